@@ -1,0 +1,1 @@
+"""What users write against: decorators, operations, and the registry they fill."""

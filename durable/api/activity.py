@@ -1,0 +1,273 @@
+"""`@activity`: a function whose result is recorded, so that it is not run again.
+
+Inside a workflow, awaiting a call schedules the activity and waits for its recorded
+outcome. Anywhere else it simply runs the function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from types import CodeType
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from typing_extensions import Self, Unpack
+
+from durable.api.registry import REGISTRY, check_function, check_name, register
+from durable.api.signature import CallSignature
+from durable.core.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
+from durable.core.payload import Payloads
+from durable.core.runtime import ActivityRequest, WorkflowRuntime, find_runtime
+from durable.errors import InvalidOptionError
+from durable.options import (
+    ActivityCancellationType,
+    ActivityOptions,
+    RetryPolicy,
+    to_microseconds,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_START_TO_CLOSE: Final = 60.0
+_DEFAULTS: Final = ActivityOptions(
+    retry=RetryPolicy(),
+    start_to_close_timeout=DEFAULT_START_TO_CLOSE,
+    schedule_to_close_timeout=None,
+    schedule_to_start_timeout=None,
+    cancellation_type=ActivityCancellationType.TRY_CANCEL,
+    at_most_once=False,
+    match_arguments=True,
+    summary=None,
+)
+
+
+class Activity(Generic[P, R]):
+    """A decorated activity: call it like the function, await the result."""
+
+    def __init__(
+        self, function: Callable[..., Any], name: str, options: ActivityOptions
+    ) -> None:
+        self.function = function
+        self.name = name
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.call_signature = CallSignature(function, name)
+        self._options = options
+        self._settings = _settings(name, options)
+        self._matches = bool(options.get("match_arguments", True))
+        self._summary = options.get("summary")
+        functools.update_wrapper(self, function, updated=())
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(self)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Schedule the activity (inside a workflow) or run it (anywhere else).
+
+        The coroutine raises what the activity raised, once its retries are used up.
+
+        Raises:
+            InvalidCallError: the arguments do not fit the signature.
+            PayloadError: an argument cannot be recorded as it is.
+        """
+        runtime = find_runtime()
+        if runtime is None:
+            return self._run(args, kwargs)
+        frame = sys._getframe(1)
+        return self._schedule(runtime, args, kwargs, frame.f_code, frame.f_lasti)
+
+    async def _schedule(
+        self,
+        runtime: WorkflowRuntime,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        code: CodeType,
+        instruction: int,
+    ) -> R:
+        signature = self.call_signature
+        values = signature.bind(args, kwargs)
+        # Live, a value that would change is refused; a recorded one was checked then.
+        request = ActivityRequest(
+            self.name,
+            signature.encode(values),
+            self._settings,
+            self._summary,
+            signature.same_input if self._matches else _any_input,
+            code,
+            instruction,
+        )
+        payload = await runtime.execute_activity(request)
+        result: R = signature.decode_result(payload)
+        return result
+
+    async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        self.call_signature.bind(args, kwargs)
+        result: R = (
+            await self.function(*args, **kwargs)
+            if self.is_async
+            else await asyncio.to_thread(self.function, *args, **kwargs)
+        )
+        return result
+
+    def options(self, **options: Unpack[ActivityOptions]) -> Self:
+        """The same activity under other options, for this call.
+
+        Raises:
+            InvalidOptionError, InvalidDurationError: an option has a wrong value.
+        """
+        return type(self)(self.function, self.name, _merge(self._options, options))
+
+    def __repr__(self) -> str:
+        return f"<activity {self.name!r}>"
+
+    def __reduce__(self) -> Any:
+        """Pickle by registered name."""
+        return REGISTRY.get_activity, (self.name,)
+
+
+def _any_input(recorded: Payloads, found: Payloads) -> bool:
+    """Accept any arguments, but not another number of them."""
+    return len(recorded) == len(found)
+
+
+def _merge(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOptions:
+    unknown = sorted(set(more) - set(_DEFAULTS))
+    if unknown:
+        raise InvalidOptionError(
+            f"No activity option is called {unknown[0]!r};"
+            f" there are {', '.join(sorted(_DEFAULTS))}."
+        )
+    merged: ActivityOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
+    return merged
+
+
+def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
+    where = f"of activity {name!r}"
+
+    def duration(key: str) -> int | None:
+        value = options.get(key)
+        if value is None:
+            return None
+        microseconds = to_microseconds(value, f"{key} {where}")  # type: ignore[arg-type]  # by the key
+        if microseconds == 0:
+            raise InvalidOptionError(
+                f"{key} {where} is 0: nothing could finish in time.",
+                hint="Give a positive duration, or None for no limit.",
+            )
+        return microseconds
+
+    start_to_close = duration("start_to_close_timeout")
+    schedule_to_close = duration("schedule_to_close_timeout")
+    if start_to_close is None and schedule_to_close is None:
+        raise InvalidOptionError(
+            f"Activity {name!r} has neither start_to_close_timeout nor"
+            " schedule_to_close_timeout, so a lost attempt would never be noticed.",
+            hint="Set one of them.",
+        )
+    cancellation = options.get("cancellation_type")
+    if not isinstance(cancellation, ActivityCancellationType):
+        raise InvalidOptionError(
+            f"cancellation_type {where} is {cancellation!r}:"
+            " give an ActivityCancellationType."
+        )
+    for flag in ("at_most_once", "match_arguments"):
+        if not isinstance(options.get(flag), bool):
+            raise InvalidOptionError(f"{flag} {where} is no bool.")
+    summary = options.get("summary")
+    if summary is not None and not isinstance(summary, str):
+        raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
+    return ActivitySettings(
+        task_queue="",
+        start_to_close_timeout=start_to_close,
+        schedule_to_close_timeout=schedule_to_close,
+        schedule_to_start_timeout=duration("schedule_to_start_timeout"),
+        heartbeat_timeout=None,
+        retry_policy=retry_settings(options.get("retry"), where),
+        cancellation_type=cancellation.value,
+        at_most_once=bool(options.get("at_most_once")),
+    )
+
+
+def retry_settings(policy: object, where: str) -> RetrySettings:
+    """Write a retry policy out as plain data; `None` is one attempt.
+
+    Raises:
+        InvalidOptionError: it is no RetryPolicy.
+    """
+    if policy is None:
+        return ONE_ATTEMPT
+    if not isinstance(policy, RetryPolicy):
+        raise InvalidOptionError(
+            f"retry {where} is {policy!r}: give a RetryPolicy, or None for one attempt."
+        )
+    return RetrySettings(
+        max_attempts=policy.max_attempts,
+        initial_interval=to_microseconds(policy.initial_interval, "initial_interval"),
+        max_interval=to_microseconds(policy.max_interval, "max_interval"),
+        backoff_coefficient=float(policy.backoff_coefficient),
+        retryable_errors=tuple(map(_pattern, policy.retryable_errors)),
+        non_retryable=tuple(map(_pattern, policy.non_retryable)),
+    )
+
+
+def _pattern(pattern: str | type[BaseException]) -> str:
+    return pattern if isinstance(pattern, str) else pattern.__name__
+
+
+class ActivityDecorator(Protocol):
+    """What `@activity(...)` with options returns."""
+
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
+
+
+@overload
+def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
+@overload
+def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
+@overload
+def activity(
+    *, name: str | None = None, **options: Unpack[ActivityOptions]
+) -> ActivityDecorator: ...
+def activity(
+    function: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    **options: Unpack[ActivityOptions],
+) -> Any:
+    """Make a function an activity: its effects happen once its result is recorded.
+
+    Works with and without arguments, on async functions and on plain ones, which run
+    in a thread with full context.
+
+    Args:
+        function: the function.
+        name: what histories call it; the function's name by default. Keep it when you
+            rename the function while workflows are running.
+        **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
+            like "30s".
+
+    Raises:
+        DefinitionError: the function cannot be an activity, or its name is taken.
+        InvalidOptionError, InvalidDurationError: an option has a wrong value.
+    """
+    if function is None:
+        return functools.partial(_define, name=name, options=_merge(_DEFAULTS, options))
+    return _define(function, name=name, options=_merge(_DEFAULTS, options))
+
+
+def _define(
+    function: Any, /, *, name: str | None, options: ActivityOptions
+) -> Activity[Any, Any]:
+    check_function(function, "activity")
+    checked = check_name(function.__name__ if name is None else name, "activity")
+    definition: Activity[Any, Any] = Activity(function, checked, options)
+    register(REGISTRY.activities, definition, "activity")
+    return definition

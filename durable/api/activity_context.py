@@ -1,0 +1,89 @@
+"""What a running activity may ask: which run and attempt it serves, whether to stop."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from typing import Final
+
+import msgspec
+
+from durable.errors import NotInWorkflowError
+
+
+class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts of one attempt.
+
+    Attributes:
+        attempt: counted from 1.
+        scheduled_at: when the workflow asked for the activity, microseconds since 1970.
+        started_at: when this attempt began, likewise.
+        idempotency_key: the same for every attempt of this activity, and for no other
+            one: hand it to services that drop repeated requests.
+    """
+
+    activity_type: str
+    activity_id: str
+    attempt: int
+    workflow_type: str
+    workflow_id: str
+    run_id: str
+    scheduled_at: int
+    started_at: int
+    start_to_close_timeout: int | None
+
+    @property
+    def idempotency_key(self) -> str:
+        """See the class."""
+        return f"{self.run_id}/{self.activity_id}"
+
+
+class ActivityContext:
+    """The attempt that the current task or thread runs."""
+
+    __slots__ = ("cancelled", "info")
+
+    def __init__(self, info: ActivityInfo) -> None:
+        self.info = info
+        self.cancelled = threading.Event()
+
+
+CURRENT: Final[contextvars.ContextVar[ActivityContext | None]] = contextvars.ContextVar(
+    "durable_activity", default=None
+)
+
+
+def activity_info() -> ActivityInfo:
+    """Facts of the running attempt; works in async activities and in threads.
+
+    Raises:
+        NotInWorkflowError: no activity of an engine is running here.
+    """
+    return _get("durable.activity_info()").info
+
+
+def is_activity_cancelled() -> bool:
+    """Whether the running activity was asked to stop, or has run out of time.
+
+    Async activities get `CancelledError`; a function in a thread has to look.
+
+    Raises:
+        NotInWorkflowError: no activity of an engine is running here.
+    """
+    return _get("durable.is_activity_cancelled()").cancelled.is_set()
+
+
+def in_activity() -> bool:
+    """Whether an engine's activity is running here."""
+    return CURRENT.get() is not None
+
+
+def _get(operation: str) -> ActivityContext:
+    context = CURRENT.get()
+    if context is None:
+        raise NotInWorkflowError(
+            f"{operation} was called outside of an activity that an engine runs.",
+            hint="Guard it with durable.in_activity() if the function is also called"
+            " directly.",
+        )
+    return context

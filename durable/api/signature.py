@@ -1,0 +1,238 @@
+"""Arguments to positions and back, by a function's signature.
+
+A history keeps arguments as a list. Keywords are bound to their positions before they
+are recorded, trailing defaults are left out, so that a parameter with a default may be
+added later without touching old runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, Final
+
+from durable.converter import json
+from durable.core.payload import Payload, Payloads
+from durable.errors import DefinitionError, InvalidCallError, UndecodableError
+
+_POSITIONAL: Final = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
+
+
+class CallSignature:
+    """How a workflow or activity is called, and how its values are typed.
+
+    Raises:
+        DefinitionError: the signature cannot be recorded as a list of values.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.function = function
+        self.name = name
+        self.signature = inspect.signature(function)
+        parameters = list(self.signature.parameters.values())
+        self._refuse_unrecordable(parameters)
+        self._names = tuple(
+            p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL
+        )
+        self._positional = sum(p.kind in _POSITIONAL for p in parameters)
+        self._keyword_only = self._names[self._positional :]
+        self._has_rest = any(
+            p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters
+        )
+        self._required = sum(
+            p.default is p.empty and p.kind in _POSITIONAL for p in parameters
+        )
+        self._takes_only_positions = not self._keyword_only
+        self._hints: tuple[Any, ...] | None = None
+        self._result_hint: Any = Any
+        self._labels: tuple[str, ...] = ()
+
+    def _refuse_unrecordable(self, parameters: list[inspect.Parameter]) -> None:
+        kinds = {p.kind: p for p in parameters}
+        if inspect.Parameter.VAR_KEYWORD in kinds:
+            raise DefinitionError(
+                f"{self.name!r} takes **{kinds[inspect.Parameter.VAR_KEYWORD].name},"
+                " which has no fixed positions to record.",
+                hint="Take a dict parameter instead.",
+            )
+        if (
+            inspect.Parameter.VAR_POSITIONAL in kinds
+            and inspect.Parameter.KEYWORD_ONLY in kinds
+        ):
+            raise DefinitionError(
+                f"{self.name!r} takes both *args and keyword-only parameters, so their"
+                " positions could not be told apart in a history.",
+                hint="Take a list parameter instead of *args.",
+            )
+
+    # --- types ------------------------------------------------------------------------
+
+    def hints(self) -> tuple[Any, ...]:
+        """The annotation of each position; `Any` where there is none."""
+        if self._hints is None:
+            self._resolve()
+        assert self._hints is not None  # noqa: S101 - set by _resolve
+        return self._hints
+
+    def result_hint(self) -> Any:
+        """The annotation of the result; `Any` if there is none."""
+        if self._hints is None:
+            self._resolve()
+        return self._result_hint
+
+    def _resolve(self) -> None:
+        """Read the annotations at first use: they may name what comes later."""
+        try:
+            found = typing.get_type_hints(self.function)
+        except (NameError, TypeError, AttributeError) as error:
+            raise DefinitionError(
+                f"The annotations of {self.name!r} cannot be resolved: {error}.",
+                hint="Import the names at run time, not only under TYPE_CHECKING.",
+            ) from None
+        self._labels = tuple(
+            f"argument {parameter!r} of {self.name!r}" for parameter in self._names
+        )
+        self._result_hint = found.get("return", Any)
+        self._hints = tuple(found.get(parameter, Any) for parameter in self._names)
+        self._rest_hint = next(
+            (
+                found.get(p.name, Any)
+                for p in self.signature.parameters.values()
+                if p.kind is inspect.Parameter.VAR_POSITIONAL
+            ),
+            Any,
+        )
+
+    def hint_at(self, index: int) -> Any:
+        """The annotation of a position, `*args` included."""
+        hints = self.hints()
+        return hints[index] if index < len(hints) else self._rest_hint
+
+    def label_at(self, index: int) -> str:
+        """How errors name a position."""
+        if index < len(self._labels):
+            return self._labels[index]
+        return f"argument {index + 1} of {self.name!r}"
+
+    # --- binding ----------------------------------------------------------------------
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Put arguments into positions, without trailing defaults.
+
+        Raises:
+            InvalidCallError: they do not fit the signature.
+        """
+        if (
+            not kwargs
+            and self._takes_only_positions
+            and self._required <= len(args)
+            and (self._has_rest or len(args) <= self._positional)
+        ):
+            return args
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidCallError(
+                f"{self.name}{self.signature} was called wrongly: {error}."
+            ) from None
+        values: list[Any] = []
+        pending: list[Any] = []
+        for parameter in self.signature.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                values += [*pending, *bound.arguments.get(parameter.name, ())]
+                pending = []
+            elif parameter.name in bound.arguments:
+                values += [*pending, bound.arguments[parameter.name]]
+                pending = []
+            else:  # a default: kept only if a later position follows
+                pending.append(parameter.default)
+        return tuple(values)
+
+    def unbind(self, values: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Turn positions into the arguments of a call."""
+        if self._takes_only_positions:
+            return values, {}
+        positional = values[: self._positional]
+        rest = values[self._positional :]
+        return positional, dict(zip(self._keyword_only, rest, strict=False))
+
+    # --- payloads ---------------------------------------------------------------------
+
+    def encode(self, values: tuple[Any, ...]) -> Payloads:
+        """Turn bound values into payloads.
+
+        Raises:
+            PayloadError: a value cannot be recorded as it is.
+        """
+        return self.encode_with_copies(values)[0]
+
+    def encode_with_copies(
+        self, values: tuple[Any, ...]
+    ) -> tuple[Payloads, list[Any]]:
+        """Turn bound values into payloads, and give what decoding them yields.
+
+        Raises: as `encode`.
+        """
+        if not values:
+            return (), []
+        hints = self.hints()
+        count = len(hints)
+        payloads: list[Payload] = []
+        copies: list[Any] = []
+        for index, value in enumerate(values):
+            hint = hints[index] if index < count else self._rest_hint
+            payload, copy = json.encode_with_copy(value, hint, self.label_at(index))
+            payloads.append(payload)
+            copies.append(copy)
+        return tuple(payloads), copies
+
+    def decode(self, payloads: Payloads) -> list[Any]:
+        """Turn recorded payloads into values.
+
+        Raises:
+            UndecodableError: their number or a value does not fit today's signature.
+        """
+        count = len(payloads)
+        most = len(self._names)
+        least = self._required + sum(
+            self.signature.parameters[name].default is inspect.Parameter.empty
+            for name in self._keyword_only
+        )
+        if count < least or (count > most and not self._has_rest):
+            raise UndecodableError(
+                f"{count} arguments were recorded for {self.name}{self.signature},"
+                f" which takes {least if least == most else f'{least} to {most}'}.",
+                hint="Give new parameters a default, and keep old ones.",
+            )
+        return [
+            json.decode(payload, self.hint_at(index), self.label_at(index))
+            for index, payload in enumerate(payloads)
+        ]
+
+    def encode_result(self, value: Any) -> Payload:
+        """Turn a result into a payload.
+
+        Raises:
+            PayloadError: it cannot be recorded as it is.
+        """
+        return json.encode(value, self.result_hint(), f"the result of {self.name!r}")
+
+    def decode_result(self, payload: Payload) -> Any:
+        """Turn a recorded result into a value.
+
+        Raises:
+            UndecodableError: it does not fit today's annotation.
+        """
+        return json.decode(payload, self.result_hint(), f"the result of {self.name!r}")
+
+    def same_input(self, recorded: Payloads, found: Payloads) -> bool:
+        """Whether two lists of arguments hold the same values, read as of today."""
+        if recorded == found:
+            return True
+        return json.same_payloads(
+            recorded, found, self.hints(), f"an argument of {self.name!r}"
+        )

@@ -1,0 +1,1 @@
+"""Starts runs and speaks with them."""

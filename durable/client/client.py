@@ -1,0 +1,361 @@
+"""The client: starts runs, finds them, lists them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from durable import limits
+from durable.api.workflow import Workflow, WorkflowCall
+from durable.client.handle import Handle, RunDescription, describe
+from durable.client.outcomes import Outcomes
+from durable.converter import json
+from durable.core.codec import encode_attributes, encode_event
+from durable.core.events import (
+    UNPROCESSED,
+    HistoryEvent,
+    WorkflowExecutionStarted,
+    WorkflowExecutionTerminated,
+)
+from durable.core.ids import uuid7
+from durable.errors import (
+    CommitUnknownError,
+    InvalidCallError,
+    InvalidOptionError,
+    WorkflowNotFoundError,
+)
+from durable.observer import Observer
+from durable.options import (
+    Duration,
+    IdConflictPolicy,
+    IdReusePolicy,
+    check_id,
+    to_microseconds,
+)
+from durable.store.records import RunFilter, RunRecord, RunStatus, Started, StartRun
+from durable.store.store import Store
+
+_COMMIT_TRIES: Final = 3
+
+
+class LocalWorker(Protocol):
+    """The worker in this process, if there is one."""
+
+    def knows(self, workflow_type: str) -> bool:
+        """Whether it can drive runs of that type."""
+        ...
+
+    async def start_run(
+        self,
+        started: WorkflowExecutionStarted,
+        record: RunRecord,
+        *,
+        reuse_policy: IdReusePolicy,
+        conflict_policy: IdConflictPolicy,
+        terminated_data: str,
+    ) -> Started:
+        """Drive the first turn and commit it together with the run's creation."""
+        ...
+
+    def mail(self, run_id: str) -> None:
+        """A message for this run was committed."""
+        ...
+
+    def wake(self, run_ids: tuple[str, ...]) -> None:
+        """Go on with these runs."""
+        ...
+
+    def closed_elsewhere(self, run_id: str) -> None:
+        """The run was closed by a write that is not the worker's."""
+        ...
+
+
+class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How one run is started; durations in microseconds."""
+
+    workflow_id: str | None
+    on_conflict: IdConflictPolicy
+    id_reuse: IdReusePolicy
+    request_id: str | None
+    run_timeout: int | None
+    execution_timeout: int | None
+    task_queue: str | None
+    memo: dict[str, Any]
+
+
+class Client:
+    """Starts runs in one namespace of one store and finds them again."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        namespace: str,
+        task_queue: str,
+        observer: Observer | None,
+        worker: LocalWorker | None = None,
+    ) -> None:
+        self._store = store
+        self.namespace = namespace
+        self.task_queue = task_queue
+        self.identity = f"{os.getpid()}@{socket.gethostname()}"
+        self.outcomes = Outcomes()
+        self.worker = worker
+        self._observer = observer
+
+    @property
+    def store(self) -> Store:
+        """The open store."""
+        return self._store
+
+    def mailed(self, run_id: str) -> None:
+        """A message for this run was committed."""
+        if self.worker is not None:
+            self.worker.mail(run_id)
+
+    def terminated(self, run_id: str) -> None:
+        """This run was closed by a termination."""
+        if self.worker is not None:
+            self.worker.closed_elsewhere(run_id)
+        else:
+            self.outcomes.closed(run_id, None)
+
+    # --- starting ---------------------------------------------------------------------
+
+    async def start(
+        self, call: WorkflowCall[Any] | str, args: tuple[Any, ...], how: StartOptions
+    ) -> Handle[Any]:
+        """Start a run; see `Engine.start`."""
+        definition, name, payloads = _what_to_start(call, args)
+        if self._observer is None:
+            return await self._start(definition, name, payloads, how, {})
+        with self._observer.starting_workflow(
+            workflow_type=name, workflow_id=how.workflow_id or ""
+        ) as headers:
+            return await self._start(definition, name, payloads, how, dict(headers))
+
+    async def _start(
+        self,
+        definition: Workflow[Any, Any] | None,
+        name: str,
+        payloads: tuple[Any, ...],
+        how: StartOptions,
+        headers: dict[str, str],
+    ) -> Handle[Any]:
+        now = self._store.now()
+        run_id = uuid7(now, secrets.randbits(74))
+        workflow_id = how.workflow_id if how.workflow_id is not None else run_id
+        request_id = how.request_id or run_id
+        queue = how.task_queue or (definition and definition.task_queue)
+        started = WorkflowExecutionStarted(
+            workflow_type=name,
+            input=payloads,
+            task_queue=queue or self.task_queue,
+            workflow_id=workflow_id,
+            run_id=run_id,
+            first_run_id=run_id,
+            request_id=request_id,
+            namespace=self.namespace,
+            run_timeout=how.run_timeout or (definition and definition.run_timeout),
+            execution_timeout=(
+                how.execution_timeout or (definition and definition.execution_timeout)
+            ),
+            root_workflow_id=workflow_id,
+            root_run_id=run_id,
+            version=definition and definition.version,
+            identity=self.identity,
+            headers=headers,
+            memo={
+                key: json.encode(value, Any, f"memo {key!r}")
+                for key, value in how.memo.items()
+            },
+        )
+        record = RunRecord(
+            namespace=self.namespace,
+            workflow_id=workflow_id,
+            run_id=run_id,
+            workflow_type=name,
+            task_queue=started.task_queue,
+            status=RunStatus.RUNNING,
+            started_at=now,
+            first_run_id=run_id,
+            request_id=request_id,
+            version=started.version,
+            root_run_id=run_id,
+        )
+        # The handle's outcome must exist before the run can close.
+        outcome = self.outcomes.of(run_id)
+        result = await self._commit_start(started, record, how)
+        outcome.is_fresh = (
+            result.created and outcome.terminal is None and self._is_local(started)
+        )
+        return Handle(self, workflow_id, result.run_id, definition)
+
+    def _is_local(self, started: WorkflowExecutionStarted) -> bool:
+        worker = self.worker
+        return (
+            worker is not None
+            and started.task_queue == self.task_queue
+            and worker.knows(started.workflow_type)
+        )
+
+    async def _commit_start(
+        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartOptions
+    ) -> Started:
+        """Start, and if the answer is lost ask again under the same request id."""
+        for attempt in range(_COMMIT_TRIES):
+            try:
+                result = await self._start_once(started, record, how)
+            except CommitUnknownError:
+                if attempt == _COMMIT_TRIES - 1:
+                    raise
+                continue
+            if attempt and not result.created and self.worker is not None:
+                self.worker.wake((result.run_id,))
+            return result
+        raise CommitUnknownError("unreachable")
+
+    async def _start_once(
+        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartOptions
+    ) -> Started:
+        terminated = ""
+        if how.on_conflict is IdConflictPolicy.TERMINATE_EXISTING:
+            terminated = encode_attributes(
+                WorkflowExecutionTerminated(
+                    reason="another run was started with its workflow id",
+                    identity=self.identity,
+                )
+            )
+        if self.worker is not None and self._is_local(started):
+            return await self.worker.start_run(
+                started,
+                record,
+                reuse_policy=how.id_reuse,
+                conflict_policy=how.on_conflict,
+                terminated_data=terminated,
+            )
+        event = HistoryEvent(1, UNPROCESSED, record.started_at, started)
+        result: Started = await self._store.perform(
+            StartRun(
+                record=msgspec.structs.replace(record, wake_at=record.started_at),
+                rows=[encode_event(record.run_id, event)],
+                reuse_policy=how.id_reuse,
+                conflict_policy=how.on_conflict,
+                terminated_data=terminated,
+            )
+        )
+        if result.terminated_run_id is not None:
+            self.terminated(result.terminated_run_id)
+        return result
+
+    # --- finding ----------------------------------------------------------------------
+
+    async def find(
+        self,
+        workflow_id: str,
+        run_id: str | None,
+        definition: Workflow[Any, Any] | None,
+    ) -> Handle[Any]:
+        """A handle to a run; see `Engine.get`."""
+        check_id(workflow_id, "the workflow id")
+        record = await self._store.find_run(self.namespace, workflow_id, run_id)
+        if record is None:
+            which = "" if run_id is None else f" with run id {run_id!r}"
+            raise WorkflowNotFoundError(
+                f"There is no run of workflow id {workflow_id!r}{which} in namespace"
+                f" {self.namespace!r}."
+            )
+        return Handle(self, workflow_id, record.run_id, definition)
+
+    async def list(self, where: RunFilter) -> list[RunDescription]:
+        """A page of runs, newest first."""
+        if not 1 <= where.limit <= limits.LIST_PAGE_MAX:
+            raise InvalidOptionError(
+                f"limit is {where.limit}: give 1 to {limits.LIST_PAGE_MAX}."
+            )
+        records = await self._store.list_runs(self.namespace, where)
+        return [describe(record) for record in records]
+
+
+def _what_to_start(
+    call: object, args: tuple[Any, ...]
+) -> tuple[Workflow[Any, Any] | None, str, tuple[Any, ...]]:
+    if isinstance(call, WorkflowCall):
+        if args:
+            raise InvalidCallError(
+                "Arguments were given beside a workflow call.",
+                hint=f"Put them into the call: {call.definition.name}(...).",
+            )
+        return call.definition, call.definition.name, call.input
+    if isinstance(call, str):
+        check_id(call, "the workflow's name")
+        payloads = tuple(
+            json.encode(value, Any, f"argument {index} of {call!r}")
+            for index, value in enumerate(args, start=1)
+        )
+        return None, call, payloads
+    if isinstance(call, Workflow):
+        raise InvalidCallError(
+            f"The workflow {call.name!r} was given, not a call of it.",
+            hint=f"Call it: {call.name}(...).",
+        )
+    hint = "Give a call of a @workflow function, such as place_order(order)."
+    if hasattr(call, "close"):
+        with contextlib.suppress(Exception):
+            call.close()  # an ordinary coroutine would warn that nobody awaited it
+    raise InvalidCallError(f"{call!r} is no workflow call.", hint=hint)
+
+
+def start_options(
+    *,
+    workflow_id: str | None,
+    on_conflict: IdConflictPolicy,
+    id_reuse: IdReusePolicy,
+    request_id: str | None,
+    run_timeout: Duration | None,
+    execution_timeout: Duration | None,
+    task_queue: str | None,
+    memo: dict[str, Any] | None,
+) -> StartOptions:
+    """Check the options of a start.
+
+    Raises:
+        InvalidIdError, InvalidOptionError, InvalidDurationError: one breaks its rule.
+    """
+    for value, name in (
+        (workflow_id, "the workflow id"),
+        (request_id, "the request id"),
+        (task_queue, "the task queue"),
+    ):
+        if value is not None:
+            check_id(value, name)
+    if not isinstance(on_conflict, IdConflictPolicy):
+        raise InvalidOptionError(
+            f"on_conflict is {on_conflict!r}: give an IdConflictPolicy."
+        )
+    if not isinstance(id_reuse, IdReusePolicy):
+        raise InvalidOptionError(f"id_reuse is {id_reuse!r}: give an IdReusePolicy.")
+    return StartOptions(
+        workflow_id=workflow_id,
+        on_conflict=on_conflict,
+        id_reuse=id_reuse,
+        request_id=request_id,
+        run_timeout=_positive(run_timeout, "run_timeout"),
+        execution_timeout=_positive(execution_timeout, "execution_timeout"),
+        task_queue=task_queue,
+        memo=memo or {},
+    )
+
+
+def _positive(value: Duration | None, name: str) -> int | None:
+    if value is None:
+        return None
+    microseconds = to_microseconds(value, name)
+    if microseconds == 0:
+        raise InvalidOptionError(f"{name} is 0: give a positive duration, or None.")
+    return microseconds

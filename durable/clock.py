@@ -1,0 +1,46 @@
+"""The time of day, behind a protocol: the only module that reads it.
+
+Instants are integers: microseconds since 1970 in UTC. That is what every database
+keeps without loss, what compares fast, and what cannot be naive.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+from typing import Protocol
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Clock(Protocol):
+    """Where instants come from."""
+
+    def now(self) -> int:
+        """Microseconds since 1970, UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> int:
+        """Microseconds since 1970, UTC."""
+        return time.time_ns() // 1_000
+
+
+def to_datetime(instant: int) -> datetime:
+    """Turn microseconds since 1970 into an aware UTC datetime."""
+    return _EPOCH + timedelta(microseconds=instant)
+
+
+def from_datetime(moment: datetime) -> int:
+    """Turn an aware datetime into microseconds since 1970.
+
+    Raises:
+        ValueError: the datetime is naive.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment!r} is naive: give it a time zone")
+    return (moment - _EPOCH) // _MICROSECOND

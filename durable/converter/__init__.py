@@ -1,0 +1,1 @@
+"""Values to payload bytes and back; exceptions to failures and back."""

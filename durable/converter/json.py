@@ -1,0 +1,323 @@
+"""Values to JSON payloads and back, typed by annotations.
+
+The rule is that nothing changes silently: a value is recorded only if it would come
+back equal and of the same type, under the type that the code itself declares. What
+would not (NaN, a tuple under `Any`, a subclass of the annotated class) is refused at
+the call, with the place and both types, never the value.
+
+Class names in payloads are never looked at: types come from annotations only.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import pathlib
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from durable import limits
+from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, NULL, Payload, Payloads
+from durable.errors import (
+    DefinitionError,
+    PayloadError,
+    PayloadTooLargeError,
+    UndecodableError,
+)
+
+_PLAIN_SCALARS: Final = frozenset({int, str, bool})
+_NOTHING: Final = (None, type(None), Any)
+
+
+def _encode_extra(value: Any) -> Any:
+    """Encode what msgspec does not know: pydantic models, paths, complex numbers."""
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(value, pydantic.BaseModel):
+        return msgspec.Raw(value.model_dump_json().encode())
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    if isinstance(value, complex):
+        return [value.real, value.imag]
+    raise NotImplementedError(type(value).__qualname__)
+
+
+def _decode_extra(hint: type, data: Any) -> Any:
+    """Decode what `_encode_extra` wrote, by the annotated type."""
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and issubclass(hint, pydantic.BaseModel):
+        return hint.model_validate_json(msgspec.json.encode(data))
+    if issubclass(hint, pathlib.PurePath):
+        return hint(data)
+    if issubclass(hint, complex):
+        return hint(*data)
+    raise NotImplementedError(hint.__qualname__)
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_encode_extra)
+
+
+@functools.cache
+def _decoder(hint: Any) -> msgspec.json.Decoder[Any]:
+    try:
+        return msgspec.json.Decoder(hint, dec_hook=_decode_extra)
+    except TypeError as error:
+        raise DefinitionError(
+            f"The annotation {_name(hint)} cannot be decoded: {error}.",
+            hint="Use a dataclass, a msgspec.Struct, a pydantic model or plain types;"
+            " tag the members of a union.",
+        ) from None
+
+
+def _find_decoder(hint: Any) -> msgspec.json.Decoder[Any]:
+    try:
+        return _decoder(hint)
+    except TypeError:  # an unhashable annotation cannot be cached
+        return msgspec.json.Decoder(hint, dec_hook=_decode_extra)
+
+
+def encode(value: Any, hint: Any, what: str) -> Payload:
+    """Turn a value into a payload.
+
+    Args:
+        value: what to record.
+        hint: the annotation it will be decoded by; `Any` if there is none.
+        what: how errors name it, such as "argument 'order' of 'charge'".
+
+    Raises:
+        PayloadError: it would come back changed, or cannot be encoded at all.
+        PayloadTooLargeError: it is larger than `limits.PAYLOAD_BYTES_MAX`.
+        DefinitionError: the annotation cannot be decoded by.
+    """
+    return encode_with_copy(value, hint, what)[0]
+
+
+def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
+    """Turn a value into a payload, and also give what decoding it yields.
+
+    Raises: as `encode`.
+    """
+    kind = type(value)
+    if value is None and hint in _NOTHING:
+        return NULL, None
+    if kind in _PLAIN_SCALARS and (hint is kind or hint is Any):
+        return Payload(json=msgspec.Raw(_encode_json(value, what))), value
+    if kind is bytes and hint in (bytes, Any):
+        _check_size(len(value), what)
+        return Payload(encoding=BINARY_PLAIN, data=value), value
+    data = _encode_json(value, what)
+    if hint is Any:
+        _check_plain(value, what, "")
+    try:
+        copy = _find_decoder(hint).decode(data)
+    except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
+        raise PayloadError(
+            f"{_capital(what)} does not fit its annotation {_name(hint)}: {error}."
+        ) from None
+    if not same(value, copy):
+        place, before, after = _difference(value, copy, "")
+        raise PayloadError(
+            f"{_capital(what)}{' at ' + place if place else ''} would change from"
+            f" {before} to {after} when it is recorded.",
+            hint="Annotate it with its exact type, or pass plain data.",
+        )
+    return Payload(json=msgspec.Raw(data)), copy
+
+
+def _encode_json(value: Any, what: str) -> bytes:
+    try:
+        data = _encoder.encode(value)
+    except UnicodeEncodeError:
+        raise PayloadError(
+            f"{_capital(what)} holds a lone surrogate, which no database keeps."
+        ) from None
+    except (OverflowError, RecursionError) as error:
+        raise PayloadError(
+            f"{_capital(what)} cannot be recorded as JSON: {error}.",
+            hint="Integers have at most 64 bits, nesting is bounded.",
+        ) from None
+    except (TypeError, ValueError, NotImplementedError, msgspec.MsgspecError) as error:
+        raise PayloadError(
+            f"{_capital(what)} cannot be recorded: {type(value).__qualname__}"
+            f" holds something that is no data ({error}).",
+            hint="Pass dataclasses, msgspec Structs, pydantic models or plain data.",
+        ) from None
+    _check_size(len(data), what)
+    return data
+
+
+def _check_size(size: int, what: str) -> None:
+    if size > limits.PAYLOAD_BYTES_MAX:
+        raise PayloadTooLargeError(
+            f"{_capital(what)} is {size:,} bytes once encoded; the limit is"
+            f" {limits.PAYLOAD_BYTES_MAX:,}.",
+            hint="Store it elsewhere and pass a reference.",
+        )
+
+
+def _check_plain(value: Any, what: str, place: str) -> None:
+    """Refuse what has no exact JSON form, where no annotation could restore it."""
+    kind = type(value)
+    if value is None or kind in _PLAIN_SCALARS:
+        return
+    if kind is float:
+        if math.isfinite(value):
+            return
+        found = f"{value!r}, which JSON does not have"
+    elif kind is list:
+        for index, item in enumerate(value):
+            _check_plain(item, what, f"{place}[{index}]")
+        return
+    elif kind is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                found = f"a key of type {type(key).__qualname__}"
+                break
+            _check_plain(item, what, f"{place}[{key!r}]")
+        else:
+            return
+    else:
+        found = f"a {kind.__qualname__}"
+    raise PayloadError(
+        f"{_capital(what)}{' at ' + place if place else ''} is {found}; without an"
+        " annotation it would come back as something else.",
+        hint="Annotate the parameter or result with its exact type.",
+    )
+
+
+def decode(payload: Payload, hint: Any, what: str) -> Any:
+    """Turn a recorded payload into the value that the code asks for.
+
+    Raises:
+        UndecodableError: it does not fit the annotation, or its encoding is not one
+            that this program allows.
+    """
+    encoding = payload.encoding
+    if encoding == JSON_PLAIN:
+        try:
+            return _find_decoder(hint).decode(payload.json)
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise UndecodableError(
+                f"{_capital(what)} was recorded, but does not fit {_name(hint)} now:"
+                f" {error}.",
+                hint="Give new fields a default, and keep old ones readable.",
+            ) from None
+    if encoding == BINARY_PLAIN and hint in (bytes, Any):
+        return payload.data
+    raise UndecodableError(
+        f"{_capital(what)} has the encoding {encoding!r}, which this program does not"
+        " allow here.",
+        hint="Which encodings may be read is decided by code, never by a row.",
+    )
+
+
+def same_payloads(
+    recorded: Payloads, found: Payloads, hints: tuple[Any, ...], what: str
+) -> bool:
+    """Whether two lists of payloads hold the same values.
+
+    Equal bytes decide at once. Otherwise both are decoded as the code reads them now,
+    so that the order of a set or a new field with a default makes no difference.
+    """
+    if recorded == found:
+        return True
+    if len(recorded) != len(found):
+        return False
+    for index, (left, right) in enumerate(zip(recorded, found, strict=True)):
+        if left == right:
+            continue
+        hint = hints[index] if index < len(hints) else Any
+        try:
+            if not same(decode(left, hint, what), decode(right, hint, what)):
+                return False
+        except UndecodableError:
+            return False
+    return True
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two values are equal, of the same types all the way down."""
+    try:
+        if left == right:
+            return type(left) is type(right) or _is_widened(left, right)
+    except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
+        return False
+    return _same_fields(left, right)
+
+
+def _is_widened(left: Any, right: Any) -> bool:
+    """Whether an int became the float that its annotation asks for."""
+    return type(left) is int and type(right) is float
+
+
+def _same_fields(left: Any, right: Any) -> bool:
+    """Compare values whose class has no equality of its own, field by field."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, Mapping):
+        return left.keys() == right.keys() and all(
+            same(value, right[key]) for key, value in left.items()
+        )
+    if type(left).__eq__ is object.__eq__:
+        fields = _fields(left)
+        return fields is not None and all(
+            same(getattr(left, name, None), getattr(right, name, None))
+            for name in fields
+        )
+    return False
+
+
+def _fields(value: Any) -> tuple[str, ...] | None:
+    kind = type(value)
+    for attribute in ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__"):
+        fields = getattr(kind, attribute, None)
+        if fields is not None:
+            return tuple(getattr(field, "name", field) for field in fields)
+    return None
+
+
+def _difference(left: Any, right: Any, place: str) -> tuple[str, str, str]:
+    """Find the first place where two values differ; give both types there."""
+    if type(left) is type(right):
+        if isinstance(left, list | tuple) and len(left) == len(right):
+            for index, (a, b) in enumerate(zip(left, right, strict=True)):
+                if not same(a, b):
+                    return _difference(a, b, f"{place}[{index}]")
+        elif isinstance(left, dict) and left.keys() == right.keys():
+            for key, value in left.items():
+                if not same(value, right[key]):
+                    return _difference(value, right[key], f"{place}[{key!r}]")
+        else:
+            for name in _fields(left) or ():
+                a, b = getattr(left, name, None), getattr(right, name, None)
+                if not same(a, b):
+                    return _difference(a, b, f"{place}.{name}")
+    return place, _describe(left), _describe(right)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, dict):
+        kinds = sorted({type(key).__qualname__ for key in value})
+        return f"a dict with {' and '.join(kinds) or 'no'} keys"
+    if value is None:
+        return "None"
+    return f"a {type(value).__module__}.{type(value).__qualname__}".replace(
+        "builtins.", ""
+    )
+
+
+def _name(hint: Any) -> str:
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
+        return hint.__qualname__
+    return str(hint)
+
+
+def _capital(what: str) -> str:
+    return what[:1].upper() + what[1:]

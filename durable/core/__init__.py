@@ -1,0 +1,1 @@
+"""The replay machine: pure, without I/O, clock, threads or logging."""

@@ -1,0 +1,75 @@
+"""Events to row fields and back: the event's type name and its data as JSON text.
+
+Readable JSON, so that a history can be looked at with SELECT. A row that does not fit
+is reported with its run and position; nothing in it chooses what is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from durable.core import flags
+from durable.core.events import EVENT_TYPES, Attributes, HistoryEvent
+from durable.errors import CorruptHistoryError
+
+Row = tuple[str, int, int, str, int, str, int]
+"""run id, event id, task number, type, time, data, flags."""
+
+_encoder: Final = msgspec.json.Encoder()
+_decoders: Final = {
+    name: msgspec.json.Decoder(event) for name, event in EVENT_TYPES.items()
+}
+
+
+def encode_event(run_id: str, event: HistoryEvent) -> Row:
+    """Turn an event into a row."""
+    attributes = event.attributes
+    return (
+        run_id,
+        event.event_id,
+        event.task_number,
+        type(attributes).__name__,
+        event.time,
+        _encoder.encode(attributes).decode(),
+        event.flags,
+    )
+
+
+def encode_attributes(attributes: Attributes) -> str:
+    """Turn an event's attributes into JSON text."""
+    return _encoder.encode(attributes).decode()
+
+
+def decode_rows(rows: Iterable[Row]) -> list[HistoryEvent]:
+    """Turn rows into events.
+
+    Raises:
+        CorruptHistoryError: a row's type or data is not one that this release knows.
+    """
+    events: list[HistoryEvent] = []
+    append = events.append
+    known = flags.KNOWN
+    for run_id, event_id, task_number, kind, time, data, bits in rows:
+        try:
+            attributes: Attributes = _decoders[kind].decode(data)
+        except KeyError:
+            raise CorruptHistoryError(
+                f"Event {event_id} of run {run_id} has the type {kind!r}, which this"
+                " release does not know.",
+                hint="It was written by a newer release, or by hand.",
+            ) from None
+        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            raise CorruptHistoryError(
+                f"Event {event_id} of run {run_id}, {kind}, cannot be read: {error}."
+            ) from None
+        if bits & ~known:
+            raise CorruptHistoryError(
+                f"Event {event_id} of run {run_id} was written under library behaviour"
+                f" {bits:#x}, which this release does not know.",
+                hint="Use the release that wrote it, or a newer one.",
+            )
+        append(HistoryEvent(event_id, task_number, time, attributes, bits))
+    return events

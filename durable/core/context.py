@@ -1,0 +1,337 @@
+"""What one run's code sees and has asked for: time, random, operations, patches.
+
+The run context implements the workflow runtime by replay. It holds the operations
+(machines) that are open and the entries of the turn that is being driven; the replayer
+decides what the entries become.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from durable import limits
+from durable.core.events import (
+    ActivityTaskCanceled,
+    ActivityTaskCompleted,
+    Attributes,
+    WorkflowExecutionStarted,
+)
+from durable.core import loop as loop_module
+from durable.core.loop import DeterministicLoop, TimerHandle
+from durable.core.machines.activity import ActivityMachine
+from durable.core.machines.machine import Entry, State
+from durable.core.machines.marker import PatchEntry
+from durable.core.machines.timer import TimerMachine
+from durable.core.payload import Failure, Payload
+from durable.core.runtime import (
+    ActivityRequest,
+    WorkflowCode,
+    WorkflowInfo,
+    source_line,
+)
+from durable.core.seed import seed_of
+from durable.core.teardown import RunTornDown
+from durable.errors import InvalidDurationError
+
+_ASYNCIO: Final = asyncio.__file__.removesuffix("__init__.py")
+
+
+class RunContext:
+    """The runtime of one run, by replay."""
+
+    def __init__(self, started: WorkflowExecutionStarted, code: WorkflowCode) -> None:
+        self.started = started
+        self.code = code
+        self.loop = DeterministicLoop(self, zlib.crc32(started.run_id.encode()))
+        self.entries: list[Entry] = []
+        self.activities: dict[int, ActivityMachine] = {}
+        self.timers: dict[int, TimerMachine] = {}
+        # By due time; entries of timers that are gone are dropped when they surface.
+        self.timer_heap: list[tuple[int, int]] = []
+        self.patches: dict[str, bool] = {}
+        self.recorded_patches: set[str] = set()
+        self.is_replaying = True
+        self.task_time = 0
+        self.started_at = 0
+        self.history_length = 0
+        self.cancellation_reason: str | None = None
+        self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
+        self._conditions: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
+        self._random: random.Random | None = None
+        self._activity_count = 0
+        self._timer_count = 0
+
+    # --- for the replayer -------------------------------------------------------------
+
+    def begin_task(self, time: int, history_length: int) -> None:
+        """Set what the code sees during one turn."""
+        self.task_time = time
+        self.history_length = history_length
+        self.loop.set_time(time)
+
+    def drain(self) -> None:
+        """Run the loop until nothing is ready and no condition has come true."""
+        loop = self.loop
+        loop.drain()
+        while self._conditions and self._check_conditions():
+            loop.drain()
+
+    def _check_conditions(self) -> bool:
+        remaining = []
+        has_resolved = False
+        for future, predicate in self._conditions:
+            if future.done():
+                continue
+            if self._holds(future, predicate):
+                has_resolved = True
+            else:
+                remaining.append((future, predicate))
+        self._conditions = remaining
+        return has_resolved
+
+    def _holds(
+        self, future: asyncio.Future[None], predicate: Callable[[], bool]
+    ) -> bool:
+        try:
+            if not predicate():
+                return False
+        except Exception as error:  # noqa: BLE001 - raised where the code waits
+            future.set_exception(error)
+            return True
+        future.set_result(None)
+        return True
+
+    def start_loop_timer(self, handle: TimerHandle, delay: float) -> None:
+        """Start a durable timer for a call that asyncio wants later."""
+        frame = sys._getframe(2)
+        # Skip asyncio's own frames to the line that asked for the wait.
+        while frame.f_back is not None and _is_plumbing(frame.f_code.co_filename):
+            frame = frame.f_back
+        code, instruction = frame.f_code, frame.f_lasti
+        machine = self._add_timer(
+            _loop_delay(delay),
+            fire=lambda: self.loop.queue(handle),
+            summary=None,
+            source=lambda: source_line(code, instruction),
+        )
+        handle.on_cancel = machine.cancel
+
+    def report_unhandled(self, context: dict[str, Any]) -> None:
+        """Hand on what asyncio would have logged, unless it is only replayed."""
+        if self.on_unhandled is not None and not self.is_replaying:
+            self.on_unhandled(context)
+
+    # --- the workflow runtime ---------------------------------------------------------
+
+    def info(self) -> WorkflowInfo:
+        """What the run knows about itself."""
+        started = self.started
+        return WorkflowInfo(
+            namespace=started.namespace,
+            workflow_id=started.workflow_id,
+            run_id=started.run_id,
+            first_run_id=started.first_run_id,
+            workflow_type=started.workflow_type,
+            task_queue=started.task_queue,
+            version=started.version,
+            attempt=started.attempt,
+            started_at=self.started_at,
+            execution_timeout=started.execution_timeout,
+            run_timeout=started.run_timeout,
+            continued_from_run_id=started.continued_from_run_id,
+            parent_workflow_id=started.parent_workflow_id,
+            parent_run_id=started.parent_run_id,
+            root_workflow_id=started.root_workflow_id,
+            root_run_id=started.root_run_id,
+            headers=started.headers,
+            memo=started.memo,
+            history_length=self.history_length,
+            is_continue_as_new_suggested=(
+                self.history_length >= limits.HISTORY_EVENTS_WARN
+            ),
+            cancellation_reason=self.cancellation_reason,
+        )
+
+    def now(self) -> int:
+        """The workflow task's time, microseconds since 1970."""
+        self._refuse_if_torn_down()
+        return self.task_time
+
+    def random(self) -> random.Random:
+        """The run's own generator; seeded at its first use."""
+        self._refuse_if_torn_down()
+        if self._random is None:
+            self._random = random.Random(seed_of(self.started.run_id))  # noqa: S311 - replayable by design
+        return self._random
+
+    async def execute_activity(self, request: ActivityRequest) -> Payload:
+        """Schedule an activity and wait for its result; raise its failure."""
+        self._refuse_if_torn_down()
+        loop = self.loop
+        self._activity_count += 1
+        machine = ActivityMachine(
+            str(self._activity_count),
+            request,
+            loop.create_future(),
+            self._send,
+            self.started.task_queue,
+        )
+        self.entries.append(machine)
+        cancellation = request.settings.cancellation_type
+        if cancellation == "wait_cancellation_completed":
+            outcome = await self._outlast_cancellation(machine)
+        else:
+            try:
+                outcome = await machine.future
+            except asyncio.CancelledError:
+                if not loop.is_torn_down:
+                    machine.cancel(send=cancellation == "try_cancel")
+                raise
+        if type(outcome) is ActivityTaskCompleted:
+            return outcome.result
+        raise self._activity_error(request, machine, outcome)
+
+    async def _outlast_cancellation(self, machine: ActivityMachine) -> Attributes:
+        """Wait for what the activity finally did, through any cancellation.
+
+        The activity's future is never awaited itself: cancelling a task cancels the
+        future it waits on, and this one must stay open for the true outcome.
+        """
+        task = asyncio.current_task()
+        swallowed = 0
+        while True:
+            try:
+                await asyncio.wait([machine.future])
+            except asyncio.CancelledError:
+                if self.loop.is_torn_down or machine.state is State.CREATED:
+                    machine.cancel()
+                    raise
+                swallowed += 1
+                machine.cancel()
+                continue
+            outcome: Attributes = machine.future.result()
+            if type(outcome) is not ActivityTaskCanceled and task is not None:
+                for _ in range(swallowed):
+                    task.uncancel()
+            return outcome
+
+    def _activity_error(
+        self, request: ActivityRequest, machine: ActivityMachine, outcome: Any
+    ) -> BaseException:
+        failure: Failure | None = outcome.failure
+        if type(outcome) is ActivityTaskCanceled:
+            return asyncio.CancelledError()
+        return self.code.exception_of(
+            Failure(
+                message=f"Activity {request.activity_type!r} failed.",
+                kind="activity",
+                cause=failure,
+                activity_type=request.activity_type,
+                activity_id=machine.activity_id,
+                attempt=outcome.attempt,
+                retry_state=getattr(outcome, "retry_state", ""),
+            )
+        )
+
+    async def sleep(
+        self, microseconds: int, summary: str | None, source: Callable[[], str]
+    ) -> None:
+        """Wait for a durable timer; zero is a timer too."""
+        self._refuse_if_torn_down()
+        future: asyncio.Future[None] = self.loop.create_future()
+
+        def fire() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        machine = self._add_timer(
+            microseconds, fire=fire, summary=summary, source=source
+        )
+        try:
+            await future
+        except asyncio.CancelledError:
+            if not self.loop.is_torn_down:
+                machine.cancel()
+            raise
+
+    async def wait_condition(
+        self, predicate: Callable[[], bool], timeout: int | None  # noqa: ASYNC109 - part of the runtime protocol
+    ) -> None:
+        """Wait until the predicate holds; raise TimeoutError after `timeout`."""
+        self._refuse_if_torn_down()
+        future: asyncio.Future[None] = self.loop.create_future()
+        self._conditions.append((future, predicate))
+        if timeout is None:
+            await future
+            return
+        if timeout == 0:
+            self._check_conditions()
+            if not future.done():
+                future.cancel()
+                raise TimeoutError("The condition did not hold, and the timeout was 0.")
+            return
+        async with asyncio.timeout(timeout / 1_000_000):
+            await future
+
+    def patched(self, patch_id: str, *, deprecated: bool) -> bool:
+        """Whether this run goes the patched way; recorded at its first answer."""
+        self._refuse_if_torn_down()
+        known = self.patches.get(patch_id)
+        if known is not None:
+            return known
+        answer = not self.is_replaying or patch_id in self.recorded_patches
+        self.patches[patch_id] = answer
+        if answer:
+            frame = sys._getframe(2)
+            source = source_line(frame.f_code, frame.f_lasti)
+            self._send(PatchEntry(patch_id, deprecated=deprecated, source=source))
+        return answer
+
+    # --- operations -------------------------------------------------------------------
+
+    def _add_timer(
+        self,
+        delay: int,
+        *,
+        fire: Callable[[], None],
+        summary: str | None,
+        source: Callable[[], str],
+    ) -> TimerMachine:
+        self._timer_count += 1
+        machine = TimerMachine(
+            str(self._timer_count),
+            delay,
+            fire=fire,
+            send=self._send,
+            summary=summary,
+            source=source,
+        )
+        self.entries.append(machine)
+        return machine
+
+    def _send(self, entry: Entry) -> None:
+        if not self.loop.is_torn_down:
+            self.entries.append(entry)
+
+    def _refuse_if_torn_down(self) -> None:
+        if self.loop.is_torn_down:
+            raise RunTornDown
+
+
+def _is_plumbing(filename: str) -> bool:
+    return filename.startswith(_ASYNCIO) or filename == loop_module.__file__
+
+
+def _loop_delay(seconds: float) -> int:
+    if not seconds <= limits.DURATION_SECONDS_MAX:
+        raise InvalidDurationError(
+            f"Workflow code asked to wait for {seconds!r} s; the limit is"
+            f" {limits.DURATION_SECONDS_MAX} s (100 years).",
+            hint="To wait without end, wait for an asyncio.Event instead.",
+        )
+    return max(1, round(seconds * 1_000_000))

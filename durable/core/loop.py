@@ -1,0 +1,442 @@
+"""An asyncio event loop whose order is a function of its inputs alone.
+
+No selector, no clock, no threads: `ready` is one FIFO queue, `time()` is the workflow
+task's recorded time, and `call_later` is a durable timer. All of asyncio that is built
+on tasks, futures and `call_*` works on it; what needs the outside world raises
+`ForbiddenInWorkflowError` with advice.
+
+Sets of tasks and futures iterate alike in every process, because both hash by their
+creation number mixed with the run's seed. Two functions of asyncio do not keep order
+by themselves, and are replaced for workflow loops only (see `install_stable_asyncio`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.events
+import asyncio.tasks
+import collections
+import contextvars
+import functools
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from typing import Any, Final, NoReturn, Protocol, TypeVar
+
+from durable.core.teardown import RunTornDown
+from durable.errors import ForbiddenInWorkflowError
+
+T = TypeVar("T")
+
+_HASH_FACTOR: Final = 0x9E3779B97F4A7C15  # odd, from the golden ratio: spreads numbers
+_HASH_MASK: Final = (1 << 61) - 1
+
+
+class Handle:
+    """One queued call; what asyncio asks of a handle and no more."""
+
+    __slots__ = ("args", "callback", "context", "is_cancelled")
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+    ) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context if context is not None else contextvars.copy_context()
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Make the call not happen."""
+        self.is_cancelled = True
+
+    def cancelled(self) -> bool:
+        """Say whether `cancel` was called."""
+        return self.is_cancelled
+
+
+class TimerHandle(Handle):
+    """One call that waits for a durable timer."""
+
+    __slots__ = ("_when", "on_cancel")
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+    ) -> None:
+        super().__init__(callback, args, context)
+        self._when = when
+        self.on_cancel: Callable[[], None] | None = None
+
+    def when(self) -> float:
+        """The loop time at which the call is due."""
+        return self._when
+
+    def cancel(self) -> None:
+        """Make the call not happen, and drop its timer."""
+        if not self.is_cancelled:
+            self.is_cancelled = True
+            if self.on_cancel is not None:
+                self.on_cancel()
+
+
+class WorkflowFuture(asyncio.Future[T]):
+    """A future that hashes by its creation number in the run."""
+
+    _order_hash: int
+
+    def __hash__(self) -> int:
+        return self._order_hash
+
+
+class WorkflowTaskHandle(asyncio.Task[T]):
+    """A task that hashes by its creation number in the run.
+
+    The number is given in `__new__`, because the constructor of a task already puts
+    it into a set.
+    """
+
+    _order_hash: int
+
+    def __new__(
+        cls, coro: Coroutine[Any, Any, T], *, loop: DeterministicLoop, **_: Any
+    ) -> WorkflowTaskHandle[T]:
+        task = super().__new__(cls)
+        task._order_hash = loop.next_hash()
+        return task
+
+    def __hash__(self) -> int:
+        return self._order_hash
+
+
+class LoopOwner(Protocol):
+    """What the loop asks of the run it belongs to."""
+
+    def start_loop_timer(self, handle: TimerHandle, delay: float) -> None:
+        """Start a durable timer that queues the handle when it fires."""
+        ...
+
+    def report_unhandled(self, context: dict[str, Any]) -> None:
+        """Take what asyncio would have logged."""
+        ...
+
+
+class DeterministicLoop(asyncio.AbstractEventLoop):
+    """The event loop of one run."""
+
+    def __init__(self, owner: LoopOwner, seed: int) -> None:
+        self._owner = owner
+        self._ready: collections.deque[Handle] = collections.deque()
+        self._seed = seed & _HASH_MASK
+        self._created = 0
+        self._task_names = 0
+        self._now = 0.0
+        self.tasks: set[WorkflowTaskHandle[Any]] = set()
+        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.is_torn_down = False
+        # How `durable.api` finds the runtime; any loop may carry one.
+        self.durable_runtime: Any = owner
+        install_stable_asyncio()
+
+    # --- order ------------------------------------------------------------------------
+
+    def next_hash(self) -> int:
+        """A hash for the next task or future: stable in the run, spread across runs."""
+        self._created += 1
+        return (self._created * _HASH_FACTOR ^ self._seed) & _HASH_MASK
+
+    def set_time(self, instant: int) -> None:
+        """Set the time of the current workflow task, in microseconds since 1970."""
+        self._now = instant / 1_000_000
+
+    def time(self) -> float:
+        """The workflow task's time, in seconds since 1970."""
+        return self._now
+
+    def has_ready(self) -> bool:
+        """Say whether any call is queued."""
+        return bool(self._ready)
+
+    def drain(self) -> None:
+        """Run queued calls, and those they queue, until none is left.
+
+        Raises whatever a plain callback raises; tasks keep their exceptions.
+        """
+        ready = self._ready
+        while ready:
+            handle = ready.popleft()
+            if not handle.is_cancelled:
+                handle.context.run(handle.callback, *handle.args)
+
+    # --- what asyncio calls -----------------------------------------------------------
+
+    def call_soon(  # type: ignore[override]  # Handle is ours, not asyncio's class
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> Handle:
+        """Queue a call after all that are queued."""
+        handle = Handle(callback, args, context)
+        if not self.is_torn_down:
+            self._ready.append(handle)
+        return handle
+
+    def queue(self, handle: Handle) -> None:
+        """Queue a handle that waited elsewhere."""
+        self._ready.append(handle)
+
+    def call_later(  # type: ignore[override]  # as for call_soon
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> TimerHandle:
+        """Start a durable timer; a delay that is not positive only queues the call."""
+        self._refuse_if_torn_down()
+        handle = TimerHandle(self._now + delay, callback, args, context)
+        if delay > 0:
+            self._owner.start_loop_timer(handle, delay)
+        else:
+            self._ready.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]  # as for call_soon
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> TimerHandle:
+        """Start a durable timer that is due at a loop time."""
+        return self.call_later(when - self._now, callback, *args, context=context)
+
+    def create_future(self) -> WorkflowFuture[Any]:
+        """Make a future of this run."""
+        future: WorkflowFuture[Any] = WorkflowFuture(loop=self)
+        future._order_hash = self.next_hash()
+        return future
+
+    def create_task(
+        self,
+        coro: Any,
+        *,
+        name: object = None,
+        context: contextvars.Context | None = None,
+        **_: Any,
+    ) -> asyncio.Task[Any]:
+        """Make a task of this run; unnamed tasks are numbered within the run."""
+        self._refuse_if_torn_down()
+        if name is None:
+            self._task_names += 1
+            name = f"Task-{self._task_names}"
+        task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def get_debug(self) -> bool:
+        """Debug mode is off: it changes neither order nor results, but costs."""
+        return False
+
+    def is_running(self) -> bool:
+        """Say whether this loop runs in this thread."""
+        return asyncio.events._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Say whether the run was torn down."""
+        return self.is_torn_down
+
+    def get_task_factory(self) -> None:
+        """There is none."""
+        return
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Hand on what nobody handled."""
+        if not self.is_torn_down:
+            self._owner.report_unhandled(context)
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Hand on what nobody handled."""
+        self.call_exception_handler(context)
+
+    def get_exception_handler(self) -> None:
+        """There is none."""
+        return
+
+    async def shutdown_asyncgens(self) -> None:
+        """Do nothing: a run's generators are closed when it is torn down."""
+
+    # --- async generators -------------------------------------------------------------
+
+    def keep_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Hold a started generator until the run ends.
+
+        Its finalizer would otherwise run when the garbage collector pleases.
+        """
+        self.generators.append(generator)
+
+    # --- refusals ---------------------------------------------------------------------
+
+    def _refuse_if_torn_down(self) -> None:
+        if self.is_torn_down:
+            raise RunTornDown
+
+    def _forbid(self, what: str, advice: str) -> NoReturn:
+        self._refuse_if_torn_down()
+        raise ForbiddenInWorkflowError(
+            f"Workflow code called {what}, which cannot be replayed.", hint=advice
+        )
+
+    def run_in_executor(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: threads are not replayable."""
+        self._forbid(
+            "run_in_executor() or asyncio.to_thread()",
+            "Move the work into an activity: a sync function under @activity runs in a"
+            " thread.",
+        )
+
+    def call_soon_threadsafe(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: other threads have no place in a run's order.
+
+        A plain NotImplementedError subclass, since libraries probe for it.
+        """
+        self._forbid(
+            "loop.call_soon_threadsafe()",
+            "Let the other thread send the run a message instead.",
+        )
+
+
+_IN_ACTIVITY: Final = "Do it in an activity and await that."
+_FORBIDDEN: Final = {
+    "run_forever": "A workflow's loop is driven by the library; return from the task.",
+    "run_until_complete": "Use await.",
+    "stop": "Return from the workflow instead.",
+    "close": "Return from the workflow instead.",
+    "set_default_executor": "Workflows have no threads. " + _IN_ACTIVITY,
+    "shutdown_default_executor": "Workflows have no threads.",
+    "set_task_factory": "The order of tasks is part of the history.",
+    "set_exception_handler": "Handle exceptions where they are raised.",
+    "set_debug": "Debug mode has no meaning here.",
+    "add_reader": _IN_ACTIVITY,
+    "remove_reader": _IN_ACTIVITY,
+    "add_writer": _IN_ACTIVITY,
+    "remove_writer": _IN_ACTIVITY,
+    "getaddrinfo": _IN_ACTIVITY,
+    "getnameinfo": _IN_ACTIVITY,
+    "create_connection": _IN_ACTIVITY,
+    "create_server": _IN_ACTIVITY,
+    "create_unix_connection": _IN_ACTIVITY,
+    "create_unix_server": _IN_ACTIVITY,
+    "create_datagram_endpoint": _IN_ACTIVITY,
+    "connect_accepted_socket": _IN_ACTIVITY,
+    "start_tls": _IN_ACTIVITY,
+    "sendfile": _IN_ACTIVITY,
+    "connect_read_pipe": _IN_ACTIVITY,
+    "connect_write_pipe": _IN_ACTIVITY,
+    "subprocess_shell": _IN_ACTIVITY,
+    "subprocess_exec": _IN_ACTIVITY,
+    "sock_recv": _IN_ACTIVITY,
+    "sock_recv_into": _IN_ACTIVITY,
+    "sock_recvfrom": _IN_ACTIVITY,
+    "sock_recvfrom_into": _IN_ACTIVITY,
+    "sock_sendall": _IN_ACTIVITY,
+    "sock_sendto": _IN_ACTIVITY,
+    "sock_sendfile": _IN_ACTIVITY,
+    "sock_connect": _IN_ACTIVITY,
+    "sock_accept": _IN_ACTIVITY,
+    "add_signal_handler": "Signals of the process belong to the program, not to a run.",
+    "remove_signal_handler": "Signals of the process belong to the program.",
+}
+
+
+def _forbidden_method(name: str, advice: str) -> Callable[..., NoReturn]:
+    def forbidden(self: DeterministicLoop, *_: Any, **__: Any) -> NoReturn:
+        self._forbid(f"loop.{name}()", advice)
+
+    forbidden.__name__ = name
+    return forbidden
+
+
+for _name, _advice in _FORBIDDEN.items():
+    setattr(DeterministicLoop, _name, _forbidden_method(_name, _advice))
+
+
+# --- the two functions of asyncio that do not keep order -------------------------------
+
+
+async def _wait_for(fut: Any, timeout: float | None) -> Any:
+    """`asyncio.wait_for` as Python 3.12 has it.
+
+    3.11 wraps the awaitable in a task of its own, which begins one step later, so the
+    commands of a run would come in another order there.
+    """
+    if timeout is not None and timeout <= 0:
+        future = asyncio.ensure_future(fut)
+        if future.done():
+            return future.result()
+        future.cancel()
+        try:
+            await asyncio.wait([future])
+            return future.result()
+        except asyncio.CancelledError as error:
+            raise TimeoutError from error
+    async with asyncio.timeout(timeout):
+        return await fut
+
+
+def _in_given_order(awaitables: Iterable[Any]) -> list[Any]:
+    """Turn awaitables into tasks in the order given, each once.
+
+    `asyncio.as_completed` puts bare coroutines into a set, which iterates by memory
+    address. Tasks hash by creation number, so nothing else needs to change.
+    """
+    unique = dict.fromkeys(awaitables)
+    return [asyncio.ensure_future(awaitable) for awaitable in unique]
+
+
+def _stable_wait_for(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def wait_for(fut: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - asyncio's own signature
+        if isinstance(asyncio.events._get_running_loop(), DeterministicLoop):
+            return await _wait_for(fut, timeout)
+        return await original(fut, timeout)
+
+    return wait_for
+
+
+def _stable_as_completed(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def as_completed(fs: Any, *args: Any, **kwargs: Any) -> Any:
+        loop = asyncio.events._get_running_loop()
+        if (
+            isinstance(loop, DeterministicLoop)
+            and not asyncio.isfuture(fs)
+            and not asyncio.iscoroutine(fs)
+        ):
+            fs = _in_given_order(fs)
+        return original(fs, *args, **kwargs)
+
+    return as_completed
+
+
+def install_stable_asyncio() -> None:
+    """Make `asyncio.wait_for` and `asyncio.as_completed` ask which loop is running.
+
+    Done once, when the first run is made. On any other loop both do exactly what they
+    did. A name imported with `from asyncio import ...` before that keeps the original.
+    """
+    if getattr(asyncio.as_completed, "_durable", False):
+        return
+    replacements = {"as_completed": _stable_as_completed(asyncio.as_completed)}
+    if sys.version_info < (3, 12):
+        replacements["wait_for"] = _stable_wait_for(asyncio.wait_for)
+    for name, replacement in replacements.items():
+        replacement._durable = True  # type: ignore[attr-defined]  # marks ours
+        setattr(asyncio, name, replacement)
+        setattr(asyncio.tasks, name, replacement)

@@ -1,0 +1,89 @@
+"""What all operation machines share: a state, a table of legal moves, an entry.
+
+An *entry* is one command in the order in which a turn issued it. It can be withdrawn
+in the turn that issued it, and is then neither recorded nor expected on replay.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import ClassVar
+
+from durable.core.commands import Command
+from durable.core.events import Attributes
+from durable.errors import InternalError
+
+
+class State(enum.IntEnum):
+    """Where an operation stands; each machine uses the states it has a use for.
+
+    An IntEnum, because the tables hash it on the hot path and Enum hashes in Python.
+    """
+
+    CREATED = 0
+    """Asked for in this turn; not recorded yet."""
+    PENDING = 1
+    """Recorded; its outcome is awaited."""
+    CANCEL_REQUESTED = 2
+    """Recorded, and asked to stop; its outcome is awaited."""
+    CLOSED = 3
+    """Its outcome is known, or it was dropped."""
+
+
+class Move(enum.IntEnum):
+    """What happens to an operation."""
+
+    RECORD = 0
+    """Its command became an event."""
+    CANCEL = 1
+    """Workflow code gave it up."""
+    RESOLVE = 2
+    """An event brought its outcome."""
+
+
+Table = Mapping[tuple[State, Move], State]
+
+
+class Machine:
+    """One operation of one run."""
+
+    __slots__ = ("state",)
+    table: ClassVar[Table] = {}
+    state: State
+
+    def move(self, move: Move) -> State:
+        """Go to the next state and return it.
+
+        Raises:
+            InternalError: the table has no such move.
+        """
+        try:
+            self.state = self.table[self.state, move]
+        except KeyError:
+            raise InternalError(
+                f"{type(self).__name__} cannot {move.name} while {self.state.name}."
+            ) from None
+        return self.state
+
+
+class Entry:
+    """One command in the order of its turn."""
+
+    __slots__ = ()
+    event_type: type[Attributes]
+    is_withdrawn: bool
+
+    def command(self) -> Command:
+        """The command as data."""
+        raise InternalError(f"{type(self).__name__} has no command.")
+
+    def differs(self, event: Attributes) -> str | None:
+        """How the recorded event differs from this command, or None.
+
+        Only called with an event of `event_type`.
+        """
+        raise InternalError(f"{type(self).__name__} cannot be matched.")
+
+    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+        """Take note that the command is event `event_id` now."""

@@ -1,0 +1,113 @@
+"""Timers: started, then fired or cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from durable.core.commands import CancelTimer, StartTimer
+from durable.core.events import Attributes, TimerCanceled, TimerStarted
+from durable.core.machines.machine import Entry, Machine, Move, State, Table
+
+
+class TimerMachine(Machine, Entry):
+    """One timer of a run; also the entry of its own StartTimer."""
+
+    __slots__ = (
+        "_fire",
+        "_send",
+        "_source",
+        "delay",
+        "due_at",
+        "is_withdrawn",
+        "started_event_id",
+        "summary",
+        "timer_id",
+    )
+    event_type = TimerStarted
+    table: ClassVar[Table] = {
+        (State.CREATED, Move.RECORD): State.PENDING,
+        (State.CREATED, Move.CANCEL): State.CLOSED,
+        (State.PENDING, Move.CANCEL): State.CLOSED,
+        (State.PENDING, Move.RESOLVE): State.CLOSED,
+    }
+
+    def __init__(
+        self,
+        timer_id: str,
+        delay: int,
+        *,
+        fire: Callable[[], None],
+        send: Callable[[Entry], None],
+        summary: str | None,
+        source: Callable[[], str],
+    ) -> None:
+        self.state = State.CREATED
+        self.is_withdrawn = False
+        self.timer_id = timer_id
+        self.delay = delay
+        self.due_at = 0
+        self.started_event_id = 0
+        self.summary = summary
+        self._fire = fire
+        self._send = send
+        self._source = source
+
+    def command(self) -> StartTimer:
+        """The command as data."""
+        return StartTimer(
+            timer_id=self.timer_id,
+            start_to_fire_timeout=self.delay,
+            summary=self.summary,
+            source=self._source(),
+        )
+
+    def differs(self, event: Attributes) -> str | None:
+        """Compare the id only: a changed duration does not touch a running timer."""
+        assert isinstance(event, TimerStarted)  # noqa: S101 - by `event_type`
+        return None if event.timer_id == self.timer_id else "the timer id"
+
+    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+        """Begin to count, by the duration that was recorded."""
+        self.move(Move.RECORD)
+        self.started_event_id = event_id
+        if isinstance(event, TimerStarted):
+            self.delay = event.start_to_fire_timeout
+        self.due_at = time + self.delay
+
+    def cancel(self) -> None:
+        """Drop the timer if it has not fired."""
+        if self.state is State.CREATED:
+            self.move(Move.CANCEL)
+            self.is_withdrawn = True
+        elif self.state is State.PENDING:
+            self.move(Move.CANCEL)
+            self._send(_CancelEntry(self))
+
+    def resolve(self) -> None:
+        """Fire."""
+        self.move(Move.RESOLVE)
+        self._fire()
+
+
+class _CancelEntry(Entry):
+    """The entry of a CancelTimer."""
+
+    __slots__ = ("_machine", "is_withdrawn")
+    event_type = TimerCanceled
+
+    def __init__(self, machine: TimerMachine) -> None:
+        self.is_withdrawn = False
+        self._machine = machine
+
+    def command(self) -> CancelTimer:
+        """The command as data."""
+        return CancelTimer(
+            timer_id=self._machine.timer_id,
+            started_event_id=self._machine.started_event_id,
+        )
+
+    def differs(self, event: Attributes) -> str | None:
+        """Compare which timer is meant."""
+        assert isinstance(event, TimerCanceled)  # noqa: S101 - by `event_type`
+        return None if event.timer_id == self._machine.timer_id else "the timer"

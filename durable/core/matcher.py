@@ -1,0 +1,122 @@
+"""Pairs each command of a replayed turn with the event that recorded it.
+
+Kind, order, id, name and arguments must agree. Durations, retries and labels need not.
+A deprecated patch marker may be missing from the code. Everything else that differs is
+reported with its position, both sides and both source lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from durable.core.events import Attributes, HistoryEvent, MarkerRecorded
+from durable.core.machines.machine import Entry
+from durable.core.machines.marker import find_patch
+from durable.errors import NondeterminismError
+
+_ADVICE = (
+    "The workflow's code was changed after this run began, or it reads something that"
+    " is not recorded (clock, random, environment, a global). Guard the change with"
+    " `if patched('...'):`, or restore the code; the run goes on by itself then."
+)
+
+
+def match(
+    entries: Sequence[Entry], events: Sequence[HistoryEvent], run: str
+) -> None:
+    """Check a turn's commands against its recorded events, and bind them.
+
+    Raises:
+        NondeterminismError: at the first position where they differ.
+    """
+    position = 0
+    count = len(events)
+    for entry in entries:
+        if entry.is_withdrawn:
+            continue
+        while position < count and _may_be_missing(entry, events[position]):
+            position += 1
+        if position == count:
+            raise _mismatch(run, None, entry, None)
+        event = events[position]
+        attributes = event.attributes
+        if type(attributes) is not entry.event_type:
+            raise _mismatch(run, event, entry, None)
+        difference = entry.differs(attributes)
+        if difference is not None:
+            raise _mismatch(run, event, entry, difference)
+        entry.recorded(event.event_id, event.time, attributes)
+        position += 1
+    for event in events[position:]:
+        if not _is_deprecated_marker(event):
+            raise _mismatch(run, event, None, None)
+
+
+def _is_deprecated_marker(event: HistoryEvent) -> bool:
+    patch = find_patch(event.attributes)
+    return patch is not None and patch[1]
+
+
+def _may_be_missing(entry: Entry, event: HistoryEvent) -> bool:
+    if type(event.attributes) is not MarkerRecorded:
+        return False
+    patch = find_patch(event.attributes)
+    if patch is None or not patch[1]:
+        return False
+    return getattr(entry, "patch_id", None) != patch[0]
+
+
+def _mismatch(
+    run: str,
+    event: HistoryEvent | None,
+    entry: Entry | None,
+    difference: str | None,
+) -> NondeterminismError:
+    recorded = None if event is None else describe(event.attributes)
+    found = None if entry is None else describe(entry.command())
+    if event is None:
+        what = (
+            f"history holds nothing more for this workflow task, but the code issues"
+            f" {found}."
+        )
+    elif entry is None:
+        what = (
+            f"event {event.event_id} is {recorded}, but the code issues nothing there."
+        )
+    elif difference is None:
+        what = f"event {event.event_id} is {recorded}, but the code issues {found}."
+    else:
+        what = (
+            f"event {event.event_id} is {recorded}, but the code issues {found}:"
+            f" {difference} differ{'' if difference.endswith('s') else 's'}."
+        )
+    return NondeterminismError(
+        f"Run {run} cannot be replayed: {what}",
+        hint=_ADVICE,
+        event_id=None if event is None else event.event_id,
+        recorded=recorded,
+        found=found,
+    )
+
+
+def describe(item: Attributes | Any) -> str:
+    """Name a command or event in one line: kind, id, name, arguments' size, source."""
+    name = type(item).__name__
+    source = getattr(item, "source", "")
+    at = f" at {source}" if source else ""
+    if hasattr(item, "activity_type"):
+        size = sum(payload.size for payload in item.input)
+        arguments = f"{len(item.input)} arguments, {size} bytes"
+        return f"{name}({item.activity_type!r}, id {item.activity_id}, {arguments}){at}"
+    if hasattr(item, "start_to_fire_timeout"):
+        seconds = item.start_to_fire_timeout / 1_000_000
+        return f"{name}(id {item.timer_id}, {seconds:g} s){at}"
+    if hasattr(item, "timer_id"):
+        return f"{name}(id {item.timer_id}){at}"
+    if hasattr(item, "activity_id"):
+        return f"{name}(id {item.activity_id}){at}"
+    if hasattr(item, "marker_name"):
+        patch = find_patch(item) if isinstance(item, MarkerRecorded) else None
+        return f"{name}({patch[0] if patch else item.marker_name!r}){at}"
+    return f"{name}{at}"

@@ -1,0 +1,104 @@
+"""Payloads and failures: values as the core carries them, never as Python objects.
+
+A payload is bytes with an encoding label. JSON, the usual case, is kept as raw JSON so
+that a history row reads as one document; everything else is bytes. The core compares
+payloads and passes them on; only the converter looks inside.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+NO_JSON: Final = msgspec.Raw(b"")
+JSON_PLAIN: Final = "json/plain"
+BINARY_PLAIN: Final = "binary/plain"
+
+
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One value: raw JSON, or bytes under another encoding label.
+
+    Attributes:
+        json: the value itself when `encoding` is `json/plain`.
+        encoding: how to read it; chosen by configuration, never trusted from a row.
+        data: the bytes of every other encoding.
+        metadata: further labels, kept without loss for other systems' histories.
+    """
+
+    json: msgspec.Raw = NO_JSON
+    encoding: str = JSON_PLAIN
+    data: bytes = b""
+    metadata: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value."""
+        return len(bytes(self.json)) if self.encoding == JSON_PLAIN else len(self.data)
+
+
+NULL: Final = Payload(json=msgspec.Raw(b"null"))
+
+Payloads = tuple[Payload, ...]
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An exception as data: what a history keeps of it.
+
+    Attributes:
+        message: the exception's text, bounded.
+        kind: what sort of failure; see `FAILURE_KINDS`.
+        type: the class name, such as `CardDeclined`.
+        module: the module that defines the class. It is compared with known classes,
+            never imported.
+        bases: the names of its base classes up to `Exception`, for retry policies.
+        stack_trace: the traceback's text, bounded.
+        source: which library recorded it.
+        notes: `__notes__`.
+        arguments: the exception's arguments, if they are plain data.
+        state: the exception's attributes, if they are plain data.
+        details: values that the code attached.
+        cause: `__cause__`, or the context that was not suppressed.
+        group: the members, if it is an exception group.
+        non_retryable: the code asked for no further attempt.
+        next_retry_delay: microseconds until the next attempt, if the code chose.
+        timeout_type: for `timeout`: `start_to_close`, `schedule_to_close`,
+            `schedule_to_start`, `heartbeat`, `run` or `execution`.
+        activity_type: for `activity`: its name; likewise the fields below.
+    """
+
+    message: str = ""
+    kind: str = "application"
+    type: str = ""
+    module: str = ""
+    bases: tuple[str, ...] = ()
+    stack_trace: str = ""
+    source: str = "durable"
+    notes: tuple[str, ...] = ()
+    arguments: Payload | None = None
+    state: Payload | None = None
+    details: Payloads = ()
+    cause: Failure | None = None
+    group: tuple[Failure, ...] = ()
+    non_retryable: bool = False
+    next_retry_delay: int | None = None
+    timeout_type: str = ""
+    activity_type: str = ""
+    activity_id: str = ""
+    attempt: int = 0
+    retry_state: str = ""
+    workflow_type: str = ""
+    workflow_id: str = ""
+    run_id: str = ""
+
+
+FAILURE_KINDS: Final = (
+    "application",
+    "cancelled",
+    "terminated",
+    "timeout",
+    "server",
+    "activity",
+    "child_workflow",
+    "outcome_unknown",
+)

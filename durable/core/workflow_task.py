@@ -1,0 +1,79 @@
+"""What goes into the replay machine and what comes out of it.
+
+The contract on `WorkflowTaskCompletion`:
+
+1. Input is data: new events and "now" are fields of `WorkflowTask`. The core waits for
+   nothing.
+2. The worker stores `events` in one fenced transaction before anything else sees them.
+3. Only then do activities start, timers count and waiters hear of it. If the commit
+   fails, the replayer is torn down: it has lived through what never happened.
+4. The same history and the same code give the same completion, byte for byte.
+5. With `failure` set the replayer is spent, and `events` holds only the turn's inputs,
+   not taken by any task yet: they are stored, so that no outcome is lost.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from durable.core.commands import Command
+from durable.core.events import Attributes, HistoryEvent
+from durable.core.payload import Failure
+
+
+class WorkflowTask(msgspec.Struct, frozen=True):
+    """One turn of a run.
+
+    Attributes:
+        now: the time of the turn. The core never lets a run's time step back.
+        events: what happened since the last turn, in order of arrival. Timers need no
+            mention: the core fires those that are due by `now`.
+        history: recorded events that this replayer has not seen: everything for a new
+            one, nothing for one that is warm.
+        is_replay_only: stop after `history`; commands beyond it are neither an error
+            nor recorded.
+    """
+
+    now: int
+    events: tuple[Attributes, ...] = ()
+    history: tuple[HistoryEvent, ...] | list[HistoryEvent] = ()
+    is_replay_only: bool = False
+
+
+class TaskFailureKind(enum.Enum):
+    """Why workflow code could not be driven on."""
+
+    BUG = "bug"
+    NONDETERMINISM = "nondeterminism"
+    BLOCKED = "blocked"
+
+
+class WorkflowTaskFailure(msgspec.Struct, frozen=True):
+    """A failed turn: the failure as data, and the exception for tests to raise."""
+
+    kind: TaskFailureKind
+    failure: Failure
+    error: Any
+
+
+class WorkflowTaskCompletion(msgspec.Struct, frozen=True):
+    """What one turn decided.
+
+    Attributes:
+        task_number: the turn's number in the run, from 1.
+        commands: what the code asked for, in order.
+        events: all events to append: the turn's inputs, then one for each command.
+        is_closed: the last event is the run's terminal event.
+        next_timer_at: when the run's earliest timer is due, or None.
+        failure: set if the turn failed; then nothing else counts.
+    """
+
+    task_number: int
+    commands: tuple[Command, ...] = ()
+    events: tuple[HistoryEvent, ...] = ()
+    is_closed: bool = False
+    next_timer_at: int | None = None
+    failure: WorkflowTaskFailure | None = None

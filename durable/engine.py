@@ -1,0 +1,381 @@
+"""The engine: a client and a worker of one store, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from typing_extensions import Self
+
+from durable import limits
+from durable.api.registry import REGISTRY
+from durable.api.workflow import Workflow, WorkflowCall
+from durable.client.client import Client, start_options
+from durable.client.handle import Handle, RunDescription
+from durable.clock import Clock, from_datetime
+from durable.core.payload import Failure
+from durable.errors import EngineClosedError, InvalidOptionError
+from durable.observer import Observer
+from durable.options import (
+    Duration,
+    IdConflictPolicy,
+    IdReusePolicy,
+    check_id,
+    to_microseconds,
+)
+from durable.store.connect import connect
+from durable.store.records import RunFilter, RunStatus
+from durable.store.store import Store
+from durable.worker.worker import Worker, WorkerOptions
+
+R = TypeVar("R")
+
+
+class Engine:
+    """Runs workflows on a database, and starts, finds and stops them.
+
+    Use it as an async context manager. When it opens, every unfinished run that its
+    code knows goes on where it was.
+
+    Args:
+        database: a URL such as `sqlite:///orders.db` or `memory://`, or a store.
+        definitions: the workflows and activities, or modules that hold them, that this
+            engine may run; everything that was decorated by default.
+        namespace: keeps the runs of different programs in one database apart.
+        task_queue: which runs its worker takes; starts use it too by default.
+        worker: False makes a mere client, which runs nothing.
+        max_activities: how many activities run at once.
+        max_activity_threads: how many of them may be plain functions.
+        max_cached_runs: how many idle runs are kept live.
+        workflow_task_attempts: failed tries before a run parks as stuck.
+        blocked_after: how long workflow code or an async activity may hold the thread
+            before it is named in the log; `None` watches nothing.
+        drain_timeout: how long closing waits for running activities.
+        observer: receives what the engine does; see `durable.telemetry`.
+        clock: where the time comes from, for tests.
+
+    Raises:
+        InvalidInputError: an argument breaks its rule.
+    """
+
+    def __init__(
+        self,
+        database: str | Store,
+        *,
+        definitions: Iterable[object] | None = None,
+        namespace: str = "default",
+        task_queue: str = "default",
+        worker: bool = True,
+        max_activities: int = limits.ACTIVITIES_MAX,
+        max_activity_threads: int = limits.ACTIVITY_THREADS_MAX,
+        max_cached_runs: int = limits.CACHED_RUNS_MAX,
+        workflow_task_attempts: int = limits.WORKFLOW_TASK_ATTEMPTS,
+        blocked_after: Duration | None = limits.WORKFLOW_TASK_BLOCKED_SECONDS,
+        drain_timeout: Duration = 10.0,
+        observer: Observer | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """See the class."""
+        self._namespace = check_id(namespace, "the namespace")
+        self._task_queue = check_id(task_queue, "the task queue")
+        for name, value in (
+            ("max_activities", max_activities),
+            ("max_activity_threads", max_activity_threads),
+            ("max_cached_runs", max_cached_runs),
+            ("workflow_task_attempts", workflow_task_attempts),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InvalidOptionError(f"{name} is {value!r}: give at least 1.")
+        self._options = WorkerOptions(
+            concurrency=max_activities,
+            threads=max_activity_threads,
+            cached_runs=max_cached_runs,
+            max_tries=workflow_task_attempts,
+            blocked_seconds=(
+                None
+                if blocked_after is None
+                else to_microseconds(blocked_after, "blocked_after") / 1_000_000
+            ),
+            grace_seconds=to_microseconds(drain_timeout, "drain_timeout") / 1_000_000,
+        )
+        self._registry = (
+            REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
+        )
+        self._store: Store = (
+            connect(database, clock=clock) if isinstance(database, str) else database
+        )
+        self._observer = observer
+        self._has_worker = worker
+        self._worker: Worker | None = None
+        self._client: Client | None = None
+        self._is_closed = False
+        self._pid = 0
+
+    # --- open and close ---------------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Connect, take over what was left unfinished, and go on with it.
+
+        Raises:
+            StoreError: the database cannot be used; the subclass says why.
+            EngineClosedError: the engine was closed before.
+        """
+        if self._is_closed:
+            raise EngineClosedError(
+                "This engine was closed.", hint="Make a new one; engines open once."
+            )
+        if self._client is not None:
+            return self
+        await self._store.open()
+        self._pid = os.getpid()
+        client = Client(
+            self._store,
+            namespace=self._namespace,
+            task_queue=self._task_queue,
+            observer=self._observer,
+        )
+        if self._has_worker:
+            worker = Worker(
+                self._store,
+                self._registry,
+                namespace=self._namespace,
+                task_queue=self._task_queue,
+                options=self._options,
+                observer=self._observer,
+                on_closed=client.outcomes.closed,
+                on_stuck=self._stuck,
+            )
+            self._client, self._worker = client, worker
+            try:
+                await worker.start()
+            except BaseException:
+                await self.close()
+                raise
+            client.worker = worker
+        self._client = client
+        self._store.watch(self._changed)
+        return self
+
+    async def close(self) -> None:
+        """Drain the worker and disconnect. Runs stay as they are. Twice is fine."""
+        self._is_closed = True
+        client, self._client = self._client, None
+        if client is None:
+            return
+        if self._worker is not None:
+            await self._worker.stop()
+        await self._store.close()
+        client.outcomes.nudge_all()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _changed(self) -> None:
+        if self._worker is not None:
+            self._worker.changed()
+        if self._client is not None:
+            self._client.outcomes.nudge_all()
+
+    def _stuck(self, run_id: str, _: Failure) -> None:
+        if self._client is not None:
+            self._client.outcomes.nudge(run_id)
+
+    def _open_client(self) -> Client:
+        client = self._client
+        if client is None:
+            state = "was closed" if self._is_closed else "is not open"
+            raise EngineClosedError(
+                f"This engine {state}.", hint="Use it within `async with Engine(...)`."
+            )
+        if self._pid != os.getpid():
+            raise EngineClosedError(
+                "This engine was opened in another process, before a fork.",
+                hint="Open an engine of its own in each process.",
+            )
+        return client
+
+    # --- runs -------------------------------------------------------------------------
+
+    @overload
+    async def start(
+        self,
+        call: WorkflowCall[R],
+        /,
+        *,
+        id: str | None = None,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
+        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        request_id: str | None = None,
+        run_timeout: Duration | None = None,
+        execution_timeout: Duration | None = None,
+        task_queue: str | None = None,
+        memo: dict[str, Any] | None = None,
+    ) -> Handle[R]: ...
+    @overload
+    async def start(
+        self,
+        call: str,
+        /,
+        *args: Any,
+        id: str | None = None,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
+        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        request_id: str | None = None,
+        run_timeout: Duration | None = None,
+        execution_timeout: Duration | None = None,
+        task_queue: str | None = None,
+        memo: dict[str, Any] | None = None,
+    ) -> Handle[Any]: ...
+    async def start(
+        self,
+        call: Any,
+        /,
+        *args: Any,
+        id: str | None = None,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
+        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        request_id: str | None = None,
+        run_timeout: Duration | None = None,
+        execution_timeout: Duration | None = None,
+        task_queue: str | None = None,
+        memo: dict[str, Any] | None = None,
+    ) -> Handle[Any]:
+        """Start a run. When this returns, the run and its input are durable.
+
+        Args:
+            call: a call of a workflow, such as `place_order(order)`; or a workflow's
+                name, followed by arguments, for programs that do not have its code.
+            *args: arguments, only with a name.
+            id: the workflow id, your name for the run; the run id by default. No two
+                open runs have the same.
+            on_conflict: what to do while a run with that id is open.
+            id_reuse: whether the id of a closed run may be used again.
+            request_id: your idempotency key: the same key again gives the same run.
+            run_timeout: the longest the run may take; no code runs when it passes.
+            execution_timeout: the longest the chain of runs may take.
+            task_queue: which workers may take it; this engine's by default.
+            memo: plain values kept with the run.
+
+        Raises:
+            WorkflowAlreadyStartedError: the id is taken and the policies forbid it.
+            InvalidInputError: an argument breaks its rule; nothing was written.
+            StoreError: the database refused.
+            EngineClosedError: the engine is not open.
+        """
+        how = start_options(
+            workflow_id=id,
+            on_conflict=on_conflict,
+            id_reuse=id_reuse,
+            request_id=request_id,
+            run_timeout=run_timeout,
+            execution_timeout=execution_timeout,
+            task_queue=task_queue,
+            memo=memo,
+        )
+        return await self._open_client().start(call, args, how)
+
+    @overload
+    async def execute(
+        self, call: WorkflowCall[R], /, *, id: str | None = None, **options: Any
+    ) -> R: ...
+    @overload
+    async def execute(
+        self, call: str, /, *args: Any, id: str | None = None, **options: Any
+    ) -> Any: ...
+    async def execute(
+        self, call: Any, /, *args: Any, id: str | None = None, **options: Any
+    ) -> Any:
+        """Start a run and wait for its result: `start`, then `result`.
+
+        Raises: as `start` and `Handle.result`.
+        """
+        handle: Handle[Any] = await self.start(call, *args, id=id, **options)
+        return await handle.result()
+
+    @overload
+    async def get(
+        self,
+        workflow_id: str,
+        /,
+        *,
+        workflow: Workflow[..., R],
+        run_id: str | None = None,
+    ) -> Handle[R]: ...
+    @overload
+    async def get(
+        self, workflow_id: str, /, *, workflow: None = None, run_id: str | None = None
+    ) -> Handle[Any]: ...
+    async def get(
+        self,
+        workflow_id: str,
+        /,
+        *,
+        workflow: Workflow[..., Any] | None = None,
+        run_id: str | None = None,
+    ) -> Handle[Any]:
+        """Find a run by its workflow id: the newest one, or that of `run_id`.
+
+        Args:
+            workflow_id: the workflow id.
+            workflow: its workflow, so that the result has its type.
+            run_id: which run of that id.
+
+        Raises:
+            WorkflowNotFoundError: there is none.
+            InvalidIdError: the id breaks the rule for ids.
+        """
+        return await self._open_client().find(workflow_id, run_id, workflow)
+
+    async def list(
+        self,
+        *,
+        status: RunStatus | None = None,
+        workflow_type: str | None = None,
+        workflow_id: str | None = None,
+        stuck: bool | None = None,
+        limit: int = 100,
+        started_before: Any = None,
+    ) -> builtins.list[RunDescription]:
+        """List runs, newest first.
+
+        Args:
+            status: only runs of this status.
+            workflow_type: only runs of the workflow of this name.
+            workflow_id: only runs of this id.
+            stuck: True for parked runs only, False for none of them.
+            limit: how many at most.
+            started_before: an aware datetime, for the next page.
+
+        Raises:
+            InvalidOptionError: the limit is out of range.
+        """
+        if status is not None and not isinstance(status, RunStatus):
+            raise InvalidOptionError(f"status is {status!r}: give a RunStatus.")
+        where = RunFilter(
+            status=status,
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            stuck=stuck,
+            limit=limit,
+            started_before=(
+                None if started_before is None else from_datetime(started_before)
+            ),
+        )
+        return await self._open_client().list(where)
+
+    async def run_until_stopped(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; for programs that are nothing but a worker."""
+        self._open_client()
+        await stop.wait()

@@ -1,0 +1,453 @@
+"""Every exception that `durable` raises on purpose, in one tree.
+
+    DurableError
+    ├── InvalidInputError (ValueError)        refused at the call, before any write
+    │   ├── DefinitionError                   a decorator was put on something it cannot serve
+    │   ├── InvalidIdError
+    │   ├── InvalidDurationError
+    │   ├── InvalidOptionError
+    │   ├── InvalidCallError                  arguments do not fit the signature
+    │   ├── NotRegisteredError                no workflow or activity of that name here
+    │   └── PayloadError                      a value cannot be recorded as it is
+    │       └── PayloadTooLargeError
+    ├── WorkflowNotFoundError
+    ├── WorkflowAlreadyStartedError
+    ├── WorkflowClosedError                   the run can no longer take this request
+    ├── WorkflowFailedError                   what `result()` raises; the cause is chained
+    │   ├── WorkflowCancelledError
+    │   ├── WorkflowTerminatedError
+    │   └── WorkflowTimedOutError (TimeoutError)
+    ├── WorkflowStuckError                    parked until the code is mended
+    ├── ResultTimeoutError (TimeoutError)     the wait ended, the run goes on
+    ├── FailureError                          failures as workflow code sees them
+    │   ├── ApplicationError                  raise it to choose type, details, retry
+    │   ├── RemoteError                       an exception whose class is not known here
+    │   ├── ActivityError
+    │   │   ├── ActivityTimeoutError (TimeoutError)
+    │   │   └── OutcomeUnknown                an attempt in doubt that must not be repeated
+    │   └── ChildWorkflowError
+    ├── WorkflowTaskError                     workflow code cannot go on; the run parks
+    │   ├── NondeterminismError
+    │   ├── UndecodableError              a recorded value does not fit today's types
+    │   ├── NotInWorkflowError
+    │   ├── ForbiddenInWorkflowError          threads, sockets, blocking calls
+    │   └── WorkflowBlockedError              the code held the thread too long
+    ├── StoreError
+    │   ├── DatabaseUnavailableError
+    │   ├── DatabaseReadOnlyError
+    │   ├── DatabaseFullError
+    │   ├── NotADatabaseError
+    │   ├── SchemaRevisionError
+    │   ├── CorruptHistoryError               rows no release of this library wrote
+    │   ├── LeaseLostError
+    │   ├── HistoryTakenError
+    │   └── CommitUnknownError                the answer to a commit was lost
+    ├── EngineClosedError
+    └── InternalError                         a broken invariant; please report it
+
+Each class carries a stable `code`, used by the command line and in the errors
+reference. Errors survive pickling.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+
+class DurableError(Exception):
+    """Root of every error of this library."""
+
+    code: ClassVar[str] = "durable_error"
+    hint: str | None = None
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        """Keep the message and, apart from it, what to do about it."""
+        super().__init__(message if hint is None else f"{message} {hint}")
+        self.message = message
+        if hint is not None:
+            self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by state, so that constructors may take what they like."""
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(
+    cls: type[DurableError], args: tuple[Any, ...], state: dict[str, Any]
+) -> DurableError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+# --- refused at the call --------------------------------------------------------------
+
+
+class InvalidInputError(DurableError, ValueError):
+    """A call was refused before anything was written."""
+
+    code = "invalid_input"
+
+
+class DefinitionError(InvalidInputError):
+    """`@workflow` or `@activity` was applied to something it cannot serve."""
+
+    code = "invalid_definition"
+
+
+class InvalidIdError(InvalidInputError):
+    """An id is empty, too long, or holds characters that no database keeps alike."""
+
+    code = "invalid_id"
+
+
+class InvalidDurationError(InvalidInputError):
+    """A duration is negative, not finite, out of range, or not a duration at all."""
+
+    code = "invalid_duration"
+
+
+class InvalidOptionError(InvalidInputError):
+    """An option has a value that its rule forbids, or no option has that name."""
+
+    code = "invalid_option"
+
+
+class InvalidCallError(InvalidInputError):
+    """The arguments do not fit the signature of the workflow or activity."""
+
+    code = "invalid_call"
+
+
+class NotRegisteredError(InvalidInputError):
+    """No workflow or activity of that name is known to this program."""
+
+    code = "not_registered"
+
+
+class PayloadError(InvalidInputError):
+    """A value cannot be recorded, or would come back as something else."""
+
+    code = "invalid_payload"
+
+
+class PayloadTooLargeError(PayloadError):
+    """A value is larger than `limits.PAYLOAD_BYTES_MAX` once encoded."""
+
+    code = "payload_too_large"
+
+
+# --- runs as a client sees them -------------------------------------------------------
+
+
+class WorkflowNotFoundError(DurableError):
+    """There is no run with that workflow id (and run id)."""
+
+    code = "workflow_not_found"
+
+
+class WorkflowAlreadyStartedError(DurableError):
+    """The workflow id is taken, and the chosen policies do not allow a new run."""
+
+    code = "workflow_already_started"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, workflow_id: str, run_id: str
+    ) -> None:
+        """Name the run that holds the id."""
+        super().__init__(message, hint=hint)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+
+class WorkflowClosedError(DurableError):
+    """The run has closed and takes no more requests."""
+
+    code = "workflow_closed"
+
+
+class WorkflowFailedError(DurableError):
+    """A run ended without a result; the failure is chained as `__cause__`."""
+
+    code = "workflow_failed"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, workflow_id: str, run_id: str
+    ) -> None:
+        """Name the run."""
+        super().__init__(message, hint=hint)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+
+class WorkflowCancelledError(WorkflowFailedError):
+    """The run ended as cancelled."""
+
+    code = "workflow_cancelled"
+
+
+class WorkflowTerminatedError(WorkflowFailedError):
+    """The run was terminated from outside."""
+
+    code = "workflow_terminated"
+
+
+class WorkflowTimedOutError(WorkflowFailedError, TimeoutError):
+    """The run passed its run timeout or its execution timeout."""
+
+    code = "workflow_timed_out"
+
+
+class WorkflowStuckError(DurableError):
+    """Workflow code raised a bug; the run is parked, whole, until the code is mended.
+
+    The traceback is in the message and the exception itself is chained as
+    `__cause__`. The run goes on by itself once a worker starts with right code.
+    """
+
+    code = "workflow_stuck"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, workflow_id: str, run_id: str
+    ) -> None:
+        """Name the run."""
+        super().__init__(message, hint=hint)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+
+class ResultTimeoutError(DurableError, TimeoutError):
+    """Waiting for a result took longer than `timeout`; the run itself goes on."""
+
+    code = "result_timeout"
+
+
+# --- failures as workflow code sees them ----------------------------------------------
+
+
+class FailureError(DurableError):
+    """Base of the failures that are recorded in a history."""
+
+    code = "failure"
+
+
+class ApplicationError(FailureError):
+    """A failure whose type, details and retry behaviour you choose.
+
+    Args:
+        message: what went wrong, for people.
+        details: values kept with the failure; JSON-like data.
+        type: the failure's type name; the class name by default.
+        non_retryable: True stops all retries whatever the policy says.
+        next_retry_delay: replaces the policy's next interval once; `timedelta`,
+            seconds, or text like "30s".
+    """
+
+    code = "application_error"
+
+    def __init__(
+        self,
+        message: str,
+        *details: Any,
+        type: str | None = None,  # noqa: A002 - the field's name in the failure tree
+        non_retryable: bool = False,
+        next_retry_delay: timedelta | float | str | None = None,
+    ) -> None:
+        """See the class."""
+        super().__init__(message)
+        self.details = details
+        self.type = type if type is not None else self.__class__.__name__
+        self.non_retryable = non_retryable
+        self.next_retry_delay = next_retry_delay
+
+
+class RemoteError(FailureError):
+    """An exception raised elsewhere whose class is not known in this program."""
+
+    code = "remote_error"
+
+    def __init__(self, message: str, *, type: str) -> None:  # noqa: A002 - as above
+        """Keep the type's name apart from the message."""
+        super().__init__(message)
+        self.type = type
+
+
+class ActivityError(FailureError):
+    """An activity ended without a result; why is chained as `__cause__`.
+
+    Attributes:
+        activity_type: the activity's name.
+        activity_id: its id within the run.
+        attempt: the last attempt's number, counted from 1.
+        retry_state: why there was no further attempt.
+    """
+
+    code = "activity_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        activity_type: str,
+        activity_id: str,
+        attempt: int = 1,
+        retry_state: str = "",
+    ) -> None:
+        """Name the activity and its last attempt."""
+        super().__init__(message)
+        self.activity_type = activity_type
+        self.activity_id = activity_id
+        self.attempt = attempt
+        self.retry_state = retry_state
+
+
+class ActivityTimeoutError(ActivityError, TimeoutError):
+    """An activity passed one of its timeouts; `timeout_type` says which."""
+
+    code = "activity_timeout"
+    timeout_type: str = ""
+
+
+class OutcomeUnknown(ActivityError):  # noqa: N818 - the name states the fact
+    """An attempt began, its outcome was lost, and it must not be run again blindly."""
+
+    code = "outcome_unknown"
+
+
+class ChildWorkflowError(FailureError):
+    """A child workflow ended without a result; why is chained as `__cause__`."""
+
+    code = "child_workflow_error"
+
+
+# --- workflow code that cannot go on ---------------------------------------------------
+
+
+class WorkflowTaskError(DurableError):
+    """Workflow code cannot be driven further; the run parks, nothing is lost."""
+
+    code = "workflow_task_error"
+
+
+class NondeterminismError(WorkflowTaskError):
+    """Workflow code asks for something else than its history holds."""
+
+    code = "nondeterminism"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        event_id: int | None = None,
+        recorded: str | None = None,
+        found: str | None = None,
+    ) -> None:
+        """Name the position and both sides."""
+        super().__init__(message, hint=hint)
+        self.event_id = event_id
+        self.recorded = recorded
+        self.found = found
+
+
+class UndecodableError(WorkflowTaskError):
+    """A recorded value cannot be read as the type that the code asks for now."""
+
+    code = "undecodable"
+
+
+class NotInWorkflowError(WorkflowTaskError, RuntimeError):
+    """A call that only has a meaning inside a workflow was made outside of one."""
+
+    code = "not_in_workflow"
+
+
+class ForbiddenInWorkflowError(WorkflowTaskError, NotImplementedError):
+    """Workflow code called something that cannot be replayed."""
+
+    code = "forbidden_in_workflow"
+
+
+class WorkflowBlockedError(WorkflowTaskError):
+    """Workflow code held its thread for longer than the watchdog allows."""
+
+    code = "workflow_blocked"
+
+
+# --- the store -------------------------------------------------------------------------
+
+
+class StoreError(DurableError):
+    """The database refused, or could not be reached."""
+
+    code = "store_error"
+
+
+class DatabaseUnavailableError(StoreError):
+    """The database cannot be reached, or stayed locked for too long."""
+
+    code = "database_unavailable"
+
+
+class DatabaseReadOnlyError(StoreError):
+    """The database file, or its folder, cannot be written."""
+
+    code = "database_read_only"
+
+
+class DatabaseFullError(StoreError):
+    """The disk is full; nothing half-written is kept."""
+
+    code = "database_full"
+
+
+class NotADatabaseError(StoreError):
+    """The URL names no database, or the file is something else."""
+
+    code = "not_a_database"
+
+
+class SchemaRevisionError(StoreError):
+    """The database's schema is not the one this release works with."""
+
+    code = "schema_revision"
+
+
+class CorruptHistoryError(StoreError):
+    """A row does not hold what this library wrote there; its run is parked."""
+
+    code = "corrupt_history"
+
+
+class LeaseLostError(StoreError):
+    """This worker's lease was taken over; what it wanted to write was refused."""
+
+    code = "lease_lost"
+
+
+class HistoryTakenError(StoreError):
+    """A history position is written already; this writer's view of the run is old."""
+
+    code = "history_taken"
+
+
+class CommitUnknownError(StoreError):
+    """The answer to a commit was lost and re-reading did not settle it."""
+
+    code = "commit_unknown"
+
+
+class EngineClosedError(DurableError):
+    """The engine is closed, or was never opened."""
+
+    code = "engine_closed"
+
+
+class InternalError(DurableError):
+    """An invariant of this library is broken. Please report it with the message."""
+
+    code = "internal_error"

@@ -1,0 +1,54 @@
+"""Every bound of the library, with its reason.
+
+A bound exists so that a mistake is refused where it is made, with its name and size,
+instead of failing later in a database, a queue or another process.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# MySQL's widest indexed utf8mb4 column under default settings leaves about this much.
+ID_BYTES_MAX: Final = 255
+NAME_BYTES_MAX: Final = 255
+
+# Temporal's hard limit for one payload; larger values belong beside the history.
+PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
+
+# Beyond this a run should continue as new. Temporal stops at 51,200.
+HISTORY_EVENTS_MAX: Final = 50_000
+HISTORY_EVENTS_WARN: Final = 45_000
+
+# Failures come from arbitrary exceptions and land in every later read of a run.
+FAILURE_DEPTH_MAX: Final = 20
+FAILURE_GROUP_MAX: Final = 20
+FAILURE_FRAMES_MAX: Final = 30
+FAILURE_MESSAGE_CHARS_MAX: Final = 32 * 1024
+FAILURE_NOTES_MAX: Final = 20
+
+# About 10,000 years in microseconds would overflow datetime; 100 years is a plan,
+# anything longer is a mistake in units.
+DURATION_SECONDS_MAX: Final = 100 * 366 * 86_400
+
+# Runs kept live between workflow tasks. Each costs a coroutine and its frames.
+CACHED_RUNS_MAX: Final = 1_000
+# Activities running at once in one worker.
+ACTIVITIES_MAX: Final = 1_000
+# Threads for sync activities: enough for I/O, few enough to start at once.
+ACTIVITY_THREADS_MAX: Final = 64
+# Operations that share one commit. More adds latency to all of them.
+COMMIT_OPERATIONS_MAX: Final = 2_048
+# Runs loaded by one read when a worker starts or many timers are due.
+LOAD_RUNS_MAX: Final = 500
+# Rows of one page of a listing.
+LIST_PAGE_MAX: Final = 1_000
+
+# Turns that workflow code may fail before the run parks as stuck.
+WORKFLOW_TASK_ATTEMPTS: Final = 3
+# Seconds that workflow code may hold its thread: Temporal's deadlock detector.
+WORKFLOW_TASK_BLOCKED_SECONDS: Final = 2.0
+# A torn-down coroutine may refuse GeneratorExit; it is asked this often, then kept.
+TEARDOWN_ROUNDS_MAX: Final = 100
+
+# A worker that has not renewed for this long may be replaced.
+LEASE_SECONDS: Final = 10.0

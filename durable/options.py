@@ -1,0 +1,262 @@
+"""Options that users write: durations, retry policies, conflict policies.
+
+Every option validates itself when it is made, so that a wrong value is refused at the
+line that holds it and not when a retry is due.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from typing_extensions import TypedDict
+
+from durable import limits
+from durable.errors import InvalidDurationError, InvalidIdError, InvalidOptionError
+
+Duration: TypeAlias = timedelta | float | str
+"""A `timedelta`, a number of seconds, or text such as "30s", "1h30m", "PT5M"."""
+
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|us|[smhdw])", re.IGNORECASE)
+_ISO: Final = re.compile(
+    r"P(?:(\d+(?:\.\d+)?)W)?(?:(\d+(?:\.\d+)?)D)?"
+    r"(?:T(?:(\d+(?:\.\d+)?)H)?(?:(\d+(?:\.\d+)?)M)?(?:(\d+(?:\.\d+)?)S)?)?",
+    re.IGNORECASE,
+)
+_ISO_SECONDS: Final = (604_800, 86_400, 3_600, 60, 1)
+_UNIT_SECONDS: Final = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1,
+    "m": 60,
+    "h": 3_600,
+    "d": 86_400,
+    "w": 604_800,
+}
+
+
+def to_microseconds(value: Duration, name: str) -> int:
+    """Turn a duration into whole microseconds.
+
+    Args:
+        value: a `timedelta`, seconds, or text like "30s", "1h30m", "PT5M".
+        name: what the duration is, for the error.
+
+    Raises:
+        InvalidDurationError: it is no duration, negative, not finite, or longer than
+            `limits.DURATION_SECONDS_MAX`.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, bool):
+        raise InvalidDurationError(_not_a_duration(value, name))
+    elif isinstance(value, int | float):
+        seconds = value
+    elif isinstance(value, str):
+        seconds = _parse(value, name)
+    else:
+        raise InvalidDurationError(_not_a_duration(value, name))
+    if not math.isfinite(seconds) or seconds < 0:
+        raise InvalidDurationError(
+            f"{name} is {value!r}: a duration is finite and not negative."
+        )
+    if seconds > limits.DURATION_SECONDS_MAX:
+        raise InvalidDurationError(
+            f"{name} is {value!r}, longer than {limits.DURATION_SECONDS_MAX} s"
+            " (100 years). Numbers are seconds, not milliseconds."
+        )
+    return round(seconds * 1_000_000)
+
+
+def _not_a_duration(value: object, name: str) -> str:
+    return (
+        f"{name} is {value!r}, which is no duration."
+        ' Give a timedelta, seconds, or text such as "30s", "1h30m" or "PT5M".'
+    )
+
+
+def _parse(text: str, name: str) -> float:
+    stripped = text.strip()
+    iso = _ISO.fullmatch(stripped)
+    if iso and any(iso.groups()):
+        return sum(
+            float(number) * seconds
+            for number, seconds in zip(iso.groups(), _ISO_SECONDS, strict=True)
+            if number
+        )
+    parts = _PART.findall(stripped)
+    if not parts or _PART.sub("", stripped).strip():
+        raise InvalidDurationError(_not_a_duration(text, name))
+    return sum(float(number) * _UNIT_SECONDS[unit.lower()] for number, unit in parts)
+
+
+def check_id(value: object, name: str) -> str:
+    """Return `value` if every database can keep it as an id.
+
+    Raises:
+        InvalidIdError: it is no text, empty, longer than `limits.ID_BYTES_MAX` bytes,
+            or holds control characters, lone surrogates or outer blanks.
+    """
+    if not isinstance(value, str):
+        raise InvalidIdError(f"{name} is {value!r}: an id is text.")
+    if not value:
+        raise InvalidIdError(f"{name} is empty: give it at least one character.")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidIdError(
+            f"{name} {ascii(value)} holds a lone surrogate, which no database keeps."
+        ) from None
+    if size > limits.ID_BYTES_MAX:
+        raise InvalidIdError(
+            f"{name} {value[:40]!r}... is {size} bytes long; the limit is"
+            f" {limits.ID_BYTES_MAX}. Shorten it, or use a digest of it."
+        )
+    if not value.isprintable():
+        raise InvalidIdError(
+            f"{name} {value!r} holds control or unprintable characters."
+            " Use letters, digits and punctuation."
+        )
+    if value != value.strip():
+        raise InvalidIdError(
+            f"{name} {value!r} begins or ends with a blank, which some databases drop."
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When and how often a failed activity runs again.
+
+    The waits are `initial_interval`, then each `backoff_coefficient` times the one
+    before, never above `max_interval`. There is no jitter. Defaults follow the
+    founding documents of this library (three attempts, one second, doubling, a minute
+    at most); Temporal's own default has no bound on attempts.
+
+    Args:
+        max_attempts: how many attempts in all, counting the first; 0 means no bound.
+        initial_interval: the wait before the second attempt.
+        max_interval: the longest wait.
+        backoff_coefficient: the factor from wait to wait, at least 1.
+        retryable_errors: if not empty, only failures that match one of these are
+            tried again. A text matches if the failure's message contains it or its
+            type is called so; an exception class matches itself and its subclasses.
+        non_retryable: failures that match one of these are never tried again.
+
+    Timeouts of an attempt are always tried again: `retryable_errors` speaks of
+    failures that the activity raised.
+
+    Raises:
+        InvalidOptionError, InvalidDurationError: a value breaks its rule.
+    """
+
+    max_attempts: int = 3
+    initial_interval: Duration = 1.0
+    max_interval: Duration = 60.0
+    backoff_coefficient: float = 2.0
+    retryable_errors: tuple[str | type[BaseException], ...] = ()
+    non_retryable: tuple[str | type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        attempts: object = self.max_attempts
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 0:
+            raise InvalidOptionError(
+                f"RetryPolicy.max_attempts is {attempts!r}: give a whole number,"
+                " counting the first attempt; 0 means no bound."
+            )
+        coefficient: object = self.backoff_coefficient
+        if (
+            not isinstance(coefficient, int | float)
+            or isinstance(coefficient, bool)
+            or not math.isfinite(coefficient)
+            or coefficient < 1
+        ):
+            raise InvalidOptionError(
+                f"RetryPolicy.backoff_coefficient is {coefficient!r}:"
+                " give a finite number of at least 1."
+            )
+        initial = to_microseconds(self.initial_interval, "RetryPolicy.initial_interval")
+        longest = to_microseconds(self.max_interval, "RetryPolicy.max_interval")
+        if initial == 0:
+            raise InvalidOptionError(
+                "RetryPolicy.initial_interval is 0: a failing activity would spin."
+                " Give at least a millisecond."
+            )
+        if longest < initial:
+            raise InvalidOptionError(
+                f"RetryPolicy.max_interval ({self.max_interval!r}) is shorter than"
+                f" initial_interval ({self.initial_interval!r})."
+            )
+        for field in ("retryable_errors", "non_retryable"):
+            _check_patterns(getattr(self, field), f"RetryPolicy.{field}")
+
+
+def _check_patterns(patterns: object, name: str) -> None:
+    if not isinstance(patterns, tuple):
+        raise InvalidOptionError(
+            f"{name} is {patterns!r}: give a tuple, such as ('declined',)."
+        )
+    for pattern in patterns:
+        is_class = isinstance(pattern, type) and issubclass(pattern, BaseException)
+        if not is_class and not (isinstance(pattern, str) and pattern):
+            raise InvalidOptionError(
+                f"{name} holds {pattern!r}: give exception classes or texts."
+            )
+
+
+class ActivityCancellationType(enum.Enum):
+    """What awaiting a cancelled activity does."""
+
+    TRY_CANCEL = "try_cancel"
+    """Raise at once and ask the activity to stop (the default)."""
+    WAIT_CANCELLATION_COMPLETED = "wait_cancellation_completed"
+    """Ask it to stop and wait for what it finally did, which may be success."""
+    ABANDON = "abandon"
+    """Raise at once and let the activity run on unheard."""
+
+
+class IdReusePolicy(enum.Enum):
+    """Whether the id of a closed run may be used again."""
+
+    ALLOW_DUPLICATE = "allow_duplicate"
+    ALLOW_DUPLICATE_FAILED_ONLY = "allow_duplicate_failed_only"
+    """Only if the last run failed, timed out, was cancelled or was terminated."""
+    REJECT_DUPLICATE = "reject_duplicate"
+
+
+class IdConflictPolicy(enum.Enum):
+    """What starting does while a run with the same id is open."""
+
+    FAIL = "fail"
+    USE_EXISTING = "use_existing"
+    TERMINATE_EXISTING = "terminate_existing"
+
+
+class ActivityOptions(TypedDict, total=False):
+    """Options of an activity, on the decorator or per call through `.options(...)`.
+
+    Keys:
+        retry: the retry policy; `None` means one attempt.
+        start_to_close_timeout: the longest one attempt may take (60 s by default).
+        schedule_to_close_timeout: the longest the activity may take with all retries.
+        schedule_to_start_timeout: the longest an attempt may wait for a worker.
+        cancellation_type: what awaiting it does when cancelled.
+        at_most_once: True means an attempt in doubt raises `OutcomeUnknown` instead
+            of being run again.
+        match_arguments: False means that replay does not compare the arguments.
+        summary: a label for timelines; never compared on replay.
+    """
+
+    retry: RetryPolicy | None
+    start_to_close_timeout: Duration | None
+    schedule_to_close_timeout: Duration | None
+    schedule_to_start_timeout: Duration | None
+    cancellation_type: ActivityCancellationType
+    at_most_once: bool
+    match_arguments: bool
+    summary: str | None

@@ -1,0 +1,1 @@
+"""The only package that knows a database: protocol, records, SQLite, memory."""

@@ -1,0 +1,127 @@
+"""`connect`: from a URL to a store; the one place that picks a database."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
+
+from durable.clock import Clock, SystemClock
+from durable.errors import InvalidOptionError, NotADatabaseError
+from durable.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from durable.observer import Observer
+    from durable.store.store import Store
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_SERVERS: Final = {
+    "postgres": "PostgreSQL",
+    "postgresql": "PostgreSQL",
+    "mysql": "MySQL",
+    "mariadb": "MariaDB",
+}
+_SYNCHRONOUS: Final = {"full": "FULL", "normal": "NORMAL"}
+_FORMS: Final = (
+    "Write 'sqlite:///orders.db' for a file beside the program,"
+    " 'sqlite:////var/lib/orders.db' for an absolute path,"
+    " or 'sqlite://' for a database in memory."
+)
+
+
+def mask_password(url: str) -> str:
+    """Return a URL in which three stars stand for the password, if it has one."""
+    # Up to the last @, because people write passwords unescaped.
+    return re.sub(r"(://[^/:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+
+
+def connect(
+    url: str,
+    *,
+    clock: Clock | None = None,
+    migrate: bool = True,
+    observer: Observer | None = None,
+) -> Store:
+    """Make the store of a database; nothing is opened yet.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` for a
+            private database in memory, or `memory://` (`memory://name`) for a store
+            without a database. SQLite takes the option `?synchronous=full` (the
+            default: an acknowledged commit survives power loss) or `normal`.
+        clock: where the store reads the time; the machine's clock by default.
+        migrate: whether opening may create or upgrade the schema.
+        observer: is told of each commit.
+
+    Raises:
+        NotADatabaseError: the URL names no database that this release can use.
+        InvalidOptionError: it has an option that does not exist, or a wrong value.
+    """
+    given: object = url
+    if not isinstance(given, str):
+        raise NotADatabaseError(
+            f"A database URL is text, and this is {type(given).__name__}.", hint=_FORMS
+        )
+    shown = mask_password(given)
+    match = _SCHEME.fullmatch(given)
+    if match is None:
+        raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=_FORMS)
+    scheme, rest = match.group(1).lower(), match.group(2)
+    clock = clock or SystemClock()
+    kind = scheme.partition("+")[0]
+    if kind in _SERVERS:
+        raise NotADatabaseError(
+            f"{shown!r} names a {_SERVERS[kind]} database, and this release can use"
+            " SQLite only.",
+            hint=_FORMS,
+        )
+    if scheme == "memory":
+        return MemoryStore(_memory_name(rest, shown), clock=clock, observer=observer)
+    if scheme != "sqlite":
+        raise NotADatabaseError(
+            f"{shown!r} names no database that is known here.", hint=_FORMS
+        )
+    path, synchronous = _parse_sqlite(rest, shown)
+    # SQLAlchemy takes 0.3 s to import, which a store in memory can do without.
+    from durable.store.sql_store import SqlStore
+    from durable.store.sqlite import SqliteDatabase
+
+    database = SqliteDatabase(path, synchronous=synchronous, migrate=migrate)
+    return SqlStore(database, clock=clock, observer=observer)
+
+
+def _memory_name(rest: str, shown: str) -> str:
+    name, _, query = rest.partition("?")
+    if query:
+        raise InvalidOptionError(f"{shown!r}: memory:// takes no options.")
+    return name.strip("/")
+
+
+def _parse_sqlite(rest: str, shown: str) -> tuple[Path | None, str]:
+    location, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    value = options.pop("synchronous", "full")
+    if options or (query and not parse_qsl(query, keep_blank_values=True)):
+        name = next(iter(options), query)
+        raise InvalidOptionError(
+            f"{shown!r} has the option {name!r}, which SQLite does not have here.",
+            hint="The only one is 'synchronous', which is 'full' or 'normal'.",
+        )
+    if value not in _SYNCHRONOUS:
+        raise InvalidOptionError(
+            f"{shown!r}: synchronous is {value!r}.",
+            hint="It is 'full' (survives power loss, the default) or 'normal' (may"
+            " lose the last commits).",
+        )
+    synchronous = _SYNCHRONOUS[value]
+    if location in ("", "/:memory:"):
+        return None, synchronous
+    if not location.startswith("/"):
+        raise NotADatabaseError(
+            f"{shown!r} lacks a slash: three stand before a relative path.", hint=_FORMS
+        )
+    path = location[1:]
+    if not path or "\0" in path:
+        raise NotADatabaseError(f"{shown!r} names no file.", hint=_FORMS)
+    return Path(path), synchronous

@@ -1,0 +1,173 @@
+"""What one kind of SQL database does its own way, behind three protocols.
+
+`SqlStore` and everything it is made of speak to these. A further database adds one
+module that implements them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import sqlalchemy as sa
+
+    from durable.errors import StoreError
+    from durable.store.records import (
+        AttemptRecord,
+        HistoryRow,
+        MessageRecord,
+        RunRecord,
+        StartRun,
+    )
+
+Closing: TypeAlias = tuple[str, str, int]
+"""run id, status, closed at."""
+WakeUp: TypeAlias = tuple[str, bool, int | None]
+"""run id, is active, wake at."""
+
+
+class HotPath(Protocol):
+    """The statements of starts, task commits and attempts, for many rows at once.
+
+    Each method costs a few statements however many rows it is given. They raise the
+    driver's own exceptions.
+    """
+
+    def read_header(self, worker_id: str | None) -> tuple[int | None, bool]:
+        """Return the worker's fencing number, and whether any inbox holds anything."""
+        ...
+
+    def find_holders(self, starts: Sequence[StartRun]) -> list[RunRecord]:
+        """Return the runs that hold a request id, or as open runs a workflow id."""
+        ...
+
+    def count_owned(self, run_ids: Sequence[str], owner: str) -> int:
+        """Count which of these runs that worker owns."""
+        ...
+
+    def find_messages(self, run_ids: Sequence[str]) -> list[MessageRecord]:
+        """Return the waiting messages of these runs, oldest first."""
+        ...
+
+    def insert_runs(self, records: Sequence[RunRecord]) -> None:
+        """Insert runs."""
+        ...
+
+    def append_history(self, parts: Iterable[tuple[Sequence[HistoryRow], int]]) -> None:
+        """Insert history rows, each part under its fencing number."""
+        ...
+
+    def close_runs(self, closings: Sequence[Closing], owner: str) -> int:
+        """Close runs of that worker; return how many it owned."""
+        ...
+
+    def update_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
+        """Set wake-ups of that worker's runs and unpark them; return how many."""
+        ...
+
+    def wake_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
+        """Set wake-ups of that worker's runs; return how many it owned."""
+        ...
+
+    def put_attempts(self, attempts: Sequence[AttemptRecord]) -> None:
+        """Insert attempts, or replace those of the same key."""
+        ...
+
+    def delete_messages(self, consumed: Sequence[tuple[str, int]]) -> None:
+        """Delete messages by run id and sequence."""
+        ...
+
+
+class Session(Protocol):
+    """One connection, held by one thread for as long as it works.
+
+    Transactions are begun and ended here and nowhere else.
+    """
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The SQLAlchemy connection, for statements that need not be fast."""
+        ...
+
+    @property
+    def hot(self) -> HotPath:
+        """The prebuilt statements, on the same connection."""
+        ...
+
+    def begin(self) -> None:
+        """Begin a writing transaction; wait for other writers."""
+        ...
+
+    def begin_reading(self) -> None:
+        """Begin a transaction that reads at one instant."""
+        ...
+
+    def commit(self) -> None:
+        """Commit."""
+        ...
+
+    def rollback(self) -> None:
+        """Roll back if a transaction is open."""
+        ...
+
+    def savepoint(self) -> None:
+        """Mark a place to roll back to."""
+        ...
+
+    def release_savepoint(self) -> None:
+        """Keep what was done since the mark."""
+        ...
+
+    def rollback_to_savepoint(self) -> None:
+        """Undo what was done since the mark."""
+        ...
+
+    def has_changed(self) -> bool:
+        """Tell whether another connection has committed since the last call."""
+        ...
+
+    def maintain(self, *, is_idle: bool) -> None:
+        """Do what the database needs from time to time, if it needs it now."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect; never raises."""
+        ...
+
+
+class Database(Protocol):
+    """How to reach one database, and what its errors mean."""
+
+    @property
+    def name(self) -> str:
+        """The database as messages name it; holds no password."""
+        ...
+
+    def open_writer(self) -> Session:
+        """Connect for writing, with the schema in place.
+
+        Raises:
+            StoreError: it cannot be reached, or is no database of this library.
+        """
+        ...
+
+    def open_reader(self) -> Session | None:
+        """Connect for reading; None if only the writer's connection sees the data."""
+        ...
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Tell whether a unique key refused a row."""
+        ...
+
+    def explain(self, error: BaseException) -> StoreError | None:
+        """Translate an error of the database as a whole.
+
+        None means that the operation itself is at fault: its neighbours may succeed.
+        """
+        ...
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        """Tell whether a commit that raised this may have happened all the same."""
+        ...

@@ -1,0 +1,259 @@
+"""Executes groups of operations: one transaction each, yet each operation by itself.
+
+A group is first applied as if nothing could go wrong. If an operation is refused by
+the database, all is rolled back and done again one by one, each within a savepoint,
+so that only the guilty one fails. Errors of the database as a whole end the group.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import TYPE_CHECKING, Any
+
+from durable.errors import (
+    CommitUnknownError,
+    DurableError,
+    LeaseLostError,
+    StoreError,
+)
+from durable.store import policies, statements
+from durable.store.batches import Outcomes, StaleViewError, apply_together
+from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
+from durable.store.records import CommitTask, Started, StartRun
+from durable.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from durable.store.database import Database, Session
+    from durable.store.records import WorkerRecord
+    from durable.store.steady_clock import SteadyClock
+
+
+class GroupExecutor:
+    """Owns the writing session and this store's lease; belongs to one thread."""
+
+    def __init__(self, database: Database, clock: SteadyClock) -> None:
+        """Work on a database that is not opened yet."""
+        self._database = database
+        self._clock = clock
+        self._session: Session | None = None
+        self._worker: WorkerRecord | None = None
+        self._lost: Callable[[], None] | None = None
+        self.renew_at: float | None = None
+        """When to renew the lease, by the monotonic clock; None without a lease."""
+
+    def open(self) -> Session:
+        """Return the session; connect if there is none.
+
+        Raises:
+            StoreError: the database cannot be reached.
+        """
+        if self._session is None:
+            self._session = self._database.open_writer()
+        return self._session
+
+    def close(self) -> None:
+        """Disconnect."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def execute(
+        self, operations: list[Any]
+    ) -> tuple[Outcomes, list[Callable[[], None]]]:
+        """Apply and commit a group.
+
+        Returns:
+            Each operation's result or error, in order; and what else to call.
+        """
+        try:
+            session = self.open()
+        except StoreError as error:
+            return _all_failed(operations, error), []
+        try:
+            transaction, outcomes = self._apply(session, operations)
+        except Exception as error:  # noqa: BLE001 - any error ends the group, typed
+            self._abandon(session)
+            return _all_failed(operations, self._explain(error)), []
+        try:
+            session.commit()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._abandon(session)
+            if not self._database.is_in_doubt(error):
+                return _all_failed(operations, self._explain(error)), []
+            if not self._is_committed(operations, outcomes):
+                return _in_doubt(operations, outcomes, error), []
+        return outcomes, self._take_over(transaction)
+
+    def renew(self) -> list[Callable[[], None]]:
+        """Renew the lease; return what to call if it turns out to be lost.
+
+        Raises:
+            StoreError: the database cannot be reached now.
+        """
+        # If this attempt fails, the next one comes soon.
+        self.renew_at = time.monotonic() + RETRY_SECONDS
+        session = self.open()
+        try:
+            session.begin()
+            transaction = self._begin(session)
+            transaction.is_lost = not transaction.renew()
+            session.commit()
+        except Exception as error:
+            self._abandon(session)
+            raise self._explain(error) from error
+        self.renew_at = time.monotonic() + RENEWAL_SECONDS
+        return self._take_over(transaction)
+
+    def _begin(self, session: Session) -> Transaction:
+        return Transaction(session, self._clock, self._worker, self._lost)
+
+    def _apply(
+        self, session: Session, operations: list[Any]
+    ) -> tuple[Transaction, Outcomes]:
+        session.begin()
+        transaction = self._begin(session)
+        try:
+            return transaction, apply_together(transaction, operations)
+        except StaleViewError:
+            pass
+        except Exception as error:
+            if self._database.explain(error) is not None:
+                raise
+        session.rollback()
+        session.begin()
+        transaction = self._begin(session)
+        outcomes = [self._apply_alone(transaction, o) for o in operations]
+        return transaction, outcomes
+
+    def _apply_alone(
+        self, transaction: Transaction, operation: Any
+    ) -> tuple[Any, BaseException | None]:
+        session = transaction.session
+        session.savepoint()
+        try:
+            result = transaction.apply(operation)
+        except Exception as error:
+            if self._database.explain(error) is not None:
+                raise
+            session.rollback_to_savepoint()
+            return None, self._refuse(operation, error)
+        session.release_savepoint()
+        return result, None
+
+    def _refuse(self, operation: Any, error: Exception) -> DurableError:
+        if isinstance(error, DurableError):
+            return error
+        refusal: DurableError
+        if not self._database.is_conflict(error):
+            refusal = StoreError(
+                f"{type(operation).__name__} cannot be stored:"
+                f" {type(error).__name__} of the database driver.",
+            )
+        elif isinstance(operation, StartRun):
+            refusal = policies.run_id_taken(operation.record.run_id)
+        elif isinstance(operation, RegisterWorker):
+            refusal = policies.worker_taken(operation.worker.worker_id)
+        else:
+            refusal = policies.position_taken(getattr(operation, "run_id", ""))
+        refusal.__cause__ = error
+        return refusal
+
+    def _take_over(self, transaction: Transaction) -> list[Callable[[], None]]:
+        worker, lost = transaction.worker, transaction.lost
+        if worker is not None and worker.worker_id != self._worker_id:
+            self.renew_at = time.monotonic() + RENEWAL_SECONDS
+        self._worker, self._lost = worker, lost
+        if lost is None or not transaction.is_lost:
+            if worker is None:
+                self.renew_at = None
+            return []
+        self._lost = self.renew_at = None
+        return [lost]
+
+    @property
+    def _worker_id(self) -> str | None:
+        return None if self._worker is None else self._worker.worker_id
+
+    def _abandon(self, session: Session) -> None:
+        try:
+            session.rollback()
+        except Exception:  # noqa: BLE001 - the connection is of no more use
+            self.close()
+
+    def _explain(self, error: Exception) -> StoreError:
+        explained = self._database.explain(error)
+        if explained is None:
+            explained = StoreError(
+                f"{self._database.name}: {type(error).__name__} of the database driver."
+            )
+        explained.__cause__ = error
+        return explained
+
+    def _is_committed(self, operations: list[Any], outcomes: Outcomes) -> bool:
+        """Look for one row of the group: it was committed as a whole or not at all."""
+        self.close()
+        for operation, (result, error) in zip(operations, outcomes, strict=True):
+            rows = getattr(operation, "rows", ())
+            is_kept = error is None and (
+                (isinstance(operation, StartRun) and _is_new(result))
+                or (isinstance(operation, CommitTask) and result is None)
+            )
+            if not is_kept or not rows:
+                continue
+            run_id, event_id, _, _, _, data, _ = rows[-1]
+            try:
+                found = self.open().connection.execute(
+                    statements.FIND_EVENT_DATA, {"run_id": run_id, "event_id": event_id}
+                )
+                return bool(found.scalar() == data)
+            except Exception:  # noqa: BLE001 - then it stays unknown
+                return False
+        return False
+
+
+def _is_new(result: Any) -> bool:
+    return isinstance(result, Started) and result.created
+
+
+def _all_failed(operations: list[Any], error: StoreError) -> Outcomes:
+    # One exception object raised in many tasks would gather all their tracebacks.
+    return [(None, _copy(error)) for _ in operations]
+
+
+def _copy(error: StoreError) -> StoreError:
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def _in_doubt(
+    operations: list[Any], outcomes: Outcomes, cause: BaseException
+) -> Outcomes:
+    answers: Outcomes = []
+    for operation, (result, error) in zip(operations, outcomes, strict=True):
+        if isinstance(error, LeaseLostError):
+            # True whatever became of the others; other refusals may rest on them.
+            answers.append((result, error))
+            continue
+        key = _idempotency_key(operation)
+        unknown = CommitUnknownError(
+            f"The database failed while it committed {type(operation).__name__} of"
+            f" {key}, and re-reading did not show it.",
+            hint="It may still have been written: look before you repeat it.",
+        )
+        unknown.__cause__ = cause
+        answers.append((None, unknown))
+    return answers
+
+
+def _idempotency_key(operation: Any) -> str:
+    if isinstance(operation, StartRun):
+        return f"request {operation.record.request_id!r}"
+    for name in ("request_id", "run_id", "workflow_id"):
+        value = getattr(operation, name, None)
+        if value is not None:
+            return f"{name.replace('_', ' ')} {value!r}"
+    return "this worker"

@@ -1,0 +1,230 @@
+"""What every store decides alike, whatever it keeps its rows in.
+
+Pure functions of records: memory and SQL must not differ in whether a start is
+accepted, nor in what a refusal says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from durable import limits
+from durable.clock import to_datetime
+from durable.errors import (
+    HistoryTakenError,
+    InternalError,
+    LeaseLostError,
+    WorkflowAlreadyStartedError,
+    WorkflowClosedError,
+    WorkflowNotFoundError,
+)
+from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.store.records import (
+    PutMessage,
+    RunFilter,
+    RunRecord,
+    RunStatus,
+    Started,
+    StartRun,
+    TerminateRun,
+)
+
+if TYPE_CHECKING:
+    from durable.store.records import WorkerRecord
+
+TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
+
+_FAILED_STATUSES: Final = frozenset(
+    {
+        RunStatus.FAILED,
+        RunStatus.TIMED_OUT,
+        RunStatus.CANCELLED,
+        RunStatus.TERMINATED,
+    }
+)
+
+
+def find_start_answer(
+    operation: StartRun,
+    *,
+    same_request: RunRecord | None,
+    open_run: RunRecord | None,
+    newest: RunRecord | None,
+) -> Started | None:
+    """Return the answer of a start that creates nothing, or None to create the run.
+
+    None with an `open_run` means that this run is to be terminated first.
+
+    Args:
+        operation: the start.
+        same_request: the run that was started under the same request id.
+        open_run: the open run of the same workflow id.
+        newest: the newest run of the same workflow id; may be left out if the reuse
+            policy allows every duplicate.
+
+    Raises:
+        WorkflowAlreadyStartedError: the policies forbid the start.
+    """
+    if same_request is not None:
+        return Started(run_id=same_request.run_id, created=False)
+    if open_run is not None:
+        match operation.conflict_policy:
+            case IdConflictPolicy.FAIL:
+                raise _already_running(open_run)
+            case IdConflictPolicy.USE_EXISTING:
+                return Started(run_id=open_run.run_id, created=False)
+            case IdConflictPolicy.TERMINATE_EXISTING:
+                return None
+    if newest is not None and not _may_reuse(operation.reuse_policy, newest):
+        raise _already_used(newest, operation.reuse_policy)
+    return None
+
+
+def allows_every_reuse(operation: StartRun) -> bool:
+    """Tell whether closed runs of the same workflow id do not matter."""
+    return operation.reuse_policy is IdReusePolicy.ALLOW_DUPLICATE
+
+
+def _may_reuse(policy: IdReusePolicy, newest: RunRecord) -> bool:
+    match policy:
+        case IdReusePolicy.ALLOW_DUPLICATE:
+            return True
+        case IdReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY:
+            return newest.status in _FAILED_STATUSES
+        case IdReusePolicy.REJECT_DUPLICATE:
+            return False
+
+
+def _instant(microseconds: int | None) -> str:
+    if microseconds is None:
+        return "an unknown time"
+    return to_datetime(microseconds).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _already_running(run: RunRecord) -> WorkflowAlreadyStartedError:
+    return WorkflowAlreadyStartedError(
+        f"Workflow id {run.workflow_id!r} has been running since"
+        f" {_instant(run.started_at)} (run {run.run_id!r}).",
+        hint="To wait for that run pass on_conflict=IdConflictPolicy.USE_EXISTING;"
+        " otherwise choose another id.",
+        workflow_id=run.workflow_id,
+        run_id=run.run_id,
+    )
+
+
+def _already_used(run: RunRecord, policy: IdReusePolicy) -> WorkflowAlreadyStartedError:
+    return WorkflowAlreadyStartedError(
+        f"Workflow id {run.workflow_id!r} was used by a run that ended as"
+        f" {run.status.value} at {_instant(run.closed_at)} (run {run.run_id!r}), and"
+        f" IdReusePolicy.{policy.name} forbids using it again.",
+        hint="Choose another id, or start with IdReusePolicy.ALLOW_DUPLICATE.",
+        workflow_id=run.workflow_id,
+        run_id=run.run_id,
+    )
+
+
+def get_open_target(
+    operation: PutMessage | TerminateRun, run: RunRecord | None
+) -> RunRecord:
+    """Return the run that a request is for, if it can still take it.
+
+    Args:
+        operation: the request.
+        run: the run of its run id; without one the open run of its workflow id, or
+            else the newest.
+
+    Raises:
+        WorkflowNotFoundError: there is no such run.
+        WorkflowClosedError: it has closed.
+    """
+    if run is None:
+        which = "" if operation.run_id is None else f" with run id {operation.run_id!r}"
+        raise WorkflowNotFoundError(
+            f"There is no workflow {operation.workflow_id!r}{which}"
+            f" in namespace {operation.namespace!r}."
+        )
+    if run.status is not RunStatus.RUNNING:
+        raise WorkflowClosedError(
+            f"Workflow {run.workflow_id!r} (run {run.run_id!r}) ended as"
+            f" {run.status.value} at {_instant(run.closed_at)}"
+            " and takes no more requests."
+        )
+    return run
+
+
+def lease_lost(worker: WorkerRecord | None) -> LeaseLostError:
+    """Build the error of a fenced operation without a lease."""
+    if worker is None:
+        return LeaseLostError(
+            "This operation needs a worker's lease and no worker is registered."
+        )
+    return LeaseLostError(
+        f"The lease of worker {worker.worker_id!r} (fencing number {worker.fence})"
+        " was taken over; what it wanted to write was refused."
+    )
+
+
+def not_owner(run_id: str) -> HistoryTakenError:
+    """Build the error of a write to a run that is closed or belongs to another."""
+    return HistoryTakenError(
+        f"Run {run_id!r} is closed, or this worker does not own it any more;"
+        " nothing was written."
+    )
+
+
+def position_taken(run_id: str) -> HistoryTakenError:
+    """Build the error of a write to a position that holds an event already."""
+    return HistoryTakenError(
+        f"A history position of run {run_id!r} is written already; nothing was written."
+    )
+
+
+def run_id_taken(run_id: str) -> HistoryTakenError:
+    """Build the error of a start whose run id was used before."""
+    return HistoryTakenError(
+        f"Run id {run_id!r} was used before; every start needs a new one."
+    )
+
+
+def worker_taken(worker_id: str) -> LeaseLostError:
+    """Build the error of a registration under a worker id that has a row."""
+    return LeaseLostError(
+        f"Worker id {worker_id!r} is registered already; every registration needs a"
+        " new one."
+    )
+
+
+def worker_registered(worker: WorkerRecord) -> InternalError:
+    """Build the error of a second registration while the first lease stands."""
+    return InternalError(
+        f"This store has registered worker {worker.worker_id!r} already;"
+        " release it before registering another."
+    )
+
+
+def check_owner(operation: object, worker: WorkerRecord | None) -> None:
+    """Return unless a start names another owner than this store's worker.
+
+    Raises:
+        LeaseLostError: it does, so it was made under an earlier lease.
+    """
+    if worker is None or (
+        isinstance(operation, StartRun) and operation.record.owner != worker.worker_id
+    ):
+        raise lease_lost(worker)
+
+
+def page_size(where: RunFilter) -> int:
+    """Return how many runs a page of a listing may hold."""
+    return max(0, min(where.limit, limits.LIST_PAGE_MAX))
+
+
+def is_listed(run: RunRecord, where: RunFilter) -> bool:
+    """Tell whether a listing shows the run."""
+    return (
+        (where.status is None or run.status is where.status)
+        and (where.workflow_type is None or run.workflow_type == where.workflow_type)
+        and (where.workflow_id is None or run.workflow_id == where.workflow_id)
+        and (where.stuck is None or (run.stuck is not None) == where.stuck)
+        and (where.started_before is None or run.started_at < where.started_before)
+    )

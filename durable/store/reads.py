@@ -1,0 +1,141 @@
+"""Everything that a SQL store reads, each as one function of a session."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from durable.store import policies, statements
+from durable.store.records import LoadedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from durable.store.database import Session
+    from durable.store.records import (
+        AttemptRecord,
+        HistoryRow,
+        RunFilter,
+        RunRecord,
+        WorkerRecord,
+    )
+
+# The lists of ids must stay below every database's limit on parameters.
+_RUNS_PER_QUERY: Final = 500
+
+
+def _fetch(session: Session, statement: Any, **values: Any) -> list[Any]:
+    """Return bare tuples: building rows with names would take twice as long."""
+    result = session.connection.execute(statement, values)
+    try:
+        cursor = result.cursor
+        return [] if cursor is None else list(cursor.fetchall())
+    finally:
+        result.close()
+
+
+def load_runs(session: Session, run_ids: Sequence[str]) -> list[LoadedRun]:
+    """Read all of these runs at one instant."""
+    session.begin_reading()
+    try:
+        loaded: dict[str, LoadedRun] = {}
+        for start in range(0, len(run_ids), _RUNS_PER_QUERY):
+            _load(session, list(run_ids[start : start + _RUNS_PER_QUERY]), loaded)
+    finally:
+        session.rollback()
+    return [loaded[run_id] for run_id in run_ids if run_id in loaded]
+
+
+def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) -> None:
+    rows: defaultdict[str, list[HistoryRow]] = defaultdict(list)
+    for row in _fetch(session, statements.LOAD_HISTORY, run_ids=run_ids):
+        rows[row[0]].append(row)
+    messages = [
+        statements.to_message(row)
+        for row in _fetch(session, statements.LOAD_MESSAGES, run_ids=run_ids)
+    ]
+    attempts = [
+        statements.to_attempt(row)
+        for row in _fetch(session, statements.LOAD_ATTEMPTS, run_ids=run_ids)
+    ]
+    for row in _fetch(session, statements.LOAD_RUNS, run_ids=run_ids):
+        run = statements.to_run(row)
+        loaded[run.run_id] = LoadedRun(
+            record=run, rows=rows[run.run_id], messages=[], attempts=[]
+        )
+    for message in messages:
+        if message.run_id in loaded:
+            loaded[message.run_id].messages.append(message)
+    for attempt in attempts:
+        if attempt.run_id in loaded:
+            loaded[attempt.run_id].attempts.append(attempt)
+
+
+def read_history(session: Session, run_id: str, after: int) -> list[HistoryRow]:
+    """Read a run's rows after a position."""
+    return _fetch(session, statements.READ_HISTORY, run_id=run_id, after=after)
+
+
+def read_attempts(session: Session, run_id: str) -> list[AttemptRecord]:
+    """Read a run's attempts."""
+    rows = _fetch(session, statements.LOAD_ATTEMPTS, run_ids=[run_id])
+    return [statements.to_attempt(row) for row in rows]
+
+
+def find_run(
+    session: Session, namespace: str, workflow_id: str, run_id: str | None
+) -> RunRecord | None:
+    """Read one run; without `run_id` the newest of that workflow id."""
+    key = {"namespace": namespace, "workflow_id": workflow_id}
+    if run_id is None:
+        rows = _fetch(session, statements.FIND_NEWEST_RUN, **key)
+    else:
+        rows = _fetch(session, statements.FIND_RUN, **key, run_id=run_id)
+    return statements.to_run(rows[0]) if rows else None
+
+
+def list_runs(session: Session, namespace: str, where: RunFilter) -> list[RunRecord]:
+    """Read a page of runs."""
+    statement = statements.list_runs(namespace, where, policies.page_size(where))
+    return [statements.to_run(row) for row in _fetch(session, statement)]
+
+
+def due_runs(session: Session, owner: str, until: int, limit: int) -> list[str]:
+    """Read which of a worker's runs are due."""
+    rows = _fetch(
+        session, statements.DUE_RUNS, myself=owner, until=until, page=max(limit, 0)
+    )
+    return [run_id for (run_id,) in rows]
+
+
+def mailed_runs(session: Session, owner: str, limit: int) -> list[str]:
+    """Read which of a worker's runs have messages."""
+    rows = _fetch(session, statements.MAILED_RUNS, myself=owner, page=max(limit, 0))
+    return [run_id for (run_id,) in rows]
+
+
+def next_wake_at(session: Session, owner: str) -> int | None:
+    """Read a worker's earliest wake-up."""
+    rows = _fetch(session, statements.NEXT_WAKE_AT, myself=owner)
+    return rows[0][0] if rows else None
+
+
+def count_unowned(
+    session: Session, worker: WorkerRecord, workflow_types: Sequence[str]
+) -> int:
+    """Count what a worker could claim."""
+    rows = _fetch(
+        session,
+        statements.COUNT_UNOWNED,
+        namespace=worker.namespace,
+        task_queue=worker.task_queue,
+        workflow_types=list(workflow_types),
+    )
+    count: int = rows[0][0]
+    return count
+
+
+def list_workers(session: Session) -> list[WorkerRecord]:
+    """Read all workers."""
+    rows = _fetch(session, statements.LIST_WORKERS)
+    return [statements.to_worker(row) for row in rows]

@@ -1,0 +1,341 @@
+"""Rows as plain structs, and the operations that change them.
+
+An operation is one atomic change. A store commits many operations in one transaction,
+yet each succeeds or fails by itself: one refused operation never harms its neighbours.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from durable.options import IdConflictPolicy, IdReusePolicy
+
+HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
+"""run id, event id, task number, event type, time, data (JSON text), flags.
+
+A bare tuple: it goes from the worker to the driver without another copy. The store
+adds the writer's fencing number.
+"""
+
+
+class RunStatus(enum.Enum):
+    """Where a run stands. Every status but RUNNING is final."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+    TIMED_OUT = "timed_out"
+    CONTINUED_AS_NEW = "continued_as_new"
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One run's row.
+
+    Attributes:
+        owner: the worker that may write its history; None if no worker has it.
+        is_active: something of it runs in its worker right now, so that a new owner
+            must load it at once. False: it only waits for `wake_at` or for mail.
+        wake_at: when its earliest timer, retry or timeout is due.
+        stuck: why it is parked (a `Failure` as JSON), or None.
+        request_id: the idempotency key of its start.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    task_queue: str
+    status: RunStatus
+    started_at: int
+    first_run_id: str
+    request_id: str
+    closed_at: int | None = None
+    owner: str | None = None
+    is_active: bool = False
+    wake_at: int | None = None
+    stuck: str | None = None
+    version: str | None = None
+    continued_from_run_id: str | None = None
+    parent_workflow_id: str | None = None
+    parent_run_id: str | None = None
+    root_run_id: str | None = None
+
+
+class AttemptState(enum.Enum):
+    """Where one attempt of an activity stands."""
+
+    BACKOFF = "backoff"
+    """Waits until `due_at`; certainly not begun."""
+    STARTED = "started"
+    """Begun, or about to; after a crash its outcome is in doubt."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Its worker died; nobody knows how it ended."""
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of an activity.
+
+    The first attempt of a locally started activity has no row until it has failed: its
+    scheduled event records it. Every later one has a row before its first line runs.
+    """
+
+    run_id: str
+    scheduled_event_id: int
+    attempt: int
+    activity_type: str
+    state: AttemptState
+    due_at: int
+    started_at: int | None = None
+    closed_at: int | None = None
+    failure: str | None = None
+    worker_id: str | None = None
+
+
+class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One message from outside that waits to be moved into a run's history.
+
+    Attributes:
+        sequence: its place in commit order; 0 until stored.
+        kind: `cancel`; later releases add kinds, and an unknown one parks its run.
+        request_id: the sender's idempotency key, unique within the run.
+        data: the message as JSON.
+    """
+
+    run_id: str
+    kind: str
+    request_id: str
+    data: str
+    created_at: int
+    sequence: int = 0
+
+
+class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker process's row: its lease and its fencing number.
+
+    Attributes:
+        host: identifies machine, boot and process namespace, so that a process id
+            means something; two workers with the same host can check each other's pid.
+        process_started_at: tells a process id that was used again from the same one.
+        fence: grows with every registration and takeover in this database.
+    """
+
+    worker_id: str
+    namespace: str
+    host: str
+    pid: int
+    process_started_at: str
+    task_queue: str
+    started_at: int
+    fence: int = 0
+    lease_expires_at: int = 0
+
+
+class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a worker needs to go on with a run, read at one instant."""
+
+    record: RunRecord
+    rows: list[HistoryRow]
+    messages: list[MessageRecord]
+    attempts: list[AttemptRecord]
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs a listing shows; newest first."""
+
+    status: RunStatus | None = None
+    workflow_type: str | None = None
+    workflow_id: str | None = None
+    stuck: bool | None = None
+    limit: int = 100
+    started_before: int | None = None
+    """Only runs that started before this instant: the next page's bound."""
+
+
+# --- operations -----------------------------------------------------------------------
+
+
+class StartRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Create a run with its first events.
+
+    Result: `Started`. `record.owner` set means that this store's worker starts it and
+    the operation is fenced. With the same `request_id` as an earlier start it answers
+    with that run and changes nothing.
+
+    Raises (as the operation's outcome):
+        WorkflowAlreadyStartedError: the policies forbid it.
+        LeaseLostError: `record.owner` is set and this worker's lease is gone.
+    """
+
+    record: RunRecord
+    rows: list[HistoryRow]
+    reuse_policy: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE
+    conflict_policy: IdConflictPolicy = IdConflictPolicy.FAIL
+    terminated_data: str = ""
+    """JSON of the WorkflowExecutionTerminated event for TERMINATE_EXISTING."""
+
+
+class Started(msgspec.Struct, frozen=True):
+    """What `StartRun` did: `run_id` holds the id now; `created` if it is the new one.
+
+    `terminated_run_id` names the run that TERMINATE_EXISTING closed in the same
+    transaction.
+    """
+
+    run_id: str
+    created: bool
+    terminated_run_id: str | None = None
+
+
+class CommitTask(msgspec.Struct, frozen=True, kw_only=True):
+    """Append what one workflow task decided; fenced.
+
+    `status` None leaves the run open. Closing (any other status) is refused with
+    `MailArrived` if the inbox holds messages for the run that are not in `consumed`.
+
+    Result: None, or `MailArrived`.
+
+    Raises (as outcome):
+        HistoryTakenError: a position of `rows` is written already, by another owner or
+            by a termination; nothing of this operation was kept.
+        LeaseLostError: this worker's lease is gone; nothing was kept.
+    """
+
+    run_id: str
+    rows: list[HistoryRow]
+    status: RunStatus | None = None
+    closed_at: int | None = None
+    update_run: bool = False
+    """Write `is_active` and `wake_at` too, and clear `stuck`."""
+    is_active: bool = True
+    wake_at: int | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    consumed: tuple[int, ...] = ()
+    """Sequences of the inbox messages that `rows` hold; deleted with the commit."""
+
+
+class MailArrived(msgspec.Struct, frozen=True):
+    """A closing commit was refused: these messages must be seen by the run first."""
+
+    messages: list[MessageRecord]
+
+
+class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True):
+    """Write attempts (insert or replace by key) and the run's wake-up; fenced."""
+
+    run_id: str
+    attempts: tuple[AttemptRecord, ...]
+    is_active: bool
+    wake_at: int | None
+
+
+class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Set the run aside as stuck; fenced. History is not touched.
+
+    The run keeps its owner, becomes inactive and has no `wake_at`.
+    """
+
+    run_id: str
+    stuck: str
+
+
+class PutMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """Put a message into the inbox of an open run; not fenced, anyone may.
+
+    Without `run_id` the open run of `workflow_id` is meant. The same `request_id`
+    again changes nothing. Result: the run id.
+
+    Raises (as outcome):
+        WorkflowNotFoundError: there is no such run.
+        WorkflowClosedError: it has closed.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str | None
+    kind: str
+    request_id: str
+    data: str
+
+
+class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Close a run at once, whoever owns it; not fenced by the caller's lease.
+
+    Appends WorkflowExecutionTerminated after the newest event, with a new fencing
+    number, and takes the run from its owner, whose next write then collides.
+    Result: the run id.
+
+    Raises (as outcome):
+        WorkflowNotFoundError, WorkflowClosedError: as for `PutMessage`.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str | None
+    data: str
+
+
+class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """Make this worker the owner of runs that have none; fenced.
+
+    Raises this worker's fencing number above all others if it takes any run, so that
+    fencing numbers never fall along a run. Takes runs of `workflow_types` on this
+    worker's task queue, oldest wake-up first, at most `limit`. Stuck runs are taken
+    too and stay parked until loaded.
+
+    Result: `Claimed`.
+    """
+
+    workflow_types: tuple[str, ...]
+    limit: int
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """The runs taken: those to load at once, and how many in all."""
+
+    ready: list[str]
+    """Run ids that are active, due, stuck, or have mail."""
+    count: int
+
+
+class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """Give runs up, so that any worker may claim them; fenced. Result: None."""
+
+    run_ids: tuple[str, ...]
+
+
+class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
+    """Take the runs of dead workers from them.
+
+    Dead are all whose lease has ended, and those in `presumed_dead` (seen to be dead
+    by their process id on this host). Their rows go, so that whatever they still try
+    to write is refused; their runs become ownerless.
+
+    Result: the worker ids reaped.
+    """
+
+    presumed_dead: tuple[str, ...] = ()
+
+
+Operation: TypeAlias = (
+    StartRun
+    | CommitTask
+    | RecordAttempts
+    | ParkRun
+    | PutMessage
+    | TerminateRun
+    | ClaimRuns
+    | ReleaseRuns
+    | ReapWorkers
+)
+FENCED_OPERATIONS = (CommitTask, RecordAttempts, ParkRun, ClaimRuns, ReleaseRuns)
+"""Refused as a whole once this store's worker has lost its lease (and `StartRun` with
+an owner)."""

@@ -1,0 +1,266 @@
+"""SqlStore: the store upon a SQL database, whichever it is."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from durable.errors import DurableError, StoreError
+from durable.store import reads
+from durable.store.groups import GroupExecutor
+from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.steady_clock import SteadyClock
+from durable.store.submission import Admission, wait_for_outcome
+from durable.store.writer import ReadTask, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from durable.clock import Clock
+    from durable.observer import Observer
+    from durable.store.database import Database, Session
+    from durable.store.records import (
+        AttemptRecord,
+        HistoryRow,
+        LoadedRun,
+        Operation,
+        RunFilter,
+        RunRecord,
+        WorkerRecord,
+    )
+    from durable.store.store import Outcome
+
+
+class SqlStore:
+    """A store upon a SQL database: one thread writes, another one reads."""
+
+    def __init__(
+        self, database: Database, *, clock: Clock, observer: Observer | None = None
+    ) -> None:
+        """Use a database that is not opened yet."""
+        self._database = database
+        self._clock = SteadyClock(clock)
+        self._observer = observer
+        self._admission = Admission(database.name)
+        self._writer: Writer | None = None
+        self._reader_thread: ThreadPoolExecutor | None = None
+        self._reader: Session | None = None
+        self._reads_by_writer = False
+        self._worker: WorkerRecord | None = None
+        self._changed: Callable[[], None] | None = None
+        self._closing: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        """Connect and check the schema; start the writer."""
+        writer = Writer(
+            GroupExecutor(self._database, self._clock),
+            loop=asyncio.get_running_loop(),
+            name=self._database.name,
+            observer=self._observer,
+        )
+        await wait_for_outcome(writer.start)
+        self._writer = writer
+        self._closing = None
+        self._admission.open()
+        self._reader_thread = ThreadPoolExecutor(1, "durable reader")
+        if self._changed is not None:
+            writer.watch(self._changed)
+
+    async def close(self) -> None:
+        """Finish what was submitted, end the lease, disconnect."""
+        if self._closing is None:
+            if self._writer is None:
+                return
+            self._closing = asyncio.ensure_future(self._close(self._writer))
+        # Cancelling one waiter must not cancel the closing.
+        await asyncio.shield(self._closing)
+
+    async def _close(self, writer: Writer) -> None:
+        try:
+            self._admission.check()
+        except DurableError:
+            return  # a forked copy: everything belongs to the parent process
+        if self._worker is not None:
+            writer.submit(ReleaseWorker(), _ignore)
+            self._worker = None
+        self._admission.close()
+        thread = self._reader_thread
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(thread, self._close_reader)
+            thread.shutdown(wait=False)
+        await wait_for_outcome(writer.stop)
+
+    def now(self) -> int:
+        """Microseconds since 1970 by the injected clock; never steps back."""
+        return self._clock.now()
+
+    # --- writes -----------------------------------------------------------------------
+
+    def submit(self, operation: Operation, done: Outcome) -> None:
+        """Queue an operation for the next commit."""
+        self._submit(operation, done)
+
+    def _submit(self, operation: Any, done: Outcome) -> None:
+        self._admission.check()
+        assert self._writer is not None  # noqa: S101 - open sets both
+        self._writer.submit(operation, done)
+
+    async def perform(self, operation: Operation) -> Any:
+        """Submit an operation, wait for its commit, return its result or raise."""
+        return await wait_for_outcome(lambda done: self._submit(operation, done))
+
+    async def register_worker(
+        self, worker: WorkerRecord, lost: Callable[[], None]
+    ) -> WorkerRecord:
+        """Enter this process as a worker; give it a lease and a fencing number."""
+        operation = RegisterWorker(worker, lost)
+        registered: WorkerRecord = await wait_for_outcome(
+            lambda done: self._submit(operation, done)
+        )
+        self._worker = registered
+        return registered
+
+    async def release_worker(self) -> None:
+        """Give up the lease and every run of this worker, in one transaction."""
+        await wait_for_outcome(lambda done: self._submit(ReleaseWorker(), done))
+        self._worker = None
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` on the loop whenever another store object has committed."""
+        self._changed = changed
+        if self._writer is not None:
+            self._writer.watch(changed)
+
+    # --- reads ------------------------------------------------------------------------
+
+    async def _read(self, read: Callable[[Session], Any]) -> Any:
+        self._admission.check()
+        if self._reads_by_writer:
+            task = ReadTask(lambda session: self._explained(read, session))
+            return await wait_for_outcome(lambda done: self._submit(task, done))
+        thread = self._reader_thread
+        is_read, result = await asyncio.get_running_loop().run_in_executor(
+            thread, self._read_on_thread, read
+        )
+        if not is_read:
+            self._reads_by_writer = True
+            return await self._read(read)
+        return result
+
+    def _read_on_thread(self, read: Callable[[Session], Any]) -> tuple[bool, Any]:
+        if self._reader is None:
+            self._reader = self._database.open_reader()
+            if self._reader is None:
+                return False, None
+        try:
+            return True, self._explained(read, self._reader)
+        except DurableError:
+            self._close_reader()
+            raise
+
+    def _explained(self, read: Callable[[Session], Any], session: Session) -> Any:
+        try:
+            return read(session)
+        except Exception as error:
+            explained = self._database.explain(error)
+            if explained is not None:
+                raise explained from error
+            if isinstance(error, DurableError):
+                raise
+            raise StoreError(
+                f"{self._database.name} cannot be read: {type(error).__name__}."
+            ) from error
+
+    def _close_reader(self) -> None:
+        session, self._reader = self._reader, None
+        if session is not None:
+            session.close()
+
+    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
+        """Everything of these runs, in the order asked; unknown ids are left out."""
+        loaded: list[LoadedRun] = await self._read(
+            lambda session: reads.load_runs(session, run_ids)
+        )
+        return loaded
+
+    async def read_history(
+        self, run_id: str, after_event_id: int = 0
+    ) -> list[HistoryRow]:
+        """The run's rows after a position, in order; empty for an unknown run."""
+        rows: list[HistoryRow] = await self._read(
+            lambda session: reads.read_history(session, run_id, after_event_id)
+        )
+        return rows
+
+    async def read_attempts(self, run_id: str) -> list[AttemptRecord]:
+        """The run's attempts, by scheduled event and attempt number."""
+        attempts: list[AttemptRecord] = await self._read(
+            lambda session: reads.read_attempts(session, run_id)
+        )
+        return attempts
+
+    async def find_run(
+        self, namespace: str, workflow_id: str, run_id: str | None = None
+    ) -> RunRecord | None:
+        """One run; without `run_id` the newest of that workflow id."""
+        run: RunRecord | None = await self._read(
+            lambda session: reads.find_run(session, namespace, workflow_id, run_id)
+        )
+        return run
+
+    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
+        """A page of runs, newest first."""
+        runs: list[RunRecord] = await self._read(
+            lambda session: reads.list_runs(session, namespace, where)
+        )
+        return runs
+
+    async def due_runs(self, until: int, limit: int) -> list[str]:
+        """This worker's open, unparked runs with `wake_at` <= `until`, oldest first."""
+        owner = self._owner
+        run_ids: list[str] = await self._read(
+            lambda session: reads.due_runs(session, owner, until, limit)
+        )
+        return run_ids
+
+    async def mailed_runs(self, limit: int) -> list[str]:
+        """This worker's open runs that have messages, oldest message first."""
+        owner = self._owner
+        run_ids: list[str] = await self._read(
+            lambda session: reads.mailed_runs(session, owner, limit)
+        )
+        return run_ids
+
+    async def next_wake_at(self) -> int | None:
+        """The earliest `wake_at` among this worker's open, unparked runs."""
+        owner = self._owner
+        wake_at: int | None = await self._read(
+            lambda session: reads.next_wake_at(session, owner)
+        )
+        return wake_at
+
+    async def count_unowned(self, workflow_types: Sequence[str]) -> int:
+        """Open runs without an owner that this worker could claim."""
+        worker = self._worker
+        if worker is None:
+            self._admission.check()
+            return 0
+        count: int = await self._read(
+            lambda session: reads.count_unowned(session, worker, workflow_types)
+        )
+        return count
+
+    async def list_workers(self) -> list[WorkerRecord]:
+        """All workers that have a row."""
+        workers: list[WorkerRecord] = await self._read(reads.list_workers)
+        return workers
+
+    @property
+    def _owner(self) -> str:
+        # No worker has the empty id, so without one nothing is found.
+        return "" if self._worker is None else self._worker.worker_id
+
+
+def _ignore(result: object, error: BaseException | None) -> None:
+    """Receive an outcome that nobody waits for."""

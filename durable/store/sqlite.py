@@ -1,0 +1,349 @@
+"""What only SQLite needs: its file, its pragmas, its locks and its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from durable.errors import (
+    DatabaseFullError,
+    DatabaseReadOnlyError,
+    DatabaseUnavailableError,
+    NotADatabaseError,
+    StoreError,
+)
+from durable.store.schema import prepare_schema
+from durable.store.sqlite_hot import SqliteHotPath
+
+if TYPE_CHECKING:
+    from durable.store.database import Session
+
+BUSY_SECONDS: Final = 30.0
+# Every size of every hot statement, and what SQLAlchemy adds.
+_CACHED_STATEMENTS: Final = 512
+# The log is copied into the database when nothing else is to do, or, if that never
+# happens, when it has grown so long that reading it slows everything down.
+_CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+_CHECKPOINT_CHANGES_IDLE: Final = 500
+_CHECKPOINT_CHANGES_BUSY: Final = 10_000
+
+# Primary result codes, https://sqlite.org/rescode.html
+_BUSY: Final = 5
+_LOCKED: Final = 6
+_READONLY: Final = 8
+_IOERR: Final = 10
+_CORRUPT: Final = 11
+_FULL: Final = 13
+_CANTOPEN: Final = 14
+_CONSTRAINT: Final = 19
+_AUTH: Final = 23
+_NOTADB: Final = 26
+
+
+def _code(error: BaseException) -> int:
+    """Return the primary result code of a driver's error, or 0."""
+    code: int = getattr(_origin(error), "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+class SqliteSession:
+    """Implements `Session` on one connection."""
+
+    def __init__(self, connection: sa.Connection, log: Path | None) -> None:
+        """Take over a connection; `log` is the write-ahead log's path, if any."""
+        self._connection = connection
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - the pool made it
+        self._raw = raw
+        self._hot = SqliteHotPath(raw)
+        self._cursor = raw.cursor()
+        self._log = log
+        self._data_version: int | None = None
+        self._copied_changes = 0
+
+    @property
+    def connection(self) -> sa.Connection:
+        """See `Session`."""
+        return self._connection
+
+    @property
+    def hot(self) -> SqliteHotPath:
+        """See `Session`."""
+        return self._hot
+
+    def begin(self) -> None:
+        """See `Session`."""
+        # A deferred transaction that reads first fails at once when it must write and
+        # another process has written in between, whatever the busy timeout.
+        self._cursor.execute("BEGIN IMMEDIATE")
+
+    def begin_reading(self) -> None:
+        """See `Session`."""
+        self._cursor.execute("BEGIN")
+
+    def commit(self) -> None:
+        """See `Session`."""
+        self._cursor.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """See `Session`."""
+        # SQLite has ended the transaction itself after some errors.
+        if self._raw.in_transaction:
+            self._cursor.execute("ROLLBACK")
+
+    def savepoint(self) -> None:
+        """See `Session`."""
+        self._cursor.execute("SAVEPOINT operation")
+
+    def release_savepoint(self) -> None:
+        """See `Session`."""
+        self._cursor.execute("RELEASE operation")
+
+    def rollback_to_savepoint(self) -> None:
+        """See `Session`."""
+        self._cursor.execute("ROLLBACK TO operation")
+        self._cursor.execute("RELEASE operation")
+
+    def has_changed(self) -> bool:
+        """See `Session`."""
+        # The number moves only through other connections, and all writes of this
+        # process go through this one.
+        (version,) = self._cursor.execute("PRAGMA data_version").fetchone()
+        before, self._data_version = self._data_version, version
+        return before is not None and before != version
+
+    def maintain(self, *, is_idle: bool) -> None:
+        """Copy the log into the database once it is long.
+
+        SQLite up to 3.51.2 may corrupt a database if one connection checkpoints while
+        another commits and begins the log anew. So nobody commits while this process
+        checkpoints: a second connection holds the write lock meanwhile. If another
+        process has the lock, this round is left out.
+        """
+        if self._log is None:
+            return
+        # The log's file never shrinks, so its size says too little: count, too.
+        limit = _CHECKPOINT_CHANGES_IDLE if is_idle else _CHECKPOINT_CHANGES_BUSY
+        changes = self._raw.total_changes
+        if changes - self._copied_changes < limit:
+            return
+        try:
+            if self._log.stat().st_size < _CHECKPOINT_BYTES:
+                return
+        except OSError:
+            return
+        path = str(self._log).removesuffix("-wal")
+        lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+        with contextlib.closing(lock), contextlib.suppress(sqlite3.OperationalError):
+            lock.execute("PRAGMA wal_autocheckpoint = 0")
+            lock.execute("BEGIN IMMEDIATE")
+            # PASSIVE waits for nobody and needs no write lock of its own. The next
+            # commit finds everything copied and begins the log anew.
+            self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._copied_changes = changes
+
+    def close(self) -> None:
+        """See `Session`."""
+        with contextlib.suppress(Exception):
+            self.rollback()
+        with contextlib.suppress(Exception):
+            self._cursor.close()
+            self._connection.close()
+        with contextlib.suppress(Exception):
+            self._raw.close()
+        with contextlib.suppress(Exception):
+            self._connection.engine.dispose()
+
+
+class SqliteDatabase:
+    """A database file, or a private database in memory.
+
+    Args:
+        path: the file; None for memory.
+        synchronous: "FULL" survives power loss, "NORMAL" may lose the last commits.
+        migrate: whether an older schema may be upgraded.
+    """
+
+    def __init__(
+        self, path: Path | None, *, synchronous: str = "FULL", migrate: bool = True
+    ) -> None:
+        """See the class."""
+        # Not resolve(): that would follow links, whose targets may move.
+        self._path = None if path is None else Path(os.path.abspath(path))
+        self._synchronous = synchronous
+        self._migrate = migrate
+
+    @property
+    def name(self) -> str:
+        """See `Database`."""
+        return "sqlite://" if self._path is None else f"sqlite:///{self._path}"
+
+    def open_writer(self) -> Session:
+        """See `Database`."""
+        if self._path is not None:
+            self._prepare_file(self._path)
+        session = self._connect()
+        try:
+            self._check_file(session)
+            prepare_schema(session, self.name, migrate=self._migrate)
+        except Exception as error:
+            session.close()
+            if isinstance(error, StoreError):
+                raise
+            raise self._as_store_error(error) from error
+        session.has_changed()
+        return session
+
+    def open_reader(self) -> Session | None:
+        """See `Database`."""
+        if self._path is None:
+            return None
+        session = self._connect()
+        session.connection.exec_driver_sql("PRAGMA query_only = ON")
+        return session
+
+    def _prepare_file(self, path: Path) -> None:
+        if path.is_dir():
+            raise NotADatabaseError(
+                f"{self.name} is a folder.", hint="Give the path of a file."
+            )
+        if not path.parent.is_dir():
+            raise NotADatabaseError(
+                f"Folder {str(path.parent)!r} of the database {self.name} does not"
+                " exist.",
+                hint="Create it, or correct the path."
+                " A relative path has three slashes, an absolute one four.",
+            )
+        # SQLite would let everybody read a new file. The log and its index take their
+        # mode from it.
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise self._explain_os_error(error) from error
+
+    def _explain_os_error(self, error: OSError) -> StoreError:
+        if error.errno in (13, 30):  # EACCES, EROFS
+            return self._read_only()
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            return self._full()
+        return DatabaseUnavailableError(
+            f"{self.name} cannot be opened: {error.strerror}."
+        )
+
+    def _connect(self) -> SqliteSession:
+        location = ":memory:" if self._path is None else str(self._path)
+        engine = sa.create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(
+                location,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                cached_statements=_CACHED_STATEMENTS,
+                check_same_thread=False,
+            ),
+            poolclass=NullPool,
+            hide_parameters=True,
+        )
+        connection: sa.Connection | None = None
+        try:
+            connection = engine.connect()
+            for pragma in (
+                f"synchronous = {self._synchronous}",
+                "wal_autocheckpoint = 0",
+                "cache_size = -16000",
+            ):
+                connection.exec_driver_sql(f"PRAGMA {pragma}")
+        except Exception as error:
+            if connection is not None:
+                connection.close()
+            raise self._as_store_error(error) from error
+        log = None if self._path is None else Path(f"{self._path}-wal")
+        return SqliteSession(connection, log)
+
+    def _check_file(self, session: SqliteSession) -> None:
+        """Read the file's header, and switch to the write-ahead log."""
+        if self._path is None:
+            return
+        mode = session.connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+        if mode != "wal":
+            raise DatabaseUnavailableError(
+                f"{self.name} cannot use SQLite's write-ahead log (its journal mode"
+                f" stays {mode!r}).",
+                hint="Keep the file on a local disk, not on a network share.",
+            )
+
+    # --- errors -----------------------------------------------------------------------
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return _code(error) == _CONSTRAINT
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return _code(error) not in (_BUSY, _FULL, _READONLY)
+
+    def explain(self, error: BaseException) -> StoreError | None:
+        """See `Database`."""
+        if isinstance(error, StoreError):
+            return None
+        match _code(error):
+            case 5 | 6:  # BUSY, LOCKED
+                return DatabaseUnavailableError(
+                    f"{self.name} stayed locked by another process for"
+                    f" {BUSY_SECONDS:g} s.",
+                    hint="Find the process that holds a transaction open.",
+                )
+            case 8:  # READONLY
+                return self._read_only()
+            case 13:  # FULL
+                return self._full()
+            case 10:  # IOERR
+                return DatabaseUnavailableError(
+                    f"{self.name} cannot be read or written:"
+                    f" {getattr(_origin(error), 'sqlite_errorname', 'SQLITE_IOERR')}.",
+                    hint="Look at the disk and at the system's log.",
+                )
+            case 14:  # CANTOPEN
+                return DatabaseUnavailableError(f"{self.name} cannot be opened.")
+            case 26:  # NOTADB
+                return NotADatabaseError(
+                    f"{self.name} is a file that SQLite cannot read as a database.",
+                    hint="Give another path; the file was left as it is.",
+                )
+            case 11:  # CORRUPT
+                return DatabaseUnavailableError(
+                    f"{self.name} is damaged: SQLite found its structure broken.",
+                    hint="Stop all workers and run 'PRAGMA integrity_check'.",
+                )
+            case _:
+                return None
+
+    def _as_store_error(self, error: Exception) -> StoreError:
+        return self.explain(error) or DatabaseUnavailableError(
+            f"{self.name} cannot be opened: {_origin(error)}"
+        )
+
+    def _read_only(self) -> StoreError:
+        return DatabaseReadOnlyError(
+            f"{self.name} cannot be written: the file or its folder is read-only.",
+            hint="The folder must be writable too; SQLite keeps its log there.",
+        )
+
+    def _full(self) -> StoreError:
+        return DatabaseFullError(
+            f"The disk of {self.name} is full; nothing was written.",
+            hint="Free some space; the next commit then succeeds.",
+        )
+
+
+def _origin(error: BaseException) -> BaseException:
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig
+    return error

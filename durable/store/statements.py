@@ -1,0 +1,346 @@
+"""The statements that need not be fastest: SQLAlchemy Core, alike on all databases.
+
+They are module constants, so that each is compiled once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from durable.store.records import (
+    AttemptRecord,
+    AttemptState,
+    MessageRecord,
+    RunFilter,
+    RunRecord,
+    RunStatus,
+    WorkerRecord,
+)
+from durable.store.tables import (
+    ATTEMPTS,
+    COUNTERS,
+    FENCE_COUNTER,
+    HISTORY,
+    INBOX,
+    RUNS,
+    WORKERS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_IS_OPEN: Final = RUNS.c.open_key.is_not(None)
+
+
+def _many(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, expanding=True)
+
+
+# --- rows to records ------------------------------------------------------------------
+
+RUN_FIELDS: Final = RunRecord.__struct_fields__
+RUN_COLUMNS: Final = [RUNS.c[field] for field in RUN_FIELDS]
+_STATUSES: Final = {status.value: status for status in RunStatus}
+
+
+def to_run(row: Sequence[Any]) -> RunRecord:
+    """Build a run from a row of `RUN_COLUMNS`."""
+    fields = dict(zip(RUN_FIELDS, row, strict=True))
+    fields["status"] = _STATUSES[fields["status"]]
+    fields["is_active"] = bool(fields["is_active"])
+    return RunRecord(**fields)
+
+
+def run_values(record: RunRecord) -> tuple[Any, ...]:
+    """Return a run's values in the order of `RUN_COLUMNS`, and its open key."""
+    return (
+        record.namespace,
+        record.workflow_id,
+        record.run_id,
+        record.workflow_type,
+        record.task_queue,
+        record.status.value,
+        record.started_at,
+        record.first_run_id,
+        record.request_id,
+        record.closed_at,
+        record.owner,
+        record.is_active,
+        record.wake_at,
+        record.stuck,
+        record.version,
+        record.continued_from_run_id,
+        record.parent_workflow_id,
+        record.parent_run_id,
+        record.root_run_id,
+        record.workflow_id if record.status is RunStatus.RUNNING else None,
+    )
+
+
+ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
+ATTEMPT_COLUMNS: Final = [ATTEMPTS.c[field] for field in ATTEMPT_FIELDS]
+
+
+def to_attempt(row: Sequence[Any]) -> AttemptRecord:
+    """Build an attempt from a row of `ATTEMPT_COLUMNS`."""
+    fields = dict(zip(ATTEMPT_FIELDS, row, strict=True))
+    fields["state"] = AttemptState(fields["state"])
+    return AttemptRecord(**fields)
+
+
+def attempt_values(attempt: AttemptRecord) -> tuple[Any, ...]:
+    """Return an attempt's values in the order of `ATTEMPT_COLUMNS`."""
+    return (
+        attempt.run_id,
+        attempt.scheduled_event_id,
+        attempt.attempt,
+        attempt.activity_type,
+        attempt.state.value,
+        attempt.due_at,
+        attempt.started_at,
+        attempt.closed_at,
+        attempt.failure,
+        attempt.worker_id,
+    )
+
+
+MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
+MESSAGE_COLUMNS: Final = [INBOX.c[field] for field in MESSAGE_FIELDS]
+
+
+def to_message(row: Sequence[Any]) -> MessageRecord:
+    """Build a message from a row of `MESSAGE_COLUMNS`."""
+    return MessageRecord(**dict(zip(MESSAGE_FIELDS, row, strict=True)))
+
+
+WORKER_FIELDS: Final = WorkerRecord.__struct_fields__
+_WORKER_COLUMNS: Final = [WORKERS.c[field] for field in WORKER_FIELDS]
+
+
+def to_worker(row: Sequence[Any]) -> WorkerRecord:
+    """Build a worker from a row of `LIST_WORKERS`."""
+    return WorkerRecord(**dict(zip(WORKER_FIELDS, row, strict=True)))
+
+
+HISTORY_COLUMNS: Final = [
+    HISTORY.c[name]
+    for name in ("run_id", "event_id", "task_number", "type", "time", "data", "flags")
+]
+
+# --- runs -----------------------------------------------------------------------------
+
+FIND_RUN: Final = sa.select(*RUN_COLUMNS).where(
+    RUNS.c.namespace == sa.bindparam("namespace"),
+    RUNS.c.workflow_id == sa.bindparam("workflow_id"),
+    RUNS.c.run_id == sa.bindparam("run_id"),
+)
+FIND_NEWEST_RUN: Final = (
+    sa.select(*RUN_COLUMNS)
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        RUNS.c.workflow_id == sa.bindparam("workflow_id"),
+    )
+    .order_by(RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
+    .limit(1)
+)
+FIND_OPEN_RUN: Final = sa.select(*RUN_COLUMNS).where(
+    RUNS.c.namespace == sa.bindparam("namespace"),
+    RUNS.c.open_key == sa.bindparam("workflow_id"),
+)
+LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
+
+
+def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
+    """Build the statement of one page of a listing."""
+    conditions = [RUNS.c.namespace == namespace]
+    if where.status is not None:
+        conditions.append(RUNS.c.status == where.status.value)
+    if where.workflow_type is not None:
+        conditions.append(RUNS.c.workflow_type == where.workflow_type)
+    if where.workflow_id is not None:
+        conditions.append(RUNS.c.workflow_id == where.workflow_id)
+    if where.stuck is not None:
+        stuck = RUNS.c.stuck
+        conditions.append(stuck.is_not(None) if where.stuck else stuck.is_(None))
+    if where.started_before is not None:
+        conditions.append(RUNS.c.started_at < where.started_before)
+    return (
+        sa.select(*RUN_COLUMNS)
+        .where(*conditions)
+        .order_by(RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
+        .limit(limit)
+    )
+
+
+_MINE: Final = (_IS_OPEN, RUNS.c.owner == sa.bindparam("myself"))
+_MINE_AWAITING: Final = (*_MINE, RUNS.c.wake_at.is_not(None), RUNS.c.stuck.is_(None))
+
+DUE_RUNS: Final = (
+    sa.select(RUNS.c.run_id)
+    .where(*_MINE_AWAITING, RUNS.c.wake_at <= sa.bindparam("until"))
+    .order_by(RUNS.c.wake_at, RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
+NEXT_WAKE_AT: Final = (
+    sa.select(RUNS.c.wake_at)
+    .where(*_MINE_AWAITING)
+    .order_by(RUNS.c.wake_at)
+    .limit(sa.literal(1))
+)
+_owner_of_message: Final = (
+    sa.select(RUNS.c.owner).where(RUNS.c.run_id == INBOX.c.run_id).scalar_subquery()
+)
+# Walks the inbox, which is small, and not the worker's runs, which may be many.
+MAILED_RUNS: Final = (
+    sa.select(INBOX.c.run_id)
+    .where(_owner_of_message == sa.bindparam("myself"))
+    .group_by(INBOX.c.run_id)
+    .order_by(sa.func.min(INBOX.c.sequence))
+    .limit(sa.bindparam("page"))
+)
+_CLAIMABLE: Final = (
+    _IS_OPEN,
+    RUNS.c.owner.is_(None),
+    # Bare, the column would lure SQLite into walking every open run of the namespace,
+    # owned or not, by the unique key, in place of the index that knows the owners.
+    RUNS.c.namespace.concat("") == sa.bindparam("namespace"),
+    RUNS.c.task_queue == sa.bindparam("task_queue"),
+    RUNS.c.workflow_type.in_(_many("workflow_types")),
+)
+COUNT_UNOWNED: Final = sa.select(sa.func.count()).select_from(RUNS).where(*_CLAIMABLE)
+FIND_CLAIMABLE: Final = (
+    sa.select(
+        RUNS.c.run_id,
+        RUNS.c.is_active,
+        RUNS.c.wake_at,
+        RUNS.c.stuck.is_not(None),
+        sa.exists().where(INBOX.c.run_id == RUNS.c.run_id),
+    )
+    .where(*_CLAIMABLE)
+    .order_by(
+        RUNS.c.is_active.desc(),
+        RUNS.c.wake_at.is_(None),
+        RUNS.c.wake_at,
+        RUNS.c.started_at,
+        RUNS.c.run_id,
+    )
+    .limit(sa.bindparam("page"))
+)
+OWN_RUNS: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+    .values(owner=sa.bindparam("new_owner"))
+)
+DISOWN_RUNS: Final = (
+    sa.update(RUNS)
+    .where(*_MINE, RUNS.c.run_id.in_(_many("run_ids")))
+    .values(owner=None)
+)
+DISOWN_ALL_RUNS: Final = (
+    sa.update(RUNS)
+    .where(_IS_OPEN, RUNS.c.owner.in_(_many("owners")))
+    .values(owner=None)
+)
+PARK_RUN: Final = (
+    sa.update(RUNS)
+    .where(*_MINE, RUNS.c.run_id == sa.bindparam("parked"))
+    .values(stuck=sa.bindparam("reason"), is_active=0, wake_at=None)
+)
+TERMINATE_RUN: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id == sa.bindparam("terminated"))
+    .values(
+        status=RunStatus.TERMINATED.value,
+        closed_at=sa.bindparam("ended_at"),
+        owner=None,
+        is_active=0,
+        wake_at=None,
+        stuck=None,
+        open_key=None,
+    )
+)
+
+# --- history, inbox, attempts ---------------------------------------------------------
+
+READ_HISTORY: Final = (
+    sa.select(*HISTORY_COLUMNS)
+    .where(
+        HISTORY.c.run_id == sa.bindparam("run_id"),
+        HISTORY.c.event_id > sa.bindparam("after"),
+    )
+    .order_by(HISTORY.c.event_id)
+)
+LOAD_HISTORY: Final = (
+    sa.select(*HISTORY_COLUMNS)
+    .where(HISTORY.c.run_id.in_(_many("run_ids")))
+    .order_by(HISTORY.c.run_id, HISTORY.c.event_id)
+)
+FIND_HISTORY_END: Final = sa.select(
+    sa.func.max(HISTORY.c.event_id),
+    sa.func.max(HISTORY.c.task_number),
+    sa.func.max(HISTORY.c.time),
+).where(HISTORY.c.run_id == sa.bindparam("run_id"))
+FIND_EVENT_DATA: Final = sa.select(HISTORY.c.data).where(
+    HISTORY.c.run_id == sa.bindparam("run_id"),
+    HISTORY.c.event_id == sa.bindparam("event_id"),
+)
+LOAD_MESSAGES: Final = (
+    sa.select(*MESSAGE_COLUMNS)
+    .where(INBOX.c.run_id.in_(_many("run_ids")))
+    .order_by(INBOX.c.sequence)
+)
+FIND_MESSAGE: Final = sa.select(INBOX.c.sequence).where(
+    INBOX.c.run_id == sa.bindparam("run_id"),
+    INBOX.c.request_id == sa.bindparam("request_id"),
+)
+INSERT_MESSAGE: Final = sa.insert(INBOX).inline()
+DELETE_MESSAGES: Final = sa.delete(INBOX).where(
+    INBOX.c.run_id == sa.bindparam("receiver")
+)
+LOAD_ATTEMPTS: Final = (
+    sa.select(*ATTEMPT_COLUMNS)
+    .where(ATTEMPTS.c.run_id.in_(_many("run_ids")))
+    .order_by(ATTEMPTS.c.run_id, ATTEMPTS.c.scheduled_event_id, ATTEMPTS.c.attempt)
+)
+
+# --- workers --------------------------------------------------------------------------
+
+LIST_WORKERS: Final = sa.select(*_WORKER_COLUMNS).order_by(WORKERS.c.worker_id)
+FIND_DEAD_WORKERS: Final = (
+    sa.select(WORKERS.c.worker_id)
+    .where(
+        WORKERS.c.worker_id != sa.bindparam("myself"),
+        sa.or_(
+            WORKERS.c.lease_expires_at <= sa.bindparam("now"),
+            WORKERS.c.worker_id.in_(_many("presumed_dead")),
+        ),
+    )
+    .order_by(WORKERS.c.worker_id)
+)
+INSERT_WORKER: Final = sa.insert(WORKERS).inline()
+DELETE_WORKERS: Final = sa.delete(WORKERS).where(
+    WORKERS.c.worker_id.in_(_many("worker_ids"))
+)
+RENEW_LEASE: Final = (
+    sa.update(WORKERS)
+    .where(
+        WORKERS.c.worker_id == sa.bindparam("holder"),
+        WORKERS.c.fence == sa.bindparam("held"),
+    )
+    .values(lease_expires_at=sa.bindparam("until"))
+)
+RAISE_FENCE: Final = (
+    sa.update(WORKERS)
+    .where(WORKERS.c.worker_id == sa.bindparam("holder"))
+    .values(fence=sa.bindparam("raised"))
+)
+COUNT_FENCE_UP: Final = (
+    sa.update(COUNTERS)
+    .where(COUNTERS.c.name == FENCE_COUNTER)
+    .values(value=COUNTERS.c.value + 1)
+)
+READ_FENCE_COUNTER: Final = sa.select(COUNTERS.c.value).where(
+    COUNTERS.c.name == FENCE_COUNTER
+)

@@ -1,0 +1,139 @@
+"""The store's contract: what the rest of the library may ask of a database.
+
+One store object serves one engine in one process. Writes are operations
+(`durable.store.records`), committed in groups by a thread of the store's own: whatever
+was submitted while the last commit was on its way shares the next transaction. Reads
+see every operation whose outcome was delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from durable.store.records import (
+    AttemptRecord,
+    HistoryRow,
+    LoadedRun,
+    Operation,
+    RunFilter,
+    RunRecord,
+    WorkerRecord,
+)
+
+Outcome = Callable[[Any, BaseException | None], None]
+"""Receives an operation's result, or the exception it ended with."""
+
+
+class Store(Protocol):
+    """A database that keeps runs, histories, inboxes, attempts and workers.
+
+    Every method may raise a `StoreError`. All awaitable methods, `submit` and the
+    callbacks belong to the event loop that `open` ran on.
+    """
+
+    async def open(self) -> None:
+        """Connect and check the schema; start the writer.
+
+        Raises:
+            SchemaRevisionError: the schema is newer than this release, or older and
+                this store was told not to migrate.
+            NotADatabaseError, DatabaseUnavailableError, DatabaseReadOnlyError.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was submitted, end the lease, disconnect. Twice is fine."""
+        ...
+
+    def now(self) -> int:
+        """The database's time, in microseconds since 1970 UTC; never steps back."""
+        ...
+
+    def submit(self, operation: Operation, done: Outcome) -> None:
+        """Queue an operation for the next commit.
+
+        `done` is called on the loop after the commit: with the operation's result, or
+        with the error it ended with. Operations take effect in the order of
+        submission. Outcomes are delivered in that order too.
+
+        Raises:
+            EngineClosedError: the store is closed.
+        """
+        ...
+
+    async def perform(self, operation: Operation) -> Any:
+        """Submit an operation, wait for its commit, return its result or raise.
+
+        Cancelling the wait does not take the operation back.
+        """
+        ...
+
+    async def register_worker(
+        self, worker: WorkerRecord, lost: Callable[[], None]
+    ) -> WorkerRecord:
+        """Enter this process as a worker; give it a lease and a fencing number.
+
+        The lease is renewed by the store's own thread, whatever the event loop does.
+        `lost` is called on the loop once, when the lease turns out to be taken over;
+        all fenced operations end with `LeaseLostError` from then on, until
+        `register_worker` is called again with a new worker id.
+        """
+        ...
+
+    async def release_worker(self) -> None:
+        """Give up the lease and every run of this worker, in one transaction."""
+        ...
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` on the loop whenever another store object has committed.
+
+        Calls are coalesced; one may come for nothing. The latest callback counts.
+        """
+        ...
+
+    # --- reads ------------------------------------------------------------------------
+
+    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
+        """Everything of these runs, in the order asked; unknown ids are left out."""
+        ...
+
+    async def read_history(
+        self, run_id: str, after_event_id: int = 0
+    ) -> list[HistoryRow]:
+        """The run's rows after a position, in order; empty for an unknown run."""
+        ...
+
+    async def read_attempts(self, run_id: str) -> list[AttemptRecord]:
+        """The run's attempts, by scheduled event and attempt number."""
+        ...
+
+    async def find_run(
+        self, namespace: str, workflow_id: str, run_id: str | None = None
+    ) -> RunRecord | None:
+        """One run; without `run_id` the newest of that workflow id."""
+        ...
+
+    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
+        """A page of runs, newest first."""
+        ...
+
+    async def due_runs(self, until: int, limit: int) -> list[str]:
+        """This worker's open, unparked runs with `wake_at` <= `until`, oldest first."""
+        ...
+
+    async def mailed_runs(self, limit: int) -> list[str]:
+        """This worker's open runs that have messages, oldest message first."""
+        ...
+
+    async def next_wake_at(self) -> int | None:
+        """The earliest `wake_at` among this worker's open, unparked runs."""
+        ...
+
+    async def count_unowned(self, workflow_types: Sequence[str]) -> int:
+        """Open runs without an owner that this worker could claim."""
+        ...
+
+    async def list_workers(self) -> list[WorkerRecord]:
+        """All workers that have a row."""
+        ...

@@ -1,0 +1,95 @@
+"""What all stores do alike on their way in: refusals, and waiting for an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from durable.errors import EngineClosedError
+from durable.store.records import FENCED_OPERATIONS, StartRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from durable.store.store import Outcome
+
+
+class Admission:
+    """Says whether a store may be used now, here: open, and not a forked copy."""
+
+    def __init__(self, name: str) -> None:
+        """Speak of the store as `name`, which holds no password."""
+        self.name = name
+        self._is_open = False
+        self._was_open = False
+        self._process_id = 0
+
+    def open(self) -> None:
+        """Let calls in, in this process."""
+        self._is_open = self._was_open = True
+        self._process_id = os.getpid()
+
+    def close(self) -> None:
+        """Refuse calls from now on."""
+        self._is_open = False
+
+    def check(self) -> None:
+        """Return if the store may be used.
+
+        Raises:
+            EngineClosedError: it is closed, was never opened, or was opened by the
+                process that this one was forked from.
+        """
+        if not self._is_open:
+            state = "is closed" if self._was_open else "was never opened"
+            raise EngineClosedError(
+                f"The store {self.name} {state}.",
+                hint="Use it inside 'async with Engine(...)'.",
+            )
+        if os.getpid() != self._process_id:
+            raise EngineClosedError(
+                f"The store {self.name} was opened by process {self._process_id} and"
+                f" this is its fork {os.getpid()}, which has no writer thread.",
+                hint="Open an engine of its own in each process, after the fork.",
+            )
+
+
+def is_fenced(operation: object) -> bool:
+    """Tell whether an operation needs the lease of this store's worker."""
+    if isinstance(operation, StartRun):
+        return operation.record.owner is not None
+    return isinstance(operation, FENCED_OPERATIONS)
+
+
+async def wait_for_outcome(submit: Callable[[Outcome], None]) -> Any:
+    """Submit something and wait for its outcome; a cancelled wait takes nothing back.
+
+    Args:
+        submit: hands its argument, the outcome's receiver, to the store.
+    """
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def receive(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    submit(receive)
+    return await future
+
+
+def deliver(
+    loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Outcome, Any, Any]]
+) -> None:
+    """Call the receivers in order; one that raises harms no other."""
+    for done, result, error in outcomes:
+        try:
+            done(result, error)
+        except Exception as failure:  # noqa: BLE001 - whatever a callback raises
+            loop.call_exception_handler(
+                {"message": "The receiver of an outcome raised", "exception": failure}
+            )

@@ -1,0 +1,141 @@
+"""The tables, for every database: names, widths, keys and indexes.
+
+Ids are compared byte by byte. Instants are microseconds since 1970 in a BIGINT. No
+foreign keys: each would cost a lookup per row on the hot path, and rows are only
+written by operations that have looked.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+METADATA: Final = sa.MetaData()
+
+FENCE_COUNTER: Final = "fence"
+
+
+def _id(length: int = 255) -> sa.String:
+    # MariaDB's default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id.
+    binary = sa.String(length, collation="utf8mb4_bin")
+    return sa.String(length).with_variant(binary, "mysql", "mariadb")
+
+
+def _json() -> sa.Text:
+    # Plain TEXT ends at 64 KiB on MySQL; from this length it makes a LONGTEXT.
+    return sa.Text().with_variant(sa.Text(2**32 - 1), "mysql", "mariadb")
+
+
+RUNS: Final = sa.Table(
+    "runs",
+    METADATA,
+    sa.Column("run_id", _id(), primary_key=True),
+    sa.Column("namespace", _id(), nullable=False),
+    sa.Column("workflow_id", _id(), nullable=False),
+    sa.Column("workflow_type", _id(), nullable=False),
+    sa.Column("task_queue", _id(), nullable=False),
+    sa.Column("status", _id(32), nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("first_run_id", _id(), nullable=False),
+    sa.Column("request_id", _id(), nullable=False),
+    sa.Column("closed_at", sa.BigInteger),
+    sa.Column("owner", _id()),
+    sa.Column("is_active", sa.SmallInteger, nullable=False),
+    sa.Column("wake_at", sa.BigInteger),
+    sa.Column("stuck", _json()),
+    sa.Column("version", _id()),
+    sa.Column("continued_from_run_id", _id()),
+    sa.Column("parent_workflow_id", _id()),
+    sa.Column("parent_run_id", _id()),
+    sa.Column("root_run_id", _id()),
+    # The workflow id while the run is open, NULL once it has closed. NULLs never
+    # collide, so the unique key means: never two open runs of one workflow id.
+    sa.Column("open_key", _id()),
+    sa.UniqueConstraint("namespace", "open_key", name="runs_open_key"),
+    sa.UniqueConstraint("namespace", "request_id", name="runs_request_id"),
+    sqlite_with_rowid=False,
+)
+sa.Index("runs_workflow_id", RUNS.c.namespace, RUNS.c.workflow_id, RUNS.c.started_at)
+sa.Index("runs_started_at", RUNS.c.namespace, RUNS.c.started_at)
+# Closed runs are many and have neither owner nor wake-up: leave them out where the
+# database can.
+sa.Index(
+    "runs_due",
+    RUNS.c.owner,
+    RUNS.c.wake_at,
+    sqlite_where=RUNS.c.open_key.is_not(None),
+    postgresql_where=RUNS.c.open_key.is_not(None),
+)
+
+HISTORY: Final = sa.Table(
+    "history",
+    METADATA,
+    sa.Column("run_id", _id(), primary_key=True),
+    sa.Column("event_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task_number", sa.Integer, nullable=False),
+    sa.Column("type", _id(), nullable=False),
+    sa.Column("time", sa.BigInteger, nullable=False),
+    sa.Column("data", _json(), nullable=False),
+    sa.Column("flags", sa.BigInteger, nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+INBOX: Final = sa.Table(
+    "inbox",
+    METADATA,
+    sa.Column(
+        "sequence",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+    ),
+    sa.Column("run_id", _id(), nullable=False),
+    sa.Column("kind", _id(), nullable=False),
+    sa.Column("request_id", _id(), nullable=False),
+    sa.Column("data", _json(), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    # Its prefix is the index for the messages of a run.
+    sa.UniqueConstraint("run_id", "request_id", name="inbox_request_id"),
+    # A sequence is never used twice: a late commit would delete another message.
+    sqlite_autoincrement=True,
+)
+
+ATTEMPTS: Final = sa.Table(
+    "attempts",
+    METADATA,
+    sa.Column("run_id", _id(), primary_key=True),
+    sa.Column("scheduled_event_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("activity_type", _id(), nullable=False),
+    sa.Column("state", _id(32), nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("started_at", sa.BigInteger),
+    sa.Column("closed_at", sa.BigInteger),
+    sa.Column("failure", _json()),
+    sa.Column("worker_id", _id()),
+    sqlite_with_rowid=False,
+)
+
+WORKERS: Final = sa.Table(
+    "workers",
+    METADATA,
+    sa.Column("worker_id", _id(), primary_key=True),
+    sa.Column("namespace", _id(), nullable=False),
+    sa.Column("host", _id(), nullable=False),
+    sa.Column("pid", sa.BigInteger, nullable=False),
+    sa.Column("process_started_at", _id(), nullable=False),
+    sa.Column("task_queue", _id(), nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+COUNTERS: Final = sa.Table(
+    "counters",
+    METADATA,
+    sa.Column("name", _id(64), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,247 @@
+"""The writer thread: takes submitted operations, commits them in groups, answers.
+
+It also does what must not depend on the event loop: it renews the lease, notices what
+other processes have committed, and looks after the database when nothing else is to
+do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from durable import limits
+from durable.errors import InternalError, StoreError
+from durable.store.lease import RETRY_SECONDS
+from durable.store.submission import deliver
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from durable.observer import Observer
+    from durable.store.database import Session
+    from durable.store.groups import GroupExecutor
+    from durable.store.store import Outcome
+
+_Item: TypeAlias = "tuple[Any, Outcome]"
+
+# How often to look for foreign commits: soon after one, another is likely.
+_POLL_SECONDS_ACTIVE: Final = 0.005
+_POLL_SECONDS_QUIET: Final = 0.020
+_ACTIVE_SECONDS: Final = 1.0
+# How long nothing must have happened before the database is looked after.
+_IDLE_SECONDS: Final = 0.020
+
+
+class ReadTask(msgspec.Struct, frozen=True):
+    """A read that must use the writer's session."""
+
+    read: Callable[[Session], Any]
+
+
+class Writer:
+    """Runs a `GroupExecutor` on a thread of its own.
+
+    All methods belong to the event loop.
+    """
+
+    def __init__(
+        self,
+        executor: GroupExecutor,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        observer: Observer | None,
+    ) -> None:
+        """Prepare; `start` starts the thread."""
+        self._executor = executor
+        self._loop = loop
+        self._observer = observer
+        self._queue: deque[_Item] = deque()
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
+        self._is_asleep = False
+        self._is_stopping = False
+        self._changed: Callable[[], None] | None = None
+        self._is_change_due = False
+        self._poll_at = 0.0
+        self._active_until = 0.0
+        self._is_dirty = False
+        self._idle_at = 0.0
+        # A daemon: a program that forgets to close its engine must still be able to
+        # end. The database survives being cut off at any point.
+        self._thread = threading.Thread(
+            target=self._run, name=f"durable writer of {name}", daemon=True
+        )
+
+    def start(self, started: Outcome) -> None:
+        """Start the thread; `started` receives whether the database was opened."""
+        self._started = started
+        self._thread.start()
+
+    def submit(self, operation: Any, done: Outcome) -> None:
+        """Queue an operation."""
+        self._queue.append((operation, done))
+        if self._is_asleep:
+            self._wake()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` on the loop when another connection has committed."""
+        self._changed = changed
+        self._wake()
+
+    def stop(self, stopped: Outcome) -> None:
+        """Finish what was submitted, then disconnect; `stopped` is called last."""
+        self._stopped = stopped
+        self._is_stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._is_asleep = False
+        # The thread may have woken up by itself in between, so the alarm may be set.
+        if self._alarm.locked():
+            self._alarm.release()
+
+    # --- on the thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._executor.open()
+        except StoreError as error:
+            self._post([(self._started, None, error)])
+            return
+        except Exception as error:  # noqa: BLE001 - the opener waits for an answer
+            self._post([(self._started, None, error)])
+            return
+        self._post([(self._started, None, None)])
+        is_heard = True
+        while is_heard:
+            if self._queue:
+                is_heard = self._work()
+            elif self._is_stopping:
+                break
+            else:
+                self._sleep()
+            self._keep_house()
+        self._executor.close()
+        if is_heard:
+            self._post([(self._stopped, None, None)])
+
+    def _work(self) -> bool:
+        queue = self._queue
+        if isinstance(queue[0][0], ReadTask):
+            task, done = queue.popleft()
+            return self._post([(done, *self._read(task))])
+        operations: list[Any] = []
+        receivers: list[Outcome] = []
+        # Only this thread takes from the queue, so what was there stays there.
+        for _ in range(min(len(queue), limits.COMMIT_OPERATIONS_MAX)):
+            if isinstance(queue[0][0], ReadTask):
+                break
+            operation, done = queue.popleft()
+            operations.append(operation)
+            receivers.append(done)
+        began = time.perf_counter_ns()
+        try:
+            outcomes, calls = self._executor.execute(operations)
+        except Exception as error:  # noqa: BLE001 - the thread must go on
+            failure = InternalError(f"A group of operations failed: {error!r}")
+            outcomes, calls = [(None, failure) for _ in operations], []
+        duration = (time.perf_counter_ns() - began) // 1_000
+        self._is_dirty = True
+        self._idle_at = time.monotonic() + _IDLE_SECONDS
+        answers = [
+            (done, result, error)
+            for done, (result, error) in zip(receivers, outcomes, strict=True)
+        ]
+        is_heard = self._post(answers)
+        for call in calls:
+            self._call_on_loop(call)
+        self._observe(operations, duration)
+        return is_heard
+
+    def _read(self, task: ReadTask) -> tuple[Any, BaseException | None]:
+        try:
+            return task.read(self._executor.open()), None
+        except Exception as error:  # noqa: BLE001 - the reader gets it
+            return None, error
+
+    def _observe(self, operations: list[Any], duration: int) -> None:
+        if self._observer is None:
+            return
+        rows = sum(len(getattr(operation, "rows", ())) for operation in operations)
+        self._observer.committed(
+            operations=len(operations), rows=rows, duration=duration
+        )
+
+    def _sleep(self) -> None:
+        self._is_asleep = True
+        # Whoever submits after this line sees the flag; who came before left an item.
+        if not self._queue and not self._is_stopping:
+            timeout = self._time_to_sleep()
+            self._alarm.acquire(timeout=-1 if timeout is None else timeout)
+        self._is_asleep = False
+
+    def _time_to_sleep(self) -> float | None:
+        moments: list[float] = []
+        now = time.monotonic()
+        if self._executor.renew_at is not None:
+            moments.append(self._executor.renew_at)
+        if self._changed is not None:
+            moments.append(self._poll_at)
+        if self._is_dirty:
+            moments.append(self._idle_at)
+        if not moments:
+            return None
+        return min(max(0.0, min(moments) - now), threading.TIMEOUT_MAX)
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        try:
+            renew_at = self._executor.renew_at
+            if renew_at is not None and now >= renew_at:
+                for call in self._executor.renew():
+                    self._call_on_loop(call)
+            if self._changed is not None and now >= self._poll_at:
+                self._poll(now)
+            if self._is_dirty:
+                is_idle = now >= self._idle_at
+                self._executor.open().maintain(is_idle=is_idle)
+                self._is_dirty = not is_idle
+        except StoreError:
+            # Each is tried again in its time; operations report the error themselves.
+            self._poll_at = now + RETRY_SECONDS
+
+    def _poll(self, now: float) -> None:
+        if self._executor.open().has_changed():
+            self._active_until = now + _ACTIVE_SECONDS
+            if not self._is_change_due:
+                self._is_change_due = True
+                self._call_on_loop(self._report_change)
+        is_active = now < self._active_until
+        self._poll_at = now + (
+            _POLL_SECONDS_ACTIVE if is_active else _POLL_SECONDS_QUIET
+        )
+
+    def _post(self, answers: list[tuple[Outcome, Any, BaseException | None]]) -> bool:
+        return self._call_on_loop(deliver, self._loop, answers)
+
+    def _call_on_loop(self, call: Callable[..., None], *arguments: Any) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            # The loop was closed and with it everybody who could want an answer.
+            return False
+        return True
+
+    # --- on the loop again ------------------------------------------------------------
+
+    def _report_change(self) -> None:
+        self._is_change_due = False
+        if self._changed is not None:
+            self._changed()

@@ -1,0 +1,1 @@
+"""Drives runs and runs activities in one process."""

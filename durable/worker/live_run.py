@@ -1,0 +1,134 @@
+"""A run that is in memory: its replayer, what waits to be seen, what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from durable.core.events import ActivityTaskScheduled, Attributes
+from durable.core.payload import Failure
+from durable.core.replayer import Replayer
+from durable.store.records import AttemptRecord
+
+
+class Attempt:
+    """One attempt of an activity that this process runs, or will run."""
+
+    __slots__ = (
+        "attempt",
+        "due_at",
+        "is_cancel_requested",
+        "is_over",
+        "last_failure",
+        "run",
+        "scheduled",
+        "scheduled_at",
+        "scheduled_event_id",
+        "started_at",
+        "stop",
+        "task",
+        "timer",
+    )
+
+    def __init__(
+        self,
+        run: LiveRun,
+        scheduled_event_id: int,
+        scheduled: ActivityTaskScheduled,
+        scheduled_at: int,
+        *,
+        attempt: int = 1,
+        last_failure: Failure | None = None,
+    ) -> None:
+        self.run = run
+        self.scheduled_event_id = scheduled_event_id
+        self.scheduled = scheduled
+        self.scheduled_at = scheduled_at
+        self.attempt = attempt
+        self.last_failure = last_failure
+        self.started_at = 0
+        self.due_at = 0
+        """When it may begin, if it waits for its time."""
+        self.is_cancel_requested = False
+        self.is_over = False
+        """Its outcome is decided; whatever the function still does is not heard."""
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.stop: Callable[[], None] | None = None
+
+
+class LiveRun:
+    """One run in memory. Only the loop's thread touches it."""
+
+    __slots__ = (
+        "attempt_records",
+        "attempts",
+        "backoffs",
+        "consumed",
+        "deadline_at",
+        "deadline_type",
+        "failed_tries",
+        "headers",
+        "inputs",
+        "is_active",
+        "is_closed",
+        "is_committing",
+        "is_dropped",
+        "replayer",
+        "run_id",
+        "started_at",
+        "wake_at",
+        "workflow_id",
+        "workflow_type",
+    )
+
+    def __init__(
+        self, run_id: str, workflow_id: str, workflow_type: str, replayer: Replayer
+    ) -> None:
+        self.run_id = run_id
+        self.workflow_id = workflow_id
+        self.workflow_type = workflow_type
+        self.replayer = replayer
+        self.headers: dict[str, str] = {}
+        self.started_at = 0
+        self.inputs: list[Attributes] = []
+        """Events that no turn has taken, in order of arrival."""
+        self.consumed: list[int] = []
+        """Inbox sequences that `inputs` hold."""
+        self.attempt_records: list[AttemptRecord] = []
+        """Attempts that have ended; written with the next turn."""
+        self.attempts: dict[int, Attempt] = {}
+        """Activities that run or are about to, by scheduled event."""
+        self.backoffs: dict[int, Attempt] = {}
+        """Activities whose next attempt waits for its time, by scheduled event."""
+        self.deadline_at: int | None = None
+        self.deadline_type = "run"
+        self.failed_tries = 0
+        self.is_committing = False
+        self.is_closed = False
+        self.is_dropped = False
+        """No longer ours: whatever still refers to it must do nothing."""
+        self.is_active = False
+        """What the run's row says; likewise `wake_at`."""
+        self.wake_at: int | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it is under way, so that it may leave memory."""
+        return not (
+            self.is_committing or self.inputs or self.attempts or self.attempt_records
+        )
+
+    def next_due_at(self) -> int | None:
+        """The earliest of its timers, waiting attempts and deadline."""
+        earliest = self.replayer.next_timer_at()
+        if self.deadline_at is not None:
+            earliest = _earlier(earliest, self.deadline_at)
+        for attempt in self.backoffs.values():
+            earliest = _earlier(earliest, attempt.due_at)
+        return earliest
+
+
+def _earlier(left: int | None, right: int | None) -> int | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return min(left, right)

@@ -1,0 +1,383 @@
+"""Drives live runs: turn, commit, effects, next turn.
+
+A run has at most one commit on its way. What arrives meanwhile waits in `run.inputs`
+and goes into the next turn together. Nothing that a turn decided is visible before its
+commit has succeeded; if it fails, the replayer has lived through what never happened
+and is torn down.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from durable.api.registry import Registry
+from durable.core.codec import encode_event
+from durable.core.events import (
+    ActivityTaskCancelRequested,
+    ActivityTaskScheduled,
+    Attributes,
+    HistoryEvent,
+    TimerFired,
+    WorkflowExecutionCanceled,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionFailed,
+    WorkflowExecutionStarted,
+    WorkflowExecutionTerminated,
+    WorkflowExecutionTimedOut,
+    WorkflowTaskStarted,
+)
+from durable.core.payload import Failure
+from durable.core.replayer import Replayer
+from durable.core.workflow_task import (
+    TaskFailureKind,
+    WorkflowTask,
+    WorkflowTaskCompletion,
+    WorkflowTaskFailure,
+)
+from durable.errors import (
+    HistoryTakenError,
+    LeaseLostError,
+    StoreError,
+    WorkflowBlockedError,
+)
+from durable.observer import Observer
+from durable.store.records import CommitTask, MailArrived, ParkRun, RunStatus
+from durable.store.store import Store
+from durable.worker.live_run import LiveRun
+from durable.worker.watchdog import Watchdog
+
+_log: Final = logging.getLogger("durable.worker")
+
+STATUS_OF: Final = {
+    WorkflowExecutionCompleted: RunStatus.COMPLETED,
+    WorkflowExecutionFailed: RunStatus.FAILED,
+    WorkflowExecutionCanceled: RunStatus.CANCELLED,
+    WorkflowExecutionTimedOut: RunStatus.TIMED_OUT,
+    WorkflowExecutionTerminated: RunStatus.TERMINATED,
+}
+
+
+class Host(Protocol):
+    """What driving a run asks of the worker around it."""
+
+    def start_activity(self, run: LiveRun, event: HistoryEvent) -> None:
+        """A recorded activity may begin."""
+        ...
+
+    def cancel_activity(self, run: LiveRun, scheduled_event_id: int) -> None:
+        """A recorded activity was asked to stop."""
+        ...
+
+    def run_closed(self, run: LiveRun, event: HistoryEvent) -> None:
+        """The run's terminal event is committed."""
+        ...
+
+    def run_stuck(self, run: LiveRun, failure: Failure) -> None:
+        """The run is parked, durably."""
+        ...
+
+    def reload(self, run: LiveRun) -> None:
+        """Read the run's history again; keep its inputs and attempts."""
+        ...
+
+    def drop(self, run: LiveRun) -> None:
+        """Take the run out of memory."""
+        ...
+
+    def lease_lost(self) -> None:
+        """A write was refused because another worker has taken over."""
+        ...
+
+    def wake_by(self, instant: int) -> None:
+        """Look for due runs no later than this."""
+        ...
+
+
+class WorkflowTasks:
+    """Drives the live runs of one worker."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        host: Host,
+        *,
+        watchdog: Watchdog | None,
+        observer: Observer | None,
+        max_tries: int,
+        on_unhandled: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._host = host
+        self._watchdog = watchdog
+        self._observer = observer
+        self._max_tries = max_tries
+        self._on_unhandled = on_unhandled
+        self.is_draining = False
+
+    def new_replayer(self) -> Replayer:
+        """A replayer that finds its workflow in this worker's registry."""
+        return Replayer(self._find_code, on_unhandled=self._on_unhandled)
+
+    def _find_code(self, started: WorkflowExecutionStarted) -> Any:
+        return self._registry.get_workflow(started.workflow_type)
+
+    # --- one turn ---------------------------------------------------------------------
+
+    def process(self, run: LiveRun, task: WorkflowTask) -> WorkflowTaskCompletion:
+        """Drive one turn under the watchdog's eyes and the observer's."""
+        observer = self._observer
+        if observer is None:
+            return self._process_watched(run, task)
+        if task.is_replay_only:
+            before = self._store.now()
+            completion = self._process_watched(run, task)
+            observer.replayed(
+                workflow_type=run.workflow_type,
+                events=len(task.history),
+                duration=self._store.now() - before,
+            )
+            return completion
+        with observer.running_workflow_task(
+            workflow_type=run.workflow_type,
+            workflow_id=run.workflow_id,
+            run_id=run.run_id,
+            task_number=run.replayer.task_count + 1,
+            headers=run.headers,
+        ) as headers:
+            completion = self._process_watched(run, task)
+            run.headers = {**run.headers, **headers}
+        return completion
+
+    def _process_watched(
+        self, run: LiveRun, task: WorkflowTask
+    ) -> WorkflowTaskCompletion:
+        watchdog = self._watchdog
+        if watchdog is None:
+            return run.replayer.process(task)
+        completion = None
+        watchdog.enter(f"{run.workflow_id!r} ({run.workflow_type})")
+        try:
+            completion = run.replayer.process(task)
+        except WorkflowBlockedError:
+            pass  # delivered at the very end of the turn
+        finally:
+            interrupted = watchdog.leave()
+        if completion is None or (interrupted and completion.failure is None):
+            error = WorkflowBlockedError(
+                f"Workflow code of run {run.workflow_id!r} held its thread for too"
+                " long and was interrupted.",
+                hint="Move the work into an activity; the log names the line.",
+            )
+            return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
+        return completion
+
+    def advance(self, run: LiveRun) -> None:
+        """Drive the next turn if there is anything to see and no commit is on its way."""
+        if run.is_committing or run.is_closed or run.is_dropped:
+            return
+        if self.is_draining:
+            self._keep_inputs(run)
+            return
+        now = self._store.now()
+        replayer = run.replayer
+        if run.deadline_at is not None and now >= run.deadline_at:
+            run.inputs.append(WorkflowExecutionTimedOut(run.deadline_type))
+        elif not (
+            run.inputs or replayer.has_unprocessed or replayer.has_due_timer(now)
+        ):
+            if run.attempt_records:
+                self._keep_inputs(run)
+            return
+        inputs = tuple(run.inputs)
+        run.inputs = []
+        self.commit(run, self.process(run, WorkflowTask(now, inputs)))
+
+    def commit(self, run: LiveRun, completion: WorkflowTaskCompletion) -> None:
+        """Submit what a turn decided; its effects follow the commit."""
+        if completion.failure is not None and not completion.events:
+            self._after_failed_turn(run, completion.failure)
+            return
+        run_id = run.run_id
+        events = completion.events
+        last = events[-1].attributes
+        closes = completion.is_closed
+        starts = any(
+            [type(event.attributes) is ActivityTaskScheduled for event in events]
+        )
+        is_active = bool(run.attempts) or starts
+        wake_at = None if closes else run.next_due_at()
+        update = closes or is_active != run.is_active or wake_at != run.wake_at
+        operation = CommitTask(
+            run_id=run_id,
+            rows=[encode_event(run_id, event) for event in events],
+            status=STATUS_OF[type(last)] if closes else None,  # type: ignore[index]  # a terminal event
+            closed_at=events[-1].time if closes else None,
+            update_run=update,
+            is_active=is_active and not closes,
+            wake_at=wake_at,
+            attempts=tuple(run.attempt_records),
+            consumed=tuple(run.consumed),
+        )
+        run.is_active, run.wake_at = is_active, wake_at
+        run.attempt_records, run.consumed = [], []
+        run.is_committing = True
+        self._store.submit(
+            operation, partial(self._committed, run, completion, operation)
+        )
+
+    def _keep_inputs(self, run: LiveRun) -> None:
+        """Record inputs without driving the code: for a worker that is draining."""
+        if not run.inputs and not run.attempt_records:
+            return
+        inputs, run.inputs = tuple(run.inputs), []
+        events = run.replayer.unprocessed_events(self._store.now(), inputs)
+        operation = CommitTask(
+            run_id=run.run_id,
+            rows=[encode_event(run.run_id, event) for event in events],
+            update_run=True,
+            is_active=True,
+            wake_at=run.wake_at,
+            attempts=tuple(run.attempt_records),
+            consumed=tuple(run.consumed),
+        )
+        run.attempt_records, run.consumed = [], []
+        run.is_committing = True
+        self._store.submit(operation, partial(self._kept, run, operation, inputs))
+
+    def _kept(
+        self,
+        run: LiveRun,
+        operation: CommitTask,
+        inputs: tuple[Attributes, ...],
+        _: Any,
+        error: BaseException | None,
+    ) -> None:
+        run.is_committing = False
+        if error is not None:
+            self._take_back(run, inputs, operation)
+            self._commit_failed(run, error)
+        else:
+            self.advance(run)
+
+    # --- after the commit -------------------------------------------------------------
+
+    def _committed(
+        self,
+        run: LiveRun,
+        completion: WorkflowTaskCompletion,
+        operation: CommitTask,
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
+        run.is_committing = False
+        if run.is_dropped:
+            return
+        if error is not None:
+            self._take_back(run, _inputs_of(completion), operation)
+            self._commit_failed(run, error)
+        elif isinstance(result, MailArrived):
+            # The code must see the messages before it may end: live through it again.
+            self._take_back(run, _inputs_of(completion), operation)
+            self._host.reload(run)
+        elif completion.failure is not None:
+            self._after_failed_turn(run, completion.failure)
+        else:
+            self.apply_effects(run, completion)
+
+    def apply_effects(self, run: LiveRun, completion: WorkflowTaskCompletion) -> None:
+        """Let the world see a committed turn, then drive the next if there is cause."""
+        host = self._host
+        run.failed_tries = 0
+        for event in completion.events:
+            attributes = event.attributes
+            kind = type(attributes)
+            if kind is ActivityTaskScheduled:
+                host.start_activity(run, event)
+            elif kind is ActivityTaskCancelRequested:
+                host.cancel_activity(run, attributes.scheduled_event_id)  # type: ignore[union-attr]  # by its kind
+        if completion.is_closed:
+            run.is_closed = True
+            host.run_closed(run, completion.events[-1])
+            return
+        if run.wake_at is not None:
+            host.wake_by(run.wake_at)
+        self.advance(run)
+
+    def _take_back(
+        self, run: LiveRun, inputs: Sequence[Attributes], operation: CommitTask
+    ) -> None:
+        """Put what was not committed back to where it waits."""
+        run.inputs = [*inputs, *run.inputs]
+        run.attempt_records = [*operation.attempts, *run.attempt_records]
+        run.consumed = [*operation.consumed, *run.consumed]
+
+    def _commit_failed(self, run: LiveRun, error: BaseException) -> None:
+        if isinstance(error, LeaseLostError):
+            self._host.lease_lost()
+        elif isinstance(error, StoreError):
+            if not isinstance(error, HistoryTakenError):
+                _log.error(
+                    "A workflow task of run %r was not committed (%s); it will be"
+                    " driven again from its history.",
+                    run.workflow_id,
+                    error,
+                )
+            self._host.reload(run)
+        else:
+            self._host.drop(run)
+            raise error
+
+    # --- failed turns -----------------------------------------------------------------
+
+    def _after_failed_turn(self, run: LiveRun, failure: WorkflowTaskFailure) -> None:
+        run.failed_tries += 1
+        hopeless = failure.kind is TaskFailureKind.NONDETERMINISM
+        if run.failed_tries < self._max_tries and not hopeless:
+            self._host.reload(run)
+            return
+        self.park(run, failure.failure)
+
+    def park(self, run: LiveRun, failure: Failure) -> None:
+        """Set the run aside with its reason; nobody loses anything."""
+        _log.error(
+            "Run %r (%s) is stuck: %s: %s. It goes on once a worker starts with right"
+            " code.",
+            run.workflow_id,
+            run.workflow_type,
+            failure.type,
+            failure.message.splitlines()[0] if failure.message else "",
+        )
+        stuck = msgspec.json.encode(failure).decode()
+        run.is_committing = True
+        self._store.submit(
+            ParkRun(run_id=run.run_id, stuck=stuck),
+            partial(self._parked, run, failure),
+        )
+
+    def _parked(
+        self, run: LiveRun, failure: Failure, _: Any, error: BaseException | None
+    ) -> None:
+        run.is_committing = False
+        if isinstance(error, LeaseLostError):
+            self._host.lease_lost()
+            return
+        if error is not None:
+            _log.error("Run %r could not be parked: %s", run.workflow_id, error)
+        self._host.run_stuck(run, failure)
+
+
+def _inputs_of(completion: WorkflowTaskCompletion) -> list[Attributes]:
+    """The inputs that a turn was given, without those that the core makes itself."""
+    return [
+        event.attributes
+        for event in completion.events
+        if event.attributes.is_input
+        and type(event.attributes) not in (TimerFired, WorkflowTaskStarted)
+    ]

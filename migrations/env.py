@@ -1,0 +1,15 @@
+"""Runs the migrations on the connection that durable.store.schema hands over."""
+
+from alembic import context
+
+from durable.store.schema import VERSION_TABLE
+from durable.store.tables import METADATA
+
+# The caller holds the lock and the transaction, and commits.
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=METADATA,
+    version_table=VERSION_TABLE.name,
+    render_as_batch=True,
+)
+context.run_migrations()

@@ -1,0 +1,167 @@
+"""The code blocks of README.md and docs/ do what they say.
+
+Each document runs in a process of its own, as its reader would run it: all its
+`python` blocks in one namespace, and the `$ durable` lines of its `console` blocks, in
+a temporary directory. A block below `<!-- not executed: reason -->` is left out.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from sybil import Document, Example, Region
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
+from sybil.typing import Evaluator
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCUMENTS = [
+    path
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    if path.exists()
+]
+SECONDS_MAX = 60
+
+NOT_EXECUTED = re.compile(r"<!-- not executed:(?P<reason>[^>]*)-->\s*\Z")
+COMMAND = re.compile(r"^\$ (durable\b(?:.*\\\n)*.*)", re.MULTILINE)
+
+
+def run_commands(example: Example) -> str | None:
+    for command in COMMAND.findall(example.parsed):
+        # The reader's shell splits and quotes, so a shell does here.
+        done = subprocess.run(
+            command, shell=True, capture_output=True, text=True, timeout=SECONDS_MAX
+        )
+        if done.returncode:
+            output = f"{done.stdout}{done.stderr}"
+            return f"{command!r} exited with {done.returncode}:\n{output}"
+    return None
+
+
+EVALUATORS: dict[str, Evaluator] = {
+    "python": PythonEvaluator(),
+    "console": run_commands,
+}
+# A block in another spelling of `python` would never run and nobody would notice.
+FENCES = FencedCodeBlockLexer(r"[^\n]*?(?:py|console)[^\n]*")
+
+
+def find_executed_blocks(document: Document) -> Iterator[Region]:
+    for block in FENCES(document):
+        place = document.line_column(block.start)
+        comment = NOT_EXECUTED.search(document.text, 0, block.start)
+        if comment:
+            if not comment["reason"].strip():
+                raise ValueError(f"{place}: no reason for leaving the block out")
+            continue
+        language = block.lexemes["language"]
+        if language not in EVALUATORS:
+            raise ValueError(f"{place}: spell {language!r} as python or console")
+        block.parsed = block.lexemes["source"]
+        block.evaluator = EVALUATORS[language]
+        yield block
+
+
+def run_document(path: str) -> None:
+    document = Document.parse(path, find_executed_blocks)
+    # Blocks define what a script would, so the module that they fill has its name;
+    # pickling and type hints look names up there.
+    module = ModuleType("__main__")
+    sys.modules["__main__"] = module
+    document.namespace = module.__dict__
+    for example in document.examples():
+        example.evaluate()
+
+
+def run_in_own_process(
+    document: Path, directory: Path
+) -> subprocess.CompletedProcess[str]:
+    scripts = str(Path(sys.executable).parent)
+    return subprocess.run(
+        [sys.executable, "-W", "error", __file__, str(document)],
+        cwd=directory,
+        env={**os.environ, "PATH": os.pathsep.join([scripts, os.environ["PATH"]])},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS_MAX,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS_MAX + 10)
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_code_blocks_run(document: Path, tmp_path: Path) -> None:
+    done = run_in_own_process(document, tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+SOUND = """
+```python
+from pathlib import Path
+from typing import get_type_hints
+class Order:
+    before: "Order"
+Path("order.txt").write_text("42")
+```
+- ```python
+  assert get_type_hints(Order) == {"before": Order}
+  assert Path("order.txt").read_text() == "42"
+  ```
+
+<!-- not executed: it would never end -->
+
+```python
+while True: ...
+```
+```console
+$ cat nothing
+$ durable --help
+an output that differs is no fault
+```
+```toml
+python = true
+```
+"""
+
+
+@pytest.mark.slow
+def test_sound_document_runs(tmp_path: Path) -> None:
+    (tmp_path / "sound.md").write_text(SOUND)
+
+    done = run_in_own_process(tmp_path / "sound.md", tmp_path)
+
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("\n\n```python\nx = 1\nassert x == 2\n```\n", "line 5"),
+        ("```py\nx = 1\n```\n", "spell 'py' as python"),
+        ("```python title\nx = 1\n```\n", "spell 'python title' as python"),
+        ("<!-- not executed: -->\n```python\nx = 1\n```\n", "no reason"),
+        ("```console\n$ durable \\\n  --no-such-option\n```\n", "exited with 2"),
+        ("```python\nimport warnings\nwarnings.warn('old')\n```\n", "UserWarning: old"),
+    ],
+)
+def test_faulty_document_fails(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "faulty.md").write_text(text)
+
+    done = run_in_own_process(tmp_path / "faulty.md", tmp_path)
+
+    assert done.returncode == 1
+    assert re.search(complaint, done.stdout), done.stdout
+
+
+if __name__ == "__main__":
+    run_document(sys.argv[1])
