@@ -7,9 +7,7 @@ import builtins
 import os
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, TypeVar, overload
-
-from typing_extensions import Self
+from typing import Any, Self, TypeVar, overload
 
 from durable import limits
 from durable.api.registry import REGISTRY

@@ -1,49 +1,49 @@
 """Every exception that `durable` raises on purpose, in one tree.
 
     DurableError
-    ├── InvalidInputError (ValueError)        refused at the call, before any write
-    │   ├── DefinitionError                   a decorator was put on something it cannot serve
+    ├── InvalidInputError (ValueError)  refused at the call, before any write
+    │   ├── DefinitionError           a decorator was put on something it cannot serve
     │   ├── InvalidIdError
     │   ├── InvalidDurationError
     │   ├── InvalidOptionError
-    │   ├── InvalidCallError                  arguments do not fit the signature
-    │   ├── NotRegisteredError                no workflow or activity of that name here
-    │   └── PayloadError                      a value cannot be recorded as it is
+    │   ├── InvalidCallError          arguments do not fit the signature
+    │   ├── NotRegisteredError        no workflow or activity of that name here
+    │   └── PayloadError              a value cannot be recorded as it is
     │       └── PayloadTooLargeError
     ├── WorkflowNotFoundError
     ├── WorkflowAlreadyStartedError
-    ├── WorkflowClosedError                   the run can no longer take this request
-    ├── WorkflowFailedError                   what `result()` raises; the cause is chained
+    ├── WorkflowClosedError           the run can no longer take this request
+    ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
     │   ├── WorkflowTerminatedError
     │   └── WorkflowTimedOutError (TimeoutError)
-    ├── WorkflowStuckError                    parked until the code is mended
-    ├── ResultTimeoutError (TimeoutError)     the wait ended, the run goes on
-    ├── FailureError                          failures as workflow code sees them
-    │   ├── ApplicationError                  raise it to choose type, details, retry
-    │   ├── RemoteError                       an exception whose class is not known here
+    ├── WorkflowStuckError            parked until the code is mended
+    ├── ResultTimeoutError (TimeoutError)  the wait ended, the run goes on
+    ├── FailureError                  failures as workflow code sees them
+    │   ├── ApplicationError          raise it to choose type, details, retry
+    │   ├── RemoteError               an exception whose class is not known here
     │   ├── ActivityError
     │   │   ├── ActivityTimeoutError (TimeoutError)
-    │   │   └── OutcomeUnknown                an attempt in doubt that must not be repeated
+    │   │   └── OutcomeUnknown        an attempt in doubt that must not be repeated
     │   └── ChildWorkflowError
-    ├── WorkflowTaskError                     workflow code cannot go on; the run parks
+    ├── WorkflowTaskError             workflow code cannot go on; the run parks
     │   ├── NondeterminismError
-    │   ├── UndecodableError              a recorded value does not fit today's types
+    │   ├── UndecodableError          a recorded value does not fit today's types
     │   ├── NotInWorkflowError
-    │   ├── ForbiddenInWorkflowError          threads, sockets, blocking calls
-    │   └── WorkflowBlockedError              the code held the thread too long
+    │   ├── ForbiddenInWorkflowError  threads, sockets, blocking calls
+    │   └── WorkflowBlockedError      the code held the thread too long
     ├── StoreError
     │   ├── DatabaseUnavailableError
     │   ├── DatabaseReadOnlyError
     │   ├── DatabaseFullError
     │   ├── NotADatabaseError
     │   ├── SchemaRevisionError
-    │   ├── CorruptHistoryError               rows no release of this library wrote
+    │   ├── CorruptHistoryError       rows no release of this library wrote
     │   ├── LeaseLostError
     │   ├── HistoryTakenError
-    │   └── CommitUnknownError                the answer to a commit was lost
+    │   └── CommitUnknownError        the answer to a commit was lost
     ├── EngineClosedError
-    └── InternalError                         a broken invariant; please report it
+    └── InternalError                 a broken invariant; please report it
 
 Each class carries a stable `code`, used by the command line and in the errors
 reference. Errors survive pickling.
@@ -253,7 +253,7 @@ class ApplicationError(FailureError):
         self,
         message: str,
         *details: Any,
-        type: str | None = None,  # noqa: A002 - the field's name in the failure tree
+        type: str | None = None,
         non_retryable: bool = False,
         next_retry_delay: timedelta | float | str | None = None,
     ) -> None:
@@ -270,7 +270,7 @@ class RemoteError(FailureError):
 
     code = "remote_error"
 
-    def __init__(self, message: str, *, type: str) -> None:  # noqa: A002 - as above
+    def __init__(self, message: str, *, type: str) -> None:
         """Keep the type's name apart from the message."""
         super().__init__(message)
         self.type = type
@@ -312,7 +312,7 @@ class ActivityTimeoutError(ActivityError, TimeoutError):
     timeout_type: str = ""
 
 
-class OutcomeUnknown(ActivityError):  # noqa: N818 - the name states the fact
+class OutcomeUnknown(ActivityError):
     """An attempt began, its outcome was lost, and it must not be run again blindly."""
 
     code = "outcome_unknown"

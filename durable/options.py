@@ -109,7 +109,7 @@ def check_id(value: object, name: str) -> str:
         size = len(value.encode())
     except UnicodeEncodeError:
         raise InvalidIdError(
-            f"{name} {ascii(value)} holds a lone surrogate, which no database keeps."
+            f"{name} {value!a} holds a lone surrogate, which no database keeps."
         ) from None
     if size > limits.ID_BYTES_MAX:
         raise InvalidIdError(

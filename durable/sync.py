@@ -12,9 +12,7 @@ import concurrent.futures
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
-
-from typing_extensions import Self
+from typing import Any, Generic, Self, TypeVar, overload
 
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.handle import Handle, RunDescription
@@ -155,7 +153,9 @@ class SyncEngine:
     def start(self, call: Any, /, *args: Any, **options: Any) -> SyncHandle[Any]:
         """Start a run; see `Engine.start`."""
         thread = self._open_thread()
-        return SyncHandle(thread, thread.call(self._engine.start(call, *args, **options)))
+        return SyncHandle(
+            thread, thread.call(self._engine.start(call, *args, **options))
+        )
 
     @overload
     def execute(self, call: WorkflowCall[R], /, **options: Any) -> R: ...

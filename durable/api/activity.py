@@ -12,15 +12,15 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from types import CodeType
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
-from typing_extensions import Self, Unpack
+from typing_extensions import Unpack
 
 from durable.api.registry import REGISTRY, check_function, check_name, register
 from durable.api.signature import CallSignature
 from durable.core.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
 from durable.core.payload import Payloads
-from durable.core.runtime import ActivityRequest, WorkflowRuntime, find_runtime
+from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
 from durable.errors import InvalidOptionError
 from durable.options import (
     ActivityCancellationType,
@@ -56,9 +56,14 @@ class Activity(Generic[P, R]):
         self.is_async = inspect.iscoroutinefunction(function)
         self.call_signature = CallSignature(function, name)
         self._options = options
-        self._settings = _settings(name, options)
-        self._matches = bool(options.get("match_arguments", True))
-        self._summary = options.get("summary")
+        self._target = ActivityTarget(
+            name,
+            _settings(name, options),
+            options.get("summary"),
+            self.call_signature.same_input
+            if options.get("match_arguments", True)
+            else _any_input,
+        )
         functools.update_wrapper(self, function, updated=())
         if sys.version_info >= (3, 12):
             inspect.markcoroutinefunction(self)
@@ -88,18 +93,15 @@ class Activity(Generic[P, R]):
     ) -> R:
         signature = self.call_signature
         values = signature.bind(args, kwargs)
-        # Live, a value that would change is refused; a recorded one was checked then.
-        request = ActivityRequest(
-            self.name,
-            signature.encode(values),
-            self._settings,
-            self._summary,
-            signature.same_input if self._matches else _any_input,
-            code,
-            instruction,
+        # Live, a value that would change is refused; what was recorded passed then.
+        payloads = (
+            signature.encode_again(values)
+            if runtime.is_replaying
+            else signature.encode(values)
         )
-        payload = await runtime.execute_activity(request)
-        result: R = signature.decode_result(payload)
+        result: R = signature.decode_result(
+            await runtime.execute_activity(self._target, payloads, code, instruction)
+        )
         return result
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:

@@ -1,4 +1,4 @@
-"""What workflow code may call besides activities: time, randomness, waiting, logging."""
+"""What workflow code may call besides activities: time, waiting, randomness, logs."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ async def sleep(duration: Duration, *, summary: str | None = None) -> None:
     microseconds = to_microseconds(duration, "the duration of durable.sleep()")
     frame = sys._getframe(1)
     code, instruction = frame.f_code, frame.f_lasti
-    await runtime.sleep(
-        microseconds, summary, lambda: source_line(code, instruction)
-    )
+    await runtime.sleep(microseconds, summary, lambda: source_line(code, instruction))
 
 
 def now() -> datetime:
@@ -75,7 +73,7 @@ def uuid4() -> uuid.UUID:
 async def wait_condition(
     predicate: Callable[[], bool],
     *,
-    timeout: Duration | None = None,  # noqa: ASYNC109 - a durable timer, not a scope
+    timeout: Duration | None = None,
 ) -> None:
     """Wait until a condition on the workflow's own state holds.
 
@@ -142,7 +140,7 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
     record; the caller's own `extra` wins.
     """
 
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's own name
+    def isEnabledFor(self, level: int) -> bool:
         """Say no while replaying."""
         runtime = find_runtime()
         if runtime is not None and runtime.is_replaying:

@@ -101,9 +101,7 @@ REGISTRY: Final = Registry()
 """Everything that was decorated in this program."""
 
 
-def register(
-    known: dict[str, Any], definition: Definition, kind: str
-) -> None:
+def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
     """Enter a definition under its name.
 
     Raises:
@@ -156,9 +154,7 @@ def check_function(function: object, kind: str) -> None:
     if isinstance(function, type):
         raise refuse(f"the class {function.__qualname__}", "Decorate a function.")
     if isinstance(function, staticmethod | classmethod):
-        raise refuse(
-            "a static or class method", "Move the function to module level."
-        )
+        raise refuse("a static or class method", "Move the function to module level.")
     if not inspect.isfunction(function):
         raise refuse(f"{function!r}, which is no function", f"Write: @{kind} then def.")
     if function.__name__ == "<lambda>":

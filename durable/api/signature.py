@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from durable.converter import json
@@ -47,9 +47,14 @@ class CallSignature:
             p.default is p.empty and p.kind in _POSITIONAL for p in parameters
         )
         self._takes_only_positions = not self._keyword_only
+        self._result_label = f"the result of {name!r}"
         self._hints: tuple[Any, ...] | None = None
         self._result_hint: Any = Any
         self._labels: tuple[str, ...] = ()
+        self._least = sum(
+            p.default is p.empty and p.kind is not inspect.Parameter.VAR_POSITIONAL
+            for p in parameters
+        )
 
     def _refuse_unrecordable(self, parameters: list[inspect.Parameter]) -> None:
         kinds = {p.kind: p for p in parameters}
@@ -170,25 +175,50 @@ class CallSignature:
         """
         return self.encode_with_copies(values)[0]
 
-    def encode_with_copies(
-        self, values: tuple[Any, ...]
-    ) -> tuple[Payloads, list[Any]]:
+    def encode_with_copies(self, values: tuple[Any, ...]) -> tuple[Payloads, list[Any]]:
         """Turn bound values into payloads, and give what decoding them yields.
 
         Raises: as `encode`.
         """
         if not values:
             return (), []
-        hints = self.hints()
-        count = len(hints)
         payloads: list[Payload] = []
         copies: list[Any] = []
-        for index, value in enumerate(values):
-            hint = hints[index] if index < count else self._rest_hint
-            payload, copy = json.encode_with_copy(value, hint, self.label_at(index))
+        for value, hint, label in self._positions(len(values), values):
+            payload, copy = json.encode_with_copy(value, hint, label)
             payloads.append(payload)
             copies.append(copy)
         return tuple(payloads), copies
+
+    def encode_again(self, values: tuple[Any, ...]) -> Payloads:
+        """Turn bound values into payloads as `encode`, without its checks.
+
+        For replay: what was recorded has passed them.
+
+        Raises:
+            PayloadError: a value cannot be encoded at all.
+        """
+        return tuple(
+            [
+                json.encode_again(value, hint, label)
+                for value, hint, label in self._positions(len(values), values)
+            ]
+        )
+
+    def _positions(
+        self, count: int, items: Iterable[Any]
+    ) -> Iterable[tuple[Any, Any, str]]:
+        """Each item with the annotation and the label of its position."""
+        hints = self._hints or self.hints()
+        if count <= len(hints):
+            return zip(items, hints, self._labels, strict=False)
+        indexes = range(count)
+        return zip(
+            items,
+            map(self.hint_at, indexes),
+            map(self.label_at, indexes),
+            strict=True,
+        )
 
     def decode(self, payloads: Payloads) -> list[Any]:
         """Turn recorded payloads into values.
@@ -197,20 +227,16 @@ class CallSignature:
             UndecodableError: their number or a value does not fit today's signature.
         """
         count = len(payloads)
-        most = len(self._names)
-        least = self._required + sum(
-            self.signature.parameters[name].default is inspect.Parameter.empty
-            for name in self._keyword_only
-        )
-        if count < least or (count > most and not self._has_rest):
+        if count < self._least or (count > len(self._names) and not self._has_rest):
+            least, most = self._least, len(self._names)
             raise UndecodableError(
                 f"{count} arguments were recorded for {self.name}{self.signature},"
                 f" which takes {least if least == most else f'{least} to {most}'}.",
                 hint="Give new parameters a default, and keep old ones.",
             )
         return [
-            json.decode(payload, self.hint_at(index), self.label_at(index))
-            for index, payload in enumerate(payloads)
+            json.decode(payload, hint, label)
+            for payload, hint, label in self._positions(count, payloads)
         ]
 
     def encode_result(self, value: Any) -> Payload:
@@ -219,7 +245,7 @@ class CallSignature:
         Raises:
             PayloadError: it cannot be recorded as it is.
         """
-        return json.encode(value, self.result_hint(), f"the result of {self.name!r}")
+        return json.encode(value, self.result_hint(), self._result_label)
 
     def decode_result(self, payload: Payload) -> Any:
         """Turn a recorded result into a value.
@@ -227,7 +253,7 @@ class CallSignature:
         Raises:
             UndecodableError: it does not fit today's annotation.
         """
-        return json.decode(payload, self.result_hint(), f"the result of {self.name!r}")
+        return json.decode(payload, self.result_hint(), self._result_label)
 
     def same_input(self, recorded: Payloads, found: Payloads) -> bool:
         """Whether two lists of arguments hold the same values, read as of today."""

@@ -50,7 +50,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
 
     __slots__ = ("definition", "input")
 
-    def __init__(self, definition: Workflow[Any, Any], input: Payloads) -> None:  # noqa: A002 - the event's own field name
+    def __init__(self, definition: Workflow[Any, Any], input: Payloads) -> None:
         self.definition = definition
         self.input = input
 
@@ -121,7 +121,7 @@ class Workflow(Generic[P, R]):
 
     # --- as the core sees it ----------------------------------------------------------
 
-    async def call(self, input: Payloads) -> Payload:  # noqa: A002 - the protocol's name
+    async def call(self, input: Payloads) -> Payload:
         """Decode the arguments, run the function, encode its result."""
         signature = self.call_signature
         args, kwargs = signature.unbind(signature.decode(input))

@@ -194,7 +194,9 @@ class Client:
         outcome.is_fresh = (
             result.created and outcome.terminal is None and self._is_local(started)
         )
-        return Handle(self, workflow_id, result.run_id, definition)
+        if not result.created:
+            return Handle(self, workflow_id, result.run_id, definition)
+        return Handle(self, workflow_id, run_id, definition, outcome)
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
         worker = self.worker

@@ -137,17 +137,18 @@ class Handle(Generic[R_co]):
         workflow_id: str,
         run_id: str,
         definition: Workflow[Any, Any] | None,
+        outcome: RunOutcome | None = None,
     ) -> None:
         self.workflow_id = workflow_id
         self.run_id = run_id
         self._connection = connection
         self._definition = definition
-        self._outcome: RunOutcome = connection.outcomes.of(run_id)
+        self._outcome: RunOutcome = outcome or connection.outcomes.of(run_id)
 
     def __repr__(self) -> str:
         return f"<run {self.workflow_id!r} ({self.run_id})>"
 
-    async def result(self, *, timeout: Duration | None = None) -> R_co:  # noqa: ASYNC109 - an option of the call, as in every client
+    async def result(self, *, timeout: Duration | None = None) -> R_co:
         """Wait until the run has ended, and return its result.
 
         Args:
@@ -160,22 +161,24 @@ class Handle(Generic[R_co]):
             ResultTimeoutError: `timeout` passed; the run itself goes on.
             WorkflowNotFoundError: there is no such run.
         """
-        limit = None
-        if timeout is not None:
-            limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
         terminal = self._outcome.terminal
         if terminal is None:
-            try:
-                async with asyncio.timeout(limit):
-                    terminal = await self._wait_closed()
-            except TimeoutError as error:
-                if isinstance(error, WorkflowTimedOutError):
-                    raise
-                raise ResultTimeoutError(
-                    f"Run {self.workflow_id!r} has not ended within {limit:g} s;"
-                    " it goes on."
-                ) from None
+            if timeout is None:
+                terminal = await self._wait_closed()
+            else:
+                limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
+                terminal = await self._wait_closed_within(limit)
         return self._result_of(terminal)
+
+    async def _wait_closed_within(self, limit: float) -> Attributes:
+        try:
+            async with asyncio.timeout(limit):
+                return await self._wait_closed()
+        except TimeoutError:
+            raise ResultTimeoutError(
+                f"Run {self.workflow_id!r} has not ended within {limit:g} s;"
+                " it goes on."
+            ) from None
 
     async def _wait_closed(self) -> Attributes:
         outcome = self._outcome
@@ -346,5 +349,3 @@ class Handle(Generic[R_co]):
             )
         )
         connection.terminated(self.run_id)
-
-

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import types
 from collections.abc import Iterator
 from traceback import StackSummary, walk_tb
@@ -95,7 +96,8 @@ def _failure_of(error: BaseException, depth: int, seen: set[int]) -> Failure:
         return recorded
     seen.add(id(error))
     cls = type(error)
-    non_retryable, delay, details, name = False, None, (), cls.__name__
+    non_retryable, delay, name = False, None, cls.__name__
+    details: tuple[Payload, ...] = ()
     if isinstance(error, errors.ApplicationError):
         non_retryable, name = bool(error.non_retryable), str(error.type)
         details = _details(error.details)
@@ -103,7 +105,9 @@ def _failure_of(error: BaseException, depth: int, seen: set[int]) -> Failure:
             delay = _delay(error.next_retry_delay)
     return Failure(
         message=_message(error),
-        kind="cancelled" if isinstance(error, asyncio.CancelledError) else "application",
+        kind="cancelled"
+        if isinstance(error, asyncio.CancelledError)
+        else "application",
         type=name,
         module=cls.__module__,
         bases=tuple(
@@ -221,10 +225,8 @@ def exception_of(failure: Failure) -> BaseException:
     Otherwise it is an `ActivityError` with a `RemoteError` as its cause.
     """
     error = _exception_of(failure)
-    try:
+    with contextlib.suppress(AttributeError):
         setattr(error, _MARK, failure)
-    except AttributeError:
-        pass
     return error
 
 
@@ -384,7 +386,7 @@ def _is_one_bug(
         return False
     if isinstance(error, fail_on):
         return False
-    return isinstance(error, park_on) or isinstance(error, BUGS)
+    return isinstance(error, (*park_on, *BUGS))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

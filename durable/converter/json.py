@@ -10,7 +10,6 @@ Class names in payloads are never looked at: types come from annotations only.
 
 from __future__ import annotations
 
-import functools
 import math
 import pathlib
 import sys
@@ -45,7 +44,7 @@ def _encode_extra(value: Any) -> Any:
     raise NotImplementedError(type(value).__qualname__)
 
 
-def _decode_extra(hint: type, data: Any) -> Any:
+def _decode_extra(hint: Any, data: Any) -> Any:
     """Decode what `_encode_extra` wrote, by the annotated type."""
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and issubclass(hint, pydantic.BaseModel):
@@ -57,11 +56,13 @@ def _decode_extra(hint: type, data: Any) -> Any:
     raise NotImplementedError(hint.__qualname__)
 
 
-_encoder: Final = msgspec.json.Encoder(enc_hook=_encode_extra)
+_encode: Final = msgspec.json.Encoder(enc_hook=_encode_extra).encode
 
 
-@functools.cache
-def _decoder(hint: Any) -> msgspec.json.Decoder[Any]:
+_decoders: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
+
+
+def _make_decoder(hint: Any) -> msgspec.json.Decoder[Any]:
     try:
         return msgspec.json.Decoder(hint, dec_hook=_decode_extra)
     except TypeError as error:
@@ -74,9 +75,12 @@ def _decoder(hint: Any) -> msgspec.json.Decoder[Any]:
 
 def _find_decoder(hint: Any) -> msgspec.json.Decoder[Any]:
     try:
-        return _decoder(hint)
-    except TypeError:  # an unhashable annotation cannot be cached
-        return msgspec.json.Decoder(hint, dec_hook=_decode_extra)
+        decoder = _decoders.get(hint)
+    except TypeError:  # an unhashable annotation cannot be kept
+        return _make_decoder(hint)
+    if decoder is None:
+        decoder = _decoders[hint] = _make_decoder(hint)
+    return decoder
 
 
 def encode(value: Any, hint: Any, what: str) -> Payload:
@@ -101,10 +105,10 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
     Raises: as `encode`.
     """
     kind = type(value)
+    if kind in _PLAIN_SCALARS and (hint is kind or hint is Any):
+        return Payload(msgspec.Raw(_encode_json(value, what))), value
     if value is None and hint in _NOTHING:
         return NULL, None
-    if kind in _PLAIN_SCALARS and (hint is kind or hint is Any):
-        return Payload(json=msgspec.Raw(_encode_json(value, what))), value
     if kind is bytes and hint in (bytes, Any):
         _check_size(len(value), what)
         return Payload(encoding=BINARY_PLAIN, data=value), value
@@ -124,29 +128,54 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
             f" {before} to {after} when it is recorded.",
             hint="Annotate it with its exact type, or pass plain data.",
         )
-    return Payload(json=msgspec.Raw(data)), copy
+    return Payload(msgspec.Raw(data)), copy
+
+
+def encode_again(value: Any, hint: Any, what: str) -> Payload:
+    """Turn a value into the payload that `encode` makes of it, unchecked.
+
+    Raises:
+        PayloadError: it cannot be encoded at all.
+    """
+    if type(value) is bytes and hint in (bytes, Any):
+        return Payload(encoding=BINARY_PLAIN, data=value)
+    return Payload(msgspec.Raw(_encode_json(value, what)))
 
 
 def _encode_json(value: Any, what: str) -> bytes:
     try:
-        data = _encoder.encode(value)
+        data = _encode(value)
+    except Exception as error:  # noqa: BLE001 - each kind is told apart below
+        raise _refusal(error, value, what) from None
+    if len(data) > limits.PAYLOAD_BYTES_MAX:
+        _check_size(len(data), what)
+    return data
+
+
+def _refusal(problem: Exception, value: Any, what: str) -> Exception:
+    """Say why a value cannot be encoded; what is no refusal passes through."""
+    try:
+        raise problem
     except UnicodeEncodeError:
-        raise PayloadError(
+        return PayloadError(
             f"{_capital(what)} holds a lone surrogate, which no database keeps."
-        ) from None
+        )
     except (OverflowError, RecursionError) as error:
-        raise PayloadError(
+        return PayloadError(
             f"{_capital(what)} cannot be recorded as JSON: {error}.",
             hint="Integers have at most 64 bits, nesting is bounded.",
-        ) from None
+        )
     except (TypeError, ValueError, NotImplementedError, msgspec.MsgspecError) as error:
-        raise PayloadError(
+        return PayloadError(
             f"{_capital(what)} cannot be recorded: {type(value).__qualname__}"
             f" holds something that is no data ({error}).",
             hint="Pass dataclasses, msgspec Structs, pydantic models or plain data.",
-        ) from None
-    _check_size(len(data), what)
-    return data
+        )
+    except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+        return PayloadError(
+            f"{_capital(what)} cannot be recorded: encoding it raised"
+            f" {type(error).__name__}: {error}."
+        )
 
 
 def _check_size(size: int, what: str) -> None:
@@ -263,13 +292,17 @@ def _same_fields(left: Any, right: Any) -> bool:
         return left.keys() == right.keys() and all(
             same(value, right[key]) for key, value in left.items()
         )
-    if type(left).__eq__ is object.__eq__:
+    if _has_no_equality(type(left)):
         fields = _fields(left)
         return fields is not None and all(
             same(getattr(left, name, None), getattr(right, name, None))
             for name in fields
         )
     return False
+
+
+def _has_no_equality(kind: Any) -> bool:
+    return kind.__eq__ is object.__eq__
 
 
 def _fields(value: Any) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from durable.core.payload import Failure, Payload, Payloads
 ACTIVITY_RETRY_UNBOUNDED = 0
 
 
-class RetrySettings(msgspec.Struct, frozen=True):
+class RetrySettings(msgspec.Struct, frozen=True, gc=False):
     """A retry policy written out, defaults included."""
 
     max_attempts: int
@@ -36,7 +36,7 @@ ONE_ATTEMPT = RetrySettings(
 )
 
 
-class ActivitySettings(msgspec.Struct, frozen=True):
+class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
     """Everything that rules how an activity runs, written out in its event."""
 
     task_queue: str
@@ -49,7 +49,7 @@ class ActivitySettings(msgspec.Struct, frozen=True):
     at_most_once: bool
 
 
-class ScheduleActivityTask(msgspec.Struct, frozen=True):
+class ScheduleActivityTask(msgspec.Struct, frozen=True, gc=False):
     """Run an activity."""
 
     activity_id: str
@@ -61,7 +61,7 @@ class ScheduleActivityTask(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class RequestCancelActivityTask(msgspec.Struct, frozen=True):
+class RequestCancelActivityTask(msgspec.Struct, frozen=True, gc=False):
     """Ask a running activity to stop."""
 
     activity_id: str
@@ -69,7 +69,7 @@ class RequestCancelActivityTask(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class StartTimer(msgspec.Struct, frozen=True):
+class StartTimer(msgspec.Struct, frozen=True, gc=False):
     """Wake the workflow after a while."""
 
     timer_id: str
@@ -78,7 +78,7 @@ class StartTimer(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class CancelTimer(msgspec.Struct, frozen=True):
+class CancelTimer(msgspec.Struct, frozen=True, gc=False):
     """Drop a timer that has not fired."""
 
     timer_id: str
@@ -86,7 +86,7 @@ class CancelTimer(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class RecordMarker(msgspec.Struct, frozen=True):
+class RecordMarker(msgspec.Struct, frozen=True, gc=False):
     """Keep a fact of the library itself: a patch, a side effect."""
 
     marker_name: str
@@ -94,19 +94,19 @@ class RecordMarker(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class CompleteWorkflowExecution(msgspec.Struct, frozen=True):
+class CompleteWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
     """End the run with a result."""
 
     result: Payload
 
 
-class FailWorkflowExecution(msgspec.Struct, frozen=True):
+class FailWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
     """End the run with a failure."""
 
     failure: Failure
 
 
-class CancelWorkflowExecution(msgspec.Struct, frozen=True):
+class CancelWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
     """End the run as cancelled, after cancellation was requested."""
 
     failure: Failure | None = None

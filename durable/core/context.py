@@ -12,24 +12,25 @@ import random
 import sys
 import zlib
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, Final
 
 from durable import limits
+from durable.core import loop as loop_module
 from durable.core.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
     Attributes,
     WorkflowExecutionStarted,
 )
-from durable.core import loop as loop_module
-from durable.core.loop import DeterministicLoop, TimerHandle
+from durable.core.loop import TimerHandle, make_loop
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import Entry, State
 from durable.core.machines.marker import PatchEntry
 from durable.core.machines.timer import TimerMachine
-from durable.core.payload import Failure, Payload
+from durable.core.payload import Failure, Payload, Payloads
 from durable.core.runtime import (
-    ActivityRequest,
+    ActivityTarget,
     WorkflowCode,
     WorkflowInfo,
     source_line,
@@ -47,7 +48,7 @@ class RunContext:
     def __init__(self, started: WorkflowExecutionStarted, code: WorkflowCode) -> None:
         self.started = started
         self.code = code
-        self.loop = DeterministicLoop(self, zlib.crc32(started.run_id.encode()))
+        self.loop = make_loop(self, zlib.crc32(started.run_id.encode()))
         self.entries: list[Entry] = []
         self.activities: dict[int, ActivityMachine] = {}
         self.timers: dict[int, TimerMachine] = {}
@@ -70,16 +71,27 @@ class RunContext:
 
     def begin_task(self, time: int, history_length: int) -> None:
         """Set what the code sees during one turn."""
+        if self.started_at == 0:
+            self.started_at = time
         self.task_time = time
         self.history_length = history_length
         self.loop.set_time(time)
 
+    def take_entries(self) -> list[Entry]:
+        """The commands of the turn that were not withdrawn, in order."""
+        entries = self.entries
+        if entries:
+            self.entries = []
+            for entry in entries:
+                if entry.is_withdrawn:
+                    return [entry for entry in entries if not entry.is_withdrawn]
+        return entries
+
     def drain(self) -> None:
         """Run the loop until nothing is ready and no condition has come true."""
-        loop = self.loop
-        loop.drain()
+        self.loop.drain()
         while self._conditions and self._check_conditions():
-            loop.drain()
+            self.loop.drain()
 
     def _check_conditions(self) -> bool:
         remaining = []
@@ -169,20 +181,29 @@ class RunContext:
             self._random = random.Random(seed_of(self.started.run_id))  # noqa: S311 - replayable by design
         return self._random
 
-    async def execute_activity(self, request: ActivityRequest) -> Payload:
+    async def execute_activity(
+        self,
+        target: ActivityTarget,
+        input: Payloads,
+        code: CodeType | None,
+        instruction: int,
+    ) -> Payload:
         """Schedule an activity and wait for its result; raise its failure."""
-        self._refuse_if_torn_down()
         loop = self.loop
+        if loop.is_torn_down:
+            raise RunTornDown
         self._activity_count += 1
         machine = ActivityMachine(
             str(self._activity_count),
-            request,
+            target,
+            input,
             loop.create_future(),
-            self._send,
-            self.started.task_queue,
+            self,
+            code,
+            instruction,
         )
         self.entries.append(machine)
-        cancellation = request.settings.cancellation_type
+        cancellation = target.settings.cancellation_type
         if cancellation == "wait_cancellation_completed":
             outcome = await self._outlast_cancellation(machine)
         else:
@@ -194,7 +215,7 @@ class RunContext:
                 raise
         if type(outcome) is ActivityTaskCompleted:
             return outcome.result
-        raise self._activity_error(request, machine, outcome)
+        raise self._activity_error(machine, outcome)
 
     async def _outlast_cancellation(self, machine: ActivityMachine) -> Attributes:
         """Wait for what the activity finally did, through any cancellation.
@@ -220,18 +241,16 @@ class RunContext:
                     task.uncancel()
             return outcome
 
-    def _activity_error(
-        self, request: ActivityRequest, machine: ActivityMachine, outcome: Any
-    ) -> BaseException:
+    def _activity_error(self, machine: ActivityMachine, outcome: Any) -> BaseException:
         failure: Failure | None = outcome.failure
         if type(outcome) is ActivityTaskCanceled:
             return asyncio.CancelledError()
         return self.code.exception_of(
             Failure(
-                message=f"Activity {request.activity_type!r} failed.",
+                message=f"Activity {machine.target.activity_type!r} failed.",
                 kind="activity",
                 cause=failure,
-                activity_type=request.activity_type,
+                activity_type=machine.target.activity_type,
                 activity_id=machine.activity_id,
                 attempt=outcome.attempt,
                 retry_state=getattr(outcome, "retry_state", ""),
@@ -260,7 +279,9 @@ class RunContext:
             raise
 
     async def wait_condition(
-        self, predicate: Callable[[], bool], timeout: int | None  # noqa: ASYNC109 - part of the runtime protocol
+        self,
+        predicate: Callable[[], bool],
+        timeout: int | None,
     ) -> None:
         """Wait until the predicate holds; raise TimeoutError after `timeout`."""
         self._refuse_if_torn_down()
@@ -289,7 +310,7 @@ class RunContext:
         if answer:
             frame = sys._getframe(2)
             source = source_line(frame.f_code, frame.f_lasti)
-            self._send(PatchEntry(patch_id, deprecated=deprecated, source=source))
+            self.send(PatchEntry(patch_id, deprecated=deprecated, source=source))
         return answer
 
     # --- operations -------------------------------------------------------------------
@@ -307,14 +328,15 @@ class RunContext:
             str(self._timer_count),
             delay,
             fire=fire,
-            send=self._send,
+            send=self.send,
             summary=summary,
             source=source,
         )
         self.entries.append(machine)
         return machine
 
-    def _send(self, entry: Entry) -> None:
+    def send(self, entry: Entry) -> None:
+        """Take a command that an operation issues."""
         if not self.loop.is_torn_down:
             self.entries.append(entry)
 

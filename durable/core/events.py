@@ -31,7 +31,7 @@ from durable.core.commands import (
 from durable.core.payload import Failure, Payload, Payloads
 
 
-class WorkflowExecutionStarted(msgspec.Struct, frozen=True, kw_only=True):
+class WorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The first event of every run."""
 
     is_input: ClassVar[bool] = True
@@ -53,39 +53,39 @@ class WorkflowExecutionStarted(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     identity: str = ""
     attempt: int = 1
-    headers: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
-    memo: dict[str, Payload] = {}  # noqa: RUF012 - as above
+    headers: dict[str, str] = {}
+    memo: dict[str, Payload] = {}
 
 
-class WorkflowExecutionCompleted(msgspec.Struct, frozen=True):
+class WorkflowExecutionCompleted(msgspec.Struct, frozen=True, gc=False):
     """The run ended with a result."""
 
     is_input: ClassVar[bool] = False
     result: Payload
 
 
-class WorkflowExecutionFailed(msgspec.Struct, frozen=True):
+class WorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
     """The run ended with a failure."""
 
     is_input: ClassVar[bool] = False
     failure: Failure
 
 
-class WorkflowExecutionCanceled(msgspec.Struct, frozen=True):
+class WorkflowExecutionCanceled(msgspec.Struct, frozen=True, gc=False):
     """The run ended as cancelled."""
 
     is_input: ClassVar[bool] = False
     failure: Failure | None = None
 
 
-class WorkflowExecutionTimedOut(msgspec.Struct, frozen=True):
+class WorkflowExecutionTimedOut(msgspec.Struct, frozen=True, gc=False):
     """The run passed its run or execution timeout; no code ran."""
 
     is_input: ClassVar[bool] = True
     timeout_type: str
 
 
-class WorkflowExecutionTerminated(msgspec.Struct, frozen=True):
+class WorkflowExecutionTerminated(msgspec.Struct, frozen=True, gc=False):
     """The run was closed from outside; no code ran."""
 
     is_input: ClassVar[bool] = True
@@ -93,7 +93,7 @@ class WorkflowExecutionTerminated(msgspec.Struct, frozen=True):
     identity: str = ""
 
 
-class WorkflowExecutionCancelRequested(msgspec.Struct, frozen=True):
+class WorkflowExecutionCancelRequested(msgspec.Struct, frozen=True, gc=False):
     """Somebody asked the run to stop."""
 
     is_input: ClassVar[bool] = True
@@ -102,7 +102,7 @@ class WorkflowExecutionCancelRequested(msgspec.Struct, frozen=True):
     identity: str = ""
 
 
-class WorkflowTaskStarted(msgspec.Struct, frozen=True):
+class WorkflowTaskStarted(msgspec.Struct, frozen=True, gc=False):
     """A workflow task began with inputs that were recorded before it.
 
     Written only then: usually a task's inputs carry its number and time themselves.
@@ -111,7 +111,7 @@ class WorkflowTaskStarted(msgspec.Struct, frozen=True):
     is_input: ClassVar[bool] = True
 
 
-class ActivityTaskScheduled(msgspec.Struct, frozen=True):
+class ActivityTaskScheduled(msgspec.Struct, frozen=True, gc=False):
     """An activity was asked for. Its first local attempt is recorded by this."""
 
     is_input: ClassVar[bool] = False
@@ -124,7 +124,7 @@ class ActivityTaskScheduled(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class ActivityTaskCompleted(msgspec.Struct, frozen=True):
+class ActivityTaskCompleted(msgspec.Struct, frozen=True, gc=False):
     """An activity returned. Earlier attempts are rows of the attempts table."""
 
     is_input: ClassVar[bool] = True
@@ -136,7 +136,7 @@ class ActivityTaskCompleted(msgspec.Struct, frozen=True):
     last_failure: Failure | None = None
 
 
-class ActivityTaskFailed(msgspec.Struct, frozen=True):
+class ActivityTaskFailed(msgspec.Struct, frozen=True, gc=False):
     """An activity raised, and there is no further attempt."""
 
     is_input: ClassVar[bool] = True
@@ -148,7 +148,7 @@ class ActivityTaskFailed(msgspec.Struct, frozen=True):
     identity: str = ""
 
 
-class ActivityTaskTimedOut(msgspec.Struct, frozen=True):
+class ActivityTaskTimedOut(msgspec.Struct, frozen=True, gc=False):
     """An activity passed a timeout, and there is no further attempt."""
 
     is_input: ClassVar[bool] = True
@@ -160,7 +160,7 @@ class ActivityTaskTimedOut(msgspec.Struct, frozen=True):
     identity: str = ""
 
 
-class ActivityTaskCancelRequested(msgspec.Struct, frozen=True):
+class ActivityTaskCancelRequested(msgspec.Struct, frozen=True, gc=False):
     """The workflow asked a running activity to stop."""
 
     is_input: ClassVar[bool] = False
@@ -169,7 +169,7 @@ class ActivityTaskCancelRequested(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class ActivityTaskCanceled(msgspec.Struct, frozen=True):
+class ActivityTaskCanceled(msgspec.Struct, frozen=True, gc=False):
     """An activity stopped because it was asked to."""
 
     is_input: ClassVar[bool] = True
@@ -180,7 +180,7 @@ class ActivityTaskCanceled(msgspec.Struct, frozen=True):
     identity: str = ""
 
 
-class TimerStarted(msgspec.Struct, frozen=True):
+class TimerStarted(msgspec.Struct, frozen=True, gc=False):
     """A timer was set; it is due at the event's time plus the timeout."""
 
     is_input: ClassVar[bool] = False
@@ -190,7 +190,7 @@ class TimerStarted(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class TimerFired(msgspec.Struct, frozen=True):
+class TimerFired(msgspec.Struct, frozen=True, gc=False):
     """A timer came due."""
 
     is_input: ClassVar[bool] = True
@@ -198,7 +198,7 @@ class TimerFired(msgspec.Struct, frozen=True):
     started_event_id: int
 
 
-class TimerCanceled(msgspec.Struct, frozen=True):
+class TimerCanceled(msgspec.Struct, frozen=True, gc=False):
     """A timer was dropped before it fired."""
 
     is_input: ClassVar[bool] = False
@@ -207,7 +207,7 @@ class TimerCanceled(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-class MarkerRecorded(msgspec.Struct, frozen=True):
+class MarkerRecorded(msgspec.Struct, frozen=True, gc=False):
     """A fact of the library itself."""
 
     is_input: ClassVar[bool] = False
@@ -291,7 +291,7 @@ UNPROCESSED: Final = 0
 """The task number of an input that was recorded before any task took it."""
 
 
-class HistoryEvent(msgspec.Struct, frozen=True):
+class HistoryEvent(msgspec.Struct, frozen=True, gc=False):
     """One event in its place.
 
     Attributes:
@@ -325,6 +325,5 @@ EVENT_OF: Final[dict[type[Any], type[Any]]] = {
 
 def event_of(command: Command) -> Attributes:
     """Turn a command into the event that records it: they have the same fields."""
-    values = [getattr(command, field) for field in command.__struct_fields__]
-    event: Attributes = EVENT_OF[type(command)](*values)
+    event: Attributes = EVENT_OF[type(command)](*msgspec.structs.astuple(command))
     return event

@@ -17,6 +17,4 @@ def uuid7(now: int, entropy: int) -> str:
     high, low = entropy >> 62, entropy & ((1 << 62) - 1)
     value = milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low
     digits = f"{value:032x}"
-    return (
-        f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-    )
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

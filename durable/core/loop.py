@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _HASH_FACTOR: Final = 0x9E3779B97F4A7C15  # odd, from the golden ratio: spreads numbers
 _HASH_MASK: Final = (1 << 61) - 1
+_TASKS_KEPT_MIN: Final = 64
 
 
 class Handle:
@@ -87,10 +88,11 @@ class TimerHandle(Handle):
 class WorkflowFuture(asyncio.Future[T]):
     """A future that hashes by its creation number in the run."""
 
-    _order_hash: int
+    _order: int
 
     def __hash__(self) -> int:
-        return self._order_hash
+        loop = self.get_loop()
+        return loop.hash_of(self._order) if isinstance(loop, DeterministicLoop) else 0
 
 
 class WorkflowTaskHandle(asyncio.Task[T]):
@@ -106,7 +108,8 @@ class WorkflowTaskHandle(asyncio.Task[T]):
         cls, coro: Coroutine[Any, Any, T], *, loop: DeterministicLoop, **_: Any
     ) -> WorkflowTaskHandle[T]:
         task = super().__new__(cls)
-        task._order_hash = loop.next_hash()
+        loop._created += 1
+        task._order_hash = loop.hash_of(loop._created)
         return task
 
     def __hash__(self) -> int:
@@ -135,7 +138,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._created = 0
         self._task_names = 0
         self._now = 0.0
-        self.tasks: set[WorkflowTaskHandle[Any]] = set()
+        # In order of creation. Done ones are dropped now and then, not one by one: a
+        # callback on each task would cost a turn of the loop.
+        self.tasks: list[WorkflowTaskHandle[Any]] = []
+        self._tasks_kept = _TASKS_KEPT_MIN
+        # Started async generators, held so that no collector finalizes them.
         self.generators: list[AsyncGenerator[Any, Any]] = []
         self.is_torn_down = False
         # How `durable.api` finds the runtime; any loop may carry one.
@@ -144,10 +151,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     # --- order ------------------------------------------------------------------------
 
-    def next_hash(self) -> int:
-        """A hash for the next task or future: stable in the run, spread across runs."""
-        self._created += 1
-        return (self._created * _HASH_FACTOR ^ self._seed) & _HASH_MASK
+    def hash_of(self, number: int) -> int:
+        """The hash of a numbered task or future: stable in a run, spread over runs."""
+        return (number * _HASH_FACTOR ^ self._seed) & _HASH_MASK
 
     def set_time(self, instant: int) -> None:
         """Set the time of the current workflow task, in microseconds since 1970."""
@@ -219,7 +225,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> WorkflowFuture[Any]:
         """Make a future of this run."""
         future: WorkflowFuture[Any] = WorkflowFuture(loop=self)
-        future._order_hash = self.next_hash()
+        self._created += 1
+        future._order = self._created
         return future
 
     def create_task(
@@ -236,8 +243,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             self._task_names += 1
             name = f"Task-{self._task_names}"
         task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.append(task)
+        if len(self.tasks) > self._tasks_kept:
+            self.tasks = [task for task in self.tasks if not task.done()]
+            self._tasks_kept = max(_TASKS_KEPT_MIN, 2 * len(self.tasks))
         return task
 
     def get_debug(self) -> bool:
@@ -272,15 +281,6 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     async def shutdown_asyncgens(self) -> None:
         """Do nothing: a run's generators are closed when it is torn down."""
 
-    # --- async generators -------------------------------------------------------------
-
-    def keep_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """Hold a started generator until the run ends.
-
-        Its finalizer would otherwise run when the garbage collector pleases.
-        """
-        self.generators.append(generator)
-
     # --- refusals ---------------------------------------------------------------------
 
     def _refuse_if_torn_down(self) -> None:
@@ -293,7 +293,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             f"Workflow code called {what}, which cannot be replayed.", hint=advice
         )
 
-    def run_in_executor(self, *_: Any, **__: Any) -> NoReturn:
+    def run_in_executor(self, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]  # refuses whatever it is given
         """Refuse: threads are not replayable."""
         self._forbid(
             "run_in_executor() or asyncio.to_thread()",
@@ -301,7 +301,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             " thread.",
         )
 
-    def call_soon_threadsafe(self, *_: Any, **__: Any) -> NoReturn:
+    def call_soon_threadsafe(self, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]  # refuses whatever it is given
         """Refuse: other threads have no place in a run's order.
 
         A plain NotImplementedError subclass, since libraries probe for it.
@@ -367,6 +367,13 @@ for _name, _advice in _FORBIDDEN.items():
     setattr(DeterministicLoop, _name, _forbidden_method(_name, _advice))
 
 
+def make_loop(owner: LoopOwner, seed: int) -> DeterministicLoop:
+    """Make the loop of one run."""
+    # The abstract methods that checkers miss are the refusals set above.
+    make: Callable[[LoopOwner, int], DeterministicLoop] = DeterministicLoop
+    return make(owner, seed)
+
+
 # --- the two functions of asyncio that do not keep order -------------------------------
 
 
@@ -402,7 +409,7 @@ def _in_given_order(awaitables: Iterable[Any]) -> list[Any]:
 
 def _stable_wait_for(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    async def wait_for(fut: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - asyncio's own signature
+    async def wait_for(fut: Any, timeout: float | None) -> Any:
         if isinstance(asyncio.events._get_running_loop(), DeterministicLoop):
             return await _wait_for(fut, timeout)
         return await original(fut, timeout)

@@ -7,10 +7,26 @@ reported with its position, both sides and both source lines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from durable.core.events import Attributes, HistoryEvent, MarkerRecorded
+from durable.core.commands import (
+    CancelTimer,
+    Command,
+    RecordMarker,
+    RequestCancelActivityTask,
+    ScheduleActivityTask,
+    StartTimer,
+)
+from durable.core.events import (
+    ActivityTaskCancelRequested,
+    ActivityTaskScheduled,
+    Attributes,
+    HistoryEvent,
+    MarkerRecorded,
+    TimerCanceled,
+    TimerFired,
+    TimerStarted,
+)
 from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
 from durable.errors import NondeterminismError
@@ -23,9 +39,13 @@ _ADVICE = (
 
 
 def match(
-    entries: Sequence[Entry], events: Sequence[HistoryEvent], run: str
+    entries: Sequence[Entry],
+    events: Sequence[HistoryEvent],
+    run: Callable[[], str],
 ) -> None:
     """Check a turn's commands against its recorded events, and bind them.
+
+    `run` names the run for an error.
 
     Raises:
         NondeterminismError: at the first position where they differ.
@@ -33,24 +53,26 @@ def match(
     position = 0
     count = len(events)
     for entry in entries:
-        if entry.is_withdrawn:
-            continue
-        while position < count and _may_be_missing(entry, events[position]):
-            position += 1
         if position == count:
-            raise _mismatch(run, None, entry, None)
+            raise _mismatch(run(), None, entry, None)
         event = events[position]
         attributes = event.attributes
+        while type(attributes) is MarkerRecorded and _may_be_missing(entry, event):
+            position += 1
+            if position == count:
+                raise _mismatch(run(), None, entry, None)
+            event = events[position]
+            attributes = event.attributes
         if type(attributes) is not entry.event_type:
-            raise _mismatch(run, event, entry, None)
+            raise _mismatch(run(), event, entry, None)
         difference = entry.differs(attributes)
         if difference is not None:
-            raise _mismatch(run, event, entry, difference)
+            raise _mismatch(run(), event, entry, difference)
         entry.recorded(event.event_id, event.time, attributes)
         position += 1
     for event in events[position:]:
         if not _is_deprecated_marker(event):
-            raise _mismatch(run, event, None, None)
+            raise _mismatch(run(), event, None, None)
 
 
 def _is_deprecated_marker(event: HistoryEvent) -> bool:
@@ -59,8 +81,6 @@ def _is_deprecated_marker(event: HistoryEvent) -> bool:
 
 
 def _may_be_missing(entry: Entry, event: HistoryEvent) -> bool:
-    if type(event.attributes) is not MarkerRecorded:
-        return False
     patch = find_patch(event.attributes)
     if patch is None or not patch[1]:
         return False
@@ -100,23 +120,23 @@ def _mismatch(
     )
 
 
-def describe(item: Attributes | Any) -> str:
+def describe(item: Attributes | Command) -> str:
     """Name a command or event in one line: kind, id, name, arguments' size, source."""
     name = type(item).__name__
     source = getattr(item, "source", "")
     at = f" at {source}" if source else ""
-    if hasattr(item, "activity_type"):
+    if isinstance(item, ActivityTaskScheduled | ScheduleActivityTask):
         size = sum(payload.size for payload in item.input)
         arguments = f"{len(item.input)} arguments, {size} bytes"
         return f"{name}({item.activity_type!r}, id {item.activity_id}, {arguments}){at}"
-    if hasattr(item, "start_to_fire_timeout"):
+    if isinstance(item, TimerStarted | StartTimer):
         seconds = item.start_to_fire_timeout / 1_000_000
         return f"{name}(id {item.timer_id}, {seconds:g} s){at}"
-    if hasattr(item, "timer_id"):
+    if isinstance(item, TimerFired | TimerCanceled | CancelTimer):
         return f"{name}(id {item.timer_id}){at}"
-    if hasattr(item, "activity_id"):
+    if isinstance(item, ActivityTaskCancelRequested | RequestCancelActivityTask):
         return f"{name}(id {item.activity_id}){at}"
-    if hasattr(item, "marker_name"):
-        patch = find_patch(item) if isinstance(item, MarkerRecorded) else None
+    if isinstance(item, MarkerRecorded | RecordMarker):
+        patch = find_patch(item)
         return f"{name}({patch[0] if patch else item.marker_name!r}){at}"
     return f"{name}{at}"

@@ -16,7 +16,7 @@ JSON_PLAIN: Final = "json/plain"
 BINARY_PLAIN: Final = "binary/plain"
 
 
-class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
+class Payload(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One value: raw JSON, or bytes under another encoding label.
 
     Attributes:
@@ -29,7 +29,7 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True):
     json: msgspec.Raw = NO_JSON
     encoding: str = JSON_PLAIN
     data: bytes = b""
-    metadata: dict[str, str] = {}  # noqa: RUF012 - msgspec copies an empty default
+    metadata: dict[str, str] = {}
 
     @property
     def size(self) -> int:
@@ -42,7 +42,7 @@ NULL: Final = Payload(json=msgspec.Raw(b"null"))
 Payloads = tuple[Payload, ...]
 
 
-class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An exception as data: what a history keeps of it.
 
     Attributes:

@@ -9,17 +9,12 @@ arrive together are both seen.
 from __future__ import annotations
 
 import asyncio
-import asyncio.events
-import asyncio.tasks
-import gc
 import heapq
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from durable import limits
-from durable.core import flags
+from durable.core import flags, turn
 from durable.core.commands import (
     CancelWorkflowExecution,
     CompleteWorkflowExecution,
@@ -32,6 +27,7 @@ from durable.core.events import (
     UNPROCESSED,
     Attributes,
     HistoryEvent,
+    MarkerRecorded,
     TimerCanceled,
     TimerFired,
     WorkflowExecutionCancelRequested,
@@ -207,14 +203,17 @@ class Replayer:
             return
         loop = context.loop
         loop.is_torn_down = True
-        rounds = limits.TEARDOWN_ROUNDS_MAX
-        with _running(loop, None):
-            for task in sorted(loop.tasks, key=hash):
-                if not task.done():
+        open_tasks = [task for task in loop.tasks if not task.done()]
+        if open_tasks or loop.generators:
+            outer = turn.enter(loop)
+            try:
+                for task in open_tasks:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for its warning
-                    close_coroutine(task.get_coro(), rounds)
-            for generator in loop.generators:
-                close_async_generator(generator, rounds)
+                    close_coroutine(task.get_coro(), limits.TEARDOWN_ROUNDS_MAX)
+                for generator in loop.generators:
+                    close_async_generator(generator, limits.TEARDOWN_ROUNDS_MAX)
+            finally:
+                turn.leave(outer)
         loop.tasks.clear()
         loop.generators.clear()
         context.entries.clear()
@@ -226,85 +225,127 @@ class Replayer:
     # --- catching up ------------------------------------------------------------------
 
     def _replay(self, history: Sequence[HistoryEvent]) -> None:
-        for inputs, recorded in _turns(history, self.event_count):
-            first = _first_of_task(inputs, recorded)
-            if first is None:  # nobody has taken them yet; the next task does
-                self._unprocessed = inputs
-                self.event_count += len(inputs)
-                return
-            self.task_count = first.task_number
-            self.flags = first.flags
-            context = self._begin(inputs, first)
-            context.is_replaying = True
-            for event in recorded:
-                patch = find_patch(event.attributes)
-                if patch is not None:
-                    context.recorded_patches.add(patch[0])
-            self._apply([event.attributes for event in inputs])
-            self.event_count += len(inputs) + len(recorded)
-            if self.is_closed:
-                continue
-            entries = self._take_entries()
-            match(entries, recorded, self._name())
-            self._index(entries)
+        """Drive recorded turns again. One thread-wide entry serves them all."""
+        if self._context is None:
+            self._begin_recorded(history)
+        context = self._get_context()
+        context.is_replaying = True
+        outer = turn.enter(context.loop)
+        try:
+            position = 0
+            while position < len(history):
+                position = self._replay_turn(context, history, position)
+        finally:
+            turn.leave(outer)
+
+    def _begin_recorded(self, history: Sequence[HistoryEvent]) -> None:
+        first = history[0]
+        if not isinstance(first.attributes, WorkflowExecutionStarted):
+            raise CorruptHistoryError(
+                "A history must begin with WorkflowExecutionStarted, but event"
+                f" {first.event_id} is {type(first.attributes).__name__}."
+            )
+        self._start(first.attributes)
+
+    def _replay_turn(
+        self, context: RunContext, history: Sequence[HistoryEvent], position: int
+    ) -> int:
+        """Drive the turn that begins at `position`; return where the next begins."""
+        inputs: list[Attributes] = []
+        recorded: list[HistoryEvent] = []
+        begun: HistoryEvent | None = None
+        known, count = self.event_count, len(history)
+        start = position
+        while position < count:
+            event = history[position]
+            if event.event_id != known + position - start + 1:
+                raise CorruptHistoryError(
+                    f"Event {event.event_id} stands where event"
+                    f" {known + position - start + 1} must be."
+                )
+            if begun is None:
+                if event.task_number != UNPROCESSED:
+                    begun = event
+            elif event.task_number != begun.task_number:
+                break
+            attributes = event.attributes
+            if attributes.is_input:
+                inputs.append(attributes)
+            else:
+                recorded.append(event)
+                if type(attributes) is MarkerRecorded:
+                    self._note_patch(context, attributes)
+            position += 1
+        if begun is None:  # nobody has taken them yet; the next task does
+            self._unprocessed = list(history[start:])
+            self.event_count += position - start
+            return position
+        self.task_count = begun.task_number
+        self.flags = begun.flags
+        context.begin_task(begun.time, known)
+        self._apply(context, inputs)
+        self.event_count += position - start
+        if not self.is_closed:
+            entries = context.take_entries()
+            match(entries, recorded, self._name)
+            self._index(context, entries)
             if recorded and isinstance(recorded[-1].attributes, TERMINAL_EVENTS):
                 self.is_closed = True
+        return position
 
-    def _begin(
-        self, inputs: Sequence[HistoryEvent], first: HistoryEvent
-    ) -> RunContext:
-        if self._context is None:
-            if not inputs or not isinstance(
-                inputs[0].attributes, WorkflowExecutionStarted
-            ):
-                raise CorruptHistoryError(
-                    "A history must begin with WorkflowExecutionStarted, but event"
-                    f" {first.event_id} is {type(first.attributes).__name__}."
-                )
-            self._start(inputs[0].attributes, first.time)
-        context = self._get_context()
-        context.begin_task(first.time, self.event_count)
-        return context
+    def _note_patch(self, context: RunContext, marker: MarkerRecorded) -> None:
+        patch = find_patch(marker)
+        if patch is not None:
+            context.recorded_patches.add(patch[0])
 
-    def _start(self, started: WorkflowExecutionStarted, time: int) -> None:
+    def _start(self, started: WorkflowExecutionStarted) -> None:
         self._context = RunContext(started, self._find_code(started))
-        self._context.started_at = time
         self._context.on_unhandled = self._on_unhandled
 
     # --- one live turn ----------------------------------------------------------------
 
     def _drive(self, task: WorkflowTask) -> WorkflowTaskCompletion:
-        earlier = [event.attributes for event in self._unprocessed]
-        events: list[Attributes] = list(task.events)
+        inputs: list[Attributes] = list(task.events)
+        earlier = self._unprocessed
         if earlier:
-            events.insert(0, WorkflowTaskStarted())
-        context = self._context or self._start_live([*earlier, *events], task.now)
+            inputs.insert(0, WorkflowTaskStarted())
+        context = self._context
+        if context is None:
+            context = self._start_live(earlier, inputs)
         time = max(task.now, context.task_time)
-        events += self._due_timers(time)
+        if context.timers:
+            inputs += self._due_timers(time)
         self.task_count += 1
         self.flags = flags.CURRENT
         context.is_replaying = False
         context.begin_task(time, self.event_count)
         self._unprocessed = []
-        self._apply([*earlier, *events])
+        outer = turn.enter(context.loop)
+        try:
+            self._apply(context, [*(event.attributes for event in earlier), *inputs])
+        finally:
+            turn.leave(outer)
         if self.is_closed:  # timed out or terminated: no code ran
-            return self._completion(self._place(events, time), ())
-        entries = self._take_entries()
+            return self._completion(self._place(inputs, time), ())
+        entries = context.take_entries()
         commands = tuple([entry.command() for entry in entries])
-        first_command = len(events)
-        events += [event_of(command) for command in commands]
-        placed = self._place(events, time)
-        for entry, event in zip(entries, placed[first_command:], strict=True):
+        placed = self._place(
+            [*inputs, *[event_of(command) for command in commands]], time
+        )
+        for entry, event in zip(entries, placed[len(inputs) :], strict=True):
             entry.recorded(event.event_id, time, event.attributes)
-        self._index(entries)
-        if isinstance(events[-1], TERMINAL_EVENTS):
+        self._index(context, entries)
+        if isinstance(placed[-1].attributes, TERMINAL_EVENTS):
             self.is_closed = True
         return self._completion(placed, commands)
 
-    def _start_live(self, inputs: Sequence[Attributes], now: int) -> RunContext:
-        if not inputs or not isinstance(inputs[0], WorkflowExecutionStarted):
+    def _start_live(
+        self, earlier: Sequence[HistoryEvent], inputs: Sequence[Attributes]
+    ) -> RunContext:
+        first = earlier[0].attributes if earlier else inputs[0] if inputs else None
+        if not isinstance(first, WorkflowExecutionStarted):
             raise InternalError("The first workflow task must start the run.")
-        self._start(inputs[0], now)
+        self._start(first)
         return self._get_context()
 
     def _due_timers(self, now: int) -> list[Attributes]:
@@ -324,19 +365,22 @@ class Replayer:
         self.event_count += len(events)
         number, bits = self.task_count, self.flags
         return tuple(
-            HistoryEvent(first + index, number, time, attributes, bits)
-            for index, attributes in enumerate(events)
+            [
+                HistoryEvent(event_id, number, time, attributes, bits)
+                for event_id, attributes in enumerate(events, first)
+            ]
         )
 
     # --- applying events --------------------------------------------------------------
 
-    def _apply(self, events: Sequence[Attributes]) -> None:
-        context = self._get_context()
-        with _running(context.loop, context):
+    def _apply(self, context: RunContext, events: Sequence[Attributes]) -> None:
+        try:
             for event in events:
                 self._apply_one(context, event)
             if not self.is_closed:
                 context.drain()
+        except RunTornDown:
+            raise InternalError("A run was torn down while it was driven.") from None
         main = self._main
         if main is not None and main.done() and not self.is_closed:
             context.entries.append(ClosingEntry(self._closing_command(main)))
@@ -415,18 +459,11 @@ class Replayer:
             return CancelWorkflowExecution(failure)
         return FailWorkflowExecution(failure)
 
-    def _take_entries(self) -> list[Entry]:
-        context = self._get_context()
-        entries = [entry for entry in context.entries if not entry.is_withdrawn]
-        context.entries = []
-        return entries
-
-    def _index(self, entries: Sequence[Entry]) -> None:
-        context = self._get_context()
+    def _index(self, context: RunContext, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            if isinstance(entry, ActivityMachine):
+            if type(entry) is ActivityMachine:
                 context.activities[entry.scheduled_event_id] = entry
-            elif isinstance(entry, TimerMachine):
+            elif type(entry) is TimerMachine:
                 if entry.state is State.PENDING:
                     context.timers[entry.started_event_id] = entry
                     heapq.heappush(
@@ -477,85 +514,3 @@ def _is_cancellation(failure: Failure | None) -> bool:
             return False
         failure = failure.cause
     return False
-
-
-def _turns(
-    history: Sequence[HistoryEvent], already: int
-) -> Iterator[tuple[list[HistoryEvent], list[HistoryEvent]]]:
-    """Split a history into turns: the inputs and the recorded commands of each."""
-    inputs: list[HistoryEvent] = []
-    recorded: list[HistoryEvent] = []
-    number = 0
-    expected = already
-    for event in history:
-        expected += 1
-        if event.event_id != expected:
-            raise CorruptHistoryError(
-                f"Event {event.event_id} stands where event {expected} must be."
-            )
-        if event.task_number != number:
-            if number != UNPROCESSED:
-                yield inputs, recorded
-                inputs, recorded = [], []
-            number = event.task_number
-        if event.attributes.is_input:
-            inputs.append(event)
-        else:
-            recorded.append(event)
-    if inputs or recorded:
-        yield inputs, recorded
-
-
-def _first_of_task(
-    inputs: Sequence[HistoryEvent], recorded: Sequence[HistoryEvent]
-) -> HistoryEvent | None:
-    """The first event that a task wrote itself; it has the task's number and time."""
-    for event in inputs:
-        if event.task_number != UNPROCESSED:
-            return event
-    return recorded[0] if recorded else None
-
-
-@contextmanager
-def _running(loop: Any, context: RunContext | None) -> Iterator[None]:
-    """Make a run's loop the running one, with no collector and no outer task.
-
-    The cyclic collector is off meanwhile: it could finalize coroutines of the program
-    or of another run, whose `finally` blocks would then find this run's loop.
-    """
-    outer_loop = asyncio.events._get_running_loop()
-    outer_task = _leave_task(outer_loop)
-    hooks = sys.get_asyncgen_hooks()
-    was_collecting = gc.isenabled()
-    gc.disable()
-    asyncio.events._set_running_loop(loop)
-    sys.set_asyncgen_hooks(loop.keep_generator, _keep)
-    try:
-        yield
-    except RunTornDown:
-        pass
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-        asyncio.events._set_running_loop(outer_loop)
-        if outer_task is not None:
-            asyncio.tasks._enter_task(outer_loop, outer_task)  # type: ignore[attr-defined]  # see _leave_task
-        if was_collecting:
-            gc.enable()
-
-
-def _keep(_: Any) -> None:
-    """Do nothing: the loop holds every started generator until the run ends."""
-
-
-def _leave_task(loop: Any) -> asyncio.Task[Any] | None:
-    """Leave the task that drives the turn, if any.
-
-    From Python 3.14 the current task belongs to the thread, not to the loop, and a
-    task of another loop may not begin inside of it.
-    """
-    if loop is None or sys.version_info < (3, 14):
-        return None
-    task = asyncio.current_task(loop)
-    if task is not None:
-        asyncio.tasks._leave_task(loop, task)  # type: ignore[attr-defined]  # private, but what asyncio's C tasks call
-    return task

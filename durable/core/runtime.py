@@ -52,57 +52,51 @@ class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
     cancellation_reason: str | None
 
 
-class ActivityRequest:
-    """One call of an activity from workflow code, encoded.
+class ActivityTarget:
+    """An activity as a workflow calls it: the same for all its calls.
 
-    `same_input` decides on replay whether recorded arguments equal these. It may
-    decode both, so that the order of a set or a new field with a default is no
+    `same_input` decides on replay whether recorded arguments equal those of the code.
+    It may decode both, so that the order of a set or a new field with a default is no
     mismatch.
     """
 
-    __slots__ = (
-        "activity_type",
-        "code",
-        "input",
-        "instruction",
-        "same_input",
-        "settings",
-        "summary",
-    )
+    __slots__ = ("activity_type", "same_input", "settings", "summary")
 
     def __init__(
         self,
         activity_type: str,
-        input: Payloads,  # noqa: A002 - the event's own field name
         settings: ActivitySettings,
         summary: str | None,
         same_input: Callable[[Payloads, Payloads], bool],
-        code: CodeType | None,
-        instruction: int,
     ) -> None:
         self.activity_type = activity_type
-        self.input = input
         self.settings = settings
         self.summary = summary
         self.same_input = same_input
-        self.code = code
-        self.instruction = instruction
 
-    def source(self) -> str:
-        """The calling line as `file:line`; computed only when somebody reads it."""
-        return source_line(self.code, self.instruction)
+
+_source_lines: dict[tuple[int, int], tuple[CodeType, str]] = {}
+_SOURCE_LINES_MAX: Final = 4_096
 
 
 def source_line(code: CodeType | None, instruction: int) -> str:
     """Turn a code object and an instruction's offset into `file:line`."""
     if code is None:
         return ""
+    # By identity, since code objects hash by their content; the value keeps it alive.
+    known = _source_lines.get((id(code), instruction))
+    if known is not None:
+        return known[1]
     line = code.co_firstlineno
     for start, end, number in code.co_lines():
         if start <= instruction < end and number is not None:
             line = number
             break
-    return f"{code.co_filename}:{line}"
+    if len(_source_lines) >= _SOURCE_LINES_MAX:
+        _source_lines.clear()
+    text = f"{code.co_filename}:{line}"
+    _source_lines[id(code), instruction] = code, text
+    return text
 
 
 class WorkflowRuntime(Protocol):
@@ -125,8 +119,17 @@ class WorkflowRuntime(Protocol):
         """The run's own generator."""
         ...
 
-    async def execute_activity(self, request: ActivityRequest) -> Payload:
-        """Schedule an activity and wait for its result; raise its failure."""
+    async def execute_activity(
+        self,
+        target: ActivityTarget,
+        input: Payloads,
+        code: CodeType | None,
+        instruction: int,
+    ) -> Payload:
+        """Schedule an activity and wait for its result; raise its failure.
+
+        `code` and `instruction` say which line of workflow code asks.
+        """
         ...
 
     async def sleep(
@@ -149,7 +152,7 @@ class WorkflowRuntime(Protocol):
 class WorkflowCode(Protocol):
     """A workflow as the core sees it: payloads in, payload or exception out."""
 
-    def call(self, input: Payloads) -> Coroutine[Any, Any, Payload]:  # noqa: A002 - as above
+    def call(self, input: Payloads) -> Coroutine[Any, Any, Payload]:
         """Decode the arguments, run the code, encode its result."""
         ...
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 _immortal: Final[list[Any]] = []
 
 
-class RunTornDown(BaseException):  # noqa: N818 - a signal, not an error
+class RunTornDown(BaseException):
     """Raised by every operation of a run that is being closed.
 
     Never seen by code that still counts: no command can come of catching it.

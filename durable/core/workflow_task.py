@@ -24,7 +24,7 @@ from durable.core.events import Attributes, HistoryEvent
 from durable.core.payload import Failure
 
 
-class WorkflowTask(msgspec.Struct, frozen=True):
+class WorkflowTask(msgspec.Struct, frozen=True, gc=False):
     """One turn of a run.
 
     Attributes:

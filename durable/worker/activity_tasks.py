@@ -430,7 +430,11 @@ class ActivityTasks:
             if attempt.due_at <= now and not self.is_draining:
                 del run.backoffs[attempt.scheduled_event_id]
                 run.attempts[attempt.scheduled_event_id] = attempt
-                self._record(attempt, AttemptState.STARTED, partial(self._begin_recorded, attempt))
+                self._record(
+                    attempt,
+                    AttemptState.STARTED,
+                    partial(self._begin_recorded, attempt),
+                )
 
     def begin_after_doubt(self, attempt: Attempt, failure: Failure) -> None:
         """Begin the attempt after one whose worker died in the middle of it."""
@@ -473,9 +477,7 @@ class ActivityTasks:
     def _record(self, attempt: Attempt, state: AttemptState, then: Any) -> None:
         self._submit(attempt.run, (self._row(attempt, state, None),), then)
 
-    def _submit(
-        self, run: LiveRun, rows: tuple[AttemptRecord, ...], then: Any
-    ) -> None:
+    def _submit(self, run: LiveRun, rows: tuple[AttemptRecord, ...], then: Any) -> None:
         run.is_active = bool(run.attempts) or run.is_committing
         run.wake_at = run.next_due_at()
         self._store.submit(

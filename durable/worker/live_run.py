@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+
 from durable.core.events import ActivityTaskScheduled, Attributes
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer

@@ -131,9 +131,7 @@ class Watchdog:
         self._answered = beat
 
 
-def _set_async_exception(
-    thread_id: int, exception: type[BaseException] | None
-) -> None:
+def _set_async_exception(thread_id: int, exception: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread_id),
         None if exception is None else ctypes.py_object(exception),

@@ -233,7 +233,9 @@ class Worker:
         if not self._is_open or self._tasks.is_draining:
             raise EngineClosedError("The engine is closing and starts no more runs.")
         run = self._new_run(started, record.started_at)
-        completion = self._tasks.process(run, WorkflowTask(record.started_at, (started,)))
+        completion = self._tasks.process(
+            run, WorkflowTask(record.started_at, (started,))
+        )
         events = completion.events
         starts = any(
             [type(event.attributes) is ActivityTaskScheduled for event in events]
@@ -242,7 +244,7 @@ class Worker:
         run.wake_at = None if completion.is_closed else run.next_due_at()
         status, closed_at = RunStatus.RUNNING, None
         if completion.is_closed:
-            status = STATUS_OF[type(events[-1].attributes)]  # type: ignore[index]  # a terminal event
+            status = STATUS_OF[type(events[-1].attributes)]
             closed_at = events[-1].time
         operation = StartRun(
             record=msgspec.structs.replace(
@@ -433,9 +435,7 @@ class Worker:
 
     def _restore_activities(self, run: LiveRun, rows: list[AttemptRecord]) -> None:
         latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
-        decided = {
-            getattr(event, "scheduled_event_id", None) for event in run.inputs
-        }
+        decided = {getattr(event, "scheduled_event_id", None) for event in run.inputs}
         for machine in run.replayer.pending_activities():
             event_id = machine.scheduled_event_id
             if event_id in decided or event_id in run.attempts:
@@ -495,7 +495,7 @@ class Worker:
                 workflow_type=run.workflow_type,
                 workflow_id=run.workflow_id,
                 run_id=run.run_id,
-                outcome=STATUS_OF[type(event.attributes)].value,  # type: ignore[index]  # a terminal event
+                outcome=STATUS_OF[type(event.attributes)].value,
                 duration=max(0, event.time - run.started_at),
                 headers=run.headers,
             )
@@ -709,9 +709,7 @@ def _ignore(_: Any, error: BaseException | None) -> None:
         _log.error("A background write was refused: %s", error)
 
 
-def _first_event(
-    history: list[HistoryEvent], run: LiveRun
-) -> WorkflowExecutionStarted:
+def _first_event(history: list[HistoryEvent], run: LiveRun) -> WorkflowExecutionStarted:
     first = history[0].attributes if history else None
     if not isinstance(first, WorkflowExecutionStarted):
         raise CorruptHistoryError(
@@ -782,5 +780,3 @@ def _log_unhandled(context: dict[str, Any]) -> None:
         context.get("message", "something was not handled"),
         "" if error is None else f" ({type(error).__name__}: {error})",
     )
-
-

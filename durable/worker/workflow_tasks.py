@@ -217,7 +217,7 @@ class WorkflowTasks:
         operation = CommitTask(
             run_id=run_id,
             rows=[encode_event(run_id, event) for event in events],
-            status=STATUS_OF[type(last)] if closes else None,  # type: ignore[index]  # a terminal event
+            status=STATUS_OF[type(last)] if closes else None,
             closed_at=events[-1].time if closes else None,
             update_run=update,
             is_active=is_active and not closes,

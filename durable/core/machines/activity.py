@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
-from typing import Any, ClassVar
+from types import CodeType
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -18,24 +18,38 @@ from durable.core.events import (
     ActivityTaskCancelRequested,
     ActivityTaskScheduled,
     Attributes,
+    WorkflowExecutionStarted,
 )
 from durable.core.machines.machine import Entry, Machine, Move, State, Table
-from durable.core.runtime import ActivityRequest
+from durable.core.payload import Payloads
+from durable.core.runtime import ActivityTarget, source_line
+
+
+class Sender(Protocol):
+    """The run that an activity belongs to."""
+
+    started: WorkflowExecutionStarted
+
+    def send(self, entry: Entry) -> None:
+        """Take a command that the activity issues."""
+        ...
 
 
 class ActivityMachine(Machine, Entry):
     """One activity of a run; also the entry of its own ScheduleActivityTask."""
 
     __slots__ = (
-        "_send",
-        "_task_queue",
+        "_code",
+        "_instruction",
+        "_sender",
         "activity_id",
         "future",
+        "input",
         "is_withdrawn",
-        "request",
         "scheduled",
         "scheduled_at",
         "scheduled_event_id",
+        "target",
     )
     event_type = ActivityTaskScheduled
     table: ClassVar[Table] = {
@@ -49,44 +63,48 @@ class ActivityMachine(Machine, Entry):
     def __init__(
         self,
         activity_id: str,
-        request: ActivityRequest,
+        target: ActivityTarget,
+        input: Payloads,
         future: asyncio.Future[Any],
-        send: Callable[[Entry], None],
-        task_queue: str,
+        sender: Sender,
+        code: CodeType | None,
+        instruction: int,
     ) -> None:
         self.state = State.CREATED
-        self._task_queue = task_queue
         self.is_withdrawn = False
         self.activity_id = activity_id
-        self.request = request
+        self.target = target
+        self.input = input
         self.future = future
         self.scheduled_event_id = 0
         self.scheduled_at = 0
         self.scheduled: Attributes | None = None
-        self._send = send
+        self._sender = sender
+        self._code = code
+        self._instruction = instruction
 
     def command(self) -> ScheduleActivityTask:
         """The command as data."""
-        request = self.request
+        target = self.target
         return ScheduleActivityTask(
-            activity_id=self.activity_id,
-            activity_type=request.activity_type,
-            input=request.input,
-            settings=_on_queue(request.settings, self._task_queue),
-            headers={},
-            summary=request.summary,
-            source=request.source(),
+            self.activity_id,
+            target.activity_type,
+            self.input,
+            _on_queue(target.settings, self._sender.started.task_queue),
+            {},
+            target.summary,
+            source_line(self._code, self._instruction),
         )
 
     def differs(self, event: Attributes) -> str | None:
         """Compare id, type and arguments; never timeouts, retries or labels."""
         assert isinstance(event, ActivityTaskScheduled)  # noqa: S101 - by `event_type`
-        request = self.request
-        if event.activity_type != request.activity_type:
+        target = self.target
+        if event.activity_type != target.activity_type:
             return "the activity"
         if event.activity_id != self.activity_id:
             return "the activity id"
-        if not request.same_input(event.input, request.input):
+        if event.input != self.input and not target.same_input(event.input, self.input):
             return "the arguments"
         return None
 
@@ -104,7 +122,7 @@ class ActivityMachine(Machine, Entry):
             self.is_withdrawn = True
         elif self.state is State.PENDING and send:
             self.move(Move.CANCEL)
-            self._send(_CancelEntry(self))
+            self._sender.send(_CancelEntry(self))
 
     def resolve(self, event: Attributes) -> None:
         """Take the outcome; whoever still waits is woken."""

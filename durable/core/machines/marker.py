@@ -43,9 +43,11 @@ class PatchEntry(Entry):
         return None if found and found[0] == self.patch_id else "the patch"
 
 
-def find_patch(event: Attributes) -> tuple[str, bool] | None:
+def find_patch(event: Attributes | RecordMarker) -> tuple[str, bool] | None:
     """The id of a patch marker and whether it is deprecated; None for other events."""
-    if type(event) is not MarkerRecorded or event.marker_name != PATCH_MARKER:
+    if not isinstance(event, MarkerRecorded | RecordMarker):
+        return None
+    if event.marker_name != PATCH_MARKER:
         return None
     data = msgspec.json.decode(event.details["patch"].json)
     return data["id"], data["deprecated"]

@@ -1,0 +1,227 @@
+"""What the store's contract says of histories, attempts and parking."""
+
+# ruff: noqa: S101 - these assertions are for pytest
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from durable.errors import (
+    HistoryTakenError,
+)
+from durable.store.records import (
+    AttemptState,
+    ParkRun,
+    RecordAttempts,
+    ReleaseRuns,
+    RunStatus,
+    Started,
+)
+from durable.testing.store_rows import (
+    START,
+    load,
+    make_attempt,
+    make_closing,
+    make_commit,
+    make_rows,
+    make_run,
+    make_start,
+    make_termination,
+    perform_all,
+)
+
+if TYPE_CHECKING:
+    from durable.testing.store_rows import Harness
+
+CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUNNING]
+
+
+class CommitContract:
+    """Appending to histories, attempts, parking."""
+
+    async def test_commit_appends_and_leaves_the_run_as_it_is(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        started = make_start("r1", owner="w", is_active=True, wake_at=START)
+        await store.perform(started)
+
+        assert await store.perform(make_commit("r1", 3, 5)) is None
+
+        loaded = await load(store, "r1")
+        assert loaded.record == started.record
+        assert loaded.rows == make_rows("r1", 1, 5)
+
+    async def test_commit_may_update_the_run(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", is_active=True))
+        await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
+
+        await store.perform(
+            make_commit("r1", 3, 3, update_run=True, is_active=False, wake_at=77)
+        )
+
+        record = (await load(store, "r1")).record
+        assert record == make_run("r1", owner="w", is_active=False, wake_at=77)
+
+    @pytest.mark.parametrize("status", CLOSED_STATUSES)
+    async def test_commit_closes_the_run(
+        self, harness: Harness, status: RunStatus
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", is_active=True, wake_at=START))
+
+        await store.perform(make_closing("r1", 3, 4, status=status))
+
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run("r1", status=status, closed_at=START + 7)
+        assert len(loaded.rows) == 4
+        assert (await store.perform(make_start("r2", workflow_id="wf-r1"))).created
+
+    async def test_commit_writes_attempts_with_its_rows(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+        attempt = make_attempt(
+            "r1",
+            2,
+            state=AttemptState.FAILED,
+            started_at=START + 1,
+            closed_at=START + 2,
+            failure='{"message": "no"}',
+            worker_id="w",
+        )
+
+        await store.perform(make_commit("r1", 3, 3, attempts=(attempt,)))
+
+        assert await store.read_attempts("r1") == [attempt]
+        assert (await load(store, "r1")).attempts == [attempt]
+
+    async def test_commit_to_a_taken_position_is_refused_whole(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+
+        before, refused, after = await perform_all(
+            store,
+            make_commit("r1", 3, 3),
+            make_commit("r1", 3, 4, attempts=(make_attempt("r1", 1),)),
+            make_commit("r1", 4, 4),
+        )
+
+        assert (before, after) == (None, None)
+        assert isinstance(refused, HistoryTakenError)
+        loaded = await load(store, "r1")
+        assert loaded.rows == make_rows("r1", 1, 4)
+        assert loaded.attempts == []
+
+    async def test_commit_harms_no_neighbour_when_it_is_refused(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        names = [f"r{number}" for number in range(6)]
+        await perform_all(store, *(make_start(name, owner="w") for name in names))
+
+        outcomes = await perform_all(
+            store,
+            *(make_commit(n, 2 if n == "r3" else 3, 3) for n in names),
+            make_start("r9", owner="w"),
+        )
+
+        assert isinstance(outcomes.pop(3), HistoryTakenError)
+        assert outcomes == [None] * 5 + [Started(run_id="r9", created=True)]
+        lengths = [len(loaded.rows) for loaded in await store.load_runs(names)]
+        assert lengths == [3, 3, 3, 2, 3, 3]
+
+    async def test_commit_after_a_termination_is_refused(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+
+        terminated, *refused = await perform_all(
+            store,
+            make_termination("r1"),
+            make_commit("r1", 3, 3),
+            make_commit("r1", 4, 4),
+            make_commit("r1", 4, 3, update_run=True, wake_at=9),
+            make_closing("r1", 4, 4),
+            RecordAttempts(
+                run_id="r1",
+                attempts=(make_attempt("r1", 2),),
+                is_active=True,
+                wake_at=START,
+            ),
+            ParkRun(run_id="r1", stuck="{}"),
+        )
+
+        assert terminated == "r1"
+        assert [type(error) for error in refused] == [HistoryTakenError] * 6
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run(
+            "r1", status=RunStatus.TERMINATED, closed_at=START + 2
+        )
+        assert loaded.attempts == []
+
+    @pytest.mark.parametrize("run_id", ["unowned", "unknown"])
+    async def test_commit_to_a_run_of_no_or_another_owner_is_refused(
+        self, harness: Harness, run_id: str
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("unowned", owner="w"))
+        await store.perform(ReleaseRuns(run_ids=("unowned",)))
+
+        with pytest.raises(HistoryTakenError):
+            await store.perform(make_commit(run_id, 3, 3))
+        assert await store.read_history(run_id, 2) == []
+
+    async def test_attempts_are_inserted_or_replaced(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", is_active=True))
+        waiting = make_attempt("r1", 2, state=AttemptState.BACKOFF, due_at=START + 9)
+        first = make_attempt("r1", 1, state=AttemptState.FAILED)
+        begun = make_attempt("r1", 2, started_at=START + 9, worker_id="w")
+
+        await store.perform(
+            RecordAttempts(
+                run_id="r1",
+                attempts=(waiting, first),
+                is_active=False,
+                wake_at=START + 9,
+            )
+        )
+
+        record = (await load(store, "r1")).record
+        assert (record.is_active, record.wake_at) == (False, START + 9)
+        assert await store.read_attempts("r1") == [first, waiting]
+        await store.perform(
+            RecordAttempts(run_id="r1", attempts=(begun,), is_active=True, wake_at=None)
+        )
+        assert await store.read_attempts("r1") == [first, begun]
+        record = (await load(store, "r1")).record
+        assert (record.is_active, record.wake_at) == (True, None)
+
+    async def test_attempts_leave_a_parked_run_parked(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+        await store.perform(ParkRun(run_id="r1", stuck="{}"))
+
+        await store.perform(
+            RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=START)
+        )
+
+        assert (await load(store, "r1")).record.stuck == "{}"
+
+    async def test_parking_keeps_owner_and_history(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", is_active=True, wake_at=START))
+
+        await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
+
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run("r1", owner="w", stuck='{"message": "bug"}')
+        assert loaded.rows == make_rows("r1", 1, 2)
+        assert await store.due_runs(START, 10) == []
+        assert await store.next_wake_at() is None

@@ -1,0 +1,345 @@
+"""What the store's contract says of workers, their leases and their runs."""
+
+# ruff: noqa: S101 - these assertions are for pytest
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from durable import limits
+from durable.errors import (
+    InternalError,
+    LeaseLostError,
+)
+from durable.store.records import (
+    Claimed,
+    ClaimRuns,
+    CommitTask,
+    ParkRun,
+    ReapWorkers,
+    RecordAttempts,
+    ReleaseRuns,
+    RunStatus,
+)
+from durable.testing.store_rows import (
+    START,
+    make_closing,
+    make_commit,
+    make_message,
+    make_rows,
+    make_start,
+    make_worker,
+    perform_all,
+)
+
+if TYPE_CHECKING:
+    from durable.testing.store_rows import Harness
+
+LEASE = round(limits.LEASE_SECONDS * 1_000_000)
+CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
+
+
+def fenced_operations(worker_id: str) -> list[Any]:
+    """Every kind of operation that needs the lease, for a run `r1`."""
+    return [
+        make_start("r9", owner=worker_id),
+        CommitTask(run_id="r1", rows=make_rows("r1", 3, 3)),
+        RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=None),
+        ParkRun(run_id="r1", stuck="{}"),
+        CLAIM,
+        ReleaseRuns(run_ids=("r1",)),
+    ]
+
+
+async def wait_until(condition: Any) -> None:
+    """Let the loop run until something holds; the test's timeout is the bound."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.001)
+
+
+class LeaseContract:
+    """Registering, losing and releasing."""
+
+    shares_database: bool
+
+    async def test_register_gives_a_lease_and_a_fence(self, harness: Harness) -> None:
+        store = await harness.open()
+        harness.clock.advance(1)
+
+        registered = await harness.register(store, "w1", pid=12)
+
+        assert registered == make_worker(
+            "w1",
+            pid=12,
+            fence=registered.fence,
+            lease_expires_at=START + 1_000_000 + LEASE,
+        )
+        assert registered.fence > 0
+        assert await store.list_workers() == [registered]
+
+    async def test_register_raises_the_fence_each_time(self, harness: Harness) -> None:
+        store = await harness.open()
+        first = await harness.register(store, "w1")
+        await store.release_worker()
+
+        second = await harness.register(store, "w2")
+
+        assert second.fence > first.fence
+
+    async def test_register_is_refused_while_a_worker_is_registered(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w1")
+
+        with pytest.raises(InternalError, match="w1"):
+            await harness.register(store, "w2")
+        await store.perform(make_start("r1", owner="w1"))
+
+    async def test_release_frees_every_run_at_once(self, harness: Harness) -> None:
+        store = await harness.open("w1")
+        await store.perform(make_start("r1", owner="w1", is_active=True))
+        await perform_all(store, make_start("r2", owner="w1"), make_closing("r2", 3, 3))
+
+        await store.release_worker()
+        await store.release_worker()
+
+        assert await store.list_workers() == []
+        one, two = await store.load_runs(["r1", "r2"])
+        assert (one.record.owner, one.record.is_active) == (None, True)
+        assert two.record.status is RunStatus.COMPLETED
+        assert harness.lost == []
+        with pytest.raises(LeaseLostError):
+            await store.perform(make_commit("r1", 3, 3))
+
+    async def test_lost_lease_refuses_every_fenced_operation(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await store.perform(make_start("r1", owner="w1"))
+        assert await other.perform(ReapWorkers(presumed_dead=("w1",))) == ["w1"]
+
+        unfenced = make_start("r2")
+        *refused, kept = await perform_all(store, *fenced_operations("w1"), unfenced)
+
+        assert [type(error) for error in refused] == [LeaseLostError] * 6
+        assert kept.created
+        assert await store.perform(make_message("r1")) == "r1"
+        loaded, untouched = await other.load_runs(["r1", "r2", "r9"])
+        assert (loaded.record.owner, loaded.record.stuck) == (None, None)
+        assert loaded.rows == make_rows("r1", 1, 2)
+        assert untouched.record.run_id == "r2"
+
+    async def test_lost_lease_is_reported_once(self, harness: Harness) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await other.perform(ReapWorkers(presumed_dead=("w1",)))
+
+        for operation in fenced_operations("w1"):
+            with pytest.raises(LeaseLostError):
+                await store.perform(operation)
+        await wait_until(lambda: harness.lost)
+        with pytest.raises(LeaseLostError):
+            await store.perform(CLAIM)
+
+        assert harness.lost == ["w1"]
+
+    async def test_lost_lease_is_replaced_by_registering_again(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await other.perform(ReapWorkers(presumed_dead=("w1",)))
+        with pytest.raises(LeaseLostError):
+            await store.perform(CLAIM)
+
+        with pytest.raises(LeaseLostError, match="w2"):
+            await harness.register(store, "w2")
+        await harness.register(store, "w3")
+
+        assert (await store.perform(make_start("r1", owner="w3"))).created
+        with pytest.raises(LeaseLostError):
+            await store.perform(make_start("r2", owner="w1"))
+
+    async def test_reaping_takes_workers_whose_lease_has_ended(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        await store.perform(make_start("r1", owner="w1", is_active=True))
+        other = await harness.open()
+        assert await other.perform(ReapWorkers()) == []
+        harness.clock.advance(limits.LEASE_SECONDS)
+
+        assert await other.perform(ReapWorkers()) == ["w1"]
+
+        assert await other.list_workers() == []
+        (loaded,) = await other.load_runs(["r1"])
+        assert (loaded.record.owner, loaded.record.is_active) == (None, True)
+        with pytest.raises(LeaseLostError):
+            await store.perform(make_commit("r1", 3, 3))
+
+    async def test_reaping_spares_the_worker_itself(self, harness: Harness) -> None:
+        store = await harness.open("w1")
+        harness.clock.advance(2 * limits.LEASE_SECONDS)
+
+        assert await store.perform(ReapWorkers(presumed_dead=("w1", "w0"))) == []
+        assert (await store.perform(make_start("r1", owner="w1"))).created
+
+
+class ClaimContract:
+    """Claiming and releasing runs."""
+
+    shares_database: bool
+
+    async def test_claim_takes_ownerless_runs_of_known_types(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1"),
+            make_start("r2", workflow_type="other"),
+            make_start("r3", task_queue="elsewhere"),
+            make_start("r4", namespace="elsewhere"),
+            make_start("r5", owner="w"),
+            make_start("r6", owner="w"),
+            make_closing("r6", 3, 3),
+        )
+        assert await store.count_unowned(["order"]) == 1
+        assert await store.count_unowned(["order", "other"]) == 2
+        assert await store.count_unowned([]) == 0
+
+        assert await store.perform(CLAIM) == Claimed(ready=[], count=1)
+
+        owners = {
+            loaded.record.run_id: loaded.record.owner
+            for loaded in await store.load_runs(["r1", "r2", "r3", "r4", "r5", "r6"])
+        }
+        assert owners == {
+            "r1": "w",
+            "r2": None,
+            "r3": None,
+            "r4": None,
+            "r5": "w",
+            "r6": None,
+        }
+        assert await store.count_unowned(["order"]) == 0
+
+    async def test_claim_tells_which_runs_to_load_at_once(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("sleeping", wake_at=START + 1),
+            make_start("waiting"),
+            make_start("due", wake_at=START),
+            make_start("active", is_active=True),
+            make_start("mailed", wake_at=START + 2),
+            make_message("mailed"),
+            make_start("stuck", owner="w"),
+            ParkRun(run_id="stuck", stuck="{}"),
+            ReleaseRuns(run_ids=("stuck",)),
+        )
+
+        claimed = await store.perform(CLAIM)
+
+        assert claimed.count == 6
+        assert sorted(claimed.ready) == ["active", "due", "mailed", "stuck"]
+        (loaded,) = await store.load_runs(["stuck"])
+        assert loaded.record.stuck == "{}"
+
+    async def test_claim_takes_the_oldest_first_and_not_too_many(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("never"),
+            make_start("late", wake_at=START - 1),
+            make_start("later", wake_at=START),
+            make_start("early", wake_at=START - 9),
+            make_start("active", is_active=True),
+        )
+
+        taken = [
+            await store.perform(ClaimRuns(workflow_types=("order",), limit=2))
+            for _ in range(4)
+        ]
+
+        assert taken == [
+            Claimed(ready=["active", "early"], count=2),
+            Claimed(ready=["late", "later"], count=2),
+            Claimed(ready=[], count=1),
+            Claimed(ready=[], count=0),
+        ]
+
+    async def test_claim_of_nothing_leaves_the_fence(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        (before,) = await store.list_workers()
+
+        await store.perform(CLAIM)
+        await store.perform(ClaimRuns(workflow_types=("order",), limit=0))
+        await store.perform(ClaimRuns(workflow_types=(), limit=5))
+
+        assert await store.list_workers() == [before]
+
+    async def test_claim_raises_the_fence_above_all_others(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await store.perform(make_start("r1"))
+
+        _, written, released = await perform_all(
+            store, CLAIM, make_commit("r1", 3, 3), ReleaseRuns(run_ids=("r1",))
+        )
+
+        assert (written, released) == (None, None)
+        fences = {w.worker_id: w.fence for w in await store.list_workers()}
+        assert fences["w1"] > fences["w2"]
+        await other.perform(CLAIM)
+        fences = {w.worker_id: w.fence for w in await store.list_workers()}
+        assert fences["w2"] > fences["w1"]
+
+    async def test_released_runs_can_be_claimed(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1", owner="w", is_active=True, wake_at=START + 5),
+            make_start("r2", owner="w"),
+        )
+
+        await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
+
+        one, two = await store.load_runs(["r1", "r2"])
+        assert (one.record.owner, one.record.is_active) == (None, True)
+        assert one.record.wake_at == START + 5
+        assert two.record.owner == "w"
+        assert await store.perform(CLAIM) == Claimed(ready=["r1"], count=1)
+
+    async def test_release_of_runs_leaves_those_of_others(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await store.perform(make_start("r1", owner="w1"))
+
+        await other.perform(ReleaseRuns(run_ids=("r1",)))
+
+        assert await store.perform(make_commit("r1", 3, 3)) is None

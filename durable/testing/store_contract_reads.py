@@ -1,0 +1,237 @@
+"""What the store's contract says of reads."""
+
+# ruff: noqa: S101 - these assertions are for pytest
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from durable.store.records import (
+    ParkRun,
+    RecordAttempts,
+    RunFilter,
+    RunStatus,
+)
+from durable.testing.store_rows import (
+    NAMESPACE,
+    START,
+    make_attempt,
+    make_closing,
+    make_message,
+    make_rows,
+    make_start,
+    make_termination,
+    make_worker,
+    perform_all,
+)
+
+if TYPE_CHECKING:
+    from durable.testing.store_rows import Harness
+
+
+class ReadContract:
+    """Reads."""
+
+    async def test_load_keeps_the_order_and_leaves_out_unknown_runs(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        names = [f"r{number}" for number in range(7)]
+        await perform_all(store, *(make_start(n, owner="w", events=3) for n in names))
+        asked = ["r5", "unknown", "r0", "r3"]
+
+        loaded = await store.load_runs(asked)
+
+        assert [run.record.run_id for run in loaded] == ["r5", "r0", "r3"]
+        assert all(run.rows == make_rows(run.record.run_id, 1, 3) for run in loaded)
+        assert await store.load_runs([]) == []
+
+    async def test_load_serves_more_runs_than_one_query_takes(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        names = [f"r{number:04}" for number in range(1_203)]
+        await perform_all(store, *(make_start(n, events=1) for n in names))
+
+        loaded = await store.load_runs(names)
+
+        assert [run.record.run_id for run in loaded] == names
+        assert all(len(run.rows) == 1 for run in loaded)
+
+    async def test_history_is_read_from_a_position_on(self, harness: Harness) -> None:
+        store = await harness.open()
+        await store.perform(make_start("r1", events=12))
+
+        assert await store.read_history("r1") == make_rows("r1", 1, 12)
+        assert await store.read_history("r1", 10) == make_rows("r1", 11, 12)
+        assert await store.read_history("r1", 12) == []
+        assert await store.read_history("unknown") == []
+
+    async def test_history_keeps_text_and_numbers_as_they_are(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        row = ("r1", 1, 2**31 - 1, "Ereignis", 2**62, '{"é": "\\u0000 😀 \'"}', 2**40)
+        start = make_start("r1", events=0)
+        start.rows.append(row)
+
+        await store.perform(start)
+
+        assert await store.read_history("r1") == [row]
+
+    async def test_ids_are_compared_byte_by_byte(self, harness: Harness) -> None:
+        store = await harness.open()
+        names = ["Order-1", "order-1", "Ordér-1", "Orde\u0301r-1", "order-1.", "%"]
+
+        outcomes = await perform_all(store, *(make_start(name) for name in names))
+
+        assert [outcome.created for outcome in outcomes] == [True] * len(names)
+        for name in names:
+            found = await store.find_run(NAMESPACE, f"wf-{name}")
+            assert found is not None
+            assert found.run_id == name
+        assert await store.find_run(NAMESPACE, "wf-ORDER-1") is None
+
+    async def test_attempts_are_read_in_order(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+        attempts = [
+            make_attempt("r1", attempt, scheduled_event_id=event)
+            for event, attempt in ((2, 1), (2, 2), (2, 10), (11, 1))
+        ]
+
+        await store.perform(
+            RecordAttempts(
+                run_id="r1",
+                attempts=tuple(reversed(attempts)),
+                is_active=True,
+                wake_at=None,
+            )
+        )
+
+        assert await store.read_attempts("r1") == attempts
+        assert await store.read_attempts("unknown") == []
+
+    async def test_find_run_prefers_the_newest(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        for run_id, age in (("a", 1), ("c", 3), ("b", 2)):
+            await store.perform(
+                make_start(run_id, owner="w", workflow_id="wf", started_at=START + age)
+            )
+            await store.perform(make_closing(run_id, 3, 3))
+
+        newest = await store.find_run(NAMESPACE, "wf")
+        chosen = await store.find_run(NAMESPACE, "wf", "a")
+
+        assert newest is not None
+        assert chosen is not None
+        assert (newest.run_id, chosen.run_id) == ("c", "a")
+        assert await store.find_run(NAMESPACE, "wf", "x") is None
+        assert await store.find_run(NAMESPACE, "other", "a") is None
+
+    @pytest.mark.parametrize(
+        ("where", "expected"),
+        [
+            ({}, "edcba"),
+            ({"limit": 2}, "ed"),
+            ({"limit": 0}, ""),
+            ({"limit": 10**9}, "edcba"),
+            ({"status": RunStatus.RUNNING}, "dcb"),
+            ({"status": RunStatus.COMPLETED}, "a"),
+            ({"workflow_type": "other"}, "c"),
+            ({"workflow_id": "wf-b"}, "b"),
+            ({"stuck": True}, "d"),
+            ({"stuck": False}, "ecba"),
+            ({"started_before": START + 4}, "cba"),
+            ({"started_before": START + 4, "limit": 1}, "c"),
+            ({"status": RunStatus.RUNNING, "workflow_type": "order"}, "db"),
+        ],
+    )
+    async def test_listing_filters_and_shows_the_newest_first(
+        self, harness: Harness, where: dict[str, Any], expected: str
+    ) -> None:
+        store = await harness.open("w")
+        starts = [
+            make_start(name, owner="w", started_at=START + age)
+            for age, name in enumerate("abcde", 1)
+        ]
+        starts[2] = make_start(
+            "c", owner="w", started_at=START + 3, workflow_type="other"
+        )
+        await perform_all(
+            store,
+            *starts,
+            make_start("elsewhere", namespace="elsewhere"),
+            make_closing("a", 3, 3),
+            make_termination("e"),
+            ParkRun(run_id="d", stuck="{}"),
+        )
+
+        runs = await store.list_runs(NAMESPACE, RunFilter(**where))
+
+        assert "".join(run.run_id for run in runs) == expected
+
+    async def test_due_runs_are_this_workers_open_unparked_runs(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("later", owner="w", wake_at=START + 10),
+            make_start("second", owner="w", wake_at=START + 2),
+            make_start("first", owner="w", wake_at=START + 1),
+            make_start("never", owner="w"),
+            make_start("unowned", wake_at=START),
+            make_start("parked", owner="w", wake_at=START),
+            ParkRun(run_id="parked", stuck="{}"),
+            make_start("closed", owner="w", wake_at=START),
+            make_closing("closed", 3, 3),
+        )
+
+        assert await store.due_runs(START + 2, 10) == ["first", "second"]
+        assert await store.due_runs(START + 10, 2) == ["first", "second"]
+        assert await store.due_runs(START, 10) == []
+        assert await store.due_runs(START + 10, 0) == []
+        assert await store.next_wake_at() == START + 1
+
+    async def test_mailed_runs_come_by_their_oldest_message(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            *(make_start(name, owner="w") for name in ("a", "b", "c", "d")),
+            make_start("unowned"),
+            make_message("unowned"),
+            make_message("c"),
+            make_message("a"),
+            make_message("c", "cancel-2"),
+            make_message("d"),
+            ParkRun(run_id="d", stuck="{}"),
+        )
+
+        assert await store.mailed_runs(10) == ["c", "a", "d"]
+        assert await store.mailed_runs(1) == ["c"]
+        assert await store.mailed_runs(0) == []
+
+    async def test_worker_reads_are_empty_without_a_worker(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        await perform_all(store, make_start("r1", wake_at=START), make_message("r1"))
+
+        assert await store.due_runs(START, 9) == []
+        assert await store.mailed_runs(9) == []
+        assert await store.next_wake_at() is None
+        assert await store.count_unowned(["order"]) == 0
+
+    async def test_workers_are_listed_by_id(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        (worker,) = await store.list_workers()
+
+        assert msgspec.structs.replace(worker, fence=0, lease_expires_at=0) == (
+            make_worker("w")
+        )

@@ -1,0 +1,218 @@
+"""Rows and a harness for tests of stores: short to write, whole in every field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from durable.store.records import (
+    AttemptRecord,
+    AttemptState,
+    CommitTask,
+    PutMessage,
+    RunRecord,
+    RunStatus,
+    StartRun,
+    TerminateRun,
+    WorkerRecord,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from durable.clock import Clock
+    from durable.store.records import HistoryRow, LoadedRun, Operation
+    from durable.store.store import Store
+
+NAMESPACE = "default"
+QUEUE = "queue"
+START = 1_800_000_000_000_000
+
+
+class SettableClock:
+    """A clock that shows what the test sets."""
+
+    def __init__(self, at: int = START) -> None:
+        """Begin at an instant."""
+        self.at = at
+
+    def now(self) -> int:
+        """Microseconds since 1970, UTC."""
+        return self.at
+
+    def advance(self, seconds: float) -> None:
+        """Move on."""
+        self.at += round(seconds * 1_000_000)
+
+
+def make_run(run_id: str, **changes: Any) -> RunRecord:
+    """Build an open run without an owner; its workflow id is `wf-` and the run id."""
+    record = RunRecord(
+        namespace=NAMESPACE,
+        workflow_id=f"wf-{run_id}",
+        run_id=run_id,
+        workflow_type="order",
+        task_queue=QUEUE,
+        status=RunStatus.RUNNING,
+        started_at=START,
+        first_run_id=run_id,
+        request_id=f"start-{run_id}",
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_rows(run_id: str, first: int, last: int, data: str = "{}") -> list[HistoryRow]:
+    """Build the rows of events `first` to `last`; the data names the event."""
+    return [
+        (run_id, event_id, event_id // 2 + 1, "TimerFired", START + event_id, data, 3)
+        for event_id in range(first, last + 1)
+    ]
+
+
+def make_start(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
+    """Build a start; `changes` are fields of the run or of the operation."""
+    policies = {
+        name: changes.pop(name)
+        for name in ("reuse_policy", "conflict_policy", "terminated_data")
+        if name in changes
+    }
+    return StartRun(
+        record=make_run(run_id, **changes),
+        rows=make_rows(run_id, 1, events),
+        **policies,
+    )
+
+
+def make_commit(run_id: str, first: int, last: int, **changes: Any) -> CommitTask:
+    """Build a task's commit of events `first` to `last`."""
+    return CommitTask(run_id=run_id, rows=make_rows(run_id, first, last), **changes)
+
+
+def make_closing(run_id: str, first: int, last: int, **changes: Any) -> CommitTask:
+    """Build a commit that completes the run."""
+    fields = {"status": RunStatus.COMPLETED, "closed_at": START + 7} | changes
+    return make_commit(run_id, first, last, **fields)
+
+
+def make_attempt(run_id: str, attempt: int, /, **changes: Any) -> AttemptRecord:
+    """Build an attempt of the activity that event 2 has scheduled."""
+    record = AttemptRecord(
+        run_id=run_id,
+        scheduled_event_id=2,
+        attempt=attempt,
+        activity_type="charge",
+        state=AttemptState.STARTED,
+        due_at=START,
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_message(
+    run_id: str, /, request_id: str = "cancel-1", **changes: Any
+) -> PutMessage:
+    """Build a message for the open run of that run id's workflow id."""
+    message = PutMessage(
+        namespace=NAMESPACE,
+        workflow_id=f"wf-{run_id}",
+        run_id=None,
+        kind="cancel",
+        request_id=request_id,
+        data='{"reason": "enough"}',
+    )
+    return msgspec.structs.replace(message, **changes)
+
+
+def make_termination(run_id: str, /, **changes: Any) -> TerminateRun:
+    """Build the termination of the open run of that run id's workflow id."""
+    termination = TerminateRun(
+        namespace=NAMESPACE,
+        workflow_id=f"wf-{run_id}",
+        run_id=None,
+        data='{"reason": "enough"}',
+    )
+    return msgspec.structs.replace(termination, **changes)
+
+
+def make_worker(worker_id: str, **changes: Any) -> WorkerRecord:
+    """Build a worker that is not registered yet."""
+    worker = WorkerRecord(
+        worker_id=worker_id,
+        namespace=NAMESPACE,
+        host="host",
+        pid=4711,
+        process_started_at="boot+1",
+        task_queue=QUEUE,
+        started_at=START,
+    )
+    return msgspec.structs.replace(worker, **changes)
+
+
+class Harness:
+    """Opens the stores of one test, all on one database, and closes them."""
+
+    def __init__(self, make_store: Callable[[Clock], Store]) -> None:
+        """Take the function that makes a store."""
+        self._make_store = make_store
+        self._stores: list[Store] = []
+        self.clock = SettableClock()
+        self.lost: list[str] = []
+        """The ids of workers whose lease was lost."""
+
+    def make(self, clock: Clock | None = None) -> Store:
+        """Make a store that is not opened yet; it is closed after the test."""
+        store = self._make_store(clock or self.clock)
+        self._stores.append(store)
+        return store
+
+    async def open(self, worker_id: str | None = None) -> Store:
+        """Open a store, and register a worker if an id is given."""
+        store = self.make()
+        await store.open()
+        if worker_id is not None:
+            await self.register(store, worker_id)
+        return store
+
+    async def register(
+        self, store: Store, worker_id: str, **changes: Any
+    ) -> WorkerRecord:
+        """Register a worker and note when its lease is lost."""
+        return await store.register_worker(
+            make_worker(worker_id, **changes), lambda: self.lost.append(worker_id)
+        )
+
+    async def close(self) -> None:
+        """Close every store."""
+        for store in self._stores:
+            await store.close()
+
+
+class Gathering:
+    """Collects outcomes in the order in which they are delivered."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.outcomes: list[Any] = []
+        """Results, or the exceptions themselves."""
+
+    def receive(self, result: Any, error: BaseException | None) -> None:
+        """Be the receiver of an outcome."""
+        self.outcomes.append(result if error is None else error)
+
+
+async def perform_all(store: Store, *operations: Operation) -> list[Any]:
+    """Submit operations at once and return their results or exceptions, in order."""
+    gathering = Gathering()
+    for operation in operations[:-1]:
+        store.submit(operation, gathering.receive)
+    try:
+        last = await store.perform(operations[-1])
+    except Exception as error:  # noqa: BLE001 - it is the outcome
+        last = error
+    return [*gathering.outcomes, last]
+
+
+async def load(store: Store, run_id: str) -> LoadedRun:
+    """Load one run, which must be there."""
+    (loaded,) = await store.load_runs([run_id])
+    return loaded
