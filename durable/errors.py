@@ -324,7 +324,7 @@ class ChildWorkflowError(FailureError):
     code = "child_workflow_error"
 
 
-# --- workflow code that cannot go on ---------------------------------------------------
+# --- workflow code that cannot go on --------------------------------------------------
 
 
 class WorkflowTaskError(DurableError):
@@ -378,7 +378,7 @@ class WorkflowBlockedError(WorkflowTaskError):
     code = "workflow_blocked"
 
 
-# --- the store -------------------------------------------------------------------------
+# --- the store ------------------------------------------------------------------------
 
 
 class StoreError(DurableError):

@@ -201,7 +201,8 @@ def _check_patterns(patterns: object, name: str) -> None:
         raise InvalidOptionError(
             f"{name} is {patterns!r}: give a tuple, such as ('declined',)."
         )
-    for pattern in patterns:
+    items: list[object] = list(patterns)
+    for pattern in items:
         is_class = isinstance(pattern, type) and issubclass(pattern, BaseException)
         if not is_class and not (isinstance(pattern, str) and pattern):
             raise InvalidOptionError(

@@ -80,7 +80,7 @@ class Activity(Generic[P, R]):
         runtime = find_runtime()
         if runtime is None:
             return self._run(args, kwargs)
-        frame = sys._getframe(1)
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
         return self._schedule(runtime, args, kwargs, frame.f_code, frame.f_lasti)
 
     async def _schedule(

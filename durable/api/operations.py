@@ -35,7 +35,7 @@ async def sleep(duration: Duration, *, summary: str | None = None) -> None:
     """
     runtime = get_runtime("durable.sleep()")
     microseconds = to_microseconds(duration, "the duration of durable.sleep()")
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
     code, instruction = frame.f_code, frame.f_lasti
     await runtime.sleep(microseconds, summary, lambda: source_line(code, instruction))
 

@@ -149,12 +149,11 @@ def _timeout(value: Duration | None, name: str) -> int | None:
     return microseconds
 
 
-def _classes(value: object, name: str) -> tuple[type[BaseException], ...]:
-    if not isinstance(value, tuple) or not all(
-        isinstance(item, type) and issubclass(item, BaseException) for item in value
-    ):
+def _classes(value: Any, name: str) -> tuple[type[BaseException], ...]:
+    items: list[Any] = list(value) if isinstance(value, tuple) else [None]
+    if not all(isinstance(i, type) and issubclass(i, BaseException) for i in items):
         raise InvalidOptionError(f"{name} is {value!r}: give exception classes.")
-    return value
+    return tuple(items)
 
 
 class WorkflowDecorator(Protocol):
@@ -212,7 +211,7 @@ def _define(
     check_function(function, "workflow")
     if not inspect.iscoroutinefunction(function):
         raise DefinitionError(
-            f"@workflow was put on {function.__qualname__}, which is no async function.",
+            f"@workflow was put on {function.__qualname__}, which is not async.",
             hint="Write `async def`; a plain function can be an @activity.",
         )
     checked = check_name(function.__name__ if name is None else name, "workflow")

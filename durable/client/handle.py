@@ -256,7 +256,7 @@ class Handle(Generic[R_co]):
         error = WorkflowStuckError(
             f"Run {self.workflow_id!r} is stuck, nothing is lost:"
             f" {failure.type}: {failure.message}{trace}",
-            hint="Mend the code and start the program again: the run goes on by itself.",
+            hint="Mend the code and start the program again: the run then goes on.",
             workflow_id=self.workflow_id,
             run_id=self.run_id,
         )

@@ -7,6 +7,9 @@ library, and those that are visible in the modules which define its workflows an
 activities, or were registered. Names in a failure are compared, never imported.
 """
 
+# Exceptions hold values of any type, so their parts have no static type:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -28,7 +31,7 @@ _MARK: Final = "__durable_failure__"
 _E = TypeVar("_E", bound=BaseException)
 _KEPT_OUT: Final = frozenset({"__notes__", _MARK})
 
-# --- which classes are known -----------------------------------------------------------
+# --- which classes are known ----------------------------------------------------------
 
 
 class ExceptionClasses:
@@ -82,7 +85,7 @@ def register_exception(cls: type[_E]) -> type[_E]:
     return CLASSES.register(cls)
 
 
-# --- exception -> failure --------------------------------------------------------------
+# --- exception -> failure -------------------------------------------------------------
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -159,10 +162,11 @@ def _stack(error: BaseException) -> str:
 
 
 def _notes(error: BaseException) -> tuple[str, ...]:
-    notes = getattr(error, "__notes__", ())
+    notes: Any = getattr(error, "__notes__", ())
     if not isinstance(notes, list):
         return ()
-    return tuple(_clean(str(note)) for note in notes[: limits.FAILURE_NOTES_MAX])
+    kept: list[Any] = notes[: limits.FAILURE_NOTES_MAX]
+    return tuple([_clean(str(note)) for note in kept])
 
 
 def _state(error: BaseException) -> Payload | None:
@@ -206,7 +210,7 @@ def _cause(error: BaseException, depth: int, seen: set[int]) -> Failure | None:
 def _group(error: BaseException, depth: int, seen: set[int]) -> tuple[Failure, ...]:
     if not isinstance(error, BaseExceptionGroup) or depth >= limits.FAILURE_DEPTH_MAX:
         return ()
-    members = error.exceptions[: limits.FAILURE_GROUP_MAX]
+    members = _members(error)[: limits.FAILURE_GROUP_MAX]
     return tuple(
         _failure_of(member, depth + 1, seen)
         for member in members
@@ -214,7 +218,12 @@ def _group(error: BaseException, depth: int, seen: set[int]) -> tuple[Failure, .
     )
 
 
-# --- failure -> exception --------------------------------------------------------------
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return members
+
+
+# --- failure -> exception -------------------------------------------------------------
 
 
 def exception_of(failure: Failure) -> BaseException:
@@ -270,11 +279,13 @@ def _rebuild(cls: type[BaseException], failure: Failure) -> BaseException | None
         if issubclass(cls, BaseExceptionGroup):
             members = [exception_of(member) for member in failure.group]
             message = failure.message.rsplit(" (", 1)[0]
+            make: Any = cls
             if issubclass(cls, ExceptionGroup) and not all(
                 isinstance(member, Exception) for member in members
             ):
-                cls = BaseExceptionGroup
-            return cls(message, members)
+                make = BaseExceptionGroup
+            rebuilt: BaseException = make(message, members)
+            return rebuilt
         arguments = (
             [failure.message]
             if failure.arguments is None
@@ -345,7 +356,7 @@ def _why_last(failure: Failure) -> str:
     return _WHY_LAST.get(failure.retry_state, "its last")
 
 
-# --- bugs ------------------------------------------------------------------------------
+# --- bugs -----------------------------------------------------------------------------
 
 BUGS: Final[tuple[type[BaseException], ...]] = (
     TypeError,
@@ -391,7 +402,7 @@ def _is_one_bug(
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
+        for member in _members(error):
             yield from _leaves(member)
     else:
         yield error

@@ -8,6 +8,9 @@ the call, with the place and both types, never the value.
 Class names in payloads are never looked at: types come from annotations only.
 """
 
+# Values of any type pass through here, so their parts have no static type:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math
@@ -104,12 +107,12 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
 
     Raises: as `encode`.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _PLAIN_SCALARS and (hint is kind or hint is Any):
         return Payload(msgspec.Raw(_encode_json(value, what))), value
     if value is None and hint in _NOTHING:
         return NULL, None
-    if kind is bytes and hint in (bytes, Any):
+    if type(value) is bytes and hint in (bytes, Any):
         _check_size(len(value), what)
         return Payload(encoding=BINARY_PLAIN, data=value), value
     data = _encode_json(value, what)
@@ -189,7 +192,7 @@ def _check_size(size: int, what: str) -> None:
 
 def _check_plain(value: Any, what: str, place: str) -> None:
     """Refuse what has no exact JSON form, where no annotation could restore it."""
-    kind = type(value)
+    kind: Any = type(value)
     if value is None or kind in _PLAIN_SCALARS:
         return
     if kind is float:
@@ -306,7 +309,7 @@ def _has_no_equality(kind: Any) -> bool:
 
 
 def _fields(value: Any) -> tuple[str, ...] | None:
-    kind = type(value)
+    kind: Any = type(value)
     for attribute in ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__"):
         fields = getattr(kind, attribute, None)
         if fields is not None:

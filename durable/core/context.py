@@ -94,7 +94,7 @@ class RunContext:
             self.loop.drain()
 
     def _check_conditions(self) -> bool:
-        remaining = []
+        remaining: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
         has_resolved = False
         for future, predicate in self._conditions:
             if future.done():
@@ -120,7 +120,7 @@ class RunContext:
 
     def start_loop_timer(self, handle: TimerHandle, delay: float) -> None:
         """Start a durable timer for a call that asyncio wants later."""
-        frame = sys._getframe(2)
+        frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
         # Skip asyncio's own frames to the line that asked for the wait.
         while frame.f_back is not None and _is_plumbing(frame.f_code.co_filename):
             frame = frame.f_back
@@ -308,7 +308,7 @@ class RunContext:
         answer = not self.is_replaying or patch_id in self.recorded_patches
         self.patches[patch_id] = answer
         if answer:
-            frame = sys._getframe(2)
+            frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
             source = source_line(frame.f_code, frame.f_lasti)
             self.send(PatchEntry(patch_id, deprecated=deprecated, source=source))
         return answer

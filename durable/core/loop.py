@@ -88,11 +88,11 @@ class TimerHandle(Handle):
 class WorkflowFuture(asyncio.Future[T]):
     """A future that hashes by its creation number in the run."""
 
-    _order: int
+    order: int
 
     def __hash__(self) -> int:
         loop = self.get_loop()
-        return loop.hash_of(self._order) if isinstance(loop, DeterministicLoop) else 0
+        return loop.hash_of(self.order) if isinstance(loop, DeterministicLoop) else 0
 
 
 class WorkflowTaskHandle(asyncio.Task[T]):
@@ -104,12 +104,11 @@ class WorkflowTaskHandle(asyncio.Task[T]):
 
     _order_hash: int
 
-    def __new__(
+    def __new__(  # pyright: ignore[reportInconsistentConstructor]  # __init__ is asyncio's
         cls, coro: Coroutine[Any, Any, T], *, loop: DeterministicLoop, **_: Any
     ) -> WorkflowTaskHandle[T]:
         task = super().__new__(cls)
-        loop._created += 1
-        task._order_hash = loop.hash_of(loop._created)
+        task._order_hash = loop.hash_of(loop.next_number())
         return task
 
     def __hash__(self) -> int:
@@ -150,6 +149,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         install_stable_asyncio()
 
     # --- order ------------------------------------------------------------------------
+
+    def next_number(self) -> int:
+        """Number the next task or future."""
+        self._created += 1
+        return self._created
 
     def hash_of(self, number: int) -> int:
         """The hash of a numbered task or future: stable in a run, spread over runs."""
@@ -204,7 +208,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> TimerHandle:
         """Start a durable timer; a delay that is not positive only queues the call."""
-        self._refuse_if_torn_down()
+        self.refuse_if_torn_down()
         handle = TimerHandle(self._now + delay, callback, args, context)
         if delay > 0:
             self._owner.start_loop_timer(handle, delay)
@@ -226,7 +230,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """Make a future of this run."""
         future: WorkflowFuture[Any] = WorkflowFuture(loop=self)
         self._created += 1
-        future._order = self._created
+        future.order = self._created
         return future
 
     def create_task(
@@ -238,7 +242,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         **_: Any,
     ) -> asyncio.Task[Any]:
         """Make a task of this run; unnamed tasks are numbered within the run."""
-        self._refuse_if_torn_down()
+        self.refuse_if_torn_down()
         if name is None:
             self._task_names += 1
             name = f"Task-{self._task_names}"
@@ -283,19 +287,21 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     # --- refusals ---------------------------------------------------------------------
 
-    def _refuse_if_torn_down(self) -> None:
+    def refuse_if_torn_down(self) -> None:
+        """Raise if nothing may come of this run any more."""
         if self.is_torn_down:
             raise RunTornDown
 
-    def _forbid(self, what: str, advice: str) -> NoReturn:
-        self._refuse_if_torn_down()
+    def forbid(self, what: str, advice: str) -> NoReturn:
+        """Refuse an operation that cannot be replayed."""
+        self.refuse_if_torn_down()
         raise ForbiddenInWorkflowError(
             f"Workflow code called {what}, which cannot be replayed.", hint=advice
         )
 
     def run_in_executor(self, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]  # refuses whatever it is given
         """Refuse: threads are not replayable."""
-        self._forbid(
+        self.forbid(
             "run_in_executor() or asyncio.to_thread()",
             "Move the work into an activity: a sync function under @activity runs in a"
             " thread.",
@@ -306,7 +312,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
         A plain NotImplementedError subclass, since libraries probe for it.
         """
-        self._forbid(
+        self.forbid(
             "loop.call_soon_threadsafe()",
             "Let the other thread send the run a message instead.",
         )
@@ -357,7 +363,7 @@ _FORBIDDEN: Final = {
 
 def _forbidden_method(name: str, advice: str) -> Callable[..., NoReturn]:
     def forbidden(self: DeterministicLoop, *_: Any, **__: Any) -> NoReturn:
-        self._forbid(f"loop.{name}()", advice)
+        self.forbid(f"loop.{name}()", advice)
 
     forbidden.__name__ = name
     return forbidden
@@ -374,7 +380,7 @@ def make_loop(owner: LoopOwner, seed: int) -> DeterministicLoop:
     return make(owner, seed)
 
 
-# --- the two functions of asyncio that do not keep order -------------------------------
+# --- the two functions of asyncio that do not keep order ------------------------------
 
 
 async def _wait_for(fut: Any, timeout: float | None) -> Any:

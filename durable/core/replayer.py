@@ -313,7 +313,9 @@ class Replayer:
         if context is None:
             context = self._start_live(earlier, inputs)
         time = max(task.now, context.task_time)
-        if context.timers:
+        if context.timers and not isinstance(
+            inputs[-1] if inputs else None, TERMINAL_EVENTS
+        ):
             inputs += self._due_timers(time)
         self.task_count += 1
         self.flags = flags.CURRENT

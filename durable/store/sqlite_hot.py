@@ -93,7 +93,7 @@ _CLOSE_RUNS: Final = _Rows(
     "UPDATE runs SET status = new.column2, closed_at = new.column3, owner = NULL,"
     " is_active = 0, wake_at = NULL, stuck = NULL, open_key = NULL FROM (VALUES",
     4,
-    ") AS new WHERE runs.run_id = new.column1 AND new.column4 = new.column4",
+    ") AS new WHERE runs.run_id = new.column1 AND runs.owner = new.column4",
 )
 _UPDATE_RUNS: Final = _Rows(
     "UPDATE runs SET is_active = new.column2, wake_at = new.column3, stuck = NULL"

@@ -99,7 +99,11 @@ class ActivityTasks:
 
     def begin(self, attempt: Attempt) -> None:
         """Run an attempt that is recorded, now or when there is room."""
-        if self.is_draining or attempt.is_over:
+        if attempt.is_over:
+            return
+        if self.is_draining:
+            # The next worker must know that it has certainly not begun.
+            self._record(attempt, AttemptState.BACKOFF, None)
             return
         try:
             activity = self._registry.get_activity(attempt.scheduled.activity_type)
@@ -215,11 +219,13 @@ class ActivityTasks:
             return signature.encode_result(await activity.function(*args, **kwargs))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "durable-activity")
-        call = partial(
-            contextvars.copy_context().run, _call_plain, activity, args, kwargs
-        )
-        loop = asyncio.get_running_loop()
-        return signature.encode_result(await loop.run_in_executor(self._pool, call))
+        context = contextvars.copy_context()
+
+        def call() -> Any:
+            return context.run(_call_plain, activity, args, kwargs)
+
+        result = await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        return signature.encode_result(result)
 
     def _leave(self, attempt: Attempt, activity: Activity[Any, Any]) -> None:
         self._running.discard(attempt)

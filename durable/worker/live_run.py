@@ -68,12 +68,14 @@ class LiveRun:
         "deadline_at",
         "deadline_type",
         "failed_tries",
+        "has_mail",
         "headers",
         "inputs",
         "is_active",
         "is_closed",
         "is_committing",
         "is_dropped",
+        "is_parked",
         "replayer",
         "run_id",
         "started_at",
@@ -108,6 +110,10 @@ class LiveRun:
         self.is_closed = False
         self.is_dropped = False
         """No longer ours: whatever still refers to it must do nothing."""
+        self.has_mail = False
+        """Messages were committed that it has not read."""
+        self.is_parked = False
+        """Its row says that it is stuck."""
         self.is_active = False
         """What the run's row says; likewise `wake_at`."""
         self.wake_at: int | None = None

@@ -85,7 +85,7 @@ class Watchdog:
         with self._lock:
             if self._turn is None or self._turn_number != number:
                 return
-            frame = sys._current_frames().get(self._thread_id)
+            frame = _frame_of(self._thread_id)
             _log.error(
                 "Workflow task of run %s has held its thread for %.1f s at %s."
                 " It is interrupted; the run will park if this goes on.\n%s",
@@ -115,7 +115,7 @@ class Watchdog:
             and time.monotonic() - self._sent_at >= self._limit
         ):
             self._is_blocked_reported = True
-            frame = sys._current_frames().get(self._thread_id)
+            frame = _frame_of(self._thread_id)
             task = asyncio.current_task(self._loop)
             _log.error(
                 "%s has blocked the worker's event loop for %.1f s at %s. Nothing else"
@@ -136,6 +136,11 @@ def _set_async_exception(thread_id: int, exception: type[BaseException] | None) 
         ctypes.c_ulong(thread_id),
         None if exception is None else ctypes.py_object(exception),
     )
+
+
+def _frame_of(thread_id: int) -> FrameType | None:
+    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  # there is no other way to another thread's line
+    return frames.get(thread_id)
 
 
 def _place(frame: FrameType | None) -> str:

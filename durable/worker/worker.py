@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import os
 import secrets
@@ -21,16 +22,11 @@ from durable import limits
 from durable.api.registry import Registry
 from durable.core.codec import decode_rows, encode_event
 from durable.core.events import (
-    ActivityTaskCanceled,
-    ActivityTaskFailed,
     ActivityTaskScheduled,
     Attributes,
     HistoryEvent,
-    WorkflowExecutionCancelRequested,
     WorkflowExecutionStarted,
 )
-from durable.core.machines.activity import ActivityMachine
-from durable.core.machines.machine import State
 from durable.core.payload import Failure
 from durable.core.workflow_task import (
     TaskFailureKind,
@@ -46,13 +42,7 @@ from durable.errors import (
 from durable.observer import Observer
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
-    AttemptRecord,
-    AttemptState,
-    Claimed,
-    ClaimRuns,
     LoadedRun,
-    MessageRecord,
-    ReapWorkers,
     ReleaseRuns,
     RunRecord,
     RunStatus,
@@ -64,12 +54,18 @@ from durable.store.store import Store
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
 from durable.worker.live_run import Attempt, LiveRun
-from durable.worker.process import host_identity, is_dead, process_start
+from durable.worker.lookout import Lookout
+from durable.worker.process import host_identity, process_start
+from durable.worker.restoring import (
+    event_of_message,
+    first_event,
+    restore_activities,
+)
 from durable.worker.watchdog import Watchdog
 from durable.worker.workflow_tasks import STATUS_OF, WorkflowTasks
 
 _log: Final = logging.getLogger("durable.worker")
-_cancel_decoder: Final = msgspec.json.Decoder(WorkflowExecutionCancelRequested)
+_DRAIN_ROUNDS_MAX: Final = 20
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,14 +122,10 @@ class Worker:
         self._loading: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._watchdog: Watchdog | None = None
-        self._wake_timer: asyncio.TimerHandle | None = None
-        self._wake_at: int | None = None
-        self._patrol: asyncio.TimerHandle | None = None
         self._is_open = False
         self._is_rejoining = False
-        self._is_seeking = False
-        self._seek_again = False
         self._hits = self._misses = 0
+        self._lookout = Lookout(store, registry, self)
         self.worker_id = ""
         self._tasks: WorkflowTasks
         self._activities: ActivityTasks
@@ -148,10 +140,7 @@ class Worker:
             self._watchdog = Watchdog(loop, self._options.blocked_seconds)
         await self._join()
         self._is_open = True
-        await self._reap()
-        await self._claim()
-        await self._arm()
-        self._schedule_patrol()
+        await self._lookout.start()
 
     async def _join(self) -> None:
         """Enter the store as a new worker, with parts that carry its id."""
@@ -193,10 +182,9 @@ class Worker:
             return
         self._tasks.is_draining = True
         await self._activities.drain(self._options.grace_seconds)
+        await self._finish_commits()
         self._is_open = False
-        for timer in (self._wake_timer, self._patrol):
-            if timer is not None:
-                timer.cancel()
+        self._lookout.stop()
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -208,6 +196,15 @@ class Worker:
             _log.error("The lease could not be given up (%s); it will run out.", error)
         for run in list(self._runs.values()):
             self.drop(run)
+
+    async def _finish_commits(self) -> None:
+        """Wait for what is being committed, and for what follows from it."""
+        for _ in range(_DRAIN_ROUNDS_MAX):
+            # Outcomes come in the order of submission, so this one comes last.
+            with contextlib.suppress(StoreError):
+                await self._store.perform(ReleaseRuns(run_ids=()))
+            if not any(run.is_committing for run in self._runs.values()):
+                return
 
     def knows(self, workflow_type: str) -> bool:
         """Whether this worker can drive runs of that type."""
@@ -286,7 +283,6 @@ class Worker:
                 self._after_failed_start(run, completion.failure)
             else:
                 self._tasks.apply_effects(run, completion)
-                self._settle(run)
         if error is None and result is not None and not done.done():
             done.set_result(result)
 
@@ -320,7 +316,7 @@ class Worker:
 
     def wake(self, run_ids: Iterable[str]) -> None:
         """Go on with these runs of ours: drive the live ones, load the others."""
-        to_load = []
+        to_load: list[str] = []
         for run_id in run_ids:
             run = self._runs.get(run_id)
             if run is None:
@@ -330,12 +326,13 @@ class Worker:
                 self._hits += 1
                 self._go_on(run)
         for start in range(0, len(to_load), limits.LOAD_RUNS_MAX):
-            self._spawn(self._load(to_load[start : start + limits.LOAD_RUNS_MAX]))
+            self.spawn(self._load(to_load[start : start + limits.LOAD_RUNS_MAX]))
 
     def mail(self, run_id: str) -> None:
         """A message for this run was committed."""
         run = self._runs.get(run_id)
         if run is not None:
+            run.has_mail = True
             self.reload(run)
         else:
             self.wake((run_id,))
@@ -371,7 +368,6 @@ class Worker:
             record.workflow_type,
             self._tasks.new_replayer(),
         )
-        run.is_active, run.wake_at = record.is_active, record.wake_at
         self._runs[run.run_id] = run
         if not self.knows(record.workflow_type):
             self._give_up(run)
@@ -380,10 +376,13 @@ class Worker:
 
     def _catch_up(self, run: LiveRun, loaded: LoadedRun) -> None:
         """Replay what the store holds, restore what was under way, go on."""
+        record = loaded.record
+        run.is_active, run.wake_at = record.is_active, record.wake_at
+        run.is_parked, run.has_mail = record.stuck is not None, False
         try:
             history = decode_rows(loaded.rows)
-            started = _first_event(history, run)
-            messages = [_event_of(message) for message in loaded.messages]
+            started = first_event(history, run)
+            messages = [event_of_message(message) for message in loaded.messages]
         except CorruptHistoryError as error:
             self._tasks.park(run, _failure(error))
             return
@@ -406,9 +405,10 @@ class Worker:
             if message.sequence not in run.consumed:
                 run.inputs.append(event)
                 run.consumed.append(message.sequence)
-        self._restore_activities(run, loaded.attempts)
+        restore_activities(run, loaded.attempts, self._activities)
         self._go_on(run)
-        self._settle(run)
+        self._tasks.correct_row(run)
+        self.settle(run)
 
     def reload(self, run: LiveRun) -> None:
         """Read the run's history again; keep its inputs and attempts."""
@@ -416,7 +416,7 @@ class Worker:
             return
         run.is_committing = True  # nothing else may drive it meanwhile
         self._idle.pop(run.run_id, None)
-        self._spawn(self._reload(run))
+        self.spawn(self._reload(run))
 
     async def _reload(self, run: LiveRun) -> None:
         loaded = await self._store.load_runs([run.run_id])
@@ -433,48 +433,12 @@ class Worker:
 
     # --- activities that were under way -----------------------------------------------
 
-    def _restore_activities(self, run: LiveRun, rows: list[AttemptRecord]) -> None:
-        latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
-        decided = {getattr(event, "scheduled_event_id", None) for event in run.inputs}
-        for machine in run.replayer.pending_activities():
-            event_id = machine.scheduled_event_id
-            if event_id in decided or event_id in run.attempts:
-                continue  # it ran on here while only the code was caught up
-            if event_id in run.backoffs:
-                continue
-            row = latest.get(event_id)
-            attempt = _attempt_of(run, machine, row)
-            if machine.state is State.CANCEL_REQUESTED:
-                self._record_outcome(run, _cancelled(attempt))
-            elif row is not None and row.state is AttemptState.BACKOFF:
-                run.backoffs[event_id] = attempt
-            else:
-                self._resolve_doubt(run, attempt)
-
-    def _resolve_doubt(self, run: LiveRun, attempt: Attempt) -> None:
-        """An attempt may have begun, and its worker is gone: run again, or say so."""
-        settings = attempt.scheduled.settings
-        failure = Failure(
-            message=f"attempt {attempt.attempt} was under way when its worker died;"
-            " nobody knows whether it took effect",
-            kind="outcome_unknown",
-            type="OutcomeUnknown",
-        )
-        most = settings.retry_policy.max_attempts
-        if settings.at_most_once or (most and attempt.attempt >= most):
-            self._record_outcome(run, _doubtful(attempt, failure))
-        else:
-            self._activities.begin_after_doubt(attempt, failure)
-
-    def _record_outcome(self, run: LiveRun, outcome: Attributes) -> None:
-        run.inputs.append(outcome)
-
     # --- what the parts call ----------------------------------------------------------
 
     def advance(self, run: LiveRun) -> None:
         """The run has something new to see."""
         self._tasks.advance(run)
-        self._settle(run)
+        self.settle(run)
 
     def start_activity(self, run: LiveRun, event: HistoryEvent) -> None:
         """A recorded activity may begin."""
@@ -505,6 +469,7 @@ class Worker:
     def run_stuck(self, run: LiveRun, failure: Failure) -> None:
         """The run is parked, durably."""
         self._forget(run)
+        self._lookout.was_stuck(run.run_id)
         self._on_stuck(run.run_id, failure)
 
     def closed_elsewhere(self, run_id: str) -> None:
@@ -527,7 +492,7 @@ class Worker:
         self._activities.forget(run)
         run.replayer.tear_down()
 
-    def _settle(self, run: LiveRun) -> None:
+    def settle(self, run: LiveRun) -> None:
         """Keep an idle run live for a while; let the longest idle ones go."""
         if run.is_dropped:
             return
@@ -567,128 +532,32 @@ class Worker:
         )
         for run in list(self._runs.values()):
             self.drop(run)
-        self._spawn(self._rejoin())
+        self.spawn(self._rejoin())
 
     async def _rejoin(self) -> None:
         try:
             await self._join()
         finally:
             self._is_rejoining = False
-        await self._reap()
-        await self._claim()
+        await self._lookout.take_over()
 
     # --- finding work -----------------------------------------------------------------
+
+    def wake_by(self, instant: int) -> None:
+        """Look for due runs no later than this."""
+        self._lookout.wake_by(instant)
 
     def changed(self) -> None:
         """Another process has committed something."""
         if self._is_open and not self._tasks.is_draining:
-            if self._is_seeking:
-                self._seek_again = True
-            else:
-                self._is_seeking = True
-                self._spawn(self._seek())
+            self._lookout.changed()
 
-    async def _seek(self) -> None:
-        try:
-            while True:
-                self._seek_again = False
-                types = tuple(self._registry.workflows)
-                if types and await self._store.count_unowned(types):
-                    await self._claim()
-                for run_id in await self._store.mailed_runs(limits.LOAD_RUNS_MAX):
-                    self.mail(run_id)
-                if not self._seek_again:
-                    return
-        finally:
-            self._is_seeking = False
-
-    async def _claim(self) -> None:
-        while True:
-            types = tuple(self._registry.workflows)
-            if not types:
-                return
-            claimed: Claimed = await self._store.perform(
-                ClaimRuns(workflow_types=types, limit=limits.LOAD_RUNS_MAX)
-            )
-            self.wake(claimed.ready)
-            if claimed.count < limits.LOAD_RUNS_MAX:
-                break
-        self.wake_by(self._store.now())
-
-    async def _reap(self) -> None:
-        """Take the runs of workers that are dead, by lease or by process id."""
-        host = host_identity()
-        dead = tuple(
-            worker.worker_id
-            for worker in await self._store.list_workers()
-            if worker.worker_id != self.worker_id
-            and worker.host == host
-            and is_dead(worker.pid, worker.process_started_at)
-        )
-        reaped = await self._store.perform(ReapWorkers(presumed_dead=dead))
-        if reaped:
-            _log.info("Took over from dead workers: %s", ", ".join(reaped))
-
-    def _schedule_patrol(self) -> None:
-        """Look for dead workers and unowned runs once per half a lease."""
-        self._patrol = asyncio.get_running_loop().call_later(
-            limits.LEASE_SECONDS / 2, self._start_patrol
-        )
-
-    def _start_patrol(self) -> None:
-        self._spawn(self._do_patrol())
-        self._schedule_patrol()
-
-    async def _do_patrol(self) -> None:
-        await self._reap()
-        self.changed()
-
-    # --- due runs ---------------------------------------------------------------------
-
-    def wake_by(self, instant: int) -> None:
-        """Look for due runs no later than this."""
-        if not self._is_open:
-            return
-        if self._wake_timer is not None:
-            if self._wake_at is not None and self._wake_at <= instant:
-                return
-            self._wake_timer.cancel()
-        self._wake_at = instant
-        delay = max(0, instant - self._store.now()) / 1_000_000
-        # The loop's clock and the store's may drift apart over a long wait.
-        self._wake_timer = asyncio.get_running_loop().call_later(
-            min(delay, 60.0), self._wake_due
-        )
-
-    def _wake_due(self) -> None:
-        self._wake_timer = self._wake_at = None
-        self._spawn(self._find_due())
-
-    async def _find_due(self) -> None:
-        now = self._store.now()
-        due = await self._store.due_runs(now, limits.LOAD_RUNS_MAX)
-        fresh = [run_id for run_id in due if not self._is_busy(run_id)]
-        self.wake(fresh)
-        if fresh and len(due) == limits.LOAD_RUNS_MAX:
-            self.wake_by(now)
-        elif due:
-            # Their commits move them on; look again soon for what came due meanwhile.
-            self.wake_by(now + 20_000)
-        else:
-            await self._arm()
-
-    def _is_busy(self, run_id: str) -> bool:
+    def is_busy(self, run_id: str) -> bool:
+        """Whether the run is being loaded or committed."""
         run = self._runs.get(run_id)
         return run_id in self._loading or (run is not None and run.is_committing)
 
-    async def _arm(self) -> None:
-        wake_at = await self._store.next_wake_at()
-        if wake_at is not None:
-            self.wake_by(wake_at)
-
-    # --- background -------------------------------------------------------------------
-
-    def _spawn(self, work: Any) -> None:
+    def spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(
             self._guarded(work)
         )
@@ -707,66 +576,6 @@ class Worker:
 def _ignore(_: Any, error: BaseException | None) -> None:
     if error is not None:
         _log.error("A background write was refused: %s", error)
-
-
-def _first_event(history: list[HistoryEvent], run: LiveRun) -> WorkflowExecutionStarted:
-    first = history[0].attributes if history else None
-    if not isinstance(first, WorkflowExecutionStarted):
-        raise CorruptHistoryError(
-            f"The history of run {run.workflow_id!r} does not begin with"
-            " WorkflowExecutionStarted."
-        )
-    return first
-
-
-def _event_of(message: MessageRecord) -> Attributes:
-    if message.kind != "cancel":
-        raise CorruptHistoryError(
-            f"Message {message.sequence} of run {message.run_id} is of the kind"
-            f" {message.kind!r}, which this release does not know."
-        )
-    try:
-        return _cancel_decoder.decode(message.data)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise CorruptHistoryError(
-            f"Message {message.sequence} of run {message.run_id} cannot be read:"
-            f" {error}."
-        ) from None
-
-
-def _attempt_of(
-    run: LiveRun, machine: ActivityMachine, row: AttemptRecord | None
-) -> Attempt:
-    assert isinstance(machine.scheduled, ActivityTaskScheduled)  # noqa: S101 - it is recorded
-    attempt = Attempt(
-        run,
-        machine.scheduled_event_id,
-        machine.scheduled,
-        machine.scheduled_at,
-        attempt=1 if row is None else row.attempt,
-    )
-    if row is not None:
-        attempt.due_at = row.due_at
-        attempt.started_at = row.started_at or 0
-    return attempt
-
-
-def _cancelled(attempt: Attempt) -> ActivityTaskCanceled:
-    return ActivityTaskCanceled(
-        scheduled_event_id=attempt.scheduled_event_id,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at,
-    )
-
-
-def _doubtful(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
-    return ActivityTaskFailed(
-        scheduled_event_id=attempt.scheduled_event_id,
-        failure=failure,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at or attempt.scheduled_at,
-        retry_state="outcome_unknown",
-    )
 
 
 def _failure(error: DurableError) -> Failure:

@@ -53,7 +53,7 @@ from durable.worker.watchdog import Watchdog
 
 _log: Final = logging.getLogger("durable.worker")
 
-STATUS_OF: Final = {
+STATUS_OF: Final[dict[type[Attributes], RunStatus]] = {
     WorkflowExecutionCompleted: RunStatus.COMPLETED,
     WorkflowExecutionFailed: RunStatus.FAILED,
     WorkflowExecutionCanceled: RunStatus.CANCELLED,
@@ -87,6 +87,10 @@ class Host(Protocol):
 
     def drop(self, run: LiveRun) -> None:
         """Take the run out of memory."""
+        ...
+
+    def settle(self, run: LiveRun) -> None:
+        """The run may have come to rest."""
         ...
 
     def lease_lost(self) -> None:
@@ -179,7 +183,7 @@ class WorkflowTasks:
         return completion
 
     def advance(self, run: LiveRun) -> None:
-        """Drive the next turn if there is anything to see and no commit is on its way."""
+        """Drive the next turn if there is anything to see and no commit under way."""
         if run.is_committing or run.is_closed or run.is_dropped:
             return
         if self.is_draining:
@@ -213,7 +217,12 @@ class WorkflowTasks:
         )
         is_active = bool(run.attempts) or starts
         wake_at = None if closes else run.next_due_at()
-        update = closes or is_active != run.is_active or wake_at != run.wake_at
+        update = (
+            closes
+            or run.is_parked
+            or is_active != run.is_active
+            or wake_at != run.wake_at
+        )
         operation = CommitTask(
             run_id=run_id,
             rows=[encode_event(run_id, event) for event in events],
@@ -225,12 +234,33 @@ class WorkflowTasks:
             attempts=tuple(run.attempt_records),
             consumed=tuple(run.consumed),
         )
-        run.is_active, run.wake_at = is_active, wake_at
+        run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False
         run.attempt_records, run.consumed = [], []
         run.is_committing = True
         self._store.submit(
             operation, partial(self._committed, run, completion, operation)
         )
+
+    def correct_row(self, run: LiveRun) -> None:
+        """Make the run's row say what it waits for, and that it is not stuck."""
+        if run.is_committing or run.is_closed or run.is_dropped:
+            return
+        wake_at = run.next_due_at()
+        is_active = bool(run.attempts)
+        if (is_active, wake_at) == (run.is_active, run.wake_at) and not run.is_parked:
+            return
+        run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False
+        operation = CommitTask(
+            run_id=run.run_id,
+            rows=[],
+            update_run=True,
+            is_active=is_active,
+            wake_at=wake_at,
+        )
+        run.is_committing = True
+        self._store.submit(operation, partial(self._kept, run, operation, ()))
+        if wake_at is not None:
+            self._host.wake_by(wake_at)
 
     def _keep_inputs(self, run: LiveRun) -> None:
         """Record inputs without driving the code: for a worker that is draining."""
@@ -263,8 +293,11 @@ class WorkflowTasks:
         if error is not None:
             self._take_back(run, inputs, operation)
             self._commit_failed(run, error)
+        elif run.has_mail:
+            self._host.reload(run)
         else:
             self.advance(run)
+            self._host.settle(run)
 
     # --- after the commit -------------------------------------------------------------
 
@@ -308,7 +341,11 @@ class WorkflowTasks:
             return
         if run.wake_at is not None:
             host.wake_by(run.wake_at)
-        self.advance(run)
+        if run.has_mail:
+            host.reload(run)
+        else:
+            self.advance(run)
+            host.settle(run)
 
     def _take_back(
         self, run: LiveRun, inputs: Sequence[Attributes], operation: CommitTask

@@ -22,11 +22,13 @@ from durable.store.records import (
     ClaimRuns,
     CommitTask,
     ParkRun,
+    PutMessage,
     ReapWorkers,
     RecordAttempts,
     ReleaseRuns,
     RunStatus,
     StartRun,
+    TerminateRun,
 )
 from durable.store.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
@@ -41,7 +43,7 @@ from durable.testing.store_rows import (
     make_worker,
 )
 
-RUN_IDS = ["a", "b", "c", "d", "e", "f", "g", "h"]
+RUN_IDS = list("abcdefghijkl")
 WORKFLOW_IDS = ["wf-a", "wf-b", "wf-c", "wf-d"]
 
 
@@ -142,15 +144,24 @@ rare = st.one_of(
         ]
     ),
 )
+REGISTER = RegisterWorker(make_worker("w"), ignore)
 # Most operations are of the hot kinds, so that there is something to batch.
-operations = st.one_of(starts(), starts(), commits(), commits(), recordings(), rare)
+operations = st.one_of(
+    *[starts()] * 4, *[commits()] * 8, recordings(), *[requests(make_message)] * 2, rare
+)
 # Drawn blindly, nearly every operation would be refused. Most are aimed at what is
 # there when their turn comes: at which run, and at which place of its history.
-aims = st.none() | st.integers(0, 5) | st.integers(0, 5) | st.integers(0, 5)
+aims = st.one_of(st.none(), *[st.integers(0, 5)] * 6)
+groups_of_operations = st.lists(st.tuples(operations, aims), min_size=1, max_size=10)
+upheavals = st.sampled_from(
+    [
+        [(Takeover(), None)],
+        [(REGISTER, None)],
+        [(ReleaseWorker(), None), (REGISTER, None)],
+    ]
+)
 steps = st.lists(
-    st.lists(st.tuples(operations, aims), min_size=1, max_size=8)
-    | st.just([(Takeover(), None)]),
-    max_size=8,
+    st.one_of(*[groups_of_operations] * 8, upheavals), min_size=1, max_size=8
 )
 
 
@@ -158,6 +169,13 @@ def aim(operation: Any, at: int | None, store: MemoryStore) -> Any:
     database = store._database
     if at is None:
         return operation
+    if isinstance(operation, PutMessage | TerminateRun):
+        found = sorted(run.workflow_id for run in database.open_runs())
+        return (
+            replace(operation, workflow_id=found[at % len(found)])
+            if found
+            else operation
+        )
     if isinstance(operation, StartRun):
         unused = [run_id for run_id in RUN_IDS if run_id not in database.runs]
         if not unused:
@@ -295,9 +313,12 @@ def test_groups_end_like_single_operations(
 ) -> None:
     executor = databases.executor()
     memory = MemoryStore(clock=SettableClock())
-    first = [[(RegisterWorker(make_worker("w"), ignore), None)]]
+    opening: list[tuple[Any, int | None]] = [(REGISTER, None)]
+    for run_id, workflow_id in zip(RUN_IDS, WORKFLOW_IDS, strict=False):
+        run = make_run(run_id, workflow_id=workflow_id, owner="w")
+        opening.append((StartRun(record=run, rows=make_rows(run_id, 1, 2)), None))
 
-    for drawn in first + groups:
+    for drawn in [opening, *groups]:
         group: list[Any] = []
         expected: list[Any] = []
         for operation, at in drawn:

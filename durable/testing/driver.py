@@ -1,0 +1,348 @@
+"""Drives one run's code by hand: no engine, no store, no event loop, no waiting.
+
+    driver = Driver(place_order(order))
+    driver.start()
+    (charge,) = driver.pending
+    driver.complete(charge, receipt)
+    driver.advance("3d")
+    assert driver.result() == receipt
+
+Each call is one workflow task. `driver.history` is everything that an engine would have
+recorded by then, and `driver.crash()` forgets the live code, so that the next task has
+to replay it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from durable.api.registry import REGISTRY
+from durable.api.workflow import WorkflowCall
+from durable.converter import json
+from durable.converter.failures import exception_of, failure_of
+from durable.core.events import (
+    ActivityTaskCanceled,
+    ActivityTaskCompleted,
+    ActivityTaskFailed,
+    ActivityTaskScheduled,
+    ActivityTaskTimedOut,
+    Attributes,
+    HistoryEvent,
+    WorkflowExecutionCanceled,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionFailed,
+    WorkflowExecutionStarted,
+)
+from durable.core.machines.machine import State
+from durable.core.payload import Failure, Payload
+from durable.core.replayer import Replayer
+from durable.core.retry import MAXIMUM_ATTEMPTS_REACHED
+from durable.core.workflow_task import WorkflowTask, WorkflowTaskCompletion
+from durable.errors import (
+    InternalError,
+    NotRegisteredError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+)
+from durable.options import Duration, to_microseconds
+from durable.testing.clock import DEFAULT_START, VirtualClock
+
+RUN_ID: Final = "01942000-0000-7000-8000-000000000000"
+
+
+class PendingActivity(msgspec.Struct, frozen=True):
+    """An activity that is recorded and has no outcome."""
+
+    scheduled_event_id: int
+    activity_type: str
+    activity_id: str
+    arguments: tuple[Payload, ...]
+    is_cancel_requested: bool
+
+
+class Driver:
+    """One run in the hands of a test.
+
+    Args:
+        call: the call of the workflow.
+        run_id: seeds the run's randomness; equal for all runs by default, so that a
+            test draws the same numbers every time.
+        workflow_id: the workflow id.
+        clock: the run's clock; it moves by `advance` alone.
+    """
+
+    def __init__(
+        self,
+        call: WorkflowCall[Any],
+        *,
+        run_id: str = RUN_ID,
+        workflow_id: str = "workflow",
+        clock: VirtualClock | None = None,
+    ) -> None:
+        self._call = call
+        self._run_id = run_id
+        self._workflow_id = workflow_id
+        self._replayer: Replayer | None = None
+        self._cancel_requests = 0
+        self.clock = clock or VirtualClock(DEFAULT_START)
+        self.history: list[HistoryEvent] = []
+        self.unhandled: list[dict[str, Any]] = []
+        """What asyncio would have logged: exceptions that nobody retrieved."""
+
+    # --- workflow tasks ---------------------------------------------------------------
+
+    def start(self) -> WorkflowTaskCompletion:
+        """Drive the first workflow task."""
+        return self.turn(self.started())
+
+    def turn(self, *inputs: Attributes) -> WorkflowTaskCompletion:
+        """Drive one workflow task with these inputs and whatever timers are due.
+
+        Raises whatever parks the run: a bug of its code, `NondeterminismError`. The
+        inputs are then recorded for the next task, as an engine does.
+        """
+        task = WorkflowTask(self.clock.now(), inputs, self._unseen())
+        completion = self._live().process(task)
+        self.history += completion.events
+        if completion.failure is not None:
+            self.crash()
+            error: BaseException = completion.failure.error
+            raise error
+        return completion
+
+    def record(self, *inputs: Attributes) -> None:
+        """Record inputs without driving the code, as a draining worker does."""
+        self.replay()
+        self.history += self._live().unprocessed_events(self.clock.now(), inputs)
+        self.crash()
+
+    def replay(self) -> None:
+        """Replay now what is recorded, if the code is not live.
+
+        Raises: as `turn`.
+        """
+        unseen = self._unseen()
+        if unseen:
+            task = WorkflowTask(self.clock.now(), (), unseen, is_replay_only=True)
+            completion = self._live().process(task)
+            if completion.failure is not None:
+                self.crash()
+                error: BaseException = completion.failure.error
+                raise error
+
+    def crash(self) -> None:
+        """Forget the live code; the next task replays it from the history."""
+        replayer, self._replayer = self._replayer, None
+        if replayer is not None:
+            replayer.tear_down()
+
+    def _live(self) -> Replayer:
+        if self._replayer is None:
+            definition = self._call.definition
+            self._replayer = Replayer(
+                lambda _: definition, on_unhandled=self.unhandled.append
+            )
+        return self._replayer
+
+    def _unseen(self) -> list[HistoryEvent]:
+        return self.history[self._live().event_count :]
+
+    # --- shorthands -------------------------------------------------------------------
+
+    def complete(
+        self, activity: PendingActivity | int, value: Any = None
+    ) -> WorkflowTaskCompletion:
+        """Complete an activity in a task of its own."""
+        return self.turn(self.completed(activity, value))
+
+    def fail(
+        self, activity: PendingActivity | int, error: BaseException
+    ) -> WorkflowTaskCompletion:
+        """Fail an activity in a task of its own."""
+        return self.turn(self.failed(activity, error))
+
+    def cancel(self, reason: str = "") -> WorkflowTaskCompletion:
+        """Request the run's cancellation in a task of its own."""
+        return self.turn(self.cancel_requested(reason))
+
+    def advance(self, duration: Duration) -> WorkflowTaskCompletion | None:
+        """Let time pass, and drive a task if a timer is due then."""
+        self.clock.advance(duration)
+        self.replay()
+        if self._live().has_due_timer(self.clock.now()):
+            return self.turn()
+        return None
+
+    def fire_next_timer(self) -> WorkflowTaskCompletion:
+        """Let time pass until the next timer is due, and drive its task."""
+        due_at = self.next_timer_at
+        if due_at is None:
+            raise InternalError("No timer is pending.")
+        self.clock.advance_to(due_at)
+        return self.turn()
+
+    # --- inputs -----------------------------------------------------------------------
+
+    def started(self) -> WorkflowExecutionStarted:
+        """The first input."""
+        definition = self._call.definition
+        return WorkflowExecutionStarted(
+            workflow_type=definition.name,
+            input=self._call.input,
+            task_queue="default",
+            workflow_id=self._workflow_id,
+            run_id=self._run_id,
+            first_run_id=self._run_id,
+            request_id=self._run_id,
+            root_workflow_id=self._workflow_id,
+            root_run_id=self._run_id,
+            version=definition.version,
+        )
+
+    def completed(
+        self, activity: PendingActivity | int, value: Any = None, *, attempt: int = 1
+    ) -> ActivityTaskCompleted:
+        """The input that an activity has returned.
+
+        Raises:
+            PayloadError: the value does not fit the activity's annotation.
+        """
+        scheduled, at = self._scheduled(activity)
+        return ActivityTaskCompleted(
+            scheduled_event_id=_event_id(activity),
+            result=_encode(scheduled.activity_type, value),
+            attempt=attempt,
+            started_at=at,
+        )
+
+    def failed(
+        self, activity: PendingActivity | int, error: BaseException, *, attempt: int = 1
+    ) -> ActivityTaskFailed:
+        """The input that an activity has raised for the last time."""
+        _, at = self._scheduled(activity)
+        return ActivityTaskFailed(
+            scheduled_event_id=_event_id(activity),
+            failure=failure_of(error),
+            attempt=attempt,
+            started_at=at,
+            retry_state=MAXIMUM_ATTEMPTS_REACHED,
+        )
+
+    def timed_out(
+        self, activity: PendingActivity | int, timeout_type: str = "start_to_close"
+    ) -> ActivityTaskTimedOut:
+        """The input that an activity has run out of time for good."""
+        _, at = self._scheduled(activity)
+        failure = Failure(
+            message=f"{timeout_type}_timeout passed",
+            kind="timeout",
+            type="TimeoutError",
+            timeout_type=timeout_type,
+        )
+        return ActivityTaskTimedOut(
+            scheduled_event_id=_event_id(activity),
+            failure=failure,
+            attempt=1,
+            started_at=at,
+            retry_state=MAXIMUM_ATTEMPTS_REACHED,
+        )
+
+    def cancelled(self, activity: PendingActivity | int) -> ActivityTaskCanceled:
+        """The input that an activity has stopped because it was asked to."""
+        _, at = self._scheduled(activity)
+        return ActivityTaskCanceled(
+            scheduled_event_id=_event_id(activity), attempt=1, started_at=at
+        )
+
+    def cancel_requested(self, reason: str = "") -> WorkflowExecutionCancelRequested:
+        """The input that somebody asked the run to stop."""
+        self._cancel_requests += 1
+        return WorkflowExecutionCancelRequested(
+            reason=reason, request_id=f"cancel-{self._cancel_requests}"
+        )
+
+    def _scheduled(
+        self, activity: PendingActivity | int
+    ) -> tuple[ActivityTaskScheduled, int]:
+        event = self.history[_event_id(activity) - 1]
+        if not isinstance(event.attributes, ActivityTaskScheduled):
+            raise InternalError(f"Event {event.event_id} schedules no activity.")
+        return event.attributes, event.time
+
+    # --- what can be seen -------------------------------------------------------------
+
+    @property
+    def pending(self) -> list[PendingActivity]:
+        """Activities that are recorded and have no outcome, in order."""
+        self.replay()
+        found = []
+        for machine in self._live().pending_activities():
+            scheduled, _ = self._scheduled(machine.scheduled_event_id)
+            found.append(
+                PendingActivity(
+                    machine.scheduled_event_id,
+                    scheduled.activity_type,
+                    scheduled.activity_id,
+                    scheduled.input,
+                    machine.state is State.CANCEL_REQUESTED,
+                )
+            )
+        return found
+
+    @property
+    def next_timer_at(self) -> int | None:
+        """When the next timer is due, in microseconds since 1970."""
+        self.replay()
+        return self._live().next_timer_at()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run has ended."""
+        self.replay()
+        return self._live().is_closed
+
+    def result(self) -> Any:
+        """The run's result.
+
+        Raises:
+            WorkflowFailedError: it failed or was cancelled; why is the cause.
+            InternalError: it has not ended.
+        """
+        return result_of(self.history, self._call.definition.call_signature)
+
+
+def result_of(history: Iterable[HistoryEvent], signature: Any) -> Any:
+    """The decoded result that ends a history.
+
+    Raises:
+        WorkflowFailedError: it ends with a failure or a cancellation.
+        InternalError: it does not end.
+    """
+    *_, last = history
+    terminal = last.attributes
+    if isinstance(terminal, WorkflowExecutionCompleted):
+        return signature.decode_result(terminal.result)
+    ids = {"workflow_id": "", "run_id": ""}
+    if isinstance(terminal, WorkflowExecutionFailed):
+        failed = WorkflowFailedError("The run failed.", **ids)
+        failed.__cause__ = exception_of(terminal.failure)
+        raise failed
+    if isinstance(terminal, WorkflowExecutionCanceled):
+        raise WorkflowCancelledError("The run was cancelled.", **ids)
+    raise InternalError(f"The history ends with {type(terminal).__name__}.")
+
+
+def _event_id(activity: PendingActivity | int) -> int:
+    return activity if isinstance(activity, int) else activity.scheduled_event_id
+
+
+def _encode(activity_type: str, value: Any) -> Payload:
+    try:
+        signature = REGISTRY.get_activity(activity_type).call_signature
+    except NotRegisteredError:
+        return json.encode(value, Any, f"the result of {activity_type!r}")
+    return signature.encode_result(value)

@@ -1,0 +1,223 @@
+"""Replays recorded histories with today's code: the test to run before a deploy.
+
+`replay` says whether the code still does what a history holds. `replay_at_every_prefix`
+says more: wherever the run could have been interrupted, a fresh process would have gone
+on with exactly the commands that were recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from durable.api.registry import REGISTRY, Registry
+from durable.core import flags
+from durable.core.events import (
+    TERMINAL_EVENTS,
+    UNPROCESSED,
+    Attributes,
+    HistoryEvent,
+    TimerFired,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionStarted,
+    WorkflowTaskStarted,
+)
+from durable.core.replayer import Replayer
+from durable.core.workflow_task import WorkflowTask, WorkflowTaskCompletion
+from durable.errors import CorruptHistoryError, NondeterminismError
+from durable.testing.histories import comparable, load_history
+
+History = Iterable[HistoryEvent] | str | bytes | Path
+"""Events, the JSON text of `dump_history`, or the path of a file that holds it."""
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """A history that today's code agrees with.
+
+    Attributes:
+        result: the run's decoded result if it completed, else None.
+        terminal: the event that ended it, or None if it was open.
+        task_count: its workflow tasks.
+        pending_activities: types of the activities without an outcome, in order.
+        next_timer_at: when the next timer is due, microseconds since 1970.
+    """
+
+    workflow_type: str
+    workflow_id: str
+    run_id: str
+    event_count: int
+    task_count: int
+    result: Any
+    terminal: Attributes | None
+    pending_activities: tuple[str, ...]
+    next_timer_at: int | None
+
+
+def replay(
+    history: History, definitions: Iterable[object] | None = None
+) -> Replayed:
+    """Replay a history with today's code.
+
+    Args:
+        history: what was recorded.
+        definitions: the workflows that may be asked for, or modules that hold them;
+            everything that was decorated by default.
+
+    Raises:
+        NondeterminismError: the code asks for something else than was recorded.
+        CorruptHistoryError: it is no history.
+        NotRegisteredError: its workflow is not known.
+        Exception: whatever bug of the code would park the run.
+    """
+    events = read_history(history)
+    registry = _registry(definitions)
+    replayer = _new_replayer(registry)
+    try:
+        _process(replayer, WorkflowTask(events[-1].time, (), events, is_replay_only=True))
+        return _describe(events, replayer, registry)
+    finally:
+        replayer.tear_down()
+
+
+def replay_at_every_prefix(
+    history: History, definitions: Iterable[object] | None = None
+) -> Replayed:
+    """Cut a history before each of its workflow tasks, replay, and drive on.
+
+    Driven with the inputs that the next task really had, the code must issue the very
+    commands that were recorded, byte for byte (but for source lines and tracebacks).
+
+    Raises: as `replay`.
+    """
+    events = read_history(history)
+    registry = _registry(definitions)
+    for before, after in _cuts(events):
+        replayer = _new_replayer(registry)
+        try:
+            if before:
+                task = WorkflowTask(after[0].time, (), before, is_replay_only=True)
+                _process(replayer, task)
+            completion = _process(replayer, WorkflowTask(after[0].time, _inputs(after)))
+            if after[0].flags == flags.CURRENT:  # else live code rightly differs
+                _compare(completion, after)
+        finally:
+            replayer.tear_down()
+    return replay(events, definitions)
+
+
+def read_history(history: History) -> list[HistoryEvent]:
+    """Read a history from events, JSON text or a file.
+
+    Raises:
+        CorruptHistoryError: it is no history, or an empty one.
+    """
+    if isinstance(history, Path):
+        history = history.read_bytes()
+    if isinstance(history, str | bytes):
+        history = load_history(history)
+    events = list(history)
+    if not events:
+        raise CorruptHistoryError("The history is empty.")
+    return events
+
+
+def _registry(definitions: Iterable[object] | None) -> Registry:
+    return REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
+
+
+def _new_replayer(registry: Registry) -> Replayer:
+    return Replayer(lambda started: registry.get_workflow(started.workflow_type))
+
+
+def _process(replayer: Replayer, task: WorkflowTask) -> WorkflowTaskCompletion:
+    completion = replayer.process(task)
+    if completion.failure is not None:
+        error: BaseException = completion.failure.error
+        raise error
+    return completion
+
+
+def _describe(
+    events: Sequence[HistoryEvent], replayer: Replayer, registry: Registry
+) -> Replayed:
+    started, last = events[0].attributes, events[-1].attributes
+    if not isinstance(started, WorkflowExecutionStarted):
+        raise CorruptHistoryError(
+            "A history must begin with WorkflowExecutionStarted, not"
+            f" {type(started).__name__}."
+        )
+    result = None
+    if isinstance(last, WorkflowExecutionCompleted):
+        signature = registry.get_workflow(started.workflow_type).call_signature
+        result = signature.decode_result(last.result)
+    is_closed = isinstance(last, TERMINAL_EVENTS)
+    return Replayed(
+        workflow_type=started.workflow_type,
+        workflow_id=started.workflow_id,
+        run_id=started.run_id,
+        event_count=len(events),
+        task_count=replayer.task_count,
+        result=result,
+        terminal=last if is_closed else None,
+        pending_activities=tuple(
+            machine.request.activity_type for machine in replayer.pending_activities()
+        )
+        if not is_closed
+        else (),
+        next_timer_at=None if is_closed else replayer.next_timer_at(),
+    )
+
+
+# --- cuts ------------------------------------------------------------------------------
+
+
+def _cuts(
+    events: list[HistoryEvent],
+) -> Iterable[tuple[list[HistoryEvent], list[HistoryEvent]]]:
+    """Every way to cut between what was there before a task and what it recorded.
+
+    Inputs that were recorded before any task took them belong to the part before.
+    """
+    first = 0
+    while first < len(events):
+        number = events[first].task_number
+        last = first
+        while last < len(events) and events[last].task_number == number:
+            last += 1
+        if number != UNPROCESSED:
+            yield events[:first], events[first:last]
+        first = last
+
+
+def _inputs(task: Sequence[HistoryEvent]) -> tuple[Attributes, ...]:
+    """The inputs that a task was given, without those that the core makes itself."""
+    return tuple(
+        event.attributes
+        for event in task
+        if event.attributes.is_input
+        and not isinstance(event.attributes, TimerFired | WorkflowTaskStarted)
+    )
+
+
+def _compare(completion: WorkflowTaskCompletion, task: Sequence[HistoryEvent]) -> None:
+    found, recorded = comparable(completion.events), comparable(task)
+    if found == recorded:
+        return
+    for index, (left, right) in enumerate(zip(found, recorded, strict=False)):
+        if left != right:
+            break
+    else:
+        index = min(len(found), len(recorded))
+    left = found[index] if index < len(found) else b"nothing"
+    right = recorded[index] if index < len(recorded) else b"nothing"
+    raise NondeterminismError(
+        f"Driven from the history before workflow task {task[0].task_number}, the code"
+        f" gives {left.decode()} where {right.decode()} was recorded.",
+        hint="The code reads something that is not recorded.",
+        event_id=task[0].event_id + index,
+        recorded=right.decode(),
+        found=left.decode(),
+    )

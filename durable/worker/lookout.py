@@ -1,0 +1,201 @@
+"""Finds work: due runs, runs that nobody owns, mail, and workers that are dead.
+
+All of it is reading the store and telling the worker which runs to go on with. Work is
+looked for when something was committed elsewhere, when the next instant is due, and
+once per half a lease in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final, Protocol
+
+from durable import limits
+from durable.api.registry import Registry
+from durable.store.records import Claimed, ClaimRuns, ReapWorkers
+from durable.store.store import Store
+from durable.worker.process import host_identity, is_dead
+
+_log: Final = logging.getLogger("durable.worker")
+_STUCK_RETRY_MICROSECONDS: Final = 5_000_000
+# Due runs that are being committed are looked at again after this long.
+_BUSY_MICROSECONDS: Final = 20_000
+# The loop's clock and the store's may drift apart over a long wait.
+_SLEEP_SECONDS_MAX: Final = 60.0
+
+
+class Host(Protocol):
+    """What finding work asks of the worker around it."""
+
+    worker_id: str
+
+    def wake(self, run_ids: Iterable[str]) -> None:
+        """Go on with these runs of ours."""
+        ...
+
+    def mail(self, run_id: str) -> None:
+        """A message for this run was committed."""
+        ...
+
+    def is_busy(self, run_id: str) -> bool:
+        """Whether the run is being loaded or committed."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a step in the background; its errors are logged."""
+        ...
+
+
+class Lookout:
+    """Looks for the work of one worker."""
+
+    def __init__(self, store: Store, registry: Registry, host: Host) -> None:
+        self._store = store
+        self._registry = registry
+        self._host = host
+        self._is_open = True
+        self._is_seeking = False
+        self._seek_again = False
+        self._stuck_at: dict[str, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: int | None = None
+        self._patrol: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Take over what dead workers left, take what nobody owns, watch the time."""
+        await self.take_over()
+        await self._arm()
+        self._schedule_patrol()
+
+    def stop(self) -> None:
+        """Look for nothing more."""
+        self._is_open = False
+        for timer in (self._timer, self._patrol):
+            if timer is not None:
+                timer.cancel()
+
+    async def take_over(self) -> None:
+        """Reap dead workers and claim runs without an owner."""
+        await self._reap()
+        await self._claim()
+
+    # --- what others have committed ---------------------------------------------------
+
+    def changed(self) -> None:
+        """Another process has committed something."""
+        if self._is_open:
+            if self._is_seeking:
+                self._seek_again = True
+            else:
+                self._is_seeking = True
+                self._host.spawn(self._seek())
+
+    async def _seek(self) -> None:
+        try:
+            while True:
+                self._seek_again = False
+                types = tuple(self._registry.workflows)
+                if types and await self._store.count_unowned(types):
+                    await self._claim()
+                for run_id in await self._store.mailed_runs(limits.LOAD_RUNS_MAX):
+                    if not self._was_stuck_just_now(run_id):
+                        self._host.mail(run_id)
+                if not self._seek_again:
+                    return
+        finally:
+            self._is_seeking = False
+
+    def was_stuck(self, run_id: str) -> None:
+        """A run has just been parked."""
+        self._stuck_at[run_id] = self._store.now()
+
+    def _was_stuck_just_now(self, run_id: str) -> bool:
+        """Whether a stuck run was tried a moment ago; mail must not make it spin."""
+        stuck_at = self._stuck_at.pop(run_id, None)
+        if stuck_at is None:
+            return False
+        if self._store.now() - stuck_at >= _STUCK_RETRY_MICROSECONDS:
+            return False
+        self._stuck_at[run_id] = stuck_at
+        return True
+
+    async def _claim(self) -> None:
+        while True:
+            types = tuple(self._registry.workflows)
+            if not types:
+                return
+            claimed: Claimed = await self._store.perform(
+                ClaimRuns(workflow_types=types, limit=limits.LOAD_RUNS_MAX)
+            )
+            self._host.wake(claimed.ready)
+            if claimed.count < limits.LOAD_RUNS_MAX:
+                break
+        self.wake_by(self._store.now())
+
+    async def _reap(self) -> None:
+        """Take the runs of workers that are dead, by lease or by process id."""
+        host = host_identity()
+        dead = tuple(
+            worker.worker_id
+            for worker in await self._store.list_workers()
+            if worker.worker_id != self._host.worker_id
+            and worker.host == host
+            and is_dead(worker.pid, worker.process_started_at)
+        )
+        reaped = await self._store.perform(ReapWorkers(presumed_dead=dead))
+        if reaped:
+            _log.info("Took over from dead workers: %s", ", ".join(reaped))
+
+    def _schedule_patrol(self) -> None:
+        """Look for dead workers and unowned runs once per half a lease."""
+        self._patrol = asyncio.get_running_loop().call_later(
+            limits.LEASE_SECONDS / 2, self._start_patrol
+        )
+
+    def _start_patrol(self) -> None:
+        self._host.spawn(self._do_patrol())
+        self._schedule_patrol()
+
+    async def _do_patrol(self) -> None:
+        await self._reap()
+        self.changed()
+
+    # --- due runs ---------------------------------------------------------------------
+
+    def wake_by(self, instant: int) -> None:
+        """Look for due runs no later than this."""
+        if not self._is_open:
+            return
+        if self._timer is not None:
+            if self._timer_at is not None and self._timer_at <= instant:
+                return
+            self._timer.cancel()
+        self._timer_at = instant
+        delay = max(0, instant - self._store.now()) / 1_000_000
+        self._timer = asyncio.get_running_loop().call_later(
+            min(delay, _SLEEP_SECONDS_MAX), self._wake_due
+        )
+
+    def _wake_due(self) -> None:
+        self._timer = self._timer_at = None
+        self._host.spawn(self._find_due())
+
+    async def _find_due(self) -> None:
+        now = self._store.now()
+        due = await self._store.due_runs(now, limits.LOAD_RUNS_MAX)
+        fresh = [run_id for run_id in due if not self._host.is_busy(run_id)]
+        self._host.wake(fresh)
+        if fresh and len(due) == limits.LOAD_RUNS_MAX:
+            self.wake_by(now)
+        elif due:
+            # Their commits move them on; look again soon for what came due meanwhile.
+            self.wake_by(now + _BUSY_MICROSECONDS)
+        else:
+            await self._arm()
+
+    async def _arm(self) -> None:
+        wake_at = await self._store.next_wake_at()
+        if wake_at is not None:
+            self.wake_by(wake_at)

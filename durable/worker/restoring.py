@@ -1,0 +1,138 @@
+"""From stored rows back to a live run: its events, messages and activities.
+
+An activity without an outcome is in one of three states: its next attempt waits for its
+time (a row says so), it was asked to stop, or an attempt was under way when its worker
+died. The last is in doubt: it is run again as a further attempt, or reported as
+`OutcomeUnknown` where running it again is not allowed.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import msgspec
+
+from durable.core.events import (
+    ActivityTaskCanceled,
+    ActivityTaskFailed,
+    ActivityTaskScheduled,
+    Attributes,
+    HistoryEvent,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionStarted,
+)
+from durable.core.machines.activity import ActivityMachine
+from durable.core.machines.machine import State
+from durable.core.payload import Failure
+from durable.errors import CorruptHistoryError
+from durable.store.records import AttemptRecord, AttemptState, MessageRecord
+from durable.worker.live_run import Attempt, LiveRun
+
+_cancel_decoder: Final = msgspec.json.Decoder(WorkflowExecutionCancelRequested)
+
+
+class Repeater(Protocol):
+    """Begins the attempt after a lost one."""
+
+    def begin_after_doubt(self, attempt: Attempt, failure: Failure) -> None:
+        """Record that an attempt was lost, then begin the next."""
+        ...
+
+
+def restore_activities(
+    run: LiveRun, rows: list[AttemptRecord], repeater: Repeater
+) -> None:
+    """Take up the activities of a run that was just caught up.
+
+    Those that this process runs already, and those whose outcome waits in the run's
+    inputs, are left alone: only the code was driven again.
+    """
+    latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
+    decided = {getattr(event, "scheduled_event_id", None) for event in run.inputs}
+    for machine in run.replayer.pending_activities():
+        event_id = machine.scheduled_event_id
+        if event_id in decided or event_id in run.attempts or event_id in run.backoffs:
+            continue
+        row = latest.get(event_id)
+        attempt = _attempt_of(run, machine, row)
+        if machine.state is State.CANCEL_REQUESTED:
+            run.inputs.append(_cancelled(attempt))
+        elif row is not None and row.state is AttemptState.BACKOFF:
+            run.backoffs[event_id] = attempt
+        else:
+            _resolve_doubt(run, attempt, repeater)
+
+
+def _resolve_doubt(run: LiveRun, attempt: Attempt, repeater: Repeater) -> None:
+    settings = attempt.scheduled.settings
+    failure = Failure(
+        message=f"attempt {attempt.attempt} was under way when its worker died;"
+        " nobody knows whether it took effect",
+        kind="outcome_unknown",
+        type="OutcomeUnknown",
+    )
+    most = settings.retry_policy.max_attempts
+    if settings.at_most_once or (most and attempt.attempt >= most):
+        run.inputs.append(_doubtful(attempt, failure))
+    else:
+        repeater.begin_after_doubt(attempt, failure)
+
+
+def first_event(history: list[HistoryEvent], run: LiveRun) -> WorkflowExecutionStarted:
+    first = history[0].attributes if history else None
+    if not isinstance(first, WorkflowExecutionStarted):
+        raise CorruptHistoryError(
+            f"The history of run {run.workflow_id!r} does not begin with"
+            " WorkflowExecutionStarted."
+        )
+    return first
+
+
+def event_of_message(message: MessageRecord) -> Attributes:
+    if message.kind != "cancel":
+        raise CorruptHistoryError(
+            f"Message {message.sequence} of run {message.run_id} is of the kind"
+            f" {message.kind!r}, which this release does not know."
+        )
+    try:
+        return _cancel_decoder.decode(message.data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise CorruptHistoryError(
+            f"Message {message.sequence} of run {message.run_id} cannot be read:"
+            f" {error}."
+        ) from None
+
+
+def _attempt_of(
+    run: LiveRun, machine: ActivityMachine, row: AttemptRecord | None
+) -> Attempt:
+    assert isinstance(machine.scheduled, ActivityTaskScheduled)  # noqa: S101 - it is recorded
+    attempt = Attempt(
+        run,
+        machine.scheduled_event_id,
+        machine.scheduled,
+        machine.scheduled_at,
+        attempt=1 if row is None else row.attempt,
+    )
+    if row is not None:
+        attempt.due_at = row.due_at
+        attempt.started_at = row.started_at or 0
+    return attempt
+
+
+def _cancelled(attempt: Attempt) -> ActivityTaskCanceled:
+    return ActivityTaskCanceled(
+        scheduled_event_id=attempt.scheduled_event_id,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at,
+    )
+
+
+def _doubtful(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
+    return ActivityTaskFailed(
+        scheduled_event_id=attempt.scheduled_event_id,
+        failure=failure,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at or attempt.scheduled_at,
+        retry_state="outcome_unknown",
+    )
