@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from typing_extensions import TypedDict
 
@@ -201,7 +201,7 @@ def _check_patterns(patterns: object, name: str) -> None:
         raise InvalidOptionError(
             f"{name} is {patterns!r}: give a tuple, such as ('declined',)."
         )
-    items: list[object] = list(patterns)
+    items: list[object] = [*cast("tuple[object, ...]", patterns)]
     for pattern in items:
         is_class = isinstance(pattern, type) and issubclass(pattern, BaseException)
         if not is_class and not (isinstance(pattern, str) and pattern):

@@ -150,7 +150,7 @@ def _timeout(value: Duration | None, name: str) -> int | None:
 
 
 def _classes(value: Any, name: str) -> tuple[type[BaseException], ...]:
-    items: list[Any] = list(value) if isinstance(value, tuple) else [None]
+    items: list[Any] = [*value] if type(value) is tuple else [None]
     if not all(isinstance(i, type) and issubclass(i, BaseException) for i in items):
         raise InvalidOptionError(f"{name} is {value!r}: give exception classes.")
     return tuple(items)

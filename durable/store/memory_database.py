@@ -369,7 +369,8 @@ class MemoryDatabase:
         )
         self._append([row], self.next_fence())
         self._close(run, RunStatus.TERMINATED, now)
-
+        for message in self.messages_of(run.run_id):
+            del self.inbox[message.sequence]
 
 
 def _required(worker: WorkerRecord | None) -> WorkerRecord:

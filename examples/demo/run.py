@@ -87,7 +87,7 @@ def main() -> None:
         shop = start_shop()
         names[shop.pid] = f"process {number}"
         busy = kill_in_the_middle(shop, activity)
-        print(f"process {number}  (pid {shop.pid})  killed with kill -9 in the midst of")
+        print(f"process {number}  (pid {shop.pid})  killed with kill -9 in mid-work:")
         for line in busy:
             print(f"    {line['order']}  {line['what']}, attempt {line['attempt']}")
     shop = start_shop()
@@ -137,7 +137,8 @@ def show_timelines(output: str) -> None:
     print(f"\nThe database is {DATABASE}. Look around in it:\n")
     print(f"    durable --database sqlite:///{DATABASE} list")
     print(f"    durable --database sqlite:///{DATABASE} doctor")
-    print(f"    sqlite3 {DATABASE} 'select event_id, type, data from history'")
+    query = "select event_id, type, data from history"
+    print(f"    sqlite3 {DATABASE} '{query}'")
 
 
 if __name__ == "__main__":

@@ -124,13 +124,14 @@ async def place_order(order: Order) -> Shipment:
     paid = await charge(order)
     await sleep("500ms", summary="the customer may still change their mind")
     await pack(order.id, shelves)
-    tracking, _ = await asyncio.gather(ship(order.id), send_mail(order.customer, order.id))
+    tracking, _ = await asyncio.gather(
+        ship(order.id), send_mail(order.customer, order.id)
+    )
     return Shipment(order.id, paid, tracking)
 
 
-async def main(database: str, orders_file: str) -> None:
+async def main(database: str, orders: list[Order]) -> None:
     """Start every order (or find it started) and wait until all are shipped."""
-    orders = msgspec.json.decode(Path(orders_file).read_bytes(), type=list[Order])
     async with Engine(database) as engine:
         runs = [
             await engine.start(
@@ -147,4 +148,5 @@ async def main(database: str, orders_file: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    placed = msgspec.json.decode(Path(sys.argv[2]).read_bytes(), type=list[Order])
+    asyncio.run(main(sys.argv[1], placed))

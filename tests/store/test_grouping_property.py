@@ -145,23 +145,37 @@ rare = st.one_of(
     ),
 )
 REGISTER = RegisterWorker(make_worker("w"), ignore)
+
+
+def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    # `one_of` counts a strategy once, however often it is given.
+    table = [strategy for weight, strategy in choices for _ in range(weight)]
+    return st.integers(0, len(table) - 1).flatmap(table.__getitem__)
+
+
 # Most operations are of the hot kinds, so that there is something to batch.
-operations = st.one_of(
-    *[starts()] * 4, *[commits()] * 8, recordings(), *[requests(make_message)] * 2, rare
+operations = weighted(
+    (5, starts()),
+    (9, commits()),
+    (2, recordings()),
+    (2, requests(make_message)),
+    (2, rare),
 )
 # Drawn blindly, nearly every operation would be refused. Most are aimed at what is
 # there when their turn comes: at which run, and at which place of its history.
-aims = st.one_of(st.none(), *[st.integers(0, 5)] * 6)
-groups_of_operations = st.lists(st.tuples(operations, aims), min_size=1, max_size=10)
-upheavals = st.sampled_from(
-    [
-        [(Takeover(), None)],
-        [(REGISTER, None)],
-        [(ReleaseWorker(), None), (REGISTER, None)],
-    ]
-)
+aims = weighted((1, st.none()), (9, st.integers(0, 5)))
+upheavals: list[list[tuple[Any, int | None]]] = [
+    [(Takeover(), None)],
+    [(REGISTER, None)],
+    [(ReleaseWorker(), None), (REGISTER, None)],
+]
 steps = st.lists(
-    st.one_of(*[groups_of_operations] * 8, upheavals), min_size=1, max_size=8
+    weighted(
+        (9, st.lists(st.tuples(operations, aims), min_size=1, max_size=10)),
+        (1, st.sampled_from(upheavals)),
+    ),
+    min_size=1,
+    max_size=8,
 )
 
 

@@ -1,0 +1,267 @@
+"""The doctor: what must be true in a database, checked from outside.
+
+It reads through the store's protocol, page by page, and runs no user code. Each run's
+history is folded by `durable.core.fold`, which shares no code with the replay machine,
+and compared with the run's rows. Runs may go on meanwhile: whatever looks wrong is read
+again after a moment, and only what is still wrong is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Final, Protocol, runtime_checkable
+
+import msgspec
+
+from durable import limits
+from durable.client.run_checks import (
+    PATIENCE,
+    Check,
+    Finding,
+    Workers,
+    check_run,
+    run_key,
+)
+from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
+from durable.store.store import Store
+
+
+@runtime_checkable
+class IntegrityChecking(Protocol):
+    """A store whose database can examine its own files."""
+
+    async def check_integrity(self) -> Sequence[str]:
+        """What the database finds wrong with itself; empty if nothing."""
+        ...
+
+
+# Rows that one read may bring; runs differ in length by a factor of 10,000.
+_ROWS_PER_READ: Final = 20_000
+_SETTLE_SECONDS: Final = 0.25
+_WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 3))
+_CLASHING: Final = "durable_rules"
+
+
+# --- the whole database ---------------------------------------------------------------
+
+
+async def examine(
+    store: Store,
+    *,
+    namespace: str = "default",
+    sqlite_version: tuple[int, ...] | None = None,
+    settle: float = _SETTLE_SECONDS,
+) -> AsyncIterator[Finding]:
+    """Check everything that this release keeps in a database, and yield what is wrong.
+
+    Args:
+        store: an open store; nothing is written.
+        namespace: whose runs to check.
+        sqlite_version: the version of the SQLite library in use, if it is SQLite.
+        settle: how long to wait before reading again what looks wrong, in seconds.
+
+    Raises:
+        StoreError: the database cannot be read.
+    """
+    for finding in find_package_clash():
+        yield finding
+    if isinstance(store, IntegrityChecking):
+        for message in await store.check_integrity():
+            yield Finding(Check.INTEGRITY, None, message)
+    survey = _Survey(store, settle)
+    async for page in read_pages(store, namespace, RunFilter()):
+        async for finding in survey.examine_page(page):
+            yield finding
+    workers = await Workers.read(store)
+    for finding in survey.unclaimed(workers):
+        yield finding
+    for finding in _find_expired(workers, survey.owned):
+        yield finding
+    for finding in find_sqlite_bug(sqlite_version, len(workers.live)):
+        yield finding
+
+
+async def read_pages(
+    store: Store, namespace: str, where: RunFilter, *, size: int = limits.LIST_PAGE_MAX
+) -> AsyncIterator[list[RunRecord]]:
+    """Read all runs of a listing, newest first, page by page; each run once.
+
+    `where.limit` is not looked at. Of runs that started within one microsecond at most
+    `size` are seen.
+    """
+    before = where.started_before
+    seen: set[str] = set()
+    while True:
+        page = await store.list_runs(
+            namespace,
+            msgspec.structs.replace(where, limit=size, started_before=before),
+        )
+        fresh = [record for record in page if record.run_id not in seen]
+        if fresh:
+            yield fresh
+        if len(page) < size:
+            return
+        oldest = page[-1].started_at
+        if before == oldest + 1:
+            # Nothing but this one instant on the page: step over it, or never end.
+            before = oldest
+            seen = set[str]()
+        else:
+            # The page may have ended among runs of one instant: ask for that again.
+            before = oldest + 1
+            seen = {record.run_id for record in page if record.started_at == oldest}
+
+
+class _Survey:
+    """Goes through the runs, and remembers what concerns more than one of them."""
+
+    def __init__(self, store: Store, settle: float) -> None:
+        self._store = store
+        self._settle = settle
+        self._batch = 50
+        self._open: dict[str, str] = {}
+        self._requests: dict[str, str] = {}
+        self._unclaimed: Counter[tuple[str, str, str]] = Counter()
+        self.owned: Counter[str] = Counter()
+
+    async def examine_page(self, page: list[RunRecord]) -> AsyncIterator[Finding]:
+        run_ids = [record.run_id for record in page]
+        while run_ids:
+            batch, run_ids = run_ids[: self._batch], run_ids[self._batch :]
+            loaded = await self._store.load_runs(batch)
+            rows = sum(len(run.rows) for run in loaded)
+            fitting = _ROWS_PER_READ * len(batch) // max(rows, 1)
+            self._batch = max(1, min(fitting, limits.LOAD_RUNS_MAX))
+            workers = await Workers.read(self._store)
+            for run in loaded:
+                self._note(run, workers)
+            for finding in await self._confirmed(loaded, workers):
+                yield finding
+            for run in loaded:
+                for finding in self._check_unique(run.record):
+                    yield finding
+
+    async def _confirmed(
+        self, loaded: Sequence[LoadedRun], workers: Workers
+    ) -> list[Finding]:
+        """Check runs; what is wrong must be so after a moment, too."""
+        suspected = {
+            run.record.run_id: found
+            for run in loaded
+            if (found := check_run(run, workers))
+        }
+        if not suspected:
+            return []
+        await asyncio.sleep(self._settle)
+        again = await self._store.load_runs(list(suspected))
+        workers = await Workers.read(self._store)
+        return [
+            finding
+            for run in again
+            for finding in check_run(run, workers)
+            if any(
+                finding.check is earlier.check
+                for earlier in suspected[run.record.run_id]
+            )
+        ]
+
+    # --- more than one run ------------------------------------------------------------
+
+    def _note(self, run: LoadedRun, workers: Workers) -> None:
+        """Count whom a run belongs to, or that nobody takes it."""
+        record = run.record
+        if record.status is not RunStatus.RUNNING:
+            return
+        if record.owner is not None:
+            self.owned[record.owner] += 1
+            return
+        newest = run.rows[-1][4] if run.rows else record.started_at
+        if record.stuck is not None or newest + PATIENCE > workers.now:
+            return
+        has_work = (
+            record.is_active
+            or bool(run.messages)
+            or (record.wake_at is not None and record.wake_at <= workers.now)
+        )
+        if has_work or workers.serve(record.namespace, record.task_queue):
+            self._unclaimed[
+                record.namespace, record.task_queue, record.workflow_type
+            ] += 1
+
+    def unclaimed(self, workers: Workers) -> Iterator[Finding]:
+        """Say which runs wait for a worker that knows them."""
+        for (namespace, queue, workflow), count in sorted(self._unclaimed.items()):
+            runs = "1 run" if count == 1 else f"{count} runs"
+            if workers.serve(namespace, queue):
+                why = "no worker on it knows that workflow"
+            else:
+                why = "no worker serves it"
+            yield Finding(
+                Check.NO_WORKER,
+                None,
+                f"{runs} of {workflow!r} on task queue {queue!r}: {why}",
+            )
+
+    def _check_unique(self, record: RunRecord) -> Iterator[Finding]:
+        key = run_key(record)
+        if record.status is RunStatus.RUNNING:
+            other = self._open.setdefault(record.workflow_id, record.run_id)
+            if other != record.run_id:
+                yield Finding(Check.UNIQUE, key, f"run {other} of its id is open, too")
+        if record.request_id != record.run_id:
+            other = self._requests.setdefault(record.request_id, record.run_id)
+            if other != record.run_id:
+                yield Finding(
+                    Check.UNIQUE,
+                    key,
+                    f"run {other} was started by request {record.request_id!r}, too",
+                )
+
+
+def _find_expired(workers: Workers, owned: Counter[str]) -> Iterator[Finding]:
+    for worker_id, worker in sorted(workers.known.items()):
+        if worker_id in workers.live:
+            continue
+        late = workers.now - worker.lease_expires_at
+        count = owned[worker_id]
+        runs = "1 open run" if count == 1 else f"{count} open runs"
+        ended = (
+            f"the lease of worker {worker_id!r} (process {worker.pid}) ended"
+            f" {late / 1_000_000:.0f} s ago"
+        )
+        if workers.live and late > PATIENCE:
+            why = f"{ended}, and living workers have not taken over its {runs}"
+            yield Finding(Check.LEASES, None, why)
+        else:
+            why = f"{ended}; its {runs} go on once a worker takes over"
+            yield Finding(Check.EXPIRED_LEASE, None, why)
+
+
+def find_sqlite_bug(version: tuple[int, ...] | None, workers: int) -> Iterator[Finding]:
+    """Warn of SQLite's WAL-reset bug, which needs several connections that write."""
+    first, mended = _WAL_RESET_BUG
+    if version is not None and workers > 1 and first <= version < mended:
+        yield Finding(
+            Check.SQLITE_VERSION,
+            None,
+            f"{workers} workers share this database under SQLite"
+            f" {'.'.join(map(str, version))}, which may corrupt it if another program"
+            " checkpoints it meanwhile; SQLite 3.51.3 and later do not",
+        )
+
+
+def find_package_clash() -> Iterator[Finding]:
+    """Warn of a package that installs other modules under this library's name."""
+    try:
+        found = importlib.metadata.distribution(_CLASHING)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    yield Finding(
+        Check.PACKAGE_CLASH,
+        None,
+        f"{_CLASHING} {found.version} is installed, and it puts modules of its own into"
+        " the package 'durable'; uninstall it, then install this library again",
+    )

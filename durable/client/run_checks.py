@@ -1,0 +1,422 @@
+"""What must be true of one run: its rows against its own history.
+
+Pure functions of what was read at one instant. The history is folded by
+`durable.core.fold`, which shares no code with the replay machine.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from durable import limits
+from durable.client.handle import decode_stuck
+from durable.core.codec import decode_rows
+from durable.core.events import (
+    ACTIVITY_OUTCOMES,
+    ActivityTaskScheduled,
+    HistoryEvent,
+    WorkflowExecutionCancelRequested,
+)
+from durable.core.fold import PendingActivity, RunState, fold
+from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, Failure, Payload
+from durable.errors import CorruptHistoryError
+from durable.store.records import (
+    AttemptRecord,
+    AttemptState,
+    LoadedRun,
+    MessageRecord,
+    RunRecord,
+    RunStatus,
+    WorkerRecord,
+)
+from durable.store.store import Store
+
+
+class Check(enum.Enum):
+    """What is checked; the value is the name that commands and documents use."""
+
+    POSITIONS = "V1"
+    ENDS = "V2"
+    STATUS = "V3"
+    OUTCOMES = "V4"
+    ATTEMPTS = "V5"
+    TIMES = "V7"
+    CANCEL = "V9"
+    PAYLOADS = "V10"
+    ROWS = "V11"
+    WAITING = "V12"
+    LOST_WAKE_UP = "V13"
+    LEASES = "V14"
+    UNIQUE = "V15"
+    INTEGRITY = "V18"
+    STUCK = "stuck"
+    NO_WORKER = "no_worker"
+    EXPIRED_LEASE = "expired_lease"
+    SQLITE_VERSION = "sqlite_version"
+    PACKAGE_CLASH = "package_clash"
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether it is only advice: the database and its runs are in order."""
+        return self is Check.SQLITE_VERSION
+
+
+class RunKey(msgspec.Struct, frozen=True):
+    """Which run a finding is about."""
+
+    workflow_id: str
+    run_id: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that is wrong; `run` is None if it is about no single run."""
+
+    check: Check
+    run: RunKey | None
+    message: str
+
+
+class Workers:
+    """The workers that have a row, as of one moment."""
+
+    def __init__(self, records: Iterable[WorkerRecord], now: int) -> None:
+        self.now = now
+        self.known = {record.worker_id: record for record in records}
+        self.live = {
+            worker_id
+            for worker_id, record in self.known.items()
+            if record.lease_expires_at > now
+        }
+
+    @classmethod
+    async def read(cls, store: Store) -> Workers:
+        """Read them."""
+        records = await store.list_workers()
+        return cls(records, store.now())
+
+    def serve(self, namespace: str, task_queue: str) -> bool:
+        """Whether a live one works on that queue."""
+        return any(
+            (self.known[worker_id].namespace, self.known[worker_id].task_queue)
+            == (namespace, task_queue)
+            for worker_id in self.live
+        )
+
+
+_Breach: TypeAlias = tuple[Check, str]
+
+# Longer than a worker takes to look for work of its own accord (half a lease), and than
+# a busy worker may be late.
+PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
+_ENCODINGS: Final = frozenset({JSON_PLAIN, BINARY_PLAIN})
+_OPEN_ATTEMPTS: Final = frozenset({AttemptState.BACKOFF, AttemptState.STARTED})
+_failure_decoder: Final = msgspec.json.Decoder(Failure)
+
+
+def check_run(loaded: LoadedRun, workers: Workers) -> list[Finding]:
+    """Check one run, read at one instant, against its own history."""
+    key = run_key(loaded.record)
+    return [
+        Finding(check, key, message) for check, message in _breaches(loaded, workers)
+    ]
+
+
+def run_key(record: RunRecord) -> RunKey:
+    return RunKey(record.workflow_id, record.run_id)
+
+
+def _breaches(loaded: LoadedRun, workers: Workers) -> Iterator[_Breach]:
+    yield from _check_failures(loaded)
+    try:
+        events = decode_rows(loaded.rows)
+    except CorruptHistoryError as error:
+        yield Check.PAYLOADS, error.message
+        return
+    yield from _check_payloads(loaded, events)
+    state = fold(events)
+    for violation in state.violations:
+        yield Check(violation.rule), violation.message
+    yield from _check_status(loaded.record, state)
+    yield from _check_identity(loaded.record, state)
+    yield from _check_attempts(loaded.attempts, events)
+    yield from _check_messages(loaded, events)
+    yield from _check_lease(loaded.record, workers)
+    if loaded.record.status is not RunStatus.RUNNING:
+        return
+    if loaded.record.stuck is not None:
+        failure = decode_stuck(loaded.record.stuck) or Failure()
+        text = failure.message.partition("\n")[0]
+        yield Check.STUCK, f"parked since its code raised {failure.type}: {text}"
+        return
+    problem = _find_lost(loaded, state, workers)
+    if problem is not None:
+        yield problem
+
+
+def _check_failures(loaded: LoadedRun) -> Iterator[_Breach]:
+    """V10: what the tables beside the history hold can be read."""
+    texts = [("why it is stuck", loaded.record.stuck)]
+    texts += [
+        (f"attempt {row.attempt} of event {row.scheduled_event_id}", row.failure)
+        for row in loaded.attempts
+    ]
+    for what, text in texts:
+        if text is None:
+            continue
+        try:
+            _failure_decoder.decode(text)
+        except (msgspec.MsgspecError, ValueError) as error:
+            yield Check.PAYLOADS, f"the failure in {what} cannot be read: {error}"
+
+
+def _check_payloads(
+    loaded: LoadedRun, events: Sequence[HistoryEvent]
+) -> Iterator[_Breach]:
+    """V10: every payload has an encoding that is allowed, and a size within limits."""
+    for row, event in zip(loaded.rows, events, strict=True):
+        # Plain JSON, the usual case, is written without a label; do not walk it.
+        if '"encoding"' not in row[5] and len(row[5]) <= limits.PAYLOAD_BYTES_MAX:
+            continue
+        for payload in _payloads(event.attributes):
+            if payload.encoding not in _ENCODINGS:
+                yield (
+                    Check.PAYLOADS,
+                    f"event {event.event_id} holds a value of the encoding"
+                    f" {payload.encoding!r}, which is not allowed here",
+                )
+            elif payload.size > limits.PAYLOAD_BYTES_MAX:
+                yield (
+                    Check.PAYLOADS,
+                    f"event {event.event_id} holds a value of {payload.size:,} bytes",
+                )
+
+
+def _payloads(value: Any) -> Iterator[Payload]:
+    if isinstance(value, Payload):
+        yield value
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield from _payloads(getattr(value, field))
+    elif isinstance(value, tuple | list):
+        for item in value:  # pyright: ignore[reportUnknownVariableType]  # of any type
+            yield from _payloads(item)
+    elif isinstance(value, dict):
+        yield from _payloads(list(value.values()))  # pyright: ignore[reportUnknownArgumentType]  # of any type
+
+
+def _check_status(record: RunRecord, state: RunState) -> Iterator[_Breach]:
+    """V3: the row and the history agree on how the run ended, or that it has not."""
+    if record.status.value != state.status:
+        yield (
+            Check.STATUS,
+            f"its row says {record.status.value}, its history says {state.status}",
+        )
+    elif (record.closed_at is not None) != state.is_closed:
+        yield (
+            Check.STATUS,
+            f"it is {record.status.value}, and its row says it closed at"
+            f" {record.closed_at}",
+        )
+
+
+def _check_identity(record: RunRecord, state: RunState) -> Iterator[_Breach]:
+    """V11: the row repeats what the first event says."""
+    started = state.started
+    if started is None:
+        return
+    for field in (
+        "namespace",
+        "workflow_id",
+        "run_id",
+        "workflow_type",
+        "task_queue",
+        "first_run_id",
+        "request_id",
+        "version",
+        "continued_from_run_id",
+        "parent_workflow_id",
+        "parent_run_id",
+        "root_run_id",
+    ):
+        ours, theirs = getattr(record, field), getattr(started, field)
+        if ours != theirs:
+            yield (
+                Check.ROWS,
+                f"its row has the {field} {ours!r}, its history {theirs!r}",
+            )
+    if record.started_at != state.started_at:
+        yield (
+            Check.ROWS,
+            f"its row says it started at {record.started_at}, its history at"
+            f" {state.started_at}",
+        )
+
+
+def _check_attempts(
+    attempts: Sequence[AttemptRecord], events: Sequence[HistoryEvent]
+) -> Iterator[_Breach]:
+    """V5 and V11: attempts are 1 to k of activities that were scheduled."""
+    by_event: dict[int, list[AttemptRecord]] = {}
+    for row in attempts:
+        by_event.setdefault(row.scheduled_event_id, []).append(row)
+    if not by_event:
+        return
+    scheduled = {
+        event.event_id: event.attributes
+        for event in events
+        if isinstance(event.attributes, ActivityTaskScheduled)
+    }
+    outcomes = {
+        event.attributes.scheduled_event_id: event.attributes
+        for event in events
+        if isinstance(event.attributes, ACTIVITY_OUTCOMES)
+    }
+    for event_id, rows in by_event.items():
+        activity = scheduled.get(event_id)
+        if activity is None or activity.activity_type != rows[0].activity_type:
+            yield (
+                Check.ROWS,
+                f"there are attempts of {rows[0].activity_type!r} for event {event_id},"
+                " which schedules no such activity",
+            )
+            continue
+        what = f"activity {activity.activity_type!r} (event {event_id})"
+        numbers = [row.attempt for row in rows]
+        count = numbers[-1]
+        most = activity.settings.retry_policy.max_attempts
+        outcome = outcomes.get(event_id)
+        if numbers != list(range(1, count + 1)):
+            yield Check.ATTEMPTS, f"{what} has the attempts {numbers}"
+        elif most and count > most:
+            yield Check.ATTEMPTS, f"{what} has {count} attempts of at most {most}"
+        elif any(row.state in _OPEN_ATTEMPTS for row in rows[:-1]):
+            yield Check.ATTEMPTS, f"{what} has an open attempt before its last one"
+        elif outcome is not None and outcome.attempt < count:
+            yield (
+                Check.ATTEMPTS,
+                f"{what} ended with attempt {outcome.attempt}, but has {count}",
+            )
+        elif outcome is not None and rows[-1].state in _OPEN_ATTEMPTS:
+            yield (
+                Check.ROWS,
+                f"{what} has its outcome, but attempt {count} is still"
+                f" {rows[-1].state.value!r}",
+            )
+
+
+def _check_messages(
+    loaded: LoadedRun, events: Sequence[HistoryEvent]
+) -> Iterator[_Breach]:
+    """V9 and V11: a message is in the inbox of an open run or in its history."""
+    if not loaded.messages:
+        return
+    recorded = {
+        event.attributes.request_id
+        for event in events
+        if isinstance(event.attributes, WorkflowExecutionCancelRequested)
+    }
+    for message in loaded.messages:
+        if message.request_id in recorded:
+            yield (
+                Check.CANCEL,
+                f"message {message.sequence} waits in the inbox, and is in the history"
+                " already",
+            )
+        elif loaded.record.status is not RunStatus.RUNNING:
+            yield (
+                Check.ROWS,
+                f"message {message.sequence} waits for a run that has closed",
+            )
+
+
+def _check_lease(record: RunRecord, workers: Workers) -> Iterator[_Breach]:
+    """V14: closed runs hold nothing; an owner can be found dead."""
+    if record.status is RunStatus.RUNNING:
+        if record.owner is not None and record.owner not in workers.known:
+            yield (
+                Check.LEASES,
+                f"it belongs to worker {record.owner!r}, which has no row, so that"
+                " nobody will take it over",
+            )
+        return
+    for field in ("owner", "wake_at", "stuck"):
+        value = getattr(record, field)
+        if value is not None:
+            yield Check.LEASES, f"it has closed, but still has the {field} {value!r}"
+    if record.is_active:
+        yield Check.LEASES, "it has closed, but is still marked as active"
+
+
+def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> _Breach | None:
+    """V12 and V13: something that is recorded will wake the run, and in time."""
+    record, now = loaded.record, workers.now
+    latest = {row.scheduled_event_id: row for row in loaded.attempts}
+    due = _due_at(record, state, latest)
+    has_lookout = record.is_active or bool(loaded.messages)
+    if due is not None and (record.wake_at is None or record.wake_at > due):
+        wakes = "never" if record.wake_at is None else f"at {record.wake_at}"
+        return Check.LOST_WAKE_UP, f"it is due at {due}, but its row wakes {wakes}"
+    if state.unprocessed and not has_lookout and (record.wake_at or now + 1) > now:
+        return (
+            Check.LOST_WAKE_UP,
+            f"{state.unprocessed} recorded inputs wait for a workflow task that nothing"
+            " calls for",
+        )
+    if not record.is_active and _is_under_way(state.pending_activities, latest):
+        return (
+            Check.WAITING,
+            "an activity of it is under way, but its row says that nothing is: nobody"
+            " would go on with it after a crash",
+        )
+    if not (due or state.unprocessed or state.pending_activities or loaded.messages):
+        return (
+            Check.WAITING,
+            "it waits for nothing that is recorded: no activity, timer or message can"
+            " wake it",
+        )
+    if record.owner in workers.live:
+        return _find_overdue(record, loaded.messages, now)
+    return None
+
+
+def _due_at(
+    record: RunRecord, state: RunState, latest: dict[int, AttemptRecord]
+) -> int | None:
+    due = [] if (first := state.next_due_at()) is None else [first]
+    if not record.is_active:
+        # An active run's worker has its queue of attempts in memory, or loads them.
+        due += [
+            row.due_at
+            for activity in state.pending_activities
+            if (row := latest.get(activity.scheduled_event_id)) is not None
+            and row.state is AttemptState.BACKOFF
+        ]
+    return min(due, default=None)
+
+
+def _is_under_way(
+    activities: Iterable[PendingActivity], latest: dict[int, AttemptRecord]
+) -> bool:
+    return any(
+        (row := latest.get(activity.scheduled_event_id)) is None
+        or row.state is not AttemptState.BACKOFF
+        for activity in activities
+    )
+
+
+def _find_overdue(
+    record: RunRecord, messages: Sequence[MessageRecord], now: int
+) -> _Breach | None:
+    if record.wake_at is not None and record.wake_at + PATIENCE <= now:
+        late = (now - record.wake_at) / 1_000_000
+        what = f"it should have been woken {late:.0f} s ago"
+    elif messages and messages[0].created_at + PATIENCE <= now:
+        late = (now - messages[0].created_at) / 1_000_000
+        what = f"a message has been waiting for {late:.0f} s"
+    else:
+        return None
+    return Check.LOST_WAKE_UP, f"{what}, and its worker {record.owner!r} lives"
