@@ -104,7 +104,9 @@ class Engine:
             REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
         )
         self._store: Store = (
-            connect(database, clock=clock) if isinstance(database, str) else database
+            connect(database, clock=clock, observer=observer)
+            if isinstance(database, str)
+            else database
         )
         self._observer = observer
         self._has_worker = worker

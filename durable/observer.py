@@ -1,4 +1,4 @@
-"""What telemetry may watch: one protocol, which by default does nothing.
+"""What telemetry may watch: two protocols, and by default nobody does.
 
 The engine calls an observer only when one was given, so watching that is off costs a
 comparison with `None`. Every call is made live, never while a history is replayed, and
@@ -7,13 +7,37 @@ carries ids, names, counts and microseconds, never payload values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import msgspec
+
+
+class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
+    """How busy a worker is right now.
+
+    Attributes:
+        cached_runs: runs in memory.
+        cache_hits: how often a run that was to go on was in memory, in all.
+        cache_misses: how often it had to be loaded, in all.
+        slots: activities that may run at once.
+        slots_used: activities that do run.
+        waiting: runs being loaded, and activities without a slot.
+        waiting_for: how long the longest waiting activity has waited, in microseconds.
+    """
+
+    cached_runs: int
+    cache_hits: int
+    cache_misses: int
+    slots: int
+    slots_used: int
+    waiting: int
+    waiting_for: int
+
 
 class Observer(Protocol):
-    """Receives what the engine does, as it does it.
+    """Receives what an engine does, as it does it.
 
     An observer must not raise and must not wait: it is called on the paths it measures.
     """
@@ -24,6 +48,42 @@ class Observer(Protocol):
         """Surround a start; the mapping it yields travels as the run's headers."""
         ...
 
+    def workflow_closed(
+        self,
+        *,
+        workflow_type: str,
+        workflow_id: str,
+        run_id: str,
+        task_queue: str,
+        outcome: str,
+        error_type: str | None,
+        started_at: int,
+        closed_at: int,
+        headers: Mapping[str, str],
+    ) -> None:
+        """A run reached its terminal event; told once, by whoever committed it.
+
+        `headers` are those of its start. `error_type` is set if it failed.
+        """
+        ...
+
+    def committed(self, *, operations: int, rows: int, duration: int) -> None:
+        """A group of operations was committed; called on the store's thread."""
+        ...
+
+    def worker_started(
+        self, *, worker_id: str, task_queue: str, state: Callable[[], WorkerState]
+    ) -> WorkerObserver:
+        """A worker begins; what this returns receives what it does.
+
+        `state` may be called at any time and from any thread.
+        """
+        ...
+
+
+class WorkerObserver(Protocol):
+    """Receives what one worker does; the same rules hold as for an `Observer`."""
+
     def running_workflow_task(
         self,
         *,
@@ -31,9 +91,23 @@ class Observer(Protocol):
         workflow_id: str,
         run_id: str,
         task_number: int,
+        attempt: int,
+        waited: int,
         headers: Mapping[str, str],
     ) -> AbstractContextManager[Mapping[str, str]]:
-        """Surround one live workflow task; yields the headers of its activities."""
+        """Surround one live workflow task; yields the headers of its activities.
+
+        `headers` are those of the run's start. `waited` says how long the task was
+        due before it began.
+        """
+        ...
+
+    def workflow_task_failed(self, *, error_type: str) -> None:
+        """The workflow task that is running now could not be driven on."""
+        ...
+
+    def replayed(self, *, workflow_type: str, events: int, duration: int) -> None:
+        """A cold history was replayed."""
         ...
 
     def running_activity(
@@ -45,38 +119,36 @@ class Observer(Protocol):
         workflow_type: str,
         workflow_id: str,
         run_id: str,
+        waited: int,
         headers: Mapping[str, str],
+        run_headers: Mapping[str, str],
     ) -> AbstractContextManager[None]:
-        """Surround one attempt of an activity."""
+        """Surround one attempt of an activity.
+
+        `headers` are those of the workflow task that scheduled it; after a cold replay,
+        those of the run's start, as `run_headers` are always.
+        """
         ...
 
     def activity_closed(
-        self, *, activity_type: str, attempt: int, outcome: str, duration: int
-    ) -> None:
-        """One attempt ended: `completed`, `failed`, `timed_out` or `cancelled`."""
-        ...
-
-    def workflow_closed(
         self,
         *,
+        activity_type: str,
+        activity_id: str,
+        attempt: int,
         workflow_type: str,
-        workflow_id: str,
         run_id: str,
         outcome: str,
-        duration: int,
-        headers: Mapping[str, str],
+        error_type: str | None,
+        duration: int | None,
     ) -> None:
-        """A run reached its terminal event."""
+        """One attempt ended: `completed`, `failed`, `timed_out` or `cancelled`.
+
+        `duration` is None if it never began. An attempt that ran out of time ends
+        before its function does.
+        """
         ...
 
-    def replayed(self, *, workflow_type: str, events: int, duration: int) -> None:
-        """A cold history was replayed."""
-        ...
-
-    def committed(self, *, operations: int, rows: int, duration: int) -> None:
-        """A group of operations was committed."""
-        ...
-
-    def cache_changed(self, *, hits: int, misses: int, size: int) -> None:
-        """The cache of live runs was asked; the counts are totals."""
+    def worker_stopped(self) -> None:
+        """The worker has ended, or goes on under another id."""
         ...

@@ -15,16 +15,17 @@ from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.handle import Handle, RunDescription, describe
 from durable.client.outcomes import Outcomes
 from durable.converter import json
-from durable.core.codec import encode_attributes, encode_event
+from durable.core.codec import decode_rows, encode_attributes, encode_event
 from durable.core.events import (
     UNPROCESSED,
     HistoryEvent,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
 )
-from durable.core.ids import uuid7
+from durable.core.ids import RunIds
 from durable.errors import (
     CommitUnknownError,
+    DurableError,
     InvalidCallError,
     InvalidOptionError,
     WorkflowNotFoundError,
@@ -107,6 +108,7 @@ class Client:
         self.outcomes = Outcomes()
         self.worker = worker
         self._observer = observer
+        self._run_ids = RunIds()
 
     @property
     def store(self) -> Store:
@@ -118,12 +120,37 @@ class Client:
         if self.worker is not None:
             self.worker.mail(run_id)
 
-    def terminated(self, run_id: str) -> None:
-        """This run was closed by a termination."""
+    async def terminated(self, run_id: str) -> None:
+        """This run was closed by a termination of ours."""
+        self._spread_termination(run_id)
+        await self._observe_terminated(run_id)
+
+    def _spread_termination(self, run_id: str) -> None:
         if self.worker is not None:
             self.worker.closed_elsewhere(run_id)
         else:
             self.outcomes.closed(run_id, None)
+
+    async def _observe_terminated(self, run_id: str) -> None:
+        """Tell the observer; no worker did, as none committed it."""
+        if self._observer is None:
+            return
+        # The termination stands, whatever becomes of what is told about it.
+        with contextlib.suppress(DurableError):
+            for loaded in await self._store.load_runs([run_id]):
+                record = loaded.record
+                first = decode_rows(loaded.rows[:1])[0]
+                self._observer.workflow_closed(
+                    workflow_type=record.workflow_type,
+                    workflow_id=record.workflow_id,
+                    run_id=run_id,
+                    task_queue=record.task_queue,
+                    outcome=record.status.value,
+                    error_type=None,
+                    started_at=record.started_at,
+                    closed_at=record.closed_at or self._store.now(),
+                    headers=getattr(first.attributes, "headers", {}),
+                )
 
     # --- starting ---------------------------------------------------------------------
 
@@ -132,12 +159,17 @@ class Client:
     ) -> Handle[Any]:
         """Start a run; see `Engine.start`."""
         definition, name, payloads = _what_to_start(call, args)
+        now = self._store.now()
+        run_id = self._run_ids.make(now, secrets.randbits(74))
+        ids = how.workflow_id if how.workflow_id is not None else run_id, run_id
         if self._observer is None:
-            return await self._start(definition, name, payloads, how, {})
+            return await self._start(definition, name, payloads, how, now, ids, {})
         with self._observer.starting_workflow(
-            workflow_type=name, workflow_id=how.workflow_id or ""
+            workflow_type=name, workflow_id=ids[0]
         ) as headers:
-            return await self._start(definition, name, payloads, how, dict(headers))
+            return await self._start(
+                definition, name, payloads, how, now, ids, dict(headers)
+            )
 
     async def _start(
         self,
@@ -145,11 +177,11 @@ class Client:
         name: str,
         payloads: tuple[Any, ...],
         how: StartOptions,
+        now: int,
+        ids: tuple[str, str],
         headers: dict[str, str],
     ) -> Handle[Any]:
-        now = self._store.now()
-        run_id = uuid7(now, secrets.randbits(74))
-        workflow_id = how.workflow_id if how.workflow_id is not None else run_id
+        workflow_id, run_id = ids
         request_id = how.request_id or run_id
         queue = how.task_queue or (definition and definition.task_queue)
         started = WorkflowExecutionStarted(
@@ -191,6 +223,8 @@ class Client:
         # The handle's outcome must exist before the run can close.
         outcome = self.outcomes.of(run_id)
         result = await self._commit_start(started, record, how)
+        if result.terminated_run_id is not None:
+            await self._observe_terminated(result.terminated_run_id)
         outcome.is_fresh = (
             result.created and outcome.terminal is None and self._is_local(started)
         )
@@ -252,7 +286,7 @@ class Client:
             )
         )
         if result.terminated_run_id is not None:
-            self.terminated(result.terminated_run_id)
+            self._spread_termination(result.terminated_run_id)
         return result
 
     # --- finding ----------------------------------------------------------------------

@@ -118,8 +118,8 @@ class Connection(Protocol):
         """A message for this run was committed."""
         ...
 
-    def terminated(self, run_id: str) -> None:
-        """This run was closed by a termination."""
+    async def terminated(self, run_id: str) -> None:
+        """This run was closed by a termination of ours."""
         ...
 
 
@@ -348,4 +348,4 @@ class Handle(Generic[R_co]):
                 ),
             )
         )
-        connection.terminated(self.run_id)
+        await connection.terminated(self.run_id)

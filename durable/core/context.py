@@ -36,7 +36,6 @@ from durable.core.runtime import (
     source_line,
 )
 from durable.core.seed import seed_of
-from durable.core.teardown import RunTornDown
 from durable.errors import InvalidDurationError
 
 _ASYNCIO: Final = asyncio.__file__.removesuffix("__init__.py")
@@ -171,12 +170,10 @@ class RunContext:
 
     def now(self) -> int:
         """The workflow task's time, microseconds since 1970."""
-        self._refuse_if_torn_down()
         return self.task_time
 
     def random(self) -> random.Random:
         """The run's own generator; seeded at its first use."""
-        self._refuse_if_torn_down()
         if self._random is None:
             self._random = random.Random(seed_of(self.started.run_id))  # noqa: S311 - replayable by design
         return self._random
@@ -191,7 +188,7 @@ class RunContext:
         """Schedule an activity and wait for its result; raise its failure."""
         loop = self.loop
         if loop.is_torn_down:
-            raise RunTornDown
+            await loop.create_future()  # see durable.core.teardown
         self._activity_count += 1
         machine = ActivityMachine(
             str(self._activity_count),
@@ -261,7 +258,8 @@ class RunContext:
         self, microseconds: int, summary: str | None, source: Callable[[], str]
     ) -> None:
         """Wait for a durable timer; zero is a timer too."""
-        self._refuse_if_torn_down()
+        if self.loop.is_torn_down:
+            await self.loop.create_future()  # see durable.core.teardown
         future: asyncio.Future[None] = self.loop.create_future()
 
         def fire() -> None:
@@ -284,7 +282,8 @@ class RunContext:
         timeout: int | None,
     ) -> None:
         """Wait until the predicate holds; raise TimeoutError after `timeout`."""
-        self._refuse_if_torn_down()
+        if self.loop.is_torn_down:
+            await self.loop.create_future()  # see durable.core.teardown
         future: asyncio.Future[None] = self.loop.create_future()
         self._conditions.append((future, predicate))
         if timeout is None:
@@ -295,13 +294,13 @@ class RunContext:
             if not future.done():
                 future.cancel()
                 raise TimeoutError("The condition did not hold, and the timeout was 0.")
+            future.result()  # raises what the predicate raised
             return
         async with asyncio.timeout(timeout / 1_000_000):
             await future
 
     def patched(self, patch_id: str, *, deprecated: bool) -> bool:
         """Whether this run goes the patched way; recorded at its first answer."""
-        self._refuse_if_torn_down()
         known = self.patches.get(patch_id)
         if known is not None:
             return known
@@ -340,9 +339,6 @@ class RunContext:
         if not self.loop.is_torn_down:
             self.entries.append(entry)
 
-    def _refuse_if_torn_down(self) -> None:
-        if self.loop.is_torn_down:
-            raise RunTornDown
 
 
 def _is_plumbing(filename: str) -> bool:

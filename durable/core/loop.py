@@ -208,12 +208,13 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> TimerHandle:
         """Start a durable timer; a delay that is not positive only queues the call."""
-        self.refuse_if_torn_down()
         handle = TimerHandle(self._now + delay, callback, args, context)
-        if delay > 0:
-            self._owner.start_loop_timer(handle, delay)
-        else:
+        if self.is_torn_down:
+            return handle  # never called
+        if delay <= 0:
             self._ready.append(handle)
+        else:
+            self._owner.start_loop_timer(handle, delay)
         return handle
 
     def call_at(  # type: ignore[override]  # as for call_soon
@@ -242,15 +243,27 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         **_: Any,
     ) -> asyncio.Task[Any]:
         """Make a task of this run; unnamed tasks are numbered within the run."""
-        self.refuse_if_torn_down()
+        if self.is_torn_down:
+            return self._make_stillborn(coro)
         if name is None:
             self._task_names += 1
             name = f"Task-{self._task_names}"
         task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
         self.tasks.append(task)
         if len(self.tasks) > self._tasks_kept:
-            self.tasks = [task for task in self.tasks if not task.done()]
+            self.drop_done_tasks()
             self._tasks_kept = max(_TASKS_KEPT_MIN, 2 * len(self.tasks))
+        return task
+
+    def drop_done_tasks(self) -> None:
+        """Let done tasks go; asyncio then reports those that failed unheard."""
+        self.tasks = [task for task in self.tasks if not task.done()]
+
+    def _make_stillborn(self, coro: Any) -> asyncio.Task[Any]:
+        """A task that never begins, for cleanup code of a run that is torn down."""
+        task = WorkflowTaskHandle(coro, loop=self)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for its warning
+        coro.close()  # or Python would warn that it was never awaited
         return task
 
     def get_debug(self) -> bool:
@@ -438,6 +451,24 @@ def _stable_as_completed(original: Callable[..., Any]) -> Callable[..., Any]:
     return as_completed
 
 
+def _stable_gather(original: type[Any]) -> type[Any]:
+    """What `asyncio.gather` returns, hashed by its number in the run as well.
+
+    `gather` makes it by its class and not by the loop's `create_future`.
+    """
+
+    class StableGather(original):  # type: ignore[misc]  # its base is private to asyncio
+        def __hash__(self) -> int:
+            loop = self.get_loop()
+            if not isinstance(loop, DeterministicLoop):
+                return object.__hash__(self)
+            if not hasattr(self, "order"):
+                self.order = loop.next_number()
+            return loop.hash_of(self.order)
+
+    return StableGather
+
+
 def install_stable_asyncio() -> None:
     """Make `asyncio.wait_for` and `asyncio.as_completed` ask which loop is running.
 
@@ -453,3 +484,5 @@ def install_stable_asyncio() -> None:
         replacement._durable = True  # type: ignore[attr-defined]  # marks ours
         setattr(asyncio, name, replacement)
         setattr(asyncio.tasks, name, replacement)
+    tasks: Any = asyncio.tasks  # the name is private
+    tasks._GatheringFuture = _stable_gather(tasks._GatheringFuture)

@@ -9,6 +9,8 @@ arrive together are both seen.
 from __future__ import annotations
 
 import asyncio
+import asyncio.tasks
+import contextvars
 import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -123,7 +125,9 @@ class Replayer:
             raise
         except _BugError as bug:
             return self.failed(task, TaskFailureKind.BUG, bug.error)
-        except Exception as error:  # noqa: BLE001 - a plain callback of workflow code raised
+        except SystemExit as error:
+            return self.failed(task, TaskFailureKind.BUG, _exit_error(error))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a plain callback of workflow code raised
             return self.failed(task, TaskFailureKind.BUG, error)
 
     def failed(
@@ -158,9 +162,9 @@ class Replayer:
     # --- what the worker asks ---------------------------------------------------------
 
     @property
-    def has_unprocessed(self) -> bool:
-        """Whether inputs were recorded that no task has taken yet."""
-        return bool(self._unprocessed)
+    def unprocessed(self) -> list[Attributes]:
+        """Inputs that were recorded, but that no task has taken yet."""
+        return [event.attributes for event in self._unprocessed]
 
     def pending_activities(self) -> list[ActivityMachine]:
         """Activities that are recorded and have no outcome, in order."""
@@ -192,8 +196,8 @@ class Replayer:
     def tear_down(self) -> None:
         """Close the run's coroutines so that nothing of it ever runs again. Idempotent.
 
-        `finally` blocks do run, but on this run's own loop, and whatever they ask for
-        raises; no command, timer or log can come of it.
+        `finally` blocks do run, but on this run's own loop, and whatever they wait for
+        never comes; no command, timer or log can come of it.
         """
         if self._is_torn_down:
             return
@@ -202,16 +206,23 @@ class Replayer:
         if context is None:
             return
         loop = context.loop
+        loop.drop_done_tasks()  # while what they report is still heard
         loop.is_torn_down = True
-        open_tasks = [task for task in loop.tasks if not task.done()]
+        open_tasks = list(loop.tasks)
         if open_tasks or loop.generators:
             outer = turn.enter(loop)
             try:
+                # Cleanup code may use asyncio.timeout(), which asks for the task.
+                is_driven = asyncio.current_task(loop) is not None
+                if self._main is not None and not is_driven:
+                    asyncio.tasks._enter_task(loop, self._main)
                 for task in open_tasks:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for its warning
                     close_coroutine(task.get_coro(), limits.TEARDOWN_ROUNDS_MAX)
                 for generator in loop.generators:
                     close_async_generator(generator, limits.TEARDOWN_ROUNDS_MAX)
+                if self._main is not None and not is_driven:
+                    asyncio.tasks._leave_task(loop, self._main)
             finally:
                 turn.leave(outer)
         loop.tasks.clear()
@@ -235,6 +246,7 @@ class Replayer:
             position = 0
             while position < len(history):
                 position = self._replay_turn(context, history, position)
+            context.loop.drop_done_tasks()  # unheard errors were reported live
         finally:
             turn.leave(outer)
 
@@ -282,7 +294,7 @@ class Replayer:
             return position
         self.task_count = begun.task_number
         self.flags = begun.flags
-        context.begin_task(begun.time, known)
+        context.begin_task(begun.time, begun.event_id - 1)
         self._apply(context, inputs)
         self.event_count += position - start
         if not self.is_closed:
@@ -317,6 +329,8 @@ class Replayer:
             inputs[-1] if inputs else None, TERMINAL_EVENTS
         ):
             inputs += self._due_timers(time)
+        if not inputs:
+            raise InternalError("A workflow task has neither inputs nor due timers.")
         self.task_count += 1
         self.flags = flags.CURRENT
         context.is_replaying = False
@@ -382,7 +396,9 @@ class Replayer:
             if not self.is_closed:
                 context.drain()
         except RunTornDown:
-            raise InternalError("A run was torn down while it was driven.") from None
+            pass
+        if context.loop.is_torn_down:
+            raise InternalError("A run was torn down while it was driven.")
         main = self._main
         if main is not None and main.done() and not self.is_closed:
             context.entries.append(ClosingEntry(self._closing_command(main)))
@@ -399,7 +415,10 @@ class Replayer:
             if timer is not None:
                 timer.resolve()
         elif kind is WorkflowExecutionStarted:
-            self._main = context.loop.create_task(self._run_main(context))
+            # Nothing of the caller's context: a replay has another caller.
+            self._main = context.loop.create_task(
+                self._run_main(context), context=contextvars.Context()
+            )
         elif kind is WorkflowExecutionCancelRequested:
             self._request_cancel(context, event.reason)  # type: ignore[union-attr]  # by its kind
         elif kind in TERMINAL_EVENTS:
@@ -419,10 +438,7 @@ class Replayer:
         try:
             return await context.code.call(context.started.input)
         except SystemExit as error:
-            raise WorkflowTaskError(
-                f"Workflow code called sys.exit({error.code!r}).",
-                hint="Return from the workflow, or raise an exception.",
-            ) from error
+            raise _exit_error(error) from error
 
     def _request_cancel(self, context: RunContext, reason: str) -> None:
         if self._is_cancel_requested:
@@ -505,6 +521,13 @@ class _BugError(Exception):
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+def _exit_error(error: SystemExit) -> WorkflowTaskError:
+    return WorkflowTaskError(
+        f"Workflow code called sys.exit({error.code!r}).",
+        hint="Return from the workflow, or raise an exception.",
+    )
 
 
 def _is_cancellation(failure: Failure | None) -> bool:

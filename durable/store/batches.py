@@ -55,7 +55,7 @@ def apply_together(transaction: Transaction, operations: list[Any]) -> Outcomes:
             batch = Batch()
             outcomes[index] = _attempt(transaction, operation)
         else:
-            if False:
+            if not batch.keys.isdisjoint(keys):
                 batch.apply(transaction, outcomes)
                 batch = Batch()
             batch.keys.update(keys)

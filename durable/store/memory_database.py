@@ -262,7 +262,12 @@ class MemoryDatabase:
         )
         mailed = {message.run_id for message in self.inbox.values()}
         for run in free:
-            self._change(run.run_id, owner=worker.worker_id)
+            self._change(
+                run.run_id,
+                owner=worker.worker_id,
+                is_active=run.is_active or run.stuck is not None,
+                stuck=None,
+            )
         ready = [
             run.run_id
             for run in free

@@ -168,11 +168,14 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Result: `Started`. `record.owner` set means that this store's worker starts it and
     the operation is fenced. With the same `request_id` as an earlier start it answers
-    with that run and changes nothing.
+    with that run and changes nothing, whatever the policies say. After terminating an
+    existing run the reuse policy is not asked.
 
     Raises (as the operation's outcome):
         WorkflowAlreadyStartedError: the policies forbid it.
-        LeaseLostError: `record.owner` is set and this worker's lease is gone.
+        LeaseLostError: `record.owner` is set and this worker's lease is gone, or it
+            names another worker.
+        HistoryTakenError: the run id was used before.
     """
 
     record: RunRecord
@@ -199,13 +202,16 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True):
     """Append what one workflow task decided; fenced.
 
     `status` None leaves the run open. Closing (any other status) is refused with
-    `MailArrived` if the inbox holds messages for the run that are not in `consumed`.
+    `MailArrived` if the inbox holds messages for the run that are not in `consumed`;
+    nothing of the operation is kept then. A closed run has no owner, is inactive, has
+    no `wake_at` and is not stuck.
 
     Result: None, or `MailArrived`.
 
     Raises (as outcome):
         HistoryTakenError: a position of `rows` is written already, by another owner or
-            by a termination; nothing of this operation was kept.
+            by a termination, or this worker does not own the run (any more); nothing
+            of this operation was kept.
         LeaseLostError: this worker's lease is gone; nothing was kept.
     """
 
@@ -229,7 +235,14 @@ class MailArrived(msgspec.Struct, frozen=True):
 
 
 class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True):
-    """Write attempts (insert or replace by key) and the run's wake-up; fenced."""
+    """Write attempts (insert or replace by key) and the run's wake-up; fenced.
+
+    A stuck run stays stuck. Result: None.
+
+    Raises (as outcome):
+        HistoryTakenError: the run is closed, or this worker does not own it.
+        LeaseLostError: this worker's lease is gone.
+    """
 
     run_id: str
     attempts: tuple[AttemptRecord, ...]
@@ -240,7 +253,10 @@ class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True):
 class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
     """Set the run aside as stuck; fenced. History is not touched.
 
-    The run keeps its owner, becomes inactive and has no `wake_at`.
+    The run keeps its owner, becomes inactive and has no `wake_at`. Result: None.
+
+    Raises (as outcome):
+        HistoryTakenError, LeaseLostError: as for `RecordAttempts`.
     """
 
     run_id: str
@@ -251,7 +267,8 @@ class PutMessage(msgspec.Struct, frozen=True, kw_only=True):
     """Put a message into the inbox of an open run; not fenced, anyone may.
 
     Without `run_id` the open run of `workflow_id` is meant. The same `request_id`
-    again changes nothing. Result: the run id.
+    again changes nothing while the first message waits; once that was consumed, it is
+    the run's history that knows the request id. Result: the run id.
 
     Raises (as outcome):
         WorkflowNotFoundError: there is no such run.
@@ -270,8 +287,8 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
     """Close a run at once, whoever owns it; not fenced by the caller's lease.
 
     Appends WorkflowExecutionTerminated after the newest event, with a new fencing
-    number, and takes the run from its owner, whose next write then collides.
-    Result: the run id.
+    number, and takes the run from its owner, whose next write then collides. Messages
+    that wait in the inbox are deleted: nobody will read them. Result: the run id.
 
     Raises (as outcome):
         WorkflowNotFoundError, WorkflowClosedError: as for `PutMessage`.
@@ -287,9 +304,10 @@ class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
     """Make this worker the owner of runs that have none; fenced.
 
     Raises this worker's fencing number above all others if it takes any run, so that
-    fencing numbers never fall along a run. Takes runs of `workflow_types` on this
-    worker's task queue, oldest wake-up first, at most `limit`. Stuck runs are taken
-    too and stay parked until loaded.
+    fencing numbers never fall along a run. Takes runs of `workflow_types` in this
+    worker's namespace and on its task queue, at most `limit`: active ones first, then
+    by the oldest wake-up, those without any last. Stuck runs are taken too, and are
+    active and stuck no more: their new owner tries them with its own code.
 
     Result: `Claimed`.
     """
@@ -302,12 +320,15 @@ class Claimed(msgspec.Struct, frozen=True):
     """The runs taken: those to load at once, and how many in all."""
 
     ready: list[str]
-    """Run ids that are active, due, stuck, or have mail."""
+    """Run ids that are active, due, stuck, or have mail; in the order of the claim."""
     count: int
 
 
 class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """Give runs up, so that any worker may claim them; fenced. Result: None."""
+    """Give runs up, so that any worker may claim them; fenced. Result: None.
+
+    Runs that this worker does not own are left as they are.
+    """
 
     run_ids: tuple[str, ...]
 
@@ -317,9 +338,9 @@ class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
 
     Dead are all whose lease has ended, and those in `presumed_dead` (seen to be dead
     by their process id on this host). Their rows go, so that whatever they still try
-    to write is refused; their runs become ownerless.
+    to write is refused; their runs become ownerless. A worker never reaps itself.
 
-    Result: the worker ids reaped.
+    Result: the worker ids reaped, sorted.
     """
 
     presumed_dead: tuple[str, ...] = ()

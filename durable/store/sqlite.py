@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -221,17 +223,20 @@ class SqliteDatabase:
                 hint="Create it, or correct the path."
                 " A relative path has three slashes, an absolute one four.",
             )
-        # SQLite would let everybody read a new file. The log and its index take their
-        # mode from it.
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _create_private(path)
+        except FileExistsError:
+            pass
         except OSError as error:
             raise self._explain_os_error(error) from error
+        # SQLite would open a file that it cannot write without a word.
+        if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            raise self._read_only()
 
     def _explain_os_error(self, error: OSError) -> StoreError:
-        if error.errno in (13, 30):  # EACCES, EROFS
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return self._read_only()
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return self._full()
         return DatabaseUnavailableError(
             f"{self.name} cannot be opened: {error.strerror}."
@@ -341,6 +346,27 @@ class SqliteDatabase:
             f"The disk of {self.name} is full; nothing was written.",
             hint="Free some space; the next commit then succeeds.",
         )
+
+
+def _create_private(path: Path) -> None:
+    """Make an empty file that only its owner may read.
+
+    SQLite would let everybody read it. The log and its index take their mode from it.
+
+    Raises:
+        OSError: `FileExistsError` if there is one.
+    """
+    # Closing any descriptor of a database file drops all locks that this process holds
+    # on it, those of another connection included. So an existing file must never be
+    # opened here, and a new one better not.
+    try:
+        os.mknod(path, stat.S_IFREG | 0o600)
+    except FileExistsError:
+        raise
+    except (AttributeError, OSError):
+        # Not every system lets ordinary users do it.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        os.close(os.open(path, flags, 0o600))
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -231,7 +231,15 @@ FIND_CLAIMABLE: Final = (
 OWN_RUNS: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id.in_(_many("run_ids")))
-    .values(owner=sa.bindparam("new_owner"))
+    # MySQL assigns from left to right, so `is_active` must come before `stuck`.
+    .ordered_values(
+        (RUNS.c.owner, sa.bindparam("new_owner")),
+        (
+            RUNS.c.is_active,
+            sa.case((RUNS.c.stuck.is_not(None), 1), else_=RUNS.c.is_active),
+        ),
+        (RUNS.c.stuck, None),
+    )
 )
 DISOWN_RUNS: Final = (
     sa.update(RUNS)

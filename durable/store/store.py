@@ -78,11 +78,18 @@ class Store(Protocol):
         `lost` is called on the loop once, when the lease turns out to be taken over;
         all fenced operations end with `LeaseLostError` from then on, until
         `register_worker` is called again with a new worker id.
+
+        Raises:
+            InternalError: a worker is registered whose lease is not known to be lost.
+            LeaseLostError: the worker id has a row already.
         """
         ...
 
     async def release_worker(self) -> None:
-        """Give up the lease and every run of this worker, in one transaction."""
+        """Give up the lease and every run of this worker, in one transaction.
+
+        Without a lease there is nothing to do.
+        """
         ...
 
     def watch(self, changed: Callable[[], None]) -> None:
@@ -93,6 +100,8 @@ class Store(Protocol):
         ...
 
     # --- reads ------------------------------------------------------------------------
+    #
+    # Where they speak of "this worker" and none is registered, the answer is empty.
 
     async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
         """Everything of these runs, in the order asked; unknown ids are left out."""
@@ -115,7 +124,7 @@ class Store(Protocol):
         ...
 
     async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
-        """A page of runs, newest first."""
+        """A page of runs, newest first; at most `limits.LIST_PAGE_MAX`."""
         ...
 
     async def due_runs(self, until: int, limit: int) -> list[str]:
@@ -135,5 +144,5 @@ class Store(Protocol):
         ...
 
     async def list_workers(self) -> list[WorkerRecord]:
-        """All workers that have a row."""
+        """All workers that have a row, by worker id."""
         ...

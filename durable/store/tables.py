@@ -3,6 +3,9 @@
 Ids are compared byte by byte. Instants are microseconds since 1970 in a BIGINT. No
 foreign keys: each would cost a lookup per row on the hot path, and rows are only
 written by operations that have looked.
+
+On SQLite a table without a rowid keeps its rows in the order of its key, which is how
+histories are read. `runs` has many indexes, and those are smaller with a rowid.
 """
 
 from __future__ import annotations
@@ -52,11 +55,11 @@ RUNS: Final = sa.Table(
     # The workflow id while the run is open, NULL once it has closed. NULLs never
     # collide, so the unique key means: never two open runs of one workflow id.
     sa.Column("open_key", _id()),
-    sa.UniqueConstraint("namespace", "open_key", name="runs_open_key"),
-    sa.UniqueConstraint("namespace", "request_id", name="runs_request_id"),
-    sqlite_with_rowid=False,
+    # What tells rows apart comes first, because keys are compared from the left.
+    sa.UniqueConstraint("open_key", "namespace", name="runs_open_key"),
+    sa.UniqueConstraint("request_id", "namespace", name="runs_request_id"),
 )
-sa.Index("runs_workflow_id", RUNS.c.namespace, RUNS.c.workflow_id, RUNS.c.started_at)
+sa.Index("runs_workflow_id", RUNS.c.workflow_id, RUNS.c.namespace, RUNS.c.started_at)
 sa.Index("runs_started_at", RUNS.c.namespace, RUNS.c.started_at)
 # Closed runs are many and have neither owner nor wake-up: leave them out where the
 # database can.

@@ -14,14 +14,14 @@ import itertools
 import selectors
 import weakref
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from durable.clock import from_datetime, to_datetime
 from durable.errors import InvalidOptionError
 from durable.options import Duration, to_microseconds
 
-DEFAULT_START: Final = datetime(2025, 1, 1, tzinfo=timezone.utc)
+DEFAULT_START: Final = datetime(2025, 1, 1, tzinfo=UTC)
 
 # A thread that nobody told us of may still wake the loop: wait this long, really,
 # before saying that nothing can happen any more.
@@ -270,9 +270,7 @@ class VirtualTime:
         finally:
             self._asking = None
 
-    def _jump(
-        self, inner: selectors.BaseSelector, wake_at: int | None
-    ) -> list[Any]:
+    def _jump(self, inner: selectors.BaseSelector, wake_at: int | None) -> list[Any]:
         now = self.clock.now()
         is_overdue = wake_at is not None and wake_at <= now
         if self._settling and not is_overdue:

@@ -48,7 +48,7 @@ from durable.errors import (
     WorkflowCancelledError,
     WorkflowFailedError,
 )
-from durable.options import Duration, to_microseconds
+from durable.options import Duration
 from durable.testing.clock import DEFAULT_START, VirtualClock
 
 RUN_ID: Final = "01942000-0000-7000-8000-000000000000"

@@ -33,7 +33,9 @@ def dump_history(events: Iterable[HistoryEvent]) -> str:
     lines = []
     for event in events:
         _, event_id, task_number, kind, time, data, flags = encode_event("", event)
-        line = _Line(event_id, task_number, kind, time, flags, msgspec.Raw(data.encode()))
+        line = _Line(
+            event_id, task_number, kind, time, flags, msgspec.Raw(data.encode())
+        )
         lines.append(msgspec.json.encode(line).decode())
     return "[\n" + ",\n".join(lines) + "\n]\n"
 

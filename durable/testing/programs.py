@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from durable.api.activity import Activity, activity
-from durable.api.operations import now, patched, sleep, uuid4, wait_condition
+from durable.api.operations import info, now, patched, sleep, uuid4, wait_condition
 from durable.api.operations import random as run_random
 from durable.api.workflow import WorkflowCall, workflow
 from durable.errors import ActivityError, ApplicationError, FailureError
@@ -48,7 +48,7 @@ class Pause(_Step, frozen=True):
 
 
 class Draw(_Step, frozen=True):
-    """Note a random number, a UUID or the time."""
+    """Note a random number, a UUID, the time, or the history's length."""
 
     what: int = 0
 
@@ -146,10 +146,11 @@ class Shield(_Step, frozen=True):
 
 
 class Cancel(_Step, frozen=True):
-    """Make a task, let the loop turn some times, cancel it, await it."""
+    """Make a task, let the loop turn or time pass, cancel it, await it."""
 
     step: Node
     turns: int = 0
+    seconds: int = 0
 
 
 class Cleanup(_Step, frozen=True):
@@ -318,8 +319,9 @@ class _Interpreter:
             lambda: run_random().randrange(1_000_000),
             uuid4,
             now,
+            lambda: info().history_length,
         )
-        self.note(draws[node.what % 3]())
+        self.note(draws[node.what % 4]())
         return 1
 
     async def patch(self, node: Patch) -> int:
@@ -450,9 +452,7 @@ class _Interpreter:
         tasks = self._tasks(node.steps)
         if not tasks:
             return 0
-        done, others = await asyncio.wait(
-            tasks, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:  # a set: in the order of its hashes
             self.note(f"{task.get_name()} won: {_outcome(task)}")
         for task in others:
@@ -463,9 +463,7 @@ class _Interpreter:
         return len(done)
 
     async def completed(self, node: Completed) -> int:
-        each: Any = (
-            map(self.run, node.steps) if node.bare else self._tasks(node.steps)
-        )
+        each: Any = map(self.run, node.steps) if node.bare else self._tasks(node.steps)
         for number, next_one in enumerate(asyncio.as_completed(each)):
             self.note(f"completed {number}: {await self.catch(next_one)}")
         return len(node.steps)
@@ -479,6 +477,8 @@ class _Interpreter:
         task = asyncio.create_task(self.run(node.step))
         for _ in range(node.turns):
             await asyncio.sleep(0)
+        if node.seconds:
+            await asyncio.sleep(node.seconds)
         task.cancel()
         self.note(f"cancelled task: {_outcome(await _settled(task))}")
         return 1

@@ -56,9 +56,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     next_timer_at: int | None
 
 
-def replay(
-    history: History, definitions: Iterable[object] | None = None
-) -> Replayed:
+def replay(history: History, definitions: Iterable[object] | None = None) -> Replayed:
     """Replay a history with today's code.
 
     Args:
@@ -76,7 +74,9 @@ def replay(
     registry = _registry(definitions)
     replayer = _new_replayer(registry)
     try:
-        _process(replayer, WorkflowTask(events[-1].time, (), events, is_replay_only=True))
+        _process(
+            replayer, WorkflowTask(events[-1].time, (), events, is_replay_only=True)
+        )
         return _describe(events, replayer, registry)
     finally:
         replayer.tear_down()
@@ -162,11 +162,11 @@ def _describe(
         task_count=replayer.task_count,
         result=result,
         terminal=last if is_closed else None,
-        pending_activities=tuple(
-            machine.request.activity_type for machine in replayer.pending_activities()
-        )
-        if not is_closed
-        else (),
+        pending_activities=()
+        if is_closed
+        else tuple(
+            machine.target.activity_type for machine in replayer.pending_activities()
+        ),
         next_timer_at=None if is_closed else replayer.next_timer_at(),
     )
 

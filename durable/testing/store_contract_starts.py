@@ -23,6 +23,7 @@ from durable.testing.store_rows import (
     load,
     make_closing,
     make_commit,
+    make_rows,
     make_run,
     make_start,
     perform_all,
@@ -227,6 +228,28 @@ class StartContract:
 
         with pytest.raises(HistoryTakenError, match="'r1'"):
             await store.perform(make_start("r1", workflow_id="w2", request_id="q2"))
+
+    async def test_start_that_cannot_be_written_terminates_nothing(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store, make_start("r1", owner="w"), make_start("r2", owner="w")
+        )
+
+        with pytest.raises(HistoryTakenError):
+            await store.perform(
+                make_start(
+                    "r1",
+                    workflow_id="wf-r2",
+                    request_id="again",
+                    conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                )
+            )
+
+        loaded = await load(store, "r2")
+        assert loaded.record.status is RunStatus.RUNNING
+        assert loaded.rows == make_rows("r2", 1, 2)
 
     async def test_starts_submitted_together_act_as_one_after_the_other(
         self, harness: Harness

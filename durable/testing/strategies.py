@@ -29,11 +29,13 @@ class Case(msgspec.Struct, frozen=True):
 
 def leaves() -> st.SearchStrategy[p.Node]:
     """Programs without parts."""
+    act = st.builds(p.Act, st.integers(0, 2), st.integers(0, 9))
     return st.one_of(
-        st.builds(p.Act, st.integers(0, 2), st.integers(0, 9)),
+        act,
+        act,  # once more: what workflows mostly do
         st.builds(p.Sleep, _SECONDS),
         st.builds(p.Pause, _SECONDS),
-        st.builds(p.Draw, st.integers(0, 2)),
+        st.builds(p.Draw, st.integers(0, 3)),
         st.builds(p.Put, st.integers(0, 9)),
         st.builds(p.Take, st.integers(1, 3)),
         st.builds(p.Await, st.integers(0, 3), st.none() | _SECONDS),
@@ -53,7 +55,7 @@ def _composed(children: st.SearchStrategy[p.Node]) -> st.SearchStrategy[p.Node]:
         st.builds(p.Bag, several),
         st.builds(p.Within, _SECONDS, children, st.integers(0, 1)),
         st.builds(p.Shield, children),
-        st.builds(p.Cancel, children, st.integers(0, 3)),
+        st.builds(p.Cancel, children, st.integers(0, 3), st.integers(0, 2)),
         st.builds(p.Cleanup, children, children),
         st.builds(p.Swallow, children),
         st.builds(p.Locked, children),
@@ -64,8 +66,9 @@ def _composed(children: st.SearchStrategy[p.Node]) -> st.SearchStrategy[p.Node]:
 
 
 def programs(*, max_leaves: int = 12) -> st.SearchStrategy[p.Node]:
-    """Programs: one node, or a tree of at most `max_leaves` leaves."""
-    return st.recursive(leaves(), _composed, max_leaves=max_leaves)
+    """Programs: trees of at most `max_leaves` leaves, one to four of them in a row."""
+    tree = st.recursive(leaves(), _composed, max_leaves=max_leaves)
+    return st.lists(tree, min_size=1, max_size=4).map(lambda row: p.Seq(tuple(row)))
 
 
 def answers() -> st.SearchStrategy[Answer]:
@@ -91,9 +94,7 @@ def schedules(*, max_size: int = 8) -> st.SearchStrategy[tuple[Step, ...]]:
     return st.lists(steps(), max_size=max_size).map(tuple)
 
 
-def cases(
-    *, max_leaves: int = 12, max_steps: int = 8
-) -> st.SearchStrategy[Case]:
+def cases(*, max_leaves: int = 12, max_steps: int = 8) -> st.SearchStrategy[Case]:
     """Programs together with a schedule."""
     return st.builds(
         Case, programs(max_leaves=max_leaves), schedules(max_size=max_steps)

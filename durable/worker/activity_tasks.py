@@ -32,9 +32,10 @@ from durable.core.events import (
 )
 from durable.core.payload import Failure, Payload
 from durable.errors import LeaseLostError, NotRegisteredError
-from durable.observer import Observer
+from durable.observer import WorkerObserver, WorkerState
 from durable.store.records import AttemptRecord, AttemptState, RecordAttempts
 from durable.store.store import Store
+from durable.worker import observing
 from durable.worker.live_run import Attempt, LiveRun
 
 _log: Final = logging.getLogger("durable.worker")
@@ -77,16 +78,18 @@ class ActivityTasks:
         worker_id: str,
         concurrency: int,
         threads: int,
-        observer: Observer | None,
+        observer: WorkerObserver | None,
     ) -> None:
         self._store = store
         self._registry = registry
         self._host = host
         self._worker_id = worker_id
-        self._free = concurrency
+        self._slots = self._free = concurrency
         self._free_threads = threads
         self._observer = observer
         self._threads = threads
+        # Attempts begin wherever their run was driven; they must not see that place.
+        self._context = contextvars.copy_context()
         self._pool: ThreadPoolExecutor | None = None
         self._queue: collections.deque[Attempt] = collections.deque()
         self._thread_queue: collections.deque[Attempt] = collections.deque()
@@ -94,6 +97,20 @@ class ActivityTasks:
         self._starting = 0
         self._idle: asyncio.Event | None = None
         self.is_draining = False
+
+    def state(self, cached: int, hits: int, misses: int, loading: int) -> WorkerState:
+        """How busy the worker is; any thread may ask."""
+        waiting = [*self._queue.copy(), *self._thread_queue.copy()]
+        since = min((a.due_at or a.scheduled_at for a in waiting), default=0)
+        return WorkerState(
+            cached_runs=cached,
+            cache_hits=hits,
+            cache_misses=misses,
+            slots=self._slots,
+            slots_used=len(self._running),
+            waiting=loading + len(waiting),
+            waiting_for=max(0, self._store.now() - since) if since else 0,
+        )
 
     # --- beginning --------------------------------------------------------------------
 
@@ -154,14 +171,13 @@ class ActivityTasks:
             attempt.timer = loop.call_later(
                 limit / 1_000_000, self._timed_out, attempt, kind
             )
-        context = contextvars.copy_context()
         attempt.task = loop.create_task(
             self._run(attempt, activity),
             name=(
                 f"Activity {activity.name!r} (id {attempt.scheduled.activity_id},"
                 f" attempt {attempt.attempt}) of run {attempt.run.workflow_id!r}"
             ),
-            context=context,
+            context=self._context.copy(),
         )
 
     # --- running ----------------------------------------------------------------------
@@ -208,7 +224,9 @@ class ActivityTasks:
             workflow_type=run.workflow_type,
             workflow_id=run.workflow_id,
             run_id=run.run_id,
-            headers=run.headers,
+            waited=observing.attempt_waited(attempt),
+            headers=attempt.headers,
+            run_headers=run.headers,
         ):
             return await self._invoke(attempt, activity)
 
@@ -367,7 +385,7 @@ class ActivityTasks:
         if attempt.is_over:
             return
         self._end(attempt)
-        self._observe(attempt, state)
+        self._observe(attempt, state, failure)
         run = attempt.run
         if run.is_dropped or run.is_closed:
             return
@@ -383,14 +401,12 @@ class ActivityTasks:
             attempt.timer.cancel()
             attempt.timer = None
 
-    def _observe(self, attempt: Attempt, state: AttemptState) -> None:
+    def _observe(
+        self, attempt: Attempt, state: AttemptState, failure: Failure | None
+    ) -> None:
         if self._observer is not None:
-            self._observer.activity_closed(
-                activity_type=attempt.scheduled.activity_type,
-                attempt=attempt.attempt,
-                outcome=state.value,
-                duration=max(0, self._store.now() - attempt.started_at),
-            )
+            now = self._store.now()
+            observing.attempt_closed(self._observer, attempt, state, failure, now)
 
     # --- further attempts -------------------------------------------------------------
 
@@ -400,7 +416,7 @@ class ActivityTasks:
         state = (
             AttemptState.TIMED_OUT if failure.kind == "timeout" else AttemptState.FAILED
         )
-        self._observe(attempt, state)
+        self._observe(attempt, state, failure)
         run = attempt.run
         if run.is_dropped or run.is_closed:
             return
@@ -428,6 +444,7 @@ class ActivityTasks:
             last_failure=failure,
         )
         following.due_at = due_at
+        following.headers = attempt.headers
         return following
 
     def begin_due(self, run: LiveRun, now: int) -> None:

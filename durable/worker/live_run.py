@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from durable.core.events import ActivityTaskScheduled, Attributes
 from durable.core.payload import Failure
@@ -17,6 +17,7 @@ class Attempt:
     __slots__ = (
         "attempt",
         "due_at",
+        "headers",
         "is_cancel_requested",
         "is_over",
         "last_failure",
@@ -46,6 +47,8 @@ class Attempt:
         self.scheduled_at = scheduled_at
         self.attempt = attempt
         self.last_failure = last_failure
+        self.headers = run.task_headers
+        """What travels to it from the workflow task that scheduled it."""
         self.started_at = 0
         self.due_at = 0
         """When it may begin, if it waits for its time."""
@@ -76,9 +79,11 @@ class LiveRun:
         "is_committing",
         "is_dropped",
         "is_parked",
+        "ready_at",
         "replayer",
         "run_id",
         "started_at",
+        "task_headers",
         "wake_at",
         "workflow_id",
         "workflow_type",
@@ -91,7 +96,13 @@ class LiveRun:
         self.workflow_id = workflow_id
         self.workflow_type = workflow_type
         self.replayer = replayer
-        self.headers: dict[str, str] = {}
+        self.headers: Mapping[str, str] = {}
+        """What travels with it since its start."""
+        self.task_headers: Mapping[str, str] = {}
+        """Those, or what an observer made of them in the latest workflow task."""
+        self.ready_at = 0
+        """When the next turn was due though a commit was on its way; only kept if
+        there is an observer."""
         self.started_at = 0
         self.inputs: list[Attributes] = []
         """Events that no turn has taken, in order of arrival."""

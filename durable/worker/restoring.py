@@ -48,7 +48,10 @@ def restore_activities(
     inputs, are left alone: only the code was driven again.
     """
     latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
-    decided = {getattr(event, "scheduled_event_id", None) for event in run.inputs}
+    decided = {
+        getattr(event, "scheduled_event_id", None)
+        for event in (*run.inputs, *run.replayer.unprocessed)
+    }
     for machine in run.replayer.pending_activities():
         event_id = machine.scheduled_event_id
         if event_id in decided or event_id in run.attempts or event_id in run.backoffs:

@@ -39,7 +39,7 @@ from durable.errors import (
     EngineClosedError,
     StoreError,
 )
-from durable.observer import Observer
+from durable.observer import Observer, WorkerObserver, WorkerState
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
     LoadedRun,
@@ -51,6 +51,7 @@ from durable.store.records import (
     WorkerRecord,
 )
 from durable.store.store import Store
+from durable.worker import observing
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
 from durable.worker.live_run import Attempt, LiveRun
@@ -115,6 +116,7 @@ class Worker:
         self._task_queue = task_queue
         self._options = options
         self._observer = observer
+        self._watch: WorkerObserver | None = None
         self._on_closed = on_closed
         self._on_stuck = on_stuck
         self._runs: dict[str, LiveRun] = {}
@@ -145,12 +147,18 @@ class Worker:
     async def _join(self) -> None:
         """Enter the store as a new worker, with parts that carry its id."""
         self.worker_id = f"{os.getpid()}-{secrets.token_hex(6)}"
+        if self._watch is not None:
+            self._watch.worker_stopped()
+        if self._observer is not None:
+            self._watch = self._observer.worker_started(
+                worker_id=self.worker_id, task_queue=self._task_queue, state=self._state
+            )
         self._tasks = WorkflowTasks(
             self._store,
             self._registry,
             self,
             watchdog=self._watchdog,
-            observer=self._observer,
+            observer=self._watch,
             max_tries=self._options.max_tries,
             on_unhandled=_log_unhandled,
         )
@@ -161,7 +169,7 @@ class Worker:
             worker_id=self.worker_id,
             concurrency=self._options.concurrency,
             threads=self._options.threads,
-            observer=self._observer,
+            observer=self._watch,
         )
         await self._store.register_worker(
             WorkerRecord(
@@ -179,6 +187,8 @@ class Worker:
     async def stop(self) -> None:
         """Drain: begin nothing, wait for what runs, keep its results, give runs up."""
         if not self._is_open:
+            if self._watch is not None:
+                self._watch.worker_stopped()
             return
         self._tasks.is_draining = True
         await self._activities.drain(self._options.grace_seconds)
@@ -194,6 +204,8 @@ class Worker:
             await self._store.release_worker()
         except StoreError as error:
             _log.error("The lease could not be given up (%s); it will run out.", error)
+        if self._watch is not None:
+            self._watch.worker_stopped()
         for run in list(self._runs.values()):
             self.drop(run)
 
@@ -205,6 +217,11 @@ class Worker:
                 await self._store.perform(ReleaseRuns(run_ids=()))
             if not any(run.is_committing for run in self._runs.values()):
                 return
+
+    def _state(self) -> WorkerState:
+        return self._activities.state(
+            len(self._runs), self._hits, self._misses, len(self._loading)
+        )
 
     def knows(self, workflow_type: str) -> bool:
         """Whether this worker can drive runs of that type."""
@@ -301,7 +318,7 @@ class Worker:
             self._tasks.new_replayer(),
         )
         run.started_at = started_at
-        run.headers = started.headers
+        run.headers = run.task_headers = started.headers
         for kind, limit in (
             ("execution", started.execution_timeout),
             ("run", started.run_timeout),
@@ -353,10 +370,6 @@ class Worker:
                 self._enter(one)
             if index % 16 == 15:
                 await asyncio.sleep(0)  # other work goes on between replays
-        if self._observer is not None:
-            self._observer.cache_changed(
-                hits=self._hits, misses=self._misses, size=len(self._runs)
-            )
 
     def _enter(self, loaded: LoadedRun) -> None:
         record = loaded.record
@@ -388,6 +401,7 @@ class Worker:
             return
         fresh = self._new_run(started, history[0].time)
         run.replayer, run.headers = fresh.replayer, fresh.headers
+        run.task_headers = fresh.headers
         run.deadline_at, run.deadline_type = fresh.deadline_at, fresh.deadline_type
         run.started_at = fresh.started_at
         completion = self._tasks.process(
@@ -455,14 +469,8 @@ class Worker:
     def run_closed(self, run: LiveRun, event: HistoryEvent) -> None:
         """The run's terminal event is committed."""
         if self._observer is not None:
-            self._observer.workflow_closed(
-                workflow_type=run.workflow_type,
-                workflow_id=run.workflow_id,
-                run_id=run.run_id,
-                outcome=STATUS_OF[type(event.attributes)].value,
-                duration=max(0, event.time - run.started_at),
-                headers=run.headers,
-            )
+            status = STATUS_OF[type(event.attributes)]
+            observing.run_closed(self._observer, run, event, status, self._task_queue)
         self._forget(run)
         self._on_closed(run.run_id, event.attributes)
 

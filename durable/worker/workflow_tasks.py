@@ -45,9 +45,10 @@ from durable.errors import (
     StoreError,
     WorkflowBlockedError,
 )
-from durable.observer import Observer
+from durable.observer import WorkerObserver
 from durable.store.records import CommitTask, MailArrived, ParkRun, RunStatus
 from durable.store.store import Store
+from durable.worker import observing
 from durable.worker.live_run import LiveRun
 from durable.worker.watchdog import Watchdog
 
@@ -112,7 +113,7 @@ class WorkflowTasks:
         host: Host,
         *,
         watchdog: Watchdog | None,
-        observer: Observer | None,
+        observer: WorkerObserver | None,
         max_tries: int,
         on_unhandled: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -153,10 +154,15 @@ class WorkflowTasks:
             workflow_id=run.workflow_id,
             run_id=run.run_id,
             task_number=run.replayer.task_count + 1,
+            attempt=run.failed_tries + 1,
+            waited=observing.waited(run, task),
             headers=run.headers,
         ) as headers:
             completion = self._process_watched(run, task)
-            run.headers = {**run.headers, **headers}
+            failure = completion.failure
+            if failure is not None:
+                observer.workflow_task_failed(error_type=failure.failure.type)
+        run.task_headers = headers
         return completion
 
     def _process_watched(
@@ -185,6 +191,8 @@ class WorkflowTasks:
     def advance(self, run: LiveRun) -> None:
         """Drive the next turn if there is anything to see and no commit under way."""
         if run.is_committing or run.is_closed or run.is_dropped:
+            if self._observer is not None and not run.ready_at:
+                run.ready_at = self._store.now()
             return
         if self.is_draining:
             self._keep_inputs(run)
@@ -194,7 +202,7 @@ class WorkflowTasks:
         if run.deadline_at is not None and now >= run.deadline_at:
             run.inputs.append(WorkflowExecutionTimedOut(run.deadline_type))
         elif not (
-            run.inputs or replayer.has_unprocessed or replayer.has_due_timer(now)
+            run.inputs or replayer.unprocessed or replayer.has_due_timer(now)
         ):
             if run.attempt_records:
                 self._keep_inputs(run)

@@ -53,12 +53,11 @@ def _create_runs() -> None:
         sa.Column("parent_run_id", _id()),
         sa.Column("root_run_id", _id()),
         sa.Column("open_key", _id()),
-        sa.UniqueConstraint("namespace", "open_key", name="runs_open_key"),
-        sa.UniqueConstraint("namespace", "request_id", name="runs_request_id"),
-        sqlite_with_rowid=False,
+        sa.UniqueConstraint("open_key", "namespace", name="runs_open_key"),
+        sa.UniqueConstraint("request_id", "namespace", name="runs_request_id"),
     )
     op.create_index(
-        "runs_workflow_id", "runs", ["namespace", "workflow_id", "started_at"]
+        "runs_workflow_id", "runs", ["workflow_id", "namespace", "started_at"]
     )
     op.create_index("runs_started_at", "runs", ["namespace", "started_at"])
     op.create_index(

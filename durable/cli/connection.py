@@ -1,0 +1,59 @@
+"""Engines as commands need them: mere clients, or workers in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from durable.cli.session import Session
+from durable.engine import Engine
+from durable.errors import DatabaseUnavailableError
+from durable.store.connect import connect
+from durable.store.store import Store
+
+
+class Connection(NamedTuple):
+    """An open engine and the store below it."""
+
+    engine: Engine
+    store: Store
+
+
+@asynccontextmanager
+async def open_client(session: Session) -> AsyncGenerator[Connection]:
+    """Open what only looks and asks: it makes no file, migrates nothing, runs nothing.
+
+    Raises:
+        StoreError: there is no database, or it cannot be used as it is.
+        click.UsageError: the database is one in memory.
+    """
+    require_database(session)
+    store = connect(session.database_url, migrate=False)
+    async with Engine(store, namespace=session.namespace, worker=False) as engine:
+        yield Connection(engine, store)
+
+
+def require_database(session: Session) -> None:
+    """Refuse to go on where connecting would make a new database.
+
+    Raises:
+        DatabaseUnavailableError: there is no database file, or nothing is in it.
+        click.UsageError: the database is one in memory.
+    """
+    session.refuse_memory()
+    path = session.find_file()
+    if path is None:
+        return
+    shown = str(path.absolute())
+    if not path.exists():
+        raise DatabaseUnavailableError(
+            f"There is no database file {shown!r}.",
+            hint="Pass --database or set DURABLE_DATABASE_URL; the first 'durable"
+            " start', 'run' or 'worker' makes the file.",
+        )
+    if path.is_file() and path.stat().st_size == 0:
+        raise DatabaseUnavailableError(
+            f"The database file {shown!r} is empty.",
+            hint="'durable db upgrade' makes the tables.",
+        )

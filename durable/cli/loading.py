@@ -1,0 +1,238 @@
+"""The user's code and input: modules by name or path, workflows, JSON arguments."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+import click
+import msgspec
+
+from durable.api.registry import REGISTRY
+from durable.api.workflow import Workflow, WorkflowCall
+from durable.cli.output import users_code_prints_to_stderr
+from durable.cli.reporting import UsersCodeError
+from durable.converter import json
+from durable.core.payload import Payload
+from durable.errors import DurableError, UndecodableError
+
+_decoder: Final = msgspec.json.Decoder(list[msgspec.Raw] | dict[str, msgspec.Raw])
+
+
+# --- modules --------------------------------------------------------------------------
+
+
+def load_modules(names: tuple[str, ...]) -> list[ModuleType]:
+    """Import the modules that hold workflows and activities.
+
+    Raises:
+        click.UsageError: there is no such module, or none of them defines anything.
+        UsersCodeError: importing one raised.
+    """
+    modules = [load_module(name) for name in names]
+    if not REGISTRY.workflows and not REGISTRY.activities:
+        raise click.UsageError(
+            f"{', '.join(names)}: there is no workflow and no activity in there."
+            " Decorate functions with @workflow or @activity."
+        )
+    return modules
+
+
+def load_module(name: str) -> ModuleType:
+    """Import a module by its dotted name, or by the path of its file.
+
+    Raises:
+        click.UsageError: there is no such module.
+        UsersCodeError: importing it raised.
+    """
+    _see(Path.cwd())
+    is_path = name.endswith(".py") or os.sep in name
+    with users_code_prints_to_stderr():
+        try:
+            return _load_file(Path(name)) if is_path else importlib.import_module(name)
+        except DurableError:
+            raise  # a decorator's refusal says more than we could
+        except ModuleNotFoundError as error:
+            if not is_path and _is_part_of(error.name, name):
+                raise click.UsageError(
+                    f"There is no module {name!r}. Give its dotted name as seen from"
+                    " this folder, or the path of a .py file."
+                ) from None
+            raise _broken(name, error) from error
+        except (Exception, SystemExit) as error:
+            raise _broken(name, error) from error
+
+
+def _is_part_of(missing: str | None, name: str) -> bool:
+    return missing is not None and f"{name}.".startswith(f"{missing}.")
+
+
+def _see(folder: Path) -> None:
+    shown = str(folder)
+    if shown not in sys.path:
+        sys.path.insert(0, shown)
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import a file under the name that its neighbours would import it by."""
+    path = path.absolute()
+    if not path.is_file():
+        raise click.UsageError(f"There is no file {str(path)!r}.")
+    _see(path.parent)
+    known = sys.modules.get(path.stem)
+    if known is None:
+        return _execute(path, path.stem)
+    if getattr(known, "__file__", None) == str(path):
+        return known
+    # Something else has the name: a module of the standard library, say.
+    return _execute(path, f"{path.parent.name}_{path.stem}")
+
+
+def _execute(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise click.UsageError(f"{str(path)!r} is no Python file.")
+    module = importlib.util.module_from_spec(spec)
+    # Before it runs, as an import would: dataclasses and pickle look it up.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _broken(name: str, error: BaseException) -> UsersCodeError:
+    text = str(error)
+    return UsersCodeError(
+        f"{name!r} cannot be imported: {type(error).__name__}"
+        f"{': ' + text if text else ''}{_place_of(error)}.",
+        hint="Set DURABLE_DEBUG=1 for the traceback.",
+    )
+
+
+def _place_of(error: BaseException) -> str:
+    """The innermost line outside of the import machinery."""
+    if isinstance(error, SyntaxError):
+        return ""  # its text names the place
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<frozen") and file != __file__:
+            place = f" ({Path(file).name}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+# --- workflows ------------------------------------------------------------------------
+
+
+def find_workflow(target: str) -> Workflow[Any, Any]:
+    """The workflow that `MODULE:WORKFLOW` names, by its function or its own name.
+
+    Raises:
+        click.UsageError: there is none.
+        UsersCodeError: importing the module raised.
+    """
+    module_name, _, name = target.rpartition(":")
+    module = load_module(module_name)
+    known: dict[str, Workflow[Any, Any]] = {
+        attribute: value
+        for attribute, value in vars(module).items()
+        if isinstance(value, Workflow)
+    }
+    named = {workflow.name: workflow for workflow in known.values()}
+    found = known.get(name) or named.get(name)
+    if found is None:
+        names = ", ".join(sorted(named)) or "none"
+        raise click.UsageError(
+            f"{module_name!r} has no workflow {name!r}; it has: {names}."
+        )
+    return found
+
+
+# --- input ----------------------------------------------------------------------------
+
+
+class Arguments(NamedTuple):
+    """Arguments of a workflow, still as JSON."""
+
+    positional: list[msgspec.Raw]
+    keyword: dict[str, msgspec.Raw]
+
+
+def read_arguments(text: str | None) -> Arguments:
+    """Read `--input`: JSON, `@file` with JSON, or `-` for JSON on stdin.
+
+    Raises:
+        click.UsageError: it is neither an array nor an object.
+    """
+    if text is None:
+        return Arguments([], {})
+    try:
+        decoded = _decoder.decode(_read_input(text))
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise click.UsageError(
+            "--input is an array of positional arguments or an object of keyword"
+            f" arguments, as JSON: {error}."
+        ) from None
+    if isinstance(decoded, dict):
+        return Arguments([], decoded)
+    return Arguments(decoded, {})
+
+
+def _read_input(text: str) -> str:
+    if text == "-":
+        return sys.stdin.read()
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(
+            f"--input names the file {text[1:]!r}, which cannot be read: {error}."
+        ) from None
+
+
+def make_call(workflow: Workflow[Any, Any], arguments: Arguments) -> WorkflowCall[Any]:
+    """Call a workflow with JSON arguments, read by its annotations.
+
+    Raises:
+        InvalidCallError: they do not fit the signature.
+        click.UsageError: a value does not fit its annotation.
+    """
+    signature = workflow.call_signature
+    bound = signature.bind(tuple(arguments.positional), dict(arguments.keyword))
+    values: list[Any] = []
+    for index, value in enumerate(bound):
+        if not isinstance(value, msgspec.Raw):
+            values.append(value)  # a default between two values that were given
+            continue
+        hint, label = signature.hint_at(index), signature.label_at(index)
+        try:
+            values.append(json.decode(Payload(json=value), hint, label))
+        except UndecodableError as error:
+            raise click.UsageError(
+                f"--input: {label} does not fit its annotation: {error.__context__}."
+            ) from None
+    return WorkflowCall(workflow, signature.encode(tuple(values)))
+
+
+def plain_values(arguments: Arguments) -> list[Any]:
+    """The arguments as plain data, for a workflow whose code is not at hand.
+
+    Raises:
+        click.UsageError: they are keyword arguments, which have no positions.
+    """
+    if arguments.keyword:
+        raise click.UsageError(
+            "--input: keyword arguments need the workflow's code. Give MODULE:WORKFLOW,"
+            " or an array."
+        )
+    return [msgspec.json.decode(value) for value in arguments.positional]

@@ -1,0 +1,116 @@
+"""What reaches the screen: data on stdout, everything else on stderr, all escaped.
+
+Ids, messages and values come from a database that others write to. A terminal obeys
+control characters, so none of them is printed as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
+
+import click
+import msgspec
+
+
+def escape(text: str) -> str:
+    """Make a text printable on one line: control characters become backslash escapes.
+
+    Characters that reverse the writing direction or have no shape count as control
+    characters; letters of all languages do not.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else _spell(character)
+        for character in text
+    )
+
+
+def _spell(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def escape_lines(text: str) -> list[str]:
+    """Make a text of several lines printable, line by line."""
+    return [escape(line.expandtabs(4)) for line in text.split("\n")]
+
+
+def to_json(value: Any, *, indent: int = 0) -> str:
+    """Turn plain data into JSON that is also safe to look at."""
+    data = msgspec.json.encode(value)
+    if indent:
+        data = msgspec.json.format(data, indent=indent)
+    return escape_json(data.decode())
+
+
+def escape_json(text: str) -> str:
+    """Escape what `escape` would, in a way that stays the same JSON.
+
+    Outside of strings JSON holds nothing that would be escaped, but line breaks.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else _spell_json(character)
+        for character in text
+    )
+
+
+def _spell_json(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(
+        f"\\u{units[index]:02x}{units[index + 1]:02x}"
+        for index in range(0, len(units), 2)
+    )
+
+
+def write_line(text: str) -> None:
+    """Write one line of data to stdout."""
+    click.echo(text)
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Write lines of data to stdout."""
+    for line in lines:
+        click.echo(line)
+
+
+def write_json(value: Any) -> None:
+    """Write one JSON object, on one line, to stdout."""
+    click.echo(to_json(value))
+
+
+def write_value(value: Any) -> None:
+    """Write a result: indented for a reader, on one line for a program."""
+    click.echo(to_json(value, indent=2 if sys.stdout.isatty() else 0))
+
+
+def note(text: str) -> None:
+    """Tell a person something that is no data."""
+    click.echo(escape(text), err=True)
+
+
+def is_colored(stream: TextIO) -> bool:
+    """Whether colours are wanted there; see no-color.org and force-color.org."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def width_of(stream: TextIO) -> int | None:
+    """How many characters fit on a line; None if that does not matter."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+@contextmanager
+def users_code_prints_to_stderr() -> Generator[None]:
+    """Keep what workflows, activities and their modules print apart from the data."""
+    with redirect_stdout(sys.stderr):
+        yield

@@ -1,0 +1,84 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from durable.cli.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _turn_json_on(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Session).is_json = True
+
+
+def _choose_database(
+    context: click.Context, _: click.Parameter, value: str | None
+) -> None:
+    if value is not None:
+        context.ensure_object(Session).database_url = value
+
+
+def _choose_namespace(
+    context: click.Context, _: click.Parameter, value: str | None
+) -> None:
+    if value is not None:
+        context.ensure_object(Session).namespace = value
+
+
+_json: Final = click.option(
+    "--json",
+    is_flag=True,
+    # Before all others, so that what is wrong with them is reported as JSON, too.
+    is_eager=True,
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_turn_json_on,
+    help="Print JSON: one object, or one a line for lists. Errors are JSON on stderr.",
+)
+_database: Final = click.option(
+    "--database",
+    metavar="URL",
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_choose_database,
+    help="The database; also accepted before the command.",
+)
+_namespace: Final = click.option(
+    "--namespace",
+    metavar="NAME",
+    expose_value=False,
+    allow_from_autoenv=False,
+    callback=_choose_namespace,
+    help="Whose runs are meant; also accepted before the command.",
+)
+
+
+def database_options(command: F) -> F:
+    """Add --database and --namespace, for those who write them last."""
+    return _database(_namespace(command))
+
+
+def standard_options(command: F) -> F:
+    """Add what every command has that speaks of runs: the above, and --json."""
+    return database_options(_json(command))
+
+
+json_option: Final = _json
+
+run_id_option: Final = click.option(
+    "--run-id",
+    metavar="ID",
+    help="Which run of that workflow id; the newest by default.",
+)
+payloads_option: Final = click.option(
+    "--payloads",
+    is_flag=True,
+    help="Show recorded values, which may be confidential; their sizes by default.",
+)
+workflow_id_argument: Final = click.argument("workflow_id")

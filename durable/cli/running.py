@@ -1,0 +1,198 @@
+"""`durable run` and `durable start`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from durable.api.workflow import WorkflowCall
+from durable.cli.loading import (
+    Arguments,
+    find_workflow,
+    make_call,
+    plain_values,
+    read_arguments,
+)
+from durable.cli.logs import logging_to_stderr
+from durable.cli.output import (
+    escape,
+    note,
+    users_code_prints_to_stderr,
+    write_json,
+    write_line,
+)
+from durable.cli.parameters import standard_options
+from durable.cli.session import Session, pass_session
+from durable.cli.signals import run_interruptible
+from durable.cli.waiting import write_result
+from durable.client.handle import Handle
+from durable.engine import Engine
+from durable.options import IdConflictPolicy, IdReusePolicy
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_START_OPTIONS: Final = (
+    click.option(
+        "--input",
+        "given",
+        metavar="JSON",
+        help="An array of positional or an object of keyword arguments; @FILE reads"
+        " them from a file, - from stdin.",
+    ),
+    click.option("--id", metavar="ID", help="The workflow id; a new one by default."),
+    click.option(
+        "--on-conflict",
+        type=click.Choice([policy.value for policy in IdConflictPolicy]),
+        default=IdConflictPolicy.FAIL.value,
+        show_default=True,
+        help="What to do while a run of that id is open.",
+    ),
+    click.option(
+        "--id-reuse",
+        type=click.Choice([policy.value for policy in IdReusePolicy]),
+        default=IdReusePolicy.ALLOW_DUPLICATE.value,
+        show_default=True,
+        help="Whether the id of a closed run may be used again.",
+    ),
+    click.option("--queue", metavar="NAME", help="The task queue of the run."),
+    click.option("--request-id", metavar="ID", help="Your idempotency key."),
+    click.option("--run-timeout", metavar="SPAN", help='The longest it may take: "2h".'),
+)
+
+
+def _start_options(command: F) -> F:
+    for option in reversed(_START_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _how(
+    id: str | None,  # noqa: A002 - the option's own name
+    on_conflict: str,
+    id_reuse: str,
+    request_id: str | None,
+    run_timeout: str | None,
+) -> dict[str, Any]:
+    return {
+        "id": id,
+        "on_conflict": IdConflictPolicy(on_conflict),
+        "id_reuse": IdReusePolicy(id_reuse),
+        "request_id": request_id,
+        "run_timeout": run_timeout,
+    }
+
+
+@click.command("run")
+@click.argument("target", metavar="MODULE:WORKFLOW")
+@_start_options
+@click.option(
+    "--timeout", metavar="SPAN", help='How long to wait, such as "30s"; no end to it.'
+)
+@standard_options
+@pass_session
+def run(
+    session: Session,
+    *,
+    target: str,
+    given: str | None,
+    queue: str | None,
+    timeout: str | None,
+    **how: Any,
+) -> None:
+    """Start a workflow in this process, wait for it, and print its result as JSON.
+
+    MODULE is a dotted name as seen from the current folder, or the path of a .py file.
+    If the command is stopped, the run goes on once a worker starts.
+    """
+    if ":" not in target:
+        raise click.UsageError(f"{target!r} is not of the form MODULE:WORKFLOW.")
+    arguments = read_arguments(given)
+    call = make_call(find_workflow(target), arguments)
+    work = _run(session, call, queue, timeout, _how(**how))
+    with (
+        logging_to_stderr(session.log_level or "warning", session.log_format),
+        users_code_prints_to_stderr(),
+    ):
+        handle, value = run_interruptible(work)
+    write_result(session, handle, value)
+
+
+async def _run(
+    session: Session,
+    call: WorkflowCall[Any],
+    queue: str | None,
+    timeout: str | None,  # noqa: ASYNC109 - the command's own option
+    how: dict[str, Any],
+) -> tuple[Handle[Any], Any]:
+    task_queue = queue or call.definition.task_queue or "default"
+    async with Engine(
+        session.database_url, namespace=session.namespace, task_queue=task_queue
+    ) as engine:
+        handle = await engine.start(call, **how)
+        # By its id alone: the result stays as plain as the JSON it is printed as.
+        plain = await engine.get(handle.workflow_id, run_id=handle.run_id)
+        try:
+            return plain, await handle_result(handle, plain, timeout)
+        except asyncio.CancelledError:
+            note(
+                f"stopped; run {handle.workflow_id!r} ({handle.run_id}) is kept, and"
+                " goes on once a worker starts"
+            )
+            raise
+
+
+async def handle_result(
+    handle: Handle[Any],
+    plain: Handle[Any],
+    timeout: str | None,  # noqa: ASYNC109 - the command's own option
+) -> Any:
+    """Wait by one handle, which hears of the end at once, and read by the other."""
+    await handle.result(timeout=timeout)
+    return await plain.result()
+
+
+@click.command("start")
+@click.argument("target", metavar="MODULE:WORKFLOW|NAME")
+@_start_options
+@standard_options
+@pass_session
+def start(
+    session: Session, *, target: str, given: str | None, queue: str | None, **how: Any
+) -> None:
+    """Start a workflow for workers to run, and print its workflow id.
+
+    A bare NAME is the workflow's registered name; its code is not needed then, and its
+    arguments are recorded as they are. Returns when the start is durable.
+    """
+    session.refuse_memory()
+    arguments = read_arguments(given)
+    handle = asyncio.run(_start(session, target, arguments, queue, _how(**how)))
+    if session.is_json:
+        write_json({"workflow_id": handle.workflow_id, "run_id": handle.run_id})
+    else:
+        write_line(escape(handle.workflow_id))
+
+
+async def _start(
+    session: Session,
+    target: str,
+    arguments: Arguments,
+    queue: str | None,
+    how: dict[str, Any],
+) -> Handle[Any]:
+    call: Any = target
+    values: list[Any] = []
+    if ":" in target:
+        call = make_call(find_workflow(target), arguments)
+    else:
+        values = plain_values(arguments)
+    async with Engine(
+        session.database_url, namespace=session.namespace, worker=False
+    ) as engine:
+        handle: Handle[Any] = await engine.start(
+            call, *values, task_queue=queue, **how
+        )
+        return handle

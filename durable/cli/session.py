@@ -1,0 +1,67 @@
+"""What every command is told: which database, which namespace, which form of output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+import click
+
+DEFAULT_URL: Final = "sqlite:///durable.db"
+
+
+@dataclass
+class Session:
+    """One call of the command line."""
+
+    database_url: str = DEFAULT_URL
+    namespace: str = "default"
+    log_level: str | None = None
+    log_format: str = "text"
+    is_json: bool = False
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether SQLite keeps the database."""
+        return self.database_url.lower().startswith("sqlite:")
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the database ends with the process."""
+        location = self.database_url.partition("?")[0]
+        if location.lower().startswith("memory:"):
+            return True
+        return self.is_sqlite and location.partition("://")[2] in ("", "/:memory:")
+
+    def find_file(self) -> Path | None:
+        """The file of an SQLite database, whether it exists or not."""
+        if not self.is_sqlite or self.is_in_memory:
+            return None
+        location = self.database_url.partition("?")[0].partition("://")[2]
+        # A URL of another shape is refused, with its reason, once it is connected to.
+        return Path(location[1:]) if location.startswith("/") and location[1:] else None
+
+    def refuse_memory(self) -> None:
+        """Refuse a database that nobody else could ever see.
+
+        Raises:
+            click.UsageError: it is one.
+        """
+        if self.is_in_memory:
+            raise click.UsageError(
+                f"{self.database_url!r} lives in one process only, and ends with this"
+                " command. Give the URL of a file, such as sqlite:///orders.db."
+            )
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every spelling of the URL's password that could turn up in a text."""
+        credentials, at, _ = self.database_url.partition("://")[2].rpartition("@")
+        password = credentials.partition(":")[2]
+        if not at or not password:
+            return ()
+        return tuple({password, unquote(password)})
+
+
+pass_session: Final = click.make_pass_decorator(Session, ensure=True)

@@ -1,0 +1,127 @@
+"""`durable show` and `durable history`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import NamedTuple
+
+import click
+
+from durable.cli.connection import open_client
+from durable.cli.output import (
+    escape_json,
+    is_colored,
+    width_of,
+    write_json,
+    write_line,
+    write_lines,
+)
+from durable.cli.parameters import (
+    payloads_option,
+    run_id_option,
+    standard_options,
+    workflow_id_argument,
+)
+from durable.cli.session import Session, pass_session
+from durable.cli.timeline import COLORED, PLAIN, describe_events, render_run
+from durable.cli.views import attempt_view, pending_view, row_view, run_view
+from durable.cli.wording import instant
+from durable.core.codec import decode_rows
+from durable.core.fold import fold
+from durable.errors import WorkflowNotFoundError
+from durable.store.records import LoadedRun
+
+
+class _Read(NamedTuple):
+    run: LoadedRun
+    now: int
+
+
+async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read:
+    async with open_client(session) as (engine, store):
+        handle = await engine.get(workflow_id, run_id=run_id)
+        loaded = await store.load_runs([handle.run_id])
+        if not loaded:
+            raise WorkflowNotFoundError(f"Run {workflow_id!r} has just been removed.")
+        return _Read(loaded[0], store.now())
+
+
+@click.command("show")
+@workflow_id_argument
+@run_id_option
+@payloads_option
+@click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Show only the last N lines of what happened.",
+)
+@standard_options
+@pass_session
+def show(
+    session: Session,
+    *,
+    workflow_id: str,
+    run_id: str | None,
+    payloads: bool,
+    last: int | None,
+) -> None:
+    """Show what a run did, and what it waits for now.
+
+    Times are relative to the start of the run. Attempts of activities stand among the
+    events, with what they failed of and which worker made them.
+    """
+    run, now = asyncio.run(_load(session, workflow_id, run_id))
+    events = decode_rows(run.rows)
+    if session.is_json:
+        state = fold(events)
+        write_json(
+            {
+                **run_view(run.record),
+                "event_count": state.event_count,
+                "task_count": state.task_count,
+                "pending": pending_view(state),
+                "waiting_messages": len(run.messages),
+                "attempts": [attempt_view(row) for row in run.attempts],
+                "timeline": describe_events(events, run.attempts)[-(last or 0) :],
+            }
+        )
+        return
+    write_lines(
+        render_run(
+            run.record,
+            events,
+            run.attempts,
+            run.messages,
+            now=now,
+            last=last,
+            width=width_of(sys.stdout),
+            style=COLORED if is_colored(sys.stdout) else PLAIN,
+            payloads=payloads,
+        )
+    )
+
+
+@click.command("history")
+@workflow_id_argument
+@run_id_option
+@payloads_option
+@standard_options
+@pass_session
+def history(
+    session: Session, *, workflow_id: str, run_id: str | None, payloads: bool
+) -> None:
+    """Print a run's recorded events, one a line.
+
+    With --json --payloads the output can be read by `durable replay --file`.
+    """
+    run, _ = asyncio.run(_load(session, workflow_id, run_id))
+    for row in run.rows:
+        view = row_view(row, payloads=payloads)
+        if session.is_json:
+            write_json(view)
+        else:
+            data = escape_json(_text(view["data"]))
+            task = f"task {row[2]}" if row[2] else "-"
+            write_line(f"{row[1]:>5}  {task:<9} {instant(row[4])}  {row[3]}  {data}")

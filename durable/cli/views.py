@@ -1,0 +1,159 @@
+"""Runs and events as the JSON of `--json`: snake_case, UTC instants, plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from durable.cli.wording import decode_failure, find_datetime
+from durable.core.fold import RunState
+from durable.core.payload import JSON_PLAIN, Failure
+from durable.store.records import AttemptRecord, HistoryRow, RunRecord
+
+HIDDEN: Final = "hidden"
+"""The key that stands in a payload in place of its value."""
+
+
+def run_view(record: RunRecord) -> dict[str, Any]:
+    """A run's row."""
+    stuck = None if record.stuck is None else decode_failure(record.stuck)
+    return {
+        "namespace": record.namespace,
+        "workflow_id": record.workflow_id,
+        "run_id": record.run_id,
+        "workflow_type": record.workflow_type,
+        "task_queue": record.task_queue,
+        "status": record.status.value,
+        "started_at": find_datetime(record.started_at),
+        "closed_at": _instant(record.closed_at),
+        "wake_at": _instant(record.wake_at),
+        "owner": record.owner,
+        "version": record.version,
+        "stuck": None if stuck is None else failure_view(stuck),
+    }
+
+
+def failure_view(failure: Failure) -> dict[str, Any]:
+    """A failure, without the values that may be attached to it."""
+    return {
+        "type": failure.type,
+        "message": failure.message,
+        "stack_trace": failure.stack_trace,
+        "cause": None if failure.cause is None else failure_view(failure.cause),
+    }
+
+
+def attempt_view(row: AttemptRecord) -> dict[str, Any]:
+    """One attempt of an activity."""
+    failure = None if row.failure is None else decode_failure(row.failure)
+    return {
+        "scheduled_event_id": row.scheduled_event_id,
+        "activity_type": row.activity_type,
+        "attempt": row.attempt,
+        "state": row.state.value,
+        "due_at": find_datetime(row.due_at),
+        "started_at": _instant(row.started_at),
+        "closed_at": _instant(row.closed_at),
+        "worker_id": row.worker_id,
+        "failure": None if failure is None else failure_view(failure),
+    }
+
+
+def pending_view(state: RunState) -> dict[str, Any]:
+    """What a run waits for."""
+    return {
+        "activities": [
+            {
+                "scheduled_event_id": activity.scheduled_event_id,
+                "activity_id": activity.activity_id,
+                "activity_type": activity.activity_type,
+                "scheduled_at": find_datetime(activity.scheduled_at),
+                "is_cancel_requested": activity.is_cancel_requested,
+            }
+            for activity in state.pending_activities
+        ],
+        "timers": [
+            {
+                "started_event_id": timer.started_event_id,
+                "timer_id": timer.timer_id,
+                "due_at": find_datetime(timer.due_at),
+                "summary": timer.summary,
+            }
+            for timer in state.pending_timers
+        ],
+        "deadline_at": _instant(state.deadline_at),
+    }
+
+
+def row_view(row: HistoryRow, *, payloads: bool) -> dict[str, Any]:
+    """A row of a history.
+
+    `data` is what was recorded, to the letter (its instants and spans are
+    microseconds), so that `durable replay --file` can read it; without `payloads` each
+    value in it gives way to its size.
+    """
+    _, event_id, task_number, kind, time, text, flags = row
+    try:
+        data: Any = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError):
+        data = text
+    return {
+        "event_id": event_id,
+        "task_number": task_number,
+        "type": kind,
+        "time": find_datetime(time),
+        "flags": flags,
+        "data": msgspec.Raw(text.encode()) if payloads else _hide(data),
+    }
+
+
+# Where events keep values, by field: one payload, a list of them, or a mapping.
+_ONE: Final = frozenset({"result", "arguments", "state"})
+_LIST: Final = frozenset({"input", "details"})
+_MAPPING: Final = frozenset({"memo", "details"})
+
+
+def _hide(data: Any) -> Any:
+    """Replace every payload within an event's data."""
+    if isinstance(data, list):
+        return [_hide(item) for item in _items(data)]
+    if not isinstance(data, dict):
+        return data
+    hidden: dict[str, Any] = {}
+    for name, value in _fields(data):
+        if name in _ONE and isinstance(value, dict):
+            hidden[name] = _size(value)
+        elif name in _LIST and isinstance(value, list):
+            hidden[name] = [_size(item) for item in _items(value)]
+        elif name in _MAPPING and isinstance(value, dict):
+            hidden[name] = {key: _size(item) for key, item in _fields(value)}
+        else:
+            hidden[name] = _hide(value)
+    return hidden
+
+
+def _items(value: Sequence[Any]) -> Sequence[Any]:
+    return value
+
+
+def _fields(value: dict[str, Any]) -> list[tuple[str, Any]]:
+    return list(value.items())
+
+
+def _size(payload: Any) -> Any:
+    if not isinstance(payload, dict):
+        return None
+    fields = dict(_fields(payload))
+    encoding = fields.get("encoding", JSON_PLAIN)
+    value = fields.get("json") if encoding == JSON_PLAIN else fields.get("data", "")
+    return {
+        HIDDEN: True,
+        "encoding": encoding,
+        "size": len(msgspec.json.encode(value)),
+    }
+
+
+def _instant(microseconds: int | None) -> Any:
+    return None if microseconds is None else find_datetime(microseconds)

@@ -1,0 +1,289 @@
+"""Counters, histograms and gauges; seconds and counts, and never an id.
+
+How busy the workers are is asked for when metrics are collected, so it costs nothing
+in between.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from opentelemetry import metrics
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Histogram,
+    Meter,
+    MeterProvider,
+    Observation,
+)
+
+from durable import __version__
+from durable.observer import WorkerState
+from durable.telemetry import names
+
+Attributes = dict[str, str]
+Read = Callable[[WorkerState], float]
+
+# The SDK's own buckets are made for milliseconds; each of these lists spans what its
+# measure can be, with two or three buckets to a power of ten.
+_TASK_SECONDS: Final = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
+_WAIT_SECONDS: Final = (
+    0.001,
+    0.005,
+    0.01,
+    0.05,
+    0.1,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    60.0,
+    300.0,
+    3_600.0,
+)
+_ACTIVITY_SECONDS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    1_800.0,
+    7_200.0,
+)
+_WORKFLOW_SECONDS: Final = (
+    0.01,
+    0.1,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    1_800.0,
+    3_600.0,
+    21_600.0,
+    86_400.0,
+    604_800.0,
+    2_592_000.0,
+    31_536_000.0,
+)
+_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192)
+
+
+class Metrics:
+    """The instruments of an observer."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = metrics.get_meter(names.SCOPE, __version__, provider)
+        self.workflow_completed = meter.create_counter(
+            names.WORKFLOW_COMPLETED, "{run}", "Runs that have closed, by outcome"
+        )
+        self.workflow_duration = _histogram(
+            meter,
+            names.WORKFLOW_DURATION,
+            "Time from the start of a run to its end",
+            _WORKFLOW_SECONDS,
+        )
+        self.workflow_task_duration = _histogram(
+            meter,
+            names.WORKFLOW_TASK_DURATION,
+            "Time that one live workflow task drove its code",
+            _TASK_SECONDS,
+        )
+        self.replay_duration = _histogram(
+            meter,
+            names.REPLAY_DURATION,
+            "Time to bring a run back from its history",
+            _TASK_SECONDS,
+        )
+        self.workflow_task_wait = _histogram(
+            meter,
+            names.WORKFLOW_TASK_SCHEDULE_TO_START,
+            "Time that a workflow task was due before it began",
+            _WAIT_SECONDS,
+        )
+        self.activity_duration = _histogram(
+            meter,
+            names.ACTIVITY_DURATION,
+            "Time that one attempt of an activity took",
+            _ACTIVITY_SECONDS,
+        )
+        self.activity_wait = _histogram(
+            meter,
+            names.ACTIVITY_SCHEDULE_TO_START,
+            "Time that an attempt of an activity was due before it began",
+            _WAIT_SECONDS,
+        )
+        self.activity_failed = meter.create_counter(
+            names.ACTIVITY_FAILED,
+            "{attempt}",
+            "Attempts of activities that failed or ran out of time",
+        )
+        self.commit_duration = _histogram(
+            meter,
+            names.COMMIT_DURATION,
+            "Time that one transaction took, its commit included",
+            _TASK_SECONDS,
+        )
+        self.commit_rows = _histogram(
+            meter, names.COMMIT_ROWS, "Events that one commit wrote", _ROWS, "{row}"
+        )
+        self.workers = WorkerGauges(meter)
+
+
+def _histogram(
+    meter: Meter,
+    name: str,
+    description: str,
+    boundaries: tuple[float, ...],
+    unit: str = "s",
+) -> Histogram:
+    return meter.create_histogram(
+        name, unit, description, explicit_bucket_boundaries_advisory=boundaries
+    )
+
+
+class WorkerGauges:
+    """What is asked of the workers when metrics are collected, summed by task queue."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._states: dict[str, tuple[str, Callable[[], WorkerState]]] = {}
+        # What workers that have ended counted: a total must not fall.
+        self._past: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+        for name, description, read in (
+            (names.CACHE_SIZE, "Runs in memory", _cached_runs),
+            (names.SLOTS_AVAILABLE, "Activities that could begin now", _slots_left),
+            (names.SLOTS_USED, "Activities that run", _slots_used),
+            (names.QUEUE_DEPTH, "Runs and activities that wait", _waiting),
+        ):
+            meter.create_observable_up_down_counter(
+                name, [self._sum(read)], _UNITS[name], description
+            )
+        meter.create_observable_gauge(
+            names.QUEUE_LAG, [self._lag], "s", "Age of what has waited longest"
+        )
+        meter.create_observable_counter(
+            names.CACHE_HITS, [self._total(0)], "{run}", "Runs that were in memory"
+        )
+        meter.create_observable_counter(
+            names.CACHE_MISSES, [self._total(1)], "{run}", "Runs that were loaded"
+        )
+
+    def add(
+        self, worker_id: str, task_queue: str, state: Callable[[], WorkerState]
+    ) -> None:
+        """Ask this worker too from now on."""
+        with self._lock:
+            self._states[worker_id] = task_queue, state
+
+    def remove(self, worker_id: str) -> None:
+        """Ask it no more."""
+        with self._lock:
+            task_queue, state = self._states.pop(worker_id, ("", None))
+            if state is not None:
+                last = state()
+                hits, misses = self._past.get(task_queue, (0, 0))
+                self._past[task_queue] = (
+                    hits + last.cache_hits,
+                    misses + last.cache_misses,
+                )
+
+    def _by_queue(self) -> dict[str, list[WorkerState]]:
+        found: dict[str, list[WorkerState]] = {}
+        for task_queue, state in self._states.values():
+            found.setdefault(task_queue, []).append(state())
+        return found
+
+    def _sum(self, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                return [
+                    Observation(sum(map(read, states)), {names.QUEUE: task_queue})
+                    for task_queue, states in self._by_queue().items()
+                ]
+
+        return observe
+
+    def _lag(self, _: CallbackOptions) -> Iterable[Observation]:
+        with self._lock:
+            return [
+                Observation(
+                    max(state.waiting_for for state in states) / 1_000_000,
+                    {names.QUEUE: task_queue},
+                )
+                for task_queue, states in self._by_queue().items()
+            ]
+
+    def _total(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                totals = {
+                    task_queue: counts[index]
+                    for task_queue, counts in self._past.items()
+                }
+                for task_queue, states in self._by_queue().items():
+                    for state in states:
+                        counts = state.cache_hits, state.cache_misses
+                        known = totals.get(task_queue, 0)
+                        totals[task_queue] = known + counts[index]
+            return [
+                Observation(count, {names.QUEUE: task_queue})
+                for task_queue, count in totals.items()
+            ]
+
+        return observe
+
+
+_UNITS: Final = {
+    names.CACHE_SIZE: "{run}",
+    names.SLOTS_AVAILABLE: "{slot}",
+    names.SLOTS_USED: "{slot}",
+    names.QUEUE_DEPTH: "{task}",
+}
+
+
+def _cached_runs(state: WorkerState) -> int:
+    return state.cached_runs
+
+
+def _slots_left(state: WorkerState) -> int:
+    return max(0, state.slots - state.slots_used)
+
+
+def _slots_used(state: WorkerState) -> int:
+    return state.slots_used
+
+
+def _waiting(state: WorkerState) -> int:
+    return state.waiting

@@ -1,0 +1,190 @@
+"""Spans: one for a start, one for each live workflow task, one for each attempt.
+
+The trace travels in the headers of a run's first event, so it is one trace from the
+start to the last activity, whatever process runs it and after however many crashes.
+Exceptions are named by their type only: their messages may hold payload values.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from contextvars import Token
+from types import TracebackType
+from typing import Final
+
+from opentelemetry import context as contexts
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+
+from durable import __version__
+from durable.api.operations import in_workflow
+from durable.errors import ApplicationError
+from durable.telemetry import names
+
+Attributes = dict[str, str | int]
+
+_FAILED: Final = Status(StatusCode.ERROR)
+
+
+class _WorkflowTaskSpan(threading.local):
+    """The span of the workflow task that this thread drives.
+
+    Workflow code runs in the contexts of its own tasks, which outlive a workflow task,
+    so a context variable would show the span of an earlier one.
+    """
+
+    span: Span | None = None
+
+
+_workflow_task: Final = _WorkflowTaskSpan()
+
+
+class Tracing:
+    """Makes the spans of an observer."""
+
+    def __init__(self, provider: TracerProvider | None) -> None:
+        self._tracer = trace.get_tracer(names.SCOPE, __version__, provider)
+
+    def start_workflow(
+        self, workflow_type: str, attributes: Attributes
+    ) -> StartingWorkflow:
+        """Begin the span of a start, below whatever span the caller is in."""
+        span = self._tracer.start_span(
+            f"{names.START_WORKFLOW} {workflow_type}", kind=SpanKind.PRODUCER
+        )
+        if span.is_recording():
+            span.set_attributes(attributes)
+        return StartingWorkflow(span)
+
+    def run_workflow_task(
+        self, workflow_type: str, headers: Mapping[str, str]
+    ) -> tuple[Span, Context]:
+        """Begin the span of a workflow task, below the span that started its run."""
+        parent = propagate.extract(headers)
+        span = self._tracer.start_span(
+            f"{names.RUN_WORKFLOW_TASK} {workflow_type}",
+            context=parent,
+            kind=SpanKind.CONSUMER,
+        )
+        return span, parent
+
+    def run_activity(
+        self,
+        activity_type: str,
+        headers: Mapping[str, str],
+        run_headers: Mapping[str, str],
+    ) -> tuple[Span, Context]:
+        """Begin the span of an attempt, below the task that scheduled its activity."""
+        parent = propagate.extract(headers)
+        span = self._tracer.start_span(
+            f"{names.RUN_ACTIVITY} {activity_type}",
+            context=parent,
+            kind=SpanKind.CONSUMER,
+        )
+        if headers is not run_headers and span.is_recording():
+            start = trace.get_current_span(propagate.extract(run_headers))
+            span.add_link(start.get_span_context())
+        return span, parent
+
+    def run_workflow(
+        self,
+        workflow_type: str,
+        *,
+        started_at: int,
+        closed_at: int,
+        error_type: str | None,
+        attributes: Attributes,
+        headers: Mapping[str, str],
+    ) -> None:
+        """Emit the span of a whole run, once it is over; instants in microseconds."""
+        span = self._tracer.start_span(
+            f"{names.RUN_WORKFLOW} {workflow_type}",
+            context=propagate.extract(headers),
+            kind=SpanKind.INTERNAL,
+            start_time=started_at * 1_000,
+        )
+        if span.is_recording():
+            span.set_attributes(attributes)
+            if error_type is not None:
+                mark_failed(span, error_type)
+        span.end(end_time=max(started_at, closed_at) * 1_000)
+
+
+class StartingWorkflow:
+    """Surrounds a start; yields the headers that carry its trace."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Mapping[str, str]:
+        context = trace.set_span_in_context(self._span)
+        self._token = contexts.attach(context)
+        headers: dict[str, str] = {}
+        propagate.inject(headers, context)
+        return headers
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            contexts.detach(self._token)
+        if error is not None and self._span.is_recording():
+            mark_failed(self._span, error_type_of(error))
+        self._span.end()
+
+
+def error_type_of(error: BaseException) -> str:
+    """What an exception is called, as failures in histories call it."""
+    if isinstance(error, ApplicationError):
+        return str(error.type)
+    return type(error).__name__
+
+
+def mark_failed(span: Span, error_type: str) -> None:
+    """Say that what a span stands for went wrong, and by which type of exception."""
+    span.set_attribute(names.ERROR_TYPE, error_type)
+    span.set_status(_FAILED)
+
+
+def enter_workflow_task(span: Span) -> Span | None:
+    """Let log records of workflow code carry this span; give the answer to `leave`."""
+    outer, _workflow_task.span = _workflow_task.span, span
+    return outer
+
+
+def leave_workflow_task(outer: Span | None) -> None:
+    """End what `enter_workflow_task` began."""
+    _workflow_task.span = outer
+
+
+class TraceContextFilter(logging.Filter):
+    """Adds `trace_id` and `span_id` to log records; both are empty without a trace.
+
+    `durable.logger` has one as soon as there is an `OpenTelemetryObserver`. Add one to
+    a handler to have both in the records of your activities' own loggers.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add both, and let every record pass."""
+        span = _workflow_task.span if in_workflow() else trace.get_current_span()
+        found = trace.INVALID_SPAN_CONTEXT if span is None else span.get_span_context()
+        record.trace_id = record.span_id = ""
+        if found.is_valid:
+            record.trace_id = trace.format_trace_id(found.trace_id)
+            record.span_id = trace.format_span_id(found.span_id)
+        return True
+
+
+_log_filter: Final = TraceContextFilter()
+
+
+def correlate_logs() -> None:
+    """Let the records of `durable.logger` carry the trace; again changes nothing."""
+    logging.getLogger("durable.workflow").addFilter(_log_filter)

@@ -1,0 +1,216 @@
+"""The same workloads on DBOS: async steps, its defaults on SQLite, its own recovery.
+
+A single executor recovers its pending workflows by itself when it is launched; that is
+what its documentation describes for a process without its control plane.
+"""
+
+import asyncio
+import importlib
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.children import tell_parent
+
+# An optional extra without a place in the type checkers' environment.
+DBOS: Any = importlib.import_module("dbos").DBOS
+
+STEPS = 10
+_WARM_UP = 20
+_WINDOW = 200
+_OPEN = ["PENDING", "ENQUEUED"]
+
+
+class World:
+    """What the steps note, and what they wait for."""
+
+    times: list[float]
+    blocked_step: int = 0
+    blocked = 0
+    resumed: set[str]
+    finished = 0
+    changed: asyncio.Event
+
+
+def _begin() -> None:
+    World.times = []
+    World.blocked_step = World.blocked = World.finished = 0
+    World.resumed = set()
+    World.changed = asyncio.Event()
+
+
+@DBOS.step()
+async def add(left: int, right: int) -> int:
+    World.times.append(time.perf_counter())
+    return left + right
+
+
+@DBOS.step()
+async def step(run: str, number: int) -> int:
+    if number == World.blocked_step:
+        World.blocked += 1
+        await asyncio.Event().wait()
+    World.resumed.add(run)
+    World.finished += number == STEPS
+    return number
+
+
+@DBOS.workflow()
+async def one(number: int) -> int:
+    result: int = await add(number, 1)
+    return result
+
+
+@DBOS.workflow()
+async def sequence(count: int) -> int:
+    total = 0
+    for number in range(count):
+        total = await add(total, number)
+    return total
+
+
+@DBOS.workflow()
+async def fan_out(count: int) -> int:
+    return len(await asyncio.gather(*[add(number, 1) for number in range(count)]))
+
+
+@DBOS.workflow()
+async def ten_steps(run: str) -> int:
+    total = 0
+    for number in range(1, STEPS + 1):
+        total += await step(run, number)
+    return total
+
+
+@DBOS.workflow()
+async def long_history(count: int) -> int:
+    total = 0
+    for number in range(count):
+        total = await add(total, number)
+    result: int = await step("long", 1)
+    return result
+
+
+def _launch(directory: Path) -> None:
+    DBOS(
+        config={
+            "name": "benchmark",
+            "system_database_url": f"sqlite:///{directory / 'dbos.db'}",
+            "log_level": "WARNING",
+        }
+    )
+    DBOS.launch()
+
+
+async def _warm_up() -> None:
+    await asyncio.gather(*[one(number) for number in range(_WARM_UP)])
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    # Recovered workflows run on a loop of DBOS's own, in another thread.
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def latency(directory: Path, size: int) -> dict[str, Any]:
+    _launch(directory)
+    await _warm_up()
+    taken = []
+    for number in range(size):
+        began = time.perf_counter()
+        await one(number)
+        taken.append(time.perf_counter() - began)
+    return {"p50": median(taken)}
+
+
+async def concurrent(directory: Path, size: int) -> dict[str, Any]:
+    _launch(directory)
+    await _warm_up()
+    began = time.perf_counter()
+    await asyncio.gather(*[one(number) for number in range(size)])
+    return {"seconds": time.perf_counter() - began}
+
+
+async def sequential(directory: Path, size: int) -> dict[str, Any]:
+    _launch(directory)
+    await _warm_up()
+    World.times.clear()
+    began = time.perf_counter()
+    await sequence(size)
+    seconds = time.perf_counter() - began
+    gaps = [b - a for a, b in zip(World.times, World.times[1:], strict=False)]
+    width = min(_WINDOW, size // 2)
+    return {
+        "seconds": seconds,
+        "first": median(gaps[:width]),
+        "last": median(gaps[-width:]),
+    }
+
+
+async def fanned(directory: Path, size: int) -> dict[str, Any]:
+    _launch(directory)
+    await _warm_up()
+    began = time.perf_counter()
+    await fan_out(size)
+    return {"seconds": time.perf_counter() - began}
+
+
+async def prepare_crash(directory: Path, size: int) -> dict[str, Any]:
+    World.blocked_step = STEPS // 2 + 1
+    _launch(directory)
+    for number in range(size):
+        await DBOS.start_workflow_async(ten_steps, f"r{number}")
+    await _until(lambda: World.blocked == size)
+    return await tell_parent("ready")
+
+
+async def recover(directory: Path, size: int) -> dict[str, Any]:
+    _launch(directory)
+    await _until(lambda: len(World.resumed) == size)
+    resumed_at = time.time()
+    await _until(lambda: World.finished == size)
+    while await DBOS.list_workflows_async(status=_OPEN, limit=1):
+        await asyncio.sleep(0.005)
+    return {"resumed_at": resumed_at, "finished_at": time.time()}
+
+
+async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
+    World.blocked_step = 1
+    _launch(directory)
+    await DBOS.start_workflow_async(long_history, size)
+    await _until(lambda: World.blocked == 1)
+    return await tell_parent("ready")
+
+
+async def replay(directory: Path, size: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    _launch(directory)
+    await _until(lambda: bool(World.resumed))
+    seconds = time.perf_counter() - began
+    assert len(World.times) == 0  # nothing recorded was run again
+    return {"seconds": seconds}
+
+
+WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]] = {
+    "latency": latency,
+    "concurrent": concurrent,
+    "sequential": sequential,
+    "fanned": fanned,
+    "prepare_crash": prepare_crash,
+    "recover": recover,
+    "prepare_history": prepare_history,
+    "replay": replay,
+}
+
+
+def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
+    async def main() -> dict[str, Any]:
+        _begin()
+        return await WORKLOADS[workload](directory, size)
+
+    try:
+        return asyncio.run(main())
+    finally:
+        DBOS.destroy()

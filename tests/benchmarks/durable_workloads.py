@@ -1,0 +1,283 @@
+"""The workloads on durable, as a user would write them; each in a process of its own.
+
+Every function here takes a directory for its database and a size, and returns raw
+numbers in seconds, counts and bytes.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from durable import Engine, RunStatus, activity, sleep, workflow
+from tests.benchmarks.children import tell_parent
+from tests.benchmarks.machine import commit_seconds, resident_bytes
+
+STEPS = 10
+"""Activities of each run that is killed; the kill comes within the middle one."""
+_WARM_UP = 20
+_COMMITS = 300
+_WINDOW = 200
+_BATCH = 1_000
+_DAY = 86_400.0
+
+
+class World:
+    """What the activities note, and what they wait for."""
+
+    times: list[float]
+    blocked_step: int = 0
+    blocked = 0
+    resumed: set[str]
+    finished = 0
+    changed: asyncio.Event
+
+
+def _begin() -> None:
+    World.times = []
+    World.blocked_step = World.blocked = World.finished = 0
+    World.resumed = set()
+    World.changed = asyncio.Event()
+
+
+@activity
+async def add(left: int, right: int) -> int:
+    World.times.append(time.perf_counter())
+    return left + right
+
+
+@activity
+async def step(run: str, number: int) -> int:
+    if number == World.blocked_step:
+        World.blocked += 1
+        World.changed.set()
+        await asyncio.Event().wait()
+    World.resumed.add(run)
+    World.finished += number == STEPS
+    World.changed.set()
+    return number
+
+
+@workflow
+async def one(number: int) -> int:
+    return await add(number, 1)
+
+
+@workflow
+async def sequence(count: int) -> int:
+    total = 0
+    for number in range(count):
+        total = await add(total, number)
+    return total
+
+
+@workflow
+async def fan_out(count: int) -> int:
+    return len(await asyncio.gather(*[add(number, 1) for number in range(count)]))
+
+
+@workflow
+async def ten_steps(run: str) -> int:
+    total = 0
+    for number in range(1, STEPS + 1):
+        total += await step(run, number)
+    return total
+
+
+@workflow
+async def long_history(count: int) -> int:
+    total = 0
+    for number in range(count):
+        total = await add(total, number)
+    return await step("long", 1)
+
+
+@workflow
+async def sleeper(seconds: float) -> None:
+    await sleep(seconds)
+
+
+def _url(directory: Path) -> str:
+    return f"sqlite:///{directory / 'durable.db'}"
+
+
+async def _warm_up(engine: Engine) -> None:
+    await asyncio.gather(*[engine.execute(one(n)) for n in range(_WARM_UP)])
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        World.changed.clear()
+        await World.changed.wait()
+
+
+# --- workloads -------------------------------------------------------------------------
+
+
+async def latency(directory: Path, size: int) -> dict[str, Any]:
+    async with Engine(_url(directory)) as engine:
+        await _warm_up(engine)
+        commit = commit_seconds(directory, _COMMITS)
+        taken = []
+        for number in range(size):
+            began = time.perf_counter()
+            await engine.execute(one(number))
+            taken.append(time.perf_counter() - began)
+        return {"p50": median(taken), "commit": commit}
+
+
+async def concurrent(directory: Path, size: int) -> dict[str, Any]:
+    return await _concurrent(_url(directory), size)
+
+
+async def concurrent_in_memory(directory: Path, size: int) -> dict[str, Any]:
+    return await _concurrent("memory://", size)
+
+
+async def _concurrent(url: str, size: int) -> dict[str, Any]:
+    async with Engine(url) as engine:
+        await _warm_up(engine)
+        began = time.perf_counter()
+        await asyncio.gather(*[engine.execute(one(n)) for n in range(size)])
+        return {"seconds": time.perf_counter() - began}
+
+
+async def sequential(directory: Path, size: int) -> dict[str, Any]:
+    async with Engine(_url(directory)) as engine:
+        await _warm_up(engine)
+        World.times.clear()
+        began = time.perf_counter()
+        await engine.execute(sequence(size))
+        seconds = time.perf_counter() - began
+    return {"seconds": seconds, **_windows(min(_WINDOW, size // 2))}
+
+
+async def long_run(directory: Path, size: int) -> dict[str, Any]:
+    """One run of very many steps: around its 100th, and around its last."""
+    async with Engine(_url(directory)) as engine:
+        await _warm_up(engine)
+        World.times.clear()
+        await engine.execute(sequence(size))
+    width = min(_WINDOW, size // 4)
+    del World.times[: min(100, width)]
+    return _windows(width)
+
+
+def _windows(width: int) -> dict[str, float]:
+    """The middle time between two steps, at the beginning and at the end."""
+    gaps = [b - a for a, b in zip(World.times, World.times[1:], strict=False)]
+    return {"first": median(gaps[:width]), "last": median(gaps[-width:])}
+
+
+async def fanned(directory: Path, size: int) -> dict[str, Any]:
+    async with Engine(_url(directory)) as engine:
+        await _warm_up(engine)
+        began = time.perf_counter()
+        await engine.execute(fan_out(size))
+        return {"seconds": time.perf_counter() - began}
+
+
+async def prepare_crash(directory: Path, size: int) -> dict[str, Any]:
+    """Bring all runs into their middle step and wait to be killed."""
+    World.blocked_step = STEPS // 2 + 1
+    engine = await Engine(_url(directory)).open()
+    await asyncio.gather(
+        *[engine.start(ten_steps(f"r{n}"), id=f"r{n}") for n in range(size)]
+    )
+    await _until(lambda: World.blocked == size)
+    return await tell_parent("ready")
+
+
+async def recover(directory: Path, size: int) -> dict[str, Any]:
+    """Go on with what was killed; instants are epoch seconds, as the parent's are."""
+    async with Engine(_url(directory)) as engine:
+        await _until(lambda: len(World.resumed) == size)
+        resumed_at = time.time()
+        await _until(lambda: World.finished == size)
+        while await engine.list(status=RunStatus.RUNNING, limit=1):
+            await asyncio.sleep(0.005)
+        return {"resumed_at": resumed_at, "finished_at": time.time()}
+
+
+async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
+    """Make one long history, whose last activity waits to be killed."""
+    World.blocked_step = 1
+    engine = await Engine(_url(directory)).open()
+    await engine.start(long_history(size), id="long")
+    await _until(lambda: World.blocked == 1)
+    return await tell_parent("ready")
+
+
+async def replay(directory: Path, size: int) -> dict[str, Any]:
+    """From opening the engine to the activity that was under way."""
+    began = time.perf_counter()
+    async with Engine(_url(directory)) as engine:
+        await _until(lambda: bool(World.resumed))
+        seconds = time.perf_counter() - began
+        await (await engine.get("long")).result()
+        assert len(World.times) == 0  # nothing recorded was run again
+        return {"seconds": seconds}
+
+
+async def sleeping(directory: Path, size: int) -> dict[str, Any]:
+    """Memory of many sleeping runs: while they are started, and after a restart."""
+    url = _url(directory)
+    async with Engine(url) as engine:
+        await _warm_up(engine)
+        at_first = _settled_bytes()
+        await _put_to_sleep(engine, 2 * _BATCH)  # fills the cache of live runs
+        with_cache = _settled_bytes()
+        await _put_to_sleep(engine, size)
+        at_last = _settled_bytes()
+    async with Engine(f"sqlite:///{directory / 'empty.db'}") as engine:
+        await _warm_up(engine)
+        empty = _settled_bytes()
+    async with Engine(url) as engine:
+        await _warm_up(engine)
+        reopened = _settled_bytes()
+    return {
+        "per_run": (at_last - with_cache) / size,
+        "growth": at_last - at_first,
+        "reopened": reopened - empty,
+    }
+
+
+async def _put_to_sleep(engine: Engine, count: int) -> None:
+    for start in range(0, count, _BATCH):
+        await asyncio.gather(
+            *[
+                engine.start(sleeper(_DAY))
+                for _ in range(start, min(start + _BATCH, count))
+            ]
+        )
+
+
+def _settled_bytes() -> int:
+    gc.collect()
+    return resident_bytes()
+
+
+WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]] = {
+    "latency": latency,
+    "concurrent": concurrent,
+    "concurrent_in_memory": concurrent_in_memory,
+    "sequential": sequential,
+    "long_run": long_run,
+    "fanned": fanned,
+    "prepare_crash": prepare_crash,
+    "recover": recover,
+    "prepare_history": prepare_history,
+    "replay": replay,
+    "sleeping": sleeping,
+}
+
+
+def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
+    async def main() -> dict[str, Any]:
+        _begin()
+        return await WORKLOADS[workload](directory, size)
+
+    return asyncio.run(main())

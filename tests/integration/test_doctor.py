@@ -1,0 +1,741 @@
+"""The doctor: finds each planted fault and nothing else, and nothing in health."""
+
+import asyncio
+import re
+import shutil
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable import Engine, RetryPolicy, activity, sleep, workflow
+from durable.client.doctor import (
+    IntegrityChecking,
+    examine,
+    find_package_clash,
+    find_sqlite_bug,
+    read_pages,
+)
+from durable.client.run_checks import Check, Finding
+from durable.clock import SystemClock
+from durable.store.connect import connect
+from durable.store.records import RunFilter, RunRecord
+from durable.store.store import Store
+
+HOUR = 3_600 * 1_000_000
+QUICK = RetryPolicy(max_attempts=3, initial_interval=0.01)
+tries: dict[str, int] = {}
+
+
+@activity(name="doctor_add")
+async def add(left: int, right: int) -> int:
+    return left + right
+
+
+@activity(name="doctor_flaky", retry=QUICK)
+def flaky(key: str) -> int:
+    tries[key] = tries.get(key, 0) + 1
+    if tries[key] < 3:
+        raise ValueError("not yet")
+    return tries[key]
+
+
+@activity(name="doctor_hang", retry=None)
+async def hang() -> None:
+    await asyncio.Event().wait()
+
+
+@workflow(name="doctor_adding")
+async def adding(count: int) -> int:
+    total = 0
+    for index in range(count):
+        total = await add(total, index)
+    return total
+
+
+@workflow(name="doctor_retrying")
+async def retrying(key: str) -> int:
+    return await flaky(key)
+
+
+@workflow(name="doctor_failing")
+async def failing() -> None:
+    await add(1, 2)
+    raise RuntimeError("as planned")
+
+
+@workflow(name="doctor_sleeping")
+async def sleeping() -> int:
+    total = await add(1, 2)
+    await sleep("1h")
+    return total
+
+
+@workflow(name="doctor_hanging")
+async def hanging() -> None:
+    await hang()
+
+
+@workflow(name="doctor_timing_out", run_timeout=0.05)
+async def timing_out() -> None:
+    await sleep("1h")
+
+
+@workflow(name="doctor_forever")
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+@workflow(name="doctor_buggy")
+async def buggy() -> None:
+    [][0]
+
+
+class AheadClock:
+    """The machine's clock, some hours ahead."""
+
+    def __init__(self, hours: float) -> None:
+        self._ahead = round(hours * HOUR)
+
+    def now(self) -> int:
+        return SystemClock().now() + self._ahead
+
+
+async def run_all_kinds(url: str) -> None:
+    async with Engine(url, drain_timeout=0.05) as engine:
+        await engine.execute(adding(3), id="added")
+        await engine.execute(retrying("once"), id="retried")
+        for ending, call in (("failed", failing()), ("timed-out", timing_out())):
+            handle = await engine.start(call, id=ending)
+            with pytest.raises(Exception, match=ending):
+                await handle.result()
+        cancelled = await engine.start(sleeping(), id="cancelled")
+        await cancelled.cancel("enough")
+        terminated = await engine.start(sleeping(), id="terminated")
+        await terminated.terminate("enough")
+        for handle in (cancelled, terminated):
+            with pytest.raises(Exception, match=handle.workflow_id):
+                await handle.result()
+        await engine.start(sleeping(), id="sleeping")
+        await engine.start(hanging(), id="hanging")
+        await wait_until(engine, "sleeping", "TimerStarted")
+
+
+async def wait_until(engine: Engine, workflow_id: str, event: str) -> None:
+    handle = await engine.get(workflow_id)
+    async with asyncio.timeout(10):
+        while True:
+            last = (await handle.history())[-1]
+            if type(last.attributes).__name__ == event:
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("doctor") / "template.db"
+    tries.clear()
+    asyncio.run(run_all_kinds(f"sqlite:///{path}"))
+    return path
+
+
+class Patient:
+    """A database file to plant faults in and have examined."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    def execute(self, statement: str, *values: Any) -> int:
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            return connection.execute(statement, values).rowcount
+
+    def run_id(self, workflow_id: str) -> str:
+        with closing(sqlite3.connect(self.path)) as connection:
+            row = connection.execute(
+                "SELECT run_id FROM runs WHERE workflow_id = ?", (workflow_id,)
+            ).fetchone()
+        return str(row[0])
+
+    def plant(self, statement: str, workflow_id: str, *values: Any) -> None:
+        """Change one row of a run: `:run` is its id, `:last` its newest event's."""
+        run_id = self.run_id(workflow_id)
+        given = dict(zip("abc", values, strict=False))
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            (last,) = connection.execute(
+                "SELECT max(event_id) FROM history WHERE run_id = ?", (run_id,)
+            ).fetchone()
+            done = connection.execute(statement, {"run": run_id, "last": last} | given)
+            assert done.rowcount == 1, "the fault was not planted"
+
+    def append(self, workflow_id: str, kind: str, data: str, *, task: int = 90) -> None:
+        self.plant(
+            "INSERT INTO history SELECT run_id, max(event_id) + 1, :a, :b, max(time),"
+            " :c, max(flags), max(fence) FROM history WHERE run_id = :run"
+            " GROUP BY run_id",
+            workflow_id,
+            task,
+            kind,
+            data,
+        )
+
+    def add_worker(self, worker_id: str, *, lease_hours: float) -> None:
+        self.execute(
+            "INSERT INTO workers VALUES (?, 'default', 'elsewhere', 1, '', 'default',"
+            " ?, 1000, ?)",
+            worker_id,
+            SystemClock().now(),
+            SystemClock().now() + round(lease_hours * HOUR),
+        )
+
+    def own(self, workflow_id: str, worker_id: str, *, lease_hours: float = 9) -> None:
+        self.add_worker(worker_id, lease_hours=lease_hours)
+        self.plant(
+            "UPDATE runs SET owner = :a WHERE run_id = :run", workflow_id, worker_id
+        )
+
+    def mail(self, workflow_id: str, request_id: str, *, created_at: int) -> None:
+        self.plant(
+            "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
+            " VALUES (:run, 'cancel', :a, '{\"reason\": \"\"}', :b)",
+            workflow_id,
+            request_id,
+            created_at,
+        )
+
+    async def examine(self, *, hours_ahead: float = 0) -> list[Finding]:
+        store = connect(self.url, migrate=False, clock=AheadClock(hours_ahead))
+        await store.open()
+        try:
+            return [finding async for finding in examine(store, settle=0)]
+        finally:
+            await store.close()
+
+
+@pytest.fixture
+def patient(template: Path, tmp_path: Path) -> Patient:
+    copy = tmp_path / "patient.db"
+    shutil.copyfile(template, copy)
+    return Patient(copy)
+
+
+# --- health ---------------------------------------------------------------------------
+
+
+async def test_database_after_real_runs_has_no_findings(patient: Patient) -> None:
+    assert await patient.examine() == []
+
+
+@pytest.mark.slow
+async def test_runs_in_full_swing_give_no_findings(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'busy.db'}"
+    found: list[Finding] = []
+    async with Engine(url) as engine:
+        store = connect(url, migrate=False)
+        await store.open()
+
+        async def look() -> None:
+            while True:
+                found.extend([one async for one in examine(store, settle=0.05)])
+
+        looking = asyncio.create_task(look())
+        calls = [adding(5) for _ in range(150)]
+        calls += [retrying(f"swing-{index}") for index in range(150)]
+        await asyncio.gather(*(engine.execute(call) for call in calls))
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        found += [one async for one in examine(store, settle=0.05)]
+        await store.close()
+    assert found == []
+
+
+# --- planted faults -------------------------------------------------------------------
+
+MARKER = '{"marker_name": "planted", "details": {}}'
+Planting = Callable[[Patient], None]
+FAULTS: list[tuple[str, Check, str, Planting]] = []
+
+
+def fault(check: Check, workflow_id: str = "added") -> Callable[[Planting], Planting]:
+    """Enter a fault, and the one finding that it must cause."""
+
+    def enter(planting: Planting) -> Planting:
+        FAULTS.append((planting.__name__, check, workflow_id, planting))
+        return planting
+
+    return enter
+
+
+@fault(Check.POSITIONS)
+def gap_in_positions(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE history SET event_id = event_id + 1"
+        " WHERE run_id = :run AND event_id = :last",
+        "added",
+    )
+
+
+@fault(Check.ENDS)
+def event_after_the_terminal_one(patient: Patient) -> None:
+    patient.append("added", "MarkerRecorded", MARKER)
+
+
+@fault(Check.STATUS)
+def status_of_another_ending(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET status = 'failed' WHERE run_id = :run", "added")
+
+
+@fault(Check.STATUS)
+def closed_without_an_instant(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET closed_at = NULL WHERE run_id = :run", "added")
+
+
+@fault(Check.OUTCOMES, "sleeping")
+def second_outcome_of_an_activity(patient: Patient) -> None:
+    patient.plant(
+        "INSERT INTO history SELECT run_id, 5, 3, type, time, data, flags, fence"
+        " FROM history WHERE run_id = :run AND type = 'ActivityTaskCompleted'",
+        "sleeping",
+    )
+
+
+@fault(Check.ATTEMPTS, "retried")
+def missing_attempt(patient: Patient) -> None:
+    patient.plant("DELETE FROM attempts WHERE run_id = :run AND attempt = 2", "retried")
+
+
+@fault(Check.ATTEMPTS, "retried")
+def more_attempts_than_the_policy_allows(patient: Patient) -> None:
+    patient.plant(
+        "INSERT INTO attempts SELECT run_id, scheduled_event_id, 4, activity_type,"
+        " state, due_at, started_at, closed_at, failure, worker_id FROM attempts"
+        " WHERE run_id = :run AND attempt = 3",
+        "retried",
+    )
+
+
+@fault(Check.ATTEMPTS, "retried")
+def open_attempt_before_the_last(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE attempts SET state = 'started' WHERE run_id = :run AND attempt = 1",
+        "retried",
+    )
+
+
+@fault(Check.TIMES)
+def time_that_falls(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE history SET time = 5 WHERE run_id = :run AND event_id = :last",
+        "added",
+    )
+
+
+@fault(Check.CANCEL, "cancelled")
+def cancelled_though_nobody_asked(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE history SET type = 'MarkerRecorded', data = :a WHERE run_id = :run"
+        " AND type = 'WorkflowExecutionCancelRequested'",
+        "cancelled",
+        MARKER,
+    )
+
+
+@fault(Check.CANCEL, "cancelled")
+def message_that_was_delivered_already(patient: Patient) -> None:
+    patient.plant(
+        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
+        " SELECT run_id, 'cancel', data ->> 'request_id', data, time FROM history"
+        " WHERE run_id = :run AND type = 'WorkflowExecutionCancelRequested'",
+        "cancelled",
+    )
+
+
+@fault(Check.PAYLOADS)
+def data_of_a_wrong_shape(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE history SET data = '{}' WHERE run_id = :run AND event_id = 2", "added"
+    )
+
+
+@fault(Check.PAYLOADS)
+def type_that_nobody_knows(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE history SET type = 'Sabotaged' WHERE run_id = :run AND event_id = 2",
+        "added",
+    )
+
+
+@fault(Check.PAYLOADS)
+def encoding_that_is_not_allowed(patient: Patient) -> None:
+    patient.plant(
+        'UPDATE history SET data = \'{"result": {"encoding": "pickle", "data": ""}}\''
+        " WHERE run_id = :run AND event_id = :last",
+        "added",
+    )
+
+
+@fault(Check.PAYLOADS)
+def value_beyond_the_limit(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE history SET data = :a WHERE run_id = :run AND event_id = :last",
+        "added",
+        '{"result": {"json": "%s"}}' % ("x" * 2**21),
+    )
+
+
+@fault(Check.PAYLOADS, "retried")
+def failure_that_cannot_be_read(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE attempts SET failure = 'lost' WHERE run_id = :run AND attempt = 1",
+        "retried",
+    )
+
+
+@fault(Check.ROWS)
+def row_of_another_workflow(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET workflow_type = 'x' WHERE run_id = :run", "added")
+
+
+@fault(Check.ROWS)
+def row_that_started_at_another_time(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET started_at = 5 WHERE run_id = :run", "added")
+
+
+@fault(Check.ROWS)
+def attempt_of_no_activity(patient: Patient) -> None:
+    patient.plant(
+        "INSERT INTO attempts VALUES (:run, 1, 1, 'x', 'failed', 1, 1, 1, NULL, NULL)",
+        "added",
+    )
+
+
+@fault(Check.ROWS, "retried")
+def attempt_open_after_the_outcome(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE attempts SET state = 'started' WHERE run_id = :run AND attempt = 3",
+        "retried",
+    )
+
+
+@fault(Check.ROWS)
+def message_for_a_closed_run(patient: Patient) -> None:
+    patient.mail("added", "r1", created_at=1)
+
+
+@fault(Check.WAITING, "hanging")
+def activity_that_nobody_looks_after(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET is_active = 0 WHERE run_id = :run", "hanging")
+
+
+@fault(Check.WAITING, "sleeping")
+def run_that_waits_for_nothing(patient: Patient) -> None:
+    patient.plant(
+        "DELETE FROM history WHERE run_id = :run AND type = 'TimerStarted'", "sleeping"
+    )
+    patient.plant("UPDATE runs SET wake_at = NULL WHERE run_id = :run", "sleeping")
+
+
+@fault(Check.LOST_WAKE_UP, "sleeping")
+def timer_without_a_wake_up(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET wake_at = NULL WHERE run_id = :run", "sleeping")
+
+
+@fault(Check.LOST_WAKE_UP, "sleeping")
+def wake_up_after_the_timer(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE runs SET wake_at = wake_at + 1 WHERE run_id = :run", "sleeping"
+    )
+
+
+@fault(Check.LOST_WAKE_UP, "hanging")
+def outcome_that_no_task_takes(patient: Patient) -> None:
+    patient.append(
+        "hanging",
+        "ActivityTaskCompleted",
+        '{"scheduled_event_id": 2, "result": {}, "attempt": 1, "started_at": 1}',
+        task=0,
+    )
+    patient.plant("UPDATE runs SET is_active = 0 WHERE run_id = :run", "hanging")
+
+
+@fault(Check.LOST_WAKE_UP, "sleeping")
+def mail_that_its_worker_ignores(patient: Patient) -> None:
+    patient.own("sleeping", "w1")
+    patient.mail("sleeping", "r1", created_at=SystemClock().now() - HOUR)
+
+
+@fault(Check.LEASES)
+def closed_run_with_an_owner(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET owner = 'w1' WHERE run_id = :run", "added")
+
+
+@fault(Check.LEASES)
+def closed_run_with_a_wake_up(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET wake_at = 1 WHERE run_id = :run", "added")
+
+
+@fault(Check.LEASES)
+def closed_run_that_is_active(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET is_active = 1 WHERE run_id = :run", "added")
+
+
+@fault(Check.LEASES, "sleeping")
+def owner_without_a_row(patient: Patient) -> None:
+    patient.plant("UPDATE runs SET owner = 'w1' WHERE run_id = :run", "sleeping")
+
+
+@pytest.mark.parametrize(
+    ("check", "workflow_id", "planting"),
+    [fault[1:] for fault in FAULTS],
+    ids=[fault[0] for fault in FAULTS],
+)
+async def test_planted_fault_is_the_only_finding(
+    check: Check, workflow_id: str, planting: Planting, patient: Patient
+) -> None:
+    planting(patient)
+
+    (finding,) = await patient.examine()
+
+    assert finding.check is check
+    assert finding.run is not None
+    assert finding.run.workflow_id == workflow_id
+    assert finding.run.run_id == patient.run_id(workflow_id)
+    assert finding.message
+
+
+async def test_overdue_run_of_a_living_worker_has_lost_its_wake_up(
+    patient: Patient,
+) -> None:
+    patient.own("sleeping", "w1")
+    patient.own("hanging", "w2")
+
+    (finding,) = await patient.examine(hours_ahead=2)
+
+    assert finding.check is Check.LOST_WAKE_UP
+    assert re.search(r"36\d\d s ago", finding.message)
+
+
+async def test_dead_worker_beside_living_ones_is_a_fault(patient: Patient) -> None:
+    patient.own("sleeping", "dead", lease_hours=-1)
+    patient.own("hanging", "alive")
+
+    (finding,) = await patient.examine()
+
+    assert (finding.check, finding.run) == (Check.LEASES, None)
+    assert "'dead'" in finding.message
+    assert "1 open run" in finding.message
+
+
+async def test_dead_worker_alone_is_no_fault_of_the_database(patient: Patient) -> None:
+    patient.own("sleeping", "dead", lease_hours=-1)
+    patient.own("hanging", "dead too", lease_hours=-1)
+
+    findings = await patient.examine()
+
+    assert [finding.check for finding in findings] == [Check.EXPIRED_LEASE] * 2
+
+
+async def test_two_open_runs_of_one_id_are_found(patient: Patient) -> None:
+    # The unique key forbids it, so it takes a row that the key does not see.
+    patient.plant("UPDATE runs SET open_key = NULL WHERE run_id = :run", "sleeping")
+    async with Engine(patient.url, definitions=[add, sleeping]) as engine:
+        await engine.start(sleeping(), id="sleeping")
+        await wait_until(engine, "sleeping", "TimerStarted")
+
+    (finding,) = await patient.examine()
+
+    assert finding.check is Check.UNIQUE
+
+
+async def test_two_runs_of_one_request_are_found(patient: Patient) -> None:
+    # The table is made anew without its unique keys.
+    for statement in (
+        "CREATE TABLE unkeyed AS SELECT * FROM runs",
+        "DROP TABLE runs",
+        "ALTER TABLE unkeyed RENAME TO runs",
+        "UPDATE runs SET request_id = 'r1' WHERE workflow_id IN ('added', 'failed')",
+        "UPDATE history SET data = json_set(data, '$.request_id', 'r1')"
+        " WHERE event_id = 1",
+        "UPDATE history SET data = json_set(data, '$.request_id', run_id)"
+        " WHERE event_id = 1 AND run_id NOT IN"
+        " (SELECT run_id FROM runs WHERE request_id = 'r1')",
+    ):
+        patient.execute(statement)
+
+    (finding,) = await patient.examine()
+
+    assert finding.check is Check.UNIQUE
+    assert "'r1'" in finding.message
+
+
+# --- what is no fault of the database -------------------------------------------------
+
+
+async def test_stuck_run_is_named_with_its_reason(patient: Patient) -> None:
+    async with Engine(patient.url, definitions=[buggy]) as engine:
+        handle = await engine.start(buggy(), id="stuck")
+        with pytest.raises(Exception, match="stuck"):
+            await handle.result()
+
+    (finding,) = await patient.examine()
+
+    assert finding.check is Check.STUCK
+    assert finding.run is not None
+    assert finding.run.workflow_id == "stuck"
+    assert "IndexError: list index out of range" in finding.message
+
+
+async def test_run_that_waits_for_what_only_a_cancel_brings_is_named(
+    tmp_path: Path,
+) -> None:
+    patient = Patient(tmp_path / "forever.db")
+    async with Engine(patient.url, definitions=[forever]) as engine:
+        await engine.start(forever(), id="forever")
+
+        (finding,) = await patient.examine()
+
+    assert finding.check is Check.WAITING
+
+
+async def test_due_runs_without_any_worker_are_counted(patient: Patient) -> None:
+    findings = await patient.examine(hours_ahead=2)
+
+    assert [(finding.check, finding.run) for finding in findings] == [
+        (Check.NO_WORKER, None),
+        (Check.NO_WORKER, None),
+    ]
+    assert "1 run of 'doctor_hanging'" in findings[0].message
+    assert all("no worker serves it" in finding.message for finding in findings)
+
+
+async def test_runs_that_no_worker_of_their_queue_knows_are_counted(
+    patient: Patient,
+) -> None:
+    patient.add_worker("w1", lease_hours=9)
+
+    findings = await patient.examine(hours_ahead=0.1)
+
+    assert [finding.check for finding in findings] == [Check.NO_WORKER] * 2
+    assert all("knows that workflow" in finding.message for finding in findings)
+
+
+def test_sqlite_of_the_wal_reset_bug_matters_to_several_workers_only() -> None:
+    assert list(find_sqlite_bug((3, 40, 1), 1)) == []
+    assert list(find_sqlite_bug((3, 51, 3), 2)) == []
+    assert list(find_sqlite_bug(None, 2)) == []
+    (finding,) = find_sqlite_bug((3, 40, 1), 2)
+    assert finding.check is Check.SQLITE_VERSION
+    assert finding.check.is_notice
+    assert "3.40.1" in finding.message
+
+
+def test_package_of_the_same_import_name_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(find_package_clash()) == []
+    installed = tmp_path / "durable_rules-2.0.28.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: durable-rules\nVersion: 2.0.28\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+
+    (finding,) = find_package_clash()
+
+    assert finding.check is Check.PACKAGE_CLASH
+    assert "2.0.28" in finding.message
+
+
+class Checked:
+    """A store that can also examine its file."""
+
+    def __init__(self, store: Store, answer: Sequence[str]) -> None:
+        self._store = store
+        self._answer = answer
+
+    async def check_integrity(self) -> Sequence[str]:
+        return self._answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+async def test_what_the_database_finds_wrong_with_itself_is_passed_on() -> None:
+    inner = connect("memory://")
+    await inner.open()
+    store: Any = Checked(inner, ["row 3 missing from index runs_due"])
+    assert isinstance(store, IntegrityChecking)
+
+    findings = [finding async for finding in examine(store)]
+    await inner.close()
+
+    assert [finding.check for finding in findings] == [Check.INTEGRITY]
+
+
+# --- pages ----------------------------------------------------------------------------
+
+
+class Listing:
+    """The listing of a store, with runs at the given instants."""
+
+    def __init__(self, instants: Sequence[int]) -> None:
+        self.asked = 0
+        self.runs = sorted(
+            ((instant, f"run-{number}") for number, instant in enumerate(instants)),
+            reverse=True,
+        )
+
+    async def list_runs(self, namespace: str, where: RunFilter) -> list[Any]:
+        self.asked += 1
+        assert self.asked < 100, "the pages never end"
+        before = where.started_before
+        listed = [run for run in self.runs if before is None or run[0] < before]
+        return [Started(*run) for run in listed[: where.limit]]
+
+
+class Started:
+    def __init__(self, started_at: int, run_id: str) -> None:
+        self.started_at = started_at
+        self.run_id = run_id
+
+
+async def pages_of(store: Any, size: int) -> AsyncIterator[list[RunRecord]]:
+    async for page in read_pages(store, "default", RunFilter(), size=size):
+        yield page
+
+
+@pytest.mark.parametrize(
+    "instants",
+    [
+        [],
+        [1],
+        [1, 2, 3, 4, 5, 6],
+        [1, 1, 1, 2, 2, 3],
+        [5, 5, 4, 4, 3, 3, 2, 2],
+        [7] * 3,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [3, 4, 5])
+async def test_pages_hold_each_run_once(instants: list[int], size: int) -> None:
+    listing = Listing(instants)
+
+    found = [run.run_id async for page in pages_of(listing, size) for run in page]
+
+    assert found == [run_id for _, run_id in listing.runs]
+
+
+async def test_more_runs_of_one_instant_than_a_page_holds_do_not_stop_the_rest() -> (
+    None
+):
+    found = [run async for page in pages_of(Listing([9] * 8 + [1]), 3) for run in page]
+
+    assert len(found) == 4
+    assert found[-1].started_at == 1
