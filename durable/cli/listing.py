@@ -31,7 +31,9 @@ _HEADINGS = ("STATUS", "WORKFLOW ID", "WORKFLOW", "STARTED", "RUN ID")
     type=click.Choice([status.value for status in RunStatus]),
     help="Only runs of this status.",
 )
-@click.option("--type", "workflow_type", metavar="NAME", help="Only runs of a workflow.")
+@click.option(
+    "--type", "workflow_type", metavar="NAME", help="Only runs of a workflow."
+)
 @click.option("--id", "workflow_id", metavar="ID", help="Only runs of a workflow id.")
 @click.option("--stuck/--not-stuck", default=None, help="Only parked runs, or none.")
 @click.option(
@@ -51,6 +53,7 @@ _HEADINGS = ("STATUS", "WORKFLOW ID", "WORKFLOW", "STARTED", "RUN ID")
 @pass_session
 def list_runs(
     session: Session,
+    /,
     *,
     status: str | None,
     workflow_type: str | None,

@@ -59,7 +59,9 @@ _START_OPTIONS: Final = (
     ),
     click.option("--queue", metavar="NAME", help="The task queue of the run."),
     click.option("--request-id", metavar="ID", help="Your idempotency key."),
-    click.option("--run-timeout", metavar="SPAN", help='The longest it may take: "2h".'),
+    click.option(
+        "--run-timeout", metavar="SPAN", help='The longest it may take: "2h".'
+    ),
 )
 
 
@@ -70,7 +72,7 @@ def _start_options(command: F) -> F:
 
 
 def _how(
-    id: str | None,  # noqa: A002 - the option's own name
+    id: str | None,
     on_conflict: str,
     id_reuse: str,
     request_id: str | None,
@@ -95,6 +97,7 @@ def _how(
 @pass_session
 def run(
     session: Session,
+    /,
     *,
     target: str,
     given: str | None,
@@ -124,7 +127,7 @@ async def _run(
     session: Session,
     call: WorkflowCall[Any],
     queue: str | None,
-    timeout: str | None,  # noqa: ASYNC109 - the command's own option
+    timeout: str | None,
     how: dict[str, Any],
 ) -> tuple[Handle[Any], Any]:
     task_queue = queue or call.definition.task_queue or "default"
@@ -147,7 +150,7 @@ async def _run(
 async def handle_result(
     handle: Handle[Any],
     plain: Handle[Any],
-    timeout: str | None,  # noqa: ASYNC109 - the command's own option
+    timeout: str | None,
 ) -> Any:
     """Wait by one handle, which hears of the end at once, and read by the other."""
     await handle.result(timeout=timeout)
@@ -160,7 +163,13 @@ async def handle_result(
 @standard_options
 @pass_session
 def start(
-    session: Session, *, target: str, given: str | None, queue: str | None, **how: Any
+    session: Session,
+    /,
+    *,
+    target: str,
+    given: str | None,
+    queue: str | None,
+    **how: Any,
 ) -> None:
     """Start a workflow for workers to run, and print its workflow id.
 
@@ -192,7 +201,5 @@ async def _start(
     async with Engine(
         session.database_url, namespace=session.namespace, worker=False
     ) as engine:
-        handle: Handle[Any] = await engine.start(
-            call, *values, task_queue=queue, **how
-        )
+        handle: Handle[Any] = await engine.start(call, *values, task_queue=queue, **how)
         return handle

@@ -10,8 +10,8 @@ import click
 
 from durable.cli.connection import open_client
 from durable.cli.output import (
-    escape_json,
     is_colored,
+    to_json,
     width_of,
     write_json,
     write_line,
@@ -61,6 +61,7 @@ async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read
 @pass_session
 def show(
     session: Session,
+    /,
     *,
     workflow_id: str,
     run_id: str | None,
@@ -110,7 +111,7 @@ def show(
 @standard_options
 @pass_session
 def history(
-    session: Session, *, workflow_id: str, run_id: str | None, payloads: bool
+    session: Session, /, *, workflow_id: str, run_id: str | None, payloads: bool
 ) -> None:
     """Print a run's recorded events, one a line.
 
@@ -122,6 +123,6 @@ def history(
         if session.is_json:
             write_json(view)
         else:
-            data = escape_json(_text(view["data"]))
+            data = to_json(view["data"])
             task = f"task {row[2]}" if row[2] else "-"
             write_line(f"{row[1]:>5}  {task:<9} {instant(row[4])}  {row[3]}  {data}")

@@ -26,7 +26,7 @@ from durable.client.handle import Handle
 @standard_options
 @pass_session
 def cancel(
-    session: Session, *, workflow_id: str, run_id: str | None, reason: str
+    session: Session, /, *, workflow_id: str, run_id: str | None, reason: str
 ) -> None:
     """Ask a run to stop: its code hears of it once, and may clean up.
 
@@ -44,7 +44,7 @@ def cancel(
 @standard_options
 @pass_session
 def terminate(
-    session: Session, *, workflow_id: str, run_id: str | None, reason: str
+    session: Session, /, *, workflow_id: str, run_id: str | None, reason: str
 ) -> None:
     """End a run at once; none of its code runs any more, not even to clean up."""
     handle = _stop(session, workflow_id, run_id, lambda found: found.terminate(reason))

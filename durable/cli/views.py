@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import msgspec
 
@@ -117,42 +116,40 @@ _MAPPING: Final = frozenset({"memo", "details"})
 
 def _hide(data: Any) -> Any:
     """Replace every payload within an event's data."""
-    if isinstance(data, list):
-        return [_hide(item) for item in _items(data)]
-    if not isinstance(data, dict):
+    if _is_list(data):
+        return [_hide(item) for item in data]
+    if not _is_mapping(data):
         return data
     hidden: dict[str, Any] = {}
-    for name, value in _fields(data):
-        if name in _ONE and isinstance(value, dict):
+    for name, value in data.items():
+        if name in _ONE and _is_mapping(value):
             hidden[name] = _size(value)
-        elif name in _LIST and isinstance(value, list):
-            hidden[name] = [_size(item) for item in _items(value)]
-        elif name in _MAPPING and isinstance(value, dict):
-            hidden[name] = {key: _size(item) for key, item in _fields(value)}
+        elif name in _LIST and _is_list(value):
+            hidden[name] = [_size(item) for item in value]
+        elif name in _MAPPING and _is_mapping(value):
+            hidden[name] = {key: _size(item) for key, item in value.items()}
         else:
             hidden[name] = _hide(value)
     return hidden
 
 
-def _items(value: Sequence[Any]) -> Sequence[Any]:
-    return value
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
-def _fields(value: dict[str, Any]) -> list[tuple[str, Any]]:
-    return list(value.items())
+def _is_mapping(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
-def _size(payload: Any) -> Any:
-    if not isinstance(payload, dict):
-        return None
-    fields = dict(_fields(payload))
+def _size(payload: Any) -> dict[str, Any]:
+    fields = payload if _is_mapping(payload) else {}
     encoding = fields.get("encoding", JSON_PLAIN)
-    value = fields.get("json") if encoding == JSON_PLAIN else fields.get("data", "")
-    return {
-        HIDDEN: True,
-        "encoding": encoding,
-        "size": len(msgspec.json.encode(value)),
-    }
+    if encoding == JSON_PLAIN:
+        size = len(msgspec.json.encode(fields.get("json")))
+    else:
+        text = str(fields.get("data", ""))  # base64
+        size = len(text) * 3 // 4 - text.count("=")
+    return {HIDDEN: True, "encoding": encoding, "size": size}
 
 
 def _instant(microseconds: int | None) -> Any:

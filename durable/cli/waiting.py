@@ -27,7 +27,7 @@ from durable.client.handle import Handle
 @standard_options
 @pass_session
 def result(
-    session: Session, *, workflow_id: str, run_id: str | None, timeout: str | None
+    session: Session, /, *, workflow_id: str, run_id: str | None, timeout: str | None
 ) -> None:
     """Wait for a run to end and print its result, as JSON."""
 

@@ -73,6 +73,7 @@ _log: Final = logging.getLogger("durable.cli")
 @pass_session
 def worker(
     session: Session,
+    /,
     *,
     modules: tuple[str, ...],
     queues: tuple[str, ...],

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 import msgspec
@@ -54,7 +54,7 @@ async def examine(
     namespace: str = "default",
     sqlite_version: tuple[int, ...] | None = None,
     settle: float = _SETTLE_SECONDS,
-) -> AsyncIterator[Finding]:
+) -> AsyncGenerator[Finding]:
     """Check everything that this release keeps in a database, and yield what is wrong.
 
     Args:
@@ -86,7 +86,7 @@ async def examine(
 
 async def read_pages(
     store: Store, namespace: str, where: RunFilter, *, size: int = limits.LIST_PAGE_MAX
-) -> AsyncIterator[list[RunRecord]]:
+) -> AsyncGenerator[list[RunRecord]]:
     """Read all runs of a listing, newest first, page by page; each run once.
 
     `where.limit` is not looked at. Of runs that started within one microsecond at most
@@ -127,7 +127,7 @@ class _Survey:
         self._unclaimed: Counter[tuple[str, str, str]] = Counter()
         self.owned: Counter[str] = Counter()
 
-    async def examine_page(self, page: list[RunRecord]) -> AsyncIterator[Finding]:
+    async def examine_page(self, page: list[RunRecord]) -> AsyncGenerator[Finding]:
         run_ids = [record.run_id for record in page]
         while run_ids:
             batch, run_ids = run_ids[: self._batch], run_ids[self._batch :]

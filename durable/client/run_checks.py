@@ -181,7 +181,7 @@ def _check_payloads(
         # Plain JSON, the usual case, is written without a label; do not walk it.
         if '"encoding"' not in row[5] and len(row[5]) <= limits.PAYLOAD_BYTES_MAX:
             continue
-        for payload in _payloads(event.attributes):
+        for payload in payloads_of(event.attributes):
             if payload.encoding not in _ENCODINGS:
                 yield (
                     Check.PAYLOADS,
@@ -195,17 +195,17 @@ def _check_payloads(
                 )
 
 
-def _payloads(value: Any) -> Iterator[Payload]:
+def payloads_of(value: Any) -> Iterator[Payload]:
     if isinstance(value, Payload):
         yield value
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
-            yield from _payloads(getattr(value, field))
+            yield from payloads_of(getattr(value, field))
     elif isinstance(value, tuple | list):
         for item in value:  # pyright: ignore[reportUnknownVariableType]  # of any type
-            yield from _payloads(item)
+            yield from payloads_of(item)
     elif isinstance(value, dict):
-        yield from _payloads(list(value.values()))  # pyright: ignore[reportUnknownArgumentType]  # of any type
+        yield from payloads_of(list(value.values()))  # pyright: ignore[reportUnknownArgumentType]  # of any type
 
 
 def _check_status(record: RunRecord, state: RunState) -> Iterator[_Breach]:

@@ -49,6 +49,8 @@ def _encode_extra(value: Any) -> Any:
 
 def _decode_extra(hint: Any, data: Any) -> Any:
     """Decode what `_encode_extra` wrote, by the annotated type."""
+    if hint is object:
+        return data
     pydantic = sys.modules.get("pydantic")
     if pydantic is not None and issubclass(hint, pydantic.BaseModel):
         return hint.model_validate_json(msgspec.json.encode(data))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable.store import statements
 from durable.store.policies import allows_every_reuse
+from durable.store.records import RunStatus
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         StartRun,
     )
 
+RUNNING: Final = RunStatus.RUNNING.value
+
 # Larger texts take longer to prepare than they save.
 _ROWS_PER_STATEMENT: Final = (64, 16, 4, 1)
 # Lists of ids are cheap to prepare; 32,766 is SQLite's limit on parameters.
@@ -34,24 +37,35 @@ _RUN_COLUMNS: Final = ", ".join(statements.RUN_FIELDS)
 
 
 class _Rows:
-    """One statement with a list of rows, in every size."""
+    """One statement with a list of rows, in every size.
+
+    Values that all rows share are bound once, before or after the rows: binding is what
+    costs most. None and booleans cost most of all, as the driver looks for an adapter.
+    """
 
     def __init__(self, before: str, width: int, after: str = "") -> None:
         row = f"({', '.join('?' * width)})"
-        self._width = width
         self._texts = [
-            (size * width, f"{before} {', '.join([row] * size)}{after}")
+            (size * width, f"{before} (VALUES {', '.join([row] * size)}){after}")
             for size in _ROWS_PER_STATEMENT
         ]
 
-    def execute(self, cursor: sqlite3.Cursor, values: list[Any]) -> int:
+    def execute(
+        self,
+        cursor: sqlite3.Cursor,
+        values: list[Any],
+        *,
+        before: Sequence[Any] = (),
+        after: Sequence[Any] = (),
+    ) -> int:
         """Execute with the flat values of any number of rows; count the changed."""
         changed = 0
         place = 0
         left = len(values)
         for size, text in self._texts:
             while left >= size:
-                cursor.execute(text, values[place : place + size])
+                chunk = values[place : place + size]
+                cursor.execute(text, [*before, *chunk, *after])
                 changed += cursor.rowcount
                 place += size
                 left -= size
@@ -83,38 +97,53 @@ class _Ids:
         return rows
 
 
-_INSERT_RUNS: Final = _Rows(f"INSERT INTO runs ({_RUN_COLUMNS}, open_key) VALUES", 20)
+_INSERT_RUNS: Final = _Rows(
+    f"INSERT INTO runs ({_RUN_COLUMNS}, open_key) SELECT * FROM", 20
+)
+# Nearly every run begins as the first of its chain, open, and with nothing to wait for.
+_INSERT_PLAIN_RUNS: Final = _Rows(
+    "INSERT INTO runs (namespace, workflow_type, task_queue, owner, is_active,"
+    " version, status, run_id, first_run_id, root_run_id, workflow_id, open_key,"
+    " request_id, started_at)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, column1, column1, column1, column2, column2,"
+    " column3, column4 FROM",
+    4,
+)
 _INSERT_HISTORY: Final = _Rows(
     "INSERT INTO history"
-    " (run_id, event_id, task_number, type, time, data, flags, fence) VALUES",
-    8,
+    " (fence, run_id, event_id, task_number, type, time, data, flags)"
+    " SELECT ?, * FROM",
+    7,
 )
 _CLOSE_RUNS: Final = _Rows(
     "UPDATE runs SET status = new.column2, closed_at = new.column3, owner = NULL,"
-    " is_active = 0, wake_at = NULL, stuck = NULL, open_key = NULL FROM (VALUES",
-    4,
-    ") AS new WHERE runs.run_id = new.column1 AND runs.owner = new.column4",
+    " is_active = 0, wake_at = NULL, stuck = NULL, open_key = NULL FROM",
+    3,
+    " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?",
 )
+_NO_WAKE_UP: Final = -(2**63)
 _UPDATE_RUNS: Final = _Rows(
-    "UPDATE runs SET is_active = new.column2, wake_at = new.column3, stuck = NULL"
-    " FROM (VALUES",
-    4,
-    ") AS new WHERE runs.run_id = new.column1 AND runs.owner = new.column4",
+    "UPDATE runs SET is_active = new.column2, stuck = NULL,"
+    f" wake_at = nullif(new.column3, {_NO_WAKE_UP}) FROM",
+    3,
+    " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?",
 )
 _WAKE_RUNS: Final = _Rows(
-    "UPDATE runs SET is_active = new.column2, wake_at = new.column3 FROM (VALUES",
-    4,
-    ") AS new WHERE runs.run_id = new.column1 AND runs.owner = new.column4",
+    "UPDATE runs SET is_active = new.column2,"
+    f" wake_at = nullif(new.column3, {_NO_WAKE_UP}) FROM",
+    3,
+    " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?",
 )
 _PUT_ATTEMPTS: Final = _Rows(
-    f"INSERT OR REPLACE INTO attempts ({', '.join(statements.ATTEMPT_FIELDS)}) VALUES",
+    f"INSERT OR REPLACE INTO attempts ({', '.join(statements.ATTEMPT_FIELDS)})"
+    " SELECT * FROM",
     10,
 )
 # `(run_id, sequence) IN (VALUES ...)` would walk the whole inbox.
 _DELETE_MESSAGES: Final = _Rows(
-    "DELETE FROM inbox WHERE sequence IN (SELECT inbox.sequence FROM (VALUES",
+    "DELETE FROM inbox WHERE sequence IN (SELECT inbox.sequence FROM",
     2,
-    ") AS used JOIN inbox ON inbox.sequence = used.column2"
+    " AS used JOIN inbox ON inbox.sequence = used.column2"
     " AND inbox.run_id = used.column1)",
 )
 
@@ -181,40 +210,58 @@ class SqliteHotPath:
 
     def insert_runs(self, records: Sequence[RunRecord]) -> None:
         """See `HotPath`."""
+        plain: dict[tuple[Any, ...], list[Any]] = {}
         values: list[Any] = []
         for record in records:
-            values += statements.run_values(record)
-        _INSERT_RUNS.execute(self._cursor, values)
+            if _is_plain(record):
+                shared = (
+                    record.namespace,
+                    record.workflow_type,
+                    record.task_queue,
+                    record.owner,
+                    int(record.is_active),
+                    record.version,
+                    RUNNING,
+                )
+                plain.setdefault(shared, []).extend(
+                    (
+                        record.run_id,
+                        record.workflow_id,
+                        record.request_id,
+                        record.started_at,
+                    )
+                )
+            else:
+                values += statements.run_values(record)
+        for shared, rows in plain.items():
+            _INSERT_PLAIN_RUNS.execute(self._cursor, rows, before=shared)
+        if values:
+            _INSERT_RUNS.execute(self._cursor, values)
 
     def append_history(self, parts: Iterable[tuple[Sequence[HistoryRow], int]]) -> None:
         """See `HotPath`."""
-        values: list[Any] = []
+        by_fence: dict[int, list[Any]] = {}
         for rows, fence in parts:
+            values = by_fence.setdefault(fence, [])
             for row in rows:
                 values += row
-                values.append(fence)
-        _INSERT_HISTORY.execute(self._cursor, values)
+        for fence, values in by_fence.items():
+            _INSERT_HISTORY.execute(self._cursor, values, before=(fence,))
 
     def close_runs(self, closings: Sequence[Closing], owner: str) -> int:
         """See `HotPath`."""
-        return self._change(_CLOSE_RUNS, closings, owner)
+        values = [value for closing in closings for value in closing]
+        return _CLOSE_RUNS.execute(self._cursor, values, after=(owner,))
 
     def update_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
         """See `HotPath`."""
-        return self._change(_UPDATE_RUNS, wake_ups, owner)
+        values = _wake_up_values(wake_ups)
+        return _UPDATE_RUNS.execute(self._cursor, values, after=(owner,))
 
     def wake_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
         """See `HotPath`."""
-        return self._change(_WAKE_RUNS, wake_ups, owner)
-
-    def _change(
-        self, rows: _Rows, changes: Sequence[Closing | WakeUp], owner: str
-    ) -> int:
-        values: list[Any] = []
-        for change in changes:
-            values += change
-            values.append(owner)
-        return rows.execute(self._cursor, values)
+        values = _wake_up_values(wake_ups)
+        return _WAKE_RUNS.execute(self._cursor, values, after=(owner,))
 
     def put_attempts(self, attempts: Sequence[AttemptRecord]) -> None:
         """See `HotPath`."""
@@ -229,3 +276,24 @@ class SqliteHotPath:
         for message in consumed:
             values += message
         _DELETE_MESSAGES.execute(self._cursor, values)
+
+
+def _is_plain(record: RunRecord) -> bool:
+    return (
+        record.status is RunStatus.RUNNING
+        and record.run_id == record.first_run_id == record.root_run_id
+        and record.wake_at is None
+        and record.closed_at is None
+        and record.stuck is None
+        and record.continued_from_run_id is None
+        and record.parent_workflow_id is None
+        and record.parent_run_id is None
+    )
+
+
+def _wake_up_values(wake_ups: Sequence[WakeUp]) -> list[Any]:
+    values: list[Any] = []
+    for run_id, is_active, wake_at in wake_ups:
+        wake_at = _NO_WAKE_UP if wake_at is None else wake_at
+        values += (run_id, int(is_active), wake_at)
+    return values

@@ -42,6 +42,7 @@ from durable.store.records import (
 )
 from durable.store.store import Outcome, Store
 from durable.testing.clock import VirtualClock, VirtualTime
+from durable.worker.lookout import Lookout
 from durable.worker.worker import Worker
 
 Mocks = Mapping[Any, Callable[..., Any]]
@@ -272,7 +273,7 @@ def _is_housekeeping(callback: object) -> bool:
     A worker's look for due runs is among them: it is capped, and virtual time asks
     the store itself when the next run is due.
     """
-    return isinstance(getattr(callback, "__self__", None), Worker | MemoryStore)
+    return isinstance(getattr(callback, "__self__", None), Lookout | Worker | MemoryStore)
 
 
 # --- the store -------------------------------------------------------------------------

@@ -485,9 +485,17 @@ class ActivityTasks:
         attempt.task.cancel()
 
     def forget(self, run: LiveRun) -> None:
-        """Stop the activities of a run that is closed or no longer ours."""
+        """Stop the activities of a run that is closed or no longer ours.
+
+        Those that a closed run has abandoned go on, unheard.
+        """
         for attempt in [*run.attempts.values(), *run.backoffs.values()]:
             self._end(attempt)
+            if (
+                run.is_closed
+                and attempt.scheduled.settings.cancellation_type == "abandon"
+            ):
+                continue
             if attempt.stop is not None:
                 attempt.stop()
             if attempt.task is not None:

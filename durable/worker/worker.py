@@ -571,6 +571,8 @@ class Worker:
         )
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        # A step that is cancelled before it begins would warn that nobody awaited it.
+        task.add_done_callback(lambda _: work.close())
 
     async def _guarded(self, work: Any) -> None:
         try:

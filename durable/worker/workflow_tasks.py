@@ -201,9 +201,7 @@ class WorkflowTasks:
         replayer = run.replayer
         if run.deadline_at is not None and now >= run.deadline_at:
             run.inputs.append(WorkflowExecutionTimedOut(run.deadline_type))
-        elif not (
-            run.inputs or replayer.unprocessed or replayer.has_due_timer(now)
-        ):
+        elif not (run.inputs or replayer.unprocessed or replayer.has_due_timer(now)):
             if run.attempt_records:
                 self._keep_inputs(run)
             return

@@ -114,7 +114,7 @@ async def _until(condition: Callable[[], bool]) -> None:
         await World.changed.wait()
 
 
-# --- workloads -------------------------------------------------------------------------
+# --- workloads ------------------------------------------------------------------------
 
 
 async def latency(directory: Path, size: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ async def recover(directory: Path, size: int) -> dict[str, Any]:
         await _until(lambda: len(World.resumed) == size)
         resumed_at = time.time()
         await _until(lambda: World.finished == size)
-        while await engine.list(status=RunStatus.RUNNING, limit=1):
+        while await engine.list(status=RunStatus.RUNNING, limit=1):  # noqa: ASYNC110 - both are asked alike
             await asyncio.sleep(0.005)
         return {"resumed_at": resumed_at, "finished_at": time.time()}
 

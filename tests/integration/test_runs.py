@@ -161,9 +161,10 @@ async def test_row_24_the_id_of_a_closed_run_is_used_again_by_policy(
             await env.execute(refuse("no"), id="bad")
         for workflow_id, allowed in (("good", after_success), ("bad", after_failure)):
             if allowed:
-                assert await env.execute(
-                    quadruple(1), id=workflow_id, id_reuse=policy
-                ) == 4
+                assert (
+                    await env.execute(quadruple(1), id=workflow_id, id_reuse=policy)
+                    == 4
+                )
             else:
                 with pytest.raises(WorkflowAlreadyStartedError):
                     await env.start(quadruple(1), id=workflow_id, id_reuse=policy)

@@ -173,16 +173,6 @@ def test_loop_that_catches_everything_gives_the_thread_back(wait: Any) -> None:
     assert len(teardown._immortal) == immortal + 1
     gc.collect()
     assert len(tries) == count
-    kept = teardown._immortal.pop()
-    kept.cr_frame.clear() if sys.version_info >= (3, 13) else _drop(kept)
-
-
-def _drop(coroutine: Any) -> None:
-    """Keep a coroutine for ever after all: dropping it would run its code."""
-    _kept.append(coroutine)
-
-
-_kept: list[Any] = []
 
 
 def test_no_warning_comes_of_cleanup_code_with_bare_coroutines() -> None:

@@ -1,0 +1,75 @@
+"""`durable doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+
+from durable.cli.connection import open_client
+from durable.cli.output import escape, is_colored, note, write_json, write_line
+from durable.cli.parameters import standard_options
+from durable.cli.session import Session, pass_session
+from durable.cli.timeline import COLORED, PLAIN
+from durable.cli.wording import Piece, Role
+from durable.client.doctor import examine
+from durable.client.run_checks import Finding
+
+
+@click.command("doctor")
+@standard_options
+@click.pass_context
+@pass_session
+def doctor(session: Session, context: click.Context) -> None:
+    """Check the database for faults, and what keeps runs from going on.
+
+    Every run's history is compared with its rows; what is wrong is read again after a
+    moment, since workers may be at work. Nothing is written. Ends with exit code 1 if
+    anything is wrong; advice alone does not count.
+    """
+    found = asyncio.run(_examine(session))
+    if not found and not session.is_json:
+        note("nothing is wrong")
+    if any(not finding.check.is_notice for finding in found):
+        context.exit(1)
+
+
+async def _examine(session: Session) -> list[Finding]:
+    version = None
+    if session.is_sqlite:
+        import sqlite3
+
+        version = sqlite3.sqlite_version_info
+    found: list[Finding] = []
+    async with open_client(session) as (_, store):
+        findings = examine(store, namespace=session.namespace, sqlite_version=version)
+        async for finding in findings:
+            found.append(finding)
+            _write(session, finding)
+    return found
+
+
+def _write(session: Session, finding: Finding) -> None:
+    if session.is_json:
+        write_json(_view(finding))
+        return
+    style = COLORED if is_colored(sys.stdout) else PLAIN
+    role: Role = "warn" if finding.check.is_notice else "bad"
+    place = ""
+    if finding.run is not None:
+        place = f"{finding.run.workflow_id} (run {finding.run.run_id}): "
+    name = style.paint(Piece(f"{finding.check.value:<14}", role))
+    write_line(f"{name}  {escape(place + finding.message)}")
+
+
+def _view(finding: Finding) -> dict[str, Any]:
+    run = finding.run
+    return {
+        "check": finding.check.value,
+        "is_notice": finding.check.is_notice,
+        "workflow_id": None if run is None else run.workflow_id,
+        "run_id": None if run is None else run.run_id,
+        "message": finding.message,
+    }

@@ -1,0 +1,86 @@
+"""`durable db`: the tables."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from durable.cli.connection import require_database
+from durable.cli.output import write_json, write_line
+from durable.cli.parameters import standard_options
+from durable.cli.reporting import mask
+from durable.cli.session import Session, pass_session
+from durable.errors import SchemaRevisionError
+from durable.store.connect import connect
+from durable.store.schema import HEAD, read_revision
+from durable.store.sqlite import SqliteDatabase
+
+
+@click.group("db")
+def db() -> None:
+    """Make, upgrade or look at the database's tables."""
+
+
+@db.command("upgrade")
+@standard_options
+@pass_session
+def upgrade(session: Session) -> None:
+    """Bring the tables to the revision of this release; make them if there are none.
+
+    Workers of the release before may keep running meanwhile.
+    """
+    session.refuse_memory()
+
+    async def open_and_close() -> None:
+        store = connect(session.database_url, migrate=True)
+        await store.open()
+        await store.close()
+
+    asyncio.run(open_and_close())
+    _write(session, HEAD)
+
+
+@db.command("current")
+@standard_options
+@pass_session
+def current(session: Session) -> None:
+    """Print the revision of the tables; exit code 7 if it is not this release's."""
+    require_database(session)
+    path = session.find_file()
+    if path is None:
+        connect(session.database_url)  # says what is wrong with the URL
+    revision = None if path is None else _read_revision(path)
+    _write(session, revision)
+    if revision != HEAD:
+        raise SchemaRevisionError(
+            f"The database is at revision {revision or 'none'}; this release needs"
+            f" {HEAD}.",
+            hint="Run 'durable db upgrade', or use the release that made it.",
+        )
+
+
+def _read_revision(path: Path) -> str | None:
+    reader = SqliteDatabase(path, migrate=False).open_reader()
+    if reader is None:
+        return None
+    try:
+        return read_revision(reader)
+    finally:
+        reader.close()
+
+
+def _write(session: Session, revision: str | None) -> None:
+    url = mask(session.database_url, session.secrets())
+    if session.is_json:
+        write_json(
+            {
+                "database": url,
+                "revision": revision,
+                "head": HEAD,
+                "is_current": revision == HEAD,
+            }
+        )
+    else:
+        write_line(f"{revision or 'none'}  {url}")

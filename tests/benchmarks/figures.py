@@ -1,0 +1,235 @@
+"""The figures: what each is, what it must reach, and what it aims at.
+
+Budgets are those of the founding design, its section 5 and its table of workloads W1 to
+W8. A figure is computed from the raw numbers of one repetition of its workload.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Raw = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the report.
+
+    Attributes:
+        key: names it in the JSON file.
+        workload: whose numbers it is computed from.
+        unit: seconds, counts and bytes are shown in fitting sizes.
+        must: the budget; None for a yardstick.
+        of: from raw numbers, with the size, to the figure.
+        more_is_better: it is a rate, not a cost.
+        beside: DBOS is measured by it too.
+    """
+
+    key: str
+    label: str
+    workload: str
+    unit: str
+    of: Callable[[Raw, int], float]
+    must: float | None = None
+    aim: float | None = None
+    more_is_better: bool = False
+    beside: bool = False
+
+    def best(self, values: list[float]) -> float:
+        return max(values) if self.more_is_better else min(values)
+
+    def over(self, value: float, budget: float) -> float:
+        """How many times over the budget a value is; up to 1 it is kept."""
+        return budget / value if self.more_is_better else value / budget
+
+
+def _key(name: str) -> Callable[[Raw, int], float]:
+    return lambda raw, size: float(raw[name])
+
+
+def _rate(raw: Raw, size: int) -> float:
+    return size / float(raw["seconds"])
+
+
+def _per_thousand(raw: Raw, size: int) -> float:
+    return float(raw["seconds"]) * 1_000 / size
+
+
+def _recovered(raw: Raw, size: int) -> float:
+    return size / (float(raw["finished_at"]) - float(raw["spawned_at"]))
+
+
+def _running_again(raw: Raw, size: int) -> float:
+    return float(raw["resumed_at"]) - float(raw["spawned_at"])
+
+
+def _replayed(raw: Raw, size: int) -> float:
+    """Without what opening and a run of no history take, measured likewise."""
+    return size / max(1e-6, float(raw["seconds"]) - float(raw["empty_seconds"]))
+
+
+FIGURES: list[Figure] = [
+    # --- yardsticks
+    Figure(
+        "commit", "one-row commit of this disk, p50", "commit", "s", _key("seconds")
+    ),
+    Figure("used", "import all that a program uses", "import", "s", _key("used")),
+    # --- without a store
+    Figure("import", "import durable", "import", "s", _key("import"), 0.100, 0.040),
+    Figure("create", "core: create a workflow", "core", "s", _key("create"), 1.2e-6),
+    Figure("core", "core: run of one activity", "core", "s", _key("run"), 5.8e-6),
+    Figure(
+        "replay_core",
+        "core: decode and replay, events/s",
+        "replay_core",
+        "/s",
+        lambda raw, size: float(raw["events"]) / float(raw["seconds"]),
+        150_000,
+        400_000,
+        more_is_better=True,
+    ),
+    Figure(
+        "memory",
+        "memory: 1,000 concurrent runs",
+        "concurrent_in_memory",
+        "s",
+        _per_thousand,
+        0.058,
+    ),
+    # --- SQLite
+    Figure(
+        "latency",
+        "W1 start to result, p50",
+        "latency",
+        "s",
+        _key("p50"),
+        0.0006,
+        0.0003,
+        beside=True,
+    ),
+    Figure(
+        "latency_in_commits",
+        "W1 the same, in one-row commits",
+        "latency",
+        "x",
+        lambda raw, size: float(raw["p50"]) / float(raw["commit"]),
+        6,
+        3,
+    ),
+    Figure(
+        "concurrent",
+        "W2 1,000 concurrent runs",
+        "concurrent",
+        "s",
+        _per_thousand,
+        0.120,
+        0.058,
+        beside=True,
+    ),
+    Figure(
+        "concurrent_rate",
+        "W2 the same, runs/s",
+        "concurrent",
+        "/s",
+        _rate,
+        8_300,
+        17_000,
+        more_is_better=True,
+    ),
+    Figure(
+        "sequential",
+        "W3 sequential activities/s",
+        "sequential",
+        "/s",
+        _rate,
+        3_000,
+        6_000,
+        more_is_better=True,
+        beside=True,
+    ),
+    Figure(
+        "sequential_growth",
+        "W3 last 200 steps over first 200",
+        "sequential",
+        "x",
+        lambda raw, size: float(raw["last"]) / float(raw["first"]),
+        1.1,
+        1.0,
+        beside=True,
+    ),
+    Figure(
+        "long_run",
+        "last step of a long run over step 100",
+        "long_run",
+        "x",
+        lambda raw, size: float(raw["last"]) / float(raw["first"]),
+        1.3,
+        1.05,
+    ),
+    Figure(
+        "fanned",
+        "W4 parallel activities/s",
+        "fanned",
+        "/s",
+        _rate,
+        15_000,
+        25_000,
+        more_is_better=True,
+        beside=True,
+    ),
+    Figure(
+        "running_again",
+        "1,000 killed runs running again",
+        "recover",
+        "s",
+        _running_again,
+        1.0,
+        0.3,
+        beside=True,
+    ),
+    Figure(
+        "recovered",
+        "W6 killed runs finished/s",
+        "recover",
+        "/s",
+        _recovered,
+        1_000,
+        5_000,
+        more_is_better=True,
+        beside=True,
+    ),
+    Figure(
+        "replay",
+        "W7 cold replay from disk, activities/s",
+        "replay",
+        "/s",
+        _replayed,
+        75_000,
+        200_000,
+        more_is_better=True,
+        beside=True,
+    ),
+    Figure(
+        "sleeping",
+        "W8 100,000 sleepers, while started",
+        "sleeping",
+        "B",
+        lambda raw, size: float(raw["per_run"]) * 100_000,
+        50 * 2**20,
+        5 * 2**20,
+    ),
+    Figure(
+        "sleeping_per_run",
+        "W8 each sleeper",
+        "sleeping",
+        "B",
+        _key("per_run"),
+    ),
+    Figure(
+        "sleeping_reopened",
+        "W8 all sleepers, after a restart",
+        "sleeping",
+        "B",
+        _key("reopened"),
+    ),
+]

@@ -1,0 +1,129 @@
+"""Which workloads run, how large, how often, and in which order."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.children import killed_child, run_child
+
+CORE, DURABLE, DBOS = "core", "durable", "dbos"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One workload with its size at each scale, and what else it needs before.
+
+    Attributes:
+        subjects: who runs it; those that are compared take turns.
+        sizes: for the scales `tiny`, `quick`, `normal` and `full`.
+        dbos_quick: a smaller size for DBOS at the scale `quick`, to keep it quick.
+        repetitions_max: no more than this, as it takes long.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    sizes: tuple[int, int, int, int]
+    dbos_quick: int = 0
+    repetitions_max: int = 100
+
+    def size(self, subject: str, scale: str) -> int:
+        if subject == DBOS and scale == "quick":
+            return self.dbos_quick
+        return self.sizes[SCALES.index(scale)]
+
+
+SCALES = ("tiny", "quick", "normal", "full")
+BOTH = (DURABLE, DBOS)
+WORKLOADS = [
+    Workload("commit", (CORE,), (20, 500, 1_000, 1_000)),
+    Workload("import", (CORE,), (1, 1, 1, 1)),
+    Workload("core", (CORE,), (10, 1_000, 2_000, 2_000)),
+    Workload("replay_core", (CORE,), (20, 2_000, 5_000, 5_000)),
+    Workload("concurrent_in_memory", (DURABLE,), (20, 1_000, 1_000, 1_000)),
+    Workload("latency", BOTH, (5, 200, 300, 300), dbos_quick=50),
+    Workload("concurrent", BOTH, (20, 1_000, 1_000, 1_000), dbos_quick=100),
+    Workload("sequential", BOTH, (20, 1_000, 1_000, 1_000), dbos_quick=200),
+    Workload("fanned", BOTH, (20, 1_000, 1_000, 1_000), dbos_quick=200),
+    Workload("recover", BOTH, (5, 1_000, 1_000, 1_000), dbos_quick=20),
+    Workload("replay", BOTH, (20, 5_000, 10_000, 20_000), dbos_quick=200),
+    Workload("long_run", (DURABLE,), (50, 2_000, 10_000, 100_000), repetitions_max=2),
+    Workload("sleeping", (DURABLE,), (20, 2_000, 10_000, 100_000), repetitions_max=2),
+]
+# Replaying grows dearer for DBOS with the square of the length: ten thousand steps
+# would take minutes to prepare, so its history is as long as its W7 was.
+_DBOS_REPLAY_MAX = 1_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The raw numbers of one repetition."""
+
+    workload: str
+    subject: str
+    size: int
+    raw: dict[str, Any]
+
+
+def run_all(
+    *,
+    scale: str,
+    repetitions: int,
+    subjects: set[str],
+    only: set[str],
+    directory: Path | None,
+    say: Callable[[str], None],
+) -> list[Sample]:
+    """Run every workload in fresh processes, the subjects taking turns."""
+    samples = []
+    for workload in WORKLOADS:
+        if only and workload.name not in only:
+            continue
+        for number in range(min(repetitions, workload.repetitions_max)):
+            for subject in workload.subjects:
+                if subject not in subjects:
+                    continue
+                if number and subject == DBOS and scale == "quick":
+                    continue  # its processes alone would take half a minute
+                size = workload.size(subject, scale)
+                if subject == DBOS and workload.name == "replay":
+                    size = min(size, _DBOS_REPLAY_MAX)
+                say(f"{workload.name}: {subject}, {size:,} ({number + 1})")
+                samples.append(_run(workload.name, subject, size, directory))
+    return samples
+
+
+def _run(name: str, subject: str, size: int, parent: Path | None) -> Sample:
+    directory = Path(tempfile.mkdtemp(prefix="durable-bench-", dir=parent))
+    try:
+        if name == "recover":
+            raw = _killed_then(subject, "prepare_crash", "recover", directory, size)
+        elif name == "replay":
+            raw = _replay(subject, directory, size)
+        else:
+            raw = run_child(subject, name, directory, size)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return Sample(name, subject, size, raw)
+
+
+def _killed_then(
+    subject: str, prepare: str, workload: str, directory: Path, size: int
+) -> dict[str, Any]:
+    with killed_child(subject, prepare, directory, size):
+        pass
+    return run_child(subject, workload, directory, size)
+
+
+def _replay(subject: str, directory: Path, size: int) -> dict[str, Any]:
+    """Replay a long history, and an empty one for what is the same in both."""
+    seconds = []
+    for name, steps in (("empty", 0), ("long", size)):
+        (directory / name).mkdir()
+        raw = _killed_then(
+            subject, "prepare_history", "replay", directory / name, steps
+        )
+        seconds.append(raw["seconds"])
+    return {"seconds": seconds[1], "empty_seconds": seconds[0]}

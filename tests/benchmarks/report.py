@@ -1,0 +1,132 @@
+"""Tables for people, JSON for programs."""
+
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.figures import FIGURES, Figure
+from tests.benchmarks.plan import DBOS, Sample
+
+_SIZES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_BYTES = ((2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
+
+
+def summarize(samples: list[Sample]) -> list[dict[str, Any]]:
+    """Each figure with its values, best and median, and DBOS's beside it."""
+    rows = []
+    for figure in FIGURES:
+        found = [s for s in samples if s.workload == figure.workload]
+        ours = [s for s in found if s.subject != DBOS]
+        theirs = [s for s in found if s.subject == DBOS] if figure.beside else []
+        if not ours and not theirs:
+            continue
+        row: dict[str, Any] = {
+            "key": figure.key,
+            "label": figure.label,
+            "unit": figure.unit,
+            "must": figure.must,
+            "aim": figure.aim,
+            "more_is_better": figure.more_is_better,
+        }
+        row["durable"] = _summarize(figure, ours)
+        row["dbos"] = _summarize(figure, theirs)
+        if row["durable"] and figure.must is not None:
+            row["over_must"] = figure.over(row["durable"]["best"], figure.must)
+        if row["durable"] and row["dbos"]:
+            row["times_dbos"] = figure.over(row["dbos"]["best"], row["durable"]["best"])
+        rows.append(row)
+    return rows
+
+
+def _summarize(figure: Figure, samples: list[Sample]) -> dict[str, Any] | None:
+    if not samples:
+        return None
+    values = [figure.of(sample.raw, sample.size) for sample in samples]
+    return {
+        "best": figure.best(values),
+        "median": median(values),
+        "values": values,
+        "size": samples[0].size,
+    }
+
+
+def budget_table(rows: list[dict[str, Any]]) -> str:
+    table = [["figure", "must", "aim", "best", "median", "of must", "", "size"]]
+    for row in rows:
+        ours = row["durable"]
+        if ours is None:
+            continue
+        over = row.get("over_must")
+        table.append(
+            [
+                row["label"],
+                _show(row["must"], row["unit"]),
+                _show(row["aim"], row["unit"]),
+                _show(ours["best"], row["unit"]),
+                _show(ours["median"], row["unit"]),
+                "" if over is None else f"x{over:.2f}",
+                _verdict(row),
+                f"{ours['size']:,}",
+            ]
+        )
+    return _table(table)
+
+
+def dbos_table(rows: list[dict[str, Any]]) -> str:
+    table = [["workload", "durable", "dbos", "median", "median", "times", "sizes"]]
+    for row in rows:
+        ours, theirs = row["durable"], row["dbos"]
+        if ours is None or theirs is None:
+            continue
+        unit = row["unit"]
+        table.append(
+            [
+                row["label"],
+                _show(ours["best"], unit),
+                _show(theirs["best"], unit),
+                _show(ours["median"], unit),
+                _show(theirs["median"], unit),
+                f"x{row['times_dbos']:.1f}",
+                f"{ours['size']:,} / {theirs['size']:,}",
+            ]
+        )
+    return _table(table)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    over = row.get("over_must")
+    if over is None:
+        return ""
+    if over > 1:
+        return "MISS"
+    best, aim = row["durable"]["best"], row["aim"]
+    if aim is None:
+        return "kept"
+    reached = best >= aim if row["more_is_better"] else best <= aim
+    return "aim" if reached else "kept"
+
+
+def _show(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    if unit == "/s":
+        return f"{value:,.0f}/s"
+    if unit == "x":
+        return f"x{value:.2f}"
+    sizes = _BYTES if unit == "B" else _SIZES
+    fitting = [(size, name) for size, name in sizes if abs(value) >= size]
+    size, name = fitting[0] if fitting else sizes[-1]
+    return f"{value / size:,.3g} {name}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+        if number == 0:
+            lines.append("  ".join("-" * width for width in widths))
+    return "\n".join(lines)

@@ -1,0 +1,295 @@
+"""Restarts, evictions, take-overs: runs go on exactly where they were."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from durable import (
+    Engine,
+    OutcomeUnknown,
+    RetryPolicy,
+    RunStatus,
+    WorkflowFailedError,
+    activity,
+    activity_info,
+    info,
+    random,
+    sleep,
+    uuid4,
+    workflow,
+)
+from durable.client.handle import Handle
+from durable.store.connect import connect
+from durable.store.records import AttemptState
+from durable.testing.environment import TestEnvironment
+
+RAN: list[tuple[str, int]] = []
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    RAN.clear()
+
+
+@activity(name="recovery.step")
+async def step(name: str) -> str:
+    RAN.append((name, activity_info().attempt))
+    return name
+
+
+@activity(name="recovery.slow")
+async def slow(name: str) -> str:
+    RAN.append((name, activity_info().attempt))
+    await asyncio.sleep(30)
+    return name
+
+
+@workflow(name="recovery.three_days")
+async def three_days() -> list[str]:
+    found = [await step("one")]
+    await sleep("1d")
+    found.append(str(uuid4()))
+    found.append(await step("two"))
+    await sleep("1d")
+    found.append(f"{random().random():.9f}")
+    found.append(await step("three"))
+    return found
+
+
+@workflow(name="recovery.slow_work")
+async def slow_work() -> str:
+    return await slow("slow")
+
+
+@workflow(name="recovery.length")
+async def length() -> int:
+    await step("one")
+    return info().history_length
+
+
+async def test_sleeping_runs_wake_on_time_across_restarts(database: str) -> None:
+    async with TestEnvironment(database) as env:
+        await env.start(three_days(), id="w")
+        await env.sleep("1h")
+    async with TestEnvironment(database, clock=env.clock) as env:
+        await env.sleep("25h")
+    async with TestEnvironment(database, clock=env.clock) as env:
+        # Overdue by far: it fires now, once.
+        env.clock.advance("10d")
+        found = await (await env.get("w", workflow=three_days)).result()
+    assert [name for name, _ in RAN] == ["one", "two", "three"]
+    assert [found[0], found[2], found[4]] == ["one", "two", "three"]
+
+
+async def test_draws_are_the_same_with_and_without_a_restart(database: str) -> None:
+    async with TestEnvironment(database) as env:
+        run = await env.start(three_days(), id="w")
+        history = await _finish(run)
+    async with TestEnvironment(database, clock=env.clock, max_cached_runs=1) as env:
+        again = await env.get("w", workflow=three_days)
+        assert await again.result() == history
+
+
+async def _finish(run: Handle[list[str]]) -> list[str]:
+    return await run.result()
+
+
+async def test_evicted_runs_give_the_same_results_as_live_ones() -> None:
+    async with TestEnvironment(max_cached_runs=1) as env:
+        runs = [await env.start(three_days(), id=f"w{n}") for n in range(10)]
+        results = [await run.result() for run in runs]
+    assert len({tuple(result) for result in results}) == 10
+    assert len(RAN) == 30
+
+
+async def test_a_drain_keeps_what_was_finished_and_begins_nothing(
+    database: str,
+) -> None:
+    async with TestEnvironment(database, drain_timeout="60s") as env:
+        await env.start(slow_work(), id="w")
+        await env.sleep(1)
+    assert RAN == [("slow", 1)]
+    async with TestEnvironment(database, clock=env.clock) as env:
+        assert await (await env.get("w")).result() == "slow"
+    assert RAN == [("slow", 1)]
+
+
+async def test_an_attempt_cut_short_is_followed_by_the_next_number(
+    database: str,
+) -> None:
+    async with TestEnvironment(database, drain_timeout="1ms") as env:
+        await env.start(slow_work(), id="w")
+        await env.sleep(1)
+    async with TestEnvironment(database, clock=env.clock) as env:
+        run = await env.get("w")
+        assert await run.result() == "slow"
+        states = [(row.attempt, row.state) for row in await run.attempts()]
+    assert RAN == [("slow", 1), ("slow", 2)]
+    assert states == [(1, AttemptState.LOST), (2, AttemptState.COMPLETED)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"at_most_once": True}, {"retry": None}, {"retry": RetryPolicy(max_attempts=1)}],
+)
+async def test_an_attempt_in_doubt_that_may_not_run_again_raises(
+    database: str, options: dict[str, object]
+) -> None:
+    @activity(name="once", **options)  # type: ignore[call-overload]  # one of several options
+    async def once() -> None:
+        RAN.append(("once", activity_info().attempt))
+        await asyncio.sleep(30)
+
+    @workflow(name="careful")
+    async def careful() -> str:
+        try:
+            await once()
+        except OutcomeUnknown as error:
+            return f"unknown after attempt {error.attempt}"
+        return "done"
+
+    async with TestEnvironment(
+        database, definitions=[careful, once], drain_timeout="1ms"
+    ) as env:
+        await env.start(careful(), id="w")
+        await env.sleep(1)
+    async with TestEnvironment(
+        database, definitions=[careful, once], clock=env.clock
+    ) as env:
+        run = await env.get("w")
+        assert await run.result() == "unknown after attempt 1"
+    assert RAN == [("once", 1)]
+
+
+async def test_activities_that_waited_for_a_place_have_certainly_not_begun(
+    database: str,
+) -> None:
+    @activity(name="queued", retry=None)
+    async def queued(number: int) -> int:
+        RAN.append((str(number), activity_info().attempt))
+        await asyncio.sleep(10)
+        return number
+
+    @workflow(name="fan_out")
+    async def fan_out() -> list[object]:
+        return [
+            type(outcome).__name__ if isinstance(outcome, Exception) else outcome
+            for outcome in await asyncio.gather(
+                *(queued(number) for number in range(4)), return_exceptions=True
+            )
+        ]
+
+    definitions = [fan_out, queued]
+    async with TestEnvironment(
+        database, definitions=definitions, drain_timeout="1ms", max_activities=2
+    ) as env:
+        await env.start(fan_out(), id="w")
+        await env.sleep(1)
+    async with TestEnvironment(
+        database, definitions=definitions, clock=env.clock
+    ) as env:
+        result = await (await env.get("w")).result()
+    # The two that ran are in doubt; the two that waited run for the first time.
+    assert result == ["OutcomeUnknown", "OutcomeUnknown", 2, 3]
+    assert RAN == [("0", 1), ("1", 1), ("2", 1), ("3", 1)]
+
+
+async def test_a_backoff_survives_a_restart(database: str) -> None:
+    @activity(name="flaky", retry=RetryPolicy(initial_interval="1h", max_interval="1h"))
+    async def flaky() -> str:
+        attempt = activity_info().attempt
+        RAN.append(("flaky", attempt))
+        if attempt == 1:
+            raise ValueError("not yet")
+        return f"attempt {attempt}"
+
+    @workflow(name="patient")
+    async def patient() -> str:
+        return await flaky()
+
+    async with TestEnvironment(database, definitions=[patient, flaky]) as env:
+        await env.start(patient(), id="w")
+        await env.sleep("30m")
+        begun = env.clock.now()
+    async with TestEnvironment(
+        database, definitions=[patient, flaky], clock=env.clock
+    ) as env:
+        assert await (await env.get("w")).result() == "attempt 2"
+        assert 29 * 60 <= (env.clock.now() - begun) / 1_000_000 <= 31 * 60
+    assert RAN == [("flaky", 1), ("flaky", 2)]
+
+
+@pytest.fixture
+async def paused(tmp_path: Path) -> AsyncIterator[Engine]:
+    async with Engine(f"sqlite:///{tmp_path / 'two.db'}") as engine:
+        yield engine
+
+
+async def test_what_a_reaped_worker_still_writes_is_refused(tmp_path: Path) -> None:
+    """A worker that is thought dead and is not: fenced, then a new one."""
+    from durable.store.records import ReapWorkers
+
+    url = f"sqlite:///{tmp_path / 'two.db'}"
+    gate = asyncio.Event()
+
+    @activity(name="gated")
+    async def gated() -> int:
+        RAN.append(("gated", activity_info().attempt))
+        if activity_info().attempt == 1:
+            await gate.wait()
+        return activity_info().attempt
+
+    @workflow(name="fenced")
+    async def fenced() -> int:
+        return await gated()
+
+    async with Engine(url, definitions=[fenced, gated]) as zombie:
+        run = await zombie.start(fenced(), id="w")
+        while not RAN:
+            await asyncio.sleep(0)
+        workers = await zombie._store.list_workers()
+        store = connect(url)
+        await store.open()
+        reaped = await store.perform(ReapWorkers(presumed_dead=(workers[0].worker_id,)))
+        assert reaped == [workers[0].worker_id]
+        await store.close()
+        gate.set()
+        # The late result of attempt 1 is refused; the worker joins anew and goes on.
+        assert await run.result(timeout=30) == 2
+        kinds = [type(e.attributes).__name__ for e in await run.history()]
+        assert kinds.count("ActivityTaskCompleted") == 1
+        assert (await run.describe()).status is RunStatus.COMPLETED
+
+
+async def test_two_engines_share_one_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'two.db'}"
+    async with Engine(url) as worker, Engine(url, worker=False) as client:
+        run = await client.start(length(), id="w")
+        assert await run.result(timeout=30) >= 2
+        other = await client.start(slow_work(), id="c")
+        while not any(name == "slow" for name, _ in RAN):
+            await asyncio.sleep(0.001)
+        await other.cancel("from another engine")
+        with pytest.raises(WorkflowFailedError):
+            await other.result(timeout=30)
+        assert (await (await worker.get("c")).describe()).status is RunStatus.CANCELLED
+
+
+async def test_a_run_started_before_any_worker_begins_when_one_comes(
+    database: str,
+) -> None:
+    async with TestEnvironment(database, worker=False) as client:
+        await client.start(three_days(), id="w")
+    async with TestEnvironment(database, clock=client.clock) as env:
+        run = await env.get("w", workflow=three_days)
+        assert (await run.result())[0] == "one"
+        kinds = [type(e.attributes).__name__ for e in await run.history()]
+        assert kinds[:3] == [
+            "WorkflowExecutionStarted",
+            "WorkflowTaskStarted",
+            "ActivityTaskScheduled",
+        ]
