@@ -111,7 +111,7 @@ demo: setup ## Run the demonstration
 bench: setup ## Measure, beside the libraries of the bench extra
 	@$(BIN)/python -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("dbos"))' \
 	  || { echo "Installing the bench extra"; $(call install,$(VENV),bench); }
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m tests.benchmarks
 
 # The wheel is made from the sdist, which so proves to be complete, and is tried in a
 # fresh venv outside of the checkout.

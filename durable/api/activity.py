@@ -68,7 +68,7 @@ class Activity(Generic[P, R]):
         if sys.version_info >= (3, 12):
             inspect.markcoroutinefunction(self)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
         """Schedule the activity (inside a workflow) or run it (anywhere else).
 
         The coroutine raises what the activity raised, once its retries are used up.

@@ -45,7 +45,7 @@ class WorkflowOptions(TypedDict, total=False):
     park_on: tuple[type[BaseException], ...]
 
 
-class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
+class WorkflowCall(Coroutine[None, None, R_co], Generic[R_co]):
     """What to run, with which arguments: a value that an engine starts."""
 
     __slots__ = ("definition", "input")
@@ -61,7 +61,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
             hint=f"Give it to an engine: await engine.execute({name}(...)).",
         )
 
-    def __await__(self) -> Generator[Any, Any, R_co]:
+    def __await__(self) -> Generator[None, None, R_co]:
         """Refuse: an engine runs workflows."""
         self._refuse()
 

@@ -63,6 +63,8 @@ STATUS_ROLES: Final[dict[str, Role]] = {
 }
 
 _CAUSES_MAX: Final = 5
+# What happened, before more about it; longer texts push that to the right.
+_TEXT_WIDTH: Final = 36
 
 
 # --- the two renderings ---------------------------------------------------------------
@@ -146,7 +148,8 @@ def describe_events(
             "event_id": moment.event_id,
             "at": find_datetime(moment.time),
             "offset": (moment.time - start) / 1_000_000,
-            "text": "".join(piece.text for piece in moment.line),
+            "text": moment.text,
+            "details": moment.details,
         }
         for moment in tell(events, attempts)
     ]
@@ -187,11 +190,15 @@ def _timeline(
     times = [offset(moment.time - start) for moment in moments]
     number_width = max(len(str(events[-1].event_id)), 3)
     time_width = max(len(time) for time in times)
+    text_width = min(max(len(moment.text) for moment in moments), _TEXT_WIDTH)
     lines: list[Line] = []
     for moment, time in zip(moments, times, strict=True):
         number = "" if moment.event_id is None else str(moment.event_id)
         place = Piece(f"{number:>{number_width}}  {time:>{time_width}}  ", "dim")
         lines.append([place, *moment.line])
+        if moment.details:
+            gap = " " * max(text_width - len(moment.text), 0)
+            lines[-1].append(Piece(f"{gap}  {moment.details}", "dim"))
         if payloads:
             indent = " " * (len(place.text) + 2)
             lines += [

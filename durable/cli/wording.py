@@ -54,6 +54,7 @@ Line: TypeAlias = list[Piece]
 
 
 _MESSAGE_MAX: Final = 200
+_LIBRARY: Final = "/durable/core/"
 _Told: TypeAlias = tuple[Line, list[str], list[tuple[str, Payload]]]
 
 
@@ -160,12 +161,18 @@ def failure_text(failure: Failure) -> str:
 
 
 class Moment(NamedTuple):
-    """One line of the timeline, and the values that belong to it."""
+    """One line of the timeline: what happened, more about it, its values."""
 
     time: int
     event_id: int | None
     line: Line
+    details: str
     values: Sequence[tuple[str, Payload]] = ()
+
+    @property
+    def text(self) -> str:
+        """What happened, as plain text."""
+        return "".join(piece.text for piece in self.line)
 
 
 def tell(
@@ -210,18 +217,21 @@ class _Telling:
     # --- attempts ---------------------------------------------------------------------
 
     def attempts(self, attempts: Sequence[AttemptRecord]) -> list[Moment]:
-        """The attempts that their activity did not close with, in order of time."""
+        """The attempts that their activity did not close with, in order of time.
+
+        Those that have not begun are told of where it is said what is pending.
+        """
         moments = [
             self._attempt(row)
             for row in attempts
-            if self._outcomes.get(row.scheduled_event_id) != row.attempt
+            if row.state is not AttemptState.BACKOFF
+            and self._outcomes.get(row.scheduled_event_id) != row.attempt
         ]
         return sorted(moments, key=lambda moment: moment.time)
 
     def _attempt(self, row: AttemptRecord) -> Moment:
         time = row.closed_at or row.started_at or row.due_at
         words: dict[AttemptState, tuple[str, Role]] = {
-            AttemptState.BACKOFF: ("waits to begin", "warn"),
             AttemptState.STARTED: ("began", "plain"),
             AttemptState.COMPLETED: ("completed", "good"),
             AttemptState.FAILED: ("failed", "bad"),
@@ -239,9 +249,9 @@ class _Telling:
         details: list[str] = []
         if row.closed_at is not None and row.started_at is not None:
             details.append(f"after {span(row.closed_at - row.started_at)}")
-        if row.worker_id is not None and row.state is not AttemptState.BACKOFF:
+        if row.worker_id is not None:
             details.append(f"worker {row.worker_id}")
-        return Moment(time, None, [*line, *_details(details)])
+        return Moment(time, None, line, _joined(details))
 
     # --- events -----------------------------------------------------------------------
 
@@ -249,7 +259,7 @@ class _Telling:
         line, details, values = self._tell(event)
         if self._unseen_from is not None and event.event_id >= self._unseen_from:
             details = [*details, "not seen by the code yet"]
-        return Moment(event.time, event.event_id, [*line, *_details(details)], values)
+        return Moment(event.time, event.event_id, line, _joined(details), values)
 
     def _tell(self, event: HistoryEvent) -> _Told:
         attributes = event.attributes
@@ -259,17 +269,16 @@ class _Telling:
             case ActivityTaskCompleted():
                 line = [self._activity(attributes.scheduled_event_id)]
                 line.append(Piece(" completed", "good"))
-                details = self._outcome(event, attributes)
-                details.append(_bytes(attributes.result.size))
+                size = _bytes(attributes.result.size)
+                details = self._outcome(event, attributes, size)
                 return line, details, [("result", attributes.result)]
             case ActivityTaskFailed() | ActivityTaskTimedOut():
                 is_late = isinstance(attributes, ActivityTaskTimedOut)
                 line = [self._activity(attributes.scheduled_event_id)]
                 line.append(Piece(" timed out" if is_late else " failed", "bad"))
                 line.append(Piece(f": {failure_text(attributes.failure)}"))
-                details = self._outcome(event, attributes)
-                details.append(attributes.retry_state.replace("_", " "))
-                return line, details, []
+                why = attributes.retry_state.replace("_", " ")
+                return line, self._outcome(event, attributes, why), []
             case ActivityTaskCanceled():
                 line = [self._activity(attributes.scheduled_event_id)]
                 line.append(Piece(" cancelled", "bad"))
@@ -293,8 +302,9 @@ class _Telling:
     def _tell_scheduled(self, scheduled: ActivityTaskScheduled) -> _Told:
         line: Line = [Piece(escape(scheduled.activity_type), "strong")]
         line.append(Piece(" scheduled"))
-        details = [f"activity {scheduled.activity_id}", size_of(scheduled.input)]
-        details += _labels(scheduled.summary, scheduled.source)
+        details = _labels(scheduled.summary, "")
+        details += [f"id {scheduled.activity_id}", size_of(scheduled.input)]
+        details += _source(scheduled.source)
         values = [
             (f"argument {index}", payload)
             for index, payload in enumerate(scheduled.input, start=1)
@@ -313,13 +323,15 @@ class _Telling:
         | ActivityTaskFailed
         | ActivityTaskTimedOut
         | ActivityTaskCanceled,
+        more: str = "",
     ) -> list[str]:
-        scheduled = self._scheduled.get(outcome.scheduled_event_id)
-        details = [] if scheduled is None else [f"activity {scheduled.activity_id}"]
+        details: list[str] = []
         if outcome.attempt > 1:
             details.append(f"attempt {outcome.attempt}")
         if 0 < outcome.started_at <= event.time:
             details.append(f"took {span(event.time - outcome.started_at)}")
+        if more:
+            details.append(more)
         if outcome.identity:
             details.append(f"worker {outcome.identity}")
         return details
@@ -393,14 +405,16 @@ def _by(identity: str) -> list[str]:
 
 
 def _source(source: str) -> list[str]:
+    # A line of this library, as for a coroutine that `gather` began, helps nobody.
+    if not source or _LIBRARY in source:
+        return []
     # The last two parts of the path name the file well enough.
-    return ["at " + "/".join(source.split("/")[-2:])] if source else []
+    return ["at " + "/".join(source.split("/")[-2:])]
 
 
 def _labels(summary: str | None, source: str) -> list[str]:
     return ([repr(summary)] if summary else []) + _source(source)
 
 
-def _details(details: Iterable[str]) -> Line:
-    text = ", ".join(escape(detail) for detail in details)
-    return [Piece(f"  {text}", "dim")] if text else []
+def _joined(details: Iterable[str]) -> str:
+    return ", ".join(escape(detail) for detail in details)

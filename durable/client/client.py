@@ -183,7 +183,7 @@ class Client:
     ) -> Handle[Any]:
         workflow_id, run_id = ids
         request_id = how.request_id or run_id
-        queue = how.task_queue or (definition and definition.task_queue)
+        queue = how.task_queue or (definition.task_queue if definition else None)
         started = WorkflowExecutionStarted(
             workflow_type=name,
             input=payloads,
@@ -193,13 +193,15 @@ class Client:
             first_run_id=run_id,
             request_id=request_id,
             namespace=self.namespace,
-            run_timeout=how.run_timeout or (definition and definition.run_timeout),
+            run_timeout=how.run_timeout
+            or (definition.run_timeout if definition else None),
             execution_timeout=(
-                how.execution_timeout or (definition and definition.execution_timeout)
+                how.execution_timeout
+                or (definition.execution_timeout if definition else None)
             ),
             root_workflow_id=workflow_id,
             root_run_id=run_id,
-            version=definition and definition.version,
+            version=definition.version if definition else None,
             identity=self.identity,
             headers=headers,
             memo={

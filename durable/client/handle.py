@@ -168,7 +168,8 @@ class Handle(Generic[R_co]):
             else:
                 limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
                 terminal = await self._wait_closed_within(limit)
-        return self._result_of(terminal)
+        result: R_co = self._result_of(terminal)
+        return result
 
     async def _wait_closed_within(self, limit: float) -> Attributes:
         try:

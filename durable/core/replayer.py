@@ -124,7 +124,9 @@ class Replayer:
         except InternalError:
             raise
         except _BugError as bug:
-            return self.failed(task, TaskFailureKind.BUG, bug.error)
+            is_blocked = isinstance(bug.error, WorkflowBlockedError)
+            kind = TaskFailureKind.BLOCKED if is_blocked else TaskFailureKind.BUG
+            return self.failed(task, kind, bug.error)
         except SystemExit as error:
             return self.failed(task, TaskFailureKind.BUG, _exit_error(error))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a plain callback of workflow code raised

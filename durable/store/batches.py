@@ -22,8 +22,16 @@ from durable.store.records import (
 from durable.store.submission import is_fenced
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from durable.store.database import Closing, WakeUp
-    from durable.store.records import AttemptRecord, HistoryRow, Operation
+    from durable.store.records import (
+        AttemptRecord,
+        HistoryRow,
+        MessageRecord,
+        Operation,
+        RunRecord,
+    )
     from durable.store.transaction import Transaction
 
 Hot: TypeAlias = StartRun | CommitTask | RecordAttempts
@@ -131,51 +139,60 @@ class Batch:
     def _find_entangled(
         self, transaction: Transaction, operations: list[tuple[int, Hot]]
     ) -> set[int]:
-        """Return the operations that must be looked at one by one.
-
-        All of them, if a start meets a run that another operation of this batch
-        changes, because then their order matters after all.
-        """
-        starts = [(i, o) for i, o in operations if isinstance(o, StartRun)]
+        """Return the operations that must be looked at one by one."""
+        starts: list[tuple[int, StartRun]] = []
+        closings: list[tuple[int, CommitTask]] = []
+        for index, operation in operations:
+            if isinstance(operation, StartRun):
+                starts.append((index, operation))
+            elif isinstance(operation, CommitTask) and operation.status is not None:
+                closings.append((index, operation))
         apart: set[int] = set()
-        if starts:
-            holders = transaction.hot.find_holders([o for _, o in starts])
+        if starts and not self._is_carefree(starts):
+            holders = transaction.hot.find_holders([start for _, start in starts])
             if any(holder.run_id in self.keys for holder in holders):
+                # A start meets a run that another operation of this batch changes, so
+                # their order matters after all.
                 return {index for index, _ in operations}
-            if holders:
-                requests = {(h.namespace, h.request_id) for h in holders}
-                workflows = {
-                    (h.namespace, h.workflow_id)
-                    for h in holders
-                    if h.status is RunStatus.RUNNING
-                }
-                used = {(h.namespace, h.workflow_id) for h in holders}
-                for index, start in starts:
-                    key = (start.record.namespace, start.record.workflow_id)
-                    is_free = policies.allows_every_reuse(start) or key not in used
-                    if (
-                        (start.record.namespace, start.record.request_id) in requests
-                        or key in workflows
-                        or not is_free
-                    ):
-                        apart.add(index)
-        closing = [
-            (i, o)
-            for i, o in operations
-            if isinstance(o, CommitTask) and o.status is not None
-        ]
-        if closing and transaction.has_messages:
-            mailed = {
-                (message.run_id, message.sequence)
-                for message in transaction.hot.find_messages(
-                    [o.run_id for _, o in closing]
-                )
-            }
-            for index, commit in closing:
-                own = {key for key in mailed if key[0] == commit.run_id}
-                if own - {(commit.run_id, s) for s in commit.consumed}:
-                    apart.add(index)
+            apart.update(_find_taken(starts, holders))
+        if closings and transaction.has_messages:
+            messages = transaction.hot.find_messages([c.run_id for _, c in closings])
+            apart.update(_find_mailed(closings, messages))
         return apart
+
+    def _is_carefree(self, starts: list[tuple[int, StartRun]]) -> bool:
+        # A start by itself need not look first: if a unique key refuses it, it is done
+        # again, and nothing else with it.
+        return len(self.operations) == 1 and policies.allows_every_reuse(starts[0][1])
+
+
+def _find_taken(
+    starts: list[tuple[int, StartRun]], holders: list[RunRecord]
+) -> Iterator[int]:
+    requests = {(holder.namespace, holder.request_id) for holder in holders}
+    used = {(holder.namespace, holder.workflow_id) for holder in holders}
+    running = {
+        (holder.namespace, holder.workflow_id)
+        for holder in holders
+        if holder.status is RunStatus.RUNNING
+    }
+    for index, start in starts:
+        record = start.record
+        workflow = (record.namespace, record.workflow_id)
+        forbidden = running if policies.allows_every_reuse(start) else used
+        if (record.namespace, record.request_id) in requests or workflow in forbidden:
+            yield index
+
+
+def _find_mailed(
+    closings: list[tuple[int, CommitTask]], messages: list[MessageRecord]
+) -> Iterator[int]:
+    sequences: dict[str, set[int]] = {}
+    for message in messages:
+        sequences.setdefault(message.run_id, set()).add(message.sequence)
+    for index, closing in closings:
+        if not sequences.get(closing.run_id, set()) <= set(closing.consumed):
+            yield index
 
 
 class _Work:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RUNNING: Final = RunStatus.RUNNING.value
 
 # Larger texts take longer to prepare than they save.
-_ROWS_PER_STATEMENT: Final = (64, 16, 4, 1)
+_ROWS_PER_STATEMENT: Final = (64, 16, 4, 2, 1)
 # Lists of ids are cheap to prepare; 32,766 is SQLite's limit on parameters.
 _IDS_PER_STATEMENT: Final = (1024, 128, 16, 4, 1)
 
@@ -121,19 +121,15 @@ _CLOSE_RUNS: Final = _Rows(
     3,
     " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?",
 )
+# Binding None is slow, so the least integer stands for it.
 _NO_WAKE_UP: Final = -(2**63)
-_UPDATE_RUNS: Final = _Rows(
-    "UPDATE runs SET is_active = new.column2, stuck = NULL,"
-    f" wake_at = nullif(new.column3, {_NO_WAKE_UP}) FROM",
-    3,
-    " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?",
-)
-_WAKE_RUNS: Final = _Rows(
+_SET_WAKE_UP: Final = (
     "UPDATE runs SET is_active = new.column2,"
-    f" wake_at = nullif(new.column3, {_NO_WAKE_UP}) FROM",
-    3,
-    " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?",
+    " wake_at = nullif(new.column3, -9223372036854775808)"
 )
+_OF_OWNER: Final = " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?"
+_UPDATE_RUNS: Final = _Rows(f"{_SET_WAKE_UP}, stuck = NULL FROM", 3, _OF_OWNER)
+_WAKE_RUNS: Final = _Rows(f"{_SET_WAKE_UP} FROM", 3, _OF_OWNER)
 _PUT_ATTEMPTS: Final = _Rows(
     f"INSERT OR REPLACE INTO attempts ({', '.join(statements.ATTEMPT_FIELDS)})"
     " SELECT * FROM",

@@ -233,7 +233,7 @@ OWN_RUNS: Final = (
     .where(RUNS.c.run_id.in_(_many("run_ids")))
     # MySQL assigns from left to right, so `is_active` must come before `stuck`.
     .ordered_values(
-        (RUNS.c.owner, sa.bindparam("new_owner")),
+        (RUNS.c.owner, sa.bindparam("new_owner", type_=sa.String())),
         (
             RUNS.c.is_active,
             sa.case((RUNS.c.stuck.is_not(None), 1), else_=RUNS.c.is_active),

@@ -257,8 +257,22 @@ class ClaimContract:
 
         assert claimed.count == 6
         assert sorted(claimed.ready) == ["active", "due", "mailed", "stuck"]
-        (loaded,) = await store.load_runs(["stuck"])
-        assert loaded.record.stuck == "{}"
+
+    async def test_claim_frees_a_stuck_run(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1", owner="w"),
+            make_start("r2", owner="w"),
+            ParkRun(run_id="r1", stuck="{}"),
+            ReleaseRuns(run_ids=("r1", "r2")),
+            CLAIM,
+        )
+
+        stuck, other = await store.load_runs(["r1", "r2"])
+
+        assert (stuck.record.stuck, stuck.record.is_active) == (None, True)
+        assert (other.record.stuck, other.record.is_active) == (None, False)
 
     async def test_claim_takes_the_oldest_first_and_not_too_many(
         self, harness: Harness

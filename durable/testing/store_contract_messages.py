@@ -34,7 +34,12 @@ from durable.testing.store_rows import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from durable.store.records import PutMessage, TerminateRun
     from durable.testing.store_rows import Harness
+
+    MakeRequest = Callable[..., PutMessage | TerminateRun]
 
 
 class MessageContract:
@@ -81,9 +86,8 @@ class MessageContract:
 
     @pytest.mark.parametrize("make", [make_message, make_termination])
     async def test_request_for_no_run_is_refused(
-        self, harness: Harness, make: object
+        self, harness: Harness, make: MakeRequest
     ) -> None:
-        assert callable(make)
         store = await harness.open("w")
         await store.perform(make_start("r1", owner="w"))
 
@@ -99,9 +103,8 @@ class MessageContract:
     @pytest.mark.parametrize("make", [make_message, make_termination])
     @pytest.mark.parametrize("run_id", [None, "r1"])
     async def test_request_for_a_closed_run_is_refused(
-        self, harness: Harness, make: object, run_id: str | None
+        self, harness: Harness, make: MakeRequest, run_id: str | None
     ) -> None:
-        assert callable(make)
         store = await harness.open("w")
         await store.perform(make_start("r1", owner="w"))
         await store.perform(make_closing("r1", 3, 3))

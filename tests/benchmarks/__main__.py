@@ -26,7 +26,7 @@ def main() -> None:
     machine = describe_machine(options.dir or Path(tempfile.gettempdir()))
     print(_headline(machine))
     began = time.perf_counter()
-    samples = run_all(
+    samples, failed = run_all(
         scale=scale,
         repetitions=options.repetitions or _REPETITIONS[scale],
         subjects=subjects,
@@ -54,6 +54,8 @@ def main() -> None:
     if options.json is not None:
         found = {"machine": machine, "scale": scale, "figures": rows}
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if failed:
+        sys.exit("Some workloads did not come to their end:\n\n" + "\n\n".join(failed))
 
 
 def _parse() -> argparse.Namespace:

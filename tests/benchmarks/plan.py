@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.children import killed_child, run_child
+from tests.benchmarks.children import ChildError, killed_child, run_child
 
 CORE, DURABLE, DBOS = "core", "durable", "dbos"
 
@@ -49,8 +49,8 @@ WORKLOADS = [
     Workload("fanned", BOTH, (20, 1_000, 1_000, 1_000), dbos_quick=200),
     Workload("recover", BOTH, (5, 1_000, 1_000, 1_000), dbos_quick=20),
     Workload("replay", BOTH, (20, 5_000, 10_000, 20_000), dbos_quick=200),
-    Workload("long_run", (DURABLE,), (50, 2_000, 10_000, 100_000), repetitions_max=2),
-    Workload("sleeping", (DURABLE,), (20, 2_000, 10_000, 100_000), repetitions_max=2),
+    Workload("long_run", (DURABLE,), (50, 1_000, 10_000, 100_000), repetitions_max=2),
+    Workload("sleeping", (DURABLE,), (20, 1_000, 10_000, 100_000), repetitions_max=2),
 ]
 # Replaying grows dearer for DBOS with the square of the length: ten thousand steps
 # would take minutes to prepare, so its history is as long as its W7 was.
@@ -75,9 +75,13 @@ def run_all(
     only: set[str],
     directory: Path | None,
     say: Callable[[str], None],
-) -> list[Sample]:
-    """Run every workload in fresh processes, the subjects taking turns."""
-    samples = []
+) -> tuple[list[Sample], list[str]]:
+    """Run every workload in fresh processes, the subjects taking turns.
+
+    Returns the samples, and what went wrong: one workload that fails leaves the others
+    to be measured.
+    """
+    samples, failed = [], []
     for workload in WORKLOADS:
         if only and workload.name not in only:
             continue
@@ -91,8 +95,11 @@ def run_all(
                 if subject == DBOS and workload.name == "replay":
                     size = min(size, _DBOS_REPLAY_MAX)
                 say(f"{workload.name}: {subject}, {size:,} ({number + 1})")
-                samples.append(_run(workload.name, subject, size, directory))
-    return samples
+                try:
+                    samples.append(_run(workload.name, subject, size, directory))
+                except ChildError as error:
+                    failed.append(str(error))
+    return samples, failed
 
 
 def _run(name: str, subject: str, size: int, parent: Path | None) -> Sample:

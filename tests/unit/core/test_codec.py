@@ -25,11 +25,15 @@ from durable.errors import CorruptHistoryError
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3)
+    ),
     max_leaves=5,
 )
 payloads = st.one_of(
-    json_values.map(lambda value: Payload(json=msgspec.Raw(msgspec.json.encode(value)))),
+    json_values.map(
+        lambda value: Payload(json=msgspec.Raw(msgspec.json.encode(value)))
+    ),
     st.builds(
         Payload,
         encoding=st.just("binary/plain"),
@@ -84,7 +88,9 @@ failures: st.SearchStrategy[Failure] = st.recursive(
 
 @pytest.mark.parametrize("kind", EVENT_TYPES.values(), ids=lambda kind: kind.__name__)
 def test_every_event_comes_back_equal(kind: type[Any]) -> None:
-    @given(structs(kind), st.integers(1, 2**53), st.integers(0, 9), st.integers(0, 2**53))
+    @given(
+        structs(kind), st.integers(1, 2**53), st.integers(0, 9), st.integers(0, 2**53)
+    )
     def check(attributes: Any, event_id: int, number: int, time: int) -> None:
         event = HistoryEvent(event_id, number, time, attributes, flags.CURRENT)
         row = encode_event("run", event)

@@ -137,10 +137,10 @@ def test_next_retry_delay_rules_neither_attempts_nor_deadline() -> None:
 
 
 def test_non_retryable_is_named_even_on_the_last_attempt() -> None:
-    once = msgspec.structs.replace(POLICY, max_attempts=1, non_retryable=("ValueError",))
-    decision = decide(
-        settings(once), attempt=1, failure=FAILURE, scheduled_at=0, now=0
+    once = msgspec.structs.replace(
+        POLICY, max_attempts=1, non_retryable=("ValueError",)
     )
+    decision = decide(settings(once), attempt=1, failure=FAILURE, scheduled_at=0, now=0)
     assert decision == GiveUp(NON_RETRYABLE)
 
 

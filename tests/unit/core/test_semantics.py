@@ -59,7 +59,11 @@ async def ship_and_wait(item: str) -> str:
     return item
 
 
-@activity(name="semantics.ship_and_forget", retry=None, cancellation_type=ActivityCancellationType.ABANDON)
+@activity(
+    name="semantics.ship_and_forget",
+    retry=None,
+    cancellation_type=ActivityCancellationType.ABANDON,
+)
 async def ship_and_forget(item: str) -> str:
     return item
 

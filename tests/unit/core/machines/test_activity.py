@@ -117,7 +117,11 @@ def test_failure_of_an_unknown_class_is_an_activity_error() -> None:
         driver.result()
     cause = caught.value.__cause__
     assert isinstance(cause, ActivityError)
-    assert (cause.activity_type, cause.activity_id, cause.attempt) == ("activity machine.charge", "1", 1)
+    assert (cause.activity_type, cause.activity_id, cause.attempt) == (
+        "activity machine.charge",
+        "1",
+        1,
+    )
 
 
 @pytest.mark.parametrize("timeout_type", ["start_to_close", "schedule_to_close"])
@@ -240,9 +244,13 @@ def test_changed_type_is_a_mismatch_that_names_both_lines() -> None:
     error = caught.value
     assert error.event_id == 2
     assert error.recorded is not None
-    assert error.recorded.startswith("ActivityTaskScheduled('activity machine.charge', id 1")
+    assert error.recorded.startswith(
+        "ActivityTaskScheduled('activity machine.charge', id 1"
+    )
     assert error.found is not None
-    assert error.found.startswith("ScheduleActivityTask('activity machine.refund', id 1")
+    assert error.found.startswith(
+        "ScheduleActivityTask('activity machine.refund', id 1"
+    )
     assert __file__ in error.recorded
     assert __file__ in error.found
 
@@ -334,7 +342,10 @@ def test_error_of_the_activity_keeps_its_notes_and_is_no_bug() -> None:
         driver.result()
     cause = caught.value.__cause__
     assert isinstance(cause, TypeError)
-    assert "raised by activity 'activity machine.charge' (id 1), attempt 1" in cause.__notes__[0]
+    assert (
+        "raised by activity 'activity machine.charge' (id 1), attempt 1"
+        in cause.__notes__[0]
+    )
 
 
 def test_application_error_keeps_its_fields() -> None:

@@ -1,0 +1,96 @@
+"""Good use of the public face: no checker may object."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from typing_extensions import assert_type
+
+from durable import (
+    Engine,
+    Handle,
+    RetryPolicy,
+    SyncEngine,
+    Workflow,
+    activity,
+    info,
+    now,
+    sleep,
+    wait_condition,
+    workflow,
+)
+from durable.api.workflow import WorkflowCall
+
+
+@activity
+async def charge(cents: int, *, currency: str = "EUR") -> str:
+    return f"{cents} {currency}"
+
+
+@activity(start_to_close_timeout="30s", retry=RetryPolicy(max_attempts=5))
+async def ship(parcel: str) -> int:
+    return len(parcel)
+
+
+@activity
+def pack(items: list[str]) -> str:
+    return ",".join(items)
+
+
+@activity(retry=None, schedule_to_close_timeout=timedelta(minutes=5))
+def weigh(parcel: str) -> float:
+    return float(len(parcel))
+
+
+@workflow
+async def place_order(order_id: int, *, gift: bool = False) -> str:
+    receipt = await charge(5, currency="USD")
+    assert_type(receipt, str)
+    parcel = await pack(["a"])
+    assert_type(parcel, str)
+    weight = await weigh(parcel)
+    assert_type(weight, float)
+    length, other = await asyncio.gather(ship(parcel), charge(1))
+    assert_type(length, int)
+    assert_type(other, str)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(ship(parcel))
+    assert_type(task.result(), int)
+    urgent = await ship.options(summary="urgent", retry=None)(parcel)
+    assert_type(urgent, int)
+    await sleep(timedelta(days=1))
+    await sleep("3d")
+    await wait_condition(lambda: True, timeout=5)
+    print(now().isoformat(), info().workflow_id)
+    return f"{receipt} {gift}"
+
+
+@workflow(version="1.2.0", run_timeout="1h")
+async def counts(numbers: list[int]) -> dict[str, int]:
+    return {str(number): number for number in numbers}
+
+
+async def main() -> None:
+    assert_type(place_order(1, gift=True), WorkflowCall[str])
+    async with Engine("sqlite:///orders.db", max_activities=10) as engine:
+        run = await engine.start(place_order(1), id="order-1", run_timeout="1d")
+        assert_type(run, Handle[str])
+        assert_type(await run.result(timeout=5), str)
+        assert_type(await engine.execute(counts([1])), dict[str, int])
+        found = await engine.get("order-1", workflow=place_order)
+        assert_type(await found.result(), str)
+        await run.cancel("why")
+        await run.terminate()
+    outside = await charge(3)
+    assert_type(outside, str)
+
+
+def script() -> None:
+    with SyncEngine("sqlite:///orders.db") as engine:
+        assert_type(engine.execute(place_order(1)), str)
+        assert_type(engine.start(counts([1])).result(), dict[str, int])
+
+
+def generic(definition: Workflow[[int], str]) -> WorkflowCall[str]:
+    return definition(1)

@@ -1,0 +1,44 @@
+"""Wrong use of the public face: each marked line must be an error in each checker."""
+
+from __future__ import annotations
+
+from durable import Engine, RetryPolicy, activity, workflow
+
+
+@activity
+async def charge(cents: int, *, currency: str = "EUR") -> str:
+    return f"{cents} {currency}"
+
+
+@activity
+def pack(items: list[str]) -> str:
+    return ",".join(items)
+
+
+@workflow
+async def place_order(order_id: int, *, gift: bool = False) -> str:
+    await charge("5")  # E
+    await charge(5, curency="USD")  # E
+    await charge()  # E
+    number: int = await charge(5)  # E
+    await pack("a")  # E
+    weight: float = await pack(["a"])  # E
+    await charge.options(sumary="x")(5)  # E
+    await charge.options(start_to_close_timeout=[1])(5)  # E
+    return f"{number} {weight}"
+
+
+@workflow  # E
+def not_async(order_id: int) -> str:
+    return str(order_id)
+
+
+async def main(engine: Engine) -> None:
+    place_order("a")  # E
+    place_order(1, gft=True)  # E
+    run = await engine.start(place_order(1))
+    number: int = await run.result()  # E
+    await engine.start(place_order)  # E
+    await engine.start(charge(1))  # E
+    await engine.start(place_order(1), idd="x")  # E
+    print(number, RetryPolicy(max_attempt=3))  # E
