@@ -7,7 +7,7 @@ import builtins
 import os
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, cast, overload
 
 from durable import limits
 from durable.api.registry import REGISTRY
@@ -31,6 +31,19 @@ from durable.store.store import Store
 from durable.worker.worker import Worker, WorkerOptions
 
 R = TypeVar("R")
+
+
+def _store_of(
+    database: object, clock: Clock | None, observer: Observer | None
+) -> Store:
+    if isinstance(database, str):
+        return connect(database, clock=clock, observer=observer)
+    if not callable(getattr(database, "submit", None)):
+        raise InvalidOptionError(
+            f"The database is {database!r}: give a URL such as 'sqlite:///orders.db'"
+            " or 'memory://', or a store."
+        )
+    return cast("Store", database)
 
 
 class Engine:
@@ -103,11 +116,7 @@ class Engine:
         self._registry = (
             REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
         )
-        self._store: Store = (
-            connect(database, clock=clock, observer=observer)
-            if isinstance(database, str)
-            else database
-        )
+        self._store = _store_of(database, clock, observer)
         self._observer = observer
         self._has_worker = worker
         self._worker: Worker | None = None

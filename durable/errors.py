@@ -377,6 +377,15 @@ class WorkflowBlockedError(WorkflowTaskError):
 
     code = "workflow_blocked"
 
+    def __init__(
+        self,
+        message: str = "Workflow code held its thread for too long.",
+        *,
+        hint: str | None = "Move the work into an activity; the log names the line.",
+    ) -> None:
+        """Without arguments: a thread is interrupted with the class, not an instance."""
+        super().__init__(message, hint=hint)
+
 
 # --- the store ------------------------------------------------------------------------
 

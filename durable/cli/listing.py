@@ -22,7 +22,8 @@ from durable.clock import from_datetime
 from durable.options import check_id
 from durable.store.records import RunFilter, RunRecord, RunStatus
 
-_HEADINGS = ("STATUS", "WORKFLOW ID", "WORKFLOW", "STARTED", "RUN ID")
+_NARROW = frozenset({"STATUS", "STARTED (UTC)"})
+_HEADINGS = ("STATUS", "WORKFLOW ID", "WORKFLOW", "STARTED (UTC)", "RUN ID")
 
 
 @click.command("list")
@@ -103,7 +104,7 @@ def _cells(record: RunRecord) -> tuple[str, ...]:
         status,
         escape(record.workflow_id),
         escape(record.workflow_type),
-        instant(record.started_at),
+        instant(record.started_at).partition(".")[0],
         escape(record.run_id),
     )
 
@@ -130,7 +131,7 @@ def _write_table(records: list[RunRecord]) -> bool:
     colors = {"good": "green", "bad": "red", "warn": "yellow"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in _HEADINGS:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in _NARROW)
     for record in records:
         status, *others = _cells(record)
         color = colors.get(STATUS_ROLES.get(status, "plain"), "")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from durable.cli.session import Session
+from durable.cli.connection import open_client
+from durable.cli.session import DEFAULT_URL, Session
+from durable.errors import DurableError
+from durable.store.records import RunFilter
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# How many runs a shell offers the ids of.
+_COMPLETED: Final = 200
 
 
 def _turn_json_on(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -81,4 +89,37 @@ payloads_option: Final = click.option(
     is_flag=True,
     help="Show recorded values, which may be confidential; their sizes by default.",
 )
-workflow_id_argument: Final = click.argument("workflow_id")
+
+
+class WorkflowId(click.ParamType):
+    """A workflow id; shells complete it from the newest runs."""
+
+    name = "id"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Name the newest runs whose id begins so; nothing if they cannot be read."""
+        given = ctx.find_root().params
+        session = Session(
+            database_url=given.get("database_url") or DEFAULT_URL,
+            namespace=given.get("namespace") or "default",
+        )
+        try:
+            ids = asyncio.run(_read_newest_ids(session))
+        except (DurableError, click.ClickException):
+            return []
+        return [
+            CompletionItem(workflow_id)
+            for workflow_id in ids
+            if workflow_id.startswith(incomplete)
+        ]
+
+
+async def _read_newest_ids(session: Session) -> list[str]:
+    async with open_client(session) as (_, store):
+        records = await store.list_runs(session.namespace, RunFilter(limit=_COMPLETED))
+    return list(dict.fromkeys(record.workflow_id for record in records))
+
+
+workflow_id_argument: Final = click.argument("workflow_id", type=WorkflowId())

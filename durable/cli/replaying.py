@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import click
 import msgspec
@@ -68,6 +68,12 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     recorded: str | None = None
     found: str | None = None
     stack_trace: str | None = None
+
+
+class ReplayFailedError(DurableError):
+    """A history cannot be read, or its run would still be stuck."""
+
+    code = "replay_failed"
 
 
 class _RecordedEvent(msgspec.Struct, frozen=True):
@@ -298,10 +304,6 @@ def _count(session: Session, replayed: Replayed, tally: dict[Verdict, int]) -> N
 def _explain(replayed: Replayed) -> Iterator[str]:
     if replayed.message is not None:
         yield from escape_lines(replayed.message)
-    if replayed.recorded is not None:
-        yield f"recorded: {escape(replayed.recorded)}"
-    if replayed.found is not None:
-        yield f"code:     {escape(replayed.found)}"
     if replayed.stack_trace:
         yield from escape_lines(replayed.stack_trace.rstrip("\n"))
 
@@ -311,7 +313,7 @@ def _conclude(session: Session, tally: dict[Verdict, int]) -> None:
 
     Raises:
         NondeterminismError: a history does not replay.
-        DurableError: one cannot be read, or is stuck.
+        ReplayFailedError: one cannot be read, or is stuck.
     """
     total = sum(tally.values())
     histories = "1 history" if total == 1 else f"{total} histories"
@@ -323,9 +325,6 @@ def _conclude(session: Session, tally: dict[Verdict, int]) -> None:
             hint="Guard the change with `if patched('...'):`, or restore the code.",
         )
     if tally.get("corrupt") or tally.get("stuck"):
-        raise DurableError(f"{summary}.")
+        raise ReplayFailedError(f"{summary}.")
     if not session.is_json:
         note(summary)
-
-
-__all__: list[Any] = ["Replayed", "replay", "replay_history"]

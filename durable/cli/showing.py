@@ -77,6 +77,7 @@ def show(
     events = decode_rows(run.rows)
     if session.is_json:
         state = fold(events)
+        told = describe_events(events, run.attempts, payloads=payloads)
         write_json(
             {
                 **run_view(run.record),
@@ -85,7 +86,7 @@ def show(
                 "pending": pending_view(state),
                 "waiting_messages": len(run.messages),
                 "attempts": [attempt_view(row) for row in run.attempts],
-                "timeline": describe_events(events, run.attempts)[-(last or 0) :],
+                "timeline": told[-(last or 0) :],
             }
         )
         return

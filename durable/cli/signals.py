@@ -1,5 +1,8 @@
 """SIGINT and SIGTERM: the first asks to stop in order, the second stops at once.
 
+What follows the first within half a second is taken for an echo of it: `timeout` and
+`uv run` signal the process and its whole group, so that it hears everything twice.
+
 Stopping at once is safe: whatever a worker was told to have done is in the database,
 and another one takes over from there.
 """
@@ -10,6 +13,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -18,6 +22,7 @@ from durable.cli.reporting import Interrupted
 
 T = TypeVar("T")
 
+ECHO_SECONDS: Final = 0.5
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,15 +36,16 @@ def on_first_signal(act: Callable[[int], None]) -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may receive signals
         return
-    has_begun = False
+    begun_at: float | None = None
 
     def handle(number: int, _: object) -> None:
-        nonlocal has_begun
-        if has_begun:
+        nonlocal begun_at
+        if begun_at is None:
+            begun_at = time.monotonic()
+            act(number)
+        elif time.monotonic() - begun_at > ECHO_SECONDS:
             # No exception would do: code that is being drained could catch it.
             os._exit(128 + number)
-        has_begun = True
-        act(number)
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:

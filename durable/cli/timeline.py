@@ -12,6 +12,7 @@ from typing import Any, Final
 from durable.cli.output import escape, escape_lines
 from durable.cli.wording import (
     Line,
+    Moment,
     Piece,
     Role,
     decode_failure,
@@ -25,7 +26,7 @@ from durable.cli.wording import (
 )
 from durable.core.events import HistoryEvent
 from durable.core.fold import PendingActivity, RunState, fold
-from durable.core.payload import Failure
+from durable.core.payload import JSON_PLAIN, Failure
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -139,7 +140,10 @@ def render_run(
 
 
 def describe_events(
-    events: Sequence[HistoryEvent], attempts: Sequence[AttemptRecord]
+    events: Sequence[HistoryEvent],
+    attempts: Sequence[AttemptRecord],
+    *,
+    payloads: bool = False,
 ) -> list[dict[str, Any]]:
     """The timeline as data: event id (None for an attempt), instant, offset, text."""
     start = events[0].time if events else 0
@@ -150,9 +154,17 @@ def describe_events(
             "offset": (moment.time - start) / 1_000_000,
             "text": moment.text,
             "details": moment.details,
+            **({"values": _values(moment)} if payloads else {}),
         }
         for moment in tell(events, attempts)
     ]
+
+
+def _values(moment: Moment) -> dict[str, Any]:
+    return {
+        name: payload.json if payload.encoding == JSON_PLAIN else value_of(payload)
+        for name, payload in moment.values
+    }
 
 
 def _paint(line: Line, width: int | None, style: Style) -> str:

@@ -227,16 +227,16 @@ def _find_expired(workers: Workers, owned: Counter[str]) -> Iterator[Finding]:
             continue
         late = workers.now - worker.lease_expires_at
         count = owned[worker_id]
-        runs = "1 open run" if count == 1 else f"{count} open runs"
+        held = "1 open run" if count == 1 else f"{count} open runs"
         ended = (
-            f"the lease of worker {worker_id!r} (process {worker.pid}) ended"
-            f" {late / 1_000_000:.0f} s ago"
+            f"the lease of worker {worker_id!r} (process {worker.pid}), which has"
+            f" {held}, ended {late / 1_000_000:.0f} s ago"
         )
         if workers.live and late > PATIENCE:
-            why = f"{ended}, and living workers have not taken over its {runs}"
+            why = f"{ended}, and no living worker has taken over"
             yield Finding(Check.LEASES, None, why)
         else:
-            why = f"{ended}; its {runs} go on once a worker takes over"
+            why = f"{ended}; the next worker takes over"
             yield Finding(Check.EXPIRED_LEASE, None, why)
 
 

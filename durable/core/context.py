@@ -340,7 +340,6 @@ class RunContext:
             self.entries.append(entry)
 
 
-
 def _is_plumbing(filename: str) -> bool:
     return filename.startswith(_ASYNCIO) or filename == loop_module.__file__
 

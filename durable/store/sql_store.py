@@ -59,7 +59,12 @@ class SqlStore:
             name=self._database.name,
             observer=self._observer,
         )
-        await wait_for_outcome(writer.start)
+        try:
+            await wait_for_outcome(writer.start)
+        except BaseException:
+            # Cancelled, perhaps: the thread must not stay.
+            writer.stop(_ignore)
+            raise
         self._writer = writer
         self._closing = None
         self._admission.open()
@@ -115,10 +120,17 @@ class SqlStore:
     ) -> WorkerRecord:
         """Enter this process as a worker; give it a lease and a fencing number."""
         operation = RegisterWorker(worker, lost)
-        registered: WorkerRecord = await wait_for_outcome(
-            lambda done: self._submit(operation, done)
-        )
-        self._worker = registered
+
+        def submit(done: Outcome) -> None:
+            def receive(result: Any, error: BaseException | None) -> None:
+                # Even if nobody waits any more: `close` must end the lease.
+                if error is None:
+                    self._worker = result
+                done(result, error)
+
+            self._submit(operation, receive)
+
+        registered: WorkerRecord = await wait_for_outcome(submit)
         return registered
 
     async def release_worker(self) -> None:

@@ -7,6 +7,7 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from durable.store.database import Session
 
 BUSY_SECONDS: Final = 30.0
+_SWITCH_RETRY_SECONDS: Final = 0.005
 # Every size of every hot statement, and what SQLAlchemy adds.
 _CACHED_STATEMENTS: Final = 512
 # The log is copied into the database when nothing else is to do, or, if that never
@@ -148,8 +150,10 @@ class SqliteSession:
             lock.execute("BEGIN IMMEDIATE")
             # PASSIVE waits for nobody and needs no write lock of its own. The next
             # commit finds everything copied and begins the log anew.
-            self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            self._copied_changes = changes
+            self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            _, in_log, copied = self._cursor.fetchone()
+            # A reader may have held some pages back: then try again before long.
+            self._copied_changes = changes if copied == in_log else changes - limit // 2
 
     def close(self) -> None:
         """See `Session`."""
@@ -181,6 +185,7 @@ class SqliteDatabase:
         self._path = None if path is None else Path(os.path.abspath(path))
         self._synchronous = synchronous
         self._migrate = migrate
+        self._was_opened = False
 
     @property
     def name(self) -> str:
@@ -190,6 +195,9 @@ class SqliteDatabase:
     def open_writer(self) -> Session:
         """See `Database`."""
         if self._path is not None:
+            if self._was_opened and not self._path.exists():
+                # An empty new one in its place would hide the loss.
+                raise DatabaseUnavailableError(f"{self.name} has disappeared.")
             self._prepare_file(self._path)
         session = self._connect()
         try:
@@ -201,6 +209,7 @@ class SqliteDatabase:
                 raise
             raise self._as_store_error(error) from error
         session.has_changed()
+        self._was_opened = True
         return session
 
     def open_reader(self) -> Session | None:
@@ -276,13 +285,24 @@ class SqliteDatabase:
         """Read the file's header, and switch to the write-ahead log."""
         if self._path is None:
             return
-        mode = session.connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+        mode = self._switch_to_log(session.connection)
         if mode != "wal":
             raise DatabaseUnavailableError(
                 f"{self.name} cannot use SQLite's write-ahead log (its journal mode"
                 f" stays {mode!r}).",
                 hint="Keep the file on a local disk, not on a network share.",
             )
+
+    def _switch_to_log(self, connection: sa.Connection) -> object:
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
+            except DBAPIError as error:
+                # SQLite does not wait if another process switches at the same time.
+                if _code(error) != _BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(_SWITCH_RETRY_SECONDS)
 
     # --- errors -----------------------------------------------------------------------
 

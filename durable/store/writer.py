@@ -7,6 +7,8 @@ do.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
 import time
 from collections import deque
@@ -73,6 +75,7 @@ class Writer:
         self._active_until = 0.0
         self._is_dirty = False
         self._idle_at = 0.0
+        self._polled: Session | None = None
         # A daemon: a program that forgets to close its engine must still be able to
         # end. The database survives being cut off at any point.
         self._thread = threading.Thread(
@@ -111,32 +114,31 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            self._executor.open()
-        except StoreError as error:
-            self._post([(self._started, None, error)])
-            return
+            self._polled = self._executor.open()
         except Exception as error:  # noqa: BLE001 - the opener waits for an answer
             self._post([(self._started, None, error)])
             return
         self._post([(self._started, None, None)])
-        is_heard = True
-        while is_heard:
+        # Once the loop is closed nobody can submit, nor hear. A thread that went on
+        # would renew the lease of a worker that does nothing.
+        while not self._loop.is_closed():
             if self._queue:
-                is_heard = self._work()
+                self._work()
             elif self._is_stopping:
                 break
             else:
                 self._sleep()
             self._keep_house()
         self._executor.close()
-        if is_heard:
+        if self._is_stopping:
             self._post([(self._stopped, None, None)])
 
-    def _work(self) -> bool:
+    def _work(self) -> None:
         queue = self._queue
         if isinstance(queue[0][0], ReadTask):
             task, done = queue.popleft()
-            return self._post([(done, *self._read(task))])
+            self._post([(done, *self._read(task))])
+            return
         operations: list[Any] = []
         receivers: list[Outcome] = []
         # Only this thread takes from the queue, so what was there stays there.
@@ -159,11 +161,10 @@ class Writer:
             (done, result, error)
             for done, (result, error) in zip(receivers, outcomes, strict=True)
         ]
-        is_heard = self._post(answers)
+        self._post(answers)
         for call in calls:
             self._call_on_loop(call)
         self._observe(operations, duration)
-        return is_heard
 
     def _read(self, task: ReadTask) -> tuple[Any, BaseException | None]:
         try:
@@ -175,8 +176,14 @@ class Writer:
         if self._observer is None:
             return
         rows = sum(len(getattr(operation, "rows", ())) for operation in operations)
-        self._observer.committed(
-            operations=len(operations), rows=rows, duration=duration
+        # On the loop, where an observer that raises harms nobody.
+        self._call_on_loop(
+            functools.partial(
+                self._observer.committed,
+                operations=len(operations),
+                rows=rows,
+                duration=duration,
+            )
         )
 
     def _sleep(self) -> None:
@@ -214,11 +221,19 @@ class Writer:
                 self._executor.open().maintain(is_idle=is_idle)
                 self._is_dirty = not is_idle
         except StoreError:
-            # Each is tried again in its time; operations report the error themselves.
-            self._poll_at = now + RETRY_SECONDS
+            # Operations report the error themselves.
+            self._poll_at = self._idle_at = now + RETRY_SECONDS
+        except Exception:  # noqa: BLE001 - the thread must go on
+            # The next who needs a connection gets a new one, or learns the reason.
+            self._executor.close()
+            self._poll_at = self._idle_at = now + RETRY_SECONDS
 
     def _poll(self, now: float) -> None:
-        if self._executor.open().has_changed():
+        session = self._executor.open()
+        # A new connection cannot know what happened before it.
+        is_new = session is not self._polled
+        self._polled = session
+        if session.has_changed() or is_new:
             self._active_until = now + _ACTIVE_SECONDS
             if not self._is_change_due:
                 self._is_change_due = True
@@ -228,16 +243,13 @@ class Writer:
             _POLL_SECONDS_ACTIVE if is_active else _POLL_SECONDS_QUIET
         )
 
-    def _post(self, answers: list[tuple[Outcome, Any, BaseException | None]]) -> bool:
-        return self._call_on_loop(deliver, self._loop, answers)
+    def _post(self, answers: list[tuple[Outcome, Any, BaseException | None]]) -> None:
+        self._call_on_loop(deliver, self._loop, answers)
 
-    def _call_on_loop(self, call: Callable[..., None], *arguments: Any) -> bool:
-        try:
+    def _call_on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        # If the loop was closed, then so was everybody who could want an answer.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:
-            # The loop was closed and with it everybody who could want an answer.
-            return False
-        return True
 
     # --- on the loop again ------------------------------------------------------------
 

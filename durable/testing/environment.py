@@ -273,7 +273,9 @@ def _is_housekeeping(callback: object) -> bool:
     A worker's look for due runs is among them: it is capped, and virtual time asks
     the store itself when the next run is due.
     """
-    return isinstance(getattr(callback, "__self__", None), Lookout | Worker | MemoryStore)
+    return isinstance(
+        getattr(callback, "__self__", None), Lookout | Worker | MemoryStore
+    )
 
 
 # --- the store -------------------------------------------------------------------------

@@ -1,20 +1,29 @@
 """What workflow code may not call, refused while it runs, with advice.
 
 One audit hook per process sees the calls; it acts only if the thread's running loop is
-a workflow's. Nothing is patched, proxied or imported again. An audit hook cannot be
-removed, so it is installed when the first worker starts, not on import.
+a workflow's. Python before 3.13 does not audit `time.sleep`, and before 3.12 not the
+start of a thread: there these two functions are replaced by ones that look at the
+running loop first and then do what they always did. Nothing is imported again, and no
+value is wrapped.
+
+An audit hook cannot be removed, so all this happens when the first worker starts, not
+on import.
 """
 
 from __future__ import annotations
 
 import asyncio.events
+import functools
 import sys
+import threading
+import time
 from typing import Any, Final
 
 from durable.core.loop import DeterministicLoop
 from durable.errors import ForbiddenInWorkflowError
 
 _ACTIVITY: Final = "Do it in an activity and await that."
+_THREAD: Final = "Threads cannot be replayed: use asyncio tasks, or an activity."
 _FORBIDDEN: Final = {
     "time.sleep": "Use `await durable.sleep(...)`: it survives a restart.",
     "socket.connect": _ACTIVITY,
@@ -28,8 +37,8 @@ _FORBIDDEN: Final = {
     "os.forkpty": _ACTIVITY,
     "os.posix_spawn": _ACTIVITY,
     "os.spawn": _ACTIVITY,
-    "_thread.start_new_thread": "Threads cannot be replayed: use asyncio tasks, or an"
-    " activity.",
+    "_thread.start_new_thread": _THREAD,
+    "_thread.start_joinable_thread": _THREAD,
     "signal.pthread_kill": "Signals belong to the program, not to a run.",
 }
 _installed = False
@@ -49,8 +58,35 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
 
 
 def install_guards() -> None:
-    """Install the hook, once per process."""
+    """Install the guards, once per process."""
     global _installed
-    if not _installed:
-        _installed = True
-        sys.addaudithook(_refuse)
+    if _installed:
+        return
+    _installed = True
+    sys.addaudithook(_refuse)
+    if sys.version_info < (3, 13):
+        _guard_sleep()
+    if sys.version_info < (3, 12):
+        _guard_thread_start()
+
+
+def _guard_sleep() -> None:
+    original = time.sleep
+
+    @functools.wraps(original)
+    def sleep(seconds: float, /) -> None:
+        _refuse("time.sleep", (seconds,))
+        original(seconds)
+
+    time.sleep = sleep
+
+
+def _guard_thread_start() -> None:
+    original = threading.Thread.start
+
+    @functools.wraps(original)
+    def start(self: threading.Thread) -> None:
+        _refuse("_thread.start_new_thread", ())
+        original(self)
+
+    threading.Thread.start = start  # type: ignore[method-assign]  # see the module

@@ -182,8 +182,7 @@ class WorkflowTasks:
         if completion is None or (interrupted and completion.failure is None):
             error = WorkflowBlockedError(
                 f"Workflow code of run {run.workflow_id!r} held its thread for too"
-                " long and was interrupted.",
-                hint="Move the work into an activity; the log names the line.",
+                " long and was interrupted."
             )
             return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
         return completion
