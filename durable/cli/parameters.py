@@ -91,7 +91,7 @@ payloads_option: Final = click.option(
 )
 
 
-class WorkflowId(click.ParamType):
+class WorkflowId(click.types.StringParamType):
     """A workflow id; shells complete it from the newest runs."""
 
     name = "id"

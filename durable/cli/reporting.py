@@ -45,6 +45,9 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
+# Whose message is the whole help; click 8.1 has no such class.
+_NO_ARGS: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
 _EXIT_CODES: Final[tuple[tuple[type[errors.DurableError], ExitCode], ...]] = (
     (errors.WorkflowNotFoundError, ExitCode.NOT_FOUND),
     (errors.WorkflowAlreadyStartedError, ExitCode.CONFLICT),
@@ -127,7 +130,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 def _usage_of(error: click.ClickException) -> str:
     """What click says of wrong usage: the right one, where to read on, the error."""
     message = error.format_message()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if isinstance(error, _NO_ARGS):
         return message
     usage = ""
     if isinstance(error, click.UsageError) and error.ctx is not None:

@@ -1,0 +1,189 @@
+"""What the writer thread does by itself: leases, foreign commits, its own end."""
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable.store import groups, memory
+from durable.store.connect import connect
+from durable.store.records import ReapWorkers
+from durable.store.store import Store
+from durable.testing.store_rows import (
+    START,
+    Gathering,
+    SettableClock,
+    make_start,
+    make_worker,
+    perform_all,
+)
+
+
+@pytest.fixture
+def quick_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "RENEWAL_SECONDS", 0.01)
+    monkeypatch.setattr(memory, "RENEWAL_SECONDS", 0.01)
+
+
+def writer_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("durable writer")]
+
+
+def read_lease(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    ((expires_at,),) = connection.execute("SELECT lease_expires_at FROM workers")
+    connection.close()
+    assert isinstance(expires_at, int)
+    return expires_at
+
+
+@pytest.mark.usefixtures("quick_renewal")
+async def test_lease_is_renewed_while_the_event_loop_is_blocked(tmp_path: Path) -> None:
+    clock = SettableClock()
+    store = connect(f"sqlite:///{tmp_path}/x.db", clock=clock)
+    await store.open()
+    registered = await store.register_worker(make_worker("w"), lambda: None)
+
+    clock.advance(100)
+    # Nothing here gives the event loop a chance.
+    while read_lease(tmp_path / "x.db") == registered.lease_expires_at:
+        pass
+
+    assert read_lease(tmp_path / "x.db") == registered.lease_expires_at + 100_000_000
+    await store.close()
+
+
+@pytest.mark.usefixtures("quick_renewal")
+async def test_lease_in_memory_is_renewed_by_the_loop() -> None:
+    clock = SettableClock()
+    store = connect("memory://", clock=clock)
+    await store.open()
+    registered = await store.register_worker(make_worker("w"), lambda: None)
+
+    clock.advance(100)
+    while (await store.list_workers())[0] == registered:  # noqa: ASYNC110 - no event
+        await asyncio.sleep(0.005)
+
+    (worker,) = await store.list_workers()
+    assert worker.lease_expires_at == registered.lease_expires_at + 100_000_000
+    await store.close()
+
+
+@pytest.mark.usefixtures("quick_renewal")
+@pytest.mark.parametrize("url", ["memory://{path}", "sqlite:///{path}/x.db"])
+async def test_idle_worker_learns_that_its_lease_is_lost(
+    tmp_path: Path, url: str
+) -> None:
+    lost = asyncio.Event()
+    one, other = (connect(url.format(path=tmp_path)) for _ in range(2))
+    await one.open()
+    await other.open()
+    await one.register_worker(make_worker("w"), lost.set)
+
+    await other.perform(ReapWorkers(presumed_dead=("w",)))
+
+    await lost.wait()
+    await one.close()
+    await other.close()
+
+
+async def test_watcher_hears_of_another_process(tmp_path: Path) -> None:
+    store = connect(f"sqlite:///{tmp_path}/x.db")
+    await store.open()
+    changed = asyncio.Event()
+    store.watch(changed.set)
+    await perform_all(store, make_start("r1"))
+
+    other = sqlite3.connect(tmp_path / "x.db")
+    other.execute("UPDATE runs SET version = '2'")
+    other.commit()
+    other.close()
+
+    await changed.wait()
+    await store.close()
+
+
+async def test_thread_ends_with_the_store(tmp_path: Path) -> None:
+    store = connect(f"sqlite:///{tmp_path}/x.db")
+    await store.open()
+    (thread,) = writer_threads()
+
+    await store.close()
+
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+async def test_thread_ends_if_opening_is_cancelled(tmp_path: Path) -> None:
+    store = connect(f"sqlite:///{tmp_path}/x.db")
+    task = asyncio.ensure_future(store.open())
+    await asyncio.sleep(0)
+    (thread,) = writer_threads()
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+async def test_thread_ends_if_opening_fails(tmp_path: Path) -> None:
+    store = connect(f"sqlite:///{tmp_path}")
+    with pytest.raises(Exception, match="is a folder"):
+        await store.open()
+
+    for thread in writer_threads():
+        thread.join(5)
+    assert writer_threads() == []
+    await store.close()
+
+
+@pytest.mark.usefixtures("quick_renewal")
+def test_thread_ends_with_its_event_loop(tmp_path: Path) -> None:
+    async def forget_to_close() -> None:
+        store = connect(f"sqlite:///{tmp_path}/x.db")
+        await store.open()
+        await store.register_worker(make_worker("w"), lambda: None)
+
+    asyncio.run(forget_to_close())
+
+    for thread in writer_threads():
+        thread.join(5)
+    assert writer_threads() == []
+
+
+async def test_store_can_be_opened_again(tmp_path: Path) -> None:
+    store = connect(f"sqlite:///{tmp_path}/x.db")
+    for number in range(2):
+        await store.open()
+        assert (await store.perform(make_start(f"r{number}"))).created
+        await store.close()
+
+
+async def test_observer_hears_of_each_commit(tmp_path: Path) -> None:
+    heard: list[Any] = []
+
+    class Hearing:
+        def committed(self, **facts: int) -> None:
+            heard.append(facts)
+            raise ArithmeticError
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    stores: list[Store] = [
+        connect(url, observer=Hearing(), clock=SettableClock(START))  # type: ignore[arg-type]  # only what a store calls
+        for url in ("memory://", f"sqlite:///{tmp_path}/x.db")
+    ]
+    for store in stores:
+        heard.clear()
+        await store.open()
+        gathering = Gathering()
+        for number in range(9):
+            store.submit(make_start(f"r{number}"), gathering.receive)
+        await store.close()
+        assert sum(facts["operations"] for facts in heard) == 9
+        assert sum(facts["rows"] for facts in heard) == 18
+        assert all(facts["duration"] >= 0 for facts in heard)
