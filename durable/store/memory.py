@@ -7,6 +7,7 @@ nothing survives the process.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -164,7 +165,13 @@ class MemoryStore:
             return
         if self._observer is not None:
             rows = sum(len(getattr(o, "rows", ())) for o, _ in submitted)
-            self._observer.committed(operations=len(submitted), rows=rows, duration=0)
+            report = functools.partial(
+                self._observer.committed,
+                operations=len(submitted),
+                rows=rows,
+                duration=0,
+            )
+            loop.call_soon(report)
         loop.call_soon(deliver, loop, outcomes)
         self._tell_others()
 

@@ -374,7 +374,7 @@ async def test_odd_exceptions_are_recorded_as_the_activitys_failure() -> None:
     async def survive(number: int, threaded: bool) -> str:
         try:
             await (fail_in_thread(number) if threaded else fail(number))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the point of the test
             return type(error).__name__
         return "nothing"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -56,10 +57,8 @@ async def cancel_soon(env: TestEnvironment, call: Any, **options: Any) -> Any:
 async def test_cx_01_swallowed_once_never_comes_again(database: str) -> None:
     @workflow(name="swallow")
     async def swallow() -> str:
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await sleep(100)
-        except asyncio.CancelledError:
-            pass
         await sleep(100)
         return await note("went on")
 

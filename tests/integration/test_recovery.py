@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +22,21 @@ from durable import (
     workflow,
 )
 from durable.client.handle import Handle
+from durable.options import ActivityOptions
 from durable.store.connect import connect
 from durable.store.records import AttemptState
 from durable.testing.environment import TestEnvironment
 
 RAN: list[tuple[str, int]] = []
+BEGUN = asyncio.Event()
+"""Set when `slow` or a gated activity begins; tests that wait for that clear it."""
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
+    global BEGUN
     RAN.clear()
+    BEGUN = asyncio.Event()
 
 
 @activity(name="recovery.step")
@@ -44,6 +48,7 @@ async def step(name: str) -> str:
 @activity(name="recovery.slow")
 async def slow(name: str) -> str:
     RAN.append((name, activity_info().attempt))
+    BEGUN.set()
     await asyncio.sleep(30)
     return name
 
@@ -137,9 +142,9 @@ async def test_an_attempt_cut_short_is_followed_by_the_next_number(
     [{"at_most_once": True}, {"retry": None}, {"retry": RetryPolicy(max_attempts=1)}],
 )
 async def test_an_attempt_in_doubt_that_may_not_run_again_raises(
-    database: str, options: dict[str, object]
+    database: str, options: ActivityOptions
 ) -> None:
-    @activity(name="once", **options)  # type: ignore[call-overload]  # one of several options
+    @activity(name="once", **options)
     async def once() -> None:
         RAN.append(("once", activity_info().attempt))
         await asyncio.sleep(30)
@@ -223,12 +228,6 @@ async def test_a_backoff_survives_a_restart(database: str) -> None:
     assert RAN == [("flaky", 1), ("flaky", 2)]
 
 
-@pytest.fixture
-async def paused(tmp_path: Path) -> AsyncIterator[Engine]:
-    async with Engine(f"sqlite:///{tmp_path / 'two.db'}") as engine:
-        yield engine
-
-
 async def test_what_a_reaped_worker_still_writes_is_refused(tmp_path: Path) -> None:
     """A worker that is thought dead and is not: fenced, then a new one."""
     from durable.store.records import ReapWorkers
@@ -239,6 +238,7 @@ async def test_what_a_reaped_worker_still_writes_is_refused(tmp_path: Path) -> N
     @activity(name="gated")
     async def gated() -> int:
         RAN.append(("gated", activity_info().attempt))
+        BEGUN.set()
         if activity_info().attempt == 1:
             await gate.wait()
         return activity_info().attempt
@@ -249,8 +249,7 @@ async def test_what_a_reaped_worker_still_writes_is_refused(tmp_path: Path) -> N
 
     async with Engine(url, definitions=[fenced, gated]) as zombie:
         run = await zombie.start(fenced(), id="w")
-        while not RAN:
-            await asyncio.sleep(0)
+        await BEGUN.wait()
         workers = await zombie._store.list_workers()
         store = connect(url)
         await store.open()
@@ -271,8 +270,7 @@ async def test_two_engines_share_one_file(tmp_path: Path) -> None:
         run = await client.start(length(), id="w")
         assert await run.result(timeout=30) >= 2
         other = await client.start(slow_work(), id="c")
-        while not any(name == "slow" for name, _ in RAN):
-            await asyncio.sleep(0.001)
+        await BEGUN.wait()
         await other.cancel("from another engine")
         with pytest.raises(WorkflowFailedError):
             await other.result(timeout=30)

@@ -243,7 +243,8 @@ async def test_a_run_that_passes_its_timeout_is_closed_without_code(
     database: str, option: str
 ) -> None:
     async with TestEnvironment(database) as env:
-        run = await env.start(for_ever(), id="w", **{option: "2h"})  # type: ignore[arg-type]  # one of two durations
+        options: dict[str, Any] = {option: "2h"}
+        run = await env.start(for_ever(), id="w", **options)
         started = env.clock.now()
         with pytest.raises(WorkflowTimedOutError, match=option):
             await run.result()

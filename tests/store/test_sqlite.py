@@ -273,7 +273,7 @@ async def test_writer_copies_the_log_when_it_is_idle(
     await store.open()
     before = (tmp_path / "x.db").stat().st_size
 
-    for number in range(300):
+    for number in range(1_000):
         store.submit(make_start(f"r{number}"), lambda *_: None)
     while (tmp_path / "x.db").stat().st_size == before:  # noqa: ASYNC110 - a file
         await asyncio.sleep(0.005)

@@ -28,8 +28,9 @@ def quick_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "RENEWAL_SECONDS", 0.01)
 
 
-def writer_threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("durable writer")]
+def writer_threads(folder: Path) -> list[threading.Thread]:
+    """Return the threads that write in a folder; the name tells which."""
+    return [thread for thread in threading.enumerate() if str(folder) in thread.name]
 
 
 def read_lease(path: Path) -> int:
@@ -109,7 +110,7 @@ async def test_watcher_hears_of_another_process(tmp_path: Path) -> None:
 async def test_thread_ends_with_the_store(tmp_path: Path) -> None:
     store = connect(f"sqlite:///{tmp_path}/x.db")
     await store.open()
-    (thread,) = writer_threads()
+    (thread,) = writer_threads(tmp_path)
 
     await store.close()
 
@@ -121,7 +122,7 @@ async def test_thread_ends_if_opening_is_cancelled(tmp_path: Path) -> None:
     store = connect(f"sqlite:///{tmp_path}/x.db")
     task = asyncio.ensure_future(store.open())
     await asyncio.sleep(0)
-    (thread,) = writer_threads()
+    (thread,) = writer_threads(tmp_path)
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -136,9 +137,9 @@ async def test_thread_ends_if_opening_fails(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="is a folder"):
         await store.open()
 
-    for thread in writer_threads():
+    for thread in writer_threads(tmp_path):
         thread.join(5)
-    assert writer_threads() == []
+    assert writer_threads(tmp_path) == []
     await store.close()
 
 
@@ -151,9 +152,9 @@ def test_thread_ends_with_its_event_loop(tmp_path: Path) -> None:
 
     asyncio.run(forget_to_close())
 
-    for thread in writer_threads():
+    for thread in writer_threads(tmp_path):
         thread.join(5)
-    assert writer_threads() == []
+    assert writer_threads(tmp_path) == []
 
 
 async def test_store_can_be_opened_again(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-
-from typing_extensions import assert_type
+from typing import assert_type
 
 from durable import (
     Engine,

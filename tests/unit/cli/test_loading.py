@@ -8,6 +8,7 @@ import click
 import pytest
 
 from durable import workflow
+from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow
 from durable.cli.loading import (
     find_workflow,
@@ -26,6 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(REGISTRY, "workflows", dict(REGISTRY.workflows))
     return tmp_path
 
 

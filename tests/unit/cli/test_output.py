@@ -58,8 +58,8 @@ def test_json_of_a_text_beyond_the_first_plane_uses_both_surrogates() -> None:
 
 def test_what_users_code_prints_is_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     with users_code_prints_to_stderr():
-        print("hello")  # noqa: T201 - it stands for a workflow's print
-    print("data")  # noqa: T201 - as above
+        print("hello")
+    print("data")
 
     assert capsys.readouterr() == ("data\n", "hello\n")
 

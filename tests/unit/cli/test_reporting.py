@@ -97,7 +97,7 @@ def test_every_error_as_json_is_one_object(
     out, err = capsys.readouterr()
     assert out == ""
     assert json.loads(err) == {
-        "error": {"code": cls.code, "message": "what happened", "hint": None}
+        "error": {"code": cls.code, "message": "what happened", "hint": cls.hint}
     }
 
 
