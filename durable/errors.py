@@ -22,10 +22,9 @@
     ├── FailureError                  failures as workflow code sees them
     │   ├── ApplicationError          raise it to choose type, details, retry
     │   ├── RemoteError               an exception whose class is not known here
-    │   ├── ActivityError
-    │   │   ├── ActivityTimeoutError (TimeoutError)
-    │   │   └── OutcomeUnknown        an attempt in doubt that must not be repeated
-    │   └── ChildWorkflowError
+    │   └── ActivityError
+    │       ├── ActivityTimeoutError (TimeoutError)
+    │       └── OutcomeUnknown        an attempt in doubt that must not be repeated
     ├── WorkflowTaskError             workflow code cannot go on; the run parks
     │   ├── NondeterminismError
     │   ├── UndecodableError          a recorded value does not fit today's types
@@ -316,12 +315,6 @@ class OutcomeUnknown(ActivityError):
     """An attempt began, its outcome was lost, and it must not be run again blindly."""
 
     code = "outcome_unknown"
-
-
-class ChildWorkflowError(FailureError):
-    """A child workflow ended without a result; why is chained as `__cause__`."""
-
-    code = "child_workflow_error"
 
 
 # --- workflow code that cannot go on --------------------------------------------------

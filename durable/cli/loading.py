@@ -52,6 +52,8 @@ def load_module(name: str) -> ModuleType:
     """
     _see(Path.cwd())
     is_path = name.endswith(".py") or os.sep in name
+    if is_path and not Path(name).is_file():
+        raise click.UsageError(f"There is no file {str(Path(name).absolute())!r}.")
     with users_code_prints_to_stderr():
         try:
             return _load_file(Path(name)) if is_path else importlib.import_module(name)
@@ -81,8 +83,6 @@ def _see(folder: Path) -> None:
 def _load_file(path: Path) -> ModuleType:
     """Import a file under the name that its neighbours would import it by."""
     path = path.absolute()
-    if not path.is_file():
-        raise click.UsageError(f"There is no file {str(path)!r}.")
     _see(path.parent)
     known = sys.modules.get(path.stem)
     if known is None:
@@ -109,7 +109,7 @@ def _execute(path: Path, name: str) -> ModuleType:
 
 
 def _broken(name: str, error: BaseException) -> UsersCodeError:
-    text = str(error)
+    text = str(error).rstrip(".")
     return UsersCodeError(
         f"{name!r} cannot be imported: {type(error).__name__}"
         f"{': ' + text if text else ''}{_place_of(error)}.",

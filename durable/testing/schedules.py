@@ -16,6 +16,7 @@ from durable.api.workflow import WorkflowCall
 from durable.core.events import Attributes
 from durable.errors import ApplicationError
 from durable.testing.driver import Driver, PendingActivity
+from durable.testing.programs import Node, program_call
 
 _TURNS_MAX: Final = 200
 _TICK: Final = 0.001
@@ -49,6 +50,18 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     cancel: int | None = None
     keep: bool = False
     crash: bool = False
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A program, and how the outside world treats its run."""
+
+    program: Node
+    steps: tuple[Step, ...] = ()
+
+
+def drive_case(case: Case, *, run_id: str | None = None) -> Driver:
+    """Play a case; see `drive`."""
+    return drive(program_call(case.program), case.steps, run_id=run_id)
 
 
 def drive(

@@ -11,20 +11,12 @@ instead of tasks, activities that complete in order, no cancel and no crash.
 
 from __future__ import annotations
 
-import msgspec
 from hypothesis import strategies as st
 
 from durable.testing import programs as p
-from durable.testing.schedules import Answer, Step
+from durable.testing.schedules import Answer, Case, Step
 
 _SECONDS = st.integers(0, 3)
-
-
-class Case(msgspec.Struct, frozen=True):
-    """A program, and how the outside world treats its run."""
-
-    program: p.Node
-    steps: tuple[Step, ...] = ()
 
 
 def leaves() -> st.SearchStrategy[p.Node]:

@@ -359,6 +359,7 @@ def test_recorded_values_are_shown_on_request_only(
     assert app.SECRET in shown.output
 
 
+@pytest.mark.slow
 def test_secret_in_arguments_is_in_no_other_output(folder: Path) -> None:
     for args in (
         ("list",),
@@ -610,6 +611,7 @@ def test_replay_skips_what_no_module_defines(folder: Path) -> None:
     assert json.loads(done.stdout.splitlines()[0])["verdict"] == "skipped"
 
 
+@pytest.mark.slow
 def test_doctor_prints_findings_and_ends_with_1(folder: Path) -> None:
     text, data = invoke("doctor"), invoke("doctor", "--json")
 

@@ -92,12 +92,14 @@ def test_every_error_prints_message_hint_and_code(
 def test_every_error_as_json_is_one_object(
     cls: type[DurableError], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report(make(cls), is_json=True)
+    error = make(cls)
+
+    report(error, is_json=True)
 
     out, err = capsys.readouterr()
     assert out == ""
     assert json.loads(err) == {
-        "error": {"code": cls.code, "message": "what happened", "hint": cls.hint}
+        "error": {"code": cls.code, "message": "what happened", "hint": error.hint}
     }
 
 

@@ -1,0 +1,423 @@
+"""The command line in processes of its own: started, stopped, killed, taken over."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SECONDS_MAX = 20
+
+pytestmark = pytest.mark.slow
+
+# An activity waits for a file to appear, so that a test decides when it goes on.
+APP = """
+import asyncio
+import os
+from pathlib import Path
+
+from durable import RetryPolicy, activity, sleep, workflow
+
+QUICK = RetryPolicy(max_attempts=3, initial_interval=0.05)
+
+
+@activity(retry=QUICK)
+async def gated(name: str) -> str:
+    Path(f"{name}.began.{os.getpid()}").touch()
+    while not Path(f"{name}.open").exists():
+        await asyncio.sleep(0.01)
+    return name
+
+
+@activity
+async def plain(name: str) -> str:
+    return name.upper()
+
+
+@workflow
+async def passing(name: str) -> str:
+    first = await gated(name)
+    return first + await plain(name)
+
+
+@workflow
+async def quick(name: str) -> str:
+    print("printed by the workflow")
+    return await plain(name)
+"""
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until something is the case, and return it."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{what} has not happened within {SECONDS_MAX} s")
+
+
+class Process:
+    """A running command; what it says goes into files, so that it never blocks."""
+
+    def __init__(self, folder: Path, name: str, args: tuple[str, ...]) -> None:
+        self._out = folder / f"{name}.out"
+        self._err = folder / f"{name}.err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "durable", *args],
+                cwd=folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text()
+
+    def wait_for_log(self, pattern: str) -> re.Match[str]:
+        def look() -> re.Match[str] | None:
+            found = re.search(pattern, self.stderr)
+            assert found or self.process.poll() is None, self.stderr
+            return found
+
+        found: re.Match[str] = wait_for(look, f"{pattern!r} in the log")
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        return self.process.wait(SECONDS_MAX)
+
+
+def environment() -> dict[str, str]:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("DURABLE_") and name != "FORCE_COLOR"
+    }
+    return {
+        **inherited,
+        "PYTHONPATH": str(ROOT),
+        "DURABLE_DATABASE_URL": "sqlite:///runs.db",
+    }
+
+
+class Shop:
+    """A folder with a program and a database, and the commands run in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[Process] = []
+        self.write(APP)
+
+    def write(self, text: str, name: str = "app.py") -> None:
+        (self.folder / name).write_text(text)
+
+    def begin(self, *args: str) -> Process:
+        process = Process(self.folder, f"p{len(self.processes)}", args)
+        self.processes.append(process)
+        return process
+
+    def worker(self, *args: str) -> Process:
+        worker = self.begin("worker", *(args or ("app.py",)))
+        worker.wait_for_log("ready: task queue 'default'")
+        return worker
+
+    def call(self, *args: str, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "durable", *args],
+            cwd=self.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_MAX,
+        )
+        assert done.returncode == exit_code, f"{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def show(self, workflow_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            self.call("show", workflow_id, "--json").stdout
+        )
+        return found
+
+    def open_gate(self, name: str) -> None:
+        (self.folder / f"{name}.open").touch()
+
+    def began(self, name: str) -> list[Path]:
+        return list(self.folder.glob(f"{name}.began.*"))
+
+    def count_events(self, kind: str) -> int:
+        path = self.folder / "runs.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM history WHERE type = ?", (kind,)
+            ).fetchone()
+        return int(count)
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.process.poll() is None:
+                process.process.kill()
+            process.process.wait()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path)
+    yield shop
+    shop.end()
+
+
+def test_run_started_in_one_process_is_done_by_a_worker_in_another(shop: Shop) -> None:
+    shop.worker("app")
+    shop.open_gate("tea")
+
+    started = shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    result = shop.call("result", "order-1", "--timeout", "10s")
+
+    assert started.stdout == "order-1\n"
+    assert json.loads(result.stdout) == "teaTEA"
+    assert shop.call("doctor").stdout == ""
+
+
+def test_run_that_comes_before_any_worker_waits_for_one(shop: Shop) -> None:
+    shop.call("start", "app:quick", "--input", '{"name": "tea"}', "--id", "early")
+    assert shop.show("early")["owner"] is None
+
+    shop.worker()
+
+    assert json.loads(shop.call("result", "early").stdout) == "TEA"
+
+
+def test_worker_drains_at_sigterm_and_gives_its_runs_up(shop: Shop) -> None:
+    worker = shop.worker()
+    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    wait_for(lambda: shop.began("tea"), "the activity's begin")
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for_log("SIGTERM: draining")
+    shop.open_gate("tea")
+
+    assert worker.end() == 0
+    assert "worker stopped" in worker.stderr
+    assert worker.stdout == ""
+    left = shop.show("order-1")
+    assert (left["status"], left["owner"], left["pending"]["activities"]) == (
+        "running",
+        None,
+        [],
+    )
+    shop.worker()
+    assert json.loads(shop.call("result", "order-1").stdout) == "teaTEA"
+    assert len(shop.began("tea")) == 1
+    assert shop.show("order-1")["attempts"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_a_worker_at_once(
+    shop: Shop, number: signal.Signals
+) -> None:
+    worker = shop.worker("app.py", "--drain-timeout", "1h")
+    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    wait_for(lambda: shop.began("tea"), "the activity's begin")
+
+    worker.signal(number)
+    worker.wait_for_log("draining; a second signal ends the process at once")
+
+    def ended() -> bool:
+        if worker.process.poll() is None:
+            worker.signal(number)
+        return worker.process.poll() is not None
+
+    wait_for(ended, "the end of the worker")
+    assert worker.end() == 128 + number
+    assert "worker stopped" not in worker.stderr
+
+
+def test_signal_that_comes_twice_within_a_moment_is_one(shop: Shop) -> None:
+    worker = shop.worker()
+
+    worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGINT)
+
+    assert worker.end() == 0
+    assert worker.stderr.count("draining;") == 1
+
+
+def test_killed_worker_is_taken_over_by_the_next(shop: Shop) -> None:
+    first = shop.worker()
+    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    wait_for(lambda: shop.began("tea"), "the first attempt's begin")
+    first.signal(signal.SIGKILL)
+    first.end()
+    (dead,) = json.loads(shop.call("show", "order-1", "--json").stdout)["owner"].split()
+
+    second = shop.worker()
+    wait_for(lambda: len(shop.began("tea")) == 2, "the second attempt's begin")
+    shop.open_gate("tea")
+
+    assert json.loads(shop.call("result", "order-1").stdout) == "teaTEA"
+    alive = second.wait_for_log("worker (\\S+) ready").group(1)
+    shown = shop.call("show", "order-1").stdout
+    assert f"gated attempt 1 lost with its worker" in shown
+    assert re.search(rf"gated completed +attempt 2, .*worker {alive}", shown)
+    assert dead != alive
+    assert shop.call("doctor").stdout == ""
+
+
+def test_code_that_changed_is_found_before_it_is_deployed(shop: Shop) -> None:
+    shop.call("run", "app:quick", "--input", '["tea"]', "--id", "order-1")
+    shop.write(APP.replace("return await plain(name)", "return await gated(name)"))
+
+    done = shop.call("replay", "app", "--all", exit_code=8)
+
+    assert done.stdout.startswith("mismatch  order-1  quick  4 events")
+    assert "event 2 is ActivityTaskScheduled('plain'" in done.stdout
+    assert "the code issues ScheduleActivityTask('gated'" in done.stdout
+    assert "app.py:36" in done.stdout
+    assert "code: nondeterminism" in done.stderr
+    assert shop.began("tea") == [], "an activity ran during a replay"
+    assert shop.count_events("ActivityTaskScheduled") == 1
+
+
+def test_recorded_history_replays_where_there_is_no_database(shop: Shop) -> None:
+    shop.call("run", "app:quick", "--input", '["tea"]', "--id", "order-1")
+    recorded = shop.call("history", "order-1", "--json", "--payloads").stdout
+    (shop.folder / "history.json").write_text(recorded)
+    (shop.folder / "runs.db").unlink()
+
+    done = shop.call("replay", "app", "--file", "history.json")
+
+    assert done.stdout.startswith("ok        order-1")
+    assert not (shop.folder / "runs.db").exists()
+
+
+def test_stuck_run_goes_on_once_its_code_is_mended(shop: Shop) -> None:
+    shop.write(APP.replace("return await plain(name)", "return await plain(nmae)"))
+    first = shop.worker()
+    shop.call("start", "quick", "--input", '["tea"]', "--id", "order-1")
+
+    stuck = shop.call("result", "order-1", exit_code=1)
+    assert "NameError: name 'nmae' is not defined" in stuck.stderr
+    assert "code: workflow_stuck" in stuck.stderr
+    assert "NameError" in shop.call("show", "order-1").stdout
+    first.signal(signal.SIGTERM)
+    assert first.end() == 0
+
+    shop.write(APP)
+    shop.worker()
+    wait_for(
+        lambda: shop.count_events("WorkflowExecutionCompleted"), "the end of the run"
+    )
+    assert json.loads(shop.call("result", "order-1").stdout) == "TEA"
+
+
+def test_data_alone_goes_to_stdout(shop: Shop) -> None:
+    done = shop.call("run", "app:quick", "--input", '["tea"]')
+
+    assert done.stdout == '"TEA"\n'
+    assert "printed by the workflow" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_that_is_stopped_is_kept_and_goes_on(
+    shop: Shop, number: signal.Signals
+) -> None:
+    running = shop.begin("run", "app:passing", "--input", '["tea"]', "--id", "order-1")
+    wait_for(lambda: shop.began("tea"), "the activity's begin")
+    (run,) = [
+        json.loads(line) for line in shop.call("list", "--json").stdout.splitlines()
+    ]
+    assert (run["status"], run["workflow_id"]) == ("running", "order-1")
+
+    running.signal(number)
+    shop.open_gate("tea")
+
+    assert running.end() == 128 + number
+    assert running.stdout == ""
+    assert "run 'order-1'" in running.stderr
+    assert "Traceback" not in running.stderr
+    again = shop.call(
+        "run", "app:passing", "--input", '["tea"]', "--id", "order-1",
+        "--on-conflict", "use_existing",
+    )  # fmt: skip
+    assert json.loads(again.stdout) == "teaTEA"
+
+
+def test_waiting_for_a_result_can_be_broken_off(shop: Shop) -> None:
+    shop.call("start", "nobody_knows", "--id", "order-1")
+    waiting = shop.begin("result", "order-1")
+    wait_for(lambda: len(list(shop.folder.glob("runs.db-*"))), "the wait")
+
+    waiting.signal(signal.SIGINT)
+
+    assert waiting.end() == 130
+    assert "Traceback" not in waiting.stderr
+
+
+def test_cancel_from_another_process_reaches_the_code(shop: Shop) -> None:
+    shop.worker()
+    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    wait_for(lambda: shop.began("tea"), "the activity's begin")
+
+    shop.call("cancel", "order-1", "--reason", "enough")
+
+    failed = shop.call("result", "order-1", exit_code=5)
+    assert "was cancelled" in failed.stderr
+    assert "cancel requested: enough" in shop.call("show", "order-1").stdout
+
+
+def test_module_that_cannot_be_imported_is_an_error_without_traceback(
+    shop: Shop,
+) -> None:
+    shop.write("1 / 0\n", "broken.py")
+
+    for args in (
+        ("worker", "broken"),
+        ("run", "broken:x"),
+        ("replay", "broken", "--all"),
+    ):
+        done = shop.call(*args, exit_code=1)
+        assert "ZeroDivisionError: division by zero (broken.py:1)" in done.stderr
+        assert "code: import_failed" in done.stderr
+
+
+def test_help_does_not_wait_for_the_database_layer(shop: Shop) -> None:
+    check = (
+        "import sys, durable.cli.main as m\n"
+        "try: m.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'sqlalchemy', 'alembic', 'rich', 'asyncio', 'durable.engine'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", check],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+    )
+
+    assert done.returncode == 0, done.stderr

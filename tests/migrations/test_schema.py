@@ -1,0 +1,272 @@
+"""The schema: made directly or by migrations it is one, and it is made once."""
+
+import importlib.resources
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from durable.errors import SchemaRevisionError, StoreError
+from durable.store import schema
+from durable.store.connect import connect
+from durable.store.database import Session
+from durable.store.schema import HEAD, find_migrations, read_revision
+from durable.store.sqlite import SqliteDatabase
+from durable.testing.store_rows import make_start
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def describe(session: Session) -> dict[str, Any]:
+    """Return everything SQLite knows of the schema, apart from white space."""
+    connection = session.connection
+    found = connection.exec_driver_sql(
+        "SELECT name, sql FROM sqlite_master ORDER BY name"
+    )
+    texts = {name: sql and " ".join(sql.split()) for name, sql in found}
+    columns = {
+        name: connection.exec_driver_sql(f"PRAGMA table_xinfo({name})").all()
+        for name in texts
+    }
+    indexes = {
+        name: connection.exec_driver_sql(f"PRAGMA index_xinfo({name})").all()
+        for name in texts
+    }
+    return {"texts": texts, "columns": columns, "indexes": indexes}
+
+
+def make_empty_schema(path: Path) -> None:
+    """Leave a database as a release before the first migration would have."""
+    database = SqliteDatabase(path)
+    session = database._connect()
+    session.connection.exec_driver_sql(
+        "CREATE TABLE durable_schema (version_num VARCHAR(32) NOT NULL,"
+        " CONSTRAINT durable_schema_pkc PRIMARY KEY (version_num))"
+    )
+    session.close()
+
+
+def set_revision(path: Path, revision: str) -> None:
+    session = SqliteDatabase(path)._connect()
+    session.connection.exec_driver_sql(
+        "UPDATE durable_schema SET version_num = ?", (revision,)
+    )
+    session.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "x.db"
+
+
+@pytest.fixture
+def session(path: Path) -> Iterator[Session]:
+    session = SqliteDatabase(path).open_writer()
+    yield session
+    session.close()
+
+
+def test_head_is_the_newest_script() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(find_migrations()))
+
+    scripts = ScriptDirectory.from_config(config)
+
+    assert scripts.get_heads() == [HEAD]
+
+
+def test_every_script_says_whether_it_expands_or_contracts() -> None:
+    scripts = [path.name for path in (find_migrations() / "versions").glob("*.py")]
+
+    assert scripts
+    for name in scripts:
+        number, kind, *_ = name.removesuffix(".py").split("_")
+        assert len(number) == 4
+        assert number.isdecimal()
+        assert kind in ("expand", "contract")
+
+
+def test_tables_made_directly_equal_the_migrated_ones(
+    session: Session, tmp_path: Path
+) -> None:
+    make_empty_schema(tmp_path / "old.db")
+
+    migrated = SqliteDatabase(tmp_path / "old.db").open_writer()
+
+    assert describe(migrated) == describe(session)
+    assert read_revision(migrated) == read_revision(session) == HEAD
+    for table in ("counters", "durable_schema"):
+        text = f"SELECT * FROM {table}"  # noqa: S608 - names are written here
+        rows = [s.connection.exec_driver_sql(text).all() for s in (migrated, session)]
+        assert rows[0] == rows[1]
+        assert len(rows[0]) == 1
+    migrated.close()
+
+
+async def test_migrated_database_can_be_used(path: Path) -> None:
+    make_empty_schema(path)
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+
+    assert (await store.perform(make_start("r1"))).created
+    await store.close()
+
+
+def test_opening_again_changes_nothing(session: Session, path: Path) -> None:
+    before = describe(session)
+
+    again = SqliteDatabase(path, migrate=False).open_writer()
+
+    assert describe(again) == before
+    again.close()
+
+
+@pytest.mark.parametrize("revision", ["0002", "9999", "abc123", "0001b"])
+def test_schema_of_another_release_is_refused_unchanged(
+    path: Path, revision: str
+) -> None:
+    SqliteDatabase(path).open_writer().close()
+    set_revision(path, revision)
+
+    with pytest.raises(SchemaRevisionError, match=revision):
+        SqliteDatabase(path).open_writer()
+
+    session = SqliteDatabase(path)._connect()
+    assert read_revision(session) == revision
+    session.close()
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_schema_is_not_made_without_leave(path: Path, is_old: bool) -> None:
+    if is_old:
+        make_empty_schema(path)
+
+    with pytest.raises(SchemaRevisionError, match="told not to migrate"):
+        SqliteDatabase(path, migrate=False).open_writer()
+
+    session = SqliteDatabase(path)._connect()
+    assert read_revision(session) == ("" if is_old else None)
+    session.close()
+
+
+def test_foreign_table_of_the_same_name_is_left_alone(path: Path) -> None:
+    session = SqliteDatabase(path)._connect()
+    session.connection.exec_driver_sql("CREATE TABLE history (page TEXT)")
+    before = describe(session)
+
+    with pytest.raises(SchemaRevisionError, match="history"):
+        SqliteDatabase(path).open_writer()
+
+    assert describe(session) == before
+    session.close()
+
+
+def test_tables_of_an_application_may_live_beside_ours(path: Path) -> None:
+    session = SqliteDatabase(path)._connect()
+    session.connection.exec_driver_sql("CREATE TABLE orders (id INTEGER)")
+    session.close()
+
+    opened = SqliteDatabase(path).open_writer()
+
+    assert {"orders", "runs"} <= set(describe(opened)["texts"])
+    opened.close()
+
+
+def test_failed_creation_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr(schema.sa, "insert", fail)
+    with pytest.raises(StoreError):
+        SqliteDatabase(path).open_writer()
+    monkeypatch.undo()
+
+    session = SqliteDatabase(path)._connect()
+    assert describe(session)["texts"] == {}
+    session.close()
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_threads_that_upgrade_at_once_upgrade_once(path: Path, is_old: bool) -> None:
+    if is_old:
+        make_empty_schema(path)
+    gate = threading.Barrier(6)
+    problems: list[BaseException] = []
+
+    def open_database() -> None:
+        gate.wait()
+        try:
+            SqliteDatabase(path).open_writer().close()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=open_database) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert problems == []
+    session = SqliteDatabase(path, migrate=False).open_writer()
+    rows = session.connection.exec_driver_sql("SELECT * FROM durable_schema").all()
+    assert [tuple(row) for row in rows] == [(HEAD,)]
+    session.close()
+
+
+def test_different_databases_may_be_upgraded_at_once(tmp_path: Path) -> None:
+    """Alembic keeps what it works on in a module's global."""
+    paths = [tmp_path / f"{number}.db" for number in range(6)]
+    for path in paths:
+        make_empty_schema(path)
+    gate = threading.Barrier(6)
+    problems: list[BaseException] = []
+
+    def open_database(path: Path) -> None:
+        gate.wait()
+        try:
+            SqliteDatabase(path).open_writer().close()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=open_database, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert problems == []
+    for path in paths:
+        SqliteDatabase(path, migrate=False).open_writer().close()
+
+
+def test_packed_migrations_win_over_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_migrations() == ROOT / "migrations"
+
+    (tmp_path / "durable" / "_migrations").mkdir(parents=True)
+    monkeypatch.setattr(
+        importlib.resources, "files", lambda package: tmp_path / package
+    )
+
+    assert find_migrations() == tmp_path / "durable" / "_migrations"
+
+
+def test_percent_sign_in_the_path_of_the_migrations_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    folder = tmp_path / "100%s"
+    folder.symlink_to(find_migrations())
+    monkeypatch.setattr(schema, "find_migrations", lambda: folder)
+    make_empty_schema(path)
+
+    session = SqliteDatabase(path).open_writer()
+
+    assert read_revision(session) == HEAD
+    session.close()

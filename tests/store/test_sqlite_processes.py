@@ -1,0 +1,316 @@
+"""Several processes on one SQLite file: creating, dying, sleeping past a lease."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from durable.store.connect import connect
+from durable.store.records import Claimed, ClaimRuns, ReapWorkers, RunFilter
+from durable.testing.store_rows import NAMESPACE, make_commit, make_worker
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+PREAMBLE = """
+import asyncio, os, sys
+from durable.errors import *
+from durable.store.connect import connect
+from durable.store.records import *
+from durable.testing.store_rows import *
+
+path, name = sys.argv[1:]
+
+def say(*words):
+    print(*words, flush=True)
+
+def wait():
+    sys.stdin.readline()
+"""
+
+
+def start_process(code: str, path: Path, name: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PREAMBLE + code, str(path), name],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def hear(process: "subprocess.Popen[str]") -> str:
+    output: IO[str] | None = process.stdout
+    assert output is not None
+    return output.readline().strip()
+
+
+def tell(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def check_integrity(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    gaps = connection.execute(
+        "SELECT run_id FROM history GROUP BY run_id"
+        " HAVING min(event_id) <> 1 OR max(event_id) <> count(*)"
+    )
+    assert gaps.fetchall() == []
+    orphans = connection.execute(
+        "SELECT run_id FROM history WHERE run_id NOT IN (SELECT run_id FROM runs)"
+    )
+    assert orphans.fetchall() == []
+    connection.close()
+
+
+CREATE = """
+async def main():
+    store = connect(f"sqlite:///{path}")
+    say("ready")
+    wait()
+    await store.open()
+    await store.perform(make_start(name))
+    await store.close()
+    say("done")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_processes_may_create_one_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    processes = [start_process(CREATE, path, f"r{n}") for n in range(4)]
+    for process in processes:
+        assert hear(process) == "ready"
+
+    for process in processes:
+        tell(process)
+
+    assert [hear(process) for process in processes] == ["done"] * 4
+    assert [process.wait() for process in processes] == [0] * 4
+    check_integrity(path)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM runs").fetchone() == (4,)
+    revisions = connection.execute("SELECT version_num FROM durable_schema").fetchall()
+    connection.close()
+    assert len(revisions) == 1
+
+
+WRITE_FOR_EVER = """
+async def main():
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+    await store.register_worker(make_worker(name), lambda: None)
+    for round in range(10**9):
+        names = [f"{name}-{round}-{number}" for number in range(40)]
+        for run_id in names[:-1]:
+            store.submit(make_start(run_id, owner=name), lambda *_: None)
+        await store.perform(make_start(names[-1], owner=name))
+        for run_id in names[:20]:
+            store.submit(make_closing(run_id, 3, 4), lambda *_: None)
+        await store.perform(make_commit(names[-1], 3, 5))
+        say(round)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [1, 4, 11])
+def test_killed_process_leaves_what_it_acknowledged(
+    tmp_path: Path, rounds: int
+) -> None:
+    path = tmp_path / "x.db"
+    processes = [start_process(WRITE_FOR_EVER, path, name) for name in ("a", "b")]
+    for process in processes:
+        for number in range(rounds):
+            assert hear(process) == str(number)
+
+    for process in processes:
+        process.kill()
+    acknowledged = Counter({name: rounds for name in ("a", "b")})
+    for name, process in zip(("a", "b"), processes, strict=True):
+        assert process.stdout is not None
+        acknowledged[name] += len(process.stdout.read().splitlines())
+        process.wait()
+
+    check_integrity(path)
+    connection = sqlite3.connect(path)
+    for name, done in acknowledged.items():
+        for number in range(done):
+            prefix = f"{name}-{number}-%"
+            found = connection.execute(
+                "SELECT count(*), sum(status = 'completed') FROM runs"
+                " WHERE run_id LIKE ?",
+                (prefix,),
+            )
+            assert found.fetchone() == (40, 20)
+            rows = connection.execute(
+                "SELECT count(*) FROM history WHERE run_id LIKE ?", (prefix,)
+            )
+            assert rows.fetchone() == (40 * 2 + 20 * 2 + 3,)
+    connection.close()
+
+
+SLEEP_PAST_THE_LEASE = """
+async def main():
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+    lost = asyncio.Event()
+    await store.register_worker(make_worker(name), lost.set)
+    await store.perform(make_start("r1", owner=name, is_active=True))
+    say("ready")
+    wait()
+    for operation in (
+        make_commit("r1", 3, 3),
+        make_start("r2", owner=name),
+        RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=None),
+    ):
+        try:
+            await store.perform(operation)
+            say("written")
+        except StoreError as error:
+            say(type(error).__name__)
+    await lost.wait()
+    say("lost")
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_stopped_process_can_write_nothing_once_its_lease_was_taken(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.db"
+    zombie = start_process(SLEEP_PAST_THE_LEASE, path, "zombie")
+    assert hear(zombie) == "ready"
+    os.kill(zombie.pid, signal.SIGSTOP)
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+    await store.register_worker(make_worker("w"), lambda: None)
+
+    assert await store.perform(ReapWorkers(presumed_dead=("zombie",))) == ["zombie"]
+    claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=9))
+    await store.perform(make_commit("r1", 3, 3))
+    os.kill(zombie.pid, signal.SIGCONT)
+    tell(zombie)
+
+    assert claimed == Claimed(ready=["r1"], count=1)
+    heard = [await asyncio.to_thread(hear, zombie) for _ in range(4)]
+    assert heard == ["LeaseLostError"] * 3 + ["lost"]
+    assert await asyncio.to_thread(zombie.wait) == 0
+    assert len(await store.read_history("r1")) == 3
+    assert len(await store.list_runs(NAMESPACE, RunFilter())) == 1
+    assert await store.perform(make_commit("r1", 4, 4)) is None
+    fences = sqlite3.connect(path)
+    rows = fences.execute("SELECT fence FROM history ORDER BY event_id").fetchall()
+    fences.close()
+    assert rows == sorted(rows)
+    await store.close()
+
+
+CROWD = """
+async def main():
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+    for number in range(60):
+        result = await store.perform(
+            make_start(f"{name}-{number}", workflow_id=f"wf-{number}",
+                       conflict_policy=IdConflictPolicy.USE_EXISTING)
+        )
+        say(number, result.run_id)
+    await store.close()
+
+from durable.options import IdConflictPolicy
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_who_holds_an_id(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    processes = [start_process(CROWD, path, f"p{n}") for n in range(4)]
+
+    answers = [process.communicate()[0].splitlines() for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 4
+    assert len(answers[0]) == 60
+    assert answers == [answers[0]] * 4
+    check_integrity(path)
+
+
+FORK = """
+async def main():
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+    await store.perform(make_start("r1"))
+    child = os.fork()
+    if child == 0:
+        try:
+            await store.perform(make_start("r2"))
+        except EngineClosedError as error:
+            await store.close()
+            say("child", error)
+        os._exit(0)
+    os.waitpid(child, 0)
+    await store.perform(make_start("r3"))
+    await store.close()
+    say("parent done")
+
+import warnings
+# Python 3.12 and later warn of every fork in a process with threads.
+warnings.simplefilter("ignore", DeprecationWarning)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_fork_refuses_the_child_and_leaves_the_parent_alone(tmp_path: Path) -> None:
+    process = start_process(FORK, tmp_path / "x.db", "")
+
+    child, parent = process.communicate()[0].splitlines()
+
+    assert child.startswith("child ")
+    assert "fork" in child
+    assert "after the fork" in child
+    assert parent == "parent done"
+    check_integrity(tmp_path / "x.db")
+
+
+async def test_opening_a_new_file_does_not_import_alembic(tmp_path: Path) -> None:
+    code = """
+async def main():
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+    await store.close()
+
+asyncio.run(main())
+say("alembic" in sys.modules)
+"""
+    process = start_process(code, tmp_path / "x.db", "")
+
+    assert await asyncio.to_thread(hear, process) == "False"
+    process.communicate()
+
+
+def test_store_in_memory_does_not_import_sqlalchemy(tmp_path: Path) -> None:
+    code = """
+connect("memory://")
+say("sqlalchemy" in sys.modules)
+"""
+    process = start_process(code, tmp_path, "")
+
+    assert hear(process) == "False"
+    process.communicate()

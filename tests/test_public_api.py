@@ -1,0 +1,86 @@
+"""The public names, frozen: a change here is a change that users see."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import durable
+from durable import errors
+
+ROOT = Path(__file__).parent.parent
+
+PUBLIC = """
+Activity ActivityCancellationType ActivityError ActivityInfo ActivityTimeoutError
+ApplicationError DurableError Engine FailureError Handle IdConflictPolicy IdReusePolicy
+InvalidInputError NondeterminismError OutcomeUnknown RemoteError ResultTimeoutError
+RetryPolicy RunDescription RunStatus StoreError SyncEngine SyncHandle Workflow
+WorkflowAlreadyStartedError WorkflowCall WorkflowCancelledError WorkflowClosedError
+WorkflowFailedError WorkflowInfo WorkflowNotFoundError WorkflowStuckError
+WorkflowTaskError WorkflowTerminatedError WorkflowTimedOutError activity activity_info
+deprecate_patch in_activity in_workflow info is_activity_cancelled logger now patched
+random register_exception sleep uuid4 wait_condition workflow
+""".split()
+
+ALL_ERRORS = [
+    cls
+    for cls in vars(errors).values()
+    if inspect.isclass(cls) and issubclass(cls, errors.DurableError)
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(durable.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_can_be_had(name: str) -> None:
+    assert getattr(durable, name) is not None
+    assert name in dir(durable)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        durable.nonsense  # noqa: B018 - the access is the test
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, durable, durable.api.workflow, durable.api.activity;"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    for heavy in ("sqlalchemy", "alembic", "opentelemetry", "click", "rich", "sqlite3"):
+        assert f"'{heavy}'" not in loaded
+
+
+@pytest.mark.parametrize("cls", ALL_ERRORS)
+def test_every_error_is_in_the_reference_with_its_code(
+    cls: type[errors.DurableError],
+) -> None:
+    text = (ROOT / "docs" / "reference" / "errors.md").read_text()
+    assert re.search(rf"\| `{cls.__name__}` \| `{cls.code}` \|", text)
+
+
+def test_every_code_is_used_once() -> None:
+    codes = [cls.code for cls in ALL_ERRORS]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("cls", ALL_ERRORS)
+def test_every_error_survives_pickling(cls: type[errors.DurableError]) -> None:
+    error = cls.__new__(cls)
+    error.args = ("what happened",)
+    error.__dict__.update(message="what happened", hint="do this", workflow_id="w")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - made a line above
+    assert type(copy) is cls
+    assert copy.args == error.args
+    assert vars(copy) == vars(error)
