@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import threading
 from typing import Final
 
 import msgspec
@@ -41,11 +40,16 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
 class ActivityContext:
     """The attempt that the current task or thread runs."""
 
-    __slots__ = ("cancelled", "info")
+    __slots__ = ("info", "is_cancelled")
 
     def __init__(self, info: ActivityInfo) -> None:
         self.info = info
-        self.cancelled = threading.Event()
+        # A plain flag: threads read it, the loop's thread sets it, nobody waits.
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Ask the attempt to stop."""
+        self.is_cancelled = True
 
 
 CURRENT: Final[contextvars.ContextVar[ActivityContext | None]] = contextvars.ContextVar(
@@ -70,7 +74,7 @@ def is_activity_cancelled() -> bool:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    return _get("durable.is_activity_cancelled()").cancelled.is_set()
+    return _get("durable.is_activity_cancelled()").is_cancelled
 
 
 def in_activity() -> bool:

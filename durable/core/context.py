@@ -13,10 +13,9 @@ import sys
 import zlib
 from collections.abc import Callable
 from types import CodeType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from durable import limits
-from durable.core import loop as loop_module
 from durable.core.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -38,11 +37,42 @@ from durable.core.runtime import (
 from durable.core.seed import seed_of
 from durable.errors import InvalidDurationError
 
-_ASYNCIO: Final = asyncio.__file__.removesuffix("__init__.py")
+_PACKAGE: Final = __file__[: -len("core/context.py")]
+# Where the line that asked for a wait is not to be found.
+_PLUMBING: Final = (
+    asyncio.__file__.removesuffix("__init__.py"),
+    _PACKAGE + "core",
+    _PACKAGE + "api",
+)
+
+
+_Condition: TypeAlias = tuple[asyncio.Future[None], Callable[[], bool]]
 
 
 class RunContext:
     """The runtime of one run, by replay."""
+
+    __slots__ = (
+        "_activity_count",
+        "_conditions",
+        "_random",
+        "_timer_count",
+        "activities",
+        "cancellation_reason",
+        "code",
+        "entries",
+        "history_length",
+        "is_replaying",
+        "loop",
+        "on_unhandled",
+        "patches",
+        "recorded_patches",
+        "started",
+        "started_at",
+        "task_time",
+        "timer_heap",
+        "timers",
+    )
 
     def __init__(self, started: WorkflowExecutionStarted, code: WorkflowCode) -> None:
         self.started = started
@@ -54,14 +84,14 @@ class RunContext:
         # By due time; entries of timers that are gone are dropped when they surface.
         self.timer_heap: list[tuple[int, int]] = []
         self.patches: dict[str, bool] = {}
-        self.recorded_patches: set[str] = set()
+        self.recorded_patches: frozenset[str] = frozenset()
         self.is_replaying = True
         self.task_time = 0
         self.started_at = 0
         self.history_length = 0
         self.cancellation_reason: str | None = None
         self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
-        self._conditions: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
+        self._conditions: tuple[_Condition, ...] = ()
         self._random: random.Random | None = None
         self._activity_count = 0
         self._timer_count = 0
@@ -93,7 +123,7 @@ class RunContext:
             self.loop.drain()
 
     def _check_conditions(self) -> bool:
-        remaining: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
+        remaining: list[_Condition] = []
         has_resolved = False
         for future, predicate in self._conditions:
             if future.done():
@@ -102,7 +132,7 @@ class RunContext:
                 has_resolved = True
             else:
                 remaining.append((future, predicate))
-        self._conditions = remaining
+        self._conditions = tuple(remaining)
         return has_resolved
 
     def _holds(
@@ -120,7 +150,7 @@ class RunContext:
     def start_loop_timer(self, handle: TimerHandle, delay: float) -> None:
         """Start a durable timer for a call that asyncio wants later."""
         frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
-        # Skip asyncio's own frames to the line that asked for the wait.
+        # Skip asyncio's frames and ours to the line that asked for the wait.
         while frame.f_back is not None and _is_plumbing(frame.f_code.co_filename):
             frame = frame.f_back
         code, instruction = frame.f_code, frame.f_lasti
@@ -285,7 +315,7 @@ class RunContext:
         if self.loop.is_torn_down:
             await self.loop.create_future()  # see durable.core.teardown
         future: asyncio.Future[None] = self.loop.create_future()
-        self._conditions.append((future, predicate))
+        self._conditions += ((future, predicate),)
         if timeout is None:
             await future
             return
@@ -341,7 +371,7 @@ class RunContext:
 
 
 def _is_plumbing(filename: str) -> bool:
-    return filename.startswith(_ASYNCIO) or filename == loop_module.__file__
+    return filename.startswith(_PLUMBING)
 
 
 def _loop_delay(seconds: float) -> int:

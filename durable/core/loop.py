@@ -142,7 +142,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.tasks: list[WorkflowTaskHandle[Any]] = []
         self._tasks_kept = _TASKS_KEPT_MIN
         # Started async generators, held so that no collector finalizes them.
-        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.generators: list[AsyncGenerator[Any, Any]] | None = None
         self.is_torn_down = False
         # How `durable.api` finds the runtime; any loop may carry one.
         self.durable_runtime: Any = owner
@@ -297,6 +297,12 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     async def shutdown_asyncgens(self) -> None:
         """Do nothing: a run's generators are closed when it is torn down."""
+
+    def keep_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Hold a started async generator until the run is torn down."""
+        if self.generators is None:
+            self.generators = []
+        self.generators.append(generator)
 
     # --- refusals ---------------------------------------------------------------------
 

@@ -77,6 +77,21 @@ class Replayer:
     is spent: tear it down and make a new one.
     """
 
+    __slots__ = (
+        "_context",
+        "_find_code",
+        "_has_begun",
+        "_is_cancel_requested",
+        "_is_torn_down",
+        "_main",
+        "_on_unhandled",
+        "_unprocessed",
+        "event_count",
+        "flags",
+        "is_closed",
+        "task_count",
+    )
+
     def __init__(
         self,
         code: Callable[[WorkflowExecutionStarted], WorkflowCode],
@@ -90,7 +105,7 @@ class Replayer:
         self._has_begun = False
         self._is_cancel_requested = False
         self._is_torn_down = False
-        self._unprocessed: list[HistoryEvent] = []
+        self._unprocessed: Sequence[HistoryEvent] = ()
         self.is_closed = False
         self.event_count = 0
         self.task_count = 0
@@ -221,14 +236,14 @@ class Replayer:
                 for task in open_tasks:
                     task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for its warning
                     close_coroutine(task.get_coro(), limits.TEARDOWN_ROUNDS_MAX)
-                for generator in loop.generators:
+                for generator in loop.generators or ():
                     close_async_generator(generator, limits.TEARDOWN_ROUNDS_MAX)
                 if self._main is not None and not is_driven:
                     asyncio.tasks._leave_task(loop, self._main)
             finally:
                 turn.leave(outer)
         loop.tasks.clear()
-        loop.generators.clear()
+        loop.generators = None
         context.entries.clear()
 
     def __del__(self) -> None:
@@ -310,7 +325,7 @@ class Replayer:
     def _note_patch(self, context: RunContext, marker: MarkerRecorded) -> None:
         patch = find_patch(marker)
         if patch is not None:
-            context.recorded_patches.add(patch[0])
+            context.recorded_patches |= {patch[0]}
 
     def _start(self, started: WorkflowExecutionStarted) -> None:
         self._context = RunContext(started, self._find_code(started))
@@ -337,7 +352,7 @@ class Replayer:
         self.flags = flags.CURRENT
         context.is_replaying = False
         context.begin_task(time, self.event_count)
-        self._unprocessed = []
+        self._unprocessed = ()
         outer = turn.enter(context.loop)
         try:
             self._apply(context, [*(event.attributes for event in earlier), *inputs])

@@ -76,7 +76,7 @@ class _Hooks:
     def __call__(self, generator: AsyncGenerator[Any, Any]) -> None:
         loop = _get_loop()
         if isinstance(loop, DeterministicLoop):
-            loop.generators.append(generator)
+            loop.keep_generator(generator)
         elif self._firstiter is not None:
             self._firstiter(generator)
 

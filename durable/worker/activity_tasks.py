@@ -198,7 +198,7 @@ class ActivityTasks:
             )
         )
         CURRENT.set(context)
-        attempt.stop = context.cancelled.set
+        attempt.context = context
         try:
             result = await self._call(attempt, activity)
         except asyncio.CancelledError as error:
@@ -330,8 +330,7 @@ class ActivityTasks:
             cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
         )
         self._failed(attempt, failure)
-        if attempt.stop is not None:
-            attempt.stop()
+        attempt.ask_to_stop()
         if attempt.task is not None:
             attempt.task.cancel()
 
@@ -392,7 +391,7 @@ class ActivityTasks:
         run.attempts.pop(attempt.scheduled_event_id, None)
         run.inputs.append(outcome)
         if attempt.attempt > 1 or state is not AttemptState.COMPLETED:
-            run.attempt_records.append(self._row(attempt, state, failure))
+            run.attempt_records += (self._row(attempt, state, failure),)
         self._host.advance(run)
 
     def _end(self, attempt: Attempt) -> None:
@@ -480,8 +479,7 @@ class ActivityTasks:
         if attempt.task is None:
             self._stopped(attempt, asyncio.CancelledError())
             return
-        if attempt.stop is not None:
-            attempt.stop()
+        attempt.ask_to_stop()
         attempt.task.cancel()
 
     def forget(self, run: LiveRun) -> None:
@@ -496,8 +494,7 @@ class ActivityTasks:
                 and attempt.scheduled.settings.cancellation_type == "abandon"
             ):
                 continue
-            if attempt.stop is not None:
-                attempt.stop()
+            attempt.ask_to_stop()
             if attempt.task is not None:
                 attempt.task.cancel()
         run.attempts.clear()
@@ -570,8 +567,7 @@ class ActivityTasks:
         tasks = [a.task for a in list(self._running) if a.task is not None]
         for attempt in list(self._running):
             self._end(attempt)
-            if attempt.stop is not None:
-                attempt.stop()
+            attempt.ask_to_stop()
         for task in tasks:
             task.cancel()
         if tasks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, Attributes
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
@@ -16,6 +17,7 @@ class Attempt:
 
     __slots__ = (
         "attempt",
+        "context",
         "due_at",
         "headers",
         "is_cancel_requested",
@@ -26,7 +28,6 @@ class Attempt:
         "scheduled_at",
         "scheduled_event_id",
         "started_at",
-        "stop",
         "task",
         "timer",
     )
@@ -57,7 +58,12 @@ class Attempt:
         """Its outcome is decided; whatever the function still does is not heard."""
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.stop: Callable[[], None] | None = None
+        self.context: ActivityContext | None = None
+
+    def ask_to_stop(self) -> None:
+        """Let the function see that it should end."""
+        if self.context is not None:
+            self.context.cancel()
 
 
 class LiveRun:
@@ -106,9 +112,9 @@ class LiveRun:
         self.started_at = 0
         self.inputs: list[Attributes] = []
         """Events that no turn has taken, in order of arrival."""
-        self.consumed: list[int] = []
+        self.consumed: tuple[int, ...] = ()
         """Inbox sequences that `inputs` hold."""
-        self.attempt_records: list[AttemptRecord] = []
+        self.attempt_records: tuple[AttemptRecord, ...] = ()
         """Attempts that have ended; written with the next turn."""
         self.attempts: dict[int, Attempt] = {}
         """Activities that run or are about to, by scheduled event."""

@@ -418,7 +418,7 @@ class Worker:
         for message, event in zip(loaded.messages, messages, strict=True):
             if message.sequence not in run.consumed:
                 run.inputs.append(event)
-                run.consumed.append(message.sequence)
+                run.consumed += (message.sequence,)
         restore_activities(run, loaded.attempts, self._activities)
         self._go_on(run)
         self._tasks.correct_row(run)

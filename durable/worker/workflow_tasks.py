@@ -236,11 +236,11 @@ class WorkflowTasks:
             update_run=update,
             is_active=is_active and not closes,
             wake_at=wake_at,
-            attempts=tuple(run.attempt_records),
-            consumed=tuple(run.consumed),
+            attempts=run.attempt_records,
+            consumed=run.consumed,
         )
         run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False
-        run.attempt_records, run.consumed = [], []
+        run.attempt_records, run.consumed = (), ()
         run.is_committing = True
         self._store.submit(
             operation, partial(self._committed, run, completion, operation)
@@ -279,10 +279,10 @@ class WorkflowTasks:
             update_run=True,
             is_active=True,
             wake_at=run.wake_at,
-            attempts=tuple(run.attempt_records),
-            consumed=tuple(run.consumed),
+            attempts=run.attempt_records,
+            consumed=run.consumed,
         )
-        run.attempt_records, run.consumed = [], []
+        run.attempt_records, run.consumed = (), ()
         run.is_committing = True
         self._store.submit(operation, partial(self._kept, run, operation, inputs))
 
@@ -357,8 +357,8 @@ class WorkflowTasks:
     ) -> None:
         """Put what was not committed back to where it waits."""
         run.inputs = [*inputs, *run.inputs]
-        run.attempt_records = [*operation.attempts, *run.attempt_records]
-        run.consumed = [*operation.consumed, *run.consumed]
+        run.attempt_records = operation.attempts + run.attempt_records
+        run.consumed = operation.consumed + run.consumed
 
     def _commit_failed(self, run: LiveRun, error: BaseException) -> None:
         if isinstance(error, LeaseLostError):

@@ -5,6 +5,8 @@ task and replayed cold: in this process, in processes with other hash seeds (so 
 orders of sets and other addresses), and on another Python if there is one.
 """
 
+import os
+import sys
 import uuid
 from collections.abc import Iterator
 
@@ -20,9 +22,10 @@ from durable.testing.strategies import cases
 from tests.properties.other_process import OtherProcess, find_other_python
 
 run_ids = st.integers(0, 2**128 - 1).map(lambda number: str(uuid.UUID(int=number)))
-# The other processes serve all examples of a test.
+# A longer search: DURABLE_EXAMPLES=20000 pytest tests/properties --timeout 0. The other
+# processes serve all examples of a test.
 many = settings(
-    max_examples=150,
+    max_examples=int(os.environ.get("DURABLE_EXAMPLES", "150")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
@@ -74,8 +77,6 @@ def test_histories_keep_their_rules(case: Case) -> None:
 
 @pytest.fixture(scope="module", params=[1, 4_242])
 def other(request: pytest.FixtureRequest) -> Iterator[OtherProcess]:
-    import sys
-
     process = OtherProcess(sys.executable, hash_seed=request.param)
     yield process
     process.close()

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,9 @@ from durable.store.records import Claimed, ClaimRuns, ReapWorkers, RunFilter
 from durable.testing.store_rows import NAMESPACE, make_commit, make_worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+Process = subprocess.Popen[str]
+Launch = Callable[..., Process]
 
 PREAMBLE = """
 import asyncio, os, sys
@@ -35,23 +39,36 @@ def wait():
 """
 
 
-def start_process(code: str, path: Path, name: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PREAMBLE + code, str(path), name],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Yield what starts a process on the test's file; all are gone afterwards."""
+    launched: list[Process] = []
+
+    def start(code: str, name: str = "") -> Process:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PREAMBLE + code]
+            + [str(tmp_path / "x.db"), name],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        launched.append(process)
+        return process
+
+    yield start
+    for process in launched:
+        process.kill()
+        process.communicate()
 
 
-def hear(process: "subprocess.Popen[str]") -> str:
+def hear(process: Process) -> str:
     output: IO[str] | None = process.stdout
     assert output is not None
     return output.readline().strip()
 
 
-def tell(process: "subprocess.Popen[str]") -> None:
+def tell(process: Process) -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -87,9 +104,9 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_processes_may_create_one_file_at_once(tmp_path: Path) -> None:
+def test_processes_may_create_one_file_at_once(tmp_path: Path, launch: Launch) -> None:
     path = tmp_path / "x.db"
-    processes = [start_process(CREATE, path, f"r{n}") for n in range(4)]
+    processes = [launch(CREATE, f"r{n}") for n in range(4)]
     for process in processes:
         assert hear(process) == "ready"
 
@@ -128,10 +145,10 @@ asyncio.run(main())
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, 4, 11])
 def test_killed_process_leaves_what_it_acknowledged(
-    tmp_path: Path, rounds: int
+    tmp_path: Path, launch: Launch, rounds: int
 ) -> None:
     path = tmp_path / "x.db"
-    processes = [start_process(WRITE_FOR_EVER, path, name) for name in ("a", "b")]
+    processes = [launch(WRITE_FOR_EVER, name) for name in ("a", "b")]
     for process in processes:
         for number in range(rounds):
             assert hear(process) == str(number)
@@ -191,10 +208,10 @@ asyncio.run(main())
 
 @pytest.mark.slow
 async def test_stopped_process_can_write_nothing_once_its_lease_was_taken(
-    tmp_path: Path,
+    tmp_path: Path, launch: Launch
 ) -> None:
     path = tmp_path / "x.db"
-    zombie = start_process(SLEEP_PAST_THE_LEASE, path, "zombie")
+    zombie = launch(SLEEP_PAST_THE_LEASE, "zombie")
     assert hear(zombie) == "ready"
     os.kill(zombie.pid, signal.SIGSTOP)
     store = connect(f"sqlite:///{path}")
@@ -239,9 +256,9 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_processes_agree_on_who_holds_an_id(tmp_path: Path) -> None:
+def test_processes_agree_on_who_holds_an_id(tmp_path: Path, launch: Launch) -> None:
     path = tmp_path / "x.db"
-    processes = [start_process(CROWD, path, f"p{n}") for n in range(4)]
+    processes = [launch(CROWD, f"p{n}") for n in range(4)]
 
     answers = [process.communicate()[0].splitlines() for process in processes]
 
@@ -277,8 +294,10 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_fork_refuses_the_child_and_leaves_the_parent_alone(tmp_path: Path) -> None:
-    process = start_process(FORK, tmp_path / "x.db", "")
+def test_fork_refuses_the_child_and_leaves_the_parent_alone(
+    tmp_path: Path, launch: Launch
+) -> None:
+    process = launch(FORK)
 
     child, parent = process.communicate()[0].splitlines()
 
@@ -289,7 +308,7 @@ def test_fork_refuses_the_child_and_leaves_the_parent_alone(tmp_path: Path) -> N
     check_integrity(tmp_path / "x.db")
 
 
-async def test_opening_a_new_file_does_not_import_alembic(tmp_path: Path) -> None:
+async def test_opening_a_new_file_does_not_import_alembic(launch: Launch) -> None:
     code = """
 async def main():
     store = connect(f"sqlite:///{path}")
@@ -299,18 +318,16 @@ async def main():
 asyncio.run(main())
 say("alembic" in sys.modules)
 """
-    process = start_process(code, tmp_path / "x.db", "")
+    process = launch(code)
 
     assert await asyncio.to_thread(hear, process) == "False"
-    process.communicate()
 
 
-def test_store_in_memory_does_not_import_sqlalchemy(tmp_path: Path) -> None:
+def test_store_in_memory_does_not_import_sqlalchemy(launch: Launch) -> None:
     code = """
 connect("memory://")
 say("sqlalchemy" in sys.modules)
 """
-    process = start_process(code, tmp_path, "")
+    process = launch(code)
 
     assert hear(process) == "False"
-    process.communicate()

@@ -29,7 +29,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -172,7 +171,9 @@ class Dialogue:
             return [json.dumps(self.driver.result())]
         except DurableError as error:
             cause = error.__cause__
-            why = "" if cause is None else f" because of {type(cause).__name__}: {cause}"
+            why = (
+                "" if cause is None else f" because of {type(cause).__name__}: {cause}"
+            )
             return [f"{type(error).__name__}{why}"]
 
     # --- inputs ---------------------------------------------------------------------
@@ -251,5 +252,3 @@ def show(event: HistoryEvent) -> str:
 def rewrite(path: Path) -> None:
     """Write down what a transcript's commands print now."""
     path.write_text(play(path.read_text()))
-
-

@@ -262,7 +262,7 @@ def test_wrong_arguments_are_refused_at_the_call() -> None:
         flow()  # type: ignore[call-arg]  # the fault under test
     with pytest.raises(InvalidCallError, match="unexpected keyword"):
         flow(1, c=2)  # type: ignore[call-arg]  # the fault under test
-    with pytest.raises(InvalidCallError, match="decorators.plain"):
+    with pytest.raises(InvalidCallError, match=r"decorators.plain"):
         asyncio.run(plain(1, 2, 3))  # type: ignore[call-arg]  # the fault under test
 
 
@@ -305,7 +305,7 @@ def test_limited_registry_knows_what_it_was_given() -> None:
     limited = REGISTRY.limited_to([plain, flow])
     assert list(limited.activities) == ["decorators.plain"]
     assert list(limited.workflows) == ["decorators.flow"]
-    with pytest.raises(NotRegisteredError, match="known are: 'decorators.plain'"):
+    with pytest.raises(NotRegisteredError, match=r"known are: 'decorators.plain'"):
         limited.get_activity("decorators.asynchronous")
 
 

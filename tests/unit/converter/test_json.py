@@ -10,7 +10,7 @@ import pathlib
 import uuid
 import zoneinfo
 from collections.abc import Mapping
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Any, NamedTuple
 
 import msgspec
@@ -123,7 +123,7 @@ def check(value: Any, hint: Any) -> None:
 # --- any value under any annotation ----------------------------------------------------
 
 text = st.text(max_size=8)
-zones = st.sampled_from([None, timezone.utc, timezone(timedelta(hours=5, minutes=30))])
+zones = st.sampled_from([None, UTC, timezone(timedelta(hours=5, minutes=30))])
 scalars: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**70), 2**70),
     float: st.floats(),
@@ -251,7 +251,7 @@ KEPT: list[tuple[Any, Any]] = [
     ({1, 2}, set[int]),
     (frozenset({"a"}), frozenset[str]),
     (decimal.Decimal("1.10"), decimal.Decimal),
-    (datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc), datetime),
+    (datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC), datetime),
     (datetime(2026, 1, 2, 3, 4, 5, 1), datetime),
     (datetime(1, 1, 1), datetime),
     (datetime.max, datetime),

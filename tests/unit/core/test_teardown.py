@@ -223,7 +223,7 @@ def test_async_generator_that_yields_in_its_cleanup_is_closed() -> None:
                 try:
                     yield 1
                 finally:
-                    yield 2  # noqa: B012 - the fault under test
+                    yield 2
 
         async for _ in stubborn():
             break

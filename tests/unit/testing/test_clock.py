@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
@@ -182,10 +182,10 @@ def test_another_kind_of_loop_is_refused() -> None:
 
 
 def test_clock_moves_as_told() -> None:
-    clock = VirtualClock(datetime(2030, 1, 1, tzinfo=timezone.utc))
-    assert clock.datetime() == datetime(2030, 1, 1, tzinfo=timezone.utc)
+    clock = VirtualClock(datetime(2030, 1, 1, tzinfo=UTC))
+    assert clock.datetime() == datetime(2030, 1, 1, tzinfo=UTC)
     clock.advance("1d")
-    assert clock.datetime() == datetime(2030, 1, 2, tzinfo=timezone.utc)
+    assert clock.datetime() == datetime(2030, 1, 2, tzinfo=UTC)
     instant = clock.now()
     clock.advance_to(instant - 5)
     assert clock.now() == instant

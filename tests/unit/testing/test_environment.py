@@ -137,7 +137,7 @@ async def test_mock_may_fail_and_is_tried_again() -> None:
 
 async def test_mock_that_returns_another_type_fails_the_activity() -> None:
     async with TestEnvironment(mocks={charge: lambda amount: amount}) as env:
-        with pytest.raises(WorkflowFailedError, match="environment.charge"):
+        with pytest.raises(WorkflowFailedError, match=r"environment.charge"):
             await env.execute(order(5))
 
 
@@ -157,7 +157,7 @@ def test_mock_of_nothing_is_refused() -> None:
 
 
 async def test_waiting_for_what_never_comes_is_told_at_once() -> None:
-    with pytest.raises(StalledError, match="'for-ever' \\(environment.waiting\\)"):
+    with pytest.raises(StalledError, match=r"'for-ever' \(environment.waiting\)"):
         async with TestEnvironment() as env:
             await env.execute(waiting(), id="for-ever")
     task = asyncio.current_task()

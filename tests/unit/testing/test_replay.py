@@ -229,7 +229,7 @@ def test_driver_refuses_what_makes_no_sense() -> None:
         driver.fire_next_timer()
     with pytest.raises(InternalError, match="ends with"):
         driver.result()
-    with pytest.raises(ValueError, match="result of 'replay.add'"):
+    with pytest.raises(ValueError, match=r"result of 'replay.add'"):
         driver.complete(2, "text")
 
 

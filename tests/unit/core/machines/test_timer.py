@@ -1,10 +1,11 @@
 """The timer machine at every cut: how it can stand when a turn ends."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from durable import NondeterminismError, activity, sleep, workflow
+from durable import NondeterminismError, activity, sleep, wait_condition, workflow
 from durable.core.commands import CancelTimer, CompleteWorkflowExecution
 from durable.core.events import TimerCanceled, TimerFired, TimerStarted
 from durable.core.machines.machine import Move, State
@@ -248,3 +249,24 @@ def test_closed_run_has_no_timer_to_wake_for() -> None:
         CompleteWorkflowExecution
     ]
     assert completion.next_timer_at is None
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        pytest.param(lambda: asyncio.sleep(1), id="asyncio sleep"),
+        pytest.param(lambda: sleep(1), id="durable sleep"),
+        pytest.param(lambda: wait_condition(lambda: False, timeout=1), id="condition"),
+        pytest.param(lambda: asyncio.wait_for(look(), 1), id="wait_for"),
+    ],
+)
+def test_source_is_the_line_of_workflow_code(wait: Any) -> None:
+    @workflow
+    async def waiting() -> None:
+        await wait()
+
+    driver = Driver(waiting())
+    driver.start()
+    event = driver.history[1].attributes
+    assert isinstance(event, TimerStarted)
+    assert event.source.startswith(f"{__file__}:")
