@@ -60,7 +60,7 @@ def to_microseconds(value: Duration, name: str) -> int:
         seconds = _parse(value, name)
     else:
         raise InvalidDurationError(_not_a_duration(value, name))
-    if not math.isfinite(seconds) or seconds < 0:
+    if seconds != seconds or seconds in (math.inf, -math.inf) or seconds < 0:
         raise InvalidDurationError(
             f"{name} is {value!r}: a duration is finite and not negative."
         )

@@ -126,7 +126,12 @@ class Activity(Generic[P, R]):
 
     def __reduce__(self) -> Any:
         """Pickle by registered name."""
-        return REGISTRY.get_activity, (self.name,)
+        return find_activity, (self.name,)
+
+
+def find_activity(name: str) -> Activity[Any, Any]:
+    """The registered activity of that name; how a pickled one is found again."""
+    return REGISTRY.get_activity(name)
 
 
 def _any_input(recorded: Payloads, found: Payloads) -> bool:

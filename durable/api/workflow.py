@@ -117,7 +117,7 @@ class Workflow(Generic[P, R]):
 
     def __reduce__(self) -> Any:
         """Pickle by registered name."""
-        return REGISTRY.get_workflow, (self.name,)
+        return find_workflow, (self.name,)
 
     # --- as the core sees it ----------------------------------------------------------
 
@@ -138,6 +138,11 @@ class Workflow(Generic[P, R]):
     def is_bug(self, error: BaseException) -> bool:
         """Whether an exception speaks of wrong code, so that the run should park."""
         return failures.is_bug(error, fail_on=self.fail_on, park_on=self.park_on)
+
+
+def find_workflow(name: str) -> Workflow[Any, Any]:
+    """The registered workflow of that name; how a pickled one is found again."""
+    return REGISTRY.get_workflow(name)
 
 
 def _timeout(value: Duration | None, name: str) -> int | None:

@@ -17,8 +17,11 @@ import math
 import pathlib
 import sys
 import types
-from collections.abc import Mapping
+from collections import Counter
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -32,6 +35,9 @@ from durable.errors import (
 )
 
 _PLAIN_SCALARS: Final = frozenset({int, str, bool})
+_ATOMS: Final = frozenset(
+    {int, str, bool, float, bytes, type(None), UUID, date, timedelta}
+)
 _NOTHING: Final = (None, type(None), Any)
 
 
@@ -120,8 +126,9 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
     data = _encode_json(value, what)
     if hint is Any:
         _check_plain(value, what, "")
+    decoder = _find_decoder(hint)
     try:
-        copy = _find_decoder(hint).decode(data)
+        copy = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
         raise PayloadError(
             f"{_capital(what)} does not fit its annotation {_name(hint)}: {error}."
@@ -206,11 +213,12 @@ def _check_plain(value: Any, what: str, place: str) -> None:
             _check_plain(item, what, f"{place}[{index}]")
         return
     elif kind is dict:
-        for key, item in value.items():
+        for number, (key, item) in enumerate(value.items(), start=1):
             if type(key) is not str:
                 found = f"a key of type {type(key).__qualname__}"
                 break
-            _check_plain(item, what, f"{place}[{key!r}]")
+            # Keys are counted, not spelt: they are values too.
+            _check_plain(item, what, f"{place}[key {number}]")
         else:
             return
     else:
@@ -273,41 +281,47 @@ def same_payloads(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two values are equal, of the same types all the way down."""
-    try:
-        if left == right:
-            return type(left) is type(right) or _is_widened(left, right)
-    except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
-        return False
-    return _same_fields(left, right)
+    """Whether two values are equal, and of the same types all the way down.
 
-
-def _is_widened(left: Any, right: Any) -> bool:
-    """Whether an int became the float that its annotation asks for."""
-    return type(left) is int and type(right) is float
-
-
-def _same_fields(left: Any, right: Any) -> bool:
-    """Compare values whose class has no equality of its own, field by field."""
-    if type(left) is not type(right):
-        return False
+    `==` alone does not see that an enum member became its text, or that a zone became
+    an offset. The one change that is allowed: an int where the annotation says float.
+    """
+    kind: Any = type(left)
+    if kind is not type(right):
+        return kind is int and type(right) is float and left == right
+    if kind in _ATOMS:
+        return bool(left == right)
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, Mapping):
-        return left.keys() == right.keys() and all(
-            same(value, right[key]) for key, value in left.items()
+    if isinstance(left, dict):
+        return len(left) == len(right) and _same_items(left, right)
+    if isinstance(left, set | frozenset):
+        return left == right and Counter(map(type, left)) == Counter(map(type, right))
+    if isinstance(left, datetime | time):
+        return (
+            left == right
+            and left.fold == right.fold
+            and type(left.tzinfo) is type(right.tzinfo)
         )
-    if _has_no_equality(type(left)):
-        fields = _fields(left)
-        return fields is not None and all(
+    fields = _fields(left)
+    if fields is not None:
+        return all(
             same(getattr(left, name, None), getattr(right, name, None))
             for name in fields
         )
-    return False
+    try:
+        return bool(left == right)
+    except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
+        return False
 
 
-def _has_no_equality(kind: Any) -> bool:
-    return kind.__eq__ is object.__eq__
+def _same_items(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
+    """Compare two dicts; keys are compared by type too, order does not matter."""
+    types: dict[Any, Any] = {key: type(key) for key in right}
+    return all(
+        types.get(key) is type(key) and same(value, right[key])
+        for key, value in left.items()
+    )
 
 
 def _fields(value: Any) -> tuple[str, ...] | None:
@@ -320,16 +334,19 @@ def _fields(value: Any) -> tuple[str, ...] | None:
 
 
 def _difference(left: Any, right: Any, place: str) -> tuple[str, str, str]:
-    """Find the first place where two values differ; give both types there."""
+    """Find the first place where two values differ; give both types there.
+
+    Keys are counted, not spelt: they are values too.
+    """
     if type(left) is type(right):
         if isinstance(left, list | tuple) and len(left) == len(right):
             for index, (a, b) in enumerate(zip(left, right, strict=True)):
                 if not same(a, b):
                     return _difference(a, b, f"{place}[{index}]")
-        elif isinstance(left, dict) and left.keys() == right.keys():
-            for key, value in left.items():
+        elif isinstance(left, dict) and _same_keys(left, right):
+            for number, (key, value) in enumerate(left.items(), start=1):
                 if not same(value, right[key]):
-                    return _difference(value, right[key], f"{place}[{key!r}]")
+                    return _difference(value, right[key], f"{place}[key {number}]")
         else:
             for name in _fields(left) or ():
                 a, b = getattr(left, name, None), getattr(right, name, None)
@@ -338,9 +355,17 @@ def _difference(left: Any, right: Any, place: str) -> tuple[str, str, str]:
     return place, _describe(left), _describe(right)
 
 
+def _same_keys(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
+    return list(map(type, left)) == list(map(type, right)) and left.keys() == (
+        right.keys()
+    )
+
+
 def _describe(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
+    if isinstance(value, datetime | time) and value.tzinfo is not None:
+        return f"a {type(value).__name__} in a {type(value.tzinfo).__name__} zone"
     if isinstance(value, dict):
         kinds = sorted({type(key).__qualname__ for key in value})
         return f"a dict with {' and '.join(kinds) or 'no'} keys"

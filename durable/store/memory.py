@@ -93,13 +93,9 @@ class MemoryStore:
     async def close(self) -> None:
         """Finish what was submitted, end the lease, let no more calls in."""
         loop = self._loop
-        if loop is None:
+        if loop is None or self._admission.is_forked:
             return
         self._loop = None
-        try:
-            self._admission.check()
-        except DurableError:
-            return
         if self._worker is not None:
             self._queue.append((ReleaseWorker(), _ignore))
         self._admission.close()
@@ -129,6 +125,7 @@ class MemoryStore:
 
     async def perform(self, operation: Operation) -> Any:
         """Submit an operation, wait until it is applied, return its result or raise."""
+        self._admission.check()
         return await wait_for_outcome(lambda done: self._enqueue(operation, done))
 
     async def register_worker(

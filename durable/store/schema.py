@@ -8,6 +8,7 @@ one goes through the migrations.
 from __future__ import annotations
 
 import importlib.resources
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 HEAD: Final = "0001"
 """The newest revision in `migrations/versions`."""
+
+# Alembic keeps the migration that is going on in a global of its own.
+_alembic_lock: Final = threading.Lock()
 
 VERSION_TABLE: Final = sa.Table(
     "durable_schema",
@@ -132,4 +136,5 @@ def _run_migrations(connection: sa.Connection) -> None:
     # The config parser would take a percent sign for the start of a name.
     config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _alembic_lock:
+        command.upgrade(config, "head")

@@ -74,6 +74,8 @@ class SqlStore:
 
     async def close(self) -> None:
         """Finish what was submitted, end the lease, disconnect."""
+        if self._admission.is_forked:
+            return  # everything belongs to the parent process
         if self._closing is None:
             if self._writer is None:
                 return
@@ -82,10 +84,6 @@ class SqlStore:
         await asyncio.shield(self._closing)
 
     async def _close(self, writer: Writer) -> None:
-        try:
-            self._admission.check()
-        except DurableError:
-            return  # a forked copy: everything belongs to the parent process
         if self._worker is not None:
             writer.submit(ReleaseWorker(), _ignore)
             self._worker = None
@@ -113,6 +111,7 @@ class SqlStore:
 
     async def perform(self, operation: Operation) -> Any:
         """Submit an operation, wait for its commit, return its result or raise."""
+        self._admission.check()
         return await wait_for_outcome(lambda done: self._submit(operation, done))
 
     async def register_worker(

@@ -34,6 +34,11 @@ class Admission:
         """Refuse calls from now on."""
         self._is_open = False
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether the store was opened by the process this one was forked from."""
+        return self._is_open and os.getpid() != self._process_id
+
     def check(self) -> None:
         """Return if the store may be used.
 
@@ -47,7 +52,7 @@ class Admission:
                 f"The store {self.name} {state}.",
                 hint="Use it inside 'async with Engine(...)'.",
             )
-        if os.getpid() != self._process_id:
+        if self.is_forked:
             raise EngineClosedError(
                 f"The store {self.name} was opened by process {self._process_id} and"
                 f" this is its fork {os.getpid()}, which has no writer thread.",

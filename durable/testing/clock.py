@@ -125,6 +125,7 @@ class VirtualTime:
         self._origin = clock.now()
         self._loop_origin = 0.0
         self._undo: list[Callable[[], None]] = []
+        self._has_sockets: Callable[[], bool] = bool
 
     @classmethod
     def on(

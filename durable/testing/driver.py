@@ -279,7 +279,7 @@ class Driver:
     def pending(self) -> list[PendingActivity]:
         """Activities that are recorded and have no outcome, in order."""
         self.replay()
-        found = []
+        found: list[PendingActivity] = []
         for machine in self._live().pending_activities():
             scheduled, _ = self._scheduled(machine.scheduled_event_id)
             found.append(

@@ -168,13 +168,13 @@ class TestEnvironment(Engine):
         trace: TracebackType | None,
     ) -> None:
         stalled = None
-        if self._has_stalled and isinstance(error, asyncio.CancelledError):
-            if self._test is not None and self._test.uncancel() == 0:
-                stalled = StalledError(
-                    "The test waits, but nothing can happen any more: no timer is"
-                    f" pending and no activity runs.{await self._open_runs()}",
-                    hint="Complete what they wait for, or wait for something else.",
-                )
+        is_ours = self._has_stalled and isinstance(error, asyncio.CancelledError)
+        if is_ours and self._test is not None and self._test.uncancel() == 0:
+            stalled = StalledError(
+                "The test waits, but nothing can happen any more: no timer is"
+                f" pending and no activity runs.{await self._open_runs()}",
+                hint="Complete what they wait for, or wait for something else.",
+            )
         await super().__aexit__(kind, error, trace)
         if stalled is not None:
             raise stalled from error
@@ -228,7 +228,7 @@ class TestEnvironment(Engine):
             await self._time.settle()
 
 
-# --- mocks -----------------------------------------------------------------------------
+# --- mocks ----------------------------------------------------------------------------
 
 
 def _with_mocks(
@@ -238,7 +238,7 @@ def _with_mocks(
     if not mocks:
         return definitions
     registry = REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
-    replaced = []
+    replaced: list[Activity[..., Any]] = []
     for key, mock in mocks.items():
         name = key.name if isinstance(key, Activity) else key
         if not callable(mock):
@@ -278,7 +278,7 @@ def _is_housekeeping(callback: object) -> bool:
     )
 
 
-# --- the store -------------------------------------------------------------------------
+# --- the store ------------------------------------------------------------------------
 
 
 class _TrackedStore:

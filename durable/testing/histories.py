@@ -7,7 +7,7 @@ data. Written by `dump_history`, read back by `load_history`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -30,7 +30,7 @@ _decoder: Final = msgspec.json.Decoder(list[_Line])
 
 def dump_history(events: Iterable[HistoryEvent]) -> str:
     """Turn a history into JSON text, one event per line."""
-    lines = []
+    lines: list[str] = []
     for event in events:
         _, event_id, task_number, kind, time, data, flags = encode_event("", event)
         line = _Line(
@@ -90,13 +90,15 @@ def comparable(events: Sequence[HistoryEvent]) -> list[bytes]:
     ]
 
 
-def _without_places(value: object) -> object:
+def _without_places(value: Any) -> Any:
     if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
         return {
             key: _without_places(item)
-            for key, item in value.items()
+            for key, item in fields.items()
             if key not in _UNCOMPARED
         }
-    if isinstance(value, list | tuple):
-        return [_without_places(item) for item in value]
+    if isinstance(value, list):
+        items: list[Any] = [*value]
+        return [_without_places(item) for item in items]
     return value

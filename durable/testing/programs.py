@@ -10,9 +10,9 @@ order in which it saw it. Programs are JSON, so that another process can run the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
@@ -214,7 +214,7 @@ Node: TypeAlias = (
 )
 
 
-# --- the activities that programs call -------------------------------------------------
+# --- the activities that programs call ------------------------------------------------
 
 
 @activity(name="durable.testing.try", retry=None)
@@ -250,7 +250,7 @@ _ACTIVITIES: Final[tuple[Activity[[int], int], ...]] = (
 )
 
 
-# --- the interpreter -------------------------------------------------------------------
+# --- the interpreter ------------------------------------------------------------------
 
 
 @workflow(name="durable.testing.program")
@@ -412,7 +412,7 @@ class _Interpreter:
         total += await self._consume(generator, node.leave_after)
         return total
 
-    async def _results(self, steps: tuple[Node, ...]) -> Any:
+    async def _results(self, steps: tuple[Node, ...]) -> AsyncGenerator[int]:
         try:
             for step in steps:
                 yield await self.run(step)
@@ -505,13 +505,15 @@ def _outcome(task: asyncio.Task[int]) -> str:
 def _outcomes(results: Any) -> str:
     if not isinstance(results, list):
         return str(results)
-    return str([_name(r) if isinstance(r, BaseException) else r for r in results])
+    each: list[Any] = [*results]
+    return str([_name(r) if isinstance(r, BaseException) else r for r in each])
 
 
 def _name(error: BaseException) -> str:
     """Name an exception; never its text, which differs between Python versions."""
     if isinstance(error, BaseExceptionGroup):
-        return f"{type(error).__name__}({', '.join(map(_name, error.exceptions))})"
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return f"{type(group).__name__}({', '.join(map(_name, group.exceptions))})"
     if isinstance(error, ActivityError):
         return f"{type(error).__name__} of {error.activity_type}"
     if isinstance(error, ApplicationError):

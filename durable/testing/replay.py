@@ -171,7 +171,7 @@ def _describe(
     )
 
 
-# --- cuts ------------------------------------------------------------------------------
+# --- cuts -----------------------------------------------------------------------------
 
 
 def _cuts(
@@ -206,11 +206,11 @@ def _compare(completion: WorkflowTaskCompletion, task: Sequence[HistoryEvent]) -
     found, recorded = comparable(completion.events), comparable(task)
     if found == recorded:
         return
-    for index, (left, right) in enumerate(zip(found, recorded, strict=False)):
-        if left != right:
-            break
-    else:
-        index = min(len(found), len(recorded))
+    pairs = zip(found, recorded, strict=False)
+    index = next(
+        (number for number, (left, right) in enumerate(pairs) if left != right),
+        min(len(found), len(recorded)),
+    )
     left = found[index] if index < len(found) else b"nothing"
     right = recorded[index] if index < len(recorded) else b"nothing"
     raise NondeterminismError(

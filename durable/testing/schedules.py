@@ -107,7 +107,7 @@ def _play(driver: Driver, step: Step) -> None:
 
 def _answers(driver: Driver, answers: tuple[Answer, ...]) -> list[Attributes]:
     pending = driver.pending
-    inputs = []
+    inputs: list[Attributes] = []
     for answer in answers:
         if not pending:
             break

@@ -1,12 +1,14 @@
 """The schema: made directly or by migrations it is one, and it is made once."""
 
 import importlib.resources
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
@@ -27,7 +29,7 @@ def describe(session: Session) -> dict[str, Any]:
     found = connection.exec_driver_sql(
         "SELECT name, sql FROM sqlite_master ORDER BY name"
     )
-    texts = {name: sql and " ".join(sql.split()) for name, sql in found}
+    texts = {name: sql and re.findall(r"\w+|\S", sql) for name, sql in found}
     columns = {
         name: connection.exec_driver_sql(f"PRAGMA table_xinfo({name})").all()
         for name in texts
@@ -182,7 +184,7 @@ def test_failed_creation_leaves_nothing(
     def fail(*_: object) -> None:
         raise ArithmeticError
 
-    monkeypatch.setattr(schema.sa, "insert", fail)
+    monkeypatch.setattr(sa, "insert", fail)
     with pytest.raises(StoreError):
         SqliteDatabase(path).open_writer()
     monkeypatch.undo()

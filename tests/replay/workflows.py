@@ -130,7 +130,7 @@ async def deadlines() -> list[str]:
 @workflow(name="golden.racing")
 async def racing() -> list[str]:
     """Sets of tasks, in the order of their hashes; the first two win."""
-    seen = []
+    seen: list[str] = []
     tasks = {
         asyncio.create_task(ship(f"item {number}"), name=str(number))
         for number in range(6)

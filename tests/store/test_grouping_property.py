@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store import statements, tables
-from durable.store.batches import Batch
+from durable.store.batches import Batch, Outcomes
 from durable.store.database import Session
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker, ReleaseWorker
@@ -32,6 +32,7 @@ from durable.store.records import (
 )
 from durable.store.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
+from durable.store.transaction import Transaction
 from durable.testing.store_rows import (
     START,
     SettableClock,
@@ -348,11 +349,12 @@ def test_generated_groups_do_fill_batches(
     """The property would hold trivially if every batch held one operation."""
     sizes: list[int] = []
     apply = Batch.apply
-    monkeypatch.setattr(
-        Batch,
-        "apply",
-        lambda self, *rest: (sizes.append(len(self.operations)), apply(self, *rest)),
-    )
+
+    def spy(batch: Batch, transaction: Transaction, outcomes: Outcomes) -> None:
+        sizes.append(len(batch.operations))
+        apply(batch, transaction, outcomes)
+
+    monkeypatch.setattr(Batch, "apply", spy)
     executor = databases.executor()
     perform_group(executor, [RegisterWorker(make_worker("w"), ignore)])
     names = RUN_IDS[:3]

@@ -19,12 +19,13 @@ from durable.errors import (
     LeaseLostError,
     StoreError,
 )
-from durable.store import sqlite, submission
+from durable.store import sqlite
 from durable.store.connect import connect
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker
 from durable.store.records import Started
 from durable.store.sqlite import SqliteDatabase, SqliteSession
+from durable.store.sqlite_hot import SqliteHotPath
 from durable.store.steady_clock import SteadyClock
 from durable.testing.store_rows import (
     make_closing,
@@ -225,7 +226,7 @@ def test_error_within_the_transaction_is_no_doubt(
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
         raise error
 
-    monkeypatch.setattr(sqlite.SqliteHotPath, "append_history", fail)
+    monkeypatch.setattr(SqliteHotPath, "append_history", fail)
     outcomes = execute(executor, make_start("r1"), make_start("r2"))
     monkeypatch.undo()
 
@@ -333,7 +334,7 @@ async def test_forked_copy_is_refused(
     await store.open()
     process_id = os.getpid()
 
-    monkeypatch.setattr(submission.os, "getpid", lambda: process_id + 1)
+    monkeypatch.setattr(os, "getpid", lambda: process_id + 1)
     with pytest.raises(EngineClosedError, match="fork"):
         store.submit(make_start("r1"), lambda *_: None)
     with pytest.raises(EngineClosedError, match="fork"):

@@ -43,11 +43,11 @@ def wait():
 def launch(tmp_path: Path) -> Iterator[Launch]:
     """Yield what starts a process on the test's file; all are gone afterwards."""
     launched: list[Process] = []
+    path = str(tmp_path / "x.db")
 
     def start(code: str, name: str = "") -> Process:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", PREAMBLE + code]
-            + [str(tmp_path / "x.db"), name],
+            [sys.executable, "-W", "error", "-c", PREAMBLE + code, path, name],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -237,8 +237,9 @@ def show(event: HistoryEvent) -> str:
             fields[name] = bytes(payload.json).decode()
     if hasattr(attributes, "input"):
         fields["input"] = ",".join(bytes(p.json).decode() for p in attributes.input)
-    if getattr(attributes, "details", None):
-        fields["details"] = bytes(attributes.details["patch"].json).decode()
+    details = getattr(attributes, "details", None)
+    if details:
+        fields["details"] = bytes(details["patch"].json).decode()
     failure = getattr(attributes, "failure", None)
     if failure is not None:
         fields["failure"] = f"{failure.type or failure.kind}({failure.message})"

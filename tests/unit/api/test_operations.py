@@ -53,11 +53,14 @@ def test_operation_outside_of_a_workflow_is_refused_by_name(
     async def main() -> None:
         call()
 
-    with pytest.raises(NotInWorkflowError, match=rf"durable\.{name}\(\)") as caught:
+    def attempt() -> None:
         if in_loop:
             asyncio.run(main())
         else:
             call()
+
+    with pytest.raises(NotInWorkflowError, match=rf"durable\.{name}\(\)") as caught:
+        attempt()
     assert caught.value.hint
     assert isinstance(caught.value, RuntimeError)
 

@@ -78,7 +78,7 @@ def back(error: BaseException) -> BaseException:
     return exception_of(stored(error))
 
 
-# --- the failure of the failure (A12) --------------------------------------------------
+# --- the failure of the failure (A12) -------------------------------------------------
 
 
 def test_str_that_raises_is_said_so() -> None:
@@ -165,7 +165,7 @@ def test_groups_are_kept_and_bounded() -> None:
     error = back(group)
     assert isinstance(error, ExceptionGroup)
     assert error.message == "many"
-    assert isinstance(error.exceptions[1].exceptions[0], Declined)  # type: ignore[attr-defined]  # a group
+    assert isinstance(error.exceptions[1].exceptions[0], Declined)
     many = stored(ExceptionGroup("many", [ValueError(n) for n in range(5_000)]))
     assert len(many.group) == limits.FAILURE_GROUP_MAX
 
@@ -262,7 +262,7 @@ def test_any_message_and_arguments_make_a_failure(text: str, args: list[Any]) ->
     assert isinstance(exception_of(failure), Declined)
 
 
-# --- what comes back -------------------------------------------------------------------
+# --- what comes back ------------------------------------------------------------------
 
 
 def test_known_class_is_rebuilt_without_its_constructor() -> None:
@@ -346,7 +346,7 @@ def test_bases_are_recorded_for_retry_policies() -> None:
     assert stored(Local("x")).bases == ("Declined", "LookupError")
 
 
-# --- an activity's failure -------------------------------------------------------------
+# --- an activity's failure ------------------------------------------------------------
 
 
 def activity_failure(
@@ -393,14 +393,14 @@ def test_activity_failure_without_a_known_class(
     assert error.__cause__ is not None
 
 
-# --- bugs ------------------------------------------------------------------------------
+# --- bugs -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", BUGS)
-def test_bugs_park(cls: type[BaseException]) -> None:
+def test_bugs_park(cls: type[Exception]) -> None:
     error = cls.__new__(cls)
     assert is_bug(error)
-    assert is_bug(ExceptionGroup("g", [ValueError(1), ExceptionGroup("h", [error])]))  # type: ignore[list-item]  # all are Exceptions
+    assert is_bug(ExceptionGroup("g", [ValueError(1), ExceptionGroup("h", [error])]))
     assert not is_bug(error, fail_on=(cls,))
 
 

@@ -1,12 +1,16 @@
 """Nothing changes silently: a value comes back equal and of its type, or is refused."""
 
+# ruff: noqa: DTZ001, DTZ901 - naive datetimes are among what users pass
+
 import collections
+import contextlib
 import dataclasses
 import decimal
 import enum
 import fractions
 import math
 import pathlib
+import types
 import uuid
 import zoneinfo
 from collections.abc import Mapping
@@ -80,15 +84,20 @@ class Number(int):
     pass
 
 
+def field_names(value: Any) -> list[str]:
+    names = getattr(value, "__struct_fields__", None)
+    return list(names or (field.name for field in dataclasses.fields(value)))
+
+
 def is_same(left: Any, right: Any) -> bool:
     """Equal, and of the same types all the way down; written apart from the library."""
     if type(left) is not type(right):
         return False
     if dataclasses.is_dataclass(left) or isinstance(left, msgspec.Struct):
-        names = getattr(left, "__struct_fields__", None) or [
-            field.name for field in dataclasses.fields(left)
-        ]
-        return all(is_same(getattr(left, n), getattr(right, n)) for n in names)
+        return all(
+            is_same(getattr(left, name), getattr(right, name))
+            for name in field_names(left)
+        )
     if isinstance(left, dict):
         return list(left) == list(right) and all(
             is_same(a, b) and is_same(left[a], right[b])
@@ -120,7 +129,7 @@ def check(value: Any, hint: Any) -> None:
     assert json.encode_again(value, hint, "it") == payload
 
 
-# --- any value under any annotation ----------------------------------------------------
+# --- any value under any annotation ---------------------------------------------------
 
 text = st.text(max_size=8)
 zones = st.sampled_from([None, UTC, timezone(timedelta(hours=5, minutes=30))])
@@ -156,30 +165,32 @@ def typed(draw: st.DrawFn, depth: int = 0) -> tuple[Any, Any]:
     if kind < 2:
         hint = draw(st.sampled_from(list(scalars)))
         return hint, draw(scalars[hint])
+    inner: Any
+    key: Any
     inner, one = draw(typed(depth + 1))
     values = [one] if draw(st.booleans()) else []
     if kind == 2:
-        return list[inner], values
+        return types.GenericAlias(list, inner), values
     if kind == 3:
-        return tuple[inner, ...], tuple(values)
+        return types.GenericAlias(tuple, (inner, ...)), tuple(values)
     if kind == 4:
         key = draw(st.sampled_from(keys))
-        return dict[key, inner], {draw(scalars[key]): one for one in values}
+        hint = types.GenericAlias(dict, (key, inner))
+        return hint, {draw(scalars[key]): one for one in values}
     if kind == 5:
         return inner | None if inner is not type(None) else inner, one
     try:
-        return frozenset[inner], frozenset(values)
+        return types.GenericAlias(frozenset, inner), frozenset(values)
     except TypeError:
-        return list[inner], values
+        return types.GenericAlias(list, inner), values
 
 
 @given(typed())
 def test_typed_value_comes_back_the_same_or_is_refused(case: tuple[Any, Any]) -> None:
     hint, value = case
-    try:
+    # An annotation that nothing can be decoded by is said at the call.
+    with contextlib.suppress(DefinitionError):
         check(value, hint)
-    except DefinitionError:
-        pass  # an annotation that nothing can be decoded by, said at the call
 
 
 anything = st.recursive(
@@ -220,7 +231,7 @@ def _holds_disguised(value: Any) -> bool:
     return False
 
 
-# --- the list of traps -----------------------------------------------------------------
+# --- the list of traps ----------------------------------------------------------------
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 KEPT: list[tuple[Any, Any]] = [
@@ -348,7 +359,7 @@ def test_cycle_is_refused() -> None:
         json.encode(value, Any, "it")
 
 
-def test_equality_that_raises_is_a_refusal() -> None:
+def test_fields_decide_whatever_a_class_makes_of_equality() -> None:
     @dataclasses.dataclass
     class Touchy:
         x: int
@@ -358,8 +369,7 @@ def test_equality_that_raises_is_a_refusal() -> None:
 
         __hash__ = None  # type: ignore[assignment]  # as every class with an __eq__
 
-    with pytest.raises(PayloadError, match="Touchy"):
-        json.encode(Touchy(1), Touchy, "it")
+    assert json.encode_with_copy(Touchy(1), Touchy, "it")[1].x == 1
 
 
 def test_secret_values_are_in_no_message() -> None:
@@ -373,7 +383,6 @@ def test_secret_values_are_in_no_message() -> None:
         assert secret not in str(caught.value)
 
 
-@pytest.mark.xfail(reason="the place of a difference spells the keys", strict=True)
 def test_secret_keys_are_in_no_message() -> None:
     secret = "SENTINEL-4711"
     with pytest.raises(PayloadError) as caught:
@@ -381,7 +390,7 @@ def test_secret_keys_are_in_no_message() -> None:
     assert secret not in str(caught.value)
 
 
-# --- what a subclass hides -------------------------------------------------------------
+# --- what a subclass hides ------------------------------------------------------------
 
 DISGUISED: list[tuple[Any, Any]] = [
     ([Word.YES], list[str]),
@@ -397,16 +406,12 @@ DISGUISED: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.xfail(
-    reason="same() trusts == of containers, which ignores types", strict=True
-)
 @pytest.mark.parametrize(("value", "hint"), DISGUISED, ids=range(len(DISGUISED)))
 def test_subclass_within_a_container(value: Any, hint: Any) -> None:
     """Equal to what comes back, but of another type: `==` alone does not see it."""
     check(value, hint)
 
 
-@pytest.mark.xfail(reason="fold is lost, and == ignores it", strict=True)
 def test_fold_of_a_datetime_is_kept_or_refused() -> None:
     value = datetime(2026, 10, 25, 2, 30, fold=1)
     try:
@@ -416,9 +421,6 @@ def test_fold_of_a_datetime_is_kept_or_refused() -> None:
     assert copy.fold == 1
 
 
-@pytest.mark.xfail(
-    reason="an equal instant, but its zone has become an offset", strict=True
-)
 def test_zone_of_a_datetime_is_kept_or_refused() -> None:
     value = datetime(2026, 7, 1, 12, tzinfo=BERLIN)
     try:
@@ -428,7 +430,7 @@ def test_zone_of_a_datetime_is_kept_or_refused() -> None:
     assert copy + timedelta(days=180) == value + timedelta(days=180)
 
 
-# --- sizes -----------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------
 
 
 def test_value_over_the_limit_is_refused_with_its_size() -> None:
@@ -441,7 +443,7 @@ def test_value_over_the_limit_is_refused_with_its_size() -> None:
         json.encode(b"x" * (limit + 1), bytes, "it")
 
 
-# --- reading ---------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------
 
 
 def test_encoding_that_is_not_allowed_is_refused_whatever_the_row_says() -> None:
@@ -472,9 +474,6 @@ def test_names_in_payloads_are_never_resolved() -> None:
     assert type(value) is dict
 
 
-@pytest.mark.xfail(
-    reason="encode() catches DefinitionError, since it is a ValueError", strict=True
-)
 def test_union_that_cannot_be_told_apart_is_a_definition_error() -> None:
     with pytest.raises(DefinitionError, match="tag the members"):
         json.encode(Point(1), Point | Plain, "it")
@@ -490,7 +489,7 @@ def test_mapping_annotation_is_read_as_a_dict() -> None:
     assert json.decode(payload, Mapping[str, int], "it") == {"a": 1}
 
 
-# --- comparing on replay ---------------------------------------------------------------
+# --- comparing on replay --------------------------------------------------------------
 
 
 def test_same_payloads_decides_by_value() -> None:

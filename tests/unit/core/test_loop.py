@@ -33,7 +33,7 @@ def run(definition: Any, *, run_id: str = RUN_ID) -> Any:
     return driver.result()
 
 
-# --- order -----------------------------------------------------------------------------
+# --- order ----------------------------------------------------------------------------
 
 
 def test_calls_run_in_the_order_in_which_they_were_queued() -> None:
@@ -221,7 +221,7 @@ def test_conditions_see_the_loop_at_rest() -> None:
     assert run(resting) == [5]
 
 
-# --- context ---------------------------------------------------------------------------
+# --- context --------------------------------------------------------------------------
 
 colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour", default="none")
 
@@ -263,7 +263,7 @@ def test_context_variables_work_within_the_run() -> None:
     assert colour.get() == "none"
 
 
-# --- refusals --------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------
 
 FORBIDDEN = [
     *sorted(loop_module._FORBIDDEN),
@@ -352,7 +352,7 @@ def test_what_may_be_asked_of_the_loop_is_answered() -> None:
     assert run(asking) == [False, True, False, None, None, True]
 
 
-# --- what a run keeps ------------------------------------------------------------------
+# --- what a run keeps -----------------------------------------------------------------
 
 
 def test_loop_forgets_done_tasks() -> None:

@@ -114,7 +114,7 @@ def test_unknown_workflow_type_is_a_failed_task() -> None:
     assert [event.task_number for event in completion.events] == [UNPROCESSED]
 
 
-# --- inputs that wait ------------------------------------------------------------------
+# --- inputs that wait -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -166,7 +166,7 @@ def test_info_history_length_counts_the_events_before_the_task(crash: bool) -> N
     assert driver.result() == [0, 3, 5, 7]
 
 
-# --- failed turns ----------------------------------------------------------------------
+# --- failed turns ---------------------------------------------------------------------
 
 
 def test_failed_turn_keeps_its_inputs_and_nothing_else() -> None:
@@ -220,7 +220,7 @@ def test_closed_run_takes_no_more_tasks() -> None:
         driver.turn(driver.cancel_requested())
 
 
-# --- replaying -------------------------------------------------------------------------
+# --- replaying ------------------------------------------------------------------------
 
 
 def test_logger_is_silent_while_replaying(caplog: pytest.LogCaptureFixture) -> None:

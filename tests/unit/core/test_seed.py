@@ -1,4 +1,4 @@
-"""SipHash-1-3: CPython hashes bytes by the same function, with keys we can make zero."""
+"""SipHash-1-3: CPython hashes bytes by it too, with keys that we can make zero."""
 
 import random
 import subprocess

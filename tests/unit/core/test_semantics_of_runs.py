@@ -1,6 +1,7 @@
 """The rows of `test_semantics.py` that take an engine: retries, delivery, ids."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ async def ending(how: str) -> str:
     return how
 
 
-# --- row 8 -----------------------------------------------------------------------------
+# --- row 8 ----------------------------------------------------------------------------
 
 
 async def test_row_08_a_bug_is_raised_at_once_and_the_run_is_parked() -> None:
@@ -54,7 +55,7 @@ async def test_row_08_a_bug_is_raised_at_once_and_the_run_is_parked() -> None:
         assert (await run.describe()).status is RunStatus.RUNNING
 
 
-# --- row 21 ----------------------------------------------------------------------------
+# --- row 21 ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("most", "expected"), [(1, 1), (3, 3), (5, 5)])
@@ -95,7 +96,7 @@ async def test_row_21_waits_grow_to_the_longest() -> None:
     async with TestEnvironment() as env:
         with pytest.raises(WorkflowFailedError):
             await env.execute(trying())
-    gaps = [round(b - a, 6) for a, b in zip(times, times[1:], strict=False)]
+    gaps = [round(b - a, 6) for a, b in itertools.pairwise(times)]
     assert gaps == [1, 2, 4, 5, 5]
 
 
@@ -196,7 +197,7 @@ async def test_row_21_attempts_and_waits_survive_a_restart() -> None:
     assert attempts == [1, 2, 3]
 
 
-# --- row 22 ----------------------------------------------------------------------------
+# --- row 22 ---------------------------------------------------------------------------
 
 
 async def test_row_22_the_late_result_of_a_timed_out_attempt_is_refused() -> None:
@@ -254,7 +255,7 @@ async def test_row_22_attempts_have_one_idempotency_key() -> None:
     assert keys == [f"{run.run_id}/1"] * 3 + [f"{run.run_id}/2"]
 
 
-# --- row 24 ----------------------------------------------------------------------------
+# --- row 24 ---------------------------------------------------------------------------
 
 
 async def test_row_24_conflict_policy_rules_open_runs() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -144,10 +144,8 @@ def test_loop_that_catches_everything_gives_the_thread_back(wait: Any) -> None:
         await sleep(1)
         while True:
             tries.append(1)
-            try:
+            with contextlib.suppress(BaseException):
                 await wait()
-            except BaseException:  # noqa: BLE001 - the fault under test
-                pass
 
     immortal = len(teardown._immortal)
     driver = Driver(stubborn())
@@ -160,10 +158,8 @@ def test_loop_that_catches_everything_gives_the_thread_back(wait: Any) -> None:
     async def begun() -> None:
         while True:
             tries.append(1)
-            try:
+            with contextlib.suppress(BaseException):
                 await (sleep(1) if len(tries) == 1 else wait())
-            except BaseException:  # noqa: BLE001 - the fault under test
-                pass
 
     driver = Driver(begun())
     driver.start()
@@ -242,7 +238,7 @@ def test_generators_in_generators_are_closed() -> None:
         finally:
             seen.append("inner")
 
-    async def outer() -> AsyncIterator[int]:
+    async def outer() -> AsyncGenerator[int, None]:
         try:
             async for number in inner():
                 yield number

@@ -122,15 +122,16 @@ async def test_chores_never_make_the_clock_jump_but_run_once_it_has() -> None:
 
 async def test_a_stall_is_told_once() -> None:
     told: list[int] = []
+    cancelled: list[bool] = []
     async with Virtual() as virtual:
         task = asyncio.current_task()
         assert task is not None
         virtual.on_stall.append(lambda: told.append(1))
-        virtual.on_stall.append(task.cancel)
+        virtual.on_stall.append(lambda: cancelled.append(task.cancel()))
         with pytest.raises(asyncio.CancelledError):
             await asyncio.Event().wait()
         task.uncancel()
-    assert told == [1]
+    assert (told, cancelled) == ([1], [True])
 
 
 async def test_settling_waits_for_the_present_and_not_longer() -> None:

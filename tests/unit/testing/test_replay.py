@@ -205,7 +205,7 @@ def test_comparison_leaves_out_where_and_who() -> None:
     assert comparable(history[1:]) != comparable(history[:-1])
 
 
-# --- the driver ------------------------------------------------------------------------
+# --- the driver -----------------------------------------------------------------------
 
 
 def test_driver_raises_what_the_run_failed_with() -> None:

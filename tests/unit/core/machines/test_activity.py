@@ -1,6 +1,7 @@
 """The activity machine at every cut: how it can stand when a turn ends."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +179,13 @@ def test_outcome_of_a_cancelled_activity_is_unheard(how: str, crash: bool) -> No
     driver = cancelling()
     driver.advance(1)
     (pending,) = driver.pending
-    outcome: Any = {
+    outcomes: dict[str, Callable[[], Any]] = {
         "completed": lambda: driver.completed(pending, "late"),
         "failed": lambda: driver.failed(pending, Declined()),
         "timed out": lambda: driver.timed_out(pending),
         "cancelled": lambda: driver.cancelled(pending),
-    }[how]()
-    assert driver.turn(outcome).commands == ()
+    }
+    assert driver.turn(outcomes[how]()).commands == ()
     assert driver.pending == []
     if crash:
         driver.crash()
