@@ -376,7 +376,7 @@ class WorkflowBlockedError(WorkflowTaskError):
         *,
         hint: str | None = "Move the work into an activity; the log names the line.",
     ) -> None:
-        """Without arguments: a thread is interrupted with the class, not an instance."""
+        """Needs no argument: a thread is interrupted with the class itself."""
         super().__init__(message, hint=hint)
 
 

@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # Each run draws new examples; the printed blob replays a failing one. A deadline per
@@ -12,3 +13,6 @@ settings.register_profile(
     "ci", derandomize=False, print_blob=True, deadline=None, database=None
 )
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# Before anything imports it: the contract suites of the testing kit assert, too.
+pytest.register_assert_rewrite("durable.testing")

@@ -16,7 +16,7 @@ from durable import errors
 
 ROOT = Path(__file__).parent.parent
 
-PUBLIC = """
+PUBLIC_TEXT = """
 Activity ActivityCancellationType ActivityError ActivityInfo ActivityTimeoutError
 ApplicationError DurableError Engine FailureError Handle IdConflictPolicy IdReusePolicy
 InvalidInputError NondeterminismError OutcomeUnknown RemoteError ResultTimeoutError
@@ -26,7 +26,8 @@ WorkflowFailedError WorkflowInfo WorkflowNotFoundError WorkflowStuckError
 WorkflowTaskError WorkflowTerminatedError WorkflowTimedOutError activity activity_info
 deprecate_patch in_activity in_workflow info is_activity_cancelled logger now patched
 random register_exception sleep uuid4 wait_condition workflow
-""".split()
+"""
+PUBLIC = re.findall(r"\w+", PUBLIC_TEXT)
 
 ALL_ERRORS = [
     cls

@@ -12,11 +12,27 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from types import CodeType
-from typing import Any, Final, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+)
 
 from typing_extensions import Unpack
 
-from durable.api.registry import REGISTRY, check_function, check_name, register
+from durable.api.definitions import (
+    ACTIVITIES,
+    check_function,
+    check_name,
+    get_definition,
+    register,
+)
 from durable.api.signature import CallSignature
 from durable.core.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
 from durable.core.payload import Payloads
@@ -47,6 +63,8 @@ _DEFAULTS: Final = ActivityOptions(
 
 class Activity(Generic[P, R]):
     """A decorated activity: call it like the function, await the result."""
+
+    kind: ClassVar[str] = "activity"
 
     def __init__(
         self, function: Callable[..., Any], name: str, options: ActivityOptions
@@ -131,7 +149,8 @@ class Activity(Generic[P, R]):
 
 def find_activity(name: str) -> Activity[Any, Any]:
     """The registered activity of that name; how a pickled one is found again."""
-    return REGISTRY.get_activity(name)
+    found: Activity[Any, Any] = get_definition(ACTIVITIES, name, "activity")
+    return found
 
 
 def _any_input(recorded: Payloads, found: Payloads) -> bool:
@@ -276,5 +295,5 @@ def _define(
     check_function(function, "activity")
     checked = check_name(function.__name__ if name is None else name, "activity")
     definition: Activity[Any, Any] = Activity(function, checked, options)
-    register(REGISTRY.activities, definition, "activity")
+    register(ACTIVITIES, definition, "activity")
     return definition

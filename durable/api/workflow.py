@@ -9,11 +9,26 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
 from typing_extensions import TypedDict, Unpack
 
-from durable.api.registry import REGISTRY, check_function, check_name, register
+from durable.api.definitions import (
+    WORKFLOWS,
+    check_function,
+    check_name,
+    get_definition,
+    register,
+)
 from durable.api.signature import CallSignature
 from durable.converter import failures
 from durable.core.payload import Failure, Payload, Payloads
@@ -83,6 +98,8 @@ class WorkflowCall(Coroutine[None, None, R_co], Generic[R_co]):
 class Workflow(Generic[P, R]):
     """A decorated workflow: call it to get a value that an engine starts."""
 
+    kind: ClassVar[str] = "workflow"
+
     def __init__(
         self, function: Callable[..., Any], name: str, options: WorkflowOptions
     ) -> None:
@@ -142,7 +159,8 @@ class Workflow(Generic[P, R]):
 
 def find_workflow(name: str) -> Workflow[Any, Any]:
     """The registered workflow of that name; how a pickled one is found again."""
-    return REGISTRY.get_workflow(name)
+    found: Workflow[Any, Any] = get_definition(WORKFLOWS, name, "workflow")
+    return found
 
 
 def _timeout(value: Duration | None, name: str) -> int | None:
@@ -221,5 +239,5 @@ def _define(
         )
     checked = check_name(function.__name__ if name is None else name, "workflow")
     definition: Workflow[Any, Any] = Workflow(function, checked, options)
-    register(REGISTRY.workflows, definition, "workflow")
+    register(WORKFLOWS, definition, "workflow")
     return definition

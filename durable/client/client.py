@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import secrets
 import socket
@@ -343,9 +344,8 @@ def _what_to_start(
             hint=f"Call it: {call.name}(...).",
         )
     hint = "Give a call of a @workflow function, such as place_order(order)."
-    if hasattr(call, "close"):
-        with contextlib.suppress(Exception):
-            call.close()  # an ordinary coroutine would warn that nobody awaited it
+    if inspect.iscoroutine(call):
+        call.close()  # it would warn that nobody awaited it
     raise InvalidCallError(f"{call!r} is no workflow call.", hint=hint)
 
 

@@ -19,7 +19,6 @@ import sys
 import types
 from collections import Counter
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 

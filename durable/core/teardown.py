@@ -20,7 +20,7 @@ from typing import Any, Final
 _immortal: Final[list[Any]] = []
 
 
-class RunTornDown(BaseException):  # noqa: N818 - a signal, not an error
+class RunTornDown(BaseException):
     """Thrown into the coroutines of a run that is being torn down.
 
     Never seen by code that still counts: no command can come of catching it.

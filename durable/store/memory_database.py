@@ -6,6 +6,7 @@ atomicity takes without a disk.
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -252,9 +253,11 @@ class MemoryDatabase:
 
     def _claim(self, operation: ClaimRuns, worker: WorkerRecord) -> Claimed:
         now = self.clock.now()
-        free = sorted(self.claimable(operation.workflow_types, worker), key=_claim_key)[
-            : max(operation.limit, 0)
-        ]
+        free = heapq.nsmallest(
+            operation.limit,
+            self.claimable(operation.workflow_types, worker),
+            key=_claim_key,
+        )
         if not free:
             return Claimed(ready=[], count=0)
         self.workers[worker.worker_id] = replace(
@@ -388,11 +391,5 @@ def _age_key(run: RunRecord) -> tuple[int, str]:
     return run.started_at, run.run_id
 
 
-def _claim_key(run: RunRecord) -> tuple[bool, bool, int, int, str]:
-    return (
-        not run.is_active,
-        run.wake_at is None,
-        run.wake_at or 0,
-        run.started_at,
-        run.run_id,
-    )
+def _claim_key(run: RunRecord) -> tuple[bool, bool, int, str]:
+    return not run.is_active, run.wake_at is None, run.wake_at or 0, run.run_id

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # The lists of ids must stay below every database's limit on parameters.
 _RUNS_PER_QUERY: Final = 500
+# Values of `is_active`.
+_EITHER: Final = (1, 0)
 
 
 def _fetch(session: Session, statement: Any, **values: Any) -> list[Any]:
@@ -102,10 +104,18 @@ def list_runs(session: Session, namespace: str, where: RunFilter) -> list[RunRec
 
 def due_runs(session: Session, owner: str, until: int, limit: int) -> list[str]:
     """Read which of a worker's runs are due."""
-    rows = _fetch(
-        session, statements.DUE_RUNS, myself=owner, until=until, page=max(limit, 0)
-    )
-    return [run_id for (run_id,) in rows]
+    page = max(limit, 0)
+    due: list[tuple[int, str]] = []
+    for active in _EITHER:
+        due += _fetch(
+            session,
+            statements.DUE_RUNS,
+            myself=owner,
+            active=active,
+            until=until,
+            page=page,
+        )
+    return [run_id for _, run_id in sorted(due)[:page]]
 
 
 def mailed_runs(session: Session, owner: str, limit: int) -> list[str]:
@@ -116,8 +126,16 @@ def mailed_runs(session: Session, owner: str, limit: int) -> list[str]:
 
 def next_wake_at(session: Session, owner: str) -> int | None:
     """Read a worker's earliest wake-up."""
-    rows = _fetch(session, statements.NEXT_WAKE_AT, myself=owner)
-    return rows[0][0] if rows else None
+    return min(
+        (
+            wake_at
+            for active in _EITHER
+            for (wake_at,) in _fetch(
+                session, statements.NEXT_WAKE_AT, myself=owner, active=active
+            )
+        ),
+        default=None,
+    )
 
 
 def count_unowned(

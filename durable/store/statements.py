@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from durable.errors import CorruptHistoryError
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -43,14 +44,29 @@ def _many(name: str) -> sa.BindParameter[Any]:
 RUN_FIELDS: Final = RunRecord.__struct_fields__
 RUN_COLUMNS: Final = [RUNS.c[field] for field in RUN_FIELDS]
 _STATUSES: Final = {status.value: status for status in RunStatus}
+_ATTEMPT_STATES: Final = {state.value: state for state in AttemptState}
 
 
 def to_run(row: Sequence[Any]) -> RunRecord:
-    """Build a run from a row of `RUN_COLUMNS`."""
+    """Build a run from a row of `RUN_COLUMNS`.
+
+    Raises:
+        CorruptHistoryError: no release up to this one wrote such a row.
+    """
     fields = dict(zip(RUN_FIELDS, row, strict=True))
-    fields["status"] = _STATUSES[fields["status"]]
+    status = _STATUSES.get(fields["status"])
+    if status is None:
+        raise _unknown(fields["run_id"], "status", fields["status"])
+    fields["status"] = status
     fields["is_active"] = bool(fields["is_active"])
     return RunRecord(**fields)
+
+
+def _unknown(run_id: object, column: str, value: object) -> CorruptHistoryError:
+    return CorruptHistoryError(
+        f"Run {run_id!r} has the {column} {value!r}, which this release does not know.",
+        hint="A newer release may have written it: use that.",
+    )
 
 
 def run_values(record: RunRecord) -> tuple[Any, ...]:
@@ -84,9 +100,16 @@ ATTEMPT_COLUMNS: Final = [ATTEMPTS.c[field] for field in ATTEMPT_FIELDS]
 
 
 def to_attempt(row: Sequence[Any]) -> AttemptRecord:
-    """Build an attempt from a row of `ATTEMPT_COLUMNS`."""
+    """Build an attempt from a row of `ATTEMPT_COLUMNS`.
+
+    Raises:
+        CorruptHistoryError: no release up to this one wrote such a row.
+    """
     fields = dict(zip(ATTEMPT_FIELDS, row, strict=True))
-    fields["state"] = AttemptState(fields["state"])
+    state = _ATTEMPT_STATES.get(fields["state"])
+    if state is None:
+        raise _unknown(fields["run_id"], "attempt state", fields["state"])
+    fields["state"] = state
     return AttemptRecord(**fields)
 
 
@@ -175,10 +198,16 @@ def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
 
 
 _MINE: Final = (_IS_OPEN, RUNS.c.owner == sa.bindparam("myself"))
-_MINE_AWAITING: Final = (*_MINE, RUNS.c.wake_at.is_not(None), RUNS.c.stuck.is_(None))
+# For active runs and for others apart: within each, the index has them in order.
+_MINE_AWAITING: Final = (
+    *_MINE,
+    RUNS.c.is_active == sa.bindparam("active"),
+    RUNS.c.wake_at.is_not(None),
+    RUNS.c.stuck.is_(None),
+)
 
 DUE_RUNS: Final = (
-    sa.select(RUNS.c.run_id)
+    sa.select(RUNS.c.wake_at, RUNS.c.run_id)
     .where(*_MINE_AWAITING, RUNS.c.wake_at <= sa.bindparam("until"))
     .order_by(RUNS.c.wake_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
@@ -210,7 +239,7 @@ _CLAIMABLE: Final = (
     RUNS.c.workflow_type.in_(_many("workflow_types")),
 )
 COUNT_UNOWNED: Final = sa.select(sa.func.count()).select_from(RUNS).where(*_CLAIMABLE)
-FIND_CLAIMABLE: Final = (
+_FIND_CLAIMABLE: Final = (
     sa.select(
         RUNS.c.run_id,
         RUNS.c.is_active,
@@ -218,16 +247,13 @@ FIND_CLAIMABLE: Final = (
         RUNS.c.stuck.is_not(None),
         sa.exists().where(INBOX.c.run_id == RUNS.c.run_id),
     )
-    .where(*_CLAIMABLE)
-    .order_by(
-        RUNS.c.is_active.desc(),
-        RUNS.c.wake_at.is_(None),
-        RUNS.c.wake_at,
-        RUNS.c.started_at,
-        RUNS.c.run_id,
-    )
+    .where(*_CLAIMABLE, RUNS.c.is_active == sa.bindparam("active"))
+    .order_by(RUNS.c.wake_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
+# Apart again, because databases do not agree on where NULL belongs in an order.
+FIND_CLAIMABLE_AWAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_not(None))
+FIND_CLAIMABLE_WAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_(None))
 OWN_RUNS: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id.in_(_many("run_ids")))

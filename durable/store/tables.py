@@ -66,7 +66,9 @@ sa.Index("runs_started_at", RUNS.c.namespace, RUNS.c.started_at)
 sa.Index(
     "runs_due",
     RUNS.c.owner,
+    RUNS.c.is_active,
     RUNS.c.wake_at,
+    RUNS.c.run_id,
     sqlite_where=RUNS.c.open_key.is_not(None),
     postgresql_where=RUNS.c.open_key.is_not(None),
 )

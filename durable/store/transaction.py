@@ -223,13 +223,7 @@ class Transaction:
     def _claim(self, operation: ClaimRuns) -> Claimed:
         worker = self.require_lease(operation)
         now = self.clock.now()
-        free = self._execute(
-            statements.FIND_CLAIMABLE,
-            namespace=worker.namespace,
-            task_queue=worker.task_queue,
-            workflow_types=operation.workflow_types,
-            page=max(operation.limit, 0),
-        ).all()
+        free = self._find_claimable(operation, worker)
         if not free:
             return Claimed(ready=[], count=0)
         fence = self._next_fence()
@@ -250,6 +244,24 @@ class Transaction:
             or (wake_at is not None and wake_at <= now)
         ]
         return Claimed(ready=ready, count=len(free))
+
+    def _find_claimable(self, operation: ClaimRuns, worker: WorkerRecord) -> list[Any]:
+        found: list[Any] = []
+        for active in (1, 0):
+            for statement in (
+                statements.FIND_CLAIMABLE_AWAITING,
+                statements.FIND_CLAIMABLE_WAITING,
+            ):
+                if len(found) < operation.limit:
+                    found += self._execute(
+                        statement,
+                        namespace=worker.namespace,
+                        task_queue=worker.task_queue,
+                        workflow_types=operation.workflow_types,
+                        active=active,
+                        page=operation.limit - len(found),
+                    )
+        return found
 
     def _release_runs(self, operation: ReleaseRuns) -> None:
         worker = self.require_lease(operation)

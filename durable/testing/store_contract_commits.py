@@ -212,7 +212,10 @@ class CommitContract:
             RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=START)
         )
 
-        assert (await load(store, "r1")).record.stuck == "{}"
+        record = (await load(store, "r1")).record
+        assert (record.stuck, record.wake_at) == ("{}", START)
+        assert await store.due_runs(START, 10) == []
+        assert await store.next_wake_at() is None
 
     async def test_parking_keeps_owner_and_history(self, harness: Harness) -> None:
         store = await harness.open("w")

@@ -58,6 +58,7 @@ def make_run(run_id: str, **changes: Any) -> RunRecord:
         started_at=START,
         first_run_id=run_id,
         request_id=f"start-{run_id}",
+        root_run_id=run_id,
     )
     return msgspec.structs.replace(record, **changes)
 

@@ -74,7 +74,7 @@ def _guard_sleep() -> None:
     original = time.sleep
 
     @functools.wraps(original)
-    def sleep(seconds: float, /) -> None:
+    def sleep(seconds: Any, /) -> None:
         _refuse("time.sleep", (seconds,))
         original(seconds)
 

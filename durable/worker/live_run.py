@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, Attributes

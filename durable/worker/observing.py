@@ -17,6 +17,12 @@ from durable.store.records import AttemptState, RunStatus
 from durable.worker.live_run import Attempt, LiveRun
 
 
+def worker_stopped(watch: WorkerObserver | None) -> None:
+    """Tell whoever watched a worker that it has ended; telling it twice is fine."""
+    if watch is not None:
+        watch.worker_stopped()
+
+
 def waited(run: LiveRun, task: WorkflowTask) -> int:
     """How long a turn was due before it begins, in microseconds."""
     ready_at, run.ready_at = run.ready_at, 0

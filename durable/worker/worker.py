@@ -147,8 +147,7 @@ class Worker:
     async def _join(self) -> None:
         """Enter the store as a new worker, with parts that carry its id."""
         self.worker_id = f"{os.getpid()}-{secrets.token_hex(6)}"
-        if self._watch is not None:
-            self._watch.worker_stopped()
+        observing.worker_stopped(self._watch)
         if self._observer is not None:
             self._watch = self._observer.worker_started(
                 worker_id=self.worker_id, task_queue=self._task_queue, state=self._state
@@ -187,8 +186,7 @@ class Worker:
     async def stop(self) -> None:
         """Drain: begin nothing, wait for what runs, keep its results, give runs up."""
         if not self._is_open:
-            if self._watch is not None:
-                self._watch.worker_stopped()
+            observing.worker_stopped(self._watch)
             return
         self._tasks.is_draining = True
         await self._activities.drain(self._options.grace_seconds)
@@ -204,8 +202,7 @@ class Worker:
             await self._store.release_worker()
         except StoreError as error:
             _log.error("The lease could not be given up (%s); it will run out.", error)
-        if self._watch is not None:
-            self._watch.worker_stopped()
+        observing.worker_stopped(self._watch)
         for run in list(self._runs.values()):
             self.drop(run)
 

@@ -63,7 +63,7 @@ def _create_runs() -> None:
     op.create_index(
         "runs_due",
         "runs",
-        ["owner", "wake_at"],
+        ["owner", "is_active", "wake_at", "run_id"],
         sqlite_where=sa.text("open_key IS NOT NULL"),
         postgresql_where=sa.text("open_key IS NOT NULL"),
     )

@@ -22,6 +22,9 @@ _WARM_UP = 20
 _COMMITS = 300
 _WINDOW = 200
 _BATCH = 1_000
+# Sleepers until the cache of live runs is full and the allocator's arenas have grown
+# to what batches of this size need; from there on each sleeper counts.
+_SETTLING = 8 * _BATCH
 _DAY = 86_400.0
 
 
@@ -228,7 +231,7 @@ async def sleeping(directory: Path, size: int) -> dict[str, Any]:
     async with Engine(url) as engine:
         await _warm_up(engine)
         at_first = _settled_bytes()
-        await _put_to_sleep(engine, 2 * _BATCH)  # fills the cache of live runs
+        await _put_to_sleep(engine, min(_SETTLING, size))
         with_cache = _settled_bytes()
         await _put_to_sleep(engine, size)
         at_last = _settled_bytes()

@@ -3,135 +3,39 @@
 import asyncio
 import re
 import shutil
-import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from durable import Engine, RetryPolicy, activity, sleep, workflow
+from durable import Engine
 from durable.client.doctor import (
     IntegrityChecking,
     examine,
     find_package_clash,
     find_sqlite_bug,
-    read_pages,
 )
 from durable.client.run_checks import Check, Finding
 from durable.clock import SystemClock
 from durable.store.connect import connect
-from durable.store.records import RunFilter, RunRecord
+from durable.store.records import LoadedRun, RunStatus
 from durable.store.store import Store
-
-HOUR = 3_600 * 1_000_000
-QUICK = RetryPolicy(max_attempts=3, initial_interval=0.01)
-tries: dict[str, int] = {}
-
-
-@activity(name="doctor_add")
-async def add(left: int, right: int) -> int:
-    return left + right
-
-
-@activity(name="doctor_flaky", retry=QUICK)
-def flaky(key: str) -> int:
-    tries[key] = tries.get(key, 0) + 1
-    if tries[key] < 3:
-        raise ValueError("not yet")
-    return tries[key]
-
-
-@activity(name="doctor_hang", retry=None)
-async def hang() -> None:
-    await asyncio.Event().wait()
-
-
-@workflow(name="doctor_adding")
-async def adding(count: int) -> int:
-    total = 0
-    for index in range(count):
-        total = await add(total, index)
-    return total
-
-
-@workflow(name="doctor_retrying")
-async def retrying(key: str) -> int:
-    return await flaky(key)
-
-
-@workflow(name="doctor_failing")
-async def failing() -> None:
-    await add(1, 2)
-    raise RuntimeError("as planned")
-
-
-@workflow(name="doctor_sleeping")
-async def sleeping() -> int:
-    total = await add(1, 2)
-    await sleep("1h")
-    return total
-
-
-@workflow(name="doctor_hanging")
-async def hanging() -> None:
-    await hang()
-
-
-@workflow(name="doctor_timing_out", run_timeout=0.05)
-async def timing_out() -> None:
-    await sleep("1h")
-
-
-@workflow(name="doctor_forever")
-async def forever() -> None:
-    await asyncio.Event().wait()
-
-
-@workflow(name="doctor_buggy")
-async def buggy() -> None:
-    [][0]
-
-
-class AheadClock:
-    """The machine's clock, some hours ahead."""
-
-    def __init__(self, hours: float) -> None:
-        self._ahead = round(hours * HOUR)
-
-    def now(self) -> int:
-        return SystemClock().now() + self._ahead
-
-
-async def run_all_kinds(url: str) -> None:
-    async with Engine(url, drain_timeout=0.05) as engine:
-        await engine.execute(adding(3), id="added")
-        await engine.execute(retrying("once"), id="retried")
-        for ending, call in (("failed", failing()), ("timed-out", timing_out())):
-            with pytest.raises(Exception, match=ending):
-                await engine.execute(call, id=ending)
-        cancelled = await engine.start(sleeping(), id="cancelled")
-        await cancelled.cancel("enough")
-        terminated = await engine.start(sleeping(), id="terminated")
-        await terminated.terminate("enough")
-        for handle in (cancelled, terminated):
-            with pytest.raises(Exception, match=handle.workflow_id):
-                await handle.result()
-        await engine.start(sleeping(), id="sleeping")
-        await engine.start(hanging(), id="hanging")
-        await wait_until(engine, "sleeping", "TimerStarted")
-
-
-async def wait_until(engine: Engine, workflow_id: str, event: str) -> None:
-    handle = await engine.get(workflow_id)
-    async with asyncio.timeout(10):
-        while True:
-            last = (await handle.history())[-1]
-            if type(last.attributes).__name__ == event:
-                return
-            await asyncio.sleep(0.01)
+from tests.integration.doctors_patient import (
+    HOUR,
+    Patient,
+    add,
+    adding,
+    buggy,
+    forever,
+    retrying,
+    run_all_kinds,
+    sleeping,
+    tries,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -140,82 +44,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tries.clear()
     asyncio.run(run_all_kinds(f"sqlite:///{path}"))
     return path
-
-
-class Patient:
-    """A database file to plant faults in and have examined."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def url(self) -> str:
-        return f"sqlite:///{self.path}"
-
-    def execute(self, statement: str, *values: Any) -> int:
-        with closing(sqlite3.connect(self.path)) as connection, connection:
-            return connection.execute(statement, values).rowcount
-
-    def run_id(self, workflow_id: str) -> str:
-        with closing(sqlite3.connect(self.path)) as connection:
-            row = connection.execute(
-                "SELECT run_id FROM runs WHERE workflow_id = ?", (workflow_id,)
-            ).fetchone()
-        return str(row[0])
-
-    def plant(self, statement: str, workflow_id: str, *values: Any) -> None:
-        """Change one row of a run: `:run` is its id, `:last` its newest event's."""
-        run_id = self.run_id(workflow_id)
-        given = dict(zip("abc", values, strict=False))
-        with closing(sqlite3.connect(self.path)) as connection, connection:
-            (last,) = connection.execute(
-                "SELECT max(event_id) FROM history WHERE run_id = ?", (run_id,)
-            ).fetchone()
-            done = connection.execute(statement, {"run": run_id, "last": last} | given)
-            assert done.rowcount == 1, "the fault was not planted"
-
-    def append(self, workflow_id: str, kind: str, data: str, *, task: int = 90) -> None:
-        self.plant(
-            "INSERT INTO history SELECT run_id, max(event_id) + 1, :a, :b, max(time),"
-            " :c, max(flags), max(fence) FROM history WHERE run_id = :run"
-            " GROUP BY run_id",
-            workflow_id,
-            task,
-            kind,
-            data,
-        )
-
-    def add_worker(self, worker_id: str, *, lease_hours: float) -> None:
-        self.execute(
-            "INSERT INTO workers VALUES (?, 'default', 'elsewhere', 1, '', 'default',"
-            " ?, 1000, ?)",
-            worker_id,
-            SystemClock().now(),
-            SystemClock().now() + round(lease_hours * HOUR),
-        )
-
-    def own(self, workflow_id: str, worker_id: str, *, lease_hours: float = 9) -> None:
-        self.add_worker(worker_id, lease_hours=lease_hours)
-        self.plant(
-            "UPDATE runs SET owner = :a WHERE run_id = :run", workflow_id, worker_id
-        )
-
-    def mail(self, workflow_id: str, request_id: str, *, created_at: int) -> None:
-        self.plant(
-            "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
-            " VALUES (:run, 'cancel', :a, '{\"reason\": \"\"}', :b)",
-            workflow_id,
-            request_id,
-            created_at,
-        )
-
-    async def examine(self, *, hours_ahead: float = 0) -> list[Finding]:
-        store = connect(self.url, migrate=False, clock=AheadClock(hours_ahead))
-        await store.open()
-        try:
-            return [finding async for finding in examine(store, settle=0)]
-        finally:
-            await store.close()
 
 
 @pytest.fixture
@@ -679,63 +507,38 @@ async def test_what_the_database_finds_wrong_with_itself_is_passed_on() -> None:
     assert [finding.check for finding in findings] == [Check.INTEGRITY]
 
 
-# --- pages ----------------------------------------------------------------------------
+class Moving:
+    """A store whose runs look stuck at the first look only."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.looks = 0
+
+    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
+        loaded = await self._store.load_runs(run_ids)
+        self.looks += 1
+        if self.looks > 1:
+            return loaded
+        replace = msgspec.structs.replace
+        return [
+            replace(run, record=replace(run.record, status=RunStatus.RUNNING))
+            for run in loaded
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
-class Listing:
-    """The listing of a store, with runs at the given instants."""
+async def test_what_is_wrong_for_a_moment_only_is_not_reported(
+    patient: Patient,
+) -> None:
+    inner = connect(patient.url, migrate=False)
+    await inner.open()
+    store = Moving(inner)
+    as_store: Any = store
 
-    def __init__(self, instants: Sequence[int]) -> None:
-        self.asked = 0
-        self.runs = sorted(
-            ((instant, f"run-{number}") for number, instant in enumerate(instants)),
-            reverse=True,
-        )
+    findings = [finding async for finding in examine(as_store, settle=0)]
+    await inner.close()
 
-    async def list_runs(self, namespace: str, where: RunFilter) -> list[Any]:
-        self.asked += 1
-        assert self.asked < 100, "the pages never end"
-        before = where.started_before
-        listed = [run for run in self.runs if before is None or run[0] < before]
-        return [Started(*run) for run in listed[: where.limit]]
-
-
-class Started:
-    def __init__(self, started_at: int, run_id: str) -> None:
-        self.started_at = started_at
-        self.run_id = run_id
-
-
-async def pages_of(store: Any, size: int) -> AsyncIterator[list[RunRecord]]:
-    async for page in read_pages(store, "default", RunFilter(), size=size):
-        yield page
-
-
-@pytest.mark.parametrize(
-    "instants",
-    [
-        [],
-        [1],
-        [1, 2, 3, 4, 5, 6],
-        [1, 1, 1, 2, 2, 3],
-        [5, 5, 4, 4, 3, 3, 2, 2],
-        [7] * 3,
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("size", [3, 4, 5])
-async def test_pages_hold_each_run_once(instants: list[int], size: int) -> None:
-    listing = Listing(instants)
-
-    found = [run.run_id async for page in pages_of(listing, size) for run in page]
-
-    assert found == [run_id for _, run_id in listing.runs]
-
-
-async def test_more_runs_of_one_instant_than_a_page_holds_do_not_stop_the_rest() -> (
-    None
-):
-    found = [run async for page in pages_of(Listing([9] * 8 + [1]), 3) for run in page]
-
-    assert len(found) == 4
-    assert found[-1].started_at == 1
+    assert findings == []
+    assert store.looks == 2

@@ -13,9 +13,11 @@ import pytest
 from durable.clock import SystemClock
 from durable.errors import (
     CommitUnknownError,
+    CorruptHistoryError,
     DatabaseFullError,
     DatabaseUnavailableError,
     EngineClosedError,
+    HistoryTakenError,
     LeaseLostError,
     StoreError,
 )
@@ -23,11 +25,12 @@ from durable.store import sqlite
 from durable.store.connect import connect
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker
-from durable.store.records import Started
+from durable.store.records import MailArrived, Started
 from durable.store.sqlite import SqliteDatabase, SqliteSession
 from durable.store.sqlite_hot import SqliteHotPath
 from durable.store.steady_clock import SteadyClock
 from durable.testing.store_rows import (
+    make_attempt,
     make_closing,
     make_commit,
     make_message,
@@ -176,6 +179,26 @@ def test_lost_answer_of_a_start_alone_is_settled(
     assert execute(executor, make_start("r1"))[0].created
 
 
+def test_lost_answer_is_not_sought_in_what_was_not_written(
+    executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(executor, make_start("r1", owner="w"), make_message("r1"))
+    lose_answer(monkeypatch, SqliteSession.commit)
+
+    known, mailed, taken, kept = execute(
+        executor,
+        make_start("r2", request_id="start-r1"),
+        make_closing("r1", 3, 3),
+        make_commit("r1", 1, 1),
+        make_commit("r1", 3, 4),
+    )
+
+    assert known == Started(run_id="r1", created=False)
+    assert isinstance(mailed, MailArrived)
+    assert isinstance(taken, HistoryTakenError)
+    assert kept is None
+
+
 def test_commit_that_cannot_be_found_is_unknown(
     executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +278,28 @@ def test_value_that_cannot_be_stored_harms_only_its_operation(
     assert isinstance(third, StoreError)
     assert "ud800" not in str(second)
     assert count(executor, "runs") == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("runs", "status"), ("attempts", "state")]
+)
+async def test_row_of_a_newer_release_is_named(
+    tmp_path: Path, table: str, column: str
+) -> None:
+    store = connect(f"sqlite:///{tmp_path}/x.db")
+    await store.open()
+    await store.register_worker(make_worker("w"), lambda: None)
+    await store.perform(make_start("r1", owner="w"))
+    attempts = (make_attempt("r1", 1),)
+    await store.perform(make_commit("r1", 3, 3, attempts=attempts))
+    other = sqlite3.connect(tmp_path / "x.db")
+    other.execute(f"UPDATE {table} SET {column} = 'paused'")  # noqa: S608 - as above
+    other.commit()
+    other.close()
+
+    with pytest.raises(CorruptHistoryError, match=r"'r1'.*'paused'"):
+        await store.load_runs(["r1"])
+    await store.close()
 
 
 # --- a busy database ------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from durable import limits
 from durable.store import groups, memory
 from durable.store.connect import connect
 from durable.store.records import ReapWorkers
@@ -188,3 +189,23 @@ async def test_observer_hears_of_each_commit(tmp_path: Path) -> None:
         assert sum(facts["operations"] for facts in heard) == 9
         assert sum(facts["rows"] for facts in heard) == 18
         assert all(facts["duration"] >= 0 for facts in heard)
+
+
+async def test_no_commit_takes_more_operations_than_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Counting:
+        def committed(self, *, operations: int, **_: int) -> None:
+            sizes.append(operations)
+
+    monkeypatch.setattr(limits, "COMMIT_OPERATIONS_MAX", 7)
+    store = connect(f"sqlite:///{tmp_path}/x.db", observer=Counting())  # type: ignore[arg-type]  # only what a store calls
+    await store.open()
+
+    results = await perform_all(store, *(make_start(f"r{n}") for n in range(50)))
+    await store.close()
+
+    assert [result.created for result in results] == [True] * 50
+    assert (max(sizes), sum(sizes)) == (7, 50)

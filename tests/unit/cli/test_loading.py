@@ -1,6 +1,7 @@
 """Modules by name and path, workflows in them, arguments as JSON."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +23,15 @@ from durable.errors import DefinitionError, InvalidCallError
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(REGISTRY, "workflows", dict(REGISTRY.workflows))
-    return tmp_path
+    before = dict(REGISTRY.workflows)
+    yield tmp_path
+    REGISTRY.workflows.clear()
+    REGISTRY.workflows.update(before)
 
 
 def write(folder: Path, name: str, text: str) -> None:

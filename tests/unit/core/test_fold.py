@@ -316,6 +316,14 @@ def test_timer_that_fires_on_time_is_no_breach() -> None:
     assert fold([*history(STARTED, timer(1)), on_time]).violations == ()
 
 
+def test_ids_may_be_used_again_once_what_they_named_is_closed() -> None:
+    again = history(STARTED, scheduled(), completed(2), scheduled(), completed(4))
+    dropped = TimerCanceled("1", 2)
+
+    assert fold(again).violations == ()
+    assert fold(history(STARTED, timer(), dropped, timer())).violations == ()
+
+
 def test_requests_without_an_id_are_told_apart_by_nothing() -> None:
     request = WorkflowExecutionCancelRequested(reason="")
 

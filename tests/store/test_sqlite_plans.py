@@ -1,0 +1,116 @@
+"""No statement that workers repeat walks or sorts more than it returns."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from durable.store import statements
+from durable.store.database import Session
+from durable.store.sqlite import SqliteDatabase
+from durable.testing.store_rows import START
+
+VALUES = {
+    "active": 1,
+    "after": 0,
+    "event_id": 1,
+    "holder": "w",
+    "myself": "w",
+    "namespace": "default",
+    "new_owner": "w",
+    "owners": ["w"],
+    "page": 10,
+    "parked": "r1",
+    "reason": "{}",
+    "receiver": "r1",
+    "request_id": "q",
+    "run_id": "r1",
+    "run_ids": ["r1", "r2"],
+    "task_queue": "queue",
+    "until": START,
+    "workflow_id": "wf",
+    "workflow_types": ["order", "other"],
+}
+INDEXED = [
+    "COUNT_UNOWNED",
+    "DELETE_MESSAGES",
+    "DISOWN_ALL_RUNS",
+    "DISOWN_RUNS",
+    "DUE_RUNS",
+    "FIND_CLAIMABLE_AWAITING",
+    "FIND_CLAIMABLE_WAITING",
+    "FIND_EVENT_DATA",
+    "FIND_HISTORY_END",
+    "FIND_MESSAGE",
+    "FIND_NEWEST_RUN",
+    "FIND_OPEN_RUN",
+    "FIND_RUN",
+    "LOAD_ATTEMPTS",
+    "LOAD_HISTORY",
+    "LOAD_MESSAGES",
+    "LOAD_RUNS",
+    "NEXT_WAKE_AT",
+    "OWN_RUNS",
+    "PARK_RUN",
+    "READ_HISTORY",
+]
+IN_ORDER = [
+    "DUE_RUNS",
+    "FIND_CLAIMABLE_AWAITING",
+    "FIND_CLAIMABLE_WAITING",
+    "LOAD_ATTEMPTS",
+    "LOAD_HISTORY",
+    "NEXT_WAKE_AT",
+    "READ_HISTORY",
+]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    session = SqliteDatabase(None).open_writer()
+    yield session
+    session.close()
+
+
+def read_plan(session: Session, name: str) -> list[str]:
+    connection = session.connection
+
+    def explain(*event: Any) -> tuple[str, Any]:
+        _, _, text, values, _, _ = event
+        return f"EXPLAIN QUERY PLAN {text}", values
+
+    statement = getattr(statements, name)
+    sa.event.listen(connection, "before_cursor_execute", explain, retval=True)
+    try:
+        result = connection.execute(statement, VALUES)
+        cursor = result.cursor
+        assert cursor is not None
+        return [row[3] for row in cursor.fetchall()]
+    finally:
+        sa.event.remove(connection, "before_cursor_execute", explain)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_statement_searches_an_index(session: Session, name: str) -> None:
+    plan = read_plan(session, name)
+
+    assert plan
+    assert not [step for step in plan if step.startswith("SCAN")]
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_statement_finds_its_order_in_the_index(session: Session, name: str) -> None:
+    assert not [step for step in read_plan(session, name) if "ORDER BY" in step]
+
+
+@pytest.mark.parametrize("name", ["COUNT_UNOWNED", "FIND_CLAIMABLE_AWAITING"])
+def test_claims_do_not_walk_owned_runs(session: Session, name: str) -> None:
+    assert "runs_due (owner=?" in read_plan(session, name)[0]
+
+
+def test_mail_is_found_from_the_inbox_not_from_the_runs(session: Session) -> None:
+    plan = read_plan(session, "MAILED_RUNS")
+
+    assert plan[0].startswith("SCAN inbox")
+    assert not [step for step in plan if step.startswith("SCAN runs")]

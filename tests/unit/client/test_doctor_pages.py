@@ -1,0 +1,68 @@
+"""Listings read page by page: every run once, and an end to it."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from durable.client.doctor import read_pages
+from durable.store.records import RunFilter, RunRecord
+
+
+class Listing:
+    """The listing of a store, with runs at the given instants."""
+
+    def __init__(self, instants: Sequence[int]) -> None:
+        self.asked = 0
+        self.runs = sorted(
+            ((instant, f"run-{number}") for number, instant in enumerate(instants)),
+            reverse=True,
+        )
+
+    async def list_runs(self, namespace: str, where: RunFilter) -> list[Any]:
+        self.asked += 1
+        assert self.asked < 100, "the pages never end"
+        before = where.started_before
+        listed = [run for run in self.runs if before is None or run[0] < before]
+        return [Started(*run) for run in listed[: where.limit]]
+
+
+class Started:
+    def __init__(self, started_at: int, run_id: str) -> None:
+        self.started_at = started_at
+        self.run_id = run_id
+
+
+async def pages_of(store: Any, size: int) -> AsyncIterator[list[RunRecord]]:
+    async for page in read_pages(store, "default", RunFilter(), size=size):
+        yield page
+
+
+@pytest.mark.parametrize(
+    "instants",
+    [
+        [],
+        [1],
+        [1, 2, 3, 4, 5, 6],
+        [1, 1, 1, 2, 2, 3],
+        [5, 5, 4, 4, 3, 3, 2, 2],
+        [7] * 3,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [3, 4, 5])
+async def test_pages_hold_each_run_once(instants: list[int], size: int) -> None:
+    listing = Listing(instants)
+
+    found = [run.run_id async for page in pages_of(listing, size) for run in page]
+
+    assert found == [run_id for _, run_id in listing.runs]
+
+
+async def test_more_runs_of_one_instant_than_a_page_holds_do_not_stop_the_rest() -> (
+    None
+):
+    found = [run async for page in pages_of(Listing([9] * 8 + [1]), 3) for run in page]
+
+    assert len(found) == 4
+    assert found[-1].started_at == 1
