@@ -15,6 +15,8 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import pathlib
+import sys
 import types
 from collections.abc import Iterator
 from traceback import StackSummary, walk_tb
@@ -46,7 +48,7 @@ class ExceptionClasses:
 
     def register(self, cls: type[_E]) -> type[_E]:
         """Make a class known; usable as a decorator."""
-        self._known[cls.__module__, cls.__qualname__] = cls
+        self._known[home_of(cls), cls.__qualname__] = cls
         return cls
 
     def add_scope(self, scope: dict[str, Any]) -> None:
@@ -70,7 +72,23 @@ class ExceptionClasses:
     def _scan(self, scope: dict[str, Any]) -> None:
         for value in list(scope.values()):
             if isinstance(value, type) and issubclass(value, BaseException):
-                self._known[value.__module__, value.__qualname__] = value
+                self._known[home_of(value), value.__qualname__] = value
+
+
+def home_of(cls: type) -> str:
+    """The module that defines a class, by the name it has when it is imported.
+
+    A program that is run is called `__main__`; the same file, loaded by a worker or a
+    test, has its own name. Both must find the same classes.
+    """
+    if cls.__module__ != "__main__":
+        return cls.__module__
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return "__main__" if file is None else pathlib.PurePath(file).stem
 
 
 CLASSES: Final = ExceptionClasses()
@@ -112,7 +130,7 @@ def _failure_of(error: BaseException, depth: int, seen: set[int]) -> Failure:
         if isinstance(error, asyncio.CancelledError)
         else "application",
         type=name,
-        module=cls.__module__,
+        module=home_of(cls),
         bases=tuple(
             base.__name__
             for base in cls.__mro__[1:]

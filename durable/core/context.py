@@ -22,7 +22,7 @@ from durable.core.events import (
     Attributes,
     WorkflowExecutionStarted,
 )
-from durable.core.loop import TimerHandle, make_loop
+from durable.core.loop import DeterministicLoop, TimerHandle, make_loop
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import Entry, State
 from durable.core.machines.marker import PatchEntry
@@ -46,6 +46,7 @@ _PLUMBING: Final = (
 )
 
 
+_DRAIN: Final = DeterministicLoop.drain.__code__
 _Condition: TypeAlias = tuple[asyncio.Future[None], Callable[[], bool]]
 
 
@@ -152,8 +153,11 @@ class RunContext:
         frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
         # Skip asyncio's frames and ours to the line that asked for the wait.
         while frame.f_back is not None and _is_plumbing(frame.f_code.co_filename):
+            if frame.f_code is _DRAIN:  # a task of asyncio's own: no line asked for it
+                break
             frame = frame.f_back
-        code, instruction = frame.f_code, frame.f_lasti
+        code = None if frame.f_code is _DRAIN else frame.f_code
+        instruction = frame.f_lasti
         machine = self._add_timer(
             _loop_delay(delay),
             fire=lambda: self.loop.queue(handle),

@@ -127,7 +127,8 @@ def describe(item: Attributes | Command) -> str:
     at = f" at {source}" if source else ""
     if isinstance(item, ActivityTaskScheduled | ScheduleActivityTask):
         size = sum(payload.size for payload in item.input)
-        arguments = f"{len(item.input)} arguments, {size} bytes"
+        count = len(item.input)
+        arguments = f"{count} argument{'' if count == 1 else 's'}, {size} bytes"
         return f"{name}({item.activity_type!r}, id {item.activity_id}, {arguments}){at}"
     if isinstance(item, TimerStarted | StartTimer):
         seconds = item.start_to_fire_timeout / 1_000_000

@@ -54,7 +54,7 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
         raise SchemaRevisionError(
             f"{name} has no current schema; this release needs revision {HEAD}, and"
             " the store was told not to migrate.",
-            hint="Run 'durable schema upgrade'.",
+            hint="Run 'durable db upgrade'.",
         )
     session.begin()
     try:

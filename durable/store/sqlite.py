@@ -28,6 +28,8 @@ from durable.store.sqlite_hot import SqliteHotPath
 if TYPE_CHECKING:
     from durable.store.database import Session
 
+# UPDATE ... FROM.
+_OLDEST_SQLITE: Final = (3, 33, 0)
 BUSY_SECONDS: Final = 30.0
 _SWITCH_RETRY_SECONDS: Final = 0.005
 # Every size of every hot statement, and what SQLAlchemy adds.
@@ -164,8 +166,6 @@ class SqliteSession:
             self._connection.close()
         with contextlib.suppress(Exception):
             self._raw.close()
-        with contextlib.suppress(Exception):
-            self._connection.engine.dispose()
 
 
 class SqliteDatabase:
@@ -194,6 +194,12 @@ class SqliteDatabase:
 
     def open_writer(self) -> Session:
         """See `Database`."""
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise DatabaseUnavailableError(
+                f"Python is linked with SQLite {sqlite3.sqlite_version}, and this"
+                f" release needs {'.'.join(map(str, _OLDEST_SQLITE))} or newer.",
+                hint="Use a Python build with a newer SQLite.",
+            )
         if self._path is not None:
             if self._was_opened and not self._path.exists():
                 # An empty new one in its place would hide the loss.

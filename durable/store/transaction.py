@@ -6,7 +6,7 @@ do at once comes here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -31,11 +31,14 @@ from durable.store.records import (
 from durable.store.submission import is_fenced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from durable.store.database import Session
     from durable.store.records import HistoryRow, Operation, WorkerRecord
     from durable.store.steady_clock import SteadyClock
+
+# Lists of ids must stay below every database's limit on parameters.
+_IDS_PER_STATEMENT: Final = 1_000
 
 
 class Transaction:
@@ -228,11 +231,10 @@ class Transaction:
             return Claimed(ready=[], count=0)
         fence = self._next_fence()
         self._execute(statements.RAISE_FENCE, holder=worker.worker_id, raised=fence)
-        self._execute(
-            statements.OWN_RUNS,
-            run_ids=[run_id for run_id, *_ in free],
-            new_owner=worker.worker_id,
-        )
+        for run_ids in _chunks([run_id for run_id, *_ in free]):
+            self._execute(
+                statements.OWN_RUNS, run_ids=run_ids, new_owner=worker.worker_id
+            )
         self.worker = msgspec.structs.replace(worker, fence=fence)
         self._header = None
         ready = [
@@ -265,11 +267,10 @@ class Transaction:
 
     def _release_runs(self, operation: ReleaseRuns) -> None:
         worker = self.require_lease(operation)
-        self._execute(
-            statements.DISOWN_RUNS,
-            myself=worker.worker_id,
-            run_ids=operation.run_ids,
-        )
+        for run_ids in _chunks(operation.run_ids):
+            self._execute(
+                statements.DISOWN_RUNS, myself=worker.worker_id, run_ids=run_ids
+            )
 
     def _reap(self, operation: ReapWorkers) -> list[str]:
         dead = self._execute(
@@ -363,6 +364,13 @@ class Transaction:
         self.hot.append_history([([row], self._next_fence())])
         self._execute(statements.TERMINATE_RUN, terminated=run.run_id, ended_at=now)
         self._execute(statements.DELETE_MESSAGES, receiver=run.run_id)
+
+
+def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (
+        ids[start : start + _IDS_PER_STATEMENT]
+        for start in range(0, len(ids), _IDS_PER_STATEMENT)
+    )
 
 
 def _same_request(holder: RunRecord, record: RunRecord) -> bool:

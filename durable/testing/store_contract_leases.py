@@ -345,6 +345,19 @@ class ClaimContract:
         assert two.record.owner == "w"
         assert await store.perform(CLAIM) == Claimed(ready=["r1"], count=1)
 
+    async def test_many_runs_can_be_released_at_once(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        names = [f"r{number}" for number in range(2_100)]
+        await perform_all(
+            store,
+            *(make_start(name, owner="w") for name in names),
+            ReleaseRuns(run_ids=tuple(names)),
+        )
+
+        assert await store.count_unowned(["order"]) == len(names)
+        claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=10**6))
+        assert claimed.count == len(names)
+
     async def test_release_of_runs_leaves_those_of_others(
         self, harness: Harness
     ) -> None:

@@ -390,7 +390,7 @@ class ActivityTasks:
             return
         run.attempts.pop(attempt.scheduled_event_id, None)
         run.inputs.append(outcome)
-        if attempt.attempt > 1 or state is not AttemptState.COMPLETED:
+        if attempt.has_row or state is not AttemptState.COMPLETED:
             run.attempt_records += (self._row(attempt, state, failure),)
         self._host.advance(run)
 
@@ -503,6 +503,7 @@ class ActivityTasks:
     # --- rows -------------------------------------------------------------------------
 
     def _record(self, attempt: Attempt, state: AttemptState, then: Any) -> None:
+        attempt.has_row = True
         self._submit(attempt.run, (self._row(attempt, state, None),), then)
 
     def _submit(self, run: LiveRun, rows: tuple[AttemptRecord, ...], then: Any) -> None:

@@ -19,6 +19,7 @@ class Attempt:
         "attempt",
         "context",
         "due_at",
+        "has_row",
         "headers",
         "is_cancel_requested",
         "is_over",
@@ -53,6 +54,8 @@ class Attempt:
         self.started_at = 0
         self.due_at = 0
         """When it may begin, if it waits for its time."""
+        self.has_row = attempt > 1
+        """A row of the attempts table speaks of it, and must say how it ended."""
         self.is_cancel_requested = False
         self.is_over = False
         """Its outcome is decided; whatever the function still does is not heard."""

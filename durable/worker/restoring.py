@@ -40,7 +40,7 @@ class Repeater(Protocol):
 
 
 def restore_activities(
-    run: LiveRun, rows: list[AttemptRecord], repeater: Repeater
+    run: LiveRun, rows: list[AttemptRecord], repeater: Repeater, now: int
 ) -> None:
     """Take up the activities of a run that was just caught up.
 
@@ -60,13 +60,16 @@ def restore_activities(
         attempt = _attempt_of(run, machine, row)
         if machine.state is State.CANCEL_REQUESTED:
             run.inputs.append(_cancelled(attempt))
+            run.attempt_records += (_lost(attempt, None, now),)
         elif row is not None and row.state is AttemptState.BACKOFF:
             run.backoffs[event_id] = attempt
         else:
-            _resolve_doubt(run, attempt, repeater)
+            _resolve_doubt(run, attempt, repeater, now)
 
 
-def _resolve_doubt(run: LiveRun, attempt: Attempt, repeater: Repeater) -> None:
+def _resolve_doubt(
+    run: LiveRun, attempt: Attempt, repeater: Repeater, now: int
+) -> None:
     settings = attempt.scheduled.settings
     failure = Failure(
         message=f"attempt {attempt.attempt} was under way when its worker died;"
@@ -77,6 +80,7 @@ def _resolve_doubt(run: LiveRun, attempt: Attempt, repeater: Repeater) -> None:
     most = settings.retry_policy.max_attempts
     if settings.at_most_once or (most and attempt.attempt >= most):
         run.inputs.append(_doubtful(attempt, failure))
+        run.attempt_records += (_lost(attempt, failure, now),)
     else:
         repeater.begin_after_doubt(attempt, failure)
 
@@ -118,6 +122,7 @@ def _attempt_of(
         attempt=1 if row is None else row.attempt,
     )
     if row is not None:
+        attempt.has_row = True
         attempt.due_at = row.due_at
         attempt.started_at = row.started_at or 0
     return attempt
@@ -138,4 +143,20 @@ def _doubtful(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
         attempt=attempt.attempt,
         started_at=attempt.started_at or attempt.scheduled_at,
         retry_state="outcome_unknown",
+    )
+
+
+def _lost(attempt: Attempt, failure: Failure | None, now: int) -> AttemptRecord:
+    """The row of an attempt whose worker died in the middle of it."""
+    started_at = attempt.started_at or attempt.scheduled_at
+    return AttemptRecord(
+        run_id=attempt.run.run_id,
+        scheduled_event_id=attempt.scheduled_event_id,
+        attempt=attempt.attempt,
+        activity_type=attempt.scheduled.activity_type,
+        state=AttemptState.LOST,
+        due_at=attempt.due_at or started_at,
+        started_at=started_at,
+        closed_at=now,
+        failure=None if failure is None else msgspec.json.encode(failure).decode(),
     )

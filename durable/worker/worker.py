@@ -251,7 +251,9 @@ class Worker:
         starts = any(
             [type(event.attributes) is ActivityTaskScheduled for event in events]
         )
-        run.is_active = starts and not completion.is_closed
+        run.is_active = (
+            starts or completion.failure is not None
+        ) and not completion.is_closed
         run.wake_at = None if completion.is_closed else run.next_due_at()
         status, closed_at = RunStatus.RUNNING, None
         if completion.is_closed:
@@ -260,7 +262,7 @@ class Worker:
         operation = StartRun(
             record=msgspec.structs.replace(
                 record,
-                owner=self.worker_id,
+                owner=None if completion.is_closed else self.worker_id,
                 is_active=run.is_active,
                 wake_at=run.wake_at,
                 status=status,
@@ -416,7 +418,7 @@ class Worker:
             if message.sequence not in run.consumed:
                 run.inputs.append(event)
                 run.consumed += (message.sequence,)
-        restore_activities(run, loaded.attempts, self._activities)
+        restore_activities(run, loaded.attempts, self._activities, self._store.now())
         self._go_on(run)
         self._tasks.correct_row(run)
         self.settle(run)

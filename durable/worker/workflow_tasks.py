@@ -220,7 +220,8 @@ class WorkflowTasks:
         starts = any(
             [type(event.attributes) is ActivityTaskScheduled for event in events]
         )
-        is_active = bool(run.attempts) or starts
+        # Inputs that a failed turn leaves unseen must not wait for a restart.
+        is_active = bool(run.attempts) or starts or completion.failure is not None
         wake_at = None if closes else run.next_due_at()
         update = (
             closes
@@ -333,6 +334,11 @@ class WorkflowTasks:
         """Let the world see a committed turn, then drive the next if there is cause."""
         host = self._host
         run.failed_tries = 0
+        if completion.is_closed:
+            # Whatever the last turn asked for or called off ends with the run.
+            run.is_closed = True
+            host.run_closed(run, completion.events[-1])
+            return
         for event in completion.events:
             attributes = event.attributes
             kind = type(attributes)
@@ -340,10 +346,6 @@ class WorkflowTasks:
                 host.start_activity(run, event)
             elif kind is ActivityTaskCancelRequested:
                 host.cancel_activity(run, attributes.scheduled_event_id)  # type: ignore[union-attr]  # by its kind
-        if completion.is_closed:
-            run.is_closed = True
-            host.run_closed(run, completion.events[-1])
-            return
         if run.wake_at is not None:
             host.wake_by(run.wake_at)
         if run.has_mail:

@@ -151,6 +151,15 @@ async def test_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         await open_and_close(tmp_path / "x.db")
 
 
+async def test_sqlite_that_is_too_old_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+
+    with pytest.raises(DatabaseUnavailableError, match=r"needs 3\.33\.0"):
+        await open_and_close(tmp_path / "x.db")
+
+
 async def test_close_leaves_one_file(tmp_path: Path) -> None:
     store = connect(f"sqlite:///{tmp_path}/x.db")
     await store.open()

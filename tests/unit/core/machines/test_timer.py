@@ -188,6 +188,24 @@ def test_timer_instead_of_nothing_is_a_mismatch() -> None:
     assert "StartTimer(id 1, 1 s)" in str(caught.value)
 
 
+def test_timer_of_another_id_is_a_mismatch() -> None:
+    is_edited = False
+
+    @workflow
+    async def editing() -> None:
+        if is_edited:
+            async with asyncio.timeout(10):  # begun and dropped: it takes the id 1
+                await asyncio.sleep(0)
+        await sleep(1)
+
+    driver = Driver(editing())
+    driver.start()
+    is_edited = True
+    driver.crash()
+    with pytest.raises(NondeterminismError, match="the timer id differs"):
+        driver.replay()
+
+
 def test_cancel_of_another_timer_is_a_mismatch() -> None:
     which = 0
 
