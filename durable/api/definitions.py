@@ -76,11 +76,12 @@ def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
 def _clash(earlier: Callable[..., Any], later: Callable[..., Any]) -> bool:
     if "<locals>" in earlier.__qualname__ or "<locals>" in later.__qualname__:
         return False
-    # The same file under two module names is one program run as __main__.
-    return (earlier.__code__.co_filename, earlier.__qualname__) != (
-        later.__code__.co_filename,
-        later.__qualname__,
-    )
+    if earlier.__qualname__ != later.__qualname__:
+        return True
+    # The same file under two module names is one program, run as __main__ as well; the
+    # same module name from two files is one module, imported again.
+    is_same_file = earlier.__code__.co_filename == later.__code__.co_filename
+    return not is_same_file and earlier.__module__ != later.__module__
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -222,6 +222,9 @@ class SqliteDatabase:
         """See `Database`."""
         if self._path is None:
             return None
+        # SQLite would make an empty file, and one that everybody may read.
+        if not self._path.exists():
+            raise DatabaseUnavailableError(f"{self.name} does not exist.")
         session = self._connect()
         session.connection.exec_driver_sql("PRAGMA query_only = ON")
         return session

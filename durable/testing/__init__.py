@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from durable.testing.driver import Driver, PendingActivity
     from durable.testing.environment import StalledError, TestEnvironment
     from durable.testing.histories import dump_history, load_history
-    from durable.testing.replay import Replayed, replay, replay_at_every_prefix
+    from durable.testing.replaying import Replayed, replay, replay_at_every_prefix
 
 __all__ = [
     "Driver",

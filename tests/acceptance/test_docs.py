@@ -73,6 +73,7 @@ def run_document(path: str) -> None:
     # pickling and type hints look names up there.
     module = ModuleType("__main__")
     sys.modules["__main__"] = module
+    sys.path.insert(0, "")  # a page may import what it wrote to its folder
     document.namespace = module.__dict__
     for example in document.examples():
         example.evaluate()

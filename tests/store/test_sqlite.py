@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from durable.clock import Clock, SystemClock
 from durable.errors import (
@@ -158,6 +159,36 @@ async def test_sqlite_that_is_too_old_is_named(
 
     with pytest.raises(DatabaseUnavailableError, match=r"needs 3\.33\.0"):
         await open_and_close(tmp_path / "x.db")
+
+
+def test_reading_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailableError, match="does not exist"):
+        SqliteDatabase(tmp_path / "x.db").open_reader()
+
+    assert read_modes(tmp_path) == {}
+
+
+def test_switch_to_the_log_waits_for_another_process_that_switches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SQLite itself does not wait there."""
+    session = SqliteDatabase(None).open_writer()
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    answers: list[Exception | None] = [DBAPIError(None, None, busy)] * 2 + [None]
+    execute = session.connection.exec_driver_sql
+
+    def answer(text: str) -> object:
+        error = answers.pop(0)
+        if error is not None:
+            raise error
+        return execute(text)
+
+    monkeypatch.setattr(session.connection, "exec_driver_sql", answer)
+
+    assert SqliteDatabase(None)._switch_to_log(session.connection) == "memory"
+    assert answers == []
+    session.close()
 
 
 async def test_close_leaves_one_file(tmp_path: Path) -> None:

@@ -159,8 +159,9 @@ def test_signature_that_cannot_be_recorded_is_refused(decorate: Any) -> None:
 
 
 def test_annotations_are_resolved_at_the_first_call() -> None:
-    async def later(value: "Later") -> None: ...  # type: ignore[name-defined]  # noqa: F821 - unknown on purpose
+    async def later(value: int) -> None: ...
 
+    later.__annotations__["value"] = "Later"
     made = activity(later)
     with pytest.raises(DefinitionError, match=r"annotations of 'later'.*Later"):
         made.call_signature.hints()
