@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from durable.testing.driver import Driver, PendingActivity
     from durable.testing.environment import StalledError, TestEnvironment
     from durable.testing.histories import dump_history, load_history
-    from durable.testing.replaying import Replayed, replay, replay_at_every_prefix
+    from durable.testing.replaying import (
+        Replayed,
+        replay,
+        replay_at_every_prefix,
+    )
 
 __all__ = [
     "Driver",
@@ -32,13 +36,14 @@ __all__ = [
     "replay_at_every_prefix",
 ]
 
-# Imported at first use, as in `durable`: replaying a history takes no engine.
+# Imported at first use, as in `durable`: replaying a history takes no engine. No module
+# has the name of something in it, or importing one would hide the other.
 _HOMES = {
     "clock": ("VirtualClock",),
     "driver": ("Driver", "PendingActivity"),
     "environment": ("StalledError", "TestEnvironment"),
     "histories": ("dump_history", "load_history"),
-    "replay": ("Replayed", "replay", "replay_at_every_prefix"),
+    "replaying": ("Replayed", "replay", "replay_at_every_prefix"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self
 
 from durable import limits
 from durable.api.activity import Activity
-from durable.api.registry import REGISTRY
+from durable.api.registry import Registry
 from durable.clock import to_datetime
 from durable.engine import Engine
 from durable.errors import DurableError, InvalidOptionError
@@ -106,7 +106,7 @@ class TestEnvironment(Engine):
         self._tracked = _TrackedStore(database)
         super().__init__(
             self._tracked,
-            definitions=_with_mocks(definitions, mocks),
+            definitions=definitions,
             namespace=namespace,
             task_queue=task_queue,
             worker=worker,
@@ -118,6 +118,8 @@ class TestEnvironment(Engine):
             drain_timeout=drain_timeout,
             observer=observer,
         )
+        if mocks:
+            self._registry = _MockedRegistry(self._registry, mocks)
         self._time: VirtualTime | None = None
         self._test: asyncio.Task[Any] | None = None
         self._has_stalled = False
@@ -231,23 +233,25 @@ class TestEnvironment(Engine):
 # --- mocks ----------------------------------------------------------------------------
 
 
-def _with_mocks(
-    definitions: Iterable[object] | None, mocks: Mocks | None
-) -> Iterable[object] | None:
-    """The definitions with some activities replaced; later ones win."""
-    if not mocks:
-        return definitions
-    registry = REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
-    replaced: list[Activity[..., Any]] = []
-    for key, mock in mocks.items():
-        name = key.name if isinstance(key, Activity) else key
-        if not callable(mock):
-            raise InvalidOptionError(
-                f"The mock of activity {name!r} is {mock!r}, which cannot be called.",
-                hint="Give a function; one that returns a value: lambda *_: value.",
-            )
-        replaced.append(_mocked(registry.get_activity(name), mock))
-    return [*registry.workflows.values(), *registry.activities.values(), *replaced]
+class _MockedRegistry(Registry):
+    """What an engine knows, whenever it was decorated, with some activities replaced."""
+
+    def __init__(self, known: Registry, mocks: Mocks) -> None:
+        super().__init__()
+        self.workflows, self.activities = known.workflows, known.activities
+        self._mocks: dict[str, Activity[..., Any]] = {}
+        for key, mock in mocks.items():
+            name = key.name if isinstance(key, Activity) else key
+            if not callable(mock):
+                raise InvalidOptionError(
+                    f"The mock of activity {name!r} is {mock!r}, which cannot be"
+                    " called.",
+                    hint="Give a function; one that returns a value: lambda *_: value.",
+                )
+            self._mocks[name] = _mocked(known.get_activity(name), mock)
+
+    def get_activity(self, name: str) -> Activity[..., Any]:
+        return self._mocks.get(name) or super().get_activity(name)
 
 
 def _mocked(

@@ -90,7 +90,7 @@ def replay_at_every_prefix(
     Driven with the inputs that the next task really had, the code must issue the very
     commands that were recorded, byte for byte (but for source lines and tracebacks).
 
-    Raises: as `replay`.
+    Returns and raises as `replay`.
     """
     events = read_history(history)
     registry = _registry(definitions)

@@ -280,11 +280,11 @@ class ClaimContract:
         store = await harness.open("w")
         await perform_all(
             store,
-            make_start("never"),
-            make_start("late", wake_at=START - 1),
-            make_start("later", wake_at=START),
-            make_start("early", wake_at=START - 9),
-            make_start("active", is_active=True),
+            make_start("a-never"),
+            make_start("b-late", wake_at=START - 1),
+            make_start("c-later", wake_at=START),
+            make_start("d-early", wake_at=START - 9),
+            make_start("e-active", is_active=True),
         )
 
         taken = [
@@ -293,8 +293,8 @@ class ClaimContract:
         ]
 
         assert taken == [
-            Claimed(ready=["active", "early"], count=2),
-            Claimed(ready=["late", "later"], count=2),
+            Claimed(ready=["e-active", "d-early"], count=2),
+            Claimed(ready=["b-late", "c-later"], count=2),
             Claimed(ready=[], count=1),
             Claimed(ready=[], count=0),
         ]

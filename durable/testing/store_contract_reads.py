@@ -181,8 +181,9 @@ class ReadContract:
         await perform_all(
             store,
             make_start("later", owner="w", wake_at=START + 10),
+            make_start("third", owner="w", wake_at=START + 3, is_active=True),
             make_start("second", owner="w", wake_at=START + 2),
-            make_start("first", owner="w", wake_at=START + 1),
+            make_start("first", owner="w", wake_at=START + 1, is_active=True),
             make_start("never", owner="w"),
             make_start("unowned", wake_at=START),
             make_start("parked", owner="w", wake_at=START),
@@ -191,7 +192,7 @@ class ReadContract:
             make_closing("closed", 3, 3),
         )
 
-        assert await store.due_runs(START + 2, 10) == ["first", "second"]
+        assert await store.due_runs(START + 3, 10) == ["first", "second", "third"]
         assert await store.due_runs(START + 10, 2) == ["first", "second"]
         assert await store.due_runs(START, 10) == []
         assert await store.due_runs(START + 10, 0) == []

@@ -16,7 +16,7 @@ import msgspec
 
 from durable.core.events import HistoryEvent
 from durable.testing.histories import dump_history, load_history
-from durable.testing.replay import replay_at_every_prefix
+from durable.testing.replaying import replay_at_every_prefix
 from durable.testing.schedules import Case, drive_case
 
 ROOT: Final = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ import durable
 from durable import NondeterminismError
 from durable.core.events import EVENT_TYPES, RESERVED_EVENT_TYPES, HistoryEvent
 from durable.testing.histories import comparable, dump_history, load_history
-from durable.testing.replay import replay_at_every_prefix
+from durable.testing.replaying import replay_at_every_prefix
 from tests.replay import workflows
 from tests.replay.recordings import RECORDINGS
 

@@ -245,5 +245,20 @@ async def test_plain_activities_run_in_threads_for_which_time_waits() -> None:
         assert await env.execute(mailing()) == 5
 
 
+async def test_time_stands_still_while_a_commit_is_on_its_way(tmp_path: Path) -> None:
+    async with TestEnvironment(
+        f"sqlite:///{tmp_path / 'test.db'}", mocks={mail: lambda text: 1}
+    ) as env:
+
+        @workflow(name="environment.mailing")
+        async def mailing() -> int:
+            return sum([await mail("x") for _ in range(20)])
+
+        before = env.now()
+        async with asyncio.timeout(3_600):
+            await env.execute(mailing())
+        assert env.now() == before
+
+
 def test_pytest_does_not_collect_the_class() -> None:
     assert TestEnvironment.__test__ is False

@@ -21,7 +21,7 @@ from durable.errors import CorruptHistoryError, InternalError, NotRegisteredErro
 from durable.testing.driver import Driver
 from durable.testing.environment import TestEnvironment
 from durable.testing.histories import comparable, dump_history, load_history
-from durable.testing.replay import replay, replay_at_every_prefix
+from durable.testing.replaying import replay, replay_at_every_prefix
 
 
 @activity(name="replay.add", retry=None)
