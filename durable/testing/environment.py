@@ -234,7 +234,7 @@ class TestEnvironment(Engine):
 
 
 class _MockedRegistry(Registry):
-    """What an engine knows, whenever it was decorated, with some activities replaced."""
+    """What an engine knows, now and later, with some activities replaced."""
 
     def __init__(self, known: Registry, mocks: Mocks) -> None:
         super().__init__()
