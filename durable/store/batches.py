@@ -24,13 +24,14 @@ from durable.store.submission import is_fenced
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from durable.store.database import Closing, WakeUp
+    from durable.store.database import Closing, HotPath, WakeUp
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
         MessageRecord,
         Operation,
         RunRecord,
+        WorkerRecord,
     )
     from durable.store.transaction import Transaction
 
@@ -43,7 +44,7 @@ _PENDING = (None, None)
 class StaleViewError(Exception):
     """An operation of the batch was for a run that its worker does not own.
 
-    Which one is found by applying them one by one.
+    Which one is found by looking before writing: see `Transaction.is_careful`.
     """
 
 
@@ -158,6 +159,8 @@ class Batch:
         if closings and transaction.has_messages:
             messages = transaction.hot.find_messages([c.run_id for _, c in closings])
             apart.update(_find_mailed(closings, messages))
+        if transaction.is_careful and transaction.worker is not None:
+            apart.update(_find_stale(transaction.hot, transaction.worker, operations))
         return apart
 
     def _is_carefree(self, starts: list[tuple[int, StartRun]]) -> bool:
@@ -193,6 +196,18 @@ def _find_mailed(
     for index, closing in closings:
         if not sequences.get(closing.run_id, set()) <= set(closing.consumed):
             yield index
+
+
+def _find_stale(
+    hot: HotPath, worker: WorkerRecord, operations: list[tuple[int, Hot]]
+) -> Iterator[int]:
+    changes = {
+        operation.run_id: index
+        for index, operation in operations
+        if not isinstance(operation, StartRun)
+    }
+    owned = set(hot.find_owned(list(changes), worker.worker_id))
+    return (index for run_id, index in changes.items() if run_id not in owned)
 
 
 class _Work:
@@ -253,7 +268,7 @@ class _Work:
         if self._wake_ups:
             owned += hot.wake_runs(self._wake_ups, self._owner)
         if self._appended:
-            owned += hot.count_owned(self._appended, self._owner)
+            owned += len(hot.find_owned(self._appended, self._owner))
         expected = len(self._closings) + len(self._updates)
         expected += len(self._wake_ups) + len(self._appended)
         if owned != expected:

@@ -43,8 +43,8 @@ class HotPath(Protocol):
         """Return the runs that hold a request id, or as open runs a workflow id."""
         ...
 
-    def count_owned(self, run_ids: Sequence[str], owner: str) -> int:
-        """Count which of these runs that worker owns."""
+    def find_owned(self, run_ids: Sequence[str], owner: str) -> list[str]:
+        """Return which of these runs that worker owns."""
         ...
 
     def find_messages(self, run_ids: Sequence[str]) -> list[MessageRecord]:

@@ -1,8 +1,10 @@
 """Executes groups of operations: one transaction each, yet each operation by itself.
 
-A group is first applied as if nothing could go wrong. If an operation is refused by
-the database, all is rolled back and done again one by one, each within a savepoint,
-so that only the guilty one fails. Errors of the database as a whole end the group.
+A group is first applied as if nothing could go wrong. If an operation was for a run
+that was taken away, all is rolled back and done again with a look first. If an
+operation is refused by the database, all is done again one by one, each within a
+savepoint, so that only the guilty one fails. Errors of the database as a whole end the
+group.
 """
 
 from __future__ import annotations
@@ -113,16 +115,19 @@ class GroupExecutor:
     def _apply(
         self, session: Session, operations: list[Any]
     ) -> tuple[Transaction, Outcomes]:
-        session.begin()
-        transaction = self._begin(session)
-        try:
-            return transaction, apply_together(transaction, operations)
-        except StaleViewError:
-            pass
-        except Exception as error:
-            if self._database.explain(error) is not None:
-                raise
-        session.rollback()
+        for is_careful in (False, True):
+            session.begin()
+            transaction = self._begin(session)
+            transaction.is_careful = is_careful
+            try:
+                return transaction, apply_together(transaction, operations)
+            except StaleViewError:
+                session.rollback()
+            except Exception as error:
+                if self._database.explain(error) is not None:
+                    raise
+                session.rollback()
+                break
         session.begin()
         transaction = self._begin(session)
         outcomes = [self._apply_alone(transaction, o) for o in operations]

@@ -85,6 +85,7 @@ class MemoryStore:
 
     async def open(self) -> None:
         """Let calls in."""
+        self._admission.begin_opening()
         self._loop = asyncio.get_running_loop()
         self._admission.open()
         with _databases_lock:

@@ -165,7 +165,7 @@ class MemoryDatabase:
         registered = replace(
             operation.worker,
             fence=self.next_fence(),
-            lease_expires_at=self.clock.now() + LEASE_MICROSECONDS,
+            lease_expires_at=self.clock.read() + LEASE_MICROSECONDS,
         )
         self.workers[worker_id] = registered
         return registered
@@ -174,7 +174,7 @@ class MemoryDatabase:
         """Move the end of a standing lease."""
         self.workers[worker.worker_id] = replace(
             self.workers[worker.worker_id],
-            lease_expires_at=self.clock.now() + LEASE_MICROSECONDS,
+            lease_expires_at=self.clock.read() + LEASE_MICROSECONDS,
         )
 
     def _start(self, operation: StartRun, worker: WorkerRecord | None) -> Started:
@@ -295,7 +295,7 @@ class MemoryDatabase:
         ]
 
     def _reap(self, operation: ReapWorkers, worker: WorkerRecord | None) -> list[str]:
-        now = self.clock.now()
+        now = self.clock.read()
         dead = sorted(
             row.worker_id
             for row in self.workers.values()

@@ -164,7 +164,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Create a run with its first events.
+    """Create a run with its first events; `record.status` is RUNNING.
 
     Result: `Started`. `record.owner` set means that this store's worker starts it and
     the operation is fenced. With the same `request_id` as an earlier start it answers

@@ -53,6 +53,15 @@ class SqlStore:
 
     async def open(self) -> None:
         """Connect and check the schema; start the writer."""
+        self._admission.begin_opening()
+        try:
+            await self._open()
+        except BaseException:
+            self._admission.close()
+            raise
+        self._admission.open()
+
+    async def _open(self) -> None:
         writer = Writer(
             GroupExecutor(self._database, self._clock),
             loop=asyncio.get_running_loop(),
@@ -67,7 +76,6 @@ class SqlStore:
             raise
         self._writer = writer
         self._closing = None
-        self._admission.open()
         self._reader_thread = ThreadPoolExecutor(1, "durable reader")
         if self._changed is not None:
             writer.watch(self._changed)

@@ -151,9 +151,7 @@ _SELECT_RUNS: Final = f"SELECT {_RUN_COLUMNS} FROM runs WHERE namespace = ?"  # 
 _FIND_BY_REQUEST: Final = _Ids(f"{_SELECT_RUNS} AND request_id IN ({{}})")
 _FIND_OPEN: Final = _Ids(f"{_SELECT_RUNS} AND open_key IN ({{}})")
 _FIND_BY_WORKFLOW: Final = _Ids(f"{_SELECT_RUNS} AND workflow_id IN ({{}})")
-_COUNT_OWNED: Final = _Ids(
-    "SELECT count(*) FROM runs WHERE owner = ? AND run_id IN ({})"
-)
+_FIND_OWNED: Final = _Ids("SELECT run_id FROM runs WHERE owner = ? AND run_id IN ({})")
 _MESSAGE_COLUMNS: Final = ", ".join(statements.MESSAGE_FIELDS)
 _FIND_MESSAGES: Final = _Ids(
     f"SELECT {_MESSAGE_COLUMNS} FROM inbox WHERE run_id IN ({{}})"  # noqa: S608 - as above
@@ -193,10 +191,10 @@ class SqliteHotPath:
             rows += _FIND_BY_WORKFLOW.fetch(self._cursor, before, strict)
         return [statements.to_run(row) for row in rows]
 
-    def count_owned(self, run_ids: Sequence[str], owner: str) -> int:
+    def find_owned(self, run_ids: Sequence[str], owner: str) -> list[str]:
         """See `HotPath`."""
-        counts = _COUNT_OWNED.fetch(self._cursor, [owner], run_ids)
-        return sum(count for (count,) in counts)
+        rows = _FIND_OWNED.fetch(self._cursor, [owner], run_ids)
+        return [run_id for (run_id,) in rows]
 
     def find_messages(self, run_ids: Sequence[str]) -> list[MessageRecord]:
         """See `HotPath`."""

@@ -28,3 +28,11 @@ class SteadyClock:
         with self._lock:
             self._latest = max(self._latest, self._clock.now())
             return self._latest
+
+    def read(self) -> int:
+        """Microseconds since 1970, UTC, as the wrapped clock has it, for leases.
+
+        A process whose `now` stands still in the future would take every lease that
+        others have renewed since for ended.
+        """
+        return self._clock.now()

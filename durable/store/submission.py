@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import os
 from typing import TYPE_CHECKING, Any
 
-from durable.errors import EngineClosedError
+from durable.errors import EngineClosedError, InternalError
 from durable.store.records import FENCED_OPERATIONS, StartRun
 
 if TYPE_CHECKING:
@@ -15,29 +16,45 @@ if TYPE_CHECKING:
     from durable.store.store import Outcome
 
 
+class _State(enum.Enum):
+    NEW = "was never opened"
+    OPENING = "is being opened"
+    OPEN = "is open"
+    CLOSED = "is closed"
+
+
 class Admission:
     """Says whether a store may be used now, here: open, and not a forked copy."""
 
     def __init__(self, name: str) -> None:
         """Speak of the store as `name`, which holds no password."""
         self.name = name
-        self._is_open = False
-        self._was_open = False
+        self._state = _State.NEW
         self._process_id = 0
+
+    def begin_opening(self) -> None:
+        """Note that the store is being opened.
+
+        Raises:
+            InternalError: it is open, or being opened.
+        """
+        if self._state in (_State.OPENING, _State.OPEN):
+            raise InternalError(f"The store {self.name} {self._state.value} already.")
+        self._state = _State.OPENING
 
     def open(self) -> None:
         """Let calls in, in this process."""
-        self._is_open = self._was_open = True
+        self._state = _State.OPEN
         self._process_id = os.getpid()
 
     def close(self) -> None:
         """Refuse calls from now on."""
-        self._is_open = False
+        self._state = _State.CLOSED
 
     @property
     def is_forked(self) -> bool:
         """Whether the store was opened by the process this one was forked from."""
-        return self._is_open and os.getpid() != self._process_id
+        return self._state is _State.OPEN and os.getpid() != self._process_id
 
     def check(self) -> None:
         """Return if the store may be used.
@@ -46,10 +63,9 @@ class Admission:
             EngineClosedError: it is closed, was never opened, or was opened by the
                 process that this one was forked from.
         """
-        if not self._is_open:
-            state = "is closed" if self._was_open else "was never opened"
+        if self._state is not _State.OPEN:
             raise EngineClosedError(
-                f"The store {self.name} {state}.",
+                f"The store {self.name} {self._state.value}.",
                 hint="Use it inside 'async with Engine(...)'.",
             )
         if self.is_forked:

@@ -51,6 +51,7 @@ class Transaction:
         worker: this store's worker; after the commit, what the store goes on with.
         lost: called when the lease is gone; belongs to `worker`.
         is_lost: an operation has found the lease gone.
+        is_careful: batches look who owns their runs before they write.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Transaction:
         self.worker = worker
         self.lost = lost
         self.is_lost = False
+        self.is_careful = False
         self._header: tuple[int | None, bool] | None = None
 
     # --- the lease --------------------------------------------------------------------
@@ -276,7 +278,7 @@ class Transaction:
         dead = self._execute(
             statements.FIND_DEAD_WORKERS,
             myself="" if self.worker is None else self.worker.worker_id,
-            now=self.clock.now(),
+            now=self.clock.read(),
             presumed_dead=operation.presumed_dead,
         )
         worker_ids = [worker_id for (worker_id,) in dead]
@@ -289,7 +291,7 @@ class Transaction:
         registered = msgspec.structs.replace(
             operation.worker,
             fence=self._next_fence(),
-            lease_expires_at=self.clock.now() + LEASE_MICROSECONDS,
+            lease_expires_at=self.clock.read() + LEASE_MICROSECONDS,
         )
         self._execute(statements.INSERT_WORKER, **msgspec.structs.asdict(registered))
         self.worker = registered
@@ -312,7 +314,7 @@ class Transaction:
             statements.RENEW_LEASE,
             holder=self.worker.worker_id,
             held=self.worker.fence,
-            until=self.clock.now() + LEASE_MICROSECONDS,
+            until=self.clock.read() + LEASE_MICROSECONDS,
         )
         return bool(renewed.rowcount == 1)
 
@@ -334,7 +336,7 @@ class Transaction:
         )
 
     def _require_owned(self, run_id: str, worker: WorkerRecord) -> None:
-        if not self.hot.count_owned([run_id], worker.worker_id):
+        if not self.hot.find_owned([run_id], worker.worker_id):
             raise policies.not_owner(run_id)
 
     def _next_fence(self) -> int:

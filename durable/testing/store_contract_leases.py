@@ -189,6 +189,19 @@ class LeaseContract:
         with pytest.raises(LeaseLostError):
             await store.perform(make_commit("r1", 3, 3))
 
+    async def test_reaping_sees_the_clock_that_was_set_back(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        harness.clock.advance(3_600)
+        store.now()
+        harness.clock.advance(-3_600)
+        await harness.open("w2")
+
+        assert await store.perform(ReapWorkers()) == []
+
     async def test_reaping_spares_the_worker_itself(self, harness: Harness) -> None:
         store = await harness.open("w1")
         harness.clock.advance(2 * limits.LEASE_SECONDS)

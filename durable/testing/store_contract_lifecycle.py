@@ -49,6 +49,22 @@ class LifecycleContract:
             await store.load_runs(["r1"])
         await store.close()
 
+    async def test_store_is_not_opened_twice(self, harness: Harness) -> None:
+        store = await harness.open()
+
+        with pytest.raises(InternalError, match="open already"):
+            await store.open()
+
+        assert (await store.perform(make_start("r1"))).created
+
+    async def test_store_can_be_opened_again(self, harness: Harness) -> None:
+        store = await harness.open()
+        await store.close()
+
+        await store.open()
+
+        assert (await store.perform(make_start("r1"))).created
+
     async def test_store_refuses_use_after_it_was_closed(
         self, harness: Harness
     ) -> None:

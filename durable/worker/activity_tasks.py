@@ -458,15 +458,14 @@ class ActivityTasks:
                     partial(self._begin_recorded, attempt),
                 )
 
-    def begin_after_doubt(self, attempt: Attempt, failure: Failure) -> None:
+    def begin_after_doubt(
+        self, attempt: Attempt, failure: Failure, lost: AttemptRecord
+    ) -> None:
         """Begin the attempt after one whose worker died in the middle of it."""
         run = attempt.run
         following = self._following(attempt, failure, self._store.now())
         run.attempts[attempt.scheduled_event_id] = following
-        rows = (
-            self._row(attempt, AttemptState.LOST, failure),
-            self._row(following, AttemptState.STARTED, None),
-        )
+        rows = (lost, self._row(following, AttemptState.STARTED, None))
         self._submit(run, rows, partial(self._begin_recorded, following))
 
     def cancel(self, run: LiveRun, scheduled_event_id: int) -> None:

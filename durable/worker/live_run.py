@@ -31,6 +31,7 @@ class Attempt:
         "started_at",
         "task",
         "timer",
+        "worker_id",
     )
 
     def __init__(
@@ -56,6 +57,8 @@ class Attempt:
         """When it may begin, if it waits for its time."""
         self.has_row = attempt > 1
         """A row of the attempts table speaks of it, and must say how it ended."""
+        self.worker_id: str | None = None
+        """The worker that ran it, if that was another one and a row names it."""
         self.is_cancel_requested = False
         self.is_over = False
         """Its outcome is decided; whatever the function still does is not heard."""

@@ -34,7 +34,9 @@ _cancel_decoder: Final = msgspec.json.Decoder(WorkflowExecutionCancelRequested)
 class Repeater(Protocol):
     """Begins the attempt after a lost one."""
 
-    def begin_after_doubt(self, attempt: Attempt, failure: Failure) -> None:
+    def begin_after_doubt(
+        self, attempt: Attempt, failure: Failure, lost: AttemptRecord
+    ) -> None:
         """Record that an attempt was lost, then begin the next."""
         ...
 
@@ -82,7 +84,7 @@ def _resolve_doubt(
         run.inputs.append(_doubtful(attempt, failure))
         run.attempt_records += (_lost(attempt, failure, now),)
     else:
-        repeater.begin_after_doubt(attempt, failure)
+        repeater.begin_after_doubt(attempt, failure, _lost(attempt, failure, now))
 
 
 def first_event(history: list[HistoryEvent], run: LiveRun) -> WorkflowExecutionStarted:
@@ -123,6 +125,7 @@ def _attempt_of(
     )
     if row is not None:
         attempt.has_row = True
+        attempt.worker_id = row.worker_id
         attempt.due_at = row.due_at
         attempt.started_at = row.started_at or 0
     return attempt
@@ -159,4 +162,5 @@ def _lost(attempt: Attempt, failure: Failure | None, now: int) -> AttemptRecord:
         started_at=started_at,
         closed_at=now,
         failure=None if failure is None else msgspec.json.encode(failure).decode(),
+        worker_id=attempt.worker_id,
     )

@@ -158,14 +158,6 @@ def test_thread_ends_with_its_event_loop(tmp_path: Path) -> None:
     assert writer_threads(tmp_path) == []
 
 
-async def test_store_can_be_opened_again(tmp_path: Path) -> None:
-    store = connect(f"sqlite:///{tmp_path}/x.db")
-    for number in range(2):
-        await store.open()
-        assert (await store.perform(make_start(f"r{number}"))).created
-        await store.close()
-
-
 async def test_observer_hears_of_each_commit(tmp_path: Path) -> None:
     heard: list[Any] = []
 
