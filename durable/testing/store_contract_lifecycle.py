@@ -11,6 +11,7 @@ import pytest
 
 from durable.errors import (
     EngineClosedError,
+    InternalError,
 )
 from durable.store.records import (
     ClaimRuns,
