@@ -149,7 +149,7 @@ class Batch:
             elif isinstance(operation, CommitTask) and operation.status is not None:
                 closings.append((index, operation))
         apart: set[int] = set()
-        if starts and not self._is_carefree(starts):
+        if starts and (transaction.is_careful or not self._is_carefree(starts)):
             holders = transaction.hot.find_holders([start for _, start in starts])
             if any(holder.run_id in self.keys for holder in holders):
                 # A start meets a run that another operation of this batch changes, so

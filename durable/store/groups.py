@@ -1,8 +1,8 @@
 """Executes groups of operations: one transaction each, yet each operation by itself.
 
-A group is first applied as if nothing could go wrong. If an operation was for a run
-that was taken away, all is rolled back and done again with a look first. If an
-operation is refused by the database, all is done again one by one, each within a
+A group is first applied as if nothing could go wrong. If something does, all is rolled
+back and done again with a look first at who owns the runs, which tells most culprits.
+If an operation is refused even then, all is done again one by one, each within a
 savepoint, so that only the guilty one fails. Errors of the database as a whole end the
 group.
 """
@@ -127,7 +127,6 @@ class GroupExecutor:
                 if self._database.explain(error) is not None:
                     raise
                 session.rollback()
-                break
         session.begin()
         transaction = self._begin(session)
         outcomes = [self._apply_alone(transaction, o) for o in operations]
