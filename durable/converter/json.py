@@ -129,6 +129,14 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
     try:
         copy = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
+        odd = _find_not_finite(value, "")
+        if odd is not None:
+            place, number = odd
+            raise PayloadError(
+                f"{_capital(what)}{' at ' + place if place else ''} is {number!r},"
+                " which JSON does not have.",
+                hint="Pass None, or a text, where there is no number.",
+            ) from None
         raise PayloadError(
             f"{_capital(what)} does not fit its annotation {_name(hint)}: {error}."
         ) from None
@@ -140,6 +148,25 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
             hint="Annotate it with its exact type, or pass plain data.",
         )
     return Payload(msgspec.Raw(data)), copy
+
+
+def _find_not_finite(value: Any, place: str) -> tuple[str, float] | None:
+    """The first NaN or infinity and its place; msgspec writes null for them."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (place, value)
+    parts: list[tuple[str, Any]]
+    if isinstance(value, dict):
+        parts = [(f"[key {n}]", v) for n, v in enumerate(value.values(), start=1)]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = [(f"[{n}]", v) for n, v in enumerate(value)]
+    else:
+        names = _fields(value) or ()
+        parts = [(f".{name}", getattr(value, name, None)) for name in names]
+    for where, part in parts:
+        odd = _find_not_finite(part, place + where)
+        if odd is not None:
+            return odd
+    return None
 
 
 def encode_again(value: Any, hint: Any, what: str) -> Payload:

@@ -33,7 +33,8 @@ _FORMS: Final = (
 def mask_password(url: str) -> str:
     """Return a URL in which three stars stand for the password, if it has one."""
     # Up to the last @, because people write passwords unescaped.
-    return re.sub(r"(://[^/:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    masked = re.sub(r"(://[^/:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"([?&]pass\w*=)[^&]*", r"\1***", masked, flags=re.IGNORECASE)
 
 
 def connect(

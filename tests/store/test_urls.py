@@ -60,7 +60,15 @@ def test_url_of_a_server_is_refused_without_its_password(scheme: str) -> None:
     assert "user:***@host/db" in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["x://u:s3cret@h/d", "sqlite://u:s3cret@h/d"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "x://u:s3cret@h/d",
+        "sqlite://u:s3cret@h/d",
+        "postgres://h/d?user=u&password=s3cret&x=1",
+        "sqlite:///x.db?Passwd=s3cret",
+    ],
+)
 def test_password_is_masked_in_every_refusal(url: str) -> None:
     with pytest.raises(DurableError) as caught:
         connect(url)

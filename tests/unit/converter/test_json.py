@@ -283,8 +283,8 @@ KEPT: list[tuple[Any, Any]] = [
     ({"a": {"b": [1, None, "x", True, 1.5]}}, Any),
 ]
 REFUSED: list[tuple[Any, Any, str]] = [
-    (math.nan, float, "float"),
-    (math.inf, float, "float"),
+    (math.nan, float, "is nan"),
+    (math.inf, float, "is inf"),
     ([1.0, math.nan], list[float], r"\[1\]"),
     (math.nan, Any, "nan"),
     ((1, 2), Any, "a tuple"),
