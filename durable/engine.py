@@ -28,7 +28,8 @@ from durable.options import (
 from durable.store.connect import connect
 from durable.store.records import RunFilter, RunStatus
 from durable.store.store import Store
-from durable.worker.worker import Worker, WorkerOptions
+from durable.worker.worker import Worker
+from durable.worker.worker_options import WorkerOptions
 
 R = TypeVar("R")
 

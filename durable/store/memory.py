@@ -345,6 +345,14 @@ class MemoryStore:
             }
         return list(mailed)[: max(limit, 0)]
 
+    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
+        """Which of these runs are no longer open, or no longer this worker's."""
+        database = self._read()
+        with database.lock:
+            owner = "" if self._worker is None else self._worker.worker_id
+            kept = {run.run_id for run in database.owned_runs(owner)}
+        return [run_id for run_id in run_ids if run_id not in kept]
+
     async def next_wake_at(self) -> int | None:
         """The earliest `wake_at` among this worker's open, unparked runs."""
         with self._read().lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
+from durable import limits
 from durable.store import policies, statements
 from durable.store.records import LoadedRun
 
@@ -122,6 +123,16 @@ def mailed_runs(session: Session, owner: str, limit: int) -> list[str]:
     """Read which of a worker's runs have messages."""
     rows = _fetch(session, statements.MAILED_RUNS, myself=owner, page=max(limit, 0))
     return [run_id for (run_id,) in rows]
+
+
+def lost_runs(session: Session, owner: str, run_ids: Sequence[str]) -> list[str]:
+    """Read which runs are closed or another worker's."""
+    kept: set[str] = set()
+    for start in range(0, len(run_ids), limits.LOAD_RUNS_MAX):
+        page = list(run_ids[start : start + limits.LOAD_RUNS_MAX])
+        rows = _fetch(session, statements.KEPT_RUNS, myself=owner, run_ids=page)
+        kept.update(run_id for (run_id,) in rows)
+    return [run_id for run_id in run_ids if run_id not in kept]
 
 
 def next_wake_at(session: Session, owner: str) -> int | None:

@@ -251,6 +251,14 @@ class SqlStore:
         )
         return run_ids
 
+    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
+        """Which of these runs are no longer open, or no longer this worker's."""
+        owner = self._owner
+        lost: list[str] = await self._read(
+            lambda session: reads.lost_runs(session, owner, run_ids)
+        )
+        return lost
+
     async def next_wake_at(self) -> int | None:
         """The earliest `wake_at` among this worker's open, unparked runs."""
         owner = self._owner

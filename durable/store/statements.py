@@ -229,6 +229,9 @@ MAILED_RUNS: Final = (
     .order_by(sa.func.min(INBOX.c.sequence))
     .limit(sa.bindparam("page"))
 )
+KEPT_RUNS: Final = sa.select(RUNS.c.run_id).where(
+    *_MINE, RUNS.c.run_id.in_(_many("run_ids"))
+)
 _CLAIMABLE: Final = (
     _IS_OPEN,
     RUNS.c.owner.is_(None),

@@ -135,6 +135,13 @@ class Store(Protocol):
         """This worker's open runs that have messages, oldest message first."""
         ...
 
+    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
+        """Which of these runs are no longer open, or no longer this worker's.
+
+        In the order asked; unknown ids are among them.
+        """
+        ...
+
     async def next_wake_at(self) -> int | None:
         """The earliest `wake_at` among this worker's open, unparked runs."""
         ...

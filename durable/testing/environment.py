@@ -376,6 +376,10 @@ class _TrackedStore:
         mailed: list[str] = await self._track(self._inner.mailed_runs(limit))
         return mailed
 
+    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
+        lost: list[str] = await self._track(self._inner.lost_runs(run_ids))
+        return lost
+
     async def next_wake_at(self) -> int | None:
         """Asked by virtual time as well, so it does not count as an operation."""
         return await self._inner.next_wake_at()

@@ -218,6 +218,19 @@ class ReadContract:
         assert await store.mailed_runs(1) == ["c"]
         assert await store.mailed_runs(0) == []
 
+    async def test_lost_runs_are_those_closed_or_taken(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            *(make_start(name, owner="w") for name in ("a", "b", "c")),
+            make_start("unowned"),
+            make_termination("b"),
+        )
+
+        asked = ["nobody", "a", "unowned", "b", "c"]
+        assert await store.lost_runs(asked) == ["nobody", "unowned", "b"]
+        assert await store.lost_runs([]) == []
+
     async def test_worker_reads_are_empty_without_a_worker(
         self, harness: Harness
     ) -> None:

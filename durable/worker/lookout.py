@@ -39,6 +39,14 @@ class Host(Protocol):
         """A message for this run was committed."""
         ...
 
+    def working_runs(self) -> list[str]:
+        """The live runs that have activities under way."""
+        ...
+
+    def run_lost(self, run_id: str) -> None:
+        """Another process has closed or taken this run."""
+        ...
+
     def is_busy(self, run_id: str) -> bool:
         """Whether the run is being loaded or committed."""
         ...
@@ -99,6 +107,8 @@ class Lookout:
                 types = tuple(self._registry.workflows)
                 if types and await self._store.count_unowned(types):
                     await self._claim()
+                for run_id in await self._store.lost_runs(self._host.working_runs()):
+                    self._host.run_lost(run_id)
                 for run_id in await self._store.mailed_runs(limits.LOAD_RUNS_MAX):
                     if not self._was_stuck_just_now(run_id):
                         self._host.mail(run_id)

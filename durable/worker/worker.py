@@ -63,30 +63,11 @@ from durable.worker.restoring import (
     restore_activities,
 )
 from durable.worker.watchdog import Watchdog
+from durable.worker.worker_options import WorkerOptions
 from durable.worker.workflow_tasks import STATUS_OF, WorkflowTasks
 
 _log: Final = logging.getLogger("durable.worker")
 _DRAIN_ROUNDS_MAX: Final = 20
-
-
-class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker works.
-
-    Attributes:
-        concurrency: activities that run at once.
-        threads: how many of them may be plain functions, each in a thread.
-        cached_runs: idle runs kept live between turns.
-        max_tries: failed turns before a run parks as stuck.
-        blocked_seconds: how long code may hold the thread; None watches nothing.
-        grace_seconds: how long a drain waits for running activities.
-    """
-
-    concurrency: int = limits.ACTIVITIES_MAX
-    threads: int = limits.ACTIVITY_THREADS_MAX
-    cached_runs: int = limits.CACHED_RUNS_MAX
-    max_tries: int = limits.WORKFLOW_TASK_ATTEMPTS
-    blocked_seconds: float | None = limits.WORKFLOW_TASK_BLOCKED_SECONDS
-    grace_seconds: float = 10.0
 
 
 class Worker:
@@ -558,6 +539,20 @@ class Worker:
         """Another process has committed something."""
         if self._is_open and not self._tasks.is_draining:
             self._lookout.changed()
+
+    def working_runs(self) -> list[str]:
+        """The live runs that have activities under way."""
+        return [
+            run.run_id
+            for run in self._runs.values()
+            if run.attempts and not run.is_committing
+        ]
+
+    def run_lost(self, run_id: str) -> None:
+        """Another process has closed or taken this run."""
+        run = self._runs.get(run_id)
+        if run is not None and not run.is_committing:
+            self.closed_elsewhere(run_id)
 
     def is_busy(self, run_id: str) -> bool:
         """Whether the run is being loaded or committed."""

@@ -291,3 +291,29 @@ async def test_a_run_started_before_any_worker_begins_when_one_comes(
             "WorkflowTaskStarted",
             "ActivityTaskScheduled",
         ]
+
+
+async def test_a_termination_from_another_engine_stops_the_activity(
+    tmp_path: Path,
+) -> None:
+    stopped = asyncio.Event()
+
+    @activity(name="long_haul", start_to_close_timeout="1h")
+    async def long_haul() -> None:
+        BEGUN.set()
+        try:
+            await asyncio.sleep(3_600)
+        finally:
+            stopped.set()
+
+    @workflow(name="haul")
+    async def haul() -> None:
+        await long_haul()
+
+    url = f"sqlite:///{tmp_path / 'two.db'}"
+    async with Engine(url), Engine(url, worker=False) as client:
+        run = await client.start(haul(), id="w")
+        await BEGUN.wait()
+        await run.terminate("from elsewhere")
+        async with asyncio.timeout(30):
+            await stopped.wait()
