@@ -12,8 +12,10 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import msgspec
+
 from durable.converter import json
-from durable.core.payload import Payload, Payloads
+from durable.core.payload import JSON_PLAIN, Payload, Payloads
 from durable.errors import DefinitionError, InvalidCallError, UndecodableError
 
 _POSITIONAL: Final = (
@@ -48,6 +50,7 @@ class CallSignature:
         )
         self._takes_only_positions = not self._keyword_only
         self._result_label = f"the result of {name!r}"
+        self._result_decode: Callable[[msgspec.Raw], Any] | None = None
         self._hints: tuple[Any, ...] | None = None
         self._result_hint: Any = Any
         self._labels: tuple[str, ...] = ()
@@ -198,6 +201,9 @@ class CallSignature:
         Raises:
             PayloadError: a value cannot be encoded at all.
         """
+        fast = json.encode_all_again(values)
+        if fast is not None:
+            return fast
         return tuple(
             [
                 json.encode_again(value, hint, label)
@@ -253,6 +259,14 @@ class CallSignature:
         Raises:
             UndecodableError: it does not fit today's annotation.
         """
+        decode = self._result_decode
+        if decode is None:
+            decode = self._result_decode = json.decoder_of(self.result_hint())
+        if payload.encoding == JSON_PLAIN:
+            try:
+                return decode(payload.json)
+            except (msgspec.MsgspecError, ValueError, TypeError):
+                pass  # said properly below
         return json.decode(payload, self.result_hint(), self._result_label)
 
     def same_input(self, recorded: Payloads, found: Payloads) -> bool:

@@ -18,6 +18,7 @@ import pathlib
 import sys
 import types
 from collections import Counter
+from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -178,6 +179,24 @@ def encode_again(value: Any, hint: Any, what: str) -> Payload:
     if type(value) is bytes and hint in (bytes, Any):
         return Payload(encoding=BINARY_PLAIN, data=value)
     return Payload(msgspec.Raw(_encode_json(value, what)))
+
+
+def encode_all_again(values: tuple[Any, ...]) -> Payloads | None:
+    """`encode_again` for many values at once; None if one of them needs care."""
+    if bytes in map(type, values):
+        return None
+    try:
+        return tuple([Payload(msgspec.Raw(_encode(value))) for value in values])
+    except Exception:  # noqa: BLE001 - the careful way says what is wrong
+        return None
+
+
+def decoder_of(hint: Any) -> Callable[[msgspec.Raw], Any]:
+    """The function that decodes raw JSON by an annotation.
+
+    It raises msgspec's errors where `decode` raises UndecodableError.
+    """
+    return _find_decoder(hint).decode
 
 
 def _encode_json(value: Any, what: str) -> bytes:

@@ -46,6 +46,7 @@ INDEXED = [
     "FIND_NEWEST_RUN",
     "FIND_OPEN_RUN",
     "FIND_RUN",
+    "KEPT_RUNS",
     "LOAD_ATTEMPTS",
     "LOAD_HISTORY",
     "LOAD_MESSAGES",
