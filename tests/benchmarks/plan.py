@@ -106,7 +106,9 @@ def _run(name: str, subject: str, size: int, parent: Path | None) -> Sample:
     directory = Path(tempfile.mkdtemp(prefix="durable-bench-", dir=parent))
     try:
         if name == "recover":
-            raw = _killed_then(subject, "prepare_crash", "recover", directory, size)
+            with killed_child(subject, "prepare_crash", directory, size):
+                pass
+            raw = run_child(subject, "recover", directory, size)
         elif name == "replay":
             raw = _replay(subject, directory, size)
         else:
@@ -116,21 +118,10 @@ def _run(name: str, subject: str, size: int, parent: Path | None) -> Sample:
     return Sample(name, subject, size, raw)
 
 
-def _killed_then(
-    subject: str, prepare: str, workload: str, directory: Path, size: int
-) -> dict[str, Any]:
-    with killed_child(subject, prepare, directory, size):
-        pass
-    return run_child(subject, workload, directory, size)
-
-
 def _replay(subject: str, directory: Path, size: int) -> dict[str, Any]:
-    """Replay a long history, and an empty one for what is the same in both."""
-    seconds = []
+    """A long history, and an empty one for what both pay, such as opening."""
     for name, steps in (("empty", 0), ("long", size)):
         (directory / name).mkdir()
-        raw = _killed_then(
-            subject, "prepare_history", "replay", directory / name, steps
-        )
-        seconds.append(raw["seconds"])
-    return {"seconds": seconds[1], "empty_seconds": seconds[0]}
+        with killed_child(subject, "prepare_history", directory / name, steps):
+            pass
+    return run_child(subject, "replay", directory, size)
