@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _MARK = "benchmark:"
-_SECONDS_MAX = 900
+_SECONDS_MAX = 300
 
 
 class ChildError(Exception):
@@ -32,14 +32,17 @@ def run_child(
         ChildError: it failed.
     """
     spawned_at = time.time()
-    done = subprocess.run(
-        _command(subject, workload, directory, size),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS_MAX,
-    )
+    try:
+        done = subprocess.run(
+            _command(subject, workload, directory, size),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS_MAX,
+        )
+    except subprocess.TimeoutExpired:
+        raise ChildError(f"{subject} {workload} took over {_SECONDS_MAX} s.") from None
     for line in reversed(done.stdout.splitlines()):
         if done.returncode == 0 and line.startswith(_MARK):
             answer: dict[str, Any] = json.loads(line.removeprefix(_MARK))
