@@ -14,12 +14,11 @@ from typing import Any
 
 from durable import Engine, RunStatus, activity, sleep, workflow
 from tests.benchmarks.children import tell_parent
-from tests.benchmarks.machine import commit_seconds, resident_bytes
+from tests.benchmarks.machine import Yardstick, resident_bytes
 
 STEPS = 10
 """Activities of each run that is killed; the kill comes within the middle one."""
 _WARM_UP = 20
-_COMMITS = 300
 _WINDOW = 200
 _BATCH = 1_000
 # Sleepers until the cache of live runs is full and the allocator's arenas have grown
@@ -123,13 +122,14 @@ async def _until(condition: Callable[[], bool]) -> None:
 async def latency(directory: Path, size: int) -> dict[str, Any]:
     async with Engine(_url(directory)) as engine:
         await _warm_up(engine)
-        commit = commit_seconds(directory, _COMMITS)
+        yardstick = Yardstick(directory)
         taken = []
         for number in range(size):
             began = time.perf_counter()
             await engine.execute(one(number))
             taken.append(time.perf_counter() - began)
-        return {"p50": median(taken), "commit": commit}
+            yardstick.commit()
+        return {"p50": median(taken), "commit": yardstick.close()}
 
 
 async def concurrent(directory: Path, size: int) -> dict[str, Any]:

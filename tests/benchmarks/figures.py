@@ -23,6 +23,7 @@ class Figure:
         of: from raw numbers, with the size, to the figure.
         more_is_better: it is a rate, not a cost.
         beside: DBOS is measured by it too.
+        whole: it grows with the size, so that only equal sizes compare.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Figure:
     aim: float | None = None
     more_is_better: bool = False
     beside: bool = False
+    whole: bool = False
 
     def best(self, values: list[float]) -> float:
         return max(values) if self.more_is_better else min(values)
@@ -186,6 +188,7 @@ FIGURES: list[Figure] = [
         1.0,
         0.3,
         beside=True,
+        whole=True,
     ),
     Figure(
         "recovered",

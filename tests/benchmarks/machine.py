@@ -65,27 +65,30 @@ def resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1_024
 
 
-def time_commits(directory: Path, count: int) -> list[float]:
-    """Seconds of each one-row commit: raw sqlite3, WAL, synchronous=FULL."""
-    path = directory / f"yardstick-{time.perf_counter_ns()}.db"
-    connection = sqlite3.connect(path, isolation_level=None)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, data TEXT)")
-        data = "x" * 200
-        taken = []
-        for number in range(count):
-            began = time.perf_counter()
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT INTO row VALUES (?, ?)", (number, data))
-            connection.execute("COMMIT")
-            taken.append(time.perf_counter() - began)
-        return taken
-    finally:
-        connection.close()
+class Yardstick:
+    """One-row commits of this disk: raw sqlite3, WAL, synchronous=FULL.
 
+    A disk may be ten times slower a second later, so whoever counts in commits makes
+    one between any two things measured.
+    """
 
-def commit_seconds(directory: Path, count: int) -> float:
-    """The middle one of many one-row commits."""
-    return median(time_commits(directory, count))
+    def __init__(self, directory: Path) -> None:
+        path = directory / "yardstick.db"
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, data TEXT)")
+        self._taken: list[float] = []
+
+    def commit(self) -> None:
+        execute = self._connection.execute
+        began = time.perf_counter()
+        execute("BEGIN IMMEDIATE")
+        execute("INSERT INTO row (data) VALUES (?)", ("x" * 200,))
+        execute("COMMIT")
+        self._taken.append(time.perf_counter() - began)
+
+    def close(self) -> float:
+        """The middle one of all commits, in seconds."""
+        self._connection.close()
+        return median(self._taken)

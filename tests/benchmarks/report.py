@@ -31,7 +31,8 @@ def summarize(samples: list[Sample]) -> list[dict[str, Any]]:
         row["dbos"] = _summarize(figure, theirs)
         if row["durable"] and figure.must is not None:
             row["over_must"] = figure.over(row["durable"]["best"], figure.must)
-        if row["durable"] and row["dbos"]:
+        is_like = not figure.whole or len({s.size for s in found}) == 1
+        if row["durable"] and row["dbos"] and is_like:
             row["times_dbos"] = figure.over(row["dbos"]["best"], row["durable"]["best"])
         rows.append(row)
     return rows
@@ -85,7 +86,7 @@ def dbos_table(rows: list[dict[str, Any]]) -> str:
                 _show(theirs["best"], unit),
                 _show(ours["median"], unit),
                 _show(theirs["median"], unit),
-                f"x{row['times_dbos']:.1f}",
+                f"x{row['times_dbos']:.1f}" if "times_dbos" in row else "",
                 f"{ours['size']:,} / {theirs['size']:,}",
             ]
         )
