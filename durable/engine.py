@@ -10,10 +10,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
 from durable import limits
+from durable.api.messages import SignalCall, UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.client import Client, start_options
-from durable.client.handle import Handle, RunDescription
+from durable.client.description import RunDescription
+from durable.client.handle import Handle
+from durable.client.updates import UpdateHandle
 from durable.clock import Clock, from_datetime
 from durable.core.payload import Failure
 from durable.errors import EngineClosedError, InvalidOptionError
@@ -32,6 +35,7 @@ from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 
 R = TypeVar("R")
+U = TypeVar("U")
 
 
 def _store_of(
@@ -146,6 +150,7 @@ class Engine:
             self._store,
             namespace=self._namespace,
             task_queue=self._task_queue,
+            registry=self._registry,
             observer=self._observer,
         )
         if self._has_worker:
@@ -158,6 +163,7 @@ class Engine:
                 observer=self._observer,
                 on_closed=client.outcomes.closed,
                 on_stuck=self._stuck,
+                on_update=client.told_update,
             )
             self._client, self._worker = client, worker
             try:
@@ -232,6 +238,7 @@ class Engine:
         execution_timeout: Duration | None = None,
         task_queue: str | None = None,
         memo: dict[str, Any] | None = None,
+        with_signal: SignalCall | None = None,
     ) -> Handle[R]: ...
     @overload
     async def start(
@@ -247,6 +254,7 @@ class Engine:
         execution_timeout: Duration | None = None,
         task_queue: str | None = None,
         memo: dict[str, Any] | None = None,
+        with_signal: SignalCall | None = None,
     ) -> Handle[Any]: ...
     async def start(
         self,
@@ -261,6 +269,7 @@ class Engine:
         execution_timeout: Duration | None = None,
         task_queue: str | None = None,
         memo: dict[str, Any] | None = None,
+        with_signal: SignalCall | None = None,
     ) -> Handle[Any]:
         """Start a run. When this returns, the run and its input are durable.
 
@@ -277,6 +286,8 @@ class Engine:
             execution_timeout: the longest the chain of runs may take.
             task_queue: which workers may take it; this engine's by default.
             memo: plain values kept with the run.
+            with_signal: a signal such as `approved(True)` that the run's first turn
+                sees; with `on_conflict=USE_EXISTING` an open run gets it instead.
 
         Raises:
             WorkflowAlreadyStartedError: the id is taken and the policies forbid it.
@@ -294,7 +305,79 @@ class Engine:
             task_queue=task_queue,
             memo=memo,
         )
-        return await self._open_client().start(call, args, how)
+        client = self._open_client()
+        if with_signal is not None:
+            how = client.with_signal(how, with_signal)
+        return await client.start(call, args, how)
+
+    @overload
+    async def update_with_start(
+        self,
+        update: UpdateCall[U],
+        call: WorkflowCall[R],
+        /,
+        *,
+        id: str,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        update_id: str | None = None,
+        **options: Any,
+    ) -> tuple[Handle[R], UpdateHandle[U]]: ...
+    @overload
+    async def update_with_start(
+        self,
+        update: UpdateCall[U],
+        call: str,
+        /,
+        *args: Any,
+        id: str,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        update_id: str | None = None,
+        **options: Any,
+    ) -> tuple[Handle[Any], UpdateHandle[U]]: ...
+    async def update_with_start(
+        self,
+        update: UpdateCall[Any],
+        call: Any,
+        /,
+        *args: Any,
+        id: str,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        update_id: str | None = None,
+        **options: Any,
+    ) -> tuple[Handle[Any], UpdateHandle[Any]]:
+        """Send an update to the open run of an id, or start that run with the update.
+
+        The update is part of the first turn of a run that this starts. Wait for the
+        answer with `result()` of the second handle; the first is good even if the
+        update is rejected.
+
+        Args:
+            update: such as `Cart.add("apple")`.
+            call: the workflow to start if no run of that id is open; as for `start`.
+            *args: arguments, only with a name.
+            id: the workflow id.
+            on_conflict: as for `start`; an open run is used by default.
+            update_id: your idempotency key for the update.
+            **options: the further options of `start`.
+
+        Raises: as `start`.
+        """
+        how = start_options(
+            **{  # pyright: ignore[reportArgumentType]  # checked by start_options
+                "request_id": None,
+                "run_timeout": None,
+                "execution_timeout": None,
+                "task_queue": None,
+                "memo": None,
+                "id_reuse": IdReusePolicy.ALLOW_DUPLICATE,
+                **options,
+                "workflow_id": id,
+                "on_conflict": on_conflict,
+            }
+        )
+        return await self._open_client().update_with_start(
+            update, update_id, call, args, how
+        )
 
     @overload
     async def execute(

@@ -19,16 +19,23 @@
     │   └── WorkflowTimedOutError (TimeoutError)
     ├── WorkflowStuckError            parked until the code is mended
     ├── ResultTimeoutError (TimeoutError)  the wait ended, the run goes on
+    ├── QueryFailedError              the run's code cannot answer; the run is unharmed
+    ├── UpdateFailedError             what `update()` raises; the cause is chained
+    │   └── UpdateRejectedError       its validator refused it; nothing was recorded
+    ├── NoAnswerError (TimeoutError)  no worker has answered in time
     ├── FailureError                  failures as workflow code sees them
     │   ├── ApplicationError          raise it to choose type, details, retry
     │   ├── RemoteError               an exception whose class is not known here
-    │   └── ActivityError
-    │       ├── ActivityTimeoutError (TimeoutError)
-    │       └── OutcomeUnknown        an attempt in doubt that must not be repeated
+    │   ├── ActivityError
+    │   │   ├── ActivityTimeoutError (TimeoutError)
+    │   │   └── OutcomeUnknown        an attempt in doubt that must not be repeated
+    │   ├── ChildWorkflowError        a child ended without a result
+    │   └── CompensationFailed        steps of a saga could not be undone
     ├── WorkflowTaskError             workflow code cannot go on; the run parks
     │   ├── NondeterminismError
     │   ├── UndecodableError          a recorded value does not fit today's types
     │   ├── NotInWorkflowError
+    │   ├── ReadOnlyError             a query or validator tried to change the run
     │   ├── ForbiddenInWorkflowError  threads, sockets, blocking calls
     │   └── WorkflowBlockedError      the code held the thread too long
     ├── StoreError
@@ -225,6 +232,47 @@ class ResultTimeoutError(DurableError, TimeoutError):
     code = "result_timeout"
 
 
+# --- asking a run ---------------------------------------------------------------------
+
+
+class QueryFailedError(DurableError):
+    """A run's code cannot answer a query; the run is unharmed.
+
+    What the handler raised is chained as `__cause__`.
+    """
+
+    code = "query_failed"
+
+
+class UpdateFailedError(DurableError):
+    """An update ended without a result; why is chained as `__cause__`.
+
+    Attributes:
+        update_id: the update's id.
+    """
+
+    code = "update_failed"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, update_id: str = ""
+    ) -> None:
+        """Name the update."""
+        super().__init__(message, hint=hint)
+        self.update_id = update_id
+
+
+class UpdateRejectedError(UpdateFailedError):
+    """A validator refused an update, or nothing handles it; nothing was recorded."""
+
+    code = "update_rejected"
+
+
+class NoAnswerError(DurableError, TimeoutError):
+    """No worker has answered in time; the request may still be served later."""
+
+    code = "no_answer"
+
+
 # --- failures as workflow code sees them ----------------------------------------------
 
 
@@ -317,6 +365,42 @@ class OutcomeUnknown(ActivityError):
     code = "outcome_unknown"
 
 
+class ChildWorkflowError(FailureError):
+    """A child workflow ended without a result; why is chained as `__cause__`.
+
+    Attributes:
+        workflow_type: the child's workflow.
+        workflow_id: its workflow id.
+        run_id: its run id.
+    """
+
+    code = "child_workflow_error"
+
+    def __init__(
+        self, message: str, *, workflow_type: str, workflow_id: str, run_id: str
+    ) -> None:
+        """Name the child."""
+        super().__init__(message)
+        self.workflow_type = workflow_type
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+
+class CompensationFailed(FailureError):
+    """Steps of a saga could not be undone; what failed at first is `__cause__`.
+
+    Attributes:
+        errors: what each failed compensation raised, in the order of undoing.
+    """
+
+    code = "compensation_failed"
+
+    def __init__(self, message: str, *, errors: tuple[BaseException, ...] = ()) -> None:
+        """Keep every error."""
+        super().__init__(message)
+        self.errors = errors
+
+
 # --- workflow code that cannot go on --------------------------------------------------
 
 
@@ -363,6 +447,12 @@ class ForbiddenInWorkflowError(WorkflowTaskError, NotImplementedError):
     """Workflow code called something that cannot be replayed."""
 
     code = "forbidden_in_workflow"
+
+
+class ReadOnlyError(WorkflowTaskError):
+    """A query or an update's validator tried to change the run."""
+
+    code = "read_only"
 
 
 class WorkflowBlockedError(WorkflowTaskError):

@@ -18,6 +18,8 @@ PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
 # Beyond this a run should continue as new. Temporal stops at 51,200.
 HISTORY_EVENTS_MAX: Final = 50_000
 HISTORY_EVENTS_WARN: Final = 45_000
+# Events after which `checkpoint` begins anew: a replay of so many takes milliseconds.
+CHECKPOINT_EVENTS: Final = 1_000
 
 # Failures come from arbitrary exceptions and land in every later read of a run.
 FAILURE_DEPTH_MAX: Final = 20
@@ -52,3 +54,10 @@ TEARDOWN_ROUNDS_MAX: Final = 100
 
 # A worker that has not renewed for this long may be replaced.
 LEASE_SECONDS: Final = 10.0
+
+# A reply to another process that nobody has read for this long is dropped.
+REPLY_SECONDS_MAX: Final = 3_600.0
+# Generations of children that one closing transaction follows.
+CHILD_DEPTH_MAX: Final = 100
+# Request ids that a checkpoint carries on, so that a repeated message is known.
+REQUEST_IDS_KEPT: Final = 256

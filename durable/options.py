@@ -221,6 +221,39 @@ class ActivityCancellationType(enum.Enum):
     """Raise at once and let the activity run on unheard."""
 
 
+class ChildCancellationType(enum.Enum):
+    """What awaiting a cancelled child workflow does."""
+
+    ABANDON = "abandon"
+    """Raise at once and let the child run on."""
+    TRY_CANCEL = "try_cancel"
+    """Raise at once and ask the child to stop."""
+    WAIT_CANCELLATION_REQUESTED = "wait_cancellation_requested"
+    """Ask the child to stop, and raise once it has the request."""
+    WAIT_CANCELLATION_COMPLETED = "wait_cancellation_completed"
+    """Ask it to stop and wait for how it ended, which may be success (the default)."""
+
+
+class ParentClosePolicy(enum.Enum):
+    """What becomes of an open child when its parent closes, however that ends."""
+
+    TERMINATE = "terminate"
+    """The child is terminated (the default)."""
+    ABANDON = "abandon"
+    """The child runs on."""
+    REQUEST_CANCEL = "request_cancel"
+    """The child is asked to stop."""
+
+
+class HandlerUnfinishedPolicy(enum.Enum):
+    """What a run does that ends while a handler of a signal or update is under way."""
+
+    WARN = "warn"
+    """Drop the handler and log a warning (the default)."""
+    ABANDON = "abandon"
+    """Drop the handler."""
+
+
 class IdReusePolicy(enum.Enum):
     """Whether the id of a closed run may be used again."""
 

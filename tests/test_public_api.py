@@ -18,14 +18,20 @@ ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
 Activity ActivityCancellationType ActivityError ActivityInfo ActivityTimeoutError
-ApplicationError DurableError Engine FailureError Handle IdConflictPolicy IdReusePolicy
-InvalidInputError NondeterminismError OutcomeUnknown RemoteError ResultTimeoutError
-RetryPolicy RunDescription RunStatus StoreError SyncEngine SyncHandle Workflow
-WorkflowAlreadyStartedError WorkflowCall WorkflowCancelledError WorkflowClosedError
-WorkflowFailedError WorkflowInfo WorkflowNotFoundError WorkflowStuckError
-WorkflowTaskError WorkflowTerminatedError WorkflowTimedOutError activity activity_info
-deprecate_patch in_activity in_workflow info is_activity_cancelled logger now patched
-random register_exception sleep uuid4 wait_condition workflow
+ApplicationError ChildCancellationType ChildHandle ChildWorkflowError CompensationFailed
+DurableError Engine ExternalHandle FailureError Handle HandlerUnfinishedPolicy
+IdConflictPolicy IdReusePolicy InvalidInputError NoAnswerError NondeterminismError
+OutcomeUnknown ParentClosePolicy QueryCall QueryFailedError RemoteError
+ResultTimeoutError RetryPolicy RunDescription RunStatus Signal SignalCall StoreError
+SyncEngine SyncHandle UpdateCall UpdateFailedError UpdateInfo UpdateRejectedError
+Workflow WorkflowAlreadyStartedError WorkflowCall WorkflowCancelledError
+WorkflowClosedError WorkflowFailedError WorkflowInfo WorkflowNotFoundError
+WorkflowStuckError WorkflowTaskError WorkflowTerminatedError WorkflowTimedOutError
+activity activity_info all_handlers_finished checkpoint continue_as_new current_update
+deprecate_patch external in_activity in_workflow info is_activity_cancelled logger now
+patched query random register_exception run set_query_handler set_signal_handler
+set_state set_update_handler signal sleep start_child update uuid4 wait_condition
+workflow
 """
 PUBLIC = re.findall(r"\w+", PUBLIC_TEXT)
 

@@ -70,6 +70,7 @@ class Activity(Generic[P, R]):
         self, function: Callable[..., Any], name: str, options: ActivityOptions
     ) -> None:
         self.function = function
+        self.origin = function
         self.name = name
         self.is_async = inspect.iscoroutinefunction(function)
         self.call_signature = CallSignature(function, name)

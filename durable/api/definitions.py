@@ -8,6 +8,7 @@ it, and functions local to another function replace each other.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
@@ -19,11 +20,17 @@ from durable.options import check_id
 
 @runtime_checkable
 class Definition(Protocol):
-    """What a workflow and an activity have in common."""
+    """What a workflow and an activity have in common.
+
+    Attributes:
+        function: what runs.
+        origin: what was decorated: the function, or the class that it is a method of.
+    """
 
     kind: ClassVar[str]
     name: str
     function: Callable[..., Any]
+    origin: Any
 
 
 WORKFLOWS: Final[dict[str, Any]] = {}
@@ -59,34 +66,45 @@ def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
     """Enter a definition under its name.
 
     Raises:
-        DefinitionError: another module-level function holds the name.
+        DefinitionError: another module-level function or class holds the name.
     """
-    function = definition.function
     earlier = known.get(definition.name)
-    if earlier is not None and _clash(earlier.function, function):
+    if earlier is not None and _clash(earlier, definition):
         raise DefinitionError(
-            f"Two functions are registered as {kind} {definition.name!r}:"
-            f" {_place(earlier.function)} and {_place(function)}.",
+            f"Two definitions are registered as {kind} {definition.name!r}:"
+            f" {_place(earlier)} and {_place(definition)}.",
             hint=f"Give one of them another name with @{kind}(name='...').",
         )
-    CLASSES.add_scope(function.__globals__)
+    CLASSES.add_scope(definition.function.__globals__)
+    module = sys.modules.get(definition.origin.__module__)
+    if isinstance(definition.origin, type) and module is not None:
+        # Its methods may all be inherited from other modules.
+        CLASSES.add_scope(vars(module))
     known[definition.name] = definition
 
 
-def _clash(earlier: Callable[..., Any], later: Callable[..., Any]) -> bool:
-    if "<locals>" in earlier.__qualname__ or "<locals>" in later.__qualname__:
+def _clash(earlier: Definition, later: Definition) -> bool:
+    old, new = earlier.origin, later.origin
+    if "<locals>" in old.__qualname__ or "<locals>" in new.__qualname__:
         return False
-    if earlier.__qualname__ != later.__qualname__:
+    if old.__qualname__ != new.__qualname__:
         return True
     # The same file under two module names is one program, run as __main__ as well; the
     # same module name from two files is one module, imported again.
-    is_same_file = earlier.__code__.co_filename == later.__code__.co_filename
-    return not is_same_file and earlier.__module__ != later.__module__
+    is_same_file = _file(earlier) == _file(later)
+    return not is_same_file and old.__module__ != new.__module__
 
 
-def _place(function: Callable[..., Any]) -> str:
-    code = function.__code__
-    return f"{function.__module__}.{function.__qualname__} (line {code.co_firstlineno})"
+def _file(definition: Definition) -> str:
+    if isinstance(definition.origin, type):
+        module = sys.modules.get(definition.origin.__module__)
+        return str(getattr(module, "__file__", definition.origin.__module__))
+    return str(definition.function.__code__.co_filename)
+
+
+def _place(definition: Definition) -> str:
+    origin, line = definition.origin, definition.function.__code__.co_firstlineno
+    return f"{origin.__module__}.{origin.__qualname__} (line {line})"
 
 
 def check_function(function: object, kind: str) -> None:

@@ -10,7 +10,10 @@ from collections.abc import Callable, MutableMapping
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from durable.clock import to_datetime
+from durable.converter import json
 from durable.core.runtime import (
     WorkflowInfo,
     find_runtime,
@@ -117,6 +120,54 @@ def deprecate_patch(patch_id: str) -> None:
         NotInWorkflowError: called outside of a workflow.
     """
     get_runtime("durable.deprecate_patch()").patched(patch_id, deprecated=True)
+
+
+class UpdateInfo(msgspec.Struct, frozen=True):
+    """Which update a handler serves."""
+
+    id: str
+    name: str
+
+
+def current_update() -> UpdateInfo | None:
+    """The update whose handler this code belongs to; None outside of such a handler.
+
+    Tasks that a handler starts belong to its update too.
+
+    Raises:
+        NotInWorkflowError: called outside of a workflow.
+    """
+    found = get_runtime("durable.current_update()").update_info()
+    return None if found is None else UpdateInfo(*found)
+
+
+def all_handlers_finished() -> bool:
+    """Whether no handler of a signal or update is under way.
+
+    Handlers that have not finished when the run ends are dropped. To let them finish:
+    `await wait_condition(all_handlers_finished)`.
+
+    Raises:
+        NotInWorkflowError: called outside of a workflow.
+    """
+    return get_runtime("durable.all_handlers_finished()").all_handlers_finished()
+
+
+def set_state(state: Any) -> None:
+    """Publish what the run shows of itself, such as "waiting for payment".
+
+    The change is recorded, with the state before; the newest state is kept where runs
+    are listed. Workflow code never reads it back.
+
+    Args:
+        state: plain data, an enum's member, or a dataclass or msgspec Struct.
+
+    Raises:
+        PayloadError: it cannot be recorded as it is.
+        NotInWorkflowError: called outside of a workflow.
+    """
+    runtime = get_runtime("durable.set_state()")
+    runtime.set_state(json.encode(state, type(state), "the state"))
 
 
 def info() -> WorkflowInfo:

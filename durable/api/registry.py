@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from durable.api.activity import Activity
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition
-from durable.api.workflow import Workflow
+from durable.api.workflow_definition import Workflow, workflow_of
 from durable.errors import DefinitionError
 
 
@@ -34,8 +34,9 @@ class Registry:
             members = vars(item).values() if inspect.ismodule(item) else (item,)
             found = False
             for member in members:
-                if isinstance(member, Workflow):
-                    limited.workflows[member.name] = member
+                workflow = workflow_of(member)
+                if workflow is not None:
+                    limited.workflows[workflow.name] = workflow
                     found = True
                 elif isinstance(member, Activity):
                     limited.activities[member.name] = member

@@ -7,6 +7,7 @@ added later without touching old runs.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterable
@@ -25,16 +26,23 @@ _POSITIONAL: Final = (
 
 
 class CallSignature:
-    """How a workflow or activity is called, and how its values are typed.
+    """How a workflow, activity or handler is called, and how its values are typed.
+
+    Args:
+        function: the function.
+        name: how errors name it.
+        skip: first parameters that are no part of a call, such as ("self",).
 
     Raises:
         DefinitionError: the signature cannot be recorded as a list of values.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str, *, skip: tuple[str, ...] = ()
+    ) -> None:
         self.function = function
         self.name = name
-        self.signature = inspect.signature(function)
+        self.signature = _signature_of(function, name, skip)
         parameters = list(self.signature.parameters.values())
         self._refuse_unrecordable(parameters)
         self._names = tuple(
@@ -95,7 +103,7 @@ class CallSignature:
     def _resolve(self) -> None:
         """Read the annotations at first use: they may name what comes later."""
         try:
-            found = typing.get_type_hints(self.function)
+            found = typing.get_type_hints(_annotated(self.function))
         except (NameError, TypeError, AttributeError) as error:
             raise DefinitionError(
                 f"The annotations of {self.name!r} cannot be resolved: {error}.",
@@ -265,8 +273,8 @@ class CallSignature:
         if payload.encoding == JSON_PLAIN:
             try:
                 return decode(payload.json)
-            except (msgspec.MsgspecError, ValueError, TypeError):
-                pass  # said properly below
+            except Exception:  # noqa: BLE001, S110 - said properly below
+                pass
         return json.decode(payload, self.result_hint(), self._result_label)
 
     def same_input(self, recorded: Payloads, found: Payloads) -> bool:
@@ -276,3 +284,54 @@ class CallSignature:
         return json.same_payloads(
             recorded, found, self.hints(), f"an argument of {self.name!r}"
         )
+
+
+def _signature_of(
+    function: Callable[..., Any], name: str, skip: tuple[str, ...]
+) -> inspect.Signature:
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError) as error:
+        raise DefinitionError(
+            f"What {name!r} takes cannot be found out: {error}.",
+            hint="Wrap it in a def that names its parameters.",
+        ) from None
+    if not skip:
+        return signature
+    parameters = list(signature.parameters.values())
+    skipped = parameters[: len(skip)]
+    if len(skipped) < len(skip) or not all(p.kind in _POSITIONAL for p in skipped):
+        raise DefinitionError(
+            f"{name!r} does not take {' and '.join(skip)} before its own arguments."
+        )
+    return signature.replace(parameters=parameters[len(skip) :])
+
+
+def _annotated(function: Any) -> Any:
+    """What carries the annotations of a callable."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isroutine(function):
+        return function
+    return type(function).__call__
+
+
+def same_parameters(left: Callable[..., Any], right: Callable[..., Any]) -> bool:
+    """Whether two functions take the same parameters, annotations included.
+
+    Annotations are compared as written, then by what they mean if that is known yet.
+    """
+    found = [list(inspect.signature(f).parameters.values()) for f in (left, right)]
+    if found[0] == found[1]:
+        return True
+    bare = [[p.replace(annotation=p.empty) for p in side] for side in found]
+    if bare[0] != bare[1]:
+        return False
+    try:
+        hints = [typing.get_type_hints(_annotated(f)) for f in (left, right)]
+    except (NameError, TypeError, AttributeError):
+        return False
+    return all(
+        hints[0].get(parameter.name, Any) == hints[1].get(parameter.name, Any)
+        for parameter in found[0]
+    )

@@ -11,11 +11,11 @@ import click
 from durable.cli.connection import open_client
 from durable.cli.output import escape, is_colored, note, write_json, write_line
 from durable.cli.parameters import standard_options
+from durable.cli.pieces import Piece, Role
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN
-from durable.cli.wording import Piece, Role
 from durable.client.doctor import examine
-from durable.client.run_checks import Finding
+from durable.client.findings import Finding
 
 
 @click.command("doctor")

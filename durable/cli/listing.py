@@ -13,10 +13,10 @@ from durable import limits
 from durable.cli.connection import open_client
 from durable.cli.output import escape, is_colored, write_json, write_line
 from durable.cli.parameters import standard_options
+from durable.cli.pieces import Piece, instant
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN, STATUS_ROLES
 from durable.cli.views import run_view
-from durable.cli.wording import Piece, instant
 from durable.client.doctor import read_pages
 from durable.clock import from_datetime
 from durable.options import check_id

@@ -23,10 +23,11 @@ from durable.cli.parameters import (
     standard_options,
     workflow_id_argument,
 )
+from durable.cli.pieces import instant
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN, describe_events, render_run
-from durable.cli.views import attempt_view, pending_view, row_view, run_view
-from durable.cli.wording import instant
+from durable.cli.views import attempt_view, folded_view, row_view, run_view
+from durable.client.whole_histories import with_whole_history
 from durable.core.codec import decode_rows
 from durable.core.fold import fold
 from durable.errors import WorkflowNotFoundError
@@ -44,7 +45,7 @@ async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read
         loaded = await store.load_runs([handle.run_id])
         if not loaded:
             raise WorkflowNotFoundError(f"Run {workflow_id!r} has just been removed.")
-        return _Read(loaded[0], store.now())
+        return _Read(await with_whole_history(store, loaded[0]), store.now())
 
 
 @click.command("show")
@@ -81,9 +82,7 @@ def show(
         write_json(
             {
                 **run_view(run.record),
-                "event_count": state.event_count,
-                "task_count": state.task_count,
-                "pending": pending_view(state),
+                **folded_view(state, payloads=payloads),
                 "waiting_messages": len(run.messages),
                 "attempts": [attempt_view(row) for row in run.attempts],
                 "timeline": told[-(last or 0) :],

@@ -10,26 +10,28 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from durable.cli.output import escape, escape_lines
-from durable.cli.wording import (
+from durable.cli.pending import tell_pending
+from durable.cli.pieces import (
     Line,
-    Moment,
     Piece,
     Role,
+    bytes_of,
     decode_failure,
     failure_text,
     find_datetime,
     instant,
     offset,
     span,
-    tell,
     value_of,
 )
+from durable.cli.wording import Moment, tell
 from durable.core.events import HistoryEvent
-from durable.core.fold import PendingActivity, RunState, fold
+from durable.core.fold import fold
+from durable.core.machines.fact import DeadLetter
 from durable.core.payload import JSON_PLAIN, Failure
+from durable.core.run_state import RunState
 from durable.store.records import (
     AttemptRecord,
-    AttemptState,
     MessageRecord,
     RunRecord,
     RunStatus,
@@ -61,9 +63,12 @@ STATUS_ROLES: Final[dict[str, Role]] = {
     "cancelled": "bad",
     "terminated": "bad",
     "timed_out": "bad",
+    "continued_as_new": "good",
 }
 
 _CAUSES_MAX: Final = 5
+_SIGNAL_NAMES_MAX: Final = 8
+_DEAD_LETTERS_MAX: Final = 20
 # What happened, before more about it; longer texts push that to the right.
 _TEXT_WIDTH: Final = 36
 
@@ -125,11 +130,13 @@ def render_run(
     if last is not None and len(told) > last:
         left_out = len(told) - last
         told = [[Piece(f"        ({left_out} lines above)", "dim")], *told[left_out:]]
-    lines = [*_header(record, state, now), [], *told]
+    lines = [*_header(record, state, now, payloads=payloads), [], *told]
     if record.status is RunStatus.RUNNING:
-        pending = list(_pending(record, state, attempts, messages, now))
+        pending = list(tell_pending(record, state, attempts, messages, now))
         if pending:
             lines += [[], [Piece("pending now", "strong")], *_table(pending)]
+    if state.dead_letters:
+        lines += [[], *_dead_letters(state.dead_letters)]
     stuck = None if record.stuck is None else decode_failure(record.stuck)
     if stuck is not None:
         title = "stuck: parked until its code is mended; nothing is lost"
@@ -241,7 +248,9 @@ def _failure_lines(failure: Failure) -> Iterator[Line]:
 # --- the head -------------------------------------------------------------------------
 
 
-def _header(record: RunRecord, state: RunState, now: int) -> list[Line]:
+def _header(
+    record: RunRecord, state: RunState, now: int, *, payloads: bool
+) -> list[Line]:
     status = record.status.value if record.stuck is None else "stuck"
     title: Line = [
         Piece(escape(record.workflow_id), "strong"),
@@ -252,85 +261,62 @@ def _header(record: RunRecord, state: RunState, now: int) -> list[Line]:
         title.append(Piece(f" after {span(record.closed_at - record.started_at)}"))
     else:
         title.append(Piece(f" for {span(max(0, now - record.started_at))}"))
-    facts: list[tuple[str, str]] = [
-        ("run id", record.run_id),
-        ("started", instant(record.started_at)),
-    ]
-    if record.closed_at is not None:
-        facts.append(("closed", instant(record.closed_at)))
-    facts.append(("queue", record.task_queue))
-    if record.version is not None:
-        facts.append(("version", record.version))
-    if record.status is RunStatus.RUNNING:
-        facts.append(("worker", record.owner or "none; it waits for one that knows it"))
-    tasks = "1 workflow task" if state.task_count == 1 else f"{state.task_count} tasks"
-    facts.append(("history", f"{state.event_count:,} events in {tasks}"))
+    facts = [*_facts(record), *_folded_facts(state, payloads=payloads)]
     rows = [(Piece(name, "dim"), [Piece(escape(value))]) for name, value in facts]
     return [title, *_table(rows)]
 
 
-# --- what it waits for ----------------------------------------------------------------
+def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """What the run's row says of it."""
+    yield "run id", record.run_id
+    if record.continued_from_run_id is not None:
+        yield "before it", f"run {record.continued_from_run_id}"
+    if record.parent_run_id is not None:
+        yield "parent", f"{record.parent_workflow_id} (run {record.parent_run_id})"
+    yield "started", instant(record.started_at)
+    if record.closed_at is not None:
+        yield "closed", instant(record.closed_at)
+    yield "queue", record.task_queue
+    if record.version is not None:
+        yield "version", record.version
+    if record.status is RunStatus.RUNNING:
+        yield "worker", record.owner or "none; it waits for one that knows it"
 
 
-def _until(due_at: int, now: int) -> str:
-    if due_at <= now:
-        return f"due for {span(now - due_at)} ({instant(due_at)})"
-    return f"due in {span(due_at - now)} ({instant(due_at)})"
+def _folded_facts(state: RunState, *, payloads: bool) -> Iterator[tuple[str, str]]:
+    """What the run's history says of it."""
+    if state.continued_as_run_id is not None:
+        yield "goes on", f"as run {state.continued_as_run_id}"
+    if state.published is not None:
+        shown = state.published
+        yield "state", value_of(shown) if payloads else bytes_of(shown.size)
+    if state.signals:
+        yield "signals", _signals(state.signals)
+    tasks = "1 workflow task" if state.task_count == 1 else f"{state.task_count} tasks"
+    told = f"{state.event_count:,} events in {tasks}"
+    if state.checkpoint_event_id is not None:
+        told += f", the newest checkpoint is event {state.checkpoint_event_id:,}"
+    yield "history", told
 
 
-def _pending(
-    record: RunRecord,
-    state: RunState,
-    attempts: Sequence[AttemptRecord],
-    messages: Sequence[MessageRecord],
-    now: int,
-) -> Iterator[tuple[Piece, Line]]:
-    latest = {row.scheduled_event_id: row for row in attempts}
-    failed = {
-        row.scheduled_event_id: row for row in attempts if row.failure is not None
-    }
-    for activity in state.pending_activities:
-        name = Piece(escape(activity.activity_type), "strong")
-        row = latest.get(activity.scheduled_event_id)
-        line = _pending_activity(activity, row, now)
-        problem = failed.get(activity.scheduled_event_id)
-        if problem is not None and problem.failure is not None:
-            text = failure_text(decode_failure(problem.failure))
-            line.append(Piece(f", after {text}", "bad"))
-        yield name, line
-    for timer in state.pending_timers:
-        label = "" if timer.summary is None else f" {escape(repr(timer.summary))}"
-        due = Piece(_until(timer.due_at, now) + label)
-        yield Piece(f"timer {escape(timer.timer_id)}", "strong"), [due]
-    if state.deadline_at is not None:
-        yield Piece("run timeout", "strong"), [Piece(_until(state.deadline_at, now))]
-    for message in messages:
-        waiting = span(max(0, now - message.created_at))
-        yield (
-            Piece(f"{escape(message.kind)} request", "warn"),
-            [Piece(f"not seen by the code yet, for {waiting}")],
+def _signals(counts: Mapping[str, int]) -> str:
+    shown = [f"{count} {name}" for name, count in counts.items()]
+    left = len(shown) - _SIGNAL_NAMES_MAX
+    more = [f"and {left} other names"] if left > 0 else []
+    return ", ".join([*shown[:_SIGNAL_NAMES_MAX], *more])
+
+
+# --- what nobody could read -----------------------------------------------------------
+
+
+def _dead_letters(letters: Sequence[DeadLetter]) -> list[Line]:
+    count = "1 signal" if len(letters) == 1 else f"{len(letters)} signals"
+    title = f"dead letters: {count} that the code could not read"
+    rows: list[tuple[Piece, Line]] = [
+        (
+            Piece(f"signal {escape(letter.signal_name)}", "strong"),
+            [Piece(f"number {letter.number}, {failure_text(letter.error)}")],
         )
-    if state.unprocessed and record.stuck is None:
-        count = state.unprocessed
-        inputs = "1 event" if count == 1 else f"{count} events"
-        yield (
-            Piece("workflow task", "warn"),
-            [Piece(f"{inputs} to be seen by the code")],
-        )
-
-
-def _pending_activity(
-    activity: PendingActivity, row: AttemptRecord | None, now: int
-) -> Line:
-    number = 1 if row is None else row.attempt
-    if row is not None and row.state is AttemptState.BACKOFF:
-        text = f"attempt {number} {_until(row.due_at, now)}"
-    else:
-        began = activity.scheduled_at
-        if row is not None and row.started_at is not None:
-            began = row.started_at
-        text = f"attempt {number} under way for {span(max(0, now - began))}"
-    text = f"activity {escape(activity.activity_id)}, {text}"
-    if activity.is_cancel_requested:
-        text += ", asked to stop"
-    return [Piece(text)]
+        for letter in letters[-_DEAD_LETTERS_MAX:]
+    ]
+    return [[Piece(title, "bad")], *_table(rows)]

@@ -6,9 +6,9 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from durable.cli.wording import decode_failure, find_datetime
-from durable.core.fold import RunState
-from durable.core.payload import JSON_PLAIN, Failure
+from durable.cli.pieces import decode_failure, find_datetime, value_of
+from durable.core.payload import JSON_PLAIN, Failure, Payload
+from durable.core.run_state import RunState
 from durable.store.records import AttemptRecord, HistoryRow, RunRecord
 
 HIDDEN: Final = "hidden"
@@ -30,6 +30,10 @@ def run_view(record: RunRecord) -> dict[str, Any]:
         "wake_at": _instant(record.wake_at),
         "owner": record.owner,
         "version": record.version,
+        "first_run_id": record.first_run_id,
+        "continued_from_run_id": record.continued_from_run_id,
+        "parent_workflow_id": record.parent_workflow_id,
+        "parent_run_id": record.parent_run_id,
         "stuck": None if stuck is None else failure_view(stuck),
     }
 
@@ -60,7 +64,36 @@ def attempt_view(row: AttemptRecord) -> dict[str, Any]:
     }
 
 
-def pending_view(state: RunState) -> dict[str, Any]:
+def folded_view(state: RunState, *, payloads: bool) -> dict[str, Any]:
+    """What a run's history says of it."""
+    return {
+        "event_count": state.event_count,
+        "task_count": state.task_count,
+        "checkpoint_event_id": state.checkpoint_event_id,
+        "continued_as_run_id": state.continued_as_run_id,
+        "state": _state_view(state.published, payloads=payloads),
+        "signals": state.signals,
+        "dead_letters": [
+            {
+                "number": letter.number,
+                "signal_name": letter.signal_name,
+                "error": failure_view(letter.error),
+            }
+            for letter in state.dead_letters
+        ],
+        "pending": _pending_view(state),
+    }
+
+
+def _state_view(state: Payload | None, *, payloads: bool) -> Any:
+    if state is None:
+        return None
+    if not payloads:
+        return {HIDDEN: True, "encoding": state.encoding, "size": state.size}
+    return state.json if state.encoding == JSON_PLAIN else value_of(state)
+
+
+def _pending_view(state: RunState) -> dict[str, Any]:
     """What a run waits for."""
     return {
         "activities": [
@@ -81,6 +114,37 @@ def pending_view(state: RunState) -> dict[str, Any]:
                 "summary": timer.summary,
             }
             for timer in state.pending_timers
+        ],
+        "children": [
+            {
+                "initiated_event_id": child.initiated_event_id,
+                "workflow_id": child.workflow_id,
+                "workflow_type": child.workflow_type,
+                "run_id": child.run_id,
+                "initiated_at": find_datetime(child.initiated_at),
+                "parent_close_policy": child.parent_close_policy,
+                "is_cancel_requested": child.is_cancel_requested,
+            }
+            for child in state.pending_children
+        ],
+        "deliveries": [
+            {
+                "initiated_event_id": delivery.initiated_event_id,
+                "workflow_id": delivery.workflow_id,
+                "run_id": delivery.run_id,
+                "signal_name": delivery.signal_name,
+                "sent_at": find_datetime(delivery.sent_at),
+            }
+            for delivery in state.pending_deliveries
+        ],
+        "updates": [
+            {
+                "accepted_event_id": update.accepted_event_id,
+                "update_id": update.update_id,
+                "update_name": update.update_name,
+                "accepted_at": find_datetime(update.accepted_at),
+            }
+            for update in state.pending_updates
         ],
         "deadline_at": _instant(state.deadline_at),
     }
@@ -109,7 +173,7 @@ def row_view(row: HistoryRow, *, payloads: bool) -> dict[str, Any]:
 
 
 # Where events keep values, by field: one payload, a list of them, or a mapping.
-_ONE: Final = frozenset({"result", "arguments", "state"})
+_ONE: Final = frozenset({"result", "arguments", "state", "current", "previous"})
 _LIST: Final = frozenset({"input", "details"})
 _MAPPING: Final = frozenset({"memo", "details"})
 

@@ -1,18 +1,31 @@
-"""Events and attempts in words: pieces of one line each, not yet coloured or cut.
-
-All text from the database is escaped here. Instants come in microseconds.
-"""
+"""Events and attempts in words: pieces of one line each, not yet coloured or cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from typing import Final, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from durable.cli.output import escape, escape_json
-from durable.clock import to_datetime
+from durable.cli.message_wording import Correspondence
+from durable.cli.output import escape
+from durable.cli.pieces import (
+    Line,
+    Piece,
+    Role,
+    Told,
+    arguments_of,
+    bytes_of,
+    decode_failure,
+    failure_text,
+    joined,
+    labels_of,
+    reason_of,
+    sender_of,
+    size_of,
+    source_of,
+    span,
+)
 from durable.core.events import (
     UNPROCESSED,
     ActivityTaskCanceled,
@@ -36,126 +49,8 @@ from durable.core.events import (
     WorkflowTaskStarted,
 )
 from durable.core.machines.marker import find_patch
-from durable.core.payload import JSON_PLAIN, Failure, Payload
+from durable.core.payload import Payload
 from durable.store.records import AttemptRecord, AttemptState
-
-Role: TypeAlias = Literal["plain", "strong", "dim", "good", "bad", "warn"]
-"""What a piece of text is for; a style says how that looks."""
-
-
-class Piece(NamedTuple):
-    """Some text of one role."""
-
-    text: str
-    role: Role = "plain"
-
-
-Line: TypeAlias = list[Piece]
-
-
-_MESSAGE_MAX: Final = 200
-_LIBRARY: Final = "/durable/core/"
-_Told: TypeAlias = tuple[Line, list[str], list[tuple[str, Payload]]]
-
-
-# --- spans and instants ---------------------------------------------------------------
-
-
-def span(microseconds: int) -> str:
-    """A span of time, as exact as anybody wants to know."""
-    if microseconds < 1_000:
-        return f"{microseconds} us"
-    if microseconds < 1_000_000:
-        return f"{microseconds / 1_000:.3g} ms"
-    seconds = microseconds / 1_000_000
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    whole = round(seconds)
-    for size, name, below, below_name in (
-        (86_400, "d", 3_600, "h"),
-        (3_600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // below
-            return f"{whole // size} {name}" + (f" {rest} {below_name}" if rest else "")
-    return f"{whole} s"
-
-
-def find_datetime(microseconds: int) -> datetime | None:
-    """An instant as a datetime; None if a row holds what no calendar does."""
-    try:
-        return to_datetime(microseconds)
-    except OverflowError:
-        return None
-
-
-def instant(microseconds: int) -> str:
-    """An instant, to the millisecond."""
-    moment = find_datetime(microseconds)
-    if moment is None:
-        return f"{microseconds} us after 1970"
-    text = moment.strftime("%Y-%m-%d %H:%M:%S")
-    return f"{text}.{moment.microsecond // 1_000:03d} UTC"
-
-
-def offset(microseconds: int) -> str:
-    """How long after the start of its run something was."""
-    sign = "-" if microseconds < 0 else "+"
-    milliseconds = abs(microseconds) // 1_000
-    seconds, milliseconds = divmod(milliseconds, 1_000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{sign}{days}d{hours:02d}h{minutes:02d}m"
-    if hours:
-        return f"{sign}{hours}h{minutes:02d}m{seconds:02d}s"
-    if minutes:
-        return f"{sign}{minutes}m{seconds:02d}.{milliseconds // 100}s"
-    return f"{sign}{seconds}.{milliseconds:03d}s"
-
-
-# --- values and failures --------------------------------------------------------------
-
-
-def size_of(payloads: Sequence[Payload]) -> str:
-    """How many arguments, and how many bytes."""
-    count = "1 argument" if len(payloads) == 1 else f"{len(payloads)} arguments"
-    if not payloads:
-        return "no arguments"
-    return f"{count}, {_bytes(sum(payload.size for payload in payloads))}"
-
-
-def _bytes(size: int) -> str:
-    return "1 byte" if size == 1 else f"{size:,} bytes"
-
-
-def value_of(payload: Payload) -> str:
-    """A recorded value, if it can be read without the user's code."""
-    if payload.encoding == JSON_PLAIN:
-        return escape_json(bytes(payload.json).decode("utf-8", "backslashreplace"))
-    return f"<{_bytes(payload.size)}, {escape(payload.encoding)}>"
-
-
-def decode_failure(text: str) -> Failure:
-    """Read a failure from a row; whatever stands there, say something."""
-    try:
-        return msgspec.json.decode(text, type=Failure)
-    except (msgspec.MsgspecError, ValueError):
-        return Failure(message="what is recorded cannot be read", type="?")
-
-
-def failure_text(failure: Failure) -> str:
-    """A failure on one line: what raised, not what wrapped it."""
-    while failure.kind in ("activity", "child_workflow") and failure.cause is not None:
-        failure = failure.cause
-    message = failure.message.partition("\n")[0]
-    if len(message) > _MESSAGE_MAX:
-        message = message[:_MESSAGE_MAX] + "..."
-    name = failure.type or failure.kind
-    return escape(f"{name}: {message}" if message else name)
-
 
 # --- events and attempts ------------------------------------------------------------
 
@@ -194,6 +89,7 @@ class _Telling:
     def __init__(self, events: Sequence[HistoryEvent]) -> None:
         self._scheduled: dict[int, ActivityTaskScheduled] = {}
         self._outcomes: dict[int, int] = {}
+        self._correspondence = Correspondence(events)
         for event in events:
             attributes = event.attributes
             if isinstance(attributes, ActivityTaskScheduled):
@@ -251,7 +147,7 @@ class _Telling:
             details.append(f"after {span(row.closed_at - row.started_at)}")
         if row.worker_id is not None:
             details.append(f"worker {row.worker_id}")
-        return Moment(time, None, line, _joined(details))
+        return Moment(time, None, line, joined(details))
 
     # --- events -----------------------------------------------------------------------
 
@@ -259,9 +155,9 @@ class _Telling:
         line, details, values = self._tell(event)
         if self._unseen_from is not None and event.event_id >= self._unseen_from:
             details = [*details, "not seen by the code yet"]
-        return Moment(event.time, event.event_id, line, _joined(details), values)
+        return Moment(event.time, event.event_id, line, joined(details), values)
 
-    def _tell(self, event: HistoryEvent) -> _Told:
+    def _tell(self, event: HistoryEvent) -> Told:
         attributes = event.attributes
         match attributes:
             case ActivityTaskScheduled():
@@ -269,7 +165,7 @@ class _Telling:
             case ActivityTaskCompleted():
                 line = [self._activity(attributes.scheduled_event_id)]
                 line.append(Piece(" completed", "good"))
-                size = _bytes(attributes.result.size)
+                size = bytes_of(attributes.result.size)
                 details = self._outcome(event, attributes, size)
                 return line, details, [("result", attributes.result)]
             case ActivityTaskFailed() | ActivityTaskTimedOut():
@@ -286,30 +182,27 @@ class _Telling:
             case ActivityTaskCancelRequested():
                 line = [self._activity(attributes.scheduled_event_id)]
                 line.append(Piece(" asked to stop", "warn"))
-                return line, _source(attributes.source), []
+                return line, source_of(attributes.source), []
             case TimerStarted():
                 line = [Piece(f"timer {escape(attributes.timer_id)}", "strong")]
                 line.append(Piece(f" set for {span(attributes.start_to_fire_timeout)}"))
-                return line, _labels(attributes.summary, attributes.source), []
+                return line, labels_of(attributes.summary, attributes.source), []
             case TimerFired() | TimerCanceled():
                 is_fired = isinstance(attributes, TimerFired)
                 line = [Piece(f"timer {escape(attributes.timer_id)}", "strong")]
                 line.append(Piece(" fired", "good") if is_fired else Piece(" dropped"))
                 return line, [], []
             case _:
-                return _tell_of_run(event)
+                told = self._correspondence.tell(event)
+                return _tell_of_run(event) if told is None else told
 
-    def _tell_scheduled(self, scheduled: ActivityTaskScheduled) -> _Told:
+    def _tell_scheduled(self, scheduled: ActivityTaskScheduled) -> Told:
         line: Line = [Piece(escape(scheduled.activity_type), "strong")]
         line.append(Piece(" scheduled"))
-        details = _labels(scheduled.summary, "")
+        details = labels_of(scheduled.summary, "")
         details += [f"id {scheduled.activity_id}", size_of(scheduled.input)]
-        details += _source(scheduled.source)
-        values = [
-            (f"argument {index}", payload)
-            for index, payload in enumerate(scheduled.input, start=1)
-        ]
-        return line, details, values
+        details += source_of(scheduled.source)
+        return line, details, arguments_of(scheduled.input)
 
     def _activity(self, scheduled_event_id: int) -> Piece:
         scheduled = self._scheduled.get(scheduled_event_id)
@@ -339,7 +232,7 @@ class _Telling:
 
 def _tell_of_run(
     event: HistoryEvent,
-) -> _Told:
+) -> Told:
     attributes = event.attributes
     match attributes:
         case WorkflowExecutionStarted():
@@ -348,15 +241,11 @@ def _tell_of_run(
             details = [size_of(attributes.input)]
             if attributes.identity:
                 details.append(f"by {attributes.identity}")
-            values = [
-                (f"argument {index}", payload)
-                for index, payload in enumerate(attributes.input, start=1)
-            ]
-            return line, details, values
+            return line, details, arguments_of(attributes.input)
         case WorkflowExecutionCompleted():
             line = [Piece("completed", "good")]
-            values = [("result", attributes.result)]
-            return line, [_bytes(attributes.result.size)], values
+            size = bytes_of(attributes.result.size)
+            return line, [size], [("result", attributes.result)]
         case WorkflowExecutionFailed():
             text = failure_text(attributes.failure)
             return [Piece("failed", "bad"), Piece(f": {text}")], [], []
@@ -366,11 +255,11 @@ def _tell_of_run(
             what = f"its {escape(attributes.timeout_type)}_timeout passed"
             return [Piece("timed out", "bad")], [what], []
         case WorkflowExecutionTerminated():
-            line = [Piece("terminated", "bad"), *_reason(attributes.reason)]
-            return line, _by(attributes.identity), []
+            line = [Piece("terminated", "bad"), *reason_of(attributes.reason)]
+            return line, sender_of(attributes.identity), []
         case WorkflowExecutionCancelRequested():
-            line = [Piece("cancel requested", "warn"), *_reason(attributes.reason)]
-            return line, _by(attributes.identity), []
+            line = [Piece("cancel requested", "warn"), *reason_of(attributes.reason)]
+            return line, sender_of(attributes.identity), []
         case WorkflowTaskStarted():
             return [Piece(f"workflow task {event.task_number} began", "dim")], [], []
         case MarkerRecorded():
@@ -381,7 +270,7 @@ def _tell_of_run(
 
 def _tell_marker(
     marker: MarkerRecorded,
-) -> _Told:
+) -> Told:
     values = list(marker.details.items())
     try:
         patch = find_patch(marker)
@@ -389,32 +278,8 @@ def _tell_marker(
         patch = None  # written by hand
     if patch is None:
         line: Line = [Piece(f"marker {escape(marker.marker_name)}", "strong")]
-        return line, _source(marker.source), values
+        return line, source_of(marker.source), values
     patch_id, is_deprecated = patch
     line = [Piece(f"patch {escape(repr(patch_id))}", "strong")]
     line.append(Piece(" deprecated" if is_deprecated else " taken"))
-    return line, _source(marker.source), []
-
-
-def _reason(reason: str) -> Line:
-    return [Piece(f": {escape(reason)}")] if reason else []
-
-
-def _by(identity: str) -> list[str]:
-    return [f"by {identity}"] if identity else []
-
-
-def _source(source: str) -> list[str]:
-    # A line of this library, as for a coroutine that `gather` began, helps nobody.
-    if not source or _LIBRARY in source:
-        return []
-    # The last two parts of the path name the file well enough.
-    return ["at " + "/".join(source.split("/")[-2:])]
-
-
-def _labels(summary: str | None, source: str) -> list[str]:
-    return ([repr(summary)] if summary else []) + _source(source)
-
-
-def _joined(details: Iterable[str]) -> str:
-    return ", ".join(escape(detail) for detail in details)
+    return line, source_of(marker.source), []

@@ -8,23 +8,33 @@ import os
 import random
 import secrets
 import socket
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from durable import limits
+from durable.api.child_options import START_OPTIONS, refuse_others
+from durable.api.messages import SignalCall, UpdateCall, signal_call, update_call
+from durable.api.registry import Registry
 from durable.api.workflow import Workflow, WorkflowCall
-from durable.client.handle import Handle, RunDescription, describe
+from durable.client.answers import Answers, News
+from durable.client.chain import LocalWorker
+from durable.client.description import RunDescription, describe
+from durable.client.handle import Handle
 from durable.client.outcomes import Outcomes
+from durable.client.updates import UpdateHandle
 from durable.converter import json
 from durable.core.codec import decode_rows, encode_attributes, encode_event
 from durable.core.events import (
     UNPROCESSED,
+    Attributes,
     HistoryEvent,
+    WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
 )
 from durable.core.ids import RunIds
+from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
     CommitUnknownError,
     DurableError,
@@ -40,42 +50,20 @@ from durable.options import (
     check_id,
     to_microseconds,
 )
-from durable.store.records import RunFilter, RunRecord, RunStatus, Started, StartRun
+from durable.store.records import (
+    Committed,
+    MessageKind,
+    PutMessage,
+    RunFilter,
+    RunRecord,
+    RunStatus,
+    Started,
+    StartRun,
+    Terminated,
+)
 from durable.store.store import Store
 
 _COMMIT_TRIES: Final = 3
-
-
-class LocalWorker(Protocol):
-    """The worker in this process, if there is one."""
-
-    def knows(self, workflow_type: str) -> bool:
-        """Whether it can drive runs of that type."""
-        ...
-
-    async def start_run(
-        self,
-        started: WorkflowExecutionStarted,
-        record: RunRecord,
-        *,
-        reuse_policy: IdReusePolicy,
-        conflict_policy: IdConflictPolicy,
-        terminated_data: str,
-    ) -> Started:
-        """Drive the first turn and commit it together with the run's creation."""
-        ...
-
-    def mail(self, run_id: str) -> None:
-        """A message for this run was committed."""
-        ...
-
-    def wake(self, run_ids: tuple[str, ...]) -> None:
-        """Go on with these runs."""
-        ...
-
-    def closed_elsewhere(self, run_id: str) -> None:
-        """The run was closed by a write that is not the worker's."""
-        ...
 
 
 class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +77,8 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
     execution_timeout: int | None
     task_queue: str | None
     memo: dict[str, Any]
+    first: Any = None
+    """A signal's event or an update that the first turn sees, if any."""
 
 
 class Client:
@@ -100,10 +90,13 @@ class Client:
         *,
         namespace: str,
         task_queue: str,
+        registry: Registry,
         observer: Observer | None,
         worker: LocalWorker | None = None,
     ) -> None:
         self._store = store
+        self.registry = registry
+        self.answers = Answers()
         self.namespace = namespace
         self.task_queue = task_queue
         self.identity = f"{os.getpid()}@{socket.gethostname()}"
@@ -125,16 +118,24 @@ class Client:
         if self.worker is not None:
             self.worker.mail(run_id)
 
-    async def terminated(self, run_id: str) -> None:
-        """This run was closed by a termination of ours."""
-        self._spread_termination(run_id)
-        await self._observe_terminated(run_id)
+    async def terminated(self, terminated: Terminated) -> None:
+        """A run was closed by a termination of ours."""
+        self._spread_termination(terminated.run_id, terminated.committed)
+        for run_id in (terminated.run_id, *terminated.committed.ended):
+            await self._observe_terminated(run_id)
 
-    def _spread_termination(self, run_id: str) -> None:
+    def told_update(self, run_id: str, update_id: str, news: News) -> None:
+        """Something became of an update."""
+        self.answers.tell(run_id, update_id, news)
+
+    def _spread_termination(self, run_id: str, committed: Committed | None) -> None:
         if self.worker is not None:
             self.worker.closed_elsewhere(run_id)
-        else:
-            self.outcomes.closed(run_id, None)
+            if committed is not None:
+                self.worker.spread(committed)
+            return
+        for ended in (run_id, *(committed.ended if committed else ())):
+            self.outcomes.closed(ended, None)
 
     async def _observe_terminated(self, run_id: str) -> None:
         """Tell the observer; no worker did, as none committed it."""
@@ -164,6 +165,7 @@ class Client:
     ) -> Handle[Any]:
         """Start a run; see `Engine.start`."""
         definition, name, payloads = _what_to_start(call, args)
+        how = _with_call_options(call, how)
         now = self._store.now()
         run_id = self._run_ids.make(now, self._entropy.getrandbits(74))
         ids = how.workflow_id if how.workflow_id is not None else run_id, run_id
@@ -229,15 +231,24 @@ class Client:
         )
         # The handle's outcome must exist before the run can close.
         outcome = self.outcomes.of(run_id)
+        update = None
+        if isinstance(how.first, UpdateRequest):
+            update = self.answers.of(run_id, how.first.update_id)
         result = await self._commit_start(started, record, how)
         if result.terminated_run_id is not None:
             await self._observe_terminated(result.terminated_run_id)
+        if not result.created and how.first is not None:
+            self.mailed(result.run_id)
         outcome.is_fresh = (
             result.created and outcome.terminal is None and self._is_local(started)
         )
         if not result.created:
             return Handle(self, workflow_id, result.run_id, definition)
-        return Handle(self, workflow_id, run_id, definition, outcome)
+        handle: Handle[Any] = Handle(
+            self, workflow_id, run_id, definition, outcome, first_run_id=run_id
+        )
+        handle.first_update = update
+        return handle
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
         worker = self.worker
@@ -274,27 +285,102 @@ class Client:
                     identity=self.identity,
                 )
             )
-        if self.worker is not None and self._is_local(started):
-            return await self.worker.start_run(
-                started,
-                record,
-                reuse_policy=how.id_reuse,
-                conflict_policy=how.on_conflict,
-                terminated_data=terminated,
-            )
-        event = HistoryEvent(1, UNPROCESSED, record.started_at, started)
-        result: Started = await self._store.perform(
-            StartRun(
-                record=msgspec.structs.replace(record, wake_at=record.started_at),
-                rows=[encode_event(record.run_id, event)],
-                reuse_policy=how.id_reuse,
-                conflict_policy=how.on_conflict,
-                terminated_data=terminated,
-            )
+        first = how.first
+        request = StartRun(
+            record=record,
+            rows=[],
+            reuse_policy=how.id_reuse,
+            conflict_policy=how.on_conflict,
+            terminated_data=terminated,
+            message_if_open=None if first is None else self._message(record, first),
         )
+        if self.worker is not None and self._is_local(started):
+            inputs = () if first is None else (first,)
+            return await self.worker.start_run(started, request, inputs)
+        events: list[Attributes] = [started]
+        if isinstance(first, WorkflowExecutionSignaled):
+            events.append(first)
+        request = msgspec.structs.replace(
+            request,
+            record=msgspec.structs.replace(record, wake_at=record.started_at),
+            rows=[
+                encode_event(
+                    record.run_id,
+                    HistoryEvent(number, UNPROCESSED, record.started_at, event),
+                )
+                for number, event in enumerate(events, start=1)
+            ],
+            messages=(
+                (self._message(record, first),)
+                if isinstance(first, UpdateRequest)
+                else ()
+            ),
+        )
+        result: Started = await self._store.perform(request)
         if result.terminated_run_id is not None:
-            self._spread_termination(result.terminated_run_id)
+            self._spread_termination(result.terminated_run_id, result.committed)
         return result
+
+    def _message(
+        self, record: RunRecord, first: WorkflowExecutionSignaled | UpdateRequest
+    ) -> PutMessage:
+        """What a start brings along, for the inbox of a run."""
+        is_signal = isinstance(first, WorkflowExecutionSignaled)
+        return PutMessage(
+            namespace=self.namespace,
+            workflow_id=record.workflow_id,
+            run_id=record.run_id,
+            kind=(MessageKind.SIGNAL if is_signal else MessageKind.UPDATE).value,
+            request_id=(
+                first.request_id
+                if isinstance(first, WorkflowExecutionSignaled)
+                else update_request_id(first.update_id)
+            ),
+            data=msgspec.json.encode(first).decode(),
+        )
+
+    # --- starting with a message ------------------------------------------------------
+
+    def with_signal(self, how: StartOptions, call: SignalCall) -> StartOptions:
+        """Let a start bring a signal along.
+
+        Raises:
+            InvalidCallError: it is no call of a signal.
+        """
+        made = signal_call(call, ())
+        # The same start again, by its request id, is the same signal.
+        own = secrets.token_hex(16) if how.request_id is None else how.request_id
+        event = WorkflowExecutionSignaled(
+            signal_name=made.name,
+            input=made.input,
+            request_id=f"{own}/signal",
+            identity=self.identity,
+        )
+        return msgspec.structs.replace(how, first=event)
+
+    async def update_with_start(
+        self,
+        update: UpdateCall[Any],
+        update_id: str | None,
+        call: WorkflowCall[Any] | str,
+        args: tuple[Any, ...],
+        how: StartOptions,
+    ) -> tuple[Handle[Any], UpdateHandle[Any]]:
+        """Start a run, or use the open one, with an update."""
+        made = update_call(update, ())
+        if update_id is not None:
+            check_id(update_id, "the update id")
+        request = UpdateRequest(
+            update_id=update_id or secrets.token_hex(16),
+            update_name=made.name,
+            input=made.input,
+            identity=self.identity,
+        )
+        handle = await self.start(
+            call, args, msgspec.structs.replace(how, first=request)
+        )
+        sent: UpdateHandle[Any] = handle.sent_update(request, made.decode_result)
+        return handle, sent
 
     # --- finding ----------------------------------------------------------------------
 
@@ -313,7 +399,14 @@ class Client:
                 f"There is no run of workflow id {workflow_id!r}{which} in namespace"
                 f" {self.namespace!r}."
             )
-        return Handle(self, workflow_id, record.run_id, definition)
+        return Handle(
+            self,
+            workflow_id,
+            record.run_id,
+            definition,
+            first_run_id=record.first_run_id,
+            is_pinned=run_id is not None,
+        )
 
     async def list(self, where: RunFilter) -> list[RunDescription]:
         """A page of runs, newest first."""
@@ -351,6 +444,33 @@ def _what_to_start(
     if inspect.iscoroutine(call):
         call.close()  # it would warn that nobody awaited it
     raise InvalidCallError(f"{call!r} is no workflow call.", hint=hint)
+
+
+def _with_call_options(call: object, how: StartOptions) -> StartOptions:
+    """Fill in what the call's own options say and the start leaves open."""
+    options = getattr(call, "child_options", None)
+    if not options or not isinstance(call, WorkflowCall):
+        return how
+    refuse_others(options, START_OPTIONS, call.definition.name, "an engine's start")
+    own = start_options(
+        workflow_id=options.get("id"),
+        on_conflict=how.on_conflict,
+        id_reuse=options.get("id_reuse", how.id_reuse),
+        request_id=how.request_id,
+        run_timeout=options.get("run_timeout"),
+        execution_timeout=options.get("execution_timeout"),
+        task_queue=options.get("task_queue"),
+        memo=options.get("memo"),
+    )
+    return msgspec.structs.replace(
+        own,
+        workflow_id=how.workflow_id or own.workflow_id,
+        run_timeout=how.run_timeout or own.run_timeout,
+        execution_timeout=how.execution_timeout or own.execution_timeout,
+        task_queue=how.task_queue or own.task_queue,
+        memo={**own.memo, **how.memo},
+        first=how.first,
+    )
 
 
 def start_options(

@@ -17,14 +17,10 @@ from typing import Final, Protocol, runtime_checkable
 import msgspec
 
 from durable import limits
-from durable.client.run_checks import (
-    PATIENCE,
-    Check,
-    Finding,
-    Workers,
-    check_run,
-    run_key,
-)
+from durable.client.findings import Check, Finding, key_of
+from durable.client.relation_checks import Relations
+from durable.client.run_checks import PATIENCE, Workers, examine_run
+from durable.client.whole_histories import with_whole_history
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 
@@ -125,6 +121,7 @@ class _Survey:
         self._open: dict[str, str] = {}
         self._requests: dict[str, str] = {}
         self._unclaimed: Counter[tuple[str, str, str]] = Counter()
+        self._relations = Relations(store)
         self.owned: Counter[str] = Counter()
 
     async def examine_page(self, page: list[RunRecord]) -> AsyncGenerator[Finding]:
@@ -149,9 +146,9 @@ class _Survey:
     ) -> list[Finding]:
         """Check runs; what is wrong must be so after a moment, too."""
         suspected = {
-            run.record.run_id: found
+            run.record.run_id: {finding.check for finding in found}
             for run in loaded
-            if (found := check_run(run, workers))
+            if (found := await self._check(run, workers))
         }
         if not suspected:
             return []
@@ -161,12 +158,16 @@ class _Survey:
         return [
             finding
             for run in again
-            for finding in check_run(run, workers)
-            if any(
-                finding.check is earlier.check
-                for earlier in suspected[run.record.run_id]
-            )
+            for finding in await self._check(run, workers)
+            if finding.check in suspected[run.record.run_id]
         ]
+
+    async def _check(self, run: LoadedRun, workers: Workers) -> list[Finding]:
+        """Check a run by itself, and against those that it has to do with."""
+        whole = await with_whole_history(self._store, run)
+        examined = examine_run(whole, workers)
+        related = await self._relations.check(whole, examined.state)
+        return [*examined.findings, *related]
 
     # --- more than one run ------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class _Survey:
             )
 
     def _check_unique(self, record: RunRecord) -> Iterator[Finding]:
-        key = run_key(record)
+        key = key_of(record)
         if record.status is RunStatus.RUNNING:
             other = self._open.setdefault(record.workflow_id, record.run_id)
             if other != record.run_id:

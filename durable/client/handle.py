@@ -4,131 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from datetime import datetime
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
 
-import msgspec
-
+from durable.api.messages import (
+    QueryCall,
+    SignalCall,
+    UpdateCall,
+    query_call,
+    signal_call,
+    update_call,
+)
 from durable.api.workflow import Workflow
-from durable.client.outcomes import Outcomes, RunOutcome
-from durable.clock import to_datetime
+from durable.client import questions, updates
+from durable.client.answers import UpdateOutcome
+from durable.client.chain import Chain, Connection
+from durable.client.description import (
+    RunDescription,
+    decode_stuck,
+    describe,
+    stuck_error,
+)
+from durable.client.outcomes import RunOutcome
+from durable.client.results import result_of
+from durable.client.updates import UpdateHandle
 from durable.converter import json
-from durable.converter.failures import exception_of
 from durable.core.codec import decode_rows, encode_attributes
 from durable.core.events import (
     TERMINAL_EVENTS,
     Attributes,
     HistoryEvent,
-    WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
-    WorkflowExecutionCompleted,
-    WorkflowExecutionFailed,
+    WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionSignaled,
     WorkflowExecutionTerminated,
-    WorkflowExecutionTimedOut,
 )
-from durable.core.payload import Failure
-from durable.errors import (
-    CorruptHistoryError,
-    ResultTimeoutError,
-    WorkflowCancelledError,
-    WorkflowFailedError,
-    WorkflowNotFoundError,
-    WorkflowStuckError,
-    WorkflowTerminatedError,
-    WorkflowTimedOutError,
-)
-from durable.options import Duration, to_microseconds
+from durable.core.machines.fact import DeadLetter, find_dead_letter
+from durable.core.payload import Failure, Payload, decode_payload
+from durable.core.stacks import TaskStack
+from durable.core.workflow_task import UpdateRequest
+from durable.errors import CorruptHistoryError, ResultTimeoutError
+from durable.options import Duration, check_id, to_microseconds
 from durable.store.records import (
     AttemptRecord,
-    PutMessage,
-    RunRecord,
+    MessageKind,
     RunStatus,
+    Terminated,
     TerminateRun,
 )
-from durable.store.store import Store
 
 R_co = TypeVar("R_co", covariant=True)
-_failure_decoder: Final = msgspec.json.Decoder(Failure)
-
-
-class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store says about a run.
-
-    Attributes:
-        stuck: why it is parked, or None.
-        wake_at: when its next timer, retry or timeout is due, if it waits for one.
-        owner: the worker that has it, or None.
-    """
-
-    namespace: str
-    workflow_id: str
-    run_id: str
-    workflow_type: str
-    task_queue: str
-    status: RunStatus
-    started_at: datetime
-    closed_at: datetime | None
-    wake_at: datetime | None
-    owner: str | None
-    version: str | None
-    stuck: Failure | None
-
-
-def describe(record: RunRecord) -> RunDescription:
-    """Turn a run's row into what users see."""
-    return RunDescription(
-        namespace=record.namespace,
-        workflow_id=record.workflow_id,
-        run_id=record.run_id,
-        workflow_type=record.workflow_type,
-        task_queue=record.task_queue,
-        status=record.status,
-        started_at=to_datetime(record.started_at),
-        closed_at=None if record.closed_at is None else to_datetime(record.closed_at),
-        wake_at=None if record.wake_at is None else to_datetime(record.wake_at),
-        owner=record.owner,
-        version=record.version,
-        stuck=decode_stuck(record.stuck),
-    )
-
-
-def decode_stuck(text: str | None) -> Failure | None:
-    """Read why a run is parked; whatever stands there, say something."""
-    if text is None:
-        return None
-    try:
-        return _failure_decoder.decode(text)
-    except (msgspec.MsgspecError, ValueError):
-        return Failure(message="The reason cannot be read.", type="CorruptHistoryError")
-
-
-class Connection(Protocol):
-    """What a handle asks of the client that made it."""
-
-    @property
-    def store(self) -> Store:
-        """The open store."""
-        ...
-
-    namespace: str
-    identity: str
-    outcomes: Outcomes
-
-    def mailed(self, run_id: str) -> None:
-        """A message for this run was committed."""
-        ...
-
-    async def terminated(self, run_id: str) -> None:
-        """This run was closed by a termination of ours."""
-        ...
+T = TypeVar("T")
 
 
 class Handle(Generic[R_co]):
-    """One run: wait for it, look at it, stop it.
+    """One run: wait for it, look at it, send it messages, stop it.
+
+    A run that continues as new goes on as the next run of its chain, and a handle goes
+    with it, unless it was asked for one certain run.
 
     Attributes:
         workflow_id: chosen by whoever started it.
-        run_id: ours.
+        run_id: ours; that of the run the handle was made for.
     """
 
     def __init__(
@@ -138,18 +75,30 @@ class Handle(Generic[R_co]):
         run_id: str,
         definition: Workflow[Any, Any] | None,
         outcome: RunOutcome | None = None,
+        *,
+        first_run_id: str | None = None,
+        is_pinned: bool = False,
     ) -> None:
         self.workflow_id = workflow_id
         self.run_id = run_id
         self._connection = connection
         self._definition = definition
         self._outcome: RunOutcome = outcome or connection.outcomes.of(run_id)
+        # Held so that an update which started the run finds what came of it.
+        self.first_update: UpdateOutcome | None = None
+        self._chain = Chain(
+            connection, workflow_id, run_id, first_run_id, is_pinned=is_pinned
+        )
 
     def __repr__(self) -> str:
         return f"<run {self.workflow_id!r} ({self.run_id})>"
 
+    # --- how it ends ------------------------------------------------------------------
+
     async def result(self, *, timeout: Duration | None = None) -> R_co:
         """Wait until the run has ended, and return its result.
+
+        Of a run that continues as new, the last run of the chain counts.
 
         Args:
             timeout: how long to wait; `timedelta`, seconds, or text like "30s".
@@ -162,13 +111,15 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
         """
         terminal = self._outcome.terminal
-        if terminal is None:
+        if terminal is None or type(terminal) is WorkflowExecutionContinuedAsNew:
             if timeout is None:
                 terminal = await self._wait_closed()
             else:
                 limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
                 terminal = await self._wait_closed_within(limit)
-        result: R_co = self._result_of(terminal)
+        result: R_co = result_of(
+            terminal, self._definition, self.workflow_id, self._chain.current
+        )
         return result
 
     async def _wait_closed_within(self, limit: float) -> Attributes:
@@ -182,14 +133,24 @@ class Handle(Generic[R_co]):
             ) from None
 
     async def _wait_closed(self) -> Attributes:
-        outcome = self._outcome
+        run_id, outcome = self.run_id, self._outcome
+        while True:
+            terminal = await self._wait_run_closed(run_id, outcome)
+            if not isinstance(terminal, WorkflowExecutionContinuedAsNew):
+                return terminal
+            run_id = terminal.new_run_id
+            outcome = self._connection.outcomes.of(run_id)
+            if not self._chain.is_pinned:
+                self._chain.current = run_id
+
+    async def _wait_run_closed(self, run_id: str, outcome: RunOutcome) -> Attributes:
         while outcome.terminal is None:
             if not outcome.is_fresh:
                 # Listen before asking, or a change in between would go unheard.
                 changed = asyncio.ensure_future(outcome.changed())
                 try:
                     await asyncio.sleep(0)
-                    terminal = await self._read_terminal()
+                    terminal = await self._read_terminal(run_id, outcome)
                     if terminal is not None:
                         return terminal
                     await changed
@@ -199,82 +160,28 @@ class Handle(Generic[R_co]):
                 await outcome.changed()
         return outcome.terminal
 
-    async def _read_terminal(self) -> Attributes | None:
-        record = await self._record()
+    async def _read_terminal(
+        self, run_id: str, outcome: RunOutcome
+    ) -> Attributes | None:
+        connection = self._connection
+        record = await Chain(
+            connection, self.workflow_id, run_id, None, is_pinned=True
+        ).record()
         if record.status is RunStatus.RUNNING:
             if record.stuck is not None:
-                raise self._stuck(decode_stuck(record.stuck) or Failure())
+                raise stuck_error(record, decode_stuck(record.stuck) or Failure())
             return None
-        rows = await self._connection.store.read_history(self.run_id)
+        rows = await connection.store.read_history(run_id)
         last = decode_rows(rows[-1:])
         if not last or not isinstance(last[0].attributes, TERMINAL_EVENTS):
             raise CorruptHistoryError(
                 f"Run {self.workflow_id!r} is {record.status.value}, but its history"
                 " has no terminal event."
             )
-        self._outcome.terminal = last[0].attributes
+        outcome.terminal = last[0].attributes
         return last[0].attributes
 
-    def _result_of(self, terminal: Attributes) -> Any:
-        if isinstance(terminal, WorkflowExecutionCompleted):
-            if self._definition is not None:
-                return self._definition.call_signature.decode_result(terminal.result)
-            return json.decode(
-                terminal.result, Any, f"the result of run {self.workflow_id!r}"
-            )
-        raise self._error_of(terminal)
-
-    def _error_of(self, terminal: Attributes) -> WorkflowFailedError:
-        ids = {"workflow_id": self.workflow_id, "run_id": self.run_id}
-        name = f"Run {self.workflow_id!r}"
-        error: WorkflowFailedError
-        if isinstance(terminal, WorkflowExecutionFailed):
-            failure = terminal.failure
-            cause = failure.cause if failure.kind == "activity" else failure
-            shown = cause or failure
-            error = WorkflowFailedError(
-                f"{name} failed: {shown.type}: {shown.message}", **ids
-            )
-            error.__cause__ = exception_of(failure)
-        elif isinstance(terminal, WorkflowExecutionCanceled):
-            error = WorkflowCancelledError(f"{name} was cancelled.", **ids)
-            if terminal.failure is not None:
-                error.__cause__ = exception_of(terminal.failure)
-        elif isinstance(terminal, WorkflowExecutionTerminated):
-            error = WorkflowTerminatedError(
-                f"{name} was terminated: {terminal.reason or 'no reason given'}.", **ids
-            )
-        elif isinstance(terminal, WorkflowExecutionTimedOut):
-            error = WorkflowTimedOutError(
-                f"{name} passed its {terminal.timeout_type}_timeout.", **ids
-            )
-        else:
-            error = WorkflowFailedError(f"{name} ended without a result.", **ids)
-        return error
-
-    def _stuck(self, failure: Failure) -> WorkflowStuckError:
-        trace = f"\n{failure.stack_trace}" if failure.stack_trace else ""
-        error = WorkflowStuckError(
-            f"Run {self.workflow_id!r} is stuck, nothing is lost:"
-            f" {failure.type}: {failure.message}{trace}",
-            hint="Mend the code and start the program again: the run then goes on.",
-            workflow_id=self.workflow_id,
-            run_id=self.run_id,
-        )
-        error.__cause__ = exception_of(failure)
-        return error
-
-    async def _record(self) -> RunRecord:
-        connection = self._connection
-        record = await connection.store.find_run(
-            connection.namespace, self.workflow_id, self.run_id
-        )
-        if record is None:
-            raise WorkflowNotFoundError(
-                f"There is no run {self.workflow_id!r} ({self.run_id}) in namespace"
-                f" {connection.namespace!r}."
-            )
-        return record
+    # --- look at it -------------------------------------------------------------------
 
     async def describe(self) -> RunDescription:
         """Read what the store says about the run.
@@ -282,7 +189,7 @@ class Handle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such run.
         """
-        return describe(await self._record())
+        return describe(await self._chain.record())
 
     async def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order.
@@ -291,14 +198,228 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
             CorruptHistoryError: a row cannot be read.
         """
-        await self._record()
-        return decode_rows(await self._connection.store.read_history(self.run_id))
+        record = await self._chain.record()
+        return decode_rows(await self._connection.store.read_history(record.run_id))
 
     async def attempts(self) -> list[AttemptRecord]:
         """Read the attempts of the run's activities, beyond undisturbed first ones."""
-        return await self._connection.store.read_attempts(self.run_id)
+        record = await self._chain.record()
+        return await self._connection.store.read_attempts(record.run_id)
 
-    async def cancel(self, reason: str = "") -> None:
+    @overload
+    async def state(self) -> Any: ...
+    @overload
+    async def state(self, type: type[T]) -> T | None: ...
+    async def state(self, type: Any = Any) -> Any:
+        """Read what the run's code published last with `set_state`; no code runs.
+
+        Args:
+            type: what to decode it as.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            UndecodableError: what it published is not of that type.
+        """
+        text = (await self._chain.record()).state
+        if text is None:
+            return None
+        what = f"the state of run {self.workflow_id!r}"
+        return json.decode(decode_payload(text), type, what)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """The signals that the run's code could not decode, and why.
+
+        The signals themselves are in its history.
+        """
+        found = (find_dead_letter(e.attributes) for e in await self.history())
+        return [letter for letter in found if letter is not None]
+
+    # --- messages ---------------------------------------------------------------------
+
+    async def signal(
+        self, call: SignalCall | str, /, *args: Any, request_id: str | None = None
+    ) -> None:
+        """Send a signal. When this returns, it is durable and will be delivered once.
+
+        Args:
+            call: such as `approved(True)` or `Cart.add("apple")`; or a signal's name,
+                followed by arguments, for programs that do not have the code.
+            *args: arguments, only with a name.
+            request_id: your idempotency key: the same key again changes nothing.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has closed already.
+            InvalidInputError: an argument breaks its rule; nothing was sent.
+        """
+        made = signal_call(call, args)
+        request_id = _request_id(request_id, "the request id")
+        event = WorkflowExecutionSignaled(
+            signal_name=made.name,
+            input=made.input,
+            request_id=request_id,
+            identity=self._connection.identity,
+        )
+        await self._chain.send(MessageKind.SIGNAL, request_id, event)
+
+    @overload
+    async def query(self, call: QueryCall[T], /, *, timeout: Duration = 10.0) -> T: ...
+    @overload
+    async def query(
+        self, call: str, /, *args: Any, timeout: Duration = 10.0
+    ) -> Any: ...
+    async def query(self, call: Any, /, *args: Any, timeout: Duration = 10.0) -> Any:
+        """Ask the run's code; nothing is recorded, and closed runs answer too.
+
+        The answer counts in every message that was acknowledged before the call.
+
+        Args:
+            call: such as `Cart.count()`; or a query's name, followed by arguments.
+            *args: arguments, only with a name.
+            timeout: how long to wait for another process, if the code is not here.
+
+        Raises:
+            QueryFailedError: there is no such query, or its handler raised.
+            WorkflowStuckError: the run's code must be mended first.
+            NoAnswerError: `timeout` passed.
+            WorkflowNotFoundError: there is no such run.
+        """
+        made = query_call(call, args)
+        limit = to_microseconds(timeout, "the timeout of query()") / 1_000_000
+        payload = await questions.query(self._chain, made.name, made.input, limit)
+        return made.decode_result(payload)
+
+    async def stack(self, *, timeout: Duration = 10.0) -> list[TaskStack]:
+        """Where each task of the run waits: its lines of code, and for what.
+
+        Args:
+            timeout: how long to wait for another process, if the code is not here.
+
+        Raises: as `query`.
+        """
+        limit = to_microseconds(timeout, "the timeout of stack()") / 1_000_000
+        return await questions.stack(self._chain, limit)
+
+    @overload
+    async def update(
+        self,
+        call: UpdateCall[T],
+        /,
+        *,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> T: ...
+    @overload
+    async def update(
+        self,
+        call: str,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any: ...
+    async def update(
+        self,
+        call: Any,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Send an update and wait for its answer: `start_update`, then `result`.
+
+        Raises: as `start_update` and `UpdateHandle.result`.
+        """
+        handle: UpdateHandle[Any] = await self.start_update(
+            call, *args, update_id=update_id
+        )
+        return await handle.result(timeout=timeout)
+
+    @overload
+    async def start_update(
+        self,
+        call: UpdateCall[T],
+        /,
+        *,
+        update_id: str | None = None,
+        timeout: Duration | None = 10.0,
+    ) -> UpdateHandle[T]: ...
+    @overload
+    async def start_update(
+        self,
+        call: str,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = 10.0,
+    ) -> UpdateHandle[Any]: ...
+    async def start_update(
+        self,
+        call: Any,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = 10.0,
+    ) -> UpdateHandle[Any]:
+        """Send an update and wait until the run has accepted it, durably.
+
+        Args:
+            call: such as `Cart.checkout()`; or an update's name, followed by arguments.
+            *args: arguments, only with a name.
+            update_id: your idempotency key: the same id in the same run is the same
+                update.
+            timeout: how long to wait for the acceptance; None waits without end.
+
+        Raises:
+            UpdateRejectedError: its validator refused it; nothing was recorded.
+            WorkflowStuckError: the run's code must be mended first.
+            NoAnswerError: `timeout` passed; the update may still be accepted.
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has closed already.
+            InvalidInputError: an argument breaks its rule; nothing was sent.
+        """
+        made = update_call(call, args)
+        request = UpdateRequest(
+            update_id=_request_id(update_id, "the update id"),
+            update_name=made.name,
+            input=made.input,
+            identity=self._connection.identity,
+        )
+        limit = None
+        if timeout is not None:
+            microseconds = to_microseconds(timeout, "the timeout of start_update()")
+            limit = microseconds / 1_000_000
+        return await updates.start_update(
+            self._chain, request, made.decode_result, limit
+        )
+
+    def sent_update(
+        self, request: UpdateRequest, decode_result: Callable[[Payload], T]
+    ) -> UpdateHandle[T]:
+        """A handle to an update that is on its way to the run."""
+        sent = UpdateHandle(
+            self._chain, request.update_id, self._chain.current, decode_result
+        )
+        sent.request = request
+        return sent
+
+    def get_update(self, update_id: str) -> UpdateHandle[Any]:
+        """A handle to an update that was accepted before.
+
+        Raises:
+            InvalidIdError: the id breaks the rule for ids.
+        """
+        what = f"the result of update {check_id(update_id, 'the update id')!r}"
+        return UpdateHandle(
+            self._chain,
+            update_id,
+            self._chain.current,
+            lambda payload: json.decode(payload, Any, what),
+        )
+
+    # --- stop it ----------------------------------------------------------------------
+
+    async def cancel(self, reason: str = "", *, request_id: str | None = None) -> None:
         """Ask the run to stop: its code gets one `CancelledError`, and may clean up.
 
         Returns when the request is durable. Asking twice changes nothing.
@@ -307,25 +428,13 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
         """
-        connection = self._connection
-        request_id = secrets.token_hex(16)
-        await connection.store.perform(
-            PutMessage(
-                namespace=connection.namespace,
-                workflow_id=self.workflow_id,
-                run_id=self.run_id,
-                kind="cancel",
-                request_id=request_id,
-                data=encode_attributes(
-                    WorkflowExecutionCancelRequested(
-                        reason=str(reason),
-                        request_id=request_id,
-                        identity=connection.identity,
-                    )
-                ),
-            )
+        request_id = _request_id(request_id, "the request id")
+        event = WorkflowExecutionCancelRequested(
+            reason=str(reason),
+            request_id=request_id,
+            identity=self._connection.identity,
         )
-        connection.mailed(self.run_id)
+        await self._chain.send(MessageKind.CANCEL, request_id, event)
 
     async def terminate(self, reason: str = "") -> None:
         """Close the run at once; none of its code runs any more.
@@ -336,12 +445,14 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
         """
-        connection = self._connection
-        await connection.store.perform(
+        connection, chain = self._connection, self._chain
+        first = None if chain.is_pinned else await chain.find_first_run_id()
+        terminated: Terminated = await connection.store.perform(
             TerminateRun(
                 namespace=connection.namespace,
                 workflow_id=self.workflow_id,
-                run_id=self.run_id,
+                run_id=None if first is not None else chain.current,
+                first_run_id=first,
                 data=encode_attributes(
                     WorkflowExecutionTerminated(
                         reason=str(reason), identity=connection.identity
@@ -349,4 +460,11 @@ class Handle(Generic[R_co]):
                 ),
             )
         )
-        await connection.terminated(self.run_id)
+        await connection.terminated(terminated)
+
+
+def _request_id(given: str | None, name: str) -> str:
+    return secrets.token_hex(16) if given is None else check_id(given, name)
+
+
+__all__ = ["Handle", "RunDescription", "UpdateHandle", "decode_stuck", "describe"]

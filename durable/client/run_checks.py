@@ -6,23 +6,24 @@ Pure functions of what was read at one instant. The history is folded by
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
 from durable import limits
+from durable.client.findings import Check, Finding, key_of
 from durable.client.handle import decode_stuck
+from durable.client.mail_checks import Breach, check_messages
 from durable.core.codec import decode_rows
 from durable.core.events import (
     ACTIVITY_OUTCOMES,
     ActivityTaskScheduled,
     HistoryEvent,
-    WorkflowExecutionCancelRequested,
 )
-from durable.core.fold import PendingActivity, RunState, fold
+from durable.core.fold import fold
 from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, Failure, Payload
+from durable.core.run_state import RunState
 from durable.errors import CorruptHistoryError
 from durable.store.records import (
     AttemptRecord,
@@ -34,50 +35,6 @@ from durable.store.records import (
     WorkerRecord,
 )
 from durable.store.store import Store
-
-
-class Check(enum.Enum):
-    """What is checked; the value is the name that commands and documents use."""
-
-    POSITIONS = "V1"
-    ENDS = "V2"
-    STATUS = "V3"
-    OUTCOMES = "V4"
-    ATTEMPTS = "V5"
-    TIMES = "V7"
-    CANCEL = "V9"
-    PAYLOADS = "V10"
-    ROWS = "V11"
-    WAITING = "V12"
-    LOST_WAKE_UP = "V13"
-    LEASES = "V14"
-    UNIQUE = "V15"
-    INTEGRITY = "V18"
-    STUCK = "stuck"
-    NO_WORKER = "no_worker"
-    EXPIRED_LEASE = "expired_lease"
-    SQLITE_VERSION = "sqlite_version"
-    PACKAGE_CLASH = "package_clash"
-
-    @property
-    def is_notice(self) -> bool:
-        """Whether it is only advice: the database and its runs are in order."""
-        return self is Check.SQLITE_VERSION
-
-
-class RunKey(msgspec.Struct, frozen=True):
-    """Which run a finding is about."""
-
-    workflow_id: str
-    run_id: str
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that is wrong; `run` is None if it is about no single run."""
-
-    check: Check
-    run: RunKey | None
-    message: str
 
 
 class Workers:
@@ -107,43 +64,51 @@ class Workers:
         )
 
 
-_Breach: TypeAlias = tuple[Check, str]
-
 # Longer than a worker takes to look for work of its own accord (half a lease), and than
 # a busy worker may be late.
 PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
 _ENCODINGS: Final = frozenset({JSON_PLAIN, BINARY_PLAIN})
 _OPEN_ATTEMPTS: Final = frozenset({AttemptState.BACKOFF, AttemptState.STARTED})
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
+_payload_decoder: Final = msgspec.json.Decoder(Payload)
 
 
-def check_run(loaded: LoadedRun, workers: Workers) -> list[Finding]:
-    """Check one run, read at one instant, against its own history."""
-    key = run_key(loaded.record)
-    return [
-        Finding(check, key, message) for check, message in _breaches(loaded, workers)
-    ]
+class Examined(msgspec.Struct, frozen=True):
+    """What was found wrong with a run, and its state, if its history can be read."""
+
+    findings: list[Finding]
+    state: RunState | None
 
 
-def run_key(record: RunRecord) -> RunKey:
-    return RunKey(record.workflow_id, record.run_id)
-
-
-def _breaches(loaded: LoadedRun, workers: Workers) -> Iterator[_Breach]:
-    yield from _check_failures(loaded)
+def examine_run(loaded: LoadedRun, workers: Workers) -> Examined:
+    """Check one run, read at one instant and whole, against its own history."""
+    breaches = [*_check_failures(loaded)]
+    state = None
     try:
         events = decode_rows(loaded.rows)
     except CorruptHistoryError as error:
-        yield Check.PAYLOADS, error.message
-        return
+        breaches.append((Check.PAYLOADS, error.message))
+    else:
+        state = fold(events)
+        breaches += _breaches(loaded, workers, events, state)
+    key = key_of(loaded.record)
+    return Examined([Finding(check, key, text) for check, text in breaches], state)
+
+
+def _breaches(
+    loaded: LoadedRun,
+    workers: Workers,
+    events: Sequence[HistoryEvent],
+    state: RunState,
+) -> Iterator[Breach]:
     yield from _check_payloads(loaded, events)
-    state = fold(events)
     for violation in state.violations:
         yield Check(violation.rule), violation.message
     yield from _check_status(loaded.record, state)
     yield from _check_identity(loaded.record, state)
+    yield from _check_progress(loaded.record, state)
     yield from _check_attempts(loaded.attempts, events)
-    yield from _check_messages(loaded, events)
+    yield from check_messages(loaded, events, state)
     yield from _check_lease(loaded.record, workers)
     if loaded.record.status is not RunStatus.RUNNING:
         return
@@ -157,7 +122,7 @@ def _breaches(loaded: LoadedRun, workers: Workers) -> Iterator[_Breach]:
         yield problem
 
 
-def _check_failures(loaded: LoadedRun) -> Iterator[_Breach]:
+def _check_failures(loaded: LoadedRun) -> Iterator[Breach]:
     """V10: what the tables beside the history hold can be read."""
     texts = [("why it is stuck", loaded.record.stuck)]
     texts += [
@@ -175,7 +140,7 @@ def _check_failures(loaded: LoadedRun) -> Iterator[_Breach]:
 
 def _check_payloads(
     loaded: LoadedRun, events: Sequence[HistoryEvent]
-) -> Iterator[_Breach]:
+) -> Iterator[Breach]:
     """V10: every payload has an encoding that is allowed, and a size within limits."""
     for row, event in zip(loaded.rows, events, strict=True):
         # Plain JSON, the usual case, is written without a label; do not walk it.
@@ -208,7 +173,7 @@ def payloads_of(value: Any) -> Iterator[Payload]:
         yield from payloads_of(list(value.values()))  # pyright: ignore[reportUnknownArgumentType]  # of any type
 
 
-def _check_status(record: RunRecord, state: RunState) -> Iterator[_Breach]:
+def _check_status(record: RunRecord, state: RunState) -> Iterator[Breach]:
     """V3: the row and the history agree on how the run ended, or that it has not."""
     if record.status.value != state.status:
         yield (
@@ -223,7 +188,7 @@ def _check_status(record: RunRecord, state: RunState) -> Iterator[_Breach]:
         )
 
 
-def _check_identity(record: RunRecord, state: RunState) -> Iterator[_Breach]:
+def _check_identity(record: RunRecord, state: RunState) -> Iterator[Breach]:
     """V11: the row repeats what the first event says."""
     started = state.started
     if started is None:
@@ -240,6 +205,7 @@ def _check_identity(record: RunRecord, state: RunState) -> Iterator[_Breach]:
         "continued_from_run_id",
         "parent_workflow_id",
         "parent_run_id",
+        "parent_initiated_event_id",
         "root_run_id",
     ):
         ours, theirs = getattr(record, field), getattr(started, field)
@@ -256,9 +222,29 @@ def _check_identity(record: RunRecord, state: RunState) -> Iterator[_Breach]:
         )
 
 
+def _check_progress(record: RunRecord, state: RunState) -> Iterator[Breach]:
+    """V10 and V11: the row repeats what the newest events of a kind say."""
+    newest = state.checkpoint_event_id or 0
+    if record.checkpoint_event_id != newest:
+        yield (
+            Check.ROWS,
+            f"its row has the newest checkpoint at event {record.checkpoint_event_id},"
+            f" its history at event {newest}",
+        )
+    published = None
+    if record.state is not None:
+        try:
+            published = _payload_decoder.decode(record.state)
+        except (msgspec.MsgspecError, ValueError) as error:
+            yield Check.PAYLOADS, f"its published state cannot be read: {error}"
+            return
+    if published != state.published:
+        yield Check.ROWS, "its row shows another state than its code published last"
+
+
 def _check_attempts(
     attempts: Sequence[AttemptRecord], events: Sequence[HistoryEvent]
-) -> Iterator[_Breach]:
+) -> Iterator[Breach]:
     """V5 and V11: attempts are 1 to k of activities that were scheduled."""
     by_event: dict[int, list[AttemptRecord]] = {}
     for row in attempts:
@@ -308,32 +294,7 @@ def _check_attempts(
             )
 
 
-def _check_messages(
-    loaded: LoadedRun, events: Sequence[HistoryEvent]
-) -> Iterator[_Breach]:
-    """V9 and V11: a message is in the inbox of an open run or in its history."""
-    if not loaded.messages:
-        return
-    recorded = {
-        event.attributes.request_id
-        for event in events
-        if isinstance(event.attributes, WorkflowExecutionCancelRequested)
-    }
-    for message in loaded.messages:
-        if message.request_id in recorded:
-            yield (
-                Check.CANCEL,
-                f"message {message.sequence} waits in the inbox, and is in the history"
-                " already",
-            )
-        elif loaded.record.status is not RunStatus.RUNNING:
-            yield (
-                Check.ROWS,
-                f"message {message.sequence} waits for a run that has closed",
-            )
-
-
-def _check_lease(record: RunRecord, workers: Workers) -> Iterator[_Breach]:
+def _check_lease(record: RunRecord, workers: Workers) -> Iterator[Breach]:
     """V14: closed runs hold nothing; an owner can be found dead."""
     if record.status is RunStatus.RUNNING:
         if record.owner is not None and record.owner not in workers.known:
@@ -351,7 +312,7 @@ def _check_lease(record: RunRecord, workers: Workers) -> Iterator[_Breach]:
         yield Check.LEASES, "it has closed, but is still marked as active"
 
 
-def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> _Breach | None:
+def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> Breach | None:
     """V12 and V13: something that is recorded will wake the run, and in time."""
     record, now = loaded.record, workers.now
     latest = {row.scheduled_event_id: row for row in loaded.attempts}
@@ -366,18 +327,14 @@ def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> _Breach 
             f"{state.unprocessed} recorded inputs wait for a workflow task that nothing"
             " calls for",
         )
-    if not record.is_active and _is_under_way(state.pending_activities, latest):
-        return (
-            Check.WAITING,
-            "an activity of it is under way, but its row says that nothing is: nobody"
-            " would go on with it after a crash",
-        )
-    if not (due or state.unprocessed or state.pending_activities or loaded.messages):
-        return (
-            Check.WAITING,
-            "it waits for nothing that is recorded: no activity, timer or message can"
-            " wake it",
-        )
+    if not record.is_active:
+        under_way = _find_under_way(state, latest)
+        if under_way is not None:
+            return (
+                Check.WAITING,
+                f"{under_way} is under way, but its row says that nothing is: nobody"
+                " would go on with it after a crash",
+            )
     if record.owner in workers.live:
         return _find_overdue(record, loaded.messages, now)
     return None
@@ -398,19 +355,23 @@ def _due_at(
     return min(due, default=None)
 
 
-def _is_under_way(
-    activities: Iterable[PendingActivity], latest: dict[int, AttemptRecord]
-) -> bool:
-    return any(
-        (row := latest.get(activity.scheduled_event_id)) is None
-        or row.state is not AttemptState.BACKOFF
-        for activity in activities
-    )
+def _find_under_way(state: RunState, latest: dict[int, AttemptRecord]) -> str | None:
+    """Name something that only a worker which loads the run would go on with."""
+    for activity in state.pending_activities:
+        row = latest.get(activity.scheduled_event_id)
+        if row is None or row.state is not AttemptState.BACKOFF:
+            return f"activity {activity.activity_type!r}"
+    for child in state.pending_children:
+        if child.run_id is None:
+            return f"the start of child {child.workflow_id!r}"
+    for delivery in state.pending_deliveries:
+        return f"a message to {delivery.workflow_id!r}"
+    return None
 
 
 def _find_overdue(
     record: RunRecord, messages: Sequence[MessageRecord], now: int
-) -> _Breach | None:
+) -> Breach | None:
     if record.wake_at is not None and record.wake_at + PATIENCE <= now:
         late = (now - record.wake_at) / 1_000_000
         what = f"it should have been woken {late:.0f} s ago"

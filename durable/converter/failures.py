@@ -226,7 +226,7 @@ def _cause(error: BaseException, depth: int, seen: set[int]) -> Failure | None:
 
 
 def _group(error: BaseException, depth: int, seen: set[int]) -> tuple[Failure, ...]:
-    if not isinstance(error, BaseExceptionGroup) or depth >= limits.FAILURE_DEPTH_MAX:
+    if depth >= limits.FAILURE_DEPTH_MAX:
         return ()
     members = _members(error)[: limits.FAILURE_GROUP_MAX]
     return tuple(
@@ -237,8 +237,12 @@ def _group(error: BaseException, depth: int, seen: set[int]) -> tuple[Failure, .
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
-    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
-    return members
+    if isinstance(error, BaseExceptionGroup):
+        members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+        return members
+    if isinstance(error, errors.CompensationFailed):
+        return tuple(error.errors)
+    return ()
 
 
 # --- failure -> exception -------------------------------------------------------------
@@ -247,9 +251,10 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 def exception_of(failure: Failure) -> BaseException:
     """Turn recorded data into the exception that code should see.
 
-    An activity's failure is raised as the exception that the activity raised, if its
-    class is known, so that `except CardDeclined` works; a note names the activity.
-    Otherwise it is an `ActivityError` with a `RemoteError` as its cause.
+    The failure of an activity or child workflow is raised as the exception that it
+    raised, if its class is known, so that `except CardDeclined` works; a note names
+    the activity or child. Otherwise it is an `ActivityError` or `ChildWorkflowError`
+    with a `RemoteError` as its cause.
     """
     error = _exception_of(failure)
     with contextlib.suppress(AttributeError):
@@ -257,9 +262,17 @@ def exception_of(failure: Failure) -> BaseException:
     return error
 
 
+def is_of_child(error: BaseException) -> bool:
+    """Whether an exception is how a child workflow ended."""
+    recorded: Failure | None = getattr(error, _MARK, None)
+    return recorded is not None and recorded.kind == "child_workflow"
+
+
 def _exception_of(failure: Failure) -> BaseException:
     if failure.kind == "activity":
         return _activity_exception(failure)
+    if failure.kind == "child_workflow":
+        return _child_exception(failure)
     if failure.kind == "timeout":
         return _with_cause(TimeoutError(failure.message), failure)
     if failure.kind == "cancelled":
@@ -315,6 +328,8 @@ def _rebuild(cls: type[BaseException], failure: Failure) -> BaseException | None
             vars(error).update(msgspec.json.decode(failure.state.json))
         if issubclass(cls, errors.ApplicationError):
             _restore_application_error(error, failure)
+        elif issubclass(cls, errors.CompensationFailed):
+            vars(error)["errors"] = tuple(map(exception_of, failure.group))
     except Exception:  # noqa: BLE001 - a class may refuse; the failure must not be lost
         return None
     return error
@@ -362,6 +377,40 @@ def _activity_exception(failure: Failure) -> BaseException:
     return _with_cause(activity_error, failure)
 
 
+def _child_exception(failure: Failure) -> BaseException:
+    cause = failure.cause
+    ids = {"workflow_id": failure.workflow_id, "run_id": failure.run_id}
+    where = f"child workflow {failure.workflow_type!r} (id {failure.workflow_id!r})"
+    said = f"C{where[1:]}"
+    if cause is None:
+        return _child_error(f"{said} failed.", failure)
+    if cause.kind == "cancelled":
+        return asyncio.CancelledError(f"{said} was cancelled.")
+    if cause.kind == "terminated":
+        return errors.WorkflowTerminatedError(
+            f"{said} was terminated: {cause.message or 'no reason was given'}", **ids
+        )
+    if cause.kind == "timeout" and cause.timeout_type in ("run", "execution"):
+        return errors.WorkflowTimedOutError(
+            f"{said} passed its {cause.timeout_type}_timeout.", **ids
+        )
+    error = exception_of(cause)
+    if isinstance(error, errors.RemoteError) and cause.type != "RemoteError":
+        return _child_error(f"{said} failed: {_remote_text(cause)}", failure)
+    error.add_note(f"raised by {where}")
+    return error
+
+
+def _child_error(message: str, failure: Failure) -> BaseException:
+    error = errors.ChildWorkflowError(
+        message,
+        workflow_type=failure.workflow_type,
+        workflow_id=failure.workflow_id,
+        run_id=failure.run_id,
+    )
+    return _with_cause(error, failure)
+
+
 _WHY_LAST: Final = {
     "maximum_attempts_reached": "the last that its retry policy allows",
     "non_retryable_failure": "which may not be tried again",
@@ -386,6 +435,8 @@ BUGS: Final[tuple[type[BaseException], ...]] = (
     NotImplementedError,
     RecursionError,
     SyntaxError,
+    errors.DefinitionError,
+    errors.InvalidCallError,
     errors.WorkflowTaskError,
     errors.InternalError,
 )

@@ -284,12 +284,13 @@ def decode(payload: Payload, hint: Any, what: str) -> Any:
     """
     encoding = payload.encoding
     if encoding == JSON_PLAIN:
+        decoder = _find_decoder(hint)
         try:
-            return _find_decoder(hint).decode(payload.json)
-        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+            return decoder.decode(payload.json)
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
             raise UndecodableError(
                 f"{_capital(what)} was recorded, but does not fit {_name(hint)} now:"
-                f" {error}.",
+                f" {_said(error)}.",
                 hint="Give new fields a default, and keep old ones readable.",
             ) from None
     if encoding == BINARY_PLAIN and hint in (bytes, Any):
@@ -299,6 +300,12 @@ def decode(payload: Payload, hint: Any, what: str) -> Any:
         " allow here.",
         hint="Which encodings may be read is decided by code, never by a row.",
     )
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, msgspec.MsgspecError | ValueError | TypeError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def same_payloads(

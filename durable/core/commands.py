@@ -94,6 +94,86 @@ class RecordMarker(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
+class ChildSettings(msgspec.Struct, frozen=True, gc=False):
+    """Everything that rules a child workflow, written out in its event.
+
+    `inherit_parent_timeout`, `propagate_failures` and `wait_for_cancellation` are the
+    code's business; they are recorded to be read.
+    """
+
+    task_queue: str
+    run_timeout: int | None
+    execution_timeout: int | None
+    parent_close_policy: str
+    cancellation_type: str
+    id_reuse_policy: str
+    version: str | None
+    memo: dict[str, Payload]
+    inherit_parent_timeout: bool
+    propagate_failures: bool
+
+
+class StartChildWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """Start a run of another workflow as this run's child."""
+
+    workflow_id: str
+    workflow_type: str
+    input: Payloads
+    settings: ChildSettings
+    headers: dict[str, str]
+    summary: str | None = None
+    source: str = ""
+
+
+class SignalExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """Send a signal to another run."""
+
+    workflow_id: str
+    run_id: str | None
+    signal_name: str
+    input: Payloads
+    headers: dict[str, str]
+    child_workflow_only: bool = False
+    source: str = ""
+
+
+class RequestCancelExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """Ask another run to stop."""
+
+    workflow_id: str
+    run_id: str | None
+    reason: str
+    child_workflow_only: bool = False
+    source: str = ""
+
+
+class CompleteWorkflowExecutionUpdate(msgspec.Struct, frozen=True, gc=False):
+    """Answer an accepted update: with a result, or with a failure."""
+
+    update_id: str
+    result: Payload | None = None
+    failure: Failure | None = None
+
+
+class SetState(msgspec.Struct, frozen=True, gc=False):
+    """Publish what the run shows of itself."""
+
+    previous: Payload | None
+    current: Payload
+
+
+class ContinueAsNewWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """End the run, and begin the next of its chain with a fresh history."""
+
+    new_run_id: str
+    workflow_type: str
+    input: Payloads
+    task_queue: str
+    run_timeout: int | None
+    memo: dict[str, Payload]
+    headers: dict[str, str]
+
+
 class CompleteWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
     """End the run with a result."""
 
@@ -118,12 +198,19 @@ Command: TypeAlias = (
     | StartTimer
     | CancelTimer
     | RecordMarker
+    | StartChildWorkflowExecution
+    | SignalExternalWorkflowExecution
+    | RequestCancelExternalWorkflowExecution
+    | CompleteWorkflowExecutionUpdate
+    | SetState
+    | ContinueAsNewWorkflowExecution
     | CompleteWorkflowExecution
     | FailWorkflowExecution
     | CancelWorkflowExecution
 )
 
 CLOSING_COMMANDS = (
+    ContinueAsNewWorkflowExecution,
     CompleteWorkflowExecution,
     FailWorkflowExecution,
     CancelWorkflowExecution,

@@ -11,31 +11,44 @@ import asyncio
 import random
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import CodeType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from durable import limits
+from durable.core.commands import SetState
 from durable.core.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
     Attributes,
+    CheckpointRecorded,
     WorkflowExecutionStarted,
 )
 from durable.core.loop import DeterministicLoop, TimerHandle, make_loop
 from durable.core.machines.activity import ActivityMachine
-from durable.core.machines.machine import Entry, State
+from durable.core.machines.child import ChildMachine
+from durable.core.machines.external import (
+    DeliveryMachine,
+)
+from durable.core.machines.fact import FactEntry
+from durable.core.machines.machine import Entry, Machine, State
 from durable.core.machines.marker import PatchEntry
 from durable.core.machines.timer import TimerMachine
+from durable.core.mailbox import Mailbox
+from durable.core.other_runs import OtherRuns
 from durable.core.payload import Failure, Payload, Payloads
 from durable.core.runtime import (
     ActivityTarget,
+    ContinueAsNew,
+    Handler,
+    MessageKind,
     WorkflowCode,
     WorkflowInfo,
     source_line,
 )
 from durable.core.seed import seed_of
-from durable.errors import InvalidDurationError
+from durable.errors import InvalidDurationError, WorkflowTaskError
 
 _PACKAGE: Final = __file__[: -len("core/context.py")]
 # Where the line that asked for a wait is not to be found.
@@ -50,8 +63,19 @@ _DRAIN: Final = DeterministicLoop.drain.__code__
 _Condition: TypeAlias = tuple[asyncio.Future[None], Callable[[], bool]]
 
 
-class RunContext:
-    """The runtime of one run, by replay."""
+T = TypeVar("T")
+
+
+class CheckpointReached(BaseException):
+    """Leaves workflow code so that it can begin anew from its state."""
+
+
+class RunContext(OtherRuns):
+    """The runtime of one run, by replay.
+
+    A checkpoint ends a context; the next begins with what the checkpoint carries on,
+    live just as on replay, so that both see the same.
+    """
 
     __slots__ = (
         "_activity_count",
@@ -59,23 +83,41 @@ class RunContext:
         "_random",
         "_timer_count",
         "activities",
+        "bug",
         "cancellation_reason",
+        "checkpoint_event_id",
+        "checkpoint_follows",
+        "checkpoint_input",
+        "children",
         "code",
+        "deliveries",
+        "ending",
         "entries",
+        "has_ended",
         "history_length",
+        "instance",
         "is_replaying",
         "loop",
+        "mailbox",
+        "main",
         "on_unhandled",
         "patches",
         "recorded_patches",
         "started",
         "started_at",
+        "state",
         "task_time",
         "timer_heap",
         "timers",
     )
 
-    def __init__(self, started: WorkflowExecutionStarted, code: WorkflowCode) -> None:
+    def __init__(
+        self,
+        started: WorkflowExecutionStarted,
+        code: WorkflowCode,
+        checkpoint: CheckpointRecorded | None = None,
+        checkpoint_event_id: int = 0,
+    ) -> None:
         self.started = started
         self.code = code
         self.loop = make_loop(self, zlib.crc32(started.run_id.encode()))
@@ -94,8 +136,30 @@ class RunContext:
         self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
         self._conditions: tuple[_Condition, ...] = ()
         self._random: random.Random | None = None
-        self._activity_count = 0
-        self._timer_count = 0
+        counts = {} if checkpoint is None else checkpoint.counts
+        self._activity_count = counts.get("activities", 0)
+        self._timer_count = counts.get("timers", 0)
+        self._child_count = counts.get("children", 0)
+        self.instance: Any = None
+        self.main: asyncio.Task[Payload] | None = None
+        self.mailbox = Mailbox(self)
+        self.mailbox.signal_count = counts.get("signals", 0)
+        self.children: dict[int, ChildMachine] = {}
+        self.deliveries: dict[int, DeliveryMachine] = {}
+        # Also before the checkpoint: they may still be open where they were abandoned.
+        self.has_had_children = self._child_count > 0
+        self.state: Payload | None = None
+        # What a handler ended the run with, if it came before the main code's end.
+        self.ending: BaseException | None = None
+        self.has_ended = False
+        self.bug: BaseException | None = None
+        self.checkpoint_event_id = checkpoint_event_id
+        self.checkpoint_follows = False
+        self.checkpoint_input: Payloads | None = None
+        if checkpoint is not None:
+            self.started_at = checkpoint.started_at
+            self.cancellation_reason = checkpoint.cancellation_reason
+            self.state = checkpoint.state
 
     # --- for the replayer -------------------------------------------------------------
 
@@ -122,6 +186,7 @@ class RunContext:
         self.loop.drain()
         while self._conditions and self._check_conditions():
             self.loop.drain()
+        self.mailbox.refuse_unclaimed()
 
     def _check_conditions(self) -> bool:
         remaining: list[_Condition] = []
@@ -166,6 +231,44 @@ class RunContext:
         )
         handle.on_cancel = machine.cancel
 
+    def handler_raised(self, error: BaseException) -> None:
+        """Judge what left a handler: it ends the run, unless it speaks of a bug."""
+        if isinstance(error, ContinueAsNew):
+            if not self.has_ended and self.ending is None:
+                self.ending = error
+        elif self.code.is_bug(error):
+            self.bug = self.bug or error
+        elif not self.has_ended and self.ending is None:
+            self.ending = error
+
+    @contextmanager
+    def reading_only(self, what: str) -> Iterator[None]:
+        """Refuse all changes while a query or a validator runs."""
+        instance = self.instance
+        before = None if instance is None else dict(vars(instance))
+        self.loop.begin_reading(what)
+        try:
+            yield
+        finally:
+            self.loop.end_reading()
+            if before is not None and _has_changed(vars(instance), before):
+                vars(instance).clear()
+                vars(instance).update(before)
+                self.loop.read_only = what
+                try:
+                    self.loop.refuse_change("Setting an attribute of the workflow")
+                finally:
+                    self.loop.read_only = ""
+
+    def counts(self) -> dict[str, int]:
+        """How many operations of each kind the run has had; ids go on from there."""
+        return {
+            "activities": self._activity_count,
+            "timers": self._timer_count,
+            "children": self._child_count,
+            "signals": self.mailbox.signal_count,
+        }
+
     def report_unhandled(self, context: dict[str, Any]) -> None:
         """Hand on what asyncio would have logged, unless it is only replayed."""
         if self.on_unhandled is not None and not self.is_replaying:
@@ -197,7 +300,8 @@ class RunContext:
             memo=started.memo,
             history_length=self.history_length,
             is_continue_as_new_suggested=(
-                self.history_length >= limits.HISTORY_EVENTS_WARN
+                self.history_length - self.checkpoint_event_id
+                >= limits.HISTORY_EVENTS_WARN
             ),
             cancellation_reason=self.cancellation_reason,
         )
@@ -208,8 +312,12 @@ class RunContext:
 
     def random(self) -> random.Random:
         """The run's own generator; seeded at its first use."""
+        self.refuse_if_read_only("random()")
         if self._random is None:
-            self._random = random.Random(seed_of(self.started.run_id))  # noqa: S311 - replayable by design
+            seed = self.started.run_id
+            if self.checkpoint_event_id:
+                seed = f"{seed}/{self.checkpoint_event_id}"
+            self._random = random.Random(seed_of(seed))  # noqa: S311 - replayable by design
         return self._random
 
     async def execute_activity(
@@ -338,6 +446,7 @@ class RunContext:
         known = self.patches.get(patch_id)
         if known is not None:
             return known
+        self.refuse_if_read_only("patched()")
         answer = not self.is_replaying or patch_id in self.recorded_patches
         self.patches[patch_id] = answer
         if answer:
@@ -345,6 +454,77 @@ class RunContext:
             source = source_line(frame.f_code, frame.f_lasti)
             self.send(PatchEntry(patch_id, deprecated=deprecated, source=source))
         return answer
+
+    # --- messages ---------------------------------------------------------------------
+
+    def set_handler(
+        self, kind: MessageKind, name: str | None, handler: Handler | None
+    ) -> None:
+        """Set or take away a handler; see the protocol."""
+        self.refuse_if_read_only("set_handler()")
+        self.mailbox.set_handler(kind, name, handler)
+
+    def all_handlers_finished(self) -> bool:
+        """Whether no handler of a signal or update is under way."""
+        return not self.mailbox.unfinished
+
+    async def receive(self, name: str, decode: Callable[[Payloads], T]) -> T:
+        """Wait for the next signal of that name that no handler takes."""
+        if self.loop.is_torn_down:
+            await self.loop.create_future()  # see durable.core.teardown
+        return await self.mailbox.receive(name, decode)
+
+    def receive_nowait(self, name: str, decode: Callable[[Payloads], T]) -> T:
+        """The next such signal; raises asyncio.QueueEmpty if there is none."""
+        return self.mailbox.receive_nowait(name, decode)
+
+    def update_info(self) -> tuple[str, str] | None:
+        """Id and name of the update whose handler this code belongs to."""
+        return self.mailbox.update_info()
+
+    def set_state(self, state: Payload) -> None:
+        """Publish what the run shows of itself."""
+        self.send(FactEntry(SetState(previous=self.state, current=state)))
+        self.state = state
+
+    # --- bounded histories ------------------------------------------------------------
+
+    def checkpoint(self, input: Payloads) -> None:
+        """Begin anew with `input` if it is time and nothing else is under way."""
+        self.refuse_if_read_only("checkpoint()")
+        if self.loop.is_torn_down:
+            return
+        if asyncio.current_task() is not self.main:
+            raise WorkflowTaskError(
+                "checkpoint() was called by another task than the workflow's own.",
+                hint="Call it where the workflow function itself loops.",
+            )
+        if self.is_replaying:
+            is_due = self.checkpoint_follows
+        else:
+            events = self.history_length - self.checkpoint_event_id
+            is_due = events >= self.code.checkpoint_every
+        if is_due and self._is_quiet():
+            self.checkpoint_input = input
+            raise CheckpointReached
+
+    def _is_quiet(self) -> bool:
+        """Whether the main code is all there is: then its state is all of the run."""
+        if (
+            self.activities
+            or self.children
+            or self.deliveries
+            or self._conditions
+            or self.loop.has_ready()
+            or not self.mailbox.is_quiet
+        ):
+            return False
+        if any(timer.state is State.PENDING for timer in self.timers.values()):
+            return False
+        for entry in self.entries:
+            if isinstance(entry, Machine) and entry.state is State.CREATED:
+                return False
+        return all(task is self.main or task.done() for task in self.loop.tasks)
 
     # --- operations -------------------------------------------------------------------
 
@@ -356,6 +536,7 @@ class RunContext:
         summary: str | None,
         source: Callable[[], str],
     ) -> TimerMachine:
+        self.refuse_if_read_only("A timer")
         self._timer_count += 1
         machine = TimerMachine(
             str(self._timer_count),
@@ -370,8 +551,16 @@ class RunContext:
 
     def send(self, entry: Entry) -> None:
         """Take a command that an operation issues."""
+        if self.loop.read_only:
+            self.loop.refuse_change("Something that is recorded")
         if not self.loop.is_torn_down:
             self.entries.append(entry)
+
+
+def _has_changed(after: dict[str, Any], before: dict[str, Any]) -> bool:
+    return after.keys() != before.keys() or any(
+        after[name] is not before[name] for name in before
+    )
 
 
 def _is_plumbing(filename: str) -> bool:

@@ -12,7 +12,7 @@ task number `UNPROCESSED`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias, get_args
 
 import msgspec
 
@@ -20,12 +20,19 @@ from durable.core.commands import (
     ActivitySettings,
     CancelTimer,
     CancelWorkflowExecution,
+    ChildSettings,
     Command,
     CompleteWorkflowExecution,
+    CompleteWorkflowExecutionUpdate,
+    ContinueAsNewWorkflowExecution,
     FailWorkflowExecution,
     RecordMarker,
     RequestCancelActivityTask,
+    RequestCancelExternalWorkflowExecution,
     ScheduleActivityTask,
+    SetState,
+    SignalExternalWorkflowExecution,
+    StartChildWorkflowExecution,
     StartTimer,
 )
 from durable.core.payload import Failure, Payload, Payloads
@@ -48,6 +55,7 @@ class WorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False, kw_only=Tr
     continued_from_run_id: str | None = None
     parent_workflow_id: str | None = None
     parent_run_id: str | None = None
+    parent_initiated_event_id: int | None = None
     root_workflow_id: str | None = None
     root_run_id: str | None = None
     version: str | None = None
@@ -216,6 +224,248 @@ class MarkerRecorded(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
+# --- messages -------------------------------------------------------------------------
+
+
+class WorkflowExecutionSignaled(msgspec.Struct, frozen=True, gc=False):
+    """Somebody sent the run a signal."""
+
+    is_input: ClassVar[bool] = True
+    signal_name: str
+    input: Payloads
+    request_id: str = ""
+    identity: str = ""
+    headers: dict[str, str] = {}
+
+
+class WorkflowExecutionUpdateAccepted(msgspec.Struct, frozen=True, gc=False):
+    """An update passed its validator; its handler runs, or has run."""
+
+    is_input: ClassVar[bool] = True
+    update_id: str
+    update_name: str
+    input: Payloads
+    identity: str = ""
+    headers: dict[str, str] = {}
+
+
+class WorkflowExecutionUpdateCompleted(msgspec.Struct, frozen=True, gc=False):
+    """The handler of an update returned or raised."""
+
+    is_input: ClassVar[bool] = False
+    update_id: str
+    result: Payload | None = None
+    failure: Failure | None = None
+
+
+class StateTransitioned(msgspec.Struct, frozen=True, gc=False):
+    """The run published what it shows of itself."""
+
+    is_input: ClassVar[bool] = False
+    previous: Payload | None
+    current: Payload
+
+
+# --- child workflows and other runs ---------------------------------------------------
+
+
+class StartChildWorkflowExecutionInitiated(msgspec.Struct, frozen=True, gc=False):
+    """A child workflow was asked for."""
+
+    is_input: ClassVar[bool] = False
+    workflow_id: str
+    workflow_type: str
+    input: Payloads
+    settings: ChildSettings
+    headers: dict[str, str]
+    summary: str | None = None
+    source: str = ""
+
+
+class ChildWorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False):
+    """The child exists."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+
+
+class StartChildWorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
+    """The child could not be started; `cause` says why."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    workflow_type: str
+    cause: str
+    message: str = ""
+
+
+class ChildWorkflowExecutionCompleted(msgspec.Struct, frozen=True, gc=False):
+    """The child ended with a result."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    result: Payload
+
+
+class ChildWorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
+    """The child ended with a failure."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    failure: Failure
+
+
+class ChildWorkflowExecutionCanceled(msgspec.Struct, frozen=True, gc=False):
+    """The child ended as cancelled."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    failure: Failure | None = None
+
+
+class ChildWorkflowExecutionTimedOut(msgspec.Struct, frozen=True, gc=False):
+    """The child passed its run or execution timeout."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    timeout_type: str = "run"
+
+
+class ChildWorkflowExecutionTerminated(msgspec.Struct, frozen=True, gc=False):
+    """The child was closed from outside."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    reason: str = ""
+
+
+class SignalExternalWorkflowExecutionInitiated(msgspec.Struct, frozen=True, gc=False):
+    """A signal to another run is on its way."""
+
+    is_input: ClassVar[bool] = False
+    workflow_id: str
+    run_id: str | None
+    signal_name: str
+    input: Payloads
+    headers: dict[str, str]
+    child_workflow_only: bool = False
+    source: str = ""
+
+
+class ExternalWorkflowExecutionSignaled(msgspec.Struct, frozen=True, gc=False):
+    """The other run has the signal, durably."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+
+
+class SignalExternalWorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
+    """The other run cannot take the signal; `cause` is an error's code."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    cause: str
+    message: str = ""
+
+
+class RequestCancelExternalWorkflowExecutionInitiated(
+    msgspec.Struct, frozen=True, gc=False
+):
+    """A request to stop is on its way to another run."""
+
+    is_input: ClassVar[bool] = False
+    workflow_id: str
+    run_id: str | None
+    reason: str
+    child_workflow_only: bool = False
+    source: str = ""
+
+
+class ExternalWorkflowExecutionCancelRequested(msgspec.Struct, frozen=True, gc=False):
+    """The other run has the request to stop, durably."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+
+
+class RequestCancelExternalWorkflowExecutionFailed(
+    msgspec.Struct, frozen=True, gc=False
+):
+    """The other run cannot be asked to stop; `cause` is an error's code."""
+
+    is_input: ClassVar[bool] = True
+    initiated_event_id: int
+    workflow_id: str
+    cause: str
+    message: str = ""
+
+
+# --- bounded histories ----------------------------------------------------------------
+
+
+class UnreadSignal(msgspec.Struct, frozen=True, gc=False):
+    """A signal that the code had not received yet, by its number in the run."""
+
+    number: int
+    signal_name: str
+    input: Payloads
+
+
+class CheckpointRecorded(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The code begins anew with `input`, as if it had just been called with that.
+
+    Replay begins at the newest of these. What else the run must know is carried here:
+    how many operations of each kind it has had, unread signals, whether it was asked to
+    stop, the request ids it saw last, and what it has published.
+    """
+
+    is_input: ClassVar[bool] = True
+    input: Payloads
+    started_at: int
+    counts: dict[str, int]
+    unread: tuple[UnreadSignal, ...] = ()
+    cancellation_reason: str | None = None
+    request_ids: tuple[str, ...] = ()
+    state: Payload | None = None
+
+
+class WorkflowExecutionContinuedAsNew(msgspec.Struct, frozen=True, gc=False):
+    """The run ended; its chain goes on as `new_run_id`."""
+
+    is_input: ClassVar[bool] = False
+    new_run_id: str
+    workflow_type: str
+    input: Payloads
+    task_queue: str
+    run_timeout: int | None
+    memo: dict[str, Payload]
+    headers: dict[str, str]
+
+
 Attributes: TypeAlias = (
     WorkflowExecutionStarted
     | WorkflowExecutionCompleted
@@ -235,30 +485,30 @@ Attributes: TypeAlias = (
     | TimerFired
     | TimerCanceled
     | MarkerRecorded
+    | WorkflowExecutionSignaled
+    | WorkflowExecutionUpdateAccepted
+    | WorkflowExecutionUpdateCompleted
+    | StateTransitioned
+    | StartChildWorkflowExecutionInitiated
+    | ChildWorkflowExecutionStarted
+    | StartChildWorkflowExecutionFailed
+    | ChildWorkflowExecutionCompleted
+    | ChildWorkflowExecutionFailed
+    | ChildWorkflowExecutionCanceled
+    | ChildWorkflowExecutionTimedOut
+    | ChildWorkflowExecutionTerminated
+    | SignalExternalWorkflowExecutionInitiated
+    | ExternalWorkflowExecutionSignaled
+    | SignalExternalWorkflowExecutionFailed
+    | RequestCancelExternalWorkflowExecutionInitiated
+    | ExternalWorkflowExecutionCancelRequested
+    | RequestCancelExternalWorkflowExecutionFailed
+    | CheckpointRecorded
+    | WorkflowExecutionContinuedAsNew
 )
 
 EVENT_TYPES: Final[dict[str, type[Attributes]]] = {
-    event.__name__: event
-    for event in (
-        WorkflowExecutionStarted,
-        WorkflowExecutionCompleted,
-        WorkflowExecutionFailed,
-        WorkflowExecutionCanceled,
-        WorkflowExecutionTimedOut,
-        WorkflowExecutionTerminated,
-        WorkflowExecutionCancelRequested,
-        WorkflowTaskStarted,
-        ActivityTaskScheduled,
-        ActivityTaskCompleted,
-        ActivityTaskFailed,
-        ActivityTaskTimedOut,
-        ActivityTaskCancelRequested,
-        ActivityTaskCanceled,
-        TimerStarted,
-        TimerFired,
-        TimerCanceled,
-        MarkerRecorded,
-    )
+    event.__name__: event for event in get_args(Attributes)
 }
 
 RESERVED_EVENT_TYPES: Final = frozenset(
@@ -277,6 +527,7 @@ TERMINAL_EVENTS: Final = (
     WorkflowExecutionCanceled,
     WorkflowExecutionTimedOut,
     WorkflowExecutionTerminated,
+    WorkflowExecutionContinuedAsNew,
 )
 
 ACTIVITY_OUTCOMES: Final = (
@@ -285,6 +536,23 @@ ACTIVITY_OUTCOMES: Final = (
     ActivityTaskTimedOut,
     ActivityTaskCanceled,
 )
+
+CHILD_OUTCOMES: Final = (
+    ChildWorkflowExecutionCompleted,
+    ChildWorkflowExecutionFailed,
+    ChildWorkflowExecutionCanceled,
+    ChildWorkflowExecutionTimedOut,
+    ChildWorkflowExecutionTerminated,
+    StartChildWorkflowExecutionFailed,
+)
+
+DELIVERY_OUTCOMES: Final = (
+    ExternalWorkflowExecutionSignaled,
+    SignalExternalWorkflowExecutionFailed,
+    ExternalWorkflowExecutionCancelRequested,
+    RequestCancelExternalWorkflowExecutionFailed,
+)
+"""How a signal or a request to stop reached another run, or why it did not."""
 
 
 UNPROCESSED: Final = 0
@@ -316,6 +584,14 @@ EVENT_OF: Final[dict[type[Any], type[Any]]] = {
     StartTimer: TimerStarted,
     CancelTimer: TimerCanceled,
     RecordMarker: MarkerRecorded,
+    StartChildWorkflowExecution: StartChildWorkflowExecutionInitiated,
+    SignalExternalWorkflowExecution: SignalExternalWorkflowExecutionInitiated,
+    RequestCancelExternalWorkflowExecution: (
+        RequestCancelExternalWorkflowExecutionInitiated
+    ),
+    CompleteWorkflowExecutionUpdate: WorkflowExecutionUpdateCompleted,
+    SetState: StateTransitioned,
+    ContinueAsNewWorkflowExecution: WorkflowExecutionContinuedAsNew,
     CompleteWorkflowExecution: WorkflowExecutionCompleted,
     FailWorkflowExecution: WorkflowExecutionFailed,
     CancelWorkflowExecution: WorkflowExecutionCanceled,

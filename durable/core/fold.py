@@ -8,143 +8,50 @@ A history that breaks a rule is folded all the same, and each breach is named.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Final, Literal, TypeAlias
-
-import msgspec
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from durable.core.events import (
     UNPROCESSED,
-    ActivityTaskCanceled,
-    ActivityTaskCancelRequested,
-    ActivityTaskCompleted,
-    ActivityTaskFailed,
     ActivityTaskScheduled,
-    ActivityTaskTimedOut,
+    CheckpointRecorded,
     HistoryEvent,
-    TimerCanceled,
-    TimerFired,
+    StartChildWorkflowExecutionInitiated,
     TimerStarted,
     WorkflowExecutionCanceled,
-    WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
+    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
+    WorkflowTaskStarted,
 )
-from durable.core.payload import Failure, Payload
+from durable.core.fold_messages import Messages
+from durable.core.fold_operations import Operations, Taker
+from durable.core.run_state import RunState, Status, Violations
 
-Status: TypeAlias = Literal[
-    "running", "completed", "failed", "cancelled", "terminated", "timed_out"
-]
-"""The values of the store's `RunStatus` that a history can lead to."""
-
-Rule: TypeAlias = Literal["V1", "V2", "V4", "V7", "V9"]
-"""What a history of its own can break.
-
-V1: positions are 1 to n, task numbers never fall. V2: the first event and only it
-starts the run, at most one ends it, nothing follows. V4: each outcome belongs to
-exactly one operation that was open. V7: times never fall, timers never fire early.
-V9: a cancelled run was asked to stop, and each request was recorded once.
-"""
-
-STATUS_OF: Final[dict[type, Status]] = {
+STATUS_OF: Final[dict[type[Any], Status]] = {
     WorkflowExecutionCompleted: "completed",
     WorkflowExecutionFailed: "failed",
     WorkflowExecutionCanceled: "cancelled",
     WorkflowExecutionTerminated: "terminated",
     WorkflowExecutionTimedOut: "timed_out",
+    WorkflowExecutionContinuedAsNew: "continued_as_new",
 }
 """The status that each terminal event leads to."""
 
-_ActivityOutcome: TypeAlias = (
-    ActivityTaskCompleted
-    | ActivityTaskFailed
-    | ActivityTaskTimedOut
-    | ActivityTaskCanceled
-)
-_TimerOutcome: TypeAlias = TimerFired | TimerCanceled
-
-
-class Violation(msgspec.Struct, frozen=True):
-    """One breach of a rule, and the event that shows it."""
-
-    rule: Rule
-    event_id: int | None
-    message: str
-
-
-class PendingActivity(msgspec.Struct, frozen=True, kw_only=True):
-    """An activity without an outcome; instants in microseconds."""
-
-    scheduled_event_id: int
-    activity_id: str
-    activity_type: str
-    scheduled_at: int
-    is_cancel_requested: bool = False
-
-
-class PendingTimer(msgspec.Struct, frozen=True, kw_only=True):
-    """A timer that has neither fired nor been dropped; instants in microseconds."""
-
-    started_event_id: int
-    timer_id: str
-    due_at: int
-    summary: str | None = None
-
-
-class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a history says about its run.
-
-    Attributes:
-        status: where the run stands.
-        started: the first event's attributes, if it is the one it must be.
-        started_at: the first event's time; likewise `closed_at`, of the terminal one.
-        deadline_at: when the run's own timeout passes.
-        result: the result, if the run has completed.
-        failure: why it failed, or was cancelled, if that was recorded.
-        cancel_requested_at: when it was first asked to stop.
-        unprocessed: how many inputs at the end no workflow task has taken yet.
-        task_count: the number of its newest workflow task.
-        counts: how many events there are of each type.
-        violations: the rules that the history breaks, in order of events.
-    """
-
-    status: Status
-    started: WorkflowExecutionStarted | None
-    started_at: int | None
-    closed_at: int | None
-    deadline_at: int | None
-    result: Payload | None
-    failure: Failure | None
-    cancel_requested_at: int | None
-    pending_activities: tuple[PendingActivity, ...]
-    pending_timers: tuple[PendingTimer, ...]
-    unprocessed: int
-    task_count: int
-    event_count: int
-    counts: dict[str, int]
-    last_event: HistoryEvent | None
-    violations: tuple[Violation, ...]
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the run has ended."""
-        return self.status != "running"
-
-    def next_due_at(self) -> int | None:
-        """When the earliest of its timers and its deadline is due, while it runs."""
-        if self.is_closed:
-            return None
-        due = [timer.due_at for timer in self.pending_timers]
-        if self.deadline_at is not None:
-            due.append(self.deadline_at)
-        return min(due, default=None)
+# What a checkpoint counts besides signals. Code may ask for an operation and give it up
+# within one turn, so that history holds fewer of them than were counted.
+_COUNTED: Final[dict[str, type[Any]]] = {
+    "activities": ActivityTaskScheduled,
+    "timers": TimerStarted,
+    "children": StartChildWorkflowExecutionInitiated,
+}
 
 
 def fold(events: Iterable[HistoryEvent]) -> RunState:
-    """Fold a history, in the order given, into the state of its run.
+    """Fold a whole history, in the order given, into the state of its run.
 
     Never raises for what the events say: `violations` holds what is wrong.
     """
@@ -158,266 +65,190 @@ class _Fold:
     """The state while it is being folded."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.violations: list[Violation] = []
-        self.activities: dict[int, PendingActivity] = {}
-        self.timers: dict[int, PendingTimer] = {}
-        # What has an outcome already, by the event that began it.
-        self.closed: set[int] = set()
-        self.open_activity_ids: set[str] = set()
-        self.open_timer_ids: set[str] = set()
-        self.request_ids: set[str] = set()
-        self.started: WorkflowExecutionStarted | None = None
-        self.first: HistoryEvent | None = None
-        self.last: HistoryEvent | None = None
-        self.terminal: HistoryEvent | None = None
-        self.cancel_requested_at: int | None = None
-        self.task_count = 0
-        self.unprocessed = 0
-        self.is_overrun_reported = False
-
-    def violate(self, rule: Rule, event: HistoryEvent | None, message: str) -> None:
-        event_id = None if event is None else event.event_id
-        self.violations.append(Violation(rule, event_id, message))
+        self._violations = Violations()
+        self._operations = Operations(self._violations)
+        self._messages = Messages(self._violations)
+        self._takers: dict[type[Any], Taker] = {
+            **self._operations.takers(),
+            **self._messages.takers(),
+            **dict.fromkeys(STATUS_OF, self._end),
+            WorkflowExecutionStarted: self._start,
+            WorkflowTaskStarted: self._begin_task,
+            CheckpointRecorded: self._begin_anew,
+        }
+        self._counts: Counter[type[Any]] = Counter()
+        self._started: WorkflowExecutionStarted | None = None
+        self._first: HistoryEvent | None = None
+        self._last: HistoryEvent | None = None
+        self._terminal: HistoryEvent | None = None
+        self._checkpoint: HistoryEvent | None = None
+        self._checkpoint_counts: dict[str, int] = {}
+        self._task_count = 0
+        self._unprocessed = 0
+        self._is_overrun_reported = False
 
     # --- one event --------------------------------------------------------------------
 
     def take(self, event: HistoryEvent) -> None:
+        kind = type(event.attributes)
         self._check_place(event)
+        self._check_first(event, kind)
+        # Before the event's own task is noted, to tell whether it begins that.
+        if kind is CheckpointRecorded:
+            self._check_checkpoint_task(event)
         self._check_task(event)
-        self.counts[type(event.attributes).__name__] += 1
-        self.last = event
-        if self.first is None:
-            self.first = event
-        self._apply(event)
+        self._counts[kind] += 1
+        self._last = event
+        if self._first is None:
+            self._first = event
+        self._takers[kind](event, event.attributes)
 
     def _check_place(self, event: HistoryEvent) -> None:
         """V1, V2 and V7 as far as they need no more than the event before."""
-        last = self.last
+        last = self._last
         expected = 1 if last is None else last.event_id + 1
         if event.event_id != expected:
-            self.violate(
+            self._violations.note(
                 "V1",
                 event,
                 f"event {event.event_id} stands where event {expected} must be",
             )
         if last is not None and event.time < last.time:
             back = (last.time - event.time) / 1_000_000
-            self.violate(
+            self._violations.note(
                 "V7",
                 event,
                 f"event {event.event_id} is {back:g} s older than event"
                 f" {last.event_id} before it",
             )
-        if self.terminal is not None and not self.is_overrun_reported:
-            self.is_overrun_reported = True
-            self.violate(
+        if self._terminal is not None and not self._is_overrun_reported:
+            self._is_overrun_reported = True
+            self._violations.note(
                 "V2",
                 event,
                 f"event {event.event_id}, {type(event.attributes).__name__}, follows"
-                f" the terminal event {self.terminal.event_id}",
+                f" the terminal event {self._terminal.event_id}",
             )
+
+    def _check_first(self, event: HistoryEvent, kind: type[Any]) -> None:
+        is_first = self._first is None
+        if is_first == (kind is WorkflowExecutionStarted):
+            return
+        self._violations.note(
+            "V2",
+            event,
+            f"the first event is {kind.__name__}, not WorkflowExecutionStarted"
+            if is_first
+            else f"event {event.event_id} starts the run a second time",
+        )
 
     def _check_task(self, event: HistoryEvent) -> None:
         if event.task_number == UNPROCESSED:
-            self.unprocessed += 1
+            self._unprocessed += 1
             return
-        self.unprocessed = 0
-        if event.task_number < self.task_count:
-            self.violate(
+        self._unprocessed = 0
+        if event.task_number < self._task_count:
+            self._violations.note(
                 "V1",
                 event,
                 f"event {event.event_id} belongs to workflow task {event.task_number},"
-                f" after events of task {self.task_count}",
+                f" after events of task {self._task_count}",
             )
-        self.task_count = max(self.task_count, event.task_number)
-
-    def _apply(self, event: HistoryEvent) -> None:
-        attributes = event.attributes
-        is_first = event is self.first
-        if is_first != isinstance(attributes, WorkflowExecutionStarted):
-            name = type(attributes).__name__
-            self.violate(
-                "V2",
-                event,
-                f"the first event is {name}, not WorkflowExecutionStarted"
-                if is_first
-                else f"event {event.event_id} starts the run a second time",
-            )
-        match attributes:
-            case WorkflowExecutionStarted():
-                self.started = self.started or attributes
-            case WorkflowExecutionCancelRequested():
-                self._request_cancel(event, attributes)
-            case ActivityTaskScheduled():
-                self._schedule(event, attributes)
-            case ActivityTaskCancelRequested():
-                self._cancel_activity(event, attributes)
-            case TimerStarted():
-                self._start_timer(event, attributes)
-            case TimerFired() | TimerCanceled():
-                self._close_timer(event, attributes)
-            case (
-                ActivityTaskCompleted()
-                | ActivityTaskFailed()
-                | ActivityTaskTimedOut()
-                | ActivityTaskCanceled()
-            ):
-                self._close_activity(event, attributes)
-            case _:
-                if type(attributes) in STATUS_OF:
-                    self._end(event)
+        self._task_count = max(self._task_count, event.task_number)
 
     # --- the run ----------------------------------------------------------------------
 
-    def _request_cancel(
-        self, event: HistoryEvent, request: WorkflowExecutionCancelRequested
-    ) -> None:
-        if self.cancel_requested_at is None:
-            self.cancel_requested_at = event.time
-        if request.request_id and request.request_id in self.request_ids:
-            self.violate(
-                "V9",
-                event,
-                f"event {event.event_id} records the cancel request"
-                f" {request.request_id!r} a second time",
-            )
-        self.request_ids.add(request.request_id)
+    def _start(self, event: HistoryEvent, started: WorkflowExecutionStarted) -> None:
+        self._started = self._started or started
 
-    def _end(self, event: HistoryEvent) -> None:
-        self.terminal = self.terminal or event
+    def _begin_task(self, event: HistoryEvent, marker: WorkflowTaskStarted) -> None:
+        """Take what `_check_task` has seen to."""
+
+    def _end(self, event: HistoryEvent, ending: object) -> None:
+        self._terminal = self._terminal or event
         if (
-            isinstance(event.attributes, WorkflowExecutionCanceled)
-            and self.cancel_requested_at is None
+            isinstance(ending, WorkflowExecutionCanceled)
+            and self._messages.cancel_requested_at is None
         ):
-            self.violate(
+            self._violations.note(
                 "V9",
                 event,
                 f"event {event.event_id} ends the run as cancelled, but nobody asked",
             )
 
-    # --- activities -------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------
 
-    def _schedule(self, event: HistoryEvent, scheduled: ActivityTaskScheduled) -> None:
-        if scheduled.activity_id in self.open_activity_ids:
-            self.violate(
-                "V4",
+    def _check_checkpoint_task(self, event: HistoryEvent) -> None:
+        """V19: replay looks for a checkpoint where a workflow task begins."""
+        if event.task_number <= self._task_count or self._unprocessed:
+            self._violations.note(
+                "V19",
                 event,
-                f"event {event.event_id} schedules activity {scheduled.activity_id!r},"
-                " which is open already",
-            )
-        self.open_activity_ids.add(scheduled.activity_id)
-        self.activities[event.event_id] = PendingActivity(
-            scheduled_event_id=event.event_id,
-            activity_id=scheduled.activity_id,
-            activity_type=scheduled.activity_type,
-            scheduled_at=event.time,
-        )
-
-    def _cancel_activity(
-        self, event: HistoryEvent, request: ActivityTaskCancelRequested
-    ) -> None:
-        activity = self.activities.get(request.scheduled_event_id)
-        if activity is None:
-            self._violate_outcome(event, "activity", request.scheduled_event_id)
-            return
-        self.activities[request.scheduled_event_id] = msgspec.structs.replace(
-            activity, is_cancel_requested=True
-        )
-
-    def _close_activity(self, event: HistoryEvent, outcome: _ActivityOutcome) -> None:
-        activity = self.activities.pop(outcome.scheduled_event_id, None)
-        if activity is None:
-            self._violate_outcome(event, "activity", outcome.scheduled_event_id)
-            return
-        self.closed.add(outcome.scheduled_event_id)
-        self.open_activity_ids.discard(activity.activity_id)
-
-    # --- timers -----------------------------------------------------------------------
-
-    def _start_timer(self, event: HistoryEvent, started: TimerStarted) -> None:
-        if started.timer_id in self.open_timer_ids:
-            self.violate(
-                "V4",
-                event,
-                f"event {event.event_id} starts timer {started.timer_id!r}, which is"
-                " open already",
-            )
-        self.open_timer_ids.add(started.timer_id)
-        self.timers[event.event_id] = PendingTimer(
-            started_event_id=event.event_id,
-            timer_id=started.timer_id,
-            due_at=event.time + started.start_to_fire_timeout,
-            summary=started.summary,
-        )
-
-    def _close_timer(self, event: HistoryEvent, outcome: _TimerOutcome) -> None:
-        timer = self.timers.pop(outcome.started_event_id, None)
-        if timer is None:
-            self._violate_outcome(event, "timer", outcome.started_event_id)
-            return
-        self.closed.add(outcome.started_event_id)
-        self.open_timer_ids.discard(timer.timer_id)
-        if outcome.timer_id != timer.timer_id:
-            self.violate(
-                "V4",
-                event,
-                f"event {event.event_id} is about timer {outcome.timer_id!r}, but event"
-                f" {outcome.started_event_id} started timer {timer.timer_id!r}",
-            )
-        if isinstance(outcome, TimerFired) and event.time < timer.due_at:
-            early = (timer.due_at - event.time) / 1_000_000
-            self.violate(
-                "V7", event, f"event {event.event_id} fires {early:g} s before its time"
+                f"the checkpoint {event.event_id} does not begin a workflow task",
             )
 
-    def _violate_outcome(self, event: HistoryEvent, what: str, begun_by: int) -> None:
-        is_closed = begun_by in self.closed
-        why = "has its outcome already" if is_closed else f"began no {what}"
-        name = type(event.attributes).__name__
-        self.violate(
-            "V4",
-            event,
-            f"event {event.event_id}, {name}, names event {begun_by}, which {why}",
-        )
+    def _begin_anew(self, event: HistoryEvent, checkpoint: CheckpointRecorded) -> None:
+        for problem in self._problems_of(checkpoint):
+            self._violations.note(
+                "V19", event, f"the checkpoint {event.event_id} {problem}"
+            )
+        self._operations.give_up(event)
+        self._messages.give_up()
+        self._checkpoint = event
+        self._checkpoint_counts = checkpoint.counts
+
+    def _problems_of(self, checkpoint: CheckpointRecorded) -> Iterator[str]:
+        left = [*self._operations.open(), *self._messages.open()]
+        if left:
+            yield f"leaves {', '.join(left)} open behind it"
+        for name, kind in _COUNTED.items():
+            count = checkpoint.counts.get(name, 0)
+            least = max(self._counts[kind], self._checkpoint_counts.get(name, 0))
+            if count < least:
+                yield f"counts {count} {name} where there were {least}"
+        yield from self._messages.problems_of(checkpoint)
 
     # --- the end ----------------------------------------------------------------------
 
     def state(self) -> RunState:
-        if self.first is None:
-            self.violate("V1", None, "the history is empty")
-        terminal = None if self.terminal is None else self.terminal.attributes
-        failure = None
-        if isinstance(terminal, WorkflowExecutionFailed | WorkflowExecutionCanceled):
-            failure = terminal.failure
+        if self._first is None:
+            self._violations.note("V1", None, "the history is empty")
+        operations, messages = self._operations, self._messages
+        terminal: Any = None if self._terminal is None else self._terminal.attributes
+        checkpoint = self._checkpoint
         return RunState(
             status="running" if terminal is None else STATUS_OF[type(terminal)],
-            started=self.started,
-            started_at=None if self.first is None else self.first.time,
-            closed_at=None if self.terminal is None else self.terminal.time,
+            started=self._started,
+            started_at=None if self._first is None else self._first.time,
+            closed_at=None if self._terminal is None else self._terminal.time,
             deadline_at=self._deadline(),
-            result=(
-                terminal.result
-                if isinstance(terminal, WorkflowExecutionCompleted)
-                else None
-            ),
-            failure=failure,
-            cancel_requested_at=self.cancel_requested_at,
-            pending_activities=tuple(self.activities.values()),
-            pending_timers=tuple(self.timers.values()),
-            unprocessed=self.unprocessed,
-            task_count=self.task_count,
-            event_count=self.counts.total(),
-            counts=dict(self.counts),
-            last_event=self.last,
-            violations=tuple(self.violations),
+            # Each is a field of the terminal events that have such a thing.
+            result=getattr(terminal, "result", None),
+            failure=getattr(terminal, "failure", None),
+            continued_as_run_id=getattr(terminal, "new_run_id", None),
+            cancel_requested_at=messages.cancel_requested_at,
+            pending_activities=tuple(operations.activities.values()),
+            pending_timers=tuple(operations.timers.values()),
+            pending_children=tuple(operations.children.values()),
+            pending_deliveries=tuple(operations.deliveries.values()),
+            pending_updates=tuple(messages.updates.values()),
+            signals=dict(messages.signals),
+            dead_letters=tuple(messages.dead_letters),
+            published=messages.published,
+            checkpoint_event_id=None if checkpoint is None else checkpoint.event_id,
+            unprocessed=self._unprocessed,
+            task_count=self._task_count,
+            event_count=self._counts.total(),
+            counts={kind.__name__: count for kind, count in self._counts.items()},
+            last_event=self._last,
+            violations=tuple(self._violations.found),
         )
 
     def _deadline(self) -> int | None:
-        if self.started is None or self.first is None:
+        if self._started is None or self._first is None:
             return None
-        limits = (self.started.run_timeout, self.started.execution_timeout)
+        limits = (self._started.run_timeout, self._started.execution_timeout)
         return min(
-            (self.first.time + limit for limit in limits if limit is not None),
+            (self._first.time + limit for limit in limits if limit is not None),
             default=None,
         )

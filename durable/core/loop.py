@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from durable.core.teardown import RunTornDown
-from durable.errors import ForbiddenInWorkflowError
+from durable.errors import ForbiddenInWorkflowError, ReadOnlyError
 
 T = TypeVar("T")
 
@@ -105,11 +105,21 @@ class WorkflowTaskHandle(asyncio.Task[T]):
     _order_hash: int
 
     def __new__(  # pyright: ignore[reportInconsistentConstructor]  # __init__ is asyncio's
-        cls, coro: Coroutine[Any, Any, T], *, loop: DeterministicLoop, **_: Any
+        cls,
+        coro: Coroutine[Any, Any, T],
+        *,
+        loop: DeterministicLoop,
+        number: int = 0,
+        **_: Any,
     ) -> WorkflowTaskHandle[T]:
         task = super().__new__(cls)
-        task._order_hash = loop.hash_of(loop.next_number())
+        task._order_hash = loop.hash_of(number or loop.next_number())
         return task
+
+    def __init__(
+        self, coro: Coroutine[Any, Any, T], *, number: int = 0, **rest: Any
+    ) -> None:
+        super().__init__(coro, **rest)
 
     def __hash__(self) -> int:
         return self._order_hash
@@ -133,6 +143,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def __init__(self, owner: LoopOwner, seed: int) -> None:
         self._owner = owner
         self._ready: collections.deque[Handle] = collections.deque()
+        self._changes = self._ready
         self._seed = seed & _HASH_MASK
         self._created = 0
         self._task_names = 0
@@ -144,6 +155,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         # Started async generators, held so that no collector finalizes them.
         self.generators: list[AsyncGenerator[Any, Any]] | None = None
         self.is_torn_down = False
+        # What is running that may change nothing; empty for all other code.
+        self.read_only = ""
         # How `durable.api` finds the runtime; any loop may carry one.
         self.durable_runtime: Any = owner
         install_stable_asyncio()
@@ -240,15 +253,27 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         *,
         name: object = None,
         context: contextvars.Context | None = None,
+        number: int = 0,
         **_: Any,
     ) -> asyncio.Task[Any]:
-        """Make a task of this run; unnamed tasks are numbered within the run."""
+        """Make a task of this run; unnamed tasks are numbered within the run.
+
+        A task that is given its number uses none up.
+        """
         if self.is_torn_down:
             return self._make_stillborn(coro)
+        if self.read_only:
+            coro.close()  # or Python would warn that it was never awaited
+            self.refuse_change("asyncio.create_task()")
         if name is None:
             self._task_names += 1
             name = f"Task-{self._task_names}"
-        task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
+        if number:
+            task = WorkflowTaskHandle(
+                coro, loop=self, name=str(name), context=context, number=number
+            )
+        else:
+            task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
         self.tasks.append(task)
         if len(self.tasks) > self._tasks_kept:
             self.drop_done_tasks()
@@ -306,6 +331,22 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     # --- refusals ---------------------------------------------------------------------
 
+    def begin_reading(self, what: str) -> None:
+        """Refuse all changes until `end_reading`, on behalf of a query or validator."""
+        self._ready, self._changes = _ReadOnlyQueue(self, self._ready), self._ready
+        self.read_only = what
+
+    def end_reading(self) -> None:
+        """Allow changes again."""
+        self._ready, self.read_only = self._changes, ""
+
+    def refuse_change(self, what: str) -> NoReturn:
+        """Refuse what a query or validator tried."""
+        raise ReadOnlyError(
+            f"{what} was called by {self.read_only}, which may change nothing.",
+            hint="Do it in an update or a signal handler.",
+        )
+
     def refuse_if_torn_down(self) -> None:
         """Raise if nothing may come of this run any more."""
         if self.is_torn_down:
@@ -335,6 +376,18 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             "loop.call_soon_threadsafe()",
             "Let the other thread send the run a message instead.",
         )
+
+
+class _ReadOnlyQueue(collections.deque[Handle]):
+    """Stands for the queue of ready calls while nothing may be queued."""
+
+    def __init__(self, loop: DeterministicLoop, ready: Iterable[Handle]) -> None:
+        super().__init__(ready)
+        self._loop = loop
+
+    def append(self, handle: Handle, /) -> None:
+        """Refuse."""
+        self._loop.refuse_change("Something that has effects later")
 
 
 _IN_ACTIVITY: Final = "Do it in an activity and await that."

@@ -12,9 +12,14 @@ from collections.abc import Callable, Sequence
 from durable.core.commands import (
     CancelTimer,
     Command,
+    CompleteWorkflowExecutionUpdate,
+    ContinueAsNewWorkflowExecution,
     RecordMarker,
     RequestCancelActivityTask,
+    RequestCancelExternalWorkflowExecution,
     ScheduleActivityTask,
+    SignalExternalWorkflowExecution,
+    StartChildWorkflowExecution,
     StartTimer,
 )
 from durable.core.events import (
@@ -23,12 +28,19 @@ from durable.core.events import (
     Attributes,
     HistoryEvent,
     MarkerRecorded,
+    RequestCancelExternalWorkflowExecutionInitiated,
+    SignalExternalWorkflowExecutionInitiated,
+    StartChildWorkflowExecutionInitiated,
     TimerCanceled,
     TimerFired,
     TimerStarted,
+    WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionUpdateCompleted,
 )
+from durable.core.machines.fact import find_dead_letter
 from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
+from durable.core.payload import Payloads
 from durable.errors import NondeterminismError
 
 _ADVICE = (
@@ -122,22 +134,60 @@ def _mismatch(
 
 def describe(item: Attributes | Command) -> str:
     """Name a command or event in one line: kind, id, name, arguments' size, source."""
-    name = type(item).__name__
     source = getattr(item, "source", "")
     at = f" at {source}" if source else ""
-    if isinstance(item, ActivityTaskScheduled | ScheduleActivityTask):
-        size = sum(payload.size for payload in item.input)
-        count = len(item.input)
-        arguments = f"{count} argument{'' if count == 1 else 's'}, {size} bytes"
-        return f"{name}({item.activity_type!r}, id {item.activity_id}, {arguments}){at}"
-    if isinstance(item, TimerStarted | StartTimer):
-        seconds = item.start_to_fire_timeout / 1_000_000
-        return f"{name}(id {item.timer_id}, {seconds:g} s){at}"
-    if isinstance(item, TimerFired | TimerCanceled | CancelTimer):
-        return f"{name}(id {item.timer_id}){at}"
-    if isinstance(item, ActivityTaskCancelRequested | RequestCancelActivityTask):
-        return f"{name}(id {item.activity_id}){at}"
-    if isinstance(item, MarkerRecorded | RecordMarker):
-        patch = find_patch(item)
-        return f"{name}({patch[0] if patch else item.marker_name!r}){at}"
-    return f"{name}{at}"
+    facts = ", ".join(_facts(item))
+    return f"{type(item).__name__}{f'({facts})' if facts else ''}{at}"
+
+
+def _facts(item: Attributes | Command) -> tuple[str, ...]:
+    """What tells a command or event from others of its kind; never a value."""
+    match item:
+        case ActivityTaskScheduled() | ScheduleActivityTask():
+            kind = repr(item.activity_type)
+            return kind, f"id {item.activity_id}", _size(item.input)
+        case TimerStarted() | StartTimer():
+            seconds = item.start_to_fire_timeout / 1_000_000
+            return f"id {item.timer_id}", f"{seconds:g} s"
+        case TimerFired() | TimerCanceled() | CancelTimer():
+            return (f"id {item.timer_id}",)
+        case ActivityTaskCancelRequested() | RequestCancelActivityTask():
+            return (f"id {item.activity_id}",)
+        case StartChildWorkflowExecutionInitiated() | StartChildWorkflowExecution():
+            kind = repr(item.workflow_type)
+            return kind, f"id {item.workflow_id!r}", _size(item.input)
+        case (
+            SignalExternalWorkflowExecutionInitiated()
+            | SignalExternalWorkflowExecution()
+        ):
+            name, target = item.signal_name, item.workflow_id
+            return f"{name!r} to {target!r}", _size(item.input)
+        case (
+            RequestCancelExternalWorkflowExecutionInitiated()
+            | RequestCancelExternalWorkflowExecution()
+        ):
+            return (f"to {item.workflow_id!r}",)
+        case WorkflowExecutionUpdateCompleted() | CompleteWorkflowExecutionUpdate():
+            return (f"id {item.update_id!r}",)
+        case WorkflowExecutionContinuedAsNew() | ContinueAsNewWorkflowExecution():
+            return repr(item.workflow_type), _size(item.input)
+        case MarkerRecorded() | RecordMarker():
+            return (_marker(item),)
+        case _:
+            return ()
+
+
+def _size(input: Payloads) -> str:
+    count = len(input)
+    size = sum(payload.size for payload in input)
+    return f"{count} argument{'' if count == 1 else 's'}, {size} bytes"
+
+
+def _marker(marker: MarkerRecorded | RecordMarker) -> str:
+    patch = find_patch(marker)
+    if patch is not None:
+        return patch[0]
+    letter = find_dead_letter(marker)
+    if letter is not None:
+        return f"dead letter: signal {letter.number}, {letter.signal_name!r}"
+    return repr(marker.marker_name)

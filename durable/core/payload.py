@@ -37,6 +37,14 @@ class Payload(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return len(bytes(self.json)) if self.encoding == JSON_PLAIN else len(self.data)
 
 
+_payload_decoder: Final = msgspec.json.Decoder(Payload)
+
+
+def decode_payload(text: str) -> Payload:
+    """Read a payload that is kept as JSON text."""
+    return _payload_decoder.decode(text)
+
+
 NULL: Final = Payload(json=msgspec.Raw(b"null"))
 
 Payloads = tuple[Payload, ...]

@@ -10,58 +10,63 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.tasks
-import contextvars
 import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from durable import limits
+import msgspec
+
 from durable.core import flags, turn
-from durable.core.commands import (
-    CancelWorkflowExecution,
-    CompleteWorkflowExecution,
-    FailWorkflowExecution,
-)
 from durable.core.context import RunContext
+from durable.core.driver import (
+    BugError,
+    RunDriver,
+    end_context,
+    exit_error,
+    name_of,
+)
 from durable.core.events import (
-    ACTIVITY_OUTCOMES,
     TERMINAL_EVENTS,
     UNPROCESSED,
     Attributes,
+    CheckpointRecorded,
     HistoryEvent,
     MarkerRecorded,
     TimerCanceled,
     TimerFired,
-    WorkflowExecutionCancelRequested,
+    UnreadSignal,
     WorkflowExecutionStarted,
+    WorkflowExecutionUpdateAccepted,
+    WorkflowExecutionUpdateCompleted,
     WorkflowTaskStarted,
     event_of,
 )
 from durable.core.machines.activity import ActivityMachine
+from durable.core.machines.child import ChildMachine
+from durable.core.machines.external import DeliveryMachine
+from durable.core.machines.fact import find_dead_letter
 from durable.core.machines.machine import Entry, State
 from durable.core.machines.marker import find_patch
-from durable.core.machines.run import ClosingCommand, ClosingEntry
 from durable.core.machines.timer import TimerMachine
 from durable.core.matcher import match
-from durable.core.payload import Failure, Payload
+from durable.core.payload import Failure, Payload, Payloads
 from durable.core.runtime import WorkflowCode
-from durable.core.teardown import (
-    RunTornDown,
-    close_async_generator,
-    close_coroutine,
-)
+from durable.core.stacks import STACK_QUERY, TaskStack, stacks_of
 from durable.core.workflow_task import (
     TaskFailureKind,
+    TaskInput,
+    UpdateRequest,
     WorkflowTask,
     WorkflowTaskCompletion,
     WorkflowTaskFailure,
+    update_request_id,
 )
 from durable.errors import (
     CorruptHistoryError,
     InternalError,
     NondeterminismError,
+    QueryFailedError,
     WorkflowBlockedError,
-    WorkflowTaskError,
 )
 
 
@@ -78,17 +83,13 @@ class Replayer:
     """
 
     __slots__ = (
-        "_context",
+        "_driver",
         "_find_code",
-        "_has_begun",
-        "_is_cancel_requested",
         "_is_torn_down",
-        "_main",
         "_on_unhandled",
         "_unprocessed",
         "event_count",
         "flags",
-        "is_closed",
         "task_count",
     )
 
@@ -100,16 +101,22 @@ class Replayer:
     ) -> None:
         self._find_code = code
         self._on_unhandled = on_unhandled
-        self._context: RunContext | None = None
-        self._main: asyncio.Task[Payload] | None = None
-        self._has_begun = False
-        self._is_cancel_requested = False
+        self._driver: RunDriver | None = None
         self._is_torn_down = False
         self._unprocessed: Sequence[HistoryEvent] = ()
-        self.is_closed = False
         self.event_count = 0
         self.task_count = 0
         self.flags = flags.CURRENT
+
+    @property
+    def _context(self) -> RunContext | None:
+        driver = self._driver
+        return None if driver is None else driver.context
+
+    @property
+    def is_closed(self) -> bool:
+        """The run has its terminal event."""
+        return self._driver is not None and self._driver.is_closed
 
     # --- the one way in ---------------------------------------------------------------
 
@@ -138,12 +145,12 @@ class Replayer:
             return self.failed(task, TaskFailureKind.NONDETERMINISM, error)
         except InternalError:
             raise
-        except _BugError as bug:
+        except BugError as bug:
             is_blocked = isinstance(bug.error, WorkflowBlockedError)
             kind = TaskFailureKind.BLOCKED if is_blocked else TaskFailureKind.BUG
             return self.failed(task, kind, bug.error)
         except SystemExit as error:
-            return self.failed(task, TaskFailureKind.BUG, _exit_error(error))
+            return self.failed(task, TaskFailureKind.BUG, exit_error(error))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a plain callback of workflow code raised
             return self.failed(task, TaskFailureKind.BUG, error)
 
@@ -166,14 +173,18 @@ class Replayer:
         )
 
     def unprocessed_events(
-        self, now: int, inputs: Sequence[Attributes]
+        self, now: int, inputs: Sequence[TaskInput]
     ) -> tuple[HistoryEvent, ...]:
-        """Place inputs after the last event for a later turn to take."""
+        """Place inputs after the last event for a later turn to take.
+
+        Not updates: they are no events until they are accepted.
+        """
+        events = [event for event in inputs if not isinstance(event, UpdateRequest)]
         first = self.event_count + 1
-        self.event_count += len(inputs)
+        self.event_count += len(events)
         return tuple(
             HistoryEvent(first + index, UNPROCESSED, now, attributes, flags.CURRENT)
-            for index, attributes in enumerate(inputs)
+            for index, attributes in enumerate(events)
         )
 
     # --- what the worker asks ---------------------------------------------------------
@@ -191,6 +202,80 @@ class Replayer:
         """The open activity of a scheduled event, if its outcome is still awaited."""
         context = self._context
         return None if context is None else context.activities.get(scheduled_event_id)
+
+    def pending_children(self) -> list[ChildMachine]:
+        """Children that are recorded and have no outcome, in order."""
+        return [] if self._context is None else list(self._context.children.values())
+
+    def pending_child(self, initiated_event_id: int) -> ChildMachine | None:
+        """The open child of an initiated event."""
+        context = self._context
+        return None if context is None else context.children.get(initiated_event_id)
+
+    def pending_deliveries(self) -> list[DeliveryMachine]:
+        """Messages to other runs that are recorded and have no answer, in order."""
+        return [] if self._context is None else list(self._context.deliveries.values())
+
+    @property
+    def has_had_children(self) -> bool:
+        """Whether the run ever asked for a child."""
+        return self._context is not None and self._context.has_had_children
+
+    def knows_request(self, request_id: str) -> bool:
+        """Whether a message with that request id is in the run's history already."""
+        driver = self._driver
+        if driver is not None and request_id in driver.request_ids:
+            return True
+        return any(
+            getattr(event, "request_id", None) == request_id
+            for event in self.unprocessed
+        )
+
+    def knows_update(self, update_id: str) -> bool:
+        """Whether an update with that id was accepted."""
+        driver = self._driver
+        return driver is not None and update_request_id(update_id) in driver.request_ids
+
+    def update_answer(self, update_id: str) -> WorkflowExecutionUpdateCompleted | None:
+        """The answer to an accepted update, if its handler has ended.
+
+        Not if that was before the newest checkpoint: then history knows.
+        """
+        context = self._context
+        return None if context is None else context.mailbox.updates.get(update_id)
+
+    def open_updates(self) -> list[str]:
+        """The accepted updates that have no answer."""
+        context = self._context
+        if context is None:
+            return []
+        return [key for key, value in context.mailbox.updates.items() if value is None]
+
+    def unread_signals(self) -> tuple[UnreadSignal, ...]:
+        """The signals that the code has not received."""
+        return () if self._context is None else self._context.mailbox.unread()
+
+    def query(self, name: str, input: Payloads) -> Payload:
+        """Ask the code, on settled state. Raises what its handler raises.
+
+        Raises:
+            QueryFailedError: nothing handles that name, or the run has not begun.
+            ReadOnlyError: the handler tried to change the run.
+        """
+        context = self._context
+        if context is None:
+            raise QueryFailedError("The run's code has not begun.")
+        if name == STACK_QUERY and not context.mailbox.has_query(name):
+            return Payload(json=msgspec.Raw(msgspec.json.encode(self.stacks())))
+        outer = turn.enter(context.loop)
+        try:
+            return context.mailbox.query(name, input)
+        finally:
+            turn.leave(outer)
+
+    def stacks(self) -> list[TaskStack]:
+        """Where each task of the run waits."""
+        return [] if self._context is None else stacks_of(self._context.loop.tasks)
 
     def next_timer_at(self) -> int | None:
         """When the earliest timer is due."""
@@ -219,32 +304,8 @@ class Replayer:
         if self._is_torn_down:
             return
         self._is_torn_down = True
-        context = self._context
-        if context is None:
-            return
-        loop = context.loop
-        loop.drop_done_tasks()  # while what they report is still heard
-        loop.is_torn_down = True
-        open_tasks = list(loop.tasks)
-        if open_tasks or loop.generators:
-            outer = turn.enter(loop)
-            try:
-                # Cleanup code may use asyncio.timeout(), which asks for the task.
-                is_driven = asyncio.current_task(loop) is not None
-                if self._main is not None and not is_driven:
-                    asyncio.tasks._enter_task(loop, self._main)
-                for task in open_tasks:
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for its warning
-                    close_coroutine(task.get_coro(), limits.TEARDOWN_ROUNDS_MAX)
-                for generator in loop.generators or ():
-                    close_async_generator(generator, limits.TEARDOWN_ROUNDS_MAX)
-                if self._main is not None and not is_driven:
-                    asyncio.tasks._leave_task(loop, self._main)
-            finally:
-                turn.leave(outer)
-        loop.tasks.clear()
-        loop.generators = None
-        context.entries.clear()
+        if self._context is not None:
+            end_context(self._context)
 
     def __del__(self) -> None:
         if not self._is_torn_down and self._context is not None:
@@ -256,16 +317,35 @@ class Replayer:
         """Drive recorded turns again. One thread-wide entry serves them all."""
         if self._context is None:
             self._begin_recorded(history)
-        context = self._get_context()
-        context.is_replaying = True
-        outer = turn.enter(context.loop)
-        try:
-            position = 0
-            while position < len(history):
-                position = self._replay_turn(context, history, position)
-            context.loop.drop_done_tasks()  # unheard errors were reported live
-        finally:
-            turn.leave(outer)
+        position = self._position_after_gap(history)
+        while position < len(history):
+            context = self._context_at(history[position])
+            context.is_replaying = True
+            outer = turn.enter(context.loop)
+            try:
+                while position < len(history):
+                    position = self._replay_turn(context, history, position)
+                    if context.checkpoint_input is not None:
+                        break
+                context.loop.drop_done_tasks()  # unheard errors were reported live
+            finally:
+                turn.leave(outer)
+
+    def _position_after_gap(self, history: Sequence[HistoryEvent]) -> int:
+        """Where to begin: after the first event if only a checkpoint follows it."""
+        if self.event_count or len(history) < 2 or history[0].event_id != 1:
+            return 0
+        second = history[1]
+        if second.event_id == 2 or type(second.attributes) is not CheckpointRecorded:
+            return 0
+        self.event_count = second.event_id - 1
+        return 1
+
+    def _context_at(self, event: HistoryEvent) -> RunContext:
+        """The run's context; a new one where a checkpoint begins it anew."""
+        if type(event.attributes) is CheckpointRecorded:
+            self._get_driver().begin_anew(event.attributes, event.event_id)
+        return self._get_driver().context
 
     def _begin_recorded(self, history: Sequence[HistoryEvent]) -> None:
         first = history[0]
@@ -303,7 +383,7 @@ class Replayer:
             else:
                 recorded.append(event)
                 if type(attributes) is MarkerRecorded:
-                    self._note_patch(context, attributes)
+                    self._note_marker(context, attributes)
             position += 1
         if begun is None:  # nobody has taken them yet; the next task does
             self._unprocessed = list(history[start:])
@@ -312,29 +392,47 @@ class Replayer:
         self.task_count = begun.task_number
         self.flags = begun.flags
         context.begin_task(begun.time, begun.event_id - 1)
-        self._apply(context, inputs)
+        context.checkpoint_follows = position < count and (
+            type(history[position].attributes) is CheckpointRecorded
+        )
+        self._get_driver().apply(inputs)
         self.event_count += position - start
+        if context.checkpoint_follows and context.checkpoint_input is None:
+            raise NondeterminismError(
+                f"Run {name_of(context)} cannot be replayed: event"
+                f" {self.event_count + 1} is CheckpointRecorded, but the code takes"
+                " no checkpoint there.",
+                hint="Restore the code, or guard the change with patched().",
+                event_id=self.event_count + 1,
+                recorded="CheckpointRecorded",
+                found=None,
+            )
         if not self.is_closed:
             entries = context.take_entries()
-            match(entries, recorded, self._name)
+            match(entries, recorded, lambda: name_of(context))
             self._index(context, entries)
             if recorded and isinstance(recorded[-1].attributes, TERMINAL_EVENTS):
-                self.is_closed = True
+                self._get_driver().is_closed = True
         return position
 
-    def _note_patch(self, context: RunContext, marker: MarkerRecorded) -> None:
+    def _note_marker(self, context: RunContext, marker: MarkerRecorded) -> None:
         patch = find_patch(marker)
         if patch is not None:
             context.recorded_patches |= {patch[0]}
+            return
+        letter = find_dead_letter(marker)
+        if letter is not None:
+            context.mailbox.dead.add(letter.number)
 
     def _start(self, started: WorkflowExecutionStarted) -> None:
-        self._context = RunContext(started, self._find_code(started))
-        self._context.on_unhandled = self._on_unhandled
+        context = RunContext(started, self._find_code(started))
+        context.on_unhandled = self._on_unhandled
+        self._driver = RunDriver(context)
 
     # --- one live turn ----------------------------------------------------------------
 
     def _drive(self, task: WorkflowTask) -> WorkflowTaskCompletion:
-        inputs: list[Attributes] = list(task.events)
+        inputs: list[TaskInput] = list(task.events)
         earlier = self._unprocessed
         if earlier:
             inputs.insert(0, WorkflowTaskStarted())
@@ -348,43 +446,114 @@ class Replayer:
             inputs += self._due_timers(time)
         if not inputs:
             raise InternalError("A workflow task has neither inputs nor due timers.")
+        refused: tuple[tuple[str, Failure], ...] = ()
+        if type(inputs[0]) is UpdateRequest:
+            inputs, refused = self._admit(context, inputs)
+            if not inputs:  # nothing was decided: nothing is recorded
+                return msgspec.structs.replace(
+                    self._completion((), ()), rejected=refused
+                )
+        self._unprocessed = ()
+        placed, commands = self._drive_turn(
+            self._get_driver(),
+            [*(event.attributes for event in earlier), *inputs],
+            inputs,
+            time,
+        )
+        refused += tuple(context.mailbox.rejected.items())
+        checkpoint_event_id = None
+        while context.checkpoint_input is not None:
+            driver = self._get_driver()
+            checkpoint = driver.checkpoint()
+            checkpoint_event_id = self.event_count + 1
+            driver.begin_anew(checkpoint, checkpoint_event_id)
+            context = driver.context
+            more, further = self._drive_turn(driver, [checkpoint], [checkpoint], time)
+            placed += more
+            commands += further
+        return msgspec.structs.replace(
+            self._completion(placed, commands),
+            rejected=refused,
+            checkpoint_event_id=checkpoint_event_id,
+        )
+
+    def _admit(
+        self, context: RunContext, inputs: list[TaskInput]
+    ) -> tuple[list[TaskInput], tuple[tuple[str, Failure], ...]]:
+        """Ask validators first, if a turn would be for updates alone.
+
+        What they refuse then leaves no trace, not even a turn.
+        """
+        if any(type(event) is not UpdateRequest for event in inputs):
+            return inputs, ()
+        outer = turn.enter(context.loop)
+        try:
+            admitted: list[TaskInput] = [
+                event
+                for event in inputs
+                if isinstance(event, UpdateRequest) and context.mailbox.admit(event)
+            ]
+        finally:
+            turn.leave(outer)
+        refused = tuple(context.mailbox.rejected.items())
+        context.mailbox.rejected = {}
+        return admitted, refused
+
+    def _drive_turn(
+        self,
+        driver: RunDriver,
+        applied: Sequence[TaskInput],
+        inputs: Sequence[TaskInput],
+        time: int,
+    ) -> tuple[tuple[HistoryEvent, ...], tuple[Any, ...]]:
+        """Drive one turn live; return its events, and its commands."""
+        context = driver.context
         self.task_count += 1
         self.flags = flags.CURRENT
         context.is_replaying = False
         context.begin_task(time, self.event_count)
-        self._unprocessed = ()
+        mailbox = context.mailbox
+        if mailbox.accepted or mailbox.rejected:
+            mailbox.accepted, mailbox.rejected = set(), {}
         outer = turn.enter(context.loop)
         try:
-            self._apply(context, [*(event.attributes for event in earlier), *inputs])
+            driver.apply(applied)
         finally:
             turn.leave(outer)
+        for update_id in mailbox.accepted:
+            driver.request_ids[update_request_id(update_id)] = None
+        recorded: list[Attributes] = [
+            _accepted(event) if type(event) is UpdateRequest else event  # type: ignore[misc]  # by its type
+            for event in inputs
+            if type(event) is not UpdateRequest or event.update_id in mailbox.accepted
+        ]
         if self.is_closed:  # timed out or terminated: no code ran
-            return self._completion(self._place(inputs, time), ())
+            return self._place(recorded, time), ()
         entries = context.take_entries()
         commands = tuple([entry.command() for entry in entries])
         placed = self._place(
-            [*inputs, *[event_of(command) for command in commands]], time
+            [*recorded, *[event_of(command) for command in commands]], time
         )
-        for entry, event in zip(entries, placed[len(inputs) :], strict=True):
+        for entry, event in zip(entries, placed[len(recorded) :], strict=True):
             entry.recorded(event.event_id, time, event.attributes)
         self._index(context, entries)
-        if isinstance(placed[-1].attributes, TERMINAL_EVENTS):
-            self.is_closed = True
-        return self._completion(placed, commands)
+        if placed and isinstance(placed[-1].attributes, TERMINAL_EVENTS):
+            driver.is_closed = True
+        return placed, commands
 
     def _start_live(
-        self, earlier: Sequence[HistoryEvent], inputs: Sequence[Attributes]
+        self, earlier: Sequence[HistoryEvent], inputs: Sequence[TaskInput]
     ) -> RunContext:
         first = earlier[0].attributes if earlier else inputs[0] if inputs else None
         if not isinstance(first, WorkflowExecutionStarted):
             raise InternalError("The first workflow task must start the run.")
         self._start(first)
-        return self._get_context()
+        return self._get_driver().context
 
     def _due_timers(self, now: int) -> list[Attributes]:
         if not self.has_due_timer(now):
             return []
-        due = [t for t in self._get_context().timers.values() if t.due_at <= now]
+        due = [t for t in self._get_driver().context.timers.values() if t.due_at <= now]
         due.sort(key=lambda timer: (timer.due_at, timer.started_event_id))
         return [
             TimerFired(timer_id=t.timer_id, started_event_id=t.started_event_id)
@@ -404,95 +573,7 @@ class Replayer:
             ]
         )
 
-    # --- applying events --------------------------------------------------------------
-
-    def _apply(self, context: RunContext, events: Sequence[Attributes]) -> None:
-        try:
-            for event in events:
-                self._apply_one(context, event)
-            if not self.is_closed:
-                context.drain()
-        except RunTornDown:
-            pass
-        if context.loop.is_torn_down:
-            raise InternalError("A run was torn down while it was driven.")
-        main = self._main
-        if main is not None and main.done() and not self.is_closed:
-            context.entries.append(ClosingEntry(self._closing_command(main)))
-
-    def _apply_one(self, context: RunContext, event: Attributes) -> None:
-        kind = type(event)
-        if kind in _ACTIVITY_OUTCOMES:
-            activity = context.activities.pop(event.scheduled_event_id, None)  # type: ignore[union-attr]  # by its kind
-            if activity is not None:
-                activity.resolve(event)
-        elif kind is TimerFired:
-            # A fire for a timer that is gone is void: its cancel was recorded first.
-            timer = context.timers.pop(event.started_event_id, None)  # type: ignore[union-attr]  # by its kind
-            if timer is not None:
-                timer.resolve()
-        elif kind is WorkflowExecutionStarted:
-            # Nothing of the caller's context: a replay has another caller.
-            self._main = context.loop.create_task(
-                self._run_main(context), context=contextvars.Context()
-            )
-        elif kind is WorkflowExecutionCancelRequested:
-            self._request_cancel(context, event.reason)  # type: ignore[union-attr]  # by its kind
-        elif kind in TERMINAL_EVENTS:
-            self.is_closed = True
-        elif kind is WorkflowTaskStarted:
-            pass  # only marks where the task begins
-        else:
-            raise CorruptHistoryError(
-                f"Run {self._name()}: {kind.__name__} is no input of a workflow task."
-            )
-
-    async def _run_main(self, context: RunContext) -> Payload:
-        self._has_begun = True
-        if self._is_cancel_requested:
-            # Accepted before the first line: the code begins, then hears of it.
-            context.loop.call_soon(self._deliver_cancel)
-        try:
-            return await context.code.call(context.started.input)
-        except SystemExit as error:
-            raise _exit_error(error) from error
-
-    def _request_cancel(self, context: RunContext, reason: str) -> None:
-        if self._is_cancel_requested:
-            return  # cancellation is a state: one CancelledError, whatever follows
-        self._is_cancel_requested = True
-        context.cancellation_reason = reason
-        if self._has_begun:
-            self._deliver_cancel()
-
-    def _deliver_cancel(self) -> None:
-        if self._main is not None and not self._main.done():
-            self._main.cancel()
-
     # --- results of a turn ------------------------------------------------------------
-
-    def _closing_command(self, main: asyncio.Task[Payload]) -> ClosingCommand:
-        context = self._get_context()
-        if main.cancelled():
-            if self._is_cancel_requested:
-                return CancelWorkflowExecution()
-            return FailWorkflowExecution(
-                Failure(
-                    message="CancelledError left the workflow, though nobody asked it"
-                    " to stop.",
-                    kind="cancelled",
-                    type="CancelledError",
-                )
-            )
-        error = main.exception()
-        if error is None:
-            return CompleteWorkflowExecution(main.result())
-        if isinstance(error, WorkflowTaskError) or context.code.is_bug(error):
-            raise _BugError(error)
-        failure = context.code.failure_of(error)
-        if self._is_cancel_requested and _is_cancellation(failure):
-            return CancelWorkflowExecution(failure)
-        return FailWorkflowExecution(failure)
 
     def _index(self, context: RunContext, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -504,6 +585,10 @@ class Replayer:
                     heapq.heappush(
                         context.timer_heap, (entry.due_at, entry.started_event_id)
                     )
+            elif type(entry) is ChildMachine:
+                context.children[entry.initiated_event_id] = entry
+            elif isinstance(entry, DeliveryMachine):
+                context.deliveries[entry.initiated_event_id] = entry
             elif entry.event_type is TimerCanceled:
                 command = entry.command()
                 context.timers.pop(command.started_event_id, None)  # type: ignore[union-attr]  # by its kind
@@ -519,40 +604,18 @@ class Replayer:
             next_timer_at=None if self.is_closed else self.next_timer_at(),
         )
 
-    def _get_context(self) -> RunContext:
-        if self._context is None:
+    def _get_driver(self) -> RunDriver:
+        if self._driver is None:
             raise InternalError("The run has not started.")
-        return self._context
-
-    def _name(self) -> str:
-        started = self._get_context().started
-        return f"{started.workflow_id!r} ({started.workflow_type}, {started.run_id})"
+        return self._driver
 
 
-_ACTIVITY_OUTCOMES = frozenset(ACTIVITY_OUTCOMES)
-
-
-class _BugError(Exception):
-    """Carries an exception that should park the run out of the turn."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _exit_error(error: SystemExit) -> WorkflowTaskError:
-    return WorkflowTaskError(
-        f"Workflow code called sys.exit({error.code!r}).",
-        hint="Return from the workflow, or raise an exception.",
+def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:
+    """The event of an update that passed its validator."""
+    return WorkflowExecutionUpdateAccepted(
+        update_id=update.update_id,
+        update_name=update.update_name,
+        input=update.input,
+        identity=update.identity,
+        headers=update.headers,
     )
-
-
-def _is_cancellation(failure: Failure | None) -> bool:
-    """Whether a failure, or what it wraps, is a cancellation."""
-    while failure is not None:
-        if failure.kind == "cancelled":
-            return True
-        if failure.kind not in ("activity", "child_workflow"):
-            return False
-        failure = failure.cause
-    return False

@@ -11,13 +11,16 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from types import CodeType
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
-from durable.core.commands import ActivitySettings
+from durable.core.commands import ActivitySettings, ChildSettings
 from durable.core.payload import Failure, Payload, Payloads
 from durable.errors import NotInWorkflowError
+
+T = TypeVar("T")
+MessageKind: TypeAlias = Literal["signal", "update", "query"]
 
 
 class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,102 @@ class ActivityTarget:
         self.settings = settings
         self.summary = summary
         self.same_input = same_input
+
+
+class ChildTarget:
+    """A workflow as its parent calls it: the same for all its calls."""
+
+    __slots__ = ("same_input", "settings", "summary", "workflow_type")
+
+    def __init__(
+        self,
+        workflow_type: str,
+        settings: ChildSettings,
+        summary: str | None,
+        same_input: Callable[[Payloads, Payloads], bool],
+    ) -> None:
+        self.workflow_type = workflow_type
+        self.settings = settings
+        self.summary = summary
+        self.same_input = same_input
+
+
+class Child(Protocol):
+    """A child workflow as its parent's code holds it."""
+
+    workflow_id: str
+    run_id: str | None
+    """None until the child has started."""
+
+    async def wait_started(self) -> str:
+        """Wait until the child exists; return its run id.
+
+        Cancelling the wait leaves the child alone.
+
+        Raises:
+            WorkflowAlreadyStartedError: its id is taken.
+        """
+        ...
+
+    async def wait_result(self) -> Payload:
+        """Wait for the child's result; raise its failure.
+
+        Cancelling the wait does to the child what its cancellation type says.
+        """
+        ...
+
+
+class Handler:
+    """A handler of signals, updates or queries as the core sees it: payloads in.
+
+    Args:
+        bind: given a message's name and arguments, decodes them and returns the call
+            that handles it.
+        is_async: that call gives a coroutine.
+        validate: given the same, raises if an update is to be rejected.
+        encode: turns what the call gives into a payload.
+        warns_unfinished: a run that ends before this handler has is worth a warning.
+    """
+
+    __slots__ = ("bind", "encode", "is_async", "validate", "warns_unfinished")
+
+    def __init__(
+        self,
+        bind: Callable[[str, Payloads], Callable[[], Any]],
+        *,
+        is_async: bool,
+        encode: Callable[[Any], Payload],
+        validate: Callable[[str, Payloads], None] | None = None,
+        warns_unfinished: bool = True,
+    ) -> None:
+        self.bind = bind
+        self.is_async = is_async
+        self.encode = encode
+        self.validate = validate
+        self.warns_unfinished = warns_unfinished
+
+
+class ContinueAsNew(BaseException):
+    """Leaves workflow code to end the run and begin the next of its chain.
+
+    No Exception, so that code which catches those does not stop it.
+    """
+
+    def __init__(
+        self,
+        workflow_type: str,
+        input: Payloads,
+        *,
+        task_queue: str | None = None,
+        run_timeout: int | None = None,
+        memo: dict[str, Payload] | None = None,
+    ) -> None:
+        super().__init__(f"continues as a new run of {workflow_type!r}")
+        self.workflow_type = workflow_type
+        self.input = input
+        self.task_queue = task_queue
+        self.run_timeout = run_timeout
+        self.memo = memo
 
 
 _source_lines: dict[tuple[int, int], tuple[CodeType, str]] = {}
@@ -148,9 +247,109 @@ class WorkflowRuntime(Protocol):
         """Whether this run goes the patched way; recorded at its first answer."""
         ...
 
+    # --- messages ---------------------------------------------------------------------
+
+    instance: Any
+    """The object of a class workflow; None for a function."""
+
+    def set_handler(
+        self, kind: MessageKind, name: str | None, handler: Handler | None
+    ) -> None:
+        """Set or, with None, take away a handler; the name None stands for all others.
+
+        Signals that were kept for it are handed to it at once, in order.
+        """
+        ...
+
+    def all_handlers_finished(self) -> bool:
+        """Whether no handler of a signal or update is under way."""
+        ...
+
+    async def receive(self, name: str, decode: Callable[[Payloads], T]) -> T:
+        """Wait for the next signal of that name that no handler takes.
+
+        One that `decode` refuses with an `UndecodableError` is set aside.
+        """
+        ...
+
+    def receive_nowait(self, name: str, decode: Callable[[Payloads], T]) -> T:
+        """The next such signal; raises asyncio.QueueEmpty if there is none."""
+        ...
+
+    def update_info(self) -> tuple[str, str] | None:
+        """Id and name of the update whose handler this code belongs to."""
+        ...
+
+    def set_state(self, state: Payload) -> None:
+        """Publish what the run shows of itself."""
+        ...
+
+    # --- other runs -------------------------------------------------------------------
+
+    def start_child(
+        self,
+        target: ChildTarget,
+        workflow_id: str | None,
+        input: Payloads,
+        code: CodeType | None,
+        instruction: int,
+    ) -> Child:
+        """Ask for a child workflow; without an id it gets one of the run's randomness.
+
+        `code` and `instruction` say which line of workflow code asks.
+        """
+        ...
+
+    async def signal_external(
+        self,
+        workflow_id: str,
+        run_id: str | None,
+        name: str,
+        input: Payloads,
+        *,
+        is_child: bool = False,
+    ) -> None:
+        """Send a signal to another run; returns once that has it, durably.
+
+        Raises:
+            WorkflowNotFoundError, WorkflowClosedError: it cannot take it.
+        """
+        ...
+
+    async def cancel_external(
+        self,
+        workflow_id: str,
+        run_id: str | None,
+        reason: str,
+        *,
+        is_child: bool = False,
+    ) -> None:
+        """Ask another run to stop; returns once that has the request, durably.
+
+        Raises:
+            WorkflowNotFoundError, WorkflowClosedError: it cannot take it.
+        """
+        ...
+
+    # --- bounded histories ------------------------------------------------------------
+
+    def checkpoint(self, input: Payloads) -> None:
+        """Begin anew with `input` if it is time and nothing else is under way."""
+        ...
+
 
 class WorkflowCode(Protocol):
     """A workflow as the core sees it: payloads in, payload or exception out."""
+
+    checkpoint_every: int
+    """Events after which `checkpoint` is heeded."""
+
+    def prepare(self, runtime: WorkflowRuntime, input: Payloads) -> None:
+        """Make the object of a class workflow and set its handlers.
+
+        Runs in the loop, before the first message and the first line of the code.
+        """
+        ...
 
     def call(self, input: Payloads) -> Coroutine[Any, Any, Payload]:
         """Decode the arguments, run the code, encode its result."""

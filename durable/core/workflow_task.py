@@ -15,13 +15,31 @@ The contract on `WorkflowTaskCompletion`:
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from durable.core.commands import Command
 from durable.core.events import Attributes, HistoryEvent
-from durable.core.payload import Failure
+from durable.core.payload import Failure, Payloads
+
+
+class UpdateRequest(msgspec.Struct, frozen=True, gc=False):
+    """Somebody asks the run for an update. It is no event until it is accepted."""
+
+    update_id: str
+    update_name: str
+    input: Payloads
+    identity: str = ""
+    headers: dict[str, str] = {}
+
+
+def update_request_id(update_id: str) -> str:
+    """The request id of an update, among those of all messages."""
+    return f"update:{update_id}"
+
+
+TaskInput: TypeAlias = Attributes | UpdateRequest
 
 
 class WorkflowTask(msgspec.Struct, frozen=True, gc=False):
@@ -38,7 +56,7 @@ class WorkflowTask(msgspec.Struct, frozen=True, gc=False):
     """
 
     now: int
-    events: tuple[Attributes, ...] = ()
+    events: tuple[TaskInput, ...] = ()
     history: tuple[HistoryEvent, ...] | list[HistoryEvent] = ()
     is_replay_only: bool = False
 
@@ -68,6 +86,9 @@ class WorkflowTaskCompletion(msgspec.Struct, frozen=True):
         events: all events to append: the turn's inputs, then one for each command.
         is_closed: the last event is the run's terminal event.
         next_timer_at: when the run's earliest timer is due, or None.
+        rejected: updates that were refused, by id, with why. Nothing records them. If
+            the whole turn came to nothing but that, `events` is empty.
+        checkpoint_event_id: the newest checkpoint among `events`, or None.
         failure: set if the turn failed; then nothing else counts.
     """
 
@@ -76,4 +97,6 @@ class WorkflowTaskCompletion(msgspec.Struct, frozen=True):
     events: tuple[HistoryEvent, ...] = ()
     is_closed: bool = False
     next_timer_at: int | None = None
+    rejected: tuple[tuple[str, Failure], ...] = ()
+    checkpoint_event_id: int | None = None
     failure: WorkflowTaskFailure | None = None

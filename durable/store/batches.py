@@ -1,9 +1,10 @@
-"""Many starts, task commits and attempts at once, in a few statements.
+"""Many starts, task commits, attempts and messages at once, in a few statements.
 
 Each statement of a driver that holds the interpreter's lock may have to wait for it,
 so what counts is how many there are. A batch holds operations that cannot see each
-other: no two name the same run, workflow id or request id. That makes their order
-irrelevant, and one by one they would have the same results.
+other: no two change the same run, workflow id or request id, and none changes a run
+that another one puts a message to. That makes their order irrelevant, but for that of
+the messages, and one by one they would have the same results.
 """
 
 from __future__ import annotations
@@ -11,41 +12,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from durable.errors import DurableError
+from durable.options import IdConflictPolicy
 from durable.store import policies
 from durable.store.records import (
     CommitTask,
+    Committed,
+    DropReplies,
+    MessageKind,
+    PutMessage,
     RecordAttempts,
     RunStatus,
     Started,
     StartRun,
 )
 from durable.store.submission import is_fenced
+from durable.store.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from durable.store.database import Closing, HotPath, WakeUp
-    from durable.store.records import (
-        AttemptRecord,
-        HistoryRow,
-        MessageRecord,
-        Operation,
-        RunRecord,
-        WorkerRecord,
-    )
+    from durable.store.database import HotPath, Mail
+    from durable.store.family import Letter
+    from durable.store.records import Operation, RunRecord, WorkerRecord
     from durable.store.transaction import Transaction
 
-Hot: TypeAlias = StartRun | CommitTask | RecordAttempts
+Hot: TypeAlias = StartRun | CommitTask | RecordAttempts | PutMessage | DropReplies
 Outcomes: TypeAlias = list[tuple[Any, BaseException | None]]
+_Deliveries: TypeAlias = tuple[str | DurableError, ...]
+_Entry: TypeAlias = tuple[int, Hot, _Deliveries]
+"""place in the group, operation, where each of its messages goes."""
 
 _PENDING = (None, None)
-
-
-class StaleViewError(Exception):
-    """An operation of the batch was for a run that its worker does not own.
-
-    Which one is found by looking before writing: see `Transaction.is_careful`.
-    """
 
 
 def apply_together(transaction: Transaction, operations: list[Any]) -> Outcomes:
@@ -55,95 +52,162 @@ def apply_together(transaction: Transaction, operations: list[Any]) -> Outcomes:
         StaleViewError: some operation was for a run that this worker does not own.
         Exception: the driver's; some operation was refused by the database.
     """
+    transaction.mail.expect(lambda: _all_messages(operations))
     outcomes: Outcomes = [_PENDING] * len(operations)
-    batch = Batch()
+    batch = Batch(transaction)
     for index, operation in enumerate(operations):
-        keys = _keys(operation)
-        if not keys:
-            batch.apply(transaction, outcomes)
-            batch = Batch()
-            outcomes[index] = _attempt(transaction, operation)
-        else:
-            if not batch.keys.isdisjoint(keys):
-                batch.apply(transaction, outcomes)
-                batch = Batch()
-            batch.keys.update(keys)
-            batch.operations.append((index, operation))
-    batch.apply(transaction, outcomes)
+        if batch.take(index, operation):
+            continue
+        batch.apply(outcomes)
+        batch = Batch(transaction)
+        if not batch.take(index, operation):
+            outcomes[index] = transaction.attempt(operation)
+    batch.apply(outcomes)
     return outcomes
 
 
-def _keys(operation: Operation) -> tuple[object, ...]:
-    if isinstance(operation, CommitTask | RecordAttempts):
+def _all_messages(operations: list[Any]) -> Iterator[PutMessage]:
+    for operation in operations:
+        yield from _messages_of(operation)
+
+
+def _messages_of(operation: Operation) -> tuple[PutMessage, ...]:
+    if isinstance(operation, CommitTask | StartRun):
+        return operation.messages
+    return (operation,) if isinstance(operation, PutMessage) else ()
+
+
+def _find_changes(operation: Operation) -> tuple[object, ...] | None:
+    """Return the keys of what an operation changes; None if nobody can tell."""
+    if isinstance(operation, CommitTask):
+        if operation.starts or policies.parts_from_children(operation):
+            return None
+        if operation.replies:
+            return (
+                operation.run_id,
+                *(("reply", r.run_id, r.request_id) for r in operation.replies),
+            )
         return (operation.run_id,)
     if isinstance(operation, StartRun):
+        if operation.starts:
+            return None
         record = operation.record
         return (
             record.run_id,
             ("workflow", record.namespace, record.workflow_id),
             ("request", record.namespace, record.request_id),
         )
-    return ()
-
-
-def _attempt(
-    transaction: Transaction, operation: Operation
-) -> tuple[Any, BaseException | None]:
-    try:
-        return transaction.apply(operation), None
-    except DurableError as error:
-        return None, error
+    if isinstance(operation, RecordAttempts):
+        return (operation.run_id,)
+    if isinstance(operation, DropReplies):
+        return tuple(("reply", *key) for key in operation.keys)
+    return () if isinstance(operation, PutMessage) else None
 
 
 class Batch:
-    """Operations of which no two share a key."""
+    """Operations of which none changes what another one changes or addresses."""
 
-    def __init__(self) -> None:
+    def __init__(self, transaction: Transaction) -> None:
         """Begin empty."""
-        self.keys: set[object] = set()
-        self.operations: list[tuple[int, Hot]] = []
+        self._transaction = transaction
+        self._changed: set[object] = set()
+        self._addressed: set[object] = set()
+        self.entries: list[_Entry] = []
 
-    def apply(self, transaction: Transaction, outcomes: Outcomes) -> None:
+    def take(self, place: int, operation: Any) -> bool:
+        """Take an operation in; False if it must wait for a later batch, or be alone.
+
+        An empty batch refuses only operations that must be alone.
+        """
+        changes = _find_changes(operation)
+        if (
+            changes is None
+            or not self._changed.isdisjoint(changes)
+            or (self._addressed and not self._addressed.isdisjoint(changes))
+        ):
+            return False
+        deliveries: _Deliveries = ()
+        if messages := _messages_of(operation):
+            addressed = self._address(messages, changes)
+            if addressed is None:
+                return False
+            deliveries, keys = addressed
+            self._addressed.update(keys)
+        self._changed.update(changes)
+        self.entries.append((place, operation, deliveries))
+        return True
+
+    def _address(
+        self, messages: tuple[PutMessage, ...], changes: tuple[object, ...]
+    ) -> tuple[_Deliveries, list[object]] | None:
+        """Find the runs of messages; None if one is to be changed before or with them.
+
+        Until the batch is applied, the database shows those runs as they will be when
+        the messages are put.
+        """
+        find = self._transaction.mail.find
+        changed = self._changed
+        deliveries: list[str | DurableError] = []
+        keys: list[object] = []
+        for message in messages:
+            key: object = message.run_id
+            if key is None:
+                key = ("workflow", message.namespace, message.workflow_id)
+            if key in changed or key in changes:
+                return None
+            keys.append(key)
+            try:
+                run_id = find(message).run_id
+            except DurableError as error:
+                deliveries.append(error)
+                continue
+            if run_id in changed or run_id in changes:
+                return None
+            keys.append(run_id)
+            deliveries.append(run_id)
+        return tuple(deliveries), keys
+
+    def apply(self, outcomes: Outcomes) -> None:
         """Apply all, filling in their outcomes.
 
         Raises:
             StaleViewError: as for `apply_together`.
         """
-        if not self.operations:
+        if not self.entries:
             return
-        admitted = self._admit(transaction, outcomes)
-        apart = self._find_entangled(transaction, admitted)
-        work = _Work(transaction)
-        for index, operation in admitted:
-            if index in apart:
-                continue
-            outcomes[index] = (work.add(operation), None)
+        transaction = self._transaction
+        admitted = self._admit(outcomes)
+        apart = self._find_entangled(admitted)
+        work = Work(
+            transaction.hot, transaction.mail, transaction.clock, transaction.worker
+        )
+        for place, operation, deliveries in admitted:
+            if place not in apart:
+                outcomes[place] = _add(work, operation, deliveries)
         work.write()
-        for index, operation in admitted:
-            if index in apart:
-                outcomes[index] = _attempt(transaction, operation)
+        if apart:
+            for place, operation, _ in admitted:
+                if place in apart:
+                    outcomes[place] = transaction.attempt(operation)
 
-    def _admit(
-        self, transaction: Transaction, outcomes: Outcomes
-    ) -> list[tuple[int, Hot]]:
-        admitted: list[tuple[int, Hot]] = []
-        for index, operation in self.operations:
-            if is_fenced(operation):
+    def _admit(self, outcomes: Outcomes) -> list[_Entry]:
+        admitted: list[_Entry] = []
+        for entry in self.entries:
+            if is_fenced(entry[1]):
                 try:
-                    transaction.require_lease(operation)
+                    self._transaction.require_lease(entry[1])
                 except DurableError as error:
-                    outcomes[index] = (None, error)
+                    outcomes[entry[0]] = (None, error)
                     continue
-            admitted.append((index, operation))
+            admitted.append(entry)
         return admitted
 
-    def _find_entangled(
-        self, transaction: Transaction, operations: list[tuple[int, Hot]]
-    ) -> set[int]:
+    def _find_entangled(self, entries: list[_Entry]) -> set[int]:
         """Return the operations that must be looked at one by one."""
+        transaction = self._transaction
         starts: list[tuple[int, StartRun]] = []
         closings: list[tuple[int, CommitTask]] = []
-        for index, operation in operations:
+        for index, operation, _ in entries:
             if isinstance(operation, StartRun):
                 starts.append((index, operation))
             elif isinstance(operation, CommitTask) and operation.status is not None:
@@ -151,22 +215,72 @@ class Batch:
         apart: set[int] = set()
         if starts and (transaction.is_careful or not self._is_carefree(starts)):
             holders = transaction.hot.find_holders([start for _, start in starts])
-            if any(holder.run_id in self.keys for holder in holders):
-                # A start meets a run that another operation of this batch changes, so
-                # their order matters after all.
-                return {index for index, _ in operations}
             apart.update(_find_taken(starts, holders))
-        if closings and transaction.has_messages:
-            messages = transaction.hot.find_messages([c.run_id for _, c in closings])
-            apart.update(_find_mailed(closings, messages))
+            if any(holder.run_id in self._changed for holder in holders) or (
+                apart
+                and any(
+                    place in apart and _reaches_others(start) for place, start in starts
+                )
+            ):
+                # A start meets a run that another operation of this batch changes, or
+                # changes one itself, so their order matters after all.
+                return {place for place, _, _ in entries}
+        if closings and transaction.mail.has_any:
+            mail = transaction.hot.find_mail([c.run_id for _, c in closings])
+            apart.update(_find_mailed(closings, mail))
         if transaction.is_careful and transaction.worker is not None:
-            apart.update(_find_stale(transaction.hot, transaction.worker, operations))
+            apart.update(_find_stale(transaction.hot, transaction.worker, entries))
         return apart
 
     def _is_carefree(self, starts: list[tuple[int, StartRun]]) -> bool:
         # A start by itself need not look first: if a unique key refuses it, it is done
-        # again, and nothing else with it.
-        return len(self.operations) == 1 and policies.allows_every_reuse(starts[0][1])
+        # again, and nothing else with it. A run that begins closed has no such key.
+        _, start = starts[0]
+        return (
+            len(self.entries) == 1
+            and start.record.status is RunStatus.RUNNING
+            and start.message_if_open is None
+            and policies.allows_every_reuse(start)
+        )
+
+
+def _add(
+    work: Work, operation: Hot, deliveries: _Deliveries
+) -> tuple[Any, BaseException | None]:
+    """Take an operation into the work and return the outcome it will have."""
+    if isinstance(operation, PutMessage):
+        (delivery,) = deliveries
+        if isinstance(delivery, DurableError):
+            return None, delivery
+        work.add_letters([_to_letter(delivery, operation)])
+        return delivery, None
+    work.add(operation)
+    committed: Committed | None = None
+    if deliveries:
+        committed = Committed(deliveries=deliveries)
+        work.add_letters(
+            _to_letter(delivery, message)
+            for delivery, message in zip(
+                deliveries, _messages_of(operation), strict=True
+            )
+            if not isinstance(delivery, DurableError)
+        )
+    if isinstance(operation, StartRun):
+        return Started(operation.record.run_id, True, None, committed), None
+    return (committed, None) if committed else _PENDING
+
+
+def _to_letter(run_id: str, message: PutMessage) -> Letter:
+    return run_id, message.request_id, message.kind, message.data
+
+
+def _reaches_others(start: StartRun) -> bool:
+    """Tell whether a start that is not plain may change anything but its own run."""
+    return (
+        start.conflict_policy is IdConflictPolicy.TERMINATE_EXISTING
+        or start.message_if_open is not None
+        or bool(start.messages)
+    )
 
 
 def _find_taken(
@@ -188,92 +302,29 @@ def _find_taken(
 
 
 def _find_mailed(
-    closings: list[tuple[int, CommitTask]], messages: list[MessageRecord]
+    closings: list[tuple[int, CommitTask]], mail: list[Mail]
 ) -> Iterator[int]:
-    sequences: dict[str, set[int]] = {}
-    for message in messages:
-        sequences.setdefault(message.run_id, set()).add(message.sequence)
+    waiting: dict[str, list[Mail]] = {}
+    for message in mail:
+        if message[3] != MessageKind.QUERY.value:
+            waiting.setdefault(message[0], []).append(message)
+    if not waiting:
+        return
     for index, closing in closings:
-        if not sequences.get(closing.run_id, set()) <= set(closing.consumed):
+        messages = waiting.get(closing.run_id, ())
+        consumed = frozenset(closing.consumed) if messages else ()
+        requests = frozenset(closing.consumed_requests) if messages else ()
+        if any(m[1] not in consumed and m[2] not in requests for m in messages):
             yield index
 
 
 def _find_stale(
-    hot: HotPath, worker: WorkerRecord, operations: list[tuple[int, Hot]]
+    hot: HotPath, worker: WorkerRecord, entries: list[_Entry]
 ) -> Iterator[int]:
     changes = {
         operation.run_id: index
-        for index, operation in operations
-        if not isinstance(operation, StartRun)
+        for index, operation, _ in entries
+        if isinstance(operation, CommitTask | RecordAttempts)
     }
     owned = set(hot.find_owned(list(changes), worker.worker_id))
     return (index for run_id, index in changes.items() if run_id not in owned)
-
-
-class _Work:
-    """The rows of a batch, sorted by the statement that writes them."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-        worker = transaction.worker
-        self._fence = 0 if worker is None else worker.fence
-        self._owner = "" if worker is None else worker.worker_id
-        self._starts: list[StartRun] = []
-        self._history: list[tuple[list[HistoryRow], int]] = []
-        self._closings: list[Closing] = []
-        self._updates: list[WakeUp] = []
-        self._wake_ups: list[WakeUp] = []
-        self._appended: list[str] = []
-        self._attempts: list[AttemptRecord] = []
-        self._consumed: list[tuple[str, int]] = []
-
-    def add(self, operation: Hot) -> Started | None:
-        """Take an operation in and return the result it will have."""
-        if isinstance(operation, StartRun):
-            record = operation.record
-            self._starts.append(operation)
-            fence = 0 if record.owner is None else self._fence
-            self._history.append((operation.rows, fence))
-            return Started(run_id=record.run_id, created=True)
-        run_id = operation.run_id
-        self._attempts += operation.attempts
-        if isinstance(operation, RecordAttempts):
-            self._wake_ups.append((run_id, operation.is_active, operation.wake_at))
-            return None
-        self._history.append((operation.rows, self._fence))
-        if operation.consumed:
-            self._consumed += [(run_id, s) for s in operation.consumed]
-        if operation.status is not None:
-            closed_at = operation.closed_at
-            if closed_at is None:
-                closed_at = self._transaction.clock.now()
-            self._closings.append((run_id, operation.status.value, closed_at))
-        elif operation.update_run:
-            self._updates.append((run_id, operation.is_active, operation.wake_at))
-        else:
-            self._appended.append(run_id)
-        return None
-
-    def write(self) -> None:
-        hot = self._transaction.hot
-        if self._starts:
-            hot.insert_runs([start.record for start in self._starts])
-        if self._history:
-            hot.append_history(self._history)
-        owned = 0
-        if self._closings:
-            owned += hot.close_runs(self._closings, self._owner)
-        if self._updates:
-            owned += hot.update_runs(self._updates, self._owner)
-        if self._wake_ups:
-            owned += hot.wake_runs(self._wake_ups, self._owner)
-        if self._appended:
-            owned += len(hot.find_owned(self._appended, self._owner))
-        expected = len(self._closings) + len(self._updates)
-        expected += len(self._wake_ups) + len(self._appended)
-        if owned != expected:
-            raise StaleViewError
-        if self._attempts:
-            hot.put_attempts(self._attempts)
-        if self._consumed:
-            hot.delete_messages(self._consumed)

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from durable.errors import StoreError
+    from durable.store.family import Letter
+    from durable.store.policies import Target
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
         MessageRecord,
+        ReplyRecord,
         RunRecord,
         StartRun,
     )
@@ -26,6 +29,12 @@ Closing: TypeAlias = tuple[str, str, int]
 """run id, status, closed at."""
 WakeUp: TypeAlias = tuple[str, bool, int | None]
 """run id, is active, wake at."""
+Published: TypeAlias = tuple[str, str | None, int | None]
+"""run id, state, checkpoint event id; None leaves what is there."""
+Mail: TypeAlias = tuple[str, int, str, str]
+"""run id, sequence, request id, kind: a waiting message without its data."""
+RequestKey: TypeAlias = tuple[str, str]
+"""run id, request id."""
 
 
 class HotPath(Protocol):
@@ -47,8 +56,26 @@ class HotPath(Protocol):
         """Return which of these runs that worker owns."""
         ...
 
-    def find_messages(self, run_ids: Sequence[str]) -> list[MessageRecord]:
-        """Return the waiting messages of these runs, oldest first."""
+    def find_messages(self, run_id: str) -> list[MessageRecord]:
+        """Return the waiting messages of one run, oldest first."""
+        ...
+
+    def find_mail(self, run_ids: Sequence[str]) -> list[Mail]:
+        """Return what waits for these runs, in no order."""
+        ...
+
+    def find_targets(self, run_ids: Sequence[str]) -> list[Target]:
+        """Return these runs, open or closed, in no order."""
+        ...
+
+    def find_open_targets(
+        self, namespace: str, workflow_ids: Sequence[str]
+    ) -> list[Target]:
+        """Return the open runs of these workflow ids, in no order."""
+        ...
+
+    def find_requests(self, keys: Sequence[RequestKey]) -> list[RequestKey]:
+        """Return which of these messages wait."""
         ...
 
     def insert_runs(self, records: Sequence[RunRecord]) -> None:
@@ -75,8 +102,32 @@ class HotPath(Protocol):
         """Insert attempts, or replace those of the same key."""
         ...
 
+    def publish(self, published: Sequence[Published]) -> None:
+        """Set states and checkpoints, whoever owns the runs; each run once."""
+        ...
+
+    def insert_messages(self, letters: Sequence[Letter], created_at: int) -> None:
+        """Insert messages, in this order of sequences."""
+        ...
+
     def delete_messages(self, consumed: Sequence[tuple[str, int]]) -> None:
         """Delete messages by run id and sequence."""
+        ...
+
+    def delete_requests(self, keys: Sequence[RequestKey]) -> None:
+        """Delete messages by run id and request id."""
+        ...
+
+    def delete_inboxes(self, run_ids: Sequence[str]) -> None:
+        """Delete all messages of these runs."""
+        ...
+
+    def put_replies(self, replies: Sequence[ReplyRecord]) -> None:
+        """Insert replies, or replace those of the same key."""
+        ...
+
+    def delete_replies(self, keys: Sequence[RequestKey]) -> None:
+        """Delete replies."""
         ...
 
 
@@ -112,16 +163,16 @@ class Session(Protocol):
         """Roll back if a transaction is open."""
         ...
 
-    def savepoint(self) -> None:
-        """Mark a place to roll back to."""
+    def savepoint(self, name: str) -> None:
+        """Mark a place to roll back to; the name is unlike those of all that stand."""
         ...
 
-    def release_savepoint(self) -> None:
+    def release_savepoint(self, name: str) -> None:
         """Keep what was done since the mark."""
         ...
 
-    def rollback_to_savepoint(self) -> None:
-        """Undo what was done since the mark."""
+    def rollback_to_savepoint(self, name: str) -> None:
+        """Undo what was done since the mark, and take it away."""
         ...
 
     def has_changed(self) -> bool:

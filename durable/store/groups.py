@@ -13,17 +13,14 @@ import copy
 import time
 from typing import TYPE_CHECKING, Any
 
-from durable.errors import (
-    CommitUnknownError,
-    DurableError,
-    LeaseLostError,
-    StoreError,
-)
-from durable.store import policies, statements
-from durable.store.batches import Outcomes, StaleViewError, apply_together
-from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
-from durable.store.records import CommitTask, Started, StartRun
+from durable.errors import CommitUnknownError, LeaseLostError, StoreError
+from durable.store import statements
+from durable.store.batches import Outcomes, apply_together
+from durable.store.isolation import Isolation
+from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS
+from durable.store.records import CommitTask, Committed, Started, StartRun
 from durable.store.transaction import Transaction
+from durable.store.work import StaleViewError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,41 +126,8 @@ class GroupExecutor:
                 session.rollback()
         session.begin()
         transaction = self._begin(session)
-        outcomes = [self._apply_alone(transaction, o) for o in operations]
-        return transaction, outcomes
-
-    def _apply_alone(
-        self, transaction: Transaction, operation: Any
-    ) -> tuple[Any, BaseException | None]:
-        session = transaction.session
-        session.savepoint()
-        try:
-            result = transaction.apply(operation)
-        except Exception as error:
-            if self._database.explain(error) is not None:
-                raise
-            session.rollback_to_savepoint()
-            return None, self._refuse(operation, error)
-        session.release_savepoint()
-        return result, None
-
-    def _refuse(self, operation: Any, error: Exception) -> DurableError:
-        if isinstance(error, DurableError):
-            return error
-        refusal: DurableError
-        if not self._database.is_conflict(error):
-            refusal = StoreError(
-                f"{type(operation).__name__} cannot be stored:"
-                f" {type(error).__name__} of the database driver.",
-            )
-        elif isinstance(operation, StartRun):
-            refusal = policies.run_id_taken(operation.record.run_id)
-        elif isinstance(operation, RegisterWorker):
-            refusal = policies.worker_taken(operation.worker.worker_id)
-        else:
-            refusal = policies.position_taken(getattr(operation, "run_id", ""))
-        refusal.__cause__ = error
-        return refusal
+        transaction.isolation = Isolation(self._database, session)
+        return transaction, [transaction.attempt(o) for o in operations]
 
     def _take_over(self, transaction: Transaction) -> list[Callable[[], None]]:
         worker, lost = transaction.worker, transaction.lost
@@ -203,7 +167,7 @@ class GroupExecutor:
             rows = getattr(operation, "rows", ())
             is_kept = error is None and (
                 (isinstance(operation, StartRun) and _is_new(result))
-                or (isinstance(operation, CommitTask) and result is None)
+                or (isinstance(operation, CommitTask) and _is_kept(result))
             )
             if not is_kept or not rows:
                 continue
@@ -220,6 +184,10 @@ class GroupExecutor:
 
 def _is_new(result: Any) -> bool:
     return isinstance(result, Started) and result.created
+
+
+def _is_kept(result: Any) -> bool:
+    return result is None or isinstance(result, Committed)
 
 
 def _all_failed(operations: list[Any], error: StoreError) -> Outcomes:

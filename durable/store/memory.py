@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
+        MessageRecord,
         Operation,
         RunFilter,
         RunRecord,
@@ -179,12 +180,12 @@ class MemoryStore:
             return self._register(operation)
         if isinstance(operation, ReleaseWorker):
             if self._holds_lease():
-                database.apply(operation, self._worker)
+                database.apply(operation, self._worker, self._require_lease)
             self._forget_worker()
             return None
         if is_fenced(operation):
             self._require_lease(operation)
-        result = database.apply(operation, self._worker)
+        result = database.apply(operation, self._worker, self._require_lease)
         if self._worker is not None:
             # Claiming raises the fencing number.
             worker_id = self._worker.worker_id
@@ -272,7 +273,7 @@ class MemoryStore:
             return [
                 LoadedRun(
                     record=database.runs[run_id],
-                    rows=self._rows_of(run_id, 0),
+                    rows=self._rows_for_replay(run_id),
                     messages=database.messages_of(run_id),
                     attempts=self._attempts_of(run_id),
                 )
@@ -284,9 +285,27 @@ class MemoryStore:
         rows = self._database.history.get(run_id, {})
         return [rows[e] for e in sorted(rows) if e > after_event_id]
 
+    def _rows_for_replay(self, run_id: str) -> list[HistoryRow]:
+        checkpoint = self._database.runs[run_id].checkpoint_event_id
+        rows = self._rows_of(run_id, 0)
+        return [row for row in rows if row[1] == 1 or row[1] >= checkpoint]
+
     def _attempts_of(self, run_id: str) -> list[AttemptRecord]:
         attempts = self._database.attempts
         return [attempts[key] for key in sorted(attempts) if key[0] == run_id]
+
+    async def read_messages(self, run_id: str) -> list[MessageRecord]:
+        """The messages that wait for this run, in commit order."""
+        database = self._read()
+        with database.lock:
+            return database.messages_of(run_id)
+
+    async def read_reply(self, run_id: str, request_id: str) -> str | None:
+        """What the owner answered to a message, or None while it has not."""
+        database = self._read()
+        with database.lock:
+            reply = database.replies.get((run_id, request_id))
+        return None if reply is None else reply.data
 
     async def read_history(
         self, run_id: str, after_event_id: int = 0

@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from durable.store import policies
+from durable import limits
+from durable.errors import DurableError
+from durable.store import family, policies
 from durable.store.lease import LEASE_MICROSECONDS, RegisterWorker, ReleaseWorker
 from durable.store.records import (
     AttemptRecord,
     Claimed,
     ClaimRuns,
     CommitTask,
+    Committed,
+    DropReplies,
     HistoryRow,
     MailArrived,
     MessageRecord,
@@ -29,17 +33,21 @@ from durable.store.records import (
     ReapWorkers,
     RecordAttempts,
     ReleaseRuns,
+    ReplyRecord,
     RunRecord,
     RunStatus,
     Started,
     StartRun,
+    Terminated,
     TerminateRun,
     WorkerRecord,
 )
+from durable.store.submission import is_fenced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from durable.store.family import Letter
     from durable.store.steady_clock import SteadyClock
 
 replace = msgspec.structs.replace
@@ -62,6 +70,8 @@ class MemoryDatabase:
         self.history: dict[str, dict[int, HistoryRow]] = defaultdict(dict)
         self.fences: dict[tuple[str, int], int] = {}
         self.inbox: dict[int, MessageRecord] = {}
+        self._waiting: dict[str, dict[str, int]] = defaultdict(dict)
+        self.replies: dict[tuple[str, str], ReplyRecord] = {}
         self.attempts: dict[tuple[str, int, int], AttemptRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self._latest_fence = 0
@@ -82,7 +92,8 @@ class MemoryDatabase:
 
     def messages_of(self, run_id: str) -> list[MessageRecord]:
         """Return the run's waiting messages, oldest first."""
-        return [m for m in self.inbox.values() if m.run_id == run_id]
+        sequences = self._waiting.get(run_id, {}).values()
+        return [self.inbox[sequence] for sequence in sorted(sequences)]
 
     def find_newest(self, namespace: str, workflow_id: str) -> RunRecord | None:
         """Return the newest run of a workflow id."""
@@ -108,18 +119,26 @@ class MemoryDatabase:
     # --- operations, each for the worker that holds the lease -------------------------
 
     def apply(
-        self, operation: Operation | ReleaseWorker, worker: WorkerRecord | None
+        self,
+        operation: Operation | ReleaseWorker,
+        worker: WorkerRecord | None,
+        admit: Callable[[object], None],
     ) -> Any:
-        """Apply an operation as `worker`, whose lease is known to stand.
+        """Apply an operation as `worker`.
+
+        Args:
+            operation: the operation; if it is fenced, the lease is known to stand.
+            worker: the worker of the store that it comes from.
+            admit: raises if a fenced operation within this one may not be applied.
 
         Raises:
             DurableError: the operation was refused, and nothing changed.
         """
         match operation:
             case StartRun():
-                return self._start(operation, worker)
+                return self._start(operation, worker, admit)
             case CommitTask():
-                return self._commit(operation, _required(worker))
+                return self._commit(operation, _required(worker), admit)
             case RecordAttempts():
                 self._require_owned(operation.run_id, _required(worker))
                 self._put_attempts(operation.attempts)
@@ -141,8 +160,11 @@ class MemoryDatabase:
             case TerminateRun():
                 target = self._find_target(operation)
                 doomed = policies.get_open_target(operation, target)
-                self._terminate(doomed, operation.data)
-                return doomed.run_id
+                committed = self._terminate(doomed, operation.data)
+                return Terminated(run_id=doomed.run_id, committed=committed)
+            case DropReplies():
+                for key in operation.keys:
+                    self.replies.pop(key, None)
             case ClaimRuns():
                 return self._claim(operation, _required(worker))
             case ReleaseRuns():
@@ -177,7 +199,12 @@ class MemoryDatabase:
             lease_expires_at=self.clock.read() + LEASE_MICROSECONDS,
         )
 
-    def _start(self, operation: StartRun, worker: WorkerRecord | None) -> Started:
+    def _start(
+        self,
+        operation: StartRun,
+        worker: WorkerRecord | None,
+        admit: Callable[[object], None],
+    ) -> Started:
         record = operation.record
         key = (record.namespace, record.workflow_id)
         same = self.run_ids_by_request.get((record.namespace, record.request_id))
@@ -189,10 +216,11 @@ class MemoryDatabase:
             newest=self.find_newest(*key),
         )
         if answer is not None:
-            return answer
+            return self._remind(operation, answer)
         self._require_free(record.run_id, operation.rows, is_new=True)
+        committed = Committed()
         if open_run is not None:
-            self._terminate(open_run, operation.terminated_data)
+            committed = self._terminate(open_run, operation.terminated_data)
         fence = 0 if record.owner is None else _required(worker).fence
         self.runs[record.run_id] = record
         self.run_ids_by_workflow[key].append(record.run_id)
@@ -200,56 +228,125 @@ class MemoryDatabase:
         if record.status is RunStatus.RUNNING:
             self.open_run_ids[key] = record.run_id
         self._append(operation.rows, fence)
+        committed = replace(
+            committed,
+            deliveries=self._put_each(operation.messages),
+            started=self._start_each(operation.starts, worker, admit),
+        )
         return Started(
             run_id=record.run_id,
             created=True,
             terminated_run_id=None if open_run is None else open_run.run_id,
+            committed=committed if committed != Committed() else None,
         )
 
-    def _commit(self, operation: CommitTask, worker: WorkerRecord) -> object:
+    def _remind(self, operation: StartRun, answer: Started) -> Started:
+        message = operation.message_if_open
+        run_id = answer.run_id
+        if message is None or self.runs[run_id].status is not RunStatus.RUNNING:
+            return answer
+        self._put((run_id, message.request_id, message.kind, message.data))
+        return replace(answer, committed=Committed(deliveries=(run_id,)))
+
+    def _start_each(
+        self,
+        starts: Iterable[StartRun],
+        worker: WorkerRecord | None,
+        admit: Callable[[object], None],
+    ) -> tuple[Started | DurableError, ...]:
+        outcomes: list[Started | DurableError] = []
+        for start in starts:
+            try:
+                if is_fenced(start):
+                    admit(start)
+                outcomes.append(self._start(start, worker, admit))
+            except DurableError as error:
+                outcomes.append(error)
+        return tuple(outcomes)
+
+    def _commit(
+        self,
+        operation: CommitTask,
+        worker: WorkerRecord,
+        admit: Callable[[object], None],
+    ) -> MailArrived | Committed | None:
         run_id = operation.run_id
         self._require_owned(run_id, worker)
         if operation.status is not None:
-            unseen = [
-                message
-                for message in self.messages_of(run_id)
-                if message.sequence not in operation.consumed
-            ]
+            unseen = policies.find_unseen(operation, self.messages_of(run_id))
             if unseen:
                 return MailArrived(messages=unseen)
         self._require_free(run_id, operation.rows)
         self._append(operation.rows, worker.fence)
         self._put_attempts(operation.attempts)
-        for sequence in operation.consumed:
-            message = self.inbox.get(sequence)
-            if message is not None and message.run_id == run_id:
-                del self.inbox[sequence]
+        for reply in operation.replies:
+            self.replies[reply.run_id, reply.request_id] = reply
+        if operation.state is not None:
+            self._change(run_id, state=operation.state)
+        if operation.checkpoint_event_id is not None:
+            self._change(run_id, checkpoint_event_id=operation.checkpoint_event_id)
         if operation.status is not None:
             self._close(self.runs[run_id], operation.status, operation.closed_at)
-        elif operation.update_run:
-            self._change(
-                run_id,
-                is_active=operation.is_active,
-                wake_at=operation.wake_at,
-                stuck=None,
-            )
-        return None
+        else:
+            self._consume(operation)
+            if operation.update_run:
+                self._change(
+                    run_id,
+                    is_active=operation.is_active,
+                    wake_at=operation.wake_at,
+                    stuck=None,
+                )
+        if not policies.has_committed(operation):
+            return None
+        committed = Committed(deliveries=self._put_each(operation.messages))
+        if policies.parts_from_children(operation):
+            ended, cancelled = self._part_from_children(run_id)
+            committed = replace(committed, ended=ended, cancelled=cancelled)
+        started = self._start_each(operation.starts, worker, admit)
+        return replace(committed, started=started)
+
+    def _consume(self, operation: CommitTask) -> None:
+        for message in self.messages_of(operation.run_id):
+            if (
+                message.sequence in operation.consumed
+                or message.request_id in operation.consumed_requests
+            ):
+                self._delete_message(message)
 
     def _put_message(self, operation: PutMessage) -> str:
         run = policies.get_open_target(operation, self._find_target(operation))
-        for message in self.messages_of(run.run_id):
-            if message.request_id == operation.request_id:
-                return run.run_id
+        self._put((run.run_id, operation.request_id, operation.kind, operation.data))
+        return run.run_id
+
+    def _put_each(
+        self, messages: Iterable[PutMessage]
+    ) -> tuple[str | DurableError, ...]:
+        deliveries: list[str | DurableError] = []
+        for message in messages:
+            try:
+                deliveries.append(self._put_message(message))
+            except DurableError as error:
+                deliveries.append(error)
+        return tuple(deliveries)
+
+    def _put(self, letter: Letter) -> None:
+        run_id, request_id, kind, data = letter
+        if request_id in self._waiting[run_id]:
+            return
         self._latest_sequence += 1
+        self._waiting[run_id][request_id] = self._latest_sequence
         self.inbox[self._latest_sequence] = MessageRecord(
-            run_id=run.run_id,
-            kind=operation.kind,
-            request_id=operation.request_id,
-            data=operation.data,
+            run_id=run_id,
+            kind=kind,
+            request_id=request_id,
+            data=data,
             created_at=self.clock.now(),
             sequence=self._latest_sequence,
         )
-        return run.run_id
+
+    def _delete_message(self, message: MessageRecord) -> None:
+        del self.inbox[message.sequence]
+        del self._waiting[message.run_id][message.request_id]
 
     def _claim(self, operation: ClaimRuns, worker: WorkerRecord) -> Claimed:
         now = self.clock.now()
@@ -306,6 +403,10 @@ class MemoryDatabase:
         )
         for worker_id in dead:
             self._remove_worker(worker_id)
+        oldest = self.clock.now() - policies.REPLY_MICROSECONDS_MAX
+        for key, reply in list(self.replies.items()):
+            if reply.created_at < oldest:
+                del self.replies[key]
         return dead
 
     def _remove_worker(self, worker_id: str) -> None:
@@ -317,9 +418,16 @@ class MemoryDatabase:
 
     def _find_target(self, operation: PutMessage | TerminateRun) -> RunRecord | None:
         key = (operation.namespace, operation.workflow_id)
-        if operation.run_id is not None:
-            return self.find_run(*key, operation.run_id)
-        return self.find_open(*key) or self.find_newest(*key)
+        open_run = self.find_open(*key)
+        if open_run is not None and policies.is_addressed(operation, open_run):
+            return open_run
+        run_ids = self.run_ids_by_workflow.get(key, ())
+        addressed = (
+            self.runs[run_id]
+            for run_id in run_ids
+            if policies.is_addressed(operation, self.runs[run_id])
+        )
+        return max(addressed, key=_age_key, default=None)
 
     def _require_owned(self, run_id: str, worker: WorkerRecord) -> None:
         run = self.runs.get(run_id)
@@ -360,25 +468,71 @@ class MemoryDatabase:
             stuck=None,
         )
         del self.open_run_ids[run.namespace, run.workflow_id]
-
-    def _terminate(self, run: RunRecord, data: str) -> None:
-        rows = self.history[run.run_id].values()
-        latest = max((row[4] for row in rows), default=0)
-        # Times never fall along a run, even if the run's worker had a faster clock.
-        now = max(self.clock.now(), latest)
-        row: HistoryRow = (
-            run.run_id,
-            max((row[1] for row in rows), default=0) + 1,
-            max((row[2] for row in rows), default=0) + 1,
-            policies.TERMINATED_EVENT,
-            now,
-            data,
-            0,
-        )
-        self._append([row], self.next_fence())
-        self._close(run, RunStatus.TERMINATED, now)
         for message in self.messages_of(run.run_id):
-            del self.inbox[message.sequence]
+            self._delete_message(message)
+
+    def _terminate(self, run: RunRecord, data: str) -> Committed:
+        """Close an open run; tell its parent, and part it from its children."""
+        self._end([run], data)
+        notified: tuple[str, ...] = ()
+        letter = family.tell_parent(run)
+        if letter is not None and self._is_open(letter[0]):
+            self._put(letter)
+            notified = (letter[0],)
+        ended, cancelled = self._part_from_children(run.run_id)
+        return Committed(ended=ended, cancelled=cancelled, notified=notified)
+
+    def _is_open(self, run_id: str) -> bool:
+        run = self.runs.get(run_id)
+        return run is not None and run.status is RunStatus.RUNNING
+
+    def _part_from_children(
+        self, run_id: str
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        ended: list[str] = []
+        cancelled: list[str] = []
+        parents = [run_id]
+        for _ in range(limits.CHILD_DEPTH_MAX):
+            children = sorted(
+                (run for run in self.open_runs() if run.parent_run_id in parents),
+                key=_age_key,
+            )
+            for child in children:
+                if child.parent_close_policy == family.REQUEST_CANCEL:
+                    parent = child.parent_run_id or ""
+                    self._put(family.ask_to_stop(child.run_id, parent))
+                    cancelled.append(child.run_id)
+            doomed = [
+                child
+                for child in children
+                if child.parent_close_policy == family.TERMINATE
+            ]
+            if not doomed:
+                break
+            self._end(doomed, family.TERMINATED_BY_POLICY)
+            parents = [child.run_id for child in doomed]
+            ended += parents
+        return tuple(ended), tuple(cancelled)
+
+    def _end(self, runs: list[RunRecord], data: str) -> None:
+        fence = self.next_fence()
+        for run in runs:
+            rows = self.history[run.run_id]
+            latest = max(rows, default=0)
+            task_number, time = (rows[latest][2], rows[latest][4]) if rows else (0, 0)
+            # Times never fall along a run, even if the run's worker had a faster clock.
+            now = max(self.clock.now(), time)
+            row: HistoryRow = (
+                run.run_id,
+                latest + 1,
+                task_number + 1,
+                policies.TERMINATED_EVENT,
+                now,
+                data,
+                0,
+            )
+            self._append([row], fence)
+            self._close(run, RunStatus.TERMINATED, now)
 
 
 def _required(worker: WorkerRecord | None) -> WorkerRecord:

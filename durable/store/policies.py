@@ -6,7 +6,9 @@ accepted, nor in what a refusal says.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
 
 from durable import limits
 from durable.clock import to_datetime
@@ -20,6 +22,8 @@ from durable.errors import (
 )
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
+    CommitTask,
+    MessageKind,
     PutMessage,
     RunFilter,
     RunRecord,
@@ -30,9 +34,10 @@ from durable.store.records import (
 )
 
 if TYPE_CHECKING:
-    from durable.store.records import WorkerRecord
+    from durable.store.records import MessageRecord, WorkerRecord
 
 TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
+REPLY_MICROSECONDS_MAX: Final = round(limits.REPLY_SECONDS_MAX * 1_000_000)
 
 _FAILED_STATUSES: Final = frozenset(
     {
@@ -42,6 +47,20 @@ _FAILED_STATUSES: Final = frozenset(
         RunStatus.TERMINATED,
     }
 )
+
+
+class Target(msgspec.Struct, frozen=True):
+    """As much of a run as a request for it must know."""
+
+    run_id: str
+    namespace: str
+    workflow_id: str
+    first_run_id: str
+    status: RunStatus
+    closed_at: int | None
+
+
+_Found = TypeVar("_Found", RunRecord, Target)
 
 
 def find_start_answer(
@@ -123,15 +142,22 @@ def _already_used(run: RunRecord, policy: IdReusePolicy) -> WorkflowAlreadyStart
     )
 
 
-def get_open_target(
-    operation: PutMessage | TerminateRun, run: RunRecord | None
-) -> RunRecord:
+def is_addressed(operation: PutMessage | TerminateRun, run: RunRecord | Target) -> bool:
+    """Tell whether a request names the run, or its chain, or neither in particular."""
+    return (
+        (operation.namespace, operation.workflow_id) == (run.namespace, run.workflow_id)
+        and operation.run_id in (None, run.run_id)
+        and operation.first_run_id in (None, run.first_run_id)
+    )
+
+
+def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) -> _Found:
     """Return the run that a request is for, if it can still take it.
 
     Args:
         operation: the request.
-        run: the run of its run id; without one the open run of its workflow id, or
-            else the newest.
+        run: the addressed run of its run id; without one the open run of its workflow
+            id and chain, or else the newest.
 
     Raises:
         WorkflowNotFoundError: there is no such run.
@@ -139,6 +165,8 @@ def get_open_target(
     """
     if run is None:
         which = "" if operation.run_id is None else f" with run id {operation.run_id!r}"
+        if operation.first_run_id is not None:
+            which += f" in the chain of run {operation.first_run_id!r}"
         raise WorkflowNotFoundError(
             f"There is no workflow {operation.workflow_id!r}{which}"
             f" in namespace {operation.namespace!r}."
@@ -150,6 +178,31 @@ def get_open_target(
             " and takes no more requests."
         )
     return run
+
+
+def find_unseen(
+    operation: CommitTask, messages: list[MessageRecord]
+) -> list[MessageRecord]:
+    """Return the messages that keep a run from closing."""
+    return [
+        message
+        for message in messages
+        if message.kind != MessageKind.QUERY.value
+        and message.sequence not in operation.consumed
+        and message.request_id not in operation.consumed_requests
+    ]
+
+
+def has_committed(operation: CommitTask) -> bool:
+    """Tell whether a task's commit answers with `Committed`."""
+    return bool(operation.messages or operation.starts) or parts_from_children(
+        operation
+    )
+
+
+def parts_from_children(operation: CommitTask) -> bool:
+    """Tell whether the parent close policies of a run's children apply now."""
+    return operation.has_children and operation.status is not None
 
 
 def lease_lost(worker: WorkerRecord | None) -> LeaseLostError:
@@ -225,6 +278,7 @@ def is_listed(run: RunRecord, where: RunFilter) -> bool:
         (where.status is None or run.status is where.status)
         and (where.workflow_type is None or run.workflow_type == where.workflow_type)
         and (where.workflow_id is None or run.workflow_id == where.workflow_id)
+        and (where.parent_run_id is None or run.parent_run_id == where.parent_run_id)
         and (where.stuck is None or (run.stuck is not None) == where.stuck)
         and (where.started_before is None or run.started_at < where.started_before)
     )

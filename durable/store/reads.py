@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from durable import limits
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
+        MessageRecord,
         RunFilter,
         RunRecord,
         WorkerRecord,
@@ -50,28 +52,47 @@ def load_runs(session: Session, run_ids: Sequence[str]) -> list[LoadedRun]:
 
 
 def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) -> None:
-    rows: defaultdict[str, list[HistoryRow]] = defaultdict(list)
-    for row in _fetch(session, statements.LOAD_HISTORY, run_ids=run_ids):
-        rows[row[0]].append(row)
-    messages = [
-        statements.to_message(row)
-        for row in _fetch(session, statements.LOAD_MESSAGES, run_ids=run_ids)
+    records = [
+        statements.to_run(row)
+        for row in _fetch(session, statements.LOAD_RUNS, run_ids=run_ids)
     ]
-    attempts = [
-        statements.to_attempt(row)
-        for row in _fetch(session, statements.LOAD_ATTEMPTS, run_ids=run_ids)
-    ]
-    for row in _fetch(session, statements.LOAD_RUNS, run_ids=run_ids):
-        run = statements.to_run(row)
-        loaded[run.run_id] = LoadedRun(
-            record=run, rows=rows[run.run_id], messages=[], attempts=[]
-        )
-    for message in messages:
+    for run in records:
+        loaded[run.run_id] = LoadedRun(record=run, rows=[], messages=[], attempts=[])
+    whole = [run.run_id for run in records if run.checkpoint_event_id <= 1]
+    partly = [run.run_id for run in records if run.checkpoint_event_id > 1]
+    _load_rows(session, statements.LOAD_HISTORY, whole, loaded)
+    _load_rows(session, statements.LOAD_FIRST_ROWS, partly, loaded)
+    _load_rows(session, statements.LOAD_HISTORY_FROM_CHECKPOINT, partly, loaded)
+    for row in _fetch(session, statements.LOAD_MESSAGES, run_ids=run_ids):
+        message = statements.to_message(row)
         if message.run_id in loaded:
             loaded[message.run_id].messages.append(message)
-    for attempt in attempts:
+    for row in _fetch(session, statements.LOAD_ATTEMPTS, run_ids=run_ids):
+        attempt = statements.to_attempt(row)
         if attempt.run_id in loaded:
             loaded[attempt.run_id].attempts.append(attempt)
+
+
+def _load_rows(
+    session: Session, statement: Any, run_ids: list[str], loaded: dict[str, LoadedRun]
+) -> None:
+    if run_ids:
+        rows: list[HistoryRow] = _fetch(session, statement, run_ids=run_ids)
+        for run_id, group in itertools.groupby(rows, key=itemgetter(0)):
+            loaded[run_id].rows.extend(group)
+
+
+def read_messages(session: Session, run_id: str) -> list[MessageRecord]:
+    """Read the messages that wait for a run."""
+    rows = _fetch(session, statements.LOAD_MESSAGES, run_ids=[run_id])
+    return [statements.to_message(row) for row in rows]
+
+
+def read_reply(session: Session, run_id: str, request_id: str) -> str | None:
+    """Read the reply to a message."""
+    key = {"run_id": run_id, "request_id": request_id}
+    rows = _fetch(session, statements.READ_REPLY, **key)
+    return rows[0][0] if rows else None
 
 
 def read_history(session: Session, run_id: str, after: int) -> list[HistoryRow]:

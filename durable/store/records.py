@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
 
 HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
@@ -43,6 +44,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         wake_at: when its earliest timer, retry or timeout is due.
         stuck: why it is parked (a `Failure` as JSON), or None.
         request_id: the idempotency key of its start.
+        parent_initiated_event_id: the event of its parent that asked for it.
+        parent_close_policy: what becomes of it when its parent closes: `terminate`,
+            `abandon` or `request_cancel`; None without a parent.
+        state: what its code published last (a `Payload` as JSON), or None.
+        checkpoint_event_id: its newest checkpoint; replay begins there. 0 without one.
     """
 
     namespace: str
@@ -64,6 +70,10 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     parent_workflow_id: str | None = None
     parent_run_id: str | None = None
     root_run_id: str | None = None
+    parent_initiated_event_id: int | None = None
+    parent_close_policy: str | None = None
+    state: str | None = None
+    checkpoint_event_id: int = 0
 
 
 class AttemptState(enum.Enum):
@@ -100,12 +110,24 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
     worker_id: str | None = None
 
 
+class MessageKind(enum.Enum):
+    """What a message asks of its run."""
+
+    CANCEL = "cancel"
+    SIGNAL = "signal"
+    UPDATE = "update"
+    CHILD = "child"
+    """How a child workflow ended."""
+    QUERY = "query"
+    """Asks for a reply and changes nothing: it never keeps a run from closing."""
+
+
 class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One message from outside that waits to be moved into a run's history.
 
     Attributes:
         sequence: its place in commit order; 0 until stored.
-        kind: `cancel`; later releases add kinds, and an unknown one parks its run.
+        kind: a `MessageKind`'s value; an unknown one parks its run.
         request_id: the sender's idempotency key, unique within the run.
         data: the message as JSON.
     """
@@ -116,6 +138,18 @@ class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     created_at: int
     sequence: int = 0
+
+
+class ReplyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run's owner answers to a message of another process.
+
+    It waits until the asker has read it, or for `limits.REPLY_SECONDS_MAX`.
+    """
+
+    run_id: str
+    request_id: str
+    data: str
+    created_at: int
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +174,12 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a worker needs to go on with a run, read at one instant."""
+    """Everything a worker needs to go on with a run, read at one instant.
+
+    Attributes:
+        rows: its whole history; after a checkpoint the first row, then those from the
+            newest checkpoint on.
+    """
 
     record: RunRecord
     rows: list[HistoryRow]
@@ -154,6 +193,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     status: RunStatus | None = None
     workflow_type: str | None = None
     workflow_id: str | None = None
+    parent_run_id: str | None = None
     stuck: bool | None = None
     limit: int = 100
     started_before: int | None = None
@@ -164,7 +204,10 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StartRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Create a run with its first events; `record.status` is RUNNING.
+    """Create a run with its first events.
+
+    A run that ends in its first task is created closed: `record` has that status then,
+    no owner and no `wake_at`, and is inactive.
 
     Result: `Started`. `record.owner` set means that this store's worker starts it and
     the operation is fenced. With the same `request_id` as an earlier start it answers
@@ -184,18 +227,26 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True):
     conflict_policy: IdConflictPolicy = IdConflictPolicy.FAIL
     terminated_data: str = ""
     """JSON of the WorkflowExecutionTerminated event for TERMINATE_EXISTING."""
+    message_if_open: PutMessage | None = None
+    """Put if USE_EXISTING answers with an open run, or the request id with one that
+    is open: the signal or update of a start that carries one. It goes to that run,
+    whatever its own address says; `committed.deliveries` names the run then."""
+    messages: tuple[PutMessage, ...] = ()
+    starts: tuple[StartRun, ...] = ()
+    """As for `CommitTask`; only if the run is created."""
 
 
 class Started(msgspec.Struct, frozen=True):
     """What `StartRun` did: `run_id` holds the id now; `created` if it is the new one.
 
     `terminated_run_id` names the run that TERMINATE_EXISTING closed in the same
-    transaction.
+    transaction; `committed` says what else was done in it, None if nothing was.
     """
 
     run_id: str
     created: bool
     terminated_run_id: str | None = None
+    committed: Committed | None = None
 
 
 class CommitTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,7 +257,16 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True):
     nothing of the operation is kept then. A closed run has no owner, is inactive, has
     no `wake_at` and is not stuck.
 
-    Result: None, or `MailArrived`.
+    Queries that wait never keep a run from closing; they are deleted with it.
+
+    Besides, in the same transaction and in this order: `messages` are put, each with
+    an outcome of its own; closing with `has_children` applies the parent close policies
+    of its open children, and of theirs where those are terminated; `starts` are carried
+    out, each with an outcome of its own. A message to the run itself reaches it only if
+    it stays open.
+
+    Result: None, `MailArrived`, or `Committed` if there are messages or starts, or if
+    it closes with children.
 
     Raises (as outcome):
         HistoryTakenError: a position of `rows` is written already, by another owner or
@@ -226,6 +286,38 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[AttemptRecord, ...] = ()
     consumed: tuple[int, ...] = ()
     """Sequences of the inbox messages that `rows` hold; deleted with the commit."""
+    consumed_requests: tuple[str, ...] = ()
+    """The same by request id, for messages that never were read from the inbox."""
+    replies: tuple[ReplyRecord, ...] = ()
+    """Inserted, or replaced by key."""
+    state: str | None = None
+    """What the run published; None leaves it as it is."""
+    checkpoint_event_id: int | None = None
+    """The run's newest checkpoint; None leaves it as it is."""
+    messages: tuple[PutMessage, ...] = ()
+    """For other runs; one that was refused harms nothing else."""
+    starts: tuple[StartRun, ...] = ()
+    """Only with `status`: the next run of the chain (same workflow id), and children
+    that outlive their parent."""
+    has_children: bool = False
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What one transaction did to other runs.
+
+    Attributes:
+        deliveries: for each of `messages` the run id that it was put to, or why not.
+        started: for each of `starts` what it did, or why it was refused.
+        ended: open runs that were terminated by their parent close policy.
+        cancelled: open runs that were asked to stop by it; their inboxes hold that.
+        notified: the open parent of a run that was terminated; its inbox holds that.
+    """
+
+    deliveries: tuple[str | DurableError, ...] = ()
+    started: tuple[Started | DurableError, ...] = ()
+    ended: tuple[str, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    notified: tuple[str, ...] = ()
 
 
 class MailArrived(msgspec.Struct, frozen=True):
@@ -266,13 +358,15 @@ class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
 class PutMessage(msgspec.Struct, frozen=True, kw_only=True):
     """Put a message into the inbox of an open run; not fenced, anyone may.
 
-    Without `run_id` the open run of `workflow_id` is meant. The same `request_id`
-    again changes nothing while the first message waits; once that was consumed, it is
-    the run's history that knows the request id. Result: the run id.
+    Without `run_id` the open run of `workflow_id` is meant; with `first_run_id` it must
+    belong to that chain of runs, or there is no such run, even if another chain has one
+    open. The same `request_id` again changes nothing while the first message waits;
+    once that was consumed, it is the run's history that knows the request id. Result:
+    the run id.
 
     Raises (as outcome):
-        WorkflowNotFoundError: there is no such run.
-        WorkflowClosedError: it has closed.
+        WorkflowNotFoundError: there is no such run, or no such chain.
+        WorkflowClosedError: it has closed, or every run of the chain has.
     """
 
     namespace: str
@@ -281,6 +375,7 @@ class PutMessage(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     request_id: str
     data: str
+    first_run_id: str | None = None
 
 
 class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,7 +383,10 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Appends WorkflowExecutionTerminated after the newest event, with a new fencing
     number, and takes the run from its owner, whose next write then collides. Messages
-    that wait in the inbox are deleted: nobody will read them. Result: the run id.
+    that wait in the inbox are deleted: nobody will read them. Its parent, if open, gets
+    a CHILD message (unless no event of its asked for the run); its open children meet
+    their parent close policies. Runs that a parent close policy terminates end in the
+    same way, but tell nobody. Result: `Terminated`.
 
     Raises (as outcome):
         WorkflowNotFoundError, WorkflowClosedError: as for `PutMessage`.
@@ -298,6 +396,20 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
     workflow_id: str
     run_id: str | None
     data: str
+    first_run_id: str | None = None
+
+
+class Terminated(msgspec.Struct, frozen=True):
+    """The run that was closed, and what its parent close policies did."""
+
+    run_id: str
+    committed: Committed
+
+
+class DropReplies(msgspec.Struct, frozen=True, kw_only=True):
+    """Delete replies that were read: run id and request id of each. Result: None."""
+
+    keys: tuple[tuple[str, str], ...]
 
 
 class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
@@ -339,6 +451,7 @@ class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
     Dead are all whose lease has ended, and those in `presumed_dead` (seen to be dead
     by their process id on this host). Their rows go, so that whatever they still try
     to write is refused; their runs become ownerless. A worker never reaps itself.
+    Replies older than `limits.REPLY_SECONDS_MAX` go too.
 
     Result: the worker ids reaped, sorted.
     """
@@ -356,6 +469,7 @@ Operation: TypeAlias = (
     | ClaimRuns
     | ReleaseRuns
     | ReapWorkers
+    | DropReplies
 )
 FENCED_OPERATIONS = (CommitTask, RecordAttempts, ParkRun, ClaimRuns, ReleaseRuns)
 """Refused as a whole once this store's worker has lost its lease (and `StartRun` with

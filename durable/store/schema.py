@@ -21,7 +21,7 @@ from durable.store.tables import COUNTERS, FENCE_COUNTER, METADATA
 if TYPE_CHECKING:
     from durable.store.database import Session
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The newest revision in `migrations/versions`."""
 
 # Alembic keeps the migration that is going on in a global of its own.

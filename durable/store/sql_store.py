@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         AttemptRecord,
         HistoryRow,
         LoadedRun,
+        MessageRecord,
         Operation,
         RunFilter,
         RunRecord,
@@ -202,6 +203,20 @@ class SqlStore:
             lambda session: reads.load_runs(session, run_ids)
         )
         return loaded
+
+    async def read_messages(self, run_id: str) -> list[MessageRecord]:
+        """The messages that wait for this run, in commit order."""
+        messages: list[MessageRecord] = await self._read(
+            lambda session: reads.read_messages(session, run_id)
+        )
+        return messages
+
+    async def read_reply(self, run_id: str, request_id: str) -> str | None:
+        """What the owner answered to a message, or None while it has not."""
+        reply: str | None = await self._read(
+            lambda session: reads.read_reply(session, run_id, request_id)
+        )
+        return reply
 
     async def read_history(
         self, run_id: str, after_event_id: int = 0

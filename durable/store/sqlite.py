@@ -104,18 +104,18 @@ class SqliteSession:
         if self._raw.in_transaction:
             self._cursor.execute("ROLLBACK")
 
-    def savepoint(self) -> None:
+    def savepoint(self, name: str) -> None:
         """See `Session`."""
-        self._cursor.execute("SAVEPOINT operation")
+        self._cursor.execute(f"SAVEPOINT {name}")
 
-    def release_savepoint(self) -> None:
+    def release_savepoint(self, name: str) -> None:
         """See `Session`."""
-        self._cursor.execute("RELEASE operation")
+        self._cursor.execute(f"RELEASE {name}")
 
-    def rollback_to_savepoint(self) -> None:
+    def rollback_to_savepoint(self, name: str) -> None:
         """See `Session`."""
-        self._cursor.execute("ROLLBACK TO operation")
-        self._cursor.execute("RELEASE operation")
+        self._cursor.execute(f"ROLLBACK TO {name}")
+        self._cursor.execute(f"RELEASE {name}")
 
     def has_changed(self) -> bool:
         """See `Session`."""

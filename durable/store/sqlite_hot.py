@@ -7,21 +7,30 @@ few fixed sizes so that the driver's cache keeps every text prepared.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from durable.store import statements
-from durable.store.policies import allows_every_reuse
+from durable.store.policies import Target, allows_every_reuse
 from durable.store.records import RunStatus
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from durable.store.database import Closing, WakeUp
+    from durable.store.database import (
+        Closing,
+        Mail,
+        Published,
+        RequestKey,
+        WakeUp,
+    )
+    from durable.store.family import Letter
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
         MessageRecord,
+        ReplyRecord,
         RunRecord,
         StartRun,
     )
@@ -60,20 +69,30 @@ class _Rows:
     ) -> int:
         """Execute with the flat values of any number of rows; count the changed."""
         changed = 0
+        for text, chunk in self._split(values):
+            cursor.execute(text, [*before, *chunk, *after])
+            changed += cursor.rowcount
+        return changed
+
+    def fetch(self, cursor: sqlite3.Cursor, values: list[Any]) -> list[Any]:
+        """Fetch what a query finds for any number of rows."""
+        found: list[Any] = []
+        for text, chunk in self._split(values):
+            found += cursor.execute(text, chunk).fetchall()
+        return found
+
+    def _split(self, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
         place = 0
         left = len(values)
         for size, text in self._texts:
             while left >= size:
-                chunk = values[place : place + size]
-                cursor.execute(text, [*before, *chunk, *after])
-                changed += cursor.rowcount
+                yield text, values[place : place + size]
                 place += size
                 left -= size
-        return changed
 
 
 class _Ids:
-    """One query with a list of ids, in every size; {} stands for the list."""
+    """One statement with a list of ids, in every size; {} stands for the list."""
 
     def __init__(self, text: str) -> None:
         self._texts = [
@@ -98,7 +117,7 @@ class _Ids:
 
 
 _INSERT_RUNS: Final = _Rows(
-    f"INSERT INTO runs ({_RUN_COLUMNS}, open_key) SELECT * FROM", 20
+    f"INSERT INTO runs ({_RUN_COLUMNS}, open_key) SELECT * FROM", 24
 )
 # Nearly every run begins as the first of its chain, open, and with nothing to wait for.
 _INSERT_PLAIN_RUNS: Final = _Rows(
@@ -108,6 +127,16 @@ _INSERT_PLAIN_RUNS: Final = _Rows(
     " SELECT ?, ?, ?, ?, ?, ?, ?, column1, column1, column1, column2, column2,"
     " column3, column4 FROM",
     4,
+)
+# Children come in crowds, which share a parent.
+_INSERT_PLAIN_CHILDREN: Final = _Rows(
+    "INSERT INTO runs (namespace, workflow_type, task_queue, owner, is_active,"
+    " version, status, root_run_id, parent_workflow_id, parent_run_id,"
+    " parent_close_policy, run_id, first_run_id, workflow_id, open_key,"
+    " request_id, started_at, parent_initiated_event_id)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, column1, column1, column2, column2,"
+    " column3, column4, column5 FROM",
+    5,
 )
 _INSERT_HISTORY: Final = _Rows(
     "INSERT INTO history"
@@ -135,13 +164,48 @@ _PUT_ATTEMPTS: Final = _Rows(
     " SELECT * FROM",
     10,
 )
-# `(run_id, sequence) IN (VALUES ...)` would walk the whole inbox.
+_PUBLISH: Final = _Rows(
+    "UPDATE runs SET state = coalesce(new.column2, state),"
+    " checkpoint_event_id = coalesce(new.column3, checkpoint_event_id) FROM",
+    3,
+    " AS new WHERE runs.run_id = new.column1",
+)
+_PUT_REPLIES: Final = _Rows(
+    "INSERT OR REPLACE INTO replies (run_id, request_id, data, created_at)"
+    " SELECT * FROM",
+    4,
+)
+_INSERT_MESSAGES: Final = _Rows(
+    "INSERT INTO inbox (created_at, run_id, request_id, kind, data) SELECT ?, * FROM",
+    4,
+)
+# `(run_id, sequence) IN (VALUES ...)` would walk the whole inbox, and so might a plain
+# join, which the planner is free to turn round.
 _DELETE_MESSAGES: Final = _Rows(
     "DELETE FROM inbox WHERE sequence IN (SELECT inbox.sequence FROM",
     2,
-    " AS used JOIN inbox ON inbox.sequence = used.column2"
+    " AS used CROSS JOIN inbox ON inbox.sequence = used.column2"
     " AND inbox.run_id = used.column1)",
 )
+_DELETE_REQUESTS: Final = _Rows(
+    "DELETE FROM inbox WHERE sequence IN (SELECT inbox.sequence FROM",
+    2,
+    " AS used CROSS JOIN inbox ON inbox.run_id = used.column1"
+    " AND inbox.request_id = used.column2)",
+)
+_DELETE_REPLIES: Final = _Rows(
+    "DELETE FROM replies WHERE rowid IN (SELECT replies.rowid FROM",
+    2,
+    " AS used CROSS JOIN replies ON replies.run_id = used.column1"
+    " AND replies.request_id = used.column2)",
+)
+_FIND_REQUESTS: Final = _Rows(
+    "SELECT inbox.run_id, inbox.request_id FROM",
+    2,
+    " AS sent CROSS JOIN inbox ON inbox.run_id = sent.column1"
+    " AND inbox.request_id = sent.column2",
+)
+_DELETE_INBOXES: Final = _Ids("DELETE FROM inbox WHERE run_id IN ({})")
 
 _READ_HEADER: Final = (
     "SELECT (SELECT fence FROM workers WHERE worker_id = ?),"
@@ -153,8 +217,18 @@ _FIND_OPEN: Final = _Ids(f"{_SELECT_RUNS} AND open_key IN ({{}})")
 _FIND_BY_WORKFLOW: Final = _Ids(f"{_SELECT_RUNS} AND workflow_id IN ({{}})")
 _FIND_OWNED: Final = _Ids("SELECT run_id FROM runs WHERE owner = ? AND run_id IN ({})")
 _MESSAGE_COLUMNS: Final = ", ".join(statements.MESSAGE_FIELDS)
-_FIND_MESSAGES: Final = _Ids(
-    f"SELECT {_MESSAGE_COLUMNS} FROM inbox WHERE run_id IN ({{}})"  # noqa: S608 - as above
+_FIND_MESSAGES: Final = (
+    f"SELECT {_MESSAGE_COLUMNS} FROM inbox WHERE run_id = ? ORDER BY sequence"  # noqa: S608 - as above
+)
+_FIND_MAIL: Final = _Ids(
+    "SELECT run_id, sequence, request_id, kind FROM inbox WHERE run_id IN ({})"
+)
+_SELECT_TARGETS: Final = (
+    "SELECT run_id, namespace, workflow_id, first_run_id, status, closed_at FROM runs"
+)
+_FIND_TARGETS: Final = _Ids(f"{_SELECT_TARGETS} WHERE run_id IN ({{}})")
+_FIND_OPEN_TARGETS: Final = _Ids(
+    f"{_SELECT_TARGETS} WHERE namespace = ? AND open_key IN ({{}})"
 )
 
 
@@ -196,39 +270,70 @@ class SqliteHotPath:
         rows = _FIND_OWNED.fetch(self._cursor, [owner], run_ids)
         return [run_id for (run_id,) in rows]
 
-    def find_messages(self, run_ids: Sequence[str]) -> list[MessageRecord]:
+    def find_messages(self, run_id: str) -> list[MessageRecord]:
         """See `HotPath`."""
-        rows = _FIND_MESSAGES.fetch(self._cursor, [], run_ids)
-        messages = [statements.to_message(row) for row in rows]
-        return sorted(messages, key=lambda message: message.sequence)
+        rows = self._cursor.execute(_FIND_MESSAGES, (run_id,)).fetchall()
+        return [statements.to_message(row) for row in rows]
+
+    def find_mail(self, run_ids: Sequence[str]) -> list[Mail]:
+        """See `HotPath`."""
+        return _FIND_MAIL.fetch(self._cursor, [], run_ids)
+
+    def find_targets(self, run_ids: Sequence[str]) -> list[Target]:
+        """See `HotPath`."""
+        return _to_targets(_FIND_TARGETS.fetch(self._cursor, [], run_ids))
+
+    def find_open_targets(
+        self, namespace: str, workflow_ids: Sequence[str]
+    ) -> list[Target]:
+        """See `HotPath`."""
+        rows = _FIND_OPEN_TARGETS.fetch(self._cursor, [namespace], workflow_ids)
+        return _to_targets(rows)
+
+    def find_requests(self, keys: Sequence[RequestKey]) -> list[RequestKey]:
+        """See `HotPath`."""
+        return _FIND_REQUESTS.fetch(self._cursor, _flatten(keys))
 
     def insert_runs(self, records: Sequence[RunRecord]) -> None:
         """See `HotPath`."""
         plain: dict[tuple[Any, ...], list[Any]] = {}
+        children: dict[tuple[Any, ...], list[Any]] = {}
         values: list[Any] = []
         for record in records:
-            if _is_plain(record):
-                shared = (
-                    record.namespace,
-                    record.workflow_type,
-                    record.task_queue,
-                    record.owner,
-                    int(record.is_active),
-                    record.version,
-                    RUNNING,
-                )
-                plain.setdefault(shared, []).extend(
-                    (
-                        record.run_id,
-                        record.workflow_id,
-                        record.request_id,
-                        record.started_at,
-                    )
-                )
-            else:
+            if not _is_plain(record):
                 values += statements.run_values(record)
+                continue
+            shared: tuple[Any, ...] = (
+                record.namespace,
+                record.workflow_type,
+                record.task_queue,
+                record.owner,
+                int(record.is_active),
+                record.version,
+                RUNNING,
+            )
+            own = (
+                record.run_id,
+                record.workflow_id,
+                record.request_id,
+                record.started_at,
+            )
+            if record.parent_run_id is None:
+                plain.setdefault(shared, []).extend(own)
+            else:
+                shared += (
+                    record.root_run_id,
+                    record.parent_workflow_id,
+                    record.parent_run_id,
+                    record.parent_close_policy,
+                )
+                rows = children.setdefault(shared, [])
+                rows.extend(own)
+                rows.append(record.parent_initiated_event_id)
         for shared, rows in plain.items():
             _INSERT_PLAIN_RUNS.execute(self._cursor, rows, before=shared)
+        for shared, rows in children.items():
+            _INSERT_PLAIN_CHILDREN.execute(self._cursor, rows, before=shared)
         if values:
             _INSERT_RUNS.execute(self._cursor, values)
 
@@ -264,24 +369,73 @@ class SqliteHotPath:
             values += statements.attempt_values(attempt)
         _PUT_ATTEMPTS.execute(self._cursor, values)
 
+    def publish(self, published: Sequence[Published]) -> None:
+        """See `HotPath`."""
+        _PUBLISH.execute(self._cursor, _flatten(published))
+
+    def insert_messages(self, letters: Sequence[Letter], created_at: int) -> None:
+        """See `HotPath`."""
+        _INSERT_MESSAGES.execute(self._cursor, _flatten(letters), before=(created_at,))
+
     def delete_messages(self, consumed: Sequence[tuple[str, int]]) -> None:
         """See `HotPath`."""
-        values: list[Any] = []
-        for message in consumed:
-            values += message
-        _DELETE_MESSAGES.execute(self._cursor, values)
+        _DELETE_MESSAGES.execute(self._cursor, _flatten(consumed))
+
+    def delete_requests(self, keys: Sequence[RequestKey]) -> None:
+        """See `HotPath`."""
+        _DELETE_REQUESTS.execute(self._cursor, _flatten(keys))
+
+    def delete_inboxes(self, run_ids: Sequence[str]) -> None:
+        """See `HotPath`."""
+        _DELETE_INBOXES.fetch(self._cursor, [], run_ids)
+
+    def put_replies(self, replies: Sequence[ReplyRecord]) -> None:
+        """See `HotPath`."""
+        rows = [(r.run_id, r.request_id, r.data, r.created_at) for r in replies]
+        _PUT_REPLIES.execute(self._cursor, _flatten(rows))
+
+    def delete_replies(self, keys: Sequence[RequestKey]) -> None:
+        """See `HotPath`."""
+        _DELETE_REPLIES.execute(self._cursor, _flatten(keys))
+
+
+def _flatten(rows: Iterable[Iterable[Any]]) -> list[Any]:
+    return list(itertools.chain.from_iterable(rows))
+
+
+def _to_targets(rows: list[Any]) -> list[Target]:
+    return [
+        Target(
+            run_id,
+            namespace,
+            workflow_id,
+            first_run_id,
+            statements.to_status(run_id, status),
+            closed_at,
+        )
+        for run_id, namespace, workflow_id, first_run_id, status, closed_at in rows
+    ]
 
 
 def _is_plain(record: RunRecord) -> bool:
     return (
         record.status is RunStatus.RUNNING
-        and record.run_id == record.first_run_id == record.root_run_id
+        and record.run_id == record.first_run_id
         and record.wake_at is None
         and record.closed_at is None
         and record.stuck is None
         and record.continued_from_run_id is None
-        and record.parent_workflow_id is None
-        and record.parent_run_id is None
+        and record.state is None
+        and not record.checkpoint_event_id
+        and (
+            record.parent_run_id is not None
+            or (
+                record.run_id == record.root_run_id
+                and record.parent_workflow_id is None
+                and record.parent_initiated_event_id is None
+                and record.parent_close_policy is None
+            )
+        )
     )
 
 

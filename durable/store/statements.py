@@ -25,6 +25,7 @@ from durable.store.tables import (
     FENCE_COUNTER,
     HISTORY,
     INBOX,
+    REPLIES,
     RUNS,
     WORKERS,
 )
@@ -54,12 +55,21 @@ def to_run(row: Sequence[Any]) -> RunRecord:
         CorruptHistoryError: no release up to this one wrote such a row.
     """
     fields = dict(zip(RUN_FIELDS, row, strict=True))
-    status = _STATUSES.get(fields["status"])
-    if status is None:
-        raise _unknown(fields["run_id"], "status", fields["status"])
-    fields["status"] = status
+    fields["status"] = to_status(fields["run_id"], fields["status"])
     fields["is_active"] = bool(fields["is_active"])
     return RunRecord(**fields)
+
+
+def to_status(run_id: str, value: str) -> RunStatus:
+    """Find a status by its value.
+
+    Raises:
+        CorruptHistoryError: no release up to this one wrote it.
+    """
+    status = _STATUSES.get(value)
+    if status is None:
+        raise _unknown(run_id, "status", value)
+    return status
 
 
 def _unknown(run_id: object, column: str, value: object) -> CorruptHistoryError:
@@ -91,6 +101,10 @@ def run_values(record: RunRecord) -> tuple[Any, ...]:
         record.parent_workflow_id,
         record.parent_run_id,
         record.root_run_id,
+        record.parent_initiated_event_id,
+        record.parent_close_policy,
+        record.state,
+        record.checkpoint_event_id,
         record.workflow_id if record.status is RunStatus.RUNNING else None,
     )
 
@@ -168,22 +182,33 @@ FIND_NEWEST_RUN: Final = (
     .order_by(RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
     .limit(1)
 )
-FIND_OPEN_RUN: Final = sa.select(*RUN_COLUMNS).where(
-    RUNS.c.namespace == sa.bindparam("namespace"),
-    RUNS.c.open_key == sa.bindparam("workflow_id"),
+FIND_NEWEST_RUN_OF_CHAIN: Final = FIND_NEWEST_RUN.where(
+    RUNS.c.first_run_id == sa.bindparam("first_run_id")
+)
+FIND_OPEN_CHILDREN: Final = sa.select(
+    RUNS.c.run_id, RUNS.c.parent_run_id, RUNS.c.parent_close_policy, RUNS.c.started_at
+).where(RUNS.c.parent_run_id.in_(_many("run_ids")), _IS_OPEN)
+IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
+    RUNS.c.run_id == sa.bindparam("run_id"), _IS_OPEN
 )
 LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
 
 
 def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
     """Build the statement of one page of a listing."""
-    conditions = [RUNS.c.namespace == namespace]
+    # Of a parent's children there are few: the bare column would lure SQLite into
+    # walking all runs of the namespace, because they come in the order of the listing.
+    is_family = where.parent_run_id is not None
+    column = RUNS.c.namespace.concat("") if is_family else RUNS.c.namespace
+    conditions = [column == namespace]
     if where.status is not None:
         conditions.append(RUNS.c.status == where.status.value)
     if where.workflow_type is not None:
         conditions.append(RUNS.c.workflow_type == where.workflow_type)
     if where.workflow_id is not None:
         conditions.append(RUNS.c.workflow_id == where.workflow_id)
+    if where.parent_run_id is not None:
+        conditions.append(RUNS.c.parent_run_id == where.parent_run_id)
     if where.stuck is not None:
         stuck = RUNS.c.stuck
         conditions.append(stuck.is_not(None) if where.stuck else stuck.is_(None))
@@ -314,11 +339,39 @@ LOAD_HISTORY: Final = (
     .where(HISTORY.c.run_id.in_(_many("run_ids")))
     .order_by(HISTORY.c.run_id, HISTORY.c.event_id)
 )
-FIND_HISTORY_END: Final = sa.select(
-    sa.func.max(HISTORY.c.event_id),
-    sa.func.max(HISTORY.c.task_number),
-    sa.func.max(HISTORY.c.time),
-).where(HISTORY.c.run_id == sa.bindparam("run_id"))
+LOAD_FIRST_ROWS: Final = LOAD_HISTORY.where(HISTORY.c.event_id == sa.literal(1))
+LOAD_HISTORY_FROM_CHECKPOINT: Final = (
+    sa.select(*HISTORY_COLUMNS)
+    .join_from(
+        RUNS,
+        HISTORY,
+        sa.and_(
+            HISTORY.c.run_id == RUNS.c.run_id,
+            HISTORY.c.event_id >= RUNS.c.checkpoint_event_id,
+        ),
+    )
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+    .order_by(RUNS.c.run_id, HISTORY.c.event_id)
+)
+_end: Final = HISTORY.alias()
+_latest_event_id: Final = (
+    sa.select(sa.func.max(_end.c.event_id))
+    .where(_end.c.run_id == RUNS.c.run_id)
+    .scalar_subquery()
+)
+FIND_HISTORY_ENDS: Final = (
+    sa.select(
+        HISTORY.c.run_id, HISTORY.c.event_id, HISTORY.c.task_number, HISTORY.c.time
+    )
+    .join_from(
+        RUNS,
+        HISTORY,
+        sa.and_(
+            HISTORY.c.run_id == RUNS.c.run_id, HISTORY.c.event_id == _latest_event_id
+        ),
+    )
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+)
 FIND_EVENT_DATA: Final = sa.select(HISTORY.c.data).where(
     HISTORY.c.run_id == sa.bindparam("run_id"),
     HISTORY.c.event_id == sa.bindparam("event_id"),
@@ -328,13 +381,12 @@ LOAD_MESSAGES: Final = (
     .where(INBOX.c.run_id.in_(_many("run_ids")))
     .order_by(INBOX.c.sequence)
 )
-FIND_MESSAGE: Final = sa.select(INBOX.c.sequence).where(
-    INBOX.c.run_id == sa.bindparam("run_id"),
-    INBOX.c.request_id == sa.bindparam("request_id"),
+READ_REPLY: Final = sa.select(REPLIES.c.data).where(
+    REPLIES.c.run_id == sa.bindparam("run_id"),
+    REPLIES.c.request_id == sa.bindparam("request_id"),
 )
-INSERT_MESSAGE: Final = sa.insert(INBOX).inline()
-DELETE_MESSAGES: Final = sa.delete(INBOX).where(
-    INBOX.c.run_id == sa.bindparam("receiver")
+DELETE_OLD_REPLIES: Final = sa.delete(REPLIES).where(
+    REPLIES.c.created_at < sa.bindparam("until")
 )
 LOAD_ATTEMPTS: Final = (
     sa.select(*ATTEMPT_COLUMNS)

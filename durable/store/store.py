@@ -15,6 +15,7 @@ from durable.store.records import (
     AttemptRecord,
     HistoryRow,
     LoadedRun,
+    MessageRecord,
     Operation,
     RunFilter,
     RunRecord,
@@ -105,6 +106,14 @@ class Store(Protocol):
 
     async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
         """Everything of these runs, in the order asked; unknown ids are left out."""
+        ...
+
+    async def read_messages(self, run_id: str) -> list[MessageRecord]:
+        """The messages that wait for this run, in commit order."""
+        ...
+
+    async def read_reply(self, run_id: str, request_id: str) -> str | None:
+        """What the owner answered to a message, or None while it has not."""
         ...
 
     async def read_history(

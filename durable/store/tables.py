@@ -5,7 +5,8 @@ foreign keys: each would cost a lookup per row on the hot path, and rows are onl
 written by operations that have looked.
 
 On SQLite a table without a rowid keeps its rows in the order of its key, which is how
-histories are read. `runs` has many indexes, and those are smaller with a rowid.
+histories are read. `runs` has many indexes, and those are smaller with a rowid;
+`replies` has large rows, which such a table is slow with.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ RUNS: Final = sa.Table(
     # The workflow id while the run is open, NULL once it has closed. NULLs never
     # collide, so the unique key means: never two open runs of one workflow id.
     sa.Column("open_key", _id()),
+    sa.Column("parent_initiated_event_id", sa.Integer),
+    sa.Column("parent_close_policy", _id(32)),
+    sa.Column("state", _json()),
+    sa.Column("checkpoint_event_id", sa.Integer, nullable=False, server_default="0"),
     # What tells rows apart comes first, because keys are compared from the left.
     sa.UniqueConstraint("open_key", "namespace", name="runs_open_key"),
     sa.UniqueConstraint("request_id", "namespace", name="runs_request_id"),
@@ -71,6 +76,15 @@ sa.Index(
     RUNS.c.run_id,
     sqlite_where=RUNS.c.open_key.is_not(None),
     postgresql_where=RUNS.c.open_key.is_not(None),
+)
+# Most runs have no parent: leave them out. The open key is in it so that the open
+# children of a run are found without walking those that have closed.
+sa.Index(
+    "runs_parent",
+    RUNS.c.parent_run_id,
+    RUNS.c.open_key,
+    sqlite_where=RUNS.c.parent_run_id.is_not(None),
+    postgresql_where=RUNS.c.parent_run_id.is_not(None),
 )
 
 HISTORY: Final = sa.Table(
@@ -105,6 +119,17 @@ INBOX: Final = sa.Table(
     # A sequence is never used twice: a late commit would delete another message.
     sqlite_autoincrement=True,
 )
+
+REPLIES: Final = sa.Table(
+    "replies",
+    METADATA,
+    sa.Column("run_id", _id(), primary_key=True),
+    sa.Column("request_id", _id(), primary_key=True),
+    sa.Column("data", _json(), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+# Replies that nobody read are dropped by age.
+sa.Index("replies_created_at", REPLIES.c.created_at)
 
 ATTEMPTS: Final = sa.Table(
     "attempts",

@@ -6,16 +6,21 @@ do at once comes here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from durable.errors import DurableError
 from durable.store import policies, statements
+from durable.store.endings import Endings, chunks
 from durable.store.lease import LEASE_MICROSECONDS, RegisterWorker, ReleaseWorker
+from durable.store.mail import Mail
 from durable.store.records import (
     Claimed,
     ClaimRuns,
     CommitTask,
+    Committed,
+    DropReplies,
     MailArrived,
     ParkRun,
     PutMessage,
@@ -26,19 +31,20 @@ from durable.store.records import (
     RunStatus,
     Started,
     StartRun,
+    Terminated,
     TerminateRun,
 )
 from durable.store.submission import is_fenced
+from durable.store.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable
 
     from durable.store.database import Session
-    from durable.store.records import HistoryRow, Operation, WorkerRecord
+    from durable.store.isolation import Isolation
+    from durable.store.records import Operation, WorkerRecord
     from durable.store.steady_clock import SteadyClock
-
-# Lists of ids must stay below every database's limit on parameters.
-_IDS_PER_STATEMENT: Final = 1_000
+    from durable.store.work import Writing
 
 
 class Transaction:
@@ -52,6 +58,8 @@ class Transaction:
         lost: called when the lease is gone; belongs to `worker`.
         is_lost: an operation has found the lease gone.
         is_careful: batches look who owns their runs before they write.
+        isolation: applies each operation, and each part of one that has an outcome of
+            its own, within a savepoint; without it the driver's errors pass through.
     """
 
     def __init__(
@@ -69,6 +77,9 @@ class Transaction:
         self.lost = lost
         self.is_lost = False
         self.is_careful = False
+        self.isolation: Isolation | None = None
+        self.mail = Mail(session, clock, lambda: self._read_header()[1])
+        self.endings = Endings(session, clock, self.mail, self._next_fence)
         self._header: tuple[int | None, bool] | None = None
 
     # --- the lease --------------------------------------------------------------------
@@ -78,11 +89,6 @@ class Transaction:
             worker_id = None if self.worker is None else self.worker.worker_id
             self._header = self.hot.read_header(worker_id)
         return self._header
-
-    @property
-    def has_messages(self) -> bool:
-        """Whether any inbox holds anything."""
-        return self._read_header()[1]
 
     def holds_lease(self) -> bool:
         """Tell whether the worker's row still carries its fencing number."""
@@ -103,6 +109,37 @@ class Transaction:
 
     # --- operations -------------------------------------------------------------------
 
+    def attempt(
+        self,
+        operation: Operation | RegisterWorker | ReleaseWorker,
+        apply: Callable[[Any], Any] | None = None,
+    ) -> tuple[Any, DurableError | None]:
+        """Apply an operation, and return its outcome.
+
+        Args:
+            operation: the operation.
+            apply: what applies it, if not the method of that name.
+
+        Raises:
+            Exception: the driver's.
+        """
+        apply = apply or self.apply
+        if self.isolation is None:
+            try:
+                return apply(operation), None
+            except DurableError as error:
+                return None, error
+        outcome = self.isolation.attempt(operation, apply)
+        if outcome[1] is not None:
+            self.mail.forget()
+        return outcome
+
+    def _attempt_each(
+        self, operations: Iterable[Any], apply: Callable[[Any], Any]
+    ) -> tuple[Any, ...]:
+        outcomes = (self.attempt(operation, apply) for operation in operations)
+        return tuple(result if error is None else error for result, error in outcomes)
+
     def apply(self, operation: Operation | RegisterWorker | ReleaseWorker) -> Any:
         """Apply one operation and return its result.
 
@@ -113,19 +150,21 @@ class Transaction:
             self.require_lease(operation)
         match operation:
             case StartRun():
-                return self.start(operation)
+                return self._start(operation)
             case CommitTask():
                 return self._commit(operation)
             case RecordAttempts():
-                return self._record_attempts(operation)
+                worker = self.require_lease(operation)
+                self._require_owned(operation.run_id, worker)
+                return self._write(operation)
             case ParkRun():
                 return self._park(operation)
             case PutMessage():
                 return self._put_message(operation)
             case TerminateRun():
-                run = policies.get_open_target(operation, self._find_target(operation))
-                self._terminate(run, operation.data)
-                return run.run_id
+                return self._terminate(operation)
+            case DropReplies():
+                return self._write(operation)
             case ClaimRuns():
                 return self._claim(operation)
             case ReleaseRuns():
@@ -137,7 +176,7 @@ class Transaction:
             case ReleaseWorker():
                 return self._release_worker()
 
-    def start(self, operation: StartRun) -> Started:
+    def _start(self, operation: StartRun) -> Started:
         """Create the run, or answer with the one that is there."""
         record = operation.record
         holders = self.hot.find_holders([operation])
@@ -149,17 +188,33 @@ class Transaction:
             newest=self.find_newest(operation),
         )
         if answer is not None:
-            return answer
+            existing = next(h for h in holders if h.run_id == answer.run_id)
+            return self._remind(operation, existing, answer)
+        committed = Committed()
         if open_run is not None:
-            self._terminate(open_run, operation.terminated_data)
-        fence = self.worker.fence if record.owner and self.worker else 0
-        self.hot.insert_runs([record])
-        self.hot.append_history([(operation.rows, fence)])
+            committed = self.endings.terminate(open_run, operation.terminated_data)
+        self._write(operation)
+        committed = msgspec.structs.replace(
+            committed,
+            deliveries=self._attempt_each(operation.messages, self._put_message),
+            started=self._attempt_each(operation.starts, self.apply),
+        )
         return Started(
             run_id=record.run_id,
             created=True,
             terminated_run_id=None if open_run is None else open_run.run_id,
+            committed=committed if committed != Committed() else None,
         )
+
+    def _remind(
+        self, operation: StartRun, existing: RunRecord, answer: Started
+    ) -> Started:
+        message = operation.message_if_open
+        if message is None or existing.status is not RunStatus.RUNNING:
+            return answer
+        self._put(existing.run_id, message)
+        committed = Committed(deliveries=(existing.run_id,))
+        return msgspec.structs.replace(answer, committed=committed)
 
     def find_newest(self, operation: StartRun) -> RunRecord | None:
         """Return the newest run of the workflow id, if the reuse policy asks for it."""
@@ -171,34 +226,34 @@ class Transaction:
             workflow_id=operation.record.workflow_id,
         )
 
-    def _commit(self, operation: CommitTask) -> MailArrived | None:
+    def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
         worker = self.require_lease(operation)
-        self._require_owned(operation.run_id, worker)
-        if operation.status is not None:
-            messages = self.hot.find_messages([operation.run_id])
-            unseen = [m for m in messages if m.sequence not in operation.consumed]
+        run_id = operation.run_id
+        self._require_owned(run_id, worker)
+        if operation.status is not None and self.mail.has_any:
+            messages = self.hot.find_messages(run_id)
+            unseen = policies.find_unseen(operation, messages)
             if unseen:
                 return MailArrived(messages=unseen)
-        self.hot.append_history([(operation.rows, worker.fence)])
-        self.hot.put_attempts(operation.attempts)
-        self.hot.delete_messages([(operation.run_id, s) for s in operation.consumed])
-        if operation.status is not None:
-            closed_at = operation.closed_at
-            if closed_at is None:
-                closed_at = self.clock.now()
-            closing = (operation.run_id, operation.status.value, closed_at)
-            self.hot.close_runs([closing], worker.worker_id)
-        elif operation.update_run:
-            wake_up = (operation.run_id, operation.is_active, operation.wake_at)
-            self.hot.update_runs([wake_up], worker.worker_id)
-        return None
+        self._write(operation)
+        if not policies.has_committed(operation):
+            return None
+        deliveries = self._attempt_each(operation.messages, self._put_message)
+        ended: tuple[str, ...] = ()
+        cancelled: tuple[str, ...] = ()
+        if policies.parts_from_children(operation):
+            ended, cancelled = self.endings.part_from_children(run_id)
+        return Committed(
+            deliveries=deliveries,
+            started=self._attempt_each(operation.starts, self.apply),
+            ended=ended,
+            cancelled=cancelled,
+        )
 
-    def _record_attempts(self, operation: RecordAttempts) -> None:
-        worker = self.require_lease(operation)
-        self._require_owned(operation.run_id, worker)
-        self.hot.put_attempts(operation.attempts)
-        wake_up = (operation.run_id, operation.is_active, operation.wake_at)
-        self.hot.wake_runs([wake_up], worker.worker_id)
+    def _write(self, operation: Writing) -> None:
+        work = Work(self.hot, self.mail, self.clock, self.worker)
+        work.add(operation)
+        work.write()
 
     def _park(self, operation: ParkRun) -> None:
         worker = self.require_lease(operation)
@@ -211,19 +266,26 @@ class Transaction:
         )
 
     def _put_message(self, operation: PutMessage) -> str:
-        run = policies.get_open_target(operation, self._find_target(operation))
-        key = {"run_id": run.run_id, "request_id": operation.request_id}
-        if self._execute(statements.FIND_MESSAGE, **key).first() is None:
+        run_id = self.mail.find(operation).run_id
+        self._put(run_id, operation)
+        return run_id
+
+    def _put(self, run_id: str, message: PutMessage) -> None:
+        letter = (run_id, message.request_id, message.kind, message.data)
+        self.mail.put([letter])
+
+    def _terminate(self, operation: TerminateRun) -> Terminated:
+        target = self.mail.find(operation)
+        run = statements.to_run(
             self._execute(
-                statements.INSERT_MESSAGE,
-                **key,
-                kind=operation.kind,
-                data=operation.data,
-                created_at=self.clock.now(),
-            )
-            if self._header is not None:
-                self._header = (self._header[0], True)
-        return run.run_id
+                statements.FIND_RUN,
+                namespace=target.namespace,
+                workflow_id=target.workflow_id,
+                run_id=target.run_id,
+            ).one()
+        )
+        committed = self.endings.terminate(run, operation.data)
+        return Terminated(run_id=run.run_id, committed=committed)
 
     def _claim(self, operation: ClaimRuns) -> Claimed:
         worker = self.require_lease(operation)
@@ -233,7 +295,7 @@ class Transaction:
             return Claimed(ready=[], count=0)
         fence = self._next_fence()
         self._execute(statements.RAISE_FENCE, holder=worker.worker_id, raised=fence)
-        for run_ids in _chunks([run_id for run_id, *_ in free]):
+        for run_ids in chunks([run_id for run_id, *_ in free]):
             self._execute(
                 statements.OWN_RUNS, run_ids=run_ids, new_owner=worker.worker_id
             )
@@ -269,7 +331,7 @@ class Transaction:
 
     def _release_runs(self, operation: ReleaseRuns) -> None:
         worker = self.require_lease(operation)
-        for run_ids in _chunks(operation.run_ids):
+        for run_ids in chunks(operation.run_ids):
             self._execute(
                 statements.DISOWN_RUNS, myself=worker.worker_id, run_ids=run_ids
             )
@@ -283,6 +345,8 @@ class Transaction:
         )
         worker_ids = [worker_id for (worker_id,) in dead]
         self._remove_workers(worker_ids)
+        oldest = self.clock.now() - policies.REPLY_MICROSECONDS_MAX
+        self._execute(statements.DELETE_OLD_REPLIES, until=oldest)
         return worker_ids
 
     def _register(self, operation: RegisterWorker) -> WorkerRecord:
@@ -327,14 +391,6 @@ class Transaction:
         row = self._execute(statement, **values).first()
         return None if row is None else statements.to_run(row)
 
-    def _find_target(self, operation: PutMessage | TerminateRun) -> RunRecord | None:
-        key = {"namespace": operation.namespace, "workflow_id": operation.workflow_id}
-        if operation.run_id is not None:
-            return self._find(statements.FIND_RUN, **key, run_id=operation.run_id)
-        return self._find(statements.FIND_OPEN_RUN, **key) or self._find(
-            statements.FIND_NEWEST_RUN, **key
-        )
-
     def _require_owned(self, run_id: str, worker: WorkerRecord) -> None:
         if not self.hot.find_owned([run_id], worker.worker_id):
             raise policies.not_owner(run_id)
@@ -348,31 +404,6 @@ class Transaction:
         if worker_ids:
             self._execute(statements.DISOWN_ALL_RUNS, owners=worker_ids)
             self._execute(statements.DELETE_WORKERS, worker_ids=worker_ids)
-
-    def _terminate(self, run: RunRecord, data: str) -> None:
-        end = self._execute(statements.FIND_HISTORY_END, run_id=run.run_id).one()
-        event_id, task_number, latest = (value or 0 for value in end)
-        # Times never fall along a run, even if the run's worker had a faster clock.
-        now = max(self.clock.now(), latest)
-        row: HistoryRow = (
-            run.run_id,
-            event_id + 1,
-            task_number + 1,
-            policies.TERMINATED_EVENT,
-            now,
-            data,
-            0,
-        )
-        self.hot.append_history([([row], self._next_fence())])
-        self._execute(statements.TERMINATE_RUN, terminated=run.run_id, ended_at=now)
-        self._execute(statements.DELETE_MESSAGES, receiver=run.run_id)
-
-
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (
-        ids[start : start + _IDS_PER_STATEMENT]
-        for start in range(0, len(ids), _IDS_PER_STATEMENT)
-    )
 
 
 def _same_request(holder: RunRecord, record: RunRecord) -> bool:

@@ -34,6 +34,7 @@ from durable.store.records import (
     AttemptRecord,
     HistoryRow,
     LoadedRun,
+    MessageRecord,
     Operation,
     RunFilter,
     RunRecord,
@@ -337,6 +338,18 @@ class _TrackedStore:
 
     def watch(self, changed: Callable[[], None]) -> None:
         self._inner.watch(changed)
+
+    async def read_messages(self, run_id: str) -> list[MessageRecord]:
+        messages: list[MessageRecord] = await self._track(
+            self._inner.read_messages(run_id)
+        )
+        return messages
+
+    async def read_reply(self, run_id: str, request_id: str) -> str | None:
+        reply: str | None = await self._track(
+            self._inner.read_reply(run_id, request_id)
+        )
+        return reply
 
     async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
         loaded: list[LoadedRun] = await self._track(self._inner.load_runs(run_ids))

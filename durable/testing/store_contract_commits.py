@@ -157,7 +157,7 @@ class CommitContract:
             ParkRun(run_id="r1", stuck="{}"),
         )
 
-        assert terminated == "r1"
+        assert terminated.run_id == "r1"
         assert [type(error) for error in refused] == [HistoryTakenError] * 6
         loaded = await load(store, "r1")
         assert loaded.record == make_run(

@@ -14,9 +14,11 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.store.records import (
+    Committed,
     MailArrived,
     ReleaseRuns,
     RunStatus,
+    Terminated,
 )
 from durable.testing.store_rows import (
     NAMESPACE,
@@ -123,7 +125,8 @@ class MessageContract:
         await store.perform(make_start("r1", owner="w"))
 
         assert await store.perform(make_message("r1")) == "r1"
-        assert await store.perform(make_termination("r1", run_id="r1")) == "r1"
+        terminated = await store.perform(make_termination("r1", run_id="r1"))
+        assert terminated == Terminated(run_id="r1", committed=Committed())
 
     async def test_closing_is_refused_while_messages_wait(
         self, harness: Harness
@@ -237,8 +240,9 @@ class MessageContract:
         )
         harness.clock.advance(2)
 
-        assert await store.perform(make_termination("r1")) == "r1"
+        terminated = await store.perform(make_termination("r1"))
 
+        assert terminated == Terminated(run_id="r1", committed=Committed())
         loaded = await load(store, "r1")
         ended_at = START + 2_000_000
         assert loaded.record == make_run(

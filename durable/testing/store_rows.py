@@ -73,16 +73,27 @@ def make_rows(run_id: str, first: int, last: int, data: str = "{}") -> list[Hist
 
 def make_start(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
     """Build a start; `changes` are fields of the run or of the operation."""
-    policies = {
+    own = {
         name: changes.pop(name)
-        for name in ("reuse_policy", "conflict_policy", "terminated_data")
+        for name in StartRun.__struct_fields__
         if name in changes
     }
     return StartRun(
         record=make_run(run_id, **changes),
         rows=make_rows(run_id, 1, events),
-        **policies,
+        **own,
     )
+
+
+def make_child(run_id: str, parent: str, policy: str, /, **changes: Any) -> StartRun:
+    """Build the start of a run that event 2 of its parent has asked for."""
+    family = {
+        "parent_workflow_id": f"wf-{parent}",
+        "parent_run_id": parent,
+        "parent_initiated_event_id": 2,
+        "parent_close_policy": policy,
+    }
+    return make_start(run_id, **(family | changes))
 
 
 def make_commit(run_id: str, first: int, last: int, **changes: Any) -> CommitTask:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from durable.api.activity_context import ActivityContext
-from durable.core.events import ActivityTaskScheduled, Attributes
+from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
+from durable.core.workflow_task import TaskInput
 from durable.store.records import AttemptRecord
 
 
@@ -76,10 +78,13 @@ class LiveRun:
     """One run in memory. Only the loop's thread touches it."""
 
     __slots__ = (
+        "acks",
         "attempt_records",
         "attempts",
         "backoffs",
+        "committing_acks",
         "consumed",
+        "consumed_requests",
         "deadline_at",
         "deadline_type",
         "failed_tries",
@@ -91,22 +96,34 @@ class LiveRun:
         "is_committing",
         "is_dropped",
         "is_parked",
+        "is_reading",
+        "parent_close_policy",
+        "questions",
         "ready_at",
         "replayer",
         "run_id",
+        "started",
         "started_at",
+        "starting",
+        "taken",
         "task_headers",
+        "update_mail",
         "wake_at",
         "workflow_id",
         "workflow_type",
     )
 
     def __init__(
-        self, run_id: str, workflow_id: str, workflow_type: str, replayer: Replayer
+        self,
+        started: WorkflowExecutionStarted,
+        replayer: Replayer,
+        parent_close_policy: str | None = None,
     ) -> None:
-        self.run_id = run_id
-        self.workflow_id = workflow_id
-        self.workflow_type = workflow_type
+        self.started = started
+        self.run_id = started.run_id
+        self.workflow_id = started.workflow_id
+        self.workflow_type = started.workflow_type
+        self.parent_close_policy = parent_close_policy
         self.replayer = replayer
         self.headers: Mapping[str, str] = {}
         """What travels with it since its start."""
@@ -116,10 +133,25 @@ class LiveRun:
         """When the next turn was due though a commit was on its way; only kept if
         there is an observer."""
         self.started_at = 0
-        self.inputs: list[Attributes] = []
-        """Events that no turn has taken, in order of arrival."""
+        self.inputs: list[TaskInput] = []
+        """Events and updates that no turn has taken, in order of arrival."""
         self.consumed: tuple[int, ...] = ()
         """Inbox sequences that `inputs` hold."""
+        self.consumed_requests: tuple[str, ...] = ()
+        """The same by request id, for what came without being read from the inbox."""
+        self.update_mail: dict[str, int] = {}
+        """The inbox sequences of updates that are neither accepted nor refused."""
+        self.taken: set[int] = set()
+        """Inbox sequences that were read; a late read may bring them again."""
+        self.acks: list[asyncio.Future[bool]] = []
+        """Who waits until `inputs` are durable; then those of the commit under way."""
+        self.committing_acks: list[asyncio.Future[bool]] = []
+        self.questions: list[tuple[Callable[[Replayer], Any], asyncio.Future[Any]]] = []
+        """Who wants to look at the run once no commit is under way."""
+        self.starting: set[int] = set()
+        """Children whose start is on its way, by initiated event."""
+        self.is_reading = False
+        """Its inbox is being read."""
         self.attempt_records: tuple[AttemptRecord, ...] = ()
         """Attempts that have ended; written with the next turn."""
         self.attempts: dict[int, Attempt] = {}
@@ -145,7 +177,12 @@ class LiveRun:
     def is_idle(self) -> bool:
         """Whether nothing of it is under way, so that it may leave memory."""
         return not (
-            self.is_committing or self.inputs or self.attempts or self.attempt_records
+            self.is_committing
+            or self.inputs
+            or self.attempts
+            or self.attempt_records
+            or self.starting
+            or self.is_reading
         )
 
     def next_due_at(self) -> int | None:

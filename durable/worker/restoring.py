@@ -8,27 +8,50 @@ died. The last is in doubt: it is run again as a further attempt, or reported as
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from durable.core.events import (
+    CHILD_OUTCOMES,
     ActivityTaskCanceled,
     ActivityTaskFailed,
     ActivityTaskScheduled,
-    Attributes,
     HistoryEvent,
     WorkflowExecutionCancelRequested,
+    WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
 )
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
 from durable.core.payload import Failure
+from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import CorruptHistoryError
-from durable.store.records import AttemptRecord, AttemptState, MessageRecord
+from durable.store.records import (
+    AttemptRecord,
+    AttemptState,
+    MessageKind,
+    MessageRecord,
+)
 from durable.worker.live_run import Attempt, LiveRun
 
-_cancel_decoder: Final = msgspec.json.Decoder(WorkflowExecutionCancelRequested)
+
+class _ChildMessage(msgspec.Struct):
+    """How a child ended: the type and the data of the event to record."""
+
+    type: str
+    event: msgspec.Raw
+
+
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    "cancel": msgspec.json.Decoder(WorkflowExecutionCancelRequested),
+    "signal": msgspec.json.Decoder(WorkflowExecutionSignaled),
+    "update": msgspec.json.Decoder(UpdateRequest),
+    "child": msgspec.json.Decoder(_ChildMessage),
+}
+_CHILD_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    outcome.__name__: msgspec.json.Decoder(outcome) for outcome in CHILD_OUTCOMES
+}
 
 
 class Repeater(Protocol):
@@ -97,14 +120,25 @@ def first_event(history: list[HistoryEvent], run: LiveRun) -> WorkflowExecutionS
     return first
 
 
-def event_of_message(message: MessageRecord) -> Attributes:
-    if message.kind != "cancel":
+def event_of_message(message: MessageRecord) -> TaskInput | None:
+    """What a message brings to its run; None for a query, which brings nothing.
+
+    Raises:
+        CorruptHistoryError: this release cannot read it.
+    """
+    if message.kind == MessageKind.QUERY.value:
+        return None
+    try:
+        body = _DECODERS[message.kind].decode(message.data)
+        if isinstance(body, _ChildMessage):
+            body = _CHILD_DECODERS[body.type].decode(body.event)
+        event: TaskInput = body
+        return event
+    except KeyError:
         raise CorruptHistoryError(
             f"Message {message.sequence} of run {message.run_id} is of the kind"
             f" {message.kind!r}, which this release does not know."
-        )
-    try:
-        return _cancel_decoder.decode(message.data)
+        ) from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise CorruptHistoryError(
             f"Message {message.sequence} of run {message.run_id} cannot be read:"

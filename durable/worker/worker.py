@@ -11,41 +11,34 @@ import collections
 import contextlib
 import logging
 import os
+import random
 import secrets
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, Final
-
-import msgspec
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from durable import limits
 from durable.api.registry import Registry
-from durable.core.codec import decode_rows, encode_event
 from durable.core.events import (
     ActivityTaskScheduled,
     Attributes,
     HistoryEvent,
     WorkflowExecutionStarted,
 )
+from durable.core.ids import RunIds
 from durable.core.payload import Failure
-from durable.core.workflow_task import (
-    TaskFailureKind,
-    WorkflowTask,
-    WorkflowTaskFailure,
-)
+from durable.core.replayer import Replayer
+from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import (
-    CorruptHistoryError,
     DurableError,
     EngineClosedError,
     StoreError,
 )
 from durable.observer import Observer, WorkerObserver, WorkerState
-from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
+    Committed,
     LoadedRun,
+    MessageRecord,
     ReleaseRuns,
-    RunRecord,
-    RunStatus,
     Started,
     StartRun,
     WorkerRecord,
@@ -55,19 +48,26 @@ from durable.worker import observing
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
 from durable.worker.live_run import Attempt, LiveRun
+from durable.worker.loading import Loader
 from durable.worker.lookout import Lookout
+from durable.worker.mailroom import Mailroom, UpdateNews
+from durable.worker.outgoing import (
+    child_request_id,
+    outcome_for_parent,
+)
 from durable.worker.process import host_identity, process_start
+from durable.worker.redelivery import Redelivery
 from durable.worker.restoring import (
-    event_of_message,
-    first_event,
     restore_activities,
 )
+from durable.worker.starting import Starts
 from durable.worker.watchdog import Watchdog
 from durable.worker.worker_options import WorkerOptions
 from durable.worker.workflow_tasks import STATUS_OF, WorkflowTasks
 
 _log: Final = logging.getLogger("durable.worker")
 _DRAIN_ROUNDS_MAX: Final = 20
+T = TypeVar("T")
 
 
 class Worker:
@@ -77,6 +77,7 @@ class Worker:
         on_closed: called with a run id once its terminal event is committed, and with
             that event if this worker has it.
         on_stuck: called with a run id and why once it is parked.
+        on_update: called with a run id, an update id and what became of that.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Worker:
         observer: Observer | None,
         on_closed: Callable[[str, Attributes | None], None],
         on_stuck: Callable[[str, Failure], None],
+        on_update: Callable[[str, str, UpdateNews], None],
     ) -> None:
         self._store = store
         self._registry = registry
@@ -100,17 +102,23 @@ class Worker:
         self._watch: WorkerObserver | None = None
         self._on_closed = on_closed
         self._on_stuck = on_stuck
+        self._on_update = on_update
         self._runs: dict[str, LiveRun] = {}
         self._idle: collections.OrderedDict[str, LiveRun] = collections.OrderedDict()
-        self._loading: set[str] = set()
+        self._loader = Loader(store, self, max_tries=options.max_tries)
         self._background: set[asyncio.Task[None]] = set()
         self._watchdog: Watchdog | None = None
         self._is_open = False
         self._is_rejoining = False
         self._hits = self._misses = 0
         self._lookout = Lookout(store, registry, self)
+        self._mailroom = Mailroom(store, self)
+        self._redelivery = Redelivery(store, self)
+        self._run_ids = RunIds()
+        self._entropy = random.Random(secrets.randbits(256))  # noqa: S311 - ids must differ, not be secret
         self.worker_id = ""
         self._tasks: WorkflowTasks
+        self._starts: Starts
         self._activities: ActivityTasks
 
     # --- start and stop ---------------------------------------------------------------
@@ -141,6 +149,10 @@ class Worker:
             observer=self._watch,
             max_tries=self._options.max_tries,
             on_unhandled=_log_unhandled,
+            mailroom=self._mailroom,
+        )
+        self._starts = Starts(
+            self._store, self, self._tasks, max_tries=self._options.max_tries
         )
         self._activities = ActivityTasks(
             self._store,
@@ -198,7 +210,7 @@ class Worker:
 
     def _state(self) -> WorkerState:
         return self._activities.state(
-            len(self._runs), self._hits, self._misses, len(self._loading)
+            len(self._runs), self._hits, self._misses, len(self._loader.loading)
         )
 
     def knows(self, workflow_type: str) -> bool:
@@ -210,13 +222,12 @@ class Worker:
     async def start_run(
         self,
         started: WorkflowExecutionStarted,
-        record: RunRecord,
-        *,
-        reuse_policy: IdReusePolicy,
-        conflict_policy: IdConflictPolicy,
-        terminated_data: str,
+        request: StartRun,
+        inputs: tuple[TaskInput, ...] = (),
     ) -> Started:
         """Drive the first turn and commit it together with the run's creation.
+
+        `inputs` are what the first turn sees beside the start.
 
         Raises:
             WorkflowAlreadyStartedError: the policies forbid the start.
@@ -224,79 +235,29 @@ class Worker:
         """
         if not self._is_open or self._tasks.is_draining:
             raise EngineClosedError("The engine is closing and starts no more runs.")
-        run = self._new_run(started, record.started_at)
-        completion = self._tasks.process(
-            run, WorkflowTask(record.started_at, (started,))
-        )
-        events = completion.events
-        starts = any(
-            [type(event.attributes) is ActivityTaskScheduled for event in events]
-        )
-        run.is_active = (
-            starts or completion.failure is not None
-        ) and not completion.is_closed
-        run.wake_at = None if completion.is_closed else run.next_due_at()
-        status, closed_at = RunStatus.RUNNING, None
-        if completion.is_closed:
-            status = STATUS_OF[type(events[-1].attributes)]
-            closed_at = events[-1].time
-        operation = StartRun(
-            record=msgspec.structs.replace(
-                record,
-                owner=None if completion.is_closed else self.worker_id,
-                is_active=run.is_active,
-                wake_at=run.wake_at,
-                status=status,
-                closed_at=closed_at,
-            ),
-            rows=[encode_event(run.run_id, event) for event in events],
-            reuse_policy=reuse_policy,
-            conflict_policy=conflict_policy,
-            terminated_data=terminated_data,
-        )
-        run.is_committing = True
-        done: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
-        self._store.submit(operation, partial(self._run_started, run, completion, done))
-        return await done
+        return await self._starts.start(started, request, inputs)
 
-    def _run_started(
+    def can_run(self, task_queue: str, workflow_type: str) -> bool:
+        """Whether this worker would take such a run itself."""
+        return (
+            self._is_open
+            and not self._tasks.is_draining
+            and task_queue == self._task_queue
+            and self.knows(workflow_type)
+        )
+
+    def new_run_id(self) -> str:
+        """An id for a run that is about to be started."""
+        return self._run_ids.make(self._store.now(), self._entropy.getrandbits(74))
+
+    def new_run(
         self,
-        run: LiveRun,
-        completion: Any,
-        done: asyncio.Future[Started],
-        result: Started | None,
-        error: BaseException | None,
-    ) -> None:
-        run.is_committing = False
-        if error is not None or result is None or not result.created:
-            self._forget(run)
-            if error is not None and not done.done():
-                done.set_exception(error)
-        else:
-            if result.terminated_run_id is not None:
-                self.closed_elsewhere(result.terminated_run_id)
-            self._runs[run.run_id] = run
-            if completion.failure is not None:
-                self._after_failed_start(run, completion.failure)
-            else:
-                self._tasks.apply_effects(run, completion)
-        if error is None and result is not None and not done.done():
-            done.set_result(result)
-
-    def _after_failed_start(self, run: LiveRun, failure: WorkflowTaskFailure) -> None:
-        run.failed_tries = 1
-        if self._options.max_tries <= 1:
-            self._tasks.park(run, failure.failure)
-        else:
-            self.reload(run)
-
-    def _new_run(self, started: WorkflowExecutionStarted, started_at: int) -> LiveRun:
-        run = LiveRun(
-            started.run_id,
-            started.workflow_id,
-            started.workflow_type,
-            self._tasks.new_replayer(),
-        )
+        started: WorkflowExecutionStarted,
+        started_at: int,
+        parent_close_policy: str | None = None,
+    ) -> LiveRun:
+        """A live run that begins with this event."""
+        run = LiveRun(started, self._tasks.new_replayer(), parent_close_policy)
         run.started_at = started_at
         run.headers = run.task_headers = started.headers
         for kind, limit in (
@@ -309,6 +270,102 @@ class Worker:
                 run.deadline_at, run.deadline_type = started_at + limit, kind
         return run
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the worker still works."""
+        return self._is_open
+
+    def find(self, run_id: str) -> LiveRun | None:
+        """The run, if it is in memory."""
+        return self._runs.get(run_id)
+
+    def enter(self, run: LiveRun) -> None:
+        """Keep a run in memory."""
+        self._runs[run.run_id] = run
+
+    # --- other runs -------------------------------------------------------------------
+
+    def start_child(self, run: LiveRun, event: HistoryEvent) -> None:
+        """A recorded child may be started."""
+        self._starts.start_child(run, event)
+
+    def spread(self, committed: Committed) -> None:
+        """A commit did something to other runs."""
+        for run_id in committed.ended:
+            self.closed_elsewhere(run_id)
+        for receiver in (*committed.deliveries, *committed.cancelled):
+            if isinstance(receiver, str):
+                self.mail(receiver)
+        begun = [s.run_id for s in committed.started if isinstance(s, Started)]
+        if begun:
+            self.wake(begun)
+            self.look_around()
+
+    def look_around(self) -> None:
+        """There may be runs that nobody owns."""
+        if self._is_open and not self._tasks.is_draining:
+            self._lookout.changed()
+
+    def _tell_parent(self, run: LiveRun, terminal: Attributes) -> None:
+        """Let a parent in this process see at once how its child ended."""
+        started = run.started
+        parent = self._runs.get(started.parent_run_id or "")
+        if parent is None or parent.is_dropped or parent.is_closed:
+            return
+        event = outcome_for_parent(run, terminal)
+        number = started.parent_initiated_event_id or 0
+        if event is not None and parent.replayer.pending_child(number) is not None:
+            parent.inputs.append(event)
+            parent.consumed_requests += (child_request_id(started.first_run_id),)
+            self.advance(parent)
+
+    # --- messages ---------------------------------------------------------------------
+
+    def _find_live(self, run_id: str) -> LiveRun | None:
+        """The run, if it is in memory and takes messages."""
+        run = self._runs.get(run_id)
+        if run is None or run.is_closed or run.is_dropped or self._tasks.is_draining:
+            return None
+        return run
+
+    def deliver(self, run_id: str, event: Attributes) -> asyncio.Future[bool] | None:
+        """Give a live run a signal or a request to stop; None if it is not live.
+
+        The answer is True once that is durable, and False if the store must be asked.
+        """
+        run = self._find_live(run_id)
+        return None if run is None else self._mailroom.deliver(run, event)
+
+    def request_update(self, run_id: str, update: UpdateRequest) -> bool:
+        """Give a live run an update; False if it is not live."""
+        run = self._find_live(run_id)
+        if run is None:
+            return False
+        self._mailroom.request_update(run, update)
+        return True
+
+    def is_live(self, run_id: str) -> bool:
+        """Whether the run is in memory here."""
+        return self._find_live(run_id) is not None
+
+    def take_mail(self, run_id: str, messages: Sequence[MessageRecord]) -> None:
+        """Hand a live run what was just read from its inbox."""
+        run = self._find_live(run_id)
+        if run is not None and messages:
+            self._mailroom.take(run, messages)
+            self.advance(run)
+
+    def ask(
+        self, run_id: str, ask: Callable[[Replayer], T]
+    ) -> asyncio.Future[tuple[T] | None] | None:
+        """Look at a live run between turns; None if it is not live."""
+        run = self._find_live(run_id)
+        return None if run is None else self._mailroom.ask(run, ask)
+
+    def tell_update(self, run_id: str, update_id: str, news: UpdateNews) -> None:
+        """Something became of an update."""
+        self._on_update(run_id, update_id, news)
+
     # --- loading runs -----------------------------------------------------------------
 
     def wake(self, run_ids: Iterable[str]) -> None:
@@ -317,20 +374,19 @@ class Worker:
         for run_id in run_ids:
             run = self._runs.get(run_id)
             if run is None:
-                if run_id not in self._loading:
-                    to_load.append(run_id)
+                to_load.append(run_id)
             else:
                 self._hits += 1
                 self._go_on(run)
-        for start in range(0, len(to_load), limits.LOAD_RUNS_MAX):
-            self.spawn(self._load(to_load[start : start + limits.LOAD_RUNS_MAX]))
+        self._misses += self._loader.load(to_load, self._tasks)
 
     def mail(self, run_id: str) -> None:
         """A message for this run was committed."""
         run = self._runs.get(run_id)
         if run is not None:
-            run.has_mail = True
-            self.reload(run)
+            self._mailroom.collect(run)
+        elif run_id in self._loader.loading:
+            self._loader.mailed(run_id)
         else:
             self.wake((run_id,))
 
@@ -338,94 +394,20 @@ class Worker:
         self._activities.begin_due(run, self._store.now())
         self.advance(run)
 
-    async def _load(self, run_ids: list[str]) -> None:
-        self._loading.update(run_ids)
-        self._misses += len(run_ids)
-        try:
-            loaded = await self._store.load_runs(run_ids)
-        finally:
-            self._loading.difference_update(run_ids)
-        for index, one in enumerate(loaded):
-            if self._is_open and one.record.run_id not in self._runs:
-                self._enter(one)
-            if index % 16 == 15:
-                await asyncio.sleep(0)  # other work goes on between replays
-
-    def _enter(self, loaded: LoadedRun) -> None:
-        record = loaded.record
-        if record.status is not RunStatus.RUNNING or record.owner != self.worker_id:
-            return
-        run = LiveRun(
-            record.run_id,
-            record.workflow_id,
-            record.workflow_type,
-            self._tasks.new_replayer(),
-        )
-        self._runs[run.run_id] = run
-        if not self.knows(record.workflow_type):
-            self._give_up(run)
-            return
-        self._catch_up(run, loaded)
-
-    def _catch_up(self, run: LiveRun, loaded: LoadedRun) -> None:
-        """Replay what the store holds, restore what was under way, go on."""
-        record = loaded.record
-        run.is_active, run.wake_at = record.is_active, record.wake_at
-        run.is_parked, run.has_mail = record.stuck is not None, False
-        try:
-            history = decode_rows(loaded.rows)
-            started = first_event(history, run)
-            messages = [event_of_message(message) for message in loaded.messages]
-        except CorruptHistoryError as error:
-            self._tasks.park(run, _failure(error))
-            return
-        fresh = self._new_run(started, history[0].time)
-        run.replayer, run.headers = fresh.replayer, fresh.headers
-        run.task_headers = fresh.headers
-        run.deadline_at, run.deadline_type = fresh.deadline_at, fresh.deadline_type
-        run.started_at = fresh.started_at
-        completion = self._tasks.process(
-            run, WorkflowTask(self._store.now(), (), history, is_replay_only=True)
-        )
-        if completion.failure is not None:
-            hopeless = completion.failure.kind is TaskFailureKind.NONDETERMINISM
-            run.failed_tries += 1
-            if hopeless or run.failed_tries >= self._options.max_tries:
-                self._tasks.park(run, completion.failure.failure)
-            else:
-                self.reload(run)
-            return
-        for message, event in zip(loaded.messages, messages, strict=True):
-            if message.sequence not in run.consumed:
-                run.inputs.append(event)
-                run.consumed += (message.sequence,)
+    def take_up(self, run: LiveRun, loaded: LoadedRun) -> None:
+        """Go on with a run that was just caught up: mail, activities, other runs."""
+        self._mailroom.take(run, loaded.messages)
         restore_activities(run, loaded.attempts, self._activities, self._store.now())
+        self._starts.restore(run)
+        self._redelivery.restore(run)
         self._go_on(run)
         self._tasks.correct_row(run)
         self.settle(run)
 
     def reload(self, run: LiveRun) -> None:
         """Read the run's history again; keep its inputs and attempts."""
-        if run.is_committing or run.is_dropped or run.is_closed:
-            return
-        run.is_committing = True  # nothing else may drive it meanwhile
         self._idle.pop(run.run_id, None)
-        self.spawn(self._reload(run))
-
-    async def _reload(self, run: LiveRun) -> None:
-        loaded = await self._store.load_runs([run.run_id])
-        run.is_committing = False
-        run.replayer.tear_down()
-        if run.is_dropped or not self._is_open:
-            return
-        if not loaded or loaded[0].record.status is not RunStatus.RUNNING:
-            self.closed_elsewhere(run.run_id)
-        elif loaded[0].record.owner != self.worker_id:
-            self.drop(run)
-        else:
-            self._catch_up(run, loaded[0])
-
-    # --- activities that were under way -----------------------------------------------
+        self._loader.reload(run, self._tasks)
 
     # --- what the parts call ----------------------------------------------------------
 
@@ -451,12 +433,13 @@ class Worker:
         if self._observer is not None:
             status = STATUS_OF[type(event.attributes)]
             observing.run_closed(self._observer, run, event, status, self._task_queue)
-        self._forget(run)
+        self.forget(run)
+        self._tell_parent(run, event.attributes)
         self._on_closed(run.run_id, event.attributes)
 
     def run_stuck(self, run: LiveRun, failure: Failure) -> None:
         """The run is parked, durably."""
-        self._forget(run)
+        self.forget(run)
         self._lookout.was_stuck(run.run_id)
         self._on_stuck(run.run_id, failure)
 
@@ -465,15 +448,17 @@ class Worker:
         run = self._runs.get(run_id)
         if run is not None:
             run.is_closed = True
-            self._forget(run)
+            self.forget(run)
         self._on_closed(run_id, None)
 
     def drop(self, run: LiveRun) -> None:
         """Take the run out of memory."""
-        self._forget(run)
+        self.forget(run)
 
-    def _forget(self, run: LiveRun) -> None:
+    def forget(self, run: LiveRun) -> None:
+        """Take a run out of memory; whoever waits for it must ask the store."""
         run.is_dropped = True
+        self._mailroom.give_back(run)
         if self._runs.get(run.run_id) is run:
             del self._runs[run.run_id]
         self._idle.pop(run.run_id, None)
@@ -492,9 +477,9 @@ class Worker:
         while len(self._idle) > self._options.cached_runs:
             _, oldest = self._idle.popitem(last=False)
             if oldest.is_idle:
-                self._forget(oldest)
+                self.forget(oldest)
 
-    def _give_up(self, run: LiveRun) -> None:
+    def give_up(self, run: LiveRun) -> None:
         """Leave a run of an unknown type to a worker that knows it."""
         _log.warning(
             "Run %r is of workflow %r, which this worker does not know; it waits for a"
@@ -557,7 +542,7 @@ class Worker:
     def is_busy(self, run_id: str) -> bool:
         """Whether the run is being loaded or committed."""
         run = self._runs.get(run_id)
-        return run_id in self._loading or (run is not None and run.is_committing)
+        return run_id in self._loader.loading or (run is not None and run.is_committing)
 
     def spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(

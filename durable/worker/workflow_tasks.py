@@ -22,19 +22,21 @@ from durable.core.events import (
     ActivityTaskScheduled,
     Attributes,
     HistoryEvent,
-    TimerFired,
+    StartChildWorkflowExecutionInitiated,
     WorkflowExecutionCanceled,
     WorkflowExecutionCompleted,
+    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
-    WorkflowTaskStarted,
 )
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import (
     TaskFailureKind,
+    TaskInput,
+    UpdateRequest,
     WorkflowTask,
     WorkflowTaskCompletion,
     WorkflowTaskFailure,
@@ -46,10 +48,29 @@ from durable.errors import (
     WorkflowBlockedError,
 )
 from durable.observer import WorkerObserver
-from durable.store.records import CommitTask, MailArrived, ParkRun, RunStatus
+from durable.store.records import (
+    CommitTask,
+    Committed,
+    MailArrived,
+    ParkRun,
+    PutMessage,
+    RunStatus,
+    StartRun,
+)
 from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.live_run import LiveRun
+from durable.worker.mailroom import Mailroom
+from durable.worker.outgoing import (
+    delivered,
+    deliveries_of,
+    delivery,
+    has_work,
+    news_for_parent,
+    published_state,
+    successor,
+    surviving_children,
+)
 from durable.worker.watchdog import Watchdog
 
 _log: Final = logging.getLogger("durable.worker")
@@ -59,6 +80,7 @@ STATUS_OF: Final[dict[type[Attributes], RunStatus]] = {
     WorkflowExecutionFailed: RunStatus.FAILED,
     WorkflowExecutionCanceled: RunStatus.CANCELLED,
     WorkflowExecutionTimedOut: RunStatus.TIMED_OUT,
+    WorkflowExecutionContinuedAsNew: RunStatus.CONTINUED_AS_NEW,
     WorkflowExecutionTerminated: RunStatus.TERMINATED,
 }
 
@@ -66,12 +88,26 @@ STATUS_OF: Final[dict[type[Attributes], RunStatus]] = {
 class Host(Protocol):
     """What driving a run asks of the worker around it."""
 
+    worker_id: str
+
     def start_activity(self, run: LiveRun, event: HistoryEvent) -> None:
         """A recorded activity may begin."""
         ...
 
     def cancel_activity(self, run: LiveRun, scheduled_event_id: int) -> None:
         """A recorded activity was asked to stop."""
+        ...
+
+    def start_child(self, run: LiveRun, event: HistoryEvent) -> None:
+        """A recorded child may be started."""
+        ...
+
+    def spread(self, committed: Committed) -> None:
+        """A commit did something to other runs."""
+        ...
+
+    def can_run(self, task_queue: str, workflow_type: str) -> bool:
+        """Whether this worker would take such a run itself."""
         ...
 
     def run_closed(self, run: LiveRun, event: HistoryEvent) -> None:
@@ -102,6 +138,10 @@ class Host(Protocol):
         """Look for due runs no later than this."""
         ...
 
+    def new_run_id(self) -> str:
+        """An id for a run that is about to be started."""
+        ...
+
 
 class WorkflowTasks:
     """Drives the live runs of one worker."""
@@ -116,8 +156,10 @@ class WorkflowTasks:
         observer: WorkerObserver | None,
         max_tries: int,
         on_unhandled: Callable[[dict[str, Any]], None],
+        mailroom: Mailroom,
     ) -> None:
         self._store = store
+        self._mailroom = mailroom
         self._registry = registry
         self._host = host
         self._watchdog = watchdog
@@ -206,22 +248,36 @@ class WorkflowTasks:
             return
         inputs = tuple(run.inputs)
         run.inputs = []
-        self.commit(run, self.process(run, WorkflowTask(now, inputs)))
+        run.committing_acks += run.acks
+        run.acks = []
+        self.commit(run, self.process(run, WorkflowTask(now, inputs)), inputs)
 
-    def commit(self, run: LiveRun, completion: WorkflowTaskCompletion) -> None:
+    def commit(
+        self,
+        run: LiveRun,
+        completion: WorkflowTaskCompletion,
+        inputs: tuple[TaskInput, ...],
+    ) -> None:
         """Submit what a turn decided; its effects follow the commit."""
-        if completion.failure is not None and not completion.events:
-            self._after_failed_turn(run, completion.failure)
+        events = completion.events
+        if completion.failure is not None:
+            # Updates are no events: they wait for the next try.
+            run.inputs[:0] = [i for i in inputs if isinstance(i, UpdateRequest)]
+            if not events:
+                self._after_failed_turn(run, completion.failure)
+                return
+        settled, replies = self._mailroom.settled_updates(run, completion)
+        if not (events or run.consumed or run.consumed_requests or settled):
+            self._mailroom.tell(run, completion)  # all was refused, nothing is kept
             return
         run_id = run.run_id
-        events = completion.events
-        last = events[-1].attributes
         closes = completion.is_closed
-        starts = any(
-            [type(event.attributes) is ActivityTaskScheduled for event in events]
-        )
         # Inputs that a failed turn leaves unseen must not wait for a restart.
-        is_active = bool(run.attempts) or starts or completion.failure is not None
+        is_active = (
+            has_work(events)
+            or bool(run.attempts or run.starting)
+            or completion.failure is not None
+        )
         wake_at = None if closes else run.next_due_at()
         update = (
             closes
@@ -232,27 +288,67 @@ class WorkflowTasks:
         operation = CommitTask(
             run_id=run_id,
             rows=[encode_event(run_id, event) for event in events],
-            status=STATUS_OF[type(last)] if closes else None,
+            status=STATUS_OF[type(events[-1].attributes)] if closes else None,
             closed_at=events[-1].time if closes else None,
             update_run=update,
             is_active=is_active and not closes,
             wake_at=wake_at,
             attempts=run.attempt_records,
-            consumed=run.consumed,
+            consumed=run.consumed + settled,
+            consumed_requests=run.consumed_requests,
+            replies=replies,
+            state=published_state(events),
+            checkpoint_event_id=completion.checkpoint_event_id,
+            messages=self.messages(run, completion),
+            starts=self.starts(run, completion) if closes else (),
+            has_children=closes and run.replayer.has_had_children,
         )
         run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False
-        run.attempt_records, run.consumed = (), ()
+        run.attempt_records, run.consumed, run.consumed_requests = (), (), ()
         run.is_committing = True
         self._store.submit(
-            operation, partial(self._committed, run, completion, operation)
+            operation, partial(self._committed, run, completion, operation, inputs)
         )
+
+    def messages(
+        self, run: LiveRun, completion: WorkflowTaskCompletion
+    ) -> tuple[PutMessage, ...]:
+        """What a turn sends to other runs."""
+        if completion.failure is not None:
+            return ()
+        messages = [delivery(run, e) for e in deliveries_of(completion.events)]
+        if completion.is_closed:
+            news = news_for_parent(run, completion.events[-1].attributes)
+            if news is not None:
+                messages.append(news)
+        return tuple(messages)
+
+    def starts(
+        self, run: LiveRun, completion: WorkflowTaskCompletion
+    ) -> tuple[StartRun, ...]:
+        """What a closing turn starts."""
+        closing = completion.events[-1]
+        starts = surviving_children(
+            run, completion.events, closing.time, self._host.new_run_id
+        )
+        going = closing.attributes
+        if isinstance(going, WorkflowExecutionContinuedAsNew):
+            unread = run.replayer.unread_signals()
+            start = successor(run, going, unread, closing.time)
+            if self._host.can_run(going.task_queue, going.workflow_type):
+                record = msgspec.structs.replace(
+                    start.record, owner=self._host.worker_id, is_active=True
+                )
+                start = msgspec.structs.replace(start, record=record)
+            starts.append(start)
+        return tuple(starts)
 
     def correct_row(self, run: LiveRun) -> None:
         """Make the run's row say what it waits for, and that it is not stuck."""
         if run.is_committing or run.is_closed or run.is_dropped:
             return
         wake_at = run.next_due_at()
-        is_active = bool(run.attempts)
+        is_active = bool(run.attempts or run.starting)
         if (is_active, wake_at) == (run.is_active, run.wake_at) and not run.is_parked:
             return
         run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False
@@ -270,9 +366,11 @@ class WorkflowTasks:
 
     def _keep_inputs(self, run: LiveRun) -> None:
         """Record inputs without driving the code: for a worker that is draining."""
-        if not run.inputs and not run.attempt_records:
+        inputs = self._mailroom.without_updates(run)
+        if not (inputs or run.attempt_records or run.consumed):
             return
-        inputs, run.inputs = tuple(run.inputs), []
+        run.committing_acks += run.acks
+        run.acks = []
         events = run.replayer.unprocessed_events(self._store.now(), inputs)
         operation = CommitTask(
             run_id=run.run_id,
@@ -282,8 +380,9 @@ class WorkflowTasks:
             wake_at=run.wake_at,
             attempts=run.attempt_records,
             consumed=run.consumed,
+            consumed_requests=run.consumed_requests,
         )
-        run.attempt_records, run.consumed = (), ()
+        run.attempt_records, run.consumed, run.consumed_requests = (), (), ()
         run.is_committing = True
         self._store.submit(operation, partial(self._kept, run, operation, inputs))
 
@@ -291,7 +390,7 @@ class WorkflowTasks:
         self,
         run: LiveRun,
         operation: CommitTask,
-        inputs: tuple[Attributes, ...],
+        inputs: tuple[TaskInput, ...],
         _: Any,
         error: BaseException | None,
     ) -> None:
@@ -299,11 +398,11 @@ class WorkflowTasks:
         if error is not None:
             self._take_back(run, inputs, operation)
             self._commit_failed(run, error)
-        elif run.has_mail:
-            self._host.reload(run)
-        else:
-            self.advance(run)
-            self._host.settle(run)
+            return
+        self._mailroom.acknowledge(run)
+        self._mailroom.answer_questions(run)
+        self.advance(run)
+        self._host.settle(run)
 
     # --- after the commit -------------------------------------------------------------
 
@@ -312,6 +411,7 @@ class WorkflowTasks:
         run: LiveRun,
         completion: WorkflowTaskCompletion,
         operation: CommitTask,
+        inputs: tuple[TaskInput, ...],
         result: Any,
         error: BaseException | None,
     ) -> None:
@@ -319,16 +419,45 @@ class WorkflowTasks:
         if run.is_dropped:
             return
         if error is not None:
-            self._take_back(run, _inputs_of(completion), operation)
+            self._take_back(run, inputs, operation)
             self._commit_failed(run, error)
         elif isinstance(result, MailArrived):
             # The code must see the messages before it may end: live through it again.
-            self._take_back(run, _inputs_of(completion), operation)
+            self._take_back(run, inputs, operation)
             self._host.reload(run)
         elif completion.failure is not None:
+            self._mailroom.acknowledge(run)
             self._after_failed_turn(run, completion.failure)
         else:
+            self._mailroom.tell(run, completion)
+            if isinstance(result, Committed):
+                self._host.spread(result)
+                self._take_answers(run, completion, result)
             self.apply_effects(run, completion)
+
+    def after_start(
+        self,
+        run: LiveRun,
+        completion: WorkflowTaskCompletion,
+        committed: Committed | None,
+    ) -> None:
+        """Go on with a run whose first turn is committed."""
+        self._mailroom.tell(run, completion)
+        if committed is not None:
+            self._host.spread(committed)
+            self._take_answers(run, completion, committed)
+        self.apply_effects(run, completion)
+
+    def _take_answers(
+        self, run: LiveRun, completion: WorkflowTaskCompletion, committed: Committed
+    ) -> None:
+        """What became of the messages that a turn sent is an input of the next."""
+        if not completion.is_closed:
+            sent = deliveries_of(completion.events)
+            run.inputs += [
+                delivered(event, outcome)
+                for event, outcome in zip(sent, committed.deliveries, strict=True)
+            ]
 
     def apply_effects(self, run: LiveRun, completion: WorkflowTaskCompletion) -> None:
         """Let the world see a committed turn, then drive the next if there is cause."""
@@ -346,21 +475,27 @@ class WorkflowTasks:
                 host.start_activity(run, event)
             elif kind is ActivityTaskCancelRequested:
                 host.cancel_activity(run, attributes.scheduled_event_id)  # type: ignore[union-attr]  # by its kind
+            elif kind is StartChildWorkflowExecutionInitiated:
+                host.start_child(run, event)
         if run.wake_at is not None:
             host.wake_by(run.wake_at)
-        if run.has_mail:
-            host.reload(run)
-        else:
-            self.advance(run)
-            host.settle(run)
+        if run.questions:
+            self._mailroom.answer_questions(run)
+        self.advance(run)
+        host.settle(run)
 
     def _take_back(
-        self, run: LiveRun, inputs: Sequence[Attributes], operation: CommitTask
+        self, run: LiveRun, inputs: Sequence[TaskInput], operation: CommitTask
     ) -> None:
         """Put what was not committed back to where it waits."""
         run.inputs = [*inputs, *run.inputs]
+        run.acks = run.committing_acks + run.acks
+        run.committing_acks = []
         run.attempt_records = operation.attempts + run.attempt_records
-        run.consumed = operation.consumed + run.consumed
+        updates = run.update_mail.values()
+        kept = tuple(number for number in operation.consumed if number not in updates)
+        run.consumed = kept + run.consumed
+        run.consumed_requests = operation.consumed_requests + run.consumed_requests
 
     def _commit_failed(self, run: LiveRun, error: BaseException) -> None:
         if isinstance(error, LeaseLostError):
@@ -415,13 +550,3 @@ class WorkflowTasks:
         if error is not None:
             _log.error("Run %r could not be parked: %s", run.workflow_id, error)
         self._host.run_stuck(run, failure)
-
-
-def _inputs_of(completion: WorkflowTaskCompletion) -> list[Attributes]:
-    """The inputs that a turn was given, without those that the core makes itself."""
-    return [
-        event.attributes
-        for event in completion.events
-        if event.attributes.is_input
-        and type(event.attributes) not in (TimerFired, WorkflowTaskStarted)
-    ]

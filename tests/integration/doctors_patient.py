@@ -10,7 +10,7 @@ import pytest
 
 from durable import Engine, RetryPolicy, activity, sleep, workflow
 from durable.client.doctor import examine
-from durable.client.run_checks import Finding
+from durable.client.findings import Finding
 from durable.clock import SystemClock
 from durable.store.connect import connect
 

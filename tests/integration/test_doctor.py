@@ -18,7 +18,7 @@ from durable.client.doctor import (
     find_package_clash,
     find_sqlite_bug,
 )
-from durable.client.run_checks import Check, Finding
+from durable.client.findings import Check, Finding
 from durable.clock import SystemClock
 from durable.store.connect import connect
 from durable.store.records import LoadedRun, RunStatus
@@ -164,7 +164,7 @@ def time_that_falls(patient: Patient) -> None:
     )
 
 
-@fault(Check.CANCEL, "cancelled")
+@fault(Check.MESSAGES, "cancelled")
 def cancelled_though_nobody_asked(patient: Patient) -> None:
     patient.plant(
         "UPDATE history SET type = 'MarkerRecorded', data = :a WHERE run_id = :run"
@@ -174,7 +174,7 @@ def cancelled_though_nobody_asked(patient: Patient) -> None:
     )
 
 
-@fault(Check.CANCEL, "cancelled")
+@fault(Check.MESSAGES, "cancelled")
 def message_that_was_delivered_already(patient: Patient) -> None:
     patient.plant(
         "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"

@@ -127,7 +127,7 @@ def test_opening_again_changes_nothing(session: Session, path: Path) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("revision", ["0002", "9999", "abc123", "0001b"])
+@pytest.mark.parametrize("revision", ["0003", "9999", "abc123", "0001b"])
 def test_schema_of_another_release_is_refused_unchanged(
     path: Path, revision: str
 ) -> None:

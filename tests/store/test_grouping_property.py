@@ -7,32 +7,39 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
+from durable import limits
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
-from durable.store import statements, tables
+from durable.store import groups, statements, tables
 from durable.store.batches import Batch, Outcomes
 from durable.store.database import Session
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker, ReleaseWorker
 from durable.store.memory import MemoryStore
+from durable.store.memory_database import MemoryDatabase
 from durable.store.records import (
     AttemptState,
     ClaimRuns,
     CommitTask,
+    Committed,
+    DropReplies,
     ParkRun,
     PutMessage,
     ReapWorkers,
     RecordAttempts,
     ReleaseRuns,
+    ReplyRecord,
+    RunRecord,
     RunStatus,
+    Started,
     StartRun,
+    Terminated,
     TerminateRun,
 )
 from durable.store.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
-from durable.store.transaction import Transaction
 from durable.testing.store_rows import (
     START,
     SettableClock,
@@ -44,7 +51,7 @@ from durable.testing.store_rows import (
     make_worker,
 )
 
-RUN_IDS = list("abcdefghijkl")
+RUN_IDS = list("abcdefghijklmnopqrst")
 WORKFLOW_IDS = ["wf-a", "wf-b", "wf-c", "wf-d"]
 
 
@@ -57,28 +64,85 @@ def ignore() -> None:
 
 
 run_ids = st.sampled_from(RUN_IDS)
+# The earliest runs are the likeliest to be there.
+old_run_ids = st.sampled_from(RUN_IDS[:6])
+workflow_ids = st.sampled_from(WORKFLOW_IDS)
 wake_ups = st.sampled_from([None, START - 1, START, START + 1])
 
 
+def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    # `one_of` counts a strategy once, however often it is given.
+    table = [strategy for weight, strategy in choices for _ in range(weight)]
+    return st.integers(0, len(table) - 1).flatmap(table.__getitem__)
+
+
+messages = st.builds(
+    lambda run_id, workflow_id, first_run_id, key, kind: make_message(
+        "a",
+        key,
+        run_id=run_id,
+        workflow_id=workflow_id,
+        first_run_id=first_run_id,
+        kind=kind,
+        data=f'"{key}"',
+    ),
+    st.none() | old_run_ids,
+    workflow_ids,
+    st.none() | st.none() | old_run_ids,
+    st.sampled_from(["m1", "m2", "m3"]),
+    st.sampled_from(["signal", "child", "query"]),
+)
+
+
+def few(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """Mostly none, else one or two."""
+    some = st.lists(strategy, min_size=1, max_size=2).map(tuple)
+    return weighted((3, st.just(())), (1, some))
+
+
 @st.composite
-def starts(draw: st.DrawFn) -> StartRun:
+def parents(draw: st.DrawFn) -> dict[str, Any]:
+    if not draw(st.booleans()):
+        return {}
+    policies = ["terminate", "terminate", "request_cancel", "abandon", None]
+    return {
+        "parent_run_id": draw(old_run_ids),
+        "parent_workflow_id": "wf-a",
+        "parent_initiated_event_id": draw(st.sampled_from([1, 2, None])),
+        "parent_close_policy": draw(st.sampled_from(policies)),
+    }
+
+
+@st.composite
+def starts(draw: st.DrawFn, depth: int = 2) -> StartRun:
     run_id = draw(run_ids)
+    closed: dict[str, Any] = {}
+    if draw(st.integers(0, 5)) == 5:
+        closed = {"status": RunStatus.COMPLETED, "closed_at": START + 4}
+        closed |= {"owner": None, "is_active": False, "wake_at": None}
     record = make_run(
         run_id,
-        workflow_id=draw(st.sampled_from(WORKFLOW_IDS)),
+        workflow_id=draw(workflow_ids),
         request_id=draw(st.sampled_from([f"start-{run_id}", "q1", "q2"])),
         namespace=draw(st.sampled_from(["default", "default", "other"])),
         owner=draw(st.sampled_from(["w", "w", "w", None, "old"])),
+        first_run_id=draw(st.just(run_id) | old_run_ids),
         started_at=START + draw(st.integers(0, 3)),
         is_active=draw(st.booleans()),
         wake_at=draw(wake_ups),
+        state=draw(st.sampled_from([None, None, "{}"])),
+        **draw(parents()),
     )
+    record = replace(record, **closed)
     return StartRun(
         record=record,
         rows=make_rows(run_id, 1, draw(st.integers(1, 2))),
         reuse_policy=draw(st.sampled_from(IdReusePolicy)),
         conflict_policy=draw(st.sampled_from(IdConflictPolicy)),
         terminated_data="{}",
+        message_if_open=draw(st.none() | messages),
+        messages=draw(few(messages)),
+        starts=draw(few(starts(depth - 1))) if depth else (),
     )
 
 
@@ -89,20 +153,39 @@ def attempts(draw: st.DrawFn, run_id: str) -> tuple[Any, ...]:
     return tuple(make_attempt(run_id, n, state=draw(state)) for n in numbers)
 
 
+CLOSED = [RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CONTINUED_AS_NEW]
+OLD = START - round(limits.REPLY_SECONDS_MAX * 1_000_000)
+replies = st.builds(
+    ReplyRecord,
+    run_id=old_run_ids,
+    request_id=st.sampled_from(["m1", "m2"]),
+    data=st.sampled_from(["1", "2"]),
+    created_at=st.sampled_from([START, OLD, OLD - 1]),
+)
+
+
 @st.composite
 def commits(draw: st.DrawFn) -> CommitTask:
-    run_id = draw(run_ids)
+    run_id = draw(old_run_ids)
     first = draw(st.integers(2, 5))
+    is_closing = draw(st.booleans())
     return CommitTask(
         run_id=run_id,
         rows=make_rows(run_id, first, first + draw(st.integers(-1, 1))),
-        status=draw(st.sampled_from([None, RunStatus.COMPLETED, RunStatus.FAILED])),
-        closed_at=START + 5,
+        status=draw(st.sampled_from(CLOSED)) if is_closing else None,
+        closed_at=draw(st.sampled_from([START + 5, None])),
         update_run=draw(st.booleans()),
         is_active=draw(st.booleans()),
         wake_at=draw(wake_ups),
         attempts=draw(attempts(run_id)),
         consumed=tuple(draw(st.lists(st.integers(1, 3), max_size=2, unique=True))),
+        consumed_requests=draw(few(st.sampled_from(["m1", "m2", "m3"]))),
+        replies=draw(few(replies)),
+        state=draw(st.sampled_from([None, None, '{"at": 1}', '{"at": 2}'])),
+        checkpoint_event_id=draw(st.sampled_from([None, None, 0, 2, 3])),
+        messages=draw(few(messages)),
+        starts=draw(few(starts(1))) if is_closing else (),
+        has_children=draw(st.booleans()),
     )
 
 
@@ -119,20 +202,22 @@ def recordings(draw: st.DrawFn) -> RecordAttempts:
 
 def requests(make: Any) -> st.SearchStrategy[Any]:
     return st.builds(
-        lambda run_id, workflow_id: make("a", run_id=run_id, workflow_id=workflow_id),
-        st.none() | run_ids,
-        st.sampled_from(WORKFLOW_IDS),
+        lambda run_id, workflow_id, first_run_id: make(
+            "a", run_id=run_id, workflow_id=workflow_id, first_run_id=first_run_id
+        ),
+        st.none() | old_run_ids,
+        workflow_ids,
+        st.none() | st.none() | old_run_ids,
     )
 
 
 rare = st.one_of(
     requests(make_message),
-    st.builds(
-        lambda workflow_id, key: make_message("a", key, workflow_id=workflow_id),
-        st.sampled_from(WORKFLOW_IDS),
-        st.sampled_from(["m1", "m2"]),
-    ),
     requests(make_termination),
+    st.builds(
+        DropReplies,
+        keys=few(st.tuples(old_run_ids, st.sampled_from(["m1", "m2"]))),
+    ),
     st.builds(ParkRun, run_id=run_ids, stuck=st.just("{}")),
     st.builds(ClaimRuns, workflow_types=st.just(("order",)), limit=st.integers(0, 3)),
     st.builds(ReleaseRuns, run_ids=st.lists(run_ids, max_size=2).map(tuple)),
@@ -148,19 +233,13 @@ rare = st.one_of(
 REGISTER = RegisterWorker(make_worker("w"), ignore)
 
 
-def weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
-    # `one_of` counts a strategy once, however often it is given.
-    table = [strategy for weight, strategy in choices for _ in range(weight)]
-    return st.integers(0, len(table) - 1).flatmap(table.__getitem__)
-
-
 # Most operations are of the hot kinds, so that there is something to batch.
 operations = weighted(
     (5, starts()),
     (9, commits()),
     (2, recordings()),
-    (2, requests(make_message)),
-    (2, rare),
+    (4, messages),
+    (3, rare),
 )
 # Drawn blindly, nearly every operation would be refused. Most are aimed at what is
 # there when their turn comes: at which run, and at which place of its history.
@@ -185,21 +264,11 @@ def aim(operation: Any, at: int | None, store: MemoryStore) -> Any:
     if at is None:
         return operation
     if isinstance(operation, PutMessage | TerminateRun):
-        found = sorted(run.workflow_id for run in database.open_runs())
-        return (
-            replace(operation, workflow_id=found[at % len(found)])
-            if found
-            else operation
-        )
+        found = sorted(database.open_runs(), key=lambda run: run.run_id)
+        return aim_request(operation, found[at % len(found)]) if found else operation
     if isinstance(operation, StartRun):
         unused = [run_id for run_id in RUN_IDS if run_id not in database.runs]
-        if not unused:
-            return operation
-        run_id = unused[0]
-        request_id = f"start-{run_id}" if at else operation.record.request_id
-        record = replace(operation.record, run_id=run_id, request_id=request_id)
-        rows = [(run_id, *row[1:]) for row in operation.rows]
-        return replace(operation, record=record, rows=rows)
+        return aim_start(operation, at, iter(unused))
     owned = sorted(run.run_id for run in database.owned_runs("w"))
     if not isinstance(operation, CommitTask | RecordAttempts | ParkRun) or not owned:
         return operation
@@ -214,11 +283,61 @@ def aim(operation: Any, at: int | None, store: MemoryStore) -> Any:
         rows=make_rows(run_id, first, first + len(operation.rows) - 1),
         attempts=tuple(replace(a, run_id=run_id) for a in operation.attempts),
         consumed=messages if at % 2 else operation.consumed,
+        messages=tuple(aim(m, at + n, store) for n, m in enumerate(operation.messages)),
+        starts=aim_nested(operation, at, database, run_id),
     )
 
 
+def aim_request(operation: Any, run: RunRecord) -> Any:
+    """Aim at an open run: by its id, its chain or neither, as was drawn."""
+    return replace(
+        operation,
+        namespace=run.namespace,
+        workflow_id=run.workflow_id,
+        run_id=operation.run_id and run.run_id,
+        first_run_id=operation.first_run_id and run.first_run_id,
+    )
+
+
+def aim_start(operation: StartRun, at: int, unused: Iterator[str]) -> StartRun:
+    run_id = next(unused, None)
+    if run_id is None:
+        return operation
+    request_id = f"start-{run_id}" if at else operation.record.request_id
+    record = replace(operation.record, run_id=run_id, request_id=request_id)
+    rows = [(run_id, *row[1:]) for row in operation.rows]
+    nested = tuple(aim_start(start, at, unused) for start in operation.starts)
+    return replace(operation, record=record, rows=rows, starts=nested)
+
+
+def aim_nested(
+    operation: CommitTask, at: int, database: MemoryDatabase, run_id: str
+) -> tuple[StartRun, ...]:
+    """Aim the starts of a closing run at unused run ids, some at its workflow id."""
+    unused = iter([run_id for run_id in RUN_IDS if run_id not in database.runs])
+    starts = [aim_start(start, at, unused) for start in operation.starts]
+    if starts and at % 2:
+        run = database.runs[run_id]
+        record = replace(
+            starts[0].record, workflow_id=run.workflow_id, namespace="default"
+        )
+        starts[0] = replace(starts[0], record=record)
+    return tuple(starts)
+
+
 def show(result: Any, error: BaseException | None) -> Any:
-    return result if error is None else (type(error).__name__, str(error))
+    return comparable(result if error is None else error)
+
+
+def comparable(value: Any) -> Any:
+    """Turn structs and the exceptions in them into something with equality."""
+    if isinstance(value, BaseException):
+        return (type(value).__name__, str(value))
+    if isinstance(value, tuple):
+        return tuple(map(comparable, value))
+    if isinstance(value, Started | Terminated | Committed):
+        return (type(value).__name__, comparable(astuple(value)))
+    return value
 
 
 def read_sqlite(session: Session) -> dict[str, Any]:
@@ -232,7 +351,8 @@ def read_sqlite(session: Session) -> dict[str, Any]:
         "runs": {run.run_id: run for run in map(statements.to_run, runs)},
         "open": {r.run_id for r in rows["runs"] if r.open_key is not None},
         "history": {(r.run_id, r.event_id): tuple(r) for r in rows["history"]},
-        "inbox": {r.sequence: (r.run_id, r.request_id) for r in rows["inbox"]},
+        "inbox": {r.sequence: tuple(r)[1:] for r in rows["inbox"]},
+        "replies": {tuple(r) for r in rows["replies"]},
         "attempts": {(*tuple(r)[:4], r.state) for r in rows["attempts"]},
         "workers": {(r.worker_id, r.fence) for r in rows["workers"]},
         "fence": {r.value for r in rows["counters"]},
@@ -250,9 +370,10 @@ def read_memory(store: MemoryStore) -> dict[str, Any]:
             for event_id, row in rows.items()
         },
         "inbox": {
-            sequence: (message.run_id, message.request_id)
-            for sequence, message in database.inbox.items()
+            m.sequence: (m.run_id, m.kind, m.request_id, m.data, m.created_at)
+            for m in database.inbox.values()
         },
+        "replies": {astuple(reply) for reply in database.replies.values()},
         "attempts": {
             (a.run_id, a.scheduled_event_id, a.attempt, a.activity_type, a.state.value)
             for a in database.attempts.values()
@@ -272,6 +393,8 @@ class Databases:
 
     def open_writer(self) -> Session:
         connection = self.session.connection
+        # An example that failed may have left its transaction open.
+        self.session.rollback()
         self.session.begin()
         for table in reversed(tables.METADATA.sorted_tables):
             if table is not tables.COUNTERS:
@@ -351,9 +474,9 @@ def test_generated_groups_do_fill_batches(
     sizes: list[int] = []
     apply = Batch.apply
 
-    def spy(batch: Batch, transaction: Transaction, outcomes: Outcomes) -> None:
-        sizes.append(len(batch.operations))
-        apply(batch, transaction, outcomes)
+    def spy(batch: Batch, outcomes: Outcomes) -> None:
+        sizes.append(len(batch.entries))
+        apply(batch, outcomes)
 
     monkeypatch.setattr(Batch, "apply", spy)
     executor = databases.executor()
@@ -367,7 +490,7 @@ def test_generated_groups_do_fill_batches(
         ],
     )
 
-    assert [outcome.created for outcome in created] == [True] * 3
+    assert created == [("Started", (name, True, None, None)) for name in names]
     assert max(sizes) == 3
 
 
@@ -384,7 +507,7 @@ def test_run_that_was_taken_away_does_not_slow_its_neighbours(
         [StartRun(record=run, rows=make_rows(run.run_id, 1, 2)) for run in runs],
     )
     perform_group(executor, [make_termination("b")])
-    monkeypatch.setattr(GroupExecutor, "_apply_alone", None)
+    monkeypatch.setattr(groups, "Isolation", None)
 
     first, taken, *others = perform_group(
         executor, [CommitTask(run_id=n, rows=make_rows(n, 3, 3)) for n in names]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from durable.core.commands import (
     CancelWorkflowExecution,
     CompleteWorkflowExecution,
+    ContinueAsNewWorkflowExecution,
     FailWorkflowExecution,
 )
 from durable.core.events import EVENT_OF, Attributes
 from durable.core.machines.machine import Entry
 
 ClosingCommand = (
-    CompleteWorkflowExecution | FailWorkflowExecution | CancelWorkflowExecution
+    CompleteWorkflowExecution
+    | FailWorkflowExecution
+    | CancelWorkflowExecution
+    | ContinueAsNewWorkflowExecution
 )
 
 

@@ -1,0 +1,466 @@
+"""`@run`, `@signal`, `@query`, `@update`: the methods of a class workflow.
+
+On an instance they are the plain methods. On the class they make calls, as values:
+`Cart.run("alice")`, `Cart.add("apple", n=2)`, `Cart.count()`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from types import MethodType
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
+
+from durable.api.definitions import check_name
+from durable.api.handlers import (
+    MESSAGE_NAME,
+    Unfinished,
+    make_handler,
+    unfinished_policy,
+)
+from durable.api.messages import QueryCall, SignalCall, UpdateCall
+from durable.api.signature import CallSignature
+from durable.api.workflow_definition import Workflow, workflow_of
+from durable.core.payload import Payloads
+from durable.core.runtime import Handler, MessageKind
+from durable.errors import DefinitionError
+from durable.options import HandlerUnfinishedPolicy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+H = TypeVar("H")
+N = TypeVar("N", bound=Coroutine[Any, Any, None] | None)
+
+
+def check_method(function: object, decorator: str) -> None:
+    """Refuse what is no method.
+
+    Raises:
+        DefinitionError: it is no function that a class holds.
+    """
+    if not inspect.isfunction(function):
+        raise DefinitionError(
+            f"@{decorator} was put on {function!r}, which is no method.",
+            hint=f"Write: @{decorator}, then def, inside of a class; no other"
+            " decorator between them.",
+        )
+    owner = function.__qualname__.rpartition(".")[0]
+    if not owner or owner.endswith("<locals>"):
+        raise DefinitionError(
+            f"@{decorator} was put on the function {function.__qualname__}, which is"
+            " in no class.",
+            hint="Put it into a class under @workflow. A workflow that is a function"
+            " receives from a Signal, or sets handlers as it runs.",
+        )
+
+
+def refuse_hidden(decorator: str, method: str, args: tuple[Any, ...]) -> None:
+    """Refuse a call that was meant for a decorator.
+
+    Raises:
+        DefinitionError: within its class, a method has taken the decorator's name.
+    """
+    if method == decorator and args and inspect.isfunction(args[0]):
+        raise DefinitionError(
+            f"The method {method!r} hides the decorator @{decorator} in the rest of its"
+            " class.",
+            hint=f"Write @durable.{decorator}, or call the method otherwise.",
+        )
+
+
+class RunMethod(Generic[S, P, R]):
+    """The method that is the workflow; on a decorated class its `Workflow`."""
+
+    def __init__(
+        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+    ) -> None:
+        self.function = function
+        functools.update_wrapper(self, function, updated=())
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[Any] | None = None, /
+    ) -> Workflow[P, R]: ...
+    @overload
+    def __get__(
+        self, instance: S, owner: type[Any] | None = None, /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
+        if instance is not None:
+            return MethodType(self.function, instance)
+        return workflow_of(owner) or self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse: only a decorated class makes calls."""
+        refuse_hidden("run", self.function.__name__, args)
+        raise DefinitionError(
+            f"{self.function.__qualname__} was called on a class that is no workflow.",
+            hint="Put @workflow on the class itself; a subclass needs its own.",
+        )
+
+    @property
+    def __isabstractmethod__(self) -> bool:
+        return getattr(self.function, "__isabstractmethod__", False)
+
+
+class HandlerMethod:
+    """A method that handles messages."""
+
+    kind: ClassVar[MessageKind]
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        is_dynamic: bool = False,
+        unfinished: Unfinished = HandlerUnfinishedPolicy.WARN,
+    ) -> None:
+        check_method(function, self.kind)
+        self.function = function
+        self.name = function.__name__ if name is None else name
+        self.is_dynamic = is_dynamic
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.validator_name: str | None = None
+        self._has_name = name is not None
+        self._unfinished = unfinished_policy(unfinished)
+        self._signature: CallSignature | None = None
+        wrapper: Any = self
+        functools.update_wrapper(wrapper, function, updated=())
+
+    @property
+    def handled_name(self) -> str | None:
+        """The name of the messages it handles; None stands for all others."""
+        return None if self.is_dynamic else self.name
+
+    @property
+    def call_signature(self) -> CallSignature:
+        """The arguments of a message, and the result.
+
+        Raises:
+            DefinitionError: they cannot be recorded as a list of values.
+        """
+        if self._signature is None:
+            skip = ("self", MESSAGE_NAME) if self.is_dynamic else ("self",)
+            self._signature = CallSignature(self.function, self.name, skip=skip)
+        return self._signature
+
+    def find_problems(self) -> list[str]:
+        """What is wrong with it, each as a sentence."""
+        what = f"{self.kind} {self.name!r}"
+        problems: list[str] = []
+        try:
+            check_name(self.name, self.kind)
+            self.call_signature  # noqa: B018 - it raises
+        except DefinitionError as error:
+            problems.append(error.message)
+        if self.is_dynamic and self._has_name:
+            problems.append(f"The {what} is dynamic, and has a name yet.")
+        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(
+            self.function
+        ):
+            problems.append(f"The {what} is a generator; write a plain def.")
+        if self.kind == "query" and self.is_async:
+            problems.append(
+                f"The {what} is async; it reads what is there, so write a plain def."
+            )
+        return problems
+
+    def handler_of(self, instance: object) -> Handler:
+        """The method of one instance as the core sees it."""
+        validator = self.validator_name
+        return make_handler(
+            self.kind,
+            MethodType(self.function, instance),
+            self.call_signature,
+            is_dynamic=self.is_dynamic,
+            is_async=self.is_async,
+            unfinished=self._unfinished,
+            validator=None if validator is None else getattr(instance, validator),
+        )
+
+    def _bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, Payloads]:
+        """The name and the arguments of a call."""
+        refuse_hidden(self.kind, self.function.__name__, args)
+        if not self.is_dynamic:
+            signature = self.call_signature
+            return self.name, signature.encode(signature.bind(args, kwargs))
+        named = CallSignature(self.function, self.name, skip=("self",))
+        name, *values = named.bind(args, kwargs)
+        return check_name(name, self.kind), self.call_signature.encode(tuple(values))
+
+    @property
+    def __isabstractmethod__(self) -> bool:
+        return getattr(self.function, "__isabstractmethod__", False)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name!r}>"
+
+
+class SignalMethod(HandlerMethod, Generic[S, P, H]):
+    """A method that handles a signal; on the class it makes a `SignalCall`."""
+
+    kind = "signal"
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[Any] | None = None, /
+    ) -> Callable[P, SignalCall]: ...
+    @overload
+    def __get__(
+        self, instance: S, owner: type[Any] | None = None, /
+    ) -> Callable[P, H]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
+        return self if instance is None else MethodType(self.function, instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> SignalCall:
+        """Make a call value.
+
+        Raises:
+            InvalidCallError: the arguments do not fit the signature.
+            PayloadError: an argument cannot be recorded as it is.
+        """
+        return SignalCall(*self._bind(args, kwargs))
+
+
+class QueryMethod(HandlerMethod, Generic[S, P, R]):
+    """A method that answers a query; on the class it makes a `QueryCall`."""
+
+    kind = "query"
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[Any] | None = None, /
+    ) -> Callable[P, QueryCall[R]]: ...
+    @overload
+    def __get__(
+        self, instance: S, owner: type[Any] | None = None, /
+    ) -> Callable[P, R]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
+        return self if instance is None else MethodType(self.function, instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> QueryCall[R]:
+        """Make a call value.
+
+        Raises: as a signal.
+        """
+        name, input = self._bind(args, kwargs)
+        return QueryCall(name, input, self.call_signature.decode_result)
+
+
+class UpdateMethod(HandlerMethod, Generic[S, P, R, H]):
+    """A method that handles an update; on the class it makes an `UpdateCall`."""
+
+    kind = "update"
+
+    def validator(
+        self, function: Callable[Concatenate[S, P], None], /
+    ) -> Callable[Concatenate[S, P], None]:
+        """Make a method the validator of this update.
+
+        It gets the update's arguments, is a plain def and may change nothing. If it
+        raises, the update is rejected and leaves no trace.
+
+            @update
+            def add(self, item: str) -> int: ...
+
+            @add.validator
+            def check_add(self, item: str) -> None: ...
+
+        Raises:
+            DefinitionError: it is no method, has the update's own name, or is one too
+                many.
+        """
+        check_method(function, f"{self.name}.validator")
+        if function.__name__ == self.function.__name__:
+            raise DefinitionError(
+                f"The validator of update {self.name!r} has the update's own name.",
+                hint="Give it another one: in the class it would replace the update.",
+            )
+        if self.validator_name is not None:
+            raise DefinitionError(
+                f"Update {self.name!r} has two validators: {self.validator_name!r} and"
+                f" {function.__name__!r}."
+            )
+        self.validator_name = function.__name__
+        return function
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[Any] | None = None, /
+    ) -> Callable[P, UpdateCall[R]]: ...
+    @overload
+    def __get__(
+        self, instance: S, owner: type[Any] | None = None, /
+    ) -> Callable[P, H]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
+        return self if instance is None else MethodType(self.function, instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> UpdateCall[R]:
+        """Make a call value.
+
+        Raises: as a signal.
+        """
+        name, input = self._bind(args, kwargs)
+        return UpdateCall(name, input, self.call_signature.decode_result)
+
+
+# --- decorators -----------------------------------------------------------------------
+
+
+class SignalDecorator(Protocol):
+    """What `@signal(...)` with options returns."""
+
+    def __call__(
+        self, function: Callable[Concatenate[S, P], N], /
+    ) -> SignalMethod[S, P, N]: ...
+
+
+class QueryDecorator(Protocol):
+    """What `@query(...)` with options returns."""
+
+    def __call__(
+        self, function: Callable[Concatenate[S, P], R], /
+    ) -> QueryMethod[S, P, R]: ...
+
+
+class UpdateDecorator(Protocol):
+    """What `@update(...)` with options returns."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+    ) -> UpdateMethod[S, P, R, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[S, P], R], /
+    ) -> UpdateMethod[S, P, R, R]: ...
+
+
+def run(
+    function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+) -> RunMethod[S, P, R]:
+    """Make a method the one that a class workflow runs.
+
+    Raises:
+        DefinitionError: it is no method.
+    """
+    check_method(function, "run")
+    return RunMethod(function)
+
+
+@overload
+def signal(function: Callable[Concatenate[S, P], N], /) -> SignalMethod[S, P, N]: ...
+@overload
+def signal(
+    *, name: str | None = None, dynamic: bool = False, unfinished: Unfinished = ...
+) -> SignalDecorator: ...
+def signal(
+    function: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    dynamic: bool = False,
+    unfinished: Unfinished = HandlerUnfinishedPolicy.WARN,
+) -> Any:
+    """Make a method of a class workflow the handler of a signal.
+
+    Handlers of signals that came before the run's first line run before it, in order.
+    Async handlers run beside `run` and each other.
+
+    Args:
+        function: the method, plain or async; it returns nothing.
+        name: the signal's name; the method's by default.
+        dynamic: True makes it handle all signals that have no handler; it gets the
+            name before the arguments.
+        unfinished: whether a run that ends before the handler has logs a warning.
+
+    Raises:
+        DefinitionError: it is no method.
+        InvalidOptionError: an option has a wrong value.
+    """
+    options = {"name": name, "is_dynamic": dynamic, "unfinished": unfinished}
+    return _decorate(SignalMethod, function, options)
+
+
+@overload
+def query(function: Callable[Concatenate[S, P], R], /) -> QueryMethod[S, P, R]: ...
+@overload
+def query(*, name: str | None = None, dynamic: bool = False) -> QueryDecorator: ...
+def query(
+    function: Any = None, /, *, name: str | None = None, dynamic: bool = False
+) -> Any:
+    """Make a method of a class workflow the answer to a query.
+
+    It reads the instance and changes nothing; nothing of it is recorded.
+
+    Args:
+        function: the method, a plain def.
+        name: the query's name; the method's by default.
+        dynamic: True makes it answer all queries that have no handler; it gets the
+            name before the arguments.
+
+    Raises:
+        DefinitionError: it is no method.
+    """
+    return _decorate(QueryMethod, function, {"name": name, "is_dynamic": dynamic})
+
+
+@overload
+def update(
+    function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+) -> UpdateMethod[S, P, R, Coroutine[Any, Any, R]]: ...
+@overload
+def update(function: Callable[Concatenate[S, P], R], /) -> UpdateMethod[S, P, R, R]: ...
+@overload
+def update(
+    *, name: str | None = None, dynamic: bool = False, unfinished: Unfinished = ...
+) -> UpdateDecorator: ...
+def update(
+    function: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    dynamic: bool = False,
+    unfinished: Unfinished = HandlerUnfinishedPolicy.WARN,
+) -> Any:
+    """Make a method of a class workflow the handler of an update.
+
+    What it returns is the answer to whoever sent the update. See
+    `UpdateMethod.validator` for how to refuse one.
+
+    Args:
+        function: the method, plain or async.
+        name: the update's name; the method's by default.
+        dynamic: True makes it handle all updates that have no handler; it gets the
+            name before the arguments.
+        unfinished: whether a run that ends before the handler has logs a warning.
+
+    Raises:
+        DefinitionError: it is no method.
+        InvalidOptionError: an option has a wrong value.
+    """
+    options = {"name": name, "is_dynamic": dynamic, "unfinished": unfinished}
+    return _decorate(UpdateMethod, function, options)
+
+
+def _decorate(
+    kind: Callable[..., HandlerMethod], function: Any, options: dict[str, Any]
+) -> Any:
+    if function is None:
+        return functools.partial(kind, **options)
+    return kind(function, **options)

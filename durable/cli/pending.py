@@ -1,0 +1,162 @@
+"""What a run waits for now, in words: a name and a line for each thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from durable.cli.output import escape
+from durable.cli.pieces import (
+    Line,
+    Piece,
+    decode_failure,
+    failure_text,
+    instant,
+    span,
+)
+from durable.client.mail_checks import QueryRequest, decode_message
+from durable.core.events import CHILD_OUTCOMES, WorkflowExecutionSignaled
+from durable.core.run_state import (
+    PendingActivity,
+    PendingChild,
+    PendingDelivery,
+    PendingUpdate,
+    RunState,
+)
+from durable.core.workflow_task import UpdateRequest
+from durable.store.records import (
+    AttemptRecord,
+    AttemptState,
+    MessageRecord,
+    RunRecord,
+)
+
+Named: TypeAlias = tuple[Piece, Line]
+
+
+def tell_pending(
+    record: RunRecord,
+    state: RunState,
+    attempts: Sequence[AttemptRecord],
+    messages: Sequence[MessageRecord],
+    now: int,
+) -> Iterator[Named]:
+    """Name everything that an open run waits for, and how that stands."""
+    yield from _tell_activities(state, attempts, now)
+    for timer in state.pending_timers:
+        label = "" if timer.summary is None else f" {escape(repr(timer.summary))}"
+        due = Piece(_until(timer.due_at, now) + label)
+        yield Piece(f"timer {escape(timer.timer_id)}", "strong"), [due]
+    for child in state.pending_children:
+        yield _tell_child(child, now)
+    for delivery in state.pending_deliveries:
+        yield _tell_delivery(delivery, now)
+    for update in state.pending_updates:
+        yield _tell_update(update, now)
+    if state.deadline_at is not None:
+        yield Piece("run timeout", "strong"), [Piece(_until(state.deadline_at, now))]
+    for message in messages:
+        yield _tell_message(message, now)
+    if state.unprocessed and record.stuck is None:
+        count = state.unprocessed
+        inputs = "1 event" if count == 1 else f"{count} events"
+        yield (
+            Piece("workflow task", "warn"),
+            [Piece(f"{inputs} to be seen by the code")],
+        )
+
+
+def _until(due_at: int, now: int) -> str:
+    if due_at <= now:
+        return f"due for {span(now - due_at)} ({instant(due_at)})"
+    return f"due in {span(due_at - now)} ({instant(due_at)})"
+
+
+def _since(instant: int, now: int) -> str:
+    return f"for {span(max(0, now - instant))}"
+
+
+# --- what it has begun ----------------------------------------------------------------
+
+
+def _tell_activities(
+    state: RunState, attempts: Sequence[AttemptRecord], now: int
+) -> Iterator[Named]:
+    latest = {row.scheduled_event_id: row for row in attempts}
+    failed = {
+        row.scheduled_event_id: row for row in attempts if row.failure is not None
+    }
+    for activity in state.pending_activities:
+        row = latest.get(activity.scheduled_event_id)
+        line = _tell_activity(activity, row, now)
+        problem = failed.get(activity.scheduled_event_id)
+        if problem is not None and problem.failure is not None:
+            text = failure_text(decode_failure(problem.failure))
+            line.append(Piece(f", after {text}", "bad"))
+        yield Piece(escape(activity.activity_type), "strong"), line
+
+
+def _tell_activity(
+    activity: PendingActivity, row: AttemptRecord | None, now: int
+) -> Line:
+    number = 1 if row is None else row.attempt
+    if row is not None and row.state is AttemptState.BACKOFF:
+        text = f"attempt {number} {_until(row.due_at, now)}"
+    else:
+        began = activity.scheduled_at
+        if row is not None and row.started_at is not None:
+            began = row.started_at
+        text = f"attempt {number} under way {_since(began, now)}"
+    text = f"activity {escape(activity.activity_id)}, {text}"
+    if activity.is_cancel_requested:
+        text += ", asked to stop"
+    return [Piece(text)]
+
+
+def _tell_child(child: PendingChild, now: int) -> Named:
+    text = f"id {child.workflow_id}, "
+    if child.run_id is None:
+        text += "not started yet"
+    else:
+        text += f"run {child.run_id}, under way"
+    text += f" {_since(child.initiated_at, now)}"
+    if child.is_cancel_requested:
+        text += ", asked to stop"
+    return Piece(f"child {escape(child.workflow_type)}", "strong"), [
+        Piece(escape(text))
+    ]
+
+
+def _tell_delivery(delivery: PendingDelivery, now: int) -> Named:
+    name = "cancel request"
+    if delivery.signal_name is not None:
+        name = f"signal {delivery.signal_name}"
+    text = f"on its way to {delivery.workflow_id} {_since(delivery.sent_at, now)}"
+    return Piece(escape(name), "strong"), [Piece(escape(text))]
+
+
+def _tell_update(update: PendingUpdate, now: int) -> Named:
+    text = f"id {update.update_id}, under way {_since(update.accepted_at, now)}"
+    return Piece(f"update {escape(update.update_name)}", "strong"), [
+        Piece(escape(text))
+    ]
+
+
+# --- what it has not seen -------------------------------------------------------------
+
+
+def _tell_message(message: MessageRecord, now: int) -> Named:
+    body = decode_message(message)
+    name, text = f"{message.kind} request", "not seen by the code yet"
+    if body is None:
+        text = "cannot be read"
+    elif isinstance(body, WorkflowExecutionSignaled):
+        name = f"signal {body.signal_name}"
+    elif isinstance(body, UpdateRequest):
+        name, text = f"update {body.update_name}", f"id {body.update_id}, {text}"
+    elif isinstance(body, QueryRequest):
+        name, text = f"query {body.name}", "not answered yet"
+    elif isinstance(body, CHILD_OUTCOMES):
+        name, text = f"end of child {body.workflow_id}", text
+    line = f"{text}, {_since(message.created_at, now)}"
+    return Piece(escape(name), "warn"), [Piece(escape(line))]

@@ -1,0 +1,232 @@
+"""Which run a handle means: one run, or whichever run its chain has come to.
+
+A run that continues as new ends, and the next of its chain takes over its workflow id.
+A handle that was not asked for a certain run follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from durable.api.registry import Registry
+from durable.client.answers import Answers
+from durable.client.outcomes import Outcomes
+from durable.core.codec import encode_attributes
+from durable.core.events import Attributes, WorkflowExecutionStarted
+from durable.core.replayer import Replayer
+from durable.core.workflow_task import TaskInput, UpdateRequest
+from durable.errors import WorkflowNotFoundError
+from durable.store.records import (
+    Committed,
+    MessageKind,
+    MessageRecord,
+    PutMessage,
+    RunRecord,
+    Started,
+    StartRun,
+    Terminated,
+)
+from durable.store.store import Store
+
+T = TypeVar("T")
+
+
+class LocalWorker(Protocol):
+    """The worker in this process, as far as clients use it."""
+
+    def knows(self, workflow_type: str) -> bool:
+        """Whether it can drive runs of that type."""
+        ...
+
+    async def start_run(
+        self,
+        started: WorkflowExecutionStarted,
+        request: StartRun,
+        inputs: tuple[TaskInput, ...],
+    ) -> Started:
+        """Drive the first turn and commit it together with the run's creation."""
+        ...
+
+    def mail(self, run_id: str) -> None:
+        """A message for this run was committed."""
+        ...
+
+    def wake(self, run_ids: tuple[str, ...]) -> None:
+        """Go on with these runs."""
+        ...
+
+    def spread(self, committed: Committed) -> None:
+        """A commit did something to other runs."""
+        ...
+
+    def closed_elsewhere(self, run_id: str) -> None:
+        """The run was closed by a write that is not the worker's."""
+        ...
+
+    def is_live(self, run_id: str) -> bool:
+        """Whether the run is in memory here."""
+        ...
+
+    def deliver(self, run_id: str, event: Attributes) -> asyncio.Future[bool] | None:
+        """Give a live run a message; None if it is not live, False if not taken."""
+        ...
+
+    def request_update(self, run_id: str, update: UpdateRequest) -> bool:
+        """Give a live run an update; False if it is not live."""
+        ...
+
+    def take_mail(self, run_id: str, messages: Sequence[MessageRecord]) -> None:
+        """Hand a live run what was just read from its inbox."""
+        ...
+
+    def ask(
+        self, run_id: str, ask: Callable[[Replayer], T]
+    ) -> asyncio.Future[tuple[T] | None] | None:
+        """Look at a live run between turns; None if it is not live."""
+        ...
+
+
+class Connection(Protocol):
+    """What handles ask of the client that made them."""
+
+    @property
+    def store(self) -> Store:
+        """The open store."""
+        ...
+
+    @property
+    def worker(self) -> LocalWorker | None:
+        """The worker of this process, if there is one."""
+        ...
+
+    @property
+    def registry(self) -> Registry:
+        """The code that this process knows."""
+        ...
+
+    namespace: str
+    identity: str
+    outcomes: Outcomes
+    answers: Answers
+
+    def mailed(self, run_id: str) -> None:
+        """A message for this run was committed."""
+        ...
+
+    async def terminated(self, terminated: Terminated) -> None:
+        """A run was closed by a termination of ours."""
+        ...
+
+
+class Chain:
+    """The run or runs that a handle means.
+
+    Args:
+        run_id: the run it was made for.
+        first_run_id: the first run of its chain; None if that is not known.
+        is_pinned: it means that one run and no other.
+    """
+
+    __slots__ = (
+        "connection",
+        "current",
+        "first_run_id",
+        "is_pinned",
+        "run_id",
+        "workflow_id",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        workflow_id: str,
+        run_id: str,
+        first_run_id: str | None,
+        *,
+        is_pinned: bool,
+    ) -> None:
+        self.connection = connection
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+        self.first_run_id = first_run_id
+        self.is_pinned = is_pinned
+        self.current = run_id
+        """The run of the chain that was heard of last."""
+
+    async def record(self) -> RunRecord:
+        """The row of the run that is meant now.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+        """
+        connection = self.connection
+        store, namespace = connection.store, connection.namespace
+        record = None
+        if not self.is_pinned:
+            record = await store.find_run(namespace, self.workflow_id)
+            if record is not None and not await self._belongs(record):
+                record = None
+        if record is None:
+            record = await store.find_run(namespace, self.workflow_id, self.current)
+        if record is None:
+            raise WorkflowNotFoundError(
+                f"There is no run {self.workflow_id!r} ({self.current}) in namespace"
+                f" {namespace!r}."
+            )
+        self.current = record.run_id
+        return record
+
+    async def _belongs(self, record: RunRecord) -> bool:
+        """Whether a run is of this chain."""
+        if record.run_id == self.current:
+            self.first_run_id = record.first_run_id
+            return True
+        return record.first_run_id == await self.find_first_run_id()
+
+    async def find_first_run_id(self) -> str | None:
+        """The first run of the chain; looked up where nobody said it."""
+        if self.first_run_id is None:
+            connection = self.connection
+            own = await connection.store.find_run(
+                connection.namespace, self.workflow_id, self.run_id
+            )
+            self.first_run_id = None if own is None else own.first_run_id
+        return self.first_run_id
+
+    async def put(self, kind: MessageKind, request_id: str, data: str) -> str:
+        """Put a message into the inbox of the run that is meant; return its id.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has closed.
+        """
+        connection = self.connection
+        first = None if self.is_pinned else await self.find_first_run_id()
+        run_id: str = await connection.store.perform(
+            PutMessage(
+                namespace=connection.namespace,
+                workflow_id=self.workflow_id,
+                run_id=None if first is not None else self.current,
+                first_run_id=first,
+                kind=kind.value,
+                request_id=request_id,
+                data=data,
+            )
+        )
+        self.current = run_id
+        connection.mailed(run_id)
+        return run_id
+
+    async def send(self, kind: MessageKind, request_id: str, event: Attributes) -> None:
+        """Give the run an event: directly if it is live here, else by its inbox.
+
+        Raises: as `put`.
+        """
+        worker = self.connection.worker
+        if worker is not None:
+            taken = worker.deliver(self.current, event)
+            if taken is not None and await taken:
+                return
+        await self.put(kind, request_id, encode_attributes(event))

@@ -1,0 +1,126 @@
+"""What must be true of a run's inbox: each message is in it, or in the history.
+
+A sender who is not sure may send again under the same request id. Such a message lies
+in the inbox for a moment although the history holds the first; it is younger than what
+is recorded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from durable.client.findings import Check
+from durable.core.events import (
+    CHILD_OUTCOMES,
+    EVENT_TYPES,
+    HistoryEvent,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionSignaled,
+    WorkflowExecutionUpdateAccepted,
+)
+from durable.core.payload import Payloads
+from durable.core.run_state import RunState
+from durable.core.workflow_task import UpdateRequest, update_request_id
+from durable.store.records import LoadedRun, MessageKind, MessageRecord, RunStatus
+
+Breach: TypeAlias = tuple[Check, str]
+
+
+class ChildNews(msgspec.Struct, frozen=True):
+    """How a child ended: the type and the data of an event of its parent."""
+
+    type: str
+    event: msgspec.Raw
+
+
+class QueryRequest(msgspec.Struct, frozen=True):
+    """A question to a run's code."""
+
+    name: str
+    input: Payloads
+
+
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    MessageKind.CANCEL.value: msgspec.json.Decoder(WorkflowExecutionCancelRequested),
+    MessageKind.SIGNAL.value: msgspec.json.Decoder(WorkflowExecutionSignaled),
+    MessageKind.UPDATE.value: msgspec.json.Decoder(UpdateRequest),
+    MessageKind.CHILD.value: msgspec.json.Decoder(ChildNews),
+    MessageKind.QUERY.value: msgspec.json.Decoder(QueryRequest),
+}
+
+
+def decode_message(message: MessageRecord) -> Any:
+    """Read what a message says; None if it cannot be read."""
+    try:
+        body = _DECODERS[message.kind].decode(message.data)
+        if isinstance(body, ChildNews):
+            kind = EVENT_TYPES[body.type]
+            body = msgspec.json.decode(body.event, type=kind)
+    except (KeyError, ValueError, msgspec.MsgspecError):
+        return None
+    return body
+
+
+def tells_of_child(message: MessageRecord, initiated_event_id: int) -> bool:
+    """Whether a message says how that child ended."""
+    body = decode_message(message)
+    return (
+        isinstance(body, CHILD_OUTCOMES)
+        and body.initiated_event_id == initiated_event_id
+    )
+
+
+def asks_to_stop(messages: Sequence[MessageRecord]) -> bool:
+    """Whether one of these messages asks its run to stop."""
+    return any(message.kind == MessageKind.CANCEL.value for message in messages)
+
+
+def check_messages(
+    loaded: LoadedRun, events: Sequence[HistoryEvent], state: RunState
+) -> Iterator[Breach]:
+    """V9, V10 and V11: each message of an open run can be read and is new to it."""
+    if not loaded.messages:
+        return
+    recorded = _recorded_at(events)
+    waiting = {child.initiated_event_id for child in state.pending_children}
+    for message in loaded.messages:
+        name = f"message {message.sequence}"
+        if loaded.record.status is not RunStatus.RUNNING:
+            yield Check.ROWS, f"{name} waits for a run that has closed"
+            continue
+        body = decode_message(message)
+        if body is None:
+            yield Check.PAYLOADS, f"{name} of the kind {message.kind!r} cannot be read"
+        elif message.created_at <= recorded.get(_request_id(message, body), -1) or (
+            isinstance(body, CHILD_OUTCOMES) and body.initiated_event_id not in waiting
+        ):
+            yield (
+                Check.MESSAGES,
+                f"{name} waits in the inbox, and is in the history already",
+            )
+
+
+def _request_id(message: MessageRecord, body: Any) -> str:
+    if isinstance(body, UpdateRequest):
+        return update_request_id(body.update_id)
+    return message.request_id
+
+
+def _recorded_at(events: Sequence[HistoryEvent]) -> dict[str, int]:
+    """When each request that the history knows was recorded."""
+    found: dict[str, int] = {}
+    for event in events:
+        match event.attributes:
+            case (
+                WorkflowExecutionSignaled(request_id=request_id)
+                | WorkflowExecutionCancelRequested(request_id=request_id)
+            ):
+                found[request_id] = event.time
+            case WorkflowExecutionUpdateAccepted(update_id=update_id):
+                found[update_request_id(update_id)] = event.time
+            case _:
+                pass
+    return found

@@ -1,0 +1,206 @@
+"""Asks runs: queries and stacks, answered on what was acknowledged before the call.
+
+A run that is live here is asked between two turns. Any other is replayed from its
+history if this process knows its code, closed or not. Without the code its owner is
+asked by mail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from durable.client.chain import Chain
+from durable.client.description import decode_stuck, stuck_error
+from durable.converter.failures import exception_of
+from durable.core.codec import decode_rows
+from durable.core.events import (
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionSignaled,
+)
+from durable.core.payload import Failure, Payload, Payloads
+from durable.core.replayer import Replayer
+from durable.core.stacks import STACK_QUERY, TaskStack
+from durable.core.workflow_task import WorkflowTask
+from durable.errors import (
+    NoAnswerError,
+    QueryFailedError,
+    StoreError,
+    WorkflowClosedError,
+    WorkflowNotFoundError,
+    WorkflowStuckError,
+)
+from durable.store.records import (
+    DropReplies,
+    LoadedRun,
+    MessageKind,
+    RunRecord,
+    RunStatus,
+)
+
+T = TypeVar("T")
+
+
+class _Reply(msgspec.Struct):
+    result: Payload | None = None
+    failure: Failure | None = None
+
+
+_reply_decoder: Final = msgspec.json.Decoder(_Reply)
+
+
+async def query(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
+    """The answer to a query.
+
+    Raises:
+        QueryFailedError: the code has no such query, or its handler raised.
+        WorkflowStuckError: the code must be mended first.
+        NoAnswerError: the run's owner has not answered within `timeout` seconds.
+        WorkflowNotFoundError: there is no such run.
+    """
+    is_stack = name == STACK_QUERY
+    try:
+        answer = await _look(
+            chain, lambda replayer: replayer.query(name, input), is_stack=is_stack
+        )
+        if answer is None:
+            return await _by_mail(chain, name, input, timeout)
+        return answer[0]
+    except _PASSED_ON:
+        raise
+    except Exception as error:
+        raise QueryFailedError(
+            f"Query {name!r} of run {chain.workflow_id!r} failed:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+
+
+_PASSED_ON: Final = (
+    NoAnswerError,
+    QueryFailedError,
+    StoreError,
+    WorkflowClosedError,
+    WorkflowNotFoundError,
+    WorkflowStuckError,
+)
+
+
+async def stack(chain: Chain, timeout: float) -> list[TaskStack]:
+    """Where each task of a run waits; see `query` for what it raises."""
+    payload = await query(chain, STACK_QUERY, (), timeout)
+    return msgspec.json.decode(payload.json, type=list[TaskStack])
+
+
+async def _look(
+    chain: Chain, ask: Callable[[Replayer], T], *, is_stack: bool
+) -> tuple[T] | None:
+    """Ask a run's code where this process has it; None if it has not."""
+    connection = chain.connection
+    worker = connection.worker
+    if worker is not None and worker.is_live(chain.current):
+        # Other processes may have put messages that the run has not seen.
+        messages = await connection.store.read_messages(chain.current)
+        worker.take_mail(chain.current, messages)
+        asked = worker.ask(chain.current, ask)
+        answer = None if asked is None else await asked
+        if answer is not None:
+            return answer
+    record = await chain.record()
+    if record.stuck is not None and not is_stack:
+        raise stuck_error(record, decode_stuck(record.stuck) or Failure())
+    if record.workflow_type not in connection.registry.workflows:
+        return None
+    return (await _by_replay(chain, record, ask, is_stack=is_stack),)
+
+
+async def _by_replay(
+    chain: Chain,
+    record: RunRecord,
+    ask: Callable[[Replayer], T],
+    *,
+    is_stack: bool,
+) -> T:
+    connection = chain.connection
+    loaded = (await connection.store.load_runs([record.run_id]))[0]
+    replayer = Replayer(
+        lambda started: connection.registry.get_workflow(started.workflow_type)
+    )
+    try:
+        _catch_up(replayer, loaded, connection.store.now(), is_stack=is_stack)
+        return ask(replayer)
+    finally:
+        replayer.tear_down()
+
+
+def _catch_up(
+    replayer: Replayer, loaded: LoadedRun, now: int, *, is_stack: bool
+) -> None:
+    """Bring a replayer to where its run is, acknowledged messages included.
+
+    What they lead to is looked at and never recorded: the run's owner does that.
+    """
+    history = decode_rows(loaded.rows)
+    completion = replayer.process(WorkflowTask(now, (), history, is_replay_only=True))
+    if completion.failure is None and loaded.record.status is RunStatus.RUNNING:
+        inputs = tuple(acknowledged(loaded, replayer))
+        if not is_stack and (inputs or replayer.unprocessed):
+            completion = replayer.process(WorkflowTask(now, inputs))
+    if completion.failure is not None:
+        raise stuck_error(loaded.record, completion.failure.failure)
+
+
+_EVENTS: Final[dict[str, Any]] = {
+    MessageKind.SIGNAL.value: WorkflowExecutionSignaled,
+    MessageKind.CANCEL.value: WorkflowExecutionCancelRequested,
+}
+
+
+def acknowledged(loaded: LoadedRun, replayer: Replayer) -> list[Any]:
+    """The events of messages that wait in a run's inbox; updates are none yet."""
+    return [
+        msgspec.json.decode(message.data, type=_EVENTS[message.kind])
+        for message in loaded.messages
+        if message.kind in _EVENTS and not replayer.knows_request(message.request_id)
+    ]
+
+
+async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
+    connection = chain.connection
+    request_id = secrets.token_hex(16)
+    data = msgspec.json.encode({"name": name, "input": input}).decode()
+    record = await chain.record()
+    if record.status is not RunStatus.RUNNING:
+        raise QueryFailedError(
+            f"Run {chain.workflow_id!r} has closed, and this process does not have"
+            f" the code of workflow {record.workflow_type!r} to replay it.",
+            hint="Import the module that defines it.",
+        )
+    run_id = await chain.put(MessageKind.QUERY, request_id, data)
+    outcome = connection.outcomes.of(run_id)
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                changed = asyncio.ensure_future(outcome.changed())
+                try:
+                    await asyncio.sleep(0)
+                    reply = await connection.store.read_reply(run_id, request_id)
+                    if reply is not None:
+                        break
+                    await changed
+                finally:
+                    changed.cancel()
+    except TimeoutError:
+        raise NoAnswerError(
+            f"No worker has answered query {name!r} of run {chain.workflow_id!r}"
+            f" within {timeout:g} s.",
+            hint="Is a worker with its code running? Or import that code here.",
+        ) from None
+    await connection.store.perform(DropReplies(keys=((run_id, request_id),)))
+    answer = _reply_decoder.decode(reply)
+    if answer.failure is not None:
+        raise exception_of(answer.failure)
+    return answer.result or Payload()

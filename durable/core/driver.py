@@ -1,0 +1,397 @@
+"""Drives a run's code: applies a turn's inputs, drains the loop, judges the outcome.
+
+Messages come first, in order of arrival, then the first line of the code, then all
+other results. Everything is applied before the loop is drained, once, so a cancel and
+a result that arrive together are both seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.tasks
+import contextvars
+from collections.abc import Sequence
+from typing import Any, Final
+
+from durable import limits
+from durable.core import turn
+from durable.core.commands import (
+    CancelWorkflowExecution,
+    CompleteWorkflowExecution,
+    ContinueAsNewWorkflowExecution,
+    FailWorkflowExecution,
+)
+from durable.core.context import CheckpointReached, RunContext
+from durable.core.events import (
+    ACTIVITY_OUTCOMES,
+    CHILD_OUTCOMES,
+    DELIVERY_OUTCOMES,
+    TERMINAL_EVENTS,
+    CheckpointRecorded,
+    ChildWorkflowExecutionStarted,
+    TimerFired,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionSignaled,
+    WorkflowExecutionStarted,
+    WorkflowExecutionUpdateAccepted,
+    WorkflowTaskStarted,
+)
+from durable.core.ids import RunIds
+from durable.core.machines.run import ClosingCommand, ClosingEntry
+from durable.core.payload import Failure, Payload, Payloads
+from durable.core.runtime import ContinueAsNew
+from durable.core.seed import siphash13
+from durable.core.teardown import (
+    RunTornDown,
+    close_async_generator,
+    close_coroutine,
+)
+from durable.core.workflow_task import TaskInput, UpdateRequest, update_request_id
+from durable.errors import (
+    CorruptHistoryError,
+    InternalError,
+    WorkflowTaskError,
+)
+
+_ACTIVITY_OUTCOMES: Final = frozenset(ACTIVITY_OUTCOMES)
+_CHILD_OUTCOMES: Final = frozenset(CHILD_OUTCOMES)
+_DELIVERY_OUTCOMES: Final = frozenset(DELIVERY_OUTCOMES)
+
+
+class BugError(Exception):
+    """Carries an exception that should park the run out of the turn."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class RunDriver:
+    """Drives the code of one run.
+
+    Attributes:
+        context: what the code sees; a checkpoint replaces it.
+        request_ids: of the messages the run has had, in order of arrival.
+        is_closed: the run has its terminal event.
+    """
+
+    __slots__ = (
+        "_has_begun",
+        "_is_cancel_requested",
+        "context",
+        "is_closed",
+        "request_ids",
+    )
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.request_ids: dict[str, None] = {}
+        self.is_closed = False
+        self._has_begun = False
+        self._is_cancel_requested = False
+
+    def begin_anew(self, checkpoint: CheckpointRecorded, event_id: int) -> None:
+        """Go on from a checkpoint, with nothing but what it carries on."""
+        context = self.context
+        end_context(context)
+        fresh = RunContext(context.started, context.code, checkpoint, event_id)
+        fresh.on_unhandled = context.on_unhandled
+        fresh.is_replaying = context.is_replaying
+        self.context = fresh
+        self.request_ids = dict.fromkeys(checkpoint.request_ids)
+        self._has_begun = True
+        self._is_cancel_requested = checkpoint.cancellation_reason is not None
+
+    def checkpoint(self) -> CheckpointRecorded:
+        """What the run carries on from here."""
+        context = self.context
+        assert context.checkpoint_input is not None  # noqa: S101 - it is why we are here
+        kept = list(self.request_ids)[-limits.REQUEST_IDS_KEPT :]
+        return CheckpointRecorded(
+            input=context.checkpoint_input,
+            started_at=context.started_at,
+            counts=context.counts(),
+            unread=context.mailbox.unread(),
+            cancellation_reason=context.cancellation_reason,
+            request_ids=tuple(kept),
+            state=context.state,
+        )
+
+    # --- a turn's inputs --------------------------------------------------------------
+
+    def apply(self, events: Sequence[TaskInput]) -> None:
+        """Apply a turn's inputs, messages first, and drain the loop once.
+
+        Raises:
+            BugError: the code must be mended before the run can go on.
+        """
+        context = self.context
+        try:
+            begin: Payloads | None = None
+            others: list[Any] = []
+            for event in events:
+                kind = type(event)
+                if kind is WorkflowExecutionSignaled:
+                    self._remember(event.request_id)  # type: ignore[union-attr]  # by its kind
+                    context.mailbox.signal(event)  # type: ignore[arg-type]  # by its kind
+                elif kind is UpdateRequest or kind is WorkflowExecutionUpdateAccepted:
+                    if kind is WorkflowExecutionUpdateAccepted:
+                        self._remember(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
+                    context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
+                elif kind is WorkflowExecutionStarted or kind is CheckpointRecorded:
+                    begin = event.input  # type: ignore[union-attr]  # by its kind
+                    self._prepare(context, event)
+                else:
+                    others.append(event)
+            if begin is not None:
+                # Nothing of the caller's context: a replay has another caller.
+                context.main = context.loop.create_task(
+                    self._run_main(context, begin), context=contextvars.Context()
+                )
+            for event in others:
+                self._apply_one(context, event)
+            if not self.is_closed:
+                context.drain()
+        except RunTornDown:
+            pass
+        if context.loop.is_torn_down:
+            raise InternalError("A run was torn down while it was driven.")
+        if not self.is_closed:
+            self._end_turn(context)
+
+    def _prepare(self, context: RunContext, event: Any) -> None:
+        """Let the code set its handlers, before the first message."""
+        try:
+            context.code.prepare(context, event.input)
+        except Exception as error:
+            if context.code.is_bug(error):
+                raise
+            context.ending = error
+        if type(event) is CheckpointRecorded:
+            context.mailbox.restore(event.unread)
+
+    def _remember(self, request_id: str) -> None:
+        if request_id:
+            self.request_ids[request_id] = None
+
+    def _apply_one(self, context: RunContext, event: Any) -> None:
+        kind = type(event)
+        if kind in _ACTIVITY_OUTCOMES:
+            activity = context.activities.pop(event.scheduled_event_id, None)
+            if activity is not None:
+                activity.resolve(event)
+        elif kind is TimerFired:
+            # A fire for a timer that is gone is void: its cancel was recorded first.
+            timer = context.timers.pop(event.started_event_id, None)
+            if timer is not None:
+                timer.resolve()
+        elif kind in _CHILD_OUTCOMES:
+            child = context.children.pop(event.initiated_event_id, None)
+            if child is not None:
+                child.resolve(event)
+        elif kind is ChildWorkflowExecutionStarted:
+            child = context.children.get(event.initiated_event_id)
+            if child is not None:
+                child.begun(event)
+        elif kind in _DELIVERY_OUTCOMES:
+            delivery = context.deliveries.pop(event.initiated_event_id, None)
+            if delivery is not None:
+                delivery.resolve(event)
+        elif kind is WorkflowExecutionCancelRequested:
+            self._remember(event.request_id)
+            self._request_cancel(context, event.reason)
+        elif kind in TERMINAL_EVENTS:
+            self.is_closed = True
+        elif kind is WorkflowTaskStarted:
+            pass  # only marks where the task begins
+        else:
+            raise CorruptHistoryError(
+                f"Run {name_of(context)}: {kind.__name__} is no input of a"
+                " workflow task."
+            )
+
+    def _end_turn(self, context: RunContext) -> None:
+        """Judge how far the code has come."""
+        main = context.main
+        if context.bug is not None:
+            raise BugError(context.bug)
+        if context.ending is not None:
+            context.entries.append(ClosingEntry(self._ending_command(context.ending)))
+        elif context.checkpoint_input is not None:
+            self._check_checkpoint(context)
+        elif main is not None and main.done():
+            context.entries.append(ClosingEntry(self._closing_command(main)))
+        else:
+            return
+        if context.checkpoint_input is None and not context.is_replaying:
+            self._report_left(context)
+
+    def _check_checkpoint(self, context: RunContext) -> None:
+        main = context.main
+        if (
+            main is not None
+            and main.done()
+            and not main.cancelled()
+            and isinstance(main.exception(), CheckpointReached)
+        ):
+            return
+        raise BugError(
+            WorkflowTaskError(
+                "checkpoint() was called, but the code went on: an `except"
+                " BaseException` or a `finally` that waits stands around it.",
+                hint="Call checkpoint() where nothing has to be cleaned up.",
+            )
+        )
+
+    def _report_left(self, context: RunContext) -> None:
+        """Say which messages the run leaves behind as it ends."""
+        mailbox = context.mailbox
+        left = sorted(
+            name
+            for name, handler in mailbox.unfinished.values()
+            if handler.warns_unfinished
+        )
+        if left:
+            context.report_unhandled(
+                {
+                    "message": f"the run ended before its handlers of"
+                    f" {', '.join(left)} had; wait for"
+                    " `wait_condition(all_handlers_finished)` first"
+                }
+            )
+        closing = context.entries[-1]
+        unread = mailbox.unread()
+        if unread and closing.event_type is not WorkflowExecutionContinuedAsNew:
+            names = ", ".join(sorted({repr(signal.signal_name) for signal in unread}))
+            context.report_unhandled(
+                {"message": f"the run ended with signals it never received: {names}"}
+            )
+
+    async def _run_main(self, context: RunContext, input: Payloads) -> Payload:
+        self._has_begun = True
+        if self._is_cancel_requested:
+            # Accepted before the first line: the code begins, then hears of it.
+            context.loop.call_soon(self._deliver_cancel)
+        try:
+            return await context.code.call(input)
+        except SystemExit as error:
+            raise exit_error(error) from error
+        finally:
+            if not context.loop.is_torn_down:
+                context.has_ended = True
+
+    def _request_cancel(self, context: RunContext, reason: str) -> None:
+        if self._is_cancel_requested:
+            return  # cancellation is a state: one CancelledError, whatever follows
+        self._is_cancel_requested = True
+        context.cancellation_reason = reason
+        if self._has_begun:
+            self._deliver_cancel()
+
+    def _deliver_cancel(self) -> None:
+        main = self.context.main
+        if main is not None and not main.done():
+            main.cancel()
+
+    # --- how the run ends -------------------------------------------------------------
+
+    def _closing_command(self, main: asyncio.Task[Payload]) -> ClosingCommand:
+        if main.cancelled():
+            if self._is_cancel_requested:
+                return CancelWorkflowExecution()
+            return FailWorkflowExecution(
+                Failure(
+                    message="CancelledError left the workflow, though nobody asked it"
+                    " to stop.",
+                    kind="cancelled",
+                    type="CancelledError",
+                )
+            )
+        error = main.exception()
+        if error is None:
+            return CompleteWorkflowExecution(main.result())
+        return self._ending_command(error)
+
+    def _ending_command(self, error: BaseException) -> ClosingCommand:
+        context = self.context
+        if isinstance(error, ContinueAsNew):
+            return _continue_command(context, error)
+        if isinstance(error, WorkflowTaskError) or context.code.is_bug(error):
+            raise BugError(error)
+        failure = context.code.failure_of(error)
+        if self._is_cancel_requested and _is_cancellation(failure):
+            return CancelWorkflowExecution(failure)
+        return FailWorkflowExecution(failure)
+
+
+def name_of(context: RunContext) -> str:
+    """How errors name a run."""
+    started = context.started
+    return f"{started.workflow_id!r} ({started.workflow_type}, {started.run_id})"
+
+
+def _continue_command(
+    context: RunContext, going: ContinueAsNew
+) -> ContinueAsNewWorkflowExecution:
+    """The next run is like this one where the code chose nothing else."""
+    started = context.started
+    entropy = f"{started.run_id}/next".encode()
+    next_id = siphash13(entropy) << 64 | siphash13(entropy + b"/")
+    timeout = going.run_timeout
+    return ContinueAsNewWorkflowExecution(
+        new_run_id=RunIds().make(context.task_time, next_id),
+        workflow_type=going.workflow_type,
+        input=going.input,
+        task_queue=going.task_queue or started.task_queue,
+        run_timeout=started.run_timeout if timeout is None else timeout,
+        memo=started.memo if going.memo is None else going.memo,
+        headers=started.headers,
+    )
+
+
+def end_context(context: RunContext) -> None:
+    """Close a context's coroutines so that nothing of it ever runs again."""
+    loop = context.loop
+    loop.drop_done_tasks()  # while what they report is still heard
+    loop.is_torn_down = True
+    open_tasks = list(loop.tasks)
+    if open_tasks or loop.generators:
+        outer = turn.enter(loop)
+        try:
+            # Cleanup code may use asyncio.timeout(), which asks for the task.
+            main = context.main
+            is_driven = asyncio.current_task(loop) is not None
+            if main is not None and not is_driven:
+                asyncio.tasks._enter_task(loop, main)
+            for task in open_tasks:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for its warning
+                close_coroutine(task.get_coro(), limits.TEARDOWN_ROUNDS_MAX)
+            for generator in loop.generators or ():
+                close_async_generator(generator, limits.TEARDOWN_ROUNDS_MAX)
+            if main is not None and not is_driven:
+                asyncio.tasks._leave_task(loop, main)
+        finally:
+            turn.leave(outer)
+    loop.tasks.clear()
+    loop.generators = None
+    context.entries.clear()
+
+
+def exit_error(error: SystemExit) -> WorkflowTaskError:
+    """Turn sys.exit() in workflow code into a bug."""
+    return WorkflowTaskError(
+        f"Workflow code called sys.exit({error.code!r}).",
+        hint="Return from the workflow, or raise an exception.",
+    )
+
+
+def _is_cancellation(failure: Failure | None) -> bool:
+    """Whether a failure, or what it wraps, is a cancellation."""
+    while failure is not None:
+        if failure.kind == "cancelled":
+            return True
+        if failure.kind not in ("activity", "child_workflow"):
+            return False
+        failure = failure.cause
+    return False

@@ -1,0 +1,323 @@
+"""A part of the fold: what a run has begun, and what became of it.
+
+Activities, timers, children and messages to other runs: one event begins each, and at
+most one later event ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from durable.core.events import (
+    ActivityTaskCanceled,
+    ActivityTaskCancelRequested,
+    ActivityTaskCompleted,
+    ActivityTaskFailed,
+    ActivityTaskScheduled,
+    ActivityTaskTimedOut,
+    ChildWorkflowExecutionCanceled,
+    ChildWorkflowExecutionCompleted,
+    ChildWorkflowExecutionFailed,
+    ChildWorkflowExecutionStarted,
+    ChildWorkflowExecutionTerminated,
+    ChildWorkflowExecutionTimedOut,
+    ExternalWorkflowExecutionCancelRequested,
+    ExternalWorkflowExecutionSignaled,
+    HistoryEvent,
+    RequestCancelExternalWorkflowExecutionFailed,
+    RequestCancelExternalWorkflowExecutionInitiated,
+    SignalExternalWorkflowExecutionFailed,
+    SignalExternalWorkflowExecutionInitiated,
+    StartChildWorkflowExecutionFailed,
+    StartChildWorkflowExecutionInitiated,
+    TimerCanceled,
+    TimerFired,
+    TimerStarted,
+)
+from durable.core.run_state import (
+    PendingActivity,
+    PendingChild,
+    PendingDelivery,
+    PendingTimer,
+    Violations,
+)
+
+Taker: TypeAlias = Callable[[HistoryEvent, Any], None]
+"""Takes an event, and its attributes."""
+
+_ActivityOutcome: TypeAlias = (
+    ActivityTaskCompleted
+    | ActivityTaskFailed
+    | ActivityTaskTimedOut
+    | ActivityTaskCanceled
+)
+_TimerOutcome: TypeAlias = TimerFired | TimerCanceled
+_ChildOutcome: TypeAlias = (
+    ChildWorkflowExecutionCompleted
+    | ChildWorkflowExecutionFailed
+    | ChildWorkflowExecutionCanceled
+    | ChildWorkflowExecutionTimedOut
+    | ChildWorkflowExecutionTerminated
+    | StartChildWorkflowExecutionFailed
+)
+_DeliveryOutcome: TypeAlias = (
+    ExternalWorkflowExecutionSignaled
+    | SignalExternalWorkflowExecutionFailed
+    | ExternalWorkflowExecutionCancelRequested
+    | RequestCancelExternalWorkflowExecutionFailed
+)
+_SIGNAL_OUTCOMES: Final = (
+    ExternalWorkflowExecutionSignaled,
+    SignalExternalWorkflowExecutionFailed,
+)
+
+
+class Operations:
+    """What a run has begun and what of it is open, while it is being folded."""
+
+    def __init__(self, violations: Violations) -> None:
+        self._violations = violations
+        self.activities: dict[int, PendingActivity] = {}
+        self.timers: dict[int, PendingTimer] = {}
+        self.children: dict[int, PendingChild] = {}
+        self.deliveries: dict[int, PendingDelivery] = {}
+        # What is open no more, by the event that began it, and why.
+        self._ended: dict[int, str] = {}
+        self._open_activity_ids: set[str] = set()
+        self._open_timer_ids: set[str] = set()
+
+    def takers(self) -> dict[type[Any], Taker]:
+        """What takes which event."""
+        return {
+            ActivityTaskScheduled: self._schedule,
+            ActivityTaskCancelRequested: self._cancel_activity,
+            ActivityTaskCompleted: self._close_activity,
+            ActivityTaskFailed: self._close_activity,
+            ActivityTaskTimedOut: self._close_activity,
+            ActivityTaskCanceled: self._close_activity,
+            TimerStarted: self._start_timer,
+            TimerFired: self._close_timer,
+            TimerCanceled: self._close_timer,
+            StartChildWorkflowExecutionInitiated: self._initiate_child,
+            ChildWorkflowExecutionStarted: self._start_child,
+            StartChildWorkflowExecutionFailed: self._close_child,
+            ChildWorkflowExecutionCompleted: self._close_child,
+            ChildWorkflowExecutionFailed: self._close_child,
+            ChildWorkflowExecutionCanceled: self._close_child,
+            ChildWorkflowExecutionTimedOut: self._close_child,
+            ChildWorkflowExecutionTerminated: self._close_child,
+            SignalExternalWorkflowExecutionInitiated: self._send_signal,
+            RequestCancelExternalWorkflowExecutionInitiated: self._send_cancel,
+            ExternalWorkflowExecutionSignaled: self._close_delivery,
+            SignalExternalWorkflowExecutionFailed: self._close_delivery,
+            ExternalWorkflowExecutionCancelRequested: self._close_delivery,
+            RequestCancelExternalWorkflowExecutionFailed: self._close_delivery,
+        }
+
+    def open(self) -> Iterator[str]:
+        """Name everything that is open."""
+        for activity in self.activities.values():
+            yield f"activity {activity.activity_id!r}"
+        for timer in self.timers.values():
+            yield f"timer {timer.timer_id!r}"
+        for child in self.children.values():
+            yield f"child {child.workflow_id!r}"
+        for delivery in self.deliveries.values():
+            yield f"a message to {delivery.workflow_id!r}"
+
+    def give_up(self, checkpoint: HistoryEvent) -> None:
+        """Forget what is open: the code that begins anew knows nothing of it."""
+        why = f"was given up by the checkpoint {checkpoint.event_id}"
+        for pending in (self.activities, self.timers, self.children, self.deliveries):
+            self._ended.update(dict.fromkeys(pending, why))
+            pending.clear()
+        self._open_activity_ids.clear()
+        self._open_timer_ids.clear()
+
+    def _end(self, event_id: int) -> None:
+        self._ended[event_id] = "has its outcome already"
+
+    def _refuse(self, event: HistoryEvent, what: str, begun_by: int) -> None:
+        why = self._ended.get(begun_by, f"began no {what}")
+        name = type(event.attributes).__name__
+        self._violations.note(
+            "V4",
+            event,
+            f"event {event.event_id}, {name}, names event {begun_by}, which {why}",
+        )
+
+    def _compare(
+        self, event: HistoryEvent, begun_by: int, what: str, ours: str, theirs: str
+    ) -> None:
+        if ours != theirs:
+            self._violations.note(
+                "V4",
+                event,
+                f"event {event.event_id} is about {what} {ours!r}, but event"
+                f" {begun_by} began {what} {theirs!r}",
+            )
+
+    # --- activities -------------------------------------------------------------------
+
+    def _schedule(self, event: HistoryEvent, scheduled: ActivityTaskScheduled) -> None:
+        if scheduled.activity_id in self._open_activity_ids:
+            self._violations.note(
+                "V4",
+                event,
+                f"event {event.event_id} schedules activity {scheduled.activity_id!r},"
+                " which is open already",
+            )
+        self._open_activity_ids.add(scheduled.activity_id)
+        self.activities[event.event_id] = PendingActivity(
+            scheduled_event_id=event.event_id,
+            activity_id=scheduled.activity_id,
+            activity_type=scheduled.activity_type,
+            scheduled_at=event.time,
+        )
+
+    def _cancel_activity(
+        self, event: HistoryEvent, request: ActivityTaskCancelRequested
+    ) -> None:
+        activity = self.activities.get(request.scheduled_event_id)
+        if activity is None:
+            self._refuse(event, "activity", request.scheduled_event_id)
+            return
+        self.activities[request.scheduled_event_id] = msgspec.structs.replace(
+            activity, is_cancel_requested=True
+        )
+
+    def _close_activity(self, event: HistoryEvent, outcome: _ActivityOutcome) -> None:
+        begun_by = outcome.scheduled_event_id
+        activity = self.activities.pop(begun_by, None)
+        if activity is None:
+            self._refuse(event, "activity", begun_by)
+            return
+        self._end(begun_by)
+        self._open_activity_ids.discard(activity.activity_id)
+
+    # --- timers -----------------------------------------------------------------------
+
+    def _start_timer(self, event: HistoryEvent, started: TimerStarted) -> None:
+        if started.timer_id in self._open_timer_ids:
+            self._violations.note(
+                "V4",
+                event,
+                f"event {event.event_id} starts timer {started.timer_id!r}, which is"
+                " open already",
+            )
+        self._open_timer_ids.add(started.timer_id)
+        self.timers[event.event_id] = PendingTimer(
+            started_event_id=event.event_id,
+            timer_id=started.timer_id,
+            due_at=event.time + started.start_to_fire_timeout,
+            summary=started.summary,
+        )
+
+    def _close_timer(self, event: HistoryEvent, outcome: _TimerOutcome) -> None:
+        begun_by = outcome.started_event_id
+        timer = self.timers.pop(begun_by, None)
+        if timer is None:
+            self._refuse(event, "timer", begun_by)
+            return
+        self._end(begun_by)
+        self._open_timer_ids.discard(timer.timer_id)
+        self._compare(event, begun_by, "timer", outcome.timer_id, timer.timer_id)
+        if isinstance(outcome, TimerFired) and event.time < timer.due_at:
+            early = (timer.due_at - event.time) / 1_000_000
+            self._violations.note(
+                "V7", event, f"event {event.event_id} fires {early:g} s before its time"
+            )
+
+    # --- children ---------------------------------------------------------------------
+
+    def _initiate_child(
+        self, event: HistoryEvent, initiated: StartChildWorkflowExecutionInitiated
+    ) -> None:
+        self.children[event.event_id] = PendingChild(
+            initiated_event_id=event.event_id,
+            workflow_id=initiated.workflow_id,
+            workflow_type=initiated.workflow_type,
+            initiated_at=event.time,
+            parent_close_policy=initiated.settings.parent_close_policy,
+        )
+
+    def _start_child(
+        self, event: HistoryEvent, started: ChildWorkflowExecutionStarted
+    ) -> None:
+        begun_by = started.initiated_event_id
+        child = self.children.get(begun_by)
+        if child is None:
+            self._refuse(event, "child", begun_by)
+            return
+        if child.run_id is not None:
+            self._violations.note(
+                "V4",
+                event,
+                f"event {event.event_id} starts the child {child.workflow_id!r} of"
+                f" event {begun_by} a second time",
+            )
+        self._compare(event, begun_by, "child", started.workflow_id, child.workflow_id)
+        self.children[begun_by] = msgspec.structs.replace(child, run_id=started.run_id)
+
+    def _close_child(self, event: HistoryEvent, outcome: _ChildOutcome) -> None:
+        begun_by = outcome.initiated_event_id
+        child = self.children.pop(begun_by, None)
+        if child is None:
+            self._refuse(event, "child", begun_by)
+            return
+        self._end(begun_by)
+        self._compare(event, begun_by, "child", outcome.workflow_id, child.workflow_id)
+        if child.run_id and isinstance(outcome, StartChildWorkflowExecutionFailed):
+            self._violations.note(
+                "V4",
+                event,
+                f"event {event.event_id} says that child {child.workflow_id!r} could"
+                " not start, but it had started",
+            )
+
+    # --- messages to other runs -------------------------------------------------------
+
+    def _send_signal(
+        self, event: HistoryEvent, sent: SignalExternalWorkflowExecutionInitiated
+    ) -> None:
+        self.deliveries[event.event_id] = PendingDelivery(
+            initiated_event_id=event.event_id,
+            workflow_id=sent.workflow_id,
+            run_id=sent.run_id,
+            sent_at=event.time,
+            signal_name=sent.signal_name,
+        )
+
+    def _send_cancel(
+        self, event: HistoryEvent, sent: RequestCancelExternalWorkflowExecutionInitiated
+    ) -> None:
+        self.deliveries[event.event_id] = PendingDelivery(
+            initiated_event_id=event.event_id,
+            workflow_id=sent.workflow_id,
+            run_id=sent.run_id,
+            sent_at=event.time,
+        )
+        if not sent.child_workflow_only:
+            return
+        for key, child in self.children.items():
+            if child.workflow_id == sent.workflow_id:
+                self.children[key] = msgspec.structs.replace(
+                    child, is_cancel_requested=True
+                )
+
+    def _close_delivery(self, event: HistoryEvent, outcome: _DeliveryOutcome) -> None:
+        begun_by = outcome.initiated_event_id
+        is_signal = isinstance(outcome, _SIGNAL_OUTCOMES)
+        what = "signal to another run" if is_signal else "request to another run"
+        delivery = self.deliveries.get(begun_by)
+        if delivery is None or (delivery.signal_name is not None) != is_signal:
+            self._refuse(event, what, begun_by)
+            return
+        del self.deliveries[begun_by]
+        self._end(begun_by)
+        self._compare(
+            event, begun_by, "a message to", outcome.workflow_id, delivery.workflow_id
+        )

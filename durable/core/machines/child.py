@@ -1,0 +1,293 @@
+"""Child workflows: asked for, started, perhaps asked to stop, closed by one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from types import CodeType
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from durable.core.commands import ChildSettings, StartChildWorkflowExecution
+from durable.core.events import (
+    Attributes,
+    ChildWorkflowExecutionCanceled,
+    ChildWorkflowExecutionCompleted,
+    ChildWorkflowExecutionFailed,
+    ChildWorkflowExecutionStarted,
+    ChildWorkflowExecutionTerminated,
+    ChildWorkflowExecutionTimedOut,
+    StartChildWorkflowExecutionFailed,
+    StartChildWorkflowExecutionInitiated,
+    WorkflowExecutionStarted,
+)
+from durable.core.machines.external import CancelExternalMachine
+from durable.core.machines.machine import Entry, Machine, Move, State, Table
+from durable.core.payload import Failure, Payload, Payloads
+from durable.core.runtime import ChildTarget, WorkflowCode, source_line
+from durable.errors import WorkflowAlreadyStartedError, WorkflowNotFoundError
+
+
+class Parent(Protocol):
+    """The run that a child belongs to."""
+
+    started: WorkflowExecutionStarted
+    code: WorkflowCode
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The run's loop."""
+        ...
+
+    @property
+    def is_torn_down(self) -> bool:
+        """Nothing may come of the run any more."""
+        ...
+
+    def send(self, entry: Entry) -> None:
+        """Take a command that the child issues."""
+        ...
+
+
+class ChildMachine(Machine, Entry):
+    """One child of a run; also the entry of its own StartChildWorkflowExecution."""
+
+    __slots__ = (
+        "_code",
+        "_instruction",
+        "_parent",
+        "_stop",
+        "future",
+        "initiated",
+        "initiated_at",
+        "initiated_event_id",
+        "input",
+        "is_withdrawn",
+        "run_id",
+        "started_future",
+        "target",
+        "workflow_id",
+    )
+    event_type = StartChildWorkflowExecutionInitiated
+    table: ClassVar[Table] = {
+        (State.CREATED, Move.RECORD): State.PENDING,
+        (State.CREATED, Move.CANCEL): State.CLOSED,
+        (State.PENDING, Move.CANCEL): State.CANCEL_REQUESTED,
+        (State.PENDING, Move.RESOLVE): State.CLOSED,
+        (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
+    }
+
+    def __init__(
+        self,
+        workflow_id: str,
+        target: ChildTarget,
+        input: Payloads,
+        parent: Parent,
+        code: CodeType | None,
+        instruction: int,
+    ) -> None:
+        self.state = State.CREATED
+        self.is_withdrawn = False
+        self.workflow_id = workflow_id
+        self.run_id: str | None = None
+        self.target = target
+        self.input = input
+        self.initiated_event_id = 0
+        self.initiated_at = 0
+        self.initiated: StartChildWorkflowExecutionInitiated | None = None
+        # Awaited by no task directly: cancelling a task would cancel them.
+        self.started_future: asyncio.Future[Attributes] = parent.loop.create_future()
+        self.future: asyncio.Future[Attributes] = parent.loop.create_future()
+        self._parent = parent
+        self._stop: CancelExternalMachine | None = None
+        self._code = code
+        self._instruction = instruction
+
+    # --- the entry --------------------------------------------------------------------
+
+    def command(self) -> StartChildWorkflowExecution:
+        """The command as data."""
+        target = self.target
+        return StartChildWorkflowExecution(
+            self.workflow_id,
+            target.workflow_type,
+            self.input,
+            self._settings(),
+            {},
+            target.summary,
+            source_line(self._code, self._instruction),
+        )
+
+    def _settings(self) -> ChildSettings:
+        """Write out the parent's queue, which settings leave empty."""
+        settings = self.target.settings
+        if settings.task_queue:
+            return settings
+        queue = self._parent.started.task_queue
+        return msgspec.structs.replace(settings, task_queue=queue)
+
+    def differs(self, event: Attributes) -> str | None:
+        """Compare id, type and arguments; never timeouts, policies or labels."""
+        assert isinstance(event, StartChildWorkflowExecutionInitiated)  # noqa: S101 - by `event_type`
+        target = self.target
+        if event.workflow_type != target.workflow_type:
+            return "the workflow"
+        if event.workflow_id != self.workflow_id:
+            return "the workflow id"
+        if event.input != self.input and not target.same_input(event.input, self.input):
+            return "the arguments"
+        return None
+
+    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+        """Await the start."""
+        assert isinstance(event, StartChildWorkflowExecutionInitiated)  # noqa: S101 - by `event_type`
+        self.move(Move.RECORD)
+        self.initiated_event_id = event_id
+        self.initiated_at = time
+        self.initiated = event
+
+    # --- what happens to it -----------------------------------------------------------
+
+    def begun(self, event: ChildWorkflowExecutionStarted) -> None:
+        """The child exists."""
+        self.run_id = event.run_id
+        if not self.started_future.done():
+            self.started_future.set_result(event)
+
+    def resolve(self, event: Attributes) -> None:
+        """Take the outcome; whoever still waits is woken."""
+        self.move(Move.RESOLVE)
+        if not isinstance(event, StartChildWorkflowExecutionFailed):
+            self.run_id = getattr(event, "run_id", self.run_id)
+        if not self.started_future.done():
+            self.started_future.set_result(event)
+        if not self.future.done():
+            self.future.set_result(event)
+
+    def cancel(self, reason: str = "Its parent asked it to stop.") -> None:
+        """Give the child up; ask it to stop if it may be running."""
+        if self.state is State.CREATED:
+            self.move(Move.CANCEL)
+            self.is_withdrawn = True
+        elif self.state is State.PENDING:
+            self.move(Move.CANCEL)
+            self._stop = CancelExternalMachine(
+                self.workflow_id,
+                None,
+                reason,
+                self._parent.loop.create_future(),
+                is_child=True,
+                source="",
+            )
+            self._parent.send(self._stop)
+
+    # --- what the parent's code holds -------------------------------------------------
+
+    async def wait_started(self) -> str:
+        """Wait until the child exists; return its run id."""
+        if self._parent.is_torn_down:
+            await self._parent.loop.create_future()  # see durable.core.teardown
+        try:
+            await asyncio.wait([self.started_future])
+        except asyncio.CancelledError:
+            if self.state is State.CREATED and not self._parent.is_torn_down:
+                self.cancel()  # asked for and given up within one turn
+            raise
+        event = self.started_future.result()
+        if isinstance(event, StartChildWorkflowExecutionFailed):
+            raise _start_error(event)
+        assert self.run_id is not None  # noqa: S101 - every other event brings it
+        return self.run_id
+
+    async def wait_result(self) -> Payload:
+        """Wait for the child's result; raise its failure."""
+        if self._parent.is_torn_down:
+            await self._parent.loop.create_future()  # see durable.core.teardown
+        kind = self.target.settings.cancellation_type
+        try:
+            await asyncio.wait([self.future])
+        except asyncio.CancelledError:
+            if self._parent.is_torn_down:
+                raise
+            was_created = self.state is State.CREATED
+            if kind != "abandon" or was_created:
+                self.cancel()
+            if was_created or kind in ("abandon", "try_cancel"):
+                raise
+            await self._outlast(kind)
+        return self._result()
+
+    async def _outlast(self, kind: str) -> None:
+        """Wait on after a cancellation; raise it again unless the child went on."""
+        task = asyncio.current_task()
+        swallowed = 1
+        stop = self._stop
+        goal = self.future
+        if kind == "wait_cancellation_requested" and stop is not None:
+            goal = stop.future
+        while not (goal.done() or self.future.done()):
+            try:
+                await asyncio.wait(
+                    [goal, self.future], return_when=asyncio.FIRST_COMPLETED
+                )
+            except asyncio.CancelledError:
+                if self._parent.is_torn_down:
+                    raise
+                swallowed += 1
+        if not self.future.done():
+            raise asyncio.CancelledError
+        if task is not None and not isinstance(
+            self.future.result(), ChildWorkflowExecutionCanceled
+        ):
+            for _ in range(swallowed):
+                task.uncancel()
+
+    def _result(self) -> Payload:
+        event: Any = self.future.result()
+        if isinstance(event, ChildWorkflowExecutionCompleted):
+            return event.result
+        if isinstance(event, StartChildWorkflowExecutionFailed):
+            raise _start_error(event)
+        if isinstance(event, ChildWorkflowExecutionCanceled):
+            raise asyncio.CancelledError
+        raise self._parent.code.exception_of(
+            Failure(
+                message=f"Child workflow {event.workflow_id!r}"
+                f" ({event.workflow_type}) failed.",
+                kind="child_workflow",
+                cause=_cause_of(event),
+                workflow_type=event.workflow_type,
+                workflow_id=event.workflow_id,
+                run_id=event.run_id,
+            )
+        )
+
+
+def _cause_of(event: Attributes) -> Failure:
+    if isinstance(event, ChildWorkflowExecutionFailed):
+        return event.failure
+    if isinstance(event, ChildWorkflowExecutionTimedOut):
+        return Failure(
+            message=f"It passed its {event.timeout_type}_timeout.",
+            kind="timeout",
+            type="WorkflowTimedOutError",
+            timeout_type=event.timeout_type,
+            workflow_id=event.workflow_id,
+            run_id=event.run_id,
+        )
+    assert isinstance(event, ChildWorkflowExecutionTerminated)  # noqa: S101 - the last kind left
+    return Failure(
+        message=f"It was terminated: {event.reason or 'no reason given'}.",
+        kind="terminated",
+        type="WorkflowTerminatedError",
+        workflow_id=event.workflow_id,
+        run_id=event.run_id,
+    )
+
+
+def _start_error(event: StartChildWorkflowExecutionFailed) -> Exception:
+    if event.cause == WorkflowAlreadyStartedError.code:
+        return WorkflowAlreadyStartedError(
+            event.message, workflow_id=event.workflow_id, run_id=""
+        )
+    return WorkflowNotFoundError(event.message)

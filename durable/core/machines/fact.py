@@ -1,0 +1,87 @@
+"""Facts that a run records and awaits nothing for: answers, states, dead letters."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from durable.core.commands import Command, RecordMarker
+from durable.core.events import EVENT_OF, Attributes, MarkerRecorded
+from durable.core.machines.machine import Entry
+from durable.core.payload import Failure, Payload
+
+DEAD_LETTER_MARKER: Final = "dead_letter"
+
+
+class FactEntry(Entry):
+    """The entry of a command that has no outcome.
+
+    Args:
+        command: the command.
+        identity: the field that must agree on replay, if any; values may change.
+    """
+
+    __slots__ = ("_command", "_identity", "event_type", "is_withdrawn")
+
+    def __init__(self, command: Command, identity: str | None = None) -> None:
+        self.is_withdrawn = False
+        self._command = command
+        self._identity = identity
+        self.event_type = EVENT_OF[type(command)]
+
+    def command(self) -> Command:
+        """The command as data."""
+        return self._command
+
+    def differs(self, event: Attributes) -> str | None:
+        """Compare what the fact is about."""
+        name = self._identity
+        if name is None or getattr(event, name) == getattr(self._command, name):
+            return None
+        return f"the {name.replace('_', ' ')}"
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A signal that the code cannot take: its number in the run, name, and why."""
+
+    number: int
+    signal_name: str
+    error: Failure
+
+
+class DeadLetterEntry(Entry):
+    """The entry of a dead letter's marker."""
+
+    __slots__ = ("_letter", "is_withdrawn")
+    event_type = MarkerRecorded
+
+    def __init__(self, letter: DeadLetter) -> None:
+        self.is_withdrawn = False
+        self._letter = letter
+
+    def command(self) -> RecordMarker:
+        """The command as data."""
+        data = msgspec.json.encode(self._letter)
+        return RecordMarker(
+            marker_name=DEAD_LETTER_MARKER,
+            details={"letter": Payload(json=msgspec.Raw(data))},
+        )
+
+    def differs(self, event: Attributes) -> str | None:
+        """Compare which signal it is; the reason may read otherwise."""
+        found = find_dead_letter(event)
+        same = found is not None and found.number == self._letter.number
+        return None if same else "the signal"
+
+
+_decoder: Final = msgspec.json.Decoder(DeadLetter)
+
+
+def find_dead_letter(event: Attributes | RecordMarker) -> DeadLetter | None:
+    """What a dead letter's marker says; None for every other event."""
+    if not isinstance(event, MarkerRecorded | RecordMarker):
+        return None
+    if event.marker_name != DEAD_LETTER_MARKER:
+        return None
+    return _decoder.decode(event.details["letter"].json)

@@ -1,0 +1,332 @@
+"""Hands messages to live runs, and tells those who wait what became of them.
+
+A message from this process goes straight to its run and shares the commit of the turn
+that takes it. All others come through the run's inbox. Queries are answered between
+turns, on what is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from durable.converter.failures import failure_of
+from durable.core.events import (
+    CHILD_OUTCOMES,
+    Attributes,
+    WorkflowExecutionUpdateAccepted,
+    WorkflowExecutionUpdateCompleted,
+)
+from durable.core.payload import Failure, Payloads
+from durable.core.replayer import Replayer
+from durable.core.workflow_task import (
+    TaskInput,
+    UpdateRequest,
+    WorkflowTaskCompletion,
+    update_request_id,
+)
+from durable.store.records import (
+    CommitTask,
+    MessageKind,
+    MessageRecord,
+    ReplyRecord,
+)
+from durable.store.store import Store
+from durable.worker.live_run import LiveRun
+from durable.worker.restoring import event_of_message
+
+T = TypeVar("T")
+
+UpdateNews: TypeAlias = (
+    WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted | Failure | None
+)
+"""What became of an update: accepted, answered, refused and why, or not taken."""
+
+
+class QueryMessage(msgspec.Struct, frozen=True):
+    """A query from another process, as it lies in the inbox."""
+
+    name: str
+    input: Payloads
+
+
+_query_decoder: Final = msgspec.json.Decoder(QueryMessage)
+
+
+class Host(Protocol):
+    """What handing out messages asks of the worker around it."""
+
+    def advance(self, run: LiveRun) -> None:
+        """The run has something new to see."""
+        ...
+
+    def reload(self, run: LiveRun) -> None:
+        """Read the run's history again; keep its inputs."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a step in the background; its errors are logged."""
+        ...
+
+    def tell_update(self, run_id: str, update_id: str, news: UpdateNews) -> None:
+        """Something became of an update."""
+        ...
+
+
+class Mailroom:
+    """The messages of one worker's live runs."""
+
+    def __init__(self, store: Store, host: Host) -> None:
+        self._store = store
+        self._host = host
+
+    # --- from this process ------------------------------------------------------------
+
+    def deliver(self, run: LiveRun, event: Attributes) -> asyncio.Future[bool]:
+        """Give a live run a signal or a request to stop.
+
+        The answer is True once that is durable, and False if the run could not take it
+        and the store must be asked. One with a known request id is not taken twice.
+        """
+        ack: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        request_id: str = getattr(event, "request_id", "")
+        if run.replayer.knows_request(request_id):
+            # It is durable, unless it is in the commit that is on its way.
+            if run.is_committing:
+                run.committing_acks.append(ack)
+            else:
+                ack.set_result(True)
+            return ack
+        if not any(getattr(e, "request_id", None) == request_id for e in run.inputs):
+            run.inputs.append(event)
+        run.acks.append(ack)
+        self._host.advance(run)
+        return ack
+
+    def request_update(self, run: LiveRun, update: UpdateRequest) -> None:
+        """Give a live run an update; `tell_update` says what becomes of it."""
+        if run.replayer.knows_update(update.update_id):
+            answer = run.replayer.update_answer(update.update_id)
+            self._host.tell_update(
+                run.run_id, update.update_id, answer or _accepted(update)
+            )
+        elif not _is_waiting(run, update.update_id):
+            run.inputs.append(update)
+            self._host.advance(run)
+
+    def ask(
+        self, run: LiveRun, ask: Callable[[Replayer], T]
+    ) -> asyncio.Future[tuple[T] | None]:
+        """Look at a live run between turns; None if it leaves memory before that."""
+        answer: asyncio.Future[tuple[T] | None]
+        answer = asyncio.get_running_loop().create_future()
+        run.questions.append((ask, answer))
+        if not run.is_committing:
+            self.answer_questions(run)
+        return answer
+
+    def answer_questions(self, run: LiveRun) -> None:
+        """Answer whoever asked while a commit was on its way."""
+        questions, run.questions = run.questions, []
+        for ask, answer in questions:
+            if answer.done():
+                continue
+            try:
+                answer.set_result((ask(run.replayer),))
+            except asyncio.CancelledError:
+                answer.cancel()
+            except BaseException as error:  # noqa: BLE001 - it belongs to the asker
+                answer.set_exception(error)
+
+    # --- from the inbox ---------------------------------------------------------------
+
+    def collect(self, run: LiveRun) -> None:
+        """A message for a live run was committed: read it."""
+        run.has_mail = True
+        if not run.is_reading:
+            run.is_reading = True
+            self._host.spawn(self._read(run))
+
+    async def _read(self, run: LiveRun) -> None:
+        try:
+            while run.has_mail and not (run.is_dropped or run.is_closed):
+                run.has_mail = False
+                messages = await self._store.read_messages(run.run_id)
+                if not (run.is_dropped or run.is_closed) and messages:
+                    self.take(run, messages)
+                    self._host.advance(run)
+        finally:
+            run.is_reading = False
+
+    def take(self, run: LiveRun, messages: Iterable[MessageRecord]) -> None:
+        """Put messages where the next turn takes them, each once.
+
+        Raises:
+            CorruptHistoryError: one cannot be read; none was taken.
+        """
+        fresh = [
+            (message, event_of_message(message))
+            for message in messages
+            if message.sequence not in run.taken
+        ]
+        for message, event in fresh:
+            run.taken.add(message.sequence)
+            if message.kind == MessageKind.QUERY.value:
+                self._answer_by_mail(run, message)
+            elif isinstance(event, UpdateRequest):
+                self._take_update(run, message, event)
+            else:
+                run.consumed += (message.sequence,)
+                if event is not None and not _is_known(run, message, event):
+                    run.inputs.append(event)
+
+    def _take_update(
+        self, run: LiveRun, message: MessageRecord, update: UpdateRequest
+    ) -> None:
+        if run.replayer.knows_update(update.update_id):
+            run.consumed += (message.sequence,)
+            return
+        run.update_mail[update.update_id] = message.sequence
+        if not _is_waiting(run, update.update_id):
+            run.inputs.append(update)
+
+    def _answer_by_mail(self, run: LiveRun, message: MessageRecord) -> None:
+        """Answer a query of another process with a reply."""
+
+        def answer(replayer: Replayer) -> None:
+            try:
+                query = _query_decoder.decode(message.data)
+                data: dict[str, Any] = {
+                    "result": replayer.query(query.name, query.input)
+                }
+            except Exception as error:  # noqa: BLE001 - it belongs to the asker
+                data = {"failure": failure_of(error)}
+            self._store.submit(
+                CommitTask(
+                    run_id=run.run_id,
+                    rows=[],
+                    consumed=(message.sequence,),
+                    replies=(self._reply(run, message.request_id, data),),
+                ),
+                lambda _, __: None,
+            )
+
+        self.ask(run, answer)
+
+    def _reply(
+        self, run: LiveRun, request_id: str, data: dict[str, Any]
+    ) -> ReplyRecord:
+        return ReplyRecord(
+            run_id=run.run_id,
+            request_id=request_id,
+            data=msgspec.json.encode(data).decode(),
+            created_at=self._store.now(),
+        )
+
+    # --- around a commit --------------------------------------------------------------
+
+    def settled_updates(
+        self, run: LiveRun, completion: WorkflowTaskCompletion
+    ) -> tuple[tuple[int, ...], tuple[ReplyRecord, ...]]:
+        """What a turn settled: inbox sequences of updates, and replies to refusals."""
+        mail = run.update_mail
+        if not mail:
+            return (), ()
+        sequences = []
+        replies = []
+        for update_id, failure in completion.rejected:
+            sequence = mail.get(update_id)
+            if sequence is not None:
+                sequences.append(sequence)
+                data = {"rejected": failure}
+                replies.append(self._reply(run, update_request_id(update_id), data))
+        for event in completion.events:
+            what = event.attributes
+            if isinstance(what, WorkflowExecutionUpdateAccepted):
+                sequence = mail.get(what.update_id)
+                if sequence is not None:
+                    sequences.append(sequence)
+        return tuple(sequences), tuple(replies)
+
+    def tell(self, run: LiveRun, completion: WorkflowTaskCompletion) -> None:
+        """A turn is durable: let those hear of it who wait for its messages."""
+        self.acknowledge(run)
+        for update_id, failure in completion.rejected:
+            run.update_mail.pop(update_id, None)
+            self._host.tell_update(run.run_id, update_id, failure)
+        for event in completion.events:
+            what = event.attributes
+            if isinstance(
+                what,
+                WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted,
+            ):
+                run.update_mail.pop(what.update_id, None)
+                self._host.tell_update(run.run_id, what.update_id, what)
+
+    def acknowledge(self, run: LiveRun) -> None:
+        """The inputs of the last commit are durable: tell their senders."""
+        acks, run.committing_acks = run.committing_acks, []
+        for ack in acks:
+            if not ack.done():
+                ack.set_result(True)
+
+    def without_updates(self, run: LiveRun) -> tuple[Attributes, ...]:
+        """Take a run's inputs to be kept for another worker.
+
+        Updates are no events yet: those from this process are given back to their
+        senders, all others stay in the inbox.
+        """
+        kept: list[Attributes] = []
+        for event in run.inputs:
+            if isinstance(event, UpdateRequest):
+                self._host.tell_update(run.run_id, event.update_id, None)
+            else:
+                kept.append(event)
+        run.inputs = []
+        return tuple(kept)
+
+    def give_back(self, run: LiveRun) -> None:
+        """The run leaves memory: whoever waits must ask the store."""
+        acks = run.committing_acks + run.acks
+        run.committing_acks, run.acks = [], []
+        for ack in acks:
+            if not ack.done():
+                ack.set_result(False)
+        questions, run.questions = run.questions, []
+        for _, answer in questions:
+            if not answer.done():
+                answer.set_result(None)
+        for event in run.inputs:
+            if isinstance(event, UpdateRequest):
+                self._host.tell_update(run.run_id, event.update_id, None)
+
+
+def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:
+    return WorkflowExecutionUpdateAccepted(
+        update.update_id, update.update_name, update.input
+    )
+
+
+def _is_waiting(run: LiveRun, update_id: str) -> bool:
+    return any(
+        isinstance(event, UpdateRequest) and event.update_id == update_id
+        for event in run.inputs
+    )
+
+
+def _is_known(run: LiveRun, message: MessageRecord, event: TaskInput) -> bool:
+    """Whether the run has this message already, by its own history or its inputs."""
+    if isinstance(event, CHILD_OUTCOMES):
+        number = event.initiated_event_id
+        pending = run.replayer.pending_child(number)
+        return pending is None or any(
+            isinstance(other, CHILD_OUTCOMES) and other.initiated_event_id == number
+            for other in run.inputs
+        )
+    request_id = message.request_id
+    return run.replayer.knows_request(request_id) or any(
+        getattr(other, "request_id", None) == request_id for other in run.inputs
+    )

@@ -1,0 +1,340 @@
+"""What a committed turn asks of other runs, as operations that share its commit.
+
+Messages travel in the transaction of the turn that sent them, so there is nothing to
+lose between the two. A closing turn takes along how its run ended, for its parent, the
+next run of its chain, and the children that are to outlive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from durable.core.codec import encode_attributes, encode_event
+from durable.core.events import (
+    UNPROCESSED,
+    ActivityTaskScheduled,
+    Attributes,
+    ChildWorkflowExecutionCanceled,
+    ChildWorkflowExecutionCompleted,
+    ChildWorkflowExecutionFailed,
+    ChildWorkflowExecutionStarted,
+    ChildWorkflowExecutionTimedOut,
+    ExternalWorkflowExecutionCancelRequested,
+    ExternalWorkflowExecutionSignaled,
+    HistoryEvent,
+    RequestCancelExternalWorkflowExecutionFailed,
+    RequestCancelExternalWorkflowExecutionInitiated,
+    SignalExternalWorkflowExecutionFailed,
+    SignalExternalWorkflowExecutionInitiated,
+    StartChildWorkflowExecutionFailed,
+    StartChildWorkflowExecutionInitiated,
+    StateTransitioned,
+    UnreadSignal,
+    WorkflowExecutionCanceled,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionFailed,
+    WorkflowExecutionSignaled,
+    WorkflowExecutionStarted,
+    WorkflowExecutionTimedOut,
+)
+from durable.errors import DurableError
+from durable.options import IdReusePolicy
+from durable.store.records import (
+    MessageKind,
+    PutMessage,
+    RunRecord,
+    RunStatus,
+    StartRun,
+)
+from durable.worker.live_run import LiveRun
+
+_EXTERNAL: Final = (
+    SignalExternalWorkflowExecutionInitiated,
+    RequestCancelExternalWorkflowExecutionInitiated,
+)
+
+
+_WORK: Final = frozenset(
+    {*_EXTERNAL, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
+)
+
+
+def has_work(events: Iterable[HistoryEvent]) -> bool:
+    """Whether a turn asks for something that its owner must see to at once."""
+    return any([type(event.attributes) in _WORK for event in events])
+
+
+def published_state(events: Iterable[HistoryEvent]) -> str | None:
+    """What a turn published last, as the run's row keeps it."""
+    found = None
+    for event in events:
+        if type(event.attributes) is StateTransitioned:
+            found = event.attributes.current
+    return None if found is None else msgspec.json.encode(found).decode()
+
+
+# --- messages -------------------------------------------------------------------------
+
+
+def deliveries_of(events: Iterable[HistoryEvent]) -> list[HistoryEvent]:
+    """The events that send something to another run."""
+    return [event for event in events if type(event.attributes) in _EXTERNAL]
+
+
+def delivery(run: LiveRun, event: HistoryEvent) -> PutMessage:
+    """The message of such an event. Its request id makes a repetition harmless."""
+    started = run.started
+    request_id = f"{run.run_id}/{event.event_id}"
+    identity = f"workflow {started.workflow_id}"
+    what: Any = event.attributes
+    if isinstance(what, SignalExternalWorkflowExecutionInitiated):
+        kind = MessageKind.SIGNAL
+        body: Attributes = WorkflowExecutionSignaled(
+            signal_name=what.signal_name,
+            input=what.input,
+            request_id=request_id,
+            identity=identity,
+            headers=what.headers,
+        )
+    else:
+        kind = MessageKind.CANCEL
+        body = WorkflowExecutionCancelRequested(
+            reason=what.reason, request_id=request_id, identity=identity
+        )
+    return PutMessage(
+        namespace=started.namespace,
+        workflow_id=what.workflow_id,
+        run_id=what.run_id,
+        kind=kind.value,
+        request_id=request_id,
+        data=encode_attributes(body),
+    )
+
+
+def delivered(event: HistoryEvent, outcome: str | DurableError) -> Attributes:
+    """The answer to a delivery, as the sender's history keeps it."""
+    what: Any = event.attributes
+    is_signal = isinstance(what, SignalExternalWorkflowExecutionInitiated)
+    if isinstance(outcome, str):
+        reached: Any = (
+            ExternalWorkflowExecutionSignaled
+            if is_signal
+            else ExternalWorkflowExecutionCancelRequested
+        )
+        answer: Attributes = reached(event.event_id, what.workflow_id, outcome)
+        return answer
+    missed: Any = (
+        SignalExternalWorkflowExecutionFailed
+        if is_signal
+        else RequestCancelExternalWorkflowExecutionFailed
+    )
+    answer = missed(event.event_id, what.workflow_id, outcome.code, outcome.message)
+    return answer
+
+
+def outcome_for_parent(run: LiveRun, terminal: Attributes) -> Attributes | None:
+    """How a child ended, for its parent's history; None if its chain goes on."""
+    started = run.started
+    about = (
+        started.parent_initiated_event_id,
+        run.workflow_id,
+        run.run_id,
+        run.workflow_type,
+    )
+    event: Any = None
+    if isinstance(terminal, WorkflowExecutionCompleted):
+        event = ChildWorkflowExecutionCompleted(*about, terminal.result)  # type: ignore[arg-type]  # set with the parent
+    elif isinstance(terminal, WorkflowExecutionFailed):
+        event = ChildWorkflowExecutionFailed(*about, terminal.failure)  # type: ignore[arg-type]  # set with the parent
+    elif isinstance(terminal, WorkflowExecutionCanceled):
+        event = ChildWorkflowExecutionCanceled(*about, terminal.failure)  # type: ignore[arg-type]  # set with the parent
+    elif isinstance(terminal, WorkflowExecutionTimedOut):
+        event = ChildWorkflowExecutionTimedOut(*about, terminal.timeout_type)  # type: ignore[arg-type]  # set with the parent
+    answer: Attributes | None = event
+    return answer
+
+
+def news_for_parent(run: LiveRun, terminal: Attributes) -> PutMessage | None:
+    """The message that tells a run's parent how it ended."""
+    started = run.started
+    if started.parent_run_id is None or started.parent_workflow_id is None:
+        return None
+    event = outcome_for_parent(run, terminal)
+    if event is None:
+        return None
+    return PutMessage(
+        namespace=started.namespace,
+        workflow_id=started.parent_workflow_id,
+        run_id=started.parent_run_id,
+        kind=MessageKind.CHILD.value,
+        request_id=child_request_id(started.first_run_id),
+        data=msgspec.json.encode(
+            {"type": type(event).__name__, "event": event}
+        ).decode(),
+    )
+
+
+def child_request_id(first_run_id: str) -> str:
+    """The request id of the message about how a child ended."""
+    return f"child:{first_run_id}"
+
+
+# --- starts ---------------------------------------------------------------------------
+
+
+def child_start(
+    run: LiveRun, event: HistoryEvent, run_id: str, now: int
+) -> tuple[WorkflowExecutionStarted, RunRecord]:
+    """The first event and the row of a child."""
+    parent = run.started
+    what = event.attributes
+    assert isinstance(what, StartChildWorkflowExecutionInitiated)  # noqa: S101 - by the caller
+    settings = what.settings
+    root = parent.root_run_id or parent.run_id
+    started = WorkflowExecutionStarted(
+        workflow_type=what.workflow_type,
+        input=what.input,
+        task_queue=settings.task_queue,
+        workflow_id=what.workflow_id,
+        run_id=run_id,
+        first_run_id=run_id,
+        # The same child however often it is asked for.
+        request_id=f"{run.run_id}/{event.event_id}",
+        namespace=parent.namespace,
+        execution_timeout=settings.execution_timeout,
+        run_timeout=settings.run_timeout,
+        parent_workflow_id=parent.workflow_id,
+        parent_run_id=run.run_id,
+        parent_initiated_event_id=event.event_id,
+        root_workflow_id=parent.root_workflow_id or parent.workflow_id,
+        root_run_id=root,
+        version=settings.version,
+        identity=f"workflow {parent.workflow_id}",
+        headers=what.headers or dict(run.task_headers),
+        memo=settings.memo,
+    )
+    return started, record_of(started, now, settings.parent_close_policy)
+
+
+def record_of(
+    started: WorkflowExecutionStarted, now: int, parent_close_policy: str | None
+) -> RunRecord:
+    """The row of a run that begins with this event."""
+    return RunRecord(
+        namespace=started.namespace,
+        workflow_id=started.workflow_id,
+        run_id=started.run_id,
+        workflow_type=started.workflow_type,
+        task_queue=started.task_queue,
+        status=RunStatus.RUNNING,
+        started_at=now,
+        first_run_id=started.first_run_id,
+        request_id=started.request_id,
+        version=started.version,
+        continued_from_run_id=started.continued_from_run_id,
+        parent_workflow_id=started.parent_workflow_id,
+        parent_run_id=started.parent_run_id,
+        parent_initiated_event_id=started.parent_initiated_event_id,
+        parent_close_policy=parent_close_policy,
+        root_run_id=started.root_run_id,
+    )
+
+
+def child_begun(event: HistoryEvent, outcome: str | DurableError) -> Attributes:
+    """Whether a child was started, as its parent's history keeps it."""
+    what: Any = event.attributes
+    if isinstance(outcome, str):
+        return ChildWorkflowExecutionStarted(
+            event.event_id, what.workflow_id, outcome, what.workflow_type
+        )
+    return StartChildWorkflowExecutionFailed(
+        event.event_id,
+        what.workflow_id,
+        what.workflow_type,
+        outcome.code,
+        outcome.message,
+    )
+
+
+def unowned_start(
+    started: WorkflowExecutionStarted,
+    record: RunRecord,
+    reuse_policy: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+) -> StartRun:
+    """Create a run for whichever worker takes it."""
+    event = HistoryEvent(1, UNPROCESSED, record.started_at, started)
+    return StartRun(
+        record=msgspec.structs.replace(record, wake_at=record.started_at),
+        rows=[encode_event(record.run_id, event)],
+        reuse_policy=reuse_policy,
+    )
+
+
+def surviving_children(
+    run: LiveRun, events: Sequence[HistoryEvent], now: int, new_id: Any
+) -> list[StartRun]:
+    """The starts of children that a run asks for in the turn that ends it.
+
+    Only those that are to outlive it: all others would end before their first line.
+    """
+    starts = []
+    for event in events:
+        what = event.attributes
+        if (
+            isinstance(what, StartChildWorkflowExecutionInitiated)
+            and what.settings.parent_close_policy == "abandon"
+        ):
+            started, record = child_start(run, event, new_id(), now)
+            policy = IdReusePolicy(what.settings.id_reuse_policy)
+            starts.append(unowned_start(started, record, policy))
+    return starts
+
+
+def successor(
+    run: LiveRun,
+    closing: WorkflowExecutionContinuedAsNew,
+    unread: Sequence[UnreadSignal],
+    now: int,
+) -> StartRun:
+    """The start of the next run of a chain, with the signals that nobody received."""
+    old = run.started
+    left = None
+    if old.execution_timeout is not None:
+        left = max(1, old.execution_timeout - (now - run.started_at))
+    started = msgspec.structs.replace(
+        old,
+        workflow_type=closing.workflow_type,
+        input=closing.input,
+        task_queue=closing.task_queue,
+        run_id=closing.new_run_id,
+        request_id=closing.new_run_id,
+        execution_timeout=left,
+        run_timeout=closing.run_timeout,
+        continued_from_run_id=run.run_id,
+        headers=closing.headers,
+        memo=closing.memo,
+    )
+    first = HistoryEvent(1, UNPROCESSED, now, started)
+    carried = [
+        HistoryEvent(
+            number,
+            UNPROCESSED,
+            now,
+            WorkflowExecutionSignaled(
+                signal_name=signal.signal_name,
+                input=signal.input,
+                request_id=f"{run.run_id}/unread/{signal.number}",
+            ),
+        )
+        for number, signal in enumerate(unread, start=2)
+    ]
+    record = record_of(started, now, run.parent_close_policy)
+    return StartRun(
+        record=msgspec.structs.replace(record, wake_at=now),
+        rows=[encode_event(started.run_id, event) for event in (first, *carried)],
+    )
