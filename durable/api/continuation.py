@@ -118,8 +118,7 @@ def checkpoint(*args: Any, **kwargs: Any) -> None:
     definition = _running(runtime)
     call = _find_call(args)
     if call is None:
-        replaying = runtime.is_replaying
-        runtime.checkpoint(_encode(definition, args, kwargs, is_replaying=replaying))
+        runtime.checkpoint(_encode(definition, args, kwargs))
         return
     if call.definition.name != definition.name or kwargs or call.child_options:
         raise InvalidCallError(
@@ -154,13 +153,7 @@ def _running(runtime: WorkflowRuntime) -> Workflow[Any, Any]:
 
 
 def _encode(
-    definition: Workflow[Any, Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    is_replaying: bool = False,
+    definition: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Payloads:
     signature = definition.call_signature
-    values = signature.bind(args, kwargs)
-    # Live, a value that would change is refused; what was recorded passed then.
-    return signature.encode_again(values) if is_replaying else signature.encode(values)
+    return signature.encode(signature.bind(args, kwargs))

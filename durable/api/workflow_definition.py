@@ -241,16 +241,9 @@ class Workflow(Generic[P, R]):
             PayloadError: an argument cannot be recorded as it is.
         """
         signature = self.call_signature
-        values = signature.bind(args, kwargs)
-        runtime = find_runtime()
-        if runtime is None:
-            return WorkflowCall(self, signature.encode(values))
-        # Live, a value that would change is refused; what was recorded passed then.
-        payloads = (
-            signature.encode_again(values)
-            if runtime.is_replaying
-            else signature.encode(values)
-        )
+        payloads = signature.encode(signature.bind(args, kwargs))
+        if find_runtime() is None:
+            return WorkflowCall(self, payloads)
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
         return WorkflowCall(self, payloads, frame.f_code, frame.f_lasti)
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,7 @@ import msgspec
 
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
+from durable.api.workflow_definition import workflow_of
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.reporting import UsersCodeError
 from durable.converter import json
@@ -143,9 +145,9 @@ def find_workflow(target: str) -> Workflow[Any, Any]:
     module_name, _, name = target.rpartition(":")
     module = load_module(module_name)
     known: dict[str, Workflow[Any, Any]] = {
-        attribute: value
+        attribute: workflow
         for attribute, value in vars(module).items()
-        if isinstance(value, Workflow)
+        if (workflow := workflow_of(value)) is not None
     }
     named = {workflow.name: workflow for workflow in known.values()}
     found = known.get(name) or named.get(name)
@@ -176,7 +178,7 @@ def read_arguments(text: str | None) -> Arguments:
     if text is None:
         return Arguments([], {})
     try:
-        decoded = _decoder.decode(_read_input(text))
+        decoded = _decoder.decode(_read_input(text, "--input"))
     except (msgspec.MsgspecError, ValueError) as error:
         raise click.UsageError(
             "--input is an array of positional arguments or an object of keyword"
@@ -187,7 +189,25 @@ def read_arguments(text: str | None) -> Arguments:
     return Arguments(decoded, {})
 
 
-def _read_input(text: str) -> str:
+def read_values(given: Sequence[str]) -> list[Any]:
+    """Read arguments of a message, each of them JSON, `@file`, or `-` for stdin.
+
+    Raises:
+        click.UsageError: one of them is no JSON.
+    """
+    values: list[Any] = []
+    for number, text in enumerate(given, start=1):
+        try:
+            values.append(msgspec.json.decode(_read_input(text, f"argument {number}")))
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise click.UsageError(
+                f"Argument {number} is {text!r}, which is no JSON: {error}. A text"
+                """ stands in double quotes, as in '"text"'."""
+            ) from None
+    return values
+
+
+def _read_input(text: str, name: str) -> str:
     if text == "-":
         return sys.stdin.read()
     if not text.startswith("@"):
@@ -196,7 +216,7 @@ def _read_input(text: str) -> str:
         return Path(text[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(
-            f"--input names the file {text[1:]!r}, which cannot be read: {error}."
+            f"{name} names the file {text[1:]!r}, which cannot be read: {error}."
         ) from None
 
 

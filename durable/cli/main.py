@@ -26,6 +26,10 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "show": ("showing", "show", "Show what a run did, and what it waits for."),
     "history": ("showing", "history", "Print a run's recorded events."),
     "result": ("waiting", "result", "Wait for a run to end and print its result."),
+    "signal": ("messaging", "signal", "Send a signal to a run."),
+    "query": ("messaging", "query", "Ask a run's code, and print its answer."),
+    "update": ("messaging", "update", "Send an update, and print its answer."),
+    "stack": ("messaging", "stack", "Show where each task of a run waits."),
     "cancel": ("stopping", "cancel", "Ask a run to stop; it may clean up."),
     "terminate": ("stopping", "terminate", "End a run at once; none of its code runs."),
     "replay": ("replaying", "replay", "Try recorded runs against today's code."),
@@ -175,9 +179,9 @@ def cli(
 ) -> None:
     """Durable workflows: start them, run them, look at them, check them.
 
-    Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 conflict, 5 the workflow
-    failed, 6 timed out waiting, 7 the database cannot be used, 8 a history does not
-    replay, 130 and 143 ended by a signal.
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found, 4 conflict, 5 the workflow,
+    query or update failed, 6 timed out waiting, 7 the database cannot be used, 8 a
+    history does not replay, 130 and 143 ended by a signal.
     """
     session = context.ensure_object(Session)
     source = context.get_parameter_source("database_url")

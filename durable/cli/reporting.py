@@ -7,7 +7,7 @@
 | 2 | wrong usage |
 | 3 | not found |
 | 4 | conflict: the id exists, or the run has closed already |
-| 5 | the workflow failed, was cancelled or terminated, or timed out |
+| 5 | the workflow failed, was cancelled or terminated, timed out, or would not answer |
 | 6 | waiting took too long |
 | 7 | the database cannot be used as it is |
 | 8 | a history does not replay |
@@ -53,7 +53,10 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.DurableError], ExitCode], ...]] = (
     (errors.WorkflowAlreadyStartedError, ExitCode.CONFLICT),
     (errors.WorkflowClosedError, ExitCode.CONFLICT),
     (errors.WorkflowFailedError, ExitCode.WORKFLOW_FAILED),
+    (errors.QueryFailedError, ExitCode.WORKFLOW_FAILED),
+    (errors.UpdateFailedError, ExitCode.WORKFLOW_FAILED),
     (errors.ResultTimeoutError, ExitCode.TIMED_OUT),
+    (errors.NoAnswerError, ExitCode.TIMED_OUT),
     (errors.DatabaseUnavailableError, ExitCode.DATABASE),
     (errors.DatabaseReadOnlyError, ExitCode.DATABASE),
     (errors.DatabaseFullError, ExitCode.DATABASE),

@@ -270,7 +270,7 @@ def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     """What the run's row says of it."""
     yield "run id", record.run_id
     if record.continued_from_run_id is not None:
-        yield "before it", f"run {record.continued_from_run_id}"
+        yield "continues", f"run {record.continued_from_run_id}"
     if record.parent_run_id is not None:
         yield "parent", f"{record.parent_workflow_id} (run {record.parent_run_id})"
     yield "started", instant(record.started_at)

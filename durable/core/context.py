@@ -80,6 +80,7 @@ class RunContext(OtherRuns):
     __slots__ = (
         "_activity_count",
         "_conditions",
+        "_mailbox",
         "_random",
         "_timer_count",
         "activities",
@@ -98,7 +99,6 @@ class RunContext(OtherRuns):
         "instance",
         "is_replaying",
         "loop",
-        "mailbox",
         "main",
         "on_unhandled",
         "patches",
@@ -142,8 +142,8 @@ class RunContext(OtherRuns):
         self._child_count = counts.get("children", 0)
         self.instance: Any = None
         self.main: asyncio.Task[Payload] | None = None
-        self.mailbox = Mailbox(self)
-        self.mailbox.signal_count = counts.get("signals", 0)
+        # Made at first use: most runs never get a message.
+        self._mailbox: Mailbox | None = None
         self.children: dict[int, ChildMachine] = {}
         self.deliveries: dict[int, DeliveryMachine] = {}
         # Also before the checkpoint: they may still be open where they were abandoned.
@@ -160,6 +160,20 @@ class RunContext(OtherRuns):
             self.started_at = checkpoint.started_at
             self.cancellation_reason = checkpoint.cancellation_reason
             self.state = checkpoint.state
+            self.mailbox.signal_count = counts.get("signals", 0)
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The run's messages."""
+        mailbox = self._mailbox
+        if mailbox is None:
+            mailbox = self._mailbox = Mailbox(self)
+        return mailbox
+
+    @property
+    def has_mailbox(self) -> bool:
+        """Whether the run has had anything to do with messages."""
+        return self._mailbox is not None
 
     # --- for the replayer -------------------------------------------------------------
 
@@ -186,7 +200,8 @@ class RunContext(OtherRuns):
         self.loop.drain()
         while self._conditions and self._check_conditions():
             self.loop.drain()
-        self.mailbox.refuse_unclaimed()
+        if self._mailbox is not None:
+            self._mailbox.refuse_unclaimed()
 
     def _check_conditions(self) -> bool:
         remaining: list[_Condition] = []
@@ -466,7 +481,7 @@ class RunContext(OtherRuns):
 
     def all_handlers_finished(self) -> bool:
         """Whether no handler of a signal or update is under way."""
-        return not self.mailbox.unfinished
+        return self._mailbox is None or not self._mailbox.unfinished
 
     async def receive(self, name: str, decode: Callable[[Payloads], T]) -> T:
         """Wait for the next signal of that name that no handler takes."""
@@ -516,7 +531,7 @@ class RunContext(OtherRuns):
             or self.deliveries
             or self._conditions
             or self.loop.has_ready()
-            or not self.mailbox.is_quiet
+            or not (self._mailbox is None or self._mailbox.is_quiet)
         ):
             return False
         if any(timer.state is State.PENDING for timer in self.timers.values()):

@@ -246,6 +246,8 @@ class RunDriver:
 
     def _report_left(self, context: RunContext) -> None:
         """Say which messages the run leaves behind as it ends."""
+        if not context.has_mailbox:
+            return
         mailbox = context.mailbox
         left = sorted(
             name

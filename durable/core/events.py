@@ -224,9 +224,6 @@ class MarkerRecorded(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
-# --- messages -------------------------------------------------------------------------
-
-
 class WorkflowExecutionSignaled(msgspec.Struct, frozen=True, gc=False):
     """Somebody sent the run a signal."""
 
@@ -264,9 +261,6 @@ class StateTransitioned(msgspec.Struct, frozen=True, gc=False):
     is_input: ClassVar[bool] = False
     previous: Payload | None
     current: Payload
-
-
-# --- child workflows and other runs ---------------------------------------------------
 
 
 class StartChildWorkflowExecutionInitiated(msgspec.Struct, frozen=True, gc=False):
@@ -422,9 +416,6 @@ class RequestCancelExternalWorkflowExecutionFailed(
     workflow_id: str
     cause: str
     message: str = ""
-
-
-# --- bounded histories ----------------------------------------------------------------
 
 
 class UnreadSignal(msgspec.Struct, frozen=True, gc=False):

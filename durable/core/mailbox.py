@@ -397,6 +397,11 @@ class Mailbox:
         )
         context.send(FactEntry(answer, "update_id"))
 
+    def forget_judgements(self) -> None:
+        """Begin a turn: what the last one accepted and refused was told."""
+        if self.accepted or self.rejected:
+            self.accepted, self.rejected = set(), {}
+
     def update_info(self) -> tuple[str, str] | None:
         """Id and name of the update whose handler this code belongs to."""
         return _current_update.get(None)

@@ -34,10 +34,8 @@ from durable.core.events import (
     MarkerRecorded,
     TimerCanceled,
     TimerFired,
-    UnreadSignal,
     WorkflowExecutionStarted,
     WorkflowExecutionUpdateAccepted,
-    WorkflowExecutionUpdateCompleted,
     WorkflowTaskStarted,
     event_of,
 )
@@ -49,9 +47,9 @@ from durable.core.machines.machine import Entry, State
 from durable.core.machines.marker import find_patch
 from durable.core.machines.timer import TimerMachine
 from durable.core.matcher import match
-from durable.core.payload import Failure, Payload, Payloads
+from durable.core.payload import Failure
+from durable.core.run_view import RunView
 from durable.core.runtime import WorkflowCode
-from durable.core.stacks import STACK_QUERY, TaskStack, stacks_of
 from durable.core.workflow_task import (
     TaskFailureKind,
     TaskInput,
@@ -65,12 +63,11 @@ from durable.errors import (
     CorruptHistoryError,
     InternalError,
     NondeterminismError,
-    QueryFailedError,
     WorkflowBlockedError,
 )
 
 
-class Replayer:
+class Replayer(RunView):
     """One run, held at the end of its last turn.
 
     Args:
@@ -83,11 +80,9 @@ class Replayer:
     """
 
     __slots__ = (
-        "_driver",
         "_find_code",
         "_is_torn_down",
         "_on_unhandled",
-        "_unprocessed",
         "event_count",
         "flags",
         "task_count",
@@ -101,22 +96,11 @@ class Replayer:
     ) -> None:
         self._find_code = code
         self._on_unhandled = on_unhandled
-        self._driver: RunDriver | None = None
+        super().__init__()
         self._is_torn_down = False
-        self._unprocessed: Sequence[HistoryEvent] = ()
         self.event_count = 0
         self.task_count = 0
         self.flags = flags.CURRENT
-
-    @property
-    def _context(self) -> RunContext | None:
-        driver = self._driver
-        return None if driver is None else driver.context
-
-    @property
-    def is_closed(self) -> bool:
-        """The run has its terminal event."""
-        return self._driver is not None and self._driver.is_closed
 
     # --- the one way in ---------------------------------------------------------------
 
@@ -187,113 +171,7 @@ class Replayer:
             for index, attributes in enumerate(events)
         )
 
-    # --- what the worker asks ---------------------------------------------------------
-
-    @property
-    def unprocessed(self) -> list[Attributes]:
-        """Inputs that were recorded, but that no task has taken yet."""
-        return [event.attributes for event in self._unprocessed]
-
-    def pending_activities(self) -> list[ActivityMachine]:
-        """Activities that are recorded and have no outcome, in order."""
-        return [] if self._context is None else list(self._context.activities.values())
-
-    def find_activity(self, scheduled_event_id: int) -> ActivityMachine | None:
-        """The open activity of a scheduled event, if its outcome is still awaited."""
-        context = self._context
-        return None if context is None else context.activities.get(scheduled_event_id)
-
-    def pending_children(self) -> list[ChildMachine]:
-        """Children that are recorded and have no outcome, in order."""
-        return [] if self._context is None else list(self._context.children.values())
-
-    def pending_child(self, initiated_event_id: int) -> ChildMachine | None:
-        """The open child of an initiated event."""
-        context = self._context
-        return None if context is None else context.children.get(initiated_event_id)
-
-    def pending_deliveries(self) -> list[DeliveryMachine]:
-        """Messages to other runs that are recorded and have no answer, in order."""
-        return [] if self._context is None else list(self._context.deliveries.values())
-
-    @property
-    def has_had_children(self) -> bool:
-        """Whether the run ever asked for a child."""
-        return self._context is not None and self._context.has_had_children
-
-    def knows_request(self, request_id: str) -> bool:
-        """Whether a message with that request id is in the run's history already."""
-        driver = self._driver
-        if driver is not None and request_id in driver.request_ids:
-            return True
-        return any(
-            getattr(event, "request_id", None) == request_id
-            for event in self.unprocessed
-        )
-
-    def knows_update(self, update_id: str) -> bool:
-        """Whether an update with that id was accepted."""
-        driver = self._driver
-        return driver is not None and update_request_id(update_id) in driver.request_ids
-
-    def update_answer(self, update_id: str) -> WorkflowExecutionUpdateCompleted | None:
-        """The answer to an accepted update, if its handler has ended.
-
-        Not if that was before the newest checkpoint: then history knows.
-        """
-        context = self._context
-        return None if context is None else context.mailbox.updates.get(update_id)
-
-    def open_updates(self) -> list[str]:
-        """The accepted updates that have no answer."""
-        context = self._context
-        if context is None:
-            return []
-        return [key for key, value in context.mailbox.updates.items() if value is None]
-
-    def unread_signals(self) -> tuple[UnreadSignal, ...]:
-        """The signals that the code has not received."""
-        return () if self._context is None else self._context.mailbox.unread()
-
-    def query(self, name: str, input: Payloads) -> Payload:
-        """Ask the code, on settled state. Raises what its handler raises.
-
-        Raises:
-            QueryFailedError: nothing handles that name, or the run has not begun.
-            ReadOnlyError: the handler tried to change the run.
-        """
-        context = self._context
-        if context is None:
-            raise QueryFailedError("The run's code has not begun.")
-        if name == STACK_QUERY and not context.mailbox.has_query(name):
-            return Payload(json=msgspec.Raw(msgspec.json.encode(self.stacks())))
-        outer = turn.enter(context.loop)
-        try:
-            return context.mailbox.query(name, input)
-        finally:
-            turn.leave(outer)
-
-    def stacks(self) -> list[TaskStack]:
-        """Where each task of the run waits."""
-        return [] if self._context is None else stacks_of(self._context.loop.tasks)
-
-    def next_timer_at(self) -> int | None:
-        """When the earliest timer is due."""
-        context = self._context
-        if context is None:
-            return None
-        heap, timers = context.timer_heap, context.timers
-        while heap:
-            due_at, event_id = heap[0]
-            if event_id in timers:
-                return due_at
-            heapq.heappop(heap)
-        return None
-
-    def has_due_timer(self, now: int) -> bool:
-        """Whether any timer is due."""
-        due_at = self.next_timer_at()
-        return due_at is not None and due_at <= now
+    # --- the end of it ----------------------------------------------------------------
 
     def tear_down(self) -> None:
         """Close the run's coroutines so that nothing of it ever runs again. Idempotent.
@@ -460,7 +338,8 @@ class Replayer:
             inputs,
             time,
         )
-        refused += tuple(context.mailbox.rejected.items())
+        if context.has_mailbox:
+            refused += tuple(context.mailbox.rejected.items())
         checkpoint_event_id = None
         while context.checkpoint_input is not None:
             driver = self._get_driver()
@@ -512,21 +391,16 @@ class Replayer:
         self.flags = flags.CURRENT
         context.is_replaying = False
         context.begin_task(time, self.event_count)
-        mailbox = context.mailbox
-        if mailbox.accepted or mailbox.rejected:
-            mailbox.accepted, mailbox.rejected = set(), {}
+        if context.has_mailbox:
+            context.mailbox.forget_judgements()
         outer = turn.enter(context.loop)
         try:
             driver.apply(applied)
         finally:
             turn.leave(outer)
-        for update_id in mailbox.accepted:
-            driver.request_ids[update_request_id(update_id)] = None
-        recorded: list[Attributes] = [
-            _accepted(event) if type(event) is UpdateRequest else event  # type: ignore[misc]  # by its type
-            for event in inputs
-            if type(event) is not UpdateRequest or event.update_id in mailbox.accepted
-        ]
+        recorded: Sequence[Any] = inputs
+        if context.has_mailbox:
+            recorded = self._recorded(driver, inputs)
         if self.is_closed:  # timed out or terminated: no code ran
             return self._place(recorded, time), ()
         entries = context.take_entries()
@@ -540,6 +414,20 @@ class Replayer:
         if placed and isinstance(placed[-1].attributes, TERMINAL_EVENTS):
             driver.is_closed = True
         return placed, commands
+
+    def _recorded(
+        self, driver: RunDriver, inputs: Sequence[TaskInput]
+    ) -> list[Attributes]:
+        """A turn's inputs as events; updates only if they were accepted."""
+        accepted = driver.context.mailbox.accepted
+        recorded: list[Attributes] = []
+        for event in inputs:
+            if not isinstance(event, UpdateRequest):
+                recorded.append(event)
+            elif event.update_id in accepted:
+                recorded.append(_accepted(event))
+                driver.request_ids[update_request_id(event.update_id)] = None
+        return recorded
 
     def _start_live(
         self, earlier: Sequence[HistoryEvent], inputs: Sequence[TaskInput]

@@ -191,13 +191,22 @@ class Batch:
                     outcomes[place] = transaction.attempt(operation)
 
     def _admit(self, outcomes: Outcomes) -> list[_Entry]:
+        transaction = self._transaction
+        if not any(is_fenced(operation) for _, operation, _ in self.entries):
+            return self.entries
+        worker = transaction.worker if transaction.holds_lease() else None
         admitted: list[_Entry] = []
         for entry in self.entries:
-            if is_fenced(entry[1]):
+            place, operation, _ = entry
+            is_ours = worker is not None and (
+                not isinstance(operation, StartRun)
+                or operation.record.owner == worker.worker_id
+            )
+            if not is_ours and is_fenced(operation):
                 try:
-                    self._transaction.require_lease(entry[1])
+                    transaction.require_lease(operation)
                 except DurableError as error:
-                    outcomes[entry[0]] = (None, error)
+                    outcomes[place] = (None, error)
                     continue
             admitted.append(entry)
         return admitted

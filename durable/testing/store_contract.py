@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from durable.testing.store_contract_commits import CommitContract
+from durable.testing.store_contract_deliveries import DeliveryContract
+from durable.testing.store_contract_families import FamilyContract
 from durable.testing.store_contract_leases import ClaimContract, LeaseContract
 from durable.testing.store_contract_lifecycle import LifecycleContract
 from durable.testing.store_contract_messages import MessageContract
+from durable.testing.store_contract_publishing import PublishingContract
 from durable.testing.store_contract_reads import ReadContract
 from durable.testing.store_contract_starts import StartContract
 from durable.testing.store_rows import Harness
@@ -32,6 +35,9 @@ class StoreContract(
     StartContract,
     CommitContract,
     MessageContract,
+    DeliveryContract,
+    FamilyContract,
+    PublishingContract,
     LeaseContract,
     ClaimContract,
     ReadContract,

@@ -19,6 +19,7 @@ from durable.testing.store_rows import (
     NAMESPACE,
     START,
     make_attempt,
+    make_child,
     make_closing,
     make_message,
     make_rows,
@@ -173,6 +174,47 @@ class ReadContract:
         runs = await store.list_runs(NAMESPACE, RunFilter(**where))
 
         assert "".join(run.run_id for run in runs) == expected
+
+    async def test_listing_shows_the_children_of_a_run(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("p", owner="w"),
+            make_child("a", "p", "terminate", owner="w", started_at=START + 1),
+            make_child("b", "p", "abandon", owner="w", started_at=START + 2),
+            make_child("c", "b", "terminate", owner="w"),
+            make_child("d", "p", "abandon", namespace="elsewhere"),
+            make_closing("a", 3, 3),
+        )
+
+        for fields, expected in (
+            ({}, "ba"),
+            ({"status": RunStatus.RUNNING}, "b"),
+            ({"limit": 1}, "b"),
+            ({"started_before": START + 2}, "a"),
+        ):
+            where = RunFilter(parent_run_id="p", **fields)
+            runs = await store.list_runs(NAMESPACE, where)
+            assert "".join(run.run_id for run in runs) == expected
+        assert await store.list_runs(NAMESPACE, RunFilter(parent_run_id="x")) == []
+
+    async def test_messages_are_read_in_order(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1", owner="w"),
+            make_start("r2", owner="w"),
+            make_message("r1", "b"),
+            make_message("r2", "c"),
+            make_message("r1", "a"),
+        )
+
+        messages = await store.read_messages("r1")
+
+        assert [message.request_id for message in messages] == ["b", "a"]
+        (loaded,) = await store.load_runs(["r1"])
+        assert messages == loaded.messages
+        assert await store.read_messages("unknown") == []
 
     async def test_due_runs_are_this_workers_open_unparked_runs(
         self, harness: Harness

@@ -57,6 +57,10 @@ class StartContract:
             parent_workflow_id="wf-p",
             parent_run_id="p",
             root_run_id="root",
+            parent_initiated_event_id=5,
+            parent_close_policy="abandon",
+            state='{"at": 0}',
+            checkpoint_event_id=1,
         )
 
         result = await store.perform(operation)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from durable.store.schema import HEAD
 from tests.unit.cli import orders_app as app
 from tests.unit.cli.invoking import APP, invoke, lines_of
 
@@ -24,6 +25,10 @@ RUN_KEYS = {
     "owner",
     "version",
     "stuck",
+    "first_run_id",
+    "continued_from_run_id",
+    "parent_workflow_id",
+    "parent_run_id",
 }
 
 
@@ -109,6 +114,11 @@ def test_show_as_json_is_one_object(folder: Path) -> None:
     assert set(run) == RUN_KEYS | {
         "event_count",
         "task_count",
+        "checkpoint_event_id",
+        "continued_as_run_id",
+        "state",
+        "signals",
+        "dead_letters",
         "pending",
         "waiting_messages",
         "attempts",
@@ -216,7 +226,7 @@ def test_db_says_its_revision_and_makes_the_tables(folder: Path) -> None:
     assert lines_of(invoke("db", "current", "--json"))[0]["is_current"] is True
 
     new = ("--database", "sqlite:///new.db")
-    assert invoke("db", "upgrade", *new).stdout == "0001  sqlite:///new.db\n"
+    assert invoke("db", "upgrade", *new).stdout == f"{HEAD}  sqlite:///new.db\n"
     assert invoke("db", "upgrade", *new).exit_code == 0
     assert invoke("list", *new).exit_code == 0
 

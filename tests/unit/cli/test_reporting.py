@@ -18,6 +18,7 @@ SPECIAL: dict[type[DurableError], dict[str, Any]] = {
     errors.ActivityTimeoutError: {"activity_type": "a", "activity_id": "1"},
     errors.OutcomeUnknown: {"activity_type": "a", "activity_id": "1"},
     errors.RemoteError: {"type": "X"},
+    errors.ChildWorkflowError: {"workflow_type": "w", **IDS},
 }
 CLASSES = [
     value
@@ -28,7 +29,7 @@ CLASSES = [
 
 def make(cls: type[DurableError]) -> DurableError:
     arguments = SPECIAL.get(cls, {})
-    if "workflow_id" in inspect.signature(cls.__init__).parameters:
+    if not arguments and "workflow_id" in inspect.signature(cls.__init__).parameters:
         arguments = IDS
     return cls("what happened", **arguments)
 
@@ -42,7 +43,11 @@ EXPECTED: list[tuple[type[DurableError], ExitCode]] = [
     (errors.WorkflowTerminatedError, ExitCode.WORKFLOW_FAILED),
     (errors.WorkflowTimedOutError, ExitCode.WORKFLOW_FAILED),
     (errors.WorkflowStuckError, ExitCode.ERROR),
+    (errors.QueryFailedError, ExitCode.WORKFLOW_FAILED),
+    (errors.UpdateFailedError, ExitCode.WORKFLOW_FAILED),
+    (errors.UpdateRejectedError, ExitCode.WORKFLOW_FAILED),
     (errors.ResultTimeoutError, ExitCode.TIMED_OUT),
+    (errors.NoAnswerError, ExitCode.TIMED_OUT),
     (errors.DatabaseUnavailableError, ExitCode.DATABASE),
     (errors.SchemaRevisionError, ExitCode.DATABASE),
     (errors.NotADatabaseError, ExitCode.DATABASE),

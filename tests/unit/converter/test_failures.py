@@ -16,13 +16,21 @@ from durable.converter.failures import (
     exception_of,
     failure_of,
     is_bug,
+    is_of_child,
 )
 from durable.core.payload import Failure
 from durable.errors import (
     ActivityError,
     ActivityTimeoutError,
+    ChildWorkflowError,
+    CompensationFailed,
     OutcomeUnknown,
     RemoteError,
+    WorkflowAlreadyStartedError,
+    WorkflowClosedError,
+    WorkflowNotFoundError,
+    WorkflowTerminatedError,
+    WorkflowTimedOutError,
 )
 
 
@@ -391,6 +399,164 @@ def test_activity_failure_without_a_known_class(
     assert (error.activity_type, error.activity_id, error.attempt) == ("charge", "7", 3)
     assert error.retry_state == "maximum_attempts_reached"
     assert error.__cause__ is not None
+
+
+# --- a child's failure ----------------------------------------------------------------
+
+
+def child_failure(cause: Failure | None) -> Failure:
+    return Failure(
+        message="Child workflow 'order-1' (place_order) failed.",
+        kind="child_workflow",
+        cause=cause,
+        workflow_type="place_order",
+        workflow_id="order-1",
+        run_id="run-1",
+    )
+
+
+def test_failure_of_a_child_is_the_exception_that_it_raised() -> None:
+    error = exception_of(child_failure(stored(Declined("no funds"))))
+    assert isinstance(error, Declined)
+    assert str(error) == "no funds"
+    assert error.__notes__ == ["raised by child workflow 'place_order' (id 'order-1')"]
+
+
+def test_failure_that_came_a_long_way_names_every_station() -> None:
+    there = activity_failure(stored(Declined("no funds")))
+    grandchild = msgspec.structs.replace(child_failure(there), workflow_id="inner")
+    error = exception_of(child_failure(grandchild))
+    assert isinstance(error, Declined)
+    assert [note.partition(",")[0] for note in error.__notes__] == [
+        "raised by activity 'charge' (id 7)",
+        "raised by child workflow 'place_order' (id 'inner')",
+        "raised by child workflow 'place_order' (id 'order-1')",
+    ]
+    assert failure_of(error).cause is grandchild
+
+
+@pytest.mark.parametrize(
+    ("cause", "cls", "said"),
+    [
+        (None, ChildWorkflowError, "failed"),
+        (
+            Failure(message="boom", type="Gone", module="gone"),
+            ChildWorkflowError,
+            "Gone: boom",
+        ),
+        (Failure(message="enough", kind="terminated"), WorkflowTerminatedError, "eno"),
+        (Failure(kind="terminated"), WorkflowTerminatedError, "no reason"),
+        (
+            Failure(kind="timeout", timeout_type="run"),
+            WorkflowTimedOutError,
+            "run_timeout",
+        ),
+        (
+            Failure(kind="timeout", timeout_type="execution"),
+            WorkflowTimedOutError,
+            "execution_timeout",
+        ),
+    ],
+)
+def test_child_without_a_known_class(
+    cause: Failure | None, cls: type[Any], said: str
+) -> None:
+    error: Any = exception_of(child_failure(cause))
+    assert type(error) is cls
+    assert "Child workflow 'place_order' (id 'order-1')" in str(error)
+    assert said in str(error)
+    assert (error.workflow_id, error.run_id) == ("order-1", "run-1")
+    assert is_of_child(error)
+    if cls is ChildWorkflowError:
+        assert error.workflow_type == "place_order"
+        assert (error.__cause__ is None) is (cause is None)
+    assert isinstance(error, TimeoutError) is (cls is WorkflowTimedOutError)
+
+
+def test_cancelled_child_is_a_cancelled_error() -> None:
+    error = exception_of(child_failure(Failure(message="x", kind="cancelled")))
+    assert isinstance(error, asyncio.CancelledError)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        Failure(kind="timeout", timeout_type="start_to_close"),
+        Failure(kind="outcome_unknown"),
+        Failure(message="boom", type="Gone", module="gone"),
+    ],
+)
+def test_error_of_the_childs_activity_keeps_its_class(inner: Failure) -> None:
+    there = activity_failure(inner)
+    error = exception_of(child_failure(there))
+    assert type(error) is type(exception_of(there))
+    assert isinstance(error, ActivityError)
+    assert "'order-1'" in error.__notes__[-1]
+
+
+def test_failure_of_a_child_that_is_raised_on_is_recorded_as_it_came() -> None:
+    for cause in (
+        stored(Declined("x")),
+        stored(TypeError("x")),
+        Failure(message="boom", type="Gone", module="gone"),
+        Failure(kind="terminated"),
+        Failure(kind="cancelled"),
+    ):
+        failure = child_failure(cause)
+        error = exception_of(failure)
+        assert failure_of(error) is failure
+        assert is_of_child(error)
+        assert not is_bug(error)
+        group = BaseExceptionGroup("g", [ValueError(), error])
+        assert failure_of(group).group[1] is failure
+    assert not is_of_child(exception_of(activity_failure(stored(Declined("x")))))
+    assert not is_of_child(Declined("x"))
+
+
+# --- errors of this library -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkflowAlreadyStartedError("taken", workflow_id="w", run_id="r"),
+        WorkflowAlreadyStartedError("taken", hint="wait", workflow_id="w", run_id="r"),
+        WorkflowNotFoundError("gone"),
+        WorkflowClosedError("closed", hint="start it again"),
+    ],
+    ids=repr,
+)
+def test_errors_about_other_runs_are_failures_that_come_back(
+    error: errors.DurableError,
+) -> None:
+    again = back(error)
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again).items() >= vars(error).items()
+    assert not is_bug(error)
+
+
+def test_failed_compensation_keeps_the_errors_of_all_steps() -> None:
+    first = ValueError("at first")
+    error = CompensationFailed(
+        "two steps were not undone", errors=(Declined("a"), OSError(5, "b"))
+    )
+    error.__cause__ = first
+    again = back(error)
+    assert isinstance(again, CompensationFailed)
+    assert again.message == "two steps were not undone"
+    assert [type(e) for e in again.errors] == [Declined, OSError]
+    assert [str(e) for e in again.errors] == ["a", "[Errno 5] b"]
+    assert isinstance(again.__cause__, ValueError)
+    assert back(CompensationFailed("none")).errors == ()  # type: ignore[attr-defined]  # of that class
+    assert len(stored(CompensationFailed("x", errors=(first,) * 50)).group) <= 20
+
+
+def test_failed_compensation_of_failed_compensations_is_bounded() -> None:
+    error: Exception = ValueError("x")
+    for _ in range(100):
+        error = CompensationFailed("x", errors=(error,))
+    exception_of(stored(error))
 
 
 # --- bugs -----------------------------------------------------------------------------

@@ -57,6 +57,14 @@ class Point3(Point):
     z: int = 0
 
 
+@dataclasses.dataclass
+class Dividing:
+    x: int
+
+    def __post_init__(self) -> None:
+        self.x = 100 // self.x
+
+
 @dataclasses.dataclass(eq=False)
 class Plain:
     items: list[Any]
@@ -465,6 +473,17 @@ def test_field_with_a_default_may_be_added_and_unknown_ones_are_ignored() -> Non
     assert json.decode(payload, Point, "it") == Point(1, 0.0)
     with pytest.raises(UndecodableError, match="does not fit Point now"):
         json.decode(NULL, Point, "it")
+
+
+def test_whatever_a_value_provokes_it_is_undecodable() -> None:
+    # Signals come from anywhere, and a park for each bad one would be a weapon.
+    deep = Payload(json=msgspec.Raw(b"[" * 100_000 + b"]" * 100_000))
+    with pytest.raises(UndecodableError, match="RecursionError"):
+        json.decode(deep, Any, "it")
+    with pytest.raises(UndecodableError, match="ZeroDivisionError"):
+        json.decode(Payload(json=msgspec.Raw(b'{"x":0}')), Dividing, "it")
+    payload = Payload(json=msgspec.Raw(b'{"x":4}'))
+    assert json.decode(payload, Dividing, "it").x == 25
 
 
 def test_names_in_payloads_are_never_resolved() -> None:

@@ -6,25 +6,47 @@ import msgspec
 
 from durable.core.commands import ONE_ATTEMPT, ActivitySettings, ChildSettings
 from durable.core.events import (
+    ActivityTaskCanceled,
+    ActivityTaskCancelRequested,
     ActivityTaskCompleted,
+    ActivityTaskFailed,
     ActivityTaskScheduled,
+    ActivityTaskTimedOut,
     Attributes,
     CheckpointRecorded,
+    ChildWorkflowExecutionCanceled,
     ChildWorkflowExecutionCompleted,
+    ChildWorkflowExecutionFailed,
     ChildWorkflowExecutionStarted,
+    ChildWorkflowExecutionTerminated,
+    ChildWorkflowExecutionTimedOut,
+    ExternalWorkflowExecutionCancelRequested,
+    ExternalWorkflowExecutionSignaled,
     HistoryEvent,
     MarkerRecorded,
+    RequestCancelExternalWorkflowExecutionFailed,
     RequestCancelExternalWorkflowExecutionInitiated,
+    SignalExternalWorkflowExecutionFailed,
     SignalExternalWorkflowExecutionInitiated,
+    StartChildWorkflowExecutionFailed,
     StartChildWorkflowExecutionInitiated,
+    StateTransitioned,
+    TimerCanceled,
     TimerFired,
     TimerStarted,
     UnreadSignal,
+    WorkflowExecutionCanceled,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionCompleted,
     WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionFailed,
     WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
+    WorkflowExecutionTerminated,
+    WorkflowExecutionTimedOut,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
+    WorkflowTaskStarted,
 )
 from durable.core.payload import NULL, Failure, Payload
 
@@ -188,3 +210,53 @@ def history(*attributes: Attributes) -> list[HistoryEvent]:
 
 def change(event: HistoryEvent, **fields: Any) -> HistoryEvent:
     return msgspec.structs.replace(event, **fields)
+
+
+# --- one of each type -----------------------------------------------------------------
+
+CHILD_ENDS: list[Attributes] = [
+    child_completed(),
+    ChildWorkflowExecutionFailed(2, "ship-1", "run-2", "ship", FAILURE),
+    ChildWorkflowExecutionCanceled(2, "ship-1", "run-2", "ship"),
+    ChildWorkflowExecutionTimedOut(2, "ship-1", "run-2", "ship"),
+    ChildWorkflowExecutionTerminated(2, "ship-1", "run-2", "ship"),
+    StartChildWorkflowExecutionFailed(2, "ship-1", "ship", "workflow_already_started"),
+]
+DELIVERY_ENDS: list[tuple[Attributes, Attributes]] = [
+    (sent_signal(), ExternalWorkflowExecutionSignaled(2, "other", "run-3")),
+    (sent_signal(), SignalExternalWorkflowExecutionFailed(2, "other", "x")),
+    (sent_cancel(), ExternalWorkflowExecutionCancelRequested(2, "other", "run-3")),
+    (sent_cancel(), RequestCancelExternalWorkflowExecutionFailed(2, "other", "x")),
+]
+ONE_OF_EACH: list[Attributes] = [
+    STARTED,
+    *CHILD_ENDS,
+    *(end for _, end in DELIVERY_ENDS),
+    child(),
+    child_started(),
+    sent_signal(),
+    sent_cancel(),
+    scheduled(),
+    completed(2),
+    ActivityTaskFailed(2, FAILURE, 1, T0, "timeout"),
+    ActivityTaskTimedOut(2, FAILURE, 1, T0, "timeout"),
+    ActivityTaskCancelRequested("1", 2),
+    ActivityTaskCanceled(2, 1, T0),
+    timer(),
+    fired(),
+    TimerCanceled("1", 2),
+    dead_letter(),
+    signal(),
+    accepted(),
+    answered(),
+    StateTransitioned(None, NULL),
+    checkpoint(),
+    WorkflowTaskStarted(),
+    WorkflowExecutionCancelRequested(reason=""),
+    WorkflowExecutionCompleted(NULL),
+    WorkflowExecutionFailed(FAILURE),
+    WorkflowExecutionCanceled(),
+    WorkflowExecutionTimedOut("run"),
+    WorkflowExecutionTerminated(""),
+    continued(),
+]

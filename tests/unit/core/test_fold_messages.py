@@ -5,38 +5,21 @@ import pytest
 
 from durable.core.events import (
     EVENT_TYPES,
-    ActivityTaskCanceled,
-    ActivityTaskCancelRequested,
-    ActivityTaskFailed,
-    ActivityTaskTimedOut,
     Attributes,
-    ChildWorkflowExecutionCanceled,
-    ChildWorkflowExecutionFailed,
-    ChildWorkflowExecutionTerminated,
-    ChildWorkflowExecutionTimedOut,
-    ExternalWorkflowExecutionCancelRequested,
     ExternalWorkflowExecutionSignaled,
     HistoryEvent,
     MarkerRecorded,
-    RequestCancelExternalWorkflowExecutionFailed,
-    SignalExternalWorkflowExecutionFailed,
-    StartChildWorkflowExecutionFailed,
     StateTransitioned,
-    TimerCanceled,
     UnreadSignal,
-    WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
-    WorkflowExecutionCompleted,
-    WorkflowExecutionFailed,
-    WorkflowExecutionTerminated,
-    WorkflowExecutionTimedOut,
-    WorkflowTaskStarted,
 )
 from durable.core.fold import fold
 from durable.core.payload import NULL, Payload
 from durable.core.run_state import PendingChild, PendingDelivery, PendingUpdate
 from tests.unit.core.event_samples import (
-    FAILURE,
+    CHILD_ENDS,
+    DELIVERY_ENDS,
+    ONE_OF_EACH,
     SECOND,
     STARTED,
     T0,
@@ -80,16 +63,6 @@ def test_child_is_pending_until_its_outcome_and_knows_its_run_once_started() -> 
     assert (state.pending_children, state.violations) == ((), ())
 
 
-CHILD_ENDS = [
-    child_completed(),
-    ChildWorkflowExecutionFailed(2, "ship-1", "run-2", "ship", FAILURE),
-    ChildWorkflowExecutionCanceled(2, "ship-1", "run-2", "ship"),
-    ChildWorkflowExecutionTimedOut(2, "ship-1", "run-2", "ship"),
-    ChildWorkflowExecutionTerminated(2, "ship-1", "run-2", "ship"),
-    StartChildWorkflowExecutionFailed(2, "ship-1", "ship", "workflow_already_started"),
-]
-
-
 @pytest.mark.parametrize("end", CHILD_ENDS, ids=lambda event: type(event).__name__)
 def test_every_outcome_closes_a_child_that_was_never_said_to_have_started(
     end: Attributes,
@@ -108,13 +81,6 @@ def test_child_that_is_asked_to_stop_stays_pending_and_says_so() -> None:
 
 
 # --- messages to other runs -----------------------------------------------------------
-
-DELIVERY_ENDS = [
-    (sent_signal(), ExternalWorkflowExecutionSignaled(2, "other", "run-3")),
-    (sent_signal(), SignalExternalWorkflowExecutionFailed(2, "other", "x")),
-    (sent_cancel(), ExternalWorkflowExecutionCancelRequested(2, "other", "run-3")),
-    (sent_cancel(), RequestCancelExternalWorkflowExecutionFailed(2, "other", "x")),
-]
 
 
 def test_messages_to_other_runs_are_pending_until_they_are_answered() -> None:
@@ -495,40 +461,8 @@ def test_outcome_of_what_a_checkpoint_left_behind_says_so() -> None:
 
 # --- no type of event is left out -----------------------------------------------------
 
-OTHERS: list[Attributes] = [
-    STARTED,
-    *(end for _, end in DELIVERY_ENDS),
-    *(sent for sent, _ in DELIVERY_ENDS),
-    *CHILD_ENDS,
-    child(),
-    child_started(),
-    scheduled(),
-    completed(2),
-    ActivityTaskFailed(2, FAILURE, 1, T0, "timeout"),
-    ActivityTaskTimedOut(2, FAILURE, 1, T0, "timeout"),
-    ActivityTaskCancelRequested("1", 2),
-    ActivityTaskCanceled(2, 1, T0),
-    timer(),
-    fired(),
-    TimerCanceled("1", 2),
-    dead_letter(),
-    signal(),
-    accepted(),
-    answered(),
-    StateTransitioned(None, NULL),
-    checkpoint(),
-    WorkflowTaskStarted(),
-    WorkflowExecutionCancelRequested(reason=""),
-    WorkflowExecutionCompleted(NULL),
-    WorkflowExecutionFailed(FAILURE),
-    WorkflowExecutionCanceled(),
-    WorkflowExecutionTimedOut("run"),
-    WorkflowExecutionTerminated(""),
-    continued(),
-]
-
 
 def test_every_type_of_event_can_be_folded() -> None:
-    state = fold(history(*OTHERS))
+    state = fold(history(*ONE_OF_EACH))
 
     assert set(state.counts) == set(EVENT_TYPES)

@@ -1,0 +1,312 @@
+"""`durable signal`, `durable query`, `durable update` and `durable stack`."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from durable.cli.connection import open_client
+from durable.cli.loading import load_modules, read_values
+from durable.cli.output import (
+    escape,
+    note,
+    users_code_prints_to_stderr,
+    write_json,
+    write_line,
+    write_lines,
+    write_value,
+)
+from durable.cli.parameters import (
+    run_id_option,
+    standard_options,
+    workflow_id_argument,
+)
+from durable.cli.session import Session, pass_session
+from durable.cli.signals import run_interruptible
+from durable.client.handle import Handle
+from durable.core.stacks import TaskStack
+from durable.errors import NoAnswerError, QueryFailedError
+from durable.options import to_microseconds
+from durable.worker.guards import install_guards
+
+T = TypeVar("T")
+
+# Negative numbers are arguments, and no options; a wrong option is then no JSON.
+_VALUES: Final = {"ignore_unknown_options": True}
+_name_argument: Final = click.argument("name", metavar="NAME")
+_values_argument: Final = click.argument("values", metavar="[JSON]...", nargs=-1)
+_modules_option: Final = click.option(
+    "-m",
+    "--module",
+    "modules",
+    metavar="MODULE",
+    multiple=True,
+    help="The run's code, to replay the run here: a dotted name, or the path of a .py"
+    " file. Without it the worker that has the run is asked.",
+)
+
+
+# --- signals --------------------------------------------------------------------------
+
+
+@click.command("signal", context_settings=_VALUES)
+@workflow_id_argument
+@_name_argument
+@_values_argument
+@run_id_option
+@click.option(
+    "--request-id",
+    metavar="ID",
+    help="Your idempotency key: the same one again changes nothing.",
+)
+@standard_options
+@pass_session
+def signal(
+    session: Session,
+    /,
+    *,
+    workflow_id: str,
+    name: str,
+    values: tuple[str, ...],
+    run_id: str | None,
+    request_id: str | None,
+) -> None:
+    """Send a signal to a run.
+
+    Each argument is JSON: a number, true, '"a text"', '{"key": "value"}', @FILE with
+    JSON, or - for JSON on stdin. Returns when the signal is durable.
+    """
+    arguments = read_values(values)
+    key = secrets.token_hex(16) if request_id is None else request_id
+    handle, _ = asyncio.run(
+        _ask(
+            session,
+            workflow_id,
+            run_id,
+            lambda run: run.signal(name, *arguments, request_id=key),
+        )
+    )
+    if session.is_json:
+        write_json(
+            {
+                **_ids(handle),
+                "done": "signaled",
+                "signal": name,
+                "request_id": key,
+            }
+        )
+    else:
+        write_line(f"{_title(handle)} was sent signal {escape(name)}")
+
+
+# --- questions ------------------------------------------------------------------------
+
+
+@click.command("query", context_settings=_VALUES)
+@workflow_id_argument
+@_name_argument
+@_values_argument
+@_modules_option
+@run_id_option
+@click.option(
+    "--timeout",
+    metavar="SPAN",
+    default="10s",
+    show_default=True,
+    help="How long to wait for a worker's answer.",
+)
+@standard_options
+@pass_session
+def query(
+    session: Session,
+    /,
+    *,
+    workflow_id: str,
+    name: str,
+    values: tuple[str, ...],
+    modules: tuple[str, ...],
+    run_id: str | None,
+    timeout: str,
+) -> None:
+    """Ask a run's code, and print its answer as JSON.
+
+    Each argument is JSON, as for `durable signal`. Nothing is recorded. With --module
+    the run is replayed here and no worker is needed; only so do closed runs answer.
+    """
+    arguments = read_values(values)
+    handle, answer = _ask_code(
+        session,
+        workflow_id,
+        run_id,
+        modules,
+        lambda run: run.query(name, *arguments, timeout=timeout),
+    )
+    if session.is_json:
+        write_json({**_ids(handle), "query": name, "result": answer})
+    else:
+        write_value(answer)
+
+
+@click.command("stack")
+@workflow_id_argument
+@_modules_option
+@run_id_option
+@click.option(
+    "--timeout",
+    metavar="SPAN",
+    default="10s",
+    show_default=True,
+    help="How long to wait for a worker's answer.",
+)
+@standard_options
+@pass_session
+def stack(
+    session: Session,
+    /,
+    *,
+    workflow_id: str,
+    modules: tuple[str, ...],
+    run_id: str | None,
+    timeout: str,
+) -> None:
+    """Show where each task of a run waits: the lines of its code, and for what.
+
+    With --module the run is replayed here and no worker is needed.
+    """
+    handle, tasks = _ask_code(
+        session, workflow_id, run_id, modules, lambda run: run.stack(timeout=timeout)
+    )
+    if session.is_json:
+        write_json({**_ids(handle), "tasks": tasks})
+    elif not tasks:
+        note("no task of it waits for anything")
+    for task in () if session.is_json else tasks:
+        write_lines(_stack_lines(task))
+
+
+def _stack_lines(task: TaskStack) -> list[str]:
+    lines = [f"{task.task} waits for {task.waits_for}"]
+    for frame in task.frames:
+        lines.append(f"  {frame.file}:{frame.line} in {frame.function}")
+        if frame.code:
+            lines.append(f"    {frame.code}")
+    return [escape(line) for line in lines]
+
+
+def _ask_code(
+    session: Session,
+    workflow_id: str,
+    run_id: str | None,
+    modules: tuple[str, ...],
+    ask: Callable[[Handle[Any]], Awaitable[T]],
+) -> tuple[Handle[Any], T]:
+    """Ask the code that was given, or else the worker that has the run."""
+    if modules:
+        load_modules(modules)
+        install_guards()
+    try:
+        with users_code_prints_to_stderr():
+            return asyncio.run(_ask(session, workflow_id, run_id, ask))
+    except (QueryFailedError, NoAnswerError) as error:
+        if error.hint is not None and not modules:
+            error.hint = "Give the run's code with --module, or start a worker with it."
+        raise
+
+
+# --- updates --------------------------------------------------------------------------
+
+
+@click.command("update", context_settings=_VALUES)
+@workflow_id_argument
+@_name_argument
+@_values_argument
+@run_id_option
+@click.option(
+    "--update-id",
+    metavar="ID",
+    help="Your idempotency key: the same one again is the same update.",
+)
+@click.option(
+    "--timeout",
+    metavar="SPAN",
+    help='How long to wait in all, such as "30s"; by default 10s for a worker to'
+    " accept it, and for its answer without end.",
+)
+@standard_options
+@pass_session
+def update(
+    session: Session,
+    /,
+    *,
+    workflow_id: str,
+    name: str,
+    values: tuple[str, ...],
+    run_id: str | None,
+    update_id: str | None,
+    timeout: str | None,
+) -> None:
+    """Send an update to a run, and print its handler's answer as JSON.
+
+    Each argument is JSON, as for `durable signal`. It takes a worker that has the run.
+    Waiting may be broken off and taken up again under the same --update-id.
+    """
+    arguments = read_values(values)
+    key = secrets.token_hex(16) if update_id is None else update_id
+    limit = None if timeout is None else to_microseconds(timeout, "--timeout")
+
+    async def send(run: Handle[Any]) -> Any:
+        again = f"To wait for it again, give it with --update-id {key}."
+        try:
+            return await _update(run, name, arguments, key, limit)
+        except NoAnswerError as error:
+            error.hint = f"Is a worker with its code running? {again}"
+            raise
+        except asyncio.CancelledError:
+            if not session.is_json:
+                note(again)
+            raise
+
+    handle, answer = run_interruptible(_ask(session, workflow_id, run_id, send))
+    if session.is_json:
+        write_json({**_ids(handle), "update": name, "update_id": key, "result": answer})
+    else:
+        write_value(answer)
+
+
+async def _update(
+    run: Handle[Any], name: str, arguments: list[Any], key: str, limit: int | None
+) -> Any:
+    if limit is None:
+        return await run.update(name, *arguments, update_id=key)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit / 1_000_000
+    sent = await run.start_update(
+        name, *arguments, update_id=key, timeout=limit / 1_000_000
+    )
+    return await sent.result(timeout=max(0.0, deadline - loop.time()))
+
+
+# --- what they share ------------------------------------------------------------------
+
+
+async def _ask(
+    session: Session,
+    workflow_id: str,
+    run_id: str | None,
+    ask: Callable[[Handle[Any]], Awaitable[T]],
+) -> tuple[Handle[Any], T]:
+    async with open_client(session) as (engine, _):
+        handle: Handle[Any] = await engine.get(workflow_id, run_id=run_id)
+        return handle, await ask(handle)
+
+
+def _ids(handle: Handle[Any]) -> dict[str, Any]:
+    return {"workflow_id": handle.workflow_id, "run_id": handle.run_id}
+
+
+def _title(handle: Handle[Any]) -> str:
+    return f"{escape(handle.workflow_id)} (run {handle.run_id})"

@@ -1,0 +1,154 @@
+"""What a worker may ask of a run that a replayer holds; nothing of it is changed."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import msgspec
+
+from durable.core import turn
+from durable.core.context import RunContext
+from durable.core.driver import RunDriver
+from durable.core.events import (
+    Attributes,
+    HistoryEvent,
+    UnreadSignal,
+    WorkflowExecutionUpdateCompleted,
+)
+from durable.core.machines.activity import ActivityMachine
+from durable.core.machines.child import ChildMachine
+from durable.core.machines.external import DeliveryMachine
+from durable.core.payload import Payload, Payloads
+from durable.core.stacks import STACK_QUERY, TaskStack, stacks_of
+from durable.core.workflow_task import update_request_id
+from durable.errors import QueryFailedError
+
+
+class RunView:
+    """The readable side of a replayer."""
+
+    __slots__ = ("_driver", "_unprocessed")
+
+    def __init__(self) -> None:
+        self._driver: RunDriver | None = None
+        self._unprocessed: Sequence[HistoryEvent] = ()
+
+    @property
+    def _context(self) -> RunContext | None:
+        driver = self._driver
+        return None if driver is None else driver.context
+
+    @property
+    def is_closed(self) -> bool:
+        """The run has its terminal event."""
+        return self._driver is not None and self._driver.is_closed
+
+    @property
+    def unprocessed(self) -> list[Attributes]:
+        """Inputs that were recorded, but that no task has taken yet."""
+        return [event.attributes for event in self._unprocessed]
+
+    def pending_activities(self) -> list[ActivityMachine]:
+        """Activities that are recorded and have no outcome, in order."""
+        return [] if self._context is None else list(self._context.activities.values())
+
+    def find_activity(self, scheduled_event_id: int) -> ActivityMachine | None:
+        """The open activity of a scheduled event, if its outcome is still awaited."""
+        context = self._context
+        return None if context is None else context.activities.get(scheduled_event_id)
+
+    def pending_children(self) -> list[ChildMachine]:
+        """Children that are recorded and have no outcome, in order."""
+        return [] if self._context is None else list(self._context.children.values())
+
+    def pending_child(self, initiated_event_id: int) -> ChildMachine | None:
+        """The open child of an initiated event."""
+        context = self._context
+        return None if context is None else context.children.get(initiated_event_id)
+
+    def pending_deliveries(self) -> list[DeliveryMachine]:
+        """Messages to other runs that are recorded and have no answer, in order."""
+        return [] if self._context is None else list(self._context.deliveries.values())
+
+    @property
+    def has_had_children(self) -> bool:
+        """Whether the run ever asked for a child."""
+        return self._context is not None and self._context.has_had_children
+
+    def knows_request(self, request_id: str) -> bool:
+        """Whether a message with that request id is in the run's history already."""
+        driver = self._driver
+        if driver is not None and request_id in driver.request_ids:
+            return True
+        return any(
+            getattr(event, "request_id", None) == request_id
+            for event in self.unprocessed
+        )
+
+    def knows_update(self, update_id: str) -> bool:
+        """Whether an update with that id was accepted."""
+        driver = self._driver
+        return driver is not None and update_request_id(update_id) in driver.request_ids
+
+    def update_answer(self, update_id: str) -> WorkflowExecutionUpdateCompleted | None:
+        """The answer to an accepted update, if its handler has ended.
+
+        Not if that was before the newest checkpoint: then history knows.
+        """
+        context = self._context
+        return None if context is None else context.mailbox.updates.get(update_id)
+
+    def open_updates(self) -> list[str]:
+        """The accepted updates that have no answer."""
+        context = self._context
+        if context is None:
+            return []
+        return [key for key, value in context.mailbox.updates.items() if value is None]
+
+    def unread_signals(self) -> tuple[UnreadSignal, ...]:
+        """The signals that the code has not received."""
+        context = self._context
+        if context is None or not context.has_mailbox:
+            return ()
+        return context.mailbox.unread()
+
+    def query(self, name: str, input: Payloads) -> Payload:
+        """Ask the code, on settled state. Raises what its handler raises.
+
+        Raises:
+            QueryFailedError: nothing handles that name, or the run has not begun.
+            ReadOnlyError: the handler tried to change the run.
+        """
+        context = self._context
+        if context is None:
+            raise QueryFailedError("The run's code has not begun.")
+        if name == STACK_QUERY and not context.mailbox.has_query(name):
+            return Payload(json=msgspec.Raw(msgspec.json.encode(self.stacks())))
+        outer = turn.enter(context.loop)
+        try:
+            return context.mailbox.query(name, input)
+        finally:
+            turn.leave(outer)
+
+    def stacks(self) -> list[TaskStack]:
+        """Where each task of the run waits."""
+        return [] if self._context is None else stacks_of(self._context.loop.tasks)
+
+    def next_timer_at(self) -> int | None:
+        """When the earliest timer is due."""
+        context = self._context
+        if context is None:
+            return None
+        heap, timers = context.timer_heap, context.timers
+        while heap:
+            due_at, event_id = heap[0]
+            if event_id in timers:
+                return due_at
+            heapq.heappop(heap)
+        return None
+
+    def has_due_timer(self, now: int) -> bool:
+        """Whether any timer is due."""
+        due_at = self.next_timer_at()
+        return due_at is not None and due_at <= now
