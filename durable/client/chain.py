@@ -69,7 +69,9 @@ class LocalWorker(Protocol):
         """Whether the run is in memory here."""
         ...
 
-    def deliver(self, run_id: str, event: Attributes) -> asyncio.Future[bool] | None:
+    def deliver(
+        self, run_id: str, event: Attributes, *, may_repeat: bool
+    ) -> asyncio.Future[bool] | None:
         """Give a live run a message; None if it is not live, False if not taken."""
         ...
 
@@ -219,14 +221,21 @@ class Chain:
         connection.mailed(run_id)
         return run_id
 
-    async def send(self, kind: MessageKind, request_id: str, event: Attributes) -> None:
+    async def send(
+        self,
+        kind: MessageKind,
+        request_id: str,
+        event: Attributes,
+        *,
+        may_repeat: bool,
+    ) -> None:
         """Give the run an event: directly if it is live here, else by its inbox.
 
         Raises: as `put`.
         """
         worker = self.connection.worker
         if worker is not None:
-            taken = worker.deliver(self.current, event)
+            taken = worker.deliver(self.current, event, may_repeat=may_repeat)
             if taken is not None and await taken:
                 return
         await self.put(kind, request_id, encode_attributes(event))

@@ -253,6 +253,7 @@ class Handle(Generic[R_co]):
             InvalidInputError: an argument breaks its rule; nothing was sent.
         """
         made = signal_call(call, args)
+        may_repeat = request_id is not None
         request_id = _request_id(request_id, "the request id")
         event = WorkflowExecutionSignaled(
             signal_name=made.name,
@@ -260,7 +261,9 @@ class Handle(Generic[R_co]):
             request_id=request_id,
             identity=self._connection.identity,
         )
-        await self._chain.send(MessageKind.SIGNAL, request_id, event)
+        await self._chain.send(
+            MessageKind.SIGNAL, request_id, event, may_repeat=may_repeat
+        )
 
     @overload
     async def query(self, call: QueryCall[T], /, *, timeout: Duration = 10.0) -> T: ...
@@ -428,13 +431,16 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
         """
+        may_repeat = request_id is not None
         request_id = _request_id(request_id, "the request id")
         event = WorkflowExecutionCancelRequested(
             reason=str(reason),
             request_id=request_id,
             identity=self._connection.identity,
         )
-        await self._chain.send(MessageKind.CANCEL, request_id, event)
+        await self._chain.send(
+            MessageKind.CANCEL, request_id, event, may_repeat=may_repeat
+        )
 
     async def terminate(self, reason: str = "") -> None:
         """Close the run at once; none of its code runs any more.

@@ -307,7 +307,7 @@ class DeliveryContract:
             message,
             make_termination("b", workflow_id="wf"),
             message,
-            make_start("c", owner="w", workflow_id="wf", status=RunStatus.RUNNING),
+            make_start("c", owner="w", workflow_id="wf"),
             make_start("x", owner="w"),
             make_commit("x", 3, 3, messages=(message,)),
         )

@@ -137,7 +137,7 @@ class LiveRun:
         """Events and updates that no turn has taken, in order of arrival."""
         self.consumed: tuple[int, ...] = ()
         """Inbox sequences that `inputs` hold."""
-        self.consumed_requests: tuple[str, ...] = ()
+        self.consumed_requests: list[str] = []
         """The same by request id, for what came without being read from the inbox."""
         self.update_mail: dict[str, int] = {}
         """The inbox sequences of updates that are neither accepted nor refused."""

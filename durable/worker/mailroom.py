@@ -85,22 +85,26 @@ class Mailroom:
 
     # --- from this process ------------------------------------------------------------
 
-    def deliver(self, run: LiveRun, event: Attributes) -> asyncio.Future[bool]:
+    def deliver(
+        self, run: LiveRun, event: Attributes, *, may_repeat: bool
+    ) -> asyncio.Future[bool]:
         """Give a live run a signal or a request to stop.
 
         The answer is True once that is durable, and False if the run could not take it
-        and the store must be asked. One with a known request id is not taken twice.
+        and the store must be asked. Only with `may_repeat` it is asked whether the run
+        has it already, by its request id.
         """
         ack: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        request_id: str = getattr(event, "request_id", "")
-        if run.replayer.knows_request(request_id):
+        if not may_repeat:
+            run.inputs.append(event)
+        elif run.replayer.knows_request(_key(event)):
             # It is durable, unless it is in the commit that is on its way.
             if run.is_committing:
                 run.committing_acks.append(ack)
             else:
                 ack.set_result(True)
             return ack
-        if not any(getattr(e, "request_id", None) == request_id for e in run.inputs):
+        elif _key(event) not in {_key(other) for other in run.inputs}:
             run.inputs.append(event)
         run.acks.append(ack)
         self._host.advance(run)
@@ -172,6 +176,7 @@ class Mailroom:
             for message in messages
             if message.sequence not in run.taken
         ]
+        waiting = {_key(event) for event in run.inputs} if fresh else set()
         for message, event in fresh:
             run.taken.add(message.sequence)
             if message.kind == MessageKind.QUERY.value:
@@ -180,8 +185,10 @@ class Mailroom:
                 self._take_update(run, message, event)
             else:
                 run.consumed += (message.sequence,)
-                if event is not None and not _is_known(run, message, event):
-                    run.inputs.append(event)
+                if event is None or _key(event) in waiting or _is_past(run, event):
+                    continue
+                waiting.add(_key(event))
+                run.inputs.append(event)
 
     def _take_update(
         self, run: LiveRun, message: MessageRecord, update: UpdateRequest
@@ -317,16 +324,16 @@ def _is_waiting(run: LiveRun, update_id: str) -> bool:
     )
 
 
-def _is_known(run: LiveRun, message: MessageRecord, event: TaskInput) -> bool:
-    """Whether the run has this message already, by its own history or its inputs."""
+def _key(event: TaskInput) -> str:
+    """What tells a message from all others of its run."""
     if isinstance(event, CHILD_OUTCOMES):
-        number = event.initiated_event_id
-        pending = run.replayer.pending_child(number)
-        return pending is None or any(
-            isinstance(other, CHILD_OUTCOMES) and other.initiated_event_id == number
-            for other in run.inputs
-        )
-    request_id = message.request_id
-    return run.replayer.knows_request(request_id) or any(
-        getattr(other, "request_id", None) == request_id for other in run.inputs
-    )
+        return f"child {event.initiated_event_id}"
+    request_id: str = getattr(event, "request_id", "")
+    return request_id
+
+
+def _is_past(run: LiveRun, event: TaskInput) -> bool:
+    """Whether a message was recorded already; a late read may bring it again."""
+    if isinstance(event, CHILD_OUTCOMES):
+        return run.replayer.pending_child(event.initiated_event_id) is None
+    return run.replayer.knows_request(_key(event))

@@ -90,7 +90,7 @@ class Host(Protocol):
         """Read the run's history again; keep its inputs."""
         ...
 
-    def spread(self, committed: Committed) -> None:
+    def spread(self, committed: Committed, told: str | None = None) -> None:
         """A commit did something to other runs."""
         ...
 

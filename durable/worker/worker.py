@@ -289,12 +289,12 @@ class Worker:
         """A recorded child may be started."""
         self._starts.start_child(run, event)
 
-    def spread(self, committed: Committed) -> None:
-        """A commit did something to other runs."""
+    def spread(self, committed: Committed, told: str | None = None) -> None:
+        """A commit did something to other runs; `told` hears of it without its mail."""
         for run_id in committed.ended:
             self.closed_elsewhere(run_id)
         for receiver in (*committed.deliveries, *committed.cancelled):
-            if isinstance(receiver, str):
+            if isinstance(receiver, str) and receiver != told:
                 self.mail(receiver)
         begun = [s.run_id for s in committed.started if isinstance(s, Started)]
         if begun:
@@ -306,17 +306,24 @@ class Worker:
         if self._is_open and not self._tasks.is_draining:
             self._lookout.changed()
 
+    def find_parent(self, run: LiveRun) -> LiveRun | None:
+        """The run's parent, if it is live here and waits for it."""
+        started = run.started
+        if started.parent_run_id is None:
+            return None
+        parent = self._find_live(started.parent_run_id)
+        number = started.parent_initiated_event_id or 0
+        if parent is None or parent.replayer.pending_child(number) is None:
+            return None
+        return parent
+
     def _tell_parent(self, run: LiveRun, terminal: Attributes) -> None:
         """Let a parent in this process see at once how its child ended."""
-        started = run.started
-        parent = self._runs.get(started.parent_run_id or "")
-        if parent is None or parent.is_dropped or parent.is_closed:
-            return
-        event = outcome_for_parent(run, terminal)
-        number = started.parent_initiated_event_id or 0
-        if event is not None and parent.replayer.pending_child(number) is not None:
+        parent = self.find_parent(run)
+        event = None if parent is None else outcome_for_parent(run, terminal)
+        if parent is not None and event is not None:
             parent.inputs.append(event)
-            parent.consumed_requests += (child_request_id(started.first_run_id),)
+            parent.consumed_requests.append(child_request_id(run.started.first_run_id))
             self.advance(parent)
 
     # --- messages ---------------------------------------------------------------------
@@ -328,13 +335,17 @@ class Worker:
             return None
         return run
 
-    def deliver(self, run_id: str, event: Attributes) -> asyncio.Future[bool] | None:
+    def deliver(
+        self, run_id: str, event: Attributes, *, may_repeat: bool
+    ) -> asyncio.Future[bool] | None:
         """Give a live run a signal or a request to stop; None if it is not live.
 
         The answer is True once that is durable, and False if the store must be asked.
         """
         run = self._find_live(run_id)
-        return None if run is None else self._mailroom.deliver(run, event)
+        if run is None:
+            return None
+        return self._mailroom.deliver(run, event, may_repeat=may_repeat)
 
     def request_update(self, run_id: str, update: UpdateRequest) -> bool:
         """Give a live run an update; False if it is not live."""

@@ -102,7 +102,11 @@ class Host(Protocol):
         """A recorded child may be started."""
         ...
 
-    def spread(self, committed: Committed) -> None:
+    def find_parent(self, run: LiveRun) -> LiveRun | None:
+        """The run's parent, if it is live here and waits for it."""
+        ...
+
+    def spread(self, committed: Committed, told: str | None) -> None:
         """A commit did something to other runs."""
         ...
 
@@ -295,7 +299,7 @@ class WorkflowTasks:
             wake_at=wake_at,
             attempts=run.attempt_records,
             consumed=run.consumed + settled,
-            consumed_requests=run.consumed_requests,
+            consumed_requests=tuple(run.consumed_requests),
             replies=replies,
             state=published_state(events),
             checkpoint_event_id=completion.checkpoint_event_id,
@@ -304,7 +308,7 @@ class WorkflowTasks:
             has_children=closes and run.replayer.has_had_children,
         )
         run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False
-        run.attempt_records, run.consumed, run.consumed_requests = (), (), ()
+        run.attempt_records, run.consumed, run.consumed_requests = (), (), []
         run.is_committing = True
         self._store.submit(
             operation, partial(self._committed, run, completion, operation, inputs)
@@ -380,9 +384,9 @@ class WorkflowTasks:
             wake_at=run.wake_at,
             attempts=run.attempt_records,
             consumed=run.consumed,
-            consumed_requests=run.consumed_requests,
+            consumed_requests=tuple(run.consumed_requests),
         )
-        run.attempt_records, run.consumed, run.consumed_requests = (), (), ()
+        run.attempt_records, run.consumed, run.consumed_requests = (), (), []
         run.is_committing = True
         self._store.submit(operation, partial(self._kept, run, operation, inputs))
 
@@ -431,7 +435,7 @@ class WorkflowTasks:
         else:
             self._mailroom.tell(run, completion)
             if isinstance(result, Committed):
-                self._host.spread(result)
+                self._host.spread(result, self._parent_told(run, completion))
                 self._take_answers(run, completion, result)
             self.apply_effects(run, completion)
 
@@ -444,9 +448,16 @@ class WorkflowTasks:
         """Go on with a run whose first turn is committed."""
         self._mailroom.tell(run, completion)
         if committed is not None:
-            self._host.spread(committed)
+            self._host.spread(committed, self._parent_told(run, completion))
             self._take_answers(run, completion, committed)
         self.apply_effects(run, completion)
+
+    def _parent_told(
+        self, run: LiveRun, completion: WorkflowTaskCompletion
+    ) -> str | None:
+        """The parent that hears at once how a run ended; its mail can wait."""
+        parent = self._host.find_parent(run) if completion.is_closed else None
+        return None if parent is None else parent.run_id
 
     def _take_answers(
         self, run: LiveRun, completion: WorkflowTaskCompletion, committed: Committed
@@ -495,7 +506,7 @@ class WorkflowTasks:
         updates = run.update_mail.values()
         kept = tuple(number for number in operation.consumed if number not in updates)
         run.consumed = kept + run.consumed
-        run.consumed_requests = operation.consumed_requests + run.consumed_requests
+        run.consumed_requests[:0] = operation.consumed_requests
 
     def _commit_failed(self, run: LiveRun, error: BaseException) -> None:
         if isinstance(error, LeaseLostError):

@@ -1,6 +1,7 @@
 """The schema: made directly or by migrations it is one, and it is made once."""
 
 import importlib.resources
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -9,16 +10,28 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from durable.errors import SchemaRevisionError, StoreError
 from durable.store import schema
 from durable.store.connect import connect
 from durable.store.database import Session
+from durable.store.records import ClaimRuns, Committed
 from durable.store.schema import HEAD, find_migrations, read_revision
 from durable.store.sqlite import SqliteDatabase
-from durable.testing.store_rows import make_start
+from durable.testing.store_rows import (
+    START,
+    make_child,
+    make_closing,
+    make_rows,
+    make_run,
+    make_start,
+    make_worker,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -107,6 +120,84 @@ def test_tables_made_directly_equal_the_migrated_ones(
         assert rows[0] == rows[1]
         assert len(rows[0]) == 1
     migrated.close()
+
+
+def make_first_release(path: Path) -> None:
+    """Leave a database as the first release would have, with a run of its."""
+    session = SqliteDatabase(path)._connect()
+    config = Config()
+    config.set_main_option("script_location", str(find_migrations()))
+    config.attributes["connection"] = session.connection
+    session.begin()
+    command.upgrade(config, "0001")
+    execute = session.connection.exec_driver_sql
+    execute(
+        "INSERT INTO runs (run_id, namespace, workflow_id, workflow_type, task_queue,"
+        " status, started_at, first_run_id, request_id, is_active, root_run_id,"
+        " open_key)"
+        " VALUES ('r1', 'default', 'wf-r1', 'order', 'queue',"
+        f" 'running', {START}, 'r1', 'start-r1', 0, 'r1', 'wf-r1')"
+    )
+    for row in make_rows("r1", 1, 2):
+        execute("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, 1)", row)
+    execute(
+        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
+        " VALUES ('r1', 'cancel', 'cancel-1', '{}', 1)"
+    )
+    session.commit()
+    session.close()
+
+
+async def test_database_of_the_first_release_keeps_its_runs(path: Path) -> None:
+    make_first_release(path)
+    store = connect(f"sqlite:///{path}")
+    await store.open()
+
+    (loaded,) = await store.load_runs(["r1"])
+    assert loaded.record == make_run("r1")
+    assert loaded.rows == make_rows("r1", 1, 2)
+    assert [message.request_id for message in loaded.messages] == ["cancel-1"]
+    await store.register_worker(make_worker("w"), lambda: None)
+    await store.perform(ClaimRuns(workflow_types=("order",), limit=1))
+    child = make_child("c", "r1", "terminate", owner="w")
+    await store.perform(child)
+    closing = make_closing(
+        "r1", 3, 3, consumed_requests=("cancel-1",), state="1", has_children=True
+    )
+    assert await store.perform(closing) == Committed(ended=("c",))
+    await store.close()
+
+
+def test_first_release_migrates_to_the_same_tables(
+    session: Session, tmp_path: Path
+) -> None:
+    make_first_release(tmp_path / "old.db")
+
+    migrated = SqliteDatabase(tmp_path / "old.db").open_writer()
+
+    assert describe(migrated) == describe(session)
+    migrated.close()
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mariadb"])
+def test_migrations_compile_for_servers(dialect: str) -> None:
+    text = io.StringIO()
+    options = {"as_sql": True, "output_buffer": text}
+    context = MigrationContext.configure(dialect_name=dialect, opts=options)
+    config = Config()
+    config.set_main_option("script_location", str(find_migrations()))
+    scripts = ScriptDirectory.from_config(config)
+
+    with Operations.context(context):
+        for script in reversed(list(scripts.walk_revisions())):
+            script.module.upgrade()
+
+    migrated = text.getvalue()
+    assert "ADD COLUMN checkpoint_event_id INTEGER DEFAULT '0' NOT NULL" in migrated
+    assert "CREATE TABLE replies" in migrated
+    is_partial = "WHERE parent_run_id IS NOT NULL" in migrated
+    assert is_partial is (dialect == "postgresql")
+    assert ("state LONGTEXT" in migrated) is (dialect != "postgresql")
 
 
 async def test_migrated_database_can_be_used(path: Path) -> None:

@@ -25,7 +25,7 @@ from durable.store import sqlite
 from durable.store.connect import connect
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker
-from durable.store.records import MailArrived, Started
+from durable.store.records import Committed, MailArrived, Started
 from durable.store.sqlite import SqliteDatabase, SqliteSession
 from durable.store.sqlite_hot import SqliteHotPath
 from durable.store.steady_clock import SteadyClock
@@ -171,6 +171,18 @@ def test_lost_answer_is_settled_by_reading(
     assert execute(executor, make_commit("r3", 3, 3)) == [None]
 
 
+def test_lost_answer_of_a_commit_with_messages_is_settled(
+    executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(executor, make_start("r1", owner="w"), make_start("r2", owner="w"))
+    lose_answer(monkeypatch, SqliteSession.commit)
+    messages = (make_message("r2"),)
+
+    outcomes = execute(executor, make_closing("r1", 3, 3, messages=messages))
+
+    assert outcomes == [Committed(deliveries=("r2",))]
+
+
 def test_lost_answer_of_a_start_alone_is_settled(
     executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +290,43 @@ def test_value_that_cannot_be_stored_harms_only_its_operation(
     assert isinstance(third, StoreError)
     assert "ud800" not in str(second)
     assert count(executor, "runs") == 2
+
+
+def test_part_that_cannot_be_stored_harms_only_itself(
+    executor: GroupExecutor,
+) -> None:
+    execute(executor, *(make_start(n, owner="w") for n in ("r1", "r2", "p")))
+    surrogate = make_start("s", owner="w", events=0)
+    surrogate.rows.append(("s", 1, 1, "TimerFired", 1, '"\ud800"', 0))
+    inner = make_start("t", starts=(surrogate, make_start("u", owner="w")))
+    closing = make_closing(
+        "r1",
+        3,
+        3,
+        messages=(
+            make_message("p", "a"),
+            make_message("p", "b", data="\ud800"),
+            make_message("p", "c"),
+        ),
+        starts=(inner, surrogate, make_start("v", owner="w", workflow_id="wf-r1")),
+    )
+
+    before, committed, after = execute(
+        executor, make_start("q"), closing, make_commit("r2", 3, 3)
+    )
+
+    assert (before.created, after) == (True, None)
+    first, refused, third = committed.deliveries
+    assert (first, third) == ("p", "p")
+    assert isinstance(refused, StoreError)
+    nested, unstored, following = committed.started
+    assert isinstance(unstored, StoreError)
+    assert following == Started(run_id="v", created=True)
+    assert isinstance(nested.committed.started[0], StoreError)
+    assert nested.committed.started[1] == Started(run_id="u", created=True)
+    assert count(executor, "runs") == 7
+    assert count(executor, "inbox") == 2
+    assert execute(executor, make_commit("v", 3, 3)) == [None]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """No statement that workers repeat walks or sorts more than it returns."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from durable.store import statements
+from durable.store import sqlite_hot, statements
 from durable.store.database import Session
+from durable.store.records import RunFilter
 from durable.store.sqlite import SqliteDatabase
 from durable.testing.store_rows import START
 
@@ -84,21 +86,26 @@ def session() -> Iterator[Session]:
 
 
 def read_plan(session: Session, name: str) -> list[str]:
+    return explain(session, getattr(statements, name), VALUES)
+
+
+def explain(
+    session: Session, statement: sa.Executable, values: dict[str, Any]
+) -> list[str]:
     connection = session.connection
 
-    def explain(*event: Any) -> tuple[str, Any]:
+    def ask_for_plan(*event: Any) -> tuple[str, Any]:
         _, _, text, values, _, _ = event
         return f"EXPLAIN QUERY PLAN {text}", values
 
-    statement = getattr(statements, name)
-    sa.event.listen(connection, "before_cursor_execute", explain, retval=True)
+    sa.event.listen(connection, "before_cursor_execute", ask_for_plan, retval=True)
     try:
-        result = connection.execute(statement, VALUES)
+        result = connection.execute(statement, values)
         cursor = result.cursor
         assert cursor is not None
         return [row[3] for row in cursor.fetchall()]
     finally:
-        sa.event.remove(connection, "before_cursor_execute", explain)
+        sa.event.remove(connection, "before_cursor_execute", ask_for_plan)
 
 
 @pytest.mark.parametrize("name", INDEXED)
@@ -117,6 +124,51 @@ def test_statement_finds_its_order_in_the_index(session: Session, name: str) -> 
 @pytest.mark.parametrize("name", ["COUNT_UNOWNED", "FIND_CLAIMABLE_AWAITING"])
 def test_claims_do_not_walk_owned_runs(session: Session, name: str) -> None:
     assert "runs_due (owner=?" in read_plan(session, name)[0]
+
+
+HOT = {
+    f"{name} of {size}": text
+    for name, statement in vars(sqlite_hot).items()
+    if isinstance(statement, sqlite_hot._Rows | sqlite_hot._Ids)
+    for size, text in statement._texts
+}
+# Lists of values, which are in the statement itself.
+LISTS = re.compile(
+    r"SCAN (\d+ CONSTANT ROWS?|new|used|sent|CONSTANT ROW|\(subquery.*)$"
+)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_hot_statement_walks_nothing_but_its_own_list(
+    session: Session, name: str
+) -> None:
+    text = HOT[name]
+    values = tuple("1" for _ in range(text.count("?")))
+
+    plan = session.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)
+
+    steps = [step for *_, step in plan]
+    assert steps
+    walks = [step for step in steps if step.startswith("SCAN")]
+    assert [step for step in walks if not LISTS.match(step)] == []
+    assert not [step for step in steps if "AUTOMATIC" in step]
+
+
+def test_open_children_are_found_without_those_that_have_closed(
+    session: Session,
+) -> None:
+    (step,) = read_plan(session, "FIND_OPEN_CHILDREN")
+
+    assert step.endswith("USING INDEX runs_parent (parent_run_id=? AND open_key>?)")
+
+
+def test_children_are_listed_from_the_index_of_their_parent(session: Session) -> None:
+    where = RunFilter(parent_run_id="p")
+    statement = statements.list_runs("default", where, 10)
+
+    plan = explain(session, statement, {})
+
+    assert plan[0].endswith("USING INDEX runs_parent (parent_run_id=?)")
 
 
 def test_mail_is_found_from_the_inbox_not_from_the_runs(session: Session) -> None:

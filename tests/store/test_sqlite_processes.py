@@ -179,6 +179,110 @@ def test_killed_process_leaves_what_it_acknowledged(
     connection.close()
 
 
+# Forks processes that die at the first, second, ... statement of a transaction that
+# touches a whole family; the last one dies when it has heard that it was committed.
+DIE_WITHIN_A_COMMIT = """
+import itertools, signal
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main(number):
+    store = connect(f"sqlite:///{path}.{number}")
+    await store.open()
+    await store.register_worker(make_worker("w"), lambda: None)
+    for operation in (
+        make_start("p", owner="w"),
+        make_start("other", owner="w"),
+        make_child("t", "p", "terminate", owner="w"),
+        make_child("t-t", "t", "terminate", owner="w"),
+        make_child("c", "p", "request_cancel", owner="w"),
+        make_message("p", "m"),
+    ):
+        await store.perform(operation)
+    counted = itertools.count(1)
+    connection = store._writer._executor.open()._raw
+    connection.set_trace_callback(lambda _: next(counted) == number and die())
+    following = make_start("next", owner="w", workflow_id="wf-p")
+    free = make_start("free", messages=(make_message("other", "n"),))
+    await store.perform(
+        make_closing(
+            "p", 3, 5, status=RunStatus.CONTINUED_AS_NEW, state="1",
+            consumed_requests=("m",), has_children=True,
+            replies=(ReplyRecord(run_id="p", request_id="m", data="1", created_at=1),),
+            attempts=(make_attempt("p", 1),),
+            messages=(make_message("other", "m"), make_message("none")),
+            starts=(following, free),
+        )
+    )
+    say("acknowledged")
+    open(f"{path}.acknowledged", "x").close()
+    die()
+
+for number in itertools.count(1):
+    child = os.fork()
+    if child == 0:
+        asyncio.run(main(number))
+    _, status = os.waitpid(child, 0)
+    if os.path.exists(f"{path}.acknowledged"):
+        break
+    say(number, os.waitstatus_to_exitcode(status))
+"""
+
+ALL = {
+    "runs": "c running,free running,next running,other running,"
+    "p continued_as_new,t terminated,t-t terminated",
+    "inbox": "c parent-close:p,other m,other n",
+    "replies": "p m",
+    "attempts": "p 1",
+    "history": "c 2,free 2,next 2,other 2,p 5,t 3,t-t 3",
+}
+NOTHING = {
+    "runs": "c running,other running,p running,t running,t-t running",
+    "inbox": "p m",
+    "replies": None,
+    "attempts": None,
+    "history": "c 2,other 2,p 2,t 2,t-t 2",
+}
+LOOK = {
+    "runs": "SELECT run_id || ' ' || status AS line FROM runs",
+    "inbox": "SELECT run_id || ' ' || request_id AS line FROM inbox",
+    "replies": "SELECT run_id || ' ' || request_id AS line FROM replies",
+    "attempts": "SELECT run_id || ' ' || attempt AS line FROM attempts",
+    "history": "SELECT run_id || ' ' || count(*) AS line FROM history GROUP BY run_id",
+}
+
+
+def look(path: Path) -> dict[str, str | None]:
+    check_integrity(path)
+    connection = sqlite3.connect(path)
+    found = {
+        name: connection.execute(
+            f"SELECT group_concat(line) FROM ({query} ORDER BY line)"  # noqa: S608 - from above
+        ).fetchone()[0]
+        for name, query in LOOK.items()
+    }
+    connection.close()
+    return found
+
+
+@pytest.mark.slow
+def test_process_killed_within_a_commit_leaves_all_of_it_or_nothing(
+    tmp_path: Path, launch: Launch
+) -> None:
+    process = launch(DIE_WITHIN_A_COMMIT)
+
+    assert process.stdout is not None
+    *died, last = [line.split() for line in process.stdout]
+
+    assert last == ["acknowledged"]
+    assert len(died) > 20
+    for number, exit_code in died:
+        assert int(exit_code) == -signal.SIGKILL
+        assert look(tmp_path / f"x.db.{number}") == NOTHING
+    assert look(tmp_path / f"x.db.{len(died) + 1}") == ALL
+
+
 SLEEP_PAST_THE_LEASE = """
 async def main():
     store = connect(f"sqlite:///{path}")
