@@ -57,7 +57,8 @@ class WorkflowOptions(TypedDict, total=False):
         task_queue: where it runs; the engine's own queue by default.
         fail_on: exception classes that fail the run although they look like bugs.
         park_on: exception classes that park the run although they look like failures.
-        checkpoint_every: events after which `durable.checkpoint()` is heeded.
+        checkpoint_every: events after which `durable.checkpoint()` is heeded; 1,000 by
+            default.
     """
 
     version: str | None

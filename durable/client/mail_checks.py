@@ -81,16 +81,13 @@ def asks_to_stop(messages: Sequence[MessageRecord]) -> bool:
 def check_messages(
     loaded: LoadedRun, events: Sequence[HistoryEvent], state: RunState
 ) -> Iterator[Breach]:
-    """V9, V10 and V11: each message of an open run can be read and is new to it."""
+    """V9, V10 and V11: a message can be read, is new to its run, and that is open."""
     if not loaded.messages:
         return
     recorded = _recorded_at(events)
     waiting = {child.initiated_event_id for child in state.pending_children}
     for message in loaded.messages:
         name = f"message {message.sequence}"
-        if loaded.record.status is not RunStatus.RUNNING:
-            yield Check.ROWS, f"{name} waits for a run that has closed"
-            continue
         body = decode_message(message)
         if body is None:
             yield Check.PAYLOADS, f"{name} of the kind {message.kind!r} cannot be read"
@@ -101,6 +98,8 @@ def check_messages(
                 Check.MESSAGES,
                 f"{name} waits in the inbox, and is in the history already",
             )
+        elif loaded.record.status is not RunStatus.RUNNING:
+            yield Check.ROWS, f"{name} waits for a run that has closed"
 
 
 def _request_id(message: MessageRecord, body: Any) -> str:

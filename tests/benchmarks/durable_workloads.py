@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from durable import Engine, RunStatus, activity, sleep, workflow
+from tests.benchmarks import message_workloads
 from tests.benchmarks.children import tell_parent
 from tests.benchmarks.machine import Yardstick, resident_bytes
 
@@ -282,6 +283,9 @@ WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]]
 
 
 def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
+    if workload in message_workloads.WORKLOADS:
+        return message_workloads.run_workload(workload, directory, size)
+
     async def main() -> dict[str, Any]:
         _begin()
         return await WORKLOADS[workload](directory, size)

@@ -59,6 +59,18 @@ WORKLOADS = [
     Workload(
         "replay", BOTH, (20, 5_000, 10_000, 20_000), dbos_quick=200, quick_once=True
     ),
+    Workload("signals", (DURABLE,), (20, 1_000, 1_000, 1_000)),
+    Workload("signal_effect", (DURABLE,), (5, 200, 300, 300)),
+    Workload("signals_across", (DURABLE,), (20, 1_000, 1_000, 1_000)),
+    Workload("signal_effect_across", (DURABLE,), (5, 100, 200, 200)),
+    Workload("queries", (DURABLE,), (5, 300, 500, 500)),
+    Workload("children", (DURABLE,), (20, 1_000, 1_000, 1_000)),
+    Workload(
+        "checkpoints",
+        (DURABLE,),
+        (600, 10_000, 20_000, 100_000),
+        repetitions_max=1,
+    ),
     Workload(
         "long_run",
         (DURABLE,),

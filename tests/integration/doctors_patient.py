@@ -139,13 +139,17 @@ class Patient:
     def run_id(self, workflow_id: str) -> str:
         with closing(sqlite3.connect(self.path)) as connection:
             row = connection.execute(
-                "SELECT run_id FROM runs WHERE workflow_id = ?", (workflow_id,)
+                "SELECT run_id FROM runs WHERE workflow_id = ?"
+                " ORDER BY started_at DESC",
+                (workflow_id,),
             ).fetchone()
         return str(row[0])
 
     def plant(self, statement: str, workflow_id: str, *values: Any) -> None:
         """Change one row of a run: `:run` is its id, `:last` its newest event's."""
-        run_id = self.run_id(workflow_id)
+        self.plant_in(self.run_id(workflow_id), statement, *values)
+
+    def plant_in(self, run_id: str, statement: str, *values: Any) -> None:
         given = dict(zip("abc", values, strict=False))
         with closing(sqlite3.connect(self.path)) as connection, connection:
             (last,) = connection.execute(

@@ -44,14 +44,16 @@ from durable.testing.store_rows import (
     START,
     SettableClock,
     make_attempt,
+    make_child,
     make_message,
     make_rows,
     make_run,
+    make_start,
     make_termination,
     make_worker,
 )
 
-RUN_IDS = list("abcdefghijklmnopqrst")
+RUN_IDS = list("abcdefghijklmnopqrstuvwxyz")
 WORKFLOW_IDS = ["wf-a", "wf-b", "wf-c", "wf-d"]
 
 
@@ -65,7 +67,7 @@ def ignore() -> None:
 
 run_ids = st.sampled_from(RUN_IDS)
 # The earliest runs are the likeliest to be there.
-old_run_ids = st.sampled_from(RUN_IDS[:6])
+old_run_ids = st.sampled_from(RUN_IDS[:8])
 workflow_ids = st.sampled_from(WORKFLOW_IDS)
 wake_ups = st.sampled_from([None, START - 1, START, START + 1])
 
@@ -185,7 +187,7 @@ def commits(draw: st.DrawFn) -> CommitTask:
         checkpoint_event_id=draw(st.sampled_from([None, None, 0, 2, 3])),
         messages=draw(few(messages)),
         starts=draw(few(starts(1))) if is_closing else (),
-        has_children=draw(st.booleans()),
+        has_children=draw(st.sampled_from([True, True, False])),
     )
 
 
@@ -268,7 +270,7 @@ def aim(operation: Any, at: int | None, store: MemoryStore) -> Any:
         return aim_request(operation, found[at % len(found)]) if found else operation
     if isinstance(operation, StartRun):
         unused = [run_id for run_id in RUN_IDS if run_id not in database.runs]
-        return aim_start(operation, at, iter(unused))
+        return aim_start(aim_family(operation, at, database), at, iter(unused))
     owned = sorted(run.run_id for run in database.owned_runs("w"))
     if not isinstance(operation, CommitTask | RecordAttempts | ParkRun) or not owned:
         return operation
@@ -297,6 +299,17 @@ def aim_request(operation: Any, run: RunRecord) -> Any:
         run_id=operation.run_id and run.run_id,
         first_run_id=operation.first_run_id and run.first_run_id,
     )
+
+
+def aim_family(operation: StartRun, at: int, database: MemoryDatabase) -> StartRun:
+    """Give a child an open run as its parent, and most children ids that are free."""
+    open_runs = sorted(run.run_id for run in database.open_runs())
+    if operation.record.parent_run_id is None or not open_runs:
+        return operation
+    changes = {"parent_run_id": open_runs[at % len(open_runs)]}
+    if at % 3:
+        changes["workflow_id"] = f"child-{operation.record.request_id}-{at}"
+    return replace(operation, record=replace(operation.record, **changes))
 
 
 def aim_start(operation: StartRun, at: int, unused: Iterator[str]) -> StartRun:
@@ -441,6 +454,19 @@ def perform_group(executor: GroupExecutor, group: Sequence[Any]) -> list[Any]:
     return [show(*outcome) for outcome in outcomes]
 
 
+OPENING: list[Any] = [
+    REGISTER,
+    *(
+        make_start(run_id, workflow_id=workflow_id, owner="w")
+        for run_id, workflow_id in zip(RUN_IDS, WORKFLOW_IDS, strict=False)
+    ),
+    make_child("e", "a", "terminate", owner="w"),
+    make_child("f", "a", "request_cancel", owner="w"),
+    make_child("g", "e", "terminate", owner="w"),
+    make_child("h", "b", "terminate", owner="w"),
+]
+
+
 @pytest.mark.slow
 @settings(
     max_examples=400,
@@ -452,12 +478,8 @@ def test_groups_end_like_single_operations(
 ) -> None:
     executor = databases.executor()
     memory = MemoryStore(clock=SettableClock())
-    opening: list[tuple[Any, int | None]] = [(REGISTER, None)]
-    for run_id, workflow_id in zip(RUN_IDS, WORKFLOW_IDS, strict=False):
-        run = make_run(run_id, workflow_id=workflow_id, owner="w")
-        opening.append((StartRun(record=run, rows=make_rows(run_id, 1, 2)), None))
 
-    for drawn in [opening, *groups]:
+    for drawn in [[(operation, None) for operation in OPENING], *groups]:
         group: list[Any] = []
         expected: list[Any] = []
         for operation, at in drawn:

@@ -219,6 +219,7 @@ async def main(number):
     open(f"{path}.acknowledged", "x").close()
     die()
 
+connect("sqlite://")  # imports what each fork would import by itself
 for number in itertools.count(1):
     child = os.fork()
     if child == 0:

@@ -18,6 +18,7 @@ from durable import (
     wait_condition,
     workflow,
 )
+from durable.api.workflow import find_workflow
 from durable.core.events import (
     CheckpointRecorded,
     WorkflowExecutionContinuedAsNew,
@@ -183,6 +184,20 @@ def test_wrong_use_is_refused_and_the_run_goes_on(
     one = OneRun(looping("x"))
     one.start()
     assert one.result() == "went on"
+
+
+def test_arguments_are_those_of_the_code_that_runs_whatever_is_registered() -> None:
+    @workflow(name="continuation.twins")
+    async def old(number: int) -> None:
+        continue_as_new(number=number + 1)
+
+    @workflow(name="continuation.twins")
+    async def new(text: str) -> None: ...
+
+    assert find_workflow("continuation.twins") is new
+    one = OneRun(old(1))
+    one.start()
+    assert isinstance(one.history[-1].attributes, WorkflowExecutionContinuedAsNew)
 
 
 def test_outside_of_a_workflow_it_is_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import enum
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +42,15 @@ from durable.errors import (
 from tests.unit.api.one_run import OneRun
 
 numbers = Signal("numbers", list[int])
+
+
+class Step(enum.Enum):
+    PAYING = "paying"
+
+
+@dataclasses.dataclass
+class Progress:
+    step: int
 
 
 @workflow(name="handlers.setting")
@@ -409,6 +420,8 @@ def test_state_is_recorded_with_the_one_before() -> None:
     async def states() -> None:
         set_state("waiting")
         set_state({"step": 2, "of": [1]})
+        set_state(Step.PAYING)
+        set_state(Progress(1))
         with pytest.raises(PayloadError):
             set_state({"step": (1, 2)})
         with pytest.raises(PayloadError):
@@ -420,8 +433,10 @@ def test_state_is_recorded_with_the_one_before() -> None:
     assert [bytes(c.current.json) for c in changes] == [
         b'"waiting"',
         b'{"step":2,"of":[1]}',
+        b'"paying"',
+        b'{"step":1}',
     ]
-    assert len(one.events(StateTransitioned)) == 2
+    assert len(one.events(StateTransitioned)) == 4
 
 
 def test_signature_that_python_cannot_tell_is_refused() -> None:

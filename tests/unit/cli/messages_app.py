@@ -66,6 +66,7 @@ async def club(*names: str) -> list[bool]:
 @workflow(name="cli_relay", checkpoint_every=5)
 async def relay(left: int) -> str:
     if left > 20:
+        await asyncio.sleep(0.001)
         continue_as_new(left - 20)
     while left:
         checkpoint(left)
