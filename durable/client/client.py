@@ -188,10 +188,56 @@ class Client:
         ids: tuple[str, str],
         headers: dict[str, str],
     ) -> Handle[Any]:
+        started = self._first_event(definition, name, payloads, how, ids, headers)
+        workflow_id, run_id = ids
+        record = RunRecord(
+            namespace=self.namespace,
+            workflow_id=workflow_id,
+            run_id=run_id,
+            workflow_type=name,
+            task_queue=started.task_queue,
+            status=RunStatus.RUNNING,
+            started_at=now,
+            first_run_id=run_id,
+            request_id=started.request_id,
+            version=started.version,
+            root_run_id=run_id,
+        )
+        # The handle's outcome must exist before the run can close.
+        outcome = self.outcomes.of(run_id)
+        update = None
+        if isinstance(how.first, UpdateRequest):
+            update = self.answers.of(run_id, how.first.update_id)
+        result = await self._commit_start(started, record, how)
+        if result.terminated_run_id is not None:
+            await self._observe_terminated(result.terminated_run_id)
+        if not result.created and how.first is not None:
+            self.mailed(result.run_id)
+        outcome.is_fresh = (
+            result.created and outcome.terminal is None and self._is_local(started)
+        )
+        if not result.created:
+            return Handle(self, workflow_id, result.run_id, definition)
+        handle: Handle[Any] = Handle(
+            self, workflow_id, run_id, definition, outcome, first_run_id=run_id
+        )
+        handle.first_update = update
+        return handle
+
+    def _first_event(
+        self,
+        definition: Workflow[Any, Any] | None,
+        name: str,
+        payloads: tuple[Any, ...],
+        how: StartOptions,
+        ids: tuple[str, str],
+        headers: dict[str, str],
+    ) -> WorkflowExecutionStarted:
+        """The event that a run begins with, with the workflow's own defaults."""
         workflow_id, run_id = ids
         request_id = how.request_id or run_id
         queue = how.task_queue or (definition.task_queue if definition else None)
-        started = WorkflowExecutionStarted(
+        return WorkflowExecutionStarted(
             workflow_type=name,
             input=payloads,
             task_queue=queue or self.task_queue,
@@ -216,39 +262,6 @@ class Client:
                 for key, value in how.memo.items()
             },
         )
-        record = RunRecord(
-            namespace=self.namespace,
-            workflow_id=workflow_id,
-            run_id=run_id,
-            workflow_type=name,
-            task_queue=started.task_queue,
-            status=RunStatus.RUNNING,
-            started_at=now,
-            first_run_id=run_id,
-            request_id=request_id,
-            version=started.version,
-            root_run_id=run_id,
-        )
-        # The handle's outcome must exist before the run can close.
-        outcome = self.outcomes.of(run_id)
-        update = None
-        if isinstance(how.first, UpdateRequest):
-            update = self.answers.of(run_id, how.first.update_id)
-        result = await self._commit_start(started, record, how)
-        if result.terminated_run_id is not None:
-            await self._observe_terminated(result.terminated_run_id)
-        if not result.created and how.first is not None:
-            self.mailed(result.run_id)
-        outcome.is_fresh = (
-            result.created and outcome.terminal is None and self._is_local(started)
-        )
-        if not result.created:
-            return Handle(self, workflow_id, result.run_id, definition)
-        handle: Handle[Any] = Handle(
-            self, workflow_id, run_id, definition, outcome, first_run_id=run_id
-        )
-        handle.first_update = update
-        return handle
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
         worker = self.worker

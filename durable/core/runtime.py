@@ -252,6 +252,11 @@ class WorkflowRuntime(Protocol):
     instance: Any
     """The object of a class workflow; None for a function."""
 
+    @property
+    def code(self) -> WorkflowCode:
+        """The workflow that is running."""
+        ...
+
     def set_handler(
         self, kind: MessageKind, name: str | None, handler: Handler | None
     ) -> None:

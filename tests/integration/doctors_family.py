@@ -119,14 +119,25 @@ async def run_families(url: str) -> None:
         await engine.execute(estate(), id="estate")
         await until(await engine.get("ward"), "WorkflowExecutionCancelRequested")
         links = await engine.start(chain(3), id="chain")
-        for _ in range(3):
-            await links.signal(go(1))
-        await until(links, "CheckpointRecorded")
+        last = await engine.get("chain", run_id=await third_run(engine, links.run_id))
+        for number in range(1, 4):
+            await last.signal(go(1))
+            await until(last, "StateTransitioned", number)
+        await until(last, "CheckpointRecorded")
         shop = await engine.start(Shop.trade(), id="shop")
         await shop.signal(Shop.sell(2))
         await shop.signal("sell", "many")
         assert await shop.update(Shop.refund(1), update_id="u1") == 1
         await until(await engine.get("kid-2"), "WorkflowExecutionStarted")
+
+
+async def third_run(engine: Engine, run_id: str) -> str:
+    for _ in range(2):
+        before = await engine.get("chain", run_id=run_id)
+        await until(before, "WorkflowExecutionContinuedAsNew")
+        last: Any = (await before.history())[-1].attributes
+        run_id = last.new_run_id
+    return run_id
 
 
 async def until(handle: Handle[Any], event: str, count: int = 1) -> None:

@@ -59,9 +59,8 @@ def chain_of(patient: Patient) -> list[str]:
 
 def replace_start(patient: Patient, workflow_id: str, field: str, value: Any) -> None:
     """Write something into a run's row, and into its first event."""
-    patient.plant(
-        f"UPDATE runs SET {field} = :a WHERE run_id = :run", workflow_id, value
-    )  # noqa: S608 - a name of ours
+    change = f"UPDATE runs SET {field} = :a WHERE run_id = :run"  # noqa: S608 - a name of ours
+    patient.plant(change, workflow_id, value)
     patient.plant(
         "UPDATE history SET data = json_set(data, :a, :b)"
         " WHERE run_id = :run AND event_id = 1",
@@ -266,11 +265,11 @@ def signal_that_is_recorded_twice(patient: Patient) -> None:
 
 @fault(Check.MESSAGES, "shop")
 def dead_letter_that_never_came(patient: Patient) -> None:
-    letter = '{"number": 9, "signal_name": "sell", "error": {}}'
     patient.append(
         "shop",
         "MarkerRecorded",
-        '{"marker_name": "dead_letter", "details": {"letter": {"json": %s}}}' % letter,
+        '{"marker_name": "dead_letter", "details": {"letter": {"json":'
+        ' {"number": 9, "signal_name": "sell", "error": {}}}}}',
     )
 
 
@@ -332,11 +331,9 @@ def checkpoint_where_none_is(patient: Patient) -> None:
 
 @fault(Check.POSITIONS, "chain")
 def gap_before_the_checkpoint(patient: Patient) -> None:
-    patient.plant("DELETE FROM history WHERE run_id = :run AND event_id = 2", "chain")
     patient.plant(
-        "UPDATE history SET data = json_set(data, '$.counts.signals',"
-        " data ->> '$.counts.signals' - 1) WHERE run_id = :run"
-        " AND type = 'CheckpointRecorded'",
+        "DELETE FROM history WHERE run_id = :run AND event_id = (SELECT min(event_id)"
+        " FROM history WHERE run_id = :run AND type = 'StateTransitioned')",
         "chain",
     )
 
@@ -402,7 +399,7 @@ async def test_child_that_closed_and_whose_news_wait_is_sound(
     number = child_event(patient, "family", "kid-1")
     put(patient, "family", "child", news(patient, "family", "kid-1", number))
 
-    assert [finding.check for finding in await patient.examine()] == [Check.NO_WORKER]
+    assert await patient.examine() == []
 
 
 async def test_child_that_is_asked_to_stop_by_a_message_that_waits_is_sound(
@@ -411,7 +408,7 @@ async def test_child_that_is_asked_to_stop_by_a_message_that_waits_is_sound(
     child_that_should_have_been_asked_to_stop(patient)
     put(patient, "ward", "cancel", '{"reason": "Its parent closed."}')
 
-    assert [finding.check for finding in await patient.examine()] == [Check.NO_WORKER]
+    assert await patient.examine() == []
 
 
 async def test_request_that_is_sent_again_may_wait_beside_its_record(
@@ -422,4 +419,4 @@ async def test_request_that_is_sent_again_may_wait_beside_its_record(
         "UPDATE inbox SET created_at = created_at + 1 WHERE run_id = :run", "shop"
     )
 
-    assert [finding.check for finding in await patient.examine()] == [Check.NO_WORKER]
+    assert await patient.examine() == []
