@@ -45,9 +45,13 @@ if TYPE_CHECKING:
         wait_condition,
     )
     from durable.api.workflow import Workflow, WorkflowCall, workflow
-    from durable.client.handle import Handle, RunDescription
+    from durable.client.description import RunDescription
+    from durable.client.handle import Handle
+    from durable.client.updates import UpdateHandle
     from durable.converter.failures import register_exception
+    from durable.core.machines.fact import DeadLetter
     from durable.core.runtime import WorkflowInfo
+    from durable.core.stacks import StackFrame, TaskStack
     from durable.engine import Engine
     from durable.errors import (
         ActivityError,
@@ -102,6 +106,7 @@ __all__ = [
     "ChildHandle",
     "ChildWorkflowError",
     "CompensationFailed",
+    "DeadLetter",
     "DurableError",
     "Engine",
     "ExternalHandle",
@@ -124,11 +129,14 @@ __all__ = [
     "RunStatus",
     "Signal",
     "SignalCall",
+    "StackFrame",
     "StoreError",
     "SyncEngine",
     "SyncHandle",
+    "TaskStack",
     "UpdateCall",
     "UpdateFailedError",
+    "UpdateHandle",
     "UpdateInfo",
     "UpdateRejectedError",
     "Workflow",
@@ -216,7 +224,11 @@ _HOMES = {
         "wait_condition",
     ),
     "durable.api.workflow": ("Workflow", "WorkflowCall", "workflow"),
-    "durable.client.handle": ("Handle", "RunDescription"),
+    "durable.client.description": ("RunDescription",),
+    "durable.client.handle": ("Handle",),
+    "durable.client.updates": ("UpdateHandle",),
+    "durable.core.machines.fact": ("DeadLetter",),
+    "durable.core.stacks": ("StackFrame", "TaskStack"),
     "durable.converter.failures": ("register_exception",),
     "durable.core.runtime": ("WorkflowInfo",),
     "durable.engine": ("Engine",),

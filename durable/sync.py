@@ -14,9 +14,14 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
+from durable.api.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflow import Workflow, WorkflowCall
-from durable.client.handle import Handle, RunDescription
+from durable.client.description import RunDescription
+from durable.client.handle import Handle
+from durable.client.updates import UpdateHandle
 from durable.core.events import HistoryEvent
+from durable.core.machines.fact import DeadLetter
+from durable.core.stacks import TaskStack
 from durable.engine import Engine
 from durable.errors import EngineClosedError
 from durable.options import Duration
@@ -63,6 +68,19 @@ class _LoopThread:
         self._loop.close()
 
 
+class SyncUpdateHandle(Generic[R_co]):
+    """One update, for code without an event loop; see `UpdateHandle`."""
+
+    def __init__(self, thread: _LoopThread, handle: UpdateHandle[R_co]) -> None:
+        self._thread = thread
+        self._handle = handle
+        self.update_id = handle.update_id
+
+    def result(self, *, timeout: Duration | None = None) -> R_co:
+        """Wait until the handler has answered; see `UpdateHandle.result`."""
+        return self._thread.call(self._handle.result(timeout=timeout))
+
+
 class SyncHandle(Generic[R_co]):
     """One run, for code without an event loop; see `Handle`."""
 
@@ -87,6 +105,106 @@ class SyncHandle(Generic[R_co]):
     def attempts(self) -> list[AttemptRecord]:
         """Read the attempts of the run's activities."""
         return self._thread.call(self._handle.attempts())
+
+    @overload
+    def state(self) -> Any: ...
+    @overload
+    def state(self, type: type[T]) -> T | None: ...
+    def state(self, type: Any = Any) -> Any:
+        """Read what the run's code published last; see `Handle.state`."""
+        return self._thread.call(self._handle.state(type))
+
+    def dead_letters(self) -> builtins.list[DeadLetter]:
+        """The signals that the run's code could not decode, and why."""
+        return self._thread.call(self._handle.dead_letters())
+
+    @overload
+    def signal(self, call: SignalCall, /, *, request_id: str | None = None) -> None: ...
+    @overload
+    def signal(
+        self, call: str, /, *args: Any, request_id: str | None = None
+    ) -> None: ...
+    def signal(self, call: Any, /, *args: Any, request_id: str | None = None) -> None:
+        """Send a signal; see `Handle.signal`."""
+        self._thread.call(self._handle.signal(call, *args, request_id=request_id))
+
+    @overload
+    def query(self, call: QueryCall[T], /, *, timeout: Duration = 10.0) -> T: ...
+    @overload
+    def query(self, call: str, /, *args: Any, timeout: Duration = 10.0) -> Any: ...
+    def query(self, call: Any, /, *args: Any, timeout: Duration = 10.0) -> Any:
+        """Ask the run's code; see `Handle.query`."""
+        return self._thread.call(self._handle.query(call, *args, timeout=timeout))
+
+    def stack(self, *, timeout: Duration = 10.0) -> builtins.list[TaskStack]:
+        """Where each task of the run waits; see `Handle.stack`."""
+        return self._thread.call(self._handle.stack(timeout=timeout))
+
+    @overload
+    def update(
+        self,
+        call: UpdateCall[T],
+        /,
+        *,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> T: ...
+    @overload
+    def update(
+        self,
+        call: str,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any: ...
+    def update(
+        self,
+        call: Any,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Send an update and wait for its answer; see `Handle.update`."""
+        sent = self._handle.update(call, *args, update_id=update_id, timeout=timeout)
+        return self._thread.call(sent)
+
+    @overload
+    def start_update(
+        self,
+        call: UpdateCall[T],
+        /,
+        *,
+        update_id: str | None = None,
+        timeout: Duration | None = 10.0,
+    ) -> SyncUpdateHandle[T]: ...
+    @overload
+    def start_update(
+        self,
+        call: str,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = 10.0,
+    ) -> SyncUpdateHandle[Any]: ...
+    def start_update(
+        self,
+        call: Any,
+        /,
+        *args: Any,
+        update_id: str | None = None,
+        timeout: Duration | None = 10.0,
+    ) -> SyncUpdateHandle[Any]:
+        """Send an update and wait until it is accepted; see `Handle.start_update`."""
+        sent: UpdateHandle[Any] = self._thread.call(
+            self._handle.start_update(call, *args, update_id=update_id, timeout=timeout)
+        )
+        return SyncUpdateHandle(self._thread, sent)
+
+    def get_update(self, update_id: str) -> SyncUpdateHandle[Any]:
+        """A handle to an update that was accepted before."""
+        return SyncUpdateHandle(self._thread, self._handle.get_update(update_id))
 
     def cancel(self, reason: str = "") -> None:
         """Ask the run to stop; see `Handle.cancel`."""
@@ -190,6 +308,16 @@ class SyncEngine:
         thread = self._open_thread()
         found = self._engine.get(workflow_id, workflow=workflow, run_id=run_id)
         return SyncHandle(thread, thread.call(found))
+
+    def update_with_start(
+        self, update: UpdateCall[T], call: WorkflowCall[R], /, **options: Any
+    ) -> tuple[SyncHandle[R], SyncUpdateHandle[T]]:
+        """Send an update, starting its run if need be; see `Engine`."""
+        thread = self._open_thread()
+        handle, sent = thread.call(
+            self._engine.update_with_start(update, call, **options)
+        )
+        return SyncHandle(thread, handle), SyncUpdateHandle(thread, sent)
 
     def list(self, **where: Any) -> builtins.list[RunDescription]:
         """List runs, newest first; see `Engine.list`."""

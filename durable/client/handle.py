@@ -471,6 +471,3 @@ class Handle(Generic[R_co]):
 
 def _request_id(given: str | None, name: str) -> str:
     return secrets.token_hex(16) if given is None else check_id(given, name)
-
-
-__all__ = ["Handle", "RunDescription", "UpdateHandle", "decode_stuck", "describe"]

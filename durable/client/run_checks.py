@@ -13,7 +13,7 @@ import msgspec
 
 from durable import limits
 from durable.client.findings import Check, Finding, key_of
-from durable.client.handle import decode_stuck
+from durable.client.description import decode_stuck
 from durable.client.mail_checks import Breach, check_messages
 from durable.core.codec import decode_rows
 from durable.core.events import (

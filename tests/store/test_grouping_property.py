@@ -469,7 +469,7 @@ OPENING: list[Any] = [
 
 @pytest.mark.slow
 @settings(
-    max_examples=400,
+    max_examples=300,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(groups=steps)
@@ -479,7 +479,8 @@ def test_groups_end_like_single_operations(
     executor = databases.executor()
     memory = MemoryStore(clock=SettableClock())
 
-    for drawn in [[(operation, None) for operation in OPENING], *groups]:
+    opening: list[tuple[Any, int | None]] = [(o, None) for o in OPENING]
+    for drawn in [opening, *groups]:
         group: list[Any] = []
         expected: list[Any] = []
         for operation, at in drawn:
