@@ -389,6 +389,104 @@ def test_cancel_from_another_process_reaches_the_code(shop: Shop) -> None:
     assert "cancel requested: enough" in shop.call("show", "order-1").stdout
 
 
+# --- messages -------------------------------------------------------------------------
+
+CART = """
+import asyncio
+
+from durable import query, run, signal, sleep, update, wait_condition, workflow
+
+
+@workflow
+class Cart:
+    def __init__(self) -> None:
+        self.items: list[str] = []
+        self.is_closed = False
+
+    @run
+    async def shop(self) -> list[str]:
+        await wait_condition(lambda: self.is_closed)
+        return self.items
+
+    @signal
+    def put(self, item: str) -> None:
+        self.items.append(item)
+
+    @query
+    def count(self) -> int:
+        return len(self.items)
+
+    @update
+    async def close(self, reason: str) -> str:
+        await sleep(0.01)
+        self.is_closed = True
+        return reason
+
+    @update
+    async def dawdle(self) -> None:
+        await wait_condition(lambda: False)
+"""
+
+
+def test_messages_reach_a_run_of_another_process_without_its_code(shop: Shop) -> None:
+    shop.write(CART, "cart.py")
+    shop.worker("cart.py")
+    shop.call("start", "Cart", "--id", "cart-1")
+
+    shop.call("signal", "cart-1", "put", '"tea"')
+    shop.call("signal", "cart-1", "put", '"milk"')
+
+    assert shop.call("query", "cart-1", "count").stdout == "2\n"
+    stack = shop.call("stack", "cart-1").stdout
+    assert "waits for a condition" in stack
+    assert "cart.py:16 in Cart.shop" in stack
+    done = shop.call("update", "cart-1", "close", '"enough"', "--json")
+    assert json.loads(done.stdout)["result"] == "enough"
+    assert json.loads(shop.call("result", "cart-1").stdout) == ["tea", "milk"]
+    # Nobody has it in memory now: the code answers, or nobody does.
+    closed = shop.call("query", "cart-1", "count", exit_code=5)
+    assert "hint: Give the run's code with --module" in closed.stderr
+    assert shop.call("query", "cart-1", "count", "-m", "cart").stdout == "2\n"
+    assert shop.call("doctor").stdout == ""
+
+
+def test_question_that_nobody_answers_ends_in_time(shop: Shop) -> None:
+    shop.call("start", "Cart", "--id", "cart-1")
+
+    for command in ("query", "stack"):
+        name = ["count"] if command == "query" else []
+        done = shop.call(command, "cart-1", *name, "--timeout", "100ms", exit_code=6)
+        assert "code: no_answer" in done.stderr
+        assert "--module" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_waiting_for_an_update_can_be_broken_off_and_taken_up(
+    shop: Shop, number: signal.Signals
+) -> None:
+    shop.write(CART, "cart.py")
+    shop.worker("cart.py")
+    shop.call("start", "Cart", "--id", "cart-1")
+    waiting = shop.begin("update", "cart-1", "dawdle", "--update-id", "u1")
+    wait_for(
+        lambda: shop.count_events("WorkflowExecutionUpdateAccepted"), "the acceptance"
+    )
+
+    waiting.signal(number)
+
+    assert waiting.end() == 128 + number
+    assert waiting.stdout == ""
+    assert "--update-id u1" in waiting.stderr
+    assert "Traceback" not in waiting.stderr
+    again = shop.call(
+        "update", "cart-1", "dawdle", "--update-id", "u1", "--timeout", "100ms",
+        exit_code=6,
+    )  # fmt: skip
+    assert "was not answered" in again.stderr
+    assert shop.count_events("WorkflowExecutionUpdateAccepted") == 1
+    assert "update dawdle  id u1, under way" in shop.call("show", "cart-1").stdout
+
+
 def test_module_that_cannot_be_imported_is_an_error_without_traceback(
     shop: Shop,
 ) -> None:
@@ -398,6 +496,8 @@ def test_module_that_cannot_be_imported_is_an_error_without_traceback(
         ("worker", "broken"),
         ("run", "broken:x"),
         ("replay", "broken", "--all"),
+        ("query", "order-1", "x", "-m", "broken"),
+        ("stack", "order-1", "-m", "broken"),
     ):
         done = shop.call(*args, exit_code=1)
         assert "ZeroDivisionError: division by zero (broken.py:1)" in done.stderr
