@@ -14,7 +14,7 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import IdConflictPolicy
+from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
     Committed,
     MailArrived,
@@ -434,6 +434,42 @@ class DeliveryContract:
             (message,) = await store.read_messages(name)
             assert (message.kind, message.request_id) == ("signal", "m")
         assert await store.load_runs([f"new-{name}" for name in names]) == []
+
+    async def test_messages_of_starts_keep_their_order_among_others(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        names = ["a", "b", "c", "d"]
+        await perform_all(
+            store,
+            *(make_start(name, owner="w") for name in names),
+            make_start("failed", owner="w"),
+            make_closing("failed", 3, 3, status=RunStatus.FAILED),
+        )
+
+        await perform_all(
+            store,
+            # Both must be looked at by themselves, and yet send something.
+            make_start(
+                "meets-a",
+                workflow_id="wf-a",
+                conflict_policy=USE_EXISTING,
+                message_if_open=make_message("a"),
+            ),
+            make_message("b"),
+        )
+        await perform_all(
+            store,
+            make_start(
+                "after-failed",
+                workflow_id="wf-failed",
+                reuse_policy=IdReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                messages=(make_message("c"),),
+            ),
+            make_message("d"),
+        )
+
+        assert await store.mailed_runs(9) == names
 
     async def test_start_repeated_puts_its_message_while_the_run_is_open(
         self, harness: Harness

@@ -189,9 +189,10 @@ class PublishingContract:
         await perform_all(
             store,
             make_start("r1", owner="w"),
+            make_start("r2", owner="w"),
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a"),)),
             drop,
-            make_commit("r1", 3, 2, replies=(make_reply("r1", "b"),)),
+            make_commit("r2", 3, 2, replies=(make_reply("r1", "b"),)),
         )
 
         assert await store.read_reply("r1", "a") is None

@@ -439,7 +439,7 @@ def test_messages_reach_a_run_of_another_process_without_its_code(shop: Shop) ->
     assert shop.call("query", "cart-1", "count").stdout == "2\n"
     stack = shop.call("stack", "cart-1").stdout
     assert "waits for a condition" in stack
-    assert "cart.py:16 in Cart.shop" in stack
+    assert "cart.py:15 in Cart.shop" in stack
     done = shop.call("update", "cart-1", "close", '"enough"', "--json")
     assert json.loads(done.stdout)["result"] == "enough"
     assert json.loads(shop.call("result", "cart-1").stdout) == ["tea", "milk"]
