@@ -15,17 +15,20 @@ from types import CodeType
 from typing import (
     Any,
     ClassVar,
+    Concatenate,
     Final,
     Generic,
     ParamSpec,
     Protocol,
     Self,
+    TypeGuard,
     TypeVar,
     overload,
 )
 
 from typing_extensions import Unpack
 
+from durable.api.compensation import Compensation, find_ledger
 from durable.api.definitions import (
     ACTIVITIES,
     check_function,
@@ -37,7 +40,7 @@ from durable.api.signature import CallSignature
 from durable.core.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
 from durable.core.payload import Payloads
 from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
-from durable.errors import InvalidOptionError
+from durable.errors import DefinitionError, InvalidOptionError
 from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
@@ -46,7 +49,9 @@ from durable.options import (
 )
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_START_TO_CLOSE: Final = 60.0
 _DEFAULTS: Final = ActivityOptions(
@@ -62,12 +67,20 @@ _DEFAULTS: Final = ActivityOptions(
 
 
 class Activity(Generic[P, R]):
-    """A decorated activity: call it like the function, await the result."""
+    """A decorated activity: call it like the function, await the result.
+
+    Attributes:
+        compensate: the activity that undoes it, if it was given one.
+    """
 
     kind: ClassVar[str] = "activity"
 
     def __init__(
-        self, function: Callable[..., Any], name: str, options: ActivityOptions
+        self,
+        function: Callable[..., Any],
+        name: str,
+        options: ActivityOptions,
+        compensate: Activity[..., Any] | None = None,
     ) -> None:
         self.function = function
         self.origin = function
@@ -82,6 +95,10 @@ class Activity(Generic[P, R]):
             self.call_signature.same_input
             if options.get("match_arguments", True)
             else _any_input,
+        )
+        self.compensate = compensate
+        self._compensation = (
+            None if compensate is None else self._make_compensation(compensate)
         )
         functools.update_wrapper(self, function, updated=())
         if sys.version_info >= (3, 12):
@@ -118,10 +135,23 @@ class Activity(Generic[P, R]):
             if runtime.is_replaying
             else signature.encode(values)
         )
-        result: R = signature.decode_result(
-            await runtime.execute_activity(self._target, payloads, code, instruction)
-        )
+        compensation = self._compensation
+        ledger = None if compensation is None else find_ledger()
+        if compensation is None or ledger is None:
+            payload = await runtime.execute_activity(
+                self._target, payloads, code, instruction
+            )
+        else:
+            payload = await ledger.run_step(
+                compensation, runtime, payloads, code, instruction
+            )
+        result: R = signature.decode_result(payload)
         return result
+
+    def _make_compensation(self, compensate: Activity[..., Any]) -> Compensation:
+        if compensate._options.get("summary") is None:
+            compensate = compensate.options(summary=f"undoes {self.name}")
+        return Compensation(self.call_signature, compensate, self._target)
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         self.call_signature.bind(args, kwargs)
@@ -138,7 +168,8 @@ class Activity(Generic[P, R]):
         Raises:
             InvalidOptionError, InvalidDurationError: an option has a wrong value.
         """
-        return type(self)(self.function, self.name, _merge(self._options, options))
+        merged = _merge(self._options, options)
+        return type(self)(self.function, self.name, merged, self.compensate)
 
     def __repr__(self) -> str:
         return f"<activity {self.name!r}>"
@@ -254,18 +285,65 @@ class ActivityDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
 
 
+class CompensatedDecorator(Protocol[P, R_co]):
+    """What `@activity(compensate=...)` returns, for a compensation of (R, *P).
+
+    It takes functions of P that give R. If P is empty, the compensation wants the
+    result alone, and the parameters are free. A function that gives nothing is checked
+    when it is decorated, and not by type checkers.
+    """
+
+    @overload
+    def __call__(
+        self: CompensatedDecorator[P, R],
+        function: Callable[P, Coroutine[Any, Any, R]],
+        /,
+    ) -> Activity[P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Q, Coroutine[Any, Any, None]], /
+    ) -> Activity[Q, None]: ...
+    @overload
+    def __call__(
+        self: CompensatedDecorator[[], R],
+        function: Callable[Q, Coroutine[Any, Any, R]],
+        /,
+    ) -> Activity[Q, R]: ...
+    @overload
+    def __call__(
+        self: CompensatedDecorator[P, R], function: Callable[P, R], /
+    ) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Q, None], /) -> Activity[Q, None]: ...
+    @overload
+    def __call__(
+        self: CompensatedDecorator[[], R], function: Callable[Q, R], /
+    ) -> Activity[Q, R]: ...
+
+
 @overload
 def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
 @overload
 def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
 @overload
 def activity(
-    *, name: str | None = None, **options: Unpack[ActivityOptions]
+    *,
+    compensate: Callable[Concatenate[R, P], Coroutine[None, None, object]],
+    name: str | None = None,
+    **options: Unpack[ActivityOptions],
+) -> CompensatedDecorator[P, R]: ...
+@overload
+def activity(
+    *,
+    compensate: Callable[[], Coroutine[None, None, object]] | None = None,
+    name: str | None = None,
+    **options: Unpack[ActivityOptions],
 ) -> ActivityDecorator: ...
 def activity(
     function: Any = None,
     /,
     *,
+    compensate: Any = None,
     name: str | None = None,
     **options: Unpack[ActivityOptions],
 ) -> Any:
@@ -276,25 +354,55 @@ def activity(
 
     Args:
         function: the function.
+        compensate: the activity that undoes it; a `Saga` calls it. It takes the result
+            and then the same parameters, by the same names; or the result alone; or
+            the parameters alone. What it takes first is the result if it is called
+            like no parameter.
         name: what histories call it; the function's name by default. Keep it when you
             rename the function while workflows are running.
         **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
             like "30s".
 
     Raises:
-        DefinitionError: the function cannot be an activity, or its name is taken.
+        DefinitionError: the function cannot be an activity, or its name is taken; or
+            its compensation is no activity, or does not fit it.
         InvalidOptionError, InvalidDurationError: an option has a wrong value.
     """
+    how: dict[str, Any] = {
+        "name": name,
+        "compensate": compensate,
+        "options": _merge(_DEFAULTS, options),
+    }
     if function is None:
-        return functools.partial(_define, name=name, options=_merge(_DEFAULTS, options))
-    return _define(function, name=name, options=_merge(_DEFAULTS, options))
+        return functools.partial(_define, **how)
+    return _define(function, **how)
 
 
 def _define(
-    function: Any, /, *, name: str | None, options: ActivityOptions
+    function: Any,
+    /,
+    *,
+    name: str | None,
+    compensate: object,
+    options: ActivityOptions,
 ) -> Activity[Any, Any]:
     check_function(function, "activity")
     checked = check_name(function.__name__ if name is None else name, "activity")
-    definition: Activity[Any, Any] = Activity(function, checked, options)
+    definition: Activity[Any, Any] = Activity(
+        function, checked, options, _undoing(compensate, checked)
+    )
     register(ACTIVITIES, definition, "activity")
     return definition
+
+
+def _undoing(compensate: object, name: str) -> Activity[..., Any] | None:
+    if compensate is None or _is_activity(compensate):
+        return compensate
+    raise DefinitionError(
+        f"compensate of activity {name!r} is {compensate!r}, which is no activity.",
+        hint="Put @activity on it too: undoing has effects, and they are recorded.",
+    )
+
+
+def _is_activity(value: object) -> TypeGuard[Activity[..., Any]]:
+    return isinstance(value, Activity)

@@ -183,7 +183,7 @@ def stack(
     if session.is_json:
         write_json({**_ids(handle), "tasks": tasks})
     elif not tasks:
-        note("no task of it waits for anything")
+        note("no task of it waits: it has closed, or its code has not begun")
     for task in () if session.is_json else tasks:
         write_lines(_stack_lines(task))
 

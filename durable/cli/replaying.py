@@ -119,8 +119,8 @@ def replay(
     """Try recorded runs against today's code, without any effect.
 
     Ends with exit code 8 if a history does not replay, and says where it differs: what
-    is recorded, what the code asks for, and both lines. Runs whose workflow is in none
-    of the modules are skipped.
+    is recorded, what the code asks for, and both lines. As in a worker, replay begins
+    at the newest checkpoint. Runs whose workflow is in none of the modules are skipped.
     """
     chosen = [workflow_id is not None, path is not None, is_all or is_open]
     if sum(chosen) != 1:
@@ -214,19 +214,31 @@ def replay_history(
         return end("skipped")
     replayer = Replayer(lambda first: REGISTRY.get_workflow(first.workflow_type))
     now = events[-1].time
+    state = fold(events)
     try:
         with users_code_prints_to_stderr():
-            task = WorkflowTask(now, (), tuple(events), is_replay_only=True)
+            needed = _without_past(events, state.checkpoint_event_id)
+            task = WorkflowTask(now, (), needed, is_replay_only=True)
             problem = replayer.process(task).failure
             if problem is not None:
                 return end("mismatch", problem)
-            if fold(events).unprocessed:
+            if state.unprocessed:
                 # What the next task would see, as far as it is recorded. What the code
                 # would do then goes nowhere.
                 problem = replayer.process(WorkflowTask(now)).failure
     finally:
         replayer.tear_down()
     return end("ok") if problem is None else end("stuck", problem)
+
+
+def _without_past(
+    events: Sequence[HistoryEvent], checkpoint_event_id: int | None
+) -> tuple[HistoryEvent, ...]:
+    """What a worker replays: nothing but the first event before a checkpoint."""
+    if checkpoint_event_id is None:
+        return tuple(events)
+    kept = [event for event in events if event.event_id >= checkpoint_event_id]
+    return (events[0], *kept)
 
 
 def _message_of(problem: WorkflowTaskFailure) -> str:

@@ -292,8 +292,9 @@ def _folded_facts(state: RunState, *, payloads: bool) -> Iterator[tuple[str, str
         yield "state", value_of(shown) if payloads else bytes_of(shown.size)
     if state.signals:
         yield "signals", _signals(state.signals)
+    events = "1 event" if state.event_count == 1 else f"{state.event_count:,} events"
     tasks = "1 workflow task" if state.task_count == 1 else f"{state.task_count} tasks"
-    told = f"{state.event_count:,} events in {tasks}"
+    told = f"{events} in {tasks}"
     if state.checkpoint_event_id is not None:
         told += f", the newest checkpoint is event {state.checkpoint_event_id:,}"
     yield "history", told

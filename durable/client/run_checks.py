@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from durable import limits
-from durable.client.findings import Check, Finding, key_of
 from durable.client.description import decode_stuck
+from durable.client.findings import Check, Finding, key_of
 from durable.client.mail_checks import Breach, check_messages
 from durable.core.codec import decode_rows
 from durable.core.events import (

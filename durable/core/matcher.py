@@ -186,7 +186,7 @@ def _size(input: Payloads) -> str:
 def _marker(marker: MarkerRecorded | RecordMarker) -> str:
     patch = find_patch(marker)
     if patch is not None:
-        return patch[0]
+        return repr(patch[0])
     letter = find_dead_letter(marker)
     if letter is not None:
         return f"dead letter: signal {letter.number}, {letter.signal_name!r}"

@@ -322,6 +322,31 @@ class DeliveryContract:
         assert last == Committed(deliveries=("c",))
         assert await waiting(store, "c") == ["m"]
 
+    async def test_message_follows_what_was_undone_in_its_group(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store, make_start("r1", owner="w"), make_start("r2", owner="w")
+        )
+
+        before, undone, after = await perform_all(
+            store,
+            make_message("r1", "a"),
+            make_start(
+                "r2",  # which is taken, but r1 is terminated before that shows
+                workflow_id="wf-r1",
+                request_id="again",
+                conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                terminated_data="{}",
+            ),
+            make_message("r1", "b"),
+        )
+
+        assert (before, after) == ("r1", "r1")
+        assert isinstance(undone, HistoryTakenError)
+        assert await waiting(store, "r1") == ["a", "b"]
+
     async def test_refused_commit_puts_nothing(self, harness: Harness) -> None:
         store = await harness.open("w")
         message = make_message("p", "m")
@@ -387,7 +412,7 @@ class DeliveryContract:
     ) -> None:
         store = await harness.open("w")
         await store.perform(make_start("p", owner="w"))
-        closed = {"status": RunStatus.COMPLETED, "closed_at": START + 1}
+        closed: Any = {"status": RunStatus.COMPLETED, "closed_at": START + 1}
 
         def start(run_id: str, name: str) -> Any:
             messages = (make_message("p", f"{run_id}-{name}"), make_message("none"))

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -117,6 +117,7 @@ class FamilyContract:
             parent_run_id="p",
             parent_initiated_event_id=2,
             parent_close_policy="terminate",
+            root_run_id="p",
         )
         assert ended.messages == []
         *before, last = ended.rows
@@ -454,7 +455,7 @@ class FamilyContract:
         innermost = make_start(
             "r3", owner="w", workflow_id="wf", messages=(make_message("p", "r3"),)
         )
-        closed = {"status": RunStatus.CONTINUED_AS_NEW, "closed_at": START}
+        closed: Any = {"status": RunStatus.CONTINUED_AS_NEW, "closed_at": START}
         inner = make_start("r2", workflow_id="wf", starts=(innermost,), **closed)
 
         result = await store.perform(

@@ -187,13 +187,12 @@ class ReadContract:
             make_closing("a", 3, 3),
         )
 
-        for fields, expected in (
-            ({}, "ba"),
-            ({"status": RunStatus.RUNNING}, "b"),
-            ({"limit": 1}, "b"),
-            ({"started_before": START + 2}, "a"),
+        for where, expected in (
+            (RunFilter(parent_run_id="p"), "ba"),
+            (RunFilter(parent_run_id="p", status=RunStatus.RUNNING), "b"),
+            (RunFilter(parent_run_id="p", limit=1), "b"),
+            (RunFilter(parent_run_id="p", started_before=START + 2), "a"),
         ):
-            where = RunFilter(parent_run_id="p", **fields)
             runs = await store.list_runs(NAMESPACE, where)
             assert "".join(run.run_id for run in runs) == expected
         assert await store.list_runs(NAMESPACE, RunFilter(parent_run_id="x")) == []

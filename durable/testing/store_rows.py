@@ -87,11 +87,12 @@ def make_start(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
 
 def make_child(run_id: str, parent: str, policy: str, /, **changes: Any) -> StartRun:
     """Build the start of a run that event 2 of its parent has asked for."""
-    family = {
+    family: dict[str, Any] = {
         "parent_workflow_id": f"wf-{parent}",
         "parent_run_id": parent,
         "parent_initiated_event_id": 2,
         "parent_close_policy": policy,
+        "root_run_id": parent,
     }
     return make_start(run_id, **(family | changes))
 

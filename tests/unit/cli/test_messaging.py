@@ -118,7 +118,7 @@ def test_stack_of_a_closed_run_is_empty(folder: Path) -> None:
     text = invoke("stack", "closed", "-m", APP)
 
     assert (text.exit_code, text.stdout) == (0, "")
-    assert "no task of it waits" in text.stderr
+    assert "no task of it waits: it has closed" in text.stderr
     assert lines_of(invoke("stack", "closed", "-m", APP, "--json"))[0]["tasks"] == []
 
 
@@ -333,3 +333,16 @@ def test_histories_with_messages_replay_and_are_healthy(folder: Path) -> None:
     assert set(verdicts) == {"ok"}
     assert invoke("replay", APP, "--file", "h.json").exit_code == 0
     assert invoke("doctor").stdout == ""
+
+
+def test_replay_begins_at_the_newest_checkpoint_as_in_a_worker(folder: Path) -> None:
+    lines = invoke("history", "relay", "--json", "--payloads").stdout.splitlines()
+    (at,) = (index for index, line in enumerate(lines) if "CheckpointRecorded" in line)
+    # Signals before the checkpoint that today's code would never receive.
+    past = [line.replace('"approved"', '"other"') for line in lines[:at]]
+    assert past != lines[:at]
+    Path("h.json").write_text("\n".join([*past, *lines[at:]]))
+    Path("cut.json").write_text("\n".join(past))
+
+    assert invoke("replay", APP, "--file", "h.json").exit_code == 0
+    assert invoke("replay", APP, "--file", "cut.json").exit_code == 8

@@ -1,0 +1,330 @@
+"""Sagas: what is finished is undone if what follows fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
+
+from durable.api.compensation import (
+    Ledger,
+    Undo,
+    enter_ledger,
+    leave_ledger,
+    outlast,
+)
+from durable.api.workflow_definition import Workflow, find_workflow, workflow_of
+from durable.core.runtime import WorkflowRuntime, get_runtime
+from durable.errors import CompensationFailed, InvalidCallError, WorkflowTaskError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_UNDOING: Final[tuple[type[BaseException], ...]] = (
+    Exception,
+    asyncio.CancelledError,
+    BaseExceptionGroup,
+)
+"""What a block is left by if its steps are to be undone."""
+
+
+class Saga:
+    """A block whose finished steps are undone if it is left by an error.
+
+        async with Saga() as saga:
+            seat = await book_seat(trip)          # @activity(compensate=release_seat)
+            await charge(trip.price)              # @activity(compensate=refund)
+            saga.point_of_no_return()
+            await send_ticket(seat)
+
+    A step is an activity with a `compensate=`, called within the block or by a task
+    that was started there. When the block is left by an error, what undoes the steps
+    that have finished is called, in the reverse order of finishing, and then the error
+    goes on. Every step is tried, whatever happens to the others. Steps that failed or
+    never ran are not undone. Steps that are still running are asked to stop and waited
+    for first; so are those whose wait is cancelled within the block.
+
+    Undoing is recorded like all the rest, so that a run that dies in the middle of it
+    goes on undoing. No cancellation interrupts it. But a run that is terminated, or
+    passes its `run_timeout`, undoes nothing: no code of it runs any more. An error that
+    speaks of a bug undoes nothing either: it parks the run where it is, so that it goes
+    on from there with mended code; see `fail_on` of `WorkflowOptions`.
+
+    Blocks may be nested: the steps of one that ended well belong to the one around it.
+
+    Args:
+        parallel: undo all steps at once instead of one after the other.
+        on_cancel: undo also if the block is left by a cancellation: of the run, of the
+            task, or by a timeout around the block. False leaves finished steps alone.
+
+    Raises (when the block is left):
+        CompensationFailed: steps could not be undone; it has every error, and the error
+            that the block was left by as its cause.
+    """
+
+    def __init__(self, *, parallel: bool = False, on_cancel: bool = True) -> None:
+        """See the class."""
+        self._is_parallel = parallel
+        self._undoes_on_cancel = on_cancel
+        self._ledger: Ledger | None = None
+        self._steps: list[tuple[Callable[[], Any], Callable[[Any], Any] | None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Begin the block.
+
+        Raises:
+            NotInWorkflowError: this is not inside of a workflow.
+            WorkflowTaskError: this saga has had its block already.
+        """
+        get_runtime("Saga")
+        if self._ledger is not None:
+            raise WorkflowTaskError(
+                "A saga was entered a second time.", hint="Make a new one: Saga()."
+            )
+        self._ledger = enter_ledger()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        ledger = self._get_ledger("__aexit__")
+        if error is not None and not isinstance(error, _UNDOING):
+            return  # the run goes on as new, or leaves memory; its steps are kept
+        leave_ledger(ledger)
+        is_cancel = isinstance(error, asyncio.CancelledError)
+        if error is not None and (self._undoes_on_cancel or not is_cancel):
+            await self._fail(ledger, error)
+            return
+        if is_cancel:
+            ledger.finished.clear()
+        ledger.end()
+
+    # --- what is undone, and what not -------------------------------------------------
+
+    def add_compensation(
+        self, undo: Callable[P, Awaitable[object]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Have a call made if the block fails from here on.
+
+        For steps that are no activity with a `compensate=`, such as child workflows:
+
+            trip = await book_trip(order)
+            saga.add_compensation(cancel_trip, trip.id)
+
+        Args:
+            undo: an activity, a workflow, or an async function of workflow code.
+            *args: what to call it with.
+            **kwargs: what to call it with.
+
+        Raises:
+            WorkflowTaskError: the block has not begun, or is over.
+            InvalidCallError: it cannot be called.
+        """
+        ledger = self._get_ledger("add_compensation")
+        _check_callable("undo", undo)
+        ledger.finished.append(
+            Undo(_name_of(undo), functools.partial(undo, *args, **kwargs))
+        )
+
+    def point_of_no_return(self) -> None:
+        """Keep all that the block has finished so far, whatever comes.
+
+        Steps that finish later are undone if the block fails.
+
+        Raises:
+            WorkflowTaskError: the block has not begun, or is over.
+        """
+        self._get_ledger("point_of_no_return").finished.clear()
+
+    def _get_ledger(self, operation: str) -> Ledger:
+        if self._ledger is None or not self._ledger.is_open:
+            state = "not begun" if self._ledger is None else "ended"
+            raise WorkflowTaskError(
+                f"Saga.{operation}() was called, but its block has {state}.",
+                hint="Use it within `async with Saga() as saga:`.",
+            )
+        return self._ledger
+
+    # --- a saga as a list of steps ----------------------------------------------------
+
+    def add_step(
+        self,
+        do: Callable[[], Awaitable[T]],
+        undo: Callable[[T], Awaitable[object]] | None = None,
+    ) -> Self:
+        """Add a step for `execute`.
+
+            saga = Saga()
+            saga.add_step(lambda: book_seat(trip), release_seat)
+            saga.add_step(lambda: charge(trip.price), refund)
+            seat, receipt = await saga.execute()
+
+        Args:
+            do: called without arguments to begin the step.
+            undo: called with the step's result to undo it. It replaces what the
+                activities of the step declare. Without it, that counts.
+
+        Raises:
+            InvalidCallError: one of them cannot be called.
+        """
+        _check_callable("do", do)
+        if undo is not None:
+            _check_callable("undo", undo)
+        self._steps.append((do, undo))
+        return self
+
+    async def execute(self) -> list[Any]:
+        """Run the added steps one after the other; return their results in order.
+
+        If one fails, those before it are undone and its error goes on, as with a block.
+
+        Raises:
+            CompensationFailed: steps could not be undone.
+            NotInWorkflowError: called outside of a workflow.
+            WorkflowTaskError: this saga has had its block already.
+        """
+        results: list[Any] = []
+        async with self:
+            for do, undo in self._steps:
+                async with self._make_inner() as step:
+                    result = await do()
+                    if undo is not None:
+                        step.point_of_no_return()
+                        step.add_compensation(undo, result)
+                results.append(result)
+        return results
+
+    def _make_inner(self) -> Saga:
+        return Saga(parallel=self._is_parallel, on_cancel=self._undoes_on_cancel)
+
+    # --- failure ----------------------------------------------------------------------
+
+    async def _fail(self, ledger: Ledger, error: BaseException) -> None:
+        """Undo what is finished. Returns if that went well."""
+        runtime = get_runtime("Saga")
+        if _running_workflow(runtime).is_bug(error):
+            await _park(error)
+        was_cancelled = runtime.info().cancellation_reason is not None
+        # In a context of its own: what undoes a step is no step of any block.
+        context = contextvars.copy_context()
+        context.run(leave_ledger, Ledger(None))
+        undoing = asyncio.get_running_loop().create_task(
+            self._undo(ledger), context=context
+        )
+        cancels = await outlast(undoing)
+        errors = undoing.result()
+        is_cancelled = runtime.info().cancellation_reason is not None
+        if cancels and is_cancelled and not was_cancelled:
+            _cancel_again()
+        if errors:
+            _raise_failures(ledger, error, errors)
+
+    async def _undo(self, ledger: Ledger) -> list[tuple[Undo, BaseException]]:
+        """Undo the steps; return those that could not be undone, and why."""
+        await ledger.settle()
+        undos = ledger.finished[::-1]
+        if self._is_parallel:
+            tasks = [asyncio.ensure_future(_try(undo)) for undo in undos]
+            failures = [await task for task in tasks]
+        else:
+            failures = [await _try(undo) for undo in undos]
+        return [
+            (undo, error)
+            for undo, error in zip(undos, failures, strict=True)
+            if error is not None
+        ]
+
+
+async def _try(undo: Undo) -> BaseException | None:
+    """Undo one step; return why that failed, if it did."""
+    try:
+        undone = undo.call()
+        if inspect.isawaitable(undone):  # untyped code may pass a plain function
+            await undone
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the others are tried all the same
+        if _running_workflow(get_runtime("Saga")).is_bug(error):
+            await _park(error)
+        return error
+    return None
+
+
+def _raise_failures(
+    ledger: Ledger, error: BaseException, failures: list[tuple[Undo, BaseException]]
+) -> NoReturn:
+    """Raise what could not be undone, together with what blocks within have left."""
+    earlier: tuple[BaseException, ...] = ()
+    cause: BaseException | None = error
+    if isinstance(error, CompensationFailed) and error is ledger.failure_within:
+        earlier, cause = error.errors, error.__cause__
+    what = "; ".join(
+        f"{undo.what}: {type(failure).__name__}: {failure}"
+        for undo, failure in failures
+    )
+    also = f", besides {len(earlier)} of a block within it" if earlier else ""
+    failed = CompensationFailed(
+        f"{len(failures)} of {len(ledger.finished)} finished steps of a saga could not"
+        f" be undone{also}: {what}. They were undone because of"
+        f" {type(cause).__name__}: {cause}",
+        errors=(*earlier, *(failure for _, failure in failures)),
+    )
+    if ledger.parent is not None:
+        ledger.parent.failure_within = failed
+    raise failed from cause
+
+
+async def _park(error: BaseException) -> NoReturn:
+    """Fail the workflow task, whatever handlers of errors stand around.
+
+    Were the bug only raised, an `except Exception` further out could let the run go on
+    and end with the steps neither kept nor undone.
+    """
+
+    def fail() -> NoReturn:
+        raise error
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(fail)
+    await loop.create_future()
+    raise error
+
+
+def _cancel_again() -> None:
+    """Let the next wait of this task hear of a cancellation that was passed over.
+
+    As asyncio.TaskGroup does; the count of cancellations stays the same.
+    """
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+        task.cancel()
+
+
+def _running_workflow(runtime: WorkflowRuntime) -> Workflow[Any, Any]:
+    known = workflow_of(getattr(runtime, "code", None))
+    return known or find_workflow(runtime.info().workflow_type)
+
+
+def _check_callable(what: str, function: object) -> None:
+    if callable(function):
+        return
+    if inspect.iscoroutine(function):
+        function.close()  # it would warn that nobody awaited it
+    raise InvalidCallError(
+        f"{what} of a saga's step is {function!r}, which cannot be called.",
+        hint=f"Give a function, such as lambda: charge(order), as {what}.",
+    )
+
+
+def _name_of(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    kind = getattr(function, "kind", "function")
+    name = getattr(function, "name", None) or getattr(function, "__qualname__", None)
+    return f"{kind} {name or function!r}"
