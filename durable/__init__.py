@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         uuid4,
         wait_condition,
     )
+    from durable.api.saga import Saga
     from durable.api.workflow import Workflow, WorkflowCall, workflow
     from durable.client.description import RunDescription
     from durable.client.handle import Handle
@@ -127,6 +128,7 @@ __all__ = [
     "RetryPolicy",
     "RunDescription",
     "RunStatus",
+    "Saga",
     "Signal",
     "SignalCall",
     "StackFrame",
@@ -223,6 +225,7 @@ _HOMES = {
         "uuid4",
         "wait_condition",
     ),
+    "durable.api.saga": ("Saga",),
     "durable.api.workflow": ("Workflow", "WorkflowCall", "workflow"),
     "durable.client.description": ("RunDescription",),
     "durable.client.handle": ("Handle",),

@@ -396,7 +396,7 @@ def _define(
 
 
 def _undoing(compensate: object, name: str) -> Activity[..., Any] | None:
-    if compensate is None or _is_activity(compensate):
+    if compensate is None or is_activity(compensate):
         return compensate
     raise DefinitionError(
         f"compensate of activity {name!r} is {compensate!r}, which is no activity.",
@@ -404,5 +404,6 @@ def _undoing(compensate: object, name: str) -> Activity[..., Any] | None:
     )
 
 
-def _is_activity(value: object) -> TypeGuard[Activity[..., Any]]:
+def is_activity(value: object) -> TypeGuard[Activity[..., Any]]:
+    """Whether a value is an activity."""
     return isinstance(value, Activity)

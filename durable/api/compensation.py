@@ -342,6 +342,13 @@ def leave_ledger(ledger: Ledger) -> None:
     _ledger.set(ledger.parent)
 
 
+def context_without_ledger() -> contextvars.Context:
+    """A copy of the present context, for code whose calls are steps of no block."""
+    context = contextvars.copy_context()
+    context.run(_ledger.set, None)
+    return context
+
+
 def has_steps_to_undo() -> bool:
     """Whether a block around the running code would undo anything if it failed."""
     ledger = find_ledger()

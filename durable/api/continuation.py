@@ -12,6 +12,7 @@ from durable.api.child_options import (
     refuse_others,
     timeout_of,
 )
+from durable.api.compensation import has_steps_to_undo
 from durable.api.workflow_definition import (
     Workflow,
     WorkflowCall,
@@ -100,8 +101,8 @@ def checkpoint(*args: Any, **kwargs: Any) -> None:
     nobody has received yet are kept.
 
     It is taken only where nothing else is under way: no activity, timer, child,
-    handler, nor task besides the workflow's own. Otherwise it is passed over until the
-    next call.
+    handler, saga with finished steps, nor task besides the workflow's own. Otherwise
+    it is passed over until the next call.
 
     Args:
         *args: a call of the running workflow, checked by type checkers; or its
@@ -118,15 +119,17 @@ def checkpoint(*args: Any, **kwargs: Any) -> None:
     definition = _running(runtime)
     call = _find_call(args)
     if call is None:
-        runtime.checkpoint(_encode(definition, args, kwargs))
-        return
-    if call.definition.name != definition.name or kwargs or call.child_options:
+        input = _encode(definition, args, kwargs)
+    elif call.definition.name != definition.name or kwargs or call.child_options:
         raise InvalidCallError(
             f"checkpoint() got {call!r}{' with options' if call.child_options else ''}"
             f" in a run of workflow {definition.name!r}.",
             hint="Give a plain call of the running workflow, or its arguments.",
         )
-    runtime.checkpoint(call.input)
+    else:
+        input = call.input
+    if not has_steps_to_undo():
+        runtime.checkpoint(input)
 
 
 def _find_call(args: tuple[Any, ...]) -> WorkflowCall[Any] | None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, Final
 
-from durable.api.activity import Activity
+from durable.api.activity import Activity, is_activity
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition
 from durable.api.workflow_definition import Workflow, workflow_of
 from durable.errors import DefinitionError
@@ -26,6 +26,8 @@ class Registry:
     def limited_to(self, definitions: Iterable[object]) -> Registry:
         """A registry of these definitions, and of those that these modules hold.
 
+        Activities bring along what compensates for them.
+
         Raises:
             DefinitionError: something is neither a definition nor a module.
         """
@@ -38,8 +40,8 @@ class Registry:
                 if workflow is not None:
                     limited.workflows[workflow.name] = workflow
                     found = True
-                elif isinstance(member, Activity):
-                    limited.activities[member.name] = member
+                elif is_activity(member):
+                    limited._add(member)
                     found = True
             if not found:
                 raise DefinitionError(
@@ -48,6 +50,13 @@ class Registry:
                     hint="Decorate it with @workflow or @activity.",
                 )
         return limited
+
+    def _add(self, activity: Activity[Any, Any]) -> None:
+        """Add an activity, and what undoes it: a saga calls that by itself."""
+        undoing: Activity[..., Any] | None = activity
+        while undoing is not None and undoing.name not in self.activities:
+            self.activities[undoing.name] = undoing
+            undoing = undoing.compensate
 
     def get_workflow(self, name: str) -> Workflow[Any, Any]:
         """The workflow of that name.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
 from durable.api.compensation import (
     Ledger,
     Undo,
+    context_without_ledger,
     enter_ledger,
     leave_ledger,
     outlast,
@@ -212,11 +212,8 @@ class Saga:
         if _running_workflow(runtime).is_bug(error):
             await _park(error)
         was_cancelled = runtime.info().cancellation_reason is not None
-        # In a context of its own: what undoes a step is no step of any block.
-        context = contextvars.copy_context()
-        context.run(leave_ledger, Ledger(None))
         undoing = asyncio.get_running_loop().create_task(
-            self._undo(ledger), context=context
+            self._undo(ledger), context=context_without_ledger()
         )
         cancels = await outlast(undoing)
         errors = undoing.result()

@@ -300,8 +300,6 @@ class Operations:
             run_id=sent.run_id,
             sent_at=event.time,
         )
-        if not sent.child_workflow_only:
-            return
         for key, child in self.children.items():
             if child.workflow_id == sent.workflow_id:
                 self.children[key] = msgspec.structs.replace(

@@ -38,7 +38,7 @@ RequestKey: TypeAlias = tuple[str, str]
 
 
 class HotPath(Protocol):
-    """The statements of starts, task commits and attempts, for many rows at once.
+    """The statements of starts, commits, attempts and messages, for many rows at once.
 
     Each method costs a few statements however many rows it is given. They raise the
     driver's own exceptions.

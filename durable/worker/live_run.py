@@ -82,6 +82,7 @@ class LiveRun:
         "attempt_records",
         "attempts",
         "backoffs",
+        "commit_count",
         "committing_acks",
         "consumed",
         "consumed_requests",
@@ -146,7 +147,11 @@ class LiveRun:
         self.acks: list[asyncio.Future[bool]] = []
         """Who waits until `inputs` are durable; then those of the commit under way."""
         self.committing_acks: list[asyncio.Future[bool]] = []
-        self.questions: list[tuple[Callable[[Replayer], Any], asyncio.Future[Any]]] = []
+        self.commit_count = 0
+        """Its commits that have ended well since it came into memory."""
+        self.questions: list[
+            tuple[int, Callable[[Replayer], Any], asyncio.Future[Any]]
+        ] = []
         """Who wants to look at the run once no commit is under way."""
         self.starting: set[int] = set()
         """Children whose start is on its way, by initiated event."""
@@ -183,6 +188,7 @@ class LiveRun:
             or self.attempt_records
             or self.starting
             or self.is_reading
+            or self.questions
         )
 
     def next_due_at(self) -> int | None:

@@ -127,16 +127,23 @@ class Mailroom:
         """Look at a live run between turns; None if it leaves memory before that."""
         answer: asyncio.Future[tuple[T] | None]
         answer = asyncio.get_running_loop().create_future()
-        run.questions.append((ask, answer))
-        if not run.is_committing:
-            self.answer_questions(run)
+        # What was there before the question must be seen first, and be durable.
+        commits = run.commit_count + run.is_committing + bool(run.inputs)
+        run.questions.append((commits, ask, answer))
+        self.answer_questions(run)
         return answer
 
     def answer_questions(self, run: LiveRun) -> None:
-        """Answer whoever asked while a commit was on its way."""
+        """Answer those for whom the run has come far enough."""
+        if run.is_committing:
+            return
+        is_settled = not run.inputs
         questions, run.questions = run.questions, []
-        for ask, answer in questions:
+        for commits, ask, answer in questions:
             if answer.done():
+                continue
+            if commits > run.commit_count and not is_settled:
+                run.questions.append((commits, ask, answer))
                 continue
             try:
                 answer.set_result((ask(run.replayer),))
@@ -303,7 +310,7 @@ class Mailroom:
             if not ack.done():
                 ack.set_result(False)
         questions, run.questions = run.questions, []
-        for _, answer in questions:
+        for _, _, answer in questions:
             if not answer.done():
                 answer.set_result(None)
         for event in run.inputs:

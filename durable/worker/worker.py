@@ -425,6 +425,8 @@ class Worker:
     def advance(self, run: LiveRun) -> None:
         """The run has something new to see."""
         self._tasks.advance(run)
+        if run.questions and not run.is_committing:
+            self._mailroom.answer_questions(run)
         self.settle(run)
 
     def start_activity(self, run: LiveRun, event: HistoryEvent) -> None:

@@ -403,6 +403,7 @@ class WorkflowTasks:
             self._take_back(run, inputs, operation)
             self._commit_failed(run, error)
             return
+        run.commit_count += 1
         self._mailroom.acknowledge(run)
         self._mailroom.answer_questions(run)
         self.advance(run)
@@ -430,9 +431,11 @@ class WorkflowTasks:
             self._take_back(run, inputs, operation)
             self._host.reload(run)
         elif completion.failure is not None:
+            run.commit_count += 1
             self._mailroom.acknowledge(run)
             self._after_failed_turn(run, completion.failure)
         else:
+            run.commit_count += 1
             self._mailroom.tell(run, completion)
             if isinstance(result, Committed):
                 self._host.spread(result, self._parent_told(run, completion))

@@ -392,7 +392,7 @@ def test_cancel_from_another_process_reaches_the_code(shop: Shop) -> None:
 # --- messages -------------------------------------------------------------------------
 
 CART = """
-import asyncio
+import os
 
 from durable import query, run, signal, sleep, update, wait_condition, workflow
 
@@ -415,6 +415,10 @@ class Cart:
     @query
     def count(self) -> int:
         return len(self.items)
+
+    @query
+    def reach_out(self) -> int:
+        return os.system("true")
 
     @update
     async def close(self, reason: str) -> str:
@@ -447,6 +451,8 @@ def test_messages_reach_a_run_of_another_process_without_its_code(shop: Shop) ->
     closed = shop.call("query", "cart-1", "count", exit_code=5)
     assert "hint: Give the run's code with --module" in closed.stderr
     assert shop.call("query", "cart-1", "count", "-m", "cart").stdout == "2\n"
+    refused = shop.call("query", "cart-1", "reach_out", "-m", "cart", exit_code=5)
+    assert "called os.system(), which cannot be replayed" in refused.stderr
     assert shop.call("doctor").stdout == ""
 
 

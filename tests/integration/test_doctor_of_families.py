@@ -308,6 +308,13 @@ def published_state_that_the_row_lacks(patient: Patient) -> None:
     patient.plant("UPDATE runs SET state = NULL WHERE run_id = :run", "shop")
 
 
+@fault(Check.ROWS, "heir")
+def row_of_a_child_of_another_event(patient: Patient) -> None:
+    patient.plant(
+        "UPDATE runs SET parent_initiated_event_id = 99 WHERE run_id = :run", "heir"
+    )
+
+
 @fault(Check.ROWS, "chain")
 def checkpoint_that_the_row_lacks(patient: Patient) -> None:
     patient.plant(

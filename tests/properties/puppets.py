@@ -155,8 +155,10 @@ class Puppet:
                 return True
             case "settle":
                 await wait_condition(
-                    lambda: all(helper.done() for helper in self.helpers)
-                    and durable.all_handlers_finished()
+                    lambda: (
+                        all(helper.done() for helper in self.helpers)
+                        and durable.all_handlers_finished()
+                    )
                 )
                 return True
             case "fail":

@@ -255,9 +255,7 @@ class World:
             work=lambda run, deed: run.signal(call, request_id=deed.key),
         )
 
-    def update(
-        self, what: str, target: str, *, is_home: bool, number: int = 0
-    ) -> Deed:
+    def update(self, what: str, target: str, *, is_home: bool, number: int = 0) -> Deed:
         """Send an update; with the number of an earlier one, that one again."""
         number = number or self.next_number()
         call = getattr(Puppet, what)(number)

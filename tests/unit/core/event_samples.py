@@ -144,13 +144,10 @@ def sent_signal() -> SignalExternalWorkflowExecutionInitiated:
 
 
 def sent_cancel(
-    workflow_id: str = "other", *, is_child: bool = False
+    workflow_id: str = "other",
 ) -> RequestCancelExternalWorkflowExecutionInitiated:
     return RequestCancelExternalWorkflowExecutionInitiated(
-        workflow_id=workflow_id,
-        run_id=None,
-        reason="",
-        child_workflow_only=is_child,
+        workflow_id=workflow_id, run_id=None, reason=""
     )
 
 

@@ -73,7 +73,7 @@ def test_every_outcome_closes_a_child_that_was_never_said_to_have_started(
 
 
 def test_child_that_is_asked_to_stop_stays_pending_and_says_so() -> None:
-    events = history(STARTED, child(), child("b"), sent_cancel("b", is_child=True))
+    events = history(STARTED, child(), child("b"), sent_cancel("b"))
 
     first, second = fold(events).pending_children
 

@@ -15,6 +15,7 @@ from durable.core.commands import (
 )
 from durable.core.events import EVENT_OF, Attributes, CheckpointRecorded, event_of
 from durable.core.machines.fact import DeadLetter, DeadLetterEntry
+from durable.core.machines.marker import PatchEntry
 from durable.core.matcher import describe
 from durable.core.payload import Failure, Payload
 from tests.unit.core.event_samples import CHILD_SETTINGS
@@ -51,6 +52,7 @@ COMMANDS: list[tuple[Command, str]] = [
         ).command(),
         "(dead letter: signal 3, 'approved')",
     ),
+    (PatchEntry("fees", deprecated=False, source="").command(), "('fees')"),
     (RecordMarker("side_effect", {"value": SECRET[0]}), "('side_effect')"),
 ]
 

@@ -1,0 +1,88 @@
+"""What all races have in common: a world, gates, crashes, and checks at the end."""
+
+import os
+from typing import Final
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.properties.gated_store import FAULTS, MOVES
+from tests.properties.race_checks import check_world
+from tests.properties.race_world import World
+
+EXAMPLES: Final = int(os.environ.get("DURABLE_RACES", "40"))
+"""Races of each kind; the full proof is DURABLE_RACES=5000."""
+RACING: Final = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+places: Final = st.booleans()
+
+
+class RaceMachine(RuleBasedStateMachine):
+    """A race; subclasses say who races."""
+
+    targets: tuple[str, ...] = ("a",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.is_faulty = False
+
+    @initialize(is_stubborn=st.booleans())
+    def begin(self, is_stubborn: bool) -> None:
+        for target in self.targets:
+            self.world.start(target, is_home=True, is_stubborn=is_stubborn)
+        self.world.flow()
+
+    # --- gates ------------------------------------------------------------------------
+
+    @rule(moves=st.lists(st.sampled_from(MOVES), min_size=1, max_size=4))
+    def let_some_through(self, moves: list[str]) -> None:
+        for gate in moves:
+            self.world.move(gate)
+
+    @rule()
+    def let_all_through(self) -> None:
+        self.world.flow()
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0]))
+    def wait(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+    @rule(which=st.integers(0, 3))
+    def end_an_activity(self, which: int) -> None:
+        self.world.stage.finish(which)
+        self.world.settle()
+
+    # --- faults -----------------------------------------------------------------------
+
+    @rule(fault=st.sampled_from(FAULTS))
+    def fail_a_commit(self, fault: str) -> None:
+        self.is_faulty = True
+        self.world.gate.fail_next(fault)
+
+    @rule()
+    def crash(self) -> None:
+        self.world.crash()
+
+    @rule()
+    def restart(self) -> None:
+        self.world.restart()
+
+    # --- the end ----------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        world = self.world
+        try:
+            world.calm()
+            check_world(world, is_faulty=self.is_faulty)
+            for target in self.targets:
+                world.send(target, is_home=True, do="settle")
+            world.calm()
+            check_world(world, is_faulty=self.is_faulty)
+        finally:
+            world.close()
