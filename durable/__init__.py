@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     )
     from durable.api.children import ChildHandle, ExternalHandle, external, start_child
     from durable.api.continuation import checkpoint, continue_as_new
+    from durable.api.entity import Entity, entity
+    from durable.api.entity_call import EntityCall
+    from durable.api.entity_caller import entity_key
+    from durable.api.entity_lock import locked
+    from durable.api.entity_method import exclusive, shared
     from durable.api.handlers import (
         set_query_handler,
         set_signal_handler,
@@ -53,7 +58,7 @@ if TYPE_CHECKING:
     from durable.core.machines.fact import DeadLetter
     from durable.core.runtime import WorkflowInfo
     from durable.core.stacks import StackFrame, TaskStack
-    from durable.engine import Engine
+    from durable.engine import Engine, activity_client
     from durable.errors import (
         ActivityError,
         ActivityTimeoutError,
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
         ChildWorkflowError,
         CompensationFailed,
         DurableError,
+        EntityDeadlockError,
         FailureError,
         InvalidInputError,
         NoAnswerError,
@@ -110,6 +116,9 @@ __all__ = [
     "DeadLetter",
     "DurableError",
     "Engine",
+    "Entity",
+    "EntityCall",
+    "EntityDeadlockError",
     "ExternalHandle",
     "FailureError",
     "Handle",
@@ -154,17 +163,22 @@ __all__ = [
     "WorkflowTerminatedError",
     "WorkflowTimedOutError",
     "activity",
+    "activity_client",
     "activity_info",
     "all_handlers_finished",
     "checkpoint",
     "continue_as_new",
     "current_update",
     "deprecate_patch",
+    "entity",
+    "entity_key",
+    "exclusive",
     "external",
     "in_activity",
     "in_workflow",
     "info",
     "is_activity_cancelled",
+    "locked",
     "logger",
     "now",
     "patched",
@@ -176,6 +190,7 @@ __all__ = [
     "set_signal_handler",
     "set_state",
     "set_update_handler",
+    "shared",
     "signal",
     "sleep",
     "start_child",
@@ -202,6 +217,11 @@ _HOMES = {
         "start_child",
     ),
     "durable.api.continuation": ("checkpoint", "continue_as_new"),
+    "durable.api.entity": ("Entity", "entity"),
+    "durable.api.entity_call": ("EntityCall",),
+    "durable.api.entity_caller": ("entity_key",),
+    "durable.api.entity_lock": ("locked",),
+    "durable.api.entity_method": ("exclusive", "shared"),
     "durable.api.handlers": (
         "set_query_handler",
         "set_signal_handler",
@@ -234,7 +254,7 @@ _HOMES = {
     "durable.core.stacks": ("StackFrame", "TaskStack"),
     "durable.converter.failures": ("register_exception",),
     "durable.core.runtime": ("WorkflowInfo",),
-    "durable.engine": ("Engine",),
+    "durable.engine": ("Engine", "activity_client"),
     "durable.options": (
         "ActivityCancellationType",
         "ChildCancellationType",

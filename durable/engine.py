@@ -10,11 +10,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
 from durable import limits
+from durable.api.activity_context import activity_engine
+from durable.api.entity_call import EntityCall
 from durable.api.messages import SignalCall, UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.client import Client, start_options
 from durable.client.description import RunDescription
+from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock, from_datetime
@@ -31,6 +34,7 @@ from durable.options import (
 from durable.store.connect import connect
 from durable.store.records import RunFilter, RunStatus
 from durable.store.store import Store
+from durable.worker.invoking import BuiltIn
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 
@@ -164,6 +168,11 @@ class Engine:
                 on_closed=client.outcomes.closed,
                 on_stuck=self._stuck,
                 on_update=client.told_update,
+                built_in={
+                    name: BuiltIn(name, perform)
+                    for name, perform in entity_activities(client).items()
+                },
+                engine=self,
             )
             self._client, self._worker = client, worker
             try:
@@ -397,6 +406,40 @@ class Engine:
         handle: Handle[Any] = await self.start(call, *args, id=id, **options)
         return await handle.result()
 
+    async def call(
+        self,
+        call: EntityCall[R],
+        /,
+        *,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> R:
+        """Call a method of an entity, and wait for its answer.
+
+        An exclusive method waits for its turn; the call is durable before it begins. A
+        shared one is answered at once.
+
+        Args:
+            call: such as `Cart["alice"].add("apple", n=2)`.
+            update_id: your idempotency key for the call of an exclusive method: while
+                the entity remembers it (the newest 256 calls, at least), the same key
+                again gives the same answer, and nothing runs twice.
+            timeout: how long to wait; without end by default, or 10 s for a shared
+                method whose code only another process has.
+
+        Raises:
+            UpdateFailedError: the exclusive method raised, which is chained as
+                `__cause__`; the state is as it was. Or the entity was ended first.
+            QueryFailedError: the shared method raised.
+            NoAnswerError: `timeout` passed; an exclusive method may still run.
+            WorkflowStuckError: the entity's code must be mended first.
+            InvalidInputError: an argument breaks its rule; nothing was sent.
+        """
+        result: R = await call_entity(
+            self._open_client(), call, update_id=update_id, timeout=timeout
+        )
+        return result
+
     @overload
     async def get(
         self,
@@ -472,3 +515,20 @@ class Engine:
         """Work until `stop` is set; for programs that are nothing but a worker."""
         self._open_client()
         await stop.wait()
+
+
+def activity_client() -> Engine:
+    """The engine whose worker runs the activity, for activities that need one.
+
+        @activity
+        async def remind(customer: str) -> None:
+            await activity_client().call(Cart[customer].note("reminded"))
+
+    Only async activities can use it: an engine belongs to its event loop. What an
+    activity does with it may be done again by a further attempt; give ids to what must
+    happen once, such as `activity_info().idempotency_key`.
+
+    Raises:
+        NotInWorkflowError: no async activity of an engine is running here.
+    """
+    return cast("Engine", activity_engine("durable.activity_client()"))

@@ -23,6 +23,7 @@
     ├── UpdateFailedError             what `update()` raises; the cause is chained
     │   └── UpdateRejectedError       its validator refused it; nothing was recorded
     ├── NoAnswerError (TimeoutError)  no worker has answered in time
+    ├── EntityDeadlockError           a call of an entity could only wait for itself
     ├── FailureError                  failures as workflow code sees them
     │   ├── ApplicationError          raise it to choose type, details, retry
     │   ├── RemoteError               an exception whose class is not known here
@@ -271,6 +272,12 @@ class NoAnswerError(DurableError, TimeoutError):
     """No worker has answered in time; the request may still be served later."""
 
     code = "no_answer"
+
+
+class EntityDeadlockError(DurableError):
+    """A call of an entity, or a critical section, could wait for itself for ever."""
+
+    code = "entity_deadlock"
 
 
 # --- failures as workflow code sees them ----------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
+from durable.api.entity_call import EntityCall
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.description import RunDescription
@@ -318,6 +319,18 @@ class SyncEngine:
             self._engine.update_with_start(update, call, **options)
         )
         return SyncHandle(thread, handle), SyncUpdateHandle(thread, sent)
+
+    def call(
+        self,
+        call: EntityCall[R],
+        /,
+        *,
+        update_id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> R:
+        """Call a method of an entity; see `Engine.call`."""
+        called = self._engine.call(call, update_id=update_id, timeout=timeout)
+        return self._open_thread().call(called)
 
     def list(self, **where: Any) -> builtins.list[RunDescription]:
         """List runs, newest first; see `Engine.list`."""

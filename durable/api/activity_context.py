@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from typing import Final
 
@@ -40,10 +41,11 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
 class ActivityContext:
     """The attempt that the current task or thread runs."""
 
-    __slots__ = ("info", "is_cancelled")
+    __slots__ = ("engine", "info", "is_cancelled")
 
-    def __init__(self, info: ActivityInfo) -> None:
+    def __init__(self, info: ActivityInfo, engine: object = None) -> None:
         self.info = info
+        self.engine = engine
         # A plain flag: threads read it, the loop's thread sets it, nobody waits.
         self.is_cancelled = False
 
@@ -75,6 +77,21 @@ def is_activity_cancelled() -> bool:
         NotInWorkflowError: no activity of an engine is running here.
     """
     return _get("durable.is_activity_cancelled()").is_cancelled
+
+
+def activity_engine(operation: str) -> object:
+    """The engine whose worker runs the activity.
+
+    Raises:
+        NotInWorkflowError: no async activity of an engine is running here.
+    """
+    engine = _get(operation).engine
+    if asyncio._get_running_loop() is None:
+        raise NotInWorkflowError(
+            f"{operation} was called in an activity that runs in a thread.",
+            hint="Make the activity async: an engine belongs to its event loop.",
+        )
+    return engine
 
 
 def in_activity() -> bool:

@@ -152,6 +152,8 @@ def _result_hint_of(signature: CallSignature) -> Any:
 def _never_fits(given: object, wanted: object) -> bool:
     """Whether no value of one class is one of another; unsure is no."""
     given, wanted = (NoneType if hint is None else hint for hint in (given, wanted))
+    if given is Any or wanted is Any:  # which is a class, too
+        return False
     if not isinstance(given, type) or not isinstance(wanted, type):
         return False
     if given is int and wanted in (float, complex):

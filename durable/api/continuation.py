@@ -42,10 +42,10 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
         continue_as_new(place_order(order, attempt + 1))  # checked by type checkers
         continue_as_new(order, attempt + 1)               # the same workflow again
 
-    Whoever waits for the result gets that of the last run. Activities, timers and
-    signals that nobody has received are not carried over; a signal that came while
-    this was decided is seen by this run first. Open children are treated as at any
-    close. It raises a BaseException, so that `except Exception` does not stop it; it
+    Whoever waits for the result gets that of the last run. Signals that nobody has
+    received are carried over; one that came while this was decided is seen by this run
+    first. Activities and timers end with this run, and open children are treated as at
+    any close. It raises a BaseException, so that `except Exception` does not stop it; it
     may be called from handlers too.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from types import CodeType
+from types import CodeType, FrameType
 from typing import (
     Any,
     ClassVar,
@@ -185,6 +185,16 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         """Give up; a call that was never driven holds nothing."""
         if self._running is not None:
             self._running.close()
+
+    @property
+    def cr_frame(self) -> FrameType | None:
+        """The frame of the wait, as a coroutine has it; None before its first step."""
+        return getattr(self._running, "cr_frame", None)
+
+    @property
+    def cr_await(self) -> Any:
+        """What the wait awaits, as a coroutine has it."""
+        return getattr(self._running, "cr_await", None)
 
     def _get_running(self) -> Coroutine[Any, Any, R_co]:
         if self._running is None:

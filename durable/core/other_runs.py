@@ -15,7 +15,7 @@ from durable.core.machines.external import (
     DeliveryMachine,
     SignalExternalMachine,
 )
-from durable.core.machines.machine import Entry
+from durable.core.machines.machine import Entry, Outcome
 from durable.core.payload import Payloads
 from durable.core.runtime import Child, ChildTarget, WorkflowCode
 
@@ -82,7 +82,7 @@ class OtherRuns:
                 run_id,
                 name,
                 input,
-                self.loop.create_future(),
+                Outcome(self.loop),
                 is_child=is_child,
                 source="",
             )
@@ -102,7 +102,7 @@ class OtherRuns:
                 workflow_id,
                 run_id,
                 reason,
-                self.loop.create_future(),
+                Outcome(self.loop),
                 is_child=is_child,
                 source="",
             )
@@ -113,9 +113,8 @@ class OtherRuns:
             await self.loop.create_future()  # see durable.core.teardown
         self.send(machine)
         try:
-            await asyncio.wait([machine.future])
+            await machine.wait()
         except asyncio.CancelledError:
             if not self.loop.is_torn_down:
                 machine.cancel()
             raise
-        machine.check()

@@ -19,14 +19,21 @@ from durable.core.events import (
     TERMINAL_EVENTS,
     UNPROCESSED,
     Attributes,
+    CheckpointRecorded,
     HistoryEvent,
     TimerFired,
     WorkflowExecutionCompleted,
     WorkflowExecutionStarted,
+    WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
 )
 from durable.core.replayer import Replayer
-from durable.core.workflow_task import WorkflowTask, WorkflowTaskCompletion
+from durable.core.workflow_task import (
+    TaskInput,
+    UpdateRequest,
+    WorkflowTask,
+    WorkflowTaskCompletion,
+)
 from durable.errors import CorruptHistoryError, NondeterminismError
 from durable.testing.histories import comparable, load_history
 
@@ -89,23 +96,32 @@ def replay_at_every_prefix(
 
     Driven with the inputs that the next task really had, the code must issue the very
     commands that were recorded, byte for byte (but for source lines and tracebacks).
+    After a checkpoint, so must code that knows no more than what that carries on.
 
     Returns and raises as `replay`.
     """
     events = read_history(history)
     registry = _registry(definitions)
     for before, after in _cuts(events):
-        replayer = _new_replayer(registry)
-        try:
-            if before:
-                task = WorkflowTask(after[0].time, (), before, is_replay_only=True)
-                _process(replayer, task)
-            completion = _process(replayer, WorkflowTask(after[0].time, _inputs(after)))
-            if after[0].flags == flags.CURRENT:  # else live code rightly differs
-                _compare(completion, after)
-        finally:
-            replayer.tear_down()
+        for known in _readings(before):
+            _drive_on(registry, known, after)
     return replay(events, definitions)
+
+
+def _drive_on(
+    registry: Registry, known: list[HistoryEvent], after: list[HistoryEvent]
+) -> None:
+    """Replay what is known, give the code what came then, compare what it does."""
+    now = after[0].time
+    replayer = _new_replayer(registry)
+    try:
+        if known:
+            _process(replayer, WorkflowTask(now, (), known, is_replay_only=True))
+        completion = _process(replayer, WorkflowTask(now, _inputs(after)))
+        if after[0].flags == flags.CURRENT:  # else live code rightly differs
+            _compare(completion, after)
+    finally:
+        replayer.tear_down()
 
 
 def read_history(history: History) -> list[HistoryEvent]:
@@ -179,26 +195,59 @@ def _cuts(
 ) -> Iterable[tuple[list[HistoryEvent], list[HistoryEvent]]]:
     """Every way to cut between what was there before a task and what it recorded.
 
-    Inputs that were recorded before any task took them belong to the part before.
+    Inputs that were recorded before any task took them belong to the part before. A
+    task that takes a checkpoint goes on with the next one at once: they are one part.
     """
     first = 0
     while first < len(events):
-        number = events[first].task_number
-        last = first
-        while last < len(events) and events[last].task_number == number:
-            last += 1
-        if number != UNPROCESSED:
+        last = _end_of_task(events, first)
+        while last < len(events) and _is_checkpoint(events[last]):
+            last = _end_of_task(events, last)
+        if events[first].task_number != UNPROCESSED:
             yield events[:first], events[first:last]
         first = last
 
 
-def _inputs(task: Sequence[HistoryEvent]) -> tuple[Attributes, ...]:
-    """The inputs that a task was given, without those that the core makes itself."""
+def _end_of_task(events: list[HistoryEvent], first: int) -> int:
+    number = events[first].task_number
+    last = first
+    while last < len(events) and events[last].task_number == number:
+        last += 1
+    return last
+
+
+def _is_checkpoint(event: HistoryEvent) -> bool:
+    return isinstance(event.attributes, CheckpointRecorded)
+
+
+def _readings(events: list[HistoryEvent]) -> list[list[HistoryEvent]]:
+    """A history as it is, and as a store reads it: from its newest checkpoint on."""
+    marks = [index for index, event in enumerate(events) if _is_checkpoint(event)]
+    if not marks:
+        return [events]
+    return [events, [events[0], *events[marks[-1] :]]]
+
+
+def _inputs(part: Sequence[HistoryEvent]) -> tuple[TaskInput, ...]:
+    """What the first task of a part was given, without what the core makes itself."""
+    number = part[0].task_number
     return tuple(
-        event.attributes
-        for event in task
-        if event.attributes.is_input
-        and not isinstance(event.attributes, TimerFired | WorkflowTaskStarted)
+        _as_it_came(event.attributes)
+        for event in part
+        if event.task_number == number
+        and event.attributes.is_input
+        and not isinstance(
+            event.attributes, CheckpointRecorded | TimerFired | WorkflowTaskStarted
+        )
+    )
+
+
+def _as_it_came(event: Attributes) -> TaskInput:
+    """An accepted update was a request, for its validator to judge."""
+    if not isinstance(event, WorkflowExecutionUpdateAccepted):
+        return event
+    return UpdateRequest(
+        event.update_id, event.update_name, event.input, event.identity, event.headers
     )
 
 

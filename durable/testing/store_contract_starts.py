@@ -17,6 +17,7 @@ from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
     RunStatus,
     Started,
+    StartRun,
 )
 from durable.testing.store_rows import (
     START,
@@ -70,6 +71,39 @@ class StartContract:
         assert loaded.record == operation.record
         assert loaded.rows == operation.rows
         assert (loaded.messages, loaded.attempts) == ([], [])
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("first_run_id", "r0"),
+            ("is_active", True),
+            ("wake_at", START),
+            ("stuck", "{}"),
+            ("version", "1.2"),
+            ("continued_from_run_id", "r0"),
+            ("parent_workflow_id", "wf-p"),
+            ("parent_run_id", "p"),
+            ("root_run_id", None),
+            ("parent_initiated_event_id", 5),
+            ("parent_close_policy", "abandon"),
+            ("state", "1"),
+            ("checkpoint_event_id", 1),
+        ],
+    )
+    async def test_start_keeps_each_field_by_itself(
+        self, harness: Harness, field: str, value: object
+    ) -> None:
+        store = await harness.open("w")
+        changes = {field: value}
+        records = [make_run(name, owner="w", **changes) for name in ("r1", "r2")]
+
+        await perform_all(
+            store,
+            *(StartRun(record=r, rows=make_rows(r.run_id, 1, 1)) for r in records),
+        )
+
+        loaded = await store.load_runs(["r1", "r2"])
+        assert [run.record for run in loaded] == records
 
     async def test_start_without_an_owner_needs_no_lease(
         self, harness: Harness

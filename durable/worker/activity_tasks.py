@@ -12,13 +12,12 @@ import collections
 import contextlib
 import contextvars
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from durable.api.activity import Activity
 from durable.api.activity_context import CURRENT, ActivityContext, ActivityInfo
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
@@ -36,6 +35,7 @@ from durable.observer import WorkerObserver, WorkerState
 from durable.store.records import AttemptRecord, AttemptState, RecordAttempts
 from durable.store.store import Store
 from durable.worker import observing
+from durable.worker.invoking import BuiltIn, Code, Invoker
 from durable.worker.live_run import Attempt, LiveRun
 
 _log: Final = logging.getLogger("durable.worker")
@@ -67,6 +67,8 @@ class ActivityTasks:
     Args:
         concurrency: how many run at once; more wait in order.
         threads: how many of them may be plain functions, each in a thread.
+        built_in: activities of the library's own, by name; they take no place.
+        engine: what `durable.activity_client` gives.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class ActivityTasks:
         concurrency: int,
         threads: int,
         observer: WorkerObserver | None,
+        built_in: Mapping[str, BuiltIn],
+        engine: object,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -87,13 +91,15 @@ class ActivityTasks:
         self._slots = self._free = concurrency
         self._free_threads = threads
         self._observer = observer
-        self._threads = threads
+        self._built_in = built_in
+        self._engine = engine
+        self._invoker = Invoker(threads)
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
-        self._pool: ThreadPoolExecutor | None = None
         self._queue: collections.deque[Attempt] = collections.deque()
         self._thread_queue: collections.deque[Attempt] = collections.deque()
         self._running: set[Attempt] = set()
+        self._patient: set[Attempt] = set()  # built-in ones that are under way
         self._starting = 0
         self._idle: asyncio.Event | None = None
         self.is_draining = False
@@ -122,8 +128,12 @@ class ActivityTasks:
             # The next worker must know that it has certainly not begun.
             self._record(attempt, AttemptState.BACKOFF, None)
             return
+        name = attempt.scheduled.activity_type
+        if name in self._built_in:
+            self._start(attempt, self._built_in[name])
+            return
         try:
-            activity = self._registry.get_activity(attempt.scheduled.activity_type)
+            activity = self._registry.get_activity(name)
         except NotRegisteredError as error:
             attempt.started_at = self._store.now()
             self._failed(attempt, failure_of(error))
@@ -151,15 +161,18 @@ class ActivityTasks:
             attempt.started_at = self._store.now()
             self._timed_out(attempt, "schedule_to_start")
 
-    def _start(self, attempt: Attempt, activity: Activity[Any, Any]) -> None:
-        self._free -= 1
-        if not activity.is_async:
-            self._free_threads -= 1
+    def _start(self, attempt: Attempt, activity: Code) -> None:
+        if isinstance(activity, BuiltIn):
+            self._patient.add(attempt)
+        else:
+            self._running.add(attempt)
+            self._free -= 1
+            if not activity.is_async:
+                self._free_threads -= 1
         if attempt.timer is not None:
             attempt.timer.cancel()
             attempt.timer = None
         now = attempt.started_at = self._store.now()
-        self._running.add(attempt)
         loop = asyncio.get_running_loop()
         settings = attempt.scheduled.settings
         limit, kind = settings.start_to_close_timeout, "start_to_close"
@@ -182,7 +195,7 @@ class ActivityTasks:
 
     # --- running ----------------------------------------------------------------------
 
-    async def _run(self, attempt: Attempt, activity: Activity[Any, Any]) -> None:
+    async def _run(self, attempt: Attempt, activity: Code) -> None:
         run, scheduled = attempt.run, attempt.scheduled
         context = ActivityContext(
             ActivityInfo(
@@ -195,12 +208,13 @@ class ActivityTasks:
                 scheduled_at=attempt.scheduled_at,
                 started_at=attempt.started_at,
                 start_to_close_timeout=scheduled.settings.start_to_close_timeout,
-            )
+            ),
+            self._engine,
         )
         CURRENT.set(context)
         attempt.context = context
         try:
-            result = await self._call(attempt, activity)
+            result = await self._call(attempt, activity, context.info)
         except asyncio.CancelledError as error:
             self._stopped(attempt, error)
         except (KeyboardInterrupt, GeneratorExit):
@@ -212,40 +226,29 @@ class ActivityTasks:
         finally:
             self._leave(attempt, activity)
 
-    async def _call(self, attempt: Attempt, activity: Activity[Any, Any]) -> Payload:
-        observer = self._observer
+    async def _call(
+        self, attempt: Attempt, activity: Code, info: ActivityInfo
+    ) -> Payload:
+        observer, input = self._observer, attempt.scheduled.input
         if observer is None:
-            return await self._invoke(attempt, activity)
-        run, scheduled = attempt.run, attempt.scheduled
+            return await self._invoker.call(activity, input, info)
         with observer.running_activity(
-            activity_type=scheduled.activity_type,
-            activity_id=scheduled.activity_id,
-            attempt=attempt.attempt,
-            workflow_type=run.workflow_type,
-            workflow_id=run.workflow_id,
-            run_id=run.run_id,
+            activity_type=info.activity_type,
+            activity_id=info.activity_id,
+            attempt=info.attempt,
+            workflow_type=info.workflow_type,
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
             waited=observing.attempt_waited(attempt),
             headers=attempt.headers,
-            run_headers=run.headers,
+            run_headers=attempt.run.headers,
         ):
-            return await self._invoke(attempt, activity)
+            return await self._invoker.call(activity, input, info)
 
-    async def _invoke(self, attempt: Attempt, activity: Activity[Any, Any]) -> Payload:
-        signature = activity.call_signature
-        args, kwargs = signature.unbind(signature.decode(attempt.scheduled.input))
-        if activity.is_async:
-            return signature.encode_result(await activity.function(*args, **kwargs))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "durable-activity")
-        context = contextvars.copy_context()
-
-        def call() -> Any:
-            return context.run(_call_plain, activity, args, kwargs)
-
-        result = await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        return signature.encode_result(result)
-
-    def _leave(self, attempt: Attempt, activity: Activity[Any, Any]) -> None:
+    def _leave(self, attempt: Attempt, activity: Code) -> None:
+        if isinstance(activity, BuiltIn):
+            self._patient.discard(attempt)
+            return
         self._running.discard(attempt)
         self._free += 1
         if not activity.is_async:
@@ -557,30 +560,26 @@ class ActivityTasks:
     # --- the end ----------------------------------------------------------------------
 
     async def drain(self, grace: float) -> None:
-        """Begin nothing more; wait for what runs, then stop it."""
+        """Begin nothing more; wait for what runs, then stop it.
+
+        What only waits is not waited for.
+        """
+        await self._stop(self._patient, grace)
         if self._running:
             self._idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._idle.wait()
         self.is_draining = True
-        tasks = [a.task for a in list(self._running) if a.task is not None]
-        for attempt in list(self._running):
+        await self._stop(self._running | self._patient, grace)
+        self._invoker.close()
+
+    async def _stop(self, attempts: set[Attempt], grace: float) -> None:
+        tasks = [attempt.task for attempt in attempts if attempt.task is not None]
+        for attempt in list(attempts):
             self._end(attempt)
             attempt.ask_to_stop()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _call_plain(
-    activity: Activity[Any, Any], args: list[Any], kwargs: dict[str, Any]
-) -> Any:
-    try:
-        return activity.function(*args, **kwargs)
-    except StopIteration as error:
-        # A future cannot carry StopIteration; neither can a coroutine (PEP 479).
-        raise RuntimeError("activity raised StopIteration") from error

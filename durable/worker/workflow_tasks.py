@@ -338,7 +338,9 @@ class WorkflowTasks:
         going = closing.attributes
         if isinstance(going, WorkflowExecutionContinuedAsNew):
             unread = run.replayer.unread_signals()
-            start = successor(run, going, unread, closing.time)
+            # Later than this run in any case, so that it is the newest of its id.
+            now = max(closing.time, run.started_at + 1)
+            start = successor(run, going, unread, now)
             if self._host.can_run(going.task_queue, going.workflow_type):
                 record = msgspec.structs.replace(
                     start.record, owner=self._host.worker_id, is_active=True

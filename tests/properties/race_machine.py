@@ -3,9 +3,9 @@
 import os
 from typing import Final
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.properties.gated_store import FAULTS, MOVES
 from tests.properties.race_checks import check_world
@@ -17,6 +17,7 @@ RACING: Final = settings(
     max_examples=EXAMPLES,
     stateful_step_count=30,
     deadline=None,
+    phases=[p for p in Phase if p is not Phase.shrink or not os.environ.get('NOSHRINK')],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 places: Final = st.booleans()
@@ -60,6 +61,7 @@ class RaceMachine(RuleBasedStateMachine):
 
     # --- faults -----------------------------------------------------------------------
 
+    @precondition(lambda self: bool(os.environ.get("FAULTS")))
     @rule(fault=st.sampled_from(FAULTS))
     def fail_a_commit(self, fault: str) -> None:
         self.is_faulty = True
@@ -84,5 +86,7 @@ class RaceMachine(RuleBasedStateMachine):
                 world.send(target, is_home=True, do="settle")
             world.calm()
             check_world(world, is_faulty=self.is_faulty)
-        finally:
             world.close()
+        except BaseException:
+            world.abandon()
+            raise

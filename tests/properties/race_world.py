@@ -7,7 +7,7 @@ what came of it, for `race_checks`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
@@ -65,6 +65,7 @@ class World:
         self.ticks = 0
         self.numbers = 0
         self.is_home_open = False
+        self._elsewhere: set[asyncio.Task[Any]] = set()
         self.gate = GatedStore(self.clock)
         shared = MemoryStore(clock=self.clock)
         shared._database = self.gate.database
@@ -126,6 +127,8 @@ class World:
         """Kill the process that works, and start another once its lease is over."""
         self.gate.kill()
         self._forget_deeds()
+        for task in asyncio.all_tasks(self.loop) - self._elsewhere:
+            task.cancel()
         self.stage.waiting.clear()
         self.advance(LEASE_SECONDS * 2)
         self.open_home()
@@ -186,9 +189,14 @@ class World:
                 deed.answer = error
             deed.ended = self.tick()
 
-        self.loop.spawn(doing())
-        self.settle()
+        self._begin(doing(), is_home=is_home)
         return deed
+
+    def _begin(self, work: Coroutine[Any, Any, None], *, is_home: bool) -> None:
+        task = self.loop.spawn(work)
+        if not is_home:
+            self._elsewhere.add(task)
+        self.settle()
 
     async def _find(self, target: str, *, is_home: bool) -> Handle[Past]:
         engine = self.home if is_home else self.away
@@ -214,8 +222,7 @@ class World:
         key = f"start-{self.next_number()}"
         deed = Deed("start", target, 0, key, is_home, self.tick())
         self.deeds.append(deed)
-        self.loop.spawn(starting())
-        self.settle()
+        self._begin(starting(), is_home=is_home)
         return deed
 
     def send(
@@ -298,15 +305,18 @@ class World:
     def close(self) -> None:
         """End everything."""
         try:
-            if not self.gate.is_dead:
-                closing = self.loop.spawn(self.home.close())
-                for _ in range(10):
-                    self.flow()
-                    self.advance(1)
-                closing.result()
+            closing = self.loop.spawn(self.home.close())
+            for _ in range(10):
+                self.flow()
+                self.advance(1)
+            closing.result()
             closing = self.loop.spawn(self.away.close())
             self.settle()
             closing.result()
         finally:
-            self.gate.kill()
-            self.loop.end()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Drop everything."""
+        self.gate.kill()
+        self.loop.end()

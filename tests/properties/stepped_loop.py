@@ -57,11 +57,14 @@ class SteppedLoop(asyncio.SelectorEventLoop):
 
     def end(self) -> None:
         """Cancel what is left and close."""
-        for _ in range(10):
-            tasks = asyncio.all_tasks(self)
-            if not tasks:
-                break
-            for task in tasks:
-                task.cancel()
-            self.settle()
-        self.close()
+        try:
+            for _ in range(10):
+                tasks = asyncio.all_tasks(self)
+                if not tasks:
+                    break
+                for task in tasks:
+                    task.cancel()
+                self.settle()
+        finally:
+            asyncio.set_event_loop(None)
+            self.close()

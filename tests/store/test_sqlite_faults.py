@@ -21,6 +21,7 @@ from durable.errors import (
     LeaseLostError,
     StoreError,
 )
+from durable.options import IdConflictPolicy
 from durable.store import sqlite
 from durable.store.connect import connect
 from durable.store.groups import GroupExecutor
@@ -327,6 +328,28 @@ def test_part_that_cannot_be_stored_harms_only_itself(
     assert count(executor, "runs") == 7
     assert count(executor, "inbox") == 2
     assert execute(executor, make_commit("v", 3, 3)) == [None]
+
+
+def test_message_follows_what_was_undone_in_its_group(
+    executor: GroupExecutor,
+) -> None:
+    execute(executor, make_start("r1", owner="w"), make_start("r2", owner="w"))
+    # Run id r2 is taken, but r1 is terminated before that shows.
+    undone = make_start(
+        "r2",
+        workflow_id="wf-r1",
+        request_id="again",
+        conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+        terminated_data="{}",
+    )
+
+    before, refused, after = execute(
+        executor, make_message("r1", "a"), undone, make_message("r1", "b")
+    )
+
+    assert isinstance(refused, HistoryTakenError)
+    assert (before, after) == ("r1", "r1")
+    assert count(executor, "inbox") == 2
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from durable.core.events import (
     WorkflowExecutionStarted,
 )
 from durable.core.machines.external import CancelExternalMachine
-from durable.core.machines.machine import Entry, Machine, Move, State, Table
+from durable.core.machines.machine import Entry, Machine, Move, Outcome, State, Table
 from durable.core.payload import Failure, Payload, Payloads
 from durable.core.runtime import ChildTarget, WorkflowCode, source_line
 from durable.errors import WorkflowAlreadyStartedError, WorkflowNotFoundError
@@ -57,14 +57,14 @@ class ChildMachine(Machine, Entry):
         "_instruction",
         "_parent",
         "_stop",
-        "future",
         "initiated",
         "initiated_at",
         "initiated_event_id",
         "input",
         "is_withdrawn",
+        "outcome",
         "run_id",
-        "started_future",
+        "start",
         "target",
         "workflow_id",
     )
@@ -95,9 +95,8 @@ class ChildMachine(Machine, Entry):
         self.initiated_event_id = 0
         self.initiated_at = 0
         self.initiated: StartChildWorkflowExecutionInitiated | None = None
-        # Awaited by no task directly: cancelling a task would cancel them.
-        self.started_future: asyncio.Future[Attributes] = parent.loop.create_future()
-        self.future: asyncio.Future[Attributes] = parent.loop.create_future()
+        self.start: Outcome[Attributes] = Outcome(parent.loop)
+        self.outcome: Outcome[Attributes] = Outcome(parent.loop)
         self._parent = parent
         self._stop: CancelExternalMachine | None = None
         self._code = code
@@ -151,18 +150,15 @@ class ChildMachine(Machine, Entry):
     def begun(self, event: ChildWorkflowExecutionStarted) -> None:
         """The child exists."""
         self.run_id = event.run_id
-        if not self.started_future.done():
-            self.started_future.set_result(event)
+        self.start.set(event)
 
     def resolve(self, event: Attributes) -> None:
         """Take the outcome; whoever still waits is woken."""
         self.move(Move.RESOLVE)
         if not isinstance(event, StartChildWorkflowExecutionFailed):
             self.run_id = getattr(event, "run_id", self.run_id)
-        if not self.started_future.done():
-            self.started_future.set_result(event)
-        if not self.future.done():
-            self.future.set_result(event)
+        self.start.set(event)
+        self.outcome.set(event)
 
     def cancel(self, reason: str = "Its parent asked it to stop.") -> None:
         """Give the child up; ask it to stop if it may be running."""
@@ -175,7 +171,7 @@ class ChildMachine(Machine, Entry):
                 self.workflow_id,
                 None,
                 reason,
-                self._parent.loop.create_future(),
+                Outcome(self._parent.loop),
                 is_child=True,
                 source="",
             )
@@ -188,12 +184,11 @@ class ChildMachine(Machine, Entry):
         if self._parent.is_torn_down:
             await self._parent.loop.create_future()  # see durable.core.teardown
         try:
-            await asyncio.wait([self.started_future])
+            event = await self.start.wait()
         except asyncio.CancelledError:
             if self.state is State.CREATED and not self._parent.is_torn_down:
                 self.cancel()  # asked for and given up within one turn
             raise
-        event = self.started_future.result()
         if isinstance(event, StartChildWorkflowExecutionFailed):
             raise _start_error(event)
         assert self.run_id is not None  # noqa: S101 - every other event brings it
@@ -205,7 +200,7 @@ class ChildMachine(Machine, Entry):
             await self._parent.loop.create_future()  # see durable.core.teardown
         kind = self.target.settings.cancellation_type
         try:
-            await asyncio.wait([self.future])
+            return self._result(await self.outcome.wait())
         except asyncio.CancelledError:
             if self._parent.is_torn_down:
                 raise
@@ -214,36 +209,32 @@ class ChildMachine(Machine, Entry):
                 self.cancel()
             if was_created or kind in ("abandon", "try_cancel"):
                 raise
-            await self._outlast(kind)
-        return self._result()
+            return self._result(await self._outlast(kind))
 
-    async def _outlast(self, kind: str) -> None:
+    async def _outlast(self, kind: str) -> Attributes:
         """Wait on after a cancellation; raise it again unless the child went on."""
         task = asyncio.current_task()
         swallowed = 1
-        stop = self._stop
-        goal = self.future
-        if kind == "wait_cancellation_requested" and stop is not None:
-            goal = stop.future
-        while not (goal.done() or self.future.done()):
+        while True:
             try:
-                await asyncio.wait(
-                    [goal, self.future], return_when=asyncio.FIRST_COMPLETED
-                )
+                if kind == "wait_cancellation_requested" and self._stop is not None:
+                    await self._stop.outcome.wait()
+                    if self.outcome.value is None:
+                        raise _StopRequested
+                event = await self.outcome.wait()
+                break
             except asyncio.CancelledError:
                 if self._parent.is_torn_down:
                     raise
                 swallowed += 1
-        if not self.future.done():
-            raise asyncio.CancelledError
-        if task is not None and not isinstance(
-            self.future.result(), ChildWorkflowExecutionCanceled
-        ):
+            except _StopRequested:
+                raise asyncio.CancelledError from None
+        if task is not None and not isinstance(event, ChildWorkflowExecutionCanceled):
             for _ in range(swallowed):
                 task.uncancel()
+        return event
 
-    def _result(self) -> Payload:
-        event: Any = self.future.result()
+    def _result(self, event: Any) -> Payload:
         if isinstance(event, ChildWorkflowExecutionCompleted):
             return event.result
         if isinstance(event, StartChildWorkflowExecutionFailed):
@@ -261,6 +252,10 @@ class ChildMachine(Machine, Entry):
                 run_id=event.run_id,
             )
         )
+
+
+class _StopRequested(Exception):
+    """The child has the request to stop, which is all that was waited for."""
 
 
 def _cause_of(event: Attributes) -> Failure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, ClassVar
 
 from durable.core.commands import (
@@ -16,7 +15,7 @@ from durable.core.events import (
     RequestCancelExternalWorkflowExecutionInitiated,
     SignalExternalWorkflowExecutionInitiated,
 )
-from durable.core.machines.machine import Entry, Machine, Move, State, Table
+from durable.core.machines.machine import Entry, Machine, Move, Outcome, State, Table
 from durable.core.payload import Payloads
 from durable.errors import WorkflowClosedError, WorkflowNotFoundError
 
@@ -31,11 +30,11 @@ class DeliveryMachine(Machine, Entry):
     """One message to another run; also the entry of its own command."""
 
     __slots__ = (
-        "future",
         "initiated",
         "initiated_event_id",
         "is_child",
         "is_withdrawn",
+        "outcome",
         "run_id",
         "source",
         "workflow_id",
@@ -46,7 +45,7 @@ class DeliveryMachine(Machine, Entry):
         self,
         workflow_id: str,
         run_id: str | None,
-        future: asyncio.Future[Any],
+        outcome: Outcome[Attributes],
         *,
         is_child: bool,
         source: str,
@@ -55,7 +54,7 @@ class DeliveryMachine(Machine, Entry):
         self.is_withdrawn = False
         self.workflow_id = workflow_id
         self.run_id = run_id
-        self.future: asyncio.Future[Attributes] = future
+        self.outcome = outcome
         self.is_child = is_child
         self.source = source
         self.initiated_event_id = 0
@@ -76,12 +75,11 @@ class DeliveryMachine(Machine, Entry):
     def resolve(self, event: Attributes) -> None:
         """Take the answer; whoever still waits is woken."""
         self.move(Move.RESOLVE)
-        if not self.future.done():
-            self.future.set_result(event)
+        self.outcome.set(event)
 
-    def check(self) -> None:
-        """Raise what the answer says went wrong."""
-        event: Any = self.future.result()
+    async def wait(self) -> None:
+        """Wait for the answer; raise what it says went wrong."""
+        event: Any = await self.outcome.wait()
         if isinstance(
             event,
             ExternalWorkflowExecutionSignaled
@@ -105,12 +103,12 @@ class SignalExternalMachine(DeliveryMachine):
         run_id: str | None,
         name: str,
         input: Payloads,
-        future: asyncio.Future[Any],
+        outcome: Outcome[Attributes],
         *,
         is_child: bool,
         source: str,
     ) -> None:
-        super().__init__(workflow_id, run_id, future, is_child=is_child, source=source)
+        super().__init__(workflow_id, run_id, outcome, is_child=is_child, source=source)
         self.name = name
         self.input = input
 
@@ -145,12 +143,12 @@ class CancelExternalMachine(DeliveryMachine):
         workflow_id: str,
         run_id: str | None,
         reason: str,
-        future: asyncio.Future[Any],
+        outcome: Outcome[Attributes],
         *,
         is_child: bool,
         source: str,
     ) -> None:
-        super().__init__(workflow_id, run_id, future, is_child=is_child, source=source)
+        super().__init__(workflow_id, run_id, outcome, is_child=is_child, source=source)
         self.reason = reason
 
     def command(self) -> RequestCancelExternalWorkflowExecution:

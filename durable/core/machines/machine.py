@@ -6,13 +6,16 @@ in the turn that issued it, and is then neither recorded nor expected on replay.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from durable.core.commands import Command
 from durable.core.events import Attributes
 from durable.errors import InternalError
+
+T = TypeVar("T")
 
 
 class State(enum.IntEnum):
@@ -65,6 +68,38 @@ class Machine:
                 f"{type(self).__name__} cannot {move.name} while {self.state.name}."
             ) from None
         return self.state
+
+
+class Outcome(Generic[T]):
+    """What an operation comes to, for any number of waiters.
+
+    Unlike a future it is not cancelled with a task that waits for it.
+    """
+
+    __slots__ = ("_loop", "_waiters", "value")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.value: T | None = None
+        self._loop = loop
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def set(self, value: T) -> None:
+        """Take the value, once, and wake whoever waits."""
+        if self.value is None:
+            self.value = value
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def wait(self) -> T:
+        """Wait for the value."""
+        if self.value is None:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+            assert self.value is not None  # noqa: S101 - it woke us
+        return self.value
 
 
 class Entry:

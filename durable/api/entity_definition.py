@@ -1,0 +1,377 @@
+"""What `@entity` makes: a workflow whose runs are the entities, one for each key.
+
+Calls of exclusive methods are updates of the run, which takes one after the other;
+shared methods are queries. The state is kept as the payload that it is recorded as, and
+every call works on a copy: so a call that fails has changed nothing, readers see no
+half-done change, and nothing depends on when a checkpoint was taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+from typing_extensions import TypedDict
+
+from durable.api.entity_call import HOLD, IS_RUN_OPEN, LET_GO, PATIENT
+from durable.api.entity_caller import Caller, set_caller, set_key, split_caller
+from durable.api.entity_method import EntityMethod
+from durable.api.entity_turns import Section, Turns
+from durable.api.handlers import make_handler
+from durable.api.signature import CallSignature
+from durable.api.workflow_definition import Workflow, WorkflowOptions
+from durable.converter import failures, json
+from durable.core.payload import NULL, Failure, Payload, Payloads
+from durable.core.runtime import (
+    ActivityTarget,
+    ContinueAsNew,
+    Handler,
+    MessageKind,
+    WorkflowRuntime,
+    get_runtime,
+)
+from durable.errors import (
+    InternalError,
+    InvalidCallError,
+    NondeterminismError,
+    PayloadError,
+    ReadOnlyError,
+    WorkflowBlockedError,
+)
+from durable.options import HandlerUnfinishedPolicy
+
+CHECKPOINT_EVENTS: Final = 100
+# Seconds. The first is the longest that a key stays held by a run that was terminated,
+# if somebody waits for it; the last bounds what waiting for a long section costs.
+HOLDER_CHECK_FIRST: Final = 60
+HOLDER_CHECK_LAST: Final = 3_600
+
+_NO_FAILURES: Final = (InternalError, NondeterminismError, WorkflowBlockedError)
+"""What leaves a method, but speaks of the run and not of the call."""
+
+
+class EntityOptions(TypedDict, total=False):
+    """Options of an entity, on the decorator.
+
+    Keys:
+        version: a label that is kept with each entity's run.
+        task_queue: where it runs; the queue of the engine that calls it first by
+            default.
+        checkpoint_every: events of a run's history after which its state is recorded,
+            so that a load begins there; 100 by default.
+    """
+
+    version: str | None
+    task_queue: str | None
+    checkpoint_every: int
+
+
+class MethodFailed(Exception):
+    """Carries what a method raised past the judgement of what is a bug."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+async def _live(self: EntityRun, state: object = None) -> None:
+    """Stand for the run's code: an entity begins with its state, and has no result."""
+
+
+class EntityWorkflow(Workflow[..., None]):
+    """The workflow of an entity.
+
+    Args:
+        cls: the class.
+        name: the workflow's name.
+        options: the options of the decorator.
+        methods: its methods, by the names of the class's attributes.
+    """
+
+    def __init__(
+        self,
+        cls: type[Any],
+        name: str,
+        options: EntityOptions,
+        methods: dict[str, EntityMethod],
+    ) -> None:
+        given: WorkflowOptions = {
+            "version": options.get("version"),
+            "task_queue": options.get("task_queue"),
+            "checkpoint_every": options.get("checkpoint_every", CHECKPOINT_EVENTS),
+        }
+        super().__init__(_live, name, given, origin=cls)
+        self.attributes = methods
+        self.methods = {method.name: method for method in methods.values()}
+        self.__doc__ = cls.__doc__
+        for method in methods.values():
+            self.function = method.function  # where errors find the class
+            break
+
+    # --- the state --------------------------------------------------------------------
+
+    @functools.cached_property
+    def _fields(self) -> frozenset[str] | None:
+        """The attributes that are the state; None if the class sees to that itself."""
+        fields = getattr(self.origin, "__dataclass_fields__", None)
+        return None if fields is None else frozenset(fields)
+
+    def new_state(self) -> Payload:
+        """The state of a key that nobody has called yet.
+
+        Raises:
+            PayloadError: it cannot be recorded.
+        """
+        return self.encode_state(self.origin())
+
+    def encode_state(self, state: Any) -> Payload:
+        """Turn an object into a payload.
+
+        Raises:
+            PayloadError: it cannot be recorded as it is, or has attributes that its
+                class does not declare.
+        """
+        if self._fields is not None:
+            for name in getattr(state, "__dict__", ()):
+                if name not in self._fields:
+                    raise PayloadError(
+                        f"A method of {self.name!r} has set {name!r}, which is no part"
+                        " of the state.",
+                        hint="Annotate it in the class, and give it a default.",
+                    )
+        return json.encode(state, self.origin, f"the state of {self.name!r}")
+
+    def decode_state(self, payload: Payload) -> Any:
+        """Turn a recorded state into an object.
+
+        Raises:
+            UndecodableError: it does not fit today's class.
+        """
+        return json.decode(payload, self.origin, f"the state of {self.name!r}")
+
+    def answer(
+        self, key: str, state: Payload, method: EntityMethod, input: Payloads
+    ) -> Payload:
+        """Let a shared method read a state.
+
+        Raises what the method raises.
+
+        Raises:
+            ReadOnlyError: it changed the state.
+            UndecodableError: the arguments, or the state, do not fit.
+            PayloadError: the answer cannot be recorded as it is.
+        """
+        call = functools.partial(self._answer, key, state, method, input)
+        return contextvars.copy_context().run(call)
+
+    def _answer(
+        self, key: str, state: Payload, method: EntityMethod, input: Payloads
+    ) -> Payload:
+        set_key(key)
+        signature = method.call_signature
+        args, kwargs = signature.unbind(signature.decode(split_caller(input)[1]))
+        copy = self.decode_state(state)
+        result: object = method.function(copy, *args, **kwargs)
+        if not self._is_still(copy, state):
+            raise ReadOnlyError(
+                f"The @shared method {method.name!r} of {self.name!r} has changed the"
+                " state.",
+                hint="Make it @exclusive.",
+            )
+        return signature.encode_result(result)
+
+    def _is_still(self, copy: Any, state: Payload) -> bool:
+        if json.encode_again(copy, self.origin, "the state") == state:
+            return True
+        return json.same(copy, self.decode_state(state))
+
+    # --- as the core sees it ----------------------------------------------------------
+
+    def prepare(self, runtime: WorkflowRuntime, input: Payloads) -> None:
+        """Take up the state and set the handlers."""
+        state = input[0] if input else self.new_state()
+        self.decode_state(state)  # what today's class cannot read parks the run
+        entity = EntityRun(self, runtime, state)
+        runtime.instance = entity
+        for method in self.methods.values():
+            kind: MessageKind = "update" if method.is_exclusive else "query"
+            runtime.set_handler(kind, method.name, entity.handler_of(method))
+        for name, function in ((HOLD, entity.hold), (LET_GO, entity.let_go)):
+            runtime.set_handler("update", name, _internal(name, function))
+
+    async def call(self, input: Payloads) -> Payload:
+        """Live until somebody ends the run."""
+        runtime = get_runtime("An entity")
+        entity: EntityRun = runtime.instance
+        await entity.live(runtime)
+        return NULL
+
+    def is_bug(self, error: BaseException) -> bool:
+        """Say no to what a method raised: only its caller has to do with that."""
+        return isinstance(error, Exception) and not isinstance(error, MethodFailed)
+
+    def failure_of(self, error: BaseException) -> Failure:
+        """Turn an exception into data."""
+        return failures.failure_of(
+            error.error if isinstance(error, MethodFailed) else error
+        )
+
+
+def _internal(name: str, function: Callable[..., Any]) -> Handler:
+    return make_handler(
+        "update",
+        function,
+        CallSignature(function, name),
+        is_dynamic=False,
+        is_async=True,
+        unfinished=HandlerUnfinishedPolicy.ABANDON,
+        validator=None,
+    )
+
+
+def _as_it_is(payload: Payload) -> Payload:
+    return payload
+
+
+class EntityRun:
+    """One entity in memory: its state, and whose turn it is."""
+
+    def __init__(
+        self, definition: EntityWorkflow, runtime: WorkflowRuntime, state: Payload
+    ) -> None:
+        self._definition = definition
+        self._workflow_id = runtime.info().workflow_id
+        self._key = self._workflow_id.removeprefix(f"{definition.name}:")
+        self._state = state
+        self._turns = Turns(self._on_blocked)
+        self._has_rested = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def live(self, runtime: WorkflowRuntime) -> None:
+        """Offer a checkpoint whenever a call has ended."""
+        try:
+            while True:
+                await self._has_rested.wait()
+                self._has_rested.clear()
+                runtime.checkpoint((self._state,))
+        except asyncio.CancelledError:
+            await runtime.wait_condition(runtime.all_handlers_finished, None)
+            raise
+
+    # --- calls ------------------------------------------------------------------------
+
+    def handler_of(self, method: EntityMethod) -> Handler:
+        """A method as the core sees it."""
+        bind = self._bind_exclusive if method.is_exclusive else self._bind_shared
+        return Handler(
+            functools.partial(bind, method),
+            is_async=method.is_exclusive,
+            encode=_as_it_is,
+        )
+
+    def _bind_shared(
+        self, method: EntityMethod, _: str, input: Payloads
+    ) -> Callable[[], Payload]:
+        answer = self._definition.answer
+        return lambda: answer(self._key, self._state, method, input)
+
+    def _bind_exclusive(
+        self, method: EntityMethod, _: str, input: Payloads
+    ) -> Callable[[], Any]:
+        caller, rest = split_caller(input)
+        signature = method.call_signature
+        args, kwargs = signature.unbind(signature.decode(rest))
+        return functools.partial(self._in_turn, method, args, kwargs, caller)
+
+    async def _in_turn(
+        self,
+        method: EntityMethod,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        caller: Caller,
+    ) -> Payload:
+        await self._turns.begin(caller.sections.get(self._workflow_id))
+        try:
+            set_key(self._key)
+            set_caller(Caller((*caller.chain, self._workflow_id), caller.sections))
+            return await self._run(method, args, kwargs)
+        except _NO_FAILURES:
+            raise
+        except ContinueAsNew:
+            raise MethodFailed(
+                InvalidCallError("An entity cannot continue as another run.")
+            ) from None
+        except Exception as error:
+            raise MethodFailed(error) from error
+        finally:
+            self._turns.end()
+            self._has_rested.set()
+
+    async def _run(
+        self, method: EntityMethod, args: list[Any], kwargs: dict[str, Any]
+    ) -> Payload:
+        copy = self._definition.decode_state(self._state)
+        result = method.function(copy, *args, **kwargs)
+        if method.is_async:
+            result = await result
+        answer = method.call_signature.encode_result(result)
+        self._state = self._definition.encode_state(copy)
+        return answer
+
+    # --- critical sections ------------------------------------------------------------
+
+    async def hold(self, section: Section) -> bool:
+        """Let a section hold the key, once it is its turn; say whether it does."""
+        return await self._turns.hold(section)
+
+    async def let_go(self, section_id: str) -> None:
+        """End a section, or withdraw its request."""
+        self._stop_watch()
+        self._turns.let_go(section_id)
+        self._has_rested.set()
+
+    def _on_blocked(self) -> None:
+        """Something waits for a section: see to it that its run is still there."""
+        section = self._turns.section
+        if section is not None and self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(
+                self._watch_holder(section), context=contextvars.Context()
+            )
+
+    def _stop_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
+
+    async def _watch_holder(self, section: Section) -> None:
+        runtime = get_runtime("An entity")
+        delay = HOLDER_CHECK_FIRST
+        while True:
+            await runtime.sleep(delay * 1_000_000, "a key is held", lambda: "")
+            if not await _is_open(runtime, section):
+                break
+            delay = min(2 * delay, HOLDER_CHECK_LAST)
+        self._watch = None
+        self._turns.let_go(section.id)
+        self._has_rested.set()
+
+
+async def _is_open(runtime: WorkflowRuntime, section: Section) -> bool:
+    """Ask whether the run that holds a key is still open."""
+    answer = await runtime.execute_activity(
+        ActivityTarget(IS_RUN_OPEN, PATIENT, "a key is held", _is_equal),
+        (
+            json.encode(section.workflow_id, str, "the workflow id"),
+            json.encode(section.run_id, str, "the run id"),
+        ),
+        None,
+        0,
+    )
+    return bool(json.decode(answer, bool, "whether a run is open"))
+
+
+def _is_equal(recorded: Payloads, found: Payloads) -> bool:
+    return recorded == found
