@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         wait_condition,
     )
     from durable.api.saga import Saga
+    from durable.api.state_machine import StateMachine
     from durable.api.workflow import Workflow, WorkflowCall, workflow
     from durable.client.description import RunDescription
     from durable.client.handle import Handle
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
         DurableError,
         EntityDeadlockError,
         FailureError,
+        IllegalTransition,
         InvalidInputError,
         NoAnswerError,
         NondeterminismError,
@@ -125,6 +127,7 @@ __all__ = [
     "HandlerUnfinishedPolicy",
     "IdConflictPolicy",
     "IdReusePolicy",
+    "IllegalTransition",
     "InvalidInputError",
     "NoAnswerError",
     "NondeterminismError",
@@ -141,6 +144,7 @@ __all__ = [
     "Signal",
     "SignalCall",
     "StackFrame",
+    "StateMachine",
     "StoreError",
     "SyncEngine",
     "SyncHandle",
@@ -246,6 +250,7 @@ _HOMES = {
         "wait_condition",
     ),
     "durable.api.saga": ("Saga",),
+    "durable.api.state_machine": ("StateMachine",),
     "durable.api.workflow": ("Workflow", "WorkflowCall", "workflow"),
     "durable.client.description": ("RunDescription",),
     "durable.client.handle": ("Handle",),

@@ -31,7 +31,8 @@
     │   │   ├── ActivityTimeoutError (TimeoutError)
     │   │   └── OutcomeUnknown        an attempt in doubt that must not be repeated
     │   ├── ChildWorkflowError        a child ended without a result
-    │   └── CompensationFailed        steps of a saga could not be undone
+    │   ├── CompensationFailed        steps of a saga could not be undone
+    │   └── IllegalTransition         an event that a state machine's state forbids
     ├── WorkflowTaskError             workflow code cannot go on; the run parks
     │   ├── NondeterminismError
     │   ├── UndecodableError          a recorded value does not fit today's types
@@ -406,6 +407,23 @@ class CompensationFailed(FailureError):
         """Keep every error."""
         super().__init__(message)
         self.errors = errors
+
+
+class IllegalTransition(FailureError):
+    """An event is not possible in the present state of a state machine.
+
+    Attributes:
+        state: the state.
+        event: the event.
+    """
+
+    code = "illegal_transition"
+
+    def __init__(self, message: str, *, state: str, event: str) -> None:
+        """Name the state and the event."""
+        super().__init__(message)
+        self.state = state
+        self.event = event
 
 
 # --- workflow code that cannot go on --------------------------------------------------

@@ -257,7 +257,7 @@ def _find_methods(cls: type[Any]) -> tuple[dict[str, EntityMethod], list[str]]:
     seen: dict[str, str] = {}
     for name in dict.fromkeys(name for base in cls.__mro__ for name in vars(base)):
         found = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
-        own = found[0]
+        own: object = found[0]
         hidden = next((v for v in found[1:] if isinstance(v, EntityMethod)), None)
         if isinstance(own, EntityMethod):
             methods[name] = own
@@ -267,7 +267,7 @@ def _find_methods(cls: type[Any]) -> tuple[dict[str, EntityMethod], list[str]]:
                 problems.append(
                     f"Two methods are named {own.name!r}: {other!r} and {name!r}."
                 )
-        elif isinstance(own, HandlerMethod | RunMethod):
+        elif _is_of_workflow(own):
             problems.append(
                 f"{name!r} is a method of a workflow; put @exclusive or @shared on it."
             )
@@ -281,6 +281,10 @@ def _find_methods(cls: type[Any]) -> tuple[dict[str, EntityMethod], list[str]]:
     if "of" in methods:
         problems.append("A method is called 'of', which gives the entity of a key.")
     return methods, problems
+
+
+def _is_of_workflow(value: object) -> bool:
+    return isinstance(value, HandlerMethod | RunMethod)
 
 
 def _find_problems_of_state(cls: type[Any]) -> list[str]:

@@ -43,7 +43,9 @@ from durable.errors import (
 )
 from durable.options import HandlerUnfinishedPolicy
 
-CHECKPOINT_EVENTS: Final = 100
+# Events since the newest checkpoint at which a call that would have to wait is turned
+# away for a moment, so that the entity comes to rest: only then it can take another.
+BUSY_EVENTS: Final = 2_000
 # Seconds. The first is the longest that a key stays held by a run that was terminated,
 # if somebody waits for it; the last bounds what waiting for a long section costs.
 HOLDER_CHECK_FIRST: Final = 60
@@ -60,8 +62,10 @@ class EntityOptions(TypedDict, total=False):
         version: a label that is kept with each entity's run.
         task_queue: where it runs; the queue of the engine that calls it first by
             default.
-        checkpoint_every: events of a run's history after which its state is recorded,
-            so that a load begins there; 100 by default.
+        checkpoint_every: events of its history after which the state is recorded. By
+            default that is done whenever a call has ended and no other is under way, so
+            that finished calls are never replayed: not even with code that was changed
+            meanwhile. A larger number makes calls cheaper, and replays those since.
     """
 
     version: str | None
@@ -75,6 +79,16 @@ class MethodFailed(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class EntityBusy(Exception):
+    """Turns a call away for a moment."""
+
+
+def is_busy(refusal: BaseException | None) -> bool:
+    """Whether that is why an update was rejected: it should be sent again soon."""
+    name = getattr(refusal, "type", type(refusal).__name__)
+    return bool(name == EntityBusy.__name__)
 
 
 async def _live(self: EntityRun, state: object = None) -> None:
@@ -101,9 +115,12 @@ class EntityWorkflow(Workflow[..., None]):
         given: WorkflowOptions = {
             "version": options.get("version"),
             "task_queue": options.get("task_queue"),
-            "checkpoint_every": options.get("checkpoint_every", CHECKPOINT_EVENTS),
         }
+        if "checkpoint_every" in options:
+            given["checkpoint_every"] = options["checkpoint_every"]
         super().__init__(_live, name, given, origin=cls)
+        if "checkpoint_every" not in options:
+            self.checkpoint_every = 0
         self.attributes = methods
         self.methods = {method.name: method for method in methods.values()}
         self.__doc__ = cls.__doc__
@@ -199,8 +216,9 @@ class EntityWorkflow(Workflow[..., None]):
         for method in self.methods.values():
             kind: MessageKind = "update" if method.is_exclusive else "query"
             runtime.set_handler(kind, method.name, entity.handler_of(method))
-        for name, function in ((HOLD, entity.hold), (LET_GO, entity.let_go)):
-            runtime.set_handler("update", name, _internal(name, function))
+        admit = entity.admit_section
+        runtime.set_handler("update", HOLD, _control(entity.hold, _HOLD, admit))
+        runtime.set_handler("update", LET_GO, _control(entity.let_go, _LET_GO))
 
     async def call(self, input: Payloads) -> Payload:
         """Live until somebody ends the run."""
@@ -220,15 +238,19 @@ class EntityWorkflow(Workflow[..., None]):
         )
 
 
-def _internal(name: str, function: Callable[..., Any]) -> Handler:
+def _control(
+    function: Callable[..., Any],
+    signature: CallSignature,
+    validator: Callable[..., None] | None = None,
+) -> Handler:
     return make_handler(
         "update",
         function,
-        CallSignature(function, name),
+        signature,
         is_dynamic=False,
         is_async=True,
         unfinished=HandlerUnfinishedPolicy.ABANDON,
-        validator=None,
+        validator=validator,
     )
 
 
@@ -246,6 +268,8 @@ class EntityRun:
         self._workflow_id = runtime.info().workflow_id
         self._key = self._workflow_id.removeprefix(f"{definition.name}:")
         self._state = state
+        self._runtime = runtime
+        self._begun_at = runtime.info().history_length
         self._turns = Turns(self._on_blocked)
         self._has_rested = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
@@ -265,12 +289,31 @@ class EntityRun:
 
     def handler_of(self, method: EntityMethod) -> Handler:
         """A method as the core sees it."""
-        bind = self._bind_exclusive if method.is_exclusive else self._bind_shared
+        if not method.is_exclusive:
+            bind_shared = functools.partial(self._bind_shared, method)
+            return Handler(bind_shared, is_async=False, encode=_as_it_is)
         return Handler(
-            functools.partial(bind, method),
-            is_async=method.is_exclusive,
+            functools.partial(self._bind_exclusive, method),
+            is_async=True,
             encode=_as_it_is,
+            validate=functools.partial(self._admit, method),
         )
+
+    def _admit(self, method: EntityMethod, _: str, input: Payloads) -> None:
+        caller, rest = split_caller(input)
+        method.call_signature.decode(rest)
+        self._refuse_if_busy(caller.sections.get(self._workflow_id))
+
+    def admit_section(self, section: Section) -> None:
+        """Refuse a section if this is no time to queue up."""
+        self._refuse_if_busy(None)
+
+    def _refuse_if_busy(self, section: str | None) -> None:
+        # Whoever holds the key must get through, or it would never come to rest.
+        if section is None and self._turns.is_taken:
+            events = self._runtime.info().history_length - self._begun_at
+            if events > BUSY_EVENTS:
+                raise EntityBusy("It is called without a pause; it takes calls soon.")
 
     def _bind_shared(
         self, method: EntityMethod, _: str, input: Payloads
@@ -357,6 +400,11 @@ class EntityRun:
         self._watch = None
         self._turns.let_go(section.id)
         self._has_rested.set()
+
+
+# Once for all: looking into a function costs more than a call of it.
+_HOLD: Final = CallSignature(EntityRun.hold, HOLD, skip=("self",))
+_LET_GO: Final = CallSignature(EntityRun.let_go, LET_GO, skip=("self",))
 
 
 async def _is_open(runtime: WorkflowRuntime, section: Section) -> bool:

@@ -230,9 +230,7 @@ def exclusive(function: Any = None, /, *, name: str | None = None) -> Any:
     Raises:
         DefinitionError: it is no method.
     """
-    if function is None:
-        return functools.partial(ExclusiveMethod, name=name)
-    return ExclusiveMethod(function, name=name)
+    return _decorate(ExclusiveMethod, function, name)
 
 
 @overload
@@ -253,6 +251,12 @@ def shared(function: Any = None, /, *, name: str | None = None) -> Any:
     Raises:
         DefinitionError: it is no method.
     """
+    return _decorate(SharedMethod, function, name)
+
+
+def _decorate(
+    kind: Callable[..., EntityMethod], function: Any, name: str | None
+) -> Any:
     if function is None:
-        return functools.partial(SharedMethod, name=name)
-    return SharedMethod(function, name=name)
+        return functools.partial(kind, name=name)
+    return kind(function, name=name)

@@ -79,6 +79,11 @@ class Turns:
                 self._waiting.remove(waiter)
             raise
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether a call that comes now has to wait."""
+        return self._is_busy or self.section is not None
+
     def end(self) -> None:
         """Let the next have its turn."""
         self._is_busy = False

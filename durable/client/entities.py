@@ -7,7 +7,9 @@ the library brings along; each further attempt of it is the same update.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import enum
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -24,12 +26,13 @@ from durable.api.entity_call import (
     EntityTarget,
 )
 from durable.api.entity_caller import Caller, with_caller
-from durable.api.entity_definition import EntityWorkflow
-from durable.api.messages import QueryCall, UpdateCall
+from durable.api.entity_definition import EntityWorkflow, is_busy
+from durable.api.messages import UpdateCall
 from durable.api.workflow_definition import Workflow, WorkflowCall, find_workflow
+from durable.client import questions
+from durable.client.chain import Chain
 from durable.client.client import Client, start_options
-from durable.client.handle import Handle
-from durable.client.updates import UpdateHandle
+from durable.client.updates import UpdateHandle, start_update
 from durable.converter import failures, json
 from durable.core.codec import decode_rows
 from durable.core.events import WorkflowExecutionUpdateAccepted
@@ -38,11 +41,13 @@ from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
     ApplicationError,
     DurableError,
+    InternalError,
     InvalidCallError,
     NoAnswerError,
     NotRegisteredError,
     QueryFailedError,
     UpdateFailedError,
+    UpdateRejectedError,
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
@@ -56,6 +61,8 @@ from durable.options import (
 from durable.store.records import RunStatus
 
 _ASK_SECONDS: Final = 10.0
+_BUSY_SECONDS_FIRST: Final = 0.02
+_BUSY_SECONDS_LAST: Final = 1.0
 
 
 class EntityRequest(msgspec.Struct, frozen=True):
@@ -65,6 +72,28 @@ class EntityRequest(msgspec.Struct, frozen=True):
     method: str
     input: Payloads
     is_exclusive: bool
+
+
+class Age(enum.Enum):
+    """Whether an update of an id may have been sent before."""
+
+    NEW = enum.auto()
+    UNKNOWN = enum.auto()
+    REPEATED = enum.auto()
+
+
+class Sending(msgspec.Struct, frozen=True):
+    """Under which id an update is sent."""
+
+    update_id: str
+    age: Age
+
+
+def _sending(update_id: str | None) -> Sending:
+    if update_id is None:
+        # Short, as a checkpoint keeps many of them.
+        return Sending(secrets.token_urlsafe(12), Age.NEW)
+    return Sending(update_id, Age.UNKNOWN)
 
 
 async def call_entity(
@@ -95,7 +124,7 @@ async def call_entity(
         return call.decode_result(await _ask(client, request, seconds))
     try:
         async with asyncio.timeout(limit):
-            payload = await _update(client, request, update_id, is_repeat=False)
+            payload = await _update(client, request, _sending(update_id))
     except TimeoutError as error:
         if limit is None or isinstance(error, DurableError):
             raise
@@ -113,10 +142,9 @@ async def call_entity(
 
 async def _ask(client: Client, request: EntityRequest, seconds: float) -> Payload:
     target = request.target
-    handle = await _find_open(client, target)
-    if handle is not None:
-        query = QueryCall(request.method, request.input, _as_it_is)
-        return await handle.query(query, timeout=seconds)
+    found = await _find_open(client, target)
+    if found is not None:
+        return await questions.query(found[0], request.method, request.input, seconds)
     definition = target.definition
     assert isinstance(definition, EntityWorkflow)  # noqa: S101 - only those make calls
     method = definition.methods[request.method]
@@ -133,39 +161,51 @@ async def _ask(client: Client, request: EntityRequest, seconds: float) -> Payloa
 # --- exclusive methods ----------------------------------------------------------------
 
 
-async def _update(
-    client: Client, request: EntityRequest, update_id: str | None, *, is_repeat: bool
-) -> Payload:
+async def _update(client: Client, request: EntityRequest, sending: Sending) -> Payload:
     """Send an update, to a new run if there is none, and wait for its answer."""
-    while True:
-        handle = await _find_open(client, request.target)
+    for wait in _growing_waits():
         try:
-            if handle is None:
-                if request.method == LET_GO:
-                    return NULL
-                sent = await _start_with(client, request, update_id)
+            found = await _find_open(client, request.target)
+            if found is not None:
+                sent = await _send(client, *found, request, sending)
+            elif request.method == LET_GO:
+                return NULL
             else:
-                sent = await _send(client, handle, request, update_id, is_repeat)
+                sent = await _start_with(client, request, sending)
             return await sent.result()
         except (WorkflowClosedError, WorkflowNotFoundError):
-            continue  # it ended without taking the call: the next run does
+            pass  # it ended without taking the call: the next run does
+        except UpdateRejectedError as error:
+            if not is_busy(error.__cause__):
+                raise
+            await asyncio.sleep(wait)
+    raise InternalError("A call was given up.")
 
 
-async def _find_open(client: Client, target: EntityTarget) -> Handle[Any] | None:
+def _growing_waits() -> Iterator[float]:
+    wait = _BUSY_SECONDS_FIRST
+    while True:
+        yield wait
+        wait = min(2 * wait, _BUSY_SECONDS_LAST)
+
+
+async def _find_open(client: Client, target: EntityTarget) -> tuple[Chain, int] | None:
+    """The open run of a key, and the newest event that cannot speak of a new call."""
     record = await client.store.find_run(client.namespace, target.workflow_id)
     if record is None or record.status is not RunStatus.RUNNING:
         return None
-    return Handle(
+    chain = Chain(
         client,
         target.workflow_id,
         record.run_id,
-        target.definition,
-        first_run_id=record.first_run_id,
+        record.first_run_id,
+        is_pinned=False,
     )
+    return chain, record.checkpoint_event_id
 
 
 async def _start_with(
-    client: Client, request: EntityRequest, update_id: str | None
+    client: Client, request: EntityRequest, sending: Sending
 ) -> UpdateHandle[Payload]:
     how = start_options(
         workflow_id=request.target.workflow_id,
@@ -179,30 +219,34 @@ async def _start_with(
     )
     update = UpdateCall(request.method, request.input, _as_it_is)
     start: WorkflowCall[Any] = WorkflowCall(request.target.definition, ())
-    _, sent = await client.update_with_start(update, update_id, start, (), how)
+    _, sent = await client.update_with_start(update, sending.update_id, start, (), how)
     return sent
 
 
 async def _send(
     client: Client,
-    handle: Handle[Any],
+    chain: Chain,
+    checkpoint_event_id: int,
     request: EntityRequest,
-    update_id: str | None,
-    is_repeat: bool,
+    sending: Sending,
 ) -> UpdateHandle[Payload]:
-    if is_repeat and update_id is not None and await _has(client, handle, update_id):
-        again = UpdateRequest(update_id, request.method, request.input)
-        return handle.sent_update(again, _as_it_is)
-    update = UpdateCall(request.method, request.input, _as_it_is)
-    return await handle.start_update(update, update_id=update_id, timeout=None)
+    again = UpdateRequest(
+        sending.update_id, request.method, request.input, client.identity
+    )
+    if sending.age is Age.REPEATED and await _has(client, chain, sending.update_id):
+        known = UpdateHandle(chain, sending.update_id, chain.current, _as_it_is)
+        known.request = again
+        return known
+    after = checkpoint_event_id if sending.age is Age.NEW else 0
+    return await start_update(chain, again, _as_it_is, None, after)
 
 
-async def _has(client: Client, handle: Handle[Any], update_id: str) -> bool:
+async def _has(client: Client, chain: Chain, update_id: str) -> bool:
     """Whether the run's history holds an update.
 
-    A run keeps the ids of the newest messages only, once it has a checkpoint.
+    A run with a checkpoint knows the ids of the newest messages only.
     """
-    rows = await client.store.read_history(handle.run_id)
+    rows = await client.store.read_history(chain.current)
     return any(
         isinstance(event.attributes, WorkflowExecutionUpdateAccepted)
         and event.attributes.update_id == update_id
@@ -243,9 +287,8 @@ async def _perform_call(client: Client, input: Payloads, info: ActivityInfo) -> 
     try:
         if not request.is_exclusive:
             return await _ask(client, request, _ASK_SECONDS)
-        return await _update(
-            client, request, info.idempotency_key, is_repeat=info.attempt > 1
-        )
+        age = Age.NEW if info.attempt == 1 else Age.REPEATED
+        return await _update(client, request, Sending(info.idempotency_key, age))
     except (UpdateFailedError, QueryFailedError) as error:
         raise _for_good(error.__cause__ or error) from None
 

@@ -59,6 +59,7 @@ class UpdateHandle(Generic[R_co]):
         update_id: str,
         run_id: str,
         decode_result: Callable[[Payload], R_co],
+        after_event_id: int = 0,
     ) -> None:
         self.update_id = update_id
         self.workflow_id = chain.workflow_id
@@ -66,7 +67,8 @@ class UpdateHandle(Generic[R_co]):
         self._chain = chain
         self._decode = decode_result
         self._outcome = chain.connection.answers.of(run_id, update_id)
-        self._seen = 0
+        # Where to begin to look: a new update can only come after what was there.
+        self._seen = after_event_id
         self._is_direct = False
 
     def __repr__(self) -> str:
@@ -237,6 +239,7 @@ class UpdateHandle(Generic[R_co]):
             WorkflowNotFoundError, WorkflowClosedError: the run cannot take it.
         """
         self.request = request
+        self._outcome.refusal = None  # of an earlier try under this id
         worker = self._chain.connection.worker
         self._is_direct = worker is not None and worker.request_update(
             self.run_id, request
@@ -264,13 +267,16 @@ async def start_update(
     request: UpdateRequest,
     decode_result: Callable[[Payload], Any],
     limit: float | None,
+    after_event_id: int = 0,
 ) -> UpdateHandle[Any]:
     """Send an update and wait until it is accepted.
+
+    No event up to `after_event_id` speaks of it.
 
     Raises: as `UpdateHandle.result`.
     """
     handle: UpdateHandle[Any] = UpdateHandle(
-        chain, request.update_id, chain.current, decode_result
+        chain, request.update_id, chain.current, decode_result, after_event_id
     )
     await handle.send(request)
     await handle.wait_accepted(limit)

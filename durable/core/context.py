@@ -97,6 +97,7 @@ class RunContext(OtherRuns):
         "has_ended",
         "history_length",
         "instance",
+        "is_continuing",
         "is_replaying",
         "loop",
         "main",
@@ -152,6 +153,8 @@ class RunContext(OtherRuns):
         # What a handler ended the run with, if it came before the main code's end.
         self.ending: BaseException | None = None
         self.has_ended = False
+        # The code has decided that the run goes on as a new one.
+        self.is_continuing = False
         self.bug: BaseException | None = None
         self.checkpoint_event_id = checkpoint_event_id
         self.checkpoint_follows = False
@@ -251,6 +254,7 @@ class RunContext(OtherRuns):
         if isinstance(error, ContinueAsNew):
             if not self.has_ended and self.ending is None:
                 self.ending = error
+                self.is_continuing = True
         elif self.code.is_bug(error):
             self.bug = self.bug or error
         elif not self.has_ended and self.ending is None:

@@ -13,6 +13,8 @@ import contextvars
 from collections.abc import Sequence
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from durable import limits
 from durable.core import turn
 from durable.core.commands import (
@@ -86,7 +88,10 @@ class RunDriver:
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
-        self.request_ids: dict[str, None] = {}
+        known = context.started.known_request_ids
+        self.request_ids: dict[str, None] = dict.fromkeys(
+            () if known is UNSET else known
+        )
         self.is_closed = False
         self._has_begun = False
         self._is_cancel_requested = False
@@ -277,6 +282,9 @@ class RunDriver:
             context.loop.call_soon(self._deliver_cancel)
         try:
             return await context.code.call(input)
+        except ContinueAsNew:
+            context.is_continuing = True
+            raise
         except SystemExit as error:
             raise exit_error(error) from error
         finally:

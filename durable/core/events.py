@@ -39,7 +39,12 @@ from durable.core.payload import Failure, Payload, Payloads
 
 
 class WorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """The first event of every run."""
+    """The first event of every run.
+
+    Attributes:
+        known_request_ids: of the newest signals and requests that the run before in its
+            chain has had: the same again is known. Left out where there are none.
+    """
 
     is_input: ClassVar[bool] = True
     workflow_type: str
@@ -63,6 +68,7 @@ class WorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False, kw_only=Tr
     attempt: int = 1
     headers: dict[str, str] = {}
     memo: dict[str, Payload] = {}
+    known_request_ids: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class WorkflowExecutionCompleted(msgspec.Struct, frozen=True, gc=False):

@@ -4,6 +4,10 @@ A signal goes to the handler of its name, else to the handler of all names, else
 kept in arrival order until somebody receives it or a handler is set. Handlers are
 started in arrival order, before whatever else a turn brings. A signal that the code
 cannot decode becomes a dead letter: recorded, set aside, never dropped.
+
+Once it is decided that the run continues as new, nothing more is handed out in its last
+turn: what the code saw now, the next run would never know of. Signals go on to that run
+as unread, and updates are left for it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import collections
 import contextvars
 import inspect
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeVar
 
@@ -56,6 +60,7 @@ class Run(Protocol):
     code: WorkflowCode
     loop: DeterministicLoop
     is_replaying: bool
+    is_continuing: bool
 
     def send(self, entry: Entry) -> None:
         """Take a command."""
@@ -111,9 +116,8 @@ class Mailbox:
             "query": {},
         }
         self._buffers: dict[str, collections.deque[UnreadSignal]] = {}
-        self._waiters: dict[
-            str, collections.deque[asyncio.Future[UnreadSignal | None]]
-        ] = {}
+        # Woken in order of waiting; whoever runs first takes the oldest signal.
+        self._waiters: dict[str, collections.deque[asyncio.Future[None]]] = {}
         self._unclaimed: list[_UpdateMessage] = []
         self.unfinished: dict[int, tuple[str, Handler]] = {}
         self.signal_count = 0
@@ -175,19 +179,19 @@ class Mailbox:
         else:
             self._keep(signal)
 
-    def _keep(self, signal: UnreadSignal, *, first: bool = False) -> None:
-        """Hand a signal to who has waited longest, or keep it."""
-        waiters = self._waiters.get(signal.signal_name)
+    def _keep(self, signal: UnreadSignal) -> None:
+        """Keep a signal until somebody takes it; wake who has waited longest."""
+        name = signal.signal_name
+        self._buffers.setdefault(name, collections.deque()).append(signal)
+        self._wake(name)
+
+    def _wake(self, name: str) -> None:
+        waiters = self._waiters.get(name)
         while waiters:
             waiter = waiters.popleft()
             if not waiter.done():
-                waiter.set_result(signal)
+                waiter.set_result(None)
                 return
-        buffer = self._buffers.setdefault(signal.signal_name, collections.deque())
-        if first:
-            buffer.appendleft(signal)
-        else:
-            buffer.append(signal)
 
     def unread(self) -> tuple[UnreadSignal, ...]:
         """The signals that nobody has received, in order of arrival."""
@@ -204,30 +208,44 @@ class Mailbox:
         self.unfinished[key] = (f"signal {signal.signal_name!r}", handler)
         if handler.is_async:
             loop.create_task(
-                self._run_signal(key, call[0]), context=contextvars.Context()
+                self._run_signal(signal, call[0]), context=contextvars.Context()
             )
         else:
             loop.call_soon(
-                self._call_signal, key, call[0], context=contextvars.Context()
+                self._call_signal, signal, call[0], context=contextvars.Context()
             )
 
-    def _call_signal(self, key: int, call: Callable[[], Any]) -> None:
+    def _call_signal(self, signal: UnreadSignal, call: Callable[[], Any]) -> None:
+        if self._is_left(signal):
+            return
         try:
             call()
         except RunTornDown:
             raise
         except BaseException as error:  # noqa: BLE001 - the context judges it
             self._context.handler_raised(error)
-        self.unfinished.pop(key, None)
+        self.unfinished.pop(signal.number, None)
 
-    async def _run_signal(self, key: int, call: Callable[[], Any]) -> None:
+    async def _run_signal(
+        self, signal: UnreadSignal, call: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> None:
+        if self._is_left(signal):
+            return
         try:
             await call()
         except RunTornDown:
             raise
         except BaseException as error:  # noqa: BLE001 - the context judges it
             self._context.handler_raised(error)
-        self.unfinished.pop(key, None)
+        self.unfinished.pop(signal.number, None)
+
+    def _is_left(self, signal: UnreadSignal) -> bool:
+        """Keep a signal for the next run, if there is to be one."""
+        if not self._context.is_continuing:
+            return False
+        self.unfinished.pop(signal.number, None)
+        self._keep(signal)
+        return True
 
     def _decode(
         self, signal: UnreadSignal, decode: Callable[[Payloads], T]
@@ -270,41 +288,37 @@ class Mailbox:
     def receive_nowait(self, name: str, decode: Callable[[Payloads], T]) -> T:
         """The next signal of that name which can be decoded, if there is one."""
         while True:
-            buffer = self._buffers.get(name)
-            if not buffer:
+            if not self._has_next(name):
                 raise asyncio.QueueEmpty(f"No signal {name!r} waits.")
-            value = self._decode(self._pop(name, buffer), decode)
+            value = self._decode(self._pop(name), decode)
             if value is not None:
                 return value[0]
 
-    def _pop(self, name: str, buffer: collections.deque[UnreadSignal]) -> UnreadSignal:
+    def _has_next(self, name: str) -> bool:
+        return name in self._buffers and not self._context.is_continuing
+
+    def _pop(self, name: str) -> UnreadSignal:
         self._context.refuse_if_read_only("Signal.receive()")
+        buffer = self._buffers[name]
         signal = buffer.popleft()
         if not buffer:
             del self._buffers[name]
         return signal
 
     async def _next(self, name: str) -> UnreadSignal:
-        buffer = self._buffers.get(name)
-        if buffer:  # then nobody waits
-            return self._pop(name, buffer)
-        waiters = self._waiters.setdefault(name, collections.deque())
-        waiter: asyncio.Future[UnreadSignal | None]
-        waiter = self._context.loop.create_future()
-        waiters.append(waiter)
-        try:
-            signal: UnreadSignal | None = await waiter
-        except BaseException:
-            # Cancelled: what was already handed over goes back to the front.
-            if waiter.done() and not waiter.cancelled():
-                given = waiter.result()
-                if given is not None and not self._context.loop.is_torn_down:
-                    self._keep(given, first=True)
-            elif waiter in waiters:
-                waiters.remove(waiter)
-            raise
-        assert signal is not None  # noqa: S101 - only signals are handed over
-        return signal
+        while not self._has_next(name):
+            waiters = self._waiters.setdefault(name, collections.deque())
+            waiter: asyncio.Future[None] = self._context.loop.create_future()
+            waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                if waiter in waiters:
+                    waiters.remove(waiter)
+                elif name in self._buffers and not self._context.loop.is_torn_down:
+                    self._wake(name)  # another one may take what this was woken for
+                raise
+        return self._pop(name)
 
     # --- updates ----------------------------------------------------------------------
 
@@ -326,6 +340,8 @@ class Mailbox:
         """Refuse the updates that no handler has claimed by the end of a turn."""
         unclaimed, self._unclaimed = self._unclaimed, []
         for update in unclaimed:
+            if self._context.is_continuing and isinstance(update, UpdateRequest):
+                continue  # the next run may have a handler
             what = (
                 f"No handler of update {update.update_name!r} is set; there are"
                 f" handlers of {self.known('update')}."
@@ -367,6 +383,8 @@ class Mailbox:
         context = self._context
         try:
             if isinstance(update, UpdateRequest):
+                if context.is_continuing:
+                    return  # neither accepted nor refused: it is for the next run
                 if not self._is_valid(update, handler):
                     return
                 self.accepted.add(update.update_id)

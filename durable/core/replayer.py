@@ -166,10 +166,18 @@ class Replayer(RunView):
         events = [event for event in inputs if not isinstance(event, UpdateRequest)]
         first = self.event_count + 1
         self.event_count += len(events)
+        time = self._not_before_the_last(now)
         return tuple(
-            HistoryEvent(first + index, UNPROCESSED, now, attributes, flags.CURRENT)
+            HistoryEvent(first + index, UNPROCESSED, time, attributes, flags.CURRENT)
             for index, attributes in enumerate(events)
         )
+
+    def _not_before_the_last(self, now: int) -> int:
+        """Times never fall along a run, whoever's clock wrote what is there."""
+        context, earlier = self._context, self._unprocessed
+        if context is not None:
+            now = max(now, context.task_time)
+        return max(now, earlier[-1].time) if earlier else now
 
     # --- the end of it ----------------------------------------------------------------
 
@@ -317,7 +325,7 @@ class Replayer(RunView):
         context = self._context
         if context is None:
             context = self._start_live(earlier, inputs)
-        time = max(task.now, context.task_time)
+        time = self._not_before_the_last(task.now)
         if context.timers and not isinstance(
             inputs[-1] if inputs else None, TERMINAL_EVENTS
         ):

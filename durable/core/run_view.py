@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from durable import limits
 from durable.core import turn
 from durable.core.context import RunContext
 from durable.core.driver import RunDriver
@@ -85,6 +86,18 @@ class RunView:
             getattr(event, "request_id", None) == request_id
             for event in self.unprocessed
         )
+
+    def request_ids(self) -> tuple[str, ...]:
+        """The newest request ids, for the next run of the chain; none of updates.
+
+        An update with the id of one that this run has had is another one there.
+        """
+        driver = self._driver
+        if driver is None:
+            return ()
+        prefix = update_request_id("")
+        own = [key for key in driver.request_ids if not key.startswith(prefix)]
+        return tuple(own[-limits.REQUEST_IDS_KEPT :])
 
     def knows_update(self, update_id: str) -> bool:
         """Whether an update with that id was accepted."""

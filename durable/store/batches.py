@@ -69,6 +69,10 @@ def apply_together(transaction: Transaction, operations: list[Any]) -> Outcomes:
 def _all_messages(operations: list[Any]) -> Iterator[PutMessage]:
     for operation in operations:
         yield from _messages_of(operation)
+        if isinstance(operation, StartRun):
+            guardian = policies.guardian_of(operation)
+            if guardian is not None:
+                yield guardian
 
 
 def _messages_of(operation: Operation) -> tuple[PutMessage, ...]:
@@ -127,6 +131,13 @@ class Batch:
         ):
             return False
         deliveries: _Deliveries = ()
+        if isinstance(operation, StartRun):
+            guardian = policies.guardian_of(operation)
+            if guardian is not None:
+                addressed = self._address((guardian,), changes)
+                if addressed is None or isinstance(addressed[0][0], DurableError):
+                    return False
+                self._addressed.update(addressed[1])
         if messages := _messages_of(operation):
             addressed = self._address(messages, changes)
             if addressed is None:
@@ -219,7 +230,9 @@ class Batch:
         for index, operation, _ in entries:
             if isinstance(operation, StartRun):
                 starts.append((index, operation))
-            elif isinstance(operation, CommitTask) and operation.status is not None:
+            elif isinstance(operation, CommitTask) and policies.must_see_mail(
+                operation
+            ):
                 closings.append((index, operation))
         apart: set[int] = set()
         if starts and (transaction.is_careful or not self._is_carefree(starts)):

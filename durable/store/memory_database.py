@@ -217,6 +217,9 @@ class MemoryDatabase:
         )
         if answer is not None:
             return self._remind(operation, answer)
+        guardian = policies.guardian_of(operation)
+        if guardian is not None:
+            policies.get_open_target(guardian, self._find_target(guardian))
         self._require_free(record.run_id, operation.rows, is_new=True)
         committed = Committed()
         if open_run is not None:
@@ -272,7 +275,7 @@ class MemoryDatabase:
     ) -> MailArrived | Committed | None:
         run_id = operation.run_id
         self._require_owned(run_id, worker)
-        if operation.status is not None:
+        if policies.must_see_mail(operation):
             unseen = policies.find_unseen(operation, self.messages_of(run_id))
             if unseen:
                 return MailArrived(messages=unseen)

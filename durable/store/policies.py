@@ -20,7 +20,7 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.options import IdConflictPolicy, IdReusePolicy, ParentClosePolicy
 from durable.store.records import (
     CommitTask,
     MessageKind,
@@ -178,6 +178,36 @@ def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) ->
             " and takes no more requests."
         )
     return run
+
+
+def must_see_mail(operation: CommitTask) -> bool:
+    """Tell whether messages that wait refuse a task's commit."""
+    return operation.status is not None or operation.sees_all_mail
+
+
+def guardian_of(operation: StartRun) -> PutMessage | None:
+    """The parent that must be open for a child to begin, as a message would name it.
+
+    A run that goes on from another needs none: it meets its parent's end like that one.
+    Nor does one that ends in its first turn, or that is to outlive its parent.
+    """
+    record = operation.record
+    if (
+        record.parent_run_id is None
+        or record.parent_workflow_id is None
+        or record.parent_close_policy == ParentClosePolicy.ABANDON.value
+        or record.status is not RunStatus.RUNNING
+        or record.continued_from_run_id is not None
+    ):
+        return None
+    return PutMessage(
+        namespace=record.namespace,
+        workflow_id=record.parent_workflow_id,
+        run_id=record.parent_run_id,
+        kind="",
+        request_id="",
+        data="",
+    )
 
 
 def find_unseen(

@@ -219,6 +219,8 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True):
         LeaseLostError: `record.owner` is set and this worker's lease is gone, or it
             names another worker.
         HistoryTakenError: the run id was used before.
+        WorkflowClosedError, WorkflowNotFoundError: the record begins an open child that
+            is not to outlive its parent, and that parent is not open.
     """
 
     record: RunRecord
@@ -300,6 +302,9 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True):
     """Only with `status`: the next run of the chain (same workflow id), and children
     that outlive their parent."""
     has_children: bool = False
+    sees_all_mail: bool = False
+    """Be refused with `MailArrived` without closing too: `rows` hold messages that
+    never were in the inbox, and those that are must come first."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -321,7 +326,7 @@ class Committed(msgspec.Struct, frozen=True):
 
 
 class MailArrived(msgspec.Struct, frozen=True):
-    """A closing commit was refused: these messages must be seen by the run first."""
+    """A commit was refused: these messages must be seen by the run first."""
 
     messages: list[MessageRecord]
 

@@ -190,6 +190,9 @@ class Transaction:
         if answer is not None:
             existing = next(h for h in holders if h.run_id == answer.run_id)
             return self._remind(operation, existing, answer)
+        guardian = policies.guardian_of(operation)
+        if guardian is not None:
+            self.mail.find(guardian)
         committed = Committed()
         if open_run is not None:
             committed = self.endings.terminate(open_run, operation.terminated_data)
@@ -230,7 +233,7 @@ class Transaction:
         worker = self.require_lease(operation)
         run_id = operation.run_id
         self._require_owned(run_id, worker)
-        if operation.status is not None and self.mail.has_any:
+        if policies.must_see_mail(operation) and self.mail.has_any:
             messages = self.hot.find_messages(run_id)
             unseen = policies.find_unseen(operation, messages)
             if unseen:

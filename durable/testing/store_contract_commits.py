@@ -13,6 +13,7 @@ from durable.errors import (
 )
 from durable.store.records import (
     AttemptState,
+    MailArrived,
     ParkRun,
     RecordAttempts,
     ReleaseRuns,
@@ -25,6 +26,7 @@ from durable.testing.store_rows import (
     make_attempt,
     make_closing,
     make_commit,
+    make_message,
     make_rows,
     make_run,
     make_start,
@@ -40,6 +42,30 @@ CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUN
 
 class CommitContract:
     """Appending to histories, attempts, parking."""
+
+    async def test_commit_that_must_see_all_mail_is_refused_by_it(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1", owner="w"),
+            make_start("r2", owner="w"),
+            make_message("r2", "theirs"),
+            make_message("r1", "asks", kind="query"),
+        )
+        seeing = make_commit("r1", 3, 3, sees_all_mail=True)
+        assert await store.perform(seeing) is None
+
+        await store.perform(make_message("r1", "mine"))
+        refused = await store.perform(make_commit("r1", 4, 4, sees_all_mail=True))
+
+        assert isinstance(refused, MailArrived)
+        assert [message.request_id for message in refused.messages] == ["mine"]
+        assert len(await store.read_history("r1")) == 3
+        (sequence,) = [message.sequence for message in refused.messages]
+        taken = make_commit("r1", 4, 4, sees_all_mail=True, consumed=(sequence,))
+        assert await store.perform(taken) is None
 
     async def test_commit_appends_and_leaves_the_run_as_it_is(
         self, harness: Harness

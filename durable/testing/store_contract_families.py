@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from durable.errors import (
     LeaseLostError,
     WorkflowAlreadyStartedError,
     WorkflowClosedError,
+    WorkflowNotFoundError,
 )
 from durable.options import IdConflictPolicy
 from durable.store.records import (
@@ -168,6 +170,52 @@ class FamilyContract:
         )
 
         assert result == PARTED
+
+    @pytest.mark.parametrize("policy", ["terminate", "request_cancel"])
+    async def test_child_does_not_begin_after_its_parent_has_ended(
+        self, harness: Harness, policy: str
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(store, make_start("p", owner="w"), make_closing("p", 3, 3))
+
+        with pytest.raises(WorkflowClosedError):
+            await store.perform(make_child("late", "p", policy, owner="w"))
+        with pytest.raises(WorkflowNotFoundError):
+            await store.perform(make_child("lost", "nobody", policy, owner="w"))
+
+        assert await statuses(store) == {"p": "completed"}
+
+    async def test_only_children_that_need_their_parent_ask_for_it(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(store, make_start("p", owner="w"), make_closing("p", 3, 3))
+
+        await perform_all(
+            store,
+            make_child("free", "p", "abandon", owner="w"),
+            make_child("next", "p", "terminate", continued_from_run_id="first"),
+            make_child("done", "p", "terminate", status=RunStatus.FAILED),
+        )
+
+        assert (await statuses(store)).keys() == {"p", "free", "next", "done"}
+
+    async def test_child_and_the_end_of_its_parent_keep_their_order(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("p", owner="w"))
+
+        early, _, late = await asyncio.gather(
+            store.perform(make_child("early", "p", "terminate", owner="w")),
+            store.perform(make_closing("p", 3, 3, has_children=True)),
+            store.perform(make_child("late", "p", "terminate", owner="w")),
+            return_exceptions=True,
+        )
+
+        assert early.created
+        assert isinstance(late, WorkflowClosedError)
+        assert await statuses(store) == {"p": "completed", "early": "terminated"}
 
     async def test_closing_that_claims_no_children_leaves_them_alone(
         self, harness: Harness

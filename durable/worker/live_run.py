@@ -91,11 +91,13 @@ class LiveRun:
         "failed_tries",
         "has_mail",
         "headers",
+        "held",
         "inputs",
         "is_active",
         "is_closed",
         "is_committing",
         "is_dropped",
+        "is_mail_first",
         "is_parked",
         "is_reading",
         "parent_close_policy",
@@ -157,6 +159,10 @@ class LiveRun:
         """Children whose start is on its way, by initiated event."""
         self.is_reading = False
         """Its inbox is being read."""
+        self.held: list[Callable[[], None]] = []
+        """What hands in messages of this process after that."""
+        self.is_mail_first = False
+        """What its inbox holds was there before `inputs`."""
         self.attempt_records: tuple[AttemptRecord, ...] = ()
         """Attempts that have ended; written with the next turn."""
         self.attempts: dict[int, Attempt] = {}

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from durable import limits
 from durable.core.codec import decode_rows
 from durable.core.events import WorkflowExecutionStarted
 from durable.core.payload import Failure
 from durable.core.workflow_task import TaskFailureKind, WorkflowTask
-from durable.errors import CorruptHistoryError
+from durable.errors import CorruptHistoryError, StoreError
 from durable.store.records import LoadedRun, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.worker.live_run import LiveRun
 from durable.worker.restoring import event_of_message, first_event
 from durable.worker.workflow_tasks import WorkflowTasks
+
+_log: Final = logging.getLogger("durable.worker")
+_RETRY_SECONDS: Final = 1.0
 
 
 class Host(Protocol):
@@ -101,7 +105,7 @@ class Loader:
 
     async def _load(self, run_ids: list[str], tasks: WorkflowTasks) -> None:
         try:
-            loaded = await self._store.load_runs(run_ids)
+            loaded = await self._read(run_ids)
         finally:
             self.loading.difference_update(run_ids)
             mailed = self._mailed.intersection(run_ids)
@@ -114,6 +118,15 @@ class Loader:
         for run_id in mailed:
             if self._host.find(run_id) is not None:
                 self._host.mail(run_id)
+
+    async def _read(self, run_ids: list[str]) -> list[LoadedRun]:
+        """Read runs; nobody else would, so try until the database answers."""
+        while True:
+            try:
+                return await self._store.load_runs(run_ids)
+            except StoreError as error:
+                _log.error("Runs could not be read (%s); trying again.", error)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _enter(self, loaded: LoadedRun, tasks: WorkflowTasks) -> None:
         host, record = self._host, loaded.record
@@ -168,7 +181,7 @@ class Loader:
         self._host.spawn(self._reload(run, tasks))
 
     async def _reload(self, run: LiveRun, tasks: WorkflowTasks) -> None:
-        loaded = await self._store.load_runs([run.run_id])
+        loaded = await self._read([run.run_id])
         run.is_committing = False
         run.replayer.tear_down()
         if run.is_dropped or not self._host.is_open:

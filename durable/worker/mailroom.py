@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from durable.converter.failures import failure_of
 from durable.core.events import (
-    CHILD_OUTCOMES,
     Attributes,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
@@ -35,6 +35,7 @@ from durable.store.records import (
     ReplyRecord,
 )
 from durable.store.store import Store
+from durable.worker.inputs import is_recorded, key_of
 from durable.worker.live_run import LiveRun
 from durable.worker.restoring import event_of_message
 
@@ -95,24 +96,38 @@ class Mailroom:
         has it already, by its request id.
         """
         ack: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if run.is_reading:  # what lies in the inbox was there before
+            run.held.append(partial(self._hand_in, run, event, ack, may_repeat))
+        else:
+            self._hand_in(run, event, ack, may_repeat)
+        return ack
+
+    def _hand_in(
+        self,
+        run: LiveRun,
+        event: Attributes,
+        ack: asyncio.Future[bool],
+        may_repeat: bool,
+    ) -> None:
         if not may_repeat:
             run.inputs.append(event)
-        elif run.replayer.knows_request(_key(event)):
+        elif run.replayer.knows_request(key_of(event)):
             # It is durable, unless it is in the commit that is on its way.
             if run.is_committing:
                 run.committing_acks.append(ack)
             else:
                 ack.set_result(True)
-            return ack
-        elif _key(event) not in {_key(other) for other in run.inputs}:
+            return
+        elif key_of(event) not in {key_of(other) for other in run.inputs}:
             run.inputs.append(event)
         run.acks.append(ack)
         self._host.advance(run)
-        return ack
 
     def request_update(self, run: LiveRun, update: UpdateRequest) -> None:
         """Give a live run an update; `tell_update` says what becomes of it."""
-        if run.replayer.knows_update(update.update_id):
+        if run.is_reading:
+            run.held.append(partial(self.request_update, run, update))
+        elif run.replayer.knows_update(update.update_id):
             answer = run.replayer.update_answer(update.update_id)
             self._host.tell_update(
                 run.run_id, update.update_id, answer or _accepted(update)
@@ -120,6 +135,15 @@ class Mailroom:
         elif not _is_waiting(run, update.update_id):
             run.inputs.append(update)
             self._host.advance(run)
+
+    def has_forgotten(self, run: LiveRun, update_id: str) -> bool:
+        """Whether an update was answered so long ago that only history knows how."""
+        view = run.replayer
+        return (
+            view.knows_update(update_id)
+            and view.update_answer(update_id) is None
+            and update_id not in view.open_updates()
+        )
 
     def ask(
         self, run: LiveRun, ask: Callable[[Replayer], T]
@@ -171,6 +195,13 @@ class Mailroom:
                     self._host.advance(run)
         finally:
             run.is_reading = False
+            self._hand_in_held(run)
+
+    def _hand_in_held(self, run: LiveRun) -> None:
+        """Hand in what came from this process while the inbox was read."""
+        held, run.held = run.held, []
+        for hand_in in held:
+            hand_in()
 
     def take(self, run: LiveRun, messages: Iterable[MessageRecord]) -> None:
         """Put messages where the next turn takes them, each once.
@@ -183,7 +214,11 @@ class Mailroom:
             for message in messages
             if message.sequence not in run.taken
         ]
-        waiting = {_key(event) for event in run.inputs} if fresh else set()
+        waiting = {key_of(event) for event in run.inputs} if fresh else set()
+        behind: list[TaskInput] = []
+        if run.is_mail_first:
+            run.is_mail_first = False
+            behind, run.inputs = run.inputs, []
         for message, event in fresh:
             run.taken.add(message.sequence)
             if message.kind == MessageKind.QUERY.value:
@@ -192,10 +227,33 @@ class Mailroom:
                 self._take_update(run, message, event)
             else:
                 run.consumed += (message.sequence,)
-                if event is None or _key(event) in waiting or _is_past(run, event):
+                if event is None or key_of(event) in waiting:
                     continue
-                waiting.add(_key(event))
+                if is_recorded(run.replayer, event):  # a late read brings it again
+                    continue
+                waiting.add(key_of(event))
                 run.inputs.append(event)
+        run.inputs += behind
+
+    def drop_recorded(self, run: LiveRun) -> None:
+        """Drop inputs that are recorded: a commit took place, its answer was lost.
+
+        To be called when the run was caught up, before it goes on.
+        """
+        run.acks = run.committing_acks + run.acks
+        run.committing_acks = []
+        inputs, run.inputs = run.inputs, []
+        for event in inputs:
+            if not is_recorded(run.replayer, event):
+                run.inputs.append(event)
+            elif isinstance(event, UpdateRequest):
+                run.update_mail.pop(event.update_id, None)
+                self.request_update(run, event)  # which tells its sender
+        if not run.inputs:
+            acks, run.acks = run.acks, []
+            for ack in acks:
+                if not ack.done():
+                    ack.set_result(True)
 
     def _take_update(
         self, run: LiveRun, message: MessageRecord, update: UpdateRequest
@@ -242,6 +300,13 @@ class Mailroom:
 
     # --- around a commit --------------------------------------------------------------
 
+    def passed_by_inbox(self, run: LiveRun, inputs: Iterable[TaskInput]) -> bool:
+        """Whether a turn has messages that came from this process directly."""
+        return bool(run.committing_acks) or any(
+            isinstance(event, UpdateRequest) and event.update_id not in run.update_mail
+            for event in inputs
+        )
+
     def settled_updates(
         self, run: LiveRun, completion: WorkflowTaskCompletion
     ) -> tuple[tuple[int, ...], tuple[ReplyRecord, ...]]:
@@ -249,7 +314,8 @@ class Mailroom:
         mail = run.update_mail
         if not mail:
             return (), ()
-        sequences = []
+        # A run that ends has seen them all; what it left is for the next of its chain.
+        sequences = list(mail.values()) if completion.is_closed else []
         replies = []
         for update_id, failure in completion.rejected:
             sequence = mail.get(update_id)
@@ -304,15 +370,17 @@ class Mailroom:
 
     def give_back(self, run: LiveRun) -> None:
         """The run leaves memory: whoever waits must ask the store."""
+        questions, run.questions = run.questions, []
+        for _, _, answer in questions:
+            if not answer.done():
+                answer.set_result(None)
+        run.is_reading = False
+        self._hand_in_held(run)
         acks = run.committing_acks + run.acks
         run.committing_acks, run.acks = [], []
         for ack in acks:
             if not ack.done():
                 ack.set_result(False)
-        questions, run.questions = run.questions, []
-        for _, _, answer in questions:
-            if not answer.done():
-                answer.set_result(None)
         for event in run.inputs:
             if isinstance(event, UpdateRequest):
                 self._host.tell_update(run.run_id, event.update_id, None)
@@ -329,18 +397,3 @@ def _is_waiting(run: LiveRun, update_id: str) -> bool:
         isinstance(event, UpdateRequest) and event.update_id == update_id
         for event in run.inputs
     )
-
-
-def _key(event: TaskInput) -> str:
-    """What tells a message from all others of its run."""
-    if isinstance(event, CHILD_OUTCOMES):
-        return f"child {event.initiated_event_id}"
-    request_id: str = getattr(event, "request_id", "")
-    return request_id
-
-
-def _is_past(run: LiveRun, event: TaskInput) -> bool:
-    """Whether a message was recorded already; a late read may bring it again."""
-    if isinstance(event, CHILD_OUTCOMES):
-        return run.replayer.pending_child(event.initiated_event_id) is None
-    return run.replayer.knows_request(_key(event))

@@ -318,6 +318,7 @@ def successor(
         continued_from_run_id=run.run_id,
         headers=closing.headers,
         memo=closing.memo,
+        known_request_ids=run.replayer.request_ids() or msgspec.UNSET,
     )
     first = HistoryEvent(1, UNPROCESSED, now, started)
     carried = [

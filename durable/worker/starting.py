@@ -8,7 +8,7 @@ in between, finds the same child by its request id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
@@ -100,6 +100,10 @@ class Host(Protocol):
 
     def look_around(self) -> None:
         """There may be runs that nobody owns."""
+        ...
+
+    def wake(self, run_ids: Iterable[str]) -> None:
+        """Go on with these runs, if they are ours."""
         ...
 
 
@@ -263,6 +267,8 @@ class Starts:
         elif result is not None:
             run.inputs.append(child_begun(event, result.run_id))
             if not result.created:
+                # It may be ours by a commit whose answer was lost, or nobody's.
+                self._host.wake((result.run_id,))
                 self._host.look_around()
         if not has_ended:  # else how it ended follows at once
             self._host.advance(run)

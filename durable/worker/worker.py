@@ -301,7 +301,11 @@ class Worker:
         """A commit did something to other runs; `told` hears of it without its mail."""
         for run_id in committed.ended:
             self.closed_elsewhere(run_id)
-        for receiver in (*committed.deliveries, *committed.cancelled):
+        for receiver in (
+            *committed.deliveries,
+            *committed.cancelled,
+            *committed.notified,
+        ):
             if isinstance(receiver, str) and receiver != told:
                 self.mail(receiver)
         begun = [s.run_id for s in committed.started if isinstance(s, Started)]
@@ -356,9 +360,9 @@ class Worker:
         return self._mailroom.deliver(run, event, may_repeat=may_repeat)
 
     def request_update(self, run_id: str, update: UpdateRequest) -> bool:
-        """Give a live run an update; False if it is not live."""
+        """Give a live run an update; False if it is not live, or has forgotten it."""
         run = self._find_live(run_id)
-        if run is None:
+        if run is None or self._mailroom.has_forgotten(run, update.update_id):
             return False
         self._mailroom.request_update(run, update)
         return True
@@ -415,6 +419,7 @@ class Worker:
 
     def take_up(self, run: LiveRun, loaded: LoadedRun) -> None:
         """Go on with a run that was just caught up: mail, activities, other runs."""
+        self._mailroom.drop_recorded(run)
         self._mailroom.take(run, loaded.messages)
         restore_activities(run, loaded.attempts, self._activities, self._store.now())
         self._starts.restore(run)

@@ -42,6 +42,7 @@ from durable.core.workflow_task import (
     WorkflowTaskFailure,
 )
 from durable.errors import (
+    CommitUnknownError,
     HistoryTakenError,
     LeaseLostError,
     StoreError,
@@ -140,6 +141,10 @@ class Host(Protocol):
 
     def wake_by(self, instant: int) -> None:
         """Look for due runs no later than this."""
+        ...
+
+    def look_around(self) -> None:
+        """There may be runs that nobody owns, and mail."""
         ...
 
     def new_run_id(self) -> str:
@@ -306,6 +311,7 @@ class WorkflowTasks:
             messages=self.messages(run, completion),
             starts=self.starts(run, completion) if closes else (),
             has_children=closes and run.replayer.has_had_children,
+            sees_all_mail=self._mailroom.passed_by_inbox(run, inputs),
         )
         run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False
         run.attempt_records, run.consumed, run.consumed_requests = (), (), []
@@ -431,6 +437,7 @@ class WorkflowTasks:
         elif isinstance(result, MailArrived):
             # The code must see the messages before it may end: live through it again.
             self._take_back(run, inputs, operation)
+            run.is_mail_first = True
             self._host.reload(run)
         elif completion.failure is not None:
             run.commit_count += 1
@@ -504,7 +511,9 @@ class WorkflowTasks:
         self, run: LiveRun, inputs: Sequence[TaskInput], operation: CommitTask
     ) -> None:
         """Put what was not committed back to where it waits."""
-        run.inputs = [*inputs, *run.inputs]
+        # Whether its time is up is looked at again.
+        kept_inputs = [i for i in inputs if type(i) is not WorkflowExecutionTimedOut]
+        run.inputs = [*kept_inputs, *run.inputs]
         run.acks = run.committing_acks + run.acks
         run.committing_acks = []
         run.attempt_records = operation.attempts + run.attempt_records
@@ -524,6 +533,10 @@ class WorkflowTasks:
                     run.workflow_id,
                     error,
                 )
+            if isinstance(error, CommitUnknownError):
+                # If it took place, it did something to other runs perhaps.
+                self._host.wake_by(self._store.now())
+                self._host.look_around()
             self._host.reload(run)
         else:
             self._host.drop(run)

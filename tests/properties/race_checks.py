@@ -25,7 +25,12 @@ from durable.core.events import (
 from durable.core.payload import Payload
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import WorkflowTask
-from durable.errors import StoreError, WorkflowClosedError, WorkflowNotFoundError
+from durable.errors import (
+    EngineClosedError,
+    StoreError,
+    WorkflowClosedError,
+    WorkflowNotFoundError,
+)
 from durable.store.records import RunRecord, RunStatus
 from durable.testing.replaying import replay_at_every_prefix
 from tests.properties.puppets import Past
@@ -178,8 +183,10 @@ def check_signals(chains: list[Chain], deeds: list[Deed]) -> None:
     for deed in deeds:
         if deed.what in ("letter", "note", *_HANDLED):
             if deed.is_acknowledged and not _lies_in_a_grave(chains):
-                assert everywhere[deed.key] == 1, (deed, everywhere)
-            assert everywhere[deed.key] <= 1, (deed, everywhere)
+                assert everywhere[deed.key] >= 1, (deed, everywhere)
+            # Sent again it may have met another chain of that id.
+            times = sum(other.key == deed.key for other in deeds)
+            assert everywhere[deed.key] <= times, (deed, everywhere)
     for chain in chains:
         check_receipts(chain)
 
@@ -227,6 +234,10 @@ def check_order(chains: list[Chain], deeds: list[Deed]) -> None:
         first: dict[int, Deed] = {}
         for deed in letters:
             first.setdefault(deed.number, deed)
+        for deed in letters:
+            known = first.get(deed.number)
+            if known is not None and known.is_home != deed.is_home:
+                del first[deed.number]  # two processes sent it
         for earlier in first.values():
             for later in first.values():
                 is_one_sender = earlier.is_home == later.is_home
@@ -239,7 +250,11 @@ def check_updates(chains: list[Chain], deeds: list[Deed], *, is_faulty: bool) ->
     for chain in chains:
         for history in chain.histories:
             check_updates_of_run(history)
-        assert len(set(chain.past.answered)) == len(chain.past.answered)
+        taken = Counter(
+            int(event.update_id.rpartition("-")[2])
+            for event in chain.events(WorkflowExecutionUpdateAccepted)
+        )
+        assert Counter(chain.past.answered) <= taken, (chain.past, taken)
     accepted = Counter(
         event.update_id
         for chain in chains
@@ -263,8 +278,10 @@ def check_updates(chains: list[Chain], deeds: list[Deed], *, is_faulty: bool) ->
         elif isinstance(deed.answer, UpdateFailedError):
             assert accepted[deed.key] >= 1, (deed, accepted)
         elif isinstance(deed.answer, _REFUSALS):
-            assert is_faulty or accepted[deed.key] == 0, (deed, accepted)
-        else:
+            # Sent twice, one may have reached a run that the other one never did.
+            is_only = sum(other.key == deed.key for other in deeds) == 1
+            assert is_faulty or not is_only or not accepted[deed.key], (deed, accepted)
+        elif not (deed.is_home and isinstance(deed.answer, EngineClosedError)):
             assert is_faulty, deed
 
 

@@ -31,10 +31,11 @@ class RaceMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.is_faulty = False
+        self.is_unlucky = self.is_faulty = False
 
-    @initialize(is_stubborn=st.booleans())
-    def begin(self, is_stubborn: bool) -> None:
+    @initialize(is_stubborn=st.booleans(), is_unlucky=st.booleans())
+    def begin(self, is_stubborn: bool, is_unlucky: bool) -> None:
+        self.is_unlucky = is_unlucky
         for target in self.targets:
             self.world.start(target, is_home=True, is_stubborn=is_stubborn)
         self.world.flow()
@@ -61,11 +62,17 @@ class RaceMachine(RuleBasedStateMachine):
 
     # --- faults -----------------------------------------------------------------------
 
-    @precondition(lambda self: bool(os.environ.get("FAULTS")))
+    @precondition(lambda self: self.is_unlucky)
     @rule(fault=st.sampled_from(FAULTS))
     def fail_a_commit(self, fault: str) -> None:
         self.is_faulty = True
         self.world.gate.fail_next(fault)
+
+    @precondition(lambda self: self.is_unlucky)
+    @rule()
+    def fail_a_read(self) -> None:
+        self.is_faulty = True
+        self.world.gate.is_failing_reads = True
 
     @rule()
     def crash(self) -> None:

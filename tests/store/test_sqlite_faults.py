@@ -344,7 +344,10 @@ def test_message_follows_what_was_undone_in_its_group(
     )
 
     before, refused, after = execute(
-        executor, make_message("r1", "a"), undone, make_message("r1", "b")
+        executor,
+        make_message("r1", "a", run_id="r1"),
+        undone,
+        make_message("r1", "b", run_id="r1"),
     )
 
     assert isinstance(refused, HistoryTakenError)
