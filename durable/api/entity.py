@@ -5,6 +5,7 @@ Everything that is wrong with a class is said at once, when it is decorated.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import inspect
@@ -94,7 +95,7 @@ def is_entity_ref(value: object) -> TypeGuard[EntityRef]:
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field, dataclasses.Field))
-class EntityType(type):
+class EntityType(abc.ABCMeta):
     """What lets a class be indexed by a key."""
 
     def __getitem__(cls: type[T], key: str, /) -> type[T]:

@@ -25,7 +25,7 @@ _OUT_OF_MEMORY: Final = (RunTornDown, GeneratorExit)
 """What leaves a block whose run does not go on here."""
 
 
-def locked(*entities: Any) -> CriticalSection:
+def locked(*entities: type[Any]) -> CriticalSection:
     """Hold several entities for a while, so that nobody else changes them meanwhile.
 
         async with locked(Account["a"], Account["b"]):

@@ -220,12 +220,12 @@ class StateGraph:
             for function in dict.fromkeys(self._functions_of(event)):
                 own = _hints(CallSignature(function, event, skip=("data",)))
                 for name, hint in own.items():
-                    if name not in known or known[name] != hint:
+                    if known.get(name) != hint:
                         yield (
                             f"{_name(function)} and {_name(widest.function)} take"
                             f" different arguments of the event {event!r}: {name!r} is"
-                            f" {hint} in the one"
-                            f" and {known.get(name, 'missing')} in the other."
+                            f" {hint} in the one and {known.get(name, 'missing')} in"
+                            " the other."
                         )
         except DefinitionError as error:
             yield error.message
@@ -239,9 +239,13 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
 async def _takes_nothing(data: Any) -> None: ...
 
 
-def _hints(signature: CallSignature) -> dict[str, Any]:
-    names = list(signature.signature.parameters)
-    return {name: signature.hint_at(index) for index, name in enumerate(names)}
+def _hints(signature: CallSignature) -> dict[str, str]:
+    """The annotation of each parameter, as text."""
+    names = signature.signature.parameters
+    return {
+        name: inspect.formatannotation(signature.hint_at(index))
+        for index, name in enumerate(names)
+    }
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -293,7 +293,7 @@ def _call(function: Callable[..., Any], data: Any, arguments: dict[str, Any]) ->
     """Call a function with the data, and with those of the arguments that it names."""
     wanted = parameters_of(function)
     given = {p.name: arguments[p.name] for p in wanted if p.name in arguments}
-    call = inspect.BoundArguments(inspect.Signature(wanted), given)  # type: ignore[arg-type]  # it wants a dict, whichever
+    call = inspect.BoundArguments(inspect.Signature(wanted), given)
     return function(data, *call.args, **call.kwargs)
 
 

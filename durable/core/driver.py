@@ -56,6 +56,15 @@ from durable.errors import (
     WorkflowTaskError,
 )
 
+_FIRST: Final = frozenset(
+    {
+        WorkflowExecutionStarted,
+        CheckpointRecorded,
+        WorkflowExecutionSignaled,
+        UpdateRequest,
+        WorkflowExecutionUpdateAccepted,
+    }
+)
 _ACTIVITY_OUTCOMES: Final = frozenset(ACTIVITY_OUTCOMES)
 _CHILD_OUTCOMES: Final = frozenset(CHILD_OUTCOMES)
 _DELIVERY_OUTCOMES: Final = frozenset(DELIVERY_OUTCOMES)
@@ -137,18 +146,18 @@ class RunDriver:
             others: list[Any] = []
             for event in events:
                 kind = type(event)
-                if kind is WorkflowExecutionSignaled:
+                if kind not in _FIRST:
+                    others.append(event)
+                elif kind is WorkflowExecutionSignaled:
                     self._remember(event.request_id)  # type: ignore[union-attr]  # by its kind
                     context.mailbox.signal(event)  # type: ignore[arg-type]  # by its kind
                 elif kind is UpdateRequest or kind is WorkflowExecutionUpdateAccepted:
                     if kind is WorkflowExecutionUpdateAccepted:
                         self._remember(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
                     context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
-                elif kind is WorkflowExecutionStarted or kind is CheckpointRecorded:
+                else:
                     begin = event.input  # type: ignore[union-attr]  # by its kind
                     self._prepare(context, event)
-                else:
-                    others.append(event)
             if begin is not None:
                 # Nothing of the caller's context: a replay has another caller.
                 context.main = context.loop.create_task(

@@ -14,8 +14,6 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from durable.core import flags, turn
 from durable.core.context import RunContext
 from durable.core.driver import (
@@ -336,16 +334,12 @@ class Replayer(RunView):
         if type(inputs[0]) is UpdateRequest:
             inputs, refused = self._admit(context, inputs)
             if not inputs:  # nothing was decided: nothing is recorded
-                return msgspec.structs.replace(
-                    self._completion((), ()), rejected=refused
-                )
-        self._unprocessed = ()
-        placed, commands = self._drive_turn(
-            self._get_driver(),
-            [*(event.attributes for event in earlier), *inputs],
-            inputs,
-            time,
-        )
+                return self._completion((), (), refused)
+        applied = inputs
+        if earlier:
+            applied = [*(event.attributes for event in earlier), *inputs]
+            self._unprocessed = ()
+        placed, commands = self._drive_turn(self._get_driver(), applied, inputs, time)
         if context.has_mailbox:
             refused += tuple(context.mailbox.rejected.items())
         checkpoint_event_id = None
@@ -358,11 +352,7 @@ class Replayer(RunView):
             more, further = self._drive_turn(driver, [checkpoint], [checkpoint], time)
             placed += more
             commands += further
-        return msgspec.structs.replace(
-            self._completion(placed, commands),
-            rejected=refused,
-            checkpoint_event_id=checkpoint_event_id,
-        )
+        return self._completion(placed, commands, refused, checkpoint_event_id)
 
     def _admit(
         self, context: RunContext, inputs: list[TaskInput]
@@ -399,7 +389,8 @@ class Replayer(RunView):
         self.flags = flags.CURRENT
         context.is_replaying = False
         context.begin_task(time, self.event_count)
-        if context.has_mailbox:
+        has_mailbox = context.has_mailbox
+        if has_mailbox:
             context.mailbox.forget_judgements()
         outer = turn.enter(context.loop)
         try:
@@ -407,11 +398,13 @@ class Replayer(RunView):
         finally:
             turn.leave(outer)
         recorded: Sequence[Any] = inputs
-        if context.has_mailbox:
+        if has_mailbox or context.has_mailbox:
             recorded = self._recorded(driver, inputs)
-        if self.is_closed:  # timed out or terminated: no code ran
+        if driver.is_closed:  # timed out or terminated: no code ran
             return self._place(recorded, time), ()
         entries = context.take_entries()
+        if not entries:
+            return self._place(recorded, time), ()
         commands = tuple([entry.command() for entry in entries])
         placed = self._place(
             [*recorded, *[event_of(command) for command in commands]], time
@@ -419,7 +412,7 @@ class Replayer(RunView):
         for entry, event in zip(entries, placed[len(recorded) :], strict=True):
             entry.recorded(event.event_id, time, event.attributes)
         self._index(context, entries)
-        if placed and isinstance(placed[-1].attributes, TERMINAL_EVENTS):
+        if isinstance(placed[-1].attributes, TERMINAL_EVENTS):
             driver.is_closed = True
         return placed, commands
 
@@ -490,14 +483,21 @@ class Replayer(RunView):
                 context.timers.pop(command.started_event_id, None)  # type: ignore[union-attr]  # by its kind
 
     def _completion(
-        self, events: tuple[HistoryEvent, ...], commands: tuple[Any, ...]
+        self,
+        events: tuple[HistoryEvent, ...],
+        commands: tuple[Any, ...],
+        rejected: tuple[tuple[str, Failure], ...] = (),
+        checkpoint_event_id: int | None = None,
     ) -> WorkflowTaskCompletion:
+        is_closed = self.is_closed
         return WorkflowTaskCompletion(
-            task_number=self.task_count,
-            commands=commands,
-            events=events,
-            is_closed=self.is_closed,
-            next_timer_at=None if self.is_closed else self.next_timer_at(),
+            self.task_count,
+            commands,
+            events,
+            is_closed,
+            None if is_closed else self.next_timer_at(),
+            rejected,
+            checkpoint_event_id,
         )
 
     def _get_driver(self) -> RunDriver:

@@ -65,6 +65,7 @@ class World:
         self.ticks = 0
         self.numbers = 0
         self.is_home_open = False
+        self._held: list[asyncio.Task[Any]] = []  # or they would be collected
         self._elsewhere: set[asyncio.Task[Any]] = set()
         self.gate = GatedStore(self.clock)
         shared = MemoryStore(clock=self.clock)
@@ -194,6 +195,7 @@ class World:
 
     def _begin(self, work: Coroutine[Any, Any, None], *, is_home: bool) -> None:
         task = self.loop.spawn(work)
+        self._held.append(task)
         if not is_home:
             self._elsewhere.add(task)
         self.settle()
