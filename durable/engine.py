@@ -34,7 +34,7 @@ from durable.options import (
 from durable.store.connect import connect
 from durable.store.records import RunFilter, RunStatus
 from durable.store.store import Store
-from durable.worker.invoking import BuiltIn
+from durable.worker.invoking import BuiltIn, EngineParts
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 
@@ -168,11 +168,13 @@ class Engine:
                 on_closed=client.outcomes.closed,
                 on_stuck=self._stuck,
                 on_update=client.told_update,
-                built_in={
-                    name: BuiltIn(name, perform)
-                    for name, perform in entity_activities(client).items()
-                },
-                engine=self,
+                parts=EngineParts(
+                    {
+                        name: BuiltIn(name, perform)
+                        for name, perform in entity_activities(client).items()
+                    },
+                    self,
+                ),
             )
             self._client, self._worker = client, worker
             try:

@@ -52,21 +52,24 @@ def locked(*entities: type[Any]) -> CriticalSection:
             holds a key which comes after one of these.
         NotInWorkflowError: no workflow is running here.
     """
-    for item in entities:
+    given: list[object] = [*entities]
+    references: list[EntityRef] = []
+    for item in given:
         if not is_entity_ref(item):
             raise InvalidCallError(
                 f"locked() got {item!r}, which is no entity.",
                 hint='Give references: locked(Account["a"], Account["b"]).',
             )
-    if not entities:
+        references.append(item)
+    if not references:
         raise InvalidCallError("locked() got nothing to hold.")
-    return CriticalSection(entities)
+    return CriticalSection(references)
 
 
 class CriticalSection:
     """A block that holds entities; see `locked`."""
 
-    def __init__(self, entities: tuple[EntityRef, ...]) -> None:
+    def __init__(self, entities: list[EntityRef]) -> None:
         self._entities = {e.durable_target.workflow_id: e for e in entities}
         self._outside: Caller | None = None
         self._section: Section | None = None

@@ -127,7 +127,7 @@ class StateRun:
                 await wait_condition(lambda: bool(self._queue))
             await self._serve(self._queue.popleft())
         await self._refuse_rest()
-        return self._decoded_data()
+        return self._decode(self._data)
 
     async def _serve(self, item: _Fired | _Due) -> None:
         if isinstance(item, _Fired):
@@ -191,38 +191,50 @@ class StateRun:
         """The first transition whose guard says yes."""
         for transition in transitions:
             guard = transition.guard
-            if guard is None or _call(guard, self._decoded_data(), arguments):
+            if guard is None or _call(guard, self._decode(self._data), arguments):
                 return transition
         return None
 
     async def _take(self, transition: Transition, arguments: dict[str, Any]) -> None:
-        source, data = self._state, self._decoded_data()
-        has_entered = False
+        source, data = self._state, self._data
+        has_left = False
         try:
             async with Saga():
-                if transition.action is not None:
-                    data = await _act(transition.action, data, arguments)
-                has_entered = True
-                self._publish(transition.target)
-                encoded = await self._enter(transition.target, data)
+                data = await self._act(transition.action, data, arguments)
+                has_left = True
+                data = await self._enter(transition.target, data)
         except (Exception, asyncio.CancelledError):
-            if has_entered:
+            if has_left:
                 self._publish(source)
             raise
-        await self._settle(encoded)
+        await self._settle(data)
 
     async def _enter_initial(self) -> None:
-        self._publish(self._state)
         async with Saga():
-            encoded = await self._enter(self._state, self._decoded_data())
-        await self._settle(encoded)
+            data = await self._enter(self._state, self._data)
+        await self._settle(data)
 
-    async def _enter(self, state: str, data: Any) -> Payload:
-        on_enter = self._graph.on_enter[state]
-        if on_enter is not None:
-            data = await _act(on_enter, data, {})
+    async def _enter(self, state: str, data: Payload) -> Payload:
+        self._publish(state)
+        return await self._act(self._graph.on_enter[state], data, {})
+
+    async def _act(
+        self,
+        function: Callable[..., Any] | None,
+        data: Payload,
+        arguments: dict[str, Any],
+    ) -> Payload:
+        """Let a function work on a copy of the data; return what came of it."""
+        if function is None:
+            return data
+        copy = self._decode(data)
+        result = _call(function, copy, arguments)
+        if inspect.isawaitable(result):
+            result = await result
         return json.encode(
-            data, self._signature.hint_at(0), f"the data of {self._name!r}"
+            copy if result is None else result,
+            self._signature.hint_at(0),
+            f"the data of {self._name!r}",
         )
 
     async def _settle(self, data: Payload) -> None:
@@ -236,10 +248,10 @@ class StateRun:
         self._state = state
         self._runtime.set_state(encode_state(state))
 
-    def _decoded_data(self) -> Any:
+    def _decode(self, data: Payload) -> Any:
         """The data, fresh: what is done to it does not count until it is kept."""
         hint = self._signature.hint_at(0)
-        return json.decode(self._data, hint, f"the data of {self._name!r}")
+        return json.decode(data, hint, f"the data of {self._name!r}")
 
     # --- time -------------------------------------------------------------------------
 
@@ -277,16 +289,6 @@ class StateRun:
         if not self._queue:
             since = json.encode(self._since, int, "an instant")
             self._runtime.checkpoint((self._data, self._encoded_state(), since))
-
-
-async def _act(
-    function: Callable[..., Any], data: Any, arguments: dict[str, Any]
-) -> Any:
-    """Do what a function does; return the data it gives back, or what it worked on."""
-    result = _call(function, data, arguments)
-    if inspect.isawaitable(result):
-        result = await result
-    return data if result is None else result
 
 
 def _call(function: Callable[..., Any], data: Any, arguments: dict[str, Any]) -> Any:

@@ -228,7 +228,9 @@ class Replayer(RunView):
     def _context_at(self, event: HistoryEvent) -> RunContext:
         """The run's context; a new one where a checkpoint begins it anew."""
         if type(event.attributes) is CheckpointRecorded:
-            self._get_driver().begin_anew(event.attributes, event.event_id)
+            driver = self._get_driver()
+            driver.begin_anew(event.attributes, event.event_id)
+            self._context = driver.context
         return self._get_driver().context
 
     def _begin_recorded(self, history: Sequence[HistoryEvent]) -> None:
@@ -311,6 +313,7 @@ class Replayer(RunView):
     def _start(self, started: WorkflowExecutionStarted) -> None:
         context = RunContext(started, self._find_code(started))
         context.on_unhandled = self._on_unhandled
+        self._context = context
         self._driver = RunDriver(context)
 
     # --- one live turn ----------------------------------------------------------------
@@ -348,7 +351,7 @@ class Replayer(RunView):
             checkpoint = driver.checkpoint()
             checkpoint_event_id = self.event_count + 1
             driver.begin_anew(checkpoint, checkpoint_event_id)
-            context = driver.context
+            context = self._context = driver.context
             more, further = self._drive_turn(driver, [checkpoint], [checkpoint], time)
             placed += more
             commands += further

@@ -29,16 +29,18 @@ from durable.errors import QueryFailedError
 class RunView:
     """The readable side of a replayer."""
 
-    __slots__ = ("_driver", "_unprocessed")
+    __slots__ = ("_context", "_driver", "_unprocessed")
 
     def __init__(self) -> None:
         self._driver: RunDriver | None = None
+        # The driver's; kept here too because it is asked for often.
+        self._context: RunContext | None = None
         self._unprocessed: Sequence[HistoryEvent] = ()
 
     @property
-    def _context(self) -> RunContext | None:
-        driver = self._driver
-        return None if driver is None else driver.context
+    def has_mailbox(self) -> bool:
+        """Whether the run has had anything to do with messages."""
+        return self._context is not None and self._context.has_mailbox
 
     @property
     def is_closed(self) -> bool:

@@ -34,7 +34,7 @@ class RunStatus(enum.Enum):
     CONTINUED_AS_NEW = "continued_as_new"
 
 
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One run's row.
 
     Attributes:
@@ -91,7 +91,7 @@ class AttemptState(enum.Enum):
     """Its worker died; nobody knows how it ended."""
 
 
-class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt of an activity.
 
     The first attempt of a locally started activity has no row until it has failed: its
@@ -122,7 +122,7 @@ class MessageKind(enum.Enum):
     """Asks for a reply and changes nothing: it never keeps a run from closing."""
 
 
-class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
+class MessageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One message from outside that waits to be moved into a run's history.
 
     Attributes:
@@ -140,7 +140,7 @@ class MessageRecord(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int = 0
 
 
-class ReplyRecord(msgspec.Struct, frozen=True, kw_only=True):
+class ReplyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a run's owner answers to a message of another process.
 
     It waits until the asker has read it, or for `limits.REPLY_SECONDS_MAX`.
@@ -203,7 +203,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 # --- operations -----------------------------------------------------------------------
 
 
-class StartRun(msgspec.Struct, frozen=True, kw_only=True):
+class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Create a run with its first events.
 
     A run that ends in its first task is created closed: `record` has that status then,
@@ -251,7 +251,7 @@ class Started(msgspec.Struct, frozen=True):
     committed: Committed | None = None
 
 
-class CommitTask(msgspec.Struct, frozen=True, kw_only=True):
+class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Append what one workflow task decided; fenced.
 
     `status` None leaves the run open. Closing (any other status) is refused with
@@ -331,7 +331,7 @@ class MailArrived(msgspec.Struct, frozen=True):
     messages: list[MessageRecord]
 
 
-class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True):
+class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Write attempts (insert or replace by key) and the run's wake-up; fenced.
 
     A stuck run stays stuck. Result: None.
@@ -360,7 +360,7 @@ class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
     stuck: str
 
 
-class PutMessage(msgspec.Struct, frozen=True, kw_only=True):
+class PutMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Put a message into the inbox of an open run; not fenced, anyone may.
 
     Without `run_id` the open run of `workflow_id` is meant; with `first_run_id` it must

@@ -12,7 +12,6 @@ import collections
 import contextlib
 import contextvars
 import logging
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -35,7 +34,7 @@ from durable.observer import WorkerObserver, WorkerState
 from durable.store.records import AttemptRecord, AttemptState, RecordAttempts
 from durable.store.store import Store
 from durable.worker import observing
-from durable.worker.invoking import BuiltIn, Code, Invoker
+from durable.worker.invoking import BuiltIn, Code, EngineParts, Invoker
 from durable.worker.live_run import Attempt, LiveRun
 
 _log: Final = logging.getLogger("durable.worker")
@@ -67,8 +66,7 @@ class ActivityTasks:
     Args:
         concurrency: how many run at once; more wait in order.
         threads: how many of them may be plain functions, each in a thread.
-        built_in: activities of the library's own, by name; they take no place.
-        engine: what `durable.activity_client` gives.
+        parts: what the engine hands to its activities.
     """
 
     def __init__(
@@ -81,8 +79,7 @@ class ActivityTasks:
         concurrency: int,
         threads: int,
         observer: WorkerObserver | None,
-        built_in: Mapping[str, BuiltIn],
-        engine: object,
+        parts: EngineParts,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -91,8 +88,7 @@ class ActivityTasks:
         self._slots = self._free = concurrency
         self._free_threads = threads
         self._observer = observer
-        self._built_in = built_in
-        self._engine = engine
+        self._parts = parts
         self._invoker = Invoker(threads)
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
@@ -129,8 +125,8 @@ class ActivityTasks:
             self._record(attempt, AttemptState.BACKOFF, None)
             return
         name = attempt.scheduled.activity_type
-        if name in self._built_in:
-            self._start(attempt, self._built_in[name])
+        if name in self._parts.built_in:
+            self._start(attempt, self._parts.built_in[name])
             return
         try:
             activity = self._registry.get_activity(name)
@@ -209,7 +205,7 @@ class ActivityTasks:
                 started_at=attempt.started_at,
                 start_to_close_timeout=scheduled.settings.start_to_close_timeout,
             ),
-            self._engine,
+            self._parts.engine,
         )
         CURRENT.set(context)
         attempt.context = context

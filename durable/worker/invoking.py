@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from durable.api.activity import Activity
 from durable.api.activity_context import ActivityInfo
@@ -33,6 +35,18 @@ class BuiltIn:
     ) -> None:
         self.name = name
         self.perform = perform
+
+
+class EngineParts(msgspec.Struct, frozen=True):
+    """What an engine hands to its activities.
+
+    Attributes:
+        built_in: activities of the library's own, by name.
+        engine: the engine itself, for `durable.activity_client`.
+    """
+
+    built_in: Mapping[str, BuiltIn]
+    engine: object
 
 
 Code: TypeAlias = Activity[Any, Any] | BuiltIn

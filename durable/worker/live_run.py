@@ -97,9 +97,9 @@ class LiveRun:
         "is_closed",
         "is_committing",
         "is_dropped",
-        "is_mail_first",
         "is_parked",
         "is_reading",
+        "mailed",
         "parent_close_policy",
         "questions",
         "ready_at",
@@ -146,6 +146,8 @@ class LiveRun:
         """The inbox sequences of updates that are neither accepted nor refused."""
         self.taken: set[int] = set()
         """Inbox sequences that were read; a late read may bring them again."""
+        self.mailed: set[str] = set()
+        """What of `inputs` came by the inbox, by key."""
         self.acks: list[asyncio.Future[bool]] = []
         """Who waits until `inputs` are durable; then those of the commit under way."""
         self.committing_acks: list[asyncio.Future[bool]] = []
@@ -161,8 +163,6 @@ class LiveRun:
         """Its inbox is being read."""
         self.held: list[Callable[[], None]] = []
         """What hands in messages of this process after that."""
-        self.is_mail_first = False
-        """What its inbox holds was there before `inputs`."""
         self.attempt_records: tuple[AttemptRecord, ...] = ()
         """Attempts that have ended; written with the next turn."""
         self.attempts: dict[int, Attempt] = {}

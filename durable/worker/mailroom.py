@@ -206,6 +206,9 @@ class Mailroom:
     def take(self, run: LiveRun, messages: Iterable[MessageRecord]) -> None:
         """Put messages where the next turn takes them, each once.
 
+        They are committed already, so they come before those that this process gave
+        the run directly and that are not.
+
         Raises:
             CorruptHistoryError: one cannot be read; none was taken.
         """
@@ -215,16 +218,12 @@ class Mailroom:
             if message.sequence not in run.taken
         ]
         waiting = {key_of(event) for event in run.inputs} if fresh else set()
-        behind: list[TaskInput] = []
-        if run.is_mail_first:
-            run.is_mail_first = False
-            behind, run.inputs = run.inputs, []
         for message, event in fresh:
             run.taken.add(message.sequence)
             if message.kind == MessageKind.QUERY.value:
                 self._answer_by_mail(run, message)
             elif isinstance(event, UpdateRequest):
-                self._take_update(run, message, event)
+                self._take_update(run, message, event, waiting)
             else:
                 run.consumed += (message.sequence,)
                 if event is None or key_of(event) in waiting:
@@ -232,8 +231,10 @@ class Mailroom:
                 if is_recorded(run.replayer, event):  # a late read brings it again
                     continue
                 waiting.add(key_of(event))
+                run.mailed.add(key_of(event))
                 run.inputs.append(event)
-        run.inputs += behind
+        if fresh:
+            _put_mail_first(run)
 
     def drop_recorded(self, run: LiveRun) -> None:
         """Drop inputs that are recorded: a commit took place, its answer was lost.
@@ -249,6 +250,7 @@ class Mailroom:
             elif isinstance(event, UpdateRequest):
                 run.update_mail.pop(event.update_id, None)
                 self.request_update(run, event)  # which tells its sender
+        _put_mail_first(run)
         if not run.inputs:
             acks, run.acks = run.acks, []
             for ack in acks:
@@ -256,13 +258,19 @@ class Mailroom:
                     ack.set_result(True)
 
     def _take_update(
-        self, run: LiveRun, message: MessageRecord, update: UpdateRequest
+        self,
+        run: LiveRun,
+        message: MessageRecord,
+        update: UpdateRequest,
+        waiting: set[str],
     ) -> None:
         if run.replayer.knows_update(update.update_id):
             run.consumed += (message.sequence,)
             return
         run.update_mail[update.update_id] = message.sequence
-        if not _is_waiting(run, update.update_id):
+        if key_of(update) not in waiting:
+            waiting.add(key_of(update))
+            run.mailed.add(key_of(update))
             run.inputs.append(update)
 
     def _answer_by_mail(self, run: LiveRun, message: MessageRecord) -> None:
@@ -302,7 +310,9 @@ class Mailroom:
 
     def passed_by_inbox(self, run: LiveRun, inputs: Iterable[TaskInput]) -> bool:
         """Whether a turn has messages that came from this process directly."""
-        return bool(run.committing_acks) or any(
+        if run.committing_acks or not run.replayer.has_mailbox:
+            return bool(run.committing_acks)
+        return any(
             isinstance(event, UpdateRequest) and event.update_id not in run.update_mail
             for event in inputs
         )
@@ -333,7 +343,10 @@ class Mailroom:
 
     def tell(self, run: LiveRun, completion: WorkflowTaskCompletion) -> None:
         """A turn is durable: let those hear of it who wait for its messages."""
-        self.acknowledge(run)
+        if run.committing_acks:
+            self.acknowledge(run)
+        if not run.replayer.has_mailbox:
+            return  # then nothing was said of updates
         for update_id, failure in completion.rejected:
             run.update_mail.pop(update_id, None)
             self._host.tell_update(run.run_id, update_id, failure)
@@ -390,6 +403,10 @@ def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:
     return WorkflowExecutionUpdateAccepted(
         update.update_id, update.update_name, update.input
     )
+
+
+def _put_mail_first(run: LiveRun) -> None:
+    run.inputs.sort(key=lambda event: key_of(event) not in run.mailed)
 
 
 def _is_waiting(run: LiveRun, update_id: str) -> bool:

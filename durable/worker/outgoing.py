@@ -53,20 +53,21 @@ from durable.store.records import (
 )
 from durable.worker.live_run import LiveRun
 
-_EXTERNAL: Final = (
+DELIVERIES: Final = (
     SignalExternalWorkflowExecutionInitiated,
     RequestCancelExternalWorkflowExecutionInitiated,
 )
+"""The events that send something to another run."""
 
 
 _WORK: Final = frozenset(
-    {*_EXTERNAL, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
+    {*DELIVERIES, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
 )
 
 
-def has_work(events: Iterable[HistoryEvent]) -> bool:
-    """Whether a turn asks for something that its owner must see to at once."""
-    return any([type(event.attributes) in _WORK for event in events])
+def has_work(kinds: set[type[Attributes]]) -> bool:
+    """Whether events of these kinds ask for what their owner must see to at once."""
+    return not kinds.isdisjoint(_WORK)
 
 
 def published_state(events: Iterable[HistoryEvent]) -> str | None:
@@ -83,7 +84,7 @@ def published_state(events: Iterable[HistoryEvent]) -> str | None:
 
 def deliveries_of(events: Iterable[HistoryEvent]) -> list[HistoryEvent]:
     """The events that send something to another run."""
-    return [event for event in events if type(event.attributes) in _EXTERNAL]
+    return [event for event in events if type(event.attributes) in DELIVERIES]
 
 
 def delivery(run: LiveRun, event: HistoryEvent) -> PutMessage:

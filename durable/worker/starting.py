@@ -20,6 +20,7 @@ from durable.core.events import (
     ChildWorkflowExecutionStarted,
     HistoryEvent,
     StartChildWorkflowExecutionInitiated,
+    StateTransitioned,
     WorkflowExecutionStarted,
 )
 from durable.core.workflow_task import (
@@ -159,8 +160,9 @@ class Starts:
         task = WorkflowTask(record.started_at, (started, *inputs))
         completion = self._tasks.process(run, task)
         events, closes = completion.events, completion.is_closed
+        kinds = {type(event.attributes) for event in events}
         run.is_active = not closes and (
-            has_work(events) or completion.failure is not None
+            has_work(kinds) or completion.failure is not None
         )
         run.wake_at = None if closes else run.next_due_at()
         status, closed_at = RunStatus.RUNNING, None
@@ -176,10 +178,10 @@ class Starts:
                 wake_at=run.wake_at,
                 status=status,
                 closed_at=closed_at,
-                state=published_state(events),
+                state=published_state(events) if StateTransitioned in kinds else None,
             ),
             rows=[encode_event(run.run_id, event) for event in events],
-            messages=self._tasks.messages(run, completion),
+            messages=self._tasks.messages(run, completion, kinds),
             starts=self._tasks.starts(run, completion) if closes else (),
         )
         run.is_committing = True

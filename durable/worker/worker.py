@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from durable import limits
@@ -47,7 +47,7 @@ from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
-from durable.worker.invoking import BuiltIn
+from durable.worker.invoking import EngineParts
 from durable.worker.live_run import Attempt, LiveRun
 from durable.worker.loading import Loader
 from durable.worker.lookout import Lookout
@@ -79,8 +79,7 @@ class Worker:
             that event if this worker has it.
         on_stuck: called with a run id and why once it is parked.
         on_update: called with a run id, an update id and what became of that.
-        built_in: activities of the library's own, by name.
-        engine: what activities of this worker may ask for.
+        parts: what the engine hands to its activities.
     """
 
     def __init__(
@@ -95,8 +94,7 @@ class Worker:
         on_closed: Callable[[str, Attributes | None], None],
         on_stuck: Callable[[str, Failure], None],
         on_update: Callable[[str, str, UpdateNews], None],
-        built_in: Mapping[str, BuiltIn],
-        engine: object,
+        parts: EngineParts,
     ) -> None:
         self._store = store
         self._registry = registry
@@ -108,7 +106,7 @@ class Worker:
         self._on_closed = on_closed
         self._on_stuck = on_stuck
         self._on_update = on_update
-        self._built_in, self._engine = built_in, engine
+        self._parts = parts
         self._runs: dict[str, LiveRun] = {}
         self._idle: collections.OrderedDict[str, LiveRun] = collections.OrderedDict()
         self._loader = Loader(store, self, max_tries=options.max_tries)
@@ -168,8 +166,7 @@ class Worker:
             concurrency=self._options.concurrency,
             threads=self._options.threads,
             observer=self._watch,
-            built_in=self._built_in,
-            engine=self._engine,
+            parts=self._parts,
         )
         await self._store.register_worker(
             WorkerRecord(

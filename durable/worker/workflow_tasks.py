@@ -23,6 +23,7 @@ from durable.core.events import (
     Attributes,
     HistoryEvent,
     StartChildWorkflowExecutionInitiated,
+    StateTransitioned,
     WorkflowExecutionCanceled,
     WorkflowExecutionCompleted,
     WorkflowExecutionContinuedAsNew,
@@ -63,6 +64,7 @@ from durable.worker import observing
 from durable.worker.live_run import LiveRun
 from durable.worker.mailroom import Mailroom
 from durable.worker.outgoing import (
+    DELIVERIES,
     delivered,
     deliveries_of,
     delivery,
@@ -281,9 +283,10 @@ class WorkflowTasks:
             return
         run_id = run.run_id
         closes = completion.is_closed
+        kinds = {type(event.attributes) for event in events}
         # Inputs that a failed turn leaves unseen must not wait for a restart.
         is_active = (
-            has_work(events)
+            has_work(kinds)
             or bool(run.attempts or run.starting)
             or completion.failure is not None
         )
@@ -306,9 +309,9 @@ class WorkflowTasks:
             consumed=run.consumed + settled,
             consumed_requests=tuple(run.consumed_requests),
             replies=replies,
-            state=published_state(events),
+            state=published_state(events) if StateTransitioned in kinds else None,
             checkpoint_event_id=completion.checkpoint_event_id,
-            messages=self.messages(run, completion),
+            messages=self.messages(run, completion, kinds),
             starts=self.starts(run, completion) if closes else (),
             has_children=closes and run.replayer.has_had_children,
             sees_all_mail=self._mailroom.passed_by_inbox(run, inputs),
@@ -321,13 +324,16 @@ class WorkflowTasks:
         )
 
     def messages(
-        self, run: LiveRun, completion: WorkflowTaskCompletion
+        self,
+        run: LiveRun,
+        completion: WorkflowTaskCompletion,
+        kinds: set[type[Attributes]],
     ) -> tuple[PutMessage, ...]:
-        """What a turn sends to other runs."""
-        if completion.failure is not None:
-            return ()
-        messages = [delivery(run, e) for e in deliveries_of(completion.events)]
-        if completion.is_closed:
+        """What a turn with these kinds of events sends to other runs."""
+        messages: list[PutMessage] = []
+        if not kinds.isdisjoint(DELIVERIES) and completion.failure is None:
+            messages += [delivery(run, e) for e in deliveries_of(completion.events)]
+        if completion.is_closed and run.started.parent_run_id is not None:
             news = news_for_parent(run, completion.events[-1].attributes)
             if news is not None:
                 messages.append(news)
@@ -437,7 +443,6 @@ class WorkflowTasks:
         elif isinstance(result, MailArrived):
             # The code must see the messages before it may end: live through it again.
             self._take_back(run, inputs, operation)
-            run.is_mail_first = True
             self._host.reload(run)
         elif completion.failure is not None:
             run.commit_count += 1

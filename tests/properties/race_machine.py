@@ -17,7 +17,9 @@ RACING: Final = settings(
     max_examples=EXAMPLES,
     stateful_step_count=30,
     deadline=None,
-    phases=[p for p in Phase if p is not Phase.shrink or not os.environ.get('NOSHRINK')],
+    phases=[
+        p for p in Phase if p is not Phase.shrink or not os.environ.get("NOSHRINK")
+    ],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 places: Final = st.booleans()

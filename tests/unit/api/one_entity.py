@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, TypeVar
 
 import msgspec
 
-from durable import EntityCall, WorkflowCall
+from durable import (
+    Entity,
+    EntityCall,
+    WorkflowCall,
+    activity,
+    continue_as_new,
+    entity,
+    entity_key,
+    exclusive,
+    shared,
+)
 from durable.api.entity_caller import NOBODY, Caller, with_caller
 from durable.api.messages import QueryCall, UpdateCall
 from durable.converter import json
@@ -18,9 +29,79 @@ from durable.core.events import (
 )
 from durable.core.payload import Payload
 from durable.core.workflow_task import UpdateRequest, WorkflowTask
+from durable.errors import WorkflowBlockedError
 from tests.unit.api.one_run import OneRun
 
 T = TypeVar("T")
+
+
+@activity(name="entities.price")
+async def price(item: str) -> int:
+    raise AssertionError("Nothing runs here.")
+
+
+@entity(name="unit.Cart", version="1.0.0", task_queue="carts")
+class Cart(Entity):
+    """A cart."""
+
+    items: dict[str, int] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+    @exclusive
+    async def add(self, item: str, n: int = 1) -> int:
+        """Add an item."""
+        self.items[item] = self.items.get(item, 0) + n
+        return self.total()
+
+    @exclusive
+    async def weigh(self, item: str) -> int:
+        self.log.append(f"begin {item}")
+        self.items[item] = await price(item)
+        self.log.append(f"end {item}")
+        return self.items[item]
+
+    @exclusive(name="break")
+    def break_it(self, how: str) -> Any:
+        self.items["broken"] = 1
+        self.log = ["broken"]
+        if how == "type":
+            return len(5)  # type: ignore[arg-type]  # the fault under test
+        if how == "value":
+            raise ValueError("as asked")
+        if how == "group":
+            raise ExceptionGroup("many", [TypeError("one")])
+        if how == "undeclared":
+            self.color = "red"
+        if how == "state":
+            self.items["bad"] = "text"  # type: ignore[assignment]  # the fault under test
+        if how == "result":
+            return object()
+        if how == "continue":
+            continue_as_new(1)
+        if how == "blocked":
+            raise WorkflowBlockedError
+        return None
+
+    @exclusive
+    async def again(self, item: str) -> int:
+        return await self.add(item) + await Cart[entity_key()].add(item)
+
+    @exclusive
+    async def pass_on(self, other: str) -> int:
+        return await Cart[other].add("x")
+
+    @shared
+    def total(self) -> int:
+        return sum(self.items.values())
+
+    @shared
+    def history(self) -> list[str]:
+        return [entity_key(), *self.log]
+
+    @shared
+    def spoil(self) -> int:
+        self.items["spoilt"] = 1
+        return 1
 
 
 class OneEntity(OneRun):

@@ -293,7 +293,7 @@ def test_methods_that_are_called_in_a_section_are_part_of_it() -> None:
 
 async def test_wrong_use_is_refused() -> None:
     with pytest.raises(InvalidCallError, match="no entity"):
-        locked("a")
+        locked("a")  # type: ignore[arg-type]  # the fault under test
     with pytest.raises(InvalidCallError, match="no entity"):
         locked(Account)
     with pytest.raises(InvalidCallError, match="nothing to hold"):
