@@ -7,6 +7,7 @@ import enum
 import os
 from typing import TYPE_CHECKING, Any
 
+from durable.core.collector import collector_paused
 from durable.errors import EngineClosedError, InternalError
 from durable.store.records import FENCED_OPERATIONS, StartRun
 
@@ -107,6 +108,14 @@ def deliver(
     loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Outcome, Any, Any]]
 ) -> None:
     """Call the receivers in order; one that raises harms no other."""
+    with collector_paused():
+        _deliver_each(loop, outcomes)
+
+
+def _deliver_each(
+    loop: asyncio.AbstractEventLoop,
+    outcomes: list[tuple[Outcome, Any, BaseException | None]],
+) -> None:
     for done, result, error in outcomes:
         try:
             done(result, error)

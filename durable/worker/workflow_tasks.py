@@ -256,6 +256,8 @@ class WorkflowTasks:
         elif not (run.inputs or replayer.unprocessed or replayer.has_due_timer(now)):
             if run.attempt_records:
                 self._keep_inputs(run)
+            elif run.consumed or run.consumed_requests:
+                self._empty_inbox(run)
             return
         inputs = tuple(run.inputs)
         run.inputs = []
@@ -403,6 +405,18 @@ class WorkflowTasks:
         run.attempt_records, run.consumed, run.consumed_requests = (), (), []
         run.is_committing = True
         self._store.submit(operation, partial(self._kept, run, operation, inputs))
+
+    def _empty_inbox(self, run: LiveRun) -> None:
+        """Delete messages that the run has had already, or they would wait for ever."""
+        operation = CommitTask(
+            run_id=run.run_id,
+            rows=[],
+            consumed=run.consumed,
+            consumed_requests=tuple(run.consumed_requests),
+        )
+        run.consumed, run.consumed_requests = (), []
+        run.is_committing = True
+        self._store.submit(operation, partial(self._kept, run, operation, ()))
 
     def _kept(
         self,
