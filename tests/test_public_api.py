@@ -20,7 +20,7 @@ PUBLIC_TEXT = """
 Activity ActivityCancellationType ActivityError ActivityInfo ActivityTimeoutError
 ApplicationError ChildCancellationType ChildHandle ChildWorkflowError CompensationFailed
 DeadLetter DurableError Engine Entity EntityCall EntityDeadlockError ExternalHandle
-FailureError Handle HandlerUnfinishedPolicy IdConflictPolicy IdReusePolicy
+FailureError Flow Handle HandlerUnfinishedPolicy IdConflictPolicy IdReusePolicy
 IllegalTransition InvalidInputError NoAnswerError NondeterminismError OutcomeUnknown
 ParentClosePolicy QueryCall QueryFailedError RemoteError ResultTimeoutError RetryPolicy
 RunDescription RunStatus Saga Signal SignalCall StackFrame StateMachine StoreError
@@ -29,10 +29,11 @@ UpdateRejectedError Workflow WorkflowAlreadyStartedError WorkflowCall
 WorkflowCancelledError WorkflowClosedError WorkflowFailedError WorkflowInfo
 WorkflowNotFoundError WorkflowStuckError WorkflowTaskError WorkflowTerminatedError
 WorkflowTimedOutError activity activity_client activity_info all_handlers_finished
-checkpoint continue_as_new current_update deprecate_patch entity entity_key exclusive
-external in_activity in_workflow info is_activity_cancelled locked logger now patched
-query random register_exception run set_query_handler set_signal_handler set_state
-set_update_handler shared signal sleep start_child update uuid4 wait_condition workflow
+checkpoint choice continue_as_new current_update deprecate_patch entity entity_key
+exclusive external fail in_activity in_workflow info is_activity_cancelled locked logger
+need never now par patched provide query random register_exception run seq
+set_query_handler set_signal_handler set_state set_update_handler shared signal skip
+sleep start_child update uuid4 wait_condition workflow
 """
 PUBLIC = re.findall(r"\w+", PUBLIC_TEXT)
 

@@ -16,13 +16,39 @@ from durable import limits
 from durable.api.entity_caller import Caller, current_caller
 from durable.api.workflow_definition import Workflow
 from durable.converter import json
+from durable.converter.failures import register_exception
 from durable.core.commands import ActivitySettings, RetrySettings
 from durable.core.payload import Payload, Payloads
 from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
-from durable.errors import EntityDeadlockError, InvalidCallError, InvalidIdError
+from durable.errors import (
+    ActivityError,
+    ActivityTimeoutError,
+    ApplicationError,
+    ChildWorkflowError,
+    DurableError,
+    EntityDeadlockError,
+    InvalidCallError,
+    InvalidIdError,
+    OutcomeUnknown,
+    UpdateFailedError,
+    UpdateRejectedError,
+)
 from durable.options import check_id
 
 R_co = TypeVar("R_co", covariant=True)
+
+_RAISED: Final[tuple[type[DurableError], ...]] = (
+    ActivityError,
+    ActivityTimeoutError,
+    ApplicationError,
+    ChildWorkflowError,
+    EntityDeadlockError,
+    OutcomeUnknown,
+    UpdateFailedError,
+    UpdateRejectedError,
+)
+for _error in _RAISED:
+    register_exception(_error)  # whoever calls an entity may catch them by class
 
 CALL_ENTITY: Final = "durable.call_entity"
 """The activity that calls an entity."""

@@ -91,8 +91,10 @@ def is_busy(refusal: BaseException | None) -> bool:
     return bool(name == EntityBusy.__name__)
 
 
-async def _live(self: EntityRun, state: object = None) -> None:
-    """Stand for the run's code: an entity begins with its state, and has no result."""
+async def _live(
+    self: EntityRun, state: object = None, section: Section | None = None
+) -> None:
+    """Stand for the run's code: what a checkpoint keeps goes in, nothing comes out."""
 
 
 class EntityWorkflow(Workflow[..., None]):
@@ -211,7 +213,10 @@ class EntityWorkflow(Workflow[..., None]):
         """Take up the state and set the handlers."""
         state = input[0] if input else self.new_state()
         self.decode_state(state)  # what today's class cannot read parks the run
-        entity = EntityRun(self, runtime, state)
+        section = None
+        if len(input) > 1:
+            section = json.decode(input[1], Section, "who holds the key")
+        entity = EntityRun(self, runtime, state, section)
         runtime.instance = entity
         for method in self.methods.values():
             kind: MessageKind = "update" if method.is_exclusive else "query"
@@ -262,7 +267,11 @@ class EntityRun:
     """One entity in memory: its state, and whose turn it is."""
 
     def __init__(
-        self, definition: EntityWorkflow, runtime: WorkflowRuntime, state: Payload
+        self,
+        definition: EntityWorkflow,
+        runtime: WorkflowRuntime,
+        state: Payload,
+        section: Section | None,
     ) -> None:
         self._definition = definition
         self._workflow_id = runtime.info().workflow_id
@@ -270,7 +279,7 @@ class EntityRun:
         self._state = state
         self._runtime = runtime
         self._begun_at = runtime.info().history_length
-        self._turns = Turns(self._on_blocked)
+        self._turns = Turns(self._on_blocked, section)
         self._has_rested = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
 
@@ -280,10 +289,16 @@ class EntityRun:
             while True:
                 await self._has_rested.wait()
                 self._has_rested.clear()
-                runtime.checkpoint((self._state,))
+                runtime.checkpoint((self._state, *self._held_by()))
         except asyncio.CancelledError:
             await runtime.wait_condition(runtime.all_handlers_finished, None)
             raise
+
+    def _held_by(self) -> Payloads:
+        section = self._turns.section
+        if section is None:
+            return ()
+        return (json.encode(section, Section, "who holds the key"),)
 
     # --- calls ------------------------------------------------------------------------
 

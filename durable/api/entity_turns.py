@@ -42,13 +42,13 @@ class Turns:
 
     Args:
         on_blocked: called when something waits for a section to let go.
-
-    Attributes:
         section: the section that holds the key.
     """
 
-    def __init__(self, on_blocked: Callable[[], None]) -> None:
-        self.section: Section | None = None
+    def __init__(
+        self, on_blocked: Callable[[], None], section: Section | None = None
+    ) -> None:
+        self.section = section
         self._on_blocked = on_blocked
         self._is_busy = False
         self._waiting: collections.deque[_Waiter] = collections.deque()

@@ -61,6 +61,7 @@ from durable.options import (
 from durable.store.records import RunStatus
 
 _ASK_SECONDS: Final = 10.0
+_WRAPPERS: Final = ("activity", "child_workflow")
 _BUSY_SECONDS_FIRST: Final = 0.02
 _BUSY_SECONDS_LAST: Final = 1.0
 
@@ -307,7 +308,20 @@ def _for_good(error: BaseException) -> BaseException:
             f"The method ended with {type(error).__name__}.", non_retryable=True
         )
     failure = failures.failure_of(error)
+    # How an activity or child within the method failed is what the method raised.
+    while failure.kind in _WRAPPERS and failure.cause is not None:
+        failure = failure.cause
+    if failure.kind != "application":
+        failure = failures.failure_of(_unrecorded(error))
     return failures.exception_of(msgspec.structs.replace(failure, non_retryable=True))
+
+
+def _unrecorded(error: Exception) -> Exception:
+    """The same exception, as if it had been raised here: say, a timeout of ours."""
+    fresh = type(error).__new__(type(error), *error.args)
+    fresh.args, fresh.__cause__ = error.args, error.__cause__
+    vars(fresh).update({k: v for k, v in vars(error).items() if k[:2] != "__"})
+    return fresh
 
 
 async def _perform_look(client: Client, input: Payloads, _: ActivityInfo) -> Payload:

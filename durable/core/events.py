@@ -41,9 +41,8 @@ from durable.core.payload import Failure, Payload, Payloads
 class WorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The first event of every run.
 
-    Attributes:
-        known_request_ids: of the newest signals and requests that the run before in its
-            chain has had: the same again is known. Left out where there are none.
+    `known_request_ids` are of the newest messages that the run before in its chain has
+    had: the same again is known.
     """
 
     is_input: ClassVar[bool] = True
@@ -509,12 +508,7 @@ EVENT_TYPES: Final[dict[str, type[Attributes]]] = {
 }
 
 RESERVED_EVENT_TYPES: Final = frozenset(
-    {
-        "WorkflowTaskScheduled",
-        "WorkflowTaskCompleted",
-        "WorkflowTaskTimedOut",
-        "WorkflowTaskFailed",
-    }
+    f"WorkflowTask{state}" for state in ("Scheduled", "Completed", "TimedOut", "Failed")
 )
 """Temporal's names for what a row's task number says here; never written."""
 

@@ -275,6 +275,8 @@ class ActivityTasks:
     def _begin_recorded(self, attempt: Attempt, recorded: bool) -> None:
         if recorded:
             self.begin(attempt)
+        else:  # what the store says of it is taken up when its run is read again
+            attempt.run.attempts.pop(attempt.scheduled_event_id, None)
 
     # --- outcomes ---------------------------------------------------------------------
 

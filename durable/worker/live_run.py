@@ -112,6 +112,7 @@ class LiveRun:
         "task_headers",
         "update_mail",
         "wake_at",
+        "wants_reload",
         "workflow_id",
         "workflow_type",
     )
@@ -180,6 +181,8 @@ class LiveRun:
         """Messages were committed that it has not read."""
         self.is_parked = False
         """Its row says that it is stuck."""
+        self.wants_reload = False
+        """It has to be read again, once the commit that is on its way has ended."""
         self.is_active = False
         """What the run's row says; likewise `wake_at`."""
         self.wake_at: int | None = None
@@ -194,6 +197,7 @@ class LiveRun:
             or self.attempt_records
             or self.starting
             or self.is_reading
+            or self.wants_reload
             or self.questions
         )
 

@@ -175,8 +175,12 @@ class Loader:
 
     def reload(self, run: LiveRun, tasks: WorkflowTasks) -> None:
         """Read the run's history again; keep its inputs and attempts."""
-        if run.is_committing or run.is_dropped or run.is_closed:
+        if run.is_committing:
+            run.wants_reload = True
             return
+        if run.is_dropped or run.is_closed:
+            return
+        run.wants_reload = False
         run.is_committing = True  # nothing else may drive it meanwhile
         self._host.spawn(self._reload(run, tasks))
 

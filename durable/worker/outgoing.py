@@ -8,7 +8,7 @@ next run of its chain, and the children that are to outlive it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -276,8 +276,43 @@ def unowned_start(
     )
 
 
-def surviving_children(
-    run: LiveRun, events: Sequence[HistoryEvent], now: int, new_id: Any
+class Host(Protocol):
+    """What starting other runs asks of the worker around it."""
+
+    worker_id: str
+
+    def can_run(self, task_queue: str, workflow_type: str) -> bool:
+        """Whether this worker would take such a run itself."""
+        ...
+
+    def new_run_id(self) -> str:
+        """An id for a run that is about to be started."""
+        ...
+
+
+def starts_of(
+    run: LiveRun, events: Sequence[HistoryEvent], host: Host
+) -> tuple[StartRun, ...]:
+    """What the turn that ends a run starts."""
+    closing = events[-1]
+    starts = _surviving_children(run, events, closing.time, host)
+    going = closing.attributes
+    if isinstance(going, WorkflowExecutionContinuedAsNew):
+        unread = run.replayer.unread_signals()
+        # Later than this run in any case, so that it is the newest of its id.
+        now = max(closing.time, run.started_at + 1)
+        start = successor(run, going, unread, now)
+        if host.can_run(going.task_queue, going.workflow_type):
+            record = msgspec.structs.replace(
+                start.record, owner=host.worker_id, is_active=True
+            )
+            start = msgspec.structs.replace(start, record=record)
+        starts.append(start)
+    return tuple(starts)
+
+
+def _surviving_children(
+    run: LiveRun, events: Sequence[HistoryEvent], now: int, host: Host
 ) -> list[StartRun]:
     """The starts of children that a run asks for in the turn that ends it.
 
@@ -290,7 +325,7 @@ def surviving_children(
             isinstance(what, StartChildWorkflowExecutionInitiated)
             and what.settings.parent_close_policy == "abandon"
         ):
-            started, record = child_start(run, event, new_id(), now)
+            started, record = child_start(run, event, host.new_run_id(), now)
             policy = IdReusePolicy(what.settings.id_reuse_policy)
             starts.append(unowned_start(started, record, policy))
     return starts

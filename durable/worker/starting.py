@@ -45,6 +45,7 @@ from durable.worker.outgoing import (
     child_start,
     has_work,
     published_state,
+    starts_of,
     unowned_start,
 )
 from durable.worker.workflow_tasks import STATUS_OF, WorkflowTasks
@@ -182,7 +183,7 @@ class Starts:
             ),
             rows=[encode_event(run.run_id, event) for event in events],
             messages=self._tasks.messages(run, completion, kinds),
-            starts=self._tasks.starts(run, completion) if closes else (),
+            starts=starts_of(run, events, self._host) if closes else (),
         )
         run.is_committing = True
         self._store.submit(

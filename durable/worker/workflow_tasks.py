@@ -57,7 +57,6 @@ from durable.store.records import (
     ParkRun,
     PutMessage,
     RunStatus,
-    StartRun,
 )
 from durable.store.store import Store
 from durable.worker import observing
@@ -71,8 +70,7 @@ from durable.worker.outgoing import (
     has_work,
     news_for_parent,
     published_state,
-    successor,
-    surviving_children,
+    starts_of,
 )
 from durable.worker.watchdog import Watchdog
 
@@ -246,6 +244,9 @@ class WorkflowTasks:
             if self._observer is not None and not run.ready_at:
                 run.ready_at = self._store.now()
             return
+        if run.wants_reload:
+            self._host.reload(run)
+            return
         if self.is_draining:
             self._keep_inputs(run)
             return
@@ -314,7 +315,7 @@ class WorkflowTasks:
             state=published_state(events) if StateTransitioned in kinds else None,
             checkpoint_event_id=completion.checkpoint_event_id,
             messages=self.messages(run, completion, kinds),
-            starts=self.starts(run, completion) if closes else (),
+            starts=starts_of(run, events, self._host) if closes else (),
             has_children=closes and run.replayer.has_had_children,
             sees_all_mail=self._mailroom.passed_by_inbox(run, inputs),
         )
@@ -340,28 +341,6 @@ class WorkflowTasks:
             if news is not None:
                 messages.append(news)
         return tuple(messages)
-
-    def starts(
-        self, run: LiveRun, completion: WorkflowTaskCompletion
-    ) -> tuple[StartRun, ...]:
-        """What a closing turn starts."""
-        closing = completion.events[-1]
-        starts = surviving_children(
-            run, completion.events, closing.time, self._host.new_run_id
-        )
-        going = closing.attributes
-        if isinstance(going, WorkflowExecutionContinuedAsNew):
-            unread = run.replayer.unread_signals()
-            # Later than this run in any case, so that it is the newest of its id.
-            now = max(closing.time, run.started_at + 1)
-            start = successor(run, going, unread, now)
-            if self._host.can_run(going.task_queue, going.workflow_type):
-                record = msgspec.structs.replace(
-                    start.record, owner=self._host.worker_id, is_active=True
-                )
-                start = msgspec.structs.replace(start, record=record)
-            starts.append(start)
-        return tuple(starts)
 
     def correct_row(self, run: LiveRun) -> None:
         """Make the run's row say what it waits for, and that it is not stuck."""

@@ -52,6 +52,10 @@ class GatedStore:
         self._fault: str | None = None
         self.is_dead = False
         self.is_failing_reads = False
+        self.is_away = False
+        """The database answers nothing but errors."""
+        self.is_full = False
+        """It can be read, but not written."""
 
     def share(self, database: Any) -> None:
         """Use the database of another store."""
@@ -73,6 +77,10 @@ class GatedStore:
         moved: bool = getattr(self, f"_{gate}")()
         return moved
 
+    def mend(self) -> None:
+        """Let the database work again."""
+        self.is_away = self.is_full = False
+
     def fail_next(self, fault: str) -> None:
         """Let the next group of writes end in one of `FAULTS`."""
         self._fault = fault
@@ -92,6 +100,8 @@ class GatedStore:
             return False
         group, self._submitted = list(self._submitted), deque()
         fault, self._fault = self._fault, None
+        if self.is_away or self.is_full:
+            fault = "refused"
         answers: list[_Answer] = []
         for operation, done in group:
             if fault in ("refused", "unwritten"):
@@ -178,7 +188,7 @@ class GatedStore:
         def read() -> None:
             outcome: Any
             try:
-                if self.is_failing_reads:
+                if self.is_failing_reads or self.is_away:
                     self.is_failing_reads = False
                     raise DatabaseUnavailableError("The database was away.")
                 outcome = _at_once(make())

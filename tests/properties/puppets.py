@@ -16,6 +16,7 @@ from durable import (
     ChildCancellationType,
     DurableError,
     ParentClosePolicy,
+    RetryPolicy,
     Signal,
     activity,
     checkpoint,
@@ -116,6 +117,15 @@ async def act(number: int) -> int:
 
 
 @activity(
+    name="races.try_on",
+    retry=RetryPolicy(max_attempts=3, initial_interval=1.0),
+)
+async def try_on(number: int) -> int:
+    await STAGE[0].act(f"try on {number}")
+    return number
+
+
+@activity(
     name="races.act_on",
     retry=None,
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
@@ -169,6 +179,8 @@ class Puppet:
                 checkpoint(Puppet.run(self.past))
             case "act":
                 await self.act(act(letter.number))
+            case "try_on":
+                await self.act(try_on(letter.number))
             case "act_on":
                 await self.act(act_on(letter.number))
             case "nap":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.properties.gated_store import FAULTS, MOVES
-from tests.properties.race_checks import check_world
+from tests.properties.race_checks import Chain, check_world
 from tests.properties.race_world import World
 
 EXAMPLES: Final = int(os.environ.get("DURABLE_RACES", "40"))
@@ -22,6 +22,7 @@ RACING: Final = settings(
     ],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+ROUNDS_MAX: Final = 40
 places: Final = st.booleans()
 
 
@@ -57,6 +58,10 @@ class RaceMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.world.advance(seconds)
 
+    @rule()
+    def look_again(self) -> None:
+        self.world.handles.clear()
+
     @rule(which=st.integers(0, 3))
     def end_an_activity(self, which: int) -> None:
         self.world.stage.finish(which)
@@ -76,6 +81,17 @@ class RaceMachine(RuleBasedStateMachine):
         self.is_faulty = True
         self.world.gate.is_failing_reads = True
 
+    @precondition(lambda self: self.is_unlucky)
+    @rule(is_away=st.booleans())
+    def lose_the_database(self, is_away: bool) -> None:
+        self.is_faulty = True
+        self.world.gate.is_away = is_away
+        self.world.gate.is_full = not is_away
+
+    @rule()
+    def find_the_database(self) -> None:
+        self.world.gate.mend()
+
     @rule()
     def crash(self) -> None:
         self.world.crash()
@@ -86,15 +102,21 @@ class RaceMachine(RuleBasedStateMachine):
 
     # --- the end ----------------------------------------------------------------------
 
+    def check(self) -> dict[str, list[Chain]]:
+        """Check everything that is at rest."""
+        return check_world(self.world, is_faulty=self.is_faulty)
+
     def teardown(self) -> None:
         world = self.world
         try:
             world.calm()
-            check_world(world, is_faulty=self.is_faulty)
-            for target in self.targets:
-                world.send(target, is_home=True, do="settle")
-            world.calm()
-            check_world(world, is_faulty=self.is_faulty)
+            self.check()
+            for _ in range(ROUNDS_MAX):  # letters that wait may start more
+                if world.open_runs():
+                    world.end_runs()
+                    world.calm()
+            self.check()
+            assert not world.open_runs()
             world.close()
         except BaseException:
             world.abandon()

@@ -7,6 +7,7 @@ what came of it, for `race_checks`.
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import msgspec
 from durable import DurableError, Engine, Handle
 from durable.limits import LEASE_SECONDS
 from durable.store.memory import MemoryStore
+from durable.store.records import RunRecord
 from durable.testing.clock import VirtualClock
 from tests.properties.gated_store import MOVES, GatedStore
 from tests.properties.puppets import STAGE, Letter, Past, Puppet, Stage, letters, notes
@@ -65,6 +67,7 @@ class World:
         self.ticks = 0
         self.numbers = 0
         self.is_home_open = False
+        self._engines = 0
         self._held: list[asyncio.Task[Any]] = []  # or they would be collected
         self._elsewhere: set[asyncio.Task[Any]] = set()
         self.gate = GatedStore(self.clock)
@@ -75,7 +78,15 @@ class World:
         self.handles: dict[tuple[bool, str], Handle[Past]] = {}
         self.loop.spawn(self.away.open())
         self.loop.settle()
+        self._sow(self.away)
         self.open_home()
+
+    def _sow(self, engine: Engine) -> None:
+        """Make the ids of runs the same in each repetition of a race."""
+        self._engines += 1
+        for part in (engine._client, engine._worker):
+            if part is not None:
+                part._entropy = random.Random(f"{type(part)} {self._engines}")
 
     # --- time and gates ---------------------------------------------------------------
 
@@ -121,6 +132,7 @@ class World:
         opening = self.loop.spawn(self.home.open())
         self.flow()
         opening.result()
+        self._sow(self.home)
         self.is_home_open = True
         self._forget_handles()
 
@@ -128,6 +140,7 @@ class World:
         """Kill the process that works, and start another once its lease is over."""
         self.gate.kill()
         self._forget_deeds()
+        self.gate.mend()
         for task in asyncio.all_tasks(self.loop) - self._elsewhere:
             task.cancel()
         self.stage.waiting.clear()
@@ -136,6 +149,7 @@ class World:
 
     def restart(self) -> None:
         """Close the process that works as one should, and start another."""
+        self.gate.mend()
         closing = self.loop.spawn(self.home.close())
         for _ in range(5):
             self.flow()
@@ -292,11 +306,25 @@ class World:
 
     # --- the end ----------------------------------------------------------------------
 
+    def open_runs(self) -> list[RunRecord]:
+        """The runs that are open."""
+        return list(self.gate.database.open_runs())
+
+    def end_runs(self) -> None:
+        """Tell every open run to come to its end."""
+        for record in self.open_runs():
+            target, run_id = record.workflow_id, record.run_id
+            finding = self.loop.spawn(self.home.get(target, run_id=run_id))
+            self.flow()
+            self.handles[True, target] = finding.result()
+            self.send(target, is_home=True, do="settle")
+
     def calm(self) -> None:
         """Bring everything to rest: gates open, activities ended, timers fired."""
         if self.gate.is_dead:
             self.open_home()
         self.stage.is_open = True
+        self.gate.mend()
         for _ in range(30):
             self.flow()
             while self.stage.finish(0):

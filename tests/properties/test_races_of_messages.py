@@ -12,7 +12,7 @@ ENDINGS = ("finish", "fail", "continue", "checkpoint")
 class SignalsAndEndings(RaceMachine):
     """Signals race the end of their run, its checkpoints and its continuing as new."""
 
-    @rule(is_home=places, do=st.sampled_from(("", "", "", "act", "nap", "within")))
+    @rule(is_home=places, do=st.sampled_from(("", "", "", "try_on", "nap", "within")))
     def send(self, is_home: bool, do: str) -> None:
         self.world.send("a", is_home=is_home, do=do)
 
@@ -60,7 +60,9 @@ class CancelsAndEndings(RaceMachine):
 
     @rule(
         is_home=places,
-        do=st.sampled_from((*ENDINGS, "act", "act_on", "nap", "within", "both")),
+        do=st.sampled_from(
+            (*ENDINGS, "act", "act_on", "try_on", "nap", "within", "both")
+        ),
     )
     def send(self, is_home: bool, do: str) -> None:
         self.world.send("a", is_home=is_home, do=do)

@@ -223,13 +223,17 @@ UNSHOWN = {"settings", "headers", "source", "run_id", "first_run_id", "request_i
 }
 
 
+# What a field says by itself is not worth a word.
+UNTOLD = (None, "", 1, "default", (), msgspec.UNSET)
+
+
 def show(event: HistoryEvent) -> str:
     """One event in one line: id, task, time, kind, and the fields that say much."""
     attributes = event.attributes
     fields = {}
     for name in attributes.__struct_fields__:
         value = getattr(attributes, name)
-        if name not in UNSHOWN and value not in (None, "", 1, "default", {}, ()):
+        if name not in UNSHOWN and value not in (*UNTOLD, {}):
             fields[name] = value
     for name in ("result",):
         payload = getattr(attributes, name, None)

@@ -52,6 +52,7 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         float: st.floats(allow_nan=False, allow_infinity=False),
         Payload: payloads,
         type(None): st.none(),
+        msgspec.UnsetType: st.just(msgspec.UNSET),
     }
     if hint in simple:
         return simple[hint]

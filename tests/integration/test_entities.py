@@ -1,0 +1,578 @@
+"""Entities on an engine: one call at a time, and what a caller gets."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable import (
+    Engine,
+    Entity,
+    EntityDeadlockError,
+    NoAnswerError,
+    QueryFailedError,
+    RunStatus,
+    SyncEngine,
+    UpdateFailedError,
+    WorkflowStuckError,
+    activity,
+    activity_client,
+    activity_info,
+    entity,
+    entity_key,
+    exclusive,
+    shared,
+    sleep,
+    workflow,
+)
+from durable.errors import (
+    InvalidCallError,
+    InvalidIdError,
+    NotInWorkflowError,
+    UpdateRejectedError,
+)
+from durable.testing.environment import TestEnvironment
+
+RAN: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    RAN.clear()
+
+
+class OutOfStock(Exception):
+    """What a method raises."""
+
+
+@activity(name="entities.work", start_to_close_timeout="1h")
+async def work(what: str, seconds: float = 1.0) -> str:
+    RAN.append(f"begin {what}")
+    await asyncio.sleep(seconds)
+    RAN.append(f"end {what}")
+    return what
+
+
+@activity(name="entities.refuse", retry=None)
+async def refuse(why: str) -> None:
+    raise OutOfStock(why)
+
+
+@activity(name="entities.dawdle", retry=None, start_to_close_timeout="1s")
+async def dawdle() -> None:
+    await asyncio.sleep(10)
+
+
+@workflow(name="entities.refusing_child")
+async def refusing_child() -> None:
+    raise OutOfStock("by a child")
+
+
+@entity(name="entities.Stock")
+class Stock(Entity):
+    n: int = 10
+    taken: list[str] = field(default_factory=list)
+
+    @exclusive
+    async def take(self, who: str, n: int = 1) -> int:
+        self.taken.append(who)
+        self.n -= n
+        await work(who)
+        if self.n < 0:
+            raise OutOfStock(f"{who} wants {n}")
+        return self.n
+
+    @exclusive
+    def put(self, n: int = 1) -> int:
+        self.n += n
+        return self.n
+
+    @exclusive
+    def break_it(self) -> int:
+        self.n = -1_000
+        return len(5)  # type: ignore[arg-type]  # the fault under test
+
+    @exclusive
+    async def move(self, other: str, n: int) -> int:
+        self.n -= n
+        return await Stock[other].put(n)
+
+    @exclusive
+    async def move_round(self, *others: str) -> int:
+        return await Stock[others[0]].move_round(*others[1:])
+
+    @exclusive
+    async def fail_within(self, how: str) -> None:
+        if how == "activity":
+            await refuse("by an activity")
+        elif how == "timeout":
+            await dawdle()
+        elif how == "child":
+            await refusing_child()
+        elif how == "cancelled":
+            raise asyncio.CancelledError
+        else:
+            await Stock["b"].fail_within(how.removeprefix("entity "))
+
+    @exclusive
+    async def nap(self, seconds: int) -> None:
+        await sleep(seconds)
+
+    @shared
+    def left(self) -> int:
+        return self.n
+
+    @shared
+    def whose(self) -> list[str]:
+        return [entity_key(), *self.taken]
+
+    @shared
+    def fail(self) -> int:
+        raise OutOfStock("as asked")
+
+
+def elapsed(env: TestEnvironment, begun: int) -> float:
+    return (env.clock.now() - begun) / 1_000_000
+
+
+# --- turns ----------------------------------------------------------------------------
+
+
+async def test_one_key_takes_one_call_at_a_time_in_order_of_arrival() -> None:
+    async with TestEnvironment() as env:
+        begun = env.clock.now()
+        calls = [env.call(Stock["a"].take(who)) for who in "bcdef"]
+        assert await asyncio.gather(*calls) == [9, 8, 7, 6, 5]
+        assert 5 <= elapsed(env, begun) < 6
+        assert await env.call(Stock["a"].whose()) == ["a", *"bcdef"]
+    expected = [f"{what} {who}" for who in "bcdef" for what in ("begin", "end")]
+    assert expected == RAN
+
+
+async def test_different_keys_take_calls_side_by_side() -> None:
+    async with TestEnvironment() as env:
+        begun = env.clock.now()
+        await asyncio.gather(*[env.call(Stock[k].take("x")) for k in "abcdefgh"])
+        assert elapsed(env, begun) < 2
+        assert len(await env.list(workflow_type="entity:entities.Stock")) == 8
+
+
+async def test_shared_methods_answer_while_an_exclusive_one_is_under_way() -> None:
+    async with TestEnvironment() as env:
+        await env.call(Stock["a"].put())
+        call = asyncio.create_task(env.call(Stock["a"].take("x", 5)))
+        await env.sleep(0.5)
+        assert RAN == ["begin x"]
+        begun = env.clock.now()
+        assert await env.call(Stock["a"].left()) == 11
+        assert env.clock.now() == begun
+        assert await call == 6
+        assert await env.call(Stock["a"].left()) == 6
+
+
+async def test_key_that_nobody_called_answers_as_a_new_object_and_is_not_made() -> None:
+    async with TestEnvironment() as env:
+        assert await env.call(Stock["a"].whose()) == ["a"]
+        assert await env.call(Stock["a"].left()) == 10
+        assert await env.list() == []
+        with pytest.raises(QueryFailedError, match="as asked") as caught:
+            await env.call(Stock["a"].fail())
+        assert isinstance(caught.value.__cause__, OutOfStock)
+
+
+async def test_failure_goes_to_its_caller_alone_and_takes_the_change_back() -> None:
+    async with TestEnvironment() as env:
+        first, second, third, fourth = await asyncio.gather(
+            env.call(Stock["a"].take("b", 4)),
+            env.call(Stock["a"].take("c", 8)),
+            env.call(Stock["a"].break_it()),
+            env.call(Stock["a"].take("d", 6)),
+            return_exceptions=True,
+        )
+        assert (first, fourth) == (6, 0)
+        assert isinstance(second, UpdateFailedError)
+        assert isinstance(second.__cause__, OutOfStock)
+        assert isinstance(third, UpdateFailedError)
+        assert isinstance(third.__cause__, TypeError)
+        assert await env.call(Stock["a"].whose()) == ["a", "b", "d"]
+        (run,) = await env.list()
+        assert run.status is RunStatus.RUNNING
+
+
+async def test_timeout_ends_the_wait_and_not_the_call() -> None:
+    async with TestEnvironment() as env:
+        with pytest.raises(NoAnswerError, match=r"Stock\['a'\]\.nap"):
+            await env.call(Stock["a"].nap(100), timeout="10s")
+        with pytest.raises(NoAnswerError):
+            await env.call(Stock["a"].take("x"), timeout="10s")
+        assert RAN == []
+        await env.sleep("100s")
+        assert await env.call(Stock["a"].left()) == 9
+
+
+async def test_wrong_calls_are_refused() -> None:
+    async with TestEnvironment() as env:
+        wrong: Any = "add"
+        with pytest.raises(InvalidCallError, match="no call of an entity"):
+            await env.call(wrong)
+        with pytest.raises(InvalidCallError, match="changes nothing"):
+            await env.call(Stock["a"].left(), update_id="x")
+        with pytest.raises(InvalidIdError):
+            await env.call(Stock["a"].put(), update_id="")
+        assert await env.list() == []
+
+
+# --- ids ------------------------------------------------------------------------------
+
+
+async def test_call_of_one_id_runs_once_however_often_it_is_sent(database: str) -> None:
+    async with TestEnvironment(database) as env:
+        calls = [env.call(Stock["a"].take("x"), update_id="one") for _ in range(3)]
+        assert await asyncio.gather(*calls) == [9, 9, 9]
+        assert await env.call(Stock["a"].take("y"), update_id="two") == 8
+        assert await env.call(Stock["a"].take("x"), update_id="one") == 9
+    async with TestEnvironment(database, clock=env.clock) as env:
+        assert await env.call(Stock["a"].take("x"), update_id="one") == 9
+        assert await env.call(Stock["a"].left()) == 8
+        # The run is live now, and has its answers before a checkpoint.
+        assert await env.call(Stock["a"].put()) == 9
+        assert await env.call(Stock["a"].take("x"), update_id="one") == 9
+    assert len(RAN) == 4
+
+
+async def test_failed_call_of_one_id_fails_the_same_way_again() -> None:
+    async with TestEnvironment() as env:
+        for _ in range(2):
+            with pytest.raises(UpdateFailedError) as caught:
+                await env.call(Stock["a"].take("x", 50), update_id="one")
+            assert isinstance(caught.value.__cause__, OutOfStock)
+            await env.call(Stock["a"].put(100))
+        assert await env.call(Stock["a"].left()) == 210
+    assert RAN == ["begin x", "end x"]
+
+
+# --- from workflows -------------------------------------------------------------------
+
+
+@workflow(name="entities.order")
+async def order(keys: str, n: int = 1) -> list[Any]:
+    answers = await asyncio.gather(
+        *[Stock[key].take("order", n) for key in keys], return_exceptions=True
+    )
+    left = [await Stock[key].left() for key in keys]
+    return [
+        *(repr(a) if isinstance(a, BaseException) else a for a in answers),
+        *left,
+    ]
+
+
+@workflow(name="entities.moving")
+async def moving(how: str) -> str:
+    try:
+        if how == "round":
+            await Stock["a"].move_round("b", "c", "a")
+        elif how == "self":
+            await Stock["a"].move("a", 1)
+        elif how == "fail":
+            await Stock["a"].fail()
+        else:
+            await Stock["a"].move("b", 3)
+    except (EntityDeadlockError, OutOfStock) as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+async def test_workflows_call_entities_and_catch_what_methods_raise(
+    database: str,
+) -> None:
+    async with TestEnvironment(database) as env:
+        assert await env.execute(order("ab")) == [9, 9, 9, 9]
+        found = await env.execute(order("abc", n=10))
+        assert found[0] == repr(OutOfStock("order wants 10"))
+        assert found[2:] == [0, 9, 9, 0]
+
+
+async def test_answer_is_recorded_in_the_workflow() -> None:
+    async with TestEnvironment(max_cached_runs=1) as env:
+        run = await env.start(order("a"), id="w")
+        assert await run.result() == [9, 9]
+        await env.call(Stock["a"].put(100))
+        (scheduled, asked) = [
+            e.attributes
+            for e in await run.history()
+            if type(e.attributes).__name__ == "ActivityTaskScheduled"
+        ]
+        assert scheduled.summary == "Stock['a'].take"  # type: ignore[union-attr]  # by its kind
+        assert asked.summary == "Stock['a'].left"  # type: ignore[union-attr]  # by its kind
+
+
+async def test_entities_call_entities() -> None:
+    async with TestEnvironment() as env:
+        assert await env.execute(moving("")) == "done"
+        assert await env.call(Stock["a"].left()) == 7
+        assert await env.call(Stock["b"].left()) == 13
+
+
+@pytest.mark.parametrize("how", ["round", "self"])
+async def test_call_that_comes_back_to_its_own_key_is_refused(how: str) -> None:
+    async with TestEnvironment() as env:
+        said = await env.execute(moving(how))
+        assert said.startswith("EntityDeadlockError")
+        assert "Stock['a']" in said
+        assert [await env.call(Stock[key].left()) for key in "abc"] == [10] * 3
+
+
+async def test_shared_method_that_raises_fails_the_call_once() -> None:
+    async with TestEnvironment() as env:
+        await env.call(Stock["a"].put())
+        assert await env.execute(moving("fail")) == "OutOfStock: as asked"
+
+
+@workflow(name="entities.failing")
+async def failing(how: str) -> str:
+    try:
+        await Stock["a"].fail_within(how)
+    except Exception as error:  # noqa: BLE001 - any class may come
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+@pytest.mark.parametrize("through", ["", "entity "])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("activity", "OutOfStock: by an activity"),
+        ("child", "OutOfStock: by a child"),
+        ("timeout", "ActivityTimeoutError: Activity 'entities.dawdle'"),
+        ("cancelled", "ApplicationError: The method ended with CancelledError"),
+    ],
+)
+async def test_what_fails_within_a_method_reaches_the_workflow_by_its_class(
+    through: str, how: str, said: str
+) -> None:
+    async with TestEnvironment() as env:
+        found = await env.execute(failing(through + how))
+        assert found.startswith(said)
+
+
+async def test_waiting_calls_take_no_place_from_activities() -> None:
+    async with TestEnvironment(max_activities=1) as env:
+        runs = [await env.start(order("a"), id=f"w{n}") for n in range(5)]
+        results = [await run.result(timeout="1h") for run in runs]
+        assert sorted(result[0] for result in results) == [5, 6, 7, 8, 9]
+
+
+async def test_engine_closes_at_once_though_calls_wait(database: str) -> None:
+    async with TestEnvironment(database) as env:
+        napping = await env.start(order("a"), id="w0")
+        await env.settle()
+        await env.call(Stock["b"].put())
+        waiting = asyncio.create_task(env.call(Stock["b"].nap(1_000)))
+        await env.start(order("b"), id="w1")
+        await napping.result()
+        begun = env.clock.now()
+    assert elapsed(env, begun) < 1
+    with pytest.raises(Exception, match=r"engine|store"):
+        await waiting
+    async with TestEnvironment(database, clock=env.clock) as env:
+        run = await env.get("w1", workflow=order)
+        assert await run.result() == [10, 10]
+        assert await env.call(Stock["b"].whose()) == ["b", "order"]
+
+
+async def test_cancelled_wait_does_not_take_the_call_back() -> None:
+    @workflow(name="entities.impatient")
+    async def impatient() -> str:
+        try:
+            async with asyncio.timeout(10):
+                await Stock["a"].take("late")
+        except TimeoutError:
+            return "too late"
+        return "done"
+
+    async with TestEnvironment() as env:
+        nap = asyncio.create_task(env.call(Stock["a"].nap(100)))
+        await env.settle()
+        assert await env.execute(impatient()) == "too late"
+        await nap
+        await env.sleep(5)
+        assert await env.call(Stock["a"].whose()) == ["a", "late"]
+
+
+# --- from activities ------------------------------------------------------------------
+
+
+@activity(name="entities.restock")
+async def restock(key: str, n: int) -> int:
+    call = Stock[key].put(n)
+    return await activity_client().call(call, update_id=activity_info().idempotency_key)
+
+
+@activity(name="entities.in_a_thread")
+def in_a_thread() -> str:
+    try:
+        activity_client()
+    except NotInWorkflowError as error:
+        return str(error)
+    return ""
+
+
+@workflow(name="entities.using_the_client")
+async def using_the_client() -> list[Any]:
+    return [await restock("a", 5), await in_a_thread()]
+
+
+async def test_activities_have_the_engine_that_runs_them() -> None:
+    async with TestEnvironment() as env:
+        left, said = await env.execute(using_the_client())
+        assert left == 15
+        assert "in a thread" in said
+    with pytest.raises(NotInWorkflowError, match="activity_client"):
+        activity_client()
+
+
+# --- its life -------------------------------------------------------------------------
+
+
+async def test_state_survives_restarts(database: str) -> None:
+    clock = None
+    for number in range(1, 6):
+        async with TestEnvironment(database, clock=clock) as env:
+            clock = env.clock
+            assert await env.call(Stock["a"].take(f"{number}")) == 10 - number
+    async with TestEnvironment(database, clock=clock) as env:
+        assert await env.call(Stock["a"].left()) == 5
+        assert await env.call(Stock["a"].whose()) == ["a", *"12345"]
+
+
+async def test_cancelled_entity_ends_after_its_calls_and_begins_anew() -> None:
+    async with TestEnvironment() as env:
+        calls = [asyncio.create_task(env.call(Stock["a"].take(k))) for k in "bc"]
+        await env.settle()
+        run = await env.get("entity:entities.Stock:a")
+        await run.cancel()
+        assert await asyncio.gather(*calls) == [9, 8]
+        await env.settle()
+        assert (await run.describe()).status is RunStatus.CANCELLED
+        assert await env.call(Stock["a"].left()) == 10
+        assert await env.call(Stock["a"].put()) == 11
+
+
+async def test_terminated_entity_fails_the_calls_under_way_and_begins_anew() -> None:
+    async with TestEnvironment() as env:
+        in_workflow = await env.start(order("a"), id="w")
+        call = asyncio.create_task(env.call(Stock["a"].take("b")))
+        await env.settle()
+        await (await env.get("entity:entities.Stock:a")).terminate("gone")
+        with pytest.raises(UpdateFailedError, match="ended before"):
+            await call
+        found = await in_workflow.result()
+        assert "UpdateFailedError" in found[0]
+        assert found[1] == 10
+
+
+async def test_entity_is_a_run_that_can_be_looked_at() -> None:
+    async with TestEnvironment() as env:
+        nap = asyncio.create_task(env.call(Stock["a"].nap(5)))
+        await env.settle()
+        run = await env.get("entity:entities.Stock:a")
+        frames = [f for task in await run.stack() for f in task.frames]
+        assert any("nap" in frame.function for frame in frames)
+        assert await run.query("left") == 10
+        assert await run.update("put", 5, update_id="by name") == 15
+        with pytest.raises(UpdateRejectedError):
+            await run.update("put", "text")
+        await nap
+
+
+async def test_idle_entities_cost_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'idle.db'}"
+    async with Engine(url, max_cached_runs=10) as engine:
+        before = len(asyncio.all_tasks())
+        for begin in range(0, 1_000, 100):
+            keys = range(begin, begin + 100)
+            await asyncio.gather(*[engine.call(Stock[f"k{k}"].put()) for k in keys])
+        worker: Any = engine._worker
+        assert len(worker._runs) <= 10
+        assert len(asyncio.all_tasks()) <= before + 1
+        runs = await engine.list(workflow_type="entity:entities.Stock", limit=1_000)
+        assert len(runs) == 1_000
+    async with Engine(url) as engine:
+        before = len(asyncio.all_tasks())
+        worker = engine._worker
+        assert worker._runs == {}
+        assert await engine.call(Stock["k777"].put()) == 12
+        assert list(worker._runs) == [
+            (await engine.get("entity:entities.Stock:k777")).run_id
+        ]
+        assert len(asyncio.all_tasks()) <= before + 1
+
+
+async def test_thousands_of_calls_leave_a_load_of_two_rows(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'long.db'}"
+    async with Engine(url) as engine:
+        for _ in range(20):
+            await asyncio.gather(*[engine.call(Stock["a"].put()) for _ in range(100)])
+        run = await engine.get("entity:entities.Stock:a")
+        assert len(await run.history()) > 4_000
+    async with Engine(url) as engine:
+        (loaded,) = await engine._store.load_runs([run.run_id])
+        assert len(loaded.rows) == 2
+        assert await engine.call(Stock["a"].left()) == 2_010
+        assert await engine.call(Stock["a"].put()) == 2_011
+
+
+async def test_callers_far_apart_from_the_worker_read_little(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'two.db'}"
+    async with Engine(url) as worker, Engine(url, worker=False) as client:
+        await asyncio.gather(*[worker.call(Stock["a"].put()) for _ in range(50)])
+        rows: list[int] = []
+        read = client._store.read_history
+
+        async def counting(run_id: str, after_event_id: int = 0) -> Any:
+            found = await read(run_id, after_event_id)
+            rows.append(len(found))
+            return found
+
+        client._store.read_history = counting  # type: ignore[method-assign]  # to see what is read
+        assert await client.call(Stock["a"].put(), timeout="30s") == 61
+        assert await client.call(Stock["a"].left()) == 61
+        assert await client.call(Stock["b"].put(), timeout="30s") == 11
+        assert sum(rows) < 40
+
+
+async def test_engine_of_some_definitions_calls_entities(tmp_path: Path) -> None:
+    async with TestEnvironment(definitions=[Stock, order, work]) as env:
+        assert await env.execute(order("a")) == [9, 9]
+
+
+async def test_stuck_entity_keeps_its_callers_until_it_is_mended(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with TestEnvironment(database) as env:
+        await env.call(Stock["a"].put())
+    definition: Any = Stock["a"].put().target.definition
+    read = definition.decode_state
+    monkeypatch.setattr(definition, "decode_state", lambda _: read(None))
+    async with TestEnvironment(database, clock=env.clock) as env:
+        with pytest.raises(WorkflowStuckError):
+            await env.call(Stock["a"].put(), timeout="1h")
+        await env.start(order("a"), id="w")
+        await env.sleep("10m")
+        assert (await (await env.get("w")).describe()).status is RunStatus.RUNNING
+    monkeypatch.undo()
+    async with TestEnvironment(database, clock=env.clock) as env:
+        found = await (await env.get("w", workflow=order)).result()
+        # The call that got no answer was durable all the same.
+        assert found == [11, 11]
+
+
+def test_sync_engine_calls_entities() -> None:
+    with SyncEngine("memory://") as engine:
+        assert engine.call(Stock["a"].put()) == 11
+        assert engine.call(Stock["a"].put(2), update_id="x", timeout="5s") == 13
+        assert engine.call(Stock["a"].left()) == 13

@@ -1,0 +1,277 @@
+"""The laws of `seq`, `par` and `choice`, and the truth of what the check says.
+
+Flows are drawn at random and run in the real core. Two sides of a law run in the same
+world: it says which steps fail, and in which order steps end. Equal means equal results
+(or errors) and equal recorded activities.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durable import (
+    Flow,
+    WorkflowFailedError,
+    activity,
+    choice,
+    need,
+    never,
+    par,
+    provide,
+    seq,
+    skip,
+    workflow,
+)
+from durable.core.events import ActivityTaskScheduled
+from durable.errors import DefinitionError
+from durable.testing import Driver, replay_at_every_prefix
+from durable.testing.driver import PendingActivity
+
+STEPS = 6
+TOKENS = ("x", "y")
+
+
+class Refused(Exception):
+    """The error of a step."""
+
+
+@activity(name="flow_laws.step")
+async def run_step(number: int, value: str) -> str:
+    return f"{value}.{number}"
+
+
+_flows: list[Flow[str, Any]] = []
+
+
+@workflow(name="flow_laws.run")
+async def run_flow(value: str) -> str:
+    return repr(await _flows[0](value))
+
+
+def step(number: int) -> Callable[[Any], Any]:
+    async def body(value: Any) -> Any:
+        return await run_step(number, repr(value))
+
+    body.__name__ = f"step{number}"
+    return body
+
+
+AnyFlow: TypeAlias = Flow[Any, Any]
+
+
+def flows(*, max_leaves: int = 5, tokens: bool = False) -> st.SearchStrategy[AnyFlow]:
+    """Flows of numbered steps; with tokens, they may also not work."""
+    leaves: st.SearchStrategy[AnyFlow] = st.integers(1, STEPS).map(
+        lambda number: seq(step(number))
+    )
+    if tokens:
+        leaves |= st.sampled_from([p(t) for t in TOKENS for p in (provide, need)])
+
+    def compose(parts: st.SearchStrategy[AnyFlow]) -> st.SearchStrategy[AnyFlow]:
+        some = st.lists(parts, min_size=2, max_size=3)
+        return st.one_of(
+            some.map(lambda found: seq(*found)),
+            some.map(lambda found: par(*found)),
+            some.map(lambda found: choice(*found)),
+        )
+
+    return st.recursive(leaves, compose, max_leaves=max_leaves)
+
+
+# --- running in a world ---------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class World:
+    """What happens outside of the code.
+
+    Attributes:
+        order: steps that come earlier in it end earlier.
+        failing: steps that fail.
+    """
+
+    order: list[int]
+    failing: set[int]
+
+    def choose(self, pending: list[PendingActivity]) -> PendingActivity:
+        return min(pending, key=lambda p: self.order.index(_number(p)))
+
+
+worlds = st.builds(
+    World,
+    st.permutations(range(1, STEPS + 1)),
+    st.sets(st.integers(1, STEPS), max_size=2),
+)
+
+
+def _number(pending: PendingActivity) -> int:
+    number: int = msgspec.json.decode(pending.arguments[0].json)
+    return number
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a flow ended, and what it had recorded by then."""
+
+    ended: str
+    recorded: collections.Counter[str]
+
+
+def run(flow: AnyFlow, world: World) -> Outcome:
+    _flows[:] = [flow]
+    driver = Driver(run_flow("v"))
+    driver.start()
+    while not driver.is_closed:
+        running = [p for p in driver.pending if not p.is_cancel_requested]
+        chosen = world.choose(running)
+        if _number(chosen) in world.failing:
+            driver.fail(chosen, Refused(str(_number(chosen))))
+        else:
+            driver.complete(chosen, f"<{_number(chosen)}>")
+    replay_at_every_prefix(driver.history)
+    try:
+        ended = driver.result()
+    except WorkflowFailedError as error:
+        ended = repr(error.__cause__)
+    recorded = collections.Counter(
+        ", ".join(
+            payload.json.__class__(payload.json).__bytes__().decode()
+            for payload in event.attributes.input
+        )
+        for event in driver.history
+        if isinstance(event.attributes, ActivityTaskScheduled)
+    )
+    return Outcome(ended, recorded)
+
+
+def same(left: AnyFlow, right: AnyFlow, world: World) -> None:
+    assert run(left, world) == run(right, world)
+
+
+def then(flow: AnyFlow, change: Callable[[Any], Any]) -> AnyFlow:
+    """The flow, with its result changed, since tuples nest otherwise on the sides."""
+
+    async def changed(value: Any) -> Any:
+        return change(value)
+
+    return seq(flow, changed)
+
+
+# --- the laws -------------------------------------------------------------------------
+
+
+@given(flows(), flows(), flows(), worlds)
+def test_seq_is_associative(f: AnyFlow, g: AnyFlow, h: AnyFlow, world: World) -> None:
+    same(seq(seq(f, g), h), seq(f, seq(g, h)), world)
+    same(seq(f, seq(g, h)), seq(f, g, h), world)
+
+
+@given(flows(), worlds)
+def test_skip_is_neutral_in_seq(f: AnyFlow, world: World) -> None:
+    same(seq(skip(), f), f, world)
+    same(seq(f, skip()), f, world)
+
+
+@given(flows(), flows(), flows(), worlds)
+def test_par_is_associative_but_for_the_nesting_of_its_result(
+    f: AnyFlow, g: AnyFlow, h: AnyFlow, world: World
+) -> None:
+    flat = par(f, g, h)
+    same(then(par(par(f, g), h), lambda t: (*t[0], t[1])), then(flat, tuple), world)
+    same(then(par(f, par(g, h)), lambda t: (t[0], *t[1])), then(flat, tuple), world)
+
+
+@given(flows(), flows(), worlds)
+def test_par_is_commutative_but_for_the_order_of_its_result(
+    f: AnyFlow, g: AnyFlow, world: World
+) -> None:
+    same(then(par(f, g), lambda t: t[::-1]), then(par(g, f), tuple), world)
+
+
+@given(flows(), worlds)
+def test_par_of_one_is_that_one_in_a_tuple(f: AnyFlow, world: World) -> None:
+    same(then(par(f), lambda t: t[0]), then(f, lambda t: t), world)
+
+
+@given(flows(), flows(), flows(), worlds)
+def test_choice_is_associative(
+    f: AnyFlow, g: AnyFlow, h: AnyFlow, world: World
+) -> None:
+    same(choice(choice(f, g), h), choice(f, g, h), world)
+    same(choice(f, choice(g, h)), choice(f, g, h), world)
+
+
+@given(flows(), flows(), worlds)
+def test_choice_is_commutative(f: AnyFlow, g: AnyFlow, world: World) -> None:
+    same(choice(f, g), choice(g, f), world)
+
+
+@given(flows(), worlds)
+def test_never_is_neutral_in_choice(f: AnyFlow, world: World) -> None:
+    same(choice(f, never()), f, world)
+    same(choice(never(), f), f, world)
+
+
+def test_seq_does_not_distribute_over_choice() -> None:
+    """A law that does not hold: what is chosen later is chosen by what ends later."""
+    f, g, h = (seq(step(number)) for number in (1, 2, 3))
+    world = World([1, 2, 3, 4, 5, 6], set())
+    early = run(seq(choice(f, g), h), world)
+    late = run(choice(seq(f, h), seq(g, h)), world)
+    assert early.ended == late.ended
+    assert early.recorded != late.recorded
+
+
+# --- the check tells the truth --------------------------------------------------------
+
+
+def orders(flow: AnyFlow) -> Iterator[bool]:
+    """Run a flow in every order in which its steps can end; whether each run ended."""
+    pending: list[list[int]] = [[]]
+    while pending:
+        prefix = pending.pop()
+        _flows[:] = [flow]
+        driver = Driver(run_flow("v"))
+        driver.start()
+        for event_id in prefix:
+            driver.complete(event_id, "<>")
+        if driver.is_closed:
+            yield True
+            continue
+        running = [p for p in driver.pending if not p.is_cancel_requested]
+        if not running:
+            yield False
+        pending += [[*prefix, p.scheduled_event_id] for p in running]
+
+
+def unchecked(flow: AnyFlow) -> AnyFlow:
+    """A flow that runs whatever the check says of it."""
+    flow._is_checked = True
+    return flow
+
+
+@settings(max_examples=200)
+@given(flows(max_leaves=6, tokens=True))
+def test_a_flow_waits_for_ever_in_some_order_if_and_only_if_the_check_says_so(
+    flow: AnyFlow,
+) -> None:
+    said = ""
+    try:
+        flow.check()
+    except DefinitionError as error:
+        said = error.message
+    ended = list(orders(unchecked(flow)))
+    assert ("The flow can wait for ever" in said) is (not all(ended))
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_the_property_can_fail(name: str) -> None:
+    assert not all(orders(unchecked(par(seq(step(1)), need(name)))))
