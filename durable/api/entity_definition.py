@@ -282,6 +282,7 @@ class EntityRun:
         self._turns = Turns(self._on_blocked, section)
         self._has_rested = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._is_in_doubt = False
 
     async def live(self, runtime: WorkflowRuntime) -> None:
         """Offer a checkpoint whenever a call has ended."""
@@ -387,7 +388,9 @@ class EntityRun:
 
     async def let_go(self, section_id: str) -> None:
         """End a section, or withdraw its request."""
-        self._stop_watch()
+        held = self._turns.section
+        if held is not None and held.id == section_id:
+            self._stop_watch()
         self._turns.let_go(section_id)
         self._has_rested.set()
 
@@ -406,13 +409,13 @@ class EntityRun:
 
     async def _watch_holder(self, section: Section) -> None:
         runtime = get_runtime("An entity")
+        # What ended one run may have ended those that waited for it, too.
+        is_due, self._is_in_doubt = self._is_in_doubt, False
         delay = HOLDER_CHECK_FIRST
-        while True:
+        while not is_due or await _is_open(runtime, section):
             await runtime.sleep(delay * 1_000_000, "a key is held", lambda: "")
-            if not await _is_open(runtime, section):
-                break
-            delay = min(2 * delay, HOLDER_CHECK_LAST)
-        self._watch = None
+            is_due, delay = True, min(2 * delay, HOLDER_CHECK_LAST)
+        self._watch, self._is_in_doubt = None, True
         self._turns.let_go(section.id)
         self._has_rested.set()
 

@@ -96,7 +96,7 @@ class Turns:
         if self._is_busy:
             return
         for waiter in self._waiting:
-            if self._may_pass(waiter.section):
+            if self._may_pass(waiter.section) and not waiter.future.done():
                 self._waiting.remove(waiter)
                 self._is_busy = True
                 waiter.future.set_result(None)
@@ -133,4 +133,5 @@ class Turns:
             del self._withdrawn[next(iter(self._withdrawn))]
         for waiter in list(self._waiting):
             if waiter.request == section_id:
+                self._waiting.remove(waiter)
                 waiter.future.cancel()

@@ -311,11 +311,11 @@ def seq(
     /,
 ) -> Flow[A, F]: ...
 @overload
-def seq(*parts: Callable[[Any], Awaitable[Any]]) -> Flow[Any, Any]: ...
+def seq(*parts: Callable[[A], Awaitable[A]]) -> Flow[A, A]: ...
 def seq(*parts: Any) -> Any:
     """Run one part after the other, each on the result of the one before.
 
-    Without any part it gives back what it got. Type checkers look at up to five parts;
+    Without any part it gives back what it got. Type checkers follow up to five parts;
     nest it for more.
 
     Raises:

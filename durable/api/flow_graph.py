@@ -101,6 +101,7 @@ class _Look:
         running: steps that have begun and not ended.
         waiting: needs that wait, and nevers.
         begun: all parts that have begun.
+        ties: branches that ended at the same time as one that won.
         has_failed: a `fail` has begun, which ends the flow.
         is_done: the flow has come to its end.
     """
@@ -111,6 +112,7 @@ class _Look:
         self._tokens = set(state.tokens)
         self._tries_all = tries_all
         self.begun: set[int] = set()
+        self.ties: set[tuple[int, int]] = set()
         self.has_failed = False
         before = -1
         while before != len(self._tokens) + len(self._winners):
@@ -159,6 +161,8 @@ class _Look:
             return False
         if not self._tries_all:
             self._winners[place.number] = ended.index(True)
+        # Which of several wins makes no difference to what can happen next.
+        self.ties.update((place.number, n) for n, has in enumerate(ended) if has)
         return True
 
 
@@ -205,7 +209,7 @@ def _try_all_orders(root: _Place, choices: int) -> _Found | None:
     while pending:
         look = pending.pop()
         found.begun.update(look.begun)
-        found.winners.update(look.state.winners)
+        found.winners.update(look.ties)
         if look.is_done or look.has_failed:
             continue
         if not look.running:

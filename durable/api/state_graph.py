@@ -48,7 +48,7 @@ class Transition:
         if self.event is not None:
             label = f" on {self.event!r}"
         elif self.after is not None:
-            label = f" after {self.after / 1_000_000:g} s"
+            label = f" after {span(self.after)}"
         else:
             label = ""
         return f"{self.source!r} -> {self.target!r}{label}"
@@ -229,6 +229,17 @@ class StateGraph:
                         )
         except DefinitionError as error:
             yield error.message
+
+
+def span(microseconds: int) -> str:
+    """A span in the largest unit that divides it, as durations are written."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    if rest:
+        return f"{microseconds / 1_000:g}ms"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -25,7 +25,7 @@ from typing_extensions import Unpack
 from durable.api.definitions import WORKFLOWS, check_name, register
 from durable.api.messages import QueryCall, UpdateCall
 from durable.api.signature import CallSignature
-from durable.api.state_graph import StateGraph, Transition
+from durable.api.state_graph import StateGraph, Transition, span
 from durable.api.state_run import DATA_QUERY, STATE_QUERY, StateRun
 from durable.api.workflow_definition import Workflow, WorkflowCall, WorkflowOptions
 from durable.converter import json
@@ -326,7 +326,7 @@ class StateMachine(Workflow[[D], D]):
         lines = ["stateDiagram-v2", f"    [*] --> {self._graph.initial}"]
         for transition in self._graph.transitions:
             label = transition.event or (
-                "" if transition.after is None else f"{transition.after / 1e6:g} s"
+                "" if transition.after is None else span(transition.after)
             )
             if transition.guard is not None:
                 guard = getattr(transition.guard, "__name__", "guard")

@@ -11,8 +11,8 @@ import asyncio
 import random
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import CodeType
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -38,6 +38,7 @@ from durable.core.machines.timer import TimerMachine
 from durable.core.mailbox import Mailbox
 from durable.core.other_runs import OtherRuns
 from durable.core.payload import Failure, Payload, Payloads
+from durable.core.reading import reading_only
 from durable.core.runtime import (
     ActivityTarget,
     ContinueAsNew,
@@ -260,24 +261,9 @@ class RunContext(OtherRuns):
         elif not self.has_ended and self.ending is None:
             self.ending = error
 
-    @contextmanager
-    def reading_only(self, what: str) -> Iterator[None]:
+    def reading_only(self, what: str) -> AbstractContextManager[None]:
         """Refuse all changes while a query or a validator runs."""
-        instance = self.instance
-        before = None if instance is None else dict(vars(instance))
-        self.loop.begin_reading(what)
-        try:
-            yield
-        finally:
-            self.loop.end_reading()
-            if before is not None and _has_changed(vars(instance), before):
-                vars(instance).clear()
-                vars(instance).update(before)
-                self.loop.read_only = what
-                try:
-                    self.loop.refuse_change("Setting an attribute of the workflow")
-                finally:
-                    self.loop.read_only = ""
+        return reading_only(self.loop, self.instance, what)
 
     def counts(self) -> dict[str, int]:
         """How many operations of each kind the run has had; ids go on from there."""
@@ -574,12 +560,6 @@ class RunContext(OtherRuns):
             self.loop.refuse_change("Something that is recorded")
         if not self.loop.is_torn_down:
             self.entries.append(entry)
-
-
-def _has_changed(after: dict[str, Any], before: dict[str, Any]) -> bool:
-    return after.keys() != before.keys() or any(
-        after[name] is not before[name] for name in before
-    )
 
 
 def _is_plumbing(filename: str) -> bool:

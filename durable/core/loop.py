@@ -157,6 +157,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.is_torn_down = False
         # What is running that may change nothing; empty for all other code.
         self.read_only = ""
+        self.refusal: ReadOnlyError | None = None
         # How `durable.api` finds the runtime; any loop may carry one.
         self.durable_runtime: Any = owner
         install_stable_asyncio()
@@ -334,18 +335,19 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def begin_reading(self, what: str) -> None:
         """Refuse all changes until `end_reading`, on behalf of a query or validator."""
         self._ready, self._changes = _ReadOnlyQueue(self, self._ready), self._ready
-        self.read_only = what
+        self.read_only, self.refusal = what, None
 
     def end_reading(self) -> None:
         """Allow changes again."""
-        self._ready, self.read_only = self._changes, ""
+        self._ready, self.read_only, self.refusal = self._changes, "", None
 
     def refuse_change(self, what: str) -> NoReturn:
         """Refuse what a query or validator tried."""
-        raise ReadOnlyError(
+        self.refusal = ReadOnlyError(
             f"{what} was called by {self.read_only}, which may change nothing.",
             hint="Do it in an update or a signal handler.",
         )
+        raise self.refusal
 
     def refuse_if_torn_down(self) -> None:
         """Raise if nothing may come of this run any more."""

@@ -241,6 +241,7 @@ class Replayer(RunView):
                 f" {first.event_id} is {type(first.attributes).__name__}."
             )
         self._start(first.attributes)
+        self._get_driver().context.started_at = first.time
 
     def _replay_turn(
         self, context: RunContext, history: Sequence[HistoryEvent], position: int
@@ -440,7 +441,10 @@ class Replayer(RunView):
         if not isinstance(first, WorkflowExecutionStarted):
             raise InternalError("The first workflow task must start the run.")
         self._start(first)
-        return self._get_driver().context
+        context = self._get_driver().context
+        if earlier:
+            context.started_at = earlier[0].time
+        return context
 
     def _due_timers(self, now: int) -> list[Attributes]:
         if not self.has_due_timer(now):

@@ -23,15 +23,17 @@ from durable.core.machines.external import DeliveryMachine
 from durable.core.payload import Payload, Payloads
 from durable.core.stacks import STACK_QUERY, TaskStack, stacks_of
 from durable.core.workflow_task import update_request_id
-from durable.errors import QueryFailedError
+from durable.errors import QueryFailedError, ReadOnlyError
 
 
 class RunView:
     """The readable side of a replayer."""
 
-    __slots__ = ("_context", "_driver", "_unprocessed")
+    __slots__ = ("_context", "_driver", "_unprocessed", "is_harmed")
 
     def __init__(self) -> None:
+        self.is_harmed = False
+        """A query has tried to change something: the run must be read again."""
         self._driver: RunDriver | None = None
         # The driver's; kept here too because it is asked for often.
         self._context: RunContext | None = None
@@ -143,6 +145,10 @@ class RunView:
         outer = turn.enter(context.loop)
         try:
             return context.mailbox.query(name, input)
+        except ReadOnlyError:
+            # A future that it has set may be done, and nobody was woken.
+            self.is_harmed = True
+            raise
         finally:
             turn.leave(outer)
 

@@ -530,6 +530,7 @@ class ActivityTasks:
                 run.workflow_id,
                 error,
             )
+            run.refusals += 1
             self._host.reload(run)
         if then is not None:
             then(error is None and not (run.is_dropped or run.is_closed))

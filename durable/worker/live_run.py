@@ -103,6 +103,7 @@ class LiveRun:
         "parent_close_policy",
         "questions",
         "ready_at",
+        "refusals",
         "replayer",
         "run_id",
         "started",
@@ -163,7 +164,7 @@ class LiveRun:
         self.is_reading = False
         """Its inbox is being read."""
         self.held: list[Callable[[], None]] = []
-        """What hands in messages of this process after that."""
+        """What hands in messages of this process after that, or after a commit."""
         self.attempt_records: tuple[AttemptRecord, ...] = ()
         """Attempts that have ended; written with the next turn."""
         self.attempts: dict[int, Attempt] = {}
@@ -173,6 +174,8 @@ class LiveRun:
         self.deadline_at: int | None = None
         self.deadline_type = "run"
         self.failed_tries = 0
+        self.refusals = 0
+        """Writes of its that the database has refused since the last it took."""
         self.is_committing = False
         self.is_closed = False
         self.is_dropped = False

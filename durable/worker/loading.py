@@ -185,6 +185,8 @@ class Loader:
         self._host.spawn(self._reload(run, tasks))
 
     async def _reload(self, run: LiveRun, tasks: WorkflowTasks) -> None:
+        if run.refusals > 1:  # as long as writes fail, so will the next
+            await asyncio.sleep(_RETRY_SECONDS)
         loaded = await self._read([run.run_id])
         run.is_committing = False
         run.replayer.tear_down()

@@ -125,9 +125,13 @@ class Mailroom:
 
     def request_update(self, run: LiveRun, update: UpdateRequest) -> None:
         """Give a live run an update; `tell_update` says what becomes of it."""
-        if run.is_reading:
+        is_known = run.replayer.knows_update(update.update_id)
+        if run.is_dropped:
+            self._host.tell_update(run.run_id, update.update_id, None)
+        elif run.is_reading or (is_known and run.is_committing):
+            # It may be known by what is not committed, and never will be.
             run.held.append(partial(self.request_update, run, update))
-        elif run.replayer.knows_update(update.update_id):
+        elif is_known:
             answer = run.replayer.update_answer(update.update_id)
             self._host.tell_update(
                 run.run_id, update.update_id, answer or _accepted(update)
@@ -166,7 +170,9 @@ class Mailroom:
         for commits, ask, answer in questions:
             if answer.done():
                 continue
-            if commits > run.commit_count and not is_settled:
+            if run.replayer.is_harmed or (
+                commits > run.commit_count and not is_settled
+            ):
                 run.questions.append((commits, ask, answer))
                 continue
             try:
@@ -175,6 +181,8 @@ class Mailroom:
                 answer.cancel()
             except BaseException as error:  # noqa: BLE001 - it belongs to the asker
                 answer.set_exception(error)
+        if run.replayer.is_harmed:
+            self._host.reload(run)
 
     # --- from the inbox ---------------------------------------------------------------
 
@@ -195,10 +203,10 @@ class Mailroom:
                     self._host.advance(run)
         finally:
             run.is_reading = False
-            self._hand_in_held(run)
+            self.hand_in_held(run)
 
-    def _hand_in_held(self, run: LiveRun) -> None:
-        """Hand in what came from this process while the inbox was read."""
+    def hand_in_held(self, run: LiveRun) -> None:
+        """Hand in what came from this process and had to wait."""
         held, run.held = run.held, []
         for hand_in in held:
             hand_in()
@@ -217,7 +225,7 @@ class Mailroom:
             for message in messages
             if message.sequence not in run.taken
         ]
-        waiting = {key_of(event) for event in run.inputs} if fresh else set()
+        waiting = {key_of(event) for event in run.inputs if fresh}
         for message, event in fresh:
             run.taken.add(message.sequence)
             if message.kind == MessageKind.QUERY.value:
@@ -265,13 +273,22 @@ class Mailroom:
         waiting: set[str],
     ) -> None:
         if run.replayer.knows_update(update.update_id):
-            run.consumed += (message.sequence,)
+            if run.is_committing:  # known perhaps by what will not be committed
+                run.held.append(partial(self._take_held_update, run, message, update))
+            else:
+                run.consumed += (message.sequence,)
             return
         run.update_mail[update.update_id] = message.sequence
         if key_of(update) not in waiting:
             waiting.add(key_of(update))
             run.mailed.add(key_of(update))
             run.inputs.append(update)
+
+    def _take_held_update(
+        self, run: LiveRun, message: MessageRecord, update: UpdateRequest
+    ) -> None:
+        waiting = {key_of(event) for event in run.inputs}
+        self._take_update(run, message, update, waiting)
 
     def _answer_by_mail(self, run: LiveRun, message: MessageRecord) -> None:
         """Answer a query of another process with a reply."""
@@ -326,7 +343,7 @@ class Mailroom:
             return (), ()
         # A run that ends has seen them all; what it left is for the next of its chain.
         sequences = list(mail.values()) if completion.is_closed else []
-        replies = []
+        replies: list[ReplyRecord] = []
         for update_id, failure in completion.rejected:
             sequence = mail.get(update_id)
             if sequence is not None:
@@ -388,7 +405,7 @@ class Mailroom:
             if not answer.done():
                 answer.set_result(None)
         run.is_reading = False
-        self._hand_in_held(run)
+        self.hand_in_held(run)
         acks = run.committing_acks + run.acks
         run.committing_acks, run.acks = [], []
         for ack in acks:

@@ -318,7 +318,7 @@ def _surviving_children(
 
     Only those that are to outlive it: all others would end before their first line.
     """
-    starts = []
+    starts: list[StartRun] = []
     for event in events:
         what = event.attributes
         if (

@@ -261,6 +261,7 @@ class Starts:
         if run.is_dropped or run.is_closed:
             return
         if isinstance(error, StoreError):
+            run.refusals += 1
             self._host.reload(run)  # asks again
             return
         if error is not None and not isinstance(error, DurableError):

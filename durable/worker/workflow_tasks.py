@@ -247,6 +247,10 @@ class WorkflowTasks:
         if run.wants_reload:
             self._host.reload(run)
             return
+        if run.held and not run.is_reading:
+            self._mailroom.hand_in_held(run)
+            if run.is_committing:
+                return
         if self.is_draining:
             self._keep_inputs(run)
             return
@@ -483,7 +487,7 @@ class WorkflowTasks:
     def apply_effects(self, run: LiveRun, completion: WorkflowTaskCompletion) -> None:
         """Let the world see a committed turn, then drive the next if there is cause."""
         host = self._host
-        run.failed_tries = 0
+        run.failed_tries = run.refusals = 0
         if completion.is_closed:
             # Whatever the last turn asked for or called off ends with the run.
             run.is_closed = True
@@ -525,6 +529,7 @@ class WorkflowTasks:
             self._host.lease_lost()
         elif isinstance(error, StoreError):
             if not isinstance(error, HistoryTakenError):
+                run.refusals += 1
                 _log.error(
                     "A workflow task of run %r was not committed (%s); it will be"
                     " driven again from its history.",

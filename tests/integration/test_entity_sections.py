@@ -253,8 +253,8 @@ async def move(plan: Plan) -> int:
     return plan.n * len(done)
 
 
-async def play(plans: list[Plan]) -> None:
-    async with TestEnvironment() as env:
+async def play(plans: list[Plan], cached_runs: int) -> None:
+    async with TestEnvironment(max_cached_runs=cached_runs) as env:
         runs = [await env.start(collect(plan)) for plan in plans]
         disturbing = [
             asyncio.create_task(disturb(run, plan))
@@ -276,7 +276,7 @@ async def play(plans: list[Plan]) -> None:
         await asyncio.gather(*disturbing)
         begun = env.clock.now()
         left = await asyncio.gather(*[env.call(Account[key].peek()) for key in "abcd"])
-        assert elapsed(env, begun) <= 60
+        assert elapsed(env, begun) < 62  # a method may be under way first
         assert all(money >= 0 for money in left)
         if is_whole:
             assert sum(left) == 4 * (BALANCE + 7)
@@ -294,6 +294,8 @@ async def disturb(run: Any, plan: Plan) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @settings(max_examples=60)
-@given(plans=plans)
-def test_transfers_conserve_money_and_never_deadlock(plans: list[Plan]) -> None:
-    asyncio.run(play(plans))
+@given(plans=plans, cached_runs=st.sampled_from([1, 1_000]))
+def test_transfers_conserve_money_and_never_deadlock(
+    plans: list[Plan], cached_runs: int
+) -> None:
+    asyncio.run(play(plans, cached_runs))

@@ -407,6 +407,15 @@ async def test_section_that_was_let_go_before_it_held_never_holds() -> None:
     assert queue.log == ["hold a True", "hold b False", "hold c False", "one"]
 
 
+async def test_withdrawn_request_does_not_get_the_turn_of_the_same_moment() -> None:
+    queue = Queue()
+    for name in "abc":
+        await queue.hold(name)
+    queue.turns.let_go("b")
+    await queue.let_go("a")
+    assert queue.log == ["hold a True", "hold b False", "hold c True"]
+
+
 async def test_waiter_that_is_cancelled_leaves_its_turn_to_the_next() -> None:
     queue = Queue()
     await queue.call("one")

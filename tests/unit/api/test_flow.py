@@ -199,7 +199,8 @@ def test_never_waits_until_it_is_cancelled() -> None:
 
 
 def test_empty_flows_do_nothing() -> None:
-    flow: Flow[str, tuple[Any, ...]] = par(seq(), skip(), par())
+    nothing: list[Any] = []
+    flow = par(seq(*nothing), skip(), par(*nothing))
 
     async def listed(value: str) -> list[Any]:
         first, second, third = await flow(value)

@@ -171,7 +171,7 @@ def no_positions(machine: StateMachine[Data]) -> None:
             [
                 "The transition 'a' -> 'y' on 'go' names 'y', which is no state; there"
                 " are 'a', 'z'.",
-                "The transition 'c' -> 'z' after 3 s names 'c', which is no state;"
+                "The transition 'c' -> 'z' after 3s names 'c', which is no state;"
                 " there are 'a', 'z'.",
             ],
         ),
@@ -197,7 +197,7 @@ def no_positions(machine: StateMachine[Data]) -> None:
         (
             too_late,
             [
-                "The transition 'a' -> 'z' after 6 s can never be taken: another one,"
+                "The transition 'a' -> 'z' after 6s can never be taken: another one,"
                 " without a guard, always is."
             ],
         ),
@@ -226,7 +226,7 @@ def no_positions(machine: StateMachine[Data]) -> None:
         (
             nobody_brings,
             [
-                "'takes_count' of the transition 'a' -> 'z' after 5 s takes 'count',"
+                "'takes_count' of the transition 'a' -> 'z' after 5s takes 'count',"
                 " but there is no event to bring it."
             ],
         ),

@@ -454,7 +454,7 @@ def test_a_machine_is_a_workflow_that_is_found_by_its_name() -> None:
         "    new --> work",
         "    work --> done : [<lambda>]",
         "    work --> rest",
-        "    rest --> work : 10 s",
+        "    rest --> work : 10s",
         "    rest --> rest : pause",
         "    done --> [*]",
     ]

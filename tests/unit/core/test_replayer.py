@@ -256,3 +256,36 @@ def test_every_turn_keeps_its_number_and_time() -> None:
         (3, 2),
         (3, 2),
     ]
+
+
+@workflow(name="replayer.timed")
+async def timed() -> list[int]:
+    first = info().started_at
+    await sleep(1)
+    return [first, info().started_at]
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_run_started_when_that_was_recorded_not_when_its_first_task_ran(
+    crashes: bool,
+) -> None:
+    driver = Driver(timed())
+    driver.record(driver.started())
+    recorded_at = driver.clock.now()
+    driver.clock.advance(60)
+    driver.turn()
+    if crashes:
+        driver.crash()
+    driver.fire_next_timer()
+    assert driver.result() == [recorded_at, recorded_at]
+
+
+def test_times_never_fall_though_the_clock_of_another_worker_was_ahead() -> None:
+    driver = Driver(timed())
+    driver.clock.advance(60)
+    driver.record(driver.started())
+    driver.clock.set_back(30)
+    driver.record(driver.cancel_requested())
+    driver.turn()
+    times = [event.time for event in driver.history]
+    assert times == sorted(times)
