@@ -6,6 +6,7 @@ from typing import Final
 
 from durable import ApplicationError
 from durable.testing.driver import Driver
+from tests.replay import message_recordings
 from tests.replay import workflows as w
 
 ORDER: Final = w.Order(
@@ -116,4 +117,5 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "producing": _plain(lambda: Driver(w.producing())),
     "draining": _draining,
     "failing": _failing,
+    **message_recordings.RECORDINGS,
 }

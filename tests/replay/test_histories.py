@@ -16,7 +16,7 @@ from durable import NondeterminismError
 from durable.core.events import EVENT_TYPES, RESERVED_EVENT_TYPES, HistoryEvent
 from durable.testing.histories import comparable, dump_history, load_history
 from durable.testing.replaying import replay_at_every_prefix
-from tests.replay import workflows
+from tests.replay import message_workflows, workflows
 from tests.replay.recordings import RECORDINGS
 
 FOLDER = Path(__file__).parent / "histories"
@@ -42,7 +42,7 @@ HISTORIES = sorted(FOLDER.glob("*.json"))
 
 @pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 def test_golden_history_replays_at_every_prefix(path: Path) -> None:
-    replayed = replay_at_every_prefix(path, [workflows])
+    replayed = replay_at_every_prefix(path, [workflows, message_workflows])
     assert replayed.terminal is not None
 
 
@@ -84,4 +84,4 @@ def test_edited_golden_history_does_not_replay(path: Path) -> None:
     edited = re.sub(r'("(?:activity|timer)_id":)"1"', r'\1"91"', text, count=1)
     edited = edited if edited != text else text.replace('"insured"', '"other"', 1)
     with pytest.raises(NondeterminismError):
-        replay_at_every_prefix(edited, [workflows])
+        replay_at_every_prefix(edited, [workflows, message_workflows])
