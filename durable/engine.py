@@ -418,8 +418,8 @@ class Engine:
     ) -> R:
         """Call a method of an entity, and wait for its answer.
 
-        An exclusive method waits for its turn; the call is durable before it begins. A
-        shared one is answered at once.
+        An exclusive method waits for its turn; when it has answered, the new state is
+        durable. A shared one answers at once.
 
         Args:
             call: such as `Cart["alice"].add("apple", n=2)`.
@@ -434,6 +434,7 @@ class Engine:
                 `__cause__`; the state is as it was. Or the entity was ended first.
             QueryFailedError: the shared method raised.
             NoAnswerError: `timeout` passed; an exclusive method may still run.
+            EntityDeadlockError: an activity calls the entity that waits for it.
             WorkflowStuckError: the entity's code must be mended first.
             InvalidInputError: an argument breaks its rule; nothing was sent.
         """

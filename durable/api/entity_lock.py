@@ -33,13 +33,17 @@ def locked(*entities: type[Any]) -> CriticalSection:
             await Account["b"].deposit(10)
 
     For workflows. While a key is held, exclusive calls of others wait, those made in
-    the block pass, and shared methods answer everybody. Keys are taken in the order of
-    their ids, so that no two blocks can wait for each other; for the same reason
-    nothing else may be called exclusively in the block, and a block within it may only
-    take keys that come after those that are held. Every key is let go when the block is
-    left, however that happens. If the run ends without leaving it, because it is
-    terminated or times out, those who wait notice within a minute; the longer they have
-    waited, the later, but within an hour.
+    the block pass, and shared methods answer everybody. Every key is let go when the
+    block is left, however that happens.
+
+    Keys are taken one after the other in the order of their ids, so that no two blocks
+    can wait for each other. For the same reason nothing else may be called exclusively
+    in the block, not even by the methods that it calls, and a block within it may only
+    take keys that come after those that are held.
+
+    If the run ends without leaving the block, because it is terminated or times out,
+    the key passes to those who wait for it a minute after they began to wait, at the
+    earliest; if they have waited for long, up to an hour after the end.
 
     Args:
         *entities: references such as `Account["a"]`, in any order.

@@ -146,16 +146,10 @@ class StateRun:
             if transition is None:
                 raise self._illegal(event, transitions)
             await self._take(transition, arguments)
-        except Exception as error:
-            if self._is_bug(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - it leaves the handler, which is judged
             answer.set_exception(error)
         else:
             answer.set_result(self._state)
-
-    def _is_bug(self, error: BaseException) -> bool:
-        code: Any = getattr(self._runtime, "code", None)
-        return code is not None and bool(code.is_bug(error))
 
     def _illegal(self, event: str, transitions: list[Transition]) -> IllegalTransition:
         where = f"{self._name!r} is in state {self._state!r}"

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from durable.api.activity_context import ActivityInfo
+from durable.api.activity_context import ActivityInfo, activity_info, in_activity
 from durable.api.entity_call import (
     CALL_ENTITY,
     CONTROL_COUNT,
@@ -41,6 +41,7 @@ from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
     ApplicationError,
     DurableError,
+    EntityDeadlockError,
     InternalError,
     InvalidCallError,
     NoAnswerError,
@@ -120,6 +121,8 @@ async def call_entity(
     if timeout is not None:
         limit = to_microseconds(timeout, "the timeout of call()") / 1_000_000
     request = EntityRequest(call.target, call.method, call.input, call.is_exclusive)
+    if call.is_exclusive and in_activity():
+        _refuse_own_key(request, activity_info())
     if not call.is_exclusive:
         seconds = _ASK_SECONDS if limit is None else limit
         return call.decode_result(await _ask(client, request, seconds))
@@ -136,6 +139,17 @@ async def call_entity(
             " the same update id.",
         ) from None
     return call.decode_result(payload)
+
+
+def _refuse_own_key(request: EntityRequest, info: ActivityInfo) -> None:
+    """Refuse a call by an activity of the very entity, which waits for it."""
+    if info.workflow_id == request.target.workflow_id:
+        raise EntityDeadlockError(
+            f"Activity {info.activity_type!r} of {request.target} calls"
+            f" {request.target}.{request.method}(...), which could only run after it.",
+            hint="Return what the method needs to know; let the method change the"
+            " state.",
+        )
 
 
 # --- shared methods -------------------------------------------------------------------

@@ -106,9 +106,12 @@ class UpdateHandle(Generic[R_co]):
         answer = outcome.answer
         if answer.failure is None:
             return self._decode(answer.result or Payload())
+        shown = answer.failure
+        while shown.kind in ("activity", "child_workflow") and shown.cause is not None:
+            shown = shown.cause
         error = UpdateFailedError(
             f"Update {self.update_id!r} of run {self.workflow_id!r} failed:"
-            f" {answer.failure.type}: {answer.failure.message}",
+            f" {shown.type}: {shown.message}",
             update_id=self.update_id,
         )
         raise error from exception_of(answer.failure)

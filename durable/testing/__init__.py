@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durable.testing.clock import VirtualClock
-    from durable.testing.driver import Driver, PendingActivity
+    from durable.testing.driver import Driver
     from durable.testing.environment import StalledError, TestEnvironment
     from durable.testing.histories import dump_history, load_history
+    from durable.testing.pending import (
+        PendingActivity,
+        PendingChild,
+        PendingDelivery,
+    )
     from durable.testing.replaying import (
         Replayed,
         replay,
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Driver",
     "PendingActivity",
+    "PendingChild",
+    "PendingDelivery",
     "Replayed",
     "StalledError",
     "TestEnvironment",
@@ -40,9 +47,10 @@ __all__ = [
 # has the name of something in it, or importing one would hide the other.
 _HOMES = {
     "clock": ("VirtualClock",),
-    "driver": ("Driver", "PendingActivity"),
+    "driver": ("Driver",),
     "environment": ("StalledError", "TestEnvironment"),
     "histories": ("dump_history", "load_history"),
+    "pending": ("PendingActivity", "PendingChild", "PendingDelivery"),
     "replaying": ("Replayed", "replay", "replay_at_every_prefix"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

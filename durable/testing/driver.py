@@ -7,6 +7,10 @@
     driver.advance("3d")
     assert driver.result() == receipt
 
+Messages come with `signal`, `update` and `query`. `children` are what the run has asked
+for and waits for, and `deliveries` what it has sent to other runs: their methods make
+the inputs that answer them, as in `driver.turn(driver.children[0].completed(5))`.
+
 Each call is one workflow task. `driver.history` is everything that an engine would have
 recorded by then, and `driver.crash()` forgets the live code, so that the next task has
 to replay it.
@@ -15,10 +19,16 @@ to replay it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar, overload
 
-import msgspec
-
+from durable.api.messages import (
+    QueryCall,
+    SignalCall,
+    UpdateCall,
+    query_call,
+    signal_call,
+    update_call,
+)
 from durable.api.registry import REGISTRY
 from durable.api.workflow import WorkflowCall
 from durable.converter import json
@@ -35,13 +45,19 @@ from durable.core.events import (
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
     WorkflowExecutionFailed,
+    WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
 )
 from durable.core.machines.machine import State
 from durable.core.payload import Failure, Payload
 from durable.core.replayer import Replayer
 from durable.core.retry import MAXIMUM_ATTEMPTS_REACHED
-from durable.core.workflow_task import WorkflowTask, WorkflowTaskCompletion
+from durable.core.workflow_task import (
+    TaskInput,
+    UpdateRequest,
+    WorkflowTask,
+    WorkflowTaskCompletion,
+)
 from durable.errors import (
     InternalError,
     NotRegisteredError,
@@ -50,18 +66,10 @@ from durable.errors import (
 )
 from durable.options import Duration
 from durable.testing.clock import DEFAULT_START, VirtualClock
+from durable.testing.pending import PendingActivity, PendingChild, PendingDelivery
 
+R = TypeVar("R")
 RUN_ID: Final = "01942000-0000-7000-8000-000000000000"
-
-
-class PendingActivity(msgspec.Struct, frozen=True):
-    """An activity that is recorded and has no outcome."""
-
-    scheduled_event_id: int
-    activity_type: str
-    activity_id: str
-    arguments: tuple[Payload, ...]
-    is_cancel_requested: bool
 
 
 class Driver:
@@ -88,6 +96,7 @@ class Driver:
         self._workflow_id = workflow_id
         self._replayer: Replayer | None = None
         self._cancel_requests = 0
+        self._messages = 0
         self.clock = clock or VirtualClock(DEFAULT_START)
         self.history: list[HistoryEvent] = []
         self.unhandled: list[dict[str, Any]] = []
@@ -99,8 +108,10 @@ class Driver:
         """Drive the first workflow task."""
         return self.turn(self.started())
 
-    def turn(self, *inputs: Attributes) -> WorkflowTaskCompletion:
+    def turn(self, *inputs: TaskInput) -> WorkflowTaskCompletion:
         """Drive one workflow task with these inputs and whatever timers are due.
+
+        Updates that the run refuses are in the completion's `rejected`.
 
         Raises whatever parks the run: a bug of its code, `NondeterminismError`. The
         inputs are then recorded for the next task, as an engine does.
@@ -115,7 +126,10 @@ class Driver:
         return completion
 
     def record(self, *inputs: Attributes) -> None:
-        """Record inputs without driving the code, as a draining worker does."""
+        """Record inputs without driving the code, as a draining worker does.
+
+        Not updates: they are no events until the run has accepted them.
+        """
         self.replay()
         self.history += self._live().unprocessed_events(self.clock.now(), inputs)
         self.crash()
@@ -168,6 +182,31 @@ class Driver:
     def cancel(self, reason: str = "") -> WorkflowTaskCompletion:
         """Request the run's cancellation in a task of its own."""
         return self.turn(self.cancel_requested(reason))
+
+    def signal(self, call: SignalCall | str, *args: Any) -> WorkflowTaskCompletion:
+        """Send a signal in a task of its own; by its name with plain arguments."""
+        return self.turn(self.signalled(call, *args))
+
+    def update(
+        self, call: UpdateCall[Any] | str, *args: Any, update_id: str | None = None
+    ) -> WorkflowTaskCompletion:
+        """Send an update in a task of its own; by its name with plain arguments."""
+        return self.turn(self.requested(call, *args, update_id=update_id))
+
+    @overload
+    def query(self, call: QueryCall[R], /) -> R: ...
+    @overload
+    def query(self, call: str, /, *args: Any) -> Any: ...
+    def query(self, call: QueryCall[Any] | str, /, *args: Any) -> Any:
+        """Ask the code; nothing is recorded.
+
+        Raises:
+            QueryFailedError: nothing handles that query.
+            ReadOnlyError: its handler tried to change the run.
+        """
+        self.replay()
+        made = query_call(call, args)
+        return made.decode_result(self._live().query(made.name, made.input))
 
     def advance(self, duration: Duration) -> WorkflowTaskCompletion | None:
         """Let time pass, and drive a task if a timer is due then."""
@@ -265,6 +304,26 @@ class Driver:
             reason=reason, request_id=f"cancel-{self._cancel_requests}"
         )
 
+    def signalled(
+        self, call: SignalCall | str, *args: Any
+    ) -> WorkflowExecutionSignaled:
+        """The input that somebody sent a signal."""
+        made = signal_call(call, args)
+        self._messages += 1
+        return WorkflowExecutionSignaled(
+            made.name, made.input, request_id=f"signal-{self._messages}"
+        )
+
+    def requested(
+        self, call: UpdateCall[Any] | str, *args: Any, update_id: str | None = None
+    ) -> UpdateRequest:
+        """The input that somebody sent an update."""
+        made = update_call(call, args)
+        self._messages += 1
+        return UpdateRequest(
+            update_id or f"update-{self._messages}", made.name, made.input
+        )
+
     def _scheduled(
         self, activity: PendingActivity | int
     ) -> tuple[ActivityTaskScheduled, int]:
@@ -292,6 +351,37 @@ class Driver:
                 )
             )
         return found
+
+    @property
+    def children(self) -> list[PendingChild]:
+        """Child workflows that are recorded and have no outcome, in order."""
+        self.replay()
+        return [
+            PendingChild(
+                machine.initiated_event_id,
+                machine.target.workflow_type,
+                machine.workflow_id,
+                machine.run_id,
+                machine.input,
+                machine.state is State.CANCEL_REQUESTED,
+            )
+            for machine in self._live().pending_children()
+        ]
+
+    @property
+    def deliveries(self) -> list[PendingDelivery]:
+        """Messages to other runs that are recorded and have no answer, in order."""
+        self.replay()
+        return [
+            PendingDelivery(
+                machine.initiated_event_id,
+                machine.workflow_id,
+                machine.run_id,
+                getattr(machine, "name", None),
+                getattr(machine, "input", ()),
+            )
+            for machine in self._live().pending_deliveries()
+        ]
 
     @property
     def next_timer_at(self) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from durable.api.continuation import checkpoint, continue_as_new
 from durable.api.operations import info, now, patched, sleep, uuid4, wait_condition
@@ -56,6 +56,11 @@ class Interpreter(Conversation):
         except asyncio.CancelledError:
             self.note(f"{type(node).__name__} cancelled")
             raise
+
+    def leave(self) -> NoReturn:
+        """Continue as new, as the program's `Again` does."""
+        self.note("leaves")
+        continue_as_new(run_program(self._program))
 
     # --- leaves -----------------------------------------------------------------------
 

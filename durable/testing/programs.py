@@ -181,7 +181,7 @@ class Generate(_Step, frozen=True):
 
 
 class Receive(_Step, frozen=True):
-    """Receive from a channel: within some seconds, without end, or only what is here."""
+    """Receive from a channel: within some seconds, without end, or what is here."""
 
     channel: int = 0
     seconds: int | None = 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from durable.testing import programs as p
-from durable.testing.schedules import Answer, Case, Step
+from durable.testing.schedules import Answer, Case, Message, Step
 
 _SECONDS = st.integers(0, 3)
 
@@ -24,7 +24,9 @@ def leaves() -> st.SearchStrategy[p.Node]:
     act = st.builds(p.Act, st.integers(0, 2), st.integers(0, 9))
     return st.one_of(
         act,
-        act,  # once more: what workflows mostly do
+        act,  # again: what workflows mostly do
+        act,
+        act,
         st.builds(p.Sleep, _SECONDS),
         st.builds(p.Pause, _SECONDS),
         st.builds(p.Draw, st.integers(0, 3)),
@@ -33,6 +35,40 @@ def leaves() -> st.SearchStrategy[p.Node]:
         st.builds(p.Await, st.integers(0, 3), st.none() | _SECONDS),
         st.builds(p.Signalled, st.integers(1, 3)),
         st.builds(p.Fail, st.integers(0, 2)),
+        *_conversing(),
+    )
+
+
+def _conversing() -> list[st.SearchStrategy[p.Node]]:
+    """What programs say to others and hear from them."""
+    receive = st.builds(
+        p.Receive, st.integers(0, 2), st.none() | st.integers(1, 3), st.booleans()
+    )
+    return [
+        receive,
+        receive,
+        _handlers(),
+        st.builds(p.Finish, st.integers(1, 3)),
+        st.builds(p.Show, st.integers(0, 9)),
+        st.builds(
+            p.Raise,
+            st.integers(0, 2),
+            st.integers(0, 3),
+            st.integers(0, 2),
+            st.none() | st.integers(0, 2),
+        ),
+        st.builds(p.Tell, st.integers(0, 1), st.integers(0, 2)),
+    ]
+
+
+def _handlers() -> st.SearchStrategy[p.Node]:
+    return st.builds(
+        p.Handle,
+        st.sampled_from((1, 0, 1, 2)),
+        st.none() | st.integers(0, 2),
+        st.booleans(),
+        # Most handlers are set for good.
+        st.sampled_from((False, False, False, True)),
     )
 
 
@@ -58,14 +94,41 @@ def _composed(children: st.SearchStrategy[p.Node]) -> st.SearchStrategy[p.Node]:
 
 
 def programs(*, max_leaves: int = 12) -> st.SearchStrategy[p.Node]:
-    """Programs: trees of at most `max_leaves` leaves, one to four of them in a row."""
-    tree = st.recursive(leaves(), _composed, max_leaves=max_leaves)
-    return st.lists(tree, min_size=1, max_size=4).map(lambda row: p.Seq(tuple(row)))
+    """Programs: trees of at most `max_leaves` leaves, one to four of them in a row.
+
+    Some begin by setting handlers, some continue as new somewhere, and some offer
+    checkpoints between the trees.
+    """
+    again = st.builds(p.Again, st.integers(0, 9))
+    tree = st.recursive(
+        st.one_of(leaves(), leaves(), leaves(), leaves(), leaves(), again),
+        _composed,
+        max_leaves=max_leaves,
+    )
+    row = st.one_of(tree, tree, tree, st.just(p.Mark()))
+    rows = st.lists(row, min_size=1, max_size=5)
+    return st.builds(
+        lambda first, then: p.Seq((*first, *then)),
+        st.lists(_handlers(), max_size=3),
+        rows,
+    )
 
 
 def answers() -> st.SearchStrategy[Answer]:
-    """How one pending activity ends."""
+    """How one pending operation ends."""
     return st.builds(Answer, st.integers(0, 3), st.integers(0, 3))
+
+
+def messages() -> st.SearchStrategy[Message]:
+    """One message that comes from outside."""
+    return st.builds(
+        Message,
+        st.sampled_from((0, 0, 0, 2, 2, 1)),
+        st.integers(0, 2),
+        st.integers(0, 9),
+        st.none() | st.integers(0, 1),
+        st.integers(0, 3),
+    )
 
 
 def steps() -> st.SearchStrategy[Step]:
@@ -73,6 +136,7 @@ def steps() -> st.SearchStrategy[Step]:
     return st.builds(
         Step,
         answers=st.lists(answers(), max_size=3).map(tuple),
+        messages=st.lists(messages(), max_size=3).map(tuple),
         fire=st.booleans(),
         # Most runs are never cancelled; those that are, at any point.
         cancel=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 2)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
@@ -72,6 +72,10 @@ class Attempt:
         """Let the function see that it should end."""
         if self.context is not None:
             self.context.cancel()
+
+
+Question: TypeAlias = tuple[int, Callable[[Replayer], Any], asyncio.Future[Any]]
+"""What somebody wants to look at, after how many commits."""
 
 
 class LiveRun:
@@ -155,9 +159,7 @@ class LiveRun:
         self.committing_acks: list[asyncio.Future[bool]] = []
         self.commit_count = 0
         """Its commits that have ended well since it came into memory."""
-        self.questions: list[
-            tuple[int, Callable[[Replayer], Any], asyncio.Future[Any]]
-        ] = []
+        self.questions: list[Question] = []
         """Who wants to look at the run once no commit is under way."""
         self.starting: set[int] = set()
         """Children whose start is on its way, by initiated event."""

@@ -106,6 +106,10 @@ class Stock(Entity):
         return await Stock[others[0]].move_round(*others[1:])
 
     @exclusive
+    async def restock_itself(self) -> int:
+        return await restock(entity_key(), 1)
+
+    @exclusive
     async def fail_within(self, how: str) -> None:
         if how == "activity":
             await refuse("by an activity")
@@ -242,6 +246,26 @@ async def test_call_of_one_id_runs_once_however_often_it_is_sent(database: str) 
         assert await env.call(Stock["a"].put()) == 9
         assert await env.call(Stock["a"].take("x"), update_id="one") == 9
     assert len(RAN) == 4
+
+
+async def test_call_that_was_answered_long_ago_is_not_made_again() -> None:
+    # The caller's worker dies, and comes back when the entity has forgotten the id.
+    name = "memory://answered-long-ago"
+    async with TestEnvironment(name, definitions=[Stock, work]) as env:
+        caller = TestEnvironment(name, clock=env.clock, definitions=[order])
+        await caller.open()
+        await caller.start(order("a"), id="w")
+        await env.sleep(0.5)
+        assert RAN == ["begin order"]
+        await caller.close()
+        await env.sleep(1)
+        for _ in range(10):
+            await asyncio.gather(*[env.call(Stock["a"].put()) for _ in range(30)])
+        async with TestEnvironment(name, clock=env.clock, definitions=[order]) as again:
+            run = await again.get("w", workflow=order)
+            assert await run.result() == [9, 309]
+            assert (await run.attempts())[-1].attempt == 2
+    assert RAN == ["begin order", "end order"]
 
 
 async def test_failed_call_of_one_id_fails_the_same_way_again() -> None:
@@ -406,10 +430,17 @@ async def test_cancelled_wait_does_not_take_the_call_back() -> None:
 # --- from activities ------------------------------------------------------------------
 
 
-@activity(name="entities.restock")
+@activity(name="entities.restock", retry=None)
 async def restock(key: str, n: int) -> int:
     call = Stock[key].put(n)
     return await activity_client().call(call, update_id=activity_info().idempotency_key)
+
+
+async def test_activity_of_an_entity_does_not_call_it_back() -> None:
+    async with TestEnvironment() as env:
+        with pytest.raises(UpdateFailedError, match="could only run after it"):
+            await env.call(Stock["a"].restock_itself())
+        assert await env.call(Stock["a"].put()) == 11
 
 
 @activity(name="entities.in_a_thread")

@@ -167,6 +167,33 @@ async def test_waiting_run_gets_the_keys_of_a_terminated_one() -> None:
         assert elapsed(env, begun) < 3_700
 
 
+async def test_holder_is_watched_although_one_of_those_who_waited_gives_up() -> None:
+    async with TestEnvironment() as env:
+        first = await env.start(holding("a"))
+        await env.sleep(1)
+        second = await env.start(holding("a"))
+        waiting = asyncio.create_task(env.call(Account["a"].peek()))
+        await env.sleep(1)
+        await second.cancel()
+        await first.terminate()
+        begun = env.clock.now()
+        assert await waiting == BALANCE + 1
+        assert elapsed(env, begun) < 60
+
+
+async def test_keys_pass_at_once_over_those_that_ended_while_they_waited() -> None:
+    async with TestEnvironment() as env:
+        runs = [await env.start(holding("a")) for _ in range(5)]
+        last = await env.start(holding("a"))
+        await last.signal(release())
+        await env.sleep(1)
+        for run in runs:
+            await run.terminate()
+        begun = env.clock.now()
+        assert await last.result() == "done"
+        assert elapsed(env, begun) < 62
+
+
 async def test_watching_a_holder_for_long_costs_little() -> None:
     async with TestEnvironment() as env:
         await env.start(holding("ab"), id="w")

@@ -34,7 +34,9 @@ def check_families(chains: dict[str, list[Chain]]) -> None:
     _check_sent(everybody)
 
 
-def _asked(history: list[HistoryEvent]) -> Iterator[tuple[int, StartChildWorkflowExecutionInitiated]]:
+def _asked(
+    history: list[HistoryEvent],
+) -> Iterator[tuple[int, StartChildWorkflowExecutionInitiated]]:
     for event in history:
         if isinstance(event.attributes, StartChildWorkflowExecutionInitiated):
             yield event.event_id, event.attributes

@@ -1,6 +1,5 @@
 """What must be true after a race: nothing lost, nothing twice, one terminal event."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -155,17 +154,15 @@ def check_runs(chain: Chain) -> None:
         assert is_last or isinstance(
             history[-1].attributes, WorkflowExecutionContinuedAsNew
         )
-        states = [e.attributes for e in history if _publishes(e)]
-        published = states[-1].current if states else None
+        published = None
+        for event in history:
+            if isinstance(event.attributes, StateTransitioned):
+                published = event.attributes.current
         kept = None
         if record.state is not None:
             kept = msgspec.json.decode(record.state, type=Payload)
         assert kept == published
         replay_at_every_prefix(history)
-
-
-def _publishes(event: HistoryEvent) -> bool:
-    return isinstance(event.attributes, StateTransitioned)
 
 
 def check_signals(chains: list[Chain], deeds: list[Deed]) -> None:

@@ -1,4 +1,4 @@
-"""Two processes, a database between them, and whoever sends messages: the stage of races.
+"""The stage of races: two processes, a database, and whoever sends messages.
 
 `home` is an engine whose worker runs puppets behind a gated store; it can be crashed,
 restarted and robbed of its cache. `away` is an engine without a worker that shares the
@@ -268,7 +268,9 @@ class World:
     def signal(self, what: str, target: str, *, is_home: bool) -> Deed:
         """Send a note, or a signal with a handler."""
         number = self.next_number()
-        call = {"note": notes, "push": Puppet.push, "heave": Puppet.heave}[what](number)
+        call = notes(number)
+        if what != "note":
+            call = (Puppet.push if what == "push" else Puppet.heave)(number)
         return self.do(
             what,
             target,

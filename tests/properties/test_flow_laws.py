@@ -34,7 +34,7 @@ from durable import (
 from durable.core.events import ActivityTaskScheduled
 from durable.errors import DefinitionError
 from durable.testing import Driver
-from durable.testing.driver import PendingActivity
+from durable.testing.pending import PendingActivity
 
 STEPS = 12
 TOKENS = ("x", "y")

@@ -163,13 +163,19 @@ async def sign(text: str) -> str:
     return text
 
 
+async def sign_number(number: int) -> str:
+    return f"{number}"
+
+
 @workflow
 async def flows(order: Order) -> float:
     checkout = seq(par(plain, child), total)
     assert_type(checkout, Flow[Order, float])
     checkout.check()
     assert_type(choice(plain, child), Flow[Order, int | str])
-    assert_type(seq(skip(), plain, provide("x"), need("x")), Flow[Order, int])
+    assert_type(seq(plain, provide("x"), need("x")), Flow[Order, int])
+    assert_type(seq(skip(), plain), Flow[Order, int])
+    assert_type(seq(need("x"), plain, sign_number), Flow[Order, str])
     assert_type(choice(child, seq(plain, fail(Declined))), Flow[Order, str])
     assert_type(choice(never(), seq(child, skip())), Flow[Order, str])
     assert_type(par(plain, plain, plain), Flow[Order, tuple[int, int, int]])

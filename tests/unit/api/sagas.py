@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from durable import ActivityCancellationType, activity
-from durable.core.events import ActivityTaskScheduled, Attributes
+from durable.core.events import ActivityTaskScheduled
 from durable.core.payload import Payloads
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.testing import Driver, replay_at_every_prefix
-from durable.testing.driver import PendingActivity
+from durable.testing.pending import PendingActivity
 
 
 @dataclasses.dataclass
@@ -75,9 +75,12 @@ def values(input: Payloads) -> tuple[Any, ...]:
 
 
 class Story(Driver):
-    def turn(self, *inputs: Attributes) -> WorkflowTaskCompletion:
+    dies = True
+
+    def turn(self, *inputs: Any) -> WorkflowTaskCompletion:
         done = super().turn(*inputs)
-        self.crash()
+        if self.dies:
+            self.crash()
         return done
 
     def find(self, name: str) -> PendingActivity:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable import IllegalTransition, StateMachine, activity
+from durable import IllegalTransition, StateMachine, activity, limits
 from durable.api.messages import UpdateCall
 from durable.api.registry import REGISTRY
 from durable.converter.failures import exception_of, failure_of
@@ -34,7 +34,7 @@ from durable.errors import (
     PayloadError,
     UndecodableError,
 )
-from tests.unit.api.one_run import OneRun
+from tests.unit.api.one_run import START, OneRun
 
 SECOND = 1_000_000
 
@@ -309,6 +309,17 @@ def test_entering_a_state_again_begins_its_time_anew() -> None:
     assert run.result() == 0
 
 
+def test_a_timer_that_fires_while_its_state_is_left_means_nothing() -> None:
+    run = MachineRun(worker(2))
+    run.start()
+    run.now += 10 * SECOND
+    run.fire(worker.fire("pause"))  # in one turn with the timer
+    assert len(run.events(TimerFired)) == 1
+    assert run.states() == ["new", "work", "rest", "rest"]
+    run.advance(10)
+    assert run.result() == 0
+
+
 def test_an_illegal_event_leaves_the_timer_alone() -> None:
     run = begin_patient()
     with pytest.raises(IllegalTransition):
@@ -416,6 +427,25 @@ def test_a_checkpoint_keeps_the_time_in_the_state() -> None:
         run.advance(60)
         run.update(counter.fire("add", 1), f"u{len(run.history)}")
     run.advance(3_599)
+    assert run.state(counter) == "counting"
+    run.advance(1)
+    assert run.state(counter) == "idle"
+
+
+def test_illegal_events_cannot_make_a_history_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beyond a length timers are set anew, so that a checkpoint can be taken."""
+    monkeypatch.setattr(limits, "HISTORY_EVENTS_WARN", 40)
+    run = MachineRun(counter(0))
+    run.start()
+    while not run.events(CheckpointRecorded):
+        run.advance(60)
+        with pytest.raises(IllegalTransition):
+            run.update(counter.fire("wake"), f"u{len(run.history)}")
+        assert len(run.history) < 60
+    passed = (run.now - START) / SECOND
+    run.advance(3_599 - passed)
     assert run.state(counter) == "counting"
     run.advance(1)
     assert run.state(counter) == "idle"
