@@ -45,8 +45,8 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
     Whoever waits for the result gets that of the last run. Signals that nobody has
     received are carried over; one that came while this was decided is seen by this run
     first. Activities and timers end with this run, and open children are treated as at
-    any close. It raises a BaseException, so that `except Exception` does not stop it; it
-    may be called from handlers too.
+    any close. It raises a BaseException, so that `except Exception` does not stop it;
+    it may be called from handlers too.
 
     Args:
         *args: a call of a workflow: the one that runs or another; or the arguments of

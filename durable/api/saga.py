@@ -260,20 +260,21 @@ def _raise_failures(
     cause: BaseException | None = error
     if isinstance(error, CompensationFailed) and error is ledger.failure_within:
         earlier, cause = error.errors, error.__cause__
-    what = "; ".join(
-        f"{undo.what}: {type(failure).__name__}: {failure}"
-        for undo, failure in failures
-    )
+    what = "; ".join(f"{undo.what}: {_said(failure)}" for undo, failure in failures)
     also = f", besides {len(earlier)} of a block within it" if earlier else ""
     failed = CompensationFailed(
         f"{len(failures)} of {len(ledger.finished)} finished steps of a saga could not"
-        f" be undone{also}: {what}. They were undone because of"
-        f" {type(cause).__name__}: {cause}",
+        f" be undone{also}: {what}. They were undone because of {_said(cause)}",
         errors=(*earlier, *(failure for _, failure in failures)),
     )
     if ledger.parent is not None:
         ledger.parent.failure_within = failed
     raise failed from cause
+
+
+def _said(error: BaseException | None) -> str:
+    text = f"{error}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def _park(error: BaseException) -> NoReturn:

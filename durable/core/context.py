@@ -41,11 +41,11 @@ from durable.core.payload import Failure, Payload, Payloads
 from durable.core.reading import reading_only
 from durable.core.runtime import (
     ActivityTarget,
-    ContinueAsNew,
     Handler,
     MessageKind,
     WorkflowCode,
     WorkflowInfo,
+    find_continuation,
     source_line,
 )
 from durable.core.seed import seed_of
@@ -252,9 +252,10 @@ class RunContext(OtherRuns):
 
     def handler_raised(self, error: BaseException) -> None:
         """Judge what left a handler: it ends the run, unless it speaks of a bug."""
-        if isinstance(error, ContinueAsNew):
+        going = find_continuation(error)
+        if going is not None:
             if not self.has_ended and self.ending is None:
-                self.ending = error
+                self.ending = going
                 self.is_continuing = True
         elif self.code.is_bug(error):
             self.bug = self.bug or error
@@ -516,7 +517,8 @@ class RunContext(OtherRuns):
     def _is_quiet(self) -> bool:
         """Whether the main code is all there is: then its state is all of the run."""
         if (
-            self.activities
+            self.ending is not None  # a handler has ended the run in this turn
+            or self.activities
             or self.children
             or self.deliveries
             or self._conditions

@@ -42,7 +42,7 @@ from durable.core.events import (
 from durable.core.ids import RunIds
 from durable.core.machines.run import ClosingCommand, ClosingEntry
 from durable.core.payload import Failure, Payload, Payloads
-from durable.core.runtime import ContinueAsNew
+from durable.core.runtime import ContinueAsNew, find_continuation
 from durable.core.seed import siphash13
 from durable.core.teardown import (
     RunTornDown,
@@ -85,12 +85,13 @@ class RunDriver:
         context: what the code sees; a checkpoint replaces it.
         request_ids: of the messages the run has had, in order of arrival.
         is_closed: the run has its terminal event.
+        has_begun: the code's first line has run.
     """
 
     __slots__ = (
-        "_has_begun",
         "_is_cancel_requested",
         "context",
+        "has_begun",
         "is_closed",
         "request_ids",
     )
@@ -102,7 +103,7 @@ class RunDriver:
             () if known is UNSET else known
         )
         self.is_closed = False
-        self._has_begun = False
+        self.has_begun = False
         self._is_cancel_requested = False
 
     def begin_anew(self, checkpoint: CheckpointRecorded, event_id: int) -> None:
@@ -114,7 +115,7 @@ class RunDriver:
         fresh.is_replaying = context.is_replaying
         self.context = fresh
         self.request_ids = dict.fromkeys(checkpoint.request_ids)
-        self._has_begun = True
+        self.has_begun = True
         self._is_cancel_requested = checkpoint.cancellation_reason is not None
 
     def checkpoint(self) -> CheckpointRecorded:
@@ -285,17 +286,18 @@ class RunDriver:
             )
 
     async def _run_main(self, context: RunContext, input: Payloads) -> Payload:
-        self._has_begun = True
+        self.has_begun = True
         if self._is_cancel_requested:
             # Accepted before the first line: the code begins, then hears of it.
             context.loop.call_soon(self._deliver_cancel)
         try:
             return await context.code.call(input)
-        except ContinueAsNew:
-            context.is_continuing = True
-            raise
         except SystemExit as error:
             raise exit_error(error) from error
+        except BaseException as error:
+            if find_continuation(error) is not None:
+                context.is_continuing = True
+            raise
         finally:
             if not context.loop.is_torn_down:
                 context.has_ended = True
@@ -305,7 +307,7 @@ class RunDriver:
             return  # cancellation is a state: one CancelledError, whatever follows
         self._is_cancel_requested = True
         context.cancellation_reason = reason
-        if self._has_begun:
+        if self.has_begun:
             self._deliver_cancel()
 
     def _deliver_cancel(self) -> None:
@@ -334,8 +336,9 @@ class RunDriver:
 
     def _ending_command(self, error: BaseException) -> ClosingCommand:
         context = self.context
-        if isinstance(error, ContinueAsNew):
-            return _continue_command(context, error)
+        going = find_continuation(error)
+        if going is not None:
+            return _continue_command(context, going)
         if isinstance(error, WorkflowTaskError) or context.code.is_bug(error):
             raise BugError(error)
         failure = context.code.failure_of(error)

@@ -33,7 +33,12 @@ from durable.core.loop import DeterministicLoop
 from durable.core.machines.fact import DeadLetter, DeadLetterEntry, FactEntry
 from durable.core.machines.machine import Entry
 from durable.core.payload import Failure, Payload, Payloads
-from durable.core.runtime import ContinueAsNew, Handler, MessageKind, WorkflowCode
+from durable.core.runtime import (
+    Handler,
+    MessageKind,
+    WorkflowCode,
+    find_continuation,
+)
 from durable.core.teardown import RunTornDown
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
@@ -397,13 +402,14 @@ class Mailbox:
             answer = CompleteWorkflowExecutionUpdate(
                 update.update_id, handler.encode(result)
             )
-        except (RunTornDown, ContinueAsNew) as error:
-            if isinstance(error, RunTornDown):
-                raise
-            context.handler_raised(error)
-            return
+        except RunTornDown:
+            raise
         except BaseException as error:  # noqa: BLE001 - judged here
-            if isinstance(error, ReadOnlyError) or context.code.is_bug(error):
+            if (
+                isinstance(error, ReadOnlyError)
+                or find_continuation(error) is not None
+                or context.code.is_bug(error)
+            ):
                 context.handler_raised(error)
                 return
             answer = CompleteWorkflowExecutionUpdate(

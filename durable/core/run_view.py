@@ -137,12 +137,13 @@ class RunView:
             QueryFailedError: nothing handles that name, or the run has not begun.
             ReadOnlyError: the handler tried to change the run.
         """
-        context = self._context
-        if context is None:
+        context, driver = self._context, self._driver
+        if context is None or driver is None or not driver.has_begun:
             raise QueryFailedError("The run's code has not begun.")
         if name == STACK_QUERY and not context.mailbox.has_query(name):
             return Payload(json=msgspec.Raw(msgspec.json.encode(self.stacks())))
         outer = turn.enter(context.loop)
+        was_replaying, context.is_replaying = context.is_replaying, False
         try:
             return context.mailbox.query(name, input)
         except ReadOnlyError:

@@ -174,6 +174,19 @@ class ContinueAsNew(BaseException):
         self.memo = memo
 
 
+def find_continuation(error: BaseException) -> ContinueAsNew | None:
+    """What a run goes on with, if that is all that an exception says.
+
+    A task group wraps it; whatever else is in a group makes that a failure.
+    """
+    if isinstance(error, ContinueAsNew):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [find_continuation(one) for one in error.exceptions]
+        return found[0] if all(found) else None
+    return None
+
+
 _source_lines: dict[tuple[int, int], tuple[CodeType, str]] = {}
 _SOURCE_LINES_MAX: Final = 4_096
 

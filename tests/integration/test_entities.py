@@ -3,144 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from durable import (
-    Engine,
-    Entity,
     EntityDeadlockError,
     NoAnswerError,
     QueryFailedError,
     RunStatus,
-    SyncEngine,
     UpdateFailedError,
-    WorkflowStuckError,
     activity,
     activity_client,
-    activity_info,
-    entity,
-    entity_key,
-    exclusive,
-    shared,
-    sleep,
     workflow,
 )
 from durable.errors import (
     InvalidCallError,
     InvalidIdError,
     NotInWorkflowError,
-    UpdateRejectedError,
 )
 from durable.testing.environment import TestEnvironment
-
-RAN: list[str] = []
+from tests.integration.stock import (
+    RAN,
+    OutOfStock,
+    Stock,
+    elapsed,
+    order,
+    restock,
+    work,
+)
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     RAN.clear()
-
-
-class OutOfStock(Exception):
-    """What a method raises."""
-
-
-@activity(name="entities.work", start_to_close_timeout="1h")
-async def work(what: str, seconds: float = 1.0) -> str:
-    RAN.append(f"begin {what}")
-    await asyncio.sleep(seconds)
-    RAN.append(f"end {what}")
-    return what
-
-
-@activity(name="entities.refuse", retry=None)
-async def refuse(why: str) -> None:
-    raise OutOfStock(why)
-
-
-@activity(name="entities.dawdle", retry=None, start_to_close_timeout="1s")
-async def dawdle() -> None:
-    await asyncio.sleep(10)
-
-
-@workflow(name="entities.refusing_child")
-async def refusing_child() -> None:
-    raise OutOfStock("by a child")
-
-
-@entity(name="entities.Stock")
-class Stock(Entity):
-    n: int = 10
-    taken: list[str] = field(default_factory=list)
-
-    @exclusive
-    async def take(self, who: str, n: int = 1) -> int:
-        self.taken.append(who)
-        self.n -= n
-        await work(who)
-        if self.n < 0:
-            raise OutOfStock(f"{who} wants {n}")
-        return self.n
-
-    @exclusive
-    def put(self, n: int = 1) -> int:
-        self.n += n
-        return self.n
-
-    @exclusive
-    def break_it(self) -> int:
-        self.n = -1_000
-        return len(5)  # type: ignore[arg-type]  # the fault under test
-
-    @exclusive
-    async def move(self, other: str, n: int) -> int:
-        self.n -= n
-        return await Stock[other].put(n)
-
-    @exclusive
-    async def move_round(self, *others: str) -> int:
-        return await Stock[others[0]].move_round(*others[1:])
-
-    @exclusive
-    async def restock_itself(self) -> int:
-        return await restock(entity_key(), 1)
-
-    @exclusive
-    async def fail_within(self, how: str) -> None:
-        if how == "activity":
-            await refuse("by an activity")
-        elif how == "timeout":
-            await dawdle()
-        elif how == "child":
-            await refusing_child()
-        elif how == "cancelled":
-            raise asyncio.CancelledError
-        else:
-            await Stock["b"].fail_within(how.removeprefix("entity "))
-
-    @exclusive
-    async def nap(self, seconds: int) -> None:
-        await sleep(seconds)
-
-    @shared
-    def left(self) -> int:
-        return self.n
-
-    @shared
-    def whose(self) -> list[str]:
-        return [entity_key(), *self.taken]
-
-    @shared
-    def fail(self) -> int:
-        raise OutOfStock("as asked")
-
-
-def elapsed(env: TestEnvironment, begun: int) -> float:
-    return (env.clock.now() - begun) / 1_000_000
 
 
 # --- turns ----------------------------------------------------------------------------
@@ -282,18 +178,6 @@ async def test_failed_call_of_one_id_fails_the_same_way_again() -> None:
 # --- from workflows -------------------------------------------------------------------
 
 
-@workflow(name="entities.order")
-async def order(keys: str, n: int = 1) -> list[Any]:
-    answers = await asyncio.gather(
-        *[Stock[key].take("order", n) for key in keys], return_exceptions=True
-    )
-    left = [await Stock[key].left() for key in keys]
-    return [
-        *(repr(a) if isinstance(a, BaseException) else a for a in answers),
-        *left,
-    ]
-
-
 @workflow(name="entities.moving")
 async def moving(how: str) -> str:
     try:
@@ -430,12 +314,6 @@ async def test_cancelled_wait_does_not_take_the_call_back() -> None:
 # --- from activities ------------------------------------------------------------------
 
 
-@activity(name="entities.restock", retry=None)
-async def restock(key: str, n: int) -> int:
-    call = Stock[key].put(n)
-    return await activity_client().call(call, update_id=activity_info().idempotency_key)
-
-
 async def test_activity_of_an_entity_does_not_call_it_back() -> None:
     async with TestEnvironment() as env:
         with pytest.raises(UpdateFailedError, match="could only run after it"):
@@ -464,146 +342,3 @@ async def test_activities_have_the_engine_that_runs_them() -> None:
         assert "in a thread" in said
     with pytest.raises(NotInWorkflowError, match="activity_client"):
         activity_client()
-
-
-# --- its life -------------------------------------------------------------------------
-
-
-async def test_state_survives_restarts(database: str) -> None:
-    clock = None
-    for number in range(1, 6):
-        async with TestEnvironment(database, clock=clock) as env:
-            clock = env.clock
-            assert await env.call(Stock["a"].take(f"{number}")) == 10 - number
-    async with TestEnvironment(database, clock=clock) as env:
-        assert await env.call(Stock["a"].left()) == 5
-        assert await env.call(Stock["a"].whose()) == ["a", *"12345"]
-
-
-async def test_cancelled_entity_ends_after_its_calls_and_begins_anew() -> None:
-    async with TestEnvironment() as env:
-        calls = [asyncio.create_task(env.call(Stock["a"].take(k))) for k in "bc"]
-        await env.settle()
-        run = await env.get("entity:entities.Stock:a")
-        await run.cancel()
-        assert await asyncio.gather(*calls) == [9, 8]
-        await env.settle()
-        assert (await run.describe()).status is RunStatus.CANCELLED
-        assert await env.call(Stock["a"].left()) == 10
-        assert await env.call(Stock["a"].put()) == 11
-
-
-async def test_terminated_entity_fails_the_calls_under_way_and_begins_anew() -> None:
-    async with TestEnvironment() as env:
-        in_workflow = await env.start(order("a"), id="w")
-        call = asyncio.create_task(env.call(Stock["a"].take("b")))
-        await env.settle()
-        await (await env.get("entity:entities.Stock:a")).terminate("gone")
-        with pytest.raises(UpdateFailedError, match="ended before"):
-            await call
-        found = await in_workflow.result()
-        assert "UpdateFailedError" in found[0]
-        assert found[1] == 10
-
-
-async def test_entity_is_a_run_that_can_be_looked_at() -> None:
-    async with TestEnvironment() as env:
-        nap = asyncio.create_task(env.call(Stock["a"].nap(5)))
-        await env.settle()
-        run = await env.get("entity:entities.Stock:a")
-        frames = [f for task in await run.stack() for f in task.frames]
-        assert any("nap" in frame.function for frame in frames)
-        assert await run.query("left") == 10
-        assert await run.update("put", 5, update_id="by name") == 15
-        with pytest.raises(UpdateRejectedError):
-            await run.update("put", "text")
-        await nap
-
-
-async def test_idle_entities_cost_nothing(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'idle.db'}"
-    async with Engine(url, max_cached_runs=10) as engine:
-        before = len(asyncio.all_tasks())
-        for begin in range(0, 1_000, 100):
-            keys = range(begin, begin + 100)
-            await asyncio.gather(*[engine.call(Stock[f"k{k}"].put()) for k in keys])
-        worker: Any = engine._worker
-        assert len(worker._runs) <= 10
-        assert len(asyncio.all_tasks()) <= before + 1
-        runs = await engine.list(workflow_type="entity:entities.Stock", limit=1_000)
-        assert len(runs) == 1_000
-    async with Engine(url) as engine:
-        before = len(asyncio.all_tasks())
-        worker = engine._worker
-        assert worker._runs == {}
-        assert await engine.call(Stock["k777"].put()) == 12
-        assert list(worker._runs) == [
-            (await engine.get("entity:entities.Stock:k777")).run_id
-        ]
-        assert len(asyncio.all_tasks()) <= before + 1
-
-
-async def test_thousands_of_calls_leave_a_load_of_two_rows(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'long.db'}"
-    async with Engine(url) as engine:
-        for _ in range(20):
-            await asyncio.gather(*[engine.call(Stock["a"].put()) for _ in range(100)])
-        run = await engine.get("entity:entities.Stock:a")
-        assert len(await run.history()) > 4_000
-    async with Engine(url) as engine:
-        (loaded,) = await engine._store.load_runs([run.run_id])
-        assert len(loaded.rows) == 2
-        assert await engine.call(Stock["a"].left()) == 2_010
-        assert await engine.call(Stock["a"].put()) == 2_011
-
-
-async def test_callers_far_apart_from_the_worker_read_little(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'two.db'}"
-    async with Engine(url) as worker, Engine(url, worker=False) as client:
-        await asyncio.gather(*[worker.call(Stock["a"].put()) for _ in range(50)])
-        rows: list[int] = []
-        read = client._store.read_history
-
-        async def counting(run_id: str, after_event_id: int = 0) -> Any:
-            found = await read(run_id, after_event_id)
-            rows.append(len(found))
-            return found
-
-        client._store.read_history = counting  # type: ignore[method-assign]  # to see what is read
-        assert await client.call(Stock["a"].put(), timeout="30s") == 61
-        assert await client.call(Stock["a"].left()) == 61
-        assert await client.call(Stock["b"].put(), timeout="30s") == 11
-        assert sum(rows) < 40
-
-
-async def test_engine_of_some_definitions_calls_entities(tmp_path: Path) -> None:
-    async with TestEnvironment(definitions=[Stock, order, work]) as env:
-        assert await env.execute(order("a")) == [9, 9]
-
-
-async def test_stuck_entity_keeps_its_callers_until_it_is_mended(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with TestEnvironment(database) as env:
-        await env.call(Stock["a"].put())
-    definition: Any = Stock["a"].put().target.definition
-    read = definition.decode_state
-    monkeypatch.setattr(definition, "decode_state", lambda _: read(None))
-    async with TestEnvironment(database, clock=env.clock) as env:
-        with pytest.raises(WorkflowStuckError):
-            await env.call(Stock["a"].put(), timeout="1h")
-        await env.start(order("a"), id="w")
-        await env.sleep("10m")
-        assert (await (await env.get("w")).describe()).status is RunStatus.RUNNING
-    monkeypatch.undo()
-    async with TestEnvironment(database, clock=env.clock) as env:
-        found = await (await env.get("w", workflow=order)).result()
-        # The call that got no answer was durable all the same.
-        assert found == [11, 11]
-
-
-def test_sync_engine_calls_entities() -> None:
-    with SyncEngine("memory://") as engine:
-        assert engine.call(Stock["a"].put()) == 11
-        assert engine.call(Stock["a"].put(2), update_id="x", timeout="5s") == 13
-        assert engine.call(Stock["a"].left()) == 13

@@ -227,21 +227,34 @@ def test_a_step_that_is_asked_to_stop_and_finishes_is_undone() -> None:
 
 @pytest.mark.parametrize("how", ["stops", "fails"])
 def test_a_step_that_is_asked_to_stop_and_does_is_not_undone(how: str) -> None:
-    story = begin(cancelled_in_a_step, dies=False)
+    story = begin(cancelled_in_a_step)
     story.finish("debit")
     story.cancel()
     if how == "stops":
         story.stop("book")
     else:
         story.break_("book")
-    assert story.waiting == ["credit('ada', 1)"]
-    gc.collect()  # asyncio reports an error that nobody asked for when its task goes
     story.finish("credit")
-    gc.collect()
-    assert story.unhandled == []
     with pytest.raises(WorkflowCancelledError):
         story.end()
     assert story.called == ["debit", "book", "credit"]
+
+
+def test_the_error_of_a_step_that_was_asked_to_stop_is_not_reported() -> None:
+    async def body() -> None:
+        async with Saga():
+            with contextlib.suppress(asyncio.CancelledError):
+                await book("rome")
+        # asyncio reports an error that nobody asked for when its task is dropped.
+        for _ in range(100):
+            await asyncio.create_task(asyncio.sleep(0))
+        gc.collect()
+
+    story = begin(body, dies=False)
+    story.cancel()
+    story.break_("book")
+    assert story.unhandled == []
+    assert story.end() is None
 
 
 def test_the_outcome_that_options_want_replaces_the_cancellation() -> None:

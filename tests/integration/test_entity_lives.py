@@ -1,0 +1,165 @@
+"""Entities over their lives: restarts, ends, rest, and what they cost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable import (
+    Engine,
+    RunStatus,
+    SyncEngine,
+    UpdateFailedError,
+    WorkflowStuckError,
+)
+from durable.errors import UpdateRejectedError
+from durable.testing.environment import TestEnvironment
+from tests.integration.stock import RAN, Stock, order, work
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    RAN.clear()
+
+
+async def test_state_survives_restarts(database: str) -> None:
+    clock = None
+    for number in range(1, 6):
+        async with TestEnvironment(database, clock=clock) as env:
+            clock = env.clock
+            assert await env.call(Stock["a"].take(f"{number}")) == 10 - number
+    async with TestEnvironment(database, clock=clock) as env:
+        assert await env.call(Stock["a"].left()) == 5
+        assert await env.call(Stock["a"].whose()) == ["a", *"12345"]
+
+
+async def test_cancelled_entity_ends_after_its_calls_and_begins_anew() -> None:
+    async with TestEnvironment() as env:
+        calls = [asyncio.create_task(env.call(Stock["a"].take(k))) for k in "bc"]
+        await env.settle()
+        run = await env.get("entity:entities.Stock:a")
+        await run.cancel()
+        assert await asyncio.gather(*calls) == [9, 8]
+        await env.settle()
+        assert (await run.describe()).status is RunStatus.CANCELLED
+        assert await env.call(Stock["a"].left()) == 10
+        assert await env.call(Stock["a"].put()) == 11
+
+
+async def test_terminated_entity_fails_the_calls_under_way_and_begins_anew() -> None:
+    async with TestEnvironment() as env:
+        in_workflow = await env.start(order("a"), id="w")
+        call = asyncio.create_task(env.call(Stock["a"].take("b")))
+        await env.settle()
+        await (await env.get("entity:entities.Stock:a")).terminate("gone")
+        with pytest.raises(UpdateFailedError, match="ended before"):
+            await call
+        found = await in_workflow.result()
+        assert "UpdateFailedError" in found[0]
+        assert found[1] == 10
+
+
+async def test_entity_is_a_run_that_can_be_looked_at() -> None:
+    async with TestEnvironment() as env:
+        nap = asyncio.create_task(env.call(Stock["a"].nap(5)))
+        await env.settle()
+        run = await env.get("entity:entities.Stock:a")
+        frames = [f for task in await run.stack() for f in task.frames]
+        assert any("nap" in frame.function for frame in frames)
+        assert await run.query("left") == 10
+        assert await run.update("put", 5, update_id="by name") == 15
+        with pytest.raises(UpdateRejectedError):
+            await run.update("put", "text")
+        await nap
+
+
+async def test_idle_entities_cost_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'idle.db'}"
+    async with Engine(url, max_cached_runs=10) as engine:
+        before = len(asyncio.all_tasks())
+        for begin in range(0, 1_000, 100):
+            keys = range(begin, begin + 100)
+            await asyncio.gather(*[engine.call(Stock[f"k{k}"].put()) for k in keys])
+        worker: Any = engine._worker
+        assert len(worker._runs) <= 10
+        assert len(asyncio.all_tasks()) <= before + 1
+        runs = await engine.list(workflow_type="entity:entities.Stock", limit=1_000)
+        assert len(runs) == 1_000
+    async with Engine(url) as engine:
+        before = len(asyncio.all_tasks())
+        worker = engine._worker
+        assert worker._runs == {}
+        assert await engine.call(Stock["k777"].put()) == 12
+        assert list(worker._runs) == [
+            (await engine.get("entity:entities.Stock:k777")).run_id
+        ]
+        assert len(asyncio.all_tasks()) <= before + 1
+
+
+async def test_thousands_of_calls_leave_a_load_of_two_rows(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'long.db'}"
+    async with Engine(url) as engine:
+        for _ in range(20):
+            await asyncio.gather(*[engine.call(Stock["a"].put()) for _ in range(100)])
+        run = await engine.get("entity:entities.Stock:a")
+        assert len(await run.history()) > 4_000
+    async with Engine(url) as engine:
+        (loaded,) = await engine._store.load_runs([run.run_id])
+        assert len(loaded.rows) == 2
+        assert await engine.call(Stock["a"].left()) == 2_010
+        assert await engine.call(Stock["a"].put()) == 2_011
+
+
+async def test_callers_far_apart_from_the_worker_read_little(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'two.db'}"
+    async with Engine(url) as worker, Engine(url, worker=False) as client:
+        await asyncio.gather(*[worker.call(Stock["a"].put()) for _ in range(50)])
+        rows: list[int] = []
+        read = client._store.read_history
+
+        async def counting(run_id: str, after_event_id: int = 0) -> Any:
+            found = await read(run_id, after_event_id)
+            rows.append(len(found))
+            return found
+
+        client._store.read_history = counting  # type: ignore[method-assign]  # to see what is read
+        assert await client.call(Stock["a"].put(), timeout="30s") == 61
+        assert await client.call(Stock["a"].left()) == 61
+        assert await client.call(Stock["b"].put(), timeout="30s") == 11
+        assert sum(rows) < 40
+
+
+async def test_engine_of_some_definitions_calls_entities(tmp_path: Path) -> None:
+    async with TestEnvironment(definitions=[Stock, order, work]) as env:
+        assert await env.execute(order("a")) == [9, 9]
+
+
+async def test_stuck_entity_keeps_its_callers_until_it_is_mended(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with TestEnvironment(database) as env:
+        await env.call(Stock["a"].put())
+    definition: Any = Stock["a"].put().target.definition
+    read = definition.decode_state
+    monkeypatch.setattr(definition, "decode_state", lambda _: read(None))
+    async with TestEnvironment(database, clock=env.clock) as env:
+        with pytest.raises(WorkflowStuckError):
+            await env.call(Stock["a"].put(), timeout="1h")
+        await env.start(order("a"), id="w")
+        await env.sleep("10m")
+        assert (await (await env.get("w")).describe()).status is RunStatus.RUNNING
+    monkeypatch.undo()
+    async with TestEnvironment(database, clock=env.clock) as env:
+        found = await (await env.get("w", workflow=order)).result()
+        # The call that got no answer was durable all the same.
+        assert found == [11, 11]
+
+
+def test_sync_engine_calls_entities() -> None:
+    with SyncEngine("memory://") as engine:
+        assert engine.call(Stock["a"].put()) == 11
+        assert engine.call(Stock["a"].put(2), update_id="x", timeout="5s") == 13
+        assert engine.call(Stock["a"].left()) == 13
