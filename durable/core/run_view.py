@@ -151,6 +151,7 @@ class RunView:
             self.is_harmed = True
             raise
         finally:
+            context.is_replaying = was_replaying
             turn.leave(outer)
 
     def stacks(self) -> list[TaskStack]:

@@ -206,7 +206,7 @@ class FamilyContract:
         store = await harness.open("w")
         await store.perform(make_start("p", owner="w"))
 
-        outcomes: list[Any] = await asyncio.gather(
+        outcomes: tuple[Any, ...] = await asyncio.gather(
             store.perform(make_child("early", "p", "terminate", owner="w")),
             store.perform(make_closing("p", 3, 3, has_children=True)),
             store.perform(make_child("late", "p", "terminate", owner="w")),
