@@ -236,20 +236,20 @@ class EntityCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         instruction: int = 0,
     ) -> Payload:
         """Have the activity make the call; unchecked, and not decoded."""
-        target = self.target
-        control = (
-            json.encode(target.definition.name, str, "the entity"),
-            json.encode(target.key, str, "the key"),
-            json.encode(self.method, str, "the method"),
-            json.encode(caller, Caller, "the caller"),
-        )
+        summary = f"{self.target}.{self.method}"
         return await runtime.execute_activity(
-            ActivityTarget(
-                CALL_ENTITY, PATIENT, f"{target}.{self.method}", self._is_same
-            ),
-            control + self.input,
+            ActivityTarget(CALL_ENTITY, PATIENT, summary, self._is_same),
+            self._control(caller) + self.input,
             code,
             instruction,
+        )
+
+    def _control(self, caller: Caller) -> Payloads:
+        return (
+            json.encode(self.target.definition.name, str, "the entity"),
+            json.encode(self.target.key, str, "the key"),
+            json.encode(self.method, str, "the method"),
+            json.encode(caller, Caller, "the caller"),
         )
 
     def _is_same(self, recorded: Payloads, found: Payloads) -> bool:

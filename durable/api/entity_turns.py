@@ -133,5 +133,4 @@ class Turns:
             del self._withdrawn[next(iter(self._withdrawn))]
         for waiter in list(self._waiting):
             if waiter.request == section_id:
-                self._waiting.remove(waiter)
                 waiter.future.cancel()

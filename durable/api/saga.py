@@ -18,18 +18,17 @@ from durable.api.compensation import (
     outlast,
 )
 from durable.api.workflow_definition import Workflow, find_workflow, workflow_of
-from durable.core.runtime import WorkflowRuntime, get_runtime
+from durable.core.runtime import WorkflowRuntime, find_continuation, get_runtime
 from durable.errors import CompensationFailed, InvalidCallError, WorkflowTaskError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_UNDOING: Final[tuple[type[BaseException], ...]] = (
+_FAILURES: Final[tuple[type[BaseException], ...]] = (
     Exception,
     asyncio.CancelledError,
     BaseExceptionGroup,
 )
-"""What a block is left by if its steps are to be undone."""
 
 
 class Saga:
@@ -95,8 +94,8 @@ class Saga:
         trace: TracebackType | None,
     ) -> None:
         ledger = self._get_ledger("__aexit__")
-        if error is not None and not isinstance(error, _UNDOING):
-            return  # the run goes on as new, or leaves memory; its steps are kept
+        if error is not None and _ends_the_run(error):
+            return
         leave_ledger(ledger)
         is_cancel = isinstance(error, asyncio.CancelledError)
         if error is not None and (self._undoes_on_cancel or not is_cancel):
@@ -237,6 +236,11 @@ class Saga:
             for undo, error in zip(undos, failures, strict=True)
             if error is not None
         ]
+
+
+def _ends_the_run(error: BaseException) -> bool:
+    """Whether the run goes on as new, or leaves memory: then its steps are kept."""
+    return not isinstance(error, _FAILURES) or find_continuation(error) is not None
 
 
 async def _try(undo: Undo) -> BaseException | None:

@@ -7,12 +7,12 @@ again and again while they are made, and find nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def collector_paused() -> Iterator[None]:
+def collector_paused() -> Generator[None, None, None]:
     """Put collection off until the block ends."""
     was_collecting = gc.isenabled()
     gc.disable()

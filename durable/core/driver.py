@@ -11,7 +11,7 @@ import asyncio
 import asyncio.tasks
 import contextvars
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from msgspec import UNSET
 
@@ -145,6 +145,8 @@ class RunDriver:
         try:
             begin: Payloads | None = None
             others: list[Any] = []
+            # Remembered last, as they are live: acceptance is decided in the turn.
+            accepted: list[str] = []
             for event in events:
                 kind = type(event)
                 if kind not in _FIRST:
@@ -154,10 +156,10 @@ class RunDriver:
                     context.mailbox.signal(event)  # type: ignore[arg-type]  # by its kind
                 elif kind is UpdateRequest or kind is WorkflowExecutionUpdateAccepted:
                     if kind is WorkflowExecutionUpdateAccepted:
-                        self._remember(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
+                        accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
                     context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
                 else:
-                    begin = event.input  # type: ignore[union-attr]  # by its kind
+                    begin = cast("Payloads", event.input)  # type: ignore[union-attr]  # by its kind
                     self._prepare(context, event)
             if begin is not None:
                 # Nothing of the caller's context: a replay has another caller.
@@ -166,6 +168,7 @@ class RunDriver:
                 )
             for event in others:
                 self._apply_one(context, event)
+            self.request_ids.update(dict.fromkeys(accepted))
             if not self.is_closed:
                 context.drain()
         except RunTornDown:
@@ -191,7 +194,7 @@ class RunDriver:
             self.request_ids[request_id] = None
 
     def _apply_one(self, context: RunContext, event: Any) -> None:
-        kind = type(event)
+        kind: Any = type(event)
         if kind in _ACTIVITY_OUTCOMES:
             activity = context.activities.pop(event.scheduled_event_id, None)
             if activity is not None:

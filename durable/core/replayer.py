@@ -9,7 +9,6 @@ arrive together are both seen.
 from __future__ import annotations
 
 import asyncio
-import asyncio.tasks
 import heapq
 from collections.abc import Callable, Sequence
 from typing import Any

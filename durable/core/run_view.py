@@ -138,10 +138,12 @@ class RunView:
             ReadOnlyError: the handler tried to change the run.
         """
         context, driver = self._context, self._driver
-        if context is None or driver is None or not driver.has_begun:
+        if context is None or driver is None:
             raise QueryFailedError("The run's code has not begun.")
         if name == STACK_QUERY and not context.mailbox.has_query(name):
             return Payload(json=msgspec.Raw(msgspec.json.encode(self.stacks())))
+        if not driver.has_begun:
+            raise QueryFailedError("The run has closed before its code began.")
         outer = turn.enter(context.loop)
         was_replaying, context.is_replaying = context.is_replaying, False
         try:

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from types import CodeType
-from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -182,7 +182,8 @@ def find_continuation(error: BaseException) -> ContinueAsNew | None:
     if isinstance(error, ContinueAsNew):
         return error
     if isinstance(error, BaseExceptionGroup):
-        found = [find_continuation(one) for one in error.exceptions]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        found = [find_continuation(one) for one in group.exceptions]
         return found[0] if all(found) else None
     return None
 

@@ -106,7 +106,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.count = 0
+        self.count: int = 0
         """How often anything was put in, or a signal taken."""
 
     def note(self, what: object) -> None:

@@ -107,11 +107,8 @@ def programs(*, max_leaves: int = 12) -> st.SearchStrategy[p.Node]:
     )
     row = st.one_of(tree, tree, tree, st.just(p.Mark()))
     rows = st.lists(row, min_size=1, max_size=5)
-    return st.builds(
-        lambda first, then: p.Seq((*first, *then)),
-        st.lists(_handlers(), max_size=3),
-        rows,
-    )
+    handlers = st.lists(_handlers(), max_size=3)
+    return st.tuples(handlers, rows).map(lambda parts: p.Seq((*parts[0], *parts[1])))
 
 
 def answers() -> st.SearchStrategy[Answer]:

@@ -13,6 +13,7 @@ from durable import (
     QueryFailedError,
     RunStatus,
     UpdateFailedError,
+    WorkflowFailedError,
     activity,
     activity_client,
     workflow,
@@ -265,6 +266,20 @@ async def test_what_fails_within_a_method_reaches_the_workflow_by_its_class(
     async with TestEnvironment() as env:
         found = await env.execute(failing(through + how))
         assert found.startswith(said)
+
+
+async def test_trace_of_what_failed_deep_within_is_kept() -> None:
+    @workflow(name="entities.failing_openly")
+    async def failing_openly() -> None:
+        await Stock["a"].fail_within("entity activity")
+
+    async with TestEnvironment() as env:
+        run = await env.start(failing_openly())
+        with pytest.raises(WorkflowFailedError) as caught:
+            await run.result()
+        assert isinstance(caught.value.__cause__, OutOfStock)
+        ended: Any = (await run.history())[-1].attributes
+        assert "raise OutOfStock(why)" in ended.failure.cause.stack_trace
 
 
 async def test_waiting_calls_take_no_place_from_activities() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from durable import (
     SyncEngine,
     UpdateFailedError,
     WorkflowStuckError,
+    locked,
+    sleep,
+    workflow,
 )
+from durable.api import entity_definition
 from durable.errors import UpdateRejectedError
 from durable.testing.environment import TestEnvironment
 from tests.integration.stock import RAN, Stock, order, work
@@ -60,6 +65,53 @@ async def test_terminated_entity_fails_the_calls_under_way_and_begins_anew() -> 
         found = await in_workflow.result()
         assert "UpdateFailedError" in found[0]
         assert found[1] == 10
+
+
+async def test_call_that_an_ended_entity_did_not_take_goes_to_the_next() -> None:
+    name = "memory://not-taken"
+    async with TestEnvironment(name, worker=False) as client:
+        calls = [asyncio.create_task(client.call(Stock["a"].put()))]
+        await client.settle()
+        calls.append(asyncio.create_task(client.call(Stock["a"].put())))
+        await client.settle()
+        await (await client.get("entity:entities.Stock:a")).terminate()
+        async with TestEnvironment(name, clock=client.clock) as env:
+            assert sorted(await asyncio.gather(*calls)) == [11, 12]
+            assert len(await env.list()) == 2
+
+
+async def test_leaving_a_section_does_not_make_an_ended_entity_anew() -> None:
+    @workflow(name="lives.holding")
+    async def holding() -> str:
+        async with locked(Stock["a"]):
+            await sleep(10)
+        return "done"
+
+    async with TestEnvironment() as env:
+        run = await env.start(holding())
+        await env.sleep(1)
+        await (await env.get("entity:entities.Stock:a")).terminate()
+        assert await run.result() == "done"
+        found = await env.list(workflow_type="entity:entities.Stock")
+        assert [entity.status for entity in found] == [RunStatus.TERMINATED]
+
+
+async def test_entity_that_is_called_without_a_pause_stays_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entity_definition, "BUSY_EVENTS", 40)
+
+    async def caller(env: TestEnvironment) -> None:
+        for _ in range(25):
+            await env.call(Stock["a"].take("x", 0))
+
+    async with TestEnvironment() as env:
+        await asyncio.gather(caller(env), caller(env), env.execute(order("a", n=0)))
+        assert RAN.count("begin x") == 50
+        run = await env.get("entity:entities.Stock:a")
+        events = [type(e.attributes).__name__ for e in await run.history()]
+        taken = [n for n, kind in enumerate(events) if kind == "CheckpointRecorded"]
+        assert max(b - a for a, b in itertools.pairwise([0, *taken])) < 60
 
 
 async def test_entity_is_a_run_that_can_be_looked_at() -> None:

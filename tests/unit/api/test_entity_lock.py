@@ -209,6 +209,18 @@ def test_cancellation_while_keys_are_taken_lets_go_of_what_was_asked_for() -> No
     assert one.short()[4:] == []
 
 
+def test_cancellation_while_keys_are_let_go_is_heard_after_that() -> None:
+    one = Caught(transfer("raise"))
+    one.start()
+    for number in range(3):
+        one.answer(number, 1)
+    assert one.short()[3:] == ["let_go a", "let_go b"]
+    one.cancel()
+    assert not one.events(ActivityTaskCancelRequested)
+    one.answer_all()
+    assert isinstance(one.history[-1].attributes, WorkflowExecutionCanceled)
+
+
 @workflow(name="unit.hasty")
 async def hasty() -> str:
     try:
@@ -432,3 +444,8 @@ async def test_waiter_that_is_cancelled_leaves_its_turn_to_the_next() -> None:
     await queue.end()
     await queue.call("five")
     assert queue.log == ["one", "three", "five"]
+    await queue.call("six")
+    await queue.call("seven")
+    queue.tasks[5].cancel()
+    await queue.end()
+    assert queue.log == ["one", "three", "five", "seven"]

@@ -18,7 +18,7 @@ from durable import (
     sleep,
 )
 from durable.api import entity_definition
-from durable.api.entity_caller import Caller
+from durable.api.entity_caller import NOBODY, Caller
 from durable.core.events import (
     CheckpointRecorded,
     WorkflowExecutionUpdateAccepted,
@@ -278,9 +278,12 @@ def test_entity_that_is_called_through_another_one_is_not_called_back() -> None:
 
 def test_call_is_told_from_others_on_replay_by_all_that_it_says() -> None:
     call = Cart["alice"].add("apple")
-    one, other = Cart["alice"].add("apple", n=1), Cart["alice"].add("pear")
-    assert call._same_input(one.input, one.input)
-    assert not call._same_input(one.input, other.input)
+    control = call._control(NOBODY)
+    same, other = Cart["alice"].add(item="apple"), Cart["alice"].add("pear")
+    assert call._is_same(control + call.input, control + same.input)
+    assert not call._is_same(control + call.input, control + other.input)
+    elsewhere = Cart["bob"].add("apple")._control(NOBODY)
+    assert not call._is_same(control + call.input, elsewhere + call.input)
 
 
 def test_calls_without_a_pause_are_turned_away_so_that_the_entity_comes_to_rest(
@@ -298,6 +301,18 @@ def test_calls_without_a_pause_are_turned_away_so_that_the_entity_comes_to_rest(
         assert answered < 100
     assert 5 < len(cart.events(WorkflowExecutionUpdateAccepted)) < 30
     assert cart.call(Cart["alice"].add("x")) == 2
+
+
+def test_holder_of_a_key_is_never_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entity_definition, "BUSY_EVENTS", 0)
+    cart = OneEntity(Cart["alice"])
+    held = Caller(sections={"entity:unit.Cart:alice": "s"})
+    cart.turn(cart.request(Cart["alice"].weigh("a")))
+    with pytest.raises(entity_definition.EntityBusy, match="without a pause"):
+        cart.call(Cart["alice"].add("b"))
+    cart.turn(cart.request(Cart["alice"].add("c"), held))
+    cart.turn(cart.completed(1))
+    assert cart.ask(Cart["alice"].total()) == 2
 
 
 def test_plain_code_and_workflow_code_run_alike() -> None:

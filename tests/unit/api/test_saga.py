@@ -536,15 +536,24 @@ def test_no_checkpoint_is_taken_while_there_is_something_to_undo() -> None:
     assert story.waiting == ["debit('ada', 1)"]
 
 
+async def roll_on(count: int) -> None:
+    continue_as_new(rolling(count + 1))
+
+
 @workflow(name="saga.rolling")
-async def rolling(count: int) -> int:
+async def rolling(count: int, in_group: bool = False) -> int:
     async with Saga():
         await debit("ada", count)
-        continue_as_new(rolling(count + 1))
+        if in_group:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(roll_on(count))
+        await roll_on(count)
+    return count
 
 
-def test_continuing_as_new_keeps_the_steps() -> None:
-    story = Story(rolling(0))
+@pytest.mark.parametrize("in_group", [False, True])
+def test_continuing_as_new_keeps_the_steps(in_group: bool) -> None:
+    story = Story(rolling(0, in_group))
     story.start()
     story.finish("debit")
     last = story.history[-1].attributes

@@ -318,7 +318,11 @@ class Parent:
         if order == "again":
             return await orders.receive()
         for policy in ParentClosePolicy:
-            call = kid.options(id=f"kid-{policy.value}", parent_close_policy=policy)
+            call = kid.options(
+                id=f"kid-{policy.value}",
+                parent_close_policy=policy,
+                inherit_parent_timeout=False,
+            )
             await start_child(call(policy.value))
         await orders.receive()
         if order == "go on":
