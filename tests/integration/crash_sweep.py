@@ -1,4 +1,7 @@
-"""Kills a workflow at every SQL statement, before and after it, and resumes it.
+"""Kills a program at every SQL statement, before and after it, and resumes it.
+
+There are two scenarios: `reference`, one workflow, and `family`, many runs that have to
+do with one another (`crash_family.py`).
 
 A program of its own, run by `test_crash_sweep.py`: it forks one child for each crash
 point, so everything is imported once and nothing but the child's own engine dies. A
@@ -18,7 +21,7 @@ import sqlite3
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,9 @@ from durable import (
 )
 from durable.client.doctor import examine
 from durable.store.connect import connect
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.integration import crash_family
 
 LEDGER: Path
 POLICY = RetryPolicy(max_attempts=20, initial_interval="1ms", max_interval="1ms")
@@ -69,6 +75,25 @@ async def reference() -> list[str]:
     await sleep("1ms")
     found.append(await flaky("second try"))
     return found
+
+
+async def run_reference(engine: Engine) -> object:
+    """Run or resume the reference workflow."""
+    run = await engine.start(
+        reference(),
+        id="reference",
+        request_id="reference",
+        on_conflict=IdConflictPolicy.USE_EXISTING,
+    )
+    return await run.result(timeout="50s")
+
+
+Scenario = tuple[Callable[[Engine], Awaitable[object]], object]
+SCENARIOS: dict[str, Scenario] = {
+    "reference": (run_reference, EXPECTED),
+    "family": (crash_family.live, crash_family.EXPECTED),
+}
+crash_family.note = note
 
 
 # --- crash points ---------------------------------------------------------------------
@@ -140,20 +165,14 @@ def in_child(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def run_engine(database: Path, answer: Path, at: int) -> None:
-    """Run or resume the workflow; write its result and the number of moments."""
+def run_engine(scenario: Scenario, database: Path, answer: Path, at: int) -> None:
+    """Run or resume a scenario; write its result and the number of moments."""
     point = Point(at)
     watch_statements(point)
 
-    async def main() -> list[str]:
+    async def main() -> object:
         async with Engine(f"sqlite:///{database}", blocked_after=None) as engine:
-            run = await engine.start(
-                reference(),
-                id="reference",
-                request_id="reference",
-                on_conflict=IdConflictPolicy.USE_EXISTING,
-            )
-            return await run.result(timeout="50s")
+            return await scenario[0](engine)
 
     result = asyncio.run(main())
     answer.write_text(json.dumps({"result": result, "moments": point.count}))
@@ -166,20 +185,20 @@ def recorded(database: Path) -> tuple[set[str], set[str]]:
     connection = sqlite3.connect(database)
     try:
         rows = connection.execute(
-            "SELECT event_id, type, data FROM history ORDER BY event_id"
+            "SELECT run_id, event_id, type, data FROM history ORDER BY run_id, event_id"
         ).fetchall()
     except sqlite3.OperationalError:  # killed before the tables were there
         return set(), set()
     finally:
         connection.close()
     scheduled, done = {}, set()
-    for event_id, kind, data in rows:
+    for run_id, event_id, kind, data in rows:
         event = json.loads(data)
         if kind == "ActivityTaskScheduled":
             name = f"{event['activity_type']} {event['input'][0]['json']}"
-            scheduled[event_id] = name
+            scheduled[run_id, event_id] = name
         elif kind == "ActivityTaskCompleted":
-            done.add(scheduled[event["scheduled_event_id"]])
+            done.add(scheduled[run_id, event["scheduled_event_id"]])
     return set(scheduled.values()), done
 
 
@@ -200,13 +219,13 @@ def check_database(database: Path) -> None:
     asyncio.run(main())
 
 
-def try_point(folder: Path, at: int) -> tuple[bool, int]:
+def try_point(scenario: Scenario, folder: Path, at: int) -> tuple[bool, int]:
     """Crash at one moment, resume, check. Returns whether it crashed, and moments."""
     global LEDGER
     database, answer = folder / f"{at}.db", folder / f"{at}.json"
     LEDGER = folder / f"{at}.ledger"
     LEDGER.touch()
-    code = in_child(lambda: run_engine(database, answer, at))
+    code = in_child(lambda: run_engine(scenario, database, answer, at))
     if code not in (0, -signal.SIGKILL):
         raise SystemExit(f"point {at}: the first child ended with {code}")
     scheduled, done = recorded(database)
@@ -214,11 +233,11 @@ def try_point(folder: Path, at: int) -> tuple[bool, int]:
     if not set(ran) <= scheduled:
         raise SystemExit(f"point {at}: ran unrecorded: {set(ran) - scheduled}")
     if code != 0:
-        resumed = in_child(lambda: run_engine(database, answer, 0))
+        resumed = in_child(lambda: run_engine(scenario, database, answer, 0))
         if resumed != 0:
             raise SystemExit(f"point {at}: resuming ended with {resumed}")
     outcome = json.loads(answer.read_text())
-    if outcome["result"] != EXPECTED:
+    if outcome["result"] != scenario[1]:
         raise SystemExit(f"point {at}: the result is {outcome['result']}")
     again = done & set(LEDGER.read_text().splitlines()[len(ran) :])
     if again:
@@ -230,20 +249,21 @@ def try_point(folder: Path, at: int) -> tuple[bool, int]:
     return code != 0, outcome["moments"]
 
 
-def main(first: int, step_size: int) -> None:
-    """Visit every `step_size`-th point, beginning with `first`."""
+def main(name: str, first: int, step_size: int) -> None:
+    """Visit every `step_size`-th point of a scenario, beginning with `first`."""
+    scenario = SCENARIOS[name]
     for module in ("sqlite", "sql_store", "memory", "schema"):
         importlib.import_module(f"durable.store.{module}")  # once, not in each child
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _, moments = try_point(folder, 0)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _, moments = try_point(scenario, folder, 0)
         crashed = tried = 0
         for at in range(first, moments + 1, step_size):
-            has_crashed, _ = try_point(folder, at)
+            has_crashed, _ = try_point(scenario, folder, at)
             tried += 1
             crashed += has_crashed
         print(f"{moments} moments, {tried} tried, {crashed} crashed, 0 wrong")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,4 +1,5 @@
 """Sagas: what is undone, in which order, and what nothing can interrupt."""
+# size: all ways of leaving one block, with one cast of activities, belong together.
 
 from __future__ import annotations
 
