@@ -28,7 +28,7 @@ from typing import (
 
 from typing_extensions import Unpack
 
-from durable.api.compensation import Compensation, find_ledger
+from durable.api.compensation import Compensation
 from durable.api.definitions import (
     ACTIVITIES,
     check_function,
@@ -36,6 +36,7 @@ from durable.api.definitions import (
     get_definition,
     register,
 )
+from durable.api.ledger import find_ledger
 from durable.api.signature import CallSignature
 from durable.core.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
 from durable.core.payload import Payloads

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
 from durable.api.definitions import WORKFLOWS, check_name, register
+from durable.api.ledger import closing_blocks
 from durable.api.methods import HandlerMethod, RunMethod
 from durable.api.signature import CallSignature, same_parameters
 from durable.api.workflow_definition import (
@@ -71,7 +72,8 @@ class ClassWorkflow(Workflow[P, R]):
         instance = get_runtime("A class workflow").instance
         signature = self.call_signature
         args, kwargs = signature.unbind(signature.decode(input))
-        return signature.encode_result(await self.function(instance, *args, **kwargs))
+        run = self.function(instance, *args, **kwargs)
+        return signature.encode_result(await closing_blocks(run))
 
 
 def define_class(

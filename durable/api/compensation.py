@@ -1,31 +1,22 @@
-"""What undoes a finished step, and the ledger of the steps that may have to be undone.
-
-A saga block keeps a `Ledger`. Code within the block finds it by a context variable, so
-that tasks which are started there belong to the block too.
-"""
+"""What undoes an activity, and with which arguments it is called."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import enum
 import inspect
 from collections.abc import Awaitable, Callable
-from types import CodeType, NoneType
+from types import NoneType
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from durable.api.signature import CallSignature
 from durable.core.payload import Payload, Payloads
-from durable.core.runtime import ActivityTarget, WorkflowRuntime
-from durable.errors import DefinitionError, WorkflowTaskError
+from durable.core.runtime import ActivityTarget
+from durable.errors import DefinitionError
 from durable.options import ActivityCancellationType
 
 _TRY_CANCEL: Final = ActivityCancellationType.TRY_CANCEL.value
 _WAIT: Final = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED.value
-
-# --- what undoes a step ---------------------------------------------------------------
 
 
 class Undo(NamedTuple):
@@ -187,175 +178,3 @@ def _heard_out(target: ActivityTarget) -> ActivityTarget:
     return ActivityTarget(
         target.activity_type, waiting, target.summary, target.same_input
     )
-
-
-# --- the steps of a block -------------------------------------------------------------
-
-
-class LedgerState(enum.Enum):
-    """What has become of a saga block."""
-
-    OPEN = enum.auto()
-    ENDED = enum.auto()
-    """It ended well: its steps belong to the block around it, if there is one."""
-    UNDONE = enum.auto()
-
-
-class Ledger:
-    """The steps of one saga block.
-
-    Attributes:
-        parent: the block around it.
-        finished: what undoes each finished step, in the order in which they finished.
-        failure_within: how a block within this one failed to undo its own steps.
-    """
-
-    __slots__ = ("_running", "_state", "failure_within", "finished", "parent")
-
-    def __init__(self, parent: Ledger | None) -> None:
-        self.parent = parent
-        self.finished: list[Undo] = []
-        self.failure_within: BaseException | None = None
-        self._running: list[asyncio.Task[Payload]] = []
-        self._state = LedgerState.OPEN
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the block has not been left."""
-        return self._state is LedgerState.OPEN
-
-    def heir(self) -> Ledger | None:
-        """The block that the steps of this one belong to by now."""
-        ledger: Ledger | None = self
-        while ledger is not None and ledger._state is LedgerState.ENDED:
-            ledger = ledger.parent
-        return ledger
-
-    async def run_step(
-        self,
-        compensation: Compensation,
-        runtime: WorkflowRuntime,
-        input: Payloads,
-        code: CodeType | None,
-        instruction: int,
-    ) -> Payload:
-        """Run an activity, and note what undoes it if it comes to its end.
-
-        If the wait is cancelled, the activity is asked to stop and its outcome is
-        awaited: a step that has happened after all must be undone. Then the
-        cancellation goes on.
-
-        Raises:
-            WorkflowTaskError: the block was undone already.
-        """
-        target = compensation.target
-        if self._state is LedgerState.UNDONE:
-            raise WorkflowTaskError(
-                f"Activity {target.activity_type!r} was called by a task of a saga"
-                " block that has failed and is undone.",
-                hint="Let no task outlive its block; asyncio.TaskGroup sees to that.",
-            )
-
-        async def step() -> Payload:
-            result = await runtime.execute_activity(target, input, code, instruction)
-            heir = self.heir()
-            if heir is not None:
-                heir.finished.append(compensation.of(input, result))
-            return result
-
-        task = asyncio.get_running_loop().create_task(step())
-        self._running = [known for known in self._running if not known.done()]
-        self._running.append(task)
-        cancels = await outlast(task, stop=True)
-        if cancels and not (compensation.is_outcome_wanted and not task.cancelled()):
-            if not task.cancelled():
-                task.exception()  # hear it, or asyncio would report it
-            raise cancels[0]
-        uncancel(len(cancels))
-        return task.result()
-
-    def end(self) -> None:
-        """Close a block that ended well; its steps go to the block around it."""
-        self._state = LedgerState.ENDED
-        heir = self.heir()
-        if heir is not None:
-            heir.finished += self.finished
-            heir._running += self._running
-
-    async def settle(self) -> None:
-        """Close a block that failed: ask what still runs to stop, and wait for that."""
-        self._state = LedgerState.UNDONE
-        for task in self._running:
-            task.cancel()
-        for task in self._running:
-            await outlast(task)
-
-
-async def outlast(
-    task: asyncio.Task[Any], *, stop: bool = False
-) -> list[asyncio.CancelledError]:
-    """Wait until a task is done, whatever it ends with, through any cancellation.
-
-    Args:
-        task: the task.
-        stop: cancel it for each cancellation of the wait.
-
-    Returns the cancellations that the wait went through.
-    """
-    cancels: list[asyncio.CancelledError] = []
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as cancel:
-            cancels.append(cancel)
-            if stop:
-                task.cancel()
-    return cancels
-
-
-def uncancel(times: int) -> None:
-    """Take back cancellations of the current task that were caught for good."""
-    task = asyncio.current_task()
-    if task is not None:
-        for _ in range(times):
-            task.uncancel()
-
-
-_ledger: Final[contextvars.ContextVar[Ledger | None]] = contextvars.ContextVar(
-    "durable_saga", default=None
-)
-
-
-def find_ledger() -> Ledger | None:
-    """The innermost saga block around the running code that has not ended well."""
-    ledger = _ledger.get()
-    return None if ledger is None else ledger.heir()
-
-
-def enter_ledger() -> Ledger:
-    """Begin a block; what follows in this context belongs to it."""
-    ledger = Ledger(find_ledger())
-    _ledger.set(ledger)
-    return ledger
-
-
-def leave_ledger(ledger: Ledger) -> None:
-    """Go back to the block around it."""
-    _ledger.set(ledger.parent)
-
-
-def context_without_ledger() -> contextvars.Context:
-    """A copy of the present context, for code whose calls are steps of no block."""
-    context = contextvars.copy_context()
-    context.run(_ledger.set, None)
-    return context
-
-
-def has_steps_to_undo() -> bool:
-    """Whether a block around the running code would undo anything if it failed."""
-    ledger = find_ledger()
-    while ledger is not None:
-        if ledger.finished:
-            return True
-        ledger = ledger.parent
-    return False

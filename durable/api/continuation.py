@@ -12,7 +12,7 @@ from durable.api.child_options import (
     refuse_others,
     timeout_of,
 )
-from durable.api.compensation import has_steps_to_undo
+from durable.api.ledger import has_steps_to_undo
 from durable.api.workflow_definition import (
     Workflow,
     WorkflowCall,

@@ -300,14 +300,20 @@ def _find_problems_of_state(cls: type[Any]) -> list[str]:
     if getattr(cls, "__parameters__", ()):
         problems.append("It is generic: its keys would mean types.")
     known = getattr(cls, "__dataclass_fields__", None)
-    for base in cls.__mro__[1:-1]:
-        names = [
-            name for name in vars(base).get("__annotations__", {}) if known is not None
-        ]
-        lost = sorted(name for name in names if name not in (known or ()))
+    for base in cls.__mro__[1:-1] if known is not None else ():
+        lost = sorted(_annotated(base) - set(known or ()))
         if lost:
             problems.append(
                 f"{base.__qualname__} annotates {', '.join(map(repr, lost))}, but is"
                 " no dataclass; put @dataclass on it."
             )
     return problems
+
+
+def _annotated(base: type[Any]) -> set[str]:
+    """The attributes that a class annotates for its objects."""
+    try:
+        found = inspect.get_annotations(base)
+    except NameError:  # one names what comes later, which a dataclass reads as text
+        return set()
+    return {name for name, hint in found.items() if "ClassVar" not in str(hint)}

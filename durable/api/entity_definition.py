@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -194,6 +195,12 @@ class EntityWorkflow(Workflow[..., None]):
         args, kwargs = signature.unbind(signature.decode(split_caller(input)[1]))
         copy = self.decode_state(state)
         result: object = method.function(copy, *args, **kwargs)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise ReadOnlyError(
+                f"The @shared method {method.name!r} of {self.name!r} has returned a"
+                " coroutine, which nobody awaits."
+            )
         if not self._is_still(copy, state):
             raise ReadOnlyError(
                 f"The @shared method {method.name!r} of {self.name!r} has changed the"
@@ -374,7 +381,7 @@ class EntityRun:
     ) -> Payload:
         copy = self._definition.decode_state(self._state)
         result = method.function(copy, *args, **kwargs)
-        if method.is_async:
+        if inspect.isawaitable(result):
             result = await result
         answer = method.call_signature.encode_result(result)
         self._state = self._definition.encode_state(copy)

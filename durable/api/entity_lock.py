@@ -10,7 +10,7 @@ import asyncio
 from types import TracebackType
 from typing import Any, Final
 
-from durable.api.compensation import outlast
+from durable.api.cancellation import outlast
 from durable.api.entity import EntityRef, is_entity_ref
 from durable.api.entity_call import HOLD, LET_GO, EntityCall
 from durable.api.entity_caller import Caller, current_caller, set_caller

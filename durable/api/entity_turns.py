@@ -116,6 +116,9 @@ class Turns:
             if section.id in self._withdrawn:
                 return False
             raise
+        if section.id in self._withdrawn:  # in the moment in which it got its turn
+            self.end()
+            return False
         self.section = section
         self.end()
         if self._waiting:

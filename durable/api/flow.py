@@ -20,8 +20,9 @@ from typing import (
     overload,
 )
 
-from durable.api.compensation import find_ledger, outlast
+from durable.api.cancellation import outlast
 from durable.api.flow_graph import Kind, Part, find_problems
+from durable.api.ledger import find_ledger
 from durable.api.saga import Saga
 from durable.errors import CompensationFailed, DefinitionError, InvalidCallError
 from durable.options import check_id

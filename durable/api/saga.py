@@ -7,28 +7,15 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, NoReturn, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
-from durable.api.compensation import (
-    Ledger,
-    Undo,
-    context_without_ledger,
-    enter_ledger,
-    leave_ledger,
-    outlast,
-)
-from durable.api.workflow_definition import Workflow, find_workflow, workflow_of
-from durable.core.runtime import WorkflowRuntime, find_continuation, get_runtime
-from durable.errors import CompensationFailed, InvalidCallError, WorkflowTaskError
+from durable.api.compensation import Undo
+from durable.api.ledger import Ledger, enter_ledger, is_failure, leave_ledger
+from durable.core.runtime import get_runtime
+from durable.errors import InvalidCallError, WorkflowTaskError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_FAILURES: Final[tuple[type[BaseException], ...]] = (
-    Exception,
-    asyncio.CancelledError,
-    BaseExceptionGroup,
-)
 
 
 class Saga:
@@ -84,7 +71,7 @@ class Saga:
             raise WorkflowTaskError(
                 "A saga was entered a second time.", hint="Make a new one: Saga()."
             )
-        self._ledger = enter_ledger()
+        self._ledger = enter_ledger(is_parallel=self._is_parallel)
         return self
 
     async def __aexit__(
@@ -93,16 +80,18 @@ class Saga:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        ledger = self._get_ledger("__aexit__")
-        if error is not None and _ends_the_run(error):
+        ledger = self._ledger
+        if ledger is None or (error is not None and not is_failure(error)):
             return
         leave_ledger(ledger)
+        if not ledger.is_open:
+            return  # another task has left the block around it, which took its steps
         is_cancel = isinstance(error, asyncio.CancelledError)
         if error is not None and (self._undoes_on_cancel or not is_cancel):
-            await self._fail(ledger, error)
+            await ledger.fail(error)
             return
         if is_cancel:
-            ledger.finished.clear()
+            ledger.keep_all()
         ledger.end()
 
     # --- what is undone, and what not -------------------------------------------------
@@ -128,9 +117,7 @@ class Saga:
         """
         ledger = self._get_ledger("add_compensation")
         _check_callable("undo", undo)
-        ledger.finished.append(
-            Undo(_name_of(undo), functools.partial(undo, *args, **kwargs))
-        )
+        ledger.add(Undo(_name_of(undo), functools.partial(undo, *args, **kwargs)))
 
     def point_of_no_return(self) -> None:
         """Keep all that the block has finished so far, whatever comes.
@@ -140,7 +127,7 @@ class Saga:
         Raises:
             WorkflowTaskError: the block has not begun, or is over.
         """
-        self._get_ledger("point_of_no_return").finished.clear()
+        self._get_ledger("point_of_no_return").keep_all()
 
     def _get_ledger(self, operation: str) -> Ledger:
         if self._ledger is None or not self._ledger.is_open:
@@ -202,115 +189,6 @@ class Saga:
 
     def _make_inner(self) -> Saga:
         return Saga(parallel=self._is_parallel, on_cancel=self._undoes_on_cancel)
-
-    # --- failure ----------------------------------------------------------------------
-
-    async def _fail(self, ledger: Ledger, error: BaseException) -> None:
-        """Undo what is finished. Returns if that went well."""
-        runtime = get_runtime("Saga")
-        if _running_workflow(runtime).is_bug(error):
-            await _park(error)
-        was_cancelled = runtime.info().cancellation_reason is not None
-        undoing = asyncio.get_running_loop().create_task(
-            self._undo(ledger), context=context_without_ledger()
-        )
-        cancels = await outlast(undoing)
-        errors = undoing.result()
-        is_cancelled = runtime.info().cancellation_reason is not None
-        if cancels and is_cancelled and not was_cancelled:
-            _cancel_again()
-        if errors:
-            _raise_failures(ledger, error, errors)
-
-    async def _undo(self, ledger: Ledger) -> list[tuple[Undo, BaseException]]:
-        """Undo the steps; return those that could not be undone, and why."""
-        await ledger.settle()
-        undos = ledger.finished[::-1]
-        if self._is_parallel:
-            tasks = [asyncio.ensure_future(_try(undo)) for undo in undos]
-            failures = [await task for task in tasks]
-        else:
-            failures = [await _try(undo) for undo in undos]
-        return [
-            (undo, error)
-            for undo, error in zip(undos, failures, strict=True)
-            if error is not None
-        ]
-
-
-def _ends_the_run(error: BaseException) -> bool:
-    """Whether the run goes on as new, or leaves memory: then its steps are kept."""
-    return not isinstance(error, _FAILURES) or find_continuation(error) is not None
-
-
-async def _try(undo: Undo) -> BaseException | None:
-    """Undo one step; return why that failed, if it did."""
-    try:
-        undone = undo.call()
-        if inspect.isawaitable(undone):  # untyped code may pass a plain function
-            await undone
-    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the others are tried all the same
-        if _running_workflow(get_runtime("Saga")).is_bug(error):
-            await _park(error)
-        return error
-    return None
-
-
-def _raise_failures(
-    ledger: Ledger, error: BaseException, failures: list[tuple[Undo, BaseException]]
-) -> NoReturn:
-    """Raise what could not be undone, together with what blocks within have left."""
-    earlier: tuple[BaseException, ...] = ()
-    cause: BaseException | None = error
-    if isinstance(error, CompensationFailed) and error is ledger.failure_within:
-        earlier, cause = error.errors, error.__cause__
-    what = "; ".join(f"{undo.what}: {_said(failure)}" for undo, failure in failures)
-    also = f", besides {len(earlier)} of a block within it" if earlier else ""
-    failed = CompensationFailed(
-        f"{len(failures)} of {len(ledger.finished)} finished steps of a saga could not"
-        f" be undone{also}: {what}. They were undone because of {_said(cause)}",
-        errors=(*earlier, *(failure for _, failure in failures)),
-    )
-    if ledger.parent is not None:
-        ledger.parent.failure_within = failed
-    raise failed from cause
-
-
-def _said(error: BaseException | None) -> str:
-    text = f"{error}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-async def _park(error: BaseException) -> NoReturn:
-    """Fail the workflow task, whatever handlers of errors stand around.
-
-    Were the bug only raised, an `except Exception` further out could let the run go on
-    and end with the steps neither kept nor undone.
-    """
-
-    def fail() -> NoReturn:
-        raise error
-
-    loop = asyncio.get_running_loop()
-    loop.call_soon(fail)
-    await loop.create_future()
-    raise error
-
-
-def _cancel_again() -> None:
-    """Let the next wait of this task hear of a cancellation that was passed over.
-
-    As asyncio.TaskGroup does; the count of cancellations stays the same.
-    """
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
-        task.cancel()
-
-
-def _running_workflow(runtime: WorkflowRuntime) -> Workflow[Any, Any]:
-    known = workflow_of(getattr(runtime, "code", None))
-    return known or find_workflow(runtime.info().workflow_type)
 
 
 def _check_callable(what: str, function: object) -> None:

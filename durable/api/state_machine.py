@@ -23,6 +23,7 @@ from typing import (
 from typing_extensions import Unpack
 
 from durable.api.definitions import WORKFLOWS, check_name, register
+from durable.api.ledger import closing_blocks
 from durable.api.messages import QueryCall, UpdateCall
 from durable.api.signature import CallSignature
 from durable.api.state_graph import StateGraph, Transition, span
@@ -391,7 +392,7 @@ class StateMachine(Workflow[[D], D]):
     async def call(self, input: Payloads) -> Payload:
         """Run the machine; encode its data."""
         run: StateRun = get_runtime("A state machine").instance
-        return self.call_signature.encode_result(await run.run())
+        return self.call_signature.encode_result(await closing_blocks(run.run()))
 
 
 def _run_function(name: str, data: Any) -> Callable[..., Any]:

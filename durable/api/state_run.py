@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from durable.api.compensation import outlast
+from durable.api.cancellation import outlast
 from durable.api.operations import all_handlers_finished, info, sleep, wait_condition
 from durable.api.saga import Saga
 from durable.api.signature import CallSignature

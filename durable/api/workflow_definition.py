@@ -35,6 +35,7 @@ from durable.api.child_options import (
     within_parent,
 )
 from durable.api.definitions import WORKFLOWS, get_definition
+from durable.api.ledger import closing_blocks
 from durable.api.signature import CallSignature
 from durable.converter import failures
 from durable.core.payload import Failure, Payload, Payloads
@@ -327,7 +328,8 @@ class Workflow(Generic[P, R]):
         """Decode the arguments, run the function, encode its result."""
         signature = self.call_signature
         args, kwargs = signature.unbind(signature.decode(input))
-        return signature.encode_result(await self.function(*args, **kwargs))
+        run = self.function(*args, **kwargs)
+        return signature.encode_result(await closing_blocks(run))
 
     def failure_of(self, error: BaseException) -> Failure:
         """Turn an exception into data."""

@@ -41,6 +41,7 @@ from durable.core.events import (
     ActivityTaskTimedOut,
     Attributes,
     HistoryEvent,
+    UnreadSignal,
     WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
@@ -382,6 +383,11 @@ class Driver:
             )
             for machine in self._live().pending_deliveries()
         ]
+
+    def unread_signals(self) -> tuple[UnreadSignal, ...]:
+        """The signals that the code has not received, in order of arrival."""
+        self.replay()
+        return self._live().unread_signals()
 
     @property
     def next_timer_at(self) -> int | None:

@@ -47,20 +47,16 @@ from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
+from durable.worker.inputs import key_of
 from durable.worker.invoking import EngineParts
 from durable.worker.live_run import Attempt, LiveRun
 from durable.worker.loading import Loader
 from durable.worker.lookout import Lookout
 from durable.worker.mailroom import Mailroom, UpdateNews
-from durable.worker.outgoing import (
-    child_request_id,
-    outcome_for_parent,
-)
+from durable.worker.outgoing import child_request_id, outcome_for_parent
 from durable.worker.process import host_identity, process_start
 from durable.worker.redelivery import Redelivery
-from durable.worker.restoring import (
-    restore_activities,
-)
+from durable.worker.restoring import restore_activities
 from durable.worker.starting import Starts
 from durable.worker.watchdog import Watchdog
 from durable.worker.worker_options import WorkerOptions
@@ -330,10 +326,11 @@ class Worker:
         """Let a parent in this process see at once how its child ended."""
         parent = self.find_parent(run)
         event = None if parent is None else outcome_for_parent(run, terminal)
-        if parent is not None and event is not None:
-            parent.inputs.append(event)
-            parent.consumed_requests.append(child_request_id(run.started.first_run_id))
-            self.advance(parent)
+        if parent is None or event is None or key_of(event) in parent.mailed:
+            return  # nobody waits for it, or has read it by mail already
+        parent.inputs.append(event)
+        parent.consumed_requests.append(child_request_id(run.started.first_run_id))
+        self.advance(parent)
 
     # --- messages ---------------------------------------------------------------------
 

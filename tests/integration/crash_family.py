@@ -76,8 +76,10 @@ async def branch(name: str) -> None:
 @workflow(name="crash.trunk")
 async def trunk() -> None:
     """Wait for two branches."""
+    # With exceptions returned, a cancelled gather waits for all of them.
     await asyncio.gather(
-        *(branch.options(id=f"branch-{side}")(side) for side in ("left", "right"))
+        *(branch.options(id=f"branch-{side}")(side) for side in ("left", "right")),
+        return_exceptions=True,
     )
 
 

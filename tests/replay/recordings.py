@@ -96,6 +96,125 @@ def _failing() -> Driver:
     return driver
 
 
+# --- messages -------------------------------------------------------------------------
+
+
+def _desk() -> Driver:
+    driver = Driver(w.Desk.run("desk", most=6))
+    driver.turn(
+        driver.started(),
+        driver.signalled(w.Desk.write("early", times=2)),
+        driver.signalled("golden.unknown", 1, "two"),
+    )
+    driver.clock.advance(1)
+    driver.turn(
+        driver.signalled(w.Desk.send("box")),
+        driver.requested(w.Desk.charge(ORDER), update_id="declined"),
+        driver.signalled("write", {"no": "text"}, "no number"),
+        driver.requested(w.Desk.strike(9), update_id="refused"),
+        driver.requested(w.Desk.strike(1), update_id="struck"),
+    )
+    driver.crash()
+    driver.clock.advance(1)
+    driver.complete(driver.pending[1], "receipt")
+    driver.record(driver.signalled(w.Desk.write("while nobody worked")))
+    driver.update(w.Desk.charge(ORDER), update_id="charged")
+    driver.clock.advance(1)
+    driver.complete(driver.pending[1], "receipt")
+    driver.signal(w.Desk.write("last", times=3))
+    driver.clock.advance(1)
+    driver.complete(driver.pending[0], "box")
+    return driver
+
+
+def _receiving() -> Driver:
+    driver = Driver(w.receiving())
+    driver.turn(driver.started(), driver.signalled(w.numbers(1)))
+    driver.signal(w.parcels(ORDER))
+    driver.turn(driver.signalled(w.parcels(ORDER)), driver.signalled(w.numbers(2)))
+    driver.signal("golden.numbers", "rubbish")
+    driver.turn(driver.signalled(w.parcels(ORDER)), driver.signalled(w.parcels(ORDER)))
+    driver.fire_next_timer()
+    driver.turn(driver.signalled(w.numbers(7)), driver.requested("golden.add", 8))
+    return driver
+
+
+# --- other runs -----------------------------------------------------------------------
+
+
+def _kinship() -> Driver:
+    driver = Driver(w.kinship())
+    driver.start()
+    while not driver.is_closed:
+        kid = driver.children[-1] if len(driver.children) % 2 else driver.children[0]
+        driver.clock.advance(0.5)
+        if kid.workflow_id == "taken":
+            driver.turn(kid.refused())
+        elif kid.run_id is None:
+            driver.turn(kid.started())
+        elif kid.workflow_id == "failing":
+            driver.turn(kid.failed(w.CardDeclined("no funds")))
+        elif kid.workflow_id == "late":
+            driver.turn(kid.timed_out())
+        elif kid.workflow_id == "terminated":
+            driver.turn(kid.terminated("by hand"))
+        else:
+            driver.turn(kid.completed(f"done {kid.workflow_id[:8]}"))
+    return driver
+
+
+def _felling() -> Driver:
+    driver = Driver(w.felling())
+    driver.start()
+    while not driver.is_closed:
+        driver.turn(driver.children[-1].started())
+        driver.signal(w.numbers(1))
+        driver.crash()
+        for delivery in driver.deliveries:
+            driver.turn(delivery.delivered())
+        kid = driver.children[-1]
+        if kid.is_cancel_requested and not driver.is_closed:
+            driver.turn(kid.cancelled())
+    return driver
+
+
+def _telling() -> Driver:
+    driver = Driver(w.telling())
+    driver.start()
+    for index, is_closed in enumerate((None, True, False, None)):
+        (delivery,) = driver.deliveries
+        driver.clock.advance(index)
+        if is_closed is None:
+            driver.turn(delivery.delivered())
+        else:
+            driver.turn(delivery.refused(is_closed=is_closed))
+    return driver
+
+
+# --- bounded histories ----------------------------------------------------------------
+
+
+def _relaying() -> Driver:
+    driver = Driver(w.relaying(ORDER))
+    driver.start()
+    driver.turn(driver.signalled(w.numbers(1)), driver.signalled(w.numbers(2)))
+    driver.complete(driver.pending[0], "shipped")
+    return driver
+
+
+def _carrying() -> Driver:
+    driver = Driver(w.carrying())
+    driver.start()
+    for number in range(2):
+        driver.turn(
+            driver.signalled(w.numbers(number)), driver.signalled("golden.unread", 1)
+        )
+        driver.fire_next_timer()
+    driver.signal(w.numbers(7))
+    driver.complete(driver.pending[0], "shipped")
+    return driver
+
+
 def _plain(call: Callable[[], Driver]) -> Callable[[], Driver]:
     def record() -> Driver:
         driver = call()
@@ -117,5 +236,12 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "producing": _plain(lambda: Driver(w.producing())),
     "draining": _draining,
     "failing": _failing,
+    "desk": _desk,
+    "receiving": _receiving,
+    "kinship": _kinship,
+    "felling": _felling,
+    "telling": _telling,
+    "relaying": _relaying,
+    "carrying": _carrying,
     **message_recordings.RECORDINGS,
 }

@@ -5,21 +5,43 @@ a new way of using the library is a new workflow here.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from durable import (
     ActivityCancellationType,
     ApplicationError,
+    ChildCancellationType,
+    ParentClosePolicy,
     RetryPolicy,
+    Signal,
+    WorkflowAlreadyStartedError,
+    WorkflowClosedError,
+    WorkflowFailedError,
+    WorkflowNotFoundError,
     activity,
+    all_handlers_finished,
+    checkpoint,
+    continue_as_new,
+    current_update,
     deprecate_patch,
+    external,
     info,
     now,
     patched,
+    query,
     random,
+    run,
+    set_signal_handler,
+    set_state,
+    set_update_handler,
+    signal,
     sleep,
+    start_child,
+    update,
     uuid4,
     wait_condition,
     workflow,
@@ -203,3 +225,182 @@ async def failing() -> None:
         await ship("box")
     except ApplicationError as error:
         raise ExceptionGroup("many", [CardDeclined("no"), ValueError(5)]) from error
+
+
+# --- messages -------------------------------------------------------------------------
+
+parcels = Signal("golden.parcels", Order)
+numbers = Signal("golden.numbers", int)
+
+
+@workflow(name="golden.Desk")
+class Desk:
+    """Handlers of all kinds, beside a run that waits for them."""
+
+    def __init__(self, name: str, *, most: int = 3) -> None:
+        self.log = [f"{name} opens"]
+        self.most = most
+
+    @run
+    async def run(self, name: str, *, most: int = 3) -> list[str]:
+        """Wait until enough was written down and all handlers have finished."""
+        set_state({"name": name, "log": 0})
+        await wait_condition(lambda: len(self.log) > self.most)
+        set_state({"name": name, "log": len(self.log)})
+        await wait_condition(all_handlers_finished)
+        return self.log
+
+    @signal
+    def write(self, what: str, times: int = 1) -> None:
+        """Write down."""
+        self.log += [what] * times
+
+    @signal(name="golden.send")
+    async def send(self, item: str) -> None:
+        """Ship, then write that down."""
+        self.log.append(await ship(item))
+
+    @signal(dynamic=True)
+    def other(self, name: str, *values: Any) -> None:
+        """Write down that something else came."""
+        self.log.append(f"{name} with {len(values)}")
+
+    @query
+    def read(self) -> list[str]:
+        """What was written down."""
+        return self.log
+
+    @update
+    def strike(self, index: int) -> str:
+        """Take an entry out."""
+        return self.log.pop(index)
+
+    @strike.validator
+    def check(self, index: int) -> None:
+        if index >= len(self.log):
+            raise ValueError("there is no such entry")
+
+    @update
+    async def charge(self, order: Order) -> str:
+        """Charge; a declined card fails this update alone."""
+        receipt = await charge(order)
+        mine = current_update()
+        if mine is not None and mine.id == "declined":
+            raise CardDeclined(receipt)
+        self.log.append(receipt)
+        return receipt
+
+
+@workflow(name="golden.receiving")
+async def receiving() -> list[str]:
+    """Channels: awaited, raced, given up, with a deadline, and with rubbish in them."""
+    seen = [(await parcels.receive()).id]
+    racing = {
+        asyncio.create_task(numbers.receive(), name="number"),
+        asyncio.create_task(parcels.receive(), name="parcel"),
+    }
+    done, others = await asyncio.wait(racing, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    seen += sorted(task.get_name() for task in done)
+    try:
+        async with asyncio.timeout(60):
+            seen.append(f"number {await numbers.receive()}")
+            await numbers.receive()
+    except TimeoutError:
+        seen.append("too late")
+    with contextlib.suppress(asyncio.QueueEmpty):
+        while True:
+            seen.append(parcels.receive_nowait().id)
+    set_signal_handler(numbers, lambda number: seen.append(f"handled {number}"))
+    set_update_handler("golden.add", lambda number: seen.append(f"updated {number}"))
+    await wait_condition(lambda: len(seen) > 8)
+    return seen
+
+
+# --- other runs -----------------------------------------------------------------------
+
+
+@workflow(name="golden.kin")
+async def kin(item: str) -> str:
+    return await ship(item)
+
+
+@workflow(name="golden.kinship")
+async def kinship() -> list[str]:
+    """Children that end in every way, awaited in several ways."""
+    seen: list[str] = []
+    started = await start_child(kin("started"), id="started")
+    seen.append(await started)
+    seen += await asyncio.gather(
+        kin.options(id="left", summary="the left one")("left"), kin("nameless")
+    )
+    for name in ("failing", "taken", "late", "terminated"):
+        try:
+            seen.append(await kin.options(id=name)(name))
+        except (
+            CardDeclined,
+            WorkflowAlreadyStartedError,
+            WorkflowFailedError,
+        ) as error:
+            seen.append(f"{name}: {type(error).__name__}")
+    orphan = kin.options(
+        id="orphan", parent_close_policy=ParentClosePolicy.ABANDON, run_timeout="1d"
+    )
+    await start_child(orphan("orphan"))
+    return seen
+
+
+@workflow(name="golden.felling")
+async def felling() -> list[str]:
+    """Children whose parent gives them up, by each cancellation type."""
+    seen: list[str] = []
+    for kind in ChildCancellationType:
+        call = kin.options(id=kind.value, cancellation_type=kind)
+        task = asyncio.ensure_future(call(kind.value))
+        await numbers.receive()
+        task.cancel()
+        await asyncio.wait([task])
+        seen.append(f"{kind.value} {task.cancelled()}")
+    return seen
+
+
+@workflow(name="golden.telling")
+async def telling() -> list[str]:
+    """Messages to other runs, that arrive or do not."""
+    seen: list[str] = []
+    other = external("other")
+    for attempt in range(4):
+        try:
+            if attempt % 2:
+                await other.cancel("they should")
+            else:
+                await other.signal(numbers(attempt))
+            seen.append("arrived")
+        except (WorkflowNotFoundError, WorkflowClosedError) as error:
+            seen.append(type(error).__name__)
+    return seen
+
+
+# --- bounded histories ----------------------------------------------------------------
+
+
+@workflow(name="golden.relaying", run_timeout="1d")
+async def relaying(order: Order, round: int = 0) -> None:
+    """Continue as new, with a signal that nobody has read."""
+    await numbers.receive()
+    await ship(order.items[0])
+    continue_as_new(relaying(order, round + 1), memo={"round": round}, run_timeout="2d")
+
+
+@workflow(name="golden.carrying", checkpoint_every=1)
+async def carrying(total: int = 0, laps: int = 0) -> list[str]:
+    """Checkpoints, and what is carried on over them."""
+    number = await numbers.receive()
+    set_state(total + number)
+    total += number
+    if laps == 2:
+        return [str(total), str(uuid4()), str(patched("rolled")), await ship("sum")]
+    await sleep(1)
+    checkpoint(total, laps + 1)
+    return ["no checkpoint"]

@@ -10,6 +10,17 @@ begin with `#`. The commands are:
     fail <event> <type> [<message>]
     time-out <event> [<timeout type>]
     stopped <event>                        an activity stopped, as it was asked to
+    signal <name> [<arguments as JSON>]    a signal came, with a list of arguments
+    update <id> <name> [<arguments>]       an update came, likewise
+    begun <event>                          a child has started; or it ended:
+    taken <event>                          its id was taken
+    returned <event> [<value as JSON>]
+    raised <event> <type> [<message>]
+    called-off <event>                     it ended as cancelled
+    overdue <event>                        it timed out
+    felled <event>                         it was terminated
+    delivered <event>                      another run has what it was sent
+    undelivered <event> [closed]           it cannot take it
     cancel [<reason>]
     terminate [<reason>]
     fire                                   time passes until the next timer is due
@@ -19,7 +30,9 @@ begin with `#`. The commands are:
     turn [<command>; <command>...]         inputs that arrive together
     crash                                  the process dies; the next command replays
     edit <name>                            other code is deployed under the same name
+    query <name> [<arguments as JSON>]     what the code answers
     pending                                what is waited for
+    unread                                 signals that nobody has received
     history                                every event, in full
     result                                 how the run ended
 """
@@ -29,13 +42,15 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from durable import ApplicationError, DurableError
 from durable.clock import to_datetime
-from durable.core.events import Attributes, HistoryEvent, WorkflowExecutionTerminated
-from durable.core.workflow_task import WorkflowTaskCompletion
+from durable.core.events import HistoryEvent, WorkflowExecutionTerminated
+from durable.core.payload import Payload
+from durable.core.workflow_task import TaskInput, WorkflowTaskCompletion
 from durable.testing.driver import Driver
 from tests.transcripts import workflows
 
@@ -117,6 +132,8 @@ class Dialogue:
     def do_workflow(self, rest: str) -> list[str]:
         name, _, argument = rest.partition(" ")
         definition = getattr(workflows, name)
+        if isinstance(definition, type):
+            definition = definition.run  # type: ignore[attr-defined]  # a class workflow
         call = definition(json.loads(argument)) if argument else definition()
         self._driver = Driver(call, workflow_id=name)
         return []
@@ -158,6 +175,17 @@ class Dialogue:
             + (", asked to stop" if activity.is_cancel_requested else "")
             for activity in self.driver.pending
         ]
+        lines += [
+            f"child {child.workflow_id} at event {child.initiated_event_id}"
+            + ("" if child.run_id else ", not begun")
+            + (", asked to stop" if child.is_cancel_requested else "")
+            for child in self.driver.children
+        ]
+        lines += [
+            f"{sent.signal_name or 'a request to stop'} to {sent.workflow_id}"
+            f" at event {sent.initiated_event_id}"
+            for sent in self.driver.deliveries
+        ]
         due_at = self.driver.next_timer_at
         if due_at is not None:
             lines.append(f"timer due at {to_datetime(due_at):%d %H:%M:%S}")
@@ -176,14 +204,35 @@ class Dialogue:
             )
             return [f"{type(error).__name__}{why}"]
 
+    def do_query(self, rest: str) -> list[str]:
+        name, _, arguments = rest.partition(" ")
+        return [json.dumps(self.driver.query(name, *_list(arguments)))]
+
+    def do_unread(self, _: str) -> list[str]:
+        unread = self.driver.unread_signals()
+        return [
+            f"signal {one.number} {one.signal_name}"
+            f" {','.join(bytes(p.json).decode() for p in one.input)}"
+            for one in unread
+        ] or ["nothing"]
+
     # --- inputs ---------------------------------------------------------------------
 
-    def _inputs(self, rest: str) -> list[Attributes]:
+    def _inputs(self, rest: str) -> list[Any]:
         return [self._input(part.strip()) for part in rest.split(";") if part.strip()]
 
-    def _input(self, command: str) -> Attributes:
+    def _input(self, command: str) -> TaskInput:
         verb, _, rest = command.partition(" ")
         driver = self.driver
+        if verb == "signal":
+            name, _, arguments = rest.partition(" ")
+            return driver.signalled(name, *_list(arguments))
+        if verb == "update":
+            update_id, _, rest = rest.partition(" ")
+            name, _, arguments = rest.partition(" ")
+            return driver.requested(name, *_list(arguments), update_id=update_id)
+        if verb in CHILD_INPUTS or verb in DELIVERY_INPUTS:
+            return self._news(verb, *rest.partition(" ")[::2])
         if verb == "start":
             return driver.started()
         if verb == "cancel":
@@ -203,12 +252,56 @@ class Dialogue:
             return driver.cancelled(int(event))
         raise AssertionError(f"no command is called {verb!r}")
 
-    def _turn(self, *inputs: Attributes) -> list[str]:
+    def _news(self, verb: str, event: str, more: str) -> TaskInput:
+        """What happened to another run."""
+        number = int(event)
+        if verb in DELIVERY_INPUTS:
+            (sent,) = (
+                one
+                for one in self.driver.deliveries
+                if one.initiated_event_id == number
+            )
+            if verb == "delivered":
+                return sent.delivered()
+            return sent.refused(is_closed=more == "closed")
+        (child,) = (
+            one for one in self.driver.children if one.initiated_event_id == number
+        )
+        if verb == "returned":
+            return child.completed(json.loads(more or "null"))
+        if verb == "raised":
+            kind, *message = shlex.split(more)
+            return child.failed(ApplicationError(" ".join(message), type=kind))
+        input: TaskInput = getattr(child, CHILD_INPUTS[verb])()
+        return input
+
+    def _turn(self, *inputs: TaskInput) -> list[str]:
         return self._describe(self.driver.turn(*inputs))
 
     def _describe(self, completion: WorkflowTaskCompletion) -> list[str]:
         lines = [show(event) for event in completion.events]
+        lines += [
+            f"(update {update_id} was refused: {failure.type} {failure.message})"
+            for update_id, failure in completion.rejected
+        ]
         return [*lines, "(closed)"] if completion.is_closed else lines
+
+
+CHILD_INPUTS = {
+    "begun": "started",
+    "taken": "refused",
+    "returned": "completed",
+    "raised": "failed",
+    "called-off": "cancelled",
+    "overdue": "timed_out",
+    "felled": "terminated",
+}
+DELIVERY_INPUTS = {"delivered", "undelivered"}
+
+
+def _list(arguments: str) -> list[Any]:
+    values: list[Any] = json.loads(arguments or "[]")
+    return values
 
 
 UNSHOWN = {"settings", "headers", "source", "run_id", "first_run_id", "request_id"} | {
@@ -230,20 +323,21 @@ UNTOLD = (None, "", 1, "default", (), msgspec.UNSET)
 def show(event: HistoryEvent) -> str:
     """One event in one line: id, task, time, kind, and the fields that say much."""
     attributes = event.attributes
-    fields = {}
+    fields: dict[str, Any] = {}
     for name in attributes.__struct_fields__:
         value = getattr(attributes, name)
-        if name not in UNSHOWN and value not in (*UNTOLD, {}):
+        if isinstance(value, Payload):
+            fields[name] = bytes(value.json).decode()
+        elif name == "unread":
+            fields[name] = ",".join(f"{one.number} {one.signal_name}" for one in value)
+        elif name not in UNSHOWN and value not in (*UNTOLD, {}):
             fields[name] = value
-    for name in ("result",):
-        payload = getattr(attributes, name, None)
-        if payload is not None:
-            fields[name] = bytes(payload.json).decode()
     if hasattr(attributes, "input"):
         fields["input"] = ",".join(bytes(p.json).decode() for p in attributes.input)
     details = getattr(attributes, "details", None)
     if details:
-        fields["details"] = bytes(details["patch"].json).decode()
+        (detail,) = details.values()
+        fields["details"] = bytes(detail.json).decode()
     failure = getattr(attributes, "failure", None)
     if failure is not None:
         fields["failure"] = f"{failure.type or failure.kind}({failure.message})"

@@ -4,15 +4,32 @@ import asyncio
 
 from durable import (
     ActivityCancellationType,
+    ApplicationError,
+    Signal,
+    WorkflowAlreadyStartedError,
+    WorkflowClosedError,
+    WorkflowFailedError,
+    WorkflowNotFoundError,
     activity,
+    all_handlers_finished,
+    checkpoint,
+    continue_as_new,
+    external,
     info,
     patched,
+    query,
+    run,
+    set_state,
+    signal,
     sleep,
+    start_child,
+    update,
     wait_condition,
     workflow,
 )
 
 deployed = "first"
+words = Signal("words", str)
 BUGS = (AssertionError, KeyError, LookupError)
 
 
@@ -101,3 +118,107 @@ async def counting() -> int:
     for task in tasks:
         task.cancel()
     return len(seen)
+
+
+@workflow(name="transcripts.Inbox")
+class Inbox:
+    """Collects what comes, until it is closed and every handler has finished."""
+
+    def __init__(self) -> None:
+        self.items: list[str] = []
+        self.is_closed = False
+
+    @run
+    async def run(self) -> list[str]:
+        """Wait for the end."""
+        await wait_condition(lambda: self.is_closed)
+        await wait_condition(all_handlers_finished)
+        return self.items
+
+    @signal
+    def add(self, item: str) -> None:
+        """Collect."""
+        self.items.append(item)
+        set_state(len(self.items))
+
+    @signal
+    def close(self) -> None:
+        """End."""
+        self.is_closed = True
+
+    @query
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.items)
+
+    @update
+    async def ship(self, item: str) -> str:
+        """Ship, then collect."""
+        self.items.append(await ship(item))
+        return f"{item} is number {len(self.items)}"
+
+    @ship.validator
+    def check(self, item: str) -> None:
+        """Nothing twice."""
+        if item in self.items:
+            raise ValueError(f"{item} is here already")
+
+
+@workflow(name="transcripts.listening")
+async def listening() -> list[str]:
+    """Two words within an hour."""
+    async with asyncio.timeout(3_600):
+        return [await words.receive(), await words.receive()]
+
+
+@workflow(name="transcripts.packing")
+async def packing(item: str) -> str:
+    return await ship(item)
+
+
+@workflow(name="transcripts.warehouse")
+async def warehouse() -> list[str]:
+    """A child that is started, then awaited; and some that are awaited at once."""
+    first = await start_child(packing("book"), id="first")
+    seen = [f"{first.workflow_id} has begun"]
+    for name in ("second", "third"):
+        try:
+            seen.append(await packing.options(id=name)(name))
+        except (
+            ApplicationError,
+            WorkflowAlreadyStartedError,
+            WorkflowFailedError,
+        ) as error:
+            seen.append(f"{name}: {type(error).__name__}")
+    return [*seen, await first]
+
+
+@workflow(name="transcripts.telling")
+async def telling() -> str:
+    """Say a word to another run; ask it to stop if it can hear."""
+    other = external("listener")
+    try:
+        await other.signal(words("hello"))
+        await other.cancel("enough was said")
+    except (WorkflowNotFoundError, WorkflowClosedError) as error:
+        return type(error).__name__
+    return "told"
+
+
+@workflow(name="transcripts.relay")
+async def relay(round: int) -> None:
+    """One word for each run."""
+    await words.receive()
+    continue_as_new(round + 1)
+
+
+@workflow(name="transcripts.rolling", checkpoint_every=4)
+async def rolling(total: int) -> int:
+    """Count letters until a word is too short."""
+    while True:
+        word = await words.receive()
+        if len(word) < 2:
+            return total
+        total += len(word)
+        set_state(total)
+        checkpoint(total)

@@ -98,6 +98,14 @@ class Cart(Entity):
     def history(self) -> list[str]:
         return [entity_key(), *self.log]
 
+    @exclusive
+    def add_plainly(self, item: str) -> Any:
+        return self.add(item)
+
+    @shared
+    def await_nothing(self) -> Any:
+        return self.add("x")
+
     @shared
     def spoil(self) -> int:
         self.items["spoilt"] = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import pickle
 import textwrap
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_methods_are_inherited() -> None:
 
 def define(text: str) -> Any:
     """The last class of a text: type checkers would find most of these faults."""
-    scope: dict[str, Any] = {"abc": abc, "durable": durable}
+    scope: dict[str, Any] = {"abc": abc, "durable": durable, "typing": typing}
     code = compile(textwrap.dedent(text), "text", "exec", dont_inherit=True)
     exec(code, scope)  # noqa: S102 - the texts are those below
     found: type[Any] = [v for v in scope.values() if isinstance(v, type)][-1]
@@ -173,6 +174,7 @@ def define(text: str) -> Any:
 EVERYTHING = """
 class Base(abc.ABC):
     plain: int = 0
+    limit: typing.ClassVar[int] = 5
     @durable.exclusive
     def hidden(self): ...
     @durable.shared
@@ -219,7 +221,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         "'updated' is a method of a workflow",
         "called 'of'",
         "'wrong:name' has a colon",
-        "Base annotates 'plain'",
+        "Base annotates 'plain', but",
     ):
         assert part in str(caught.value), part
 

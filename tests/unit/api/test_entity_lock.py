@@ -428,6 +428,16 @@ async def test_withdrawn_request_does_not_get_the_turn_of_the_same_moment() -> N
     assert queue.log == ["hold a True", "hold b False", "hold c True"]
 
 
+async def test_request_that_is_withdrawn_as_it_gets_its_turn_never_holds() -> None:
+    queue = Queue()
+    await queue.call("one")
+    await queue.hold("s")
+    await queue.call("two")
+    queue.turns.end()
+    await queue.let_go("s")
+    assert queue.log == ["one", "hold s False", "two"]
+
+
 async def test_waiter_that_is_cancelled_leaves_its_turn_to_the_next() -> None:
     queue = Queue()
     await queue.call("one")

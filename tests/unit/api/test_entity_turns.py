@@ -116,6 +116,13 @@ def test_shared_method_that_changes_the_state_is_refused() -> None:
     assert cart.ask(Cart["alice"].total()) == 0
 
 
+def test_plain_method_may_return_what_is_to_be_awaited() -> None:
+    cart = OneEntity(Cart["alice"])
+    assert cart.call(Cart["alice"].add_plainly("a")) == 1
+    with pytest.raises(ReadOnlyError, match="coroutine"):
+        cart.ask(Cart["alice"].await_nothing())
+
+
 def test_arguments_that_do_not_fit_leave_no_trace() -> None:
     cart = OneEntity(Cart["alice"])
     before = len(cart.history)

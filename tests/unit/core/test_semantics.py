@@ -1,12 +1,26 @@
 """The semantics that reimplementations of durable execution get wrong, by row.
 
-The rows are those of the feature reference, section 4, as far as this release has the
-feature: 13 to 17 here, 8 to 12 in `test_semantics_of_cancellation.py`, 19, 20 and 25 in
-`test_semantics_of_replay.py`, and those that need a store in
-`test_semantics_of_runs.py`.
+The rows are those of the feature reference, section 4. Each has tests whose names begin
+with `test_row_`; `test_every_row_has_a_test` counts them. Beside this file there are:
+
+| rows                  | tests in                           |
+| --------------------- | ---------------------------------- |
+| 1 to 3                | `test_semantics_of_signals.py`     |
+| 4 to 7                | `test_semantics_of_updates.py`     |
+| 8 to 12               | `test_semantics_of_cancellation.py`|
+| 13 to 17              | here                               |
+| 18                    | `test_semantics_of_chains.py`      |
+| 19, 20, 25            | `test_semantics_of_replay.py`      |
+| 8, 21, 22, 24         | `test_semantics_of_runs.py`        |
+| 23                    | `test_semantics_of_children.py`    |
+| messages: 12, 14 to 17| `test_semantics_of_signals.py`     |
+| children: 10 to 12, 19| `test_semantics_of_children.py`    |
+| stores: 3 to 5, 23, 24| `test_semantics_of_chains.py`      |
 """
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -346,3 +360,16 @@ def test_row_17_tasks_that_run_on_after_the_return_are_still_committed() -> None
     driver.crash()
     driver.replay()
     assert driver.result() == "done"
+
+
+# --- all rows -------------------------------------------------------------------------
+
+
+def test_every_row_has_a_test() -> None:
+    sources = Path(__file__).parent.glob("test_semantics*.py")
+    names = [
+        int(row)
+        for source in sources
+        for row in re.findall(r"def test_row_(\d+)_", source.read_text())
+    ]
+    assert sorted(set(names)) == list(range(1, 26))

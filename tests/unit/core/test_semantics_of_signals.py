@@ -187,7 +187,7 @@ def test_row_03_signals_that_nobody_received_are_known_when_a_run_continues() ->
         driver.signalled("others", 2),
     )
     assert kinds(done) == [ContinueAsNewWorkflowExecution]
-    unread = driver._live().unread_signals()
+    unread = driver.unread_signals()
     assert [(one.number, one.signal_name) for one in unread] == [
         (1, "others"),
         (3, "words"),
@@ -227,7 +227,7 @@ def test_row_03_what_comes_after_continuing_was_decided_is_for_the_next_run() ->
     )
     assert kinds(done) == [ContinueAsNewWorkflowExecution]
     assert took == ["before"]
-    names = [one.signal_name for one in driver._live().unread_signals()]
+    names = [one.signal_name for one in driver.unread_signals()]
     assert names == ["take", "words"]
     assert done.rejected == ()
     assert not any(
