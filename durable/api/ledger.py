@@ -325,7 +325,7 @@ def _open_blocks() -> list[Ledger]:
 
 
 async def closing_blocks(run: Awaitable[T]) -> T:
-    """Await the main code of a run, and undo the blocks that other tasks have open then.
+    """Await the main code of a run, then undo the blocks that other tasks have open.
 
     These tasks are dropped with the run, so that nobody else would.
 

@@ -219,7 +219,14 @@ class World:
         found = await engine.get(target, workflow=Puppet.run)
         return self.handles.setdefault((is_home, target), found)
 
-    def start(self, target: str, *, is_home: bool, is_stubborn: bool) -> Deed:
+    def start(
+        self,
+        target: str,
+        *,
+        is_home: bool,
+        is_stubborn: bool = False,
+        run_timeout: int | None = None,
+    ) -> Deed:
         """Start a puppet."""
         engine = self.home if is_home else self.away
 
@@ -229,6 +236,7 @@ class World:
                     Puppet.run(Past(is_stubborn=is_stubborn)),
                     id=target,
                     request_id=deed.key,
+                    run_timeout=run_timeout,
                 )
                 deed.run_id = run.run_id
             except DurableError as error:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.properties.family_checks import check_families
-from tests.properties.race_checks import check_world
+from tests.properties.race_checks import Chain, check_world
 from tests.properties.race_world import World
 
 
@@ -16,14 +16,16 @@ def world() -> Iterator[World]:
     world.abandon()
 
 
-def finish(world: World) -> None:
+def finish(world: World, *, is_faulty: bool = False) -> dict[str, list[Chain]]:
     """Bring everything to its end, and check it."""
     world.calm()
-    check_families(check_world(world, is_faulty=False))
+    check_families(check_world(world, is_faulty=is_faulty))
     while world.open_runs():
         world.end_runs()
         world.calm()
-    check_families(check_world(world, is_faulty=False))
+    chains = check_world(world, is_faulty=is_faulty)
+    check_families(chains)
+    return chains
 
 
 def read_mail(world: World) -> None:
@@ -36,7 +38,7 @@ def read_mail(world: World) -> None:
 def test_how_a_child_ended_comes_by_mail_before_its_worker_hears_of_it(
     world: World,
 ) -> None:
-    world.start("a", is_home=True, is_stubborn=False)
+    world.start("a", is_home=True)
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
     world.send("a", is_home=True, do="act")
@@ -49,3 +51,191 @@ def test_how_a_child_ended_comes_by_mail_before_its_worker_hears_of_it(
     world.send("a", is_home=False)
     read_mail(world)
     finish(world)
+
+
+def test_a_commit_took_place_though_its_answer_was_lost(world: World) -> None:
+    """Its inputs are recorded, and must not be recorded again."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.gate.fail_next("lost")
+    sent = world.send("a", is_home=True, do="act")
+    asked = world.update("ask", "a", is_home=True, number=100)
+    world.flow()
+    assert sent.is_acknowledged
+    assert asked.is_acknowledged
+    finish(world, is_faulty=True)
+
+
+@pytest.mark.parametrize("do", ["finish", "continue"])
+def test_an_end_took_place_though_its_answer_was_lost(world: World, do: str) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    world.gate.fail_next("lost")
+    world.send("a", is_home=True, do=do)
+    world.flow()
+    world.send("a", is_home=False)
+    (chain,) = finish(world, is_faulty=True)["a"]
+    assert len(chain.records) == (2 if do == "continue" else 1)
+
+
+def test_a_child_began_though_the_answer_was_lost(world: World) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="child", to="kid")
+    world.move("apply")
+    world.gate.fail_next("lost")
+    world.move("deliver")  # the parent's turn is durable, so the child is started
+    world.flow()
+    world.send("kid", is_home=False, do="act")
+    (chain,) = finish(world, is_faulty=True)["kid"]
+    assert chain.past.acted == ["3"]
+
+
+def test_a_child_could_not_be_started_while_its_parent_was_being_committed(
+    world: World,
+) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="child", to="kid")
+    world.move("apply")
+    world.move("deliver")  # the child's start waits at the gate
+    world.send("a", is_home=True)
+    world.gate.fail_next("refused")
+    world.move("apply")
+    assert finish(world, is_faulty=True)["kid"]
+
+
+@pytest.mark.parametrize("do", ["try_on", "act"])
+def test_an_attempt_could_not_be_recorded(world: World, do: str) -> None:
+    """It has not begun, and must begin once it can be recorded."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do=do)
+    world.flow()
+    world.stage.finish(0, fails=True)
+    world.flow()
+    world.gate.is_full = True
+    world.advance(1)  # the next attempt is due
+    world.flow()
+    world.gate.mend()
+    (chain,) = finish(world, is_faulty=True)["a"]
+    assert chain.past.acted == ["2"] if do == "try_on" else ["failed"]
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_the_database_could_not_be_read_when_a_run_had_to_be(
+    world: World, is_loaded: bool
+) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    if is_loaded:  # a refused commit makes it be read again
+        world.send("a", is_home=True)
+        world.flow()
+        world.gate.fail_next("refused")
+        world.send("a", is_home=True)
+    else:  # others have taken its place in memory
+        world.send("a", is_home=False)
+        world.start("b", is_home=True)
+        world.flow()
+        world.start("c", is_home=True)
+        world.flow()
+        world.send("a", is_home=False)
+    world.gate.is_failing_reads = True
+    world.flow()
+    world.send("a", is_home=False)
+    world.advance(30)
+    world.flow()
+    (chain,) = finish(world, is_faulty=True)["a"]
+    assert len(chain.past.seen) == 4  # with the one that ends it
+
+
+def test_a_database_that_takes_no_writes_is_not_asked_without_end(
+    world: World,
+) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    world.gate.is_full = True
+    sent = world.send("a", is_home=True, do="child", to="kid")
+    world.flow()  # which comes to an end
+    world.advance(10)
+    world.flow()
+    assert not sent.ended
+    world.gate.mend()
+    finish(world, is_faulty=True)
+    assert sent.is_acknowledged
+
+
+def test_a_message_that_was_sent_again_does_not_wait_in_the_inbox_for_ever(
+    world: World,
+) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    first = world.send("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=False, number=first.number, key=first.key)
+    world.flow()
+    assert not world.gate.database.inbox
+    finish(world)
+
+
+def test_an_update_is_not_answered_by_what_is_not_committed(world: World) -> None:
+    """Its turn is refused, because of mail that makes the run go on before it."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.handles.clear()
+    leaving = world.update("leave", "a", is_home=False)
+    asked = world.update("ask", "a", is_home=True, number=100)
+    world.move("read")
+    world.move("hand")  # its run is found, and decides
+    again = world.update("ask", "a", is_home=True, number=asked.number)
+    assert not again.ended
+    (chain,) = finish(world)["a"]
+    assert len(chain.records) == 2
+    assert leaving.ended
+    assert asked.answer == again.answer == asked.number
+
+
+def test_an_update_that_came_twice_by_different_ways_is_one(world: World) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    direct = world.update("work", "a", is_home=True)
+    mailed = world.update("work", "a", is_home=False, number=direct.number)
+    finish(world)
+    assert direct.answer == mailed.answer == direct.number
+
+
+def test_what_was_committed_first_is_received_first(world: World) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    mailed = [world.send("a", is_home=False) for _ in range(2)]
+    direct = world.send("a", is_home=True)
+    read_mail(world)
+    late = world.send("a", is_home=False)
+    world.move("apply")
+    (chain,) = finish(world)["a"]
+    order = [chain.past.seen.index(deed.number) for deed in (*mailed, late)]
+    assert order == sorted(order)
+    assert chain.past.seen.index(direct.number) > order[1]
+
+
+def test_mail_arrives_as_a_run_passes_its_time(world: World) -> None:
+    """The end is refused, looked at again, and recorded once."""
+    world.start("a", is_home=True, run_timeout=5)
+    world.flow()
+    asked = world.update("ask", "a", is_home=False)
+    world.advance(6)
+    world.send("a", is_home=False)
+    (chain,) = finish(world)["a"]
+    assert chain.last.status.value == "timed_out"
+    assert asked.ended
+
+
+def test_an_update_is_sent_to_a_run_that_is_past_its_time(world: World) -> None:
+    world.start("a", is_home=True, run_timeout=5)
+    world.flow()
+    world.advance(6)
+    asked = world.update("ask", "a", is_home=True)
+    mailed = world.update("ask", "a", is_home=False)
+    finish(world)
+    assert asked.ended
+    assert mailed.ended

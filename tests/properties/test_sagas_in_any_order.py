@@ -146,9 +146,11 @@ def happened(driver: Driver, name: str) -> tuple[list[int], list[int]]:
         what = event.attributes
         if isinstance(what, ActivityTaskScheduled) and what.activity_type == name:
             called[event.event_id] = _number(what.input)
-        elif isinstance(what, ActivityTaskCompleted):
-            if what.scheduled_event_id in called:
-                ended.append(called[what.scheduled_event_id])
+        elif (
+            isinstance(what, ActivityTaskCompleted)
+            and what.scheduled_event_id in called
+        ):
+            ended.append(called[what.scheduled_event_id])
     return [*called.values()], ended
 
 
