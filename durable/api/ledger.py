@@ -335,19 +335,16 @@ async def closing_blocks(run: Awaitable[T]) -> T:
     try:
         result = await run
     except BaseException as error:
-        if _open_blocks() and not _keeps_blocks(error):
+        if (
+            _open_blocks()
+            and not leaves_memory(error)
+            and not _is_bug(get_runtime("Saga"), error)
+        ):
             await _undo_open_blocks(error)
         raise
     if _open_blocks():
         await _undo_open_blocks(None)
     return result
-
-
-def _keeps_blocks(error: BaseException) -> bool:
-    """Whether the run parks, or leaves memory, and will come back to its blocks."""
-    if find_continuation(error) is not None:
-        return False
-    return not is_failure(error) or _is_bug(get_runtime("Saga"), error)
 
 
 async def _undo_open_blocks(error: BaseException | None) -> None:
@@ -364,15 +361,12 @@ async def _undo_open_blocks(error: BaseException | None) -> None:
         raise failed from error
 
 
-def is_failure(error: BaseException) -> bool:
-    """Whether it makes a block fail.
-
-    If not, the run goes on as new, or leaves memory; its steps are kept.
-    """
-    return find_continuation(error) is None and isinstance(error, _FAILURES)
+def leaves_memory(error: BaseException) -> bool:
+    """Whether an error means that the run will be here again, from its history."""
+    return find_continuation(error) is None and not isinstance(error, _OUTCOMES)
 
 
-_FAILURES: Final[tuple[type[BaseException], ...]] = (
+_OUTCOMES: Final[tuple[type[BaseException], ...]] = (
     Exception,
     asyncio.CancelledError,
     BaseExceptionGroup,

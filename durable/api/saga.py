@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from durable.api.compensation import Undo
-from durable.api.ledger import Ledger, enter_ledger, is_failure, leave_ledger
-from durable.core.runtime import get_runtime
+from durable.api.ledger import Ledger, enter_ledger, leave_ledger, leaves_memory
+from durable.core.runtime import find_continuation, get_runtime
 from durable.errors import InvalidCallError, WorkflowTaskError
 
 P = ParamSpec("P")
@@ -81,18 +81,20 @@ class Saga:
         trace: TracebackType | None,
     ) -> None:
         ledger = self._ledger
-        if ledger is None or (error is not None and not is_failure(error)):
+        if ledger is None or (error is not None and leaves_memory(error)):
             return
         leave_ledger(ledger)
         if not ledger.is_open:
             return  # another task has left the block around it, which took its steps
-        is_cancel = isinstance(error, asyncio.CancelledError)
-        if error is not None and (self._undoes_on_cancel or not is_cancel):
-            await ledger.fail(error)
-            return
-        if is_cancel:
+        if error is None:
+            ledger.end()
+        elif find_continuation(error) is not None or (
+            isinstance(error, asyncio.CancelledError) and not self._undoes_on_cancel
+        ):
             ledger.keep_all()
-        ledger.end()
+            ledger.end()
+        else:
+            await ledger.fail(error)
 
     # --- what is undone, and what not -------------------------------------------------
 

@@ -13,12 +13,14 @@ from typing import Final
 from durable import limits
 from durable.client.findings import Check, Finding, key_of
 from durable.client.mail_checks import Breach, asks_to_stop, tells_of_child
+from durable.core.events import WorkflowExecutionCancelRequested
 from durable.core.run_state import PendingChild, RunState
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 
 _TERMINATE: Final = "terminate"
 _REQUEST_CANCEL: Final = "request_cancel"
+_ASKED: Final = WorkflowExecutionCancelRequested.__name__
 
 
 class Relations:
@@ -107,9 +109,27 @@ class Relations:
         closed = f"its parent {parent.workflow_id!r} (run {parent.run_id}) has closed"
         if policy == _TERMINATE:
             return f"{closed}, and it should have been terminated then"
-        if state.cancel_requested_at is None and not asks_to_stop(run.messages):
-            return f"{closed}, and it should have been asked to stop then"
-        return None
+        if state.cancel_requested_at is not None or asks_to_stop(run.messages):
+            return None
+        if await self._was_asked_before(record):
+            return None
+        return f"{closed}, and it should have been asked to stop then"
+
+    async def _was_asked_before(self, record: RunRecord) -> bool:
+        """Whether a run from which this one goes on was asked to stop.
+
+        It may have taken no notice, and a request does not pass on to the next run.
+        """
+        while record.continued_from_run_id is not None:
+            before = record.continued_from_run_id
+            rows = await self._store.read_history(before)
+            if any(row[3] == _ASKED for row in rows):
+                return True
+            found = await self._store.load_runs([before])
+            if not found:
+                break
+            record = found[0].record
+        return False
 
     async def _find_closed_parent(self, record: RunRecord) -> RunRecord | None:
         parent_run_id, workflow_id = record.parent_run_id, record.parent_workflow_id

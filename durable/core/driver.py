@@ -194,7 +194,7 @@ class RunDriver:
             self.request_ids[request_id] = None
 
     def _apply_one(self, context: RunContext, event: Any) -> None:
-        kind = cast("type[Any]", type(event))
+        kind = cast("Any", type(event))
         if kind in _ACTIVITY_OUTCOMES:
             activity = context.activities.pop(event.scheduled_event_id, None)
             if activity is not None:

@@ -37,6 +37,7 @@ async def deaf() -> None:
     while True:
         with contextlib.suppress(asyncio.CancelledError):
             await go.receive()
+            continue_as_new()
 
 
 @workflow(name="doctor_family")
@@ -68,6 +69,7 @@ async def estate() -> None:
     ward = deaf.options(id="ward", parent_close_policy=ParentClosePolicy.REQUEST_CANCEL)
     await start_child(heir(1))
     await start_child(ward())
+    await start_child(ward.options(id="new ward")())
     await start_child(kid.options(id="minor")(1))
 
 
@@ -118,6 +120,11 @@ async def run_families(url: str) -> None:
         await until(parent, "ChildWorkflowExecutionStarted", 2)
         await engine.execute(estate(), id="estate")
         await until(await engine.get("ward"), "WorkflowExecutionCancelRequested")
+        ward = await engine.get("new ward")
+        ward = await engine.get("new ward", run_id=ward.run_id)
+        await until(ward, "WorkflowExecutionCancelRequested")
+        await ward.signal(go(1))
+        await until(ward, "WorkflowExecutionContinuedAsNew")
         links = await engine.start(chain(3), id="chain")
         last = await engine.get("chain", run_id=await third_run(engine, links.run_id))
         for number in range(1, 4):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import os
 from typing import Any, TypeAlias
 
 import msgspec
@@ -26,7 +27,6 @@ from durable import (
 )
 from durable.core.events import ActivityTaskCompleted, ActivityTaskScheduled
 from durable.testing import Driver, replay_at_every_prefix
-from durable.testing.pending import PendingActivity
 
 Program: TypeAlias = Any
 """A list that begins with what to do: step, sleep, seq, gather, group, saga, within."""
@@ -48,6 +48,17 @@ async def step(number: int) -> None: ...
 async def run_program(program: Program, parallel: bool) -> None:
     async with Saga(parallel=parallel):
         await walk(program)
+
+
+@workflow(name="saga_orders.run_blocks")
+async def run_blocks(programs: list[Program]) -> None:
+    """A block for each program; `gather` leaves the others when one fails."""
+
+    async def run_block(program: Program) -> None:
+        async with Saga():
+            await walk(program)
+
+    await asyncio.gather(*map(run_block, programs))
 
 
 async def walk(program: Program) -> None:
@@ -95,9 +106,8 @@ def compose(parts: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
 leaves = st.one_of(
     st.just(["step"]), st.just(["step"]), st.integers(1, 4).map(lambda s: ["sleep", s])
 )
-programs = st.recursive(leaves, compose, max_leaves=7).map(
-    lambda program: numbered(program, collections.Counter())
-)
+shapes = st.recursive(leaves, compose, max_leaves=7)
+programs = shapes.map(lambda program: numbered(program, collections.Counter()))
 
 
 @dataclasses.dataclass
@@ -154,12 +164,7 @@ def happened(driver: Driver, name: str) -> tuple[list[int], list[int]]:
     return [*called.values()], ended
 
 
-@settings(max_examples=150)
-@given(programs, st.booleans(), st.lists(answers, max_size=12))
-def test_every_step_that_happened_is_undone_once_if_the_run_fails(
-    program: Program, parallel: bool, moves: list[Answer]
-) -> None:
-    driver = Driver(run_program(program, parallel))
+def drive(driver: Driver, moves: list[Answer]) -> None:
     driver.start()
     for answer in moves:
         if driver.is_closed:
@@ -168,30 +173,61 @@ def test_every_step_that_happened_is_undone_once_if_the_run_fails(
     while not driver.is_closed:
         move(driver, Answer(0, "end"))
     replay_at_every_prefix(driver.history)
-    _, happened_steps = happened(driver, "saga_orders.step")
-    undone, well_undone = happened(driver, "saga_orders.undo")
-    try:
-        driver.result()
-    except WorkflowFailedError as error:
-        assert sorted(undone) == sorted(happened_steps)
-        failed = len(undone) - len(well_undone)
-        told = _compensation_errors(error.__cause__)
-        assert failed == told
-        if not parallel and "saga" not in repr(program):
-            assert undone == happened_steps[::-1]
-    else:
-        assert undone == []
     assert driver.unhandled == []
 
 
-def _compensation_errors(error: BaseException | None) -> int:
+def find_failure(driver: Driver) -> WorkflowFailedError | None:
+    try:
+        driver.result()
+    except WorkflowFailedError as error:
+        return error
+    return None
+
+
+def compensation_errors(error: BaseException | None) -> int:
     """How many failures of undoing an error tells of."""
     if isinstance(error, CompensationFailed):
-        return len(error.errors) + _compensation_errors(error.__cause__)
+        return len(error.errors) + compensation_errors(error.__cause__)
     if isinstance(error, BaseExceptionGroup):
         inner: tuple[BaseException, ...] = error.exceptions
-        return sum(map(_compensation_errors, inner))
+        return sum(map(compensation_errors, inner))
     return 0
 
 
-_ = PendingActivity
+many = settings(max_examples=int(os.environ.get("DURABLE_EXAMPLES", "100")))
+
+
+@many
+@given(programs, st.booleans(), st.lists(answers, max_size=12))
+def test_every_step_that_happened_is_undone_once_if_the_run_fails(
+    program: Program, parallel: bool, moves: list[Answer]
+) -> None:
+    driver = Driver(run_program(program, parallel))
+    drive(driver, moves)
+    _, steps = happened(driver, "saga_orders.step")
+    undone, well_undone = happened(driver, "saga_orders.undo")
+    failed = find_failure(driver)
+    if failed is None:
+        assert undone == []
+        return
+    assert sorted(undone) == sorted(steps)
+    assert compensation_errors(failed.__cause__) == len(undone) - len(well_undone)
+    if not parallel and "saga" not in repr(program):
+        assert undone == steps[::-1]
+
+
+@many
+@given(st.lists(shapes, min_size=2, max_size=3), st.lists(answers, max_size=12))
+def test_no_run_ends_with_a_block_that_is_neither_done_nor_undone(
+    shapes: list[Program], moves: list[Answer]
+) -> None:
+    _, *blocks = numbered(["seq", *shapes], collections.Counter())
+    driver = Driver(run_blocks(blocks))
+    drive(driver, moves)
+    begun, steps = happened(driver, "saga_orders.step")
+    undone, _ = happened(driver, "saga_orders.undo")
+    assert len(undone) == len(set(undone))
+    for block in blocks:
+        own = {n for n in begun if f"'step', {n}]" in f"{block}"}
+        # A block that ended well keeps all its steps; one that did not, none.
+        assert own & set(undone) in (set(), own & set(steps))
