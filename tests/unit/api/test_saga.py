@@ -562,6 +562,33 @@ def test_continuing_as_new_keeps_the_steps(in_group: bool) -> None:
     assert story.called == ["debit"]
 
 
+@workflow(name="saga.leaving_another")
+async def leaving_another() -> None:
+    async def other() -> None:
+        async with Saga():
+            await debit("eve", 5)
+            await asyncio.sleep(60)
+
+    async with Saga():
+        await debit("ada", 3)
+        standing = asyncio.create_task(other())
+        await asyncio.sleep(1)
+        assert not standing.done()
+        continue_as_new(rolling(1))
+
+
+def test_continuing_as_new_undoes_a_block_that_another_task_is_still_in() -> None:
+    story = Story(leaving_another())
+    story.start()
+    story.finish("debit")
+    story.finish("debit")
+    story.advance(1)
+    assert story.waiting == ["credit('eve', 5)"]
+    story.finish("credit")
+    last = story.history[-1].attributes
+    assert isinstance(last, WorkflowExecutionContinuedAsNew)
+
+
 # --- wrong use ------------------------------------------------------------------------
 
 
