@@ -319,9 +319,13 @@ def _open_blocks() -> list[Ledger]:
 
     Its loop keeps them, since each run has its own.
     """
-    kept = vars(asyncio.get_running_loop())
-    blocks: list[Ledger] = kept.setdefault(_BLOCKS, [])
+    blocks: list[Ledger] = vars(asyncio.get_running_loop()).setdefault(_BLOCKS, [])
     return blocks
+
+
+def _has_open_blocks() -> bool:
+    # Most runs have none ever: nothing is to be made for them.
+    return bool(getattr(asyncio.get_running_loop(), _BLOCKS, None))
 
 
 async def closing_blocks(run: Awaitable[T]) -> T:
@@ -336,13 +340,13 @@ async def closing_blocks(run: Awaitable[T]) -> T:
         result = await run
     except BaseException as error:
         if (
-            _open_blocks()
+            _has_open_blocks()
             and not leaves_memory(error)
             and not _is_bug(get_runtime("Saga"), error)
         ):
             await _undo_open_blocks(error)
         raise
-    if _open_blocks():
+    if _has_open_blocks():
         await _undo_open_blocks(None)
     return result
 

@@ -169,14 +169,20 @@ class Arguments(NamedTuple):
     keyword: dict[str, msgspec.Raw]
 
 
-def read_arguments(text: str | None) -> Arguments:
-    """Read `--input`: JSON, `@file` with JSON, or `-` for JSON on stdin.
+def read_arguments(values: Sequence[str], text: str | None) -> Arguments:
+    """Read arguments: one by one, or `--input`; JSON, `@file`, or `-` for stdin.
 
     Raises:
-        click.UsageError: it is neither an array nor an object.
+        click.UsageError: one of them is no JSON, `--input` is neither an array nor an
+            object, or there are both.
     """
     if text is None:
-        return Arguments([], {})
+        return Arguments(_read_values(values), {})
+    if values:
+        raise click.UsageError(
+            f"Argument 1 is {values[0]!r}, but there is --input, too. Give the"
+            " arguments in one of these ways."
+        )
     try:
         decoded = _decoder.decode(_read_input(text, "--input"))
     except (msgspec.MsgspecError, ValueError) as error:
@@ -189,17 +195,16 @@ def read_arguments(text: str | None) -> Arguments:
     return Arguments(decoded, {})
 
 
-def read_values(given: Sequence[str]) -> list[Any]:
-    """Read arguments of a message, each of them JSON, `@file`, or `-` for stdin.
-
-    Raises:
-        click.UsageError: one of them is no JSON.
-    """
-    values: list[Any] = []
+def _read_values(given: Sequence[str]) -> list[msgspec.Raw]:
+    values: list[msgspec.Raw] = []
     for number, text in enumerate(given, start=1):
         try:
-            values.append(msgspec.json.decode(_read_input(text, f"argument {number}")))
+            value = _read_input(text, f"argument {number}")
+            msgspec.json.decode(value)
+            values.append(msgspec.Raw(value))
         except (msgspec.MsgspecError, ValueError) as error:
+            if text.startswith("--"):
+                raise click.NoSuchOption(text) from None
             raise click.UsageError(
                 f"Argument {number} is {text!r}, which is no JSON: {error}. A text"
                 """ stands in double quotes, as in '"text"'."""
@@ -239,20 +244,19 @@ def make_call(workflow: Workflow[Any, Any], arguments: Arguments) -> WorkflowCal
             values.append(json.decode(Payload(json=value), hint, label))
         except UndecodableError as error:
             raise click.UsageError(
-                f"--input: {label} does not fit its annotation: {error.__context__}."
+                f"{label} does not fit its annotation: {error.__context__}."
             ) from None
     return WorkflowCall(workflow, signature.encode(tuple(values)))
 
 
-def plain_values(arguments: Arguments) -> list[Any]:
-    """The arguments as plain data, for a workflow whose code is not at hand.
+def plain_values(arguments: Arguments, instead: str) -> list[Any]:
+    """The arguments as plain data, for code that is not at hand.
 
     Raises:
         click.UsageError: they are keyword arguments, which have no positions.
     """
     if arguments.keyword:
         raise click.UsageError(
-            "--input: keyword arguments need the workflow's code. Give MODULE:WORKFLOW,"
-            " or an array."
+            f"--input: keyword arguments need the code that takes them. {instead}"
         )
     return [msgspec.json.decode(value) for value in arguments.positional]

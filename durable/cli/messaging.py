@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from durable.cli.connection import open_client
-from durable.cli.loading import load_modules, read_values
+from durable.cli.loading import load_modules, plain_values, read_arguments
 from durable.cli.output import (
     escape,
     note,
@@ -21,8 +21,10 @@ from durable.cli.output import (
     write_value,
 )
 from durable.cli.parameters import (
+    command_with_arguments,
     run_id_option,
     standard_options,
+    values_argument,
     workflow_id_argument,
 )
 from durable.cli.session import Session, pass_session
@@ -35,10 +37,7 @@ from durable.worker.guards import install_guards
 
 T = TypeVar("T")
 
-# Negative numbers are arguments, and no options; a wrong option is then no JSON.
-_VALUES: Final = {"ignore_unknown_options": True}
 _name_argument: Final = click.argument("name", metavar="NAME")
-_values_argument: Final = click.argument("values", metavar="[JSON]...", nargs=-1)
 _modules_option: Final = click.option(
     "-m",
     "--module",
@@ -53,10 +52,10 @@ _modules_option: Final = click.option(
 # --- signals --------------------------------------------------------------------------
 
 
-@click.command("signal", context_settings=_VALUES)
+@command_with_arguments("signal")
 @workflow_id_argument
 @_name_argument
-@_values_argument
+@values_argument
 @run_id_option
 @click.option(
     "--request-id",
@@ -72,6 +71,7 @@ def signal(
     workflow_id: str,
     name: str,
     values: tuple[str, ...],
+    given: str | None,
     run_id: str | None,
     request_id: str | None,
 ) -> None:
@@ -80,7 +80,7 @@ def signal(
     Each argument is JSON: a number, true, '"a text"', '{"key": "value"}', @FILE with
     JSON, or - for JSON on stdin. Returns when the signal is durable.
     """
-    arguments = read_values(values)
+    arguments = _read(values, given)
     key = secrets.token_hex(16) if request_id is None else request_id
     handle, _ = asyncio.run(
         _ask(
@@ -106,10 +106,10 @@ def signal(
 # --- questions ------------------------------------------------------------------------
 
 
-@click.command("query", context_settings=_VALUES)
+@command_with_arguments("query")
 @workflow_id_argument
 @_name_argument
-@_values_argument
+@values_argument
 @_modules_option
 @run_id_option
 @click.option(
@@ -128,6 +128,7 @@ def query(
     workflow_id: str,
     name: str,
     values: tuple[str, ...],
+    given: str | None,
     modules: tuple[str, ...],
     run_id: str | None,
     timeout: str,
@@ -137,7 +138,7 @@ def query(
     Each argument is JSON, as for `durable signal`. Nothing is recorded. With --module
     the run is replayed here and no worker is needed; only so do closed runs answer.
     """
-    arguments = read_values(values)
+    arguments = _read(values, given)
     handle, answer = _ask_code(
         session,
         workflow_id,
@@ -220,10 +221,10 @@ def _ask_code(
 # --- updates --------------------------------------------------------------------------
 
 
-@click.command("update", context_settings=_VALUES)
+@command_with_arguments("update")
 @workflow_id_argument
 @_name_argument
-@_values_argument
+@values_argument
 @run_id_option
 @click.option(
     "--update-id",
@@ -245,6 +246,7 @@ def update(
     workflow_id: str,
     name: str,
     values: tuple[str, ...],
+    given: str | None,
     run_id: str | None,
     update_id: str | None,
     timeout: str | None,
@@ -254,7 +256,7 @@ def update(
     Each argument is JSON, as for `durable signal`. It takes a worker that has the run.
     Waiting may be broken off and taken up again under the same --update-id.
     """
-    arguments = read_values(values)
+    arguments = _read(values, given)
     key = secrets.token_hex(16) if update_id is None else update_id
     limit = None if timeout is None else to_microseconds(timeout, "--timeout")
 
@@ -291,6 +293,10 @@ async def _update(
 
 
 # --- what they share ------------------------------------------------------------------
+
+
+def _read(values: tuple[str, ...], given: str | None) -> list[Any]:
+    return plain_values(read_arguments(values, given), "Give an array.")
 
 
 async def _ask(

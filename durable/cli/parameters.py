@@ -123,3 +123,28 @@ async def _read_newest_ids(session: Session) -> list[str]:
 
 
 workflow_id_argument: Final = click.argument("workflow_id", type=WorkflowId())
+
+
+# Negative numbers are arguments, and no options; a wrong option is then no JSON.
+_NUMBERS: Final = {"ignore_unknown_options": True}
+_values: Final = click.argument("values", metavar="[JSON]...", nargs=-1)
+_input: Final = click.option(
+    "--input",
+    "given",
+    metavar="JSON",
+    help="All arguments at once, instead: an array of positional or an object of"
+    " keyword arguments; @FILE reads them from a file, - from stdin.",
+)
+
+
+def command_with_arguments(name: str) -> Callable[[F], click.Command]:
+    """Make a command that passes arguments on: one by one, or by --input."""
+
+    def make(function: F) -> click.Command:
+        command = click.command(name, context_settings=dict(_NUMBERS))
+        return command(_input(function))
+
+    return make
+
+
+values_argument: Final = _values

@@ -24,7 +24,11 @@ from durable.cli.output import (
     write_json,
     write_line,
 )
-from durable.cli.parameters import standard_options
+from durable.cli.parameters import (
+    command_with_arguments,
+    standard_options,
+    values_argument,
+)
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_interruptible
 from durable.cli.waiting import write_result
@@ -35,13 +39,6 @@ from durable.options import IdConflictPolicy, IdReusePolicy
 F = TypeVar("F", bound=Callable[..., Any])
 
 _START_OPTIONS: Final = (
-    click.option(
-        "--input",
-        "given",
-        metavar="JSON",
-        help="An array of positional or an object of keyword arguments; @FILE reads"
-        " them from a file, - from stdin.",
-    ),
     click.option("--id", metavar="ID", help="The workflow id; a new one by default."),
     click.option(
         "--on-conflict",
@@ -87,8 +84,9 @@ def _how(
     }
 
 
-@click.command("run")
+@command_with_arguments("run")
 @click.argument("target", metavar="MODULE:WORKFLOW")
+@values_argument
 @_start_options
 @click.option(
     "--timeout", metavar="SPAN", help='How long to wait, such as "30s"; no end to it.'
@@ -100,6 +98,7 @@ def run(
     /,
     *,
     target: str,
+    values: tuple[str, ...],
     given: str | None,
     queue: str | None,
     timeout: str | None,
@@ -108,11 +107,13 @@ def run(
     """Start a workflow in this process, wait for it, and print its result as JSON.
 
     MODULE is a dotted name as seen from the current folder, or the path of a .py file.
-    If the command is stopped, the run goes on once a worker starts.
+    Each argument is JSON: a number, true, '"a text"', '{"key": "value"}', @FILE with
+    JSON, or - for JSON on stdin. If the command is stopped, the run goes on once a
+    worker starts.
     """
     if ":" not in target:
         raise click.UsageError(f"{target!r} is not of the form MODULE:WORKFLOW.")
-    arguments = read_arguments(given)
+    arguments = read_arguments(values, given)
     call = make_call(find_workflow(target), arguments)
     work = _run(session, call, queue, timeout, _how(**how))
     with (
@@ -157,8 +158,9 @@ async def handle_result(
     return await plain.result()
 
 
-@click.command("start")
+@command_with_arguments("start")
 @click.argument("target", metavar="MODULE:WORKFLOW|NAME")
+@values_argument
 @_start_options
 @standard_options
 @pass_session
@@ -167,17 +169,19 @@ def start(
     /,
     *,
     target: str,
+    values: tuple[str, ...],
     given: str | None,
     queue: str | None,
     **how: Any,
 ) -> None:
     """Start a workflow for workers to run, and print its workflow id.
 
-    A bare NAME is the workflow's registered name; its code is not needed then, and its
-    arguments are recorded as they are. Returns when the start is durable.
+    Arguments are JSON, as for `durable run`. A bare NAME is the workflow's registered
+    name; its code is not needed then, and its arguments are recorded as they are.
+    Returns when the start is durable.
     """
     session.refuse_memory()
-    arguments = read_arguments(given)
+    arguments = read_arguments(values, given)
     handle = asyncio.run(_start(session, target, arguments, queue, _how(**how)))
     if session.is_json:
         write_json({"workflow_id": handle.workflow_id, "run_id": handle.run_id})
@@ -197,7 +201,7 @@ async def _start(
     if ":" in target:
         call = make_call(find_workflow(target), arguments)
     else:
-        values = plain_values(arguments)
+        values = plain_values(arguments, "Give MODULE:WORKFLOW, or an array.")
     async with Engine(
         session.database_url, namespace=session.namespace, worker=False
     ) as engine:

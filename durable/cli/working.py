@@ -123,7 +123,7 @@ async def _work(
                 if record.pid == os.getpid() and record.task_queue == queue
             ]
             _log.info(
-                "worker %s ready: task queue %r of %s, %d workflows, %d activities",
+                "worker %s ready: task queue %r of %s, workflows: %d, activities: %d",
                 ", ".join(ours),
                 queue,
                 mask(session.database_url, session.secrets()),

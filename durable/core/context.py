@@ -96,6 +96,7 @@ class RunContext(OtherRuns):
         "ending",
         "entries",
         "has_ended",
+        "has_mailbox",
         "history_length",
         "instance",
         "is_continuing",
@@ -138,18 +139,15 @@ class RunContext(OtherRuns):
         self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
         self._conditions: tuple[_Condition, ...] = ()
         self._random: random.Random | None = None
-        counts = {} if checkpoint is None else checkpoint.counts
-        self._activity_count = counts.get("activities", 0)
-        self._timer_count = counts.get("timers", 0)
-        self._child_count = counts.get("children", 0)
+        self._activity_count = self._timer_count = self._child_count = 0
         self.instance: Any = None
         self.main: asyncio.Task[Payload] | None = None
         # Made at first use: most runs never get a message.
         self._mailbox: Mailbox | None = None
+        self.has_mailbox = False
         self.children: dict[int, ChildMachine] = {}
         self.deliveries: dict[int, DeliveryMachine] = {}
-        # Also before the checkpoint: they may still be open where they were abandoned.
-        self.has_had_children = self._child_count > 0
+        self.has_had_children = False
         self.state: Payload | None = None
         # What a handler ended the run with, if it came before the main code's end.
         self.ending: BaseException | None = None
@@ -161,10 +159,19 @@ class RunContext(OtherRuns):
         self.checkpoint_follows = False
         self.checkpoint_input: Payloads | None = None
         if checkpoint is not None:
-            self.started_at = checkpoint.started_at
-            self.cancellation_reason = checkpoint.cancellation_reason
-            self.state = checkpoint.state
-            self.mailbox.signal_count = counts.get("signals", 0)
+            self._go_on_from(checkpoint)
+
+    def _go_on_from(self, checkpoint: CheckpointRecorded) -> None:
+        counts = checkpoint.counts
+        self.started_at = checkpoint.started_at
+        self.cancellation_reason = checkpoint.cancellation_reason
+        self.state = checkpoint.state
+        self._activity_count = counts.get("activities", 0)
+        self._timer_count = counts.get("timers", 0)
+        self._child_count = counts.get("children", 0)
+        # Those before the checkpoint, too: they may be open where they were abandoned.
+        self.has_had_children = self._child_count > 0
+        self.mailbox.signal_count = counts.get("signals", 0)
 
     @property
     def mailbox(self) -> Mailbox:
@@ -172,12 +179,8 @@ class RunContext(OtherRuns):
         mailbox = self._mailbox
         if mailbox is None:
             mailbox = self._mailbox = Mailbox(self)
+            self.has_mailbox = True
         return mailbox
-
-    @property
-    def has_mailbox(self) -> bool:
-        """Whether the run has had anything to do with messages."""
-        return self._mailbox is not None
 
     # --- for the replayer -------------------------------------------------------------
 

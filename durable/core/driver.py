@@ -99,8 +99,8 @@ class RunDriver:
     def __init__(self, context: RunContext) -> None:
         self.context = context
         known = context.started.known_request_ids
-        self.request_ids: dict[str, None] = dict.fromkeys(
-            () if known is UNSET else known
+        self.request_ids: dict[str, None] = (
+            {} if known is UNSET else dict.fromkeys(known)
         )
         self.is_closed = False
         self.has_begun = False
@@ -159,7 +159,7 @@ class RunDriver:
                         accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
                     context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
                 else:
-                    begin = cast("Payloads", event.input)  # type: ignore[union-attr]  # by its kind
+                    begin = event.input  # type: ignore[union-attr]  # by its kind
                     self._prepare(context, event)
             if begin is not None:
                 # Nothing of the caller's context: a replay has another caller.
@@ -168,7 +168,8 @@ class RunDriver:
                 )
             for event in others:
                 self._apply_one(context, event)
-            self.request_ids.update(dict.fromkeys(accepted))
+            if accepted:
+                self.request_ids.update(dict.fromkeys(accepted))
             if not self.is_closed:
                 context.drain()
         except RunTornDown:
@@ -194,7 +195,7 @@ class RunDriver:
             self.request_ids[request_id] = None
 
     def _apply_one(self, context: RunContext, event: Any) -> None:
-        kind = cast("Any", type(event))
+        kind: Any = type(event)
         if kind in _ACTIVITY_OUTCOMES:
             activity = context.activities.pop(event.scheduled_event_id, None)
             if activity is not None:

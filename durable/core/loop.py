@@ -98,31 +98,21 @@ class WorkflowFuture(asyncio.Future[T]):
 class WorkflowTaskHandle(asyncio.Task[T]):
     """A task that hashes by its creation number in the run.
 
-    The number is given in `__new__`, because the constructor of a task already puts
-    it into a set.
+    The number is taken when the hash is first asked for, and that is at once: the
+    constructor of a task puts it into a set.
     """
 
-    _order_hash: int
-
-    def __new__(  # pyright: ignore[reportInconsistentConstructor]  # __init__ is asyncio's
-        cls,
-        coro: Coroutine[Any, Any, T],
-        *,
-        loop: DeterministicLoop,
-        number: int = 0,
-        **_: Any,
-    ) -> WorkflowTaskHandle[T]:
-        task = super().__new__(cls)
-        task._order_hash = loop.hash_of(number or loop.next_number())
-        return task
-
-    def __init__(
-        self, coro: Coroutine[Any, Any, T], *, number: int = 0, **rest: Any
-    ) -> None:
-        super().__init__(coro, **rest)
+    _order_hash: int | None = None
 
     def __hash__(self) -> int:
-        return self._order_hash
+        known = self._order_hash
+        if known is None:
+            loop = self.get_loop()
+            if not isinstance(loop, DeterministicLoop):
+                return 0
+            number = loop.given_number or loop.next_number()
+            known = self._order_hash = loop.hash_of(number)
+        return known
 
 
 class LoopOwner(Protocol):
@@ -147,6 +137,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._seed = seed & _HASH_MASK
         self._created = 0
         self._task_names = 0
+        # The number of the task that is just made, if it is not the next one.
+        self.given_number = 0
         self._now = 0.0
         # In order of creation. Done ones are dropped now and then, not one by one: a
         # callback on each task would cost a turn of the loop.
@@ -269,12 +261,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if name is None:
             self._task_names += 1
             name = f"Task-{self._task_names}"
-        if number:
-            task = WorkflowTaskHandle(
-                coro, loop=self, name=str(name), context=context, number=number
-            )
-        else:
-            task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
+        self.given_number = number
+        task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
+        hash(task)  # should a constructor of a later Python not ask for it
+        self.given_number = 0
         self.tasks.append(task)
         if len(self.tasks) > self._tasks_kept:
             self.drop_done_tasks()

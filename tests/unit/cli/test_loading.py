@@ -159,9 +159,9 @@ async def place(order: Order, gift: bool = False, *, note: str = "") -> None: ..
 def test_arguments_are_read_by_the_annotations(text: str) -> None:
     if text.startswith("["):
         with pytest.raises(InvalidCallError):  # `note` has no position
-            make_call(place, read_arguments(text))
+            make_call(place, read_arguments((), text))
         text = text.replace(', "x"]', "]")
-    call = make_call(place, read_arguments(text))
+    call = make_call(place, read_arguments((), text))
 
     order, gift, *_ = place.call_signature.decode(call.input)
     assert (order, gift) == (Order(1, ("a",)), True)
@@ -170,14 +170,14 @@ def test_arguments_are_read_by_the_annotations(text: str) -> None:
 def test_defaults_between_given_arguments_are_filled_in() -> None:
     text = '{"order": {"id": 1, "items": []}, "note": "x"}'
 
-    call = make_call(place, read_arguments(text))
+    call = make_call(place, read_arguments((), text))
 
     assert place.call_signature.decode(call.input) == [Order(1, ()), False, "x"]
 
 
 def test_value_of_another_type_is_wrong_usage_and_says_where() -> None:
     with pytest.raises(click.UsageError) as raised:
-        make_call(place, read_arguments('[{"id": "one", "items": []}]'))
+        make_call(place, read_arguments((), '[{"id": "one", "items": []}]'))
 
     message = raised.value.format_message()
     assert "argument 'order'" in message
@@ -188,22 +188,50 @@ def test_value_of_another_type_is_wrong_usage_and_says_where() -> None:
 @pytest.mark.parametrize("text", ["{}", "[]", '{"ordr": 1}', "[1, 2, 3, 4]"])
 def test_arguments_that_do_not_fit_are_refused(text: str) -> None:
     with pytest.raises(InvalidCallError, match="called wrongly"):
-        make_call(place, read_arguments(text))
+        make_call(place, read_arguments((), text))
 
 
 @pytest.mark.parametrize("text", ["", "3", '"text"', "null", "[", "[NaN]", "@none"])
 def test_input_that_is_neither_array_nor_object_is_wrong_usage(text: str) -> None:
     with pytest.raises(click.UsageError, match="--input"):
-        read_arguments(text)
+        read_arguments((), text)
 
 
 def test_input_may_stand_in_a_file(folder: Path) -> None:
     (folder / "input.json").write_text("[1, 2]")
 
-    assert plain_values(read_arguments("@input.json")) == [1, 2]
-    assert plain_values(read_arguments(None)) == []
+    assert plain_values(read_arguments((), "@input.json"), "") == [1, 2]
+    assert plain_values(read_arguments((), None), "") == []
+
+
+def test_arguments_may_stand_one_by_one(folder: Path) -> None:
+    (folder / "order.json").write_text('{"id": 1, "items": ["a"]}')
+
+    call = make_call(place, read_arguments(("@order.json", "true"), None))
+
+    order, gift, *_ = place.call_signature.decode(call.input)
+    assert (order, gift) == (Order(1, ("a",)), True)
+    assert plain_values(read_arguments(("-5", '"tea"'), None), "") == [-5, "tea"]
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "message"),
+    [
+        (("tea",), None, "Argument 1 is 'tea', which is no JSON"),
+        (("1", "@none"), None, "argument 2 names the file 'none'"),
+        (("--qty", "5"), None, "--qty"),
+        (("5",), "[5]", "Argument 1 is '5', but there is --input, too"),
+    ],
+)
+def test_wrong_arguments_one_by_one_are_wrong_usage(
+    folder: Path, values: tuple[str, ...], text: str | None, message: str
+) -> None:
+    with pytest.raises(click.UsageError) as raised:
+        read_arguments(values, text)
+
+    assert message in raised.value.format_message()
 
 
 def test_keywords_without_code_are_wrong_usage() -> None:
     with pytest.raises(click.UsageError, match="keyword arguments need"):
-        plain_values(read_arguments('{"a": 1}'))
+        plain_values(read_arguments((), '{"a": 1}'), "")

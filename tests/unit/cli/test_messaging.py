@@ -69,7 +69,7 @@ def test_signal_is_durable_when_the_command_ends(folder: Path) -> None:
     assert (again[0]["signal"], again[0]["request_id"]) == ("put", "r1")
     shown = invoke("show", "open").stdout.split("pending now")[1]
     assert shown.count("signal put  not seen by the code yet") == 1
-    done = invoke("query", "open", "count", '"milk"', "-m", APP)
+    done = invoke("query", "open", "count", "--input", '["milk"]', "-m", APP)
     assert done.stdout == "-3\n"
 
 
