@@ -11,7 +11,7 @@ import asyncio
 import asyncio.tasks
 import contextvars
 from collections.abc import Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from msgspec import UNSET
 

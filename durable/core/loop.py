@@ -19,7 +19,7 @@ import collections
 import contextvars
 import functools
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from durable.core.teardown import RunTornDown
