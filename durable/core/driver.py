@@ -159,8 +159,7 @@ class RunDriver:
                         accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
                     context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
                 else:
-                    begin = event.input  # type: ignore[union-attr]  # by its kind
-                    self._prepare(context, event)
+                    begin = self._prepare(context, event)
             if begin is not None:
                 # Nothing of the caller's context: a replay has another caller.
                 context.main = context.loop.create_task(
@@ -179,8 +178,8 @@ class RunDriver:
         if not self.is_closed:
             self._end_turn(context)
 
-    def _prepare(self, context: RunContext, event: Any) -> None:
-        """Let the code set its handlers, before the first message."""
+    def _prepare(self, context: RunContext, event: Any) -> Payloads:
+        """Let the code set its handlers, before the first message; return its input."""
         try:
             context.code.prepare(context, event.input)
         except Exception as error:
@@ -189,13 +188,15 @@ class RunDriver:
             context.ending = error
         if type(event) is CheckpointRecorded:
             context.mailbox.restore(event.unread)
+        input: Payloads = event.input
+        return input
 
     def _remember(self, request_id: str) -> None:
         if request_id:
             self.request_ids[request_id] = None
 
     def _apply_one(self, context: RunContext, event: Any) -> None:
-        kind: Any = type(event)
+        kind = event.__class__
         if kind in _ACTIVITY_OUTCOMES:
             activity = context.activities.pop(event.scheduled_event_id, None)
             if activity is not None:
