@@ -241,7 +241,7 @@ def within_parent(target: ChildTarget, runtime: WorkflowRuntime) -> ChildTarget:
     settings = target.settings
     if not settings.inherit_parent_timeout:
         return target
-    left = _time_left(runtime)
+    left = runtime.time_left()
     own = settings.run_timeout
     if left is None or (own is not None and own <= left):
         return target
@@ -251,16 +251,3 @@ def within_parent(target: ChildTarget, runtime: WorkflowRuntime) -> ChildTarget:
         target.summary,
         target.same_input,
     )
-
-
-def _time_left(runtime: WorkflowRuntime) -> int | None:
-    """Microseconds until the parent's run or execution timeout, at least 1."""
-    parent = runtime.info()
-    timeouts = [
-        timeout
-        for timeout in (parent.run_timeout, parent.execution_timeout)
-        if timeout is not None
-    ]
-    if not timeouts:
-        return None
-    return max(1, parent.started_at + min(timeouts) - runtime.now())

@@ -315,6 +315,15 @@ class RunContext(OtherRuns):
             cancellation_reason=self.cancellation_reason,
         )
 
+    def time_left(self) -> int | None:
+        """Microseconds until the run's own end, at least 1; None without a timeout."""
+        started = self.started
+        run, execution = started.run_timeout, started.execution_timeout
+        if run is None and execution is None:
+            return None
+        shortest = min(limit for limit in (run, execution) if limit is not None)
+        return max(1, self.started_at + shortest - self.task_time)
+
     def now(self) -> int:
         """The workflow task's time, microseconds since 1970."""
         return self.task_time

@@ -224,6 +224,10 @@ class WorkflowRuntime(Protocol):
         """What the run knows about itself."""
         ...
 
+    def time_left(self) -> int | None:
+        """Microseconds until the run's own end, at least 1; None without a timeout."""
+        ...
+
     def now(self) -> int:
         """The workflow task's time, microseconds since 1970."""
         ...

@@ -18,7 +18,6 @@ from durable.store.records import (
     CommitTask,
     Committed,
     DropReplies,
-    MessageKind,
     PutMessage,
     RecordAttempts,
     RunStatus,
@@ -328,15 +327,10 @@ def _find_mailed(
 ) -> Iterator[int]:
     waiting: dict[str, list[Mail]] = {}
     for message in mail:
-        if message[3] != MessageKind.QUERY.value:
-            waiting.setdefault(message[0], []).append(message)
-    if not waiting:
-        return
+        waiting.setdefault(message[0], []).append(message)
     for index, closing in closings:
-        messages = waiting.get(closing.run_id, ())
-        consumed = frozenset(closing.consumed) if messages else ()
-        requests = frozenset(closing.consumed_requests) if messages else ()
-        if any(m[1] not in consumed and m[2] not in requests for m in messages):
+        messages = waiting.get(closing.run_id)
+        if messages and policies.has_unseen(closing, messages):
             yield index
 
 

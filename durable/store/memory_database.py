@@ -309,11 +309,10 @@ class MemoryDatabase:
         return replace(committed, started=started)
 
     def _consume(self, operation: CommitTask) -> None:
+        sequences = frozenset(operation.consumed)
+        requests = frozenset(operation.consumed_requests)
         for message in self.messages_of(operation.run_id):
-            if (
-                message.sequence in operation.consumed
-                or message.request_id in operation.consumed_requests
-            ):
+            if message.sequence in sequences or message.request_id in requests:
                 self._delete_message(message)
 
     def _put_message(self, operation: PutMessage) -> str:

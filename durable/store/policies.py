@@ -34,6 +34,8 @@ from durable.store.records import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from durable.store.records import MessageRecord, WorkerRecord
 
 TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
@@ -214,13 +216,32 @@ def find_unseen(
     operation: CommitTask, messages: list[MessageRecord]
 ) -> list[MessageRecord]:
     """Return the messages that keep a run from closing."""
+    sequences = frozenset(operation.consumed)
+    requests = frozenset(operation.consumed_requests)
     return [
         message
         for message in messages
         if message.kind != MessageKind.QUERY.value
-        and message.sequence not in operation.consumed
-        and message.request_id not in operation.consumed_requests
+        and message.sequence not in sequences
+        and message.request_id not in requests
     ]
+
+
+def has_unseen(
+    operation: CommitTask, mail: Iterable[tuple[str, int, str, str]]
+) -> bool:
+    """Tell whether a message keeps a run from closing.
+
+    Of each message its run id, sequence, request id and kind are enough.
+    """
+    sequences = frozenset(operation.consumed)
+    requests = frozenset(operation.consumed_requests)
+    return any(
+        kind != MessageKind.QUERY.value
+        and sequence not in sequences
+        and request_id not in requests
+        for _, sequence, request_id, kind in mail
+    )
 
 
 def has_committed(operation: CommitTask) -> bool:

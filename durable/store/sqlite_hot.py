@@ -35,8 +35,6 @@ if TYPE_CHECKING:
         StartRun,
     )
 
-RUNNING: Final = RunStatus.RUNNING.value
-
 # Larger texts take longer to prepare than they save.
 _ROWS_PER_STATEMENT: Final = (64, 16, 4, 2, 1)
 # Lists of ids are cheap to prepare; 32,766 is SQLite's limit on parameters.
@@ -119,24 +117,42 @@ class _Ids:
 _INSERT_RUNS: Final = _Rows(
     f"INSERT INTO runs ({_RUN_COLUMNS}, open_key) SELECT * FROM", 24
 )
-# Nearly every run begins as the first of its chain, open, and with nothing to wait for.
+# Nearly every run begins as the first of its chain, with nothing to wait for; open, or
+# ended within its first turn.
+_SHARED: Final = (
+    "namespace, workflow_type, task_queue, owner, is_active, version, status"
+)
 _INSERT_PLAIN_RUNS: Final = _Rows(
-    "INSERT INTO runs (namespace, workflow_type, task_queue, owner, is_active,"
-    " version, status, run_id, first_run_id, root_run_id, workflow_id, open_key,"
-    " request_id, started_at)"
+    f"INSERT INTO runs ({_SHARED}, run_id, first_run_id, root_run_id, workflow_id,"
+    " open_key, request_id, started_at)"
     " SELECT ?, ?, ?, ?, ?, ?, ?, column1, column1, column1, column2, column2,"
     " column3, column4 FROM",
     4,
 )
+_INSERT_ENDED_RUNS: Final = _Rows(
+    f"INSERT INTO runs ({_SHARED}, run_id, first_run_id, root_run_id, workflow_id,"
+    " request_id, started_at, closed_at)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, column1, column1, column1, column2,"
+    " column3, column4, column5 FROM",
+    5,
+)
 # Children come in crowds, which share a parent.
+_OF_PARENT: Final = (
+    "root_run_id, parent_workflow_id, parent_run_id, parent_close_policy"
+)
 _INSERT_PLAIN_CHILDREN: Final = _Rows(
-    "INSERT INTO runs (namespace, workflow_type, task_queue, owner, is_active,"
-    " version, status, root_run_id, parent_workflow_id, parent_run_id,"
-    " parent_close_policy, run_id, first_run_id, workflow_id, open_key,"
-    " request_id, started_at, parent_initiated_event_id)"
+    f"INSERT INTO runs ({_SHARED}, {_OF_PARENT}, run_id, first_run_id, workflow_id,"
+    " open_key, request_id, started_at, parent_initiated_event_id)"
     " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, column1, column1, column2, column2,"
     " column3, column4, column5 FROM",
     5,
+)
+_INSERT_ENDED_CHILDREN: Final = _Rows(
+    f"INSERT INTO runs ({_SHARED}, {_OF_PARENT}, run_id, first_run_id, workflow_id,"
+    " request_id, started_at, parent_initiated_event_id, closed_at)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, column1, column1, column2,"
+    " column3, column4, column5, column6 FROM",
+    6,
 )
 _INSERT_HISTORY: Final = _Rows(
     "INSERT INTO history"
@@ -296,8 +312,7 @@ class SqliteHotPath:
 
     def insert_runs(self, records: Sequence[RunRecord]) -> None:
         """See `HotPath`."""
-        plain: dict[tuple[Any, ...], list[Any]] = {}
-        children: dict[tuple[Any, ...], list[Any]] = {}
+        plain: dict[tuple[_Rows, tuple[Any, ...]], list[Any]] = {}
         values: list[Any] = []
         for record in records:
             if not _is_plain(record):
@@ -310,30 +325,33 @@ class SqliteHotPath:
                 record.owner,
                 int(record.is_active),
                 record.version,
-                RUNNING,
+                record.status.value,
             )
-            own = (
+            own: tuple[Any, ...] = (
                 record.run_id,
                 record.workflow_id,
                 record.request_id,
                 record.started_at,
             )
+            is_open = record.status is RunStatus.RUNNING
             if record.parent_run_id is None:
-                plain.setdefault(shared, []).extend(own)
+                statement = _INSERT_PLAIN_RUNS if is_open else _INSERT_ENDED_RUNS
             else:
+                statement = (
+                    _INSERT_PLAIN_CHILDREN if is_open else _INSERT_ENDED_CHILDREN
+                )
                 shared += (
                     record.root_run_id,
                     record.parent_workflow_id,
                     record.parent_run_id,
                     record.parent_close_policy,
                 )
-                rows = children.setdefault(shared, [])
-                rows.extend(own)
-                rows.append(record.parent_initiated_event_id)
-        for shared, rows in plain.items():
-            _INSERT_PLAIN_RUNS.execute(self._cursor, rows, before=shared)
-        for shared, rows in children.items():
-            _INSERT_PLAIN_CHILDREN.execute(self._cursor, rows, before=shared)
+                own += (record.parent_initiated_event_id,)
+            if not is_open:
+                own += (record.closed_at,)
+            plain.setdefault((statement, shared), []).extend(own)
+        for (statement, shared), rows in plain.items():
+            statement.execute(self._cursor, rows, before=shared)
         if values:
             _INSERT_RUNS.execute(self._cursor, values)
 
@@ -419,10 +437,9 @@ def _to_targets(rows: list[Any]) -> list[Target]:
 
 def _is_plain(record: RunRecord) -> bool:
     return (
-        record.status is RunStatus.RUNNING
+        (record.status is RunStatus.RUNNING) is (record.closed_at is None)
         and record.run_id == record.first_run_id
         and record.wake_at is None
-        and record.closed_at is None
         and record.stuck is None
         and record.continued_from_run_id is None
         and record.state is None

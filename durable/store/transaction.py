@@ -233,11 +233,13 @@ class Transaction:
         worker = self.require_lease(operation)
         run_id = operation.run_id
         self._require_owned(run_id, worker)
-        if policies.must_see_mail(operation) and self.mail.has_any:
+        if (
+            policies.must_see_mail(operation)
+            and self.mail.has_any
+            and policies.has_unseen(operation, self.hot.find_mail([run_id]))
+        ):
             messages = self.hot.find_messages(run_id)
-            unseen = policies.find_unseen(operation, messages)
-            if unseen:
-                return MailArrived(messages=unseen)
+            return MailArrived(messages=policies.find_unseen(operation, messages))
         self._write(operation)
         if not policies.has_committed(operation):
             return None
