@@ -12,6 +12,7 @@ from durable.core.payload import Failure
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import TaskInput
 from durable.store.records import AttemptRecord
+from durable.worker.inputs import key_of
 
 
 class Attempt:
@@ -103,6 +104,9 @@ class LiveRun:
         "is_dropped",
         "is_parked",
         "is_reading",
+        "keyed_count",
+        "keyed_inputs",
+        "keys",
         "mailed",
         "parent_close_policy",
         "questions",
@@ -144,6 +148,10 @@ class LiveRun:
         self.started_at = 0
         self.inputs: list[TaskInput] = []
         """Events and updates that no turn has taken, in order of arrival."""
+        self.keyed_inputs: list[TaskInput] = self.inputs
+        """The list whose first `keyed_count` items `keys` tell of."""
+        self.keyed_count = 0
+        self.keys: set[str] = set()
         self.consumed: tuple[int, ...] = ()
         """Inbox sequences that `inputs` hold."""
         self.consumed_requests: list[str] = []
@@ -205,6 +213,17 @@ class LiveRun:
             or self.wants_reload
             or self.questions
         )
+
+    def has_input(self, key: str) -> bool:
+        """Whether `inputs` hold one of that key, as `key_of` gives it.
+
+        The list may be appended to; for any other change it must be replaced.
+        """
+        if self.keyed_inputs is not self.inputs:
+            self.keyed_inputs, self.keyed_count, self.keys = self.inputs, 0, set()
+        self.keys.update(map(key_of, self.inputs[self.keyed_count :]))
+        self.keyed_count = len(self.inputs)
+        return key in self.keys
 
     def next_due_at(self) -> int | None:
         """The earliest of its timers, waiting attempts and deadline."""

@@ -118,7 +118,7 @@ class Mailroom:
             else:
                 ack.set_result(True)
             return
-        elif key_of(event) not in {key_of(other) for other in run.inputs}:
+        elif not run.has_input(key_of(event)):
             run.inputs.append(event)
         run.acks.append(ack)
         self._host.advance(run)
@@ -136,7 +136,7 @@ class Mailroom:
             self._host.tell_update(
                 run.run_id, update.update_id, answer or _accepted(update)
             )
-        elif not _is_waiting(run, update.update_id):
+        elif not run.has_input(key_of(update)):
             run.inputs.append(update)
             self._host.advance(run)
 
@@ -225,20 +225,18 @@ class Mailroom:
             for message in messages
             if message.sequence not in run.taken
         ]
-        waiting = {key_of(event) for event in run.inputs if fresh}
         for message, event in fresh:
             run.taken.add(message.sequence)
             if message.kind == MessageKind.QUERY.value:
                 self._answer_by_mail(run, message)
             elif isinstance(event, UpdateRequest):
-                self._take_update(run, message, event, waiting)
+                self._take_update(run, message, event)
             else:
                 run.consumed += (message.sequence,)
-                if event is None or key_of(event) in waiting:
+                if event is None or run.has_input(key_of(event)):
                     continue
                 if is_recorded(run.replayer, event):  # a late read brings it again
                     continue
-                waiting.add(key_of(event))
                 run.mailed.add(key_of(event))
                 run.inputs.append(event)
         if fresh:
@@ -270,25 +268,17 @@ class Mailroom:
         run: LiveRun,
         message: MessageRecord,
         update: UpdateRequest,
-        waiting: set[str],
     ) -> None:
         if run.replayer.knows_update(update.update_id):
             if run.is_committing:  # known perhaps by what will not be committed
-                run.held.append(partial(self._take_held_update, run, message, update))
+                run.held.append(partial(self._take_update, run, message, update))
             else:
                 run.consumed += (message.sequence,)
             return
         run.update_mail[update.update_id] = message.sequence
-        if key_of(update) not in waiting:
-            waiting.add(key_of(update))
+        if not run.has_input(key_of(update)):
             run.mailed.add(key_of(update))
             run.inputs.append(update)
-
-    def _take_held_update(
-        self, run: LiveRun, message: MessageRecord, update: UpdateRequest
-    ) -> None:
-        waiting = {key_of(event) for event in run.inputs}
-        self._take_update(run, message, update, waiting)
 
     def _answer_by_mail(self, run: LiveRun, message: MessageRecord) -> None:
         """Answer a query of another process with a reply."""
@@ -423,11 +413,4 @@ def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:
 
 
 def _put_mail_first(run: LiveRun) -> None:
-    run.inputs.sort(key=lambda event: key_of(event) not in run.mailed)
-
-
-def _is_waiting(run: LiveRun, update_id: str) -> bool:
-    return any(
-        isinstance(event, UpdateRequest) and event.update_id == update_id
-        for event in run.inputs
-    )
+    run.inputs = sorted(run.inputs, key=lambda event: key_of(event) not in run.mailed)

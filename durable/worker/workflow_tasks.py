@@ -280,7 +280,8 @@ class WorkflowTasks:
         events = completion.events
         if completion.failure is not None:
             # Updates are no events: they wait for the next try.
-            run.inputs[:0] = [i for i in inputs if isinstance(i, UpdateRequest)]
+            updates = [i for i in inputs if isinstance(i, UpdateRequest)]
+            run.inputs = [*updates, *run.inputs]
             if not events:
                 self._after_failed_turn(run, completion.failure)
                 return
