@@ -68,7 +68,7 @@ WORKLOADS = [
     Workload(
         "checkpoints",
         (DURABLE,),
-        (600, 10_000, 20_000, 100_000),
+        (600, 10_000, 100_000, 100_000),
         repetitions_max=1,
     ),
     Workload(
