@@ -360,3 +360,8 @@ class World:
         """Drop everything."""
         self.gate.kill()
         self.loop.end()
+        # Errors hold on to frames, and these to everything: races would add up.
+        for deed in self.deeds:
+            if isinstance(deed.answer, BaseException):
+                deed.answer.__traceback__ = None
+        vars(self).clear()
