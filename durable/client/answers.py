@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
 from durable.core.payload import Failure
+
+if TYPE_CHECKING:
+    from durable.client.tails import RunTail
 
 News: TypeAlias = (
     WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted | Failure | None
@@ -73,6 +76,9 @@ class Answers:
         self._known: weakref.WeakValueDictionary[tuple[str, str], UpdateOutcome] = (
             weakref.WeakValueDictionary()
         )
+        self._tails: weakref.WeakValueDictionary[str, RunTail] = (
+            weakref.WeakValueDictionary()
+        )
 
     def of(self, run_id: str, update_id: str) -> UpdateOutcome:
         """The outcome of an update, made at first use."""
@@ -86,3 +92,11 @@ class Answers:
         outcome = self._known.get((run_id, update_id))
         if outcome is not None:
             outcome.take(news)
+
+    def share(self, tail: RunTail) -> RunTail:
+        """The tail of that run that all look at who have read as far as this one."""
+        return self._tails.setdefault(tail.run_id, tail)
+
+    def shared_tail(self, run_id: str) -> RunTail | None:
+        """The tail that others look at."""
+        return self._tails.get(run_id)

@@ -393,7 +393,11 @@ class Handle(Generic[R_co]):
             microseconds = to_microseconds(timeout, "the timeout of start_update()")
             limit = microseconds / 1_000_000
         return await updates.start_update(
-            self._chain, request, made.decode_result, limit
+            self._chain,
+            request,
+            made.decode_result,
+            limit,
+            is_new=update_id is None,
         )
 
     def sent_update(

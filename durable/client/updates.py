@@ -15,13 +15,10 @@ import msgspec
 
 from durable.client.chain import Chain
 from durable.client.description import decode_stuck, stuck_error
+from durable.client.tails import RunTail
 from durable.converter.failures import exception_of
-from durable.core.codec import decode_rows
 from durable.core.events import (
-    TERMINAL_EVENTS,
     WorkflowExecutionContinuedAsNew,
-    WorkflowExecutionUpdateAccepted,
-    WorkflowExecutionUpdateCompleted,
 )
 from durable.core.payload import Failure, Payload
 from durable.core.workflow_task import UpdateRequest, update_request_id
@@ -60,6 +57,8 @@ class UpdateHandle(Generic[R_co]):
         run_id: str,
         decode_result: Callable[[Payload], R_co],
         after_event_id: int = 0,
+        *,
+        is_new: bool = False,
     ) -> None:
         self.update_id = update_id
         self.workflow_id = chain.workflow_id
@@ -69,7 +68,12 @@ class UpdateHandle(Generic[R_co]):
         self._outcome = chain.connection.answers.of(run_id, update_id)
         # Where to begin to look: a new update can only come after what was there.
         self._seen = after_event_id
+        # Nobody can have used its id before.
+        self._is_new = is_new
         self._is_direct = False
+        self._tail: RunTail | None = None
+        self.request: UpdateRequest | None = None
+        """What was sent; None if this handle only looks at it."""
 
     def __repr__(self) -> str:
         return f"<update {self.update_id!r} of run {self.workflow_id!r}>"
@@ -99,11 +103,10 @@ class UpdateHandle(Generic[R_co]):
             raise self._no_answer("answered", limit) from None
 
     async def _answer(self) -> R_co:
-        outcome = self._outcome
-        while outcome.answer is None:
+        # The outcome is another one once the run has gone on as a new one.
+        while (answer := self._outcome.answer) is None:
             self._raise_refusal()
             await self._news()
-        answer = outcome.answer
         if answer.failure is None:
             return self._decode(answer.result or Payload())
         shown = answer.failure
@@ -158,13 +161,22 @@ class UpdateHandle(Generic[R_co]):
         changed = asyncio.ensure_future(connection.outcomes.of(self.run_id).changed())
         try:
             await asyncio.sleep(0)  # listen before looking
-            if not outcome.is_given_back and not await self._look():
+            if not self._must_send() and not await self._look():
                 await asyncio.wait([told, changed], return_when="FIRST_COMPLETED")
         finally:
             changed.cancel()
-        if outcome.is_given_back and not outcome.is_accepted:
+        if outcome is self._outcome and self._must_send():
             outcome.is_given_back = False
             await self._send_by_store()
+
+    def _must_send(self) -> bool:
+        """Whether the run's worker gave the update back to us, who sent it."""
+        outcome = self._outcome
+        return (
+            outcome.is_given_back
+            and not outcome.is_accepted
+            and self.request is not None
+        )
 
     async def _look(self) -> bool:
         """Read what history and replies say; True if that settles anything."""
@@ -172,39 +184,29 @@ class UpdateHandle(Generic[R_co]):
         worker = self._chain.connection.worker
         if self._is_direct and worker is not None and worker.is_live(self.run_id):
             return False  # its worker tells
-        terminal: Any = None
-        rows = await store.read_history(self.run_id, self._seen)
-        for event in decode_rows(rows):
-            what = event.attributes
-            self._seen = event.event_id
-            if (
-                isinstance(
-                    what,
-                    WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted,
-                )
-                and what.update_id == self.update_id
-            ):
-                outcome.take(what)
-            elif isinstance(what, TERMINAL_EVENTS):
-                terminal = what
+        if self._tail is None:
+            tail = RunTail(
+                self._chain.connection, self.workflow_id, self.run_id, self._seen
+            )
+            await tail.look()
+            # From here on it is enough to hear what others read, too.
+            self._tail = self._chain.connection.answers.share(tail)
+        else:
+            tail = self._tail
+            await tail.look()
+        terminal, record = tail.terminal, tail.record
         if outcome.answer is not None:
             return True
-        key = update_request_id(self.update_id)
-        reply = await store.read_reply(self.run_id, key)
-        if reply is not None:
-            outcome.take(_reply_decoder.decode(reply).rejected)
-            await store.perform(DropReplies(keys=((self.run_id, key),)))
-            return True
+        if not outcome.is_accepted:
+            key = update_request_id(self.update_id)
+            reply = await store.read_reply(self.run_id, key)
+            if reply is not None:
+                outcome.take(_reply_decoder.decode(reply).rejected)
+                await store.perform(DropReplies(keys=((self.run_id, key),)))
+                return True
         if terminal is not None:
             await self._run_ended(terminal)
             return True
-        return await self._is_stuck()
-
-    async def _is_stuck(self) -> bool:
-        connection = self._chain.connection
-        record = await connection.store.find_run(
-            connection.namespace, self.workflow_id, self.run_id
-        )
         if record is not None and record.stuck is not None:
             raise stuck_error(record, decode_stuck(record.stuck) or Failure())
         return False
@@ -218,7 +220,8 @@ class UpdateHandle(Generic[R_co]):
             )
         if isinstance(terminal, WorkflowExecutionContinuedAsNew):
             self._move(terminal.new_run_id)
-            await self._send_by_store()
+            if self.request is not None:
+                await self._send_by_store()
             return
         raise WorkflowClosedError(
             f"Run {self.workflow_id!r} has closed without taking update"
@@ -227,13 +230,11 @@ class UpdateHandle(Generic[R_co]):
 
     def _move(self, run_id: str) -> None:
         """Go on with the next run of the chain."""
-        self.run_id, self._seen = run_id, 0
+        self.run_id, self._seen, self._tail = run_id, 0, None
         self._chain.current = run_id
         self._outcome = self._chain.connection.answers.of(run_id, self.update_id)
 
     # --- sending ----------------------------------------------------------------------
-
-    request: UpdateRequest
 
     async def send(self, request: UpdateRequest) -> None:
         """Give the update to its run: directly if that is live here.
@@ -248,7 +249,22 @@ class UpdateHandle(Generic[R_co]):
             self.run_id, request
         )
         if not self._is_direct:
+            if self._is_new:
+                self._tail = await self._join_tail()
             await self._send_by_store()
+
+    async def _join_tail(self) -> RunTail:
+        """What tells of a new update: nothing that was read before it is sent."""
+        connection, run_id = self._chain.connection, self.run_id
+        shared = connection.answers.shared_tail(run_id)
+        if shared is not None:
+            return shared
+        record = await connection.store.find_run(
+            connection.namespace, self.workflow_id, run_id
+        )
+        seen = 0 if record is None else record.checkpoint_event_id
+        tail = RunTail(connection, self.workflow_id, run_id, seen)
+        return connection.answers.share(tail)
 
     async def _send_by_store(self) -> None:
         self._is_direct = False
@@ -271,15 +287,22 @@ async def start_update(
     decode_result: Callable[[Payload], Any],
     limit: float | None,
     after_event_id: int = 0,
+    *,
+    is_new: bool = False,
 ) -> UpdateHandle[Any]:
     """Send an update and wait until it is accepted.
 
-    No event up to `after_event_id` speaks of it.
+    No event up to `after_event_id` speaks of it; if it is new, none at all.
 
     Raises: as `UpdateHandle.result`.
     """
     handle: UpdateHandle[Any] = UpdateHandle(
-        chain, request.update_id, chain.current, decode_result, after_event_id
+        chain,
+        request.update_id,
+        chain.current,
+        decode_result,
+        after_event_id,
+        is_new=is_new,
     )
     await handle.send(request)
     await handle.wait_accepted(limit)

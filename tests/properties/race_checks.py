@@ -18,6 +18,7 @@ from durable.core.events import (
     WorkflowExecutionContinuedAsNew,
     WorkflowExecutionSignaled,
     WorkflowExecutionTerminated,
+    WorkflowExecutionTimedOut,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
@@ -86,6 +87,9 @@ def _read_chain(database: Any, records: list[RunRecord]) -> Chain:
     return Chain(records, histories, past, unread)
 
 
+_CLOSED_BY_OTHERS = (WorkflowExecutionTerminated, WorkflowExecutionTimedOut)
+
+
 def _remembered(history: list[HistoryEvent]) -> tuple[Past, list[tuple[str, Any]]]:
     """What the code of a run remembers, and the signals that it has not received."""
     replayer = Replayer(lambda s: REGISTRY.get_workflow(s.workflow_type))
@@ -93,7 +97,10 @@ def _remembered(history: list[HistoryEvent]) -> tuple[Past, list[tuple[str, Any]
         now = history[-1].time
         done = replayer.process(WorkflowTask(now, (), history, is_replay_only=True))
         assert done.failure is None, done.failure
-        if replayer.task_count == 0:  # closed before its first task
+        if not any(
+            event.task_number and not isinstance(event.attributes, _CLOSED_BY_OTHERS)
+            for event in history
+        ):  # closed before its first task
             return Past(), []
         memory = replayer.query("memory", ())
         unread = [

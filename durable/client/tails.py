@@ -1,0 +1,80 @@
+"""Reads what is new in a run's history once for all who wait for its updates."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from durable.core.codec import decode_rows
+from durable.core.events import (
+    TERMINAL_EVENTS,
+    Attributes,
+    WorkflowExecutionUpdateAccepted,
+    WorkflowExecutionUpdateCompleted,
+)
+from durable.store.records import RunRecord
+
+if TYPE_CHECKING:
+    from durable.client.chain import Connection
+
+
+class RunTail:
+    """The end of one run's history, which tells all its updates what came of them.
+
+    Attributes:
+        run_id: the run.
+        terminal: how it ended, if it has.
+        record: its row as it was read last.
+        seen: the last event that was read.
+    """
+
+    def __init__(
+        self, connection: Connection, workflow_id: str, run_id: str, seen: int
+    ) -> None:
+        """Begin after the event `seen`."""
+        self.run_id = run_id
+        self.terminal: Attributes | None = None
+        self.record: RunRecord | None = None
+        self._connection = connection
+        self._workflow_id = workflow_id
+        self.seen = seen
+        self._reading: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+
+    async def look(self) -> None:
+        """Read what was committed before this call, alone or together with others.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        # A read that is under way may have begun before that commit.
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._read_after(self._reading))
+            self._next.add_done_callback(_note_error)
+        await asyncio.shield(self._next)
+
+    async def _read_after(self, earlier: asyncio.Task[None] | None) -> None:
+        if earlier is not None:
+            await asyncio.wait([earlier])
+        self._reading, self._next = self._next, None
+        connection = self._connection
+        rows = await connection.store.read_history(self.run_id, self.seen)
+        for event in decode_rows(rows):
+            what = event.attributes
+            self.seen = event.event_id
+            if isinstance(
+                what,
+                WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted,
+            ):
+                connection.answers.tell(self.run_id, what.update_id, what)
+            elif isinstance(what, TERMINAL_EVENTS):
+                self.terminal = what
+        self.record = await connection.store.find_run(
+            connection.namespace, self._workflow_id, self.run_id
+        )
+
+
+def _note_error(reading: asyncio.Task[None]) -> None:
+    """Should all who wait have gone, nobody else looks at it."""
+    if not reading.cancelled():
+        reading.exception()
