@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from durable.client.tails import RunTail
 from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
 from durable.core.payload import Failure
-
-if TYPE_CHECKING:
-    from durable.client.tails import RunTail
 
 News: TypeAlias = (
     WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted | Failure | None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TypeAlias
 
 from durable.core.codec import decode_rows
 from durable.core.events import (
@@ -13,9 +14,11 @@ from durable.core.events import (
     WorkflowExecutionUpdateCompleted,
 )
 from durable.store.records import RunRecord
+from durable.store.store import Store
 
-if TYPE_CHECKING:
-    from durable.client.chain import Connection
+UpdateEvent: TypeAlias = (
+    WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted
+)
 
 
 class RunTail:
@@ -29,14 +32,26 @@ class RunTail:
     """
 
     def __init__(
-        self, connection: Connection, workflow_id: str, run_id: str, seen: int
+        self,
+        store: Store,
+        where: tuple[str, str, str],
+        seen: int,
+        tell: Callable[[str, str, UpdateEvent], None],
     ) -> None:
-        """Begin after the event `seen`."""
-        self.run_id = run_id
+        """Begin after the event `seen`.
+
+        Args:
+            store: is open.
+            where: namespace, workflow id and run id.
+            seen: the newest event that is known.
+            tell: takes run id, update id, and an event about that update.
+        """
+        self.run_id = where[2]
         self.terminal: Attributes | None = None
         self.record: RunRecord | None = None
-        self._connection = connection
-        self._workflow_id = workflow_id
+        self._store = store
+        self._where = where
+        self._tell = tell
         self.seen = seen
         self._reading: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
@@ -57,8 +72,7 @@ class RunTail:
         if earlier is not None:
             await asyncio.wait([earlier])
         self._reading, self._next = self._next, None
-        connection = self._connection
-        rows = await connection.store.read_history(self.run_id, self.seen)
+        rows = await self._store.read_history(self.run_id, self.seen)
         for event in decode_rows(rows):
             what = event.attributes
             self.seen = event.event_id
@@ -66,12 +80,10 @@ class RunTail:
                 what,
                 WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted,
             ):
-                connection.answers.tell(self.run_id, what.update_id, what)
+                self._tell(self.run_id, what.update_id, what)
             elif isinstance(what, TERMINAL_EVENTS):
                 self.terminal = what
-        self.record = await connection.store.find_run(
-            connection.namespace, self._workflow_id, self.run_id
-        )
+        self.record = await self._store.find_run(*self._where)
 
 
 def _note_error(reading: asyncio.Task[None]) -> None:

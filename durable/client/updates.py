@@ -185,9 +185,7 @@ class UpdateHandle(Generic[R_co]):
         if self._is_direct and worker is not None and worker.is_live(self.run_id):
             return False  # its worker tells
         if self._tail is None:
-            tail = RunTail(
-                self._chain.connection, self.workflow_id, self.run_id, self._seen
-            )
+            tail = self._make_tail(self._seen)
             await tail.look()
             # From here on it is enough to hear what others read, too.
             self._tail = self._chain.connection.answers.share(tail)
@@ -263,8 +261,12 @@ class UpdateHandle(Generic[R_co]):
             connection.namespace, self.workflow_id, run_id
         )
         seen = 0 if record is None else record.checkpoint_event_id
-        tail = RunTail(connection, self.workflow_id, run_id, seen)
-        return connection.answers.share(tail)
+        return connection.answers.share(self._make_tail(seen))
+
+    def _make_tail(self, seen: int) -> RunTail:
+        connection = self._chain.connection
+        where = (connection.namespace, self.workflow_id, self.run_id)
+        return RunTail(connection.store, where, seen, connection.answers.tell)
 
     async def _send_by_store(self) -> None:
         self._is_direct = False
