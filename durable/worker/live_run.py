@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
@@ -74,6 +74,9 @@ class Attempt:
         if self.context is not None:
             self.context.cancel()
 
+
+# Most runs never need their own.
+_NO_KEYS: Final[set[str]] = set()
 
 Question: TypeAlias = tuple[int, Callable[[Replayer], Any], asyncio.Future[Any]]
 """What somebody wants to look at, after how many commits."""
@@ -148,10 +151,10 @@ class LiveRun:
         self.started_at = 0
         self.inputs: list[TaskInput] = []
         """Events and updates that no turn has taken, in order of arrival."""
-        self.keyed_inputs: list[TaskInput] = self.inputs
+        self.keyed_inputs: list[TaskInput] | None = None
         """The list whose first `keyed_count` items `keys` tell of."""
         self.keyed_count = 0
-        self.keys: set[str] = set()
+        self.keys: set[str] = _NO_KEYS
         self.consumed: tuple[int, ...] = ()
         """Inbox sequences that `inputs` hold."""
         self.consumed_requests: list[str] = []
