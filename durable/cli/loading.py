@@ -63,6 +63,12 @@ def load_module(name: str) -> ModuleType:
             raise  # a decorator's refusal says more than we could
         except ModuleNotFoundError as error:
             if not is_path and _is_part_of(error.name, name):
+                module, colon, definition = name.partition(":")
+                if colon:
+                    raise click.UsageError(
+                        f"{name!r} names one definition, but whole modules are taken"
+                        f" here: give {module!r}, without {definition!r}."
+                    ) from None
                 raise click.UsageError(
                     f"There is no module {name!r}. Give its dotted name as seen from"
                     " this folder, or the path of a .py file."

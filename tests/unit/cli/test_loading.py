@@ -13,6 +13,7 @@ from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow
 from durable.cli.loading import (
     find_workflow,
+    load_modules,
     load_module,
     make_call,
     plain_values,
@@ -105,6 +106,13 @@ def test_what_is_not_there_is_wrong_usage(
         find_workflow(target)
 
     assert complaint in raised.value.format_message()
+
+
+def test_definition_where_a_module_is_wanted_is_wrong_usage(folder: Path) -> None:
+    write(folder, "holder.py", flow("held"))
+
+    with pytest.raises(click.UsageError, match="give 'holder', without 'held'"):
+        load_modules(["holder:held"])
 
 
 @pytest.mark.parametrize(
