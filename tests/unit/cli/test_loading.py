@@ -13,8 +13,8 @@ from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow
 from durable.cli.loading import (
     find_workflow,
-    load_modules,
     load_module,
+    load_modules,
     make_call,
     plain_values,
     read_arguments,
@@ -112,7 +112,7 @@ def test_definition_where_a_module_is_wanted_is_wrong_usage(folder: Path) -> Non
     write(folder, "holder.py", flow("held"))
 
     with pytest.raises(click.UsageError, match="give 'holder', without 'held'"):
-        load_modules(["holder:held"])
+        load_modules(("holder:held",))
 
 
 @pytest.mark.parametrize(
