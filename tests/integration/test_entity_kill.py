@@ -19,7 +19,7 @@ POINTS_MIN = 150
 @pytest.mark.skipif(sys.platform == "win32", reason="forks, and sends SIGKILL")
 def test_a_kill_at_any_statement_loses_no_call_and_repeats_none() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.entity_kill", "1", "2"],
+        [sys.executable, "-m", "tests.integration.entity_kill", "1", "4"],
         capture_output=True,
         text=True,
         check=False,
