@@ -263,7 +263,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             name = f"Task-{self._task_names}"
         self.given_number = number
         task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
-        hash(task)  # should a constructor of a later Python not ask for it
+        if task._order_hash is None:  # a later Python's constructor may not ask for it
+            hash(task)
         self.given_number = 0
         self.tasks.append(task)
         if len(self.tasks) > self._tasks_kept:
