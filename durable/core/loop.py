@@ -102,16 +102,16 @@ class WorkflowTaskHandle(asyncio.Task[T]):
     constructor of a task puts it into a set.
     """
 
-    _order_hash: int | None = None
+    order_hash: int | None = None
 
     def __hash__(self) -> int:
-        known = self._order_hash
+        known = self.order_hash
         if known is None:
             loop = self.get_loop()
             if not isinstance(loop, DeterministicLoop):
                 return 0
             number = loop.given_number or loop.next_number()
-            known = self._order_hash = loop.hash_of(number)
+            known = self.order_hash = loop.hash_of(number)
         return known
 
 
@@ -263,7 +263,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             name = f"Task-{self._task_names}"
         self.given_number = number
         task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
-        if task._order_hash is None:  # a later Python's constructor may not ask for it
+        if task.order_hash is None:  # a later Python's constructor may not ask for it
             hash(task)
         self.given_number = 0
         self.tasks.append(task)

@@ -17,6 +17,8 @@ import msgspec
 from durable.converter.failures import failure_of
 from durable.core.events import (
     Attributes,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionSignaled,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
@@ -45,6 +47,9 @@ UpdateNews: TypeAlias = (
     WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted | Failure | None
 )
 """What became of an update: accepted, answered, refused and why, or not taken."""
+
+
+_MESSAGES: Final = (WorkflowExecutionSignaled, WorkflowExecutionCancelRequested)
 
 
 class QueryMessage(msgspec.Struct, frozen=True):
@@ -373,19 +378,24 @@ class Mailroom:
             if not ack.done():
                 ack.set_result(True)
 
-    def without_updates(self, run: LiveRun) -> tuple[Attributes, ...]:
+    def take_to_keep(self, run: LiveRun) -> tuple[Attributes, ...]:
         """Take a run's inputs to be kept for another worker.
 
-        Updates are no events yet: those from this process are given back to their
-        senders, all others stay in the inbox.
+        Messages from this process are given back to their senders, who put them into
+        the inbox: there may be others in it that came before. Updates are no events
+        yet and stay in the inbox if they are there.
         """
         kept: list[Attributes] = []
         for event in run.inputs:
             if isinstance(event, UpdateRequest):
                 self._host.tell_update(run.run_id, event.update_id, None)
-            else:
+            elif not isinstance(event, _MESSAGES) or key_of(event) in run.mailed:
                 kept.append(event)
         run.inputs = []
+        acks, run.acks = run.acks, []
+        for ack in acks:
+            if not ack.done():
+                ack.set_result(False)
         return tuple(kept)
 
     def give_back(self, run: LiveRun) -> None:

@@ -370,11 +370,9 @@ class WorkflowTasks:
 
     def _keep_inputs(self, run: LiveRun) -> None:
         """Record inputs without driving the code: for a worker that is draining."""
-        inputs = self._mailroom.without_updates(run)
+        inputs = self._mailroom.take_to_keep(run)
         if not (inputs or run.attempt_records or run.consumed):
             return
-        run.committing_acks += run.acks
-        run.acks = []
         events = run.replayer.unprocessed_events(self._store.now(), inputs)
         operation = CommitTask(
             run_id=run.run_id,

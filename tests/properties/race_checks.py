@@ -101,7 +101,7 @@ def _remembered(history: list[HistoryEvent]) -> tuple[Past, list[tuple[str, Any]
             event.task_number and not isinstance(event.attributes, _CLOSED_BY_OTHERS)
             for event in history
         ):  # closed before its first task
-            return Past(), []
+            return _carried_over(history)
         memory = replayer.query("memory", ())
         unread = [
             (signal.signal_name, msgspec.json.decode(signal.input[0].json))
@@ -110,6 +110,20 @@ def _remembered(history: list[HistoryEvent]) -> tuple[Past, list[tuple[str, Any]
         return json.decode(memory, Past, "a puppet's memory"), unread
     finally:
         replayer.tear_down()
+
+
+def _carried_over(history: list[HistoryEvent]) -> tuple[Past, list[tuple[str, Any]]]:
+    """What a run brought with it whose code never began."""
+    started: Any = history[0].attributes
+    past = Past()
+    if started.input:
+        past = json.decode(started.input[0], Past, "a puppet's past")
+    signals = [event.attributes for event in history]
+    return past, [
+        (signal.signal_name, msgspec.json.decode(signal.input[0].json))
+        for signal in signals
+        if isinstance(signal, WorkflowExecutionSignaled)
+    ]
 
 
 # --- checks ---------------------------------------------------------------------------

@@ -239,3 +239,17 @@ def test_an_update_is_sent_to_a_run_that_is_past_its_time(world: World) -> None:
     finish(world)
     assert asked.ended
     assert mailed.ended
+
+
+def test_a_worker_that_drains_lets_no_message_overtake_the_inbox(world: World) -> None:
+    """What came directly was to be recorded, and what came before it lay unread."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="continue")
+    world.flow()  # a handle that knew the last run now asks the store
+    world.send("a", is_home=True, do="")
+    world.move("apply")
+    world.move("deliver")
+    world.send("a", is_home=True, do="")
+    world.restart()
+    finish(world)
