@@ -339,9 +339,10 @@ async def closing_blocks(run: Awaitable[T]) -> T:
     try:
         result = await run
     except BaseException as error:
+        # First of all: a run that leaves memory may have no loop any more.
         if (
-            _has_open_blocks()
-            and not leaves_memory(error)
+            not leaves_memory(error)
+            and _has_open_blocks()
             and not _is_bug(get_runtime("Saga"), error)
         ):
             await _undo_open_blocks(error)

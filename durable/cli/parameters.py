@@ -127,7 +127,7 @@ workflow_id_argument: Final = click.argument("workflow_id", type=WorkflowId())
 
 # Negative numbers are arguments, and no options; a wrong option is then no JSON.
 _NUMBERS: Final = {"ignore_unknown_options": True}
-_values: Final = click.argument("values", metavar="[JSON]...", nargs=-1)
+values_argument: Final = click.argument("values", metavar="[JSON]...", nargs=-1)
 _input: Final = click.option(
     "--input",
     "given",
@@ -145,6 +145,3 @@ def command_with_arguments(name: str) -> Callable[[F], click.Command]:
         return command(_input(function))
 
     return make
-
-
-values_argument: Final = _values

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from durable import (
     in_workflow,
     workflow,
 )
+from durable.api.ledger import closing_blocks
 from durable.core.events import (
     CheckpointRecorded,
     StartChildWorkflowExecutionInitiated,
@@ -587,6 +588,19 @@ def test_continuing_as_new_undoes_a_block_that_another_task_is_still_in() -> Non
     story.finish("credit")
     last = story.history[-1].attributes
     assert isinstance(last, WorkflowExecutionContinuedAsNew)
+
+
+def test_code_that_is_collected_where_no_loop_runs_ends_in_silence() -> None:
+    class Wait:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    async def waiting() -> None:
+        await Wait()
+
+    code = closing_blocks(waiting())
+    code.send(None)
+    code.close()
 
 
 # --- wrong use ------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def test_published_state_is_shown_on_request_only(folder: Path) -> None:
     assert "  state    15 bytes" in invoke("show", "open").stdout
     for command in ("show", "history"):
         for form in ([], ["--json"]):
-            assert "ada" not in invoke(command, "open", *form).stdout
+            assert '"ada"' not in invoke(command, "open", *form).stdout
 
 
 def test_signal_that_cannot_be_read_shows_as_a_dead_letter(
