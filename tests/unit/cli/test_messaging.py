@@ -41,9 +41,11 @@ async def fill(url: str) -> None:
         relay = await engine.start(app.relay(24), id="relay")
         first = await engine.get("relay", run_id=relay.run_id)
         await until(first, "WorkflowExecutionContinuedAsNew")
-        for _ in range(3):
+        second = await engine.get("relay")
+        for count in range(1, 4):
+            await until(second, "StateTransitioned", count)
             await relay.signal(app.approved(True))
-        await until(await engine.get("relay"), "StateTransitioned", 4)
+        await until(second, "StateTransitioned", 4)
 
 
 @pytest.fixture(scope="session")
