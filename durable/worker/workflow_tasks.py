@@ -352,7 +352,8 @@ class WorkflowTasks:
         if run.is_committing or run.is_closed or run.is_dropped:
             return
         wake_at = run.next_due_at()
-        is_active = bool(run.attempts or run.starting)
+        # A worker that drains leaves inputs to the next, which must be called for it.
+        is_active = bool(run.attempts or run.starting or run.replayer.unprocessed)
         if (is_active, wake_at) == (run.is_active, run.wake_at) and not run.is_parked:
             return
         run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False

@@ -1,10 +1,12 @@
 """Races that were lost once, each in the order that it takes."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
 from tests.properties.family_checks import check_families
+from tests.properties.gated_store import MOVES
 from tests.properties.race_checks import Chain, check_world
 from tests.properties.race_world import World
 
@@ -251,5 +253,19 @@ def test_a_worker_that_drains_lets_no_message_overtake_the_inbox(world: World) -
     world.move("apply")
     world.move("deliver")
     world.send("a", is_home=True, do="")
+    world.restart()
+    finish(world)
+
+
+@pytest.mark.parametrize("moves", range(6))
+def test_run_that_is_loaded_while_its_worker_drains_is_called_for_again(
+    world: World, moves: int
+) -> None:
+    """The next run of a chain: its row was made to say that it waits for nothing."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="continue")
+    for gate in itertools.islice(itertools.cycle(MOVES), moves):
+        world.move(gate)
     world.restart()
     finish(world)
