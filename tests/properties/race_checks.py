@@ -242,12 +242,17 @@ def check_receipts(chain: Chain) -> None:
 
 def check_order(chains: list[Chain], deeds: list[Deed]) -> None:
     """A letter that was acknowledged before another was sent is received before it."""
+    # One that was sent again when its run had ended reached another chain, too.
+    seen_in = Counter(number for chain in chains for number in set(chain.past.seen))
     for chain in chains:
         place = {number: index for index, number in enumerate(chain.past.seen)}
         letters = [
             deed
             for deed in deeds
-            if deed.what == "letter" and deed.is_acknowledged and deed.number in place
+            if deed.what == "letter"
+            and deed.is_acknowledged
+            and deed.number in place
+            and seen_in[deed.number] == 1
         ]
         first: dict[int, Deed] = {}
         for deed in letters:
