@@ -21,6 +21,7 @@ class Workload:
         sizes: for the scales `tiny`, `quick`, `normal` and `full`.
         dbos_quick: a smaller size for DBOS at the scale `quick`, to keep it quick.
         repetitions_max: no more than this, as it takes long.
+        times: so many times as often, as it is over soon and machines are noisy.
         quick_once: at the scale `quick` once is enough.
     """
 
@@ -29,13 +30,14 @@ class Workload:
     sizes: tuple[int, int, int, int]
     dbos_quick: int = 0
     repetitions_max: int = 100
+    times: int = 1
     quick_once: bool = False
 
     def repetitions(self, subject: str, scale: str, wanted: int) -> int:
         # At the scale `quick` the processes of DBOS alone would take half a minute.
         if scale == "quick" and (self.quick_once or subject == DBOS):
             return 1
-        return min(wanted, self.repetitions_max)
+        return min(wanted * self.times, self.repetitions_max)
 
     def size(self, subject: str, scale: str) -> int:
         if subject == DBOS and scale == "quick":
@@ -64,7 +66,7 @@ WORKLOADS = [
     Workload("signals_across", (DURABLE,), (20, 1_000, 1_000, 1_000)),
     Workload("signal_effect_across", (DURABLE,), (5, 100, 200, 200)),
     Workload("queries", (DURABLE,), (5, 300, 500, 500)),
-    Workload("children", (DURABLE,), (20, 1_000, 1_000, 1_000)),
+    Workload("children", (DURABLE,), (20, 1_000, 1_000, 1_000), times=3),
     Workload(
         "checkpoints",
         (DURABLE,),
@@ -119,7 +121,7 @@ def run_all(
     for workload in WORKLOADS:
         if only and workload.name not in only:
             continue
-        for number in range(repetitions):
+        for number in range(repetitions * workload.times):
             for subject in workload.subjects:
                 if subject not in subjects:
                     continue
