@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
@@ -75,11 +75,25 @@ class Attempt:
             self.context.cancel()
 
 
-# Most runs never need their own.
-_NO_KEYS: Final[set[str]] = set()
-
 Question: TypeAlias = tuple[int, Callable[[Replayer], Any], asyncio.Future[Any]]
 """What somebody wants to look at, after how many commits."""
+
+
+class InputKeys:
+    """The keys of a list of inputs that grows, each taken once."""
+
+    __slots__ = ("_count", "_keys", "inputs")
+
+    def __init__(self, inputs: list[TaskInput]) -> None:
+        self.inputs = inputs
+        self._count = 0
+        self._keys: set[str] = set()
+
+    def read(self) -> set[str]:
+        """The keys of all that is in the list by now."""
+        self._keys.update(map(key_of, self.inputs[self._count :]))
+        self._count = len(self.inputs)
+        return self._keys
 
 
 class LiveRun:
@@ -100,6 +114,7 @@ class LiveRun:
         "has_mail",
         "headers",
         "held",
+        "input_keys",
         "inputs",
         "is_active",
         "is_closed",
@@ -107,9 +122,6 @@ class LiveRun:
         "is_dropped",
         "is_parked",
         "is_reading",
-        "keyed_count",
-        "keyed_inputs",
-        "keys",
         "mailed",
         "parent_close_policy",
         "questions",
@@ -151,10 +163,8 @@ class LiveRun:
         self.started_at = 0
         self.inputs: list[TaskInput] = []
         """Events and updates that no turn has taken, in order of arrival."""
-        self.keyed_inputs: list[TaskInput] | None = None
-        """The list whose first `keyed_count` items `keys` tell of."""
-        self.keyed_count = 0
-        self.keys: set[str] = _NO_KEYS
+        self.input_keys: InputKeys | None = None
+        """Made when `inputs` are first searched."""
         self.consumed: tuple[int, ...] = ()
         """Inbox sequences that `inputs` hold."""
         self.consumed_requests: list[str] = []
@@ -189,8 +199,7 @@ class LiveRun:
         self.failed_tries = 0
         self.refusals = 0
         """Writes of its that the database has refused since the last it took."""
-        self.is_committing = False
-        self.is_closed = False
+        self.is_committing = self.is_closed = False
         self.is_dropped = False
         """No longer ours: whatever still refers to it must do nothing."""
         self.has_mail = False
@@ -222,11 +231,10 @@ class LiveRun:
 
         The list may be appended to; for any other change it must be replaced.
         """
-        if self.keyed_inputs is not self.inputs:
-            self.keyed_inputs, self.keyed_count, self.keys = self.inputs, 0, set()
-        self.keys.update(map(key_of, self.inputs[self.keyed_count :]))
-        self.keyed_count = len(self.inputs)
-        return key in self.keys
+        known = self.input_keys
+        if known is None or known.inputs is not self.inputs:
+            known = self.input_keys = InputKeys(self.inputs)
+        return key in known.read()
 
     def next_due_at(self) -> int | None:
         """The earliest of its timers, waiting attempts and deadline."""
