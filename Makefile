@@ -94,8 +94,6 @@ check: lint types imports ## All of the above; what CI runs
 test: setup ## Run the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# What a kill leaves behind depends on the database rather than on Python: it is tried
-# at a fourth of the moments.
 .PHONY: test-newest
 test-newest: setup ## Run it once more on the newest CPython found here
 	@set -e; \
@@ -108,8 +106,7 @@ test-newest: setup ## Run it once more on the newest CPython found here
 	      != "$$major $$minor" ]; then \
 	    rm -rf $(NEWEST_VENV); \
 	  fi; \
-	  DURABLE_SPARSENESS=4 \
-	    $(MAKE) --no-print-directory test VENV=$(NEWEST_VENV) PYTHON="$$newest"; \
+	  $(MAKE) --no-print-directory test VENV=$(NEWEST_VENV) PYTHON="$$newest"; \
 	fi
 
 .PHONY: demo

@@ -125,10 +125,12 @@ class Relations:
             rows = await self._store.read_history(before)
             if any(row[3] == _ASKED for row in rows):
                 return True
-            found = await self._store.load_runs([before])
-            if not found:
+            found = await self._store.find_run(
+                record.namespace, record.workflow_id, before
+            )
+            if found is None:
                 break
-            record = found[0].record
+            record = found
         return False
 
     async def _find_closed_parent(self, record: RunRecord) -> RunRecord | None:

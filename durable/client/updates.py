@@ -17,9 +17,7 @@ from durable.client.chain import Chain
 from durable.client.description import decode_stuck, stuck_error
 from durable.client.tails import RunTail
 from durable.converter.failures import exception_of
-from durable.core.events import (
-    WorkflowExecutionContinuedAsNew,
-)
+from durable.core.events import WorkflowExecutionContinuedAsNew
 from durable.core.payload import Failure, Payload
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STRIDE = 4 * int(os.environ.get("DURABLE_SPARSENESS", "1"))
 POINTS_MIN = 150
 """So many moments the transfers must offer, or the sweep has gone blind."""
 
@@ -21,7 +19,7 @@ POINTS_MIN = 150
 @pytest.mark.skipif(sys.platform == "win32", reason="forks, and sends SIGKILL")
 def test_a_kill_at_any_statement_loses_no_call_and_repeats_none() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.entity_kill", "1", str(STRIDE)],
+        [sys.executable, "-m", "tests.integration.entity_kill", "1", "2"],
         capture_output=True,
         text=True,
         check=False,
