@@ -13,7 +13,7 @@ import msgspec
 
 from durable.cli.output import escape, escape_json
 from durable.clock import to_datetime
-from durable.core.payload import JSON_PLAIN, Failure, Payload, Payloads
+from durable.core.payload import JSON_PLAIN, Failure, Payload, Payloads, innermost
 
 Role: TypeAlias = Literal["plain", "strong", "dim", "good", "bad", "warn"]
 """What a piece of text is for; a style says how that looks."""
@@ -124,8 +124,7 @@ def decode_failure(text: str) -> Failure:
 
 def failure_text(failure: Failure) -> str:
     """A failure on one line: what raised, not what wrapped it."""
-    while failure.kind in ("activity", "child_workflow") and failure.cause is not None:
-        failure = failure.cause
+    failure = innermost(failure)
     message = failure.message.partition("\n")[0]
     if len(message) > _MESSAGE_MAX:
         message = message[:_MESSAGE_MAX] + "..."

@@ -36,7 +36,7 @@ from durable.client.updates import UpdateHandle, start_update
 from durable.converter import failures, json
 from durable.core.codec import decode_rows
 from durable.core.events import WorkflowExecutionUpdateAccepted
-from durable.core.payload import NULL, Payload, Payloads
+from durable.core.payload import NULL, Payload, Payloads, innermost
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
     ApplicationError,
@@ -62,7 +62,6 @@ from durable.options import (
 from durable.store.records import RunStatus
 
 _ASK_SECONDS: Final = 10.0
-_WRAPPERS: Final = ("activity", "child_workflow")
 _BUSY_SECONDS_FIRST: Final = 0.02
 _BUSY_SECONDS_LAST: Final = 1.0
 
@@ -321,10 +320,8 @@ def _for_good(error: BaseException) -> BaseException:
         return ApplicationError(
             f"The method ended with {type(error).__name__}.", non_retryable=True
         )
-    failure = failures.failure_of(error)
     # How an activity or child within the method failed is what the method raised.
-    while failure.kind in _WRAPPERS and failure.cause is not None:
-        failure = failure.cause
+    failure = innermost(failures.failure_of(error))
     if failure.kind != "application":
         failure = failures.failure_of(_unrecorded(error))
     return failures.exception_of(msgspec.structs.replace(failure, non_retryable=True))

@@ -15,6 +15,7 @@ from durable.core.events import (
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
 )
+from durable.core.payload import innermost
 from durable.errors import (
     WorkflowCancelledError,
     WorkflowFailedError,
@@ -49,8 +50,7 @@ def _error_of(
     error: WorkflowFailedError
     if isinstance(terminal, WorkflowExecutionFailed):
         failure = terminal.failure
-        wraps = failure.kind in ("activity", "child_workflow")
-        shown = (failure.cause if wraps else failure) or failure
+        shown = innermost(failure)
         error = WorkflowFailedError(
             f"{name} failed: {shown.type}: {shown.message}", **ids
         )

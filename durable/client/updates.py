@@ -18,7 +18,7 @@ from durable.client.description import decode_stuck, stuck_error
 from durable.client.tails import RunTail
 from durable.converter.failures import exception_of
 from durable.core.events import WorkflowExecutionContinuedAsNew
-from durable.core.payload import Failure, Payload
+from durable.core.payload import Failure, Payload, innermost
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
     NoAnswerError,
@@ -107,9 +107,7 @@ class UpdateHandle(Generic[R_co]):
             await self._news()
         if answer.failure is None:
             return self._decode(answer.result or Payload())
-        shown = answer.failure
-        while shown.kind in ("activity", "child_workflow") and shown.cause is not None:
-            shown = shown.cause
+        shown = innermost(answer.failure)
         error = UpdateFailedError(
             f"Update {self.update_id!r} of run {self.workflow_id!r} failed:"
             f" {shown.type}: {shown.message}",

@@ -41,7 +41,7 @@ from durable.core.events import (
 )
 from durable.core.ids import RunIds
 from durable.core.machines.run import ClosingCommand, ClosingEntry
-from durable.core.payload import Failure, Payload, Payloads
+from durable.core.payload import Failure, Payload, Payloads, innermost
 from durable.core.runtime import ContinueAsNew, find_continuation
 from durable.core.seed import siphash13
 from durable.core.teardown import (
@@ -415,10 +415,4 @@ def exit_error(error: SystemExit) -> WorkflowTaskError:
 
 def _is_cancellation(failure: Failure | None) -> bool:
     """Whether a failure, or what it wraps, is a cancellation."""
-    while failure is not None:
-        if failure.kind == "cancelled":
-            return True
-        if failure.kind not in ("activity", "child_workflow"):
-            return False
-        failure = failure.cause
-    return False
+    return failure is not None and innermost(failure).kind == "cancelled"

@@ -100,6 +100,13 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     run_id: str = ""
 
 
+def innermost(failure: Failure) -> Failure:
+    """What an activity or a child workflow raised, without the failures around it."""
+    while failure.kind in ("activity", "child_workflow") and failure.cause is not None:
+        failure = failure.cause
+    return failure
+
+
 FAILURE_KINDS: Final = (
     "application",
     "cancelled",
