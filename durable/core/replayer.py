@@ -80,6 +80,7 @@ class Replayer(RunView):
         "_find_code",
         "_is_torn_down",
         "_on_unhandled",
+        "_settled_count",
         "event_count",
         "flags",
         "task_count",
@@ -96,6 +97,8 @@ class Replayer(RunView):
         super().__init__()
         self._is_torn_down = False
         self.event_count = 0
+        # The events before the turn: a failed one goes back to them.
+        self._settled_count = 0
         self.task_count = 0
         self.flags = flags.CURRENT
 
@@ -112,9 +115,11 @@ class Replayer(RunView):
         """
         if self._is_torn_down:
             raise InternalError("This replayer was torn down.")
+        history = task.history
+        self._settled_count = history[-1].event_id if history else self.event_count
         try:
-            if task.history:
-                self._replay(task.history)
+            if history:
+                self._replay(history)
             if task.is_replay_only:
                 return self._completion((), ())
             if self.is_closed:
@@ -138,15 +143,17 @@ class Replayer(RunView):
     def failed(
         self, task: WorkflowTask, kind: TaskFailureKind, error: BaseException
     ) -> WorkflowTaskCompletion:
-        """Fail a turn: its inputs are kept for the next one, nothing else is."""
+        """Void the turn: its inputs are kept for the next one, nothing else is.
+
+        However far the turn has come: also after it has placed its events.
+        """
         context = self._context
         failure = (
             Failure(message=str(error), type=type(error).__name__)
             if context is None
             else context.code.failure_of(error)
         )
-        known = task.history[-1].event_id if task.history else 0
-        self.event_count = max(known, self.event_count)
+        self.event_count = self._settled_count
         return WorkflowTaskCompletion(
             task_number=self.task_count,
             events=self.unprocessed_events(task.now, task.events),

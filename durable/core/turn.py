@@ -28,6 +28,23 @@ Outer: TypeAlias = tuple[Any, Any, bool]
 """The loop and task that were running, and whether the collector was on."""
 
 
+def outside() -> Outer:
+    """What `restore` puts back if an interruption hits the end of a turn itself."""
+    loop = _get_loop()
+    task = asyncio.current_task(loop) if _needs_task_swap and loop is not None else None
+    return loop, task, gc.isenabled()
+
+
+def restore(outer: Outer) -> None:
+    """Put back what `outside` saw; no matter how much of that was done already."""
+    loop, task, was_collecting = outer
+    _set_loop(loop)
+    if task is not None and asyncio.current_task(loop) is None:
+        asyncio.tasks._enter_task(loop, task)
+    if was_collecting:
+        gc.enable()
+
+
 def enter(loop: DeterministicLoop) -> Outer:
     """Begin a turn in this thread; give the answer to `leave`."""
     outer = _get_loop()

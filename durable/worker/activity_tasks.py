@@ -507,8 +507,7 @@ class ActivityTasks:
         self._submit(attempt.run, (self._row(attempt, state, None),), then)
 
     def _submit(self, run: LiveRun, rows: tuple[AttemptRecord, ...], then: Any) -> None:
-        run.is_active = bool(run.attempts) or run.is_committing
-        run.wake_at = run.next_due_at()
+        run.is_active, run.wake_at = run.wanted_row()
         self._store.submit(
             RecordAttempts(
                 run_id=run.run_id,

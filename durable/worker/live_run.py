@@ -236,6 +236,21 @@ class LiveRun:
             known = self.input_keys = InputKeys(self.inputs)
         return key in known.read()
 
+    def wanted_row(self, *, begins_work: bool = False) -> tuple[bool, int | None]:
+        """What its row must say now: `is_active` and `wake_at`.
+
+        Active is what has something under way that a loader alone would find again
+        after a crash; `begins_work` says that the write itself begins some.
+        """
+        is_active = (
+            begins_work
+            or self.is_committing
+            or bool(self.attempts or self.starting or self.inputs)
+            # A worker that drains leaves inputs to the next.
+            or bool(self.replayer.unprocessed)
+        )
+        return is_active, self.next_due_at()
+
     def next_due_at(self) -> int | None:
         """The earliest of its timers, waiting attempts and deadline."""
         earliest = self.replayer.next_timer_at()

@@ -21,6 +21,7 @@ from durable.core.events import (
     HistoryEvent,
     StartChildWorkflowExecutionInitiated,
     StateTransitioned,
+    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionStarted,
 )
 from durable.core.workflow_task import (
@@ -51,7 +52,7 @@ from durable.worker.outgoing import (
 from durable.worker.workflow_tasks import STATUS_OF, WorkflowTasks
 
 Done = Callable[[Started | None, BaseException | None, bool], None]
-"""Receives the outcome of a start, and whether the run's first turn was its last."""
+"""Receives the outcome of a start, and whether a parent hears how that ended."""
 
 
 class Host(Protocol):
@@ -162,10 +163,10 @@ class Starts:
         completion = self._tasks.process(run, task)
         events, closes = completion.events, completion.is_closed
         kinds = {type(event.attributes) for event in events}
-        run.is_active = not closes and (
-            has_work(kinds) or completion.failure is not None
+        begins_work = has_work(kinds) or completion.failure is not None
+        run.is_active, run.wake_at = (
+            (False, None) if closes else run.wanted_row(begins_work=begins_work)
         )
-        run.wake_at = None if closes else run.next_due_at()
         status, closed_at = RunStatus.RUNNING, None
         if closes:
             status = STATUS_OF[type(events[-1].attributes)]
@@ -208,7 +209,12 @@ class Starts:
             if result.terminated_run_id is not None:
                 self._host.closed_elsewhere(result.terminated_run_id)
             self._host.enter(run)
-            done(result, error, completion.is_closed)
+            # A child that goes on as a new run has not ended for its parent.
+            last = completion.events[-1].attributes
+            has_ended = completion.is_closed and not isinstance(
+                last, WorkflowExecutionContinuedAsNew
+            )
+            done(result, error, has_ended)
             if completion.failure is not None:
                 run.inputs += [i for i in inputs if isinstance(i, UpdateRequest)]
                 self._after_failed_start(run, completion.failure)

@@ -17,9 +17,15 @@ import traceback
 from types import FrameType
 from typing import Final
 
+from durable.core.replayer import Replayer
 from durable.errors import WorkflowBlockedError
 
 _log: Final = logging.getLogger("durable.worker")
+_STEP_SECONDS_MIN: Final = 0.005
+_AIM_SECONDS: Final = 0.001
+"""How long to wait until the thread is looked at again, for a place to interrupt it."""
+_UNSAFE: Final = frozenset({"importlib", "logging", "queue", "threading"})
+"""Packages that would leave a lock or a half-made module behind for other threads."""
 
 
 class Watchdog:
@@ -37,8 +43,8 @@ class Watchdog:
         self._lock = threading.Lock()
         self._turn: str | None = None
         self._turn_number = 0
-        self._warned_turn = -1
-        self._interrupted = False
+        self._replayer: Replayer | None = None
+        self._is_interrupted = False
         self._beat = 0
         self._answered = 0
         self._is_blocked_reported = False
@@ -48,16 +54,21 @@ class Watchdog:
         )
         self._thread.start()
 
-    def enter(self, run: str) -> None:
+    def enter(self, run: str, replayer: Replayer) -> None:
         """A workflow task of `run` begins in the watched thread."""
+        self._replayer = replayer
         self._turn_number += 1
         self._turn = run
 
     def leave(self) -> bool:
-        """It has ended. True if it was interrupted, whatever it made of that."""
+        """It has ended. True if it was interrupted, whatever it made of that.
+
+        Raises:
+            WorkflowBlockedError: the interruption arrived only now; call it again.
+        """
         with self._lock:
-            self._turn = None
-            interrupted, self._interrupted = self._interrupted, False
+            self._turn = self._replayer = None
+            interrupted, self._is_interrupted = self._is_interrupted, False
             if interrupted:
                 # What was not delivered yet must not hit innocent code.
                 _set_async_exception(self._thread_id, None)
@@ -68,34 +79,45 @@ class Watchdog:
         self._stopping.set()
 
     def _watch(self) -> None:
-        seen, since = -1, 0.0
-        step = max(self._limit / 8, 0.005)
-        while not self._stopping.wait(step):
-            turn, number = self._turn, self._turn_number
-            if turn is None:
-                seen = -1
+        patience = Patience(self._limit)
+        step = pause = max(self._limit / 8, _STEP_SECONDS_MIN)
+        while not self._stopping.wait(pause):
+            pause = step
+            turn, replayer, number = self._turn, self._replayer, self._turn_number
+            if turn is None or replayer is None:
+                patience.forget()
                 self._check_loop()
-            elif number != seen:
-                seen, since = number, time.monotonic()
-            elif time.monotonic() - since >= self._limit:
-                self._interrupt(turn, number)
-                since = time.monotonic()
+            # A replay drives one recorded turn after the other: each has its time.
+            elif patience.is_out((number, replayer.task_count), time.monotonic()):
+                if not patience.is_said:
+                    patience.is_said = True
+                    self._name(turn)
+                if self._interrupt(number):
+                    patience.forget()
+                else:
+                    pause = _AIM_SECONDS
 
-    def _interrupt(self, turn: str, number: int) -> None:
+    def _name(self, turn: str) -> None:
+        frame = _frame_of(self._thread_id)
+        _log.error(
+            "Workflow task of run %s has held its thread for %.1f s at %s."
+            " It is interrupted; the run will park if this goes on.\n%s",
+            turn,
+            self._limit,
+            _place(frame),
+            _stack(frame),
+        )
+
+    def _interrupt(self, number: int) -> bool:
+        """Raise in the user's code; False if the thread is elsewhere just now."""
         with self._lock:
             if self._turn is None or self._turn_number != number:
-                return
-            frame = _frame_of(self._thread_id)
-            _log.error(
-                "Workflow task of run %s has held its thread for %.1f s at %s."
-                " It is interrupted; the run will park if this goes on.\n%s",
-                turn,
-                self._limit,
-                _place(frame),
-                _stack(frame),
-            )
-            self._interrupted = True
+                return False
+            if not may_interrupt(_frame_of(self._thread_id)):
+                return False
+            self._is_interrupted = True
             _set_async_exception(self._thread_id, WorkflowBlockedError)
+            return True
 
     def _check_loop(self) -> None:
         """See whether the loop answers; if not, name what holds it."""
@@ -141,6 +163,56 @@ def _set_async_exception(thread_id: int, exception: type[BaseException] | None) 
 def _frame_of(thread_id: int) -> FrameType | None:
     frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  # there is no other way to another thread's line
     return frames.get(thread_id)
+
+
+class Patience:
+    """How long one thing has gone on, as seen now and then.
+
+    Args:
+        limit: after how many seconds patience is out.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self.forget()
+
+    def forget(self) -> None:
+        """Whatever is seen next is new."""
+        self._seen: object = None
+        self._since = 0.0
+        self.is_said = False
+        """Somebody was told that it is out."""
+
+    def is_out(self, thing: object, now: float) -> bool:
+        """Whether `thing` was there since `limit` seconds before `now`."""
+        if thing != self._seen:
+            self.forget()
+            self._seen, self._since = thing, now
+        return now - self._since >= self._limit
+
+
+def may_interrupt(frame: FrameType | None) -> bool:
+    """Whether the user's code runs, or what it has called, and not this library.
+
+    An exception may be raised a little later than where the thread is seen: the turn is
+    void then, too. But it must not hit what other threads rely on.
+    """
+    package = _package_of(frame)
+    if frame is None or package == "durable":
+        return False
+    while frame is not None and package != "durable":
+        if package in _UNSAFE:
+            return False
+        frame = frame.f_back
+        package = _package_of(frame)
+    return True
+
+
+def _package_of(frame: FrameType | None) -> str:
+    if frame is None:
+        return ""
+    name: str = frame.f_globals.get("__name__") or ""
+    return name.partition(".")[0]
 
 
 def _place(frame: FrameType | None) -> str:

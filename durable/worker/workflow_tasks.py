@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from durable.api.registry import Registry
+from durable.core import turn
 from durable.core.codec import encode_event
 from durable.core.events import (
     ActivityTaskCancelRequested,
@@ -223,20 +224,30 @@ class WorkflowTasks:
         if watchdog is None:
             return run.replayer.process(task)
         completion = None
-        watchdog.enter(f"{run.workflow_id!r} ({run.workflow_type})")
+        outer = turn.outside()
+        watchdog.enter(f"{run.workflow_id!r} ({run.workflow_type})", run.replayer)
         try:
             completion = run.replayer.process(task)
         except WorkflowBlockedError:
-            pass  # delivered at the very end of the turn
+            pass  # it hit the end of the turn
         finally:
-            interrupted = watchdog.leave()
-        if completion is None or (interrupted and completion.failure is None):
-            error = WorkflowBlockedError(
-                f"Workflow code of run {run.workflow_id!r} held its thread for too"
-                " long and was interrupted."
-            )
-            return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
-        return completion
+            try:
+                interrupted = watchdog.leave()
+            except WorkflowBlockedError:  # it hit this call; there is but one
+                watchdog.leave()
+                interrupted = True
+        if completion is not None and not interrupted:
+            return completion
+        # Wherever the interruption hit, and whatever the code made of it: the turn is
+        # void.
+        turn.restore(outer)
+        if completion is not None and completion.failure is not None:
+            return completion
+        error = WorkflowBlockedError(
+            f"Workflow code of run {run.workflow_id!r} held its thread for too"
+            " long and was interrupted."
+        )
+        return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
 
     def advance(self, run: LiveRun) -> None:
         """Drive the next turn if there is anything to see and no commit under way."""
@@ -293,12 +304,10 @@ class WorkflowTasks:
         closes = completion.is_closed
         kinds = {type(event.attributes) for event in events}
         # Inputs that a failed turn leaves unseen must not wait for a restart.
-        is_active = (
-            has_work(kinds)
-            or bool(run.attempts or run.starting)
-            or completion.failure is not None
+        begins_work = has_work(kinds) or completion.failure is not None
+        is_active, wake_at = (
+            (False, None) if closes else run.wanted_row(begins_work=begins_work)
         )
-        wake_at = None if closes else run.next_due_at()
         update = (
             closes
             or run.is_parked
@@ -311,7 +320,7 @@ class WorkflowTasks:
             status=STATUS_OF[type(events[-1].attributes)] if closes else None,
             closed_at=events[-1].time if closes else None,
             update_run=update,
-            is_active=is_active and not closes,
+            is_active=is_active,
             wake_at=wake_at,
             attempts=run.attempt_records,
             consumed=run.consumed + settled,
@@ -351,9 +360,7 @@ class WorkflowTasks:
         """Make the run's row say what it waits for, and that it is not stuck."""
         if run.is_committing or run.is_closed or run.is_dropped:
             return
-        wake_at = run.next_due_at()
-        # A worker that drains leaves inputs to the next, which must be called for it.
-        is_active = bool(run.attempts or run.starting or run.replayer.unprocessed)
+        is_active, wake_at = run.wanted_row()
         if (is_active, wake_at) == (run.is_active, run.wake_at) and not run.is_parked:
             return
         run.is_active, run.wake_at, run.is_parked = is_active, wake_at, False

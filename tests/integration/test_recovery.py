@@ -17,7 +17,9 @@ from durable import (
     activity_info,
     info,
     random,
+    set_state,
     sleep,
+    start_child,
     uuid4,
     workflow,
 )
@@ -26,6 +28,7 @@ from durable.options import ActivityOptions
 from durable.store.connect import connect
 from durable.store.records import AttemptState
 from durable.testing.environment import TestEnvironment
+from durable.worker.starting import Starts
 
 RAN: list[tuple[str, int]] = []
 BEGUN = asyncio.Event()
@@ -317,3 +320,41 @@ async def test_a_termination_from_another_engine_stops_the_activity(
         await run.terminate("from elsewhere")
         async with asyncio.timeout(30):
             await stopped.wait()
+
+
+HOURLY = RetryPolicy(initial_interval="1h", max_interval="1h")
+
+
+@activity(name="recovery.failing", retry=HOURLY)
+async def failing() -> None:
+    raise ValueError("not yet")
+
+
+@workflow(name="recovery.child")
+async def sleepy_child() -> None:
+    await sleep("1d")
+
+
+@workflow(name="recovery.parent")
+async def parent_of_one() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(failing())
+        child = await start_child(sleepy_child())
+        set_state("the child has started")
+        await child
+
+
+async def test_a_parent_that_waits_for_a_childs_start_is_called_after_a_crash(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        # The answer never comes: the process might as well be dead by then.
+        patched.setattr(Starts, "_child_started", lambda *_: None)
+        async with TestEnvironment(database) as env:
+            await env.start(parent_of_one(), id="w")
+            await env.sleep(1)  # the attempt has failed; the next is due in an hour
+    async with TestEnvironment(database, clock=env.clock) as env:
+        await env.sleep(1)
+        run = await env.get("w", workflow=parent_of_one)
+        assert await run.state() == "the child has started"
+        await run.terminate("done")

@@ -14,6 +14,7 @@ from durable import (
     IdReusePolicy,
     ResultTimeoutError,
     RunStatus,
+    Signal,
     WorkflowAlreadyStartedError,
     WorkflowCancelledError,
     WorkflowClosedError,
@@ -22,8 +23,10 @@ from durable import (
     WorkflowTerminatedError,
     WorkflowTimedOutError,
     activity,
+    continue_as_new,
     info,
     sleep,
+    start_child,
     wait_condition,
     workflow,
 )
@@ -298,3 +301,26 @@ async def test_a_run_may_be_started_by_name_without_its_code(database: str) -> N
     async with TestEnvironment(database, clock=client.clock) as env:
         run = await env.get("w", workflow=quadruple)
         assert await run.result() == 20
+
+
+poke = Signal("runs.poke", str)
+
+
+@workflow(name="runs.hop")
+async def hop(times: int) -> str:
+    if times:
+        continue_as_new(hop(times - 1))
+    return f"got {await poke.receive()}"
+
+
+@workflow(name="runs.starter")
+async def starter(times: int) -> str:
+    child = await start_child(hop(times), id="child")
+    await child.signal(poke("it"))
+    return await child
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+async def test_a_child_has_started_whatever_its_first_turn_did(times: int) -> None:
+    async with TestEnvironment() as env:
+        assert await env.execute(starter(times), id="w") == "got it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -11,12 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from durable import Engine, WorkflowStuckError, activity, workflow
+from durable.core.events import HistoryEvent
 from durable.errors import ForbiddenInWorkflowError
+from durable.worker.watchdog import Patience, may_interrupt
 
 
 @workflow(name="watchdog.quick")
@@ -142,3 +147,149 @@ async def test_guards_do_nothing_outside_of_workflows() -> None:
         thread.start()
         thread.join()
         time.sleep(0)  # noqa: ASYNC251 - the point of the test
+
+
+# --- a turn is void or it is not ------------------------------------------------------
+
+
+@activity(name="watchdog.echo")
+async def echo(text: str) -> str:
+    return text
+
+
+class Blocking:
+    """Whether the code of `tolerant` blocks: until it is mended."""
+
+    is_on = True
+
+
+def hold(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pass
+
+
+def hold_until_interrupted() -> None:
+    while True:
+        pass
+
+
+async def hold_in_a_task() -> None:
+    hold_until_interrupted()
+
+
+@workflow(name="watchdog.tolerant")
+async def tolerant(how: str) -> str:
+    if how.startswith("later"):
+        await echo("first")
+    if Blocking.is_on and how.endswith("suppressed"):
+        with contextlib.suppress(Exception):
+            hold_until_interrupted()
+    elif Blocking.is_on and how.endswith("gathered"):
+        await asyncio.gather(hold_in_a_task(), return_exceptions=True)
+    elif Blocking.is_on:
+        task = asyncio.create_task(hold_in_a_task())
+        await asyncio.wait([task])
+    return await echo("then")
+
+
+def positions(history: Sequence[HistoryEvent]) -> list[int]:
+    return [event.event_id for event in history]
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("how", ["suppressed", "gathered", "in a task"])
+async def test_an_interruption_that_code_swallows_leaves_no_hole(
+    when: str, how: str, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    Blocking.is_on = True
+    async with Engine(url, blocked_after=0.05, workflow_task_attempts=2) as engine:
+        run = await engine.start(tolerant(f"{when} {how}"), id="w")
+        with pytest.raises(WorkflowStuckError, match="held its thread"):
+            await run.result()
+    Blocking.is_on = False
+    async with Engine(url) as engine:
+        run = await engine.get("w", workflow=tolerant)
+        assert await run.result() == "then"
+        history = await run.history()
+        assert positions(history) == list(range(1, len(history) + 1))
+
+
+@workflow(name="watchdog.heavy")
+async def heavy(turns: int) -> int:
+    for turn in range(turns):
+        with contextlib.suppress(Exception):
+            hold(0.004 * (1 + turn % 4) if Blocking.is_on else 0)
+        await echo("x")
+    return turns
+
+
+async def test_interruptions_at_any_moment_leave_no_hole_and_no_wedged_run(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    turns = int(os.environ.get("DURABLE_HEAVY_TURNS", "60"))
+    ids = [f"w{number}" for number in range(turns // 10)]
+    Blocking.is_on = True
+    async with Engine(url, blocked_after=0.01, workflow_task_attempts=50) as engine:
+        for workflow_id in ids:  # a start never raises what is meant for the code
+            await engine.start(heavy(10), id=workflow_id)
+        for workflow_id in ids:
+            run = await engine.get(workflow_id, workflow=heavy)
+            with contextlib.suppress(WorkflowStuckError):
+                assert await run.result() == 10
+    Blocking.is_on = False
+    async with Engine(url) as engine:
+        for workflow_id in ids:
+            run = await engine.get(workflow_id, workflow=heavy)
+            assert await run.result() == 10
+            history = await run.history()
+            assert positions(history) == list(range(1, len(history) + 1))
+        assert asyncio.get_running_loop().is_running()
+
+
+def test_only_what_stays_the_same_tries_the_watchdogs_patience() -> None:
+    patience = Patience(2.0)
+    # A long replay is many turns, each with time of its own.
+    assert not any(patience.is_out((1, turn), turn * 1.5) for turn in range(100))
+    assert not patience.is_out((2, 7), 200.0)
+    assert not patience.is_out((2, 7), 201.9)
+    assert patience.is_out((2, 7), 202.0)
+    patience.forget()
+    assert not patience.is_out((2, 7), 203.0)
+
+
+def frame_of(*modules: str) -> FrameType:
+    """A frame in the last of these modules, called from the ones before it."""
+    code = "def call(f, *rest):\n    return f(*rest)\ndef end():\n    return frame()\n"
+    calls = []
+    for module in modules:
+        names = {"__name__": module, "frame": sys._getframe}
+        exec(code, names)  # noqa: S102 - a module of that name
+        calls.append(names)
+    *outer, last = calls
+    chain = [names["call"] for names in outer]
+    found = (*chain, last["end"])
+    frame = found[0](*found[1:])
+    assert isinstance(frame, FrameType)
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("modules", "is_safe"),
+    [
+        (["durable.core.loop", "shop"], True),
+        (["durable.core.loop", "shop", "json.decoder"], True),
+        (["durable.core.loop", "shop", "durable.api.workflow"], False),
+        (["durable.core.loop", "shop", "asyncio.tasks", "shop"], True),
+        (["durable.core.loop"], False),
+        (["durable.core.loop", "shop", "logging"], False),
+        (["durable.core.loop", "shop", "importlib._bootstrap", "heavy"], False),
+        (["threading", "durable.core.loop", "shop"], True),
+    ],
+)
+def test_an_interruption_hits_the_users_code_alone(
+    modules: list[str], is_safe: bool
+) -> None:
+    assert may_interrupt(frame_of(*modules)) is is_safe
