@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -263,9 +264,9 @@ def test_only_what_stays_the_same_tries_the_watchdogs_patience() -> None:
 def frame_of(*modules: str) -> FrameType:
     """A frame in the last of these modules, called from the ones before it."""
     code = "def call(f, *rest):\n    return f(*rest)\ndef end():\n    return frame()\n"
-    calls = []
+    calls: list[dict[str, Any]] = []
     for module in modules:
-        names = {"__name__": module, "frame": sys._getframe}
+        names: dict[str, Any] = {"__name__": module, "frame": sys._getframe}
         exec(code, names)  # noqa: S102 - a module of that name
         calls.append(names)
     *outer, last = calls

@@ -183,6 +183,8 @@ class Puppet:
                 await self.act(try_on(letter.number))
             case "act_on":
                 await self.act(act_on(letter.number))
+            case "try_beside":
+                self.help(self.act(try_on(letter.number)))
             case "nap":
                 await asyncio.sleep(2)
             case "within":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.properties.gated_store import FAULTS, MOVES
-from tests.properties.race_checks import Chain, check_world
+from tests.properties.race_checks import Chain, check_rows, check_world
 from tests.properties.race_world import World
 
 EXAMPLES: Final = int(os.environ.get("DURABLE_RACES", "40"))
@@ -49,6 +49,7 @@ class RaceMachine(RuleBasedStateMachine):
     def let_some_through(self, moves: list[str]) -> None:
         for gate in moves:
             self.world.move(gate)
+        check_rows(self.world)
 
     @rule()
     def let_all_through(self) -> None:
@@ -65,6 +66,11 @@ class RaceMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3))
     def end_an_activity(self, which: int) -> None:
         self.world.stage.finish(which)
+        self.world.settle()
+
+    @rule(which=st.integers(0, 3))
+    def fail_an_activity(self, which: int) -> None:
+        self.world.stage.finish(which, fails=True)
         self.world.settle()
 
     # --- faults -----------------------------------------------------------------------
@@ -94,6 +100,7 @@ class RaceMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
+        check_rows(self.world)
         self.world.crash()
 
     @rule()

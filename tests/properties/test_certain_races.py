@@ -7,7 +7,7 @@ import pytest
 
 from tests.properties.family_checks import check_families
 from tests.properties.gated_store import MOVES
-from tests.properties.race_checks import Chain, check_world
+from tests.properties.race_checks import Chain, check_rows, check_world
 from tests.properties.race_world import World
 
 
@@ -268,4 +268,21 @@ def test_run_that_is_loaded_while_its_worker_drains_is_called_for_again(
     for gate in itertools.islice(itertools.cycle(MOVES), moves):
         world.move(gate)
     world.restart()
+    finish(world)
+
+
+def test_an_attempt_fails_while_a_childs_start_is_on_its_way(world: World) -> None:
+    """The run's row must go on to say that there is something under way."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="try_beside")
+    world.flow()
+    world.send("a", is_home=True, do="child", to="kid")
+    world.move("apply")
+    world.move("deliver")  # the child's start waits at the gate
+    world.stage.finish(0, fails=True)
+    world.settle()
+    world.move("apply")  # both are recorded; the parent hears of neither
+    check_rows(world)
+    world.crash()
     finish(world)

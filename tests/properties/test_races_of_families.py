@@ -9,7 +9,8 @@ from tests.properties.race_machine import RACING, RaceMachine, places
 
 KIDS = ("kid-0", "kid-1", "kid-2")
 EVERYBODY = ("a", "b", *KIDS)
-ENDINGS = ("finish", "fail", "continue", "checkpoint", "settle")
+ENDINGS = ("finish", "fail", "continue", "checkpoint", "settle", "try_beside")
+"""How a run ends, or what it does beside that."""
 people = st.sampled_from(EVERYBODY)
 
 

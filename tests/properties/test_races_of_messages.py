@@ -79,11 +79,6 @@ class CancelsAndEndings(RaceMachine):
     def terminate(self, is_home: bool) -> None:
         self.world.stop("terminate", "a", is_home=is_home)
 
-    @rule(which=st.integers(0, 3))
-    def fail_an_activity(self, which: int) -> None:
-        self.world.stage.finish(which, fails=True)
-        self.world.settle()
-
 
 class ChainsOfRuns(RaceMachine):
     """Everything that is sent to a chain of runs, while they follow one another."""
