@@ -97,6 +97,7 @@ class RunContext(OtherRuns):
         "entries",
         "has_ended",
         "has_mailbox",
+        "has_refused",
         "history_length",
         "instance",
         "is_continuing",
@@ -112,6 +113,7 @@ class RunContext(OtherRuns):
         "task_time",
         "timer_heap",
         "timers",
+        "trusts_arguments",
     )
 
     def __init__(
@@ -132,6 +134,8 @@ class RunContext(OtherRuns):
         self.patches: dict[str, bool] = {}
         self.recorded_patches: frozenset[str] = frozenset()
         self.is_replaying = True
+        self.trusts_arguments = False
+        self.has_refused = False
         self.task_time = 0
         self.started_at = 0
         self.history_length = 0
@@ -191,6 +195,12 @@ class RunContext(OtherRuns):
         self.task_time = time
         self.history_length = history_length
         self.loop.set_time(time)
+
+    def set_time(self, time: int) -> int:
+        """Set the time that a validator sees; give the one that it was."""
+        earlier, self.task_time = self.task_time, time
+        self.loop.set_time(time)
+        return earlier
 
     def take_entries(self) -> list[Entry]:
         """The commands of the turn that were not withdrawn, in order."""

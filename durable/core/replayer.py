@@ -276,7 +276,8 @@ class Replayer(RunView):
             self.event_count += position - start
             return position
         self.task_count = begun.task_number
-        self.flags = begun.flags
+        self.flags = bits = begun.flags
+        context.trusts_arguments = not bits & flags.Flag.ARGUMENTS_REFUSED
         context.begin_task(begun.time, begun.event_id - 1)
         context.checkpoint_follows = position < count and (
             type(history[position].attributes) is CheckpointRecorded
@@ -335,7 +336,7 @@ class Replayer(RunView):
             raise InternalError("A workflow task has neither inputs nor due timers.")
         refused: tuple[tuple[str, Failure], ...] = ()
         if type(inputs[0]) is UpdateRequest:
-            inputs, refused = self._admit(context, inputs)
+            inputs, refused = self._admit(context, inputs, time)
             if not inputs:  # nothing was decided: nothing is recorded
                 return self._completion((), (), refused)
         applied = inputs
@@ -358,23 +359,27 @@ class Replayer(RunView):
         return self._completion(placed, commands, refused, checkpoint_event_id)
 
     def _admit(
-        self, context: RunContext, inputs: list[TaskInput]
+        self, context: RunContext, inputs: list[TaskInput], time: int
     ) -> tuple[list[TaskInput], tuple[tuple[str, Failure], ...]]:
         """Ask validators first, if a turn would be for updates alone.
 
-        What they refuse then leaves no trace, not even a turn.
+        What they refuse then leaves no trace, not even a turn. Once one is admitted
+        there is a turn, in which its handler comes first: the validators of the others
+        are asked there, each once and after the handlers before it.
         """
         if any(type(event) is not UpdateRequest for event in inputs):
             return inputs, ()
+        admitted: list[TaskInput] = []
+        earlier = context.set_time(time)
         outer = turn.enter(context.loop)
         try:
-            admitted: list[TaskInput] = [
-                event
-                for event in inputs
-                if isinstance(event, UpdateRequest) and context.mailbox.admit(event)
-            ]
+            for position, event in enumerate(inputs):
+                if isinstance(event, UpdateRequest) and context.mailbox.admit(event):
+                    admitted = inputs[position:]
+                    break
         finally:
             turn.leave(outer)
+            context.set_time(earlier)
         refused = tuple(context.mailbox.rejected.items())
         context.mailbox.rejected = {}
         return admitted, refused
@@ -390,7 +395,7 @@ class Replayer(RunView):
         context = driver.context
         self.task_count += 1
         self.flags = flags.CURRENT
-        context.is_replaying = False
+        context.is_replaying = context.trusts_arguments = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox
         if has_mailbox:
@@ -400,6 +405,9 @@ class Replayer(RunView):
             driver.apply(applied)
         finally:
             turn.leave(outer)
+        if context.has_refused:
+            context.has_refused = False
+            self.flags |= flags.Flag.ARGUMENTS_REFUSED
         recorded: Sequence[Any] = inputs
         if has_mailbox or context.has_mailbox:
             recorded = self._recorded(driver, inputs)
