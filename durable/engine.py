@@ -15,6 +15,7 @@ from durable.api.entity_call import EntityCall
 from durable.api.messages import SignalCall, UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
+from durable.api.workflow_definition import exception_classes
 from durable.client.client import Client, start_options
 from durable.client.description import RunDescription
 from durable.client.entities import call_entity, entity_activities
@@ -72,6 +73,8 @@ class Engine:
         max_activity_threads: how many of them may be plain functions.
         max_cached_runs: how many idle runs are kept live.
         workflow_task_attempts: failed tries before a run parks as stuck.
+        fail_on: exception classes that fail a run of any workflow although they look
+            like bugs, as if each had them as its own `fail_on`.
         blocked_after: how long workflow code or an async activity may hold the thread
             before it is named in the log; `None` watches nothing.
         drain_timeout: how long closing waits for running activities.
@@ -94,6 +97,7 @@ class Engine:
         max_activity_threads: int = limits.ACTIVITY_THREADS_MAX,
         max_cached_runs: int = limits.CACHED_RUNS_MAX,
         workflow_task_attempts: int = limits.WORKFLOW_TASK_ATTEMPTS,
+        fail_on: tuple[type[BaseException], ...] = (),
         blocked_after: Duration | None = limits.WORKFLOW_TASK_BLOCKED_SECONDS,
         drain_timeout: Duration = 10.0,
         observer: Observer | None = None,
@@ -125,6 +129,8 @@ class Engine:
         self._registry = (
             REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
         )
+        if exception_classes(fail_on, "fail_on of the engine"):
+            self._registry = self._registry.failing_on(fail_on)
         self._store = _store_of(database, clock, observer)
         self._observer = observer
         self._has_worker = worker

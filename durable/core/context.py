@@ -101,6 +101,7 @@ class RunContext(OtherRuns):
         "history_length",
         "instance",
         "is_continuing",
+        "is_failing",
         "is_replaying",
         "loop",
         "main",
@@ -158,6 +159,7 @@ class RunContext(OtherRuns):
         self.has_ended = False
         # The code has decided that the run goes on as a new one.
         self.is_continuing = False
+        self.is_failing = False  # it is caught up with the turn in which it failed
         self.bug: BaseException | None = None
         self.checkpoint_event_id = checkpoint_event_id
         self.checkpoint_follows = False
@@ -195,12 +197,6 @@ class RunContext(OtherRuns):
         self.task_time = time
         self.history_length = history_length
         self.loop.set_time(time)
-
-    def set_time(self, time: int) -> int:
-        """Set the time that a validator sees; give the one that it was."""
-        earlier, self.task_time = self.task_time, time
-        self.loop.set_time(time)
-        return earlier
 
     def take_entries(self) -> list[Entry]:
         """The commands of the turn that were not withdrawn, in order."""
@@ -270,10 +266,14 @@ class RunContext(OtherRuns):
             if not self.has_ended and self.ending is None:
                 self.ending = going
                 self.is_continuing = True
-        elif self.code.is_bug(error):
+        elif self.is_bug(error):
             self.bug = self.bug or error
         elif not self.has_ended and self.ending is None:
             self.ending = error
+
+    def is_bug(self, error: BaseException) -> bool:
+        """Whether an exception should park the run, which did not fail of it."""
+        return not self.is_failing and self.code.is_bug(error)
 
     def reading_only(self, what: str) -> AbstractContextManager[None]:
         """Refuse all changes while a query or a validator runs."""

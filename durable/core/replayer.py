@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from durable.core import flags, turn
+from durable.core.commands import FailWorkflowExecution
 from durable.core.context import RunContext
 from durable.core.driver import (
     BugError,
@@ -31,6 +32,7 @@ from durable.core.events import (
     MarkerRecorded,
     TimerCanceled,
     TimerFired,
+    WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
@@ -152,6 +154,35 @@ class Replayer(RunView):
             events=self.unprocessed_events(task.now, task.events),
             failure=WorkflowTaskFailure(kind=kind, failure=failure, error=error),
         )
+
+    def fails_on(self, error: BaseException) -> bool:
+        """Whether the code says that this error, which parks others, fails its run."""
+        context = self._context
+        return context is not None and not context.code.is_bug(error)
+
+    def fail_run(
+        self,
+        now: int,
+        inputs: Sequence[TaskInput],
+        history: Sequence[HistoryEvent],
+        failure: Failure,
+    ) -> WorkflowTaskCompletion:
+        """Close a run whose code does not fit its history, as the code wants it.
+
+        None of the code runs any more. Updates are left without an answer.
+        """
+        driver = self._get_driver()
+        self.task_count = max(event.task_number for event in history) + 1
+        self.event_count, self.flags = history[-1].event_id, flags.CURRENT
+        events = [event for event in inputs if not isinstance(event, UpdateRequest)]
+        command = FailWorkflowExecution(failure)
+        placed = self._place(
+            [WorkflowTaskStarted(), *events, event_of(command)],
+            max(now, history[-1].time),
+        )
+        driver.context.has_had_children = True  # perhaps: not all of it was read
+        driver.is_closed = True
+        return self._completion(placed, (command,))
 
     def unprocessed_events(
         self, now: int, inputs: Sequence[TaskInput]
@@ -282,6 +313,9 @@ class Replayer(RunView):
         context.checkpoint_follows = position < count and (
             type(history[position].attributes) is CheckpointRecorded
         )
+        context.is_failing = bool(recorded) and (
+            type(recorded[-1].attributes) is WorkflowExecutionFailed
+        )
         self._get_driver().apply(inputs)
         self.event_count += position - start
         if context.checkpoint_follows and context.checkpoint_input is None:
@@ -370,7 +404,8 @@ class Replayer(RunView):
         if any(type(event) is not UpdateRequest for event in inputs):
             return inputs, ()
         admitted: list[TaskInput] = []
-        earlier = context.set_time(time)
+        earlier = context.task_time
+        context.begin_task(time, context.history_length)
         outer = turn.enter(context.loop)
         try:
             for position, event in enumerate(inputs):
@@ -379,7 +414,7 @@ class Replayer(RunView):
                     break
         finally:
             turn.leave(outer)
-            context.set_time(earlier)
+            context.begin_task(earlier, context.history_length)
         refused = tuple(context.mailbox.rejected.items())
         context.mailbox.rejected = {}
         return admitted, refused

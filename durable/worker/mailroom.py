@@ -389,7 +389,7 @@ class Mailroom:
         for event in run.inputs:
             if isinstance(event, UpdateRequest):
                 self._host.tell_update(run.run_id, event.update_id, None)
-            elif not isinstance(event, _MESSAGES) or key_of(event) in run.mailed:
+            elif not is_message(event) or key_of(event) in run.mailed:
                 kept.append(event)
         run.inputs = []
         acks, run.acks = run.acks, []
@@ -414,6 +414,11 @@ class Mailroom:
         for event in run.inputs:
             if isinstance(event, UpdateRequest):
                 self._host.tell_update(run.run_id, event.update_id, None)
+
+
+def is_message(event: TaskInput) -> bool:
+    """Whether an input is a signal or a request to stop."""
+    return isinstance(event, _MESSAGES)
 
 
 def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:
