@@ -369,8 +369,9 @@ class Handle(Generic[R_co]):
         Args:
             call: such as `Cart.checkout()`; or an update's name, followed by arguments.
             *args: arguments, only with a name.
-            update_id: your idempotency key: the same id in the same run is the same
-                update.
+            update_id: your idempotency key: the same id is the same update for the
+                run and for those that it goes on as (the newest 256 messages of a run
+                are remembered there, at least).
             timeout: how long to wait for the acceptance; None waits without end.
 
         Raises:

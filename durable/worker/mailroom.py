@@ -136,6 +136,8 @@ class Mailroom:
         elif run.is_reading or (is_known and run.is_committing):
             # It may be known by what is not committed, and never will be.
             run.held.append(partial(self.request_update, run, update))
+        elif self.has_forgotten(run, update.update_id):
+            self._host.tell_update(run.run_id, update.update_id, None)
         elif is_known:
             answer = run.replayer.update_answer(update.update_id)
             self._host.tell_update(
@@ -146,7 +148,10 @@ class Mailroom:
             self._host.advance(run)
 
     def has_forgotten(self, run: LiveRun, update_id: str) -> bool:
-        """Whether an update was answered so long ago that only history knows how."""
+        """Whether only history knows how an update was answered.
+
+        That was before the newest checkpoint, or by an earlier run of the chain.
+        """
         view = run.replayer
         return (
             view.knows_update(update_id)
