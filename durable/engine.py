@@ -201,6 +201,7 @@ class Engine:
             return
         if self._worker is not None:
             await self._worker.stop()
+        client.listener.stop()
         await self._store.close()
         client.outcomes.nudge_all()
 
@@ -219,7 +220,7 @@ class Engine:
         if self._worker is not None:
             self._worker.changed()
         if self._client is not None:
-            self._client.outcomes.nudge_all()
+            self._client.listener.changed()
 
     def _stuck(self, run_id: str, _: Failure) -> None:
         if self._client is not None:

@@ -21,6 +21,7 @@ from durable.client.answers import Answers, News
 from durable.client.chain import LocalWorker
 from durable.client.description import RunDescription, describe
 from durable.client.handle import Handle
+from durable.client.listening import Listener
 from durable.client.outcomes import Outcomes
 from durable.client.updates import UpdateHandle
 from durable.converter import json
@@ -101,6 +102,7 @@ class Client:
         self.task_queue = task_queue
         self.identity = f"{os.getpid()}@{socket.gethostname()}"
         self.outcomes = Outcomes()
+        self.listener = Listener(store, self.outcomes)
         self.worker = worker
         self._observer = observer
         self._run_ids = RunIds()

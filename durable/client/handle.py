@@ -25,13 +25,13 @@ from durable.client.description import (
     describe,
     stuck_error,
 )
+from durable.client.listening import terminal_of
 from durable.client.outcomes import RunOutcome
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.converter import json
 from durable.core.codec import decode_rows, encode_attributes
 from durable.core.events import (
-    TERMINAL_EVENTS,
     Attributes,
     HistoryEvent,
     WorkflowExecutionCancelRequested,
@@ -147,39 +147,42 @@ class Handle(Generic[R_co]):
         while outcome.terminal is None:
             if not outcome.is_fresh:
                 # Listen before asking, or a change in between would go unheard.
-                changed = asyncio.ensure_future(outcome.changed())
+                ended = asyncio.ensure_future(outcome.ended())
                 try:
                     await asyncio.sleep(0)
                     terminal = await self._read_terminal(run_id, outcome)
                     if terminal is not None:
                         return terminal
-                    await changed
+                    await ended
                 finally:
-                    changed.cancel()
+                    ended.cancel()
             else:
-                await outcome.changed()
+                await outcome.ended()
         return outcome.terminal
 
     async def _read_terminal(
         self, run_id: str, outcome: RunOutcome
     ) -> Attributes | None:
-        connection = self._connection
-        record = await Chain(
-            connection, self.workflow_id, run_id, None, is_pinned=True
-        ).record()
-        if record.status is RunStatus.RUNNING:
+        store = self._connection.store
+        news = await store.read_news([run_id])
+        if news and news[0].is_open and not news[0].is_stuck:
+            return None
+        terminal = terminal_of(news[0]) if news else None
+        if terminal is None:
+            record = await Chain(
+                self._connection, self.workflow_id, run_id, None, is_pinned=True
+            ).record()
             if record.stuck is not None:
                 raise stuck_error(record, decode_stuck(record.stuck) or Failure())
-            return None
-        rows = await connection.store.read_history(run_id)
-        last = decode_rows(rows[-1:])
-        if not last or not isinstance(last[0].attributes, TERMINAL_EVENTS):
+            if record.status is RunStatus.RUNNING:
+                return None  # it was mended meanwhile
+            decode_rows(await store.read_history(run_id, news[0].last_event_id - 1))
             raise CorruptHistoryError(
                 f"Run {self.workflow_id!r} is {record.status.value}, but its history"
                 " has no terminal event."
             )
-        outcome.terminal = last[0].attributes
-        return last[0].attributes
+        outcome.terminal = terminal
+        return terminal
 
     # --- look at it -------------------------------------------------------------------
 

@@ -332,4 +332,6 @@ def is_listed(run: RunRecord, where: RunFilter) -> bool:
         and (where.parent_run_id is None or run.parent_run_id == where.parent_run_id)
         and (where.stuck is None or (run.stuck is not None) == where.stuck)
         and (where.started_before is None or run.started_at < where.started_before)
+        and (where.after is None or (run.started_at, run.run_id) < where.after)
+        and (where.run_ids is None or run.run_id in where.run_ids)
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MessageRecord,
         Operation,
         RunFilter,
+        RunNews,
         RunRecord,
         WorkerRecord,
     )
@@ -217,6 +218,13 @@ class SqlStore:
             lambda session: reads.read_reply(session, run_id, request_id)
         )
         return reply
+
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        """What is new of these runs; unknown ids are left out."""
+        news: list[RunNews] = await self._read(
+            lambda session: reads.read_news(session, run_ids)
+        )
+        return news
 
     async def read_history(
         self, run_id: str, after_event_id: int = 0

@@ -18,6 +18,7 @@ from durable.store.records import (
     MessageRecord,
     Operation,
     RunFilter,
+    RunNews,
     RunRecord,
     WorkerRecord,
 )
@@ -114,6 +115,13 @@ class Store(Protocol):
 
     async def read_reply(self, run_id: str, request_id: str) -> str | None:
         """What the owner answered to a message, or None while it has not."""
+        ...
+
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        """What is new of these runs, at one instant; unknown ids are left out.
+
+        However long their histories are, it costs the same.
+        """
         ...
 
     async def read_history(

@@ -37,6 +37,7 @@ from durable.store.records import (
     MessageRecord,
     Operation,
     RunFilter,
+    RunNews,
     RunRecord,
     RunStatus,
     WorkerRecord,
@@ -357,6 +358,10 @@ class _TrackedStore:
     async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
         loaded: list[LoadedRun] = await self._track(self._inner.load_runs(run_ids))
         return loaded
+
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        news: list[RunNews] = await self._track(self._inner.read_news(run_ids))
+        return news
 
     async def read_history(
         self, run_id: str, after_event_id: int = 0

@@ -61,7 +61,9 @@ INDEXED = [
     "NEXT_WAKE_AT",
     "OWN_RUNS",
     "PARK_RUN",
+    "FIND_REPLIES",
     "READ_HISTORY",
+    "READ_NEWS",
     "READ_REPLY",
     "TERMINATE_RUN",
 ]
