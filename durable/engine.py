@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import os
 from collections.abc import Iterable
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
@@ -20,8 +21,9 @@ from durable.client.client import Client, start_options
 from durable.client.description import RunDescription
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
+from durable.client.listing import run_filter
 from durable.client.updates import UpdateHandle
-from durable.clock import Clock, from_datetime
+from durable.clock import Clock
 from durable.core.payload import Failure
 from durable.errors import EngineClosedError, InvalidOptionError
 from durable.observer import Observer
@@ -33,7 +35,7 @@ from durable.options import (
     to_microseconds,
 )
 from durable.store.connect import connect
-from durable.store.records import RunFilter, RunStatus
+from durable.store.records import RunStatus
 from durable.store.store import Store
 from durable.worker.invoking import BuiltIn, EngineParts
 from durable.worker.worker import Worker
@@ -492,7 +494,8 @@ class Engine:
         workflow_id: str | None = None,
         stuck: bool | None = None,
         limit: int = 100,
-        started_before: Any = None,
+        started_before: datetime | None = None,
+        after: str | None = None,
     ) -> builtins.list[RunDescription]:
         """List runs, newest first.
 
@@ -502,22 +505,21 @@ class Engine:
             workflow_id: only runs of this id.
             stuck: True for parked runs only, False for none of them.
             limit: how many at most.
-            started_before: an aware datetime, for the next page.
+            started_before: an aware datetime: only runs that started before.
+            after: the `cursor` of the last run of a page, for the next page. None is
+                skipped or shown twice, even if many started at one instant.
 
         Raises:
-            InvalidOptionError: the limit is out of range.
+            InvalidOptionError, InvalidIdError: an argument has a wrong type or value.
         """
-        if status is not None and not isinstance(status, RunStatus):
-            raise InvalidOptionError(f"status is {status!r}: give a RunStatus.")
-        where = RunFilter(
+        where = run_filter(
             status=status,
             workflow_type=workflow_type,
             workflow_id=workflow_id,
             stuck=stuck,
             limit=limit,
-            started_before=(
-                None if started_before is None else from_datetime(started_before)
-            ),
+            started_before=started_before,
+            after=after,
         )
         return await self._open_client().list(where)
 

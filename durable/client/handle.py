@@ -22,10 +22,10 @@ from durable.client.chain import Chain, Connection
 from durable.client.description import (
     RunDescription,
     decode_stuck,
-    describe,
     stuck_error,
 )
 from durable.client.listening import terminal_of
+from durable.client.listing import describe_runs
 from durable.client.outcomes import RunOutcome
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
@@ -192,7 +192,9 @@ class Handle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such run.
         """
-        return describe(await self._chain.record())
+        connection, record = self._connection, await self._chain.record()
+        found = await describe_runs(connection.store, connection.namespace, [record])
+        return found[0]
 
     async def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order.

@@ -21,7 +21,14 @@ class RunOutcome:
             the store whether it is open.
     """
 
-    __slots__ = ("__weakref__", "_end_waiters", "_seen", "_waiters", "is_fresh", "terminal")
+    __slots__ = (
+        "__weakref__",
+        "_end_waiters",
+        "_seen",
+        "_waiters",
+        "is_fresh",
+        "terminal",
+    )
 
     def __init__(self) -> None:
         self.terminal: Attributes | None = None

@@ -1,4 +1,4 @@
-"""An update id is an idempotency key over the whole chain of runs, as request ids are."""
+"""An update id is an idempotency key over a chain of runs, as request ids are."""
 
 from __future__ import annotations
 

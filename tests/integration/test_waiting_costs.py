@@ -93,7 +93,7 @@ async def test_a_commit_elsewhere_does_not_make_everybody_read(database: str) ->
             await worker.start(long(), id=f"long-{number}")
         handles = [await client.get(f"long-{number}") for number in range(count)]
         waiting = [asyncio.create_task(handle.result()) for handle in handles]
-        while store.asked["read_news"] < count:  # each looks once
+        while store.asked["read_news"] < count:  # noqa: ASYNC110 - each looks once
             await asyncio.sleep(0)
         await _settle()
         store.asked.clear()
