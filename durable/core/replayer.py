@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from durable.core import flags, turn
-from durable.core.commands import FailWorkflowExecution
+from durable.core.commands import Command, FailWorkflowExecution
 from durable.core.context import RunContext
 from durable.core.driver import (
     BugError,
@@ -82,6 +82,7 @@ class Replayer(RunView):
         "_find_code",
         "_is_torn_down",
         "_on_unhandled",
+        "closing",
         "event_count",
         "flags",
         "task_count",
@@ -100,6 +101,8 @@ class Replayer(RunView):
         self.event_count = 0
         self.task_count = 0
         self.flags = flags.CURRENT
+        self.closing: Command | None = None
+        """What the code ended the run with, as far as it was caught up."""
 
     # --- the one way in ---------------------------------------------------------------
 
@@ -334,6 +337,7 @@ class Replayer(RunView):
             self._index(context, entries)
             if recorded and isinstance(recorded[-1].attributes, TERMINAL_EVENTS):
                 self._get_driver().is_closed = True
+                self.closing = entries[-1].command()
         return position
 
     def _note_marker(self, context: RunContext, marker: MarkerRecorded) -> None:
