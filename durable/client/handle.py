@@ -255,6 +255,7 @@ class Handle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
+            InboxFullError: too many messages wait for it.
             InvalidInputError: an argument breaks its rule; nothing was sent.
         """
         made = signal_call(call, args)
@@ -385,6 +386,7 @@ class Handle(Generic[R_co]):
             NoAnswerError: `timeout` passed; the update may still be accepted.
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
+            InboxFullError: too many messages wait for it.
             InvalidInputError: an argument breaks its rule; nothing was sent.
         """
         made = update_call(call, args)

@@ -6,18 +6,19 @@ so whatever opens or closes a run in it must say so here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from durable import limits
 from durable.store import policies, statements
 from durable.store.policies import Target
-from durable.store.records import RunStatus
+from durable.store.records import PutMessage, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from durable.store.database import Closing, RequestKey, Session
     from durable.store.family import Letter
-    from durable.store.records import PutMessage, RunRecord, TerminateRun
+    from durable.store.records import RunRecord, TerminateRun
     from durable.store.steady_clock import SteadyClock
 
 
@@ -41,6 +42,10 @@ class Mail:
         self._open_run_ids: dict[tuple[str, str], str | None] = {}
         self._had_any = had_any
         self._has_put = False
+        # Messages in all inboxes before, asked for since, and in those that were full.
+        self._count: int | None = None
+        self._asked = 0
+        self._counts: dict[str, int] = {}
         self._expected: Callable[[], Iterable[PutMessage]] | None = None
 
     # --- addresses --------------------------------------------------------------------
@@ -95,7 +100,39 @@ class Mail:
             target = None
         if target is None and request.run_id is None:
             target = self._find_newest(request)
-        return policies.get_open_target(request, target)
+        target = policies.get_open_target(request, target)
+        if isinstance(request, PutMessage) and self.has_any:
+            self.check_room(target.run_id, request)
+        return target
+
+    def check_room(self, run_id: str, message: PutMessage) -> None:
+        """Return if the run's inbox has room for a message, or holds it already.
+
+        Raises:
+            InboxFullError: it has not.
+        """
+        if not policies.is_bounded(message):
+            return
+        # What this transaction was asked for counts in full, even if it waits already.
+        self._asked += 1
+        if self._count is None:
+            self._count = self._read(
+                statements.COUNT_INBOX, most=limits.INBOX_MESSAGES_MAX
+            )
+        if self._count + self._asked <= limits.INBOX_MESSAGES_MAX:
+            return
+        waiting = self._counts.get(run_id)
+        if waiting is None:
+            waiting = self._read(statements.COUNT_MESSAGES, run_id=run_id)
+        if waiting >= limits.INBOX_MESSAGES_MAX:
+            key = run_id, message.request_id
+            if not self._hot.find_requests([key]):
+                raise policies.inbox_full(message)
+        self._counts[run_id] = waiting + 1
+
+    def _read(self, statement: Any, **values: Any) -> int:
+        found: int = self._connection.execute(statement, values).scalar_one()
+        return found
 
     def _find_newest(self, request: PutMessage | TerminateRun) -> Target | None:
         values = {"namespace": request.namespace, "workflow_id": request.workflow_id}
@@ -130,6 +167,7 @@ class Mail:
         """Forget all runs, because a part of the transaction was undone."""
         self._targets.clear()
         self._open_run_ids.clear()
+        self._counts.clear()
 
     # --- inboxes ----------------------------------------------------------------------
 

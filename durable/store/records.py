@@ -397,6 +397,8 @@ class PutMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Raises (as outcome):
         WorkflowNotFoundError: there is no such run, or no such chain.
         WorkflowClosedError: it has closed, or every run of the chain has.
+        InboxFullError: `limits.INBOX_MESSAGES_MAX` messages wait for it, and it is a
+            signal, an update or a query.
     """
 
     namespace: str

@@ -388,6 +388,12 @@ LOAD_MESSAGES: Final = (
     .where(INBOX.c.run_id.in_(_many("run_ids")))
     .order_by(INBOX.c.sequence)
 )
+COUNT_INBOX: Final = sa.select(sa.func.count()).select_from(
+    sa.select(INBOX.c.sequence).limit(sa.bindparam("most")).subquery()
+)
+COUNT_MESSAGES: Final = sa.select(sa.func.count()).where(
+    INBOX.c.run_id == sa.bindparam("run_id")
+)
 READ_REPLY: Final = sa.select(REPLIES.c.data).where(
     REPLIES.c.run_id == sa.bindparam("run_id"),
     REPLIES.c.request_id == sa.bindparam("request_id"),
