@@ -18,7 +18,7 @@ class Clock(Protocol):
     """Where instants come from.
 
     One with a method `monotonic` says by that, in microseconds since whenever, how time
-    passes while it is set back; the machine's monotonic clock does so otherwise.
+    passes when it is set back; the machine's monotonic clock does so otherwise.
     """
 
     def now(self) -> int:
@@ -32,6 +32,10 @@ class SystemClock:
     def now(self) -> int:
         """Microseconds since 1970, UTC."""
         return time.time_ns() // 1_000
+
+    def monotonic(self) -> int:
+        """Microseconds since whenever, by the clock that nobody sets."""
+        return monotonic()
 
 
 def monotonic() -> int:

@@ -42,9 +42,10 @@ class Mail:
         self._open_run_ids: dict[tuple[str, str], str | None] = {}
         self._had_any = had_any
         self._has_put = False
-        # Messages in all inboxes before, asked for since, and in those that were full.
+        # Messages in all inboxes; of each run what this transaction was asked to put,
+        # and what waited when it first mattered.
         self._count: int | None = None
-        self._asked = 0
+        self._asked: dict[str, set[str]] = {}
         self._counts: dict[str, int] = {}
         self._expected: Callable[[], Iterable[PutMessage]] | None = None
 
@@ -101,7 +102,7 @@ class Mail:
         if target is None and request.run_id is None:
             target = self._find_newest(request)
         target = policies.get_open_target(request, target)
-        if isinstance(request, PutMessage) and self.has_any:
+        if isinstance(request, PutMessage):
             self.check_room(target.run_id, request)
         return target
 
@@ -113,22 +114,25 @@ class Mail:
         """
         if not policies.is_bounded(message):
             return
-        # What this transaction was asked for counts in full, even if it waits already.
-        self._asked += 1
-        if self._count is None:
-            self._count = self._read(
-                statements.COUNT_INBOX, most=limits.INBOX_MESSAGES_MAX
-            )
-        if self._count + self._asked <= limits.INBOX_MESSAGES_MAX:
+        asked = self._asked.setdefault(run_id, set())
+        if message.request_id in asked:
             return
-        waiting = self._counts.get(run_id)
-        if waiting is None:
-            waiting = self._read(statements.COUNT_MESSAGES, run_id=run_id)
-        if waiting >= limits.INBOX_MESSAGES_MAX:
-            key = run_id, message.request_id
-            if not self._hot.find_requests([key]):
-                raise policies.inbox_full(message)
-        self._counts[run_id] = waiting + 1
+        if self._count is None:
+            most = limits.INBOX_MESSAGES_MAX
+            self._count = (
+                self._read(statements.COUNT_INBOX, most=most) if self._had_any() else 0
+            )
+        self._count += 1
+        if self._count > limits.INBOX_MESSAGES_MAX:  # of all runs together
+            waiting = self._counts.get(run_id)
+            if waiting is None:
+                waiting = self._read(statements.COUNT_MESSAGES, run_id=run_id)
+                self._counts[run_id] = waiting
+            if waiting + len(asked) >= limits.INBOX_MESSAGES_MAX:
+                key = run_id, message.request_id
+                if not self._hot.find_requests([key]):
+                    raise policies.inbox_full(message)
+        asked.add(message.request_id)
 
     def _read(self, statement: Any, **values: Any) -> int:
         found: int = self._connection.execute(statement, values).scalar_one()
@@ -167,6 +171,7 @@ class Mail:
         """Forget all runs, because a part of the transaction was undone."""
         self._targets.clear()
         self._open_run_ids.clear()
+        self._asked.clear()
         self._counts.clear()
 
     # --- inboxes ----------------------------------------------------------------------

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("durable.store")
 # Time servers correct clocks by less all the time.
-_WARN_MICROSECONDS: Final = 1_000_000
+_STEP: Final = 1_000_000
 
 
 class SteadyClock:
@@ -28,35 +28,42 @@ class SteadyClock:
     def __init__(self, clock: Clock) -> None:
         """Wrap a clock; its method `monotonic`, if it has one, gives the pace."""
         self._clock = clock
-        self._monotonic: Callable[[], int] = getattr(clock, "monotonic", monotonic)
+        pace = getattr(clock, "monotonic", None)
+        # Without one, only a clock that has fallen is known to have been set back.
+        self._has_pace = pace is not None
+        self._pace: Callable[[], int] = pace or monotonic
         self._latest = 0
         self._latest_at = 0
-        self._has_warned = False
+        self._is_behind = self._has_warned = False
         # The event loop and the writer thread both ask.
         self._lock = threading.Lock()
 
     def now(self) -> int:
         """Microseconds since 1970, UTC; never less than an earlier answer."""
         with self._lock:
-            now, pace = self._clock.now(), self._monotonic()
-            if now < self._latest:
-                now = self._go_on(now, pace)
-            else:
-                self._has_warned = False
+            # On both sides, as the process may be stopped in between.
+            expected = self._latest + self._pace() - self._latest_at
+            now, pace = self._clock.now(), self._pace()
+            if self._is_behind or now < self._latest or now + _STEP < expected:
+                now = self._go_on(now, expected)
             self._latest, self._latest_at = now, pace
             return now
 
-    def _go_on(self, now: int, pace: int) -> int:
-        """The time by the last answer and what has passed since."""
-        behind = self._latest - now
-        if behind >= _WARN_MICROSECONDS and not self._has_warned:
+    def _go_on(self, now: int, expected: int) -> int:
+        """The time by the last answer and what has passed since, while it is more."""
+        may_tell = self._is_behind or now < self._latest or self._has_pace
+        self._is_behind = may_tell and now < expected
+        if not self._is_behind:
+            self._has_warned = False
+            return now
+        if expected - now >= _STEP and not self._has_warned:
             self._has_warned = True
             _log.warning(
                 "The machine's clock was set back by %.1f s. Until it has caught up,"
                 " or this process ends, its time goes on from where it was.",
-                behind / 1_000_000,
+                (expected - now) / 1_000_000,
             )
-        return max(now, self._latest + pace - self._latest_at)
+        return expected
 
     def read(self) -> int:
         """Microseconds since 1970, UTC, as the wrapped clock has it, for leases.

@@ -19,7 +19,6 @@ from durable.store.records import (
 )
 from durable.testing.store_rows import (
     NAMESPACE,
-    START,
     Gathering,
     make_start,
 )

@@ -89,3 +89,52 @@ def test_it_warns_once_of_each_time_that_the_clock_is_set_back(
     first, second = (record.getMessage() for record in caplog.records)
     assert "set back by 31.0 s" in first
     assert "set back by" in second
+
+
+def test_it_warns_again_only_of_another_step(caplog: pytest.LogCaptureFixture) -> None:
+    machine = Machine()
+    clock = SteadyClock(machine)
+    clock.now()
+    with caplog.at_level(logging.WARNING, "durable.store"):
+        for _ in range(3):
+            machine.wait(DAY)
+            clock.now()
+            assert not caplog.records
+        machine.time -= 30_000_000
+        for _ in range(3):
+            machine.wait(1_000)
+            clock.now()
+    assert len(caplog.records) == 1
+
+
+def test_a_step_back_between_two_looks_is_seen() -> None:
+    machine = Machine()
+    clock = SteadyClock(machine)
+    before = clock.now()
+    machine.wait(60_000_000)
+    machine.time -= 30_000_000
+    assert clock.now() == before + 60_000_000
+
+
+def test_a_clock_without_a_pace_of_its_own_may_stand_still() -> None:
+    class Told:
+        time = 10 * DAY
+
+        def now(self) -> int:
+            return self.time
+
+    told = Told()
+    clock = SteadyClock(told)
+    passed = Machine()
+    clock._pace = passed.monotonic
+    for _ in range(3):
+        passed.wait(DAY)
+        assert clock.now() == 10 * DAY
+    told.time -= 5
+    for days in (11, 12):
+        passed.wait(DAY)
+        assert clock.now() == days * DAY
+    told.time += 5 * DAY
+    for _ in range(2):
+        assert clock.now() == told.time
+        passed.wait(DAY)
