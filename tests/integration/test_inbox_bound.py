@@ -76,5 +76,6 @@ async def test_a_full_inbox_refuses_and_loses_nothing(
     async with TestEnvironment(database) as env:
         handle = await env.get("adder", workflow=Adder)
         assert await handle.query(Adder.seen()) == sum(range(5))
+        await env.settle()
         await handle.signal(numbers(5))
         assert await handle.result() == sum(range(6))
