@@ -75,7 +75,10 @@ def _same_values(
         case (
             StartChildWorkflowExecutionInitiated(),
             StartChildWorkflowExecutionInitiated(),
-        ) | (WorkflowExecutionContinuedAsNew(), WorkflowExecutionContinuedAsNew()):
+        ):
+            name = recorded.workflow_type
+            return same_input(registry, name, recorded.input, found.input)
+        case WorkflowExecutionContinuedAsNew(), WorkflowExecutionContinuedAsNew():
             name = recorded.workflow_type
             return same_input(registry, name, recorded.input, found.input)
         case WorkflowExecutionCompleted(), WorkflowExecutionCompleted():

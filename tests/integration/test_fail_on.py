@@ -49,7 +49,8 @@ async def typed(number: int) -> int:
 
 @pytest.fixture(autouse=True)
 def original_code() -> Any:
-    yield edited.clear()
+    edited.clear()
+    yield
     edited.clear()
 
 

@@ -74,7 +74,7 @@ async def test_a_full_inbox_refuses_and_loses_nothing(
         found = await other.execute(sender("adder"))
         assert found == "full"
     async with TestEnvironment(database) as env:
-        handle = await env.get("adder", workflow=Adder)
+        handle = await env.get("adder")
         assert await handle.query(Adder.seen()) == sum(range(5))
         await env.settle()
         await handle.signal(numbers(5))

@@ -34,7 +34,7 @@ class Account:
     async def keep(self, cents: int = 0, notes: int = 0) -> int:
         self.cents += cents
         self.notes += notes
-        await wait_condition(lambda: self.way)
+        await wait_condition(lambda: bool(self.way))
         if self.way == "end":
             return self.cents
         if self.way == "checkpoint":
