@@ -345,7 +345,7 @@ class MemoryStore:
     async def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None = None
     ) -> RunRecord | None:
-        """One run; without `run_id` the newest of that workflow id."""
+        """One run; without `run_id` the open or newest of that workflow id."""
         database = self._read()
         with database.lock:
             return database.find_run(namespace, workflow_id, run_id)

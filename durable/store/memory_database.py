@@ -108,9 +108,10 @@ class MemoryDatabase:
     def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None
     ) -> RunRecord | None:
-        """Return one run; without `run_id` the newest of that workflow id."""
+        """Return one run; without `run_id` the open or newest of that workflow id."""
         if run_id is None:
-            return self.find_newest(namespace, workflow_id)
+            found = self.find_open(namespace, workflow_id)
+            return found or self.find_newest(namespace, workflow_id)
         run = self.runs.get(run_id)
         if run is None or (run.namespace, run.workflow_id) != (namespace, workflow_id):
             return None

@@ -141,10 +141,11 @@ def read_attempts(session: Session, run_id: str) -> list[AttemptRecord]:
 def find_run(
     session: Session, namespace: str, workflow_id: str, run_id: str | None
 ) -> RunRecord | None:
-    """Read one run; without `run_id` the newest of that workflow id."""
+    """Read one run; without `run_id` the open or newest of that workflow id."""
     key = {"namespace": namespace, "workflow_id": workflow_id}
     if run_id is None:
-        rows = _fetch(session, statements.FIND_NEWEST_RUN, **key)
+        rows = _fetch(session, statements.FIND_OPEN_RUN, **key)
+        rows = rows or _fetch(session, statements.FIND_NEWEST_RUN, **key)
     else:
         rows = _fetch(session, statements.FIND_RUN, **key, run_id=run_id)
     return statements.to_run(rows[0]) if rows else None

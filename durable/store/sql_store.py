@@ -245,7 +245,7 @@ class SqlStore:
     async def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None = None
     ) -> RunRecord | None:
-        """One run; without `run_id` the newest of that workflow id."""
+        """One run; without `run_id` the open or newest of that workflow id."""
         run: RunRecord | None = await self._read(
             lambda session: reads.find_run(session, namespace, workflow_id, run_id)
         )

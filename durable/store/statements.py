@@ -173,6 +173,10 @@ FIND_RUN: Final = sa.select(*RUN_COLUMNS).where(
     RUNS.c.workflow_id == sa.bindparam("workflow_id"),
     RUNS.c.run_id == sa.bindparam("run_id"),
 )
+FIND_OPEN_RUN: Final = sa.select(*RUN_COLUMNS).where(
+    RUNS.c.namespace == sa.bindparam("namespace"),
+    RUNS.c.open_key == sa.bindparam("workflow_id"),
+)
 FIND_NEWEST_RUN: Final = (
     sa.select(*RUN_COLUMNS)
     .where(

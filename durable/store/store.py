@@ -137,7 +137,10 @@ class Store(Protocol):
     async def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None = None
     ) -> RunRecord | None:
-        """One run; without `run_id` the newest of that workflow id."""
+        """One run; without `run_id` the open one of that workflow id, or the newest.
+
+        Where a clock was set back, the open one need not be the newest.
+        """
         ...
 
     async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:

@@ -135,6 +135,23 @@ class ReadContract:
         assert await store.find_run(NAMESPACE, "wf", "x") is None
         assert await store.find_run(NAMESPACE, "other", "a") is None
 
+    async def test_open_run_is_found_before_one_that_a_wrong_clock_made_newer(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        late = make_start("late", owner="w", workflow_id="wf", started_at=START + 9)
+        early = make_start("early", owner="w", workflow_id="wf", started_at=START)
+        await perform_all(store, late, make_closing("late", 3, 3), early)
+
+        found = await store.find_run(NAMESPACE, "wf")
+
+        assert found is not None
+        assert found.run_id == "early"
+        await store.perform(make_closing("early", 3, 3))
+        found = await store.find_run(NAMESPACE, "wf")
+        assert found is not None
+        assert found.run_id == "late"
+
     @pytest.mark.parametrize(
         ("where", "expected"),
         [
