@@ -9,6 +9,7 @@ arrive together are both seen.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -79,6 +80,7 @@ class Replayer(RunView):
     """
 
     __slots__ = (
+        "_checks_arguments",
         "_find_code",
         "_is_torn_down",
         "_on_unhandled",
@@ -97,7 +99,7 @@ class Replayer(RunView):
         self._find_code = code
         self._on_unhandled = on_unhandled
         super().__init__()
-        self._is_torn_down = False
+        self._is_torn_down = self._checks_arguments = False
         self.event_count = 0
         self.task_count = 0
         self.flags = flags.CURRENT
@@ -119,7 +121,7 @@ class Replayer(RunView):
             raise InternalError("This replayer was torn down.")
         try:
             if task.history:
-                self._replay(task.history)
+                self._catch_up(task.history)
             if task.is_replay_only:
                 return self._completion((), ())
             if self.is_closed:
@@ -230,6 +232,27 @@ class Replayer(RunView):
 
     # --- catching up ------------------------------------------------------------------
 
+    def _catch_up(self, history: Sequence[HistoryEvent]) -> None:
+        """Replay; once more with every argument checked, should that be what differs.
+
+        Earlier releases did not note in which turns arguments were refused.
+        """
+        is_fresh = self._context is None
+        try:
+            self._replay(history)
+        except NondeterminismError:
+            if not is_fresh or self._context is None:
+                raise
+            end_context(self._context)
+            self._driver = self._context = None
+            self._unprocessed = ()
+            self.event_count = self.task_count = 0
+            self._checks_arguments = True
+            with contextlib.suppress(NondeterminismError, BugError):
+                self._replay(history)
+                return
+            raise
+
     def _replay(self, history: Sequence[HistoryEvent]) -> None:
         """Drive recorded turns again. One thread-wide entry serves them all."""
         if self._context is None:
@@ -311,7 +334,9 @@ class Replayer(RunView):
             return position
         self.task_count = begun.task_number
         self.flags = bits = begun.flags
-        context.trusts_arguments = not bits & flags.Flag.ARGUMENTS_REFUSED
+        context.trusts_arguments = not (
+            bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
+        )
         context.begin_task(begun.time, begun.event_id - 1)
         context.checkpoint_follows = position < count and (
             type(history[position].attributes) is CheckpointRecorded

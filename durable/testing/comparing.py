@@ -7,7 +7,7 @@ differs, by the annotations: texts in a set come in another order in each proces
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -56,9 +56,11 @@ def _unordered(event: bytes) -> Any:
 
 def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _sorted(item) for key, item in value.items()}
+        fields = cast("dict[str, Any]", value)
+        return {key: _sorted(item) for key, item in fields.items()}
     if isinstance(value, list):
-        return sorted(map(_sorted, value), key=msgspec.json.encode)
+        items: list[Any] = [*value]
+        return sorted(map(_sorted, items), key=msgspec.json.encode)
     return value
 
 

@@ -108,14 +108,10 @@ class MessageContract:
         ]
         operations = [*signals, *others]
 
-        if together:
-            done = await asyncio.gather(
-                *map(store.perform, operations), return_exceptions=True
-            )
-        else:
-            done = []
-            for one in operations:
-                done += await asyncio.gather(store.perform(one), return_exceptions=True)
+        done: list[object] = []
+        for group in [operations] if together else [[one] for one in operations]:
+            sent = map(store.perform, group)
+            done += await asyncio.gather(*sent, return_exceptions=True)
 
         refused = [isinstance(one, InboxFullError) for one in done]
         assert refused[:3] == [False] * 3

@@ -33,7 +33,7 @@ from durable.core.commands import (
 from durable.core.events import HistoryEvent
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.limits import PAYLOAD_BYTES_MAX
-from durable.testing import replay_at_every_prefix
+from durable.testing import replay, replay_at_every_prefix
 from durable.testing.driver import RUN_ID, Driver
 
 
@@ -122,6 +122,44 @@ def test_an_argument_that_was_refused_live_is_refused_on_replay(
     assert found[0] == "kept"
     assert found[1].startswith("Payload")
     replay_at_every_prefix(driver.history, [careful])
+
+
+def test_a_refusal_that_an_earlier_release_did_not_note_is_found() -> None:
+    @workflow
+    async def careful() -> str:
+        seen = await ship("a")
+        try:
+            seen += await measure(math.nan)
+        except ValueError:
+            seen += await measure(0.0)
+        await sleep(1)
+        return seen
+
+    driver = Driver(careful())
+    driver.start()
+    for _ in range(2):
+        driver.complete(driver.pending[0], "x")
+    driver.fire_next_timer()
+    assert driver.result() == "xx"
+    history = [
+        HistoryEvent(
+            event.event_id,
+            event.task_number,
+            event.time,
+            event.attributes,
+            event.flags & ~flags.Flag.ARGUMENTS_REFUSED,
+        )
+        for event in driver.history
+    ]
+    assert replay(history, [careful]).result == "xx"
+
+    @workflow(name=careful.name)
+    async def changed() -> None:
+        await ship("a")
+        await sleep(1)
+
+    with pytest.raises(NondeterminismError, match="event 4 is ActivityTaskScheduled"):
+        replay(history, [changed])
 
 
 def test_a_refusal_is_noted_in_its_turn_alone() -> None:
