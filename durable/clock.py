@@ -15,7 +15,11 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Clock(Protocol):
-    """Where instants come from."""
+    """Where instants come from.
+
+    One with a method `monotonic` says by that, in microseconds since whenever, how time
+    passes when it is set back; the machine's monotonic clock does so otherwise.
+    """
 
     def now(self) -> int:
         """Microseconds since 1970, UTC."""
@@ -28,6 +32,15 @@ class SystemClock:
     def now(self) -> int:
         """Microseconds since 1970, UTC."""
         return time.time_ns() // 1_000
+
+    def monotonic(self) -> int:
+        """Microseconds since whenever, by the clock that nobody sets."""
+        return monotonic()
+
+
+def monotonic() -> int:
+    """Microseconds since whenever, by the clock that nobody sets."""
+    return time.monotonic_ns() // 1_000
 
 
 def to_datetime(instant: int) -> datetime:

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import os
 from collections.abc import Iterable
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
@@ -15,12 +16,14 @@ from durable.api.entity_call import EntityCall
 from durable.api.messages import SignalCall, UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
+from durable.api.workflow_definition import exception_classes
 from durable.client.client import Client, start_options
 from durable.client.description import RunDescription
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
+from durable.client.listing import run_filter
 from durable.client.updates import UpdateHandle
-from durable.clock import Clock, from_datetime
+from durable.clock import Clock
 from durable.core.payload import Failure
 from durable.errors import EngineClosedError, InvalidOptionError
 from durable.observer import Observer
@@ -32,7 +35,7 @@ from durable.options import (
     to_microseconds,
 )
 from durable.store.connect import connect
-from durable.store.records import RunFilter, RunStatus
+from durable.store.records import RunStatus
 from durable.store.store import Store
 from durable.worker.invoking import BuiltIn, EngineParts
 from durable.worker.worker import Worker
@@ -72,6 +75,8 @@ class Engine:
         max_activity_threads: how many of them may be plain functions.
         max_cached_runs: how many idle runs are kept live.
         workflow_task_attempts: failed tries before a run parks as stuck.
+        fail_on: exception classes that fail a run of any workflow although they look
+            like bugs, as if each had them as its own `fail_on`.
         blocked_after: how long workflow code or an async activity may hold the thread
             before it is named in the log; `None` watches nothing.
         drain_timeout: how long closing waits for running activities.
@@ -94,6 +99,7 @@ class Engine:
         max_activity_threads: int = limits.ACTIVITY_THREADS_MAX,
         max_cached_runs: int = limits.CACHED_RUNS_MAX,
         workflow_task_attempts: int = limits.WORKFLOW_TASK_ATTEMPTS,
+        fail_on: tuple[type[BaseException], ...] = (),
         blocked_after: Duration | None = limits.WORKFLOW_TASK_BLOCKED_SECONDS,
         drain_timeout: Duration = 10.0,
         observer: Observer | None = None,
@@ -125,6 +131,8 @@ class Engine:
         self._registry = (
             REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
         )
+        if exception_classes(fail_on, "fail_on of the engine"):
+            self._registry = self._registry.failing_on(fail_on)
         self._store = _store_of(database, clock, observer)
         self._observer = observer
         self._has_worker = worker
@@ -195,6 +203,7 @@ class Engine:
             return
         if self._worker is not None:
             await self._worker.stop()
+        client.listener.stop()
         await self._store.close()
         client.outcomes.nudge_all()
 
@@ -213,7 +222,7 @@ class Engine:
         if self._worker is not None:
             self._worker.changed()
         if self._client is not None:
-            self._client.outcomes.nudge_all()
+            self._client.listener.changed()
 
     def _stuck(self, run_id: str, _: Failure) -> None:
         if self._client is not None:
@@ -485,7 +494,8 @@ class Engine:
         workflow_id: str | None = None,
         stuck: bool | None = None,
         limit: int = 100,
-        started_before: Any = None,
+        started_before: datetime | None = None,
+        after: str | None = None,
     ) -> builtins.list[RunDescription]:
         """List runs, newest first.
 
@@ -495,22 +505,21 @@ class Engine:
             workflow_id: only runs of this id.
             stuck: True for parked runs only, False for none of them.
             limit: how many at most.
-            started_before: an aware datetime, for the next page.
+            started_before: an aware datetime: only runs that started before.
+            after: the `cursor` of the last run of a page, for the next page. None is
+                skipped or shown twice, even if many started at one instant.
 
         Raises:
-            InvalidOptionError: the limit is out of range.
+            InvalidOptionError, InvalidIdError: an argument has a wrong type or value.
         """
-        if status is not None and not isinstance(status, RunStatus):
-            raise InvalidOptionError(f"status is {status!r}: give a RunStatus.")
-        where = RunFilter(
+        where = run_filter(
             status=status,
             workflow_type=workflow_type,
             workflow_id=workflow_id,
             stuck=stuck,
             limit=limit,
-            started_before=(
-                None if started_before is None else from_datetime(started_before)
-            ),
+            started_before=started_before,
+            after=after,
         )
         return await self._open_client().list(where)
 

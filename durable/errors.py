@@ -13,6 +13,7 @@
     ├── WorkflowNotFoundError
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
+    ├── InboxFullError                too many messages wait for the run
     ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
     │   ├── WorkflowTerminatedError
@@ -176,6 +177,12 @@ class WorkflowClosedError(DurableError):
     """The run has closed and takes no more requests."""
 
     code = "workflow_closed"
+
+
+class InboxFullError(DurableError):
+    """Too many messages wait for the run; this one was not taken."""
+
+    code = "inbox_full"
 
 
 class WorkflowFailedError(DurableError):

@@ -59,5 +59,8 @@ LEASE_SECONDS: Final = 10.0
 REPLY_SECONDS_MAX: Final = 3_600.0
 # Generations of children that one closing transaction follows.
 CHILD_DEPTH_MAX: Final = 100
+# Messages that wait for one run. More come from a loop that never ends, or for a run
+# that nobody works on; each waits in the database, and is read when the run is.
+INBOX_MESSAGES_MAX: Final = 10_000
 # Request ids that a checkpoint carries on, so that a repeated message is known.
 REQUEST_IDS_KEPT: Final = 256

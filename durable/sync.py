@@ -11,6 +11,7 @@ import builtins
 import concurrent.futures
 import threading
 from collections.abc import Coroutine
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -25,8 +26,8 @@ from durable.core.machines.fact import DeadLetter
 from durable.core.stacks import TaskStack
 from durable.engine import Engine
 from durable.errors import EngineClosedError
-from durable.options import Duration
-from durable.store.records import AttemptRecord
+from durable.options import Duration, IdConflictPolicy, IdReusePolicy
+from durable.store.records import AttemptRecord, RunStatus
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -76,6 +77,15 @@ class SyncUpdateHandle(Generic[R_co]):
         self._thread = thread
         self._handle = handle
         self.update_id = handle.update_id
+        self.workflow_id = handle.workflow_id
+
+    def __repr__(self) -> str:
+        return repr(self._handle)
+
+    @property
+    def run_id(self) -> str:
+        """The run it was sent to, or the one of its chain that it has come to."""
+        return self._handle.run_id
 
     def result(self, *, timeout: Duration | None = None) -> R_co:
         """Wait until the handler has answered; see `UpdateHandle.result`."""
@@ -90,6 +100,9 @@ class SyncHandle(Generic[R_co]):
         self._handle = handle
         self.workflow_id = handle.workflow_id
         self.run_id = handle.run_id
+
+    def __repr__(self) -> str:
+        return repr(self._handle)
 
     def result(self, *, timeout: Duration | None = None) -> R_co:
         """Wait until the run has ended, and return its result; see `Handle.result`."""
@@ -119,13 +132,9 @@ class SyncHandle(Generic[R_co]):
         """The signals that the run's code could not decode, and why."""
         return self._thread.call(self._handle.dead_letters())
 
-    @overload
-    def signal(self, call: SignalCall, /, *, request_id: str | None = None) -> None: ...
-    @overload
     def signal(
-        self, call: str, /, *args: Any, request_id: str | None = None
-    ) -> None: ...
-    def signal(self, call: Any, /, *args: Any, request_id: str | None = None) -> None:
+        self, call: SignalCall | str, /, *args: Any, request_id: str | None = None
+    ) -> None:
         """Send a signal; see `Handle.signal`."""
         self._thread.call(self._handle.signal(call, *args, request_id=request_id))
 
@@ -207,9 +216,9 @@ class SyncHandle(Generic[R_co]):
         """A handle to an update that was accepted before."""
         return SyncUpdateHandle(self._thread, self._handle.get_update(update_id))
 
-    def cancel(self, reason: str = "") -> None:
+    def cancel(self, reason: str = "", *, request_id: str | None = None) -> None:
         """Ask the run to stop; see `Handle.cancel`."""
-        self._thread.call(self._handle.cancel(reason))
+        self._thread.call(self._handle.cancel(reason, request_id=request_id))
 
     def terminate(self, reason: str = "") -> None:
         """Close the run at once; see `Handle.terminate`."""
@@ -266,23 +275,86 @@ class SyncEngine:
         return self._thread
 
     @overload
-    def start(self, call: WorkflowCall[R], /, **options: Any) -> SyncHandle[R]: ...
+    def start(
+        self,
+        call: WorkflowCall[R],
+        /,
+        *,
+        id: str | None = None,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
+        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        request_id: str | None = None,
+        run_timeout: Duration | None = None,
+        execution_timeout: Duration | None = None,
+        task_queue: str | None = None,
+        memo: dict[str, Any] | None = None,
+        with_signal: SignalCall | None = None,
+    ) -> SyncHandle[R]: ...
     @overload
-    def start(self, call: str, /, *args: Any, **options: Any) -> SyncHandle[Any]: ...
-    def start(self, call: Any, /, *args: Any, **options: Any) -> SyncHandle[Any]:
+    def start(
+        self,
+        call: str,
+        /,
+        *args: Any,
+        id: str | None = None,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
+        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        request_id: str | None = None,
+        run_timeout: Duration | None = None,
+        execution_timeout: Duration | None = None,
+        task_queue: str | None = None,
+        memo: dict[str, Any] | None = None,
+        with_signal: SignalCall | None = None,
+    ) -> SyncHandle[Any]: ...
+    def start(
+        self,
+        call: Any,
+        /,
+        *args: Any,
+        id: str | None = None,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
+        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        request_id: str | None = None,
+        run_timeout: Duration | None = None,
+        execution_timeout: Duration | None = None,
+        task_queue: str | None = None,
+        memo: dict[str, Any] | None = None,
+        with_signal: SignalCall | None = None,
+    ) -> SyncHandle[Any]:
         """Start a run; see `Engine.start`."""
         thread = self._open_thread()
-        return SyncHandle(
-            thread, thread.call(self._engine.start(call, *args, **options))
+        started: Handle[Any] = thread.call(
+            self._engine.start(
+                call,
+                *args,
+                id=id,
+                on_conflict=on_conflict,
+                id_reuse=id_reuse,
+                request_id=request_id,
+                run_timeout=run_timeout,
+                execution_timeout=execution_timeout,
+                task_queue=task_queue,
+                memo=memo,
+                with_signal=with_signal,
+            )
         )
+        return SyncHandle(thread, started)
 
     @overload
-    def execute(self, call: WorkflowCall[R], /, **options: Any) -> R: ...
+    def execute(
+        self, call: WorkflowCall[R], /, *, id: str | None = None, **options: Any
+    ) -> R: ...
     @overload
-    def execute(self, call: str, /, *args: Any, **options: Any) -> Any: ...
-    def execute(self, call: Any, /, *args: Any, **options: Any) -> Any:
+    def execute(
+        self, call: str, /, *args: Any, id: str | None = None, **options: Any
+    ) -> Any: ...
+    def execute(
+        self, call: Any, /, *args: Any, id: str | None = None, **options: Any
+    ) -> Any:
         """Start a run and wait for its result; see `Engine.execute`."""
-        return self._open_thread().call(self._engine.execute(call, *args, **options))
+        return self._open_thread().call(
+            self._engine.execute(call, *args, id=id, **options)
+        )
 
     @overload
     def get(
@@ -310,14 +382,55 @@ class SyncEngine:
         found = self._engine.get(workflow_id, workflow=workflow, run_id=run_id)
         return SyncHandle(thread, thread.call(found))
 
+    @overload
     def update_with_start(
-        self, update: UpdateCall[T], call: WorkflowCall[R], /, **options: Any
-    ) -> tuple[SyncHandle[R], SyncUpdateHandle[T]]:
+        self,
+        update: UpdateCall[T],
+        call: WorkflowCall[R],
+        /,
+        *,
+        id: str,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        update_id: str | None = None,
+        **options: Any,
+    ) -> tuple[SyncHandle[R], SyncUpdateHandle[T]]: ...
+    @overload
+    def update_with_start(
+        self,
+        update: UpdateCall[T],
+        call: str,
+        /,
+        *args: Any,
+        id: str,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        update_id: str | None = None,
+        **options: Any,
+    ) -> tuple[SyncHandle[Any], SyncUpdateHandle[T]]: ...
+    def update_with_start(
+        self,
+        update: UpdateCall[Any],
+        call: Any,
+        /,
+        *args: Any,
+        id: str,
+        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        update_id: str | None = None,
+        **options: Any,
+    ) -> tuple[SyncHandle[Any], SyncUpdateHandle[Any]]:
         """Send an update, starting its run if need be; see `Engine`."""
         thread = self._open_thread()
-        handle, sent = thread.call(
-            self._engine.update_with_start(update, call, **options)
+        both: tuple[Handle[Any], UpdateHandle[Any]] = thread.call(
+            self._engine.update_with_start(
+                update,
+                call,
+                *args,
+                id=id,
+                on_conflict=on_conflict,
+                update_id=update_id,
+                **options,
+            )
         )
+        handle, sent = both
         return SyncHandle(thread, handle), SyncUpdateHandle(thread, sent)
 
     def call(
@@ -329,9 +442,30 @@ class SyncEngine:
         timeout: Duration | None = None,
     ) -> R:
         """Call a method of an entity; see `Engine.call`."""
+        thread = self._open_thread()
         called = self._engine.call(call, update_id=update_id, timeout=timeout)
-        return self._open_thread().call(called)
+        return thread.call(called)
 
-    def list(self, **where: Any) -> builtins.list[RunDescription]:
+    def list(
+        self,
+        *,
+        status: RunStatus | None = None,
+        workflow_type: str | None = None,
+        workflow_id: str | None = None,
+        stuck: bool | None = None,
+        limit: int = 100,
+        started_before: datetime | None = None,
+        after: str | None = None,
+    ) -> builtins.list[RunDescription]:
         """List runs, newest first; see `Engine.list`."""
-        return self._open_thread().call(self._engine.list(**where))
+        thread = self._open_thread()
+        listed = self._engine.list(
+            status=status,
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            stuck=stuck,
+            limit=limit,
+            started_before=started_before,
+            after=after,
+        )
+        return thread.call(listed)

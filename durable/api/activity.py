@@ -130,12 +130,16 @@ class Activity(Generic[P, R]):
     ) -> R:
         signature = self.call_signature
         values = signature.bind(args, kwargs)
-        # Live, a value that would change is refused; what was recorded passed then.
-        payloads = (
-            signature.encode_again(values)
-            if runtime.is_replaying
-            else signature.encode(values)
-        )
+        # Live, a value that would change is refused; what was recorded passed then,
+        # unless the history says that something of its turn did not.
+        if runtime.trusts_arguments:
+            payloads = signature.encode_again(values)
+        else:
+            try:
+                payloads = signature.encode(values)
+            except Exception:
+                runtime.has_refused = True
+                raise
         compensation = self._compensation
         ledger = None if compensation is None else find_ledger()
         if compensation is None or ledger is None:

@@ -141,6 +141,7 @@ class ExternalHandle:
         Raises:
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has ended.
+            InboxFullError: too many messages wait for it.
             InvalidInputError: an argument breaks its rule.
             NotInWorkflowError: called outside of a workflow.
         """

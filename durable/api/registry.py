@@ -22,6 +22,13 @@ class Registry:
     ) -> None:
         self.workflows = {} if workflows is None else workflows
         self.activities = {} if activities is None else activities
+        self.fail_on: tuple[type[BaseException], ...] = ()
+
+    def failing_on(self, classes: tuple[type[BaseException], ...]) -> Registry:
+        """The same definitions, where these exceptions fail each run, too."""
+        failing = Registry(self.workflows, self.activities)
+        failing.fail_on = classes
+        return failing
 
     def limited_to(self, definitions: Iterable[object]) -> Registry:
         """A registry of these definitions, and of those that these modules hold.
@@ -65,7 +72,7 @@ class Registry:
             NotRegisteredError: there is none.
         """
         found: Workflow[Any, Any] = get_definition(self.workflows, name, "workflow")
-        return found
+        return found.failing_on(self.fail_on) if self.fail_on else found
 
     def get_activity(self, name: str) -> Activity[Any, Any]:
         """The activity of that name.

@@ -56,7 +56,8 @@ class WorkflowOptions(TypedDict, total=False):
         run_timeout: the longest one run may take; no code runs when it passes.
         execution_timeout: the longest the whole chain of runs may take.
         task_queue: where it runs; the engine's own queue by default.
-        fail_on: exception classes that fail the run although they look like bugs.
+        fail_on: exception classes that fail the run although they look like bugs;
+            such as `NondeterminismError` and `UndecodableError` of this library.
         park_on: exception classes that park the run although they look like failures.
         checkpoint_every: events after which `durable.checkpoint()` is heeded; 1,000 by
             default.
@@ -236,8 +237,8 @@ class Workflow(Generic[P, R]):
         self.task_queue = options.get("task_queue")
         if self.task_queue is not None:
             check_id(self.task_queue, f"task_queue {where}")
-        self.fail_on = _classes(options.get("fail_on", ()), f"fail_on {where}")
-        self.park_on = _classes(options.get("park_on", ()), f"park_on {where}")
+        self.fail_on = exception_classes(options.get("fail_on", ()), f"fail_on {where}")
+        self.park_on = exception_classes(options.get("park_on", ()), f"park_on {where}")
         self.checkpoint_every = _events(
             options.get("checkpoint_every", limits.CHECKPOINT_EVENTS), where
         )
@@ -287,11 +288,21 @@ class Workflow(Generic[P, R]):
             PayloadError: a memo's value is no plain data.
         """
         merged = merge(self.child_options, options)
+        copy = self._copy()
+        copy.child_options = merged
+        copy._child_target = copy._make_child_target()
+        return copy
+
+    def failing_on(self, classes: tuple[type[BaseException], ...]) -> Workflow[P, R]:
+        """The same workflow, whose runs fail with these exceptions, too."""
+        copy = self._copy()
+        copy.fail_on = (*self.fail_on, *classes)
+        return copy
+
+    def _copy(self) -> Workflow[P, R]:
         # Not copy.copy(): definitions are copied by name, as they are pickled.
         copy: Workflow[P, R] = object.__new__(type(self))
         vars(copy).update(vars(self))
-        copy.child_options = merged
-        copy._child_target = copy._make_child_target()
         return copy
 
     @property
@@ -365,7 +376,12 @@ def _is_workflow(value: object) -> TypeGuard[Workflow[Any, Any]]:
     return isinstance(value, Workflow)
 
 
-def _classes(value: Any, name: str) -> tuple[type[BaseException], ...]:
+def exception_classes(value: Any, name: str) -> tuple[type[BaseException], ...]:
+    """Check an option that names exceptions.
+
+    Raises:
+        InvalidOptionError: it is no tuple of exception classes.
+    """
     items: list[Any] = [*value] if type(value) is tuple else [None]
     if not all(isinstance(i, type) and issubclass(i, BaseException) for i in items):
         raise InvalidOptionError(f"{name} is {value!r}: give exception classes.")

@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias
 import click
 import msgspec
 
+from durable.api.endings import check_ending
 from durable.api.registry import REGISTRY
 from durable.cli.connection import open_client
 from durable.cli.loading import load_modules
@@ -35,9 +36,13 @@ from durable.clock import from_datetime
 from durable.core.codec import decode_rows
 from durable.core.events import HistoryEvent, WorkflowExecutionStarted
 from durable.core.fold import fold
-from durable.core.payload import JSON_PLAIN
+from durable.core.payload import JSON_PLAIN, Failure
 from durable.core.replayer import Replayer
-from durable.core.workflow_task import WorkflowTask, WorkflowTaskFailure
+from durable.core.workflow_task import (
+    TaskFailureKind,
+    WorkflowTask,
+    WorkflowTaskFailure,
+)
 from durable.errors import (
     CorruptHistoryError,
     DurableError,
@@ -119,8 +124,9 @@ def replay(
     """Try recorded runs against today's code, without any effect.
 
     Ends with exit code 8 if a history does not replay, and says where it differs: what
-    is recorded, what the code asks for, and both lines. As in a worker, replay begins
-    at the newest checkpoint. Runs whose workflow is in none of the modules are skipped.
+    is recorded, what the code asks for, and both lines; likewise if the code ends a run
+    with another result or failure. As in a worker, replay begins at the newest
+    checkpoint. Runs whose workflow is in none of the modules are skipped.
     """
     chosen = [workflow_id is not None, path is not None, is_all or is_open]
     if sum(chosen) != 1:
@@ -222,6 +228,10 @@ def replay_history(
             problem = replayer.process(task).failure
             if problem is not None:
                 return end("mismatch", problem)
+            try:
+                check_ending(REGISTRY, started, events[-1], replayer.closing)
+            except NondeterminismError as error:
+                return end("mismatch", _problem(error))
             if state.unprocessed:
                 # What the next task would see, as far as it is recorded. What the code
                 # would do then goes nowhere.
@@ -239,6 +249,11 @@ def _without_past(
         return tuple(events)
     kept = [event for event in events if event.event_id >= checkpoint_event_id]
     return (events[0], *kept)
+
+
+def _problem(error: NondeterminismError) -> WorkflowTaskFailure:
+    failure = Failure(message=error.message, type=type(error).__name__)
+    return WorkflowTaskFailure(TaskFailureKind.NONDETERMINISM, failure, error)
 
 
 def _message_of(problem: WorkflowTaskFailure) -> str:

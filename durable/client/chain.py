@@ -203,6 +203,7 @@ class Chain:
         Raises:
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed.
+            InboxFullError: too many messages wait for it.
         """
         connection = self.connection
         first = None if self.is_pinned else await self.find_first_run_id()

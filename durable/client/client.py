@@ -12,15 +12,16 @@ from typing import Any, Final
 
 import msgspec
 
-from durable import limits
 from durable.api.child_options import START_OPTIONS, refuse_others
 from durable.api.messages import SignalCall, UpdateCall, signal_call, update_call
 from durable.api.registry import Registry
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.answers import Answers, News
 from durable.client.chain import LocalWorker
-from durable.client.description import RunDescription, describe
+from durable.client.description import RunDescription
 from durable.client.handle import Handle
+from durable.client.listening import Listener
+from durable.client.listing import describe_runs
 from durable.client.outcomes import Outcomes
 from durable.client.updates import UpdateHandle
 from durable.converter import json
@@ -101,6 +102,7 @@ class Client:
         self.task_queue = task_queue
         self.identity = f"{os.getpid()}@{socket.gethostname()}"
         self.outcomes = Outcomes()
+        self.listener = Listener(store, self.outcomes)
         self.worker = worker
         self._observer = observer
         self._run_ids = RunIds()
@@ -423,12 +425,8 @@ class Client:
 
     async def list(self, where: RunFilter) -> list[RunDescription]:
         """A page of runs, newest first."""
-        if not 1 <= where.limit <= limits.LIST_PAGE_MAX:
-            raise InvalidOptionError(
-                f"limit is {where.limit}: give 1 to {limits.LIST_PAGE_MAX}."
-            )
         records = await self._store.list_runs(self.namespace, where)
-        return [describe(record) for record in records]
+        return await describe_runs(self._store, self.namespace, records)
 
 
 def _what_to_start(

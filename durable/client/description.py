@@ -7,10 +7,11 @@ from typing import Final
 
 import msgspec
 
-from durable.clock import to_datetime
+from durable.clock import from_datetime, to_datetime
 from durable.converter.failures import exception_of
 from durable.core.payload import Failure
-from durable.errors import WorkflowStuckError
+from durable.errors import InvalidOptionError, WorkflowStuckError
+from durable.options import check_id
 from durable.store.records import RunRecord, RunStatus
 
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
@@ -23,6 +24,9 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
         stuck: why it is parked, or None.
         wake_at: when its next timer, retry or timeout is due, if it waits for one.
         owner: the worker that has it, or None.
+        root_workflow_id, root_run_id: the run at the top of its family: its parent's
+            parent and so on; its own or that of its chain's first run without a
+            parent. The workflow id is None if that run is not in the database any more.
     """
 
     namespace: str
@@ -41,10 +45,45 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     continued_from_run_id: str | None
     parent_workflow_id: str | None
     parent_run_id: str | None
+    root_workflow_id: str | None
+    root_run_id: str | None
+
+    @property
+    def cursor(self) -> str:
+        """Where it stands in a listing: `list(after=...)` goes on behind it."""
+        return f"{from_datetime(self.started_at):x}.{self.run_id}"
 
 
-def describe(record: RunRecord) -> RunDescription:
-    """Turn a run's row into what users see."""
+def read_cursor(text: object) -> tuple[int, str]:
+    """The start and the run id that a cursor is made of.
+
+    Raises:
+        InvalidOptionError: it is no cursor.
+    """
+    instant, dot, run_id = (
+        text.partition(".") if isinstance(text, str) else ("", "", "")
+    )
+    try:
+        if dot:
+            return int(instant, 16), check_id(run_id, "the run id of the cursor")
+    except ValueError:  # an InvalidIdError is one
+        pass
+    raise InvalidOptionError(
+        f"after is {text!r}: give the `cursor` of the last run of the page before."
+    )
+
+
+def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescription:
+    """Turn a run's row into what users see.
+
+    `root_workflow_id` is looked at where the row itself does not tell.
+    """
+    root_run_id = record.root_run_id
+    if record.parent_run_id is None:
+        root_run_id = root_run_id or record.first_run_id
+        root_workflow_id = record.workflow_id
+    elif root_run_id == record.parent_run_id:
+        root_workflow_id = record.parent_workflow_id
     return RunDescription(
         namespace=record.namespace,
         workflow_id=record.workflow_id,
@@ -62,6 +101,8 @@ def describe(record: RunRecord) -> RunDescription:
         continued_from_run_id=record.continued_from_run_id,
         parent_workflow_id=record.parent_workflow_id,
         parent_run_id=record.parent_run_id,
+        root_workflow_id=root_workflow_id,
+        root_run_id=root_run_id,
     )
 
 

@@ -85,30 +85,18 @@ async def read_pages(
 ) -> AsyncGenerator[list[RunRecord]]:
     """Read all runs of a listing, newest first, page by page; each run once.
 
-    `where.limit` is not looked at. Of runs that started within one microsecond at most
-    `size` are seen.
+    `where.limit` is not looked at.
     """
-    before = where.started_before
-    seen: set[str] = set()
     while True:
         page = await store.list_runs(
-            namespace,
-            msgspec.structs.replace(where, limit=size, started_before=before),
+            namespace, msgspec.structs.replace(where, limit=size)
         )
-        fresh = [record for record in page if record.run_id not in seen]
-        if fresh:
-            yield fresh
+        if page:
+            yield page
         if len(page) < size:
             return
-        oldest = page[-1].started_at
-        if before == oldest + 1:
-            # Nothing but this one instant on the page: step over it, or never end.
-            before = oldest
-            seen = set[str]()
-        else:
-            # The page may have ended among runs of one instant: ask for that again.
-            before = oldest + 1
-            seen = {record.run_id for record in page if record.started_at == oldest}
+        last = page[-1]
+        where = msgspec.structs.replace(where, after=(last.started_at, last.run_id))
 
 
 class _Survey:

@@ -22,16 +22,16 @@ from durable.client.chain import Chain, Connection
 from durable.client.description import (
     RunDescription,
     decode_stuck,
-    describe,
     stuck_error,
 )
+from durable.client.listening import terminal_of
+from durable.client.listing import describe_runs
 from durable.client.outcomes import RunOutcome
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.converter import json
 from durable.core.codec import decode_rows, encode_attributes
 from durable.core.events import (
-    TERMINAL_EVENTS,
     Attributes,
     HistoryEvent,
     WorkflowExecutionCancelRequested,
@@ -147,39 +147,42 @@ class Handle(Generic[R_co]):
         while outcome.terminal is None:
             if not outcome.is_fresh:
                 # Listen before asking, or a change in between would go unheard.
-                changed = asyncio.ensure_future(outcome.changed())
+                ended = asyncio.ensure_future(outcome.ended())
                 try:
                     await asyncio.sleep(0)
                     terminal = await self._read_terminal(run_id, outcome)
                     if terminal is not None:
                         return terminal
-                    await changed
+                    await ended
                 finally:
-                    changed.cancel()
+                    ended.cancel()
             else:
-                await outcome.changed()
+                await outcome.ended()
         return outcome.terminal
 
     async def _read_terminal(
         self, run_id: str, outcome: RunOutcome
     ) -> Attributes | None:
-        connection = self._connection
-        record = await Chain(
-            connection, self.workflow_id, run_id, None, is_pinned=True
-        ).record()
-        if record.status is RunStatus.RUNNING:
+        store = self._connection.store
+        news = await store.read_news([run_id])
+        if news and news[0].is_open and not news[0].is_stuck:
+            return None
+        terminal = terminal_of(news[0]) if news else None
+        if terminal is None:
+            record = await Chain(
+                self._connection, self.workflow_id, run_id, None, is_pinned=True
+            ).record()
             if record.stuck is not None:
                 raise stuck_error(record, decode_stuck(record.stuck) or Failure())
-            return None
-        rows = await connection.store.read_history(run_id)
-        last = decode_rows(rows[-1:])
-        if not last or not isinstance(last[0].attributes, TERMINAL_EVENTS):
+            if record.status is RunStatus.RUNNING:
+                return None  # it was mended meanwhile
+            decode_rows(await store.read_history(run_id, news[0].last_event_id - 1))
             raise CorruptHistoryError(
                 f"Run {self.workflow_id!r} is {record.status.value}, but its history"
                 " has no terminal event."
             )
-        outcome.terminal = last[0].attributes
-        return last[0].attributes
+        outcome.terminal = terminal
+        return terminal
 
     # --- look at it -------------------------------------------------------------------
 
@@ -189,7 +192,9 @@ class Handle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such run.
         """
-        return describe(await self._chain.record())
+        connection, record = self._connection, await self._chain.record()
+        found = await describe_runs(connection.store, connection.namespace, [record])
+        return found[0]
 
     async def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order.
@@ -250,6 +255,7 @@ class Handle(Generic[R_co]):
         Raises:
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
+            InboxFullError: too many messages wait for it.
             InvalidInputError: an argument breaks its rule; nothing was sent.
         """
         made = signal_call(call, args)
@@ -369,8 +375,9 @@ class Handle(Generic[R_co]):
         Args:
             call: such as `Cart.checkout()`; or an update's name, followed by arguments.
             *args: arguments, only with a name.
-            update_id: your idempotency key: the same id in the same run is the same
-                update.
+            update_id: your idempotency key: the same id is the same update for the
+                run and for those that it goes on as (the newest 256 messages of a run
+                are remembered there, at least).
             timeout: how long to wait for the acceptance; None waits without end.
 
         Raises:
@@ -379,6 +386,7 @@ class Handle(Generic[R_co]):
             NoAnswerError: `timeout` passed; the update may still be accepted.
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
+            InboxFullError: too many messages wait for it.
             InvalidInputError: an argument breaks its rule; nothing was sent.
         """
         made = update_call(call, args)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from typing import TypeAlias
 
 from durable.core.events import Attributes
+from durable.store.records import RunNews
+
+_Waiters: TypeAlias = dict[asyncio.Future[None], None]
 
 
 class RunOutcome:
@@ -17,26 +21,69 @@ class RunOutcome:
             the store whether it is open.
     """
 
-    __slots__ = ("__weakref__", "_waiters", "is_fresh", "terminal")
+    __slots__ = (
+        "__weakref__",
+        "_end_waiters",
+        "_seen",
+        "_waiters",
+        "is_fresh",
+        "terminal",
+    )
 
     def __init__(self) -> None:
         self.terminal: Attributes | None = None
         self.is_fresh = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: _Waiters = {}
+        self._end_waiters: _Waiters = {}
+        self._seen: object = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiters or self._end_waiters)
 
     def nudge(self) -> None:
         """Let everybody who waits look again."""
         self.is_fresh = False
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(self._end_waiters)
+        _wake(self._waiters)
+
+    def hear(self, news: RunNews, terminal: Attributes | None) -> None:
+        """Take what the store says; let those look again to whom it may be new."""
+        if not news.is_open:
+            self.terminal = self.terminal or terminal
+        if not news.is_open or news.is_stuck:
+            self.nudge()
+            return
+        seen = news.last_event_id, news.replies
+        if seen != self._seen:
+            self._seen = seen
+            _wake(self._waiters)
 
     async def changed(self) -> None:
-        """Wait for the next nudge."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        """Wait until there may be an event, a reply or an end that is new."""
+        await _wait_in(self._waiters)
+
+    async def ended(self) -> None:
+        """Wait until the run may have closed or parked."""
+        await _wait_in(self._end_waiters)
+
+
+def _wake(waiters: _Waiters) -> None:
+    woken = list(waiters)
+    waiters.clear()
+    for waiter in woken:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+async def _wait_in(waiters: _Waiters) -> None:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiters[waiter] = None
+    try:
         await waiter
+    finally:
+        waiters.pop(waiter, None)
 
 
 class Outcomes:
@@ -66,6 +113,16 @@ class Outcomes:
         outcome = self._known.get(run_id)
         if outcome is not None:
             outcome.nudge()
+
+    def awaited(self) -> list[str]:
+        """The runs that somebody waits for."""
+        return [i for i, outcome in list(self._known.items()) if outcome.is_awaited]
+
+    def hear(self, news: RunNews, terminal: Attributes | None) -> None:
+        """What the store says of a run."""
+        outcome = self._known.get(news.run_id)
+        if outcome is not None:
+            outcome.hear(news, terminal)
 
     def nudge_all(self) -> None:
         """Something in the store has changed, nobody knows what."""

@@ -27,6 +27,7 @@ from durable.core.replayer import Replayer
 from durable.core.stacks import STACK_QUERY, TaskStack
 from durable.core.workflow_task import WorkflowTask
 from durable.errors import (
+    InboxFullError,
     NoAnswerError,
     QueryFailedError,
     StoreError,
@@ -80,6 +81,7 @@ async def query(chain: Chain, name: str, input: Payloads, timeout: float) -> Pay
 
 
 _PASSED_ON: Final = (
+    InboxFullError,
     NoAnswerError,
     QueryFailedError,
     StoreError,

@@ -10,6 +10,7 @@ from durable.core.codec import decode_rows
 from durable.core.events import (
     TERMINAL_EVENTS,
     Attributes,
+    WorkflowExecutionStarted,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
@@ -27,6 +28,7 @@ class RunTail:
     Attributes:
         run_id: the run.
         terminal: how it ended, if it has.
+        started: how it began, if that was read.
         record: its row as it was read last.
         seen: the last event that was read.
     """
@@ -48,6 +50,7 @@ class RunTail:
         """
         self.run_id = where[2]
         self.terminal: Attributes | None = None
+        self.started: WorkflowExecutionStarted | None = None
         self.record: RunRecord | None = None
         self._store = store
         self._where = where
@@ -83,6 +86,8 @@ class RunTail:
                 self._tell(self.run_id, what.update_id, what)
             elif isinstance(what, TERMINAL_EVENTS):
                 self.terminal = what
+            elif isinstance(what, WorkflowExecutionStarted):
+                self.started = what
         self.record = await self._store.find_run(*self._where)
 
 

@@ -43,7 +43,7 @@ class UpdateHandle(Generic[R_co]):
     """One update that was sent: wait for its answer.
 
     Attributes:
-        update_id: its id; the same id in the same run is the same update.
+        update_id: its id; the same id in the same chain of runs is the same update.
         workflow_id: the run it was sent to.
         run_id: that run's id.
     """
@@ -70,6 +70,8 @@ class UpdateHandle(Generic[R_co]):
         self._is_new = is_new
         self._is_direct = False
         self._tail: RunTail | None = None
+        # An earlier run of the chain has had it, and only that one's history says more.
+        self._is_past = False
         self.request: UpdateRequest | None = None
         """What was sent; None if this handle only looks at it."""
 
@@ -171,6 +173,7 @@ class UpdateHandle(Generic[R_co]):
         return (
             outcome.is_given_back
             and not outcome.is_accepted
+            and not self._is_past
             and self.request is not None
         )
 
@@ -198,6 +201,14 @@ class UpdateHandle(Generic[R_co]):
                 outcome.take(_reply_decoder.decode(reply).rejected)
                 await store.perform(DropReplies(keys=((self.run_id, key),)))
                 return True
+        if not outcome.is_accepted and self._go_back(tail):
+            return True
+        if self._is_past and record is None:
+            raise UpdateFailedError(
+                f"Run {self.workflow_id!r} has had update {self.update_id!r} before,"
+                f" in its run {self.run_id}, which is not in the database any more.",
+                update_id=self.update_id,
+            )
         if terminal is not None:
             await self._run_ended(terminal)
             return True
@@ -212,7 +223,7 @@ class UpdateHandle(Generic[R_co]):
                 f" {self.update_id!r} did.",
                 update_id=self.update_id,
             )
-        if isinstance(terminal, WorkflowExecutionContinuedAsNew):
+        if isinstance(terminal, WorkflowExecutionContinuedAsNew) and not self._is_past:
             self._move(terminal.new_run_id)
             if self.request is not None:
                 await self._send_by_store()
@@ -222,10 +233,28 @@ class UpdateHandle(Generic[R_co]):
             f" {self.update_id!r}."
         )
 
+    def _go_back(self, tail: RunTail) -> bool:
+        """Look at the run before if that, or one before it, has had the update."""
+        started = tail.started
+        if started is None:
+            # Shared with those who began later, and perhaps too late for this one.
+            return False
+        known, before = started.known_request_ids, started.continued_from_run_id
+        if before is None or known is msgspec.UNSET:
+            return False
+        if update_request_id(self.update_id) not in known:
+            return False
+        self._is_past = True
+        self._look_at(before)
+        return True
+
     def _move(self, run_id: str) -> None:
         """Go on with the next run of the chain."""
-        self.run_id, self._seen, self._tail = run_id, 0, None
         self._chain.current = run_id
+        self._look_at(run_id)
+
+    def _look_at(self, run_id: str) -> None:
+        self.run_id, self._seen, self._tail = run_id, 0, None
         self._outcome = self._chain.connection.answers.of(run_id, self.update_id)
 
     # --- sending ----------------------------------------------------------------------

@@ -97,9 +97,11 @@ class RunContext(OtherRuns):
         "entries",
         "has_ended",
         "has_mailbox",
+        "has_refused",
         "history_length",
         "instance",
         "is_continuing",
+        "is_failing",
         "is_replaying",
         "loop",
         "main",
@@ -112,6 +114,7 @@ class RunContext(OtherRuns):
         "task_time",
         "timer_heap",
         "timers",
+        "trusts_arguments",
     )
 
     def __init__(
@@ -132,6 +135,8 @@ class RunContext(OtherRuns):
         self.patches: dict[str, bool] = {}
         self.recorded_patches: frozenset[str] = frozenset()
         self.is_replaying = True
+        self.trusts_arguments = False
+        self.has_refused = False
         self.task_time = 0
         self.started_at = 0
         self.history_length = 0
@@ -154,6 +159,7 @@ class RunContext(OtherRuns):
         self.has_ended = False
         # The code has decided that the run goes on as a new one.
         self.is_continuing = False
+        self.is_failing = False  # it is caught up with the turn in which it failed
         self.bug: BaseException | None = None
         self.checkpoint_event_id = checkpoint_event_id
         self.checkpoint_follows = False
@@ -260,10 +266,14 @@ class RunContext(OtherRuns):
             if not self.has_ended and self.ending is None:
                 self.ending = going
                 self.is_continuing = True
-        elif self.code.is_bug(error):
+        elif self.is_bug(error):
             self.bug = self.bug or error
         elif not self.has_ended and self.ending is None:
             self.ending = error
+
+    def is_bug(self, error: BaseException) -> bool:
+        """Whether an exception should park the run, which did not fail of it."""
+        return not self.is_failing and self.code.is_bug(error)
 
     def reading_only(self, what: str) -> AbstractContextManager[None]:
         """Refuse all changes while a query or a validator runs."""

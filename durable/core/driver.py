@@ -183,7 +183,7 @@ class RunDriver:
         try:
             context.code.prepare(context, event.input)
         except Exception as error:
-            if context.code.is_bug(error):
+            if context.is_bug(error):
                 raise
             context.ending = error
         if type(event) is CheckpointRecorded:
@@ -344,7 +344,7 @@ class RunDriver:
         going = find_continuation(error)
         if going is not None:
             return _continue_command(context, going)
-        if isinstance(error, WorkflowTaskError) or context.code.is_bug(error):
+        if context.is_bug(error):
             raise BugError(error)
         failure = context.code.failure_of(error)
         if self._is_cancel_requested and _is_cancellation(failure):

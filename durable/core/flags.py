@@ -15,7 +15,9 @@ class Flag(enum.IntFlag):
 
     DRAIN_ONCE = 1
     """All events of a turn are applied before the loop is drained, once."""
+    ARGUMENTS_REFUSED = 32
+    """Only of turns in which an argument was refused: a replay checks them, too."""
 
 
 CURRENT: Final = int(Flag.DRAIN_ONCE)
-KNOWN: Final = int(Flag.DRAIN_ONCE)
+KNOWN: Final = int(Flag.DRAIN_ONCE | Flag.ARGUMENTS_REFUSED)

@@ -235,6 +235,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> WorkflowFuture[Any]:
         """Make a future of this run."""
+        if self.read_only:  # somebody steps a coroutine by hand
+            self.refuse_change("Waiting for something")
         future: WorkflowFuture[Any] = WorkflowFuture(loop=self)
         self._created += 1
         future.order = self._created

@@ -95,6 +95,7 @@ class Mailbox:
         signal_count: signals the run has had; a signal's number is its place in that.
         dead: signals that history says were set aside.
         accepted: live updates that were accepted in this turn.
+        admitted: the update whose validator was asked before the turn, if any.
         rejected: live updates that were refused in this turn, and why.
         updates: every accepted update by id, with its answer once it has one.
     """
@@ -106,6 +107,7 @@ class Mailbox:
         "_unclaimed",
         "_waiters",
         "accepted",
+        "admitted",
         "dead",
         "rejected",
         "signal_count",
@@ -128,6 +130,7 @@ class Mailbox:
         self.signal_count = 0
         self.dead: set[int] = set()
         self.accepted: set[str] = set()
+        self.admitted: UpdateRequest | None = None
         self.rejected: dict[str, Failure] = {}
         self.updates: dict[str, WorkflowExecutionUpdateCompleted | None] = {}
 
@@ -365,10 +368,16 @@ class Mailbox:
             self._unclaimed.append(update)
             self.refuse_unclaimed()
             return False
-        return self._is_valid(update, handler)
+        if not self._is_valid(update, handler):
+            return False
+        self.admitted = update
+        return True
 
     def _is_valid(self, update: UpdateRequest, handler: Handler) -> bool:
+        if update is self.admitted:
+            return True
         what = f"the validator of update {update.update_name!r}"
+        token = _current_update.set((update.update_id, update.update_name))
         try:
             with self._context.reading_only(what):
                 if handler.validate is None:
@@ -380,6 +389,8 @@ class Mailbox:
         except Exception as error:  # noqa: BLE001 - this is how validators refuse
             self.rejected[update.update_id] = self._context.code.failure_of(error)
             return False
+        finally:
+            _current_update.reset(token)
         return True
 
     async def _run_update(

@@ -9,11 +9,13 @@ arrive together are both seen.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from durable.core import flags, turn
+from durable.core.commands import Command, FailWorkflowExecution
 from durable.core.context import RunContext
 from durable.core.driver import (
     BugError,
@@ -31,6 +33,7 @@ from durable.core.events import (
     MarkerRecorded,
     TimerCanceled,
     TimerFired,
+    WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
@@ -77,10 +80,12 @@ class Replayer(RunView):
     """
 
     __slots__ = (
+        "_checks_arguments",
         "_find_code",
         "_is_torn_down",
         "_on_unhandled",
         "_settled_count",
+        "closing",
         "event_count",
         "flags",
         "task_count",
@@ -95,12 +100,14 @@ class Replayer(RunView):
         self._find_code = code
         self._on_unhandled = on_unhandled
         super().__init__()
-        self._is_torn_down = False
+        self._is_torn_down = self._checks_arguments = False
         self.event_count = 0
         # The events before the turn: a failed one goes back to them.
         self._settled_count = 0
         self.task_count = 0
         self.flags = flags.CURRENT
+        self.closing: Command | None = None
+        """What the code ended the run with, as far as it was caught up."""
 
     # --- the one way in ---------------------------------------------------------------
 
@@ -119,7 +126,7 @@ class Replayer(RunView):
         self._settled_count = history[-1].event_id if history else self.event_count
         try:
             if history:
-                self._replay(history)
+                self._catch_up(history)
             if task.is_replay_only:
                 return self._completion((), ())
             if self.is_closed:
@@ -159,6 +166,35 @@ class Replayer(RunView):
             events=self.unprocessed_events(task.now, task.events),
             failure=WorkflowTaskFailure(kind=kind, failure=failure, error=error),
         )
+
+    def fails_on(self, error: BaseException) -> bool:
+        """Whether the code says that this error, which parks others, fails its run."""
+        context = self._context
+        return context is not None and not context.code.is_bug(error)
+
+    def fail_run(
+        self,
+        now: int,
+        inputs: Sequence[TaskInput],
+        history: Sequence[HistoryEvent],
+        failure: Failure,
+    ) -> WorkflowTaskCompletion:
+        """Close a run whose code does not fit its history, as the code wants it.
+
+        None of the code runs any more. Updates are left without an answer.
+        """
+        driver = self._get_driver()
+        self.task_count = max(event.task_number for event in history) + 1
+        self.event_count, self.flags = history[-1].event_id, flags.CURRENT
+        events = [event for event in inputs if not isinstance(event, UpdateRequest)]
+        command = FailWorkflowExecution(failure)
+        placed = self._place(
+            [WorkflowTaskStarted(), *events, event_of(command)],
+            max(now, history[-1].time),
+        )
+        driver.context.has_had_children = True  # perhaps: not all of it was read
+        driver.is_closed = True
+        return self._completion(placed, (command,))
 
     def unprocessed_events(
         self, now: int, inputs: Sequence[TaskInput]
@@ -202,6 +238,27 @@ class Replayer(RunView):
             self.tear_down()
 
     # --- catching up ------------------------------------------------------------------
+
+    def _catch_up(self, history: Sequence[HistoryEvent]) -> None:
+        """Replay; once more with every argument checked, should that be what differs.
+
+        Earlier releases did not note in which turns arguments were refused.
+        """
+        is_fresh = self._context is None
+        try:
+            self._replay(history)
+        except NondeterminismError:
+            if not is_fresh or self._context is None:
+                raise
+            end_context(self._context)
+            self._driver = self._context = None
+            self._unprocessed = ()
+            self.event_count = self.task_count = 0
+            self._checks_arguments = True
+            with contextlib.suppress(NondeterminismError, BugError):
+                self._replay(history)
+                return
+            raise
 
     def _replay(self, history: Sequence[HistoryEvent]) -> None:
         """Drive recorded turns again. One thread-wide entry serves them all."""
@@ -283,10 +340,16 @@ class Replayer(RunView):
             self.event_count += position - start
             return position
         self.task_count = begun.task_number
-        self.flags = begun.flags
+        self.flags = bits = begun.flags
+        context.trusts_arguments = not (
+            bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
+        )
         context.begin_task(begun.time, begun.event_id - 1)
         context.checkpoint_follows = position < count and (
             type(history[position].attributes) is CheckpointRecorded
+        )
+        context.is_failing = bool(recorded) and (
+            type(recorded[-1].attributes) is WorkflowExecutionFailed
         )
         self._get_driver().apply(inputs)
         self.event_count += position - start
@@ -306,6 +369,7 @@ class Replayer(RunView):
             self._index(context, entries)
             if recorded and isinstance(recorded[-1].attributes, TERMINAL_EVENTS):
                 self._get_driver().is_closed = True
+                self.closing = entries[-1].command()
         return position
 
     def _note_marker(self, context: RunContext, marker: MarkerRecorded) -> None:
@@ -342,7 +406,7 @@ class Replayer(RunView):
             raise InternalError("A workflow task has neither inputs nor due timers.")
         refused: tuple[tuple[str, Failure], ...] = ()
         if type(inputs[0]) is UpdateRequest:
-            inputs, refused = self._admit(context, inputs)
+            inputs, refused = self._admit(context, inputs, time)
             if not inputs:  # nothing was decided: nothing is recorded
                 return self._completion((), (), refused)
         applied = inputs
@@ -365,23 +429,28 @@ class Replayer(RunView):
         return self._completion(placed, commands, refused, checkpoint_event_id)
 
     def _admit(
-        self, context: RunContext, inputs: list[TaskInput]
+        self, context: RunContext, inputs: list[TaskInput], time: int
     ) -> tuple[list[TaskInput], tuple[tuple[str, Failure], ...]]:
         """Ask validators first, if a turn would be for updates alone.
 
-        What they refuse then leaves no trace, not even a turn.
+        What they refuse then leaves no trace, not even a turn. Once one is admitted
+        there is a turn, in which its handler comes first: the validators of the others
+        are asked there, each once and after the handlers before it.
         """
         if any(type(event) is not UpdateRequest for event in inputs):
             return inputs, ()
+        admitted: list[TaskInput] = []
+        earlier = context.task_time
+        context.begin_task(time, context.history_length)
         outer = turn.enter(context.loop)
         try:
-            admitted: list[TaskInput] = [
-                event
-                for event in inputs
-                if isinstance(event, UpdateRequest) and context.mailbox.admit(event)
-            ]
+            for position, event in enumerate(inputs):
+                if isinstance(event, UpdateRequest) and context.mailbox.admit(event):
+                    admitted = inputs[position:]
+                    break
         finally:
             turn.leave(outer)
+            context.begin_task(earlier, context.history_length)
         refused = tuple(context.mailbox.rejected.items())
         context.mailbox.rejected = {}
         return admitted, refused
@@ -397,7 +466,7 @@ class Replayer(RunView):
         context = driver.context
         self.task_count += 1
         self.flags = flags.CURRENT
-        context.is_replaying = False
+        context.is_replaying = context.trusts_arguments = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox
         if has_mailbox:
@@ -407,6 +476,9 @@ class Replayer(RunView):
             driver.apply(applied)
         finally:
             turn.leave(outer)
+        if context.has_refused:
+            context.has_refused = False
+            self.flags |= flags.Flag.ARGUMENTS_REFUSED
         recorded: Sequence[Any] = inputs
         if has_mailbox or context.has_mailbox:
             recorded = self._recorded(driver, inputs)

@@ -92,16 +92,11 @@ class RunView:
         )
 
     def request_ids(self) -> tuple[str, ...]:
-        """The newest request ids, for the next run of the chain; none of updates.
-
-        An update with the id of one that this run has had is another one there.
-        """
+        """The newest request ids, updates among them, for the next run of the chain."""
         driver = self._driver
         if driver is None:
             return ()
-        prefix = update_request_id("")
-        own = [key for key in driver.request_ids if not key.startswith(prefix)]
-        return tuple(own[-limits.REQUEST_IDS_KEPT :])
+        return tuple(list(driver.request_ids)[-limits.REQUEST_IDS_KEPT :])
 
     def knows_update(self, update_id: str) -> bool:
         """Whether an update with that id was accepted."""

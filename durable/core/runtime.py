@@ -220,6 +220,11 @@ class WorkflowRuntime(Protocol):
         """Whether this code ran before and is only being caught up."""
         ...
 
+    trusts_arguments: bool
+    """Arguments need no check: this code is caught up, and none was refused then."""
+    has_refused: bool
+    """To be set when an argument is refused, so that a replay refuses it, too."""
+
     def info(self) -> WorkflowInfo:
         """What the run knows about itself."""
         ...

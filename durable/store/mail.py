@@ -6,18 +6,19 @@ so whatever opens or closes a run in it must say so here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from durable import limits
 from durable.store import policies, statements
 from durable.store.policies import Target
-from durable.store.records import RunStatus
+from durable.store.records import PutMessage, RunStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from durable.store.database import Closing, RequestKey, Session
     from durable.store.family import Letter
-    from durable.store.records import PutMessage, RunRecord, TerminateRun
+    from durable.store.records import RunRecord, TerminateRun
     from durable.store.steady_clock import SteadyClock
 
 
@@ -41,6 +42,11 @@ class Mail:
         self._open_run_ids: dict[tuple[str, str], str | None] = {}
         self._had_any = had_any
         self._has_put = False
+        # Messages in all inboxes; of each run what this transaction was asked to put,
+        # and what waited when it first mattered.
+        self._count: int | None = None
+        self._asked: dict[str, set[str]] = {}
+        self._counts: dict[str, int] = {}
         self._expected: Callable[[], Iterable[PutMessage]] | None = None
 
     # --- addresses --------------------------------------------------------------------
@@ -95,7 +101,42 @@ class Mail:
             target = None
         if target is None and request.run_id is None:
             target = self._find_newest(request)
-        return policies.get_open_target(request, target)
+        target = policies.get_open_target(request, target)
+        if isinstance(request, PutMessage):
+            self.check_room(target.run_id, request)
+        return target
+
+    def check_room(self, run_id: str, message: PutMessage) -> None:
+        """Return if the run's inbox has room for a message, or holds it already.
+
+        Raises:
+            InboxFullError: it has not.
+        """
+        if not policies.is_bounded(message):
+            return
+        asked = self._asked.setdefault(run_id, set())
+        if message.request_id in asked:
+            return
+        if self._count is None:
+            most = limits.INBOX_MESSAGES_MAX
+            self._count = (
+                self._read(statements.COUNT_INBOX, most=most) if self._had_any() else 0
+            )
+        self._count += 1
+        if self._count > limits.INBOX_MESSAGES_MAX:  # of all runs together
+            waiting = self._counts.get(run_id)
+            if waiting is None:
+                waiting = self._read(statements.COUNT_MESSAGES, run_id=run_id)
+                self._counts[run_id] = waiting
+            if waiting + len(asked) >= limits.INBOX_MESSAGES_MAX:
+                key = run_id, message.request_id
+                if not self._hot.find_requests([key]):
+                    raise policies.inbox_full(message)
+        asked.add(message.request_id)
+
+    def _read(self, statement: Any, **values: Any) -> int:
+        found: int = self._connection.execute(statement, values).scalar_one()
+        return found
 
     def _find_newest(self, request: PutMessage | TerminateRun) -> Target | None:
         values = {"namespace": request.namespace, "workflow_id": request.workflow_id}
@@ -130,6 +171,8 @@ class Mail:
         """Forget all runs, because a part of the transaction was undone."""
         self._targets.clear()
         self._open_run_ids.clear()
+        self._asked.clear()
+        self._counts.clear()
 
     # --- inboxes ----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from durable.errors import DurableError
 from durable.store import policies
 from durable.store.lease import RENEWAL_SECONDS, RegisterWorker, ReleaseWorker
 from durable.store.memory_database import MemoryDatabase
-from durable.store.records import LoadedRun
+from durable.store.records import LoadedRun, RunNews, RunStatus
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import (
     Admission,
@@ -307,6 +307,29 @@ class MemoryStore:
             reply = database.replies.get((run_id, request_id))
         return None if reply is None else reply.data
 
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        """What is new of these runs; unknown ids are left out."""
+        database = self._read()
+        with database.lock:
+            replies: dict[str, list[str]] = {}
+            for run_id, request_id in database.replies:
+                replies.setdefault(run_id, []).append(request_id)
+            known = [run_id for run_id in run_ids if run_id in database.runs]
+            return [self._news_of(i, sorted(replies.get(i, ()))) for i in known]
+
+    def _news_of(self, run_id: str, replies: list[str]) -> RunNews:
+        run = self._database.runs[run_id]
+        rows = self._database.history.get(run_id, {})
+        last, is_open = max(rows, default=0), run.status is RunStatus.RUNNING
+        return RunNews(
+            run_id=run_id,
+            is_open=is_open,
+            is_stuck=run.stuck is not None,
+            last_event_id=last,
+            replies=tuple(replies),
+            last_row=None if is_open else rows.get(last),
+        )
+
     async def read_history(
         self, run_id: str, after_event_id: int = 0
     ) -> list[HistoryRow]:
@@ -322,7 +345,7 @@ class MemoryStore:
     async def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None = None
     ) -> RunRecord | None:
-        """One run; without `run_id` the newest of that workflow id."""
+        """One run; without `run_id` the open or newest of that workflow id."""
         database = self._read()
         with database.lock:
             return database.find_run(namespace, workflow_id, run_id)

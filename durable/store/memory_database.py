@@ -108,9 +108,10 @@ class MemoryDatabase:
     def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None
     ) -> RunRecord | None:
-        """Return one run; without `run_id` the newest of that workflow id."""
+        """Return one run; without `run_id` the open or newest of that workflow id."""
         if run_id is None:
-            return self.find_newest(namespace, workflow_id)
+            found = self.find_open(namespace, workflow_id)
+            return found or self.find_newest(namespace, workflow_id)
         run = self.runs.get(run_id)
         if run is None or (run.namespace, run.workflow_id) != (namespace, workflow_id):
             return None
@@ -248,7 +249,7 @@ class MemoryDatabase:
         run_id = answer.run_id
         if message is None or self.runs[run_id].status is not RunStatus.RUNNING:
             return answer
-        self._put((run_id, message.request_id, message.kind, message.data))
+        self._put_if_room(run_id, message)
         return replace(answer, committed=Committed(deliveries=(run_id,)))
 
     def _start_each(
@@ -317,8 +318,18 @@ class MemoryDatabase:
 
     def _put_message(self, operation: PutMessage) -> str:
         run = policies.get_open_target(operation, self._find_target(operation))
-        self._put((run.run_id, operation.request_id, operation.kind, operation.data))
+        self._put_if_room(run.run_id, operation)
         return run.run_id
+
+    def _put_if_room(self, run_id: str, message: PutMessage) -> None:
+        waiting = self._waiting[run_id]
+        if (
+            len(waiting) >= limits.INBOX_MESSAGES_MAX
+            and message.request_id not in waiting
+            and policies.is_bounded(message)
+        ):
+            raise policies.inbox_full(message)
+        self._put((run_id, message.request_id, message.kind, message.data))
 
     def _put_each(
         self, messages: Iterable[PutMessage]

@@ -14,6 +14,7 @@ from durable import limits
 from durable.clock import to_datetime
 from durable.errors import (
     HistoryTakenError,
+    InboxFullError,
     InternalError,
     LeaseLostError,
     WorkflowAlreadyStartedError,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
 REPLY_MICROSECONDS_MAX: Final = round(limits.REPLY_SECONDS_MAX * 1_000_000)
 
+_BOUNDED: Final = frozenset(
+    kind.value for kind in (MessageKind.SIGNAL, MessageKind.UPDATE, MessageKind.QUERY)
+)
 _FAILED_STATUSES: Final = frozenset(
     {
         RunStatus.FAILED,
@@ -150,6 +154,26 @@ def is_addressed(operation: PutMessage | TerminateRun, run: RunRecord | Target) 
         (operation.namespace, operation.workflow_id) == (run.namespace, run.workflow_id)
         and operation.run_id in (None, run.run_id)
         and operation.first_run_id in (None, run.first_run_id)
+    )
+
+
+def is_bounded(message: PutMessage) -> bool:
+    """Tell whether an inbox may be too full for a message.
+
+    How a child ended is a fact, and a request to stop may be what helps: neither is
+    refused.
+    """
+    return message.kind in _BOUNDED
+
+
+def inbox_full(message: PutMessage) -> InboxFullError:
+    """Build the error of one message too many."""
+    return InboxFullError(
+        f"{limits.INBOX_MESSAGES_MAX:,} messages wait for workflow"
+        f" {message.workflow_id!r} in namespace {message.namespace!r}; this one was not"
+        " taken.",
+        hint="Is a worker with its code running, or is the run stuck? Send it again"
+        " once they are read.",
     )
 
 
@@ -332,4 +356,6 @@ def is_listed(run: RunRecord, where: RunFilter) -> bool:
         and (where.parent_run_id is None or run.parent_run_id == where.parent_run_id)
         and (where.stuck is None or (run.stuck is not None) == where.stuck)
         and (where.started_before is None or run.started_at < where.started_before)
+        and (where.after is None or (run.started_at, run.run_id) < where.after)
+        and (where.run_ids is None or run.run_id in where.run_ids)
     )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable import limits
 from durable.store import policies, statements
-from durable.store.records import LoadedRun
+from durable.store.records import LoadedRun, RunNews
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from durable.store.database import Session
     from durable.store.records import (
@@ -95,6 +95,38 @@ def read_reply(session: Session, run_id: str, request_id: str) -> str | None:
     return rows[0][0] if rows else None
 
 
+def read_news(session: Session, run_ids: Sequence[str]) -> list[RunNews]:
+    """Read what is new of these runs, at one instant."""
+    session.begin_reading()
+    try:
+        found: list[RunNews] = []
+        for start in range(0, len(run_ids), _RUNS_PER_QUERY):
+            page = list(run_ids[start : start + _RUNS_PER_QUERY])
+            found += _read_news(session, page)
+    finally:
+        session.rollback()
+    return found
+
+
+def _read_news(session: Session, run_ids: list[str]) -> Iterator[RunNews]:
+    replies: dict[str, list[str]] = {}
+    for run_id, request_id in _fetch(session, statements.FIND_REPLIES, run_ids=run_ids):
+        replies.setdefault(run_id, []).append(request_id)
+    rows = _fetch(session, statements.READ_NEWS, run_ids=run_ids)
+    for run_id, is_open, is_stuck, last in rows:
+        last_row = None
+        if not is_open and last is not None:
+            (last_row,) = read_history(session, run_id, last - 1)
+        yield RunNews(
+            run_id=run_id,
+            is_open=bool(is_open),
+            is_stuck=bool(is_stuck),
+            last_event_id=last or 0,
+            replies=tuple(sorted(replies.get(run_id, ()))),
+            last_row=last_row,
+        )
+
+
 def read_history(session: Session, run_id: str, after: int) -> list[HistoryRow]:
     """Read a run's rows after a position."""
     return _fetch(session, statements.READ_HISTORY, run_id=run_id, after=after)
@@ -109,10 +141,11 @@ def read_attempts(session: Session, run_id: str) -> list[AttemptRecord]:
 def find_run(
     session: Session, namespace: str, workflow_id: str, run_id: str | None
 ) -> RunRecord | None:
-    """Read one run; without `run_id` the newest of that workflow id."""
+    """Read one run; without `run_id` the open or newest of that workflow id."""
     key = {"namespace": namespace, "workflow_id": workflow_id}
     if run_id is None:
-        rows = _fetch(session, statements.FIND_NEWEST_RUN, **key)
+        rows = _fetch(session, statements.FIND_OPEN_RUN, **key)
+        rows = rows or _fetch(session, statements.FIND_NEWEST_RUN, **key)
     else:
         rows = _fetch(session, statements.FIND_RUN, **key, run_id=run_id)
     return statements.to_run(rows[0]) if rows else None

@@ -197,7 +197,32 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     stuck: bool | None = None
     limit: int = 100
     started_before: int | None = None
-    """Only runs that started before this instant: the next page's bound."""
+    """Only runs that started before this instant."""
+    after: tuple[int, str] | None = None
+    """Only runs that come after this one in the listing: the next page's bound.
+
+    It is a run's `started_at` and run id; several may have started at one instant.
+    """
+    run_ids: tuple[str, ...] | None = None
+    """Only these, at most `limits.LOAD_RUNS_MAX`."""
+
+
+class RunNews(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody who waits for a run may wait for.
+
+    Attributes:
+        is_stuck: it is parked.
+        last_event_id: its newest event; 0 for none.
+        replies: the request ids of the replies that wait.
+        last_row: the newest event's row, of a closed run.
+    """
+
+    run_id: str
+    is_open: bool
+    is_stuck: bool
+    last_event_id: int
+    replies: tuple[str, ...]
+    last_row: HistoryRow | None
 
 
 # --- operations -----------------------------------------------------------------------
@@ -372,6 +397,8 @@ class PutMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Raises (as outcome):
         WorkflowNotFoundError: there is no such run, or no such chain.
         WorkflowClosedError: it has closed, or every run of the chain has.
+        InboxFullError: `limits.INBOX_MESSAGES_MAX` messages wait for it, and it is a
+            signal, an update or a query.
     """
 
     namespace: str

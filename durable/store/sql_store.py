@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MessageRecord,
         Operation,
         RunFilter,
+        RunNews,
         RunRecord,
         WorkerRecord,
     )
@@ -218,6 +219,13 @@ class SqlStore:
         )
         return reply
 
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        """What is new of these runs; unknown ids are left out."""
+        news: list[RunNews] = await self._read(
+            lambda session: reads.read_news(session, run_ids)
+        )
+        return news
+
     async def read_history(
         self, run_id: str, after_event_id: int = 0
     ) -> list[HistoryRow]:
@@ -237,7 +245,7 @@ class SqlStore:
     async def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None = None
     ) -> RunRecord | None:
-        """One run; without `run_id` the newest of that workflow id."""
+        """One run; without `run_id` the open or newest of that workflow id."""
         run: RunRecord | None = await self._read(
             lambda session: reads.find_run(session, namespace, workflow_id, run_id)
         )

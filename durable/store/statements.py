@@ -173,6 +173,10 @@ FIND_RUN: Final = sa.select(*RUN_COLUMNS).where(
     RUNS.c.workflow_id == sa.bindparam("workflow_id"),
     RUNS.c.run_id == sa.bindparam("run_id"),
 )
+FIND_OPEN_RUN: Final = sa.select(*RUN_COLUMNS).where(
+    RUNS.c.namespace == sa.bindparam("namespace"),
+    RUNS.c.open_key == sa.bindparam("workflow_id"),
+)
 FIND_NEWEST_RUN: Final = (
     sa.select(*RUN_COLUMNS)
     .where(
@@ -214,6 +218,13 @@ def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
         conditions.append(stuck.is_not(None) if where.stuck else stuck.is_(None))
     if where.started_before is not None:
         conditions.append(RUNS.c.started_at < where.started_before)
+    if where.after is not None:
+        instant, run_id = where.after
+        # The first condition alone tells where in the index the page begins.
+        conditions.append(RUNS.c.started_at <= instant)
+        conditions.append(sa.or_(RUNS.c.started_at < instant, RUNS.c.run_id < run_id))
+    if where.run_ids is not None:
+        conditions.append(RUNS.c.run_id.in_(where.run_ids))
     return (
         sa.select(*RUN_COLUMNS)
         .where(*conditions)
@@ -381,9 +392,24 @@ LOAD_MESSAGES: Final = (
     .where(INBOX.c.run_id.in_(_many("run_ids")))
     .order_by(INBOX.c.sequence)
 )
+COUNT_INBOX: Final = sa.select(sa.func.count()).select_from(
+    sa.select(INBOX.c.sequence).limit(sa.bindparam("most")).subquery()
+)
+COUNT_MESSAGES: Final = sa.select(sa.func.count()).where(
+    INBOX.c.run_id == sa.bindparam("run_id")
+)
 READ_REPLY: Final = sa.select(REPLIES.c.data).where(
     REPLIES.c.run_id == sa.bindparam("run_id"),
     REPLIES.c.request_id == sa.bindparam("request_id"),
+)
+READ_NEWS: Final = sa.select(
+    RUNS.c.run_id,
+    _IS_OPEN,
+    RUNS.c.stuck.is_not(None),
+    _latest_event_id,
+).where(RUNS.c.run_id.in_(_many("run_ids")))
+FIND_REPLIES: Final = sa.select(REPLIES.c.run_id, REPLIES.c.request_id).where(
+    REPLIES.c.run_id.in_(_many("run_ids"))
 )
 DELETE_OLD_REPLIES: Final = sa.delete(REPLIES).where(
     REPLIES.c.created_at < sa.bindparam("until")

@@ -18,6 +18,7 @@ from durable.store.records import (
     MessageRecord,
     Operation,
     RunFilter,
+    RunNews,
     RunRecord,
     WorkerRecord,
 )
@@ -116,6 +117,13 @@ class Store(Protocol):
         """What the owner answered to a message, or None while it has not."""
         ...
 
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        """What is new of these runs, at one instant; unknown ids are left out.
+
+        However long their histories are, it costs the same.
+        """
+        ...
+
     async def read_history(
         self, run_id: str, after_event_id: int = 0
     ) -> list[HistoryRow]:
@@ -129,7 +137,10 @@ class Store(Protocol):
     async def find_run(
         self, namespace: str, workflow_id: str, run_id: str | None = None
     ) -> RunRecord | None:
-        """One run; without `run_id` the newest of that workflow id."""
+        """One run; without `run_id` the open one of that workflow id, or the newest.
+
+        Where a clock was set back, the open one need not be the newest.
+        """
         ...
 
     async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:

@@ -215,6 +215,7 @@ class Transaction:
         message = operation.message_if_open
         if message is None or existing.status is not RunStatus.RUNNING:
             return answer
+        self.mail.check_room(existing.run_id, message)
         self._put(existing.run_id, message)
         committed = Committed(deliveries=(existing.run_id,))
         return msgspec.structs.replace(answer, committed=committed)

@@ -39,10 +39,15 @@ class VirtualClock:
 
     def __init__(self, start: datetime = DEFAULT_START) -> None:
         self._now = from_datetime(start)
+        self._was_set_back = 0
 
     def now(self) -> int:
         """Microseconds since 1970, UTC."""
         return self._now
+
+    def monotonic(self) -> int:
+        """The same as if it had never been set back."""
+        return self._now + self._was_set_back
 
     def datetime(self) -> datetime:
         """The same instant as an aware datetime."""
@@ -66,7 +71,9 @@ class VirtualClock:
         Raises:
             InvalidDurationError: negative, not finite, or no duration.
         """
-        self._now -= to_microseconds(duration, "the duration of set_back()")
+        distance = to_microseconds(duration, "the duration of set_back()")
+        self._now -= distance
+        self._was_set_back += distance
 
 
 class TimeSource(Protocol):
@@ -80,6 +87,10 @@ class TimeSource(Protocol):
     @property
     def operation_count(self) -> int:
         """How many operations ever began: equal counts mean that nothing changed."""
+        ...
+
+    def now(self) -> int:
+        """Its own time, which goes on when the clock is set back."""
         ...
 
     async def next_wake_at(self) -> int | None:
@@ -122,7 +133,7 @@ class VirtualTime:
         self._order = itertools.count()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._chores: list[tuple[float, int, asyncio.TimerHandle]] = []
-        self._origin = clock.now()
+        self._origin = clock.monotonic()
         self._loop_origin = 0.0
         self._undo: list[Callable[[], None]] = []
         self._has_sockets: Callable[[], bool] = bool
@@ -220,7 +231,7 @@ class VirtualTime:
         self._undo.append(restore)
 
     def _loop_time(self) -> float:
-        return self._loop_origin + (self.clock.now() - self._origin) / 1_000_000
+        return self._loop_origin + (self.clock.monotonic() - self._origin) / 1_000_000
 
     def _instant_of(self, when: float) -> int:
         return self._origin + round((when - self._loop_origin) * 1_000_000)
@@ -231,7 +242,7 @@ class VirtualTime:
     def _next_timer_at(
         self, heap: list[tuple[float, int, asyncio.TimerHandle]]
     ) -> int | None:
-        now = self.clock.now()
+        now = self.clock.monotonic()
         while heap:
             when, _, handle = heap[0]
             instant = self._instant_of(when)
@@ -265,14 +276,17 @@ class VirtualTime:
 
     async def _ask(self, count: int) -> None:
         try:
-            answers = [await source.next_wake_at() for source in self._sources]
-            wake_at = min((at for at in answers if at is not None), default=None)
-            self._answer = count, wake_at
+            answers: list[int] = []
+            for source in self._sources:
+                instant = await source.next_wake_at()
+                if instant is not None:
+                    answers.append(instant - source.now() + self.clock.monotonic())
+            self._answer = count, min(answers, default=None)
         finally:
             self._asking = None
 
     def _jump(self, inner: selectors.BaseSelector, wake_at: int | None) -> list[Any]:
-        now = self.clock.now()
+        now = self.clock.monotonic()
         is_overdue = wake_at is not None and wake_at <= now
         if self._settling and not is_overdue:
             settling, self._settling = self._settling, []
@@ -286,7 +300,7 @@ class VirtualTime:
         instants = [instant for instant in candidates if instant is not None]
         if instants:
             self._is_stalled = False
-            self.clock.advance_to(min(instants))
+            self.clock.advance_to(self.clock.now() + min(instants) - now)
             return []
         return self._stall(inner)
 

@@ -37,6 +37,7 @@ from durable.store.records import (
     MessageRecord,
     Operation,
     RunFilter,
+    RunNews,
     RunRecord,
     RunStatus,
     WorkerRecord,
@@ -95,6 +96,7 @@ class TestEnvironment(Engine):
         max_activity_threads: int = limits.ACTIVITY_THREADS_MAX,
         max_cached_runs: int = limits.CACHED_RUNS_MAX,
         workflow_task_attempts: int = 1,
+        fail_on: tuple[type[BaseException], ...] = (),
         blocked_after: Duration | None = None,
         drain_timeout: Duration = 10.0,
         observer: Observer | None = None,
@@ -115,6 +117,7 @@ class TestEnvironment(Engine):
             max_activity_threads=max_activity_threads,
             max_cached_runs=max_cached_runs,
             workflow_task_attempts=workflow_task_attempts,
+            fail_on=fail_on,
             blocked_after=blocked_after,
             drain_timeout=drain_timeout,
             observer=observer,
@@ -240,6 +243,7 @@ class _MockedRegistry(Registry):
     def __init__(self, known: Registry, mocks: Mocks) -> None:
         super().__init__()
         self.workflows, self.activities = known.workflows, known.activities
+        self.fail_on = known.fail_on
         self._mocks: dict[str, Activity[..., Any]] = {}
         for key, mock in mocks.items():
             name = key.name if isinstance(key, Activity) else key
@@ -354,6 +358,10 @@ class _TrackedStore:
     async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
         loaded: list[LoadedRun] = await self._track(self._inner.load_runs(run_ids))
         return loaded
+
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        news: list[RunNews] = await self._track(self._inner.read_news(run_ids))
+        return news
 
     async def read_history(
         self, run_id: str, after_event_id: int = 0

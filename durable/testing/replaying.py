@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from durable.api.endings import check_ending
 from durable.api.registry import REGISTRY, Registry
 from durable.core import flags
 from durable.core.events import (
@@ -35,7 +36,8 @@ from durable.core.workflow_task import (
     WorkflowTaskCompletion,
 )
 from durable.errors import CorruptHistoryError, NondeterminismError
-from durable.testing.histories import comparable, load_history
+from durable.testing.comparing import first_difference
+from durable.testing.histories import load_history
 
 History = Iterable[HistoryEvent] | str | bytes | Path
 """Events, the JSON text of `dump_history`, or the path of a file that holds it."""
@@ -72,7 +74,8 @@ def replay(history: History, definitions: Iterable[object] | None = None) -> Rep
             everything that was decorated by default.
 
     Raises:
-        NondeterminismError: the code asks for something else than was recorded.
+        NondeterminismError: the code asks for something else than was recorded, or
+            ends with another result or failure.
         CorruptHistoryError: it is no history.
         NotRegisteredError: its workflow is not known.
         Exception: whatever bug of the code would park the run.
@@ -84,6 +87,7 @@ def replay(history: History, definitions: Iterable[object] | None = None) -> Rep
         _process(
             replayer, WorkflowTask(events[-1].time, (), events, is_replay_only=True)
         )
+        check_ending(registry, _started(events), events[-1], replayer.closing)
         return _describe(events, replayer, registry)
     finally:
         replayer.tear_down()
@@ -95,21 +99,26 @@ def replay_at_every_prefix(
     """Cut a history before each of its workflow tasks, replay, and drive on.
 
     Driven with the inputs that the next task really had, the code must issue the very
-    commands that were recorded, byte for byte (but for source lines and tracebacks).
+    commands that were recorded, byte for byte (but for source lines and tracebacks, and
+    for the order of a set).
     After a checkpoint, so must code that knows no more than what that carries on.
 
     Returns and raises as `replay`.
     """
     events = read_history(history)
+    started = _started(events)
     registry = _registry(definitions)
     for before, after in _cuts(events):
         for known in _readings(before):
-            _drive_on(registry, known, after)
+            _drive_on(registry, started.workflow_type, known, after)
     return replay(events, definitions)
 
 
 def _drive_on(
-    registry: Registry, known: list[HistoryEvent], after: list[HistoryEvent]
+    registry: Registry,
+    workflow_type: str,
+    known: list[HistoryEvent],
+    after: list[HistoryEvent],
 ) -> None:
     """Replay what is known, give the code what came then, compare what it does."""
     now = after[0].time
@@ -118,8 +127,9 @@ def _drive_on(
         if known:
             _process(replayer, WorkflowTask(now, (), known, is_replay_only=True))
         completion = _process(replayer, WorkflowTask(now, _inputs(after)))
-        if after[0].flags == flags.CURRENT:  # else live code rightly differs
-            _compare(completion, after)
+        bits = after[0].flags & ~flags.Flag.ARGUMENTS_REFUSED
+        if bits == flags.CURRENT:  # else live code rightly differs
+            _compare(registry, workflow_type, completion, after)
     finally:
         replayer.tear_down()
 
@@ -156,15 +166,20 @@ def _process(replayer: Replayer, task: WorkflowTask) -> WorkflowTaskCompletion:
     return completion
 
 
-def _describe(
-    events: Sequence[HistoryEvent], replayer: Replayer, registry: Registry
-) -> Replayed:
-    started, last = events[0].attributes, events[-1].attributes
+def _started(events: Sequence[HistoryEvent]) -> WorkflowExecutionStarted:
+    started = events[0].attributes
     if not isinstance(started, WorkflowExecutionStarted):
         raise CorruptHistoryError(
             "A history must begin with WorkflowExecutionStarted, not"
             f" {type(started).__name__}."
         )
+    return started
+
+
+def _describe(
+    events: Sequence[HistoryEvent], replayer: Replayer, registry: Registry
+) -> Replayed:
+    started, last = _started(events), events[-1].attributes
     result = None
     if isinstance(last, WorkflowExecutionCompleted):
         signature = registry.get_workflow(started.workflow_type).call_signature
@@ -251,15 +266,16 @@ def _as_it_came(event: Attributes) -> TaskInput:
     )
 
 
-def _compare(completion: WorkflowTaskCompletion, task: Sequence[HistoryEvent]) -> None:
-    found, recorded = comparable(completion.events), comparable(task)
-    if found == recorded:
+def _compare(
+    registry: Registry,
+    workflow_type: str,
+    completion: WorkflowTaskCompletion,
+    task: Sequence[HistoryEvent],
+) -> None:
+    difference = first_difference(registry, workflow_type, completion.events, task)
+    if difference is None:
         return
-    pairs = zip(found, recorded, strict=False)
-    index = next(
-        (number for number, (left, right) in enumerate(pairs) if left != right),
-        min(len(found), len(recorded)),
-    )
+    index, left, right = difference
     if any(
         _is_checkpoint(event)
         for event in (*completion.events[index:][:1], *task[index:][:1])
@@ -267,13 +283,11 @@ def _compare(completion: WorkflowTaskCompletion, task: Sequence[HistoryEvent]) -
         # Live code decides by more than its history holds, such as updates that it
         # refuses. What it decided is recorded, and a replay goes by that.
         return
-    left = found[index] if index < len(found) else b"nothing"
-    right = recorded[index] if index < len(recorded) else b"nothing"
     raise NondeterminismError(
         f"Driven from the history before workflow task {task[0].task_number}, the code"
-        f" gives {left.decode()} where {right.decode()} was recorded.",
+        f" gives {left} where {right} was recorded.",
         hint="The code reads something that is not recorded.",
         event_id=task[0].event_id + index,
-        recorded=right.decode(),
-        found=left.decode(),
+        recorded=right,
+        found=left,
     )

@@ -4,16 +4,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
+from durable import limits
 from durable.errors import (
     HistoryTakenError,
+    InboxFullError,
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
 from durable.store.records import (
+    CommitTask,
     Committed,
     MailArrived,
     ReleaseRuns,
@@ -85,6 +89,40 @@ class MessageContract:
         assert [message.request_id for message in messages] == ["cancel-1", "cancel-2"]
         assert messages[0].data == '{"reason": "enough"}'
         assert messages[0].sequence < messages[1].sequence
+
+    @pytest.mark.parametrize("together", [False, True])
+    async def test_inbox_has_a_bound_that_spares_what_must_arrive(
+        self, harness: Harness, monkeypatch: pytest.MonkeyPatch, *, together: bool
+    ) -> None:
+        monkeypatch.setattr(limits, "INBOX_MESSAGES_MAX", 3)
+        store = await harness.open("w")
+        await perform_all(store, *(make_start(n, owner="w") for n in ("r1", "r2")))
+        signals = [make_message("r1", f"s{n}", kind="signal") for n in range(5)]
+        others = [
+            make_message("r1", "s0", kind="signal"),  # it waits already
+            make_message("r1", "u", kind="update"),
+            make_message("r1", "q", kind="query"),
+            make_message("r1", "c", kind="cancel"),
+            make_message("r1", "k", kind="child"),
+            make_message("r2", "s0", kind="signal"),
+        ]
+        operations = [*signals, *others]
+
+        done: list[object] = []
+        for group in [operations] if together else [[one] for one in operations]:
+            sent = map(store.perform, group)
+            done += await asyncio.gather(*sent, return_exceptions=True)
+
+        refused = [isinstance(one, InboxFullError) for one in done]
+        assert refused[:3] == [False] * 3
+        assert refused[3:5] == [True, True]
+        assert refused[6:] == [True, True, False, False, False]
+        assert refused[5] is False
+        waiting = [m.request_id for m in (await load(store, "r1")).messages]
+        assert waiting == ["s0", "s1", "s2", "c", "k"]
+        read = tuple(m.sequence for m in (await load(store, "r1")).messages[:3])
+        await store.perform(CommitTask(run_id="r1", rows=[], consumed=read))
+        assert await store.perform(signals[4]) == "r1"
 
     @pytest.mark.parametrize("make", [make_message, make_termination])
     async def test_request_for_no_run_is_refused(

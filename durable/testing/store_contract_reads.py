@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from durable.store.records import (
+    CommitTask,
     ParkRun,
     RecordAttempts,
+    ReplyRecord,
     RunFilter,
     RunStatus,
 )
@@ -133,6 +135,23 @@ class ReadContract:
         assert await store.find_run(NAMESPACE, "wf", "x") is None
         assert await store.find_run(NAMESPACE, "other", "a") is None
 
+    async def test_open_run_is_found_before_one_that_a_wrong_clock_made_newer(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        late = make_start("late", owner="w", workflow_id="wf", started_at=START + 9)
+        early = make_start("early", owner="w", workflow_id="wf", started_at=START)
+        await perform_all(store, late, make_closing("late", 3, 3), early)
+
+        found = await store.find_run(NAMESPACE, "wf")
+
+        assert found is not None
+        assert found.run_id == "early"
+        await store.perform(make_closing("early", 3, 3))
+        found = await store.find_run(NAMESPACE, "wf")
+        assert found is not None
+        assert found.run_id == "late"
+
     @pytest.mark.parametrize(
         ("where", "expected"),
         [
@@ -148,6 +167,12 @@ class ReadContract:
             ({"stuck": False}, "ecba"),
             ({"started_before": START + 4}, "cba"),
             ({"started_before": START + 4, "limit": 1}, "c"),
+            ({"after": (START + 4, "d")}, "cba"),
+            ({"after": (START + 4, "d"), "stuck": False}, "cba"),
+            ({"after": (START + 4, "a"), "limit": 1}, "c"),
+            ({"after": (START, "z")}, ""),
+            ({"run_ids": ("a", "d", "x")}, "da"),
+            ({"run_ids": ()}, ""),
             ({"status": RunStatus.RUNNING, "workflow_type": "order"}, "db"),
         ],
     )
@@ -174,6 +199,67 @@ class ReadContract:
         runs = await store.list_runs(NAMESPACE, RunFilter(**where))
 
         assert "".join(run.run_id for run in runs) == expected
+
+    async def test_pages_skip_none_of_the_runs_that_started_at_one_instant(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        ages = {
+            name: age
+            for age, names in enumerate(("ab", "cdefg", "h"))
+            for name in names
+        }
+        await perform_all(
+            store,
+            *(make_start(name, started_at=START + age) for name, age in ages.items()),
+        )
+
+        found, after = "", None
+        while page := await store.list_runs(NAMESPACE, RunFilter(limit=2, after=after)):
+            found += "".join(run.run_id for run in page)
+            after = (page[-1].started_at, page[-1].run_id)
+
+        assert found == "hgfedcba"
+
+    async def test_news_of_runs_cost_no_history(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            *(make_start(name, owner="w", events=3) for name in "abcd"),
+            make_closing("b", 4, 6),
+            make_termination("c"),
+            ParkRun(run_id="d", stuck="{}"),
+            CommitTask(
+                run_id="a",
+                rows=make_rows("a", 4, 5),
+                replies=tuple(
+                    ReplyRecord(run_id="a", request_id=name, data="1", created_at=START)
+                    for name in ("q2", "q1")
+                ),
+            ),
+        )
+
+        news = {one.run_id: one for one in await store.read_news(["a", "x", *"dcb"])}
+
+        assert set(news) == set("abcd")
+        assert [news[name].is_open for name in "abcd"] == [True, False, False, True]
+        assert [news[name].is_stuck for name in "abcd"] == [False, False, False, True]
+        assert news["a"].replies == ("q1", "q2")
+        assert news["d"].replies == ()
+        for name, one in news.items():
+            rows = await store.read_history(name)
+            assert one.last_event_id == len(rows)
+            assert one.last_row == (None if one.is_open else rows[-1])
+        assert await store.read_news([]) == []
+
+    async def test_news_serve_more_runs_than_one_query_takes(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        names = [f"r{number:04}" for number in range(1_203)]
+        await perform_all(store, *(make_start(n, events=1) for n in names))
+
+        assert {one.run_id for one in await store.read_news(names)} == set(names)
 
     async def test_listing_shows_the_children_of_a_run(self, harness: Harness) -> None:
         store = await harness.open("w")

@@ -36,14 +36,21 @@ class SettableClock:
     def __init__(self, at: int = START) -> None:
         """Begin at an instant."""
         self.at = at
+        self.passed = 0
 
     def now(self) -> int:
         """Microseconds since 1970, UTC."""
         return self.at
 
+    def monotonic(self) -> int:
+        """Microseconds that have passed, whatever the clock was set to."""
+        return self.passed
+
     def advance(self, seconds: float) -> None:
-        """Move on."""
-        self.at += round(seconds * 1_000_000)
+        """Move on, or be set back by a negative number."""
+        change = round(seconds * 1_000_000)
+        self.at += change
+        self.passed += max(0, change)
 
 
 def make_run(run_id: str, **changes: Any) -> RunRecord:

@@ -166,9 +166,12 @@ class Loader:
         if completion.failure is None:
             self._host.take_up(run, loaded)
             return
-        hopeless = completion.failure.kind is TaskFailureKind.NONDETERMINISM
+        problem = completion.failure
+        hopeless = problem.kind is TaskFailureKind.NONDETERMINISM
         run.failed_tries += 1
-        if hopeless or run.failed_tries >= self._max_tries:
+        if hopeless and run.replayer.fails_on(problem.error):
+            tasks.fail_run(run, loaded.messages, history, problem.failure)
+        elif hopeless or run.failed_tries >= self._max_tries:
             tasks.park(run, completion.failure.failure)
         else:
             self.reload(run, tasks)

@@ -136,6 +136,8 @@ class Mailroom:
         elif run.is_reading or (is_known and run.is_committing):
             # It may be known by what is not committed, and never will be.
             run.held.append(partial(self.request_update, run, update))
+        elif self.has_forgotten(run, update.update_id):
+            self._host.tell_update(run.run_id, update.update_id, None)
         elif is_known:
             answer = run.replayer.update_answer(update.update_id)
             self._host.tell_update(
@@ -146,7 +148,10 @@ class Mailroom:
             self._host.advance(run)
 
     def has_forgotten(self, run: LiveRun, update_id: str) -> bool:
-        """Whether an update was answered so long ago that only history knows how."""
+        """Whether only history knows how an update was answered.
+
+        That was before the newest checkpoint, or by an earlier run of the chain.
+        """
         view = run.replayer
         return (
             view.knows_update(update_id)
@@ -389,7 +394,7 @@ class Mailroom:
         for event in run.inputs:
             if isinstance(event, UpdateRequest):
                 self._host.tell_update(run.run_id, event.update_id, None)
-            elif not isinstance(event, _MESSAGES) or key_of(event) in run.mailed:
+            elif not is_message(event) or key_of(event) in run.mailed:
                 kept.append(event)
         run.inputs = []
         acks, run.acks = run.acks, []
@@ -414,6 +419,11 @@ class Mailroom:
         for event in run.inputs:
             if isinstance(event, UpdateRequest):
                 self._host.tell_update(run.run_id, event.update_id, None)
+
+
+def is_message(event: TaskInput) -> bool:
+    """Whether an input is a signal or a request to stop."""
+    return isinstance(event, _MESSAGES)
 
 
 def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:

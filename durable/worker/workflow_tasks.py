@@ -55,6 +55,7 @@ from durable.store.records import (
     CommitTask,
     Committed,
     MailArrived,
+    MessageRecord,
     ParkRun,
     PutMessage,
     RunStatus,
@@ -62,7 +63,7 @@ from durable.store.records import (
 from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.live_run import LiveRun
-from durable.worker.mailroom import Mailroom
+from durable.worker.mailroom import Mailroom, is_message
 from durable.worker.outgoing import (
     DELIVERIES,
     delivered,
@@ -561,6 +562,19 @@ class WorkflowTasks:
             self._host.reload(run)
             return
         self.park(run, failure.failure)
+
+    def fail_run(
+        self,
+        run: LiveRun,
+        messages: Sequence[MessageRecord],
+        history: Sequence[HistoryEvent],
+        failure: Failure,
+    ) -> None:
+        """Fail a run whose code says that this does; its mail becomes part of it."""
+        self._mailroom.take(run, messages)
+        mail = tuple(i for i in self._mailroom.take_to_keep(run) if is_message(i))
+        completion = run.replayer.fail_run(self._store.now(), mail, history, failure)
+        self.commit(run, completion, mail)
 
     def park(self, run: LiveRun, failure: Failure) -> None:
         """Set the run aside with its reason; nobody loses anything."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from durable import (
     ApplicationError,
+    Engine,
     IdConflictPolicy,
     IdReusePolicy,
+    InvalidInputError,
     ResultTimeoutError,
     RunStatus,
     Signal,
@@ -324,3 +327,77 @@ async def starter(times: int) -> str:
 async def test_a_child_has_started_whatever_its_first_turn_did(times: int) -> None:
     async with TestEnvironment() as env:
         assert await env.execute(starter(times), id="w") == "got it"
+
+
+ODD_ARGUMENTS: list[dict[str, Any]] = [
+    {"status": "completed"},
+    {"workflow_type": 1},
+    {"workflow_type": ["quadruple"]},
+    {"workflow_id": b"w"},
+    {"workflow_id": ""},
+    {"stuck": 1},
+    {"stuck": "no"},
+    {"limit": "3"},
+    {"limit": 3.0},
+    {"limit": True},
+    {"limit": None},
+    {"limit": 0},
+    {"limit": 1_001},
+    {"started_before": 0},
+    {"started_before": "2025-01-01"},
+    {"started_before": datetime(2025, 1, 1)},  # noqa: DTZ001 - the fault under test
+    {"after": 5},
+    {"after": ""},
+    {"after": "5"},
+    {"after": "x.y"},
+    {"after": "5."},
+    {"after": "5.\n"},
+]
+
+
+@pytest.mark.parametrize("where", ODD_ARGUMENTS, ids=str)
+async def test_a_listing_refuses_odd_arguments_by_type(where: dict[str, Any]) -> None:
+    async with Engine("memory://") as engine:
+        with pytest.raises(InvalidInputError, match=r"give|text|empty|id"):
+            await engine.list(**where)
+
+
+async def test_pages_show_each_run_once_even_if_all_began_at_one_instant(
+    database: str,
+) -> None:
+    async with TestEnvironment(database) as env:
+        for number in range(7):  # virtual time stands still
+            await env.start(for_ever(), id=f"w{number}")
+        whole = await env.list()
+        assert len({run.started_at for run in whole}) == 1
+        found: list[str] = []
+        after = None
+        while page := await env.list(limit=3, after=after):
+            found += [run.workflow_id for run in page]
+            after = page[-1].cursor
+        assert found == [run.workflow_id for run in whole]
+
+
+@workflow
+async def generation(left: int) -> int:
+    if left == 0:
+        await sleep(5)
+        return 0
+    if left == 2 and info().continued_from_run_id is None:
+        continue_as_new(left)
+    return 1 + await generation.options(id=f"generation-{left - 1}")(left - 1)
+
+
+async def test_a_description_names_the_root_of_a_family(database: str) -> None:
+    async with TestEnvironment(database) as env:
+        root = await env.start(generation(3), id="generation-3")
+        await env.settle()
+        listed = {run.workflow_id: run for run in await env.list()}
+        assert len(listed) == 4
+        for workflow_id in listed:
+            found = await (await env.get(workflow_id)).describe()
+            assert found.root_workflow_id == "generation-3"
+            assert found.root_run_id == root.run_id
+            assert listed[workflow_id].root_workflow_id == "generation-3"
+            assert listed[workflow_id].root_run_id == root.run_id
+        assert await root.result() == 3

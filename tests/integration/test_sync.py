@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import durable
 from durable import (
     Engine,
+    Handle,
     ResultTimeoutError,
     RunStatus,
     SyncEngine,
@@ -17,7 +22,10 @@ from durable import (
     sleep,
     workflow,
 )
+from durable.api.messages import update_call
+from durable.client.updates import UpdateHandle
 from durable.errors import EngineClosedError
+from durable.sync import SyncHandle, SyncUpdateHandle
 
 
 @activity(name="sync.add")
@@ -31,6 +39,20 @@ async def total(numbers: list[int]) -> int:
     for number in numbers:
         result = await add(result, number)
     return result
+
+
+@workflow(name="sync.Adding")
+class Adding:
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    @durable.run
+    async def run(self, start: int) -> None:
+        await sleep("1d")
+
+    @durable.update
+    async def add(self, a: int, b: int) -> int:
+        return self.start + a + b
 
 
 @workflow(name="sync.wait")
@@ -100,3 +122,57 @@ async def test_many_engines_open_and_close_in_one_process(tmp_path: Path) -> Non
         assert await one.execute(total([1])) == 1
         assert await two.execute(total([2])) == 2
         assert await three.execute(total([3])) == 3
+
+
+# --- the facade is the same engine ----------------------------------------------------
+
+ASYNC_ONLY = {
+    "Engine": {"run_until_stopped"},  # it waits for an asyncio.Event
+    "Handle": {"sent_update", "first_update"},  # for the client itself
+    "UpdateHandle": {"send", "wait_accepted", "request"},
+}
+
+
+def _public(owner: type) -> set[str]:
+    return {name for name in vars(owner) if not name.startswith("_")}
+
+
+def _shape(function: Any) -> list[tuple[str, object, object]]:
+    parameters = inspect.signature(function).parameters.values()
+    return [(one.name, one.kind, one.default) for one in parameters]
+
+
+@pytest.mark.parametrize(
+    ("original", "facade"),
+    [(Engine, SyncEngine), (Handle, SyncHandle), (UpdateHandle, SyncUpdateHandle)],
+)
+def test_the_facade_has_every_method_with_the_same_signature(
+    original: type, facade: type
+) -> None:
+    missing = _public(original) - _public(facade) - ASYNC_ONLY[original.__name__]
+    assert not missing
+    for name in sorted(_public(facade) & _public(original)):
+        ours, theirs = getattr(facade, name), getattr(original, name)
+        assert _shape(ours) == _shape(theirs), name
+        shapes = [
+            list(map(_shape, typing.get_overloads(one))) for one in (ours, theirs)
+        ]
+        assert shapes[0] == shapes[1], name
+
+
+def test_handles_of_the_facade_say_what_they_are_of() -> None:
+    with SyncEngine("memory://") as engine:
+        handle, sent = engine.update_with_start(
+            update_call("add", (2, 3)), "sync.Adding", 4, id="adding"
+        )
+        assert sent.result() == 9
+        assert (handle.workflow_id, sent.workflow_id) == ("adding", "adding")
+        assert handle.run_id == sent.run_id
+        assert sent.update_id in repr(sent)
+        assert handle.run_id in repr(handle)
+        handle.cancel("enough", request_id="once")
+        with pytest.raises(WorkflowCancelledError):
+            handle.result()
+        found = engine.list(status=RunStatus.CANCELLED, limit=1)
+        assert [run.run_id for run in found] == [handle.run_id]
+        assert engine.list(after=found[0].cursor) == []

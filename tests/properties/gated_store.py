@@ -24,6 +24,7 @@ from durable.store.records import (
     MessageRecord,
     Operation,
     RunFilter,
+    RunNews,
     RunRecord,
     WorkerRecord,
 )
@@ -211,6 +212,9 @@ class GatedStore:
 
     async def read_reply(self, run_id: str, request_id: str) -> str | None:
         return await self._ask(lambda: self.inner.read_reply(run_id, request_id))
+
+    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
+        return await self._ask(lambda: self.inner.read_news(run_ids))
 
     async def read_history(
         self, run_id: str, after_event_id: int = 0

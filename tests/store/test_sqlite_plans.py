@@ -49,6 +49,7 @@ INDEXED = [
     "FIND_NEWEST_RUN",
     "FIND_NEWEST_RUN_OF_CHAIN",
     "FIND_OPEN_CHILDREN",
+    "FIND_OPEN_RUN",
     "FIND_RUN",
     "IS_OPEN",
     "KEPT_RUNS",
@@ -61,7 +62,9 @@ INDEXED = [
     "NEXT_WAKE_AT",
     "OWN_RUNS",
     "PARK_RUN",
+    "FIND_REPLIES",
     "READ_HISTORY",
+    "READ_NEWS",
     "READ_REPLY",
     "TERMINATE_RUN",
 ]

@@ -17,7 +17,7 @@ from durable.core.events import (
 )
 from durable.core.machines.machine import Entry, Machine, Move, Outcome, State, Table
 from durable.core.payload import Payloads
-from durable.errors import WorkflowClosedError, WorkflowNotFoundError
+from durable.errors import InboxFullError, WorkflowClosedError, WorkflowNotFoundError
 
 _TABLE: Table = {
     (State.CREATED, Move.RECORD): State.PENDING,
@@ -88,6 +88,8 @@ class DeliveryMachine(Machine, Entry):
             return
         if event.cause == WorkflowClosedError.code:
             raise WorkflowClosedError(event.message)
+        if event.cause == InboxFullError.code:
+            raise InboxFullError(event.message)
         raise WorkflowNotFoundError(event.message)
 
 

@@ -131,7 +131,9 @@ def set_updated(log: list[Any]) -> None:
     def check(item: str, n: int = 1) -> None:
         if n < 1:
             raise ValueError(f"{n} of {item}")
-        assert current_update() is None
+        found = current_update()
+        assert found is not None
+        assert found.name == "add"
 
     def any_update(name: str, n: int) -> list[Any]:
         return [name, n]

@@ -195,6 +195,22 @@ def test_replay_of_a_file_finds_the_exact_mismatch(folder: Path) -> None:
     assert "code: nondeterminism" in text.stderr
 
 
+def test_replay_finds_that_the_code_ends_a_run_otherwise(folder: Path) -> None:
+    recorded = invoke("history", "done", "--json", "--payloads").stdout
+    *events, last = recorded.splitlines()
+    ended = json.loads(last)
+    ended["data"]["result"]["json"] = "another"
+    Path("other.json").write_text("\n".join([*events, json.dumps(ended)]))
+
+    done = invoke("replay", APP, "--file", "other.json", "--json")
+
+    assert done.exit_code == 8
+    found = json.loads(done.stdout)
+    assert (found["verdict"], found["event_id"]) == ("mismatch", ended["event_id"])
+    assert "the result differs" in found["message"]
+    assert "another" not in done.stdout
+
+
 def test_replay_of_a_file_without_values_says_how_to_write_it(folder: Path) -> None:
     Path("h.json").write_text(invoke("history", "done", "--json").stdout)
 

@@ -4,6 +4,8 @@ See `test_semantics.py` for the others.
 """
 
 import asyncio
+import contextlib
+import math
 import uuid
 from datetime import datetime
 from typing import Any
@@ -22,6 +24,7 @@ from durable import (
     uuid4,
     workflow,
 )
+from durable.core import flags
 from durable.core.commands import (
     CompleteWorkflowExecution,
     RecordMarker,
@@ -29,6 +32,8 @@ from durable.core.commands import (
 )
 from durable.core.events import HistoryEvent
 from durable.core.workflow_task import WorkflowTaskCompletion
+from durable.limits import PAYLOAD_BYTES_MAX
+from durable.testing import replay, replay_at_every_prefix
 from durable.testing.driver import RUN_ID, Driver
 
 
@@ -58,6 +63,124 @@ async def ship_and_forget(item: str) -> str:
 def kinds(completion: WorkflowTaskCompletion | None) -> list[type]:
     assert completion is not None
     return [type(command) for command in completion.commands]
+
+
+class Text(str):
+    """A text that would come back as a plain one."""
+
+
+@activity(name="replaying.measure", retry=None)
+async def measure(value: float | str | list[float]) -> str:
+    return str(value)
+
+
+@activity(name="replaying.measure_anything", retry=None)
+async def measure_anything(value: Any) -> str:
+    return str(value)
+
+
+# --- what is refused live is refused on replay ----------------------------------------
+
+REFUSED: dict[str, Any] = {
+    "not a number": math.nan,
+    "infinity inside": [1.0, math.inf],
+    "too large": "x" * (PAYLOAD_BYTES_MAX + 1),
+    "of a subclass": Text("x"),
+    "a tuple": (1, 2),
+    "no data": object(),
+    "a surrogate": "\ud800",
+}
+
+
+@pytest.mark.parametrize("untyped", [False, True])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_argument_that_was_refused_live_is_refused_on_replay(
+    kind: str, untyped: bool
+) -> None:
+    value = REFUSED[kind]
+    target = measure_anything if untyped else measure
+
+    @workflow
+    async def careful() -> list[str]:
+        try:
+            seen = await target(value)
+        except ValueError:
+            seen = await target(0.0)
+        await sleep(1)
+        try:
+            return [seen, await target(value)]
+        except ValueError as error:
+            return [seen, type(error).__name__]
+
+    driver = Driver(careful())
+    driver.start()
+    driver.crash()
+    driver.complete(driver.pending[0], "kept")
+    driver.crash()
+    driver.advance(1)
+    found = list(driver.result())
+    assert found[0] == "kept"
+    assert found[1].startswith("Payload")
+    replay_at_every_prefix(driver.history, [careful])
+
+
+def test_a_refusal_that_an_earlier_release_did_not_note_is_found() -> None:
+    @workflow
+    async def careful() -> str:
+        seen = await ship("a")
+        try:
+            seen += await measure(math.nan)
+        except ValueError:
+            seen += await measure(0.0)
+        await sleep(1)
+        return seen
+
+    driver = Driver(careful())
+    driver.start()
+    for _ in range(2):
+        driver.complete(driver.pending[0], "x")
+    driver.fire_next_timer()
+    assert driver.result() == "xx"
+    history = [
+        HistoryEvent(
+            event.event_id,
+            event.task_number,
+            event.time,
+            event.attributes,
+            event.flags & ~flags.Flag.ARGUMENTS_REFUSED,
+        )
+        for event in driver.history
+    ]
+    assert replay(history, [careful]).result == "xx"
+
+    @workflow(name=careful.name)
+    async def changed() -> None:
+        await ship("a")
+        await sleep(1)
+
+    with pytest.raises(NondeterminismError, match="event 4 is ActivityTaskScheduled"):
+        replay(history, [changed])
+
+
+def test_a_refusal_is_noted_in_its_turn_alone() -> None:
+    @workflow
+    async def careful() -> None:
+        await ship("a")
+        with contextlib.suppress(ValueError):
+            await measure(math.nan)
+        await ship("b")
+        await ship("c")
+
+    driver = Driver(careful())
+    driver.start()
+    for _ in range(3):
+        driver.complete(driver.pending[0], "x")
+    noted = {
+        event.task_number
+        for event in driver.history
+        if event.flags & flags.Flag.ARGUMENTS_REFUSED
+    }
+    assert noted == {2}
 
 
 # --- row 19 ---------------------------------------------------------------------------

@@ -4,6 +4,8 @@ See `test_semantics.py` for the others.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -12,9 +14,12 @@ from durable import (
     ApplicationError,
     WorkflowFailedError,
     all_handlers_finished,
+    current_update,
+    now,
     set_query_handler,
     set_signal_handler,
     set_update_handler,
+    sleep,
     wait_condition,
     workflow,
 )
@@ -292,3 +297,112 @@ def test_row_07_a_cancelled_error_of_a_handler_is_a_failure_unless_asked_for() -
     asked.cancel()
     asked.signal("stop")
     assert type(asked.history[-1].attributes).__name__ == "WorkflowExecutionCanceled"
+
+
+# --- validators -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["alone", "together", "beside a signal", "at once"])
+def test_each_validator_runs_once_after_the_handlers_before_it(way: str) -> None:
+    seen: list[str] = []
+
+    @workflow(name="messages.one_validation")
+    async def once() -> None:
+        def check(value: str) -> None:
+            found = current_update()
+            assert found is not None
+            seen.append(f"check {value} of {found.id}")
+            if value == "no":
+                raise ValueError(value)
+
+        def take(value: str) -> None:
+            found = current_update()
+            assert found is not None
+            seen.append(f"take {value} of {found.id}")
+
+        set_update_handler("take", take, validator=check)
+        await words.receive()
+
+    driver = Driver(once())
+    asked = [driver.requested("take", one) for one in ("no", "a", "no", "b")]
+    if way == "at once":
+        driver.turn(driver.started(), *asked)
+    else:
+        driver.start()
+    if way == "alone":
+        for one in asked:
+            driver.turn(one)
+    elif way == "together":
+        driver.turn(*asked)
+    elif way == "beside a signal":
+        driver.turn(driver.signalled(words("stop")), *asked)
+    ids = [one.update_id for one in asked]
+    assert seen == [
+        f"check no of {ids[0]}",
+        f"check a of {ids[1]}",
+        f"take a of {ids[1]}",
+        f"check no of {ids[2]}",
+        f"check b of {ids[3]}",
+        f"take b of {ids[3]}",
+    ]
+
+
+def test_a_validator_sees_the_time_of_its_update() -> None:
+    seen: list[float] = []
+
+    @workflow(name="messages.punctual")
+    async def punctual() -> None:
+        def take() -> None:
+            seen.append(now().timestamp())
+
+        set_update_handler("take", take, validator=take)
+        await words.receive()
+
+    driver = Driver(punctual())
+    driver.start()
+    driver.clock.advance(5)
+    driver.update("take")
+    assert seen == [driver.clock.now() / 1_000_000] * 2
+
+
+def _wait_by_hand() -> list[Callable[[], Coroutine[Any, Any, Any]]]:
+    return [
+        lambda: ship("x"),
+        lambda: wait_condition(lambda: False),
+        lambda: words.receive(),
+        lambda: sleep(1),
+        lambda: asyncio.sleep(1),
+        lambda: asyncio.Event().wait(),
+        lambda: asyncio.Queue[int]().get(),
+    ]
+
+
+@pytest.mark.parametrize("way", range(len(_wait_by_hand())))
+@pytest.mark.parametrize("kind", ["query", "validator"])
+def test_what_reads_may_not_step_a_coroutine_that_waits(kind: str, way: int) -> None:
+    @workflow(name="messages.stepped")
+    async def stepped() -> str:
+        def step(value: int = 0) -> None:
+            coroutine = _wait_by_hand()[way]()
+            try:
+                coroutine.send(None)
+            finally:
+                coroutine.close()
+
+        set_query_handler("step", step)
+        set_update_handler("step", lambda value: None, validator=step)
+        return await words.receive()
+
+    driver = Driver(stepped())
+    driver.start()
+    before = len(driver.history)
+    if kind == "query":
+        with pytest.raises(ReadOnlyError):
+            driver.query("step")
+    else:
+        with pytest.raises(ReadOnlyError):
+            driver.update("step", 1)
+    assert len(driver.history) == before
+    driver.crash()
+    driver.signal(words("stop"))
+    assert driver.result() == "stop"

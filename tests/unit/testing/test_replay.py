@@ -1,15 +1,22 @@
 """Replaying recorded histories: what agrees, what does not, and files of them."""
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from durable import (
+    ApplicationError,
     NondeterminismError,
     WorkflowFailedError,
     activity,
+    continue_as_new,
     patched,
     sleep,
     uuid4,
@@ -27,6 +34,11 @@ from durable.testing.replaying import replay, replay_at_every_prefix
 @activity(name="replay.add", retry=None)
 async def add(left: int, right: int) -> int:
     return left + right
+
+
+@activity(name="replay.join", retry=None)
+async def join(listed: list[str], some: set[str]) -> str:
+    return "".join(listed)
 
 
 @workflow(name="replay.summing")
@@ -130,7 +142,6 @@ def test_bug_in_the_code_is_raised_as_it_is() -> None:
 
 
 def test_result_that_depends_on_the_process_is_found_at_a_prefix() -> None:
-    """Results are not compared on replay, but a fresh process would give another."""
     numbers = itertools.count()
 
     @workflow(name="replay.counting")
@@ -141,7 +152,8 @@ def test_result_that_depends_on_the_process_is_found_at_a_prefix() -> None:
     driver = Driver(counting())
     driver.start()
     driver.complete(2, 2)
-    assert replay(driver.history, [counting]).result == 0
+    with pytest.raises(NondeterminismError, match="the result differs"):
+        replay(driver.history, [counting])
     with pytest.raises(NondeterminismError, match="before workflow task 2") as caught:
         replay_at_every_prefix(driver.history, [counting])
     assert caught.value.event_id == 4
@@ -245,3 +257,104 @@ def test_driver_draws_the_same_every_time() -> None:
 
     assert draw() == draw()
     assert draw("another") != draw()
+
+
+# --- how a run ends -------------------------------------------------------------------
+
+
+class Refused(Exception):
+    """What one version of the code raises."""
+
+
+def _endings() -> dict[str, Any]:
+    """Ways for code to end that differ; each asks for the same before."""
+
+    def fail(error: Exception) -> Callable[[], Any]:
+        def raise_it() -> Any:
+            raise error
+
+        return raise_it
+
+    return {
+        "1": lambda: 1,
+        "2": lambda: 2,
+        "true": lambda: True,
+        "text": lambda: "1",
+        "failure": fail(ApplicationError("why")),
+        "other message": fail(ApplicationError("why not")),
+        "other type": fail(ApplicationError("why", type="Other")),
+        "own class": fail(Refused("why")),
+        "next": lambda: continue_as_new(1),
+        "other next": lambda: continue_as_new(2),
+    }
+
+
+@pytest.mark.parametrize("then", _endings())
+@pytest.mark.parametrize("now", _endings())
+def test_another_end_of_the_run_is_found(then: str, now: str) -> None:
+    way = then
+
+    @workflow(name="replay.ending")
+    async def ending(number: int = 0) -> Any:
+        await add(1, 1)
+        return _endings()[way]()
+
+    driver = Driver(ending())
+    driver.start()
+    driver.complete(2, 2)
+    assert driver.is_closed
+    replay(driver.history, [ending])
+    way = now
+    if now == then:
+        replay_at_every_prefix(driver.history, [ending])
+        return
+    with pytest.raises(NondeterminismError) as caught:
+        replay(driver.history, [ending])
+    assert caught.value.event_id == driver.history[-1].event_id
+    assert "why" not in str(caught.value)
+
+
+def test_where_an_object_lay_in_memory_is_no_difference() -> None:
+    @workflow(name="replay.ending")
+    async def ending() -> None:
+        raise ApplicationError(f"{object()!r} is odd")
+
+    driver = Driver(ending())
+    driver.start()
+    with contextlib.suppress(WorkflowFailedError):
+        driver.result()
+    kept = [object() for _ in range(3)]
+    replay(driver.history, [ending])
+    assert kept
+
+
+def test_a_set_of_texts_replays_in_every_process(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("sets_of_texts.py")
+    file = tmp_path / "history.json"
+    for seed, task in enumerate(("record", "replay", "replay", "replay"), start=1):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(script), task, str(file)],
+            env={"PATH": os.environ["PATH"], "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_list_in_another_order_is_a_difference() -> None:
+    order = 1
+
+    @workflow(name="replay.ordering")
+    async def ordering() -> set[str]:
+        await join(["a", "b"][::order], {"a", "b"})
+        return {"a", "b"}
+
+    driver = Driver(ordering())
+    driver.start()
+    driver.complete(2, "ab")
+    order = -1
+    with pytest.raises(NondeterminismError, match="arguments"):
+        replay(driver.history, [ordering, join])
+    with pytest.raises(NondeterminismError, match="before workflow task 1"):
+        replay_at_every_prefix(driver.history, [ordering, join])
