@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         StartRun,
     )
 
-Closing: TypeAlias = tuple[str, str, int]
-"""run id, status, closed at."""
-WakeUp: TypeAlias = tuple[str, bool, int | None]
-"""run id, is active, wake at."""
+Closing: TypeAlias = tuple[str, str, int, int]
+"""run id, status, closed at, and the event that its rows follow (see `Place`)."""
+WakeUp: TypeAlias = tuple[str, bool, int | None, int]
+"""run id, is active, wake at, and the event that its rows follow (see `Place`)."""
+Place: TypeAlias = tuple[str, int]
+"""run id, and the event that must be there because rows follow it; 0 if none do."""
 Published: TypeAlias = tuple[str, str | None, int | None]
 """run id, state, checkpoint event id; None leaves what is there."""
 Mail: TypeAlias = tuple[str, int, str, str]
@@ -52,8 +54,8 @@ class HotPath(Protocol):
         """Return the runs that hold a request id, or as open runs a workflow id."""
         ...
 
-    def find_owned(self, run_ids: Sequence[str], owner: str) -> list[str]:
-        """Return which of these runs that worker owns."""
+    def find_writable(self, places: Sequence[Place], owner: str) -> list[str]:
+        """Return which of these runs that worker owns, with no gap before its rows."""
         ...
 
     def find_messages(self, run_id: str) -> list[MessageRecord]:
@@ -87,11 +89,11 @@ class HotPath(Protocol):
         ...
 
     def close_runs(self, closings: Sequence[Closing], owner: str) -> int:
-        """Close runs of that worker; return how many it owned."""
+        """Close runs of that worker; return how many `find_writable` would find."""
         ...
 
     def update_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
-        """Set wake-ups of that worker's runs and unpark them; return how many."""
+        """Set wake-ups and unpark; return how many `find_writable` would find."""
         ...
 
     def wake_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:

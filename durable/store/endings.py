@@ -130,7 +130,7 @@ class Endings:
         )
         self._hot.delete_inboxes(run_ids)
         status = RunStatus.TERMINATED.value
-        self._mail.note_closings((row[0], status, row[4]) for row in rows)
+        self._mail.note_closings((row[0], status, row[4], 0) for row in rows)
 
     def _execute(self, statement: Any, **values: Any) -> Any:
         return self._connection.execute(statement, values)

@@ -115,7 +115,7 @@ class Mail:
         """Note that runs were closed."""
         if not self._targets:
             return
-        for run_id, status, closed_at in closings:
+        for run_id, status, closed_at, _ in closings:
             target = self._targets.get(run_id)
             if target is None:
                 continue

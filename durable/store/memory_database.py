@@ -206,6 +206,7 @@ class MemoryDatabase:
         admit: Callable[[object], None],
     ) -> Started:
         record = operation.record
+        policies.check_beginning(operation)
         key = (record.namespace, record.workflow_id)
         same = self.run_ids_by_request.get((record.namespace, record.request_id))
         open_run = self.find_open(*key)
@@ -275,6 +276,9 @@ class MemoryDatabase:
     ) -> MailArrived | Committed | None:
         run_id = operation.run_id
         self._require_owned(run_id, worker)
+        follows = policies.find_predecessor(operation.rows)
+        if follows and follows not in self.history.get(run_id, {}):
+            raise policies.position_missing(run_id)
         if policies.must_see_mail(operation):
             unseen = policies.find_unseen(operation, self.messages_of(run_id))
             if unseen:

@@ -36,7 +36,7 @@ from durable.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from durable.store.records import MessageRecord, WorkerRecord
+    from durable.store.records import HistoryRow, MessageRecord, WorkerRecord
 
 TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
 REPLY_MICROSECONDS_MAX: Final = round(limits.REPLY_SECONDS_MAX * 1_000_000)
@@ -264,7 +264,8 @@ def lease_lost(worker: WorkerRecord | None) -> LeaseLostError:
         )
     return LeaseLostError(
         f"The lease of worker {worker.worker_id!r} (fencing number {worker.fence})"
-        " was taken over; what it wanted to write was refused."
+        " was taken over; what it wanted to write was refused.",
+        worker_id=worker.worker_id,
     )
 
 
@@ -281,6 +282,42 @@ def position_taken(run_id: str) -> HistoryTakenError:
     return HistoryTakenError(
         f"A history position of run {run_id!r} is written already; nothing was written."
     )
+
+
+def position_missing(run_id: str) -> HistoryTakenError:
+    """Build the error of a write that would leave a gap in a history."""
+    return HistoryTakenError(
+        f"The history of run {run_id!r} ends before the events that these were to"
+        " follow, or they do not follow each other; nothing was written."
+    )
+
+
+def find_predecessor(rows: list[HistoryRow]) -> int:
+    """Return the position that must be there for rows to follow it; 0 without rows.
+
+    Rows that do not follow each other get a position that no history has.
+    """
+    if not rows:
+        return 0
+    first = rows[0][1]
+    if len(rows) > 1:
+        expected = first
+        for row in rows:
+            if row[1] != expected:
+                return -1
+            expected += 1
+    return first - 1
+
+
+def check_beginning(operation: StartRun) -> None:
+    """Return if the rows of a start are events 1, 2 and so on, or none.
+
+    Raises:
+        HistoryTakenError: they are not.
+    """
+    rows = operation.rows
+    if rows and (rows[0][1] != 1 or find_predecessor(rows)):
+        raise position_missing(operation.record.run_id)
 
 
 def run_id_taken(run_id: str) -> HistoryTakenError:
@@ -312,10 +349,16 @@ def check_owner(operation: object, worker: WorkerRecord | None) -> None:
     Raises:
         LeaseLostError: it does, so it was made under an earlier lease.
     """
-    if worker is None or (
-        isinstance(operation, StartRun) and operation.record.owner != worker.worker_id
-    ):
-        raise lease_lost(worker)
+    if worker is None:
+        raise lease_lost(None)
+    if isinstance(operation, StartRun) and operation.record.owner != worker.worker_id:
+        owner = operation.record.owner or ""
+        raise LeaseLostError(
+            f"The lease of worker {owner!r}, under which run"
+            f" {operation.record.run_id!r} was to start, is over; it was not started.",
+            hint="Start it again.",
+            worker_id=owner,
+        )
 
 
 def page_size(where: RunFilter) -> int:

@@ -179,6 +179,7 @@ class Transaction:
     def _start(self, operation: StartRun) -> Started:
         """Create the run, or answer with the one that is there."""
         record = operation.record
+        policies.check_beginning(operation)
         holders = self.hot.find_holders([operation])
         open_run = next((h for h in holders if _holds_id(h, record)), None)
         answer = policies.find_start_answer(
@@ -232,7 +233,7 @@ class Transaction:
     def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
         worker = self.require_lease(operation)
         run_id = operation.run_id
-        self._require_owned(run_id, worker)
+        self._require_owned(run_id, worker, policies.find_predecessor(operation.rows))
         if (
             policies.must_see_mail(operation)
             and self.mail.has_any
@@ -396,9 +397,15 @@ class Transaction:
         row = self._execute(statement, **values).first()
         return None if row is None else statements.to_run(row)
 
-    def _require_owned(self, run_id: str, worker: WorkerRecord) -> None:
-        if not self.hot.find_owned([run_id], worker.worker_id):
-            raise policies.not_owner(run_id)
+    def _require_owned(
+        self, run_id: str, worker: WorkerRecord, follows: int = 0
+    ) -> None:
+        find, owner = self.hot.find_writable, worker.worker_id
+        if find([(run_id, follows)], owner):
+            return
+        if follows and find([(run_id, 0)], owner):
+            raise policies.position_missing(run_id)
+        raise policies.not_owner(run_id)
 
     def _next_fence(self) -> int:
         self._execute(statements.COUNT_FENCE_UP)

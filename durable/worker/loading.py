@@ -99,18 +99,28 @@ class Loader:
             self._host.spawn(self._load(part, tasks))
         return len(ids)
 
+    def forget_all(self) -> None:
+        """Let what is being read go by: it was asked for under a lease that is gone."""
+        self.loading = set()
+        self._mailed = set()
+
     def mailed(self, run_id: str) -> None:
         """Mail came for a run that is being loaded."""
         self._mailed.add(run_id)
 
     async def _load(self, run_ids: list[str], tasks: WorkflowTasks) -> None:
+        loading, worker_id = self.loading, self._host.worker_id
         try:
             loaded = await self._read(run_ids)
         finally:
-            self.loading.difference_update(run_ids)
-            mailed = self._mailed.intersection(run_ids)
-            self._mailed -= mailed
+            loading.difference_update(run_ids)
+        if loading is not self.loading:
+            return  # whoever has the runs now reads them anew
+        mailed = self._mailed.intersection(run_ids)
+        self._mailed -= mailed
         for index, one in enumerate(loaded):
+            if self._host.worker_id != worker_id:
+                return
             if self._host.is_open and self._host.find(one.record.run_id) is None:
                 self._enter(one, tasks)
             if index % 16 == 15:

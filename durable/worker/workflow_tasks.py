@@ -135,8 +135,8 @@ class Host(Protocol):
         """The run may have come to rest."""
         ...
 
-    def lease_lost(self) -> None:
-        """A write was refused because another worker has taken over."""
+    def lease_lost(self, worker_id: str) -> None:
+        """A write was refused because that worker's lease is gone."""
         ...
 
     def wake_by(self, instant: int) -> None:
@@ -526,7 +526,9 @@ class WorkflowTasks:
 
     def _commit_failed(self, run: LiveRun, error: BaseException) -> None:
         if isinstance(error, LeaseLostError):
-            self._host.lease_lost()
+            # Whatever lease that was: it has lived through what never happened.
+            self._host.drop(run)
+            self._host.lease_lost(error.worker_id)
         elif isinstance(error, StoreError):
             if not isinstance(error, HistoryTakenError):
                 run.refusals += 1
@@ -577,7 +579,8 @@ class WorkflowTasks:
     ) -> None:
         run.is_committing = False
         if isinstance(error, LeaseLostError):
-            self._host.lease_lost()
+            self._host.drop(run)
+            self._host.lease_lost(error.worker_id)
             return
         if error is not None:
             _log.error("Run %r could not be parked: %s", run.workflow_id, error)
