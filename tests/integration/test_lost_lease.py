@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -127,8 +126,8 @@ async def test_a_lease_lost_while_joining_again_leaves_no_hole(
         sending: list[asyncio.Future[None]] = []
         monkeypatch.setattr(thief.store, "register_worker", register_and_lose)
         await thief.steal()
-        with contextlib.suppress(LeaseLostError):
-            await engine.start(adding(0))
+        with pytest.raises(LeaseLostError):
+            await engine.start(adding(1))
         await until(lambda: bool(sending))
         (run,) = started
         async with asyncio.timeout(20):
@@ -165,8 +164,8 @@ async def test_a_worker_that_cannot_join_again_tries_until_it_can(
 
         monkeypatch.setattr(thief.store, "register_worker", fail_twice)
         await thief.steal()
-        with contextlib.suppress(LeaseLostError):
-            await engine.start(adding(0))
+        with pytest.raises(LeaseLostError):
+            await engine.start(adding(1))
         async with asyncio.timeout(20):
             while not await thief.holds_lease():
                 await asyncio.sleep(0.001)
