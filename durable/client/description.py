@@ -9,6 +9,7 @@ import msgspec
 
 from durable.clock import to_datetime
 from durable.converter.failures import exception_of
+from durable.core.codec import UNREADABLE
 from durable.core.payload import Failure
 from durable.errors import WorkflowStuckError
 from durable.store.records import RunRecord, RunStatus
@@ -71,7 +72,7 @@ def decode_stuck(text: str | None) -> Failure | None:
         return None
     try:
         return _failure_decoder.decode(text)
-    except (msgspec.MsgspecError, ValueError):
+    except UNREADABLE:
         return Failure(message="The reason cannot be read.", type="CorruptHistoryError")
 
 

@@ -15,7 +15,7 @@ from durable import limits
 from durable.client.description import decode_stuck
 from durable.client.findings import Check, Finding, key_of
 from durable.client.mail_checks import Breach, check_messages
-from durable.core.codec import decode_rows
+from durable.core.codec import UNREADABLE, decode_rows
 from durable.core.events import (
     ACTIVITY_OUTCOMES,
     ActivityTaskScheduled,
@@ -134,7 +134,7 @@ def _check_failures(loaded: LoadedRun) -> Iterator[Breach]:
             continue
         try:
             _failure_decoder.decode(text)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             yield Check.PAYLOADS, f"the failure in {what} cannot be read: {error}"
 
 
@@ -235,7 +235,7 @@ def _check_progress(record: RunRecord, state: RunState) -> Iterator[Breach]:
     if record.state is not None:
         try:
             published = _payload_decoder.decode(record.state)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             yield Check.PAYLOADS, f"its published state cannot be read: {error}"
             return
     if published != state.published:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
 
@@ -175,6 +176,13 @@ class Session(Protocol):
 
     def rollback_to_savepoint(self, name: str) -> None:
         """Undo what was done since the mark, and take it away."""
+        ...
+
+    def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
+        """Return what to read in again if text was refused that is not UTF-8.
+
+        Within it such text comes as bytes. None if `error` is something else.
+        """
         ...
 
     def has_changed(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from durable.store import policies, statements
+from durable.store import policies, salvage, statements
 from durable.store.policies import Target
 from durable.store.records import RunStatus
 
@@ -104,7 +104,7 @@ class Mail:
             statement = statements.FIND_NEWEST_RUN_OF_CHAIN
             values["first_run_id"] = request.first_run_id
         row = self._connection.execute(statement, values).first()
-        return None if row is None else _to_target(statements.to_run(row))
+        return None if row is None else _to_target(salvage.to_run(row))
 
     def note_starts(self, records: Iterable[RunRecord]) -> None:
         """Note that runs were inserted."""

@@ -12,7 +12,9 @@ import msgspec
 
 from durable import limits
 from durable.clock import to_datetime
+from durable.core.codec import INSTANT_MAX
 from durable.errors import (
+    CorruptHistoryError,
     HistoryTakenError,
     InternalError,
     LeaseLostError,
@@ -58,7 +60,8 @@ class Target(msgspec.Struct, frozen=True):
     namespace: str
     workflow_id: str
     first_run_id: str
-    status: RunStatus
+    status: RunStatus | None
+    """None: one that no release up to this one wrote."""
     closed_at: int | None
 
 
@@ -117,7 +120,7 @@ def _may_reuse(policy: IdReusePolicy, newest: RunRecord) -> bool:
 
 
 def _instant(microseconds: int | None) -> str:
-    if microseconds is None:
+    if not isinstance(microseconds, int) or not 0 <= microseconds <= INSTANT_MAX:
         return "an unknown time"
     return to_datetime(microseconds).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -164,6 +167,7 @@ def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) ->
     Raises:
         WorkflowNotFoundError: there is no such run.
         WorkflowClosedError: it has closed.
+        CorruptHistoryError: nobody can tell whether it has.
     """
     if run is None:
         which = "" if operation.run_id is None else f" with run id {operation.run_id!r}"
@@ -172,6 +176,11 @@ def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) ->
         raise WorkflowNotFoundError(
             f"There is no workflow {operation.workflow_id!r}{which}"
             f" in namespace {operation.namespace!r}."
+        )
+    if run.status is None:
+        raise CorruptHistoryError(
+            f"Run {run.run_id!r} has a status which this release does not know.",
+            hint="A newer release may have written it: use that.",
         )
     if run.status is not RunStatus.RUNNING:
         raise WorkflowClosedError(
@@ -359,6 +368,16 @@ def check_owner(operation: object, worker: WorkerRecord | None) -> None:
             hint="Start it again.",
             worker_id=owner,
         )
+
+
+def is_due(wake_at: object, now: int) -> bool:
+    """Tell whether a new owner must load a run that waits until then.
+
+    It must if nobody can tell until when: loading finds out why.
+    """
+    if wake_at is None:
+        return False
+    return not isinstance(wake_at, int) or wake_at <= now or wake_at > INSTANT_MAX
 
 
 def page_size(where: RunFilter) -> int:

@@ -26,6 +26,9 @@ from durable.store.schema import prepare_schema
 from durable.store.sqlite_hot import SqliteHotPath
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from contextlib import AbstractContextManager
+
     from durable.store.database import Session
 
 # UPDATE ... FROM.
@@ -116,6 +119,21 @@ class SqliteSession:
         """See `Session`."""
         self._cursor.execute(f"ROLLBACK TO {name}")
         self._cursor.execute(f"RELEASE {name}")
+
+    def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
+        """See `Session`."""
+        # The driver's own error, without a code of SQLite.
+        if _code(error) or "Could not decode to UTF-8" not in str(_origin(error)):
+            return None
+        return self._tolerating()
+
+    @contextlib.contextmanager
+    def _tolerating(self) -> Generator[None]:
+        self._raw.text_factory = _decode
+        try:
+            yield
+        finally:
+            self._raw.text_factory = str
 
     def has_changed(self) -> bool:
         """See `Session`."""
@@ -396,6 +414,13 @@ def _create_private(path: Path) -> None:
         # Not every system lets ordinary users do it.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         os.close(os.open(path, flags, 0o600))
+
+
+def _decode(text: bytes) -> str | bytes:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text
 
 
 def _origin(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final
 
-from durable.store import statements
+from durable.store import salvage, statements
 from durable.store.policies import Target, allows_every_reuse
 from durable.store.records import RunStatus
 
@@ -41,7 +41,8 @@ _ROWS_PER_STATEMENT: Final = (64, 16, 4, 2, 1)
 # Lists of ids are cheap to prepare; 32,766 is SQLite's limit on parameters.
 _IDS_PER_STATEMENT: Final = (1024, 128, 16, 4, 1)
 
-_RUN_COLUMNS: Final = ", ".join(statements.RUN_FIELDS)
+_RUN_COLUMNS: Final = ", ".join(salvage.RUN_FIELDS)
+_STATUSES: Final = {status.value: status for status in RunStatus}
 
 
 class _Rows:
@@ -187,7 +188,7 @@ _UPDATE_RUNS: Final = _Rows(
 )
 _WAKE_RUNS: Final = _Rows(f"{_SET_WAKE_UP} FROM", 4, _OF_OWNER)
 _PUT_ATTEMPTS: Final = _Rows(
-    f"INSERT OR REPLACE INTO attempts ({', '.join(statements.ATTEMPT_FIELDS)})"
+    f"INSERT OR REPLACE INTO attempts ({', '.join(salvage.ATTEMPT_FIELDS)})"
     " SELECT * FROM",
     10,
 )
@@ -248,7 +249,7 @@ _FIND_WRITABLE: Final = _Rows(
     " AS new CROSS JOIN runs WHERE runs.run_id = new.column1 AND runs.owner = ?"
     + _FOLLOWS.replace("column4", "column2"),
 )
-_MESSAGE_COLUMNS: Final = ", ".join(statements.MESSAGE_FIELDS)
+_MESSAGE_COLUMNS: Final = ", ".join(salvage.MESSAGE_FIELDS)
 _FIND_MESSAGES: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM inbox WHERE run_id = ? ORDER BY sequence"  # noqa: S608 - as above
 )
@@ -295,7 +296,7 @@ class SqliteHotPath:
             rows += _FIND_BY_REQUEST.fetch(self._cursor, before, requests)
             rows += _FIND_OPEN.fetch(self._cursor, before, workflows)
             rows += _FIND_BY_WORKFLOW.fetch(self._cursor, before, strict)
-        return [statements.to_run(row) for row in rows]
+        return [salvage.to_run(row) for row in rows]
 
     def find_writable(self, places: Sequence[Place], owner: str) -> list[str]:
         """See `HotPath`."""
@@ -306,7 +307,7 @@ class SqliteHotPath:
     def find_messages(self, run_id: str) -> list[MessageRecord]:
         """See `HotPath`."""
         rows = self._cursor.execute(_FIND_MESSAGES, (run_id,)).fetchall()
-        return [statements.to_message(row) for row in rows]
+        return [salvage.to_message(row) for row in rows]
 
     def find_mail(self, run_ids: Sequence[str]) -> list[Mail]:
         """See `HotPath`."""
@@ -445,7 +446,7 @@ def _to_targets(rows: list[Any]) -> list[Target]:
             namespace,
             workflow_id,
             first_run_id,
-            statements.to_status(run_id, status),
+            _STATUSES.get(status),
             closed_at,
         )
         for run_id, namespace, workflow_id, first_run_id, status, closed_at in rows

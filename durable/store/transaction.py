@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from durable.errors import DurableError
-from durable.store import policies, statements
+from durable.store import policies, reads, salvage, statements
 from durable.store.endings import Endings, chunks
 from durable.store.lease import LEASE_MICROSECONDS, RegisterWorker, ReleaseWorker
 from durable.store.mail import Mail
@@ -282,7 +282,8 @@ class Transaction:
 
     def _terminate(self, operation: TerminateRun) -> Terminated:
         target = self.mail.find(operation)
-        run = statements.to_run(
+        # Ending it is a way out, whatever else of its row cannot be read.
+        run = salvage.salvage_run(
             self._execute(
                 statements.FIND_RUN,
                 namespace=target.namespace,
@@ -310,29 +311,29 @@ class Transaction:
         ready = [
             run_id
             for run_id, is_active, wake_at, is_stuck, is_mailed in free
-            if is_active
-            or is_stuck
-            or is_mailed
-            or (wake_at is not None and wake_at <= now)
+            if is_active != 0 or is_stuck or is_mailed or policies.is_due(wake_at, now)
         ]
         return Claimed(ready=ready, count=len(free))
 
     def _find_claimable(self, operation: ClaimRuns, worker: WorkerRecord) -> list[Any]:
         found: list[Any] = []
-        for active in (1, 0):
-            for statement in (
-                statements.FIND_CLAIMABLE_AWAITING,
-                statements.FIND_CLAIMABLE_WAITING,
-            ):
-                if len(found) < operation.limit:
-                    found += self._execute(
-                        statement,
-                        namespace=worker.namespace,
-                        task_queue=worker.task_queue,
-                        workflow_types=operation.workflow_types,
-                        active=active,
-                        page=operation.limit - len(found),
-                    )
+        where: dict[str, Any] = {
+            "namespace": worker.namespace,
+            "task_queue": worker.task_queue,
+            "workflow_types": operation.workflow_types,
+        }
+        for statement, active in (
+            (statements.FIND_CLAIMABLE_AWAITING, {"active": 1}),
+            (statements.FIND_CLAIMABLE_WAITING, {"active": 1}),
+            (statements.FIND_CLAIMABLE_AWAITING, {"active": 0}),
+            (statements.FIND_CLAIMABLE_WAITING, {"active": 0}),
+            (statements.FIND_CLAIMABLE_ODD, {}),
+        ):
+            page = operation.limit - len(found)
+            if page > 0:
+                values = where | active | {"page": page}
+                rows = reads.fetch(self.session, statement, **values)
+                found += [row for row in rows if isinstance(row[0], str)]
         return found
 
     def _release_runs(self, operation: ReleaseRuns) -> None:
@@ -343,14 +344,16 @@ class Transaction:
             )
 
     def _reap(self, operation: ReapWorkers) -> list[str]:
-        dead = self._execute(
+        dead = reads.fetch(
+            self.session,
             statements.FIND_DEAD_WORKERS,
             myself="" if self.worker is None else self.worker.worker_id,
             now=self.clock.read(),
             presumed_dead=operation.presumed_dead,
         )
-        worker_ids = [worker_id for (worker_id,) in dead]
+        worker_ids = [worker_id for (worker_id,) in dead if isinstance(worker_id, str)]
         self._remove_workers(worker_ids)
+        self._execute(statements.DISOWN_STRAYS)
         oldest = self.clock.now() - policies.REPLY_MICROSECONDS_MAX
         self._execute(statements.DELETE_OLD_REPLIES, until=oldest)
         return worker_ids
@@ -395,7 +398,7 @@ class Transaction:
 
     def _find(self, statement: Any, **values: Any) -> RunRecord | None:
         row = self._execute(statement, **values).first()
-        return None if row is None else statements.to_run(row)
+        return None if row is None else salvage.to_run(row)
 
     def _require_owned(
         self, run_id: str, worker: WorkerRecord, follows: int = 0
@@ -409,7 +412,23 @@ class Transaction:
 
     def _next_fence(self) -> int:
         self._execute(statements.COUNT_FENCE_UP)
-        fence: int = self._execute(statements.READ_FENCE_COUNTER).scalar_one()
+        fence = self._execute(statements.READ_FENCE_COUNTER).scalar()
+        if not isinstance(fence, int) or fence < 1:
+            fence = self._restore_counter()
+        return fence
+
+    def _restore_counter(self) -> int:
+        """Count on from the highest number that is written anywhere."""
+        highest = [
+            self._execute(statement).scalar() or 0
+            for statement in (
+                statements.HIGHEST_FENCE,
+                statements.HIGHEST_WORKER_FENCE,
+            )
+        ]
+        fence: int = max(highest) + 1
+        self._execute(statements.DELETE_FENCE_COUNTER)
+        self._execute(statements.INSERT_FENCE_COUNTER, counted=fence)
         return fence
 
     def _remove_workers(self, worker_ids: list[str]) -> None:
