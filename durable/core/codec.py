@@ -62,7 +62,7 @@ def decode_rows(rows: Iterable[Row]) -> list[HistoryEvent]:
         try:
             # One look at all numbers of the row: texts raise, and no sum of bits of
             # numbers that are in order is negative or much larger than they are.
-            if (event_id | task_number | time) >> 58 or bits < 0:
+            if (event_id | task_number | time | bits) >> 58:
                 raise ValueError("a number of its row is out of range")
             attributes: Attributes = _decoders[kind].decode(data)
         except KeyError:

@@ -185,6 +185,10 @@ class Session(Protocol):
         """
         ...
 
+    def check(self) -> list[str]:
+        """Return what is wrong with the database, beyond what each run would show."""
+        ...
+
     def has_changed(self) -> bool:
         """Tell whether another connection has committed since the last call."""
         ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from durable.core.payload import Failure
 from durable.errors import CorruptHistoryError
 from durable.store.records import (
     AttemptRecord,
@@ -58,7 +59,8 @@ def to_message(row: Sequence[Any]) -> MessageRecord:
 def salvage_run(row: Sequence[Any]) -> RunRecord:
     """Build a run from whatever its row holds; `damage` says what cannot be read.
 
-    A status that cannot be read counts as open, so that the run is looked at.
+    It looks like a run that is stuck for that reason, whatever else it is. A status
+    that cannot be read counts as open, so that the run is looked at.
     """
     try:
         return to_run(row)
@@ -66,6 +68,8 @@ def salvage_run(row: Sequence[Any]) -> RunRecord:
         fields = _left(RunRecord, _run_fields(row))
         fields.setdefault("status", RunStatus.RUNNING)
         fields.setdefault("is_active", True)
+        why = Failure(message=error.message, type=type(error).__name__)
+        fields["stuck"] = msgspec.json.encode(why).decode()
         return RunRecord(**fields, damage=error.message)
 
 

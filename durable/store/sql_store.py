@@ -298,6 +298,11 @@ class SqlStore:
         workers: list[WorkerRecord] = await self._read(reads.list_workers)
         return workers
 
+    async def check_integrity(self) -> list[str]:
+        """What is wrong with the database itself; empty if nothing."""
+        found: list[str] = await self._read(lambda session: session.check())
+        return found
+
     @property
     def _owner(self) -> str:
         # No worker has the empty id, so without one nothing is found.

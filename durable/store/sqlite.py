@@ -23,6 +23,7 @@ from durable.errors import (
     StoreError,
 )
 from durable.store.schema import prepare_schema
+from durable.store.sqlite_checks import check_file
 from durable.store.sqlite_hot import SqliteHotPath
 
 if TYPE_CHECKING:
@@ -134,6 +135,10 @@ class SqliteSession:
             yield
         finally:
             self._raw.text_factory = str
+
+    def check(self) -> list[str]:
+        """See `Session`."""
+        return check_file(self._raw)
 
     def has_changed(self) -> bool:
         """See `Session`."""

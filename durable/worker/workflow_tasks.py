@@ -565,7 +565,7 @@ class WorkflowTasks:
             run.workflow_id,
             run.workflow_type,
             failure.type,
-            failure.message.splitlines()[0] if failure.message else "",
+            failure.message.splitlines()[0].rstrip(".") if failure.message else "",
         )
         stuck = msgspec.json.encode(failure).decode()
         run.is_committing = True
