@@ -174,7 +174,7 @@ def find_run(
         rows = fetch(session, statements.FIND_NEWEST_RUN, **key)
     else:
         rows = fetch(session, statements.FIND_RUN, **key, run_id=run_id)
-    return salvage.to_run(rows[0]) if rows else None
+    return salvage.salvage_run(rows[0]) if rows else None
 
 
 def list_runs(session: Session, namespace: str, where: RunFilter) -> list[RunRecord]:

@@ -38,8 +38,10 @@ def _find_strays(cursor: sqlite3.Cursor, table: str) -> list[str]:
         " GROUP BY run_id"
     ).fetchall()
     return _list(
-        rows, lambda row: f"{row[1]} rows of {table} are of run {_name(row[0])}, which"
-        " does not exist"
+        rows,
+        lambda row: (
+            f"{row[1]} rows of {table} are of run {_name(row[0])}, which does not exist"
+        ),
     )
 
 
@@ -69,8 +71,10 @@ def _find_moved(cursor: sqlite3.Cursor) -> list[str]:
     ).fetchall()
     return _list(
         rows,
-        lambda row: f"run {_name(row[0])} is in namespace {_name(row[1])}, and its"
-        " history names another",
+        lambda row: (
+            f"run {_name(row[0])} is in namespace {_name(row[1])}, and its"
+            " history names another"
+        ),
     )
 
 

@@ -283,14 +283,14 @@ class Transaction:
     def _terminate(self, operation: TerminateRun) -> Terminated:
         target = self.mail.find(operation)
         # Ending it is a way out, whatever else of its row cannot be read.
-        run = salvage.salvage_run(
-            self._execute(
-                statements.FIND_RUN,
-                namespace=target.namespace,
-                workflow_id=target.workflow_id,
-                run_id=target.run_id,
-            ).one()
+        (row,) = reads.fetch(
+            self.session,
+            statements.FIND_RUN,
+            namespace=target.namespace,
+            workflow_id=target.workflow_id,
+            run_id=target.run_id,
         )
+        run = salvage.salvage_run(row)
         committed = self.endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)
 

@@ -43,6 +43,11 @@ class Thief:
         workers = await self._other.list_workers()
         return self.worker.worker_id in [worker.worker_id for worker in workers]
 
+    async def until_lease(self) -> None:
+        async with asyncio.timeout(20):
+            while not await self.holds_lease():  # noqa: ASYNC110 - no event says so
+                await asyncio.sleep(0.001)
+
 
 @pytest.fixture(params=["memory", "sqlite"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -57,7 +62,7 @@ async def positions(store: Store, run_id: str) -> list[int]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - no event says so
             await asyncio.sleep(0.001)
 
 
@@ -86,9 +91,7 @@ async def test_an_outcome_of_an_earlier_lease_says_nothing_about_this_one(
         await thief.steal()
         sending = asyncio.ensure_future(run.signal(GO(1)))
         await until(lambda: bool(late) and thief.worker.worker_id != old)
-        async with asyncio.timeout(20):
-            while not await thief.holds_lease():
-                await asyncio.sleep(0.001)
+        await thief.until_lease()
         joined = thief.worker.worker_id
         for deliver in late:
             deliver()
@@ -130,9 +133,7 @@ async def test_a_lease_lost_while_joining_again_leaves_no_hole(
             await engine.start(adding(1))
         await until(lambda: bool(sending))
         (run,) = started
-        async with asyncio.timeout(20):
-            while not await thief.holds_lease():
-                await asyncio.sleep(0.001)
+        await thief.until_lease()
 
         async with asyncio.timeout(20):
             await sending[0]
@@ -166,9 +167,7 @@ async def test_a_worker_that_cannot_join_again_tries_until_it_can(
         await thief.steal()
         with pytest.raises(LeaseLostError):
             await engine.start(adding(1))
-        async with asyncio.timeout(20):
-            while not await thief.holds_lease():
-                await asyncio.sleep(0.001)
+        await thief.until_lease()
 
         await run.signal(GO(7))
 
