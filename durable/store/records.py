@@ -418,6 +418,24 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
     first_run_id: str | None = None
 
 
+class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Give an open run another end of its history, and to any worker; not fenced.
+
+    Events after `keep` make room for `rows`, which follow it. The run is taken from its
+    owner, whose next write is refused, and becomes active and unstuck, without a
+    `wake_at`: its next owner finds out what it waits for. Nothing else may change a
+    history that is written.
+
+    Result: whether it was done. It is not if the run has closed, or if its history is
+    not at the positions `expected` any more.
+    """
+
+    run_id: str
+    expected: tuple[int, ...]
+    keep: int
+    rows: list[HistoryRow] = []
+
+
 class Terminated(msgspec.Struct, frozen=True):
     """The run that was closed, and what its parent close policies did."""
 
@@ -485,6 +503,7 @@ Operation: TypeAlias = (
     | ParkRun
     | PutMessage
     | TerminateRun
+    | RepairRun
     | ClaimRuns
     | ReleaseRuns
     | ReapWorkers

@@ -280,6 +280,11 @@ PARK_RUN: Final = (
     .where(*_MINE, RUNS.c.run_id == sa.bindparam("parked"))
     .values(stuck=sa.bindparam("reason"), is_active=0, wake_at=None)
 )
+FREE_RUN: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id == sa.bindparam("freed"))
+    .values(owner=None, is_active=1, wake_at=None, stuck=None)
+)
 TERMINATE_RUN: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id == sa.bindparam("terminated"))
@@ -342,6 +347,10 @@ FIND_HISTORY_ENDS: Final = (
         ),
     )
     .where(RUNS.c.run_id.in_(_many("run_ids")))
+)
+DELETE_EVENTS_AFTER: Final = sa.delete(HISTORY).where(
+    HISTORY.c.run_id == sa.bindparam("repaired"),
+    HISTORY.c.event_id > sa.bindparam("kept"),
 )
 FIND_EVENT_DATA: Final = sa.select(HISTORY.c.data).where(
     HISTORY.c.run_id == sa.bindparam("run_id"),

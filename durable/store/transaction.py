@@ -27,6 +27,7 @@ from durable.store.records import (
     ReapWorkers,
     RecordAttempts,
     ReleaseRuns,
+    RepairRun,
     RunRecord,
     RunStatus,
     Started,
@@ -163,6 +164,8 @@ class Transaction:
                 return self._put_message(operation)
             case TerminateRun():
                 return self._terminate(operation)
+            case RepairRun():
+                return self._repair(operation)
             case DropReplies():
                 return self._write(operation)
             case ClaimRuns():
@@ -293,6 +296,20 @@ class Transaction:
         run = salvage.salvage_run(row)
         committed = self.endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)
+
+    def _repair(self, operation: RepairRun) -> bool:
+        run_id = operation.run_id
+        is_open = self._execute(statements.IS_OPEN, run_id=run_id).first() is not None
+        rows = reads.read_history(self.session, run_id, 0)
+        if not is_open or operation.expected != tuple(row[1] for row in rows):
+            return False
+        self._execute(
+            statements.DELETE_EVENTS_AFTER, repaired=run_id, kept=operation.keep
+        )
+        if operation.rows:
+            self.hot.append_history([(operation.rows, self._next_fence())])
+        self._execute(statements.FREE_RUN, freed=run_id)
+        return True
 
     def _claim(self, operation: ClaimRuns) -> Claimed:
         worker = self.require_lease(operation)

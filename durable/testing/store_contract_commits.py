@@ -19,6 +19,7 @@ from durable.store.records import (
     ParkRun,
     RecordAttempts,
     ReleaseRuns,
+    RepairRun,
     RunStatus,
     Started,
 )
@@ -328,3 +329,58 @@ class CommitContract:
         assert loaded.rows == make_rows("r1", 1, 2)
         assert await store.due_runs(START, 10) == []
         assert await store.next_wake_at() is None
+
+    async def test_repair_replaces_the_end_and_sets_the_run_free(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(
+            make_start("r1", owner="w", events=5, is_active=False, wake_at=START)
+        )
+        await store.perform(ParkRun(run_id="r1", stuck='{"message": "hole"}'))
+        others = make_rows("r1", 3, 3, '{"other": 1}')
+
+        done = await store.perform(
+            RepairRun(run_id="r1", expected=(1, 2, 3, 4, 5), keep=2, rows=others)
+        )
+
+        assert done is True
+        loaded = await load(store, "r1")
+        assert loaded.rows == make_rows("r1", 1, 2) + others
+        assert loaded.record == make_run("r1", owner=None, is_active=True)
+        with pytest.raises(HistoryTakenError):
+            await store.perform(make_commit("r1", 4, 4))
+
+    async def test_repair_may_only_set_the_run_free(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", wake_at=START))
+
+        assert await store.perform(RepairRun(run_id="r1", expected=(1, 2), keep=2))
+
+        loaded = await load(store, "r1")
+        assert loaded.rows == make_rows("r1", 1, 2)
+        assert loaded.record == make_run("r1", owner=None, is_active=True)
+
+    @pytest.mark.parametrize("expected", [(1,), (1, 2, 3), ()])
+    async def test_repair_changes_nothing_if_the_history_is_another(
+        self, harness: Harness, expected: tuple[int, ...]
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", is_active=True))
+
+        for run_id in ("r1", "unknown"):
+            repair = RepairRun(run_id=run_id, expected=expected, keep=0)
+            assert await store.perform(repair) is False
+
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run("r1", owner="w", is_active=True)
+        assert loaded.rows == make_rows("r1", 1, 2)
+
+    async def test_repair_leaves_a_closed_run_alone(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(store, make_start("r1", owner="w"), make_closing("r1", 3, 3))
+
+        repair = RepairRun(run_id="r1", expected=(1, 2, 3), keep=2)
+        assert await store.perform(repair) is False
+
+        assert (await load(store, "r1")).rows == make_rows("r1", 1, 3)

@@ -530,8 +530,8 @@ class WorkflowTasks:
             self._host.drop(run)
             self._host.lease_lost(error.worker_id)
         elif isinstance(error, StoreError):
+            run.refusals += 1
             if not isinstance(error, HistoryTakenError):
-                run.refusals += 1
                 _log.error(
                     "A workflow task of run %r was not committed (%s); it will be"
                     " driven again from its history.",
