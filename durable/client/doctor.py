@@ -35,6 +35,15 @@ class IntegrityChecking(Protocol):
         ...
 
 
+@runtime_checkable
+class LockWatching(Protocol):
+    """A store that may know who holds a lock which others wait for."""
+
+    async def find_blockers(self) -> Sequence[str]:
+        """The processes that have kept all others from writing for a while now."""
+        ...
+
+
 # Rows that one read may bring; runs differ in length by a factor of 10,000.
 _ROWS_PER_READ: Final = 20_000
 _SETTLE_SECONDS: Final = 0.25
@@ -65,6 +74,14 @@ async def examine(
     """
     for finding in find_package_clash():
         yield finding
+    if isinstance(store, LockWatching):
+        for blocker in await store.find_blockers():
+            yield Finding(
+                Check.LOCKED,
+                None,
+                f"{blocker} holds the write lock: nobody else can write until it goes"
+                " on or ends",
+            )
     if isinstance(store, IntegrityChecking):
         for message in await store.check_integrity():
             yield Finding(Check.INTEGRITY, None, message)

@@ -222,6 +222,10 @@ class Database(Protocol):
         """Connect for reading; None if only the writer's connection sees the data."""
         ...
 
+    def find_blockers(self) -> list[str]:
+        """Name the processes that keep all others from writing, as far as is known."""
+        ...
+
     def is_conflict(self, error: BaseException) -> bool:
         """Tell whether a unique key refused a row."""
         ...

@@ -25,6 +25,7 @@ from durable.errors import (
 from durable.store.schema import prepare_schema
 from durable.store.sqlite_checks import check_file
 from durable.store.sqlite_hot import SqliteHotPath
+from durable.store.sqlite_locks import describe_holder, find_holders
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -338,6 +339,12 @@ class SqliteDatabase:
 
     # --- errors -----------------------------------------------------------------------
 
+    def find_blockers(self) -> list[str]:
+        """See `Database`."""
+        if self._path is None:
+            return []
+        return [describe_holder(pid) for pid in find_holders(self._path)]
+
     def is_conflict(self, error: BaseException) -> bool:
         """See `Database`."""
         return _code(error) == _CONSTRAINT
@@ -352,10 +359,14 @@ class SqliteDatabase:
             return None
         match _code(error):
             case 5 | 6:  # BUSY, LOCKED
+                blockers = self.find_blockers()
                 return DatabaseUnavailableError(
                     f"{self.name} stayed locked by another process for"
-                    f" {BUSY_SECONDS:g} s.",
-                    hint="Find the process that holds a transaction open.",
+                    f" {BUSY_SECONDS:g} s"
+                    + (f": {'; '.join(blockers)}." if blockers else "."),
+                    hint="Let it go on, or end it."
+                    if blockers
+                    else "Find the process that holds a transaction open.",
                 )
             case 8:  # READONLY
                 return self._read_only()
