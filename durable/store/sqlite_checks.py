@@ -33,7 +33,7 @@ def check_file(connection: sqlite3.Connection) -> list[str]:
 def _find_strays(cursor: sqlite3.Cursor, table: str) -> list[str]:
     rows = cursor.execute(
         # Bytes cannot break what is text to the driver; the tables' names are ours.
-        f"SELECT CAST(run_id AS BLOB), count(*) FROM {table} WHERE NOT EXISTS"  # noqa: S608
+        f"SELECT CAST(run_id AS BLOB), count(*) FROM {table} WHERE NOT EXISTS"  # noqa: S608 - constant names
         f" (SELECT 1 FROM runs WHERE runs.run_id = {table}.run_id)"
         " GROUP BY run_id"
     ).fetchall()
