@@ -83,8 +83,6 @@ def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) ->
     _load_rows(session, statements.LOAD_HISTORY, whole, loaded)
     _load_rows(session, statements.LOAD_FIRST_ROWS, partly, loaded)
     _load_rows(session, statements.LOAD_HISTORY_FROM_CHECKPOINT, partly, loaded)
-    for run_id in partly:
-        _check_checkpoint(loaded, run_id)
     for row in fetch(session, statements.LOAD_MESSAGES, run_ids=run_ids):
         run_id = row[_RUN_ID_OF_MESSAGE]
         message = _salvage(loaded, run_id, salvage.to_message, row)
@@ -118,18 +116,6 @@ def _damage(loaded: dict[str, LoadedRun], run_id: str, damage: str) -> None:
     if run.record.damage is None:
         record = msgspec.structs.replace(run.record, damage=damage)
         loaded[run_id] = msgspec.structs.replace(run, record=record)
-
-
-def _check_checkpoint(loaded: dict[str, LoadedRun], run_id: str) -> None:
-    """Without the row at which replay begins, a run would begin all over again."""
-    expected = loaded[run_id].record.checkpoint_event_id
-    if not any(row[1] == expected for row in loaded[run_id].rows):
-        _damage(
-            loaded,
-            run_id,
-            f"The row of run {run_id!r} names event {expected} as its newest"
-            " checkpoint, and its history holds no such event.",
-        )
 
 
 def _load_rows(

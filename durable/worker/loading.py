@@ -181,6 +181,7 @@ class Loader:
         try:
             if record.damage is not None:
                 raise CorruptHistoryError(record.damage)
+            _check_checkpoint(loaded)
             history = decode_rows(loaded.rows)
             started = first_event(history, run)
             for message in loaded.messages:
@@ -234,6 +235,23 @@ class Loader:
             self._host.drop(run)
         else:
             self._catch_up(run, loaded[0], tasks)
+
+
+def _check_checkpoint(loaded: LoadedRun) -> None:
+    """Without the row at which its replay begins, a run would begin all over again.
+
+    Raises:
+        CorruptHistoryError: there is no such row.
+    """
+    record, rows = loaded.record, loaded.rows
+    if record.checkpoint_event_id > 1 and (
+        len(rows) < 2 or rows[1][1] != record.checkpoint_event_id
+    ):
+        raise CorruptHistoryError(
+            f"The row of run {record.run_id!r} names event"
+            f" {record.checkpoint_event_id} as its newest checkpoint, and its history"
+            " holds no such event."
+        )
 
 
 def _unreadable(run_id: str, owner: str, error: StoreError) -> LoadedRun:
