@@ -548,9 +548,20 @@ class CorruptHistoryError(StoreError):
 
 
 class LeaseLostError(StoreError):
-    """This worker's lease was taken over; what it wanted to write was refused."""
+    """This worker's lease was taken over; what it wanted to write was refused.
+
+    Attributes:
+        worker_id: whose lease is gone; empty if there was none.
+    """
 
     code = "lease_lost"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, worker_id: str = ""
+    ) -> None:
+        """Keep the message, and whose lease it speaks of."""
+        super().__init__(message, hint=hint)
+        self.worker_id = worker_id
 
 
 class HistoryTakenError(StoreError):

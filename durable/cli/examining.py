@@ -15,28 +15,35 @@ from durable.cli.pieces import Piece, Role
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN
 from durable.client.doctor import examine
-from durable.client.findings import Finding
+from durable.client.findings import Finding, RunKey
+from durable.client.repairs import MENDABLE, Repaired, mend
 
 
 @click.command("doctor")
+@click.option(
+    "--fix",
+    is_flag=True,
+    help="Mend what can be mended without doing anything twice; say what was done.",
+)
 @standard_options
 @click.pass_context
 @pass_session
-def doctor(session: Session, context: click.Context) -> None:
+def doctor(session: Session, context: click.Context, /, *, fix: bool) -> None:
     """Check the database for faults, and what keeps runs from going on.
 
     Every run's history is compared with its rows; what is wrong is read again after a
-    moment, since workers may be at work. Nothing is written. Ends with exit code 1 if
-    anything is wrong; advice alone does not count.
+    moment, since workers may be at work. Nothing is written without --fix. Ends with
+    exit code 1 if anything is wrong and was not mended; advice alone does not count.
     """
-    found = asyncio.run(_examine(session))
+    found, mended = asyncio.run(_examine(session, fix))
     if not found and not session.is_json:
         note("nothing is wrong")
-    if any(not finding.check.is_notice for finding in found):
+    left = (finding for finding in found if finding.run not in mended)
+    if any(not finding.check.is_notice for finding in left):
         context.exit(1)
 
 
-async def _examine(session: Session) -> list[Finding]:
+async def _examine(session: Session, fix: bool) -> tuple[list[Finding], set[RunKey]]:
     version = None
     if session.is_sqlite:
         import sqlite3
@@ -48,7 +55,14 @@ async def _examine(session: Session) -> list[Finding]:
         async for finding in findings:
             found.append(finding)
             _write(session, finding)
-    return found
+        suspects = (f.run for f in found if f.run is not None and f.check in MENDABLE)
+        mended: set[RunKey] = set()
+        for run in dict.fromkeys(suspects) if fix else ():
+            repaired = await mend(store, run)
+            _write_repaired(session, repaired)
+            if repaired.is_mended:
+                mended.add(run)
+    return found, mended
 
 
 def _write(session: Session, finding: Finding) -> None:
@@ -62,6 +76,26 @@ def _write(session: Session, finding: Finding) -> None:
         place = f"{finding.run.workflow_id} (run {finding.run.run_id}): "
     name = style.paint(Piece(f"{finding.check.value:<14}", role))
     write_line(f"{name}  {escape(place + finding.message)}")
+
+
+def _write_repaired(session: Session, repaired: Repaired) -> None:
+    run = repaired.run
+    if session.is_json:
+        write_json(
+            {
+                "check": "fix",
+                "is_mended": repaired.is_mended,
+                "workflow_id": run.workflow_id,
+                "run_id": run.run_id,
+                "message": repaired.message,
+            }
+        )
+        return
+    style = COLORED if is_colored(sys.stdout) else PLAIN
+    word = "mended" if repaired.is_mended else "not mended"
+    name = style.paint(Piece(f"{word:<14}", "good" if repaired.is_mended else "bad"))
+    place = f"{run.workflow_id} (run {run.run_id}): "
+    write_line(f"{name}  {escape(place + repaired.message)}")
 
 
 def _view(finding: Finding) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import msgspec
-
 from durable.cli.output import escape
 from durable.cli.pieces import (
     Line,
@@ -25,6 +23,7 @@ from durable.cli.pieces import (
     source_of,
     span,
 )
+from durable.core.codec import UNREADABLE
 from durable.core.events import (
     CHILD_OUTCOMES,
     DELIVERY_OUTCOMES,
@@ -298,7 +297,7 @@ def dead_letter_of(marker: MarkerRecorded) -> DeadLetter | None:
     """What a dead letter's marker says; None for others, and for those made by hand."""
     try:
         return find_dead_letter(marker)
-    except (KeyError, ValueError, msgspec.MsgspecError):
+    except (KeyError, *UNREADABLE):
         return None
 
 

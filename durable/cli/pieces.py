@@ -13,6 +13,7 @@ import msgspec
 
 from durable.cli.output import escape, escape_json
 from durable.clock import to_datetime
+from durable.core.codec import UNREADABLE
 from durable.core.payload import JSON_PLAIN, Failure, Payload, Payloads, innermost
 
 Role: TypeAlias = Literal["plain", "strong", "dim", "good", "bad", "warn"]
@@ -118,7 +119,7 @@ def decode_failure(text: str) -> Failure:
     """Read a failure from a row; whatever stands there, say something."""
     try:
         return msgspec.json.decode(text, type=Failure)
-    except (msgspec.MsgspecError, ValueError):
+    except UNREADABLE:
         return Failure(message="what is recorded cannot be read", type="?")
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeGuard
 import msgspec
 
 from durable.cli.pieces import decode_failure, find_datetime, value_of
+from durable.core.codec import UNREADABLE
 from durable.core.payload import JSON_PLAIN, Failure, Payload
 from durable.core.run_state import RunState
 from durable.store.records import AttemptRecord, HistoryRow, RunRecord
@@ -160,7 +161,7 @@ def row_view(row: HistoryRow, *, payloads: bool) -> dict[str, Any]:
     _, event_id, task_number, kind, time, text, flags = row
     try:
         data: Any = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, ValueError):
+    except UNREADABLE:
         data = text
     return {
         "event_id": event_id,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from durable.cli.message_wording import Correspondence
 from durable.cli.output import escape
 from durable.cli.pieces import (
@@ -26,6 +24,7 @@ from durable.cli.pieces import (
     source_of,
     span,
 )
+from durable.core.codec import UNREADABLE
 from durable.core.events import (
     UNPROCESSED,
     ActivityTaskCanceled,
@@ -274,7 +273,7 @@ def _tell_marker(
     values = list(marker.details.items())
     try:
         patch = find_patch(marker)
-    except (KeyError, TypeError, msgspec.MsgspecError):
+    except (KeyError, *UNREADABLE):
         patch = None  # written by hand
     if patch is None:
         line: Line = [Piece(f"marker {escape(marker.marker_name)}", "strong")]

@@ -9,6 +9,7 @@ import msgspec
 
 from durable.clock import from_datetime, to_datetime
 from durable.converter.failures import exception_of
+from durable.core.codec import UNREADABLE
 from durable.core.payload import Failure
 from durable.errors import InvalidOptionError, WorkflowStuckError
 from durable.options import check_id
@@ -112,7 +113,7 @@ def decode_stuck(text: str | None) -> Failure | None:
         return None
     try:
         return _failure_decoder.decode(text)
-    except (msgspec.MsgspecError, ValueError):
+    except UNREADABLE:
         return Failure(message="The reason cannot be read.", type="CorruptHistoryError")
 
 

@@ -12,7 +12,7 @@ import asyncio
 import importlib.metadata
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -21,6 +21,7 @@ from durable.client.findings import Check, Finding, key_of
 from durable.client.relation_checks import Relations
 from durable.client.run_checks import PATIENCE, Workers, examine_run
 from durable.client.whole_histories import with_whole_history
+from durable.errors import CorruptHistoryError
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 
@@ -31,6 +32,15 @@ class IntegrityChecking(Protocol):
 
     async def check_integrity(self) -> Sequence[str]:
         """What the database finds wrong with itself; empty if nothing."""
+        ...
+
+
+@runtime_checkable
+class LockWatching(Protocol):
+    """A store that may know who holds a lock which others wait for."""
+
+    async def find_blockers(self) -> Sequence[str]:
+        """The processes that have kept all others from writing for a while now."""
         ...
 
 
@@ -64,6 +74,14 @@ async def examine(
     """
     for finding in find_package_clash():
         yield finding
+    if isinstance(store, LockWatching):
+        for blocker in await store.find_blockers():
+            yield Finding(
+                Check.LOCKED,
+                None,
+                f"{blocker} holds the write lock: nobody else can write until it goes"
+                " on or ends",
+            )
     if isinstance(store, IntegrityChecking):
         for message in await store.check_integrity():
             yield Finding(Check.INTEGRITY, None, message)
@@ -72,6 +90,9 @@ async def examine(
         async for finding in survey.examine_page(page):
             yield finding
     workers = await Workers.read(store)
+    for worker in workers.known.values():
+        if worker.damage is not None:
+            yield Finding(Check.PAYLOADS, None, worker.damage)
     for finding in survey.unclaimed(workers):
         yield finding
     for finding in _find_expired(workers, survey.owned):
@@ -152,9 +173,17 @@ class _Survey:
 
     async def _check(self, run: LoadedRun, workers: Workers) -> list[Finding]:
         """Check a run by itself, and against those that it has to do with."""
-        whole = await with_whole_history(self._store, run)
-        examined = examine_run(whole, workers)
-        related = await self._relations.check(whole, examined.state)
+        try:
+            whole = await with_whole_history(self._store, run)
+            examined = examine_run(whole, workers)
+            if run.record.damage is not None:
+                return examined.findings
+            related = await self._relations.check(whole, examined.state)
+        except CorruptHistoryError as error:  # of a run that it has to do with
+            return [Finding(Check.FAMILY, key_of(run.record), error.message)]
+        except Exception as error:  # noqa: BLE001 - one row must not end the examination
+            what = f"it cannot be examined: {type(error).__name__}"
+            return [Finding(Check.PAYLOADS, key_of(run.record), what)]
         return [*examined.findings, *related]
 
     # --- more than one run ------------------------------------------------------------
@@ -162,12 +191,14 @@ class _Survey:
     def _note(self, run: LoadedRun, workers: Workers) -> None:
         """Count whom a run belongs to, or that nobody takes it."""
         record = run.record
-        if record.status is not RunStatus.RUNNING:
+        if record.status is not RunStatus.RUNNING or record.damage is not None:
             return
         if record.owner is not None:
             self.owned[record.owner] += 1
             return
-        newest = run.rows[-1][4] if run.rows else record.started_at
+        newest: Any = run.rows[-1][4] if run.rows else None
+        if not isinstance(newest, int):
+            newest = record.started_at
         if record.stuck is not None or newest + PATIENCE > workers.now:
             return
         has_work = (

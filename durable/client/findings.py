@@ -30,6 +30,7 @@ class Check(enum.Enum):
     CHECKPOINTS = "V19"
     FAMILY = "V20"
     STUCK = "stuck"
+    LOCKED = "locked"
     NO_WORKER = "no_worker"
     EXPIRED_LEASE = "expired_lease"
     SQLITE_VERSION = "sqlite_version"

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from durable.client.findings import Check
+from durable.core.codec import UNREADABLE
 from durable.core.events import (
     CHILD_OUTCOMES,
     EVENT_TYPES,
@@ -59,7 +60,7 @@ def decode_message(message: MessageRecord) -> Any:
         if isinstance(body, ChildNews):
             kind = EVENT_TYPES[body.type]
             body = msgspec.json.decode(body.event, type=kind)
-    except (KeyError, ValueError, msgspec.MsgspecError):
+    except (KeyError, *UNREADABLE):
         return None
     return body
 

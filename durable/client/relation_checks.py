@@ -88,7 +88,10 @@ class Relations:
         )
         if successor is None:
             return f"it goes on as run {named}, which does not exist"
-        if (successor.continued_from_run_id, successor.first_run_id) != (
+        if successor.damage is None and (
+            successor.continued_from_run_id,
+            successor.first_run_id,
+        ) != (
             record.run_id,
             record.first_run_id,
         ):
@@ -161,6 +164,8 @@ class Relations:
         )
         if found is None:
             return f"{name} has started, but there is no such run"
+        if found.damage is not None:
+            return None  # which is reported where that run is examined
         if (found.parent_run_id, found.parent_initiated_event_id) != (
             record.run_id,
             child.initiated_event_id,

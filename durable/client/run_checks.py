@@ -15,7 +15,7 @@ from durable import limits
 from durable.client.description import decode_stuck
 from durable.client.findings import Check, Finding, key_of
 from durable.client.mail_checks import Breach, check_messages
-from durable.core.codec import decode_rows
+from durable.core.codec import UNREADABLE, decode_rows
 from durable.core.events import (
     ACTIVITY_OUTCOMES,
     ActivityTaskScheduled,
@@ -25,6 +25,7 @@ from durable.core.fold import fold
 from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, Failure, Payload
 from durable.core.run_state import RunState
 from durable.errors import CorruptHistoryError
+from durable.options import ParentClosePolicy
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -67,6 +68,7 @@ class Workers:
 # Longer than a worker takes to look for work of its own accord (half a lease), and than
 # a busy worker may be late.
 PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
+_CLOSE_POLICIES: Final = {None, *(policy.value for policy in ParentClosePolicy)}
 _ENCODINGS: Final = frozenset({JSON_PLAIN, BINARY_PLAIN})
 _OPEN_ATTEMPTS: Final = frozenset({AttemptState.BACKOFF, AttemptState.STARTED})
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
@@ -82,8 +84,19 @@ class Examined(msgspec.Struct, frozen=True):
 
 def examine_run(loaded: LoadedRun, workers: Workers) -> Examined:
     """Check one run, read at one instant and whole, against its own history."""
-    breaches = [*_check_failures(loaded)]
     state = None
+    record = loaded.record
+    if record.damage is not None:
+        # Of its row nothing can be believed; its history may have its own harm.
+        breaches: list[Breach] = [(Check.PAYLOADS, record.damage)]
+        try:
+            violations = fold(decode_rows(loaded.rows)).violations
+            breaches += [(Check(found.rule), found.message) for found in violations]
+        except CorruptHistoryError as error:
+            breaches.append((Check.PAYLOADS, error.message))
+        key = key_of(record)
+        return Examined([Finding(check, key, text) for check, text in breaches], None)
+    breaches = [*_check_failures(loaded)]
     try:
         events = decode_rows(loaded.rows)
     except CorruptHistoryError as error:
@@ -134,7 +147,7 @@ def _check_failures(loaded: LoadedRun) -> Iterator[Breach]:
             continue
         try:
             _failure_decoder.decode(text)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             yield Check.PAYLOADS, f"the failure in {what} cannot be read: {error}"
 
 
@@ -214,6 +227,13 @@ def _check_identity(record: RunRecord, state: RunState) -> Iterator[Breach]:
                 Check.ROWS,
                 f"its row has the {field} {ours!r}, its history {theirs!r}",
             )
+    if (record.parent_run_id is None) is not (record.parent_close_policy is None) or (
+        record.parent_close_policy not in _CLOSE_POLICIES
+    ):
+        yield (
+            Check.ROWS,
+            f"its row has the parent_close_policy {record.parent_close_policy!r}",
+        )
     if record.started_at != state.started_at:
         yield (
             Check.ROWS,
@@ -235,7 +255,7 @@ def _check_progress(record: RunRecord, state: RunState) -> Iterator[Breach]:
     if record.state is not None:
         try:
             published = _payload_decoder.decode(record.state)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             yield Check.PAYLOADS, f"its published state cannot be read: {error}"
             return
     if published != state.published:

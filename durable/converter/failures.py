@@ -278,6 +278,8 @@ def _exception_of(failure: Failure) -> BaseException:
     if failure.kind == "cancelled":
         return asyncio.CancelledError(failure.message)
     cls = CLASSES.find(failure.module, failure.type)
+    if cls is not None and not _may_be_rebuilt(cls):
+        cls = None
     if cls is None and failure.type:
         cls = _application_class(failure)
     error = None if cls is None else _rebuild(cls, failure)
@@ -286,6 +288,11 @@ def _exception_of(failure: Failure) -> BaseException:
     for note in failure.notes:
         error.add_note(note)
     return _with_cause(error, failure)
+
+
+def _may_be_rebuilt(cls: type[BaseException]) -> bool:
+    """Whether a row may choose this class: not one that ends the whole program."""
+    return issubclass(cls, Exception) or cls is BaseExceptionGroup
 
 
 def _application_class(failure: Failure) -> type[BaseException] | None:

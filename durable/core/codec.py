@@ -18,6 +18,11 @@ from durable.errors import CorruptHistoryError
 Row = tuple[str, int, int, str, int, str, int]
 """run id, event id, task number, type, time, data, flags."""
 
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+"""What decoding raises for text that this library did not write."""
+INSTANT_MAX: Final = 253_402_300_799_999_999
+"""The last microsecond of the year 9999, and more than any other number of a row."""
+
 _encoder: Final = msgspec.json.Encoder()
 _decoders: Final = {
     name: msgspec.json.Decoder(event) for name, event in EVENT_TYPES.items()
@@ -47,13 +52,18 @@ def decode_rows(rows: Iterable[Row]) -> list[HistoryEvent]:
     """Turn rows into events.
 
     Raises:
-        CorruptHistoryError: a row's type or data is not one that this release knows.
+        CorruptHistoryError: a row's type or data is not one that this release knows, or
+            its numbers are none.
     """
     events: list[HistoryEvent] = []
     append = events.append
     known = flags.KNOWN
     for run_id, event_id, task_number, kind, time, data, bits in rows:
         try:
+            # One look at all numbers of the row: texts raise, and no sum of bits of
+            # numbers that are in order is negative or much larger than they are.
+            if (event_id | task_number | time | bits) >> 58:
+                raise ValueError("a number of its row is out of range")
             attributes: Attributes = _decoders[kind].decode(data)
         except KeyError:
             raise CorruptHistoryError(
@@ -61,7 +71,7 @@ def decode_rows(rows: Iterable[Row]) -> list[HistoryEvent]:
                 " release does not know.",
                 hint="It was written by a newer release, or by hand.",
             ) from None
-        except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        except UNREADABLE as error:
             raise CorruptHistoryError(
                 f"Event {event_id} of run {run_id}, {kind}, cannot be read: {error}."
             ) from None

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
+from durable.core.codec import UNREADABLE
 from durable.core.events import (
     CheckpointRecorded,
     HistoryEvent,
@@ -97,7 +96,7 @@ class Messages:
             return
         try:
             letter = find_dead_letter(marker)
-        except (KeyError, ValueError, msgspec.MsgspecError):
+        except (KeyError, *UNREADABLE):
             letter = None  # written by hand
         problem = None
         if letter is None:

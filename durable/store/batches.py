@@ -30,7 +30,7 @@ from durable.store.work import Work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from durable.store.database import HotPath, Mail
+    from durable.store.database import HotPath, Mail, Place
     from durable.store.family import Letter
     from durable.store.records import Operation, RunRecord, WorkerRecord
     from durable.store.transaction import Transaction
@@ -92,8 +92,9 @@ def _find_changes(operation: Operation) -> tuple[object, ...] | None:
             )
         return (operation.run_id,)
     if isinstance(operation, StartRun):
-        if operation.starts:
-            return None
+        rows = operation.rows
+        if operation.starts or policies.find_predecessor(rows):
+            return None  # the second would be refused
         record = operation.record
         return (
             record.run_id,
@@ -337,10 +338,12 @@ def _find_mailed(
 def _find_stale(
     hot: HotPath, worker: WorkerRecord, entries: list[_Entry]
 ) -> Iterator[int]:
-    changes = {
-        operation.run_id: index
-        for index, operation, _ in entries
-        if isinstance(operation, CommitTask | RecordAttempts)
-    }
-    owned = set(hot.find_owned(list(changes), worker.worker_id))
-    return (index for run_id, index in changes.items() if run_id not in owned)
+    changes: dict[str, int] = {}
+    places: list[Place] = []
+    for index, operation, _ in entries:
+        if isinstance(operation, CommitTask | RecordAttempts):
+            changes[operation.run_id] = index
+            rows = operation.rows if isinstance(operation, CommitTask) else []
+            places.append((operation.run_id, policies.find_predecessor(rows)))
+    writable = set(hot.find_writable(places, worker.worker_id))
+    return (index for run_id, index in changes.items() if run_id not in writable)

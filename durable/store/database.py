@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
         StartRun,
     )
 
-Closing: TypeAlias = tuple[str, str, int]
-"""run id, status, closed at."""
-WakeUp: TypeAlias = tuple[str, bool, int | None]
-"""run id, is active, wake at."""
+Closing: TypeAlias = tuple[str, str, int, int]
+"""run id, status, closed at, and the event that its rows follow (see `Place`)."""
+WakeUp: TypeAlias = tuple[str, bool, int | None, int]
+"""run id, is active, wake at, and the event that its rows follow (see `Place`)."""
+Place: TypeAlias = tuple[str, int]
+"""run id, and the event that must be there because rows follow it; 0 if none do."""
 Published: TypeAlias = tuple[str, str | None, int | None]
 """run id, state, checkpoint event id; None leaves what is there."""
 Mail: TypeAlias = tuple[str, int, str, str]
@@ -52,8 +55,8 @@ class HotPath(Protocol):
         """Return the runs that hold a request id, or as open runs a workflow id."""
         ...
 
-    def find_owned(self, run_ids: Sequence[str], owner: str) -> list[str]:
-        """Return which of these runs that worker owns."""
+    def find_writable(self, places: Sequence[Place], owner: str) -> list[str]:
+        """Return which of these runs that worker owns, with no gap before its rows."""
         ...
 
     def find_messages(self, run_id: str) -> list[MessageRecord]:
@@ -87,11 +90,11 @@ class HotPath(Protocol):
         ...
 
     def close_runs(self, closings: Sequence[Closing], owner: str) -> int:
-        """Close runs of that worker; return how many it owned."""
+        """Close runs of that worker; return how many `find_writable` would find."""
         ...
 
     def update_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
-        """Set wake-ups of that worker's runs and unpark them; return how many."""
+        """Set wake-ups and unpark; return how many `find_writable` would find."""
         ...
 
     def wake_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
@@ -175,6 +178,17 @@ class Session(Protocol):
         """Undo what was done since the mark, and take it away."""
         ...
 
+    def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
+        """Return what to read in again if text was refused that is not UTF-8.
+
+        Within it such text comes as bytes. None if `error` is something else.
+        """
+        ...
+
+    def check(self) -> list[str]:
+        """Return what is wrong with the database, beyond what each run would show."""
+        ...
+
     def has_changed(self) -> bool:
         """Tell whether another connection has committed since the last call."""
         ...
@@ -206,6 +220,10 @@ class Database(Protocol):
 
     def open_reader(self) -> Session | None:
         """Connect for reading; None if only the writer's connection sees the data."""
+        ...
+
+    def find_blockers(self) -> list[str]:
+        """Name the processes that keep all others from writing, as far as is known."""
         ...
 
     def is_conflict(self, error: BaseException) -> bool:

@@ -86,7 +86,7 @@ class Endings:
         return tuple(ended), tuple(cancelled)
 
     def _find_open_children(self, parents: list[str]) -> list[tuple[str, str, str]]:
-        found: list[tuple[int, str, str, str]] = []
+        found: list[tuple[Any, str, str, str]] = []
         for run_ids in chunks(parents):
             found += [
                 (started_at, run_id, parent, policy)
@@ -94,7 +94,9 @@ class Endings:
                     statements.FIND_OPEN_CHILDREN, run_ids=run_ids
                 )
             ]
-        return [child[1:] for child in sorted(found)]
+        # One that is damaged must not keep its parent from closing.
+        found.sort(key=lambda c: (c[0] if isinstance(c[0], int) else 0, c[1]))
+        return [child[1:] for child in found]
 
     def _is_open(self, run_id: str) -> bool:
         found = self._execute(statements.IS_OPEN, run_id=run_id)
@@ -105,8 +107,9 @@ class Endings:
         ends: dict[str, tuple[int, int, int]] = {}
         for group in chunks(run_ids):
             for row in self._execute(statements.FIND_HISTORY_ENDS, run_ids=group):
-                run_id, *end = row
-                ends[run_id] = tuple(end)
+                run_id, event_id, *others = row
+                task_number, time = (n if isinstance(n, int) else 0 for n in others)
+                ends[run_id] = (event_id, task_number, time)
         rows: list[HistoryRow] = []
         for run_id in run_ids:
             event_id, task_number, latest = ends.get(run_id, (0, 0, 0))
@@ -130,7 +133,7 @@ class Endings:
         )
         self._hot.delete_inboxes(run_ids)
         status = RunStatus.TERMINATED.value
-        self._mail.note_closings((row[0], status, row[4]) for row in rows)
+        self._mail.note_closings((row[0], status, row[4], 0) for row in rows)
 
     def _execute(self, statement: Any, **values: Any) -> Any:
         return self._connection.execute(statement, values)

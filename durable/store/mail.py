@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from durable import limits
-from durable.store import policies, statements
+from durable.store import policies, salvage, statements
 from durable.store.policies import Target
 from durable.store.records import PutMessage, RunStatus
 
@@ -145,7 +145,7 @@ class Mail:
             statement = statements.FIND_NEWEST_RUN_OF_CHAIN
             values["first_run_id"] = request.first_run_id
         row = self._connection.execute(statement, values).first()
-        return None if row is None else _to_target(statements.to_run(row))
+        return None if row is None else _to_target(salvage.to_run(row))
 
     def note_starts(self, records: Iterable[RunRecord]) -> None:
         """Note that runs were inserted."""
@@ -156,7 +156,7 @@ class Mail:
         """Note that runs were closed."""
         if not self._targets:
             return
-        for run_id, status, closed_at in closings:
+        for run_id, status, closed_at, _ in closings:
             target = self._targets.get(run_id)
             if target is None:
                 continue

@@ -33,6 +33,7 @@ from durable.store.records import (
     ReapWorkers,
     RecordAttempts,
     ReleaseRuns,
+    RepairRun,
     ReplyRecord,
     RunRecord,
     RunStatus,
@@ -163,6 +164,8 @@ class MemoryDatabase:
                 doomed = policies.get_open_target(operation, target)
                 committed = self._terminate(doomed, operation.data)
                 return Terminated(run_id=doomed.run_id, committed=committed)
+            case RepairRun():
+                return self._repair(operation)
             case DropReplies():
                 for key in operation.keys:
                     self.replies.pop(key, None)
@@ -207,6 +210,7 @@ class MemoryDatabase:
         admit: Callable[[object], None],
     ) -> Started:
         record = operation.record
+        policies.check_beginning(operation)
         key = (record.namespace, record.workflow_id)
         same = self.run_ids_by_request.get((record.namespace, record.request_id))
         open_run = self.find_open(*key)
@@ -276,6 +280,9 @@ class MemoryDatabase:
     ) -> MailArrived | Committed | None:
         run_id = operation.run_id
         self._require_owned(run_id, worker)
+        follows = policies.find_predecessor(operation.rows)
+        if follows and follows not in self.history.get(run_id, {}):
+            raise policies.position_missing(run_id)
         if policies.must_see_mail(operation):
             unseen = policies.find_unseen(operation, self.messages_of(run_id))
             if unseen:
@@ -360,6 +367,23 @@ class MemoryDatabase:
     def _delete_message(self, message: MessageRecord) -> None:
         del self.inbox[message.sequence]
         del self._waiting[message.run_id][message.request_id]
+
+    def _repair(self, operation: RepairRun) -> bool:
+        rows = self.history.get(operation.run_id, {})
+        if (
+            not self._is_open(operation.run_id)
+            or tuple(sorted(rows)) != operation.expected
+        ):
+            return False
+        for event_id in operation.expected:
+            if event_id > operation.keep:
+                del rows[event_id]
+        if operation.rows:
+            self._append(operation.rows, self.next_fence())
+        self._change(
+            operation.run_id, owner=None, is_active=True, wake_at=None, stuck=None
+        )
+        return True
 
     def _claim(self, operation: ClaimRuns, worker: WorkerRecord) -> Claimed:
         now = self.clock.now()

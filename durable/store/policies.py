@@ -12,7 +12,9 @@ import msgspec
 
 from durable import limits
 from durable.clock import to_datetime
+from durable.core.codec import INSTANT_MAX
 from durable.errors import (
+    CorruptHistoryError,
     HistoryTakenError,
     InboxFullError,
     InternalError,
@@ -37,7 +39,7 @@ from durable.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from durable.store.records import MessageRecord, WorkerRecord
+    from durable.store.records import HistoryRow, MessageRecord, WorkerRecord
 
 TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
 REPLY_MICROSECONDS_MAX: Final = round(limits.REPLY_SECONDS_MAX * 1_000_000)
@@ -62,7 +64,8 @@ class Target(msgspec.Struct, frozen=True):
     namespace: str
     workflow_id: str
     first_run_id: str
-    status: RunStatus
+    status: RunStatus | None
+    """None: one that no release up to this one wrote."""
     closed_at: int | None
 
 
@@ -121,7 +124,7 @@ def _may_reuse(policy: IdReusePolicy, newest: RunRecord) -> bool:
 
 
 def _instant(microseconds: int | None) -> str:
-    if microseconds is None:
+    if not isinstance(microseconds, int) or not 0 <= microseconds <= INSTANT_MAX:
         return "an unknown time"
     return to_datetime(microseconds).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -188,6 +191,7 @@ def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) ->
     Raises:
         WorkflowNotFoundError: there is no such run.
         WorkflowClosedError: it has closed.
+        CorruptHistoryError: nobody can tell whether it has.
     """
     if run is None:
         which = "" if operation.run_id is None else f" with run id {operation.run_id!r}"
@@ -196,6 +200,11 @@ def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) ->
         raise WorkflowNotFoundError(
             f"There is no workflow {operation.workflow_id!r}{which}"
             f" in namespace {operation.namespace!r}."
+        )
+    if run.status is None:
+        raise CorruptHistoryError(
+            f"Run {run.run_id!r} has a status which this release does not know.",
+            hint="A newer release may have written it: use that.",
         )
     if run.status is not RunStatus.RUNNING:
         raise WorkflowClosedError(
@@ -288,7 +297,8 @@ def lease_lost(worker: WorkerRecord | None) -> LeaseLostError:
         )
     return LeaseLostError(
         f"The lease of worker {worker.worker_id!r} (fencing number {worker.fence})"
-        " was taken over; what it wanted to write was refused."
+        " was taken over; what it wanted to write was refused.",
+        worker_id=worker.worker_id,
     )
 
 
@@ -305,6 +315,42 @@ def position_taken(run_id: str) -> HistoryTakenError:
     return HistoryTakenError(
         f"A history position of run {run_id!r} is written already; nothing was written."
     )
+
+
+def position_missing(run_id: str) -> HistoryTakenError:
+    """Build the error of a write that would leave a gap in a history."""
+    return HistoryTakenError(
+        f"The history of run {run_id!r} ends before the events that these were to"
+        " follow, or they do not follow each other; nothing was written."
+    )
+
+
+def find_predecessor(rows: list[HistoryRow]) -> int:
+    """Return the position that must be there for rows to follow it; 0 without rows.
+
+    Rows that do not follow each other get a position that no history has.
+    """
+    if not rows:
+        return 0
+    first = rows[0][1]
+    if len(rows) > 1:
+        expected = first
+        for row in rows:
+            if row[1] != expected:
+                return -1
+            expected += 1
+    return first - 1
+
+
+def check_beginning(operation: StartRun) -> None:
+    """Return if the rows of a start are events 1, 2 and so on, or none.
+
+    Raises:
+        HistoryTakenError: they are not.
+    """
+    rows = operation.rows
+    if rows and (rows[0][1] != 1 or find_predecessor(rows)):
+        raise position_missing(operation.record.run_id)
 
 
 def run_id_taken(run_id: str) -> HistoryTakenError:
@@ -336,10 +382,26 @@ def check_owner(operation: object, worker: WorkerRecord | None) -> None:
     Raises:
         LeaseLostError: it does, so it was made under an earlier lease.
     """
-    if worker is None or (
-        isinstance(operation, StartRun) and operation.record.owner != worker.worker_id
-    ):
-        raise lease_lost(worker)
+    if worker is None:
+        raise lease_lost(None)
+    if isinstance(operation, StartRun) and operation.record.owner != worker.worker_id:
+        owner = operation.record.owner or ""
+        raise LeaseLostError(
+            f"The lease of worker {owner!r}, under which run"
+            f" {operation.record.run_id!r} was to start, is over; it was not started.",
+            hint="Start it again.",
+            worker_id=owner,
+        )
+
+
+def is_due(wake_at: object, now: int) -> bool:
+    """Tell whether a new owner must load a run that waits until then.
+
+    It must if nobody can tell until when: loading finds out why.
+    """
+    if wake_at is None:
+        return False
+    return not isinstance(wake_at, int) or wake_at <= now or wake_at > INSTANT_MAX
 
 
 def page_size(where: RunFilter) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
 
 from durable import limits
-from durable.store import policies, statements
+from durable.errors import CorruptHistoryError
+from durable.store import policies, salvage, statements
 from durable.store.records import LoadedRun, RunNews
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from durable.store.database import Session
     from durable.store.records import (
@@ -25,12 +28,29 @@ if TYPE_CHECKING:
 
 # The lists of ids must stay below every database's limit on parameters.
 _RUNS_PER_QUERY: Final = 500
+_RUN_ID_OF_MESSAGE: Final = salvage.MESSAGE_FIELDS.index("run_id")
+_RUN_ID_OF_ATTEMPT: Final = salvage.ATTEMPT_FIELDS.index("run_id")
+_Record = TypeVar("_Record")
 # Values of `is_active`.
 _EITHER: Final = (1, 0)
 
 
-def _fetch(session: Session, statement: Any, **values: Any) -> list[Any]:
-    """Return bare tuples: building rows with names would take twice as long."""
+def fetch(session: Session, statement: Any, **values: Any) -> list[Any]:
+    """Return bare tuples: building rows with names would take twice as long.
+
+    Text that is none comes as bytes, and is somebody's damage.
+    """
+    try:
+        return _fetch_once(session, statement, values)
+    except Exception as error:
+        tolerance = session.tolerate(error)
+        if tolerance is None:
+            raise
+        with tolerance:
+            return _fetch_once(session, statement, values)
+
+
+def _fetch_once(session: Session, statement: Any, values: dict[str, Any]) -> list[Any]:
     result = session.connection.execute(statement, values)
     try:
         cursor = result.cursor
@@ -53,8 +73,8 @@ def load_runs(session: Session, run_ids: Sequence[str]) -> list[LoadedRun]:
 
 def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) -> None:
     records = [
-        statements.to_run(row)
-        for row in _fetch(session, statements.LOAD_RUNS, run_ids=run_ids)
+        salvage.salvage_run(row)
+        for row in fetch(session, statements.LOAD_RUNS, run_ids=run_ids)
     ]
     for run in records:
         loaded[run.run_id] = LoadedRun(record=run, rows=[], messages=[], attempts=[])
@@ -63,35 +83,60 @@ def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) ->
     _load_rows(session, statements.LOAD_HISTORY, whole, loaded)
     _load_rows(session, statements.LOAD_FIRST_ROWS, partly, loaded)
     _load_rows(session, statements.LOAD_HISTORY_FROM_CHECKPOINT, partly, loaded)
-    for row in _fetch(session, statements.LOAD_MESSAGES, run_ids=run_ids):
-        message = statements.to_message(row)
-        if message.run_id in loaded:
-            loaded[message.run_id].messages.append(message)
-    for row in _fetch(session, statements.LOAD_ATTEMPTS, run_ids=run_ids):
-        attempt = statements.to_attempt(row)
-        if attempt.run_id in loaded:
-            loaded[attempt.run_id].attempts.append(attempt)
+    for row in fetch(session, statements.LOAD_MESSAGES, run_ids=run_ids):
+        run_id = row[_RUN_ID_OF_MESSAGE]
+        message = _salvage(loaded, run_id, salvage.to_message, row)
+        if message is not None:
+            loaded[run_id].messages.append(message)
+    for row in fetch(session, statements.LOAD_ATTEMPTS, run_ids=run_ids):
+        run_id = row[_RUN_ID_OF_ATTEMPT]
+        attempt = _salvage(loaded, run_id, salvage.to_attempt, row)
+        if attempt is not None:
+            loaded[run_id].attempts.append(attempt)
+
+
+def _salvage(
+    loaded: dict[str, LoadedRun],
+    run_id: str,
+    convert: Callable[[Sequence[Any]], _Record],
+    row: Sequence[Any],
+) -> _Record | None:
+    """Build a record of a run; if its row cannot be read, say so there."""
+    if run_id not in loaded:
+        return None
+    try:
+        return convert(row)
+    except CorruptHistoryError as error:
+        _damage(loaded, run_id, error.message)
+        return None
+
+
+def _damage(loaded: dict[str, LoadedRun], run_id: str, damage: str) -> None:
+    run = loaded[run_id]
+    if run.record.damage is None:
+        record = msgspec.structs.replace(run.record, damage=damage)
+        loaded[run_id] = msgspec.structs.replace(run, record=record)
 
 
 def _load_rows(
     session: Session, statement: Any, run_ids: list[str], loaded: dict[str, LoadedRun]
 ) -> None:
     if run_ids:
-        rows: list[HistoryRow] = _fetch(session, statement, run_ids=run_ids)
+        rows: list[HistoryRow] = fetch(session, statement, run_ids=run_ids)
         for run_id, group in itertools.groupby(rows, key=itemgetter(0)):
             loaded[run_id].rows.extend(group)
 
 
 def read_messages(session: Session, run_id: str) -> list[MessageRecord]:
     """Read the messages that wait for a run."""
-    rows = _fetch(session, statements.LOAD_MESSAGES, run_ids=[run_id])
-    return [statements.to_message(row) for row in rows]
+    rows = fetch(session, statements.LOAD_MESSAGES, run_ids=[run_id])
+    return [salvage.to_message(row) for row in rows]
 
 
 def read_reply(session: Session, run_id: str, request_id: str) -> str | None:
     """Read the reply to a message."""
     key = {"run_id": run_id, "request_id": request_id}
-    rows = _fetch(session, statements.READ_REPLY, **key)
+    rows = fetch(session, statements.READ_REPLY, **key)
     return rows[0][0] if rows else None
 
 
@@ -110,9 +155,9 @@ def read_news(session: Session, run_ids: Sequence[str]) -> list[RunNews]:
 
 def _read_news(session: Session, run_ids: list[str]) -> Iterator[RunNews]:
     replies: dict[str, list[str]] = {}
-    for run_id, request_id in _fetch(session, statements.FIND_REPLIES, run_ids=run_ids):
+    for run_id, request_id in fetch(session, statements.FIND_REPLIES, run_ids=run_ids):
         replies.setdefault(run_id, []).append(request_id)
-    rows = _fetch(session, statements.READ_NEWS, run_ids=run_ids)
+    rows = fetch(session, statements.READ_NEWS, run_ids=run_ids)
     for run_id, is_open, is_stuck, last in rows:
         last_row = None
         if not is_open and last is not None:
@@ -129,13 +174,13 @@ def _read_news(session: Session, run_ids: list[str]) -> Iterator[RunNews]:
 
 def read_history(session: Session, run_id: str, after: int) -> list[HistoryRow]:
     """Read a run's rows after a position."""
-    return _fetch(session, statements.READ_HISTORY, run_id=run_id, after=after)
+    return fetch(session, statements.READ_HISTORY, run_id=run_id, after=after)
 
 
 def read_attempts(session: Session, run_id: str) -> list[AttemptRecord]:
     """Read a run's attempts."""
-    rows = _fetch(session, statements.LOAD_ATTEMPTS, run_ids=[run_id])
-    return [statements.to_attempt(row) for row in rows]
+    rows = fetch(session, statements.LOAD_ATTEMPTS, run_ids=[run_id])
+    return [salvage.to_attempt(row) for row in rows]
 
 
 def find_run(
@@ -144,17 +189,17 @@ def find_run(
     """Read one run; without `run_id` the open or newest of that workflow id."""
     key = {"namespace": namespace, "workflow_id": workflow_id}
     if run_id is None:
-        rows = _fetch(session, statements.FIND_OPEN_RUN, **key)
-        rows = rows or _fetch(session, statements.FIND_NEWEST_RUN, **key)
+        rows = fetch(session, statements.FIND_OPEN_RUN, **key)
+        rows = rows or fetch(session, statements.FIND_NEWEST_RUN, **key)
     else:
-        rows = _fetch(session, statements.FIND_RUN, **key, run_id=run_id)
-    return statements.to_run(rows[0]) if rows else None
+        rows = fetch(session, statements.FIND_RUN, **key, run_id=run_id)
+    return salvage.salvage_run(rows[0]) if rows else None
 
 
 def list_runs(session: Session, namespace: str, where: RunFilter) -> list[RunRecord]:
     """Read a page of runs."""
     statement = statements.list_runs(namespace, where, policies.page_size(where))
-    return [statements.to_run(row) for row in _fetch(session, statement)]
+    return [salvage.salvage_run(row) for row in fetch(session, statement)]
 
 
 def due_runs(session: Session, owner: str, until: int, limit: int) -> list[str]:
@@ -162,7 +207,7 @@ def due_runs(session: Session, owner: str, until: int, limit: int) -> list[str]:
     page = max(limit, 0)
     due: list[tuple[int, str]] = []
     for active in _EITHER:
-        due += _fetch(
+        due += fetch(
             session,
             statements.DUE_RUNS,
             myself=owner,
@@ -170,13 +215,14 @@ def due_runs(session: Session, owner: str, until: int, limit: int) -> list[str]:
             until=until,
             page=page,
         )
+    due = [found for found in due if isinstance(found[1], str)]
     return [run_id for _, run_id in sorted(due)[:page]]
 
 
 def mailed_runs(session: Session, owner: str, limit: int) -> list[str]:
     """Read which of a worker's runs have messages."""
-    rows = _fetch(session, statements.MAILED_RUNS, myself=owner, page=max(limit, 0))
-    return [run_id for (run_id,) in rows]
+    rows = fetch(session, statements.MAILED_RUNS, myself=owner, page=max(limit, 0))
+    return [run_id for (run_id,) in rows if isinstance(run_id, str)]
 
 
 def lost_runs(session: Session, owner: str, run_ids: Sequence[str]) -> list[str]:
@@ -184,7 +230,7 @@ def lost_runs(session: Session, owner: str, run_ids: Sequence[str]) -> list[str]
     kept: set[str] = set()
     for start in range(0, len(run_ids), limits.LOAD_RUNS_MAX):
         page = list(run_ids[start : start + limits.LOAD_RUNS_MAX])
-        rows = _fetch(session, statements.KEPT_RUNS, myself=owner, run_ids=page)
+        rows = fetch(session, statements.KEPT_RUNS, myself=owner, run_ids=page)
         kept.update(run_id for (run_id,) in rows)
     return [run_id for run_id in run_ids if run_id not in kept]
 
@@ -195,9 +241,10 @@ def next_wake_at(session: Session, owner: str) -> int | None:
         (
             wake_at
             for active in _EITHER
-            for (wake_at,) in _fetch(
+            for (wake_at,) in fetch(
                 session, statements.NEXT_WAKE_AT, myself=owner, active=active
             )
+            if isinstance(wake_at, int)
         ),
         default=None,
     )
@@ -207,7 +254,7 @@ def count_unowned(
     session: Session, worker: WorkerRecord, workflow_types: Sequence[str]
 ) -> int:
     """Count what a worker could claim."""
-    rows = _fetch(
+    rows = fetch(
         session,
         statements.COUNT_UNOWNED,
         namespace=worker.namespace,
@@ -220,5 +267,5 @@ def count_unowned(
 
 def list_workers(session: Session) -> list[WorkerRecord]:
     """Read all workers."""
-    rows = _fetch(session, statements.LIST_WORKERS)
-    return [statements.to_worker(row) for row in rows]
+    rows = fetch(session, statements.LIST_WORKERS)
+    return [salvage.salvage_worker(row) for row in rows]

@@ -7,10 +7,11 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
+from durable.core.codec import INSTANT_MAX
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
 
@@ -20,6 +21,12 @@ HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
 A bare tuple: it goes from the worker to the driver without another copy. The store
 adds the writer's fencing number.
 """
+
+
+Instant: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=INSTANT_MAX)]
+"""Microseconds since 1970, before the year 10000; rows are checked against it."""
+Position: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""The number of an event or attempt; likewise."""
 
 
 class RunStatus(enum.Enum):
@@ -49,6 +56,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             `abandon` or `request_cancel`; None without a parent.
         state: what its code published last (a `Payload` as JSON), or None.
         checkpoint_event_id: its newest checkpoint; replay begins there. 0 without one.
+        damage: why what the database holds cannot be read, or None. Other fields are
+            what is left of it then, and mean little. Never stored.
     """
 
     namespace: str
@@ -57,23 +66,24 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     workflow_type: str
     task_queue: str
     status: RunStatus
-    started_at: int
+    started_at: Instant
     first_run_id: str
     request_id: str
-    closed_at: int | None = None
+    closed_at: Instant | None = None
     owner: str | None = None
     is_active: bool = False
-    wake_at: int | None = None
+    wake_at: Instant | None = None
     stuck: str | None = None
     version: str | None = None
     continued_from_run_id: str | None = None
     parent_workflow_id: str | None = None
     parent_run_id: str | None = None
     root_run_id: str | None = None
-    parent_initiated_event_id: int | None = None
+    parent_initiated_event_id: Position | None = None
     parent_close_policy: str | None = None
     state: str | None = None
-    checkpoint_event_id: int = 0
+    checkpoint_event_id: Position = 0
+    damage: str | None = None
 
 
 class AttemptState(enum.Enum):
@@ -99,13 +109,13 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     run_id: str
-    scheduled_event_id: int
-    attempt: int
+    scheduled_event_id: Position
+    attempt: Position
     activity_type: str
     state: AttemptState
-    due_at: int
-    started_at: int | None = None
-    closed_at: int | None = None
+    due_at: Instant
+    started_at: Instant | None = None
+    closed_at: Instant | None = None
     failure: str | None = None
     worker_id: str | None = None
 
@@ -136,7 +146,7 @@ class MessageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kind: str
     request_id: str
     data: str
-    created_at: int
+    created_at: Instant
     sequence: int = 0
 
 
@@ -160,6 +170,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
             means something; two workers with the same host can check each other's pid.
         process_started_at: tells a process id that was used again from the same one.
         fence: grows with every registration and takeover in this database.
+        damage: why its row cannot be read, or None. Other fields are what is left of
+            it then; a lease that cannot be read is over. Never stored.
     """
 
     worker_id: str
@@ -168,17 +180,19 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     process_started_at: str
     task_queue: str
-    started_at: int
+    started_at: Instant
     fence: int = 0
-    lease_expires_at: int = 0
+    lease_expires_at: Instant = 0
+    damage: str | None = None
 
 
 class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a worker needs to go on with a run, read at one instant.
 
     Attributes:
+        record: `damage` speaks of everything here but the history.
         rows: its whole history; after a checkpoint the first row, then those from the
-            newest checkpoint on.
+            newest checkpoint on. They are as they were found; decoding checks them.
     """
 
     record: RunRecord
@@ -431,6 +445,24 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
     first_run_id: str | None = None
 
 
+class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Give an open run another end of its history, and to any worker; not fenced.
+
+    Events after `keep` make room for `rows`, which follow it. The run is taken from its
+    owner, whose next write is refused, and becomes active and unstuck, without a
+    `wake_at`: its next owner finds out what it waits for. Nothing else may change a
+    history that is written.
+
+    Result: whether it was done. It is not if the run has closed, or if its history is
+    not at the positions `expected` any more.
+    """
+
+    run_id: str
+    expected: tuple[int, ...]
+    keep: int
+    rows: list[HistoryRow] = []
+
+
 class Terminated(msgspec.Struct, frozen=True):
     """The run that was closed, and what its parent close policies did."""
 
@@ -498,6 +530,7 @@ Operation: TypeAlias = (
     | ParkRun
     | PutMessage
     | TerminateRun
+    | RepairRun
     | ClaimRuns
     | ReleaseRuns
     | ReapWorkers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from durable.errors import DurableError, StoreError
 from durable.store import reads
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
         WorkerRecord,
     )
     from durable.store.store import Outcome
+
+
+_LOCK_SAMPLES: Final = 10
+_LOCK_SAMPLE_SECONDS: Final = 0.05
 
 
 class SqlStore:
@@ -305,6 +309,23 @@ class SqlStore:
         """All workers that have a row."""
         workers: list[WorkerRecord] = await self._read(reads.list_workers)
         return workers
+
+    async def check_integrity(self) -> list[str]:
+        """What is wrong with the database itself; empty if nothing."""
+        found: list[str] = await self._read(lambda session: session.check())
+        return found
+
+    async def find_blockers(self) -> list[str]:
+        """The processes that have kept all others from writing for a while now."""
+        found = self._database.find_blockers()
+        for _ in range(_LOCK_SAMPLES):
+            if not found:
+                break
+            # Whoever only commits is gone by then.
+            await asyncio.sleep(_LOCK_SAMPLE_SECONDS)
+            again = self._database.find_blockers()
+            found = [blocker for blocker in found if blocker in again]
+        return found
 
     @property
     def _owner(self) -> str:

@@ -23,9 +23,14 @@ from durable.errors import (
     StoreError,
 )
 from durable.store.schema import prepare_schema
+from durable.store.sqlite_checks import check_file
 from durable.store.sqlite_hot import SqliteHotPath
+from durable.store.sqlite_locks import describe_holder, find_holders
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from contextlib import AbstractContextManager
+
     from durable.store.database import Session
 
 # UPDATE ... FROM.
@@ -116,6 +121,25 @@ class SqliteSession:
         """See `Session`."""
         self._cursor.execute(f"ROLLBACK TO {name}")
         self._cursor.execute(f"RELEASE {name}")
+
+    def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
+        """See `Session`."""
+        # The driver's own error, without a code of SQLite.
+        if _code(error) or "Could not decode to UTF-8" not in str(_origin(error)):
+            return None
+        return self._tolerating()
+
+    @contextlib.contextmanager
+    def _tolerating(self) -> Generator[None]:
+        self._raw.text_factory = _decode
+        try:
+            yield
+        finally:
+            self._raw.text_factory = str
+
+    def check(self) -> list[str]:
+        """See `Session`."""
+        return check_file(self._raw)
 
     def has_changed(self) -> bool:
         """See `Session`."""
@@ -315,6 +339,12 @@ class SqliteDatabase:
 
     # --- errors -----------------------------------------------------------------------
 
+    def find_blockers(self) -> list[str]:
+        """See `Database`."""
+        if self._path is None:
+            return []
+        return [describe_holder(pid) for pid in find_holders(self._path)]
+
     def is_conflict(self, error: BaseException) -> bool:
         """See `Database`."""
         return _code(error) == _CONSTRAINT
@@ -329,10 +359,14 @@ class SqliteDatabase:
             return None
         match _code(error):
             case 5 | 6:  # BUSY, LOCKED
+                blockers = self.find_blockers()
                 return DatabaseUnavailableError(
                     f"{self.name} stayed locked by another process for"
-                    f" {BUSY_SECONDS:g} s.",
-                    hint="Find the process that holds a transaction open.",
+                    f" {BUSY_SECONDS:g} s"
+                    + (f": {'; '.join(blockers)}." if blockers else "."),
+                    hint="Let it go on, or end it."
+                    if blockers
+                    else "Find the process that holds a transaction open.",
                 )
             case 8:  # READONLY
                 return self._read_only()
@@ -396,6 +430,13 @@ def _create_private(path: Path) -> None:
         # Not every system lets ordinary users do it.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         os.close(os.open(path, flags, 0o600))
+
+
+def _decode(text: bytes) -> str | bytes:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text
 
 
 def _origin(error: BaseException) -> BaseException:

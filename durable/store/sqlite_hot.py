@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final
 
-from durable.store import statements
+from durable.store import salvage, statements
 from durable.store.policies import Target, allows_every_reuse
 from durable.store.records import RunStatus
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from durable.store.database import (
         Closing,
         Mail,
+        Place,
         Published,
         RequestKey,
         WakeUp,
@@ -40,7 +41,8 @@ _ROWS_PER_STATEMENT: Final = (64, 16, 4, 2, 1)
 # Lists of ids are cheap to prepare; 32,766 is SQLite's limit on parameters.
 _IDS_PER_STATEMENT: Final = (1024, 128, 16, 4, 1)
 
-_RUN_COLUMNS: Final = ", ".join(statements.RUN_FIELDS)
+_RUN_COLUMNS: Final = ", ".join(salvage.RUN_FIELDS)
+_STATUSES: Final = {status.value: status for status in RunStatus}
 
 
 class _Rows:
@@ -72,11 +74,13 @@ class _Rows:
             changed += cursor.rowcount
         return changed
 
-    def fetch(self, cursor: sqlite3.Cursor, values: list[Any]) -> list[Any]:
+    def fetch(
+        self, cursor: sqlite3.Cursor, values: list[Any], *, after: Sequence[Any] = ()
+    ) -> list[Any]:
         """Fetch what a query finds for any number of rows."""
         found: list[Any] = []
         for text, chunk in self._split(values):
-            found += cursor.execute(text, chunk).fetchall()
+            found += cursor.execute(text, [*chunk, *after]).fetchall()
         return found
 
     def _split(self, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
@@ -160,11 +164,18 @@ _INSERT_HISTORY: Final = _Rows(
     " SELECT ?, * FROM",
     7,
 )
+_OF_OWNER: Final = " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?"
+# Whoever writes after an event that is not there believes in a turn that never was
+# committed. The lookup meets the page that the rows have just been put on.
+_FOLLOWS: Final = (
+    " AND (new.column4 = 0 OR EXISTS (SELECT 1 FROM history"
+    " WHERE history.run_id = new.column1 AND history.event_id = new.column4))"
+)
 _CLOSE_RUNS: Final = _Rows(
     "UPDATE runs SET status = new.column2, closed_at = new.column3, owner = NULL,"
     " is_active = 0, wake_at = NULL, stuck = NULL, open_key = NULL FROM",
-    3,
-    " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?",
+    4,
+    _OF_OWNER + _FOLLOWS,
 )
 # Binding None is slow, so the least integer stands for it.
 _NO_WAKE_UP: Final = -(2**63)
@@ -172,11 +183,12 @@ _SET_WAKE_UP: Final = (
     "UPDATE runs SET is_active = new.column2,"
     " wake_at = nullif(new.column3, -9223372036854775808)"
 )
-_OF_OWNER: Final = " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?"
-_UPDATE_RUNS: Final = _Rows(f"{_SET_WAKE_UP}, stuck = NULL FROM", 3, _OF_OWNER)
-_WAKE_RUNS: Final = _Rows(f"{_SET_WAKE_UP} FROM", 3, _OF_OWNER)
+_UPDATE_RUNS: Final = _Rows(
+    f"{_SET_WAKE_UP}, stuck = NULL FROM", 4, _OF_OWNER + _FOLLOWS
+)
+_WAKE_RUNS: Final = _Rows(f"{_SET_WAKE_UP} FROM", 4, _OF_OWNER)
 _PUT_ATTEMPTS: Final = _Rows(
-    f"INSERT OR REPLACE INTO attempts ({', '.join(statements.ATTEMPT_FIELDS)})"
+    f"INSERT OR REPLACE INTO attempts ({', '.join(salvage.ATTEMPT_FIELDS)})"
     " SELECT * FROM",
     10,
 )
@@ -231,8 +243,13 @@ _SELECT_RUNS: Final = f"SELECT {_RUN_COLUMNS} FROM runs WHERE namespace = ?"  # 
 _FIND_BY_REQUEST: Final = _Ids(f"{_SELECT_RUNS} AND request_id IN ({{}})")
 _FIND_OPEN: Final = _Ids(f"{_SELECT_RUNS} AND open_key IN ({{}})")
 _FIND_BY_WORKFLOW: Final = _Ids(f"{_SELECT_RUNS} AND workflow_id IN ({{}})")
-_FIND_OWNED: Final = _Ids("SELECT run_id FROM runs WHERE owner = ? AND run_id IN ({})")
-_MESSAGE_COLUMNS: Final = ", ".join(statements.MESSAGE_FIELDS)
+_FIND_WRITABLE: Final = _Rows(
+    "SELECT runs.run_id FROM",
+    2,
+    " AS new CROSS JOIN runs WHERE runs.run_id = new.column1 AND runs.owner = ?"
+    + _FOLLOWS.replace("column4", "column2"),
+)
+_MESSAGE_COLUMNS: Final = ", ".join(salvage.MESSAGE_FIELDS)
 _FIND_MESSAGES: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM inbox WHERE run_id = ? ORDER BY sequence"  # noqa: S608 - as above
 )
@@ -279,17 +296,18 @@ class SqliteHotPath:
             rows += _FIND_BY_REQUEST.fetch(self._cursor, before, requests)
             rows += _FIND_OPEN.fetch(self._cursor, before, workflows)
             rows += _FIND_BY_WORKFLOW.fetch(self._cursor, before, strict)
-        return [statements.to_run(row) for row in rows]
+        return [salvage.to_run(row) for row in rows]
 
-    def find_owned(self, run_ids: Sequence[str], owner: str) -> list[str]:
+    def find_writable(self, places: Sequence[Place], owner: str) -> list[str]:
         """See `HotPath`."""
-        rows = _FIND_OWNED.fetch(self._cursor, [owner], run_ids)
+        values = _flatten(places)
+        rows = _FIND_WRITABLE.fetch(self._cursor, values, after=(owner,))
         return [run_id for (run_id,) in rows]
 
     def find_messages(self, run_id: str) -> list[MessageRecord]:
         """See `HotPath`."""
         rows = self._cursor.execute(_FIND_MESSAGES, (run_id,)).fetchall()
-        return [statements.to_message(row) for row in rows]
+        return [salvage.to_message(row) for row in rows]
 
     def find_mail(self, run_ids: Sequence[str]) -> list[Mail]:
         """See `HotPath`."""
@@ -428,7 +446,7 @@ def _to_targets(rows: list[Any]) -> list[Target]:
             namespace,
             workflow_id,
             first_run_id,
-            statements.to_status(run_id, status),
+            _STATUSES.get(status),
             closed_at,
         )
         for run_id, namespace, workflow_id, first_run_id, status, closed_at in rows
@@ -458,7 +476,7 @@ def _is_plain(record: RunRecord) -> bool:
 
 def _wake_up_values(wake_ups: Sequence[WakeUp]) -> list[Any]:
     values: list[Any] = []
-    for run_id, is_active, wake_at in wake_ups:
+    for run_id, is_active, wake_at, follows in wake_ups:
         wake_at = _NO_WAKE_UP if wake_at is None else wake_at
-        values += (run_id, int(is_active), wake_at)
+        values += (run_id, int(is_active), wake_at, follows)
     return values

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from durable.errors import CorruptHistoryError
 from durable.store.records import (
-    AttemptRecord,
-    AttemptState,
-    MessageRecord,
-    RunFilter,
-    RunRecord,
     RunStatus,
-    WorkerRecord,
+)
+from durable.store.salvage import (
+    ATTEMPT_FIELDS,
+    MESSAGE_FIELDS,
+    RUN_FIELDS,
+    WORKER_FIELDS,
 )
 from durable.store.tables import (
     ATTEMPTS,
@@ -31,7 +30,11 @@ from durable.store.tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from durable.store.records import (
+        AttemptRecord,
+        RunFilter,
+        RunRecord,
+    )
 
 _IS_OPEN: Final = RUNS.c.open_key.is_not(None)
 
@@ -40,43 +43,12 @@ def _many(name: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, expanding=True)
 
 
-# --- rows to records ------------------------------------------------------------------
+# --- columns and values ---------------------------------------------------------------
 
-RUN_FIELDS: Final = RunRecord.__struct_fields__
 RUN_COLUMNS: Final = [RUNS.c[field] for field in RUN_FIELDS]
-_STATUSES: Final = {status.value: status for status in RunStatus}
-_ATTEMPT_STATES: Final = {state.value: state for state in AttemptState}
-
-
-def to_run(row: Sequence[Any]) -> RunRecord:
-    """Build a run from a row of `RUN_COLUMNS`.
-
-    Raises:
-        CorruptHistoryError: no release up to this one wrote such a row.
-    """
-    fields = dict(zip(RUN_FIELDS, row, strict=True))
-    fields["status"] = to_status(fields["run_id"], fields["status"])
-    fields["is_active"] = bool(fields["is_active"])
-    return RunRecord(**fields)
-
-
-def to_status(run_id: str, value: str) -> RunStatus:
-    """Find a status by its value.
-
-    Raises:
-        CorruptHistoryError: no release up to this one wrote it.
-    """
-    status = _STATUSES.get(value)
-    if status is None:
-        raise _unknown(run_id, "status", value)
-    return status
-
-
-def _unknown(run_id: object, column: str, value: object) -> CorruptHistoryError:
-    return CorruptHistoryError(
-        f"Run {run_id!r} has the {column} {value!r}, which this release does not know.",
-        hint="A newer release may have written it: use that.",
-    )
+ATTEMPT_COLUMNS: Final = [ATTEMPTS.c[field] for field in ATTEMPT_FIELDS]
+MESSAGE_COLUMNS: Final = [INBOX.c[field] for field in MESSAGE_FIELDS]
+_WORKER_COLUMNS: Final = [WORKERS.c[field] for field in WORKER_FIELDS]
 
 
 def run_values(record: RunRecord) -> tuple[Any, ...]:
@@ -109,24 +81,6 @@ def run_values(record: RunRecord) -> tuple[Any, ...]:
     )
 
 
-ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
-ATTEMPT_COLUMNS: Final = [ATTEMPTS.c[field] for field in ATTEMPT_FIELDS]
-
-
-def to_attempt(row: Sequence[Any]) -> AttemptRecord:
-    """Build an attempt from a row of `ATTEMPT_COLUMNS`.
-
-    Raises:
-        CorruptHistoryError: no release up to this one wrote such a row.
-    """
-    fields = dict(zip(ATTEMPT_FIELDS, row, strict=True))
-    state = _ATTEMPT_STATES.get(fields["state"])
-    if state is None:
-        raise _unknown(fields["run_id"], "attempt state", fields["state"])
-    fields["state"] = state
-    return AttemptRecord(**fields)
-
-
 def attempt_values(attempt: AttemptRecord) -> tuple[Any, ...]:
     """Return an attempt's values in the order of `ATTEMPT_COLUMNS`."""
     return (
@@ -141,24 +95,6 @@ def attempt_values(attempt: AttemptRecord) -> tuple[Any, ...]:
         attempt.failure,
         attempt.worker_id,
     )
-
-
-MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
-MESSAGE_COLUMNS: Final = [INBOX.c[field] for field in MESSAGE_FIELDS]
-
-
-def to_message(row: Sequence[Any]) -> MessageRecord:
-    """Build a message from a row of `MESSAGE_COLUMNS`."""
-    return MessageRecord(**dict(zip(MESSAGE_FIELDS, row, strict=True)))
-
-
-WORKER_FIELDS: Final = WorkerRecord.__struct_fields__
-_WORKER_COLUMNS: Final = [WORKERS.c[field] for field in WORKER_FIELDS]
-
-
-def to_worker(row: Sequence[Any]) -> WorkerRecord:
-    """Build a worker from a row of `LIST_WORKERS`."""
-    return WorkerRecord(**dict(zip(WORKER_FIELDS, row, strict=True)))
 
 
 HISTORY_COLUMNS: Final = [
@@ -293,6 +229,13 @@ _FIND_CLAIMABLE: Final = (
 # Apart again, because databases do not agree on where NULL belongs in an order.
 FIND_CLAIMABLE_AWAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_not(None))
 FIND_CLAIMABLE_WAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_(None))
+# Neither active nor inactive: their new owner finds out why.
+FIND_CLAIMABLE_ODD: Final = (
+    sa.select(*_FIND_CLAIMABLE.selected_columns)
+    .where(*_CLAIMABLE, RUNS.c.is_active.not_in((0, 1)))
+    .order_by(RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
 OWN_RUNS: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id.in_(_many("run_ids")))
@@ -316,10 +259,42 @@ DISOWN_ALL_RUNS: Final = (
     .where(_IS_OPEN, RUNS.c.owner.in_(_many("owners")))
     .values(owner=None)
 )
+_owners: Final = (
+    sa.select(sa.func.min(RUNS.c.owner).label("owner"))
+    .where(_IS_OPEN, RUNS.c.owner.is_not(None))
+    .cte("owners", recursive=True)
+)
+_next_owner: Final = (
+    sa.select(sa.func.min(RUNS.c.owner))
+    .where(_IS_OPEN, RUNS.c.owner > _owners.c.owner)
+    .scalar_subquery()
+)
+_all_owners: Final = _owners.union_all(
+    sa.select(_next_owner).where(_owners.c.owner.is_not(None))
+)
+# From one owner to the next by the index: they are few, and their runs are many.
+DISOWN_STRAYS: Final = (
+    sa.update(RUNS)
+    .where(
+        _IS_OPEN,
+        RUNS.c.owner.in_(
+            sa.select(_all_owners.c.owner).where(
+                _all_owners.c.owner.is_not(None),
+                ~sa.exists().where(WORKERS.c.worker_id == _all_owners.c.owner),
+            )
+        ),
+    )
+    .values(owner=None)
+)
 PARK_RUN: Final = (
     sa.update(RUNS)
     .where(*_MINE, RUNS.c.run_id == sa.bindparam("parked"))
     .values(stuck=sa.bindparam("reason"), is_active=0, wake_at=None)
+)
+FREE_RUN: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id == sa.bindparam("freed"))
+    .values(owner=None, is_active=1, wake_at=None, stuck=None)
 )
 TERMINATE_RUN: Final = (
     sa.update(RUNS)
@@ -367,7 +342,8 @@ LOAD_HISTORY_FROM_CHECKPOINT: Final = (
 _end: Final = HISTORY.alias()
 _latest_event_id: Final = (
     sa.select(sa.func.max(_end.c.event_id))
-    .where(_end.c.run_id == RUNS.c.run_id)
+    # Whatever else was put there, SQLite takes text to be greater than any number.
+    .where(_end.c.run_id == RUNS.c.run_id, _end.c.event_id <= sa.literal(2**31 - 1))
     .scalar_subquery()
 )
 FIND_HISTORY_ENDS: Final = (
@@ -382,6 +358,10 @@ FIND_HISTORY_ENDS: Final = (
         ),
     )
     .where(RUNS.c.run_id.in_(_many("run_ids")))
+)
+DELETE_EVENTS_AFTER: Final = sa.delete(HISTORY).where(
+    HISTORY.c.run_id == sa.bindparam("repaired"),
+    HISTORY.c.event_id > sa.bindparam("kept"),
 )
 FIND_EVENT_DATA: Final = sa.select(HISTORY.c.data).where(
     HISTORY.c.run_id == sa.bindparam("run_id"),
@@ -455,6 +435,21 @@ COUNT_FENCE_UP: Final = (
     sa.update(COUNTERS)
     .where(COUNTERS.c.name == FENCE_COUNTER)
     .values(value=COUNTERS.c.value + 1)
+)
+_FENCE_MAX: Final = 2**62
+HIGHEST_FENCE: Final = sa.select(sa.func.max(HISTORY.c.fence)).where(
+    HISTORY.c.fence <= sa.literal(_FENCE_MAX)
+)
+HIGHEST_WORKER_FENCE: Final = sa.select(sa.func.max(WORKERS.c.fence)).where(
+    WORKERS.c.fence <= sa.literal(_FENCE_MAX)
+)
+DELETE_FENCE_COUNTER: Final = sa.delete(COUNTERS).where(
+    COUNTERS.c.name == FENCE_COUNTER
+)
+INSERT_FENCE_COUNTER: Final = (
+    sa.insert(COUNTERS)
+    .values(name=FENCE_COUNTER, value=sa.bindparam("counted"))
+    .inline()
 )
 READ_FENCE_COUNTER: Final = sa.select(COUNTERS.c.value).where(
     COUNTERS.c.name == FENCE_COUNTER

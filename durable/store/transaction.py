@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from durable.errors import DurableError
-from durable.store import policies, statements
+from durable.store import policies, reads, salvage, statements
 from durable.store.endings import Endings, chunks
 from durable.store.lease import LEASE_MICROSECONDS, RegisterWorker, ReleaseWorker
 from durable.store.mail import Mail
@@ -27,6 +27,7 @@ from durable.store.records import (
     ReapWorkers,
     RecordAttempts,
     ReleaseRuns,
+    RepairRun,
     RunRecord,
     RunStatus,
     Started,
@@ -163,6 +164,8 @@ class Transaction:
                 return self._put_message(operation)
             case TerminateRun():
                 return self._terminate(operation)
+            case RepairRun():
+                return self._repair(operation)
             case DropReplies():
                 return self._write(operation)
             case ClaimRuns():
@@ -179,6 +182,7 @@ class Transaction:
     def _start(self, operation: StartRun) -> Started:
         """Create the run, or answer with the one that is there."""
         record = operation.record
+        policies.check_beginning(operation)
         holders = self.hot.find_holders([operation])
         open_run = next((h for h in holders if _holds_id(h, record)), None)
         answer = policies.find_start_answer(
@@ -233,7 +237,7 @@ class Transaction:
     def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
         worker = self.require_lease(operation)
         run_id = operation.run_id
-        self._require_owned(run_id, worker)
+        self._require_owned(run_id, worker, policies.find_predecessor(operation.rows))
         if (
             policies.must_see_mail(operation)
             and self.mail.has_any
@@ -282,16 +286,31 @@ class Transaction:
 
     def _terminate(self, operation: TerminateRun) -> Terminated:
         target = self.mail.find(operation)
-        run = statements.to_run(
-            self._execute(
-                statements.FIND_RUN,
-                namespace=target.namespace,
-                workflow_id=target.workflow_id,
-                run_id=target.run_id,
-            ).one()
+        # Ending it is a way out, whatever else of its row cannot be read.
+        (row,) = reads.fetch(
+            self.session,
+            statements.FIND_RUN,
+            namespace=target.namespace,
+            workflow_id=target.workflow_id,
+            run_id=target.run_id,
         )
+        run = salvage.salvage_run(row)
         committed = self.endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)
+
+    def _repair(self, operation: RepairRun) -> bool:
+        run_id = operation.run_id
+        is_open = self._execute(statements.IS_OPEN, run_id=run_id).first() is not None
+        rows = reads.read_history(self.session, run_id, 0)
+        if not is_open or operation.expected != tuple(row[1] for row in rows):
+            return False
+        self._execute(
+            statements.DELETE_EVENTS_AFTER, repaired=run_id, kept=operation.keep
+        )
+        if operation.rows:
+            self.hot.append_history([(operation.rows, self._next_fence())])
+        self._execute(statements.FREE_RUN, freed=run_id)
+        return True
 
     def _claim(self, operation: ClaimRuns) -> Claimed:
         worker = self.require_lease(operation)
@@ -310,29 +329,29 @@ class Transaction:
         ready = [
             run_id
             for run_id, is_active, wake_at, is_stuck, is_mailed in free
-            if is_active
-            or is_stuck
-            or is_mailed
-            or (wake_at is not None and wake_at <= now)
+            if is_active != 0 or is_stuck or is_mailed or policies.is_due(wake_at, now)
         ]
         return Claimed(ready=ready, count=len(free))
 
     def _find_claimable(self, operation: ClaimRuns, worker: WorkerRecord) -> list[Any]:
         found: list[Any] = []
-        for active in (1, 0):
-            for statement in (
-                statements.FIND_CLAIMABLE_AWAITING,
-                statements.FIND_CLAIMABLE_WAITING,
-            ):
-                if len(found) < operation.limit:
-                    found += self._execute(
-                        statement,
-                        namespace=worker.namespace,
-                        task_queue=worker.task_queue,
-                        workflow_types=operation.workflow_types,
-                        active=active,
-                        page=operation.limit - len(found),
-                    )
+        where: dict[str, Any] = {
+            "namespace": worker.namespace,
+            "task_queue": worker.task_queue,
+            "workflow_types": operation.workflow_types,
+        }
+        for statement, active in (
+            (statements.FIND_CLAIMABLE_AWAITING, {"active": 1}),
+            (statements.FIND_CLAIMABLE_WAITING, {"active": 1}),
+            (statements.FIND_CLAIMABLE_AWAITING, {"active": 0}),
+            (statements.FIND_CLAIMABLE_WAITING, {"active": 0}),
+            (statements.FIND_CLAIMABLE_ODD, {}),
+        ):
+            page = operation.limit - len(found)
+            if page > 0:
+                values = where | active | {"page": page}
+                rows = reads.fetch(self.session, statement, **values)
+                found += [row for row in rows if isinstance(row[0], str)]
         return found
 
     def _release_runs(self, operation: ReleaseRuns) -> None:
@@ -343,14 +362,16 @@ class Transaction:
             )
 
     def _reap(self, operation: ReapWorkers) -> list[str]:
-        dead = self._execute(
+        dead = reads.fetch(
+            self.session,
             statements.FIND_DEAD_WORKERS,
             myself="" if self.worker is None else self.worker.worker_id,
             now=self.clock.read(),
             presumed_dead=operation.presumed_dead,
         )
-        worker_ids = [worker_id for (worker_id,) in dead]
+        worker_ids = [worker_id for (worker_id,) in dead if isinstance(worker_id, str)]
         self._remove_workers(worker_ids)
+        self._execute(statements.DISOWN_STRAYS)
         oldest = self.clock.now() - policies.REPLY_MICROSECONDS_MAX
         self._execute(statements.DELETE_OLD_REPLIES, until=oldest)
         return worker_ids
@@ -395,15 +416,37 @@ class Transaction:
 
     def _find(self, statement: Any, **values: Any) -> RunRecord | None:
         row = self._execute(statement, **values).first()
-        return None if row is None else statements.to_run(row)
+        return None if row is None else salvage.to_run(row)
 
-    def _require_owned(self, run_id: str, worker: WorkerRecord) -> None:
-        if not self.hot.find_owned([run_id], worker.worker_id):
-            raise policies.not_owner(run_id)
+    def _require_owned(
+        self, run_id: str, worker: WorkerRecord, follows: int = 0
+    ) -> None:
+        find, owner = self.hot.find_writable, worker.worker_id
+        if find([(run_id, follows)], owner):
+            return
+        if follows and find([(run_id, 0)], owner):
+            raise policies.position_missing(run_id)
+        raise policies.not_owner(run_id)
 
     def _next_fence(self) -> int:
         self._execute(statements.COUNT_FENCE_UP)
-        fence: int = self._execute(statements.READ_FENCE_COUNTER).scalar_one()
+        fence = self._execute(statements.READ_FENCE_COUNTER).scalar()
+        if not isinstance(fence, int) or fence < 1:
+            fence = self._restore_counter()
+        return fence
+
+    def _restore_counter(self) -> int:
+        """Count on from the highest number that is written anywhere."""
+        highest = [
+            self._execute(statement).scalar() or 0
+            for statement in (
+                statements.HIGHEST_FENCE,
+                statements.HIGHEST_WORKER_FENCE,
+            )
+        ]
+        fence: int = max(highest) + 1
+        self._execute(statements.DELETE_FENCE_COUNTER)
+        self._execute(statements.INSERT_FENCE_COUNTER, counted=fence)
         return fence
 
     def _remove_workers(self, worker_ids: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from durable.store import policies
 from durable.store.records import (
     CommitTask,
     DropReplies,
@@ -14,7 +15,14 @@ from durable.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from durable.store.database import Closing, HotPath, Published, RequestKey, WakeUp
+    from durable.store.database import (
+        Closing,
+        HotPath,
+        Place,
+        Published,
+        RequestKey,
+        WakeUp,
+    )
     from durable.store.family import Letter
     from durable.store.mail import Mail
     from durable.store.records import (
@@ -29,7 +37,7 @@ Writing: TypeAlias = StartRun | CommitTask | RecordAttempts | DropReplies
 
 
 class StaleViewError(Exception):
-    """A commit was for a run that its worker does not own.
+    """A commit was for a run that its worker does not own, or not as far as it thinks.
 
     Which one is found by looking before writing.
     """
@@ -59,7 +67,7 @@ class Work:
         self._closings: list[Closing] = []
         self._updates: list[WakeUp] = []
         self._wake_ups: list[WakeUp] = []
-        self._appended: list[str] = []
+        self._appended: list[Place] = []
         self._attempts: list[AttemptRecord] = []
         self._published: list[Published] = []
         self._replies: list[ReplyRecord] = []
@@ -78,7 +86,7 @@ class Work:
             self._history.append((operation.rows, fence))
         elif isinstance(operation, RecordAttempts):
             self._attempts += operation.attempts
-            wake_up = (operation.run_id, operation.is_active, operation.wake_at)
+            wake_up = (operation.run_id, operation.is_active, operation.wake_at, 0)
             self._wake_ups.append(wake_up)
         else:
             self._read_replies += operation.keys
@@ -86,6 +94,7 @@ class Work:
     def _add_commit(self, operation: CommitTask) -> None:
         run_id = operation.run_id
         self._history.append((operation.rows, self._fence))
+        follows = policies.find_predecessor(operation.rows)
         if operation.attempts:
             self._attempts += operation.attempts
         if operation.replies:
@@ -97,7 +106,7 @@ class Work:
             closed_at = operation.closed_at
             if closed_at is None:
                 closed_at = self._clock.now()
-            self._closings.append((run_id, operation.status.value, closed_at))
+            self._closings.append((run_id, operation.status.value, closed_at, follows))
             # Its inbox is emptied, whatever it consumed.
             return
         if operation.consumed:
@@ -107,9 +116,10 @@ class Work:
                 (run_id, r) for r in operation.consumed_requests
             ]
         if operation.update_run:
-            self._updates.append((run_id, operation.is_active, operation.wake_at))
+            wake_up = (run_id, operation.is_active, operation.wake_at, follows)
+            self._updates.append(wake_up)
         else:
-            self._appended.append(run_id)
+            self._appended.append((run_id, follows))
 
     def add_letters(self, letters: Iterable[Letter]) -> None:
         """Take in messages for runs that are open and not written by these operations.
@@ -122,7 +132,7 @@ class Work:
         """Write everything.
 
         Raises:
-            StaleViewError: some run was not this worker's.
+            StaleViewError: some run was not this worker's, or has no such end.
             Exception: the driver's.
         """
         hot = self._hot
@@ -156,7 +166,7 @@ class Work:
         if self._wake_ups:
             owned += hot.wake_runs(self._wake_ups, self._owner)
         if self._appended:
-            owned += len(hot.find_owned(self._appended, self._owner))
+            owned += len(hot.find_writable(self._appended, self._owner))
         expected = len(self._closings) + len(self._updates)
         expected += len(self._wake_ups) + len(self._appended)
         if owned != expected:
@@ -169,4 +179,4 @@ class Work:
         if self._consumed_requests:
             hot.delete_requests(self._consumed_requests)
         if self._closings and self._mail.has_any:
-            hot.delete_inboxes([run_id for run_id, _, _ in self._closings])
+            hot.delete_inboxes([closing[0] for closing in self._closings])

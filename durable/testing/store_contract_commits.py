@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from durable.errors import (
@@ -13,10 +14,12 @@ from durable.errors import (
 )
 from durable.store.records import (
     AttemptState,
+    CommitTask,
     MailArrived,
     ParkRun,
     RecordAttempts,
     ReleaseRuns,
+    RepairRun,
     RunStatus,
     Started,
 )
@@ -37,6 +40,12 @@ from durable.testing.store_rows import (
 if TYPE_CHECKING:
     from durable.testing.store_rows import Harness
 
+# What a commit may change of its run, each written by a statement of its own.
+GAPS: list[dict[str, Any]] = [
+    {},
+    {"update_run": True, "wake_at": START},
+    {"status": RunStatus.COMPLETED, "closed_at": START + 7},
+]
 CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUNNING]
 
 
@@ -142,6 +151,72 @@ class CommitContract:
         loaded = await load(store, "r1")
         assert loaded.rows == make_rows("r1", 1, 4)
         assert loaded.attempts == []
+
+    @pytest.mark.parametrize("changes", GAPS)
+    async def test_commit_that_would_leave_a_gap_is_refused_whole(
+        self, harness: Harness, changes: dict[str, Any]
+    ) -> None:
+        """No belief of a worker about where a history ends can make a hole in it."""
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", is_active=True))
+        ahead = make_commit("r1", 4, 5, attempts=(make_attempt("r1", 1),), **changes)
+
+        refused = (await perform_all(store, ahead))[0]
+
+        assert isinstance(refused, HistoryTakenError)
+        loaded = await load(store, "r1")
+        assert loaded.rows == make_rows("r1", 1, 2)
+        assert loaded.attempts == []
+        assert loaded.record == make_run("r1", owner="w", is_active=True)
+
+    @pytest.mark.parametrize("changes", GAPS)
+    async def test_commit_that_would_leave_a_gap_harms_no_neighbour(
+        self, harness: Harness, changes: dict[str, Any]
+    ) -> None:
+        store = await harness.open("w")
+        names = [f"r{number}" for number in range(6)]
+        await perform_all(store, *(make_start(name, owner="w") for name in names))
+
+        outcomes = await perform_all(
+            store,
+            *(make_commit(n, 4 if n == "r3" else 3, 4, **changes) for n in names),
+            make_start("r9", owner="w"),
+        )
+
+        assert isinstance(outcomes.pop(3), HistoryTakenError)
+        assert outcomes == [None] * 5 + [Started(run_id="r9", created=True)]
+        lengths = [len(loaded.rows) for loaded in await store.load_runs(names)]
+        assert lengths == [4, 4, 4, 2, 4, 4]
+
+    @pytest.mark.parametrize("positions", [(3, 5), (4, 3), (3, 4, 4), (0, 1), (-1,)])
+    async def test_rows_that_do_not_follow_each_other_are_refused(
+        self, harness: Harness, positions: tuple[int, ...]
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+        rows = [row for at in positions for row in make_rows("r1", at, at)]
+
+        for operation in (
+            CommitTask(run_id="r1", rows=rows),
+            msgspec.structs.replace(make_start("r2", owner="w"), rows=rows),
+        ):
+            refused = (await perform_all(store, operation))[0]
+            assert isinstance(refused, HistoryTakenError)
+
+        assert (await load(store, "r1")).rows == make_rows("r1", 1, 2)
+        assert await store.load_runs(["r2"]) == []
+
+    async def test_a_start_begins_with_event_1(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        late = msgspec.structs.replace(
+            make_start("r1", owner="w"), rows=make_rows("r1", 2, 3)
+        )
+
+        before, refused = await perform_all(store, make_start("r0", owner="w"), late)
+
+        assert before.created
+        assert isinstance(refused, HistoryTakenError)
+        assert await store.load_runs(["r1"]) == []
 
     async def test_commit_harms_no_neighbour_when_it_is_refused(
         self, harness: Harness
@@ -254,3 +329,58 @@ class CommitContract:
         assert loaded.rows == make_rows("r1", 1, 2)
         assert await store.due_runs(START, 10) == []
         assert await store.next_wake_at() is None
+
+    async def test_repair_replaces_the_end_and_sets_the_run_free(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(
+            make_start("r1", owner="w", events=5, is_active=False, wake_at=START)
+        )
+        await store.perform(ParkRun(run_id="r1", stuck='{"message": "hole"}'))
+        others = make_rows("r1", 3, 3, '{"other": 1}')
+
+        done = await store.perform(
+            RepairRun(run_id="r1", expected=(1, 2, 3, 4, 5), keep=2, rows=others)
+        )
+
+        assert done is True
+        loaded = await load(store, "r1")
+        assert loaded.rows == make_rows("r1", 1, 2) + others
+        assert loaded.record == make_run("r1", owner=None, is_active=True)
+        with pytest.raises(HistoryTakenError):
+            await store.perform(make_commit("r1", 4, 4))
+
+    async def test_repair_may_only_set_the_run_free(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", wake_at=START))
+
+        assert await store.perform(RepairRun(run_id="r1", expected=(1, 2), keep=2))
+
+        loaded = await load(store, "r1")
+        assert loaded.rows == make_rows("r1", 1, 2)
+        assert loaded.record == make_run("r1", owner=None, is_active=True)
+
+    @pytest.mark.parametrize("expected", [(1,), (1, 2, 3), ()])
+    async def test_repair_changes_nothing_if_the_history_is_another(
+        self, harness: Harness, expected: tuple[int, ...]
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w", is_active=True))
+
+        for run_id in ("r1", "unknown"):
+            repair = RepairRun(run_id=run_id, expected=expected, keep=0)
+            assert await store.perform(repair) is False
+
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run("r1", owner="w", is_active=True)
+        assert loaded.rows == make_rows("r1", 1, 2)
+
+    async def test_repair_leaves_a_closed_run_alone(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(store, make_start("r1", owner="w"), make_closing("r1", 3, 3))
+
+        repair = RepairRun(run_id="r1", expected=(1, 2, 3), keep=2)
+        assert await store.perform(repair) is False
+
+        assert (await load(store, "r1")).rows == make_rows("r1", 1, 3)

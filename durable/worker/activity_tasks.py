@@ -47,8 +47,12 @@ class Host(Protocol):
         """The run has something new to see."""
         ...
 
-    def lease_lost(self) -> None:
-        """A write was refused because another worker has taken over."""
+    def lease_lost(self, worker_id: str) -> None:
+        """A write was refused because that worker's lease is gone."""
+        ...
+
+    def drop(self, run: LiveRun) -> None:
+        """Take the run out of memory."""
         ...
 
     def reload(self, run: LiveRun) -> None:
@@ -522,7 +526,8 @@ class ActivityTasks:
         self, run: LiveRun, then: Any, _: Any, error: BaseException | None
     ) -> None:
         if isinstance(error, LeaseLostError):
-            self._host.lease_lost()
+            self._host.drop(run)
+            self._host.lease_lost(error.worker_id)
         elif error is not None:
             _log.error(
                 "An attempt of run %r could not be recorded (%s); it is not begun.",

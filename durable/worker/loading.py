@@ -12,7 +12,11 @@ from durable.core.codec import decode_rows
 from durable.core.events import WorkflowExecutionStarted
 from durable.core.payload import Failure
 from durable.core.workflow_task import TaskFailureKind, WorkflowTask
-from durable.errors import CorruptHistoryError, StoreError
+from durable.errors import (
+    CorruptHistoryError,
+    DatabaseUnavailableError,
+    StoreError,
+)
 from durable.store.records import LoadedRun, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.worker.live_run import LiveRun
@@ -21,6 +25,7 @@ from durable.worker.workflow_tasks import WorkflowTasks
 
 _log: Final = logging.getLogger("durable.worker")
 _RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS_MAX: Final = 60.0
 
 
 class Host(Protocol):
@@ -99,18 +104,28 @@ class Loader:
             self._host.spawn(self._load(part, tasks))
         return len(ids)
 
+    def forget_all(self) -> None:
+        """Let what is being read go by: it was asked for under a lease that is gone."""
+        self.loading = set()
+        self._mailed = set()
+
     def mailed(self, run_id: str) -> None:
         """Mail came for a run that is being loaded."""
         self._mailed.add(run_id)
 
     async def _load(self, run_ids: list[str], tasks: WorkflowTasks) -> None:
+        loading, worker_id = self.loading, self._host.worker_id
         try:
             loaded = await self._read(run_ids)
         finally:
-            self.loading.difference_update(run_ids)
-            mailed = self._mailed.intersection(run_ids)
-            self._mailed -= mailed
+            loading.difference_update(run_ids)
+        if loading is not self.loading:
+            return  # whoever has the runs now reads them anew
+        mailed = self._mailed.intersection(run_ids)
+        self._mailed -= mailed
         for index, one in enumerate(loaded):
+            if self._host.worker_id != worker_id:
+                return
             if self._host.is_open and self._host.find(one.record.run_id) is None:
                 self._enter(one, tasks)
             if index % 16 == 15:
@@ -120,13 +135,32 @@ class Loader:
                 self._host.mail(run_id)
 
     async def _read(self, run_ids: list[str]) -> list[LoadedRun]:
-        """Read runs; nobody else would, so try until the database answers."""
+        """Read runs; nobody else would, so try until the database answers.
+
+        What no database would ever answer concerns one of them: it gets its reason.
+        """
+        delay = _RETRY_SECONDS
         while True:
             try:
                 return await self._store.load_runs(run_ids)
             except StoreError as error:
-                _log.error("Runs could not be read (%s); trying again.", error)
-                await asyncio.sleep(_RETRY_SECONDS)
+                if not isinstance(error, DatabaseUnavailableError):
+                    return await self._read_apart(run_ids, error)
+                _log.error(
+                    "%d runs could not be read (%s); trying again in %g s.",
+                    len(run_ids),
+                    error,
+                    delay,
+                )
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, _RETRY_SECONDS_MAX)
+
+    async def _read_apart(
+        self, run_ids: list[str], error: StoreError
+    ) -> list[LoadedRun]:
+        if len(run_ids) == 1:
+            return [_unreadable(run_ids[0], self._host.worker_id, error)]
+        return [one for run_id in run_ids for one in await self._read([run_id])]
 
     def _enter(self, loaded: LoadedRun, tasks: WorkflowTasks) -> None:
         host, record = self._host, loaded.record
@@ -134,7 +168,7 @@ class Loader:
             return
         run = host.new_run(_not_read_yet(record), record.started_at)
         host.enter(run)
-        if host.knows(record.workflow_type):
+        if host.knows(record.workflow_type) or record.damage is not None:
             self._catch_up(run, loaded, tasks)
         else:
             host.give_up(run)
@@ -145,6 +179,9 @@ class Loader:
         run.is_active, run.wake_at = record.is_active, record.wake_at
         run.is_parked = record.stuck is not None
         try:
+            if record.damage is not None:
+                raise CorruptHistoryError(record.damage)
+            _check_checkpoint(loaded)
             history = decode_rows(loaded.rows)
             started = first_event(history, run)
             for message in loaded.messages:
@@ -201,6 +238,41 @@ class Loader:
             self._host.drop(run)
         else:
             self._catch_up(run, loaded[0], tasks)
+
+
+def _check_checkpoint(loaded: LoadedRun) -> None:
+    """Without the row at which its replay begins, a run would begin all over again.
+
+    Raises:
+        CorruptHistoryError: there is no such row.
+    """
+    record, rows = loaded.record, loaded.rows
+    if record.checkpoint_event_id > 1 and (
+        len(rows) < 2 or rows[1][1] != record.checkpoint_event_id
+    ):
+        raise CorruptHistoryError(
+            f"The row of run {record.run_id!r} names event"
+            f" {record.checkpoint_event_id} as its newest checkpoint, and its history"
+            " holds no such event."
+        )
+
+
+def _unreadable(run_id: str, owner: str, error: StoreError) -> LoadedRun:
+    """Stands for an own run of which nothing can be read."""
+    record = RunRecord(
+        namespace="",
+        workflow_id=run_id,
+        run_id=run_id,
+        workflow_type="",
+        task_queue="",
+        status=RunStatus.RUNNING,
+        started_at=0,
+        first_run_id=run_id,
+        request_id=run_id,
+        owner=owner,
+        damage=error.message,
+    )
+    return LoadedRun(record=record, rows=[], messages=[], attempts=[])
 
 
 def _not_read_yet(record: RunRecord) -> WorkflowExecutionStarted:

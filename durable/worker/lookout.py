@@ -151,8 +151,12 @@ class Lookout:
             worker.worker_id
             for worker in await self._store.list_workers()
             if worker.worker_id != self._host.worker_id
-            and worker.host == host
-            and is_dead(worker.pid, worker.process_started_at)
+            and (
+                (worker.host == host and is_dead(worker.pid, worker.process_started_at))
+                # A lease that cannot be read would never end. Whoever may hold it
+                # joins again.
+                or (worker.damage is not None and not worker.lease_expires_at)
+            )
         )
         reaped = await self._store.perform(ReapWorkers(presumed_dead=dead))
         if reaped:

@@ -30,6 +30,7 @@ from durable.core.workflow_task import (
     WorkflowTaskCompletion,
     update_request_id,
 )
+from durable.errors import CorruptHistoryError
 from durable.store.records import (
     CommitTask,
     MessageKind,
@@ -207,7 +208,11 @@ class Mailroom:
         try:
             while run.has_mail and not (run.is_dropped or run.is_closed):
                 run.has_mail = False
-                messages = await self._store.read_messages(run.run_id)
+                try:
+                    messages = await self._store.read_messages(run.run_id)
+                except CorruptHistoryError:
+                    self._host.reload(run)  # which finds out, and parks it
+                    return
                 if not (run.is_dropped or run.is_closed) and messages:
                     self.take(run, messages)
                     self._host.advance(run)

@@ -47,7 +47,7 @@ def is_dead(pid: int, started: str) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         return False
     now = process_start(pid)
     return bool(started) and bool(now) and now != started

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from durable.core.codec import UNREADABLE
 from durable.core.events import (
     CHILD_OUTCOMES,
     ActivityTaskCanceled,
@@ -139,7 +140,7 @@ def event_of_message(message: MessageRecord) -> TaskInput | None:
             f"Message {message.sequence} of run {message.run_id} is of the kind"
             f" {message.kind!r}, which this release does not know."
         ) from None
-    except (msgspec.MsgspecError, ValueError) as error:
+    except UNREADABLE as error:
         raise CorruptHistoryError(
             f"Message {message.sequence} of run {message.run_id} cannot be read:"
             f" {error}."

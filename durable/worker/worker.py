@@ -14,9 +14,9 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
-from durable import limits
 from durable.api.registry import Registry
 from durable.core.events import (
     ActivityTaskScheduled,
@@ -56,6 +56,7 @@ from durable.worker.mailroom import Mailroom, UpdateNews
 from durable.worker.outgoing import child_request_id, outcome_for_parent
 from durable.worker.process import host_identity, process_start
 from durable.worker.redelivery import Redelivery
+from durable.worker.rejoining import Rejoining
 from durable.worker.restoring import restore_activities
 from durable.worker.starting import Starts
 from durable.worker.watchdog import Watchdog
@@ -109,7 +110,7 @@ class Worker:
         self._background: set[asyncio.Task[None]] = set()
         self._watchdog: Watchdog | None = None
         self._is_open = False
-        self._is_rejoining = False
+        self._rejoining = Rejoining(self)
         self._hits = self._misses = 0
         self._lookout = Lookout(store, registry, self)
         self._mailroom = Mailroom(store, self)
@@ -129,11 +130,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         if self._options.blocked_seconds is not None:
             self._watchdog = Watchdog(loop, self._options.blocked_seconds)
-        await self._join()
+        await self.join()
         self._is_open = True
         await self._lookout.start()
 
-    async def _join(self) -> None:
+    async def join(self) -> None:
         """Enter the store as a new worker, with parts that carry its id."""
         self.worker_id = f"{os.getpid()}-{secrets.token_hex(6)}"
         observing.worker_stopped(self._watch)
@@ -174,7 +175,7 @@ class Worker:
                 task_queue=self._task_queue,
                 started_at=self._store.now(),
             ),
-            self.lease_lost,
+            partial(self.lease_lost, self.worker_id),
         )
 
     async def stop(self) -> None:
@@ -512,26 +513,22 @@ class Worker:
 
     # --- the lease --------------------------------------------------------------------
 
-    def lease_lost(self) -> None:
-        """Another worker has taken over: forget everything, join again as a new one."""
-        if not self._is_open or self._is_rejoining:
-            return
-        self._is_rejoining = True
-        _log.error(
-            "Worker %s has lost its lease: it did not renew for %.0f s, and another"
-            " worker took over its runs. What it still tried to write was refused.",
-            self.worker_id,
-            limits.LEASE_SECONDS,
-        )
+    def lease_lost(self, worker_id: str) -> None:
+        """The lease of that worker, which may be an earlier one, is gone."""
+        self._rejoining.lease_lost(worker_id)
+
+    def forget_all(self) -> None:
+        """Take every run out of memory, and every read that is under way."""
+        self._loader.forget_all()
         for run in list(self._runs.values()):
             self.drop(run)
-        self.spawn(self._rejoin())
 
-    async def _rejoin(self) -> None:
-        try:
-            await self._join()
-        finally:
-            self._is_rejoining = False
+    async def leave(self) -> None:
+        """Give up whatever lease the store still holds."""
+        await self._store.release_worker()
+
+    async def take_over(self) -> None:
+        """Claim runs without an owner."""
         await self._lookout.take_over()
 
     # --- finding work -----------------------------------------------------------------

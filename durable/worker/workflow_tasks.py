@@ -137,8 +137,8 @@ class Host(Protocol):
         """The run may have come to rest."""
         ...
 
-    def lease_lost(self) -> None:
-        """A write was refused because another worker has taken over."""
+    def lease_lost(self, worker_id: str) -> None:
+        """A write was refused because that worker's lease is gone."""
         ...
 
     def wake_by(self, instant: int) -> None:
@@ -534,10 +534,12 @@ class WorkflowTasks:
 
     def _commit_failed(self, run: LiveRun, error: BaseException) -> None:
         if isinstance(error, LeaseLostError):
-            self._host.lease_lost()
+            # Whatever lease that was: it has lived through what never happened.
+            self._host.drop(run)
+            self._host.lease_lost(error.worker_id)
         elif isinstance(error, StoreError):
+            run.refusals += 1
             if not isinstance(error, HistoryTakenError):
-                run.refusals += 1
                 _log.error(
                     "A workflow task of run %r was not committed (%s); it will be"
                     " driven again from its history.",
@@ -584,7 +586,7 @@ class WorkflowTasks:
             run.workflow_id,
             run.workflow_type,
             failure.type,
-            failure.message.splitlines()[0] if failure.message else "",
+            failure.message.splitlines()[0].rstrip(".") if failure.message else "",
         )
         stuck = msgspec.json.encode(failure).decode()
         run.is_committing = True
@@ -598,7 +600,8 @@ class WorkflowTasks:
     ) -> None:
         run.is_committing = False
         if isinstance(error, LeaseLostError):
-            self._host.lease_lost()
+            self._host.drop(run)
+            self._host.lease_lost(error.worker_id)
             return
         if error is not None:
             _log.error("Run %r could not be parked: %s", run.workflow_id, error)

@@ -12,7 +12,7 @@ from msgspec.structs import astuple, replace
 from durable import limits
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
-from durable.store import groups, statements, tables
+from durable.store import groups, salvage, statements, tables
 from durable.store.batches import Batch, Outcomes
 from durable.store.database import Session
 from durable.store.groups import GroupExecutor
@@ -361,7 +361,7 @@ def read_sqlite(session: Session) -> dict[str, Any]:
     }
     runs = connection.execute(sa.select(*statements.RUN_COLUMNS)).all()
     return {
-        "runs": {run.run_id: run for run in map(statements.to_run, runs)},
+        "runs": {run.run_id: run for run in map(salvage.to_run, runs)},
         "open": {r.run_id for r in rows["runs"] if r.open_key is not None},
         "history": {(r.run_id, r.event_id): tuple(r) for r in rows["history"]},
         "inbox": {r.sequence: tuple(r)[1:] for r in rows["inbox"]},

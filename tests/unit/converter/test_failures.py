@@ -193,13 +193,21 @@ def test_group_of_base_exceptions_comes_back() -> None:
 
 
 @pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("all")]
+)
+def test_what_ends_a_program_is_never_rebuilt(error: BaseException) -> None:
+    """Or a row that names it would end every worker that reads it."""
+    again = back(error)
+    assert isinstance(again, RemoteError)
+    assert again.type == type(error).__name__
+    assert str(error) in str(again)
+
+
+@pytest.mark.parametrize(
     "error",
     [
         StopIteration(5),
         StopAsyncIteration(),
-        SystemExit(3),
-        KeyboardInterrupt(),
-        GeneratorExit(),
         MemoryError(),
         RecursionError("deep"),
         UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
