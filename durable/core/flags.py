@@ -16,6 +16,20 @@ class Flag(enum.IntFlag):
     DRAIN_ONCE = 1
     """All events of a turn are applied before the loop is drained, once."""
 
+    EVERY_CANCEL_IS_SEEN = 2
+    """A cancel that a wait outlasts is raised at the task's next wait."""
 
-CURRENT: Final = int(Flag.DRAIN_ONCE)
-KNOWN: Final = int(Flag.DRAIN_ONCE)
+    SAME_ON_EVERY_PYTHON = 4
+    """What asyncio does in another way from Python to Python is done in one."""
+
+    CONDITIONS_ONE_BY_ONE = 8
+    """Whoever waits for a condition is woken alone; the next one is asked after it."""
+
+
+CURRENT: Final = int(
+    Flag.DRAIN_ONCE
+    | Flag.EVERY_CANCEL_IS_SEEN
+    | Flag.SAME_ON_EVERY_PYTHON
+    | Flag.CONDITIONS_ONE_BY_ONE
+)
+KNOWN: Final = CURRENT

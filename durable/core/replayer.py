@@ -276,7 +276,7 @@ class Replayer(RunView):
             self.event_count += position - start
             return position
         self.task_count = begun.task_number
-        self.flags = begun.flags
+        self.flags = context.loop.flags = begun.flags
         context.begin_task(begun.time, begun.event_id - 1)
         context.checkpoint_follows = position < count and (
             type(history[position].attributes) is CheckpointRecorded
@@ -389,7 +389,7 @@ class Replayer(RunView):
         """Drive one turn live; return its events, and its commands."""
         context = driver.context
         self.task_count += 1
-        self.flags = flags.CURRENT
+        self.flags = context.loop.flags = flags.CURRENT
         context.is_replaying = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox
