@@ -65,6 +65,21 @@ def sees_every_cancel() -> bool:
     )
 
 
+def raise_owed() -> None:
+    """Raise a cancel that the code has not seen, where no wait may follow.
+
+    Raises:
+        CancelledError: there is one.
+    """
+    task = asyncio.current_task()
+    if not isinstance(task, WorkflowTaskHandle) or task.owed is None:
+        return
+    is_due = task.cancelling() > task.owed
+    task.owed = None
+    if is_due:
+        raise asyncio.CancelledError(*task.owed_message)
+
+
 def reason_of(cancel: asyncio.CancelledError) -> str:
     """The text that `task.cancel` was given, as a child's reason to stop."""
     reason = cancel.args[0] if cancel.args else None

@@ -15,22 +15,18 @@ _Condition: TypeAlias = tuple[asyncio.Future[None], Callable[[], bool]]
 
 
 class Conditions:
-    """What the tasks of one run wait for, in the order in which they came.
+    """What the tasks of one run wait for, in the order in which they came."""
 
-    Attributes:
-        waiting: those that have not been found true.
-    """
-
-    __slots__ = ("_loop", "waiting")
+    __slots__ = ("_loop", "_waiting")
 
     def __init__(self, loop: DeterministicLoop) -> None:
         self._loop = loop
-        self.waiting: tuple[_Condition, ...] = ()
+        self._waiting: tuple[_Condition, ...] = ()
 
     async def wait(self, predicate: Callable[[], bool], timeout: int | None) -> None:
         """Wait until the predicate holds; raise TimeoutError after `timeout`."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self.waiting += ((future, predicate),)
+        self._waiting += ((future, predicate),)
         if timeout is None:
             await future
             return
@@ -47,13 +43,18 @@ class Conditions:
         async with asyncio.timeout(timeout / 1_000_000):
             await future
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether any task waits for one."""
+        return any(not future.done() for future, _ in self._waiting)
+
     def settle(self) -> None:
         """Wake whose condition holds, until none does; the loop is at rest."""
         if self._are_asked_one_by_one:
             while self._wake_one_by_one():
                 pass
         else:
-            while self.waiting and self._wake_all():
+            while self._waiting and self._wake_all():
                 self._loop.drain()
 
     @property
@@ -63,25 +64,25 @@ class Conditions:
     def _wake_one_by_one(self) -> bool:
         """Let each that is woken come to rest: it may undo what the next waits for."""
         has_woken = False
-        for future, predicate in self.waiting:
+        for future, predicate in self._waiting:
             if not future.done() and self._holds(future, predicate):
                 has_woken = True
                 self._loop.drain()
-        self.waiting = tuple(one for one in self.waiting if not one[0].done())
+        self._waiting = tuple(one for one in self._waiting if not one[0].done())
         return has_woken
 
     def _wake_all(self) -> bool:
         """Wake all whose condition holds by now, as histories of old had it."""
         remaining: list[_Condition] = []
         has_woken = False
-        for future, predicate in self.waiting:
+        for future, predicate in self._waiting:
             if future.done():
                 continue
             if self._holds(future, predicate):
                 has_woken = True
             else:
                 remaining.append((future, predicate))
-        self.waiting = tuple(remaining)
+        self._waiting = tuple(remaining)
         return has_woken
 
     def _holds(

@@ -506,7 +506,7 @@ class RunContext(OtherRuns):
             or self.activities
             or self.children
             or self.deliveries
-            or (self._conditions is not None and self._conditions.waiting)
+            or (self._conditions is not None and self._conditions.is_awaited)
             or self.loop.has_ready()
             or not (self._mailbox is None or self._mailbox.is_quiet)
         ):

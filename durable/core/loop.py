@@ -110,12 +110,13 @@ class WorkflowTaskHandle(asyncio.Task[T]):
         cancel_base: what `cancelling` gave before the latest cancels; several that come
             before the task goes on are one.
         owed: what it gave before those that the code has not seen, or None.
+        owed_message: what those were given to say.
     """
 
     order_hash: int | None = None
     cancel_base: int = 0
     owed: int | None = None
-    _owed_message: Any = None
+    owed_message: tuple[Any, ...] = ()
     _cancelled_at: object = None
     _trusting: tuple[WorkflowTaskHandle[Any], ...] = ()
     _fut_waiter: Any  # asyncio's own, as is the next
@@ -155,7 +156,7 @@ class WorkflowTaskHandle(asyncio.Task[T]):
     def owe(self, base: int, cancel: asyncio.CancelledError) -> None:
         """Note a cancel that the code has not seen; `cancelling` gave `base` before."""
         self.owed = base if self.owed is None else min(base, self.owed)
-        self._owed_message = cancel.args[0] if cancel.args else None
+        self.owed_message = cancel.args[:1]
 
     def pay(self) -> None:
         """Let the next wait raise what is owed; the code goes on without it."""
@@ -170,11 +171,11 @@ class WorkflowTaskHandle(asyncio.Task[T]):
             # A scope that was left takes its cancel back; that is not raised.
             if self.cancelling() > base:
                 self.uncancel()
-                self.cancel(self._owed_message)
+                self.cancel(*self.owed_message)
                 self.cancel_base = base
         elif not self.cancelled():
             for outer in self._trusting:
-                outer._take_debt(self, asyncio.CancelledError(self._owed_message))
+                outer._take_debt(self, asyncio.CancelledError(*self.owed_message))
 
     def _take_debt(
         self, inner: WorkflowTaskHandle[Any], cancel: asyncio.CancelledError

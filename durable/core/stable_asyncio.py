@@ -232,7 +232,8 @@ async def _leave_group(
 
 def _fresh_cancels(task: Any) -> int:
     """How many cancels a CancelledError stands for that a task has just met."""
-    return int(task.cancelling()) - int(getattr(task, "cancel_base", 0))
+    before: int = getattr(task, "cancel_base", 0)
+    return int(task.cancelling()) - before
 
 
 async def _wait_for_notice(condition: Any) -> bool:
