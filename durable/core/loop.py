@@ -275,6 +275,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The calls that are queued, in order."""
         return tuple(self._ready)
 
+    def call_now(self, handle: Handle) -> None:
+        """Make a queued call before all others."""
+        self._ready.remove(handle)
+        handle.callback(*handle.args)
+
     def drain(self) -> None:
         """Run queued calls, and those they queue, until none is left.
 

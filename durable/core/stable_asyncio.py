@@ -38,7 +38,7 @@ def install_stable_asyncio(loops: type[Any]) -> None:
 
     functions = {"as_completed": _stable_as_completed(asyncio.as_completed, is_run)}
     if sys.version_info < (3, 12):
-        functions["wait_for"] = _stable_wait_for(asyncio.wait_for, is_run)
+        functions["wait_for"] = _stable_wait_for(asyncio.wait_for, is_run, is_levelled)
         functions["gather"] = _stable_gather(asyncio.gather, is_levelled)
     for name, function in functions.items():
         function._durable = True  # type: ignore[attr-defined]  # marks ours
@@ -70,7 +70,7 @@ def _if_levelled(
 # --- functions ------------------------------------------------------------------------
 
 
-async def _wait_for(fut: Any, timeout: float | None) -> Any:
+async def _wait_for(fut: Any, timeout: float | None, is_levelled: bool) -> Any:
     """`asyncio.wait_for` as Python 3.12 has it.
 
     3.11 wraps the awaitable in a task of its own, which begins one step later, so the
@@ -81,8 +81,11 @@ async def _wait_for(fut: Any, timeout: float | None) -> Any:
         if future.done():
             return future.result()
         future.cancel()
-        try:
+        if is_levelled:  # else a cancel from outside is taken for the timeout
             await asyncio.wait([future])
+        try:
+            if not is_levelled:
+                await asyncio.wait([future])
             return future.result()
         except asyncio.CancelledError as error:
             raise TimeoutError from error
@@ -101,12 +104,14 @@ def _in_given_order(awaitables: Iterable[Any]) -> list[Any]:
 
 
 def _stable_wait_for(
-    original: Callable[..., Any], is_run: Callable[[], bool]
+    original: Callable[..., Any],
+    is_run: Callable[[], bool],
+    is_levelled: Callable[[], bool],
 ) -> Callable[..., Any]:
     @functools.wraps(original)
     async def wait_for(fut: Any, timeout: float | None) -> Any:
         if is_run():
-            return await _wait_for(fut, timeout)
+            return await _wait_for(fut, timeout, is_levelled())
         return await original(fut, timeout)
 
     return wait_for
@@ -144,8 +149,7 @@ def _stable_gather(
         for handle in loop.queued():
             name = getattr(handle.callback, "__qualname__", "")
             if id(handle) not in before and name == "gather.<locals>._done_callback":
-                handle.cancel()
-                handle.callback(*handle.args)
+                loop.call_now(handle)
         return gathering
 
     return gather
