@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from durable.core.cancels import sees_every_cancel
-from durable.core.loop import WorkflowTaskHandle
+from durable.core.tasks import WorkflowTaskHandle
 
 
 class Cancels(list[asyncio.CancelledError]):

@@ -11,7 +11,8 @@ import asyncio
 from typing import Final
 
 from durable.core.flags import Flag
-from durable.core.loop import DeterministicLoop, WorkflowTaskHandle
+from durable.core.loop import DeterministicLoop
+from durable.core.tasks import WorkflowTaskHandle
 
 DEFAULT_REASON: Final = "Its parent asked it to stop."
 _SCOPES: Final = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")

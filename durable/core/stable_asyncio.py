@@ -1,9 +1,10 @@
 """Parts of asyncio done alike in every process and on every Python, for runs only.
 
-Two functions iterate sets of what hashes by its address. Others changed from one Python
-to the next in what a cancel does, or in how many steps something takes: a history that
-one of them recorded would not replay on another. On a workflow's loop each is done in
-one way, that of Python 3.13; on any other loop nothing changes.
+Two functions iterate sets of what hashes by its address, and so does anyio. Others
+changed from one Python to the next in what a cancel does, or in how many steps
+something takes: a history that one of them recorded would not replay on another. On a
+workflow's loop each is done in one way, that of Python 3.13; on any other loop nothing
+changes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio.events
 import asyncio.tasks
 import collections
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,6 +28,8 @@ def install_stable_asyncio(loops: type[Any]) -> None:
     Done once, when the first run is made. A function that was imported with `from
     asyncio import ...` before that keeps the original; classes never do.
     """
+    if "anyio" in sys.modules and not hasattr(sys.modules["anyio"], "_durable"):
+        _order_scopes_of_anyio(sys.modules["anyio"], loops)
     if getattr(asyncio.as_completed, "_durable", False):
         return
 
@@ -168,7 +172,8 @@ def _stable_gathering(original: type[Any], loops: type[Any]) -> type[Any]:
                 return object.__hash__(self)
             if not hasattr(self, "order"):
                 self.order = loop.next_number()
-            return loop.hash_of(self.order)
+            hashed: int = loop.hash_of(self.order)
+            return hashed
 
     return StableGather
 
@@ -296,3 +301,41 @@ async def _acquire_place(semaphore: Any) -> bool:
             semaphore._value -= 1
             first.set_result(True)
     return True
+
+
+# --- anyio ----------------------------------------------------------------------------
+
+
+class _InOrder(dict[Any, None]):
+    """A set, as far as anyio needs one, that iterates in the order of insertion."""
+
+    def add(self, one: Any) -> None:
+        """Add it, if it is not there."""
+        self[one] = None
+
+    def discard(self, one: Any) -> None:
+        """Take it away, if it is there."""
+        self.pop(one, None)
+
+    remove = dict.__delitem__
+
+
+def _order_scopes_of_anyio(anyio: Any, loops: type[Any]) -> None:
+    """Let cancel scopes reach those within them in the order in which they came.
+
+    anyio keeps them in a set, which iterates by memory address.
+    """
+    anyio._durable = True
+    try:  # anyio itself does so no sooner than a loop uses it
+        backend: Any = importlib.import_module("anyio._backends._asyncio")
+    except ImportError:
+        return
+    original = backend.CancelScope.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if isinstance(asyncio.events._get_running_loop(), loops):
+            self._child_scopes = _InOrder()
+
+    backend.CancelScope.__init__ = init

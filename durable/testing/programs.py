@@ -110,7 +110,7 @@ class Seq(_Step, frozen=True):
 
 
 class Gather(_Step, frozen=True):
-    """All at once, by `asyncio.gather`; of tasks that have had some turns of the loop."""
+    """All at once, by `asyncio.gather`; perhaps of tasks that have begun before."""
 
     steps: tuple[Node, ...]
     keep_errors: bool = True

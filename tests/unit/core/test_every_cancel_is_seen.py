@@ -1,6 +1,7 @@
 """A request to stop is seen once, whatever the run waits for as it comes."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -339,10 +340,8 @@ def test_what_the_code_of_an_inner_task_has_seen_is_not_raised_again() -> None:
     @workflow(name="seen.inner")
     async def inner() -> list[str]:
         async def handling() -> int:
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await sleep(1_000)
-            except asyncio.CancelledError:
-                pass
             return await work(1)
 
         async def wait() -> int:
@@ -464,67 +463,6 @@ async def _fail_at_a_word() -> None:
     raise ApplicationError("a member's own")
 
 
-# --- a failure and a cancel that meet in a group --------------------------------------
-
-
-@pytest.mark.parametrize("order", SAME_TURN)
-@pytest.mark.parametrize("crash", [False, True])
-def test_a_member_that_fails_in_the_turn_of_a_cancel_hides_nothing(
-    order: str, crash: bool
-) -> None:
-    @activity(name="seen.plain", retry=None)
-    async def plain(value: int) -> int:
-        return value
-
-    async def together() -> int:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_of(plain(1)))
-            await words.receive()
-        return 0
-
-    async def _of(waiting: Awaitable[int]) -> int:
-        return await waiting
-
-    @workflow(name=f"seen.meeting {order} {crash}")
-    async def meeting() -> list[str]:
-        return await report(together())
-
-    driver = begin(meeting())
-    inputs = [answer(driver, "failed"), driver.cancel_requested()]
-    if order == "cancel first":
-        inputs.reverse()
-    if crash:
-        driver.crash()
-    driver.turn(*inputs)
-    seen = say_what_is_missing(driver)
-    if order == "cancel first":  # it was told the member before it could fail
-        assert seen == ["cancelled", "word", "word"]
-    else:
-        assert seen == ["failed", "cancelled", "word"]
-
-
-def test_a_swallowed_cancel_is_not_raised_again_by_a_group_that_fails() -> None:
-    @workflow(name="seen.swallowed")
-    async def swallowed() -> list[str]:
-        seen = await report(asyncio.shield(asyncio.ensure_future(_work())))
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_fail_at_a_word())
-        except* ApplicationError:
-            seen.append("group")
-        return [*seen, await words.receive()]
-
-    driver = begin(swallowed())
-    driver.cancel()
-    assert say_what_is_missing(driver) == [
-        "cancelled",
-        "word",
-        "word",
-        "group",
-        "word",
-    ]
-
-
 # --- what a task was cancelled for ----------------------------------------------------
 
 
@@ -595,10 +533,8 @@ def test_a_history_that_lost_a_cancel_replays(
 def test_a_request_is_never_heard_as_a_failure_of_the_run() -> None:
     @workflow(name="seen.plain end")
     async def plain_end() -> None:
-        try:
+        with contextlib.suppress(ApplicationError):
             await work(1)
-        except ApplicationError:
-            pass
         await words.receive()
 
     driver = begin(plain_end())
