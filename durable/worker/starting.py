@@ -270,7 +270,7 @@ class Starts:
         if error is not None:
             run.inputs.append(child_begun(event, error))
         elif result is not None:
-            _take_start(run, child_begun(event, result.run_id), event.event_id)
+            take_start(run, child_begun(event, result.run_id), event.event_id)
             if not result.created:
                 # It may be ours by a commit whose answer was lost, or nobody's.
                 self._host.wake((result.run_id,))
@@ -293,7 +293,7 @@ class Starts:
                 self.start_child(run, event)
 
 
-def _take_start(run: LiveRun, begun: Attributes, number: int) -> None:
+def take_start(run: LiveRun, begun: Attributes, number: int) -> None:
     """Let a run hear that its child has begun: before its end, or not at all."""
     view = run.replayer
     if view.pending_child(number) is None or _place_of_end(view.unprocessed, number):
