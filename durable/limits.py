@@ -51,6 +51,10 @@ WORKFLOW_TASK_ATTEMPTS: Final = 3
 WORKFLOW_TASK_BLOCKED_SECONDS: Final = 2.0
 # A torn-down coroutine may refuse GeneratorExit; it is asked this often, then kept.
 TEARDOWN_ROUNDS_MAX: Final = 100
+# From so many unheard cancels of one task on, a turn looks for calls that only repeat
+# themselves; after so many rounds of nothing else it ends.
+CANCELS_IN_A_ROW: Final = 8
+ROUNDS_WITHOUT_PROGRESS: Final = 16
 
 # A worker that has not renewed for this long may be replaced.
 LEASE_SECONDS: Final = 10.0

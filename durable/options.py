@@ -216,7 +216,9 @@ class ActivityCancellationType(enum.Enum):
     TRY_CANCEL = "try_cancel"
     """Raise at once and ask the activity to stop (the default)."""
     WAIT_CANCELLATION_COMPLETED = "wait_cancellation_completed"
-    """Ask it to stop and wait for what it finally did, which may be success."""
+    """Ask it to stop and wait for what it finally did, which may be success.
+
+    The task's next wait then raises the CancelledError, so that it is not lost."""
     ABANDON = "abandon"
     """Raise at once and let the activity run on unheard."""
 
@@ -231,7 +233,9 @@ class ChildCancellationType(enum.Enum):
     WAIT_CANCELLATION_REQUESTED = "wait_cancellation_requested"
     """Ask the child to stop, and raise once it has the request."""
     WAIT_CANCELLATION_COMPLETED = "wait_cancellation_completed"
-    """Ask it to stop and wait for how it ended, which may be success (the default)."""
+    """Ask it to stop and wait for how it ended, which may be success (the default).
+
+    The task's next wait then raises the CancelledError, so that it is not lost."""
 
 
 class ParentClosePolicy(enum.Enum):

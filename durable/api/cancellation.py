@@ -5,10 +5,24 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from durable.core.cancels import sees_every_cancel
+from durable.core.tasks import WorkflowTaskHandle
 
-async def outlast(
-    task: asyncio.Task[Any], *, stop: bool = False
-) -> list[asyncio.CancelledError]:
+
+class Cancels(list[asyncio.CancelledError]):
+    """The cancellations that a wait went through."""
+
+    base = 0
+    """What the task's `cancelling` gave before the first of them."""
+
+    def join(self, later: Cancels) -> None:
+        """Add those of a later wait."""
+        if not self:
+            self.base = later.base
+        self += later
+
+
+async def outlast(task: asyncio.Task[Any], *, stop: bool = False) -> Cancels:
     """Wait until a task is done, whatever it ends with, through any cancellation.
 
     Args:
@@ -17,15 +31,32 @@ async def outlast(
 
     Returns the cancellations that the wait went through.
     """
-    cancels: list[asyncio.CancelledError] = []
+    cancels = Cancels()
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as cancel:
+            if not cancels:
+                cancels.base = getattr(asyncio.current_task(), "cancel_base", 0)
             cancels.append(cancel)
             if stop:
-                task.cancel()
+                task.cancel(*cancel.args[:1])
     return cancels
+
+
+def pass_on(cancels: Cancels) -> bool:
+    """Let the next wait of this task raise cancellations that it went through, as one.
+
+    The count of cancellations stays the same. Returns False, and does nothing, in a
+    history of a release that forgot them.
+    """
+    if not sees_every_cancel():
+        return False
+    task = asyncio.current_task()
+    if cancels and isinstance(task, WorkflowTaskHandle):
+        task.owe(cancels.base, cancels[-1])
+        task.pay()
+    return True
 
 
 def uncancel(times: int) -> None:
@@ -39,7 +70,7 @@ def uncancel(times: int) -> None:
 def cancel_again() -> None:
     """Let the next wait of this task hear of a cancellation that was passed over.
 
-    As asyncio.TaskGroup does; the count of cancellations stays the same.
+    The count of cancellations stays the same. Only for histories that `pass_on` leaves.
     """
     task = asyncio.current_task()
     if task is not None:

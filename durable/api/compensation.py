@@ -15,7 +15,7 @@ from durable.core.runtime import ActivityTarget
 from durable.errors import DefinitionError
 from durable.options import ActivityCancellationType
 
-_TRY_CANCEL: Final = ActivityCancellationType.TRY_CANCEL.value
+_ABANDON: Final = ActivityCancellationType.ABANDON.value
 _WAIT: Final = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED.value
 
 
@@ -172,9 +172,13 @@ def _named(hint: object) -> str:
 
 
 def _heard_out(target: ActivityTarget) -> ActivityTarget:
-    if target.settings.cancellation_type != _TRY_CANCEL:
+    if target.settings.cancellation_type == _ABANDON:
         return target
     waiting = msgspec.structs.replace(target.settings, cancellation_type=_WAIT)
     return ActivityTarget(
-        target.activity_type, waiting, target.summary, target.same_input
+        target.activity_type,
+        waiting,
+        target.summary,
+        target.same_input,
+        is_outcome_kept=True,
     )

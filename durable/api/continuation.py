@@ -19,6 +19,7 @@ from durable.api.workflow_definition import (
     find_workflow,
     workflow_of,
 )
+from durable.core.cancels import raise_owed
 from durable.core.payload import Payloads
 from durable.core.runtime import ContinueAsNew, WorkflowRuntime, get_runtime
 from durable.errors import InvalidCallError
@@ -63,9 +64,12 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
         InvalidOptionError, InvalidDurationError, InvalidIdError: an option has a wrong
             value.
         PayloadError: an argument cannot be recorded as it is.
+        asyncio.CancelledError: the run was asked to stop, and what it awaited last
+            answered that with a result; the next run would not hear of it.
         NotInWorkflowError: called outside of a workflow.
     """
     runtime = get_runtime("durable.continue_as_new()")
+    raise_owed()
     call = _find_call(args)
     if call is None:
         definition = _running(runtime)

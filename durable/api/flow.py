@@ -20,7 +20,7 @@ from typing import (
     overload,
 )
 
-from durable.api.cancellation import outlast
+from durable.api.cancellation import Cancels, outlast, pass_on
 from durable.api.flow_graph import Kind, Part, find_problems
 from durable.api.ledger import find_ledger
 from durable.api.saga import Saga
@@ -246,11 +246,14 @@ async def _stop(tasks: list[asyncio.Task[Any]]) -> None:
     """
     for task in tasks:
         task.cancel()
-    cancels = [cancel for task in tasks for cancel in await outlast(task)]
+    cancels = Cancels()
+    for task in tasks:
+        cancels.join(await outlast(task))
     # Ask each for its error, or asyncio would report that nobody did.
     errors = [None if task.cancelled() else task.exception() for task in tasks]
     for error in errors:
         if isinstance(error, CompensationFailed):
+            pass_on(cancels)
             raise error
     if cancels:
         raise cancels[0]

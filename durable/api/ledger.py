@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from types import CodeType
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
-from durable.api.cancellation import cancel_again, outlast, uncancel
+from durable.api.cancellation import cancel_again, outlast, pass_on, uncancel
 from durable.api.compensation import Compensation, Undo
 from durable.converter import failures
 from durable.core.payload import Payload, Payloads
@@ -151,7 +151,8 @@ class Ledger:
             if not task.cancelled():
                 task.exception()  # hear it, or asyncio would report it
             raise cancels[0]
-        uncancel(len(cancels))
+        if not pass_on(cancels):
+            uncancel(len(cancels))
         return task.result()
 
     def refuse_if_undone(self, what: str) -> None:
@@ -200,7 +201,7 @@ class Ledger:
         if self in self._siblings():
             self._siblings().remove(self)
         is_cancelled = runtime.info().cancellation_reason is not None
-        if cancels and is_cancelled and not was_cancelled:
+        if not pass_on(cancels) and cancels and is_cancelled and not was_cancelled:
             cancel_again()
         self._raise_failures(undoing.result(), error)
 

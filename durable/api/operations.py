@@ -80,7 +80,9 @@ async def wait_condition(
 ) -> None:
     """Wait until a condition on the workflow's own state holds.
 
-    It is checked at once and whenever the run's code has come to rest.
+    It is checked at once and whenever the run's code has come to rest. Of several that
+    wait, the first whose condition holds goes on until all is at rest again; then the
+    next is checked. So one permit lets one of them in.
 
     Args:
         predicate: a plain function without arguments or effects.
@@ -88,6 +90,7 @@ async def wait_condition(
 
     Raises:
         TimeoutError: the timeout passed first.
+        InvalidCallError: the predicate is async.
         NotInWorkflowError: called outside of a workflow.
     """
     runtime = get_runtime("durable.wait_condition()")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from durable.api.cancellation import outlast
+from durable.api.cancellation import outlast, pass_on
 from durable.api.operations import all_handlers_finished, info, sleep, wait_condition
 from durable.api.saga import Saga
 from durable.api.signature import CallSignature
@@ -270,7 +270,7 @@ class StateRun:
         timers, self._timers, self._has_timers = self._timers, [], False
         for timer in timers:
             timer.cancel()
-            await outlast(timer)
+            pass_on(await outlast(timer))
 
     async def _offer_checkpoint(self) -> None:
         """Let the run begin anew from here, if its history has grown long."""

@@ -14,10 +14,12 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import CodeType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 from durable import limits
+from durable.core.cancels import Outlasting, sees_every_cancel
 from durable.core.commands import SetState
+from durable.core.conditions import Conditions
 from durable.core.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -61,7 +63,6 @@ _PLUMBING: Final = (
 
 
 _DRAIN: Final = DeterministicLoop.drain.__code__
-_Condition: TypeAlias = tuple[asyncio.Future[None], Callable[[], bool]]
 
 
 T = TypeVar("T")
@@ -142,7 +143,7 @@ class RunContext(OtherRuns):
         self.history_length = 0
         self.cancellation_reason: str | None = None
         self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
-        self._conditions: tuple[_Condition, ...] = ()
+        self._conditions: Conditions | None = None
         self._random: random.Random | None = None
         self._activity_count = self._timer_count = self._child_count = 0
         self.instance: Any = None
@@ -196,7 +197,7 @@ class RunContext(OtherRuns):
             self.started_at = time
         self.task_time = time
         self.history_length = history_length
-        self.loop.set_time(time)
+        self.loop.begin_turn(time)
 
     def take_entries(self) -> list[Entry]:
         """The commands of the turn that were not withdrawn, in order."""
@@ -211,35 +212,10 @@ class RunContext(OtherRuns):
     def drain(self) -> None:
         """Run the loop until nothing is ready and no condition has come true."""
         self.loop.drain()
-        while self._conditions and self._check_conditions():
-            self.loop.drain()
+        if self._conditions is not None:
+            self._conditions.settle()
         if self._mailbox is not None:
             self._mailbox.refuse_unclaimed()
-
-    def _check_conditions(self) -> bool:
-        remaining: list[_Condition] = []
-        has_resolved = False
-        for future, predicate in self._conditions:
-            if future.done():
-                continue
-            if self._holds(future, predicate):
-                has_resolved = True
-            else:
-                remaining.append((future, predicate))
-        self._conditions = tuple(remaining)
-        return has_resolved
-
-    def _holds(
-        self, future: asyncio.Future[None], predicate: Callable[[], bool]
-    ) -> bool:
-        try:
-            if not predicate():
-                return False
-        except Exception as error:  # noqa: BLE001 - raised where the code waits
-            future.set_exception(error)
-            return True
-        future.set_result(None)
-        return True
 
     def start_loop_timer(self, handle: TimerHandle, delay: float) -> None:
         """Start a durable timer for a call that asyncio wants later."""
@@ -390,22 +366,30 @@ class RunContext(OtherRuns):
         The activity's future is never awaited itself: cancelling a task cancels the
         future it waits on, and this one must stay open for the true outcome.
         """
-        task = asyncio.current_task()
-        swallowed = 0
+        outlasting: Outlasting | None = None
         while True:
             try:
                 await asyncio.wait([machine.future])
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as cancel:
                 if self.loop.is_torn_down or machine.state is State.CREATED:
                     machine.cancel()
                     raise
-                swallowed += 1
+                if outlasting is None:
+                    if (
+                        machine.future.done()
+                        and not machine.target.is_outcome_kept
+                        and sees_every_cancel()
+                    ):
+                        raise  # it did not answer this cancel: it had ended before
+                    outlasting = Outlasting()
+                outlasting.take(cancel)
                 machine.cancel()
                 continue
             outcome: Attributes = machine.future.result()
-            if type(outcome) is not ActivityTaskCanceled and task is not None:
-                for _ in range(swallowed):
-                    task.uncancel()
+            if outlasting is not None:
+                if type(outcome) is ActivityTaskCanceled:
+                    raise outlasting.shown()
+                outlasting.hidden()
             return outcome
 
     def _activity_error(self, machine: ActivityMachine, outcome: Any) -> BaseException:
@@ -454,20 +438,9 @@ class RunContext(OtherRuns):
         """Wait until the predicate holds; raise TimeoutError after `timeout`."""
         if self.loop.is_torn_down:
             await self.loop.create_future()  # see durable.core.teardown
-        future: asyncio.Future[None] = self.loop.create_future()
-        self._conditions += ((future, predicate),)
-        if timeout is None:
-            await future
-            return
-        if timeout == 0:
-            self._check_conditions()
-            if not future.done():
-                future.cancel()
-                raise TimeoutError("The condition did not hold, and the timeout was 0.")
-            future.result()  # raises what the predicate raised
-            return
-        async with asyncio.timeout(timeout / 1_000_000):
-            await future
+        if self._conditions is None:
+            self._conditions = Conditions(self.loop)
+        await self._conditions.wait(predicate, timeout)
 
     def patched(self, patch_id: str, *, deprecated: bool) -> bool:
         """Whether this run goes the patched way; recorded at its first answer."""
@@ -543,7 +516,7 @@ class RunContext(OtherRuns):
             or self.activities
             or self.children
             or self.deliveries
-            or self._conditions
+            or (self._conditions is not None and self._conditions.is_awaited)
             or self.loop.has_ready()
             or not (self._mailbox is None or self._mailbox.is_quiet)
         ):

@@ -15,9 +15,20 @@ class Flag(enum.IntFlag):
 
     DRAIN_ONCE = 1
     """All events of a turn are applied before the loop is drained, once."""
+    EVERY_CANCEL_IS_SEEN = 2
+    """A cancel that a wait outlasts is raised at the task's next wait."""
+    SAME_ON_EVERY_PYTHON = 4
+    """What asyncio does in another way from Python to Python is done in one."""
+    CONDITIONS_ONE_BY_ONE = 8
+    """Whoever waits for a condition is woken alone; the next one is asked after it."""
     ARGUMENTS_REFUSED = 32
     """Only of turns in which an argument was refused: a replay checks them, too."""
 
 
-CURRENT: Final = int(Flag.DRAIN_ONCE)
-KNOWN: Final = int(Flag.DRAIN_ONCE | Flag.ARGUMENTS_REFUSED)
+CURRENT: Final = int(
+    Flag.DRAIN_ONCE
+    | Flag.EVERY_CANCEL_IS_SEEN
+    | Flag.SAME_ON_EVERY_PYTHON
+    | Flag.CONDITIONS_ONE_BY_ONE
+)
+KNOWN: Final = CURRENT | int(Flag.ARGUMENTS_REFUSED)

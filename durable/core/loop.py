@@ -6,22 +6,24 @@ on tasks, futures and `call_*` works on it; what needs the outside world raises
 `ForbiddenInWorkflowError` with advice.
 
 Sets of tasks and futures iterate alike in every process, because both hash by their
-creation number mixed with the run's seed. Two functions of asyncio do not keep order
-by themselves, and are replaced for workflow loops only (see `install_stable_asyncio`).
+creation number mixed with the run's seed. What asyncio itself does in another order
+from process to process or from Python to Python is replaced for workflow loops only
+(see `durable.core.stable_asyncio`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import asyncio.events
-import asyncio.tasks
 import collections
 import contextvars
-import functools
-import sys
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
+from durable import limits
+from durable.core import flags
+from durable.core.stable_asyncio import install_stable_asyncio
+from durable.core.tasks import WorkflowFuture, WorkflowTaskHandle
 from durable.core.teardown import RunTornDown
 from durable.errors import ForbiddenInWorkflowError, ReadOnlyError
 
@@ -85,36 +87,6 @@ class TimerHandle(Handle):
                 self.on_cancel()
 
 
-class WorkflowFuture(asyncio.Future[T]):
-    """A future that hashes by its creation number in the run."""
-
-    order: int
-
-    def __hash__(self) -> int:
-        loop = self.get_loop()
-        return loop.hash_of(self.order) if isinstance(loop, DeterministicLoop) else 0
-
-
-class WorkflowTaskHandle(asyncio.Task[T]):
-    """A task that hashes by its creation number in the run.
-
-    The number is taken when the hash is first asked for, and that is at once: the
-    constructor of a task puts it into a set.
-    """
-
-    order_hash: int | None = None
-
-    def __hash__(self) -> int:
-        known = self.order_hash
-        if known is None:
-            loop = self.get_loop()
-            if not isinstance(loop, DeterministicLoop):
-                return 0
-            number = loop.given_number or loop.next_number()
-            known = self.order_hash = loop.hash_of(number)
-        return known
-
-
 class LoopOwner(Protocol):
     """What the loop asks of the run it belongs to."""
 
@@ -147,12 +119,17 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         # Started async generators, held so that no collector finalizes them.
         self.generators: list[AsyncGenerator[Any, Any]] | None = None
         self.is_torn_down = False
+        # The recorded behaviour of the turn that is driven.
+        self.flags = flags.CURRENT
+        # Calls that did nothing but ask for themselves again; the next turn has them.
+        self._put_off: list[Handle] = []
+        self._is_careful = False
         # What is running that may change nothing; empty for all other code.
         self.read_only = ""
         self.refusal: ReadOnlyError | None = None
         # How `durable.api` finds the runtime; any loop may carry one.
         self.durable_runtime: Any = owner
-        install_stable_asyncio()
+        install_stable_asyncio(DeterministicLoop)
 
     # --- order ------------------------------------------------------------------------
 
@@ -165,9 +142,12 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The hash of a numbered task or future: stable in a run, spread over runs."""
         return (number * _HASH_FACTOR ^ self._seed) & _HASH_MASK
 
-    def set_time(self, instant: int) -> None:
+    def begin_turn(self, instant: int) -> None:
         """Set the time of the current workflow task, in microseconds since 1970."""
         self._now = instant / 1_000_000
+        if self._put_off:
+            self._ready.extend(self._put_off)
+            self._put_off = []
 
     def time(self) -> float:
         """The workflow task's time, in seconds since 1970."""
@@ -175,7 +155,16 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def has_ready(self) -> bool:
         """Say whether any call is queued."""
-        return bool(self._ready)
+        return bool(self._ready or self._put_off)
+
+    def queued(self) -> tuple[Handle, ...]:
+        """The calls that are queued, in order."""
+        return tuple(self._ready)
+
+    def call_now(self, handle: Handle) -> None:
+        """Make a queued call before all others."""
+        self._ready.remove(handle)
+        handle.callback(*handle.args)
 
     def drain(self) -> None:
         """Run queued calls, and those they queue, until none is left.
@@ -187,6 +176,50 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             handle = ready.popleft()
             if not handle.is_cancelled:
                 handle.context.run(handle.callback, *handle.args)
+
+    def drain_with_care(self) -> None:
+        """Drain what is queued by now in a way that ends, whatever repeats itself.
+
+        A cancel scope of anyio cancels its tasks again and again until they leave it. A
+        wait that outlasts cancels does not leave before the world has answered, and the
+        world answers after the turn.
+        """
+        if not self._is_careful:
+            self._is_careful = True
+            self.call_soon(self._drain_with_care)
+
+    def _drain_with_care(self) -> None:
+        rounds, progress = 0, self._progress()
+        while True:
+            repeated = self._drain_but_for_repeats()
+            reached = self._progress()
+            rounds = rounds + 1 if reached == progress else 0
+            progress = reached
+            if not repeated or rounds > limits.ROUNDS_WITHOUT_PROGRESS:
+                break
+            self._ready.extend(repeated)
+        self._put_off += repeated
+        self._is_careful = False
+
+    def _drain_but_for_repeats(self) -> list[Handle]:
+        """Run what is queued; return the calls that asked for themselves again."""
+        ready = self._ready
+        repeated: list[Handle] = []
+        while ready:
+            handle = ready.popleft()
+            if handle.is_cancelled:
+                continue
+            others = len(ready)
+            handle.context.run(handle.callback, *handle.args)
+            fresh = [ready.pop() for _ in range(len(ready) - others)]
+            for one in reversed(fresh):
+                is_same = one.callback == handle.callback and one.args == handle.args
+                (repeated if is_same else ready).append(one)
+        return repeated
+
+    def _progress(self) -> tuple[int, int]:
+        """What changes when tasks come and go."""
+        return len(self.tasks), sum(task.done() for task in self.tasks)
 
     # --- what asyncio calls -----------------------------------------------------------
 
@@ -445,98 +478,3 @@ def make_loop(owner: LoopOwner, seed: int) -> DeterministicLoop:
     # The abstract methods that checkers miss are the refusals set above.
     make: Callable[[LoopOwner, int], DeterministicLoop] = DeterministicLoop
     return make(owner, seed)
-
-
-# --- the two functions of asyncio that do not keep order ------------------------------
-
-
-async def _wait_for(fut: Any, timeout: float | None) -> Any:
-    """`asyncio.wait_for` as Python 3.12 has it.
-
-    3.11 wraps the awaitable in a task of its own, which begins one step later, so the
-    commands of a run would come in another order there.
-    """
-    if timeout is not None and timeout <= 0:
-        future = asyncio.ensure_future(fut)
-        if future.done():
-            return future.result()
-        future.cancel()
-        try:
-            await asyncio.wait([future])
-            return future.result()
-        except asyncio.CancelledError as error:
-            raise TimeoutError from error
-    async with asyncio.timeout(timeout):
-        return await fut
-
-
-def _in_given_order(awaitables: Iterable[Any]) -> list[Any]:
-    """Turn awaitables into tasks in the order given, each once.
-
-    `asyncio.as_completed` puts bare coroutines into a set, which iterates by memory
-    address. Tasks hash by creation number, so nothing else needs to change.
-    """
-    unique = dict.fromkeys(awaitables)
-    return [asyncio.ensure_future(awaitable) for awaitable in unique]
-
-
-def _stable_wait_for(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    async def wait_for(fut: Any, timeout: float | None) -> Any:
-        if isinstance(asyncio.events._get_running_loop(), DeterministicLoop):
-            return await _wait_for(fut, timeout)
-        return await original(fut, timeout)
-
-    return wait_for
-
-
-def _stable_as_completed(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def as_completed(fs: Any, *args: Any, **kwargs: Any) -> Any:
-        loop = asyncio.events._get_running_loop()
-        if (
-            isinstance(loop, DeterministicLoop)
-            and not asyncio.isfuture(fs)
-            and not asyncio.iscoroutine(fs)
-        ):
-            fs = _in_given_order(fs)
-        return original(fs, *args, **kwargs)
-
-    return as_completed
-
-
-def _stable_gather(original: type[Any]) -> type[Any]:
-    """What `asyncio.gather` returns, hashed by its number in the run as well.
-
-    `gather` makes it by its class and not by the loop's `create_future`.
-    """
-
-    class StableGather(original):  # type: ignore[misc]  # its base is private to asyncio
-        def __hash__(self) -> int:
-            loop = self.get_loop()
-            if not isinstance(loop, DeterministicLoop):
-                return object.__hash__(self)
-            if not hasattr(self, "order"):
-                self.order = loop.next_number()
-            return loop.hash_of(self.order)
-
-    return StableGather
-
-
-def install_stable_asyncio() -> None:
-    """Make `asyncio.wait_for` and `asyncio.as_completed` ask which loop is running.
-
-    Done once, when the first run is made. On any other loop both do exactly what they
-    did. A name imported with `from asyncio import ...` before that keeps the original.
-    """
-    if getattr(asyncio.as_completed, "_durable", False):
-        return
-    replacements = {"as_completed": _stable_as_completed(asyncio.as_completed)}
-    if sys.version_info < (3, 12):
-        replacements["wait_for"] = _stable_wait_for(asyncio.wait_for)
-    for name, replacement in replacements.items():
-        replacement._durable = True  # type: ignore[attr-defined]  # marks ours
-        setattr(asyncio, name, replacement)
-        setattr(asyncio.tasks, name, replacement)
-    tasks: Any = asyncio.tasks  # the name is private
-    tasks._GatheringFuture = _stable_gather(tasks._GatheringFuture)

@@ -340,7 +340,7 @@ class Replayer(RunView):
             self.event_count += position - start
             return position
         self.task_count = begun.task_number
-        self.flags = bits = begun.flags
+        self.flags = context.loop.flags = bits = begun.flags
         context.trusts_arguments = not (
             bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
         )
@@ -465,7 +465,7 @@ class Replayer(RunView):
         """Drive one turn live; return its events, and its commands."""
         context = driver.context
         self.task_count += 1
-        self.flags = flags.CURRENT
+        self.flags = context.loop.flags = flags.CURRENT
         context.is_replaying = context.trusts_arguments = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox

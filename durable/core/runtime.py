@@ -60,10 +60,17 @@ class ActivityTarget:
 
     `same_input` decides on replay whether recorded arguments equal those of the code.
     It may decode both, so that the order of a set or a new field with a default is no
-    mismatch.
+    mismatch. `is_outcome_kept` says that whoever waits for its outcome, through any
+    cancellation, wants one too that comes together with the cancellation.
     """
 
-    __slots__ = ("activity_type", "same_input", "settings", "summary")
+    __slots__ = (
+        "activity_type",
+        "is_outcome_kept",
+        "same_input",
+        "settings",
+        "summary",
+    )
 
     def __init__(
         self,
@@ -71,8 +78,11 @@ class ActivityTarget:
         settings: ActivitySettings,
         summary: str | None,
         same_input: Callable[[Payloads, Payloads], bool],
+        *,
+        is_outcome_kept: bool = False,
     ) -> None:
         self.activity_type = activity_type
+        self.is_outcome_kept = is_outcome_kept
         self.settings = settings
         self.summary = summary
         self.same_input = same_input

@@ -248,13 +248,14 @@ class Conversation:
             parent_close_policy=policies[node.policy % len(policies)],
         )(node.policy)
         if node.how % 3 == 0:
-            self.note(f"child = {await self.catch(call)}")
+            self.note(f"child = {await (call if node.raises else self.catch(call))}")
             return 1
         child = await self.catch(start_child(call))
         if child != -1:
             self.note(f"child {child.workflow_id} has begun")
             if node.how % 3 == 2:
-                self.note(f"child = {await self.catch(child)}")
+                ending = child if node.raises else self.catch(child)
+                self.note(f"child = {await ending}")
         return 1
 
     async def tell(self, node: p.Tell) -> int:

@@ -48,6 +48,7 @@ class Interpreter(Conversation):
         self._places = asyncio.Semaphore(2)
         self._queue: asyncio.Queue[int] = asyncio.Queue(3)
         self._event = asyncio.Event()
+        self._condition = asyncio.Condition()
 
     async def run(self, node: p.Node) -> int:
         """Walk one node; return how many leaves it walked, for the sake of a value."""
@@ -65,7 +66,8 @@ class Interpreter(Conversation):
     # --- leaves -----------------------------------------------------------------------
 
     async def act(self, node: p.Act) -> int:
-        result = await self.catch(ACTIVITIES[node.kind % 3](node.value))
+        acting = ACTIVITIES[node.kind % 3](node.value)
+        result = await (acting if node.raises else self.catch(acting))
         self.note(f"act {node.value} = {result}")
         return 1
 
@@ -115,7 +117,21 @@ class Interpreter(Conversation):
         await self.catch(
             wait_condition(lambda: self.count >= wanted, timeout=node.seconds)
         )
+        if node.takes and self.count >= wanted:
+            self.count -= wanted
         self.note(f"waited for {wanted}, {self.count}")
+        return 1
+
+    async def notify(self, node: p.Notify) -> int:
+        async with self._condition:
+            self._condition.notify(node.count)
+        self.note(f"notified {node.count}")
+        return 1
+
+    async def noticed(self, node: p.Noticed) -> int:
+        async with self._condition:
+            await self.catch(asyncio.wait_for(self._condition.wait(), node.seconds))
+        self.note("noticed")
         return 1
 
     async def signalled(self, node: p.Signalled) -> int:
@@ -207,10 +223,13 @@ class Interpreter(Conversation):
     # --- all at once ------------------------------------------------------------------
 
     async def gather(self, node: p.Gather) -> int:
+        each: list[Any] = [self.run(step) for step in node.steps]
+        if node.turns is not None:
+            each = [asyncio.create_task(one) for one in each]
+            for _ in range(node.turns):
+                await asyncio.sleep(0)
         results = await self.catch(
-            asyncio.gather(
-                *map(self.run, node.steps), return_exceptions=node.keep_errors
-            )
+            asyncio.gather(*each, return_exceptions=node.keep_errors)
         )
         self.note(f"gathered {_outcomes(results)}")
         return len(node.steps)
@@ -295,6 +314,8 @@ _WALK: Final[dict[type[Any], Callable[[Interpreter, Any], Awaitable[int]]]] = {
     p.Put: Interpreter.put,
     p.Take: Interpreter.take,
     p.Await: Interpreter.wait,
+    p.Notify: Interpreter.notify,
+    p.Noticed: Interpreter.noticed,
     p.Signalled: Interpreter.signalled,
     p.Seq: Interpreter.seq,
     p.Gather: Interpreter.gather,

@@ -20,10 +20,14 @@ class _Step(msgspec.Struct, frozen=True, tag=True, tag_field="do", omit_defaults
 
 
 class Act(_Step, frozen=True):
-    """Await an activity: 0 tries to cancel it, 1 waits for that, 2 abandons it."""
+    """Await an activity: 0 tries to cancel it, 1 waits for that, 2 abandons it.
+
+    Its failure is noted, or raised.
+    """
 
     kind: int = 0
     value: int = 0
+    raises: bool = False
 
 
 class Sleep(_Step, frozen=True):
@@ -71,10 +75,26 @@ class Take(_Step, frozen=True):
 
 
 class Await(_Step, frozen=True):
-    """Wait until the count is high enough, within some seconds or without a timer."""
+    """Wait until the count is high enough, within some seconds or without a timer.
+
+    Then perhaps count down by as much: others that wait must look again.
+    """
 
     count: int = 0
     seconds: int | None = 1
+    takes: bool = False
+
+
+class Notify(_Step, frozen=True):
+    """Notify some who wait for the condition."""
+
+    count: int = 1
+
+
+class Noticed(_Step, frozen=True):
+    """Wait to be notified, within some seconds."""
+
+    seconds: int = 1
 
 
 class Signalled(_Step, frozen=True):
@@ -90,10 +110,11 @@ class Seq(_Step, frozen=True):
 
 
 class Gather(_Step, frozen=True):
-    """All at once, by `asyncio.gather`."""
+    """All at once, by `asyncio.gather`; perhaps of tasks that have begun before."""
 
     steps: tuple[Node, ...]
     keep_errors: bool = True
+    turns: int | None = None
 
 
 class Group(_Step, frozen=True):
@@ -219,13 +240,14 @@ class Raise(_Step, frozen=True):
     """Start a child: 0 and wait for its end, 1 only for its start, 2 for both.
 
     `kind` is how it is cancelled, `policy` what becomes of it at the end; without a
-    name it gets a random id.
+    name it gets a random id. Its failure is noted, or raised.
     """
 
     how: int = 0
     kind: int = 0
     policy: int = 0
     name: int | None = None
+    raises: bool = False
 
 
 class Tell(_Step, frozen=True):
@@ -258,6 +280,8 @@ Node: TypeAlias = (
     | Put
     | Take
     | Await
+    | Notify
+    | Noticed
     | Signalled
     | Seq
     | Gather

@@ -21,7 +21,7 @@ _SECONDS = st.integers(0, 3)
 
 def leaves() -> st.SearchStrategy[p.Node]:
     """Programs without parts."""
-    act = st.builds(p.Act, st.integers(0, 2), st.integers(0, 9))
+    act = st.builds(p.Act, st.integers(0, 2), st.integers(0, 9), st.booleans())
     return st.one_of(
         act,
         act,  # again: what workflows mostly do
@@ -32,7 +32,11 @@ def leaves() -> st.SearchStrategy[p.Node]:
         st.builds(p.Draw, st.integers(0, 3)),
         st.builds(p.Put, st.integers(0, 9)),
         st.builds(p.Take, st.integers(1, 3)),
-        st.builds(p.Await, st.integers(0, 3), st.none() | _SECONDS),
+        st.builds(
+            p.Await, st.integers(0, 3), st.none() | _SECONDS, takes=st.booleans()
+        ),
+        st.builds(p.Notify, st.integers(1, 2)),
+        st.builds(p.Noticed, st.integers(1, 3)),
         st.builds(p.Signalled, st.integers(1, 3)),
         st.builds(p.Fail, st.integers(0, 2)),
         *_conversing(),
@@ -56,6 +60,7 @@ def _conversing() -> list[st.SearchStrategy[p.Node]]:
             st.integers(0, 3),
             st.integers(0, 2),
             st.none() | st.integers(0, 2),
+            st.booleans(),
         ),
         st.builds(p.Tell, st.integers(0, 1), st.integers(0, 2)),
     ]
@@ -76,7 +81,9 @@ def _composed(children: st.SearchStrategy[p.Node]) -> st.SearchStrategy[p.Node]:
     several = st.lists(children, min_size=1, max_size=4).map(tuple)
     return st.one_of(
         st.builds(p.Seq, several),
-        st.builds(p.Gather, several, st.booleans()),
+        st.builds(
+            p.Gather, several, st.booleans(), turns=st.none() | st.integers(0, 3)
+        ),
         st.builds(p.Group, several),
         st.builds(p.Race, several, st.booleans()),
         st.builds(p.Completed, several, st.booleans()),

@@ -438,4 +438,15 @@ def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:
 
 
 def _put_mail_first(run: LiveRun) -> None:
-    run.inputs = sorted(run.inputs, key=lambda event: key_of(event) not in run.mailed)
+    """Let messages by the inbox come before those that were handed in.
+
+    What became of the run's own operations keeps its place among the mail: the start of
+    a child comes before its end, which the inbox brings.
+    """
+    run.inputs = sorted(
+        run.inputs,
+        key=lambda event: (
+            isinstance(event, (*_MESSAGES, UpdateRequest))
+            and key_of(event) not in run.mailed
+        ),
+    )

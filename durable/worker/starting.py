@@ -17,6 +17,7 @@ import msgspec
 from durable.core.codec import encode_event
 from durable.core.events import (
     CHILD_OUTCOMES,
+    Attributes,
     ChildWorkflowExecutionStarted,
     HistoryEvent,
     StartChildWorkflowExecutionInitiated,
@@ -275,7 +276,7 @@ class Starts:
         if error is not None:
             run.inputs.append(child_begun(event, error))
         elif result is not None:
-            run.inputs.append(child_begun(event, result.run_id))
+            take_start(run, child_begun(event, result.run_id), event.event_id)
             if not result.created:
                 # It may be ours by a commit whose answer was lost, or nobody's.
                 self._host.wake((result.run_id,))
@@ -296,3 +297,24 @@ class Starts:
                 assert child.initiated is not None  # noqa: S101 - it is recorded
                 event = HistoryEvent(number, 0, child.initiated_at, child.initiated)
                 self.start_child(run, event)
+
+
+def take_start(run: LiveRun, begun: Attributes, number: int) -> None:
+    """Let a run hear that its child has begun: before its end, or not at all."""
+    view = run.replayer
+    if view.pending_child(number) is None or _place_of_end(view.unprocessed, number):
+        return
+    # A child whose end is not in the mail ends here, and later.
+    place = _place_of_end(run.inputs, number) if run.mailed else None
+    if place is None:
+        run.inputs.append(begun)
+    else:
+        run.inputs = [*run.inputs[: place - 1], begun, *run.inputs[place - 1 :]]
+
+
+def _place_of_end(inputs: Iterable[TaskInput], number: int) -> int | None:
+    """Where the end of a child stands, counted from 1."""
+    for place, event in enumerate(inputs, 1):
+        if isinstance(event, CHILD_OUTCOMES) and event.initiated_event_id == number:
+            return place
+    return None

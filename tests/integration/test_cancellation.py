@@ -261,3 +261,64 @@ async def test_b16_the_answer_to_the_canceller_matches_the_end() -> None:
             )
             assert requested == accepted
             assert not cancelled or accepted
+
+
+@workflow(name="obliging")
+async def obliging(seconds: float) -> str:
+    """Answer a cancel with a result."""
+    try:
+        await sleep(seconds)
+    except asyncio.CancelledError:
+        return f"asked to stop: {info().cancellation_reason}"
+    return "finished"
+
+
+@workflow(name="relying")
+async def relying(of_child: bool, seconds: float) -> str:
+    """Rely on a child or an activity, then wait for much longer."""
+    stubborn = long_work.options(
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
+    )
+    result = await (obliging(seconds) if of_child else stubborn(True))
+    try:
+        await sleep(100_000)
+    except asyncio.CancelledError:
+        return f"cancelled after {result}"
+    return f"never told after {result}"
+
+
+@pytest.mark.parametrize("of_child", [True, False])
+async def test_a_cancel_that_was_answered_with_a_result_reaches_the_parent(
+    database: str, of_child: bool
+) -> None:
+    async with TestEnvironment(database) as env:
+        run = await cancel_soon(env, relying(of_child, 100))
+        assert (await run.result()).startswith("cancelled after")
+
+
+async def test_a_cancel_and_a_childs_end_that_wait_for_a_worker_are_both_seen(
+    database: str,
+) -> None:
+    async with TestEnvironment(database) as env:
+        await env.start(relying(True, 3), id="w")
+        await env.sleep(1)
+    async with TestEnvironment(database, worker=False, clock=env.clock) as client:
+        await (await client.get("w")).cancel("while nobody worked")
+        await client.sleep(600)
+    async with TestEnvironment(database, clock=client.clock) as env:
+        run = await env.get("w")
+        # Whether the child ends before it is asked to is for its worker to say.
+        with contextlib.suppress(WorkflowCancelledError):
+            assert (await run.result()).startswith("cancelled after")
+
+
+async def test_the_reason_of_a_cancelled_task_reaches_a_live_child() -> None:
+    @workflow(name="explaining")
+    async def explaining() -> str:
+        task = asyncio.ensure_future(obliging(100))
+        await sleep(1)
+        task.cancel("the customer has left")
+        return await task
+
+    async with TestEnvironment() as env:
+        assert await env.execute(explaining()) == "asked to stop: the customer has left"

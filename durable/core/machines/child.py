@@ -8,6 +8,12 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from durable.core.cancels import (
+    DEFAULT_REASON,
+    Outlasting,
+    reason_of,
+    sees_every_cancel,
+)
 from durable.core.commands import ChildSettings, StartChildWorkflowExecution
 from durable.core.events import (
     Attributes,
@@ -160,7 +166,7 @@ class ChildMachine(Machine, Entry):
         self.start.set(event)
         self.outcome.set(event)
 
-    def cancel(self, reason: str = "Its parent asked it to stop.") -> None:
+    def cancel(self, reason: str = DEFAULT_REASON) -> None:
         """Give the child up; ask it to stop if it may be running."""
         if self.state is State.CREATED:
             self.move(Move.CANCEL)
@@ -201,38 +207,38 @@ class ChildMachine(Machine, Entry):
         kind = self.target.settings.cancellation_type
         try:
             return self._result(await self.outcome.wait())
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancel:
             if self._parent.is_torn_down:
                 raise
             was_created = self.state is State.CREATED
             if kind != "abandon" or was_created:
-                self.cancel()
+                self.cancel(reason_of(cancel))
             if was_created or kind in ("abandon", "try_cancel"):
                 raise
-            return self._result(await self._outlast(kind))
+            if self.outcome.value is not None and sees_every_cancel():
+                raise  # it did not answer this cancel: it had ended before
+            return await self._outlast(kind, cancel)
 
-    async def _outlast(self, kind: str) -> Attributes:
-        """Wait on after a cancellation; raise it again unless the child went on."""
-        task = asyncio.current_task()
-        swallowed = 1
-        while True:
+    async def _outlast(self, kind: str, cancel: asyncio.CancelledError) -> Payload:
+        """Wait on after a cancel; raise it again unless the child went on."""
+        outlasting = Outlasting()
+        outlasting.take(cancel)
+        event: Attributes | None = None
+        while event is None:
             try:
                 if kind == "wait_cancellation_requested" and self._stop is not None:
                     await self._stop.outcome.wait()
                     if self.outcome.value is None:
-                        raise _StopRequested
+                        break
                 event = await self.outcome.wait()
-                break
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as another:
                 if self._parent.is_torn_down:
                     raise
-                swallowed += 1
-            except _StopRequested:
-                raise asyncio.CancelledError from None
-        if task is not None and not isinstance(event, ChildWorkflowExecutionCanceled):
-            for _ in range(swallowed):
-                task.uncancel()
-        return event
+                outlasting.take(another)
+        if event is None or isinstance(event, ChildWorkflowExecutionCanceled):
+            raise outlasting.shown()
+        outlasting.hidden()
+        return self._result(event)
 
     def _result(self, event: Any) -> Payload:
         if isinstance(event, ChildWorkflowExecutionCompleted):
@@ -252,10 +258,6 @@ class ChildMachine(Machine, Entry):
                 run_id=event.run_id,
             )
         )
-
-
-class _StopRequested(Exception):
-    """The child has the request to stop, which is all that was waited for."""
 
 
 def _cause_of(event: Attributes) -> Failure:

@@ -10,6 +10,7 @@ import pytest
 
 from durable import activity, info, sleep, wait_condition, workflow
 from durable.core import loop as loop_module
+from durable.core.stable_asyncio import install_stable_asyncio
 from durable.errors import ForbiddenInWorkflowError
 from durable.testing.driver import RUN_ID, Driver
 
@@ -192,8 +193,8 @@ def test_wait_for_elsewhere_is_untouched() -> None:
         done = list(asyncio.as_completed([asyncio.sleep(0, 1), asyncio.sleep(0, 2)]))
         return sum([await one for one in done])
 
-    loop_module.install_stable_asyncio()
-    loop_module.install_stable_asyncio()  # once is enough
+    install_stable_asyncio(loop_module.DeterministicLoop)
+    install_stable_asyncio(loop_module.DeterministicLoop)  # once is enough
     assert asyncio.run(main()) == 3
 
 
