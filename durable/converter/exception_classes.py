@@ -28,6 +28,7 @@ class ExceptionClasses:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], type[BaseException]] = {}
+        self._reached: dict[tuple[str, str], type[Any]] = {}
         self._scopes: list[dict[str, Any]] = []
         self._missed: dict[tuple[str, str], int] = {}
         for module in (builtins, errors, asyncio):
@@ -67,25 +68,24 @@ class ExceptionClasses:
         to all of `urllib`. The class may be nested in another. It need not be an
         exception: attributes may be members of an enum.
         """
-        found: type[Any] | None = self._known.get((home, name))
+        key = home, name
+        found: type[Any] | None = self._known.get(key) or self._reached.get(key)
         if found is not None:
             return found
         # A miss costs a search of every scope; it is repeated once there is more.
         seen = len(sys.modules) + sum(map(len, self._scopes))
-        if self._missed.get((home, name)) == seen:
+        if self._missed.get(key) == seen:
             return None
         for namespace in self._namespaces(home):
             value: Any = _walk(namespace, name)
-            if value is not None and (home_of(value), value.__qualname__) == (
-                home,
-                name,
-            ):
-                if issubclass(value, BaseException):
-                    self._known[home, name] = value
+            if value is not None and (home_of(value), value.__qualname__) == key:
+                self._reached[key] = value
                 return value  # type: ignore[no-any-return]  # a class, by _walk
         found = self._reexported(home, name)
         if found is None:
-            self._missed[home, name] = seen
+            self._missed[key] = seen
+        else:
+            self._reached[key] = found
         return found
 
     def _namespaces(self, home: str) -> Iterator[dict[str, Any]]:
@@ -111,10 +111,15 @@ class ExceptionClasses:
     def _reexported(self, home: str, name: str) -> type[BaseException] | None:
         """An exception that a named module holds, wherever it is from."""
         for scope in self._scopes:
-            for value in list(scope.values()):
-                if _is_module(value):
-                    self._scan(vars(value))
-        return self._known.get((home, name))
+            for module in filter(_is_module, list(scope.values())):
+                for value in list(vars(module).values()):
+                    if (
+                        _is_class(value)
+                        and issubclass(value, BaseException)
+                        and (home_of(value), value.__qualname__) == (home, name)
+                    ):
+                        return value
+        return None
 
     def _scan(self, scope: dict[str, Any]) -> None:
         for value in list(scope.values()):

@@ -228,6 +228,8 @@ class _Recording:
     def text(self, text: str) -> str:
         """A text that every database keeps, cut to what there is room for."""
         text = _clean(text)
+        if len(text) > self._left:  # a character is a byte at least
+            text = f"{text[: max(self._left - 64, 0)]}... (more)"
         while text and (size := len(msgspec.json.encode(text))) > self._left:
             kept = len(text) * max(self._left - 64, 0) // size
             text = f"{text[:kept]}... (more)" if kept else ""
