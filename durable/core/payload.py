@@ -36,6 +36,10 @@ class Payload(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         """Bytes of the value."""
         return len(bytes(self.json)) or len(self.data)
 
+    def __repr__(self) -> str:
+        """Say how much it is, never what."""
+        return f"<payload of {self.size:,} bytes, {self.encoding}>"
+
 
 _payload_decoder: Final = msgspec.json.Decoder(Payload)
 
