@@ -37,7 +37,7 @@ def why_refused(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - a type's own code may raise anything
         text = ""
     found = _PLACE.search(text)
-    place = f" at {found[1]}" if found else ""
+    place = found[0] if found else ""
     own = error.__cause__
     if isinstance(error, msgspec.MsgspecError) and own is None:
         rest = text[: found.start()] if found else text
