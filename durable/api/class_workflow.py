@@ -12,7 +12,12 @@ from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 from durable.api.definitions import WORKFLOWS, check_name, register
 from durable.api.ledger import closing_blocks
 from durable.api.methods import HandlerMethod, RunMethod
-from durable.api.signature import CallSignature, same_parameters, shown
+from durable.api.signature import (
+    CallSignature,
+    gives_coroutine,
+    same_parameters,
+    shown,
+)
 from durable.api.workflow_definition import (
     WORKFLOW_ATTRIBUTE,
     Workflow,
@@ -214,7 +219,7 @@ def _find_problems_of_validator(cls: type[Any], method: HandlerMethod) -> list[s
     if not inspect.isfunction(function):
         return [f"{what} is no plain method."]
     problems: list[str] = []
-    if inspect.iscoroutinefunction(function):
+    if gives_coroutine(function):
         problems.append(f"{what} is async; write a plain def.")
     if not same_parameters(function, method.function):
         problems.append(

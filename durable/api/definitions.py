@@ -2,14 +2,19 @@
 
 A name is data in every history that used it. Two different module-level functions may
 not share one; decorating the same function again (a reload, a notebook cell) replaces
-it, and functions local to another function replace each other.
+it, and functions local to another function replace each other. A file that is imported
+under a second name, such as the program's own, defines nothing anew: its first copy is
+kept.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable
+from types import CodeType
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from durable import limits
@@ -38,6 +43,9 @@ WORKFLOWS: Final[dict[str, Any]] = {}
 ACTIVITIES: Final[dict[str, Any]] = {}
 """Every decorated activity of this program, by name."""
 
+_log: Final = logging.getLogger("durable.definitions")
+_told: Final[set[tuple[str, str]]] = set()
+
 
 def get_definition(known: dict[str, Any], name: str, kind: str) -> Any:
     """The definition of that name.
@@ -62,6 +70,24 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> NotRegisteredError:
     )
 
 
+def import_definition(known: dict[str, Any], name: str, module: str, kind: str) -> Any:
+    """The definition of that name, from its module if nothing imported that yet.
+
+    How a pickle is read in a new process.
+
+    Raises:
+        NotRegisteredError: there is none.
+    """
+    if name not in known and module != "__main__":
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            unknown = _unknown(kind, name, known)
+            unknown.add_note(f"its module {module!r} cannot be imported: {error}")
+            raise unknown from error
+    return get_definition(known, name, kind)
+
+
 def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
     """Enter a definition under its name.
 
@@ -69,6 +95,9 @@ def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
         DefinitionError: another module-level function or class holds the name.
     """
     earlier = known.get(definition.name)
+    if earlier is not None and _is_copy(earlier, definition):
+        _tell_of_copy(earlier, definition)
+        return
     if earlier is not None and _clash(earlier, definition):
         raise DefinitionError(
             f"Two definitions are registered as {kind} {definition.name!r}:"
@@ -89,21 +118,58 @@ def _clash(earlier: Definition, later: Definition) -> bool:
         return False
     if old.__qualname__ != new.__qualname__:
         return True
-    # The same file under two module names is one program, run as __main__ as well; the
-    # same module name from two files is one module, imported again.
-    is_same_file = _file(earlier) == _file(later)
-    return not is_same_file and old.__module__ != new.__module__
+    # The same module name from two files is one module, imported again.
+    return old.__module__ != new.__module__ and _file(earlier) != _file(later)
+
+
+def _is_copy(earlier: Definition, later: Definition) -> bool:
+    """Whether a module's file is there under two names, as in `python -m app.main`.
+
+    Runs and their activities would be served by one copy and then by the other, each
+    with globals of its own.
+    """
+    old, new = earlier.origin, later.origin
+    return (
+        old.__module__ != new.__module__
+        and old.__qualname__ == new.__qualname__
+        and "<locals>" not in old.__qualname__
+        and old.__module__ in sys.modules
+        and _file(earlier) == _file(later)
+    )
+
+
+def _tell_of_copy(earlier: Definition, later: Definition) -> None:
+    modules = earlier.origin.__module__, later.origin.__module__
+    if modules not in _told:
+        _told.add(modules)
+        _log.warning(
+            "%s is imported twice, as %r and as %r. Workflows and activities of the"
+            " first copy are kept; those of the second are never run. Import the file"
+            " under one name only, and let the program's main file define none.",
+            _file(earlier),
+            *modules,
+        )
 
 
 def _file(definition: Definition) -> str:
+    """The file of what was decorated; not of a decorator between."""
     if isinstance(definition.origin, type):
         module = sys.modules.get(definition.origin.__module__)
         return str(getattr(module, "__file__", definition.origin.__module__))
-    return str(definition.function.__code__.co_filename)
+    return str(_code_of(definition.function).co_filename)
+
+
+def _code_of(function: Any) -> CodeType:
+    try:
+        inner = inspect.unwrap(function)
+    except ValueError:  # a circle
+        inner = function
+    code: CodeType = getattr(inner, "__code__", function.__code__)
+    return code
 
 
 def _place(definition: Definition) -> str:
-    origin, line = definition.origin, definition.function.__code__.co_firstlineno
+    origin, line = definition.origin, _code_of(definition.function).co_firstlineno
     return f"{origin.__module__}.{origin.__qualname__} (line {line})"
 
 

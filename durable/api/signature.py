@@ -308,6 +308,22 @@ def _signature_of(
     return signature.replace(parameters=parameters[len(skip) :])
 
 
+def gives_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine; wrappers and objects are looked into."""
+    try:
+        inner: Any = inspect.unwrap(function)
+    except ValueError:  # a circle
+        inner = function
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(inner)
+        or (
+            not inspect.isroutine(function)
+            and inspect.iscoroutinefunction(type(function).__call__)
+        )
+    )
+
+
 class _Default:
     def __repr__(self) -> str:
         return "..."

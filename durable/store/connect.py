@@ -51,7 +51,10 @@ def mask_password(url: str) -> str:
     if scheme.lower() in ("sqlite", "memory") and ":" not in user:
         is_path = rest.startswith("/") or ":" not in rest.partition("/")[0]
         return f"{scheme}://{rest if is_path else '***'}{options}"
-    if not _PLACE.fullmatch(place):
+    if not _PLACE.fullmatch(place) or scheme.lower().partition("+")[0] not in (
+        *_SERVERS,
+        "sqlite",
+    ):
         place = "***"
     name, colon, _ = user.partition(":")
     if not (colon and re.fullmatch(r"[\w.-]*", name)):
