@@ -18,6 +18,8 @@ from types import FrameType
 from typing import Final
 
 from durable.errors import WorkflowBlockedError
+from durable.worker.live_run import LiveRun
+from durable.worker.log_lines import extra_of, name_of
 
 _log: Final = logging.getLogger("durable.worker")
 
@@ -35,7 +37,7 @@ class Watchdog:
         self._limit = limit
         self._thread_id = threading.get_ident()
         self._lock = threading.Lock()
-        self._turn: str | None = None
+        self._turn: LiveRun | None = None
         self._turn_number = 0
         self._warned_turn = -1
         self._interrupted = False
@@ -48,7 +50,7 @@ class Watchdog:
         )
         self._thread.start()
 
-    def enter(self, run: str) -> None:
+    def enter(self, run: LiveRun) -> None:
         """A workflow task of `run` begins in the watched thread."""
         self._turn_number += 1
         self._turn = run
@@ -81,7 +83,7 @@ class Watchdog:
                 self._interrupt(turn, number)
                 since = time.monotonic()
 
-    def _interrupt(self, turn: str, number: int) -> None:
+    def _interrupt(self, turn: LiveRun, number: int) -> None:
         with self._lock:
             if self._turn is None or self._turn_number != number:
                 return
@@ -89,10 +91,11 @@ class Watchdog:
             _log.error(
                 "Workflow task of run %s has held its thread for %.1f s at %s."
                 " It is interrupted; the run will park if this goes on.\n%s",
-                turn,
+                name_of(turn),
                 self._limit,
                 _place(frame),
                 _stack(frame),
+                extra=extra_of(turn),
             )
             self._interrupted = True
             _set_async_exception(self._thread_id, WorkflowBlockedError)
