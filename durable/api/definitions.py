@@ -104,7 +104,18 @@ def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
             f" {_place(earlier)} and {_place(definition)}.",
             hint=f"Give one of them another name with @{kind}(name='...').",
         )
-    CLASSES.add_scope(definition.function.__globals__)
+    if earlier is not None and _differ_in_what_they_wrap(earlier, definition):
+        _log.warning(
+            "Two functions are registered as %s %r, and only the later one is run: a"
+            " decorator gives both that name. Put @functools.wraps on its wrapper, or"
+            " give each a name with @%s(name='...').",
+            kind,
+            definition.name,
+            kind,
+        )
+    # Also of what a decorator wraps: its module is the one that names exceptions.
+    for function in (definition.function, _unwrap(definition.function)):
+        CLASSES.add_scope(getattr(function, "__globals__", {}))
     module = sys.modules.get(definition.origin.__module__)
     if isinstance(definition.origin, type) and module is not None:
         # Its methods may all be inherited from other modules.
@@ -138,6 +149,27 @@ def _is_copy(earlier: Definition, later: Definition) -> bool:
     )
 
 
+def _differ_in_what_they_wrap(earlier: Definition, later: Definition) -> bool:
+    """Whether one wrapper, without functools.wraps, stands around two functions."""
+    old, new = earlier.function, later.function
+    if old.__code__ is not new.__code__ or "<locals>" not in new.__qualname__:
+        return False
+    return _enclosed(old) != _enclosed(new)
+
+
+def _enclosed(function: Any) -> list[tuple[str, str]]:
+    """The module-level functions that a closure holds."""
+    found: list[tuple[str, str]] = []
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+        if inspect.isfunction(held) and "<locals>" not in held.__qualname__:
+            found.append((held.__module__, held.__qualname__))
+    return found
+
+
 def _tell_of_copy(earlier: Definition, later: Definition) -> None:
     modules = earlier.origin.__module__, later.origin.__module__
     if modules not in _told:
@@ -160,12 +192,15 @@ def _file(definition: Definition) -> str:
 
 
 def _code_of(function: Any) -> CodeType:
-    try:
-        inner = inspect.unwrap(function)
-    except ValueError:  # a circle
-        inner = function
-    code: CodeType = getattr(inner, "__code__", function.__code__)
+    code: CodeType = getattr(_unwrap(function), "__code__", function.__code__)
     return code
+
+
+def _unwrap(function: Any) -> Any:
+    try:
+        return inspect.unwrap(function)
+    except ValueError:  # a circle
+        return function
 
 
 def _place(definition: Definition) -> str:

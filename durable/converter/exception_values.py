@@ -177,11 +177,11 @@ class _Writer:
 
     def _moment(self, value: Any, kind: Any) -> Any:
         zone = value.tzinfo
-        named = type(zone) is ZoneInfo and zone.key
-        if zone is not None and not named and type(zone).__module__ != "datetime":
+        key = zone.key if type(zone) is ZoneInfo else None
+        if zone is not None and not key and type(zone).__module__ != "datetime":
             raise UnkeptError(f"{kind.__name__} in a {_name(zone)} zone")
-        text = (value.replace(tzinfo=None) if named else value).isoformat()
-        return self._tag(kind.__name__, [text, value.fold, zone.key if named else None])
+        text = (value.replace(tzinfo=None) if key else value).isoformat()
+        return self._tag(kind.__name__, [text, value.fold, key])
 
     def _enum(self, value: Enum) -> Any:
         kind = type(value)
@@ -199,9 +199,10 @@ def _read(data: Any, read_error: Callable[[Failure], BaseException]) -> Any:
         return [_read(item, read_error) for item in data]
     if not isinstance(data, dict):
         return data
-    tag, inner = data.get(_TAG), data.get("v")
+    fields: dict[str, Any] = data
+    tag, inner = fields.get(_TAG), fields.get("v")
     if tag is None:
-        return {key: _read(item, read_error) for key, item in data.items()}
+        return {key: _read(item, read_error) for key, item in fields.items()}
     if tag == "error":
         text = msgspec.json.encode(inner)
         return read_error(msgspec.json.decode(text, type=Failure))

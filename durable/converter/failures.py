@@ -334,7 +334,8 @@ def _rebuild_group(
 
 def _restore_application_error(error: Any, failure: Failure) -> None:
     # By __dict__: a frozen dataclass refuses what is set.
-    vars(error).update(
+    own: dict[str, Any] = vars(error)
+    own.update(
         message=failure.message,
         type=failure.type,
         non_retryable=failure.non_retryable,

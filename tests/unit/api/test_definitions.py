@@ -26,6 +26,7 @@ from durable import (
     workflow,
 )
 from durable.api.registry import REGISTRY
+from durable.converter.failures import exception_of, failure_of
 from durable.errors import DefinitionError
 
 
@@ -173,13 +174,20 @@ def _own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_own_modules")
-@pytest.mark.parametrize("kind", ["activity", "workflow"])
-@pytest.mark.parametrize("decorate", [logged, passing_on, lambda function: function])
+@pytest.mark.parametrize(
+    ("kind", "decorate"),
+    [
+        ("activity", logged),
+        ("activity", passing_on),
+        ("activity", lambda function: function),
+        ("workflow", logged),
+        ("workflow", lambda function: function),
+    ],
+    ids=range(5),
+)
 def test_two_modules_functions_of_one_name_clash_whatever_wraps_them(
     tmp_path: Path, kind: str, decorate: Any
 ) -> None:
-    if kind == "workflow" and decorate is passing_on:
-        pytest.skip("a workflow is async itself")
     source = SHARED.format(kind=kind)
     first = executed(tmp_path / "a.py", "wrapped_a", source, decorate=decorate)
     with pytest.raises(DefinitionError) as caught:
@@ -213,6 +221,40 @@ def test_file_imported_under_a_second_name_leaves_its_first_copy(
     assert REGISTRY.get_activity("shared_activity") is other.shared_activity
     del REGISTRY.activities["shared_activity"]
     assert len(caplog.records) == 1
+
+
+async def alpha() -> str:
+    return "alpha"
+
+
+async def beta() -> str:
+    return "beta"
+
+
+def test_two_functions_that_a_decorator_gives_one_name_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for function in (alpha, alpha):
+        activity(unnamed(function))
+    assert not caplog.records
+    activity(unnamed(beta))
+    (record,) = caplog.records
+    assert "registered as activity 'wrapper'" in record.getMessage()
+
+
+def test_exceptions_of_the_module_that_a_decorator_wraps_are_known(
+    tmp_path: Path,
+) -> None:
+    source = (
+        "import durable\n"
+        "class OfWrapped(Exception): pass\n"
+        "@durable.activity\n"
+        "@decorate\n"
+        "async def raising() -> None: raise OfWrapped('x')\n"
+    )
+    found = executed(tmp_path / "r.py", "wrapped_raising", source, decorate=logged)
+    failure = failure_of(found.OfWrapped("x"))
+    assert isinstance(exception_of(failure), found.OfWrapped)
 
 
 def test_program_run_as_a_module_keeps_the_definitions_of_main(tmp_path: Path) -> None:
