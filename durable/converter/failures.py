@@ -333,17 +333,15 @@ def _rebuild_group(
 
 
 def _restore_application_error(error: Any, failure: Failure) -> None:
-    # By __dict__: a frozen dataclass refuses what is set.
-    own: dict[str, Any] = vars(error)
-    own.update(
-        message=failure.message,
-        type=failure.type,
-        non_retryable=failure.non_retryable,
-        next_retry_delay=None
-        if failure.next_retry_delay is None
-        else failure.next_retry_delay / 1_000_000,
-        details=tuple(read(detail, exception_of) for detail in failure.details),
-    )
+    delay = failure.next_retry_delay
+    for name, value in (
+        ("message", failure.message),
+        ("type", failure.type),
+        ("non_retryable", failure.non_retryable),
+        ("next_retry_delay", None if delay is None else delay / 1_000_000),
+        ("details", tuple(read(item, exception_of) for item in failure.details)),
+    ):
+        vars(error)[name] = value  # not set, which a frozen dataclass refuses
 
 
 # --- how activities and children end --------------------------------------------------

@@ -378,8 +378,8 @@ def same(left: Any, right: Any) -> bool:
         same(getattr(left, name, None), getattr(right, name, None)) for name in fields
     ):
         return False
-    if fields is not None and not _is_pydantic(left):
-        return True
+    if fields is not None and not hasattr(kind, "__pydantic_fields__"):
+        return True  # a model of pydantic may hold more than its fields
     try:
         return bool(left == right)
     except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
@@ -390,11 +390,6 @@ def _kind_of_zone(moment: datetime | time) -> Any:
     """A zone with rules of its own is another kind than an offset, whatever it says."""
     kind = type(moment.tzinfo)
     return timezone if kind.__module__.startswith("pydantic") else kind
-
-
-def _is_pydantic(value: Any) -> bool:
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and isinstance(value, pydantic.BaseModel)
 
 
 def _same_items(left: dict[Any, Any], right: dict[Any, Any]) -> bool:

@@ -449,6 +449,15 @@ def test_enum_that_is_not_known_costs_only_its_attribute() -> None:
     assert again.__notes__ == ["not rebuilt: attributes code"]
 
 
+def test_values_of_a_failure_are_not_in_its_repr() -> None:
+    error = ApplicationError("x", {"key": "hunter2"})
+    error.token = "hunter2"  # type: ignore[attr-defined]  # as programs do
+    failure = stored(error)
+    assert "hunter2" in msgspec.json.encode(failure).decode()
+    assert "hunter2" not in repr(failure)
+    assert "hunter2" not in f"{of_activity(failure)}"
+
+
 # --- which classes are visible --------------------------------------------------------
 
 
