@@ -52,8 +52,8 @@ def _store_of(
         return connect(database, clock=clock, observer=observer)
     if not callable(getattr(database, "submit", None)):
         raise InvalidOptionError(
-            f"The database is {database!r}: give a URL such as 'sqlite:///orders.db'"
-            " or 'memory://', or a store."
+            f"The database is a {type(database).__name__}: give a URL such as"
+            " 'sqlite:///orders.db' or 'memory://', or a store."
         )
     return cast("Store", database)
 

@@ -23,10 +23,12 @@ CHECKPOINT_EVENTS: Final = 1_000
 
 # Failures come from arbitrary exceptions and land in every later read of a run.
 FAILURE_DEPTH_MAX: Final = 20
-FAILURE_GROUP_MAX: Final = 20
+FAILURE_GROUP_MAX: Final = 100
 FAILURE_FRAMES_MAX: Final = 30
 FAILURE_MESSAGE_CHARS_MAX: Final = 32 * 1024
 FAILURE_NOTES_MAX: Final = 20
+# All of it together, as JSON: each attempt writes one, and each run that it passes.
+FAILURE_BYTES_MAX: Final = 512 * 1024
 
 # About 10,000 years in microseconds would overflow datetime; 100 years is a plan,
 # anything longer is a mistake in units.

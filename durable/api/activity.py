@@ -33,7 +33,7 @@ from durable.api.definitions import (
     ACTIVITIES,
     check_function,
     check_name,
-    get_definition,
+    import_definition,
     register,
 )
 from durable.api.ledger import find_ledger
@@ -160,12 +160,13 @@ class Activity(Generic[P, R]):
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         self.call_signature.bind(args, kwargs)
-        result: R = (
-            await self.function(*args, **kwargs)
+        result: Any = (
+            self.function(*args, **kwargs)
             if self.is_async
             else await asyncio.to_thread(self.function, *args, **kwargs)
         )
-        return result
+        # A plain function may give a coroutine: one that wraps an async function.
+        return await result if inspect.isawaitable(result) else result  # type: ignore[no-any-return]  # of R, by the function's own annotation
 
     def options(self, **options: Unpack[ActivityOptions]) -> Self:
         """The same activity under other options, for this call.
@@ -179,15 +180,37 @@ class Activity(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<activity {self.name!r}>"
 
+    def __copy__(self) -> Self:
+        """Itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: it never changes."""
+        return self
+
     def __reduce__(self) -> Any:
-        """Pickle by registered name."""
-        return find_activity, (self.name,)
+        """Pickle by registered name and module, with the options of `options()`."""
+        known = ACTIVITIES.get(self.name)
+        is_registered = known is not None and known._options == self._options
+        options = None if is_registered else dict(self._options)
+        return find_activity, (self.name, self.origin.__module__, options)
 
 
-def find_activity(name: str) -> Activity[Any, Any]:
-    """The registered activity of that name; how a pickled one is found again."""
-    found: Activity[Any, Any] = get_definition(ACTIVITIES, name, "activity")
-    return found
+def find_activity(
+    name: str, module: str = "__main__", options: Mapping[str, Any] | None = None
+) -> Activity[Any, Any]:
+    """The activity of that name; how a pickled one is found again.
+
+    Args:
+        name: its name.
+        module: the module that defines it, imported if the name is not known.
+        options: what `Activity.options` is to be given; None for nothing.
+
+    Raises:
+        NotRegisteredError: there is none.
+    """
+    found: Activity[Any, Any] = import_definition(ACTIVITIES, name, module, "activity")
+    return found if options is None else found.options(**options)
 
 
 def _any_input(recorded: Payloads, found: Payloads) -> bool:

@@ -12,7 +12,12 @@ from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 from durable.api.definitions import WORKFLOWS, check_name, register
 from durable.api.ledger import closing_blocks
 from durable.api.methods import HandlerMethod, RunMethod
-from durable.api.signature import CallSignature, same_parameters
+from durable.api.signature import (
+    CallSignature,
+    gives_coroutine,
+    same_parameters,
+    shown,
+)
 from durable.api.workflow_definition import (
     WORKFLOW_ATTRIBUTE,
     Workflow,
@@ -214,12 +219,13 @@ def _find_problems_of_validator(cls: type[Any], method: HandlerMethod) -> list[s
     if not inspect.isfunction(function):
         return [f"{what} is no plain method."]
     problems: list[str] = []
-    if inspect.iscoroutinefunction(function):
+    if gives_coroutine(function):
         problems.append(f"{what} is async; write a plain def.")
     if not same_parameters(function, method.function):
         problems.append(
-            f"{what} takes {inspect.signature(function)}, but the update"
-            f" {inspect.signature(method.function)}: give it the same parameters."
+            f"{what} takes {shown(inspect.signature(function))}, but the update"
+            f" {shown(inspect.signature(method.function))}: give it the same"
+            " parameters."
         )
     return problems
 
@@ -238,7 +244,7 @@ def _find_init(
     if same_parameters(init, function):
         return CallSignature(init, cls.__name__, skip=("self",)), []
     return None, [
-        f"Its __init__ takes {inspect.signature(init)}, but {function.__name__!r} takes"
-        f" {inspect.signature(function)}: give it the same parameters, and it receives"
-        " the input too; or none."
+        f"Its __init__ takes {shown(inspect.signature(init))}, but"
+        f" {function.__name__!r} takes {shown(inspect.signature(function))}: give it"
+        " the same parameters, and it receives the input too; or none."
     ]

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from durable.api.signature import CallSignature
+from durable.api.signature import CallSignature, shown
 from durable.core.payload import Payload, Payloads
 from durable.core.runtime import ActivityTarget
 from durable.errors import DefinitionError
@@ -157,7 +157,8 @@ def _never_fits(given: object, wanted: object) -> bool:
 
 def _unfit(done: CallSignature, undo: CallSignature, why: str) -> DefinitionError:
     return DefinitionError(
-        f"{undo.name}{undo.signature} cannot undo {done.name}{done.signature}: {why}.",
+        f"{undo.name}{shown(undo.signature)} cannot undo"
+        f" {done.name}{shown(done.signature)}: {why}.",
         hint="A compensation takes the activity's result, and any of its parameters by"
         " their names.",
     )

@@ -2,14 +2,19 @@
 
 A name is data in every history that used it. Two different module-level functions may
 not share one; decorating the same function again (a reload, a notebook cell) replaces
-it, and functions local to another function replace each other.
+it, and functions local to another function replace each other. A file that is imported
+under a second name, such as the program's own, defines nothing anew: its first copy is
+kept.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterable
+from types import CodeType
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from durable import limits
@@ -38,6 +43,9 @@ WORKFLOWS: Final[dict[str, Any]] = {}
 ACTIVITIES: Final[dict[str, Any]] = {}
 """Every decorated activity of this program, by name."""
 
+_log: Final = logging.getLogger("durable.definitions")
+_told: Final[set[tuple[str, str]]] = set()
+
 
 def get_definition(known: dict[str, Any], name: str, kind: str) -> Any:
     """The definition of that name.
@@ -62,6 +70,24 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> NotRegisteredError:
     )
 
 
+def import_definition(known: dict[str, Any], name: str, module: str, kind: str) -> Any:
+    """The definition of that name, from its module if nothing imported that yet.
+
+    How a pickle is read in a new process.
+
+    Raises:
+        NotRegisteredError: there is none.
+    """
+    if name not in known and module != "__main__":
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            unknown = _unknown(kind, name, known)
+            unknown.add_note(f"its module {module!r} cannot be imported: {error}")
+            raise unknown from error
+    return get_definition(known, name, kind)
+
+
 def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
     """Enter a definition under its name.
 
@@ -69,13 +95,27 @@ def register(known: dict[str, Any], definition: Definition, kind: str) -> None:
         DefinitionError: another module-level function or class holds the name.
     """
     earlier = known.get(definition.name)
+    if earlier is not None and _is_copy(earlier, definition):
+        _tell_of_copy(earlier, definition)
+        return
     if earlier is not None and _clash(earlier, definition):
         raise DefinitionError(
             f"Two definitions are registered as {kind} {definition.name!r}:"
             f" {_place(earlier)} and {_place(definition)}.",
             hint=f"Give one of them another name with @{kind}(name='...').",
         )
-    CLASSES.add_scope(definition.function.__globals__)
+    if earlier is not None and _differ_in_what_they_wrap(earlier, definition):
+        _log.warning(
+            "Two functions are registered as %s %r, and only the later one is run: a"
+            " decorator gives both that name. Put @functools.wraps on its wrapper, or"
+            " give each a name with @%s(name='...').",
+            kind,
+            definition.name,
+            kind,
+        )
+    # Also of what a decorator wraps: its module is the one that names exceptions.
+    for function in (definition.function, _unwrap(definition.function)):
+        CLASSES.add_scope(getattr(function, "__globals__", {}))
     module = sys.modules.get(definition.origin.__module__)
     if isinstance(definition.origin, type) and module is not None:
         # Its methods may all be inherited from other modules.
@@ -89,21 +129,82 @@ def _clash(earlier: Definition, later: Definition) -> bool:
         return False
     if old.__qualname__ != new.__qualname__:
         return True
-    # The same file under two module names is one program, run as __main__ as well; the
-    # same module name from two files is one module, imported again.
-    is_same_file = _file(earlier) == _file(later)
-    return not is_same_file and old.__module__ != new.__module__
+    # The same module name from two files is one module, imported again.
+    return old.__module__ != new.__module__ and _file(earlier) != _file(later)
+
+
+def _is_copy(earlier: Definition, later: Definition) -> bool:
+    """Whether a module's file is there under two names, as in `python -m app.main`.
+
+    Runs and their activities would be served by one copy and then by the other, each
+    with globals of its own.
+    """
+    old, new = earlier.origin, later.origin
+    return (
+        old.__module__ != new.__module__
+        and old.__qualname__ == new.__qualname__
+        and "<locals>" not in old.__qualname__
+        and old.__module__ in sys.modules
+        and _file(earlier) == _file(later)
+    )
+
+
+def _differ_in_what_they_wrap(earlier: Definition, later: Definition) -> bool:
+    """Whether one wrapper, without functools.wraps, stands around two functions."""
+    old, new = earlier.function, later.function
+    if old.__code__ is not new.__code__ or "<locals>" not in new.__qualname__:
+        return False
+    return _enclosed(old) != _enclosed(new)
+
+
+def _enclosed(function: Any) -> list[tuple[str, str]]:
+    """The module-level functions that a closure holds."""
+    found: list[tuple[str, str]] = []
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+        if inspect.isfunction(held) and "<locals>" not in held.__qualname__:
+            found.append((held.__module__, held.__qualname__))
+    return found
+
+
+def _tell_of_copy(earlier: Definition, later: Definition) -> None:
+    modules = earlier.origin.__module__, later.origin.__module__
+    if modules not in _told:
+        _told.add(modules)
+        _log.warning(
+            "%s is imported twice, as %r and as %r. Workflows and activities of the"
+            " first copy are kept; those of the second are never run. Import the file"
+            " under one name only, and let the program's main file define none.",
+            _file(earlier),
+            *modules,
+        )
 
 
 def _file(definition: Definition) -> str:
+    """The file of what was decorated; not of a decorator between."""
     if isinstance(definition.origin, type):
         module = sys.modules.get(definition.origin.__module__)
         return str(getattr(module, "__file__", definition.origin.__module__))
-    return str(definition.function.__code__.co_filename)
+    return str(_code_of(definition.function).co_filename)
+
+
+def _code_of(function: Any) -> CodeType:
+    code: CodeType = getattr(_unwrap(function), "__code__", function.__code__)
+    return code
+
+
+def _unwrap(function: Any) -> Any:
+    try:
+        return inspect.unwrap(function)
+    except ValueError:  # a circle
+        return function
 
 
 def _place(definition: Definition) -> str:
-    origin, line = definition.origin, definition.function.__code__.co_firstlineno
+    origin, line = definition.origin, _code_of(definition.function).co_firstlineno
     return f"{origin.__module__}.{origin.__qualname__} (line {line})"
 
 

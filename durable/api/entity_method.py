@@ -25,7 +25,7 @@ from typing import (
 
 from durable.api.definitions import check_name
 from durable.api.entity_call import EntityCall, EntityTarget
-from durable.api.signature import CallSignature
+from durable.api.signature import CallSignature, gives_coroutine
 from durable.errors import DefinitionError, InvalidCallError
 
 P = ParamSpec("P")
@@ -47,7 +47,7 @@ class EntityMethod:
         _check_method(function, self.decorator)
         self.function = function
         self.name = function.__name__ if name is None else name
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = gives_coroutine(function)
         self._signature: CallSignature | None = None
         wrapper: Any = self
         functools.update_wrapper(wrapper, function, updated=())

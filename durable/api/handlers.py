@@ -7,12 +7,11 @@ result of a function, typed by its annotations.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from durable.api.messages import Signal
-from durable.api.signature import CallSignature
+from durable.api.signature import CallSignature, gives_coroutine
 from durable.core.payload import NULL, Payload, Payloads
 from durable.core.runtime import Handler, MessageKind, get_runtime
 from durable.errors import DefinitionError, InvalidOptionError
@@ -38,14 +37,6 @@ def unfinished_policy(value: object) -> HandlerUnfinishedPolicy:
             f"unfinished is {value!r}: give a HandlerUnfinishedPolicy, or 'warn' or"
             " 'abandon'."
         ) from None
-
-
-def is_async(function: _Function) -> bool:
-    """Whether calling it gives a coroutine; callable objects are looked into."""
-    return inspect.iscoroutinefunction(function) or (
-        not inspect.isroutine(function)
-        and inspect.iscoroutinefunction(type(function).__call__)
-    )
 
 
 def make_handler(
@@ -168,7 +159,7 @@ def set_signal_handler(
         runtime.set_handler("signal", plain, made)
         return
     signal, function = name, _check_callable("signal", name.name, handler)
-    is_coroutine = is_async(function)
+    is_coroutine = gives_coroutine(function)
 
     def bind(name: str, input: Payloads) -> Callable[[], Any]:
         args = [signal.decode(input)]
@@ -254,14 +245,14 @@ def _make(
     label = f"a handler of every {kind}" if name is None else name
     if validator is not None:
         _check_callable(kind, label, validator)
-        if is_async(validator):
+        if gives_coroutine(validator):
             raise DefinitionError(
                 f"The validator of update {label!r} is async.", hint="Write a def."
             )
     if function is None:
         return None
     _check_callable(kind, label, function)
-    is_coroutine = is_async(function)
+    is_coroutine = gives_coroutine(function)
     if is_coroutine and kind == "query":
         raise DefinitionError(
             f"The handler of query {label!r} is async.",

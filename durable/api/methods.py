@@ -30,7 +30,7 @@ from durable.api.handlers import (
     unfinished_policy,
 )
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
-from durable.api.signature import CallSignature
+from durable.api.signature import CallSignature, gives_coroutine
 from durable.api.workflow_definition import Workflow, workflow_of
 from durable.core.payload import Payloads
 from durable.core.runtime import Handler, MessageKind
@@ -132,7 +132,7 @@ class HandlerMethod:
         self.function = function
         self.name = function.__name__ if name is None else name
         self.is_dynamic = is_dynamic
-        self.is_async = inspect.iscoroutinefunction(function)
+        self.is_async = gives_coroutine(function)
         self.validator_name: str | None = None
         self._has_name = name is not None
         self._unfinished = unfinished_policy(unfinished)

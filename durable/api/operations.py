@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from durable.api.activity_context import CURRENT
 from durable.clock import to_datetime
 from durable.converter import json
 from durable.core.runtime import (
@@ -188,32 +189,42 @@ def in_workflow() -> bool:
 
 
 class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger that is silent while a workflow is only being caught up.
+    """A logger that is silent while a workflow is only being caught up, or dropped.
 
     Inside a workflow it adds `workflow_id`, `run_id` and `workflow_type` to each
-    record; the caller's own `extra` wins.
+    record, in the handler of an update also `update_id` and `update_name`; inside an
+    activity `activity_type`, `activity_id` and `attempt`. The caller's own `extra`
+    wins.
     """
 
     def isEnabledFor(self, level: int) -> bool:
-        """Say no while replaying."""
+        """Say no while replaying, and to cleanup code of a run that leaves memory."""
         runtime = find_runtime()
-        if runtime is not None and runtime.is_replaying:
+        if runtime is not None and (runtime.is_replaying or runtime.is_torn_down):
             return False
         return self.logger.isEnabledFor(level)
 
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        """Add the run's ids."""
-        runtime = find_runtime()
+        """Add the ids of the run, and of the update or activity."""
+        runtime, attempt = find_runtime(), CURRENT.get()
+        about: dict[str, Any] = {}
+        run: Any = None
         if runtime is not None:
-            run = runtime.info()
-            kwargs["extra"] = {
-                "workflow_id": run.workflow_id,
-                "run_id": run.run_id,
-                "workflow_type": run.workflow_type,
-                **(kwargs.get("extra") or {}),
-            }
+            run, update = runtime.info(), runtime.update_info()
+            if update is not None:
+                about["update_id"], about["update_name"] = update
+        elif attempt is not None:
+            run = attempt.info
+            about["activity_type"] = run.activity_type
+            about["activity_id"] = run.activity_id
+            about["attempt"] = run.attempt
+        if run is not None:
+            about["workflow_id"] = run.workflow_id
+            about["run_id"] = run.run_id
+            about["workflow_type"] = run.workflow_type
+            kwargs["extra"] = {**about, **(kwargs.get("extra") or {})}
         return msg, kwargs
 
 

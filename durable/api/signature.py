@@ -153,7 +153,7 @@ class CallSignature:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidCallError(
-                f"{self.name}{self.signature} was called wrongly: {error}."
+                f"{self.name}{shown(self.signature)} was called wrongly: {error}."
             ) from None
         values: list[Any] = []
         pending: list[Any] = []
@@ -244,7 +244,8 @@ class CallSignature:
         if count < self._least or (count > len(self._names) and not self._has_rest):
             least, most = self._least, len(self._names)
             raise UndecodableError(
-                f"{count} arguments were recorded for {self.name}{self.signature},"
+                f"{count} arguments were recorded for"
+                f" {self.name}{shown(self.signature)},"
                 f" which takes {least if least == most else f'{least} to {most}'}.",
                 hint="Give new parameters a default, and keep old ones.",
             )
@@ -305,6 +306,42 @@ def _signature_of(
             f"{name!r} does not take {' and '.join(skip)} before its own arguments."
         )
     return signature.replace(parameters=parameters[len(skip) :])
+
+
+def gives_coroutine(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine; wrappers and objects are looked into."""
+    try:
+        inner: Any = inspect.unwrap(function)
+    except ValueError:  # a circle
+        inner = function
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(inner)
+        or (
+            not inspect.isroutine(function)
+            and inspect.iscoroutinefunction(type(function).__call__)
+        )
+    )
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "..."
+
+
+_DEFAULT: Final = _Default()
+
+
+def shown(signature: inspect.Signature) -> str:
+    """A signature as errors show it: defaults are values, so they are not spelt."""
+    return str(
+        signature.replace(
+            parameters=[
+                p if p.default is p.empty else p.replace(default=_DEFAULT)
+                for p in signature.parameters.values()
+            ]
+        )
+    )
 
 
 def _annotated(function: Any) -> Any:

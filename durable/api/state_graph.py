@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from durable.api.signature import CallSignature
+from durable.api.signature import CallSignature, gives_coroutine
 from durable.errors import DefinitionError
 
 
@@ -194,7 +194,7 @@ class StateGraph:
 
     def _wrong_functions(self) -> Iterator[str]:
         for transition in self.transitions:
-            if transition.guard is not None and _is_async(transition.guard):
+            if transition.guard is not None and gives_coroutine(transition.guard):
                 yield (
                     f"The guard of the transition {transition} is async; it only looks"
                     " at the data, so write a plain def."
@@ -257,10 +257,6 @@ def _hints(signature: CallSignature) -> dict[str, str]:
         name: inspect.formatannotation(signature.hint_at(index))
         for index, name in enumerate(names)
     }
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function)
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -17,6 +17,7 @@ from typing import (
     Generic,
     Literal,
     ParamSpec,
+    Self,
     TypeGuard,
     TypeVar,
     cast,
@@ -34,7 +35,7 @@ from durable.api.child_options import (
     timeout_of,
     within_parent,
 )
-from durable.api.definitions import WORKFLOWS, get_definition
+from durable.api.definitions import WORKFLOWS, import_definition
 from durable.api.ledger import closing_blocks
 from durable.api.signature import CallSignature
 from durable.converter import failures
@@ -206,6 +207,10 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
     def __repr__(self) -> str:
         return f"<call of workflow {self.definition.name!r}>"
 
+    def __reduce__(self) -> Any:
+        """Copy and pickle as a call that nobody has made yet."""
+        return WorkflowCall, (self.definition, self.input)
+
 
 class Workflow(Generic[P, R]):
     """A decorated workflow: call it to get a value that an engine starts."""
@@ -287,9 +292,12 @@ class Workflow(Generic[P, R]):
                 wrong value, or two contradict each other.
             PayloadError: a memo's value is no plain data.
         """
-        merged = merge(self.child_options, options)
+        return self.with_child_options(merge(self.child_options, options))
+
+    def with_child_options(self, options: ChildOptions) -> Workflow[P, R]:
+        """The same workflow, with these options and no others."""
         copy = self._copy()
-        copy.child_options = merged
+        copy.child_options = options
         copy._child_target = copy._make_child_target()
         return copy
 
@@ -300,7 +308,7 @@ class Workflow(Generic[P, R]):
         return copy
 
     def _copy(self) -> Workflow[P, R]:
-        # Not copy.copy(): definitions are copied by name, as they are pickled.
+        # Not copy.copy(), which gives the workflow itself.
         copy: Workflow[P, R] = object.__new__(type(self))
         vars(copy).update(vars(self))
         return copy
@@ -326,9 +334,17 @@ class Workflow(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<workflow {self.name!r}>"
 
+    def __copy__(self) -> Self:
+        """Itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: it never changes."""
+        return self
+
     def __reduce__(self) -> Any:
-        """Pickle by registered name."""
-        return find_workflow, (self.name,)
+        """Pickle by registered name and module, with the options of `options()`."""
+        return find_workflow, (self.name, self.origin.__module__, self.child_options)
 
     # --- as the core sees it ----------------------------------------------------------
 
@@ -355,10 +371,21 @@ class Workflow(Generic[P, R]):
         return failures.is_bug(error, fail_on=self.fail_on, park_on=self.park_on)
 
 
-def find_workflow(name: str) -> Workflow[Any, Any]:
-    """The registered workflow of that name; how a pickled one is found again."""
-    found: Workflow[Any, Any] = get_definition(WORKFLOWS, name, "workflow")
-    return found
+def find_workflow(
+    name: str, module: str = "__main__", options: ChildOptions | None = None
+) -> Workflow[Any, Any]:
+    """The workflow of that name; how a pickled one is found again.
+
+    Args:
+        name: its name.
+        module: the module that defines it, imported if the name is not known.
+        options: those that `Workflow.options` gave it; None for none.
+
+    Raises:
+        NotRegisteredError: there is none.
+    """
+    found: Workflow[Any, Any] = import_definition(WORKFLOWS, name, module, "workflow")
+    return found.with_child_options(options) if options else found
 
 
 WORKFLOW_ATTRIBUTE: Final = "__durable_workflow__"

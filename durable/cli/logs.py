@@ -16,6 +16,17 @@ from typing import Final
 from durable.cli.output import escape, escape_lines, to_json
 
 _INDENT: Final = "    "
+# What the library's own lines and `durable.logger` say of the run.
+_ABOUT: Final = (
+    "workflow_id",
+    "run_id",
+    "workflow_type",
+    "update_id",
+    "update_name",
+    "activity_type",
+    "activity_id",
+    "attempt",
+)
 
 
 class TextFormatter(logging.Formatter):
@@ -44,6 +55,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        for name in _ABOUT:
+            if hasattr(record, name):
+                entry[name] = str(getattr(record, name))
         trace = _trace(self, record)
         if trace:
             entry["traceback"] = trace

@@ -149,12 +149,18 @@ def _lines_of(described: dict[str, Any]) -> list[str]:
     return [*lines, f"code: {described['code']}"]
 
 
+_NAMED_SECRET: Final = re.compile(
+    r"\b(\w*(?:passw\w*|passphrase|pwd|secret|token)\w*=)[^\s&;'\"]+", re.IGNORECASE
+)
+
+
 def mask(text: str, secrets: Iterable[str] = ()) -> str:
     """Put three stars in place of passwords: those given, and that of every URL."""
     for secret in secrets:
         text = text.replace(secret, "***")
     # Up to the last @ of a word, because people write passwords unescaped.
-    return re.sub(r"(://[^\s/:@'\"]*):[^\s'\"]*@", r"\1:***@", text)
+    text = re.sub(r"(://[^\s/:@'\"]*):[^\s'\"]*@", r"\1:***@", text)
+    return _NAMED_SECRET.sub(r"\1***", text)
 
 
 def is_json_asked_for(args: list[str] | None) -> bool:

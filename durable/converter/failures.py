@@ -1,10 +1,10 @@
 """Exceptions to failures and back.
 
-What is kept: type, message, traceback text, notes, arguments and attributes (if plain
-data), the cause chain and exception groups; all bounded. Exceptions are rebuilt only
-from classes that this program already knows by name: built-in ones, those of this
-library, and those that are visible in the modules which define its workflows and
-activities, or were registered. Names in a failure are compared, never imported.
+What is kept: type, message, traceback text, notes, arguments and attributes, the cause
+chain and exception groups; all bounded, and what is left out is said. Exceptions are
+rebuilt only from classes that this program already knows by name: built-in ones, those
+of this library, those that the modules which define its workflows and activities can
+name, or were registered. Names in a failure are compared, never imported.
 """
 
 # Exceptions hold values of any type, so their parts have no static type:
@@ -13,236 +13,39 @@ activities, or were registered. Names in a failure are compared, never imported.
 from __future__ import annotations
 
 import asyncio
-import builtins
-import contextlib
-import pathlib
-import sys
 import types
 from collections.abc import Iterator
-from traceback import StackSummary, walk_tb
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import msgspec
+from durable import errors
+from durable.converter.exception_classes import (
+    CLASSES,
+    ExceptionClasses,
+    register_exception,
+)
+from durable.converter.exception_values import read, read_attributes
+from durable.converter.failure_recording import MARK, Recorder, members_of, recorded_in
+from durable.core.payload import Failure
 
-from durable import errors, limits
-from durable.converter import json
-from durable.core.payload import Failure, Payload
-from durable.options import to_microseconds
-
-_MARK: Final = "__durable_failure__"
-_E = TypeVar("_E", bound=BaseException)
-_KEPT_OUT: Final = frozenset({"__notes__", _MARK})
-
-# --- which classes are known ----------------------------------------------------------
-
-
-class ExceptionClasses:
-    """The exception classes that may be rebuilt, by module and qualified name."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, str], type[BaseException]] = {}
-        self._scopes: list[dict[str, Any]] = []
-        self._scanned = 0
-        for module in (builtins, errors, asyncio):
-            self._scan(vars(module))
-
-    def register(self, cls: type[_E]) -> type[_E]:
-        """Make a class known; usable as a decorator."""
-        self._known[home_of(cls), cls.__qualname__] = cls
-        return cls
-
-    def add_scope(self, scope: dict[str, Any]) -> None:
-        """Make known what a module that defines a workflow or activity can see."""
-        if not any(known is scope for known in self._scopes):
-            self._scopes.append(scope)
-
-    def find(self, module: str, name: str) -> type[BaseException] | None:
-        """The class of that name, if it is known. Nothing is imported."""
-        found = self._known.get((module, name))
-        if found is None and self._scopes:
-            # Definitions come before their module's later lines, so scan when asked.
-            for scope in self._scopes:
-                self._scan(scope)
-                for value in list(scope.values()):
-                    if isinstance(value, types.ModuleType) and value.__name__ == module:
-                        self._scan(vars(value))
-            found = self._known.get((module, name))
-        return found
-
-    def _scan(self, scope: dict[str, Any]) -> None:
-        for value in list(scope.values()):
-            if isinstance(value, type) and issubclass(value, BaseException):
-                self._known[home_of(value), value.__qualname__] = value
-
-
-def home_of(cls: type) -> str:
-    """The module that defines a class, by the name it has when it is imported.
-
-    A program that is run is called `__main__`; the same file, loaded by a worker or a
-    test, has its own name. Both must find the same classes.
-    """
-    if cls.__module__ != "__main__":
-        return cls.__module__
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name)
-    file = getattr(main, "__file__", None)
-    return "__main__" if file is None else pathlib.PurePath(file).stem
-
-
-CLASSES: Final = ExceptionClasses()
-
-
-def register_exception(cls: type[_E]) -> type[_E]:
-    """Let an exception class be rebuilt when a failure names it.
-
-    Needed only for classes that are visible neither in the module of a workflow nor in
-    that of an activity. Usable as a decorator.
-    """
-    return CLASSES.register(cls)
-
-
-# --- exception -> failure -------------------------------------------------------------
+__all__ = [
+    "BUGS",
+    "CLASSES",
+    "ExceptionClasses",
+    "exception_of",
+    "failure_of",
+    "is_bug",
+    "is_of_child",
+    "register_exception",
+]
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Turn an exception into data, whatever is wrong with the exception itself."""
-    return _failure_of(error, 0, set())
+    """Turn an exception into data, whatever is wrong with the exception itself.
 
-
-def _failure_of(error: BaseException, depth: int, seen: set[int]) -> Failure:
-    recorded: Failure | None = getattr(error, _MARK, None)
-    if recorded is not None:
-        return recorded
-    seen.add(id(error))
-    cls = type(error)
-    non_retryable, delay, name = False, None, cls.__name__
-    details: tuple[Payload, ...] = ()
-    if isinstance(error, errors.ApplicationError):
-        non_retryable, name = bool(error.non_retryable), str(error.type)
-        details = _details(error.details)
-        if error.next_retry_delay is not None:
-            delay = _delay(error.next_retry_delay)
-    return Failure(
-        message=_message(error),
-        kind="cancelled"
-        if isinstance(error, asyncio.CancelledError)
-        else "application",
-        type=name,
-        module=home_of(cls),
-        bases=tuple(
-            base.__name__
-            for base in cls.__mro__[1:]
-            if issubclass(base, Exception) and base is not Exception
-        ),
-        stack_trace=_stack(error),
-        notes=_notes(error),
-        arguments=_plain(list(error.args)) if error.args else None,
-        state=_state(error),
-        details=details,
-        cause=_cause(error, depth, seen),
-        group=_group(error, depth, seen),
-        non_retryable=non_retryable,
-        next_retry_delay=delay,
-    )
-
-
-def _message(error: BaseException) -> str:
-    try:
-        text = error.message if isinstance(error, errors.DurableError) else str(error)
-        if isinstance(error, errors.DurableError) and error.hint:
-            text = f"{text} {error.hint}"
-    except Exception as problem:  # noqa: BLE001 - __str__ may raise anything
-        text = f"<no text: __str__ raised {type(problem).__name__}>"
-    return _clean(text)
-
-
-def _clean(text: str) -> str:
-    """Bound a text, and make it something that every database keeps."""
-    if len(text) > limits.FAILURE_MESSAGE_CHARS_MAX:
-        dropped = len(text) - limits.FAILURE_MESSAGE_CHARS_MAX
-        text = f"{text[: limits.FAILURE_MESSAGE_CHARS_MAX]}... ({dropped:,} more)"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _stack(error: BaseException) -> str:
-    try:
-        frames = [
-            frame
-            for frame in walk_tb(error.__traceback__)
-            if not frame[0].f_globals.get("__name__", "").startswith("durable.")
-        ]
-        summary = StackSummary.extract(iter(frames[-limits.FAILURE_FRAMES_MAX :]))
-        return _clean("".join(summary.format()))
-    except Exception as problem:  # noqa: BLE001 - sources may be gone or unreadable
-        return f"<no traceback: {type(problem).__name__}>"
-
-
-def _notes(error: BaseException) -> tuple[str, ...]:
-    notes: Any = getattr(error, "__notes__", ())
-    if not isinstance(notes, list):
-        return ()
-    kept: list[Any] = notes[: limits.FAILURE_NOTES_MAX]
-    return tuple([_clean(str(note)) for note in kept])
-
-
-def _state(error: BaseException) -> Payload | None:
-    try:
-        state = {k: v for k, v in vars(error).items() if k not in _KEPT_OUT}
-    except TypeError:
-        return None
-    plain = {key: value for key, value in state.items() if _plain(value) is not None}
-    return _plain(plain) if plain else None
-
-
-def _plain(value: Any) -> Payload | None:
-    """A payload of plain data, or None: a failure never fails for its attachments."""
-    try:
-        payload = json.encode(value, Any, "exception data")
-    except errors.DurableError:
-        return None
-    return payload if payload.size <= limits.FAILURE_MESSAGE_CHARS_MAX else None
-
-
-def _details(values: tuple[Any, ...]) -> tuple[Payload, ...]:
-    return tuple(p for p in map(_plain, values) if p is not None)
-
-
-def _delay(value: Any) -> int | None:
-    try:
-        return to_microseconds(value, "next_retry_delay")
-    except errors.InvalidDurationError:
-        return None
-
-
-def _cause(error: BaseException, depth: int, seen: set[int]) -> Failure | None:
-    cause = error.__cause__
-    if cause is None and not error.__suppress_context__:
-        cause = error.__context__
-    if cause is None or id(cause) in seen or depth >= limits.FAILURE_DEPTH_MAX:
-        return None
-    return _failure_of(cause, depth + 1, seen)
-
-
-def _group(error: BaseException, depth: int, seen: set[int]) -> tuple[Failure, ...]:
-    if depth >= limits.FAILURE_DEPTH_MAX:
-        return ()
-    members = _members(error)[: limits.FAILURE_GROUP_MAX]
-    return tuple(
-        _failure_of(member, depth + 1, seen)
-        for member in members
-        if id(member) not in seen
-    )
-
-
-def _members(error: BaseException) -> tuple[BaseException, ...]:
-    if isinstance(error, BaseExceptionGroup):
-        members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
-        return members
-    if isinstance(error, errors.CompensationFailed):
-        return tuple(error.errors)
-    return ()
+    One that was made from a failure is that failure again, with what code has added to
+    it since: notes, attributes, a cause.
+    """
+    return Recorder(exception_of).failure_of(error)
 
 
 # --- failure -> exception -------------------------------------------------------------
@@ -257,14 +60,30 @@ def exception_of(failure: Failure) -> BaseException:
     with a `RemoteError` as its cause.
     """
     error = _exception_of(failure)
-    with contextlib.suppress(AttributeError):
-        setattr(error, _MARK, failure)
+    if failure.added is not None:
+        _add(error, failure.added)
+    vars(error)[MARK] = failure
     return error
+
+
+def _add(error: BaseException, added: Failure) -> None:
+    """Do again what code did to an exception before it raised it again."""
+    if added.added is not None:
+        _add(error, added.added)
+    _add_notes(error, added)
+    try:
+        if added.arguments is not None:
+            error.args = tuple(read(added.arguments, exception_of))
+        _restore_attributes(error, added)
+    except Exception as problem:  # noqa: BLE001 - the failure itself must not be lost
+        _note(error, f"not rebuilt: what was added to it ({type(problem).__name__})")
+    if added.cause is not None:
+        _set_cause(error, exception_of(added.cause))
 
 
 def is_of_child(error: BaseException) -> bool:
     """Whether an exception is how a child workflow ended."""
-    recorded: Failure | None = getattr(error, _MARK, None)
+    recorded = recorded_in(error)
     return recorded is not None and recorded.kind == "child_workflow"
 
 
@@ -277,37 +96,151 @@ def _exception_of(failure: Failure) -> BaseException:
         return _with_cause(TimeoutError(failure.message), failure)
     if failure.kind == "cancelled":
         return asyncio.CancelledError(failure.message)
-    cls = CLASSES.find(failure.module, failure.type)
-    if cls is not None and not _may_be_rebuilt(cls):
-        cls = None
-    if cls is None and failure.type:
-        cls = _application_class(failure)
+    cls = _class_of(failure)
     error = None if cls is None else _rebuild(cls, failure)
     if error is None:
-        error = errors.RemoteError(_remote_text(failure), type=failure.type)
-    for note in failure.notes:
-        error.add_note(note)
+        error = _caught_as(
+            errors.RemoteError(_remote_text(failure), type=failure.type), failure
+        )
+    _add_notes(error, failure)
     return _with_cause(error, failure)
 
 
-def _may_be_rebuilt(cls: type[BaseException]) -> bool:
-    """Whether a row may choose this class: not one that ends the whole program."""
-    return issubclass(cls, Exception) or cls is BaseExceptionGroup
+# --- the class ------------------------------------------------------------------------
 
 
-def _application_class(failure: Failure) -> type[BaseException] | None:
-    """ApplicationError, if the failure was raised as one under another type name."""
-    is_ours = failure.module == errors.__name__ and not failure.group
-    return errors.ApplicationError if is_ours else None
+def _class_of(failure: Failure) -> type[BaseException] | None:
+    """The class to rebuild a failure with, if it is known."""
+    if failure.classes:
+        cls: type[BaseException] | None = _reach(failure.classes[0])
+        if cls is not None and issubclass(cls, StopIteration):
+            return None  # no coroutine can raise it
+    else:
+        cls = CLASSES.find(failure.module, failure.type)
+    if cls is None and failure.type:
+        # One of this library that was raised under a type of its own.
+        is_ours = failure.module == errors.__name__ and not failure.group
+        cls = errors.ApplicationError if is_ours else None
+    # Others would end the program that reads them.
+    if cls is not None and not issubclass(
+        cls, Exception | asyncio.CancelledError | BaseExceptionGroup
+    ):
+        return None
+    return cls
+
+
+def _reach(name: str) -> Any:
+    home, _, qualified = name.partition(":")
+    cls = CLASSES.reach(home, qualified)
+    return cls if cls is not None and issubclass(cls, BaseException) else None
+
+
+def _caught_as(error: errors.FailureError, failure: Failure) -> BaseException:
+    """The same error, caught also by the nearest known base of the class it is for."""
+    for name in failure.classes[1:]:
+        base = _reach(name)
+        if base in (None, Exception) or isinstance(error, base):
+            continue
+        if not issubclass(base, Exception) or issubclass(
+            base, StopIteration | BaseExceptionGroup
+        ):
+            continue
+        try:
+            combined = _bare(_combined(type(error), base), error.args)
+            combined.args = error.args
+            vars(combined).update(vars(error))
+            own = frozenset((*vars(error), "code", "hint"))
+            _restore_attributes(combined, failure, keep=own)
+            str(combined)
+        except Exception:  # noqa: BLE001, S112 - the next base may do
+            continue
+        return combined
+    return error
+
+
+_combinations: Final[dict[tuple[type, type], type[BaseException]]] = {}
+
+
+def _combined(
+    cls: type[errors.FailureError], base: type[Exception]
+) -> type[BaseException]:
+    found = _combinations.get((cls, base))
+    if found is None:
+        found = _combinations[cls, base] = _combine(cls, base)
+    return found
+
+
+def _combine(
+    cls: type[errors.FailureError], base: type[Exception]
+) -> type[BaseException]:
+    return types.new_class(
+        cls.__name__,
+        (cls, base),
+        exec_body=lambda body: body.update(
+            __module__=cls.__module__,
+            __qualname__=cls.__qualname__,
+            __doc__=cls.__doc__,
+            __str__=BaseException.__str__,
+            __repr__=BaseException.__repr__,
+            __reduce__=_reduce_combined,
+        ),
+    )
+
+
+def _reduce_combined(error: Any) -> tuple[Any, ...]:
+    cls, base = type(error).__bases__
+    return _unpickle_combined, (cls, base, error.args, vars(error))
+
+
+def _unpickle_combined(
+    cls: type[errors.FailureError],
+    base: type[Exception],
+    args: tuple[Any, ...],
+    state: dict[str, Any],
+) -> BaseException:
+    error = _bare(_combined(cls, base), args)
+    error.args = args
+    vars(error).update(state)
+    return error
+
+
+def _bare(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """An object of a class, without any code of the class."""
+    for base in cls.__mro__:
+        make = vars(base).get("__new__")
+        if isinstance(make, types.BuiltinFunctionType):
+            made: BaseException = make(cls, *args)
+            return made
+    raise TypeError(cls.__qualname__)  # never: BaseException has one
+
+
+# --- its parts ------------------------------------------------------------------------
 
 
 def _remote_text(failure: Failure) -> str:
     return f"{failure.type}: {failure.message}" if failure.type else failure.message
 
 
+def _note(error: BaseException, note: str) -> None:
+    # Not by add_note(), which a frozen dataclass refuses; likewise below.
+    notes: list[str] = vars(error).setdefault("__notes__", [])
+    notes.append(note)
+
+
+def _add_notes(error: BaseException, failure: Failure) -> None:
+    for note in failure.notes:
+        _note(error, note)
+    if failure.left_out:
+        _note(error, f"not recorded: {', '.join(failure.left_out)}")
+
+
+def _set_cause(error: BaseException, cause: BaseException) -> None:
+    object.__setattr__(error, "__cause__", cause)
+
+
 def _with_cause(error: BaseException, failure: Failure) -> BaseException:
     if failure.cause is not None:
-        error.__cause__ = exception_of(failure.cause)
+        _set_cause(error, exception_of(failure.cause))
     return error
 
 
@@ -315,43 +248,103 @@ def _rebuild(cls: type[BaseException], failure: Failure) -> BaseException | None
     """Make an exception without calling its constructor, which may want anything."""
     try:
         if issubclass(cls, BaseExceptionGroup):
-            members = [exception_of(member) for member in failure.group]
-            message = failure.message.rsplit(" (", 1)[0]
-            make: Any = cls
-            if issubclass(cls, ExceptionGroup) and not all(
-                isinstance(member, Exception) for member in members
-            ):
-                make = BaseExceptionGroup
-            rebuilt: BaseException = make(message, members)
-            return rebuilt
-        arguments = (
+            return _rebuild_group(cls, failure)
+        arguments: list[Any] = (
             [failure.message]
             if failure.arguments is None
-            else msgspec.json.decode(failure.arguments.json)
+            else read(failure.arguments, exception_of)
         )
-        error = cls.__new__(cls, *arguments)
-        error.args = tuple(arguments)
-        if failure.state is not None:
-            vars(error).update(msgspec.json.decode(failure.state.json))
-        if issubclass(cls, errors.ApplicationError):
+        error = _new(cls, tuple(arguments), failure)
+        _restore_attributes(error, failure)
+        if isinstance(error, errors.ApplicationError):
             _restore_application_error(error, failure)
-        elif issubclass(cls, errors.CompensationFailed):
+        elif isinstance(error, errors.CompensationFailed):
             vars(error)["errors"] = tuple(map(exception_of, failure.group))
+        if failure.classes and not failure.message.startswith("<no text"):
+            str(error)  # which its class may build of what was left out
     except Exception:  # noqa: BLE001 - a class may refuse; the failure must not be lost
         return None
     return error
 
 
-def _restore_application_error(error: Any, failure: Failure) -> None:
-    error.message = failure.message
-    error.type = failure.type
-    error.non_retryable = failure.non_retryable
-    error.next_retry_delay = (
-        None
-        if failure.next_retry_delay is None
-        else failure.next_retry_delay / 1_000_000
+def _new(
+    cls: type[BaseException], args: tuple[Any, ...], failure: Failure
+) -> BaseException:
+    try:
+        error = cls.__new__(cls, *args)
+        if type(error) is not cls:
+            raise TypeError(cls.__qualname__)
+    except Exception:
+        if not failure.classes:
+            raise
+        error = _bare(cls, args)
+    object.__setattr__(error, "args", args)
+    return error
+
+
+def _restore_attributes(
+    error: BaseException, failure: Failure, keep: frozenset[str] = frozenset()
+) -> None:
+    if failure.state is None:
+        return
+    state, lost = read_attributes(failure.state, exception_of)
+    for name, value in state.items():
+        slot = _slot(type(error), name)
+        if name in keep:
+            continue
+        if slot is None:
+            vars(error)[name] = value
+        else:
+            slot.__set__(error, value)
+    if lost:
+        _note(error, f"not rebuilt: attributes {', '.join(lost)}")
+
+
+def _slot(cls: type[BaseException], name: str) -> Any:
+    for base in cls.__mro__:
+        slot = vars(base).get(name)
+        if type(slot) is types.MemberDescriptorType:
+            return slot
+    return None
+
+
+def _rebuild_group(
+    cls: type[BaseExceptionGroup[Any]], failure: Failure
+) -> BaseException:
+    members = [exception_of(member) for member in failure.group]
+    message = (
+        failure.message.rsplit(" (", 1)[0]
+        if failure.arguments is None
+        else read(failure.arguments, exception_of)[0]
     )
-    error.details = tuple(msgspec.json.decode(d.json) for d in failure.details)
+    make: Any = cls
+    if issubclass(cls, ExceptionGroup) and not all(
+        isinstance(member, Exception) for member in members
+    ):
+        make = BaseExceptionGroup
+    try:
+        rebuilt: BaseException = make(message, members)
+    except Exception:
+        if not failure.classes:
+            raise
+        rebuilt = BaseExceptionGroup.__new__(make, message, members)
+    _restore_attributes(rebuilt, failure)
+    return rebuilt
+
+
+def _restore_application_error(error: Any, failure: Failure) -> None:
+    delay = failure.next_retry_delay
+    for name, value in (
+        ("message", failure.message),
+        ("type", failure.type),
+        ("non_retryable", failure.non_retryable),
+        ("next_retry_delay", None if delay is None else delay / 1_000_000),
+        ("details", tuple(read(item, exception_of) for item in failure.details)),
+    ):
+        vars(error)[name] = value  # not set, which a frozen dataclass refuses
+
+
+# --- how activities and children end --------------------------------------------------
 
 
 def _activity_exception(failure: Failure) -> BaseException:
@@ -363,7 +356,7 @@ def _activity_exception(failure: Failure) -> BaseException:
     if cause is not None and cause.kind == "application":
         error = exception_of(cause)
         if not isinstance(error, errors.RemoteError) or cause.type == "RemoteError":
-            error.add_note(f"raised by {where}, {_why_last(failure)}")
+            _note(error, f"raised by {where}, {_why_last(failure)}")
             return error
     cls: type[errors.ActivityError] = errors.ActivityError
     what = "failed"
@@ -381,7 +374,8 @@ def _activity_exception(failure: Failure) -> BaseException:
     )
     if isinstance(activity_error, errors.ActivityTimeoutError) and cause is not None:
         activity_error.timeout_type = cause.timeout_type
-    return _with_cause(activity_error, failure)
+    raised = activity_error if cause is None else _caught_as(activity_error, cause)
+    return _with_cause(raised, failure)
 
 
 def _child_exception(failure: Failure) -> BaseException:
@@ -404,7 +398,7 @@ def _child_exception(failure: Failure) -> BaseException:
     error = exception_of(cause)
     if isinstance(error, errors.RemoteError) and cause.type != "RemoteError":
         return _child_error(f"{said} failed: {_remote_text(cause)}", failure)
-    error.add_note(f"raised by {where}")
+    _note(error, f"raised by {where}")
     return error
 
 
@@ -415,7 +409,8 @@ def _child_error(message: str, failure: Failure) -> BaseException:
         workflow_id=failure.workflow_id,
         run_id=failure.run_id,
     )
-    return _with_cause(error, failure)
+    cause = failure.cause
+    return _with_cause(error if cause is None else _caught_as(error, cause), failure)
 
 
 _WHY_LAST: Final = {
@@ -469,7 +464,7 @@ def _is_one_bug(
     fail_on: tuple[type[BaseException], ...],
     park_on: tuple[type[BaseException], ...],
 ) -> bool:
-    if hasattr(error, _MARK):
+    if recorded_in(error) is not None:
         return False
     if isinstance(error, fail_on):
         return False
@@ -478,7 +473,7 @@ def _is_one_bug(
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        for member in _members(error):
+        for member in members_of(error):
             yield from _leaves(member)
     else:
         yield error

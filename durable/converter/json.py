@@ -17,15 +17,15 @@ import math
 import pathlib
 import sys
 import types
-from collections import Counter
-from collections.abc import Callable
-from datetime import date, datetime, time, timedelta
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, timezone
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from durable import limits
+from durable.converter.refusals import why_refused
 from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, NULL, Payload, Payloads
 from durable.errors import (
     DefinitionError,
@@ -39,6 +39,13 @@ _ATOMS: Final = frozenset(
     {int, str, bool, float, bytes, type(None), UUID, date, timedelta}
 )
 _NOTHING: Final = (None, type(None), Any)
+_FIELDS: Final = (
+    "__struct_fields__",
+    "__dataclass_fields__",
+    "__attrs_attrs__",
+    "__pydantic_fields__",
+)
+_NO_TWIN: Final = object()
 
 
 def _encode_extra(value: Any) -> Any:
@@ -50,7 +57,11 @@ def _encode_extra(value: Any) -> Any:
         return str(value)
     if isinstance(value, complex):
         return [value.real, value.imag]
-    raise NotImplementedError(type(value).__qualname__)
+    raise _NotDataError(type(value).__qualname__)
+
+
+class _NotDataError(NotImplementedError):
+    """A value is of a type that is no data; the text names the type."""
 
 
 def _decode_extra(hint: Any, data: Any) -> Any:
@@ -125,11 +136,17 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
         return Payload(encoding=BINARY_PLAIN, data=value), value
     data = _encode_json(value, what)
     if hint is Any:
-        _check_plain(value, what, "")
+        try:
+            _check_plain(value, what, "")
+        except RecursionError:
+            raise _too_deep(what) from None
     decoder = _find_decoder(hint)
     try:
         copy = decoder.decode(data)
-    except (msgspec.MsgspecError, ValueError, TypeError, NotImplementedError) as error:
+        difference = None if same(value, copy) else _difference(value, copy, "")
+    except RecursionError:
+        raise _too_deep(what) from None
+    except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
         odd = _find_not_finite(value, "")
         if odd is not None:
             place, number = odd
@@ -139,16 +156,24 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
                 hint="Pass None, or a text, where there is no number.",
             ) from None
         raise PayloadError(
-            f"{_capital(what)} does not fit its annotation {_name(hint)}: {error}."
+            f"{_capital(what)} does not fit its annotation {_name(hint)}:"
+            f" {why_refused(error)}."
         ) from None
-    if not same(value, copy):
-        place, before, after = _difference(value, copy, "")
+    if difference is not None:
+        place, before, after = difference
         raise PayloadError(
             f"{_capital(what)}{' at ' + place if place else ''} would change from"
             f" {before} to {after} when it is recorded.",
             hint="Annotate it with its exact type, or pass plain data.",
         )
     return Payload(msgspec.Raw(data)), copy
+
+
+def _too_deep(what: str) -> PayloadError:
+    return PayloadError(
+        f"{_capital(what)} cannot be recorded as JSON: it is nested too deep.",
+        hint="Integers have at most 64 bits, nesting is bounded.",
+    )
 
 
 def _find_not_finite(value: Any, place: str) -> tuple[str, float] | None:
@@ -217,22 +242,20 @@ def _refusal(problem: Exception, value: Any, what: str) -> Exception:
         return PayloadError(
             f"{_capital(what)} holds a lone surrogate, which no database keeps."
         )
-    except (OverflowError, RecursionError) as error:
-        return PayloadError(
-            f"{_capital(what)} cannot be recorded as JSON: {error}.",
-            hint="Integers have at most 64 bits, nesting is bounded.",
-        )
-    except (TypeError, ValueError, NotImplementedError, msgspec.MsgspecError) as error:
-        return PayloadError(
-            f"{_capital(what)} cannot be recorded: {type(value).__qualname__}"
-            f" holds something that is no data ({error}).",
-            hint="Pass dataclasses, msgspec Structs, pydantic models or plain data.",
-        )
+    except RecursionError:
+        return _too_deep(what)
     except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
         return PayloadError(
-            f"{_capital(what)} cannot be recorded: encoding it raised"
-            f" {type(error).__name__}: {error}."
+            f"{_capital(what)} cannot be recorded: {type(value).__qualname__}"
+            f" holds something that is no data ({_why_unencodable(error)}).",
+            hint="Pass dataclasses, msgspec Structs, pydantic models or plain data.",
         )
+
+
+def _why_unencodable(error: Exception) -> str:
+    if type(error) is _NotDataError:
+        return f"a {error}"
+    return why_refused(error)
 
 
 def _check_size(size: int, what: str) -> None:
@@ -290,7 +313,7 @@ def decode(payload: Payload, hint: Any, what: str) -> Any:
         except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
             raise UndecodableError(
                 f"{_capital(what)} was recorded, but does not fit {_name(hint)} now:"
-                f" {_said(error)}.",
+                f" {why_refused(error)}.",
                 hint="Give new fields a default, and keep old ones readable.",
             ) from None
     if encoding == BINARY_PLAIN and hint in (bytes, Any):
@@ -300,12 +323,6 @@ def decode(payload: Payload, hint: Any, what: str) -> Any:
         " allow here.",
         hint="Which encodings may be read is decided by code, never by a row.",
     )
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, msgspec.MsgspecError | ValueError | TypeError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 def same_payloads(
@@ -327,7 +344,7 @@ def same_payloads(
         try:
             if not same(decode(left, hint, what), decode(right, hint, what)):
                 return False
-        except UndecodableError:
+        except (UndecodableError, RecursionError):
             return False
     return True
 
@@ -348,37 +365,55 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, dict):
         return len(left) == len(right) and _same_items(left, right)
     if isinstance(left, set | frozenset):
-        return left == right and Counter(map(type, left)) == Counter(map(type, right))
+        return len(left) == len(right) and _same_keys(left, right)
     if isinstance(left, datetime | time):
         return (
             left == right
             and left.fold == right.fold
-            and type(left.tzinfo) is type(right.tzinfo)
+            and _kind_of_zone(left) is _kind_of_zone(right)
+            and left.utcoffset() == right.utcoffset()
         )
     fields = _fields(left)
-    if fields is not None:
-        return all(
-            same(getattr(left, name, None), getattr(right, name, None))
-            for name in fields
-        )
+    if fields is not None and not all(
+        same(getattr(left, name, None), getattr(right, name, None)) for name in fields
+    ):
+        return False
+    if fields is not None and not hasattr(kind, "__pydantic_fields__"):
+        return True  # a model of pydantic may hold more than its fields
     try:
         return bool(left == right)
     except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
         return False
 
 
+def _kind_of_zone(moment: datetime | time) -> Any:
+    """A zone with rules of its own is another kind than an offset, whatever it says."""
+    kind = type(moment.tzinfo)
+    return timezone if kind.__module__.startswith("pydantic") else kind
+
+
 def _same_items(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
     """Compare two dicts; keys are compared by type too, order does not matter."""
-    types: dict[Any, Any] = {key: type(key) for key in right}
-    return all(
-        types.get(key) is type(key) and same(value, right[key])
-        for key, value in left.items()
+    return _same_keys(left, right) and all(
+        same(value, right[key]) for key, value in left.items()
     )
+
+
+def _same_keys(left: Iterable[Any], right: Iterable[Any]) -> bool:
+    """Whether keys, or members of sets, are the same, and not merely equal."""
+    twins = {key: key for key in right}
+    for key in left:
+        twin = twins.get(key, _NO_TWIN)
+        if type(key) is not type(twin):
+            return False
+        if type(key) not in _ATOMS and not same(key, twin):
+            return False
+    return True
 
 
 def _fields(value: Any) -> tuple[str, ...] | None:
     kind: Any = type(value)
-    for attribute in ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__"):
+    for attribute in _FIELDS:
         fields = getattr(kind, attribute, None)
         if fields is not None:
             return tuple(getattr(field, "name", field) for field in fields)
@@ -395,7 +430,9 @@ def _difference(left: Any, right: Any, place: str) -> tuple[str, str, str]:
             for index, (a, b) in enumerate(zip(left, right, strict=True)):
                 if not same(a, b):
                     return _difference(a, b, f"{place}[{index}]")
-        elif isinstance(left, dict) and _same_keys(left, right):
+        elif isinstance(left, dict) and (
+            len(left) == len(right) and _same_keys(left, right)
+        ):
             for number, (key, value) in enumerate(left.items(), start=1):
                 if not same(value, right[key]):
                     return _difference(value, right[key], f"{place}[key {number}]")
@@ -404,12 +441,19 @@ def _difference(left: Any, right: Any, place: str) -> tuple[str, str, str]:
                 a, b = getattr(left, name, None), getattr(right, name, None)
                 if not same(a, b):
                     return _difference(a, b, f"{place}.{name}")
-    return place, _describe(left), _describe(right)
-
-
-def _same_keys(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
-    return list(map(type, left)) == list(map(type, right)) and left.keys() == (
-        right.keys()
+        if isinstance(left, set | frozenset | dict) and len(left) == len(right):
+            twins = {key: key for key in right}
+            for key in left:
+                twin = twins.get(key, key)
+                if type(key) is type(twin) and not same(key, twin):
+                    what = "a key" if isinstance(left, dict) else "a member"
+                    _, before, after = _difference(key, twin, "")
+                    return f"{place}[{what}]", before, after
+    before, after = _describe(left), _describe(right)
+    return (
+        place,
+        before,
+        f"another {type(right).__name__}" if before == after else after,
     )
 
 

@@ -267,7 +267,13 @@ class RunContext(OtherRuns):
     def report_unhandled(self, context: dict[str, Any]) -> None:
         """Hand on what asyncio would have logged, unless it is only replayed."""
         if self.on_unhandled is not None and not self.is_replaying:
-            self.on_unhandled(context)
+            about = {"started": self.started, "update": self.update_info()}
+            self.on_unhandled({**context, **about})
+
+    @property
+    def is_torn_down(self) -> bool:
+        """Whether the run is leaving memory: what its code still does is void."""
+        return self.loop.is_torn_down
 
     # --- the workflow runtime ---------------------------------------------------------
 
@@ -481,7 +487,7 @@ class RunContext(OtherRuns):
 
     def update_info(self) -> tuple[str, str] | None:
         """Id and name of the update whose handler this code belongs to."""
-        return self.mailbox.update_info()
+        return self.mailbox.update_info() if self.has_mailbox else None
 
     def set_state(self, state: Payload) -> None:
         """Publish what the run shows of itself."""

@@ -406,7 +406,10 @@ class Mailbox:
                 self.accepted.add(update.update_id)
             self.updates[update.update_id] = None
             _current_update.set((update.update_id, update.update_name))
-            self.unfinished[key] = (f"update {update.update_name!r}", handler)
+            self.unfinished[key] = (
+                f"update {update.update_name!r} (id {update.update_id!r})",
+                handler,
+            )
             result = handler.bind(update.update_name, update.input)()
             if handler.is_async:
                 result = await result

@@ -34,7 +34,11 @@ class Payload(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     @property
     def size(self) -> int:
         """Bytes of the value."""
-        return len(bytes(self.json)) if self.encoding == JSON_PLAIN else len(self.data)
+        return len(bytes(self.json)) or len(self.data)
+
+    def __repr__(self) -> str:
+        """Say how much it is, never what."""
+        return f"<payload of {self.size:,} bytes, {self.encoding}>"
 
 
 _payload_decoder: Final = msgspec.json.Decoder(Payload)
@@ -56,15 +60,21 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     Attributes:
         message: the exception's text, bounded.
         kind: what sort of failure; see `FAILURE_KINDS`.
-        type: the class name, such as `CardDeclined`.
+        type: the class name, such as `CardDeclined`; or what an `ApplicationError` is
+            to be called.
         module: the module that defines the class. It is compared with known classes,
             never imported.
         bases: the names of its base classes up to `Exception`, for retry policies.
+        classes: the class and its bases as `module:qualified name`, nearest first.
+            Older failures have none, and are read as they always were.
         stack_trace: the traceback's text, bounded.
         source: which library recorded it.
         notes: `__notes__`.
-        arguments: the exception's arguments, if they are plain data.
-        state: the exception's attributes, if they are plain data.
+        arguments: the exception's arguments, if they are data.
+        state: the exception's attributes, as far as they are data.
+        left_out: what could not be kept, in words.
+        added: what code added to the exception that this failure was raised as, before
+            it raised it again: notes, attributes, arguments and a cause.
         details: values that the code attached.
         cause: `__cause__`, or the context that was not suppressed.
         group: the members, if it is an exception group.
@@ -80,11 +90,14 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     type: str = ""
     module: str = ""
     bases: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     stack_trace: str = ""
     source: str = "durable"
     notes: tuple[str, ...] = ()
     arguments: Payload | None = None
     state: Payload | None = None
+    left_out: tuple[str, ...] = ()
+    added: Failure | None = None
     details: Payloads = ()
     cause: Failure | None = None
     group: tuple[Failure, ...] = ()

@@ -226,6 +226,11 @@ class WorkflowRuntime(Protocol):
     """What workflow code may ask of whatever drives it."""
 
     @property
+    def is_torn_down(self) -> bool:
+        """Whether the run is leaving memory: what its code still does is void."""
+        ...
+
+    @property
     def is_replaying(self) -> bool:
         """Whether this code ran before and is only being caught up."""
         ...

@@ -30,11 +30,53 @@ _FORMS: Final = (
 )
 
 
+# What may follow the password: a host, a port and a database, or less.
+_PLACE: Final = re.compile(r"[\w.-]*(?:\[[\da-fA-F:]+\])?(?::\d{1,5})?(?:/[\w.-]*)?")
+_PATH: Final = re.compile(r"(?:sqlite:|memory:|file:|[A-Za-z]:)?[\w./\\~ -]*")
+_KNOWN_OPTION: Final = re.compile(r"synchronous=\w{0,20}")
+
+
 def mask_password(url: str) -> str:
-    """Return a URL in which three stars stand for the password, if it has one."""
-    # Up to the last @, because people write passwords unescaped.
-    masked = re.sub(r"(://[^/:@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&]pass\w*=)[^&]*", r"\1***", masked, flags=re.IGNORECASE)
+    """Return a URL in which three stars stand for what could be a password.
+
+    People write passwords unescaped, and in options. So only what has the form of a
+    user, a host, a database or a path of a file is shown.
+    """
+    match = _SCHEME.fullmatch(url)
+    if match is None:
+        return url if _PATH.fullmatch(url) else "***"
+    scheme, rest = match.groups()
+    rest, options = _mask_options(rest)
+    user, at, place = rest.rpartition("@")
+    if scheme.lower() in ("sqlite", "memory") and ":" not in user:
+        is_path = rest.startswith("/") or ":" not in rest.partition("/")[0]
+        return f"{scheme}://{rest if is_path else '***'}{options}"
+    if not _PLACE.fullmatch(place) or scheme.lower().partition("+")[0] not in (
+        *_SERVERS,
+        "sqlite",
+    ):
+        place = "***"
+    name, colon, _ = user.partition(":")
+    if not (colon and re.fullmatch(r"[\w.-]*", name)):
+        return f"{scheme}://{'***@' if at else ''}{place}{options}"
+    return f"{scheme}://{name}:***@{place}{options}"
+
+
+def _mask_options(rest: str) -> tuple[str, str]:
+    """Split the options off, and show those that cannot hold a secret."""
+    before, _, query = rest.partition("?")
+    if "?" not in rest:
+        return rest, ""
+    if "@" in query:  # then the ? may stand in a password
+        return f"{before}?{query}", ""
+    if _KNOWN_OPTION.fullmatch(query):
+        return before, f"?{query}"
+    name, is_set, _ = query.partition("=")
+    return before, f"?{name}=***" if is_set else "?***"
+
+
+def _if_plain(text: str) -> str:
+    return text if re.fullmatch(r"[A-Za-z_]{0,20}", text) else "***"
 
 
 def connect(
@@ -104,14 +146,14 @@ def _parse_sqlite(rest: str, shown: str) -> tuple[Path | None, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     value = options.pop("synchronous", "full")
     if options or (query and not parse_qsl(query, keep_blank_values=True)):
-        name = next(iter(options), query)
+        name = _if_plain(next(iter(options), query))
         raise InvalidOptionError(
             f"{shown!r} has the option {name!r}, which SQLite does not have here.",
             hint="The only one is 'synchronous', which is 'full' or 'normal'.",
         )
     if value not in _SYNCHRONOUS:
         raise InvalidOptionError(
-            f"{shown!r}: synchronous is {value!r}.",
+            f"{shown!r}: synchronous is {_if_plain(value)!r}.",
             hint="It is 'full' (survives power loss, the default) or 'normal' (may"
             " lose the last commits).",
         )

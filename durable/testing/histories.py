@@ -66,6 +66,9 @@ def load_history(text: str | bytes) -> list[HistoryEvent]:
 
 # What a history keeps for people and no replay may depend on.
 _UNCOMPARED: Final = frozenset({"source", "stack_trace", "identity"})
+# How much of an exception a failure keeps beside its type and text: it has grown.
+_EXTENT: Final = frozenset({"classes", "arguments", "state", "left_out", "added"})
+_FAILURES: Final = frozenset({"failure", "last_failure"})
 
 
 def comparable(events: Sequence[HistoryEvent]) -> list[bytes]:
@@ -90,15 +93,17 @@ def comparable(events: Sequence[HistoryEvent]) -> list[bytes]:
     ]
 
 
-def _without_places(value: Any) -> Any:
+def _without_places(value: Any, without: frozenset[str] = _UNCOMPARED) -> Any:
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         return {
-            key: _without_places(item)
+            key: _without_places(
+                item, without | _EXTENT if key in _FAILURES else without
+            )
             for key, item in fields.items()
-            if key not in _UNCOMPARED
+            if key not in without
         }
     if isinstance(value, list):
         items: list[Any] = [*value]
-        return [_without_places(item) for item in items]
+        return [_without_places(item, without) for item in items]
     return value

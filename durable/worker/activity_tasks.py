@@ -36,6 +36,7 @@ from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.invoking import BuiltIn, Code, EngineParts, Invoker
 from durable.worker.live_run import Attempt, LiveRun
+from durable.worker.log_lines import extra_of, name_of
 
 _log: Final = logging.getLogger("durable.worker")
 
@@ -189,6 +190,7 @@ class ActivityTasks:
             name=(
                 f"Activity {activity.name!r} (id {attempt.scheduled.activity_id},"
                 f" attempt {attempt.attempt}) of run {attempt.run.workflow_id!r}"
+                f" (run id {attempt.run.run_id})"
             ),
             context=self._context.copy(),
         )
@@ -530,9 +532,10 @@ class ActivityTasks:
             self._host.lease_lost(error.worker_id)
         elif error is not None:
             _log.error(
-                "An attempt of run %r could not be recorded (%s); it is not begun.",
-                run.workflow_id,
+                "An attempt of run %s could not be recorded (%s); it is not begun.",
+                name_of(run),
                 error,
+                extra=extra_of(run),
             )
             run.refusals += 1
             self._host.reload(run)

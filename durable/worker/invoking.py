@@ -1,6 +1,7 @@
 """Calls what an attempt runs: decodes its arguments, runs it, encodes its result.
 
-Async functions run on the loop, plain ones in threads. What the library brings along
+Async functions run on the loop, plain ones in threads; a coroutine that a plain one
+gives, because it wraps an async one, runs on the loop. What the library brings along
 itself takes payloads and gives a payload.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
@@ -80,6 +82,8 @@ class Invoker:
             return context.run(_call_plain, code, args, kwargs)
 
         result = await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        if inspect.isawaitable(result):  # a plain function around an async one
+            result = await result
         return signature.encode_result(result)
 
     def close(self) -> None:

@@ -19,6 +19,8 @@ from typing import Final
 
 from durable.core.replayer import Replayer
 from durable.errors import WorkflowBlockedError
+from durable.worker.live_run import LiveRun
+from durable.worker.log_lines import extra_of, name_of
 
 _log: Final = logging.getLogger("durable.worker")
 _STEP_SECONDS_MIN: Final = 0.005
@@ -41,7 +43,7 @@ class Watchdog:
         self._limit = limit
         self._thread_id = threading.get_ident()
         self._lock = threading.Lock()
-        self._turn: str | None = None
+        self._turn: LiveRun | None = None
         self._turn_number = 0
         self._replayer: Replayer | None = None
         self._is_interrupted = False
@@ -54,9 +56,9 @@ class Watchdog:
         )
         self._thread.start()
 
-    def enter(self, run: str, replayer: Replayer) -> None:
+    def enter(self, run: LiveRun) -> None:
         """A workflow task of `run` begins in the watched thread."""
-        self._replayer = replayer
+        self._replayer = run.replayer
         self._turn_number += 1
         self._turn = run
 
@@ -97,15 +99,16 @@ class Watchdog:
                 else:
                     pause = _AIM_SECONDS
 
-    def _name(self, turn: str) -> None:
+    def _name(self, turn: LiveRun) -> None:
         frame = _frame_of(self._thread_id)
         _log.error(
             "Workflow task of run %s has held its thread for %.1f s at %s."
             " It is interrupted; the run will park if this goes on.\n%s",
-            turn,
+            name_of(turn),
             self._limit,
             _place(frame),
             _stack(frame),
+            extra=extra_of(turn),
         )
 
     def _interrupt(self, number: int) -> bool:

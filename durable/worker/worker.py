@@ -44,7 +44,7 @@ from durable.store.records import (
     WorkerRecord,
 )
 from durable.store.store import Store
-from durable.worker import observing
+from durable.worker import log_lines, observing
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
 from durable.worker.inputs import key_of
@@ -149,7 +149,7 @@ class Worker:
             watchdog=self._watchdog,
             observer=self._watch,
             max_tries=self._options.max_tries,
-            on_unhandled=_log_unhandled,
+            on_unhandled=log_lines.log_unhandled,
             mailroom=self._mailroom,
         )
         self._starts = Starts(
@@ -503,10 +503,12 @@ class Worker:
     def give_up(self, run: LiveRun) -> None:
         """Leave a run of an unknown type to a worker that knows it."""
         _log.warning(
-            "Run %r is of workflow %r, which this worker does not know; it waits for a"
-            " worker that does.",
+            "Run %r is of workflow %r, which this worker does not know (run id %s); it"
+            " waits for a worker that does.",
             run.workflow_id,
             run.workflow_type,
+            run.run_id,
+            extra=log_lines.extra_of(run),
         )
         self.drop(run)
         self._store.submit(ReleaseRuns(run_ids=(run.run_id,)), _ignore)
@@ -582,12 +584,3 @@ class Worker:
 def _ignore(_: Any, error: BaseException | None) -> None:
     if error is not None:
         _log.error("A background write was refused: %s", error)
-
-
-def _log_unhandled(context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    _log.warning(
-        "In a workflow: %s%s",
-        context.get("message", "something was not handled"),
-        "" if error is None else f" ({type(error).__name__}: {error})",
-    )

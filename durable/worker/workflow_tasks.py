@@ -63,6 +63,7 @@ from durable.store.records import (
 from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.live_run import LiveRun
+from durable.worker.log_lines import extra_of, name_of
 from durable.worker.mailroom import Mailroom, is_message
 from durable.worker.outgoing import (
     DELIVERIES,
@@ -226,7 +227,7 @@ class WorkflowTasks:
             return run.replayer.process(task)
         completion = None
         outer = turn.outside()
-        watchdog.enter(f"{run.workflow_id!r} ({run.workflow_type})", run.replayer)
+        watchdog.enter(run)
         try:
             completion = run.replayer.process(task)
         except WorkflowBlockedError:
@@ -541,10 +542,11 @@ class WorkflowTasks:
             run.refusals += 1
             if not isinstance(error, HistoryTakenError):
                 _log.error(
-                    "A workflow task of run %r was not committed (%s); it will be"
+                    "A workflow task of run %s was not committed (%s); it will be"
                     " driven again from its history.",
-                    run.workflow_id,
+                    name_of(run),
                     error,
+                    extra=extra_of(run),
                 )
             if isinstance(error, CommitUnknownError):
                 # If it took place, it did something to other runs perhaps.
@@ -581,12 +583,11 @@ class WorkflowTasks:
     def park(self, run: LiveRun, failure: Failure) -> None:
         """Set the run aside with its reason; nobody loses anything."""
         _log.error(
-            "Run %r (%s) is stuck: %s: %s. It goes on once a worker starts with right"
-            " code.",
-            run.workflow_id,
-            run.workflow_type,
+            "Run %s is stuck: %s: %s. It goes on once a worker starts with right code.",
+            name_of(run),
             failure.type,
             failure.message.splitlines()[0].rstrip(".") if failure.message else "",
+            extra=extra_of(run),
         )
         stuck = msgspec.json.encode(failure).decode()
         run.is_committing = True
@@ -604,5 +605,10 @@ class WorkflowTasks:
             self._host.lease_lost(error.worker_id)
             return
         if error is not None:
-            _log.error("Run %r could not be parked: %s", run.workflow_id, error)
+            _log.error(
+                "Run %s could not be parked: %s",
+                name_of(run),
+                error,
+                extra=extra_of(run),
+            )
         self._host.run_stuck(run, failure)

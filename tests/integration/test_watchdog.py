@@ -84,7 +84,7 @@ async def test_e10_an_endless_loop_is_named_interrupted_and_parked(
             await run.result()
         assert await engine.execute(quick()) == "quick"  # others go on
     text = caplog.text
-    assert "'w' (watchdog.endless)" in text
+    assert "'w' (watchdog.endless, run id " in text
     assert "test_watchdog.py:" in text
 
 

@@ -60,20 +60,72 @@ def test_url_of_a_server_is_refused_without_its_password(scheme: str) -> None:
     assert "user:***@host/db" in str(caught.value)
 
 
+SECRET = "hunter2"
+
+
 @pytest.mark.parametrize(
     "url",
     [
-        "x://u:s3cret@h/d",
-        "sqlite://u:s3cret@h/d",
-        "postgres://h/d?user=u&password=s3cret&x=1",
-        "sqlite:///x.db?Passwd=s3cret",
+        f"x://u:{SECRET}@h/d",
+        f"sqlite://u:{SECRET}@h/d",
+        f"sqlite://u:{SECRET}/d",
+        f"sqlite+pysqlcipher://:{SECRET}@/x.db",
+        f"sqlite+pysqlcipher://u:{SECRET}",
+        f"postgres://h/d?user=u&password={SECRET}&x=1",
+        f"postgres://h/d?sslpassword={SECRET}",
+        f"postgres://h/d?pwd={SECRET}",
+        f"postgres://h/d?passfile=x&key={SECRET}",
+        f"postgres://u:a@{SECRET}@h/d",
+        f"postgres://u:a/{SECRET}@h/d",
+        f"postgres://u:a/{SECRET}/b@h/d",
+        f"postgres://u:{SECRET}/a@h",
+        f"postgres://u:a?{SECRET}@h/d",
+        f"postgres://u:a#{SECRET}@h/d",
+        f"postgres://u:a b{SECRET}@h/d",
+        f"postgres://u:a\n{SECRET}@h/d",
+        f"postgres://{SECRET}@h/d",
+        f"postgres://u:{SECRET}",
+        f"postgres://u:p%40{SECRET}@h/d",
+        f"postgresql+asyncpg://u:{SECRET}@[::1]:5432/d",
+        f"postgres:u:{SECRET}@h",
+        f"postgres:/u:{SECRET}@h",
+        f"//u:{SECRET}@h/d",
+        f"u:{SECRET}@h/d",
+        f"redis://:{SECRET}@h",
+        f"libsql://h?authToken={SECRET}",
+        f"host=h user=u password={SECRET}",
+        f"host=h;Uid=u;Pwd={SECRET};",
+        f"jdbc:postgresql://h/d?user=u&password={SECRET}",
+        f"odbc://?odbc_connect=DRIVER%3Dx%3BPWD%3D{SECRET}",
+        f"mysql://u:a'{SECRET}'@h/d",
+        f"sqlite:///x.db?password={SECRET}",
+        f"sqlite:///x.db?key=a&{SECRET}=1",
+        f"sqlite:///x.db?synchronous=full;password={SECRET}",
+        f"sqlite:///x.db?{SECRET}",
     ],
 )
 def test_password_is_masked_in_every_refusal(url: str) -> None:
     with pytest.raises(DurableError) as caught:
         connect(url)
 
-    assert "s3cret" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("orders.db", "'orders.db'"),
+        ("postgres://u:x@h.example:5432/d", "'postgres://u:***@h.example:5432/d'"),
+        ("postgres://h/d", "'postgres://h/d'"),
+        ("sqlite://orders.db", "'sqlite://orders.db'"),
+        ("sqlite:///a@b.db?oops=1", "'sqlite:///a@b.db?oops=***'"),
+    ],
+)
+def test_what_is_no_password_is_shown(url: str, shown: str) -> None:
+    with pytest.raises(DurableError) as caught:
+        connect(url)
+
+    assert shown in str(caught.value)
 
 
 @pytest.mark.parametrize(

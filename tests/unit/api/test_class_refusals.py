@@ -120,7 +120,8 @@ def test_constructor_with_other_parameters_is_refused(parameters: str) -> None:
             async def go(self, customer: str): ...
         """
     )
-    assert f"__init__ takes (self, {parameters})" in said
+    shown = parameters.replace("'x'", "...")  # defaults are values
+    assert f"__init__ takes (self, {shown})" in said
 
 
 def test_annotations_are_the_same_if_they_mean_the_same() -> None:

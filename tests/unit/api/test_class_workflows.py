@@ -422,7 +422,7 @@ def test_two_classes_of_one_name_clash() -> None:
         workflow(Cart)
 
 
-def test_one_class_imported_twice_replaces_itself(
+def test_one_class_imported_twice_leaves_its_first_copy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def make(module: str, file: str) -> type[Any]:
@@ -438,6 +438,8 @@ def test_one_class_imported_twice_replaces_itself(
 
     first = workflow(name="classes.Again")(make("orders", "/orders.py"))
     second = workflow(name="classes.Again")(make("__main__", "/orders.py"))
-    assert REGISTRY.get_workflow("classes.Again") is second.run is not first.run
+    assert REGISTRY.get_workflow("classes.Again") is first.run is not second.run
+    again = workflow(name="classes.Again")(make("orders", "/orders.py"))
+    assert REGISTRY.get_workflow("classes.Again") is again.run
     with pytest.raises(DefinitionError, match="Two definitions"):
         workflow(name="classes.Again")(make("other", "/other.py"))

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import pickle
 import threading
+import traceback
 import types
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 
 from durable import Activity, RetryPolicy, Workflow, activity, workflow
 from durable.api.registry import REGISTRY, Registry
+from durable.core.payload import NULL
 from durable.errors import (
     DefinitionError,
     InvalidCallError,
     InvalidDurationError,
     InvalidOptionError,
     NotRegisteredError,
+    UndecodableError,
 )
 from durable.options import ActivityCancellationType
 
@@ -278,6 +281,20 @@ def test_call_of_a_workflow_is_a_value_that_cannot_be_awaited() -> None:
         asyncio.run(main())
     assert "engine" in str(caught.value)
     call.close()
+
+
+def test_default_of_a_parameter_is_in_no_error() -> None:
+    @workflow(name="decorators.secret")
+    async def secret(a: int, word: str = "hunter2") -> None: ...
+
+    call: Any = secret
+    for args, names in (((), {}), ((1, "x", 3), {}), ((), {"b": 1})):
+        with pytest.raises(InvalidCallError, match=r"word: str = \.\.\.") as caught:
+            call(*args, **names)
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(UndecodableError) as undecodable:
+        secret.call_signature.decode((NULL,) * 3)
+    assert "hunter2" not in str(undecodable.value)
 
 
 @pytest.mark.parametrize("definition", [plain, flow])

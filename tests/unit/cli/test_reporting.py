@@ -148,6 +148,8 @@ def test_message_with_control_characters_stays_on_its_lines(
         ("postgresql://u:secret@h/db", "postgresql://u:***@h/db"),
         ("at 'x://u:p@ss@h' and y://v:w@z", "at 'x://u:***@h' and y://v:***@z"),
         ("sqlite:///orders.db", "sqlite:///orders.db"),
+        ("x://h/d?sslpassword=a&b=1", "x://h/d?sslpassword=***&b=1"),
+        ("host=h Pwd=a;b", "host=h Pwd=***;b"),
         ("see https://example.com/a:b", "see https://example.com/a:b"),
         ("the hidden word", "the *** word"),
     ],

@@ -77,11 +77,14 @@ def structs(cls: type[Any], **given: st.SearchStrategy[Any]) -> st.SearchStrateg
     return st.builds(cls, **fields)
 
 
-leaf_failures = structs(Failure, cause=st.none(), group=st.just(()))
+leaf_failures = structs(Failure, cause=st.none(), added=st.none(), group=st.just(()))
 failures: st.SearchStrategy[Failure] = st.recursive(
     leaf_failures,
     lambda inner: structs(
-        Failure, cause=st.none() | inner, group=st.lists(inner, max_size=2).map(tuple)
+        Failure,
+        cause=st.none() | inner,
+        added=st.none() | inner,
+        group=st.lists(inner, max_size=2).map(tuple),
     ),
     max_leaves=3,
 )
