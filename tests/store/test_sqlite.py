@@ -217,6 +217,8 @@ class Opened:
         assert isinstance(session, SqliteSession)
         self.session = session
         self._started = 0
+        # The first time marks the file, however short the log is.
+        session.maintain(is_idle=True)
 
     def start(self, runs: int) -> None:
         first, self._started = self._started, self._started + runs
