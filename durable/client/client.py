@@ -21,6 +21,7 @@ from durable.client.answers import Answers, News
 from durable.client.chain import LocalWorker
 from durable.client.description import RunDescription, describe
 from durable.client.handle import Handle
+from durable.client.home import Home
 from durable.client.outcomes import Outcomes
 from durable.client.updates import UpdateHandle
 from durable.converter import json
@@ -92,16 +93,17 @@ class Client:
         task_queue: str,
         registry: Registry,
         observer: Observer | None,
-        worker: LocalWorker | None = None,
+        home: Home,
     ) -> None:
         self._store = store
+        self._home = home
         self.registry = registry
         self.answers = Answers()
         self.namespace = namespace
         self.task_queue = task_queue
         self.identity = f"{os.getpid()}@{socket.gethostname()}"
         self.outcomes = Outcomes()
-        self.worker = worker
+        self.worker: LocalWorker | None = None
         self._observer = observer
         self._run_ids = RunIds()
         # Ids must differ, not be secret; a system call for each would cost as much as
@@ -112,6 +114,14 @@ class Client:
     def store(self) -> Store:
         """The open store."""
         return self._store
+
+    def check(self) -> None:
+        """Return if the engine may be used here.
+
+        Raises:
+            EngineClosedError: it is closed, or belongs to another process or loop.
+        """
+        self._home.check()
 
     def mailed(self, run_id: str) -> None:
         """A message for this run was committed."""

@@ -33,6 +33,8 @@ from durable.store.sqlite_file import (
 from durable.store.sqlite_hot import SqliteHotPath
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from durable.store.database import Session
 
 _log: Final = logging.getLogger("durable.store")
@@ -204,22 +206,31 @@ class SqliteSession:
         lock = sqlite3.connect(path, timeout=0, isolation_level=None)
         with contextlib.closing(lock), contextlib.suppress(sqlite3.OperationalError):
             lock.execute("PRAGMA wal_autocheckpoint = 0")
-            lock.execute("PRAGMA synchronous = NORMAL")
-            (version,) = lock.execute("PRAGMA user_version").fetchone()
-            is_ours = version in (0, COPIED_MARK)
-            if is_ours:
-                lock.execute(f"PRAGMA user_version = {COPIED_MARK}")
             lock.execute("BEGIN IMMEDIATE")
-            # PASSIVE waits for nobody and needs no write lock of its own. The next
-            # commit finds everything copied and begins the log anew.
-            self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            _, in_log, copied = self._cursor.fetchone()
+            lock.execute("ROLLBACK")
+            with self._copied_alone_is_noticed():
+                lock.execute("BEGIN IMMEDIATE")
+                # PASSIVE waits for nobody and needs no write lock of its own. The next
+                # commit finds everything copied and begins the log anew.
+                self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                _, in_log, copied = self._cursor.fetchone()
+                lock.execute("ROLLBACK")
             # A reader may have held some pages back: then try again before long.
             self._copied_changes = changes if copied == in_log else changes - limit // 2
-            if is_ours:
-                lock.execute("PRAGMA user_version = 0")
-            lock.execute("COMMIT")
             self._is_marked = True
+
+    @contextlib.contextmanager
+    def _copied_alone_is_noticed(self) -> Generator[None]:
+        """Let what is copied into the main file hold the mark, and the log not."""
+        (version,) = self._cursor.execute("PRAGMA user_version").fetchone()
+        if version not in (0, COPIED_MARK):  # somebody has another use for it
+            yield
+            return
+        self._cursor.execute(f"PRAGMA user_version = {COPIED_MARK}")
+        try:
+            yield
+        finally:
+            self._cursor.execute("PRAGMA user_version = 0")
 
     def close(self) -> None:
         """See `Session`."""

@@ -178,27 +178,40 @@ class Worker:
         )
 
     async def stop(self) -> None:
-        """Drain: begin nothing, wait for what runs, keep its results, give runs up."""
-        if not self._is_open:
-            observing.worker_stopped(self._watch)
-            return
-        self._tasks.is_draining = True
-        await self._activities.drain(self._options.grace_seconds)
-        await self._finish_commits()
-        self._is_open = False
+        """Drain: begin nothing, wait for what runs, keep its results, give runs up.
+
+        Cancelled, it waits for nothing more, and gives everything up at once.
+        """
+        try:
+            if self._is_open:
+                self._tasks.is_draining = True
+                await self._activities.drain(self._options.grace_seconds)
+                await self._finish_commits()
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        was_open, self._is_open = self._is_open, False
+        self.abandon()
         self._lookout.stop()
         for task in list(self._background):
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        if self._watchdog is not None:
-            self._watchdog.stop()
         try:
-            await self._store.release_worker()
+            await asyncio.gather(*self._background, return_exceptions=True)
+            if was_open:
+                await self._store.release_worker()
         except StoreError as error:
             _log.error("The lease could not be given up (%s); it will run out.", error)
-        observing.worker_stopped(self._watch)
-        for run in list(self._runs.values()):
-            self.drop(run)
+        finally:
+            observing.worker_stopped(self._watch)
+            for run in list(self._runs.values()):
+                self.drop(run)
+
+    def abandon(self) -> None:
+        """Stop what does not end with the event loop."""
+        self._is_open = False
+        if self._watchdog is not None:
+            self._watchdog.stop()
 
     async def _finish_commits(self) -> None:
         """Wait for what is being committed, and for what follows from it."""
