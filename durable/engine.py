@@ -135,6 +135,16 @@ class Engine:
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def drain_seconds(self) -> float:
+        """How long closing waits for running activities."""
+        return self._options.grace_seconds
+
+    def running_activities(self) -> list[str]:
+        """Name the attempts of activities that run here now; any thread may ask."""
+        worker = self._worker
+        return [] if worker is None else worker.running_activities()
+
     # --- open and close ---------------------------------------------------------------
 
     async def open(self) -> Self:

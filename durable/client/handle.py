@@ -294,6 +294,7 @@ class Handle(Generic[R_co]):
         """
         made = query_call(call, args)
         limit = to_microseconds(timeout, "the timeout of query()") / 1_000_000
+        self._connection.check()
         payload = await questions.query(self._chain, made.name, made.input, limit)
         return made.decode_result(payload)
 
@@ -306,6 +307,7 @@ class Handle(Generic[R_co]):
         Raises: as `query`.
         """
         limit = to_microseconds(timeout, "the timeout of stack()") / 1_000_000
+        self._connection.check()
         return await questions.stack(self._chain, limit)
 
     @overload

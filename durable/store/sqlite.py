@@ -155,10 +155,7 @@ class SqliteSession:
     def is_in_place(self) -> bool:
         """See `Session`."""
         # What SQLite has open goes on to exist without a name, for nobody to find.
-        for place, identity in self._places:
-            if identity_of(place) != identity:
-                return False
-        return True
+        return all(identity_of(path) == identity for path, identity in self._places)
 
     def has_lost_its_log(self) -> bool:
         """Whether this is the main file of a running program, without its log."""
@@ -210,11 +207,13 @@ class SqliteSession:
             lock.execute("ROLLBACK")
             with self._copied_alone_is_noticed():
                 lock.execute("BEGIN IMMEDIATE")
-                # PASSIVE waits for nobody and needs no write lock of its own. The next
-                # commit finds everything copied and begins the log anew.
-                self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                _, in_log, copied = self._cursor.fetchone()
-                lock.execute("ROLLBACK")
+                try:
+                    # PASSIVE waits for nobody and needs no write lock of its own. The
+                    # next commit finds everything copied and begins the log anew.
+                    self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    _, in_log, copied = self._cursor.fetchone()
+                finally:
+                    lock.execute("ROLLBACK")
             # A reader may have held some pages back: then try again before long.
             self._copied_changes = changes if copied == in_log else changes - limit // 2
             self._is_marked = True

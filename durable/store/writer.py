@@ -62,7 +62,7 @@ class Writer:
         observer: Observer | None,
         ended: Callable[[], None],
     ) -> None:
-        """Prepare; `start` starts the thread; `ended` is called before the last step."""
+        """Prepare; `start` starts the thread; `ended` is called as it ends."""
         self._executor = executor
         self._gate = Gate(executor)
         self._ended = ended

@@ -72,6 +72,8 @@ class Watchdog:
         step = max(self._limit / 8, 0.005)
         while not self._stopping.wait(step):
             turn, number = self._turn, self._turn_number
+            if self._loop.is_closed():
+                return
             if turn is None:
                 seen = -1
                 self._check_loop()

@@ -213,6 +213,10 @@ class Worker:
         if self._watchdog is not None:
             self._watchdog.stop()
 
+    def running_activities(self) -> list[str]:
+        """The attempts that run, as the log names them; any thread may ask."""
+        return self._activities.running() if self._is_open else []
+
     async def _finish_commits(self) -> None:
         """Wait for what is being committed, and for what follows from it."""
         for _ in range(_DRAIN_ROUNDS_MAX):
