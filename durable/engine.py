@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
@@ -19,7 +18,7 @@ from durable.client.client import Client, start_options
 from durable.client.description import RunDescription
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
-from durable.client.home import Home
+from durable.client.home import Home, finish
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock, from_datetime
 from durable.core.payload import Failure
@@ -174,7 +173,7 @@ class Engine:
                 try:
                     await self._open()
                 except BaseException:
-                    await _finish(self._end())
+                    await finish(self._end())
                     raise
         return self
 
@@ -575,15 +574,6 @@ class Engine:
         """Work until `stop` is set; for programs that are nothing but a worker."""
         self._open_client()
         await stop.wait()
-
-
-async def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for something to end, even if this task is cancelled meanwhile."""
-    task = asyncio.get_running_loop().create_task(work)
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    task.result()
 
 
 def activity_client() -> Engine:

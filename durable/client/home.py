@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Coroutine
+from typing import Any
 
 from durable.errors import EngineClosedError
 
@@ -84,3 +87,12 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for something to end, even if this task is cancelled meanwhile."""
+    task = asyncio.get_running_loop().create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()

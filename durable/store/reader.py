@@ -75,7 +75,8 @@ class Reader:
                 return NO_READER, None
             result = read_explained(self._database, self._session, read)
             if not self._session.is_in_place():
-                raise self._database.not_in_place()
+                # A new connection could believe in whatever it finds there.
+                return None, self._database.not_in_place()
             return result, None
         except Exception as error:  # noqa: BLE001 - who reads gets it
             self.disconnect()

@@ -199,8 +199,13 @@ class SqliteSession:
                     return
             except OSError:
                 return
-        path = str(self._log).removesuffix("-wal")
-        lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+        if not self.is_in_place():
+            return
+        path = Path(str(self._log).removesuffix("-wal"))
+        try:
+            lock = connect_existing(path, timeout=0)
+        except sqlite3.OperationalError:
+            return
         with contextlib.closing(lock), contextlib.suppress(sqlite3.OperationalError):
             lock.execute("PRAGMA wal_autocheckpoint = 0")
             lock.execute("BEGIN IMMEDIATE")
@@ -365,7 +370,9 @@ class SqliteDatabase:
             " open here. What was being written is not acknowledged, and nothing more"
             " is written.",
             hint="Put the file back under its name, with its '-wal' and '-shm' files;"
-            " or open the engine again, to use what is there now.",
+            " or open the engine again, to use what is there now. If nobody moved it:"
+            " a program that opens and closes the file by itself, to copy it say,"
+            " drops the locks that SQLite holds in that process.",
         )
         if not self._is_reported:
             self._is_reported = True
@@ -421,16 +428,9 @@ class SqliteDatabase:
         )
 
     def _connect(self) -> SqliteSession:
-        location = ":memory:" if self._path is None else str(self._path)
         engine = sa.create_engine(
             "sqlite://",
-            creator=lambda: sqlite3.connect(
-                location,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                cached_statements=_CACHED_STATEMENTS,
-                check_same_thread=False,
-            ),
+            creator=lambda: connect_existing(self._path, timeout=BUSY_SECONDS),
             poolclass=NullPool,
             hide_parameters=True,
         )
@@ -538,6 +538,19 @@ class SqliteDatabase:
             f"The disk of {self.name} is full; nothing was written.",
             hint="Free some space; the next commit then succeeds.",
         )
+
+
+def connect_existing(path: Path | None, *, timeout: float) -> sqlite3.Connection:
+    """Connect to a file, or to a private database in memory; make no file."""
+    return sqlite3.connect(
+        # An empty new file would cost the log that lies beside it.
+        ":memory:" if path is None else f"{path.as_uri()}?mode=rw",
+        uri=path is not None,
+        timeout=timeout,
+        isolation_level=None,
+        cached_statements=_CACHED_STATEMENTS,
+        check_same_thread=False,
+    )
 
 
 def _size_of(path: Path) -> int:

@@ -60,7 +60,7 @@ from durable.worker.restoring import restore_activities
 from durable.worker.starting import Starts
 from durable.worker.watchdog import Watchdog
 from durable.worker.worker_options import WorkerOptions
-from durable.worker.workflow_tasks import STATUS_OF, WorkflowTasks
+from durable.worker.workflow_tasks import STATUS_OF, WorkflowTasks, log_unhandled
 
 _log: Final = logging.getLogger("durable.worker")
 _DRAIN_ROUNDS_MAX: Final = 20
@@ -148,7 +148,7 @@ class Worker:
             watchdog=self._watchdog,
             observer=self._watch,
             max_tries=self._options.max_tries,
-            on_unhandled=_log_unhandled,
+            on_unhandled=log_unhandled,
             mailroom=self._mailroom,
         )
         self._starts = Starts(
@@ -180,32 +180,28 @@ class Worker:
     async def stop(self) -> None:
         """Drain: begin nothing, wait for what runs, keep its results, give runs up.
 
-        Cancelled, it waits for nothing more, and gives everything up at once.
+        Cancelled, it waits for nothing more.
         """
         try:
-            if self._is_open:
+            if was_open := self._is_open:
                 self._tasks.is_draining = True
                 await self._activities.drain(self._options.grace_seconds)
                 await self._finish_commits()
         finally:
-            await self._leave()
-
-    async def _leave(self) -> None:
-        was_open, self._is_open = self._is_open, False
-        self.abandon()
-        self._lookout.stop()
-        for task in list(self._background):
-            task.cancel()
-        try:
+            self.abandon()
+            self._lookout.stop()
+            for task in self._background:
+                task.cancel()
             await asyncio.gather(*self._background, return_exceptions=True)
-            if was_open:
-                await self._store.release_worker()
-        except StoreError as error:
-            _log.error("The lease could not be given up (%s); it will run out.", error)
-        finally:
-            observing.worker_stopped(self._watch)
-            for run in list(self._runs.values()):
-                self.drop(run)
+            try:
+                if was_open:
+                    await self._store.release_worker()
+            except StoreError as error:
+                _log.error("The lease could not be given up (%s).", error)
+            finally:
+                observing.worker_stopped(self._watch)
+                for run in list(self._runs.values()):
+                    self.drop(run)
 
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""
@@ -215,7 +211,7 @@ class Worker:
 
     def running_activities(self) -> list[str]:
         """The attempts that run, as the log names them; any thread may ask."""
-        return self._activities.running() if self._is_open else []
+        return self._activities.running() if self.worker_id else []
 
     async def _finish_commits(self) -> None:
         """Wait for what is being committed, and for what follows from it."""
@@ -602,12 +598,3 @@ class Worker:
 def _ignore(_: Any, error: BaseException | None) -> None:
     if error is not None:
         _log.error("A background write was refused: %s", error)
-
-
-def _log_unhandled(context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    _log.warning(
-        "In a workflow: %s%s",
-        context.get("message", "something was not handled"),
-        "" if error is None else f" ({type(error).__name__}: {error})",
-    )

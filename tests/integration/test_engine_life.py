@@ -137,7 +137,7 @@ def test_lease_is_given_up_if_the_loop_ends_before_the_engine(tmp_path: Path) ->
 
 def test_engine_whose_loop_has_ended_can_be_closed_on_another(tmp_path: Path) -> None:
     engine = Engine(f"sqlite:///{tmp_path}/x.db")
-    asyncio.run(engine.open())  # type: ignore[arg-type]  # an engine is not None
+    asyncio.run(engine.open())
 
     async def close() -> None:
         await engine.close()
