@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import os
 from collections.abc import Iterable
 from datetime import datetime
 from types import TracebackType
@@ -21,6 +20,7 @@ from durable.client.client import Client, start_options
 from durable.client.description import RunDescription
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
+from durable.client.home import Home, finish
 from durable.client.listing import run_filter
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock
@@ -138,35 +138,67 @@ class Engine:
         self._has_worker = worker
         self._worker: Worker | None = None
         self._client: Client | None = None
-        self._is_closed = False
-        self._pid = 0
+        self._home = Home()
+        self._is_open = False
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long closing waits for running activities."""
+        return self._options.grace_seconds
+
+    def running_activities(self) -> list[str]:
+        """Name the attempts of activities that run here now; any thread may ask."""
+        worker = self._worker
+        return [] if worker is None else worker.running_activities()
 
     # --- open and close ---------------------------------------------------------------
 
     async def open(self) -> Self:
         """Connect, take over what was left unfinished, and go on with it.
 
+        An engine that was closed can be opened again, as can one whose event loop has
+        ended, or that was inherited over a fork.
+
         Raises:
             StoreError: the database cannot be used; the subclass says why.
-            EngineClosedError: the engine was closed before.
+            EngineClosedError: the engine is open on another event loop.
         """
-        if self._is_closed:
-            raise EngineClosedError(
-                "This engine was closed.", hint="Make a new one; engines open once."
-            )
-        if self._client is not None:
-            return self
+        home = self._home
+        if home.is_inherited:
+            # Nothing here is ours, and handles that were copied must stay refused.
+            self._home = home = Home()
+            self._client = self._worker = self._closing = None
+            self._is_open = False
+        elif home.is_abandoned:
+            await self._end()
+        if home.is_entered:
+            home.check()
+        home.enter()
+        async with home.lock:
+            if not self._is_open:
+                home.enter()  # somebody may have closed it meanwhile
+                try:
+                    await self._open()
+                except BaseException:
+                    await finish(self._end())
+                    raise
+        return self
+
+    async def _open(self) -> None:
         await self._store.open()
-        self._pid = os.getpid()
-        client = Client(
+        # One for all times that the engine is open: whoever waits is its business.
+        client = self._client or Client(
             self._store,
             namespace=self._namespace,
             task_queue=self._task_queue,
             registry=self._registry,
             observer=self._observer,
+            home=self._home,
         )
+        self._client = client
         if self._has_worker:
-            worker = Worker(
+            self._worker = Worker(
                 self._store,
                 self._registry,
                 namespace=self._namespace,
@@ -184,28 +216,57 @@ class Engine:
                     self,
                 ),
             )
-            self._client, self._worker = client, worker
-            try:
-                await worker.start()
-            except BaseException:
-                await self.close()
-                raise
-            client.worker = worker
-        self._client = client
+            # It goes on with runs before it returns, and their activities may use us.
+            self._is_open = True
+            await self._worker.start()
+            client.worker = self._worker
+        self._is_open = True
         self._store.watch(self._changed)
-        return self
 
     async def close(self) -> None:
-        """Drain the worker and disconnect. Runs stay as they are. Twice is fine."""
-        self._is_closed = True
-        client, self._client = self._client, None
-        if client is None:
+        """Drain the worker and disconnect. Runs stay as they are. Twice is fine.
+
+        If the call is cancelled, the closing goes on. In a forked process this does
+        nothing, as nothing there is its own.
+
+        Raises:
+            EngineClosedError: the engine is open on another event loop.
+        """
+        home = self._home
+        if not home.is_entered or home.is_inherited:
             return
-        if self._worker is not None:
-            await self._worker.stop()
-        client.listener.stop()
-        await self._store.close()
-        client.outcomes.nudge_all()
+        if home.is_abandoned:
+            await self._end()
+            return
+        home.check()
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        async with self._home.lock:
+            await self._end()
+
+    async def _end(self) -> None:
+        """Stop what was begun, in order, however far it came."""
+        self._is_open = False
+        if self._client is not None:
+            self._client.listener.stop()
+        try:
+            if self._worker is not None:
+                if self._home.is_abandoned:
+                    self._worker.abandon()
+                else:
+                    await self._worker.stop()
+        finally:
+            try:
+                await self._store.close()
+            finally:
+                self._worker = self._closing = None
+                self._home.leave()
+                if self._client is not None:
+                    self._client.worker = None
+                    self._client.outcomes.nudge_all()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -229,16 +290,12 @@ class Engine:
             self._client.outcomes.nudge(run_id)
 
     def _open_client(self) -> Client:
+        self._home.check()
         client = self._client
-        if client is None:
-            state = "was closed" if self._is_closed else "is not open"
+        if client is None or not self._is_open:
             raise EngineClosedError(
-                f"This engine {state}.", hint="Use it within `async with Engine(...)`."
-            )
-        if self._pid != os.getpid():
-            raise EngineClosedError(
-                "This engine was opened in another process, before a fork.",
-                hint="Open an engine of its own in each process.",
+                "This engine is being opened or closed.",
+                hint="Use it within `async with Engine(...)`.",
             )
         return client
 

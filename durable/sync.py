@@ -1,19 +1,23 @@
 """The same engine for programs without an event loop: scripts, Flask, Django.
 
-A thread of its own runs the loop; calls wait for it. After a fork a child makes its own
+A thread of its own runs the loop; calls wait for it. After a fork a child opens its own
 engine: all state is in the database.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import builtins
 import concurrent.futures
+import contextlib
+import logging
+import os
 import threading
 from collections.abc import Coroutine
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from durable.api.entity_call import EntityCall
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
@@ -29,6 +33,13 @@ from durable.errors import EngineClosedError
 from durable.options import Duration, IdConflictPolicy, IdReusePolicy
 from durable.store.records import AttemptRecord, RunStatus
 
+_log: Final = logging.getLogger("durable.worker")
+# What closing takes beyond the time for activities, if nothing hangs.
+_LATE_SECONDS: Final = 5.0
+# How long what was cancelled has to end, and then the thread.
+_CANCEL_SECONDS: Final = 2.0
+_STOP_SECONDS: Final = 4.0
+
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -39,35 +50,97 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._process_id = os.getpid()
+        # A signal's handler may call in the middle of a call.
+        self._lock = threading.RLock()
+        self._waiting: set[concurrent.futures.Future[Any]] = set()
+        self._is_stopped = False
+        # A daemon: a program that forgets to close its engine must still be able to
+        # end.
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name="durable-engine", daemon=True
+            target=self._run, name="durable-engine", daemon=True
         )
         self._thread.start()
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and wait for it.
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it stayed behind in the process that this one was forked from."""
+        return self._process_id != os.getpid()
+
+    def call(self, work: Coroutine[Any, Any, T], limit: float | None = None) -> T:
+        """Run a coroutine on the loop and wait for it, for `limit` seconds at most.
 
         Ctrl-C while waiting cancels the coroutine, not the run behind it.
         """
-        if threading.current_thread() is self._thread or not self._thread.is_alive():
-            work.close()
-            raise EngineClosedError(
-                "A SyncEngine was used from its own thread, after a fork, or after"
-                " close().",
-                hint="Inside async code use Engine; in each process open an own one.",
-            )
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
-        except (KeyboardInterrupt, concurrent.futures.CancelledError):
-            future.cancel()
+            future = self._submit(work)
+        except EngineClosedError:
+            work.close()
             raise
+        try:
+            return future.result(limit)
+        except concurrent.futures.CancelledError:
+            if not self._is_stopped:
+                raise
+            raise EngineClosedError(
+                "The engine was closed while this call waited; its run goes on."
+            ) from None
+        finally:
+            future.cancel()
+            with self._lock:
+                self._waiting.discard(future)
 
-    def stop(self) -> None:
-        """End the loop and its thread."""
+    def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        if self.is_inherited:  # and so is the lock, in whatever state it was
+            raise EngineClosedError(
+                f"This SyncEngine was opened by process {self._process_id}, before the"
+                f" fork that made this one ({os.getpid()}).",
+                hint="Call open() in each process, after the fork.",
+            )
+        if threading.current_thread() is self._thread:
+            raise EngineClosedError(
+                "A SyncEngine was used from its own event loop, which would wait for"
+                " itself.",
+                hint="In async code use Engine; in activities durable.activity_client"
+                " or a plain function.",
+            )
+        with self._lock:
+            if self._is_stopped:
+                raise EngineClosedError(
+                    "This engine was closed.",
+                    hint="Use it within `with SyncEngine(...)`.",
+                )
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._waiting.add(future)
+        return future
+
+    def stop(self) -> bool:
+        """Cancel what still runs on the loop, and end its thread; False if it hangs."""
+        with self._lock:
+            self._is_stopped = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(_STOP_SECONDS)
+        # What came in too late to be heard must not be waited for.
+        for future in list(self._waiting):
+            future.cancel()
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        loop = self._loop
+        try:
+            loop.run_forever()
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=_CANCEL_SECONDS))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+
+# An event loop that is collected closes itself, and what it shares with the parent.
+_inherited: Final[list[_LoopThread]] = []
 
 
 class SyncUpdateHandle(Generic[R_co]):
@@ -235,26 +308,70 @@ class SyncEngine:
         """See `Engine`."""
         self._engine = Engine(*args, **options)
         self._thread: _LoopThread | None = None
+        self._changing = threading.RLock()
+        self._process_id = os.getpid()
 
     def open(self) -> Self:
-        """Connect and go on with unfinished runs; see `Engine.open`."""
-        thread = _LoopThread()
-        try:
-            thread.call(self._engine.open())
-        except BaseException:
-            thread.stop()
-            raise
-        self._thread = thread
+        """Connect and go on with unfinished runs; see `Engine.open`.
+
+        Twice is fine. A program that ends without closing closes at its end. In a
+        forked process this opens an engine of its own.
+        """
+        if self._process_id != os.getpid():
+            self._changing = threading.RLock()  # its copy may be held, for ever
+            self._process_id = os.getpid()
+        with self._changing:
+            if self._thread is not None and not self._thread.is_inherited:
+                return self
+            if self._thread is not None:
+                _inherited.append(self._thread)
+            thread = _LoopThread()
+            try:
+                thread.call(self._engine.open())
+            except BaseException:
+                thread.stop()
+                raise
+            self._thread = thread
+            atexit.register(self._close_at_exit)
         return self
 
     def close(self) -> None:
-        """Drain the worker and disconnect. Twice is fine."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        """Drain the worker and disconnect. Twice is fine.
+
+        Takes little longer than `drain_timeout`; what runs even then is named in the
+        log and left alone. So it is if Ctrl-C is pressed meanwhile. In a forked process
+        this does nothing, as nothing there is its own.
+        """
+        if self._process_id != os.getpid():
+            return
+        with self._changing:
+            thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            atexit.unregister(self._close_at_exit)
+            running: list[str] = []
             try:
-                thread.call(self._engine.close())
+                thread.call(
+                    self._engine.close(), self._engine.drain_seconds + _LATE_SECONDS
+                )
+            except TimeoutError:
+                running = self._engine.running_activities()
+            except BaseException:
+                running = self._engine.running_activities()
+                raise
             finally:
-                thread.stop()
+                if not thread.stop():
+                    running.append("code that blocks the event loop")
+                if running:
+                    _log.warning(
+                        "The engine was closed before all had come to its end; there"
+                        " still ran: %s.",
+                        ", ".join(running),
+                    )
+
+    def _close_at_exit(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            self.close()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -265,6 +382,13 @@ class SyncEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        running = self._engine.running_activities()
+        if running and kind is not None and issubclass(kind, KeyboardInterrupt):
+            _log.warning(
+                "Waiting for up to %g s for what runs: %s. Ctrl-C ends it at once.",
+                self._engine.drain_seconds,
+                ", ".join(running),
+            )
         self.close()
 
     def _open_thread(self) -> _LoopThread:

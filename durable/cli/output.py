@@ -7,14 +7,17 @@ control characters, so none of them is printed as it is.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import click
 import msgspec
+
+_PAINT: Final = re.compile("(\x1b\\[(?:[0-2]|3[1-3])m)")
 
 
 def escape(text: str) -> str:
@@ -72,14 +75,23 @@ def _spell_json(character: str) -> str:
 
 
 def write_line(text: str) -> None:
-    """Write one line of data to stdout."""
-    click.echo(text)
+    """Write one line of data to stdout; escape whatever was not escaped before.
+
+    Only colours may pass, as `durable.cli.timeline` paints them: what they dress was
+    escaped, and they change nothing but how a text looks.
+    """
+    if not is_colored(sys.stdout):
+        click.echo(escape(text))
+        return
+    parts = _PAINT.split(text)
+    parts[::2] = [escape(part) for part in parts[::2]]
+    click.echo("".join(parts))
 
 
 def write_lines(lines: Iterable[str]) -> None:
-    """Write lines of data to stdout."""
+    """Write lines of data to stdout; see `write_line`."""
     for line in lines:
-        click.echo(line)
+        write_line(line)
 
 
 def write_json(value: Any) -> None:

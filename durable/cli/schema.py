@@ -1,4 +1,4 @@
-"""`durable db`: the tables."""
+"""`durable db`: the tables, and copies of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from durable.cli.connection import require_database
-from durable.cli.output import write_json, write_line
+from durable.cli.output import escape, write_json, write_line
 from durable.cli.parameters import standard_options
 from durable.cli.reporting import mask
 from durable.cli.session import Session, pass_session
@@ -16,11 +16,12 @@ from durable.errors import SchemaRevisionError
 from durable.store.connect import connect
 from durable.store.schema import HEAD, read_revision
 from durable.store.sqlite import SqliteDatabase
+from durable.store.sqlite_backup import back_up
 
 
 @click.group("db")
 def db() -> None:
-    """Make, upgrade or look at the database's tables."""
+    """Make, upgrade or look at the database's tables; copy the database."""
 
 
 @db.command("upgrade")
@@ -61,6 +62,57 @@ def current(session: Session) -> None:
         )
 
 
+@db.command("backup")
+@click.argument(
+    "destination", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path)
+)
+@standard_options
+@pass_session
+def backup(session: Session, /, *, destination: Path) -> None:
+    """Copy the database into FILE, while programs use it, and check the copy.
+
+    The copy holds what was committed at one instant, in one file. Copying the file
+    itself would leave out what is in its log.
+    """
+    made = back_up(_require_file(session), destination)
+    if session.is_json:
+        write_json(
+            {
+                "database": mask(session.database_url, session.secrets()),
+                "file": str(destination),
+                "runs": made.runs,
+                "bytes": made.bytes,
+                "revision": made.revision,
+            }
+        )
+    else:
+        write_line(
+            f"{escape(str(destination))}: {made.runs} runs, {made.bytes} bytes, checked"
+        )
+
+
+@db.command("accept-loss")
+@standard_options
+@pass_session
+def accept_loss(session: Session) -> None:
+    """Use a file whose log is missing as it is, without what was in the log."""
+    SqliteDatabase(_require_file(session)).accept_loss()
+    url = mask(session.database_url, session.secrets())
+    if session.is_json:
+        write_json({"database": url, "accepted": True})
+    else:
+        write_line(f"{escape(url)} is taken as it is")
+
+
+def _require_file(session: Session) -> Path:
+    require_database(session)
+    path = session.find_file()
+    if path is None:
+        connect(session.database_url)  # says what is wrong with the URL
+        raise click.UsageError("This command is for files of SQLite.")
+    return path
+
+
 def _read_revision(path: Path) -> str | None:
     reader = SqliteDatabase(path, migrate=False).open_reader()
     if reader is None:
@@ -83,4 +135,4 @@ def _write(session: Session, revision: str | None) -> None:
             }
         )
     else:
-        write_line(f"{revision or 'none'}  {url}")
+        write_line(f"{escape(revision or 'none')}  {escape(url)}")

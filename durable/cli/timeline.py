@@ -45,9 +45,9 @@ class Style:
     codes: Mapping[Role, str] = field(default_factory=dict[Role, str])
 
     def paint(self, piece: Piece) -> str:
-        """Dress a piece of text."""
-        code = self.codes.get(piece.role)
-        return piece.text if code is None else f"\x1b[{code}m{piece.text}\x1b[0m"
+        """Dress a piece of text, and make it harmless to a terminal."""
+        code, text = self.codes.get(piece.role), escape(piece.text)
+        return text if code is None else f"\x1b[{code}m{text}\x1b[0m"
 
 
 PLAIN: Final = Style()

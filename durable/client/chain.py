@@ -108,6 +108,10 @@ class Connection(Protocol):
         """The code that this process knows."""
         ...
 
+    def check(self) -> None:
+        """Raise `EngineClosedError` if the engine may not be used here."""
+        ...
+
     namespace: str
     identity: str
     outcomes: Outcomes
@@ -132,7 +136,7 @@ class Chain:
     """
 
     __slots__ = (
-        "connection",
+        "_connection",
         "current",
         "first_run_id",
         "is_pinned",
@@ -149,13 +153,28 @@ class Chain:
         *,
         is_pinned: bool,
     ) -> None:
-        self.connection = connection
+        self._connection = connection
         self.workflow_id = workflow_id
         self.run_id = run_id
         self.first_run_id = first_run_id
         self.is_pinned = is_pinned
         self.current = run_id
         """The run of the chain that was heard of last."""
+
+    @property
+    def connection(self) -> Connection:
+        """The client, to be used now.
+
+        Raises:
+            EngineClosedError: its engine may not be used here.
+        """
+        self._connection.check()
+        return self._connection
+
+    @property
+    def answers(self) -> Answers:
+        """What this process knows of updates."""
+        return self._connection.answers
 
     async def record(self) -> RunRecord:
         """The row of the run that is meant now.

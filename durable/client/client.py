@@ -20,6 +20,7 @@ from durable.client.answers import Answers, News
 from durable.client.chain import LocalWorker
 from durable.client.description import RunDescription
 from durable.client.handle import Handle
+from durable.client.home import Home
 from durable.client.listening import Listener
 from durable.client.listing import describe_runs
 from durable.client.outcomes import Outcomes
@@ -93,9 +94,10 @@ class Client:
         task_queue: str,
         registry: Registry,
         observer: Observer | None,
-        worker: LocalWorker | None = None,
+        home: Home,
     ) -> None:
         self._store = store
+        self._home = home
         self.registry = registry
         self.answers = Answers()
         self.namespace = namespace
@@ -103,7 +105,7 @@ class Client:
         self.identity = f"{os.getpid()}@{socket.gethostname()}"
         self.outcomes = Outcomes()
         self.listener = Listener(store, self.outcomes)
-        self.worker = worker
+        self.worker: LocalWorker | None = None
         self._observer = observer
         self._run_ids = RunIds()
         # Ids must differ, not be secret; a system call for each would cost as much as
@@ -114,6 +116,14 @@ class Client:
     def store(self) -> Store:
         """The open store."""
         return self._store
+
+    def check(self) -> None:
+        """Return if the engine may be used here.
+
+        Raises:
+            EngineClosedError: it is closed, or belongs to another process or loop.
+        """
+        self._home.check()
 
     def mailed(self, run_id: str) -> None:
         """A message for this run was committed."""

@@ -81,7 +81,6 @@ class Handle(Generic[R_co]):
     ) -> None:
         self.workflow_id = workflow_id
         self.run_id = run_id
-        self._connection = connection
         self._definition = definition
         self._outcome: RunOutcome = outcome or connection.outcomes.of(run_id)
         # Held so that an update which started the run finds what came of it.
@@ -89,6 +88,10 @@ class Handle(Generic[R_co]):
         self._chain = Chain(
             connection, workflow_id, run_id, first_run_id, is_pinned=is_pinned
         )
+
+    @property
+    def _connection(self) -> Connection:
+        return self._chain.connection
 
     def __repr__(self) -> str:
         return f"<run {self.workflow_id!r} ({self.run_id})>"
@@ -111,6 +114,8 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
         """
         terminal = self._outcome.terminal
+        if terminal is None:
+            self._connection.check()
         if terminal is None or type(terminal) is WorkflowExecutionContinuedAsNew:
             if timeout is None:
                 terminal = await self._wait_closed()
@@ -295,6 +300,7 @@ class Handle(Generic[R_co]):
         """
         made = query_call(call, args)
         limit = to_microseconds(timeout, "the timeout of query()") / 1_000_000
+        self._connection.check()
         payload = await questions.query(self._chain, made.name, made.input, limit)
         return made.decode_result(payload)
 
@@ -307,6 +313,7 @@ class Handle(Generic[R_co]):
         Raises: as `query`.
         """
         limit = to_microseconds(timeout, "the timeout of stack()") / 1_000_000
+        self._connection.check()
         return await questions.stack(self._chain, limit)
 
     @overload

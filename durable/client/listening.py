@@ -30,8 +30,9 @@ class Listener:
 
     def stop(self) -> None:
         """Read nothing more."""
-        if self._reading is not None:
-            self._reading.cancel()
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.get_loop().is_closed():
+            reading.cancel()
 
     async def _read(self) -> None:
         try:

@@ -63,7 +63,7 @@ class UpdateHandle(Generic[R_co]):
         self.run_id = run_id
         self._chain = chain
         self._decode = decode_result
-        self._outcome = chain.connection.answers.of(run_id, update_id)
+        self._outcome = chain.answers.of(run_id, update_id)
         # Where to begin to look: a new update can only come after what was there.
         self._seen = after_event_id
         # Nobody can have used its id before.
@@ -94,6 +94,7 @@ class UpdateHandle(Generic[R_co]):
         limit = None
         if timeout is not None:
             limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
+        self._chain.connection.check()
         try:
             async with asyncio.timeout(limit):
                 return await self._answer()

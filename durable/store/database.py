@@ -150,6 +150,11 @@ class Session(Protocol):
         """The prebuilt statements, on the same connection."""
         ...
 
+    @property
+    def is_harmed_by_fork(self) -> bool:
+        """Whether it must be closed before this process forks."""
+        ...
+
     def begin(self) -> None:
         """Begin a writing transaction; wait for other writers."""
         ...
@@ -193,6 +198,10 @@ class Session(Protocol):
         """Tell whether another connection has committed since the last call."""
         ...
 
+    def is_in_place(self) -> bool:
+        """Tell whether others still find by name what this is connected to."""
+        ...
+
     def maintain(self, *, is_idle: bool) -> None:
         """Do what the database needs from time to time, if it needs it now."""
         ...
@@ -210,6 +219,10 @@ class Database(Protocol):
         """The database as messages name it; holds no password."""
         ...
 
+    def forget_file(self) -> None:
+        """From now on another file may be behind the name: the store opens anew."""
+        ...
+
     def open_writer(self) -> Session:
         """Connect for writing, with the schema in place.
 
@@ -224,6 +237,10 @@ class Database(Protocol):
 
     def find_blockers(self) -> list[str]:
         """Name the processes that keep all others from writing, as far as is known."""
+        ...
+
+    def not_in_place(self) -> StoreError:
+        """Return the error of a session that is not in place any more."""
         ...
 
     def is_conflict(self, error: BaseException) -> bool:

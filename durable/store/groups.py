@@ -59,6 +59,11 @@ class GroupExecutor:
         if session is not None:
             session.close()
 
+    def disconnect_for_fork(self) -> None:
+        """Disconnect if a forked child must not inherit the session."""
+        if self._session is not None and self._session.is_harmed_by_fork:
+            self.close()
+
     def execute(
         self, operations: list[Any]
     ) -> tuple[Outcomes, list[Callable[[], None]]]:
@@ -77,7 +82,7 @@ class GroupExecutor:
             self._abandon(session)
             return _all_failed(operations, self._explain(error)), []
         try:
-            session.commit()
+            self._commit(session)
         except Exception as error:  # noqa: BLE001 - as above
             self._abandon(session)
             if not self._database.is_in_doubt(error):
@@ -99,12 +104,26 @@ class GroupExecutor:
             session.begin()
             transaction = self._begin(session)
             transaction.is_lost = not transaction.renew()
-            session.commit()
+            self._commit(session)
         except Exception as error:
             self._abandon(session)
             raise self._explain(error) from error
         self.renew_at = time.monotonic() + RENEWAL_SECONDS
         return self._take_over(transaction)
+
+    def check_place(self, session: Session) -> None:
+        """Return if others still find what this session has written.
+
+        Raises:
+            StoreError: the database was moved or deleted under it.
+        """
+        if not session.is_in_place():
+            raise self._database.not_in_place()
+
+    def _commit(self, session: Session) -> None:
+        session.commit()
+        # After it, so that nothing is acknowledged that nobody can find again.
+        self.check_place(session)
 
     def _begin(self, session: Session) -> Transaction:
         return Transaction(session, self._clock, self._worker, self._lost)
@@ -152,6 +171,8 @@ class GroupExecutor:
             self.close()
 
     def _explain(self, error: Exception) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
         explained = self._database.explain(error)
         if explained is None:
             explained = StoreError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -46,7 +47,7 @@ _Submitted = tuple["Operation | RegisterWorker | ReleaseWorker", "Outcome"]
 # Named databases live as long as the process, so that a test can close one engine and
 # find everything again with the next.
 _databases: Final[dict[str, MemoryDatabase]] = {}
-_databases_lock: Final = threading.Lock()
+_databases_lock = threading.Lock()
 _stores: Final[weakref.WeakSet[MemoryStore]] = weakref.WeakSet()
 
 
@@ -57,6 +58,17 @@ def _get_database(name: str, clock: Clock) -> MemoryDatabase:
         if name not in _databases:
             _databases[name] = MemoryDatabase(SteadyClock(clock))
         return _databases[name]
+
+
+def _forget_inherited() -> None:
+    global _databases_lock
+    _databases_lock = threading.Lock()
+    _databases.clear()
+    _stores.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_inherited)
 
 
 class MemoryStore:
@@ -73,6 +85,7 @@ class MemoryStore:
             observer: is told of each group of operations.
         """
         self._admission = Admission(f"memory://{name}")
+        self._name, self._clock = name, clock
         self._database = _get_database(name, clock)
         self._observer = observer
         self._queue: list[_Submitted] = []
@@ -86,6 +99,11 @@ class MemoryStore:
 
     async def open(self) -> None:
         """Let calls in."""
+        if self._admission.is_forked:
+            # The copy belongs to workers of the parent, which go on there.
+            self._database = _get_database(self._name, self._clock)
+            self._queue, self._is_flush_due = [], False
+            self._worker = self._lost = self._renewal = None
         self._admission.begin_opening()
         self._loop = asyncio.get_running_loop()
         self._admission.open()
@@ -104,6 +122,8 @@ class MemoryStore:
         with _databases_lock:
             _stores.discard(self)
         self._flush(loop)
+        if loop.is_closed():
+            return  # and so was everybody who could want an outcome
         # The outcomes were scheduled just now: let them arrive before this returns.
         await asyncio.sleep(0)
 
@@ -160,7 +180,7 @@ class MemoryStore:
                     outcomes.append((done, self._apply(operation), None))
                 except DurableError as error:
                     outcomes.append((done, None, error))
-        if not outcomes:
+        if not outcomes or loop.is_closed():
             return
         if self._observer is not None:
             rows = sum(len(getattr(o, "rows", ())) for o, _ in submitted)

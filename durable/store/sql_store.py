@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from durable.errors import DurableError, StoreError
 from durable.store import reads
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.reader import NO_READER, Reader, read_explained
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, wait_for_outcome
 from durable.store.writer import ReadTask, Writer
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
     )
     from durable.store.store import Outcome
 
+# For what the threads had begun when the loop ended.
+_ABANDONED_SECONDS: Final = 5.0
+
 
 _LOCK_SAMPLES: Final = 10
 _LOCK_SAMPLE_SECONDS: Final = 0.05
@@ -50,8 +52,7 @@ class SqlStore:
         self._observer = observer
         self._admission = Admission(database.name)
         self._writer: Writer | None = None
-        self._reader_thread: ThreadPoolExecutor | None = None
-        self._reader: Session | None = None
+        self._reader: Reader | None = None
         self._reads_by_writer = False
         self._worker: WorkerRecord | None = None
         self._changed: Callable[[], None] | None = None
@@ -68,32 +69,41 @@ class SqlStore:
         self._admission.open()
 
     async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        reader = Reader(self._database, loop=loop)
         writer = Writer(
             GroupExecutor(self._database, self._clock),
-            loop=asyncio.get_running_loop(),
+            loop=loop,
             name=self._database.name,
             observer=self._observer,
+            ended=reader.end,
         )
+        self._database.forget_file()
         try:
             await wait_for_outcome(writer.start)
         except BaseException:
             # Cancelled, perhaps: the thread must not stay.
             writer.stop(_ignore)
             raise
-        self._writer = writer
+        self._writer, self._reader = writer, reader
+        self._worker = None
         self._closing = None
-        self._reader_thread = ThreadPoolExecutor(1, "durable reader")
         if self._changed is not None:
             writer.watch(self._changed)
 
     async def close(self) -> None:
         """Finish what was submitted, end the lease, disconnect."""
-        if self._admission.is_forked:
-            return  # everything belongs to the parent process
+        writer = self._writer
+        if writer is None or self._admission.is_forked:
+            return  # a fork has nothing: all belongs to the parent process
+        if writer.is_abandoned:
+            # Its loop has ended without closing: nobody hears when the threads end.
+            self._admission.close()
+            writer.stop(_ignore)
+            writer.join(_ABANDONED_SECONDS)
+            return
         if self._closing is None:
-            if self._writer is None:
-                return
-            self._closing = asyncio.ensure_future(self._close(self._writer))
+            self._closing = asyncio.ensure_future(self._close(writer))
         # Cancelling one waiter must not cancel the closing.
         await asyncio.shield(self._closing)
 
@@ -102,10 +112,7 @@ class SqlStore:
             writer.submit(ReleaseWorker(), _ignore)
             self._worker = None
         self._admission.close()
-        thread = self._reader_thread
-        if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, self._close_reader)
-            thread.shutdown(wait=False)
+        # The writer's thread ends the reader's, and waits for it.
         await wait_for_outcome(writer.stop)
 
     def now(self) -> int:
@@ -161,46 +168,15 @@ class SqlStore:
 
     async def _read(self, read: Callable[[Session], Any]) -> Any:
         self._admission.check()
-        if self._reads_by_writer:
-            task = ReadTask(lambda session: self._explained(read, session))
-            return await wait_for_outcome(lambda done: self._submit(task, done))
-        thread = self._reader_thread
-        is_read, result = await asyncio.get_running_loop().run_in_executor(
-            thread, self._read_on_thread, read
-        )
-        if not is_read:
+        reader = self._reader
+        assert reader is not None  # noqa: S101 - open sets both
+        if not self._reads_by_writer:
+            result = await wait_for_outcome(lambda done: reader.submit(read, done))
+            if result is not NO_READER:
+                return result
             self._reads_by_writer = True
-            return await self._read(read)
-        return result
-
-    def _read_on_thread(self, read: Callable[[Session], Any]) -> tuple[bool, Any]:
-        if self._reader is None:
-            self._reader = self._database.open_reader()
-            if self._reader is None:
-                return False, None
-        try:
-            return True, self._explained(read, self._reader)
-        except DurableError:
-            self._close_reader()
-            raise
-
-    def _explained(self, read: Callable[[Session], Any], session: Session) -> Any:
-        try:
-            return read(session)
-        except Exception as error:
-            explained = self._database.explain(error)
-            if explained is not None:
-                raise explained from error
-            if isinstance(error, DurableError):
-                raise
-            raise StoreError(
-                f"{self._database.name} cannot be read: {type(error).__name__}."
-            ) from error
-
-    def _close_reader(self) -> None:
-        session, self._reader = self._reader, None
-        if session is not None:
-            session.close()
+        task = ReadTask(lambda session: read_explained(self._database, session, read))
+        return await wait_for_outcome(lambda done: self._submit(task, done))
 
     async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
         """Everything of these runs, in the order asked; unknown ids are left out."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import sqlite3
-import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,8 +22,15 @@ from durable.errors import (
     NotADatabaseError,
     StoreError,
 )
+from durable.store.forking import FileIdentity, is_inherited
 from durable.store.schema import prepare_schema
 from durable.store.sqlite_checks import check_file
+from durable.store.sqlite_file import (
+    COPIED_MARK,
+    create_private,
+    describe_exposure,
+    identity_of,
+)
 from durable.store.sqlite_hot import SqliteHotPath
 from durable.store.sqlite_locks import describe_holder, find_holders
 
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from durable.store.database import Session
+
+_log: Final = logging.getLogger("durable.store")
 
 # UPDATE ... FROM.
 _OLDEST_SQLITE: Final = (3, 33, 0)
@@ -78,6 +87,8 @@ class SqliteSession:
         self._log = log
         self._data_version: int | None = None
         self._copied_changes = 0
+        self._is_marked = False
+        self._places: list[tuple[str, FileIdentity | None]] = []
 
     @property
     def connection(self) -> sa.Connection:
@@ -88,6 +99,11 @@ class SqliteSession:
     def hot(self) -> SqliteHotPath:
         """See `Session`."""
         return self._hot
+
+    @property
+    def is_harmed_by_fork(self) -> bool:
+        """See `Session`."""
+        return self._log is not None
 
     def begin(self) -> None:
         """See `Session`."""
@@ -149,6 +165,41 @@ class SqliteSession:
         before, self._data_version = self._data_version, version
         return before is not None and before != version
 
+    def note_places(self) -> None:
+        """Remember which files these are; the log and its index exist by now."""
+        if self._log is not None:
+            path = str(self._log).removesuffix("-wal")
+            self._places = [
+                (place, identity_of(place))
+                for place in (path, f"{path}-wal", f"{path}-shm")
+            ]
+
+    def is_in_place(self) -> bool:
+        """See `Session`."""
+        # What SQLite has open goes on to exist without a name, for nobody to find.
+        return all(identity_of(path) == identity for path, identity in self._places)
+
+    def has_lost_its_log(self) -> bool:
+        """Whether this is the main file of a running program, without its log."""
+        if self._log is None:
+            return False
+        (version,) = self._cursor.execute("PRAGMA user_version").fetchone()
+        if version != COPIED_MARK:
+            return False
+        # Reading has made an empty one if there was none.
+        try:
+            if self._log.stat().st_size == 0:
+                return True
+        except OSError:
+            return True
+        self.accept_loss()
+        return False
+
+    def accept_loss(self) -> None:
+        """Take the file for complete."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._cursor.execute("PRAGMA user_version = 0")
+
     def maintain(self, *, is_idle: bool) -> None:
         """Copy the log into the database once it is long.
 
@@ -162,29 +213,56 @@ class SqliteSession:
         # The log's file never shrinks, so its size says too little: count, too.
         limit = _CHECKPOINT_CHANGES_IDLE if is_idle else _CHECKPOINT_CHANGES_BUSY
         changes = self._raw.total_changes
-        if changes - self._copied_changes < limit:
-            return
-        try:
-            if self._log.stat().st_size < _CHECKPOINT_BYTES:
+        if self._is_marked:
+            if changes - self._copied_changes < limit:
                 return
-        except OSError:
+            try:
+                if self._log.stat().st_size < _CHECKPOINT_BYTES:
+                    return
+            except OSError:
+                return
+        if not self.is_in_place():
             return
-        path = str(self._log).removesuffix("-wal")
-        lock = sqlite3.connect(path, timeout=0, isolation_level=None)
+        path = Path(str(self._log).removesuffix("-wal"))
+        try:
+            lock = connect_existing(path, timeout=0)
+        except sqlite3.OperationalError:
+            return
         with contextlib.closing(lock), contextlib.suppress(sqlite3.OperationalError):
             lock.execute("PRAGMA wal_autocheckpoint = 0")
             lock.execute("BEGIN IMMEDIATE")
-            # PASSIVE waits for nobody and needs no write lock of its own. The next
-            # commit finds everything copied and begins the log anew.
-            self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            _, in_log, copied = self._cursor.fetchone()
+            lock.execute("ROLLBACK")
+            with self._copied_alone_is_noticed():
+                lock.execute("BEGIN IMMEDIATE")
+                try:
+                    # PASSIVE waits for nobody and needs no write lock of its own. The
+                    # next commit finds everything copied and begins the log anew.
+                    self._cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    _, in_log, copied = self._cursor.fetchone()
+                finally:
+                    lock.execute("ROLLBACK")
             # A reader may have held some pages back: then try again before long.
             self._copied_changes = changes if copied == in_log else changes - limit // 2
+            self._is_marked = True
+
+    @contextlib.contextmanager
+    def _copied_alone_is_noticed(self) -> Generator[None]:
+        """Let what is copied into the main file hold the mark, and the log not."""
+        (version,) = self._cursor.execute("PRAGMA user_version").fetchone()
+        if version not in (0, COPIED_MARK):  # somebody has another use for it
+            yield
+            return
+        self._cursor.execute(f"PRAGMA user_version = {COPIED_MARK}")
+        try:
+            yield
+        finally:
+            self._cursor.execute("PRAGMA user_version = 0")
 
     def close(self) -> None:
         """See `Session`."""
         with contextlib.suppress(Exception):
             self.rollback()
+            self.has_lost_its_log()
         with contextlib.suppress(Exception):
             self._cursor.close()
             self._connection.close()
@@ -209,12 +287,17 @@ class SqliteDatabase:
         self._path = None if path is None else Path(os.path.abspath(path))
         self._synchronous = synchronous
         self._migrate = migrate
-        self._was_opened = False
+        self._file: FileIdentity | None = None
+        self._is_reported = False
 
     @property
     def name(self) -> str:
         """See `Database`."""
         return "sqlite://" if self._path is None else f"sqlite:///{self._path}"
+
+    def forget_file(self) -> None:
+        """See `Database`."""
+        self._file = None
 
     def open_writer(self) -> Session:
         """See `Database`."""
@@ -224,14 +307,10 @@ class SqliteDatabase:
                 f" release needs {'.'.join(map(str, _OLDEST_SQLITE))} or newer.",
                 hint="Use a Python build with a newer SQLite.",
             )
-        if self._path is not None:
-            if self._was_opened and not self._path.exists():
-                # An empty new one in its place would hide the loss.
-                raise DatabaseUnavailableError(f"{self.name} has disappeared.")
-            self._prepare_file(self._path)
-        session = self._connect()
+        session = self._connect_writer()
         try:
-            self._check_file(session)
+            if session.has_lost_its_log():
+                raise self._log_is_missing()
             prepare_schema(session, self.name, migrate=self._migrate)
         except Exception as error:
             session.close()
@@ -239,19 +318,97 @@ class SqliteDatabase:
                 raise
             raise self._as_store_error(error) from error
         session.has_changed()
-        self._was_opened = True
+        session.note_places()
+        if self._path is not None and self._file is None:
+            self._file = identity_of(self._path)
+            exposure = describe_exposure(self._path)
+            if exposure:
+                _log.warning(
+                    "%s is not private: %s. Its runs can be seen or changed there;"
+                    " give it to the user who runs this, with mode 0600.",
+                    self.name,
+                    exposure,
+                )
         return session
+
+    def _connect_writer(self) -> SqliteSession:
+        if self._path is not None:
+            self._check_same(self._path)
+            self._prepare_file(self._path)
+        session = self._connect()
+        try:
+            self._check_file(session)
+        except Exception as error:
+            session.close()
+            if isinstance(error, StoreError):
+                raise
+            raise self._as_store_error(error) from error
+        return session
+
+    def accept_loss(self) -> None:
+        """Take a file whose log is missing as it is.
+
+        Raises:
+            StoreError: it cannot be opened.
+        """
+        session = self._connect_writer()
+        session.accept_loss()
+        session.close()
 
     def open_reader(self) -> Session | None:
         """See `Database`."""
         if self._path is None:
             return None
+        self._check_same(self._path)
         # SQLite would make an empty file, and one that everybody may read.
         if not self._path.exists():
             raise DatabaseUnavailableError(f"{self.name} does not exist.")
         session = self._connect()
         session.connection.exec_driver_sql("PRAGMA query_only = ON")
+        session.note_places()
         return session
+
+    def _check_same(self, path: Path) -> None:
+        """Refuse another file in place of the one that was opened, or a copied belief.
+
+        An empty new one in its place would hide the loss.
+        """
+        found = identity_of(path)
+        if self._file is not None and found != self._file:
+            raise self.not_in_place()
+        if found is not None and is_inherited(found):
+            raise DatabaseUnavailableError(
+                f"{self.name} was open in the parent process when this one was forked,"
+                " by a connection that this library could not close. SQLite would work"
+                " on the file without holding its locks.",
+                hint="Close such connections before the fork, fork before they are"
+                " made, or start processes with the method 'spawn'.",
+            )
+
+    def not_in_place(self) -> StoreError:
+        """See `Database`."""
+        error = DatabaseUnavailableError(
+            f"{self.name} was moved, deleted or replaced, or its log was, while it was"
+            " open here. What was being written is not acknowledged, and nothing more"
+            " is written.",
+            hint="Put the file back under its name, with its '-wal' and '-shm' files;"
+            " or open the engine again, to use what is there now. If nobody moved it:"
+            " a program that opens and closes the file by itself, to copy it say,"
+            " drops the locks that SQLite holds in that process.",
+        )
+        if not self._is_reported:
+            self._is_reported = True
+            _log.error("%s", error)
+        return error
+
+    def _log_is_missing(self) -> StoreError:
+        return DatabaseUnavailableError(
+            f"{self.name} lacks its log: the file was copied or moved alone, while a"
+            " program was using it or after one was killed. What was written last is"
+            f" in the file '{self._path}-wal' beside the original.",
+            hint="Bring that file along, or make the copy with 'durable db backup'."
+            " 'durable db accept-loss' takes the file as it is, without the rest.",
+        )
 
     def _prepare_file(self, path: Path) -> None:
         if path.is_dir():
@@ -265,8 +422,16 @@ class SqliteDatabase:
                 hint="Create it, or correct the path."
                 " A relative path has three slashes, an absolute one four.",
             )
+        # SQLite takes such a log away without a word, and all that it holds.
+        log = Path(f"{path}-wal")
+        if _size_of(log) > 0 and _size_of(path) == 0:
+            raise DatabaseUnavailableError(
+                f"{self.name} is gone or empty, and its log is still there: the file"
+                " was moved or deleted alone.",
+                hint=f"Put it back beside its log, or move '{log}' away, too.",
+            )
         try:
-            _create_private(path)
+            create_private(path)
         except FileExistsError:
             pass
         except OSError as error:
@@ -285,16 +450,9 @@ class SqliteDatabase:
         )
 
     def _connect(self) -> SqliteSession:
-        location = ":memory:" if self._path is None else str(self._path)
         engine = sa.create_engine(
             "sqlite://",
-            creator=lambda: sqlite3.connect(
-                location,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                cached_statements=_CACHED_STATEMENTS,
-                check_same_thread=False,
-            ),
+            creator=lambda: connect_existing(self._path, timeout=BUSY_SECONDS),
             poolclass=NullPool,
             hide_parameters=True,
         )
@@ -351,7 +509,10 @@ class SqliteDatabase:
 
     def is_in_doubt(self, error: BaseException) -> bool:
         """See `Database`."""
-        return _code(error) not in (_BUSY, _FULL, _READONLY)
+        # An error of ours says that the file is elsewhere now, and what it holds.
+        return not isinstance(error, StoreError) and (
+            _code(error) not in (_BUSY, _FULL, _READONLY)
+        )
 
     def explain(self, error: BaseException) -> StoreError | None:
         """See `Database`."""
@@ -411,25 +572,24 @@ class SqliteDatabase:
         )
 
 
-def _create_private(path: Path) -> None:
-    """Make an empty file that only its owner may read.
+def connect_existing(path: Path | None, *, timeout: float) -> sqlite3.Connection:
+    """Connect to a file, or to a private database in memory; make no file."""
+    return sqlite3.connect(
+        # An empty new file would cost the log that lies beside it.
+        ":memory:" if path is None else f"{path.as_uri()}?mode=rw",
+        uri=path is not None,
+        timeout=timeout,
+        isolation_level=None,
+        cached_statements=_CACHED_STATEMENTS,
+        check_same_thread=False,
+    )
 
-    SQLite would let everybody read it. The log and its index take their mode from it.
 
-    Raises:
-        OSError: `FileExistsError` if there is one.
-    """
-    # Closing any descriptor of a database file drops all locks that this process holds
-    # on it, those of another connection included. So an existing file must never be
-    # opened here, and a new one better not.
+def _size_of(path: Path) -> int:
     try:
-        os.mknod(path, stat.S_IFREG | 0o600)
-    except FileExistsError:
-        raise
-    except (AttributeError, OSError):
-        # Not every system lets ordinary users do it.
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        os.close(os.open(path, flags, 0o600))
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _decode(text: bytes) -> str | bytes:

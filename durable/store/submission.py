@@ -39,14 +39,14 @@ class Admission:
         Raises:
             InternalError: it is open, or being opened.
         """
-        if self._state in (_State.OPENING, _State.OPEN):
+        if self._state in (_State.OPENING, _State.OPEN) and not self.is_forked:
             raise InternalError(f"The store {self.name} {self._state.value} already.")
         self._state = _State.OPENING
+        self._process_id = os.getpid()
 
     def open(self) -> None:
         """Let calls in, in this process."""
         self._state = _State.OPEN
-        self._process_id = os.getpid()
 
     def close(self) -> None:
         """Refuse calls from now on."""
@@ -55,7 +55,8 @@ class Admission:
     @property
     def is_forked(self) -> bool:
         """Whether the store was opened by the process this one was forked from."""
-        return self._state is _State.OPEN and os.getpid() != self._process_id
+        is_open = self._state in (_State.OPENING, _State.OPEN)
+        return is_open and os.getpid() != self._process_id
 
     def check(self) -> None:
         """Return if the store may be used.

@@ -18,7 +18,8 @@ import msgspec
 
 from durable import limits
 from durable.errors import InternalError, StoreError
-from durable.store.lease import RETRY_SECONDS
+from durable.store.forking import Gate
+from durable.store.lease import RETRY_SECONDS, ReleaseWorker
 from durable.store.submission import deliver
 
 if TYPE_CHECKING:
@@ -59,9 +60,12 @@ class Writer:
         loop: asyncio.AbstractEventLoop,
         name: str,
         observer: Observer | None,
+        ended: Callable[[], None],
     ) -> None:
-        """Prepare; `start` starts the thread."""
+        """Prepare; `start` starts the thread; `ended` is called as it ends."""
         self._executor = executor
+        self._gate = Gate(executor)
+        self._ended = ended
         self._loop = loop
         self._observer = observer
         self._queue: deque[_Item] = deque()
@@ -104,6 +108,15 @@ class Writer:
         self._is_stopping = True
         self._wake()
 
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the event loop was closed, and the writer was not stopped before."""
+        return self._loop.is_closed()
+
     def _wake(self) -> None:
         self._is_asleep = False
         # The thread may have woken up by itself in between, so the alarm may be set.
@@ -113,25 +126,36 @@ class Writer:
     # --- on the thread ----------------------------------------------------------------
 
     def _run(self) -> None:
-        try:
-            self._polled = self._executor.open()
-        except Exception as error:  # noqa: BLE001 - the opener waits for an answer
-            self._post([(self._started, None, error)])
-            return
+        with self._gate:
+            try:
+                self._polled = self._executor.open()
+            except Exception as error:  # noqa: BLE001 - the opener waits for an answer
+                self._post([(self._started, None, error)])
+                return
         self._post([(self._started, None, None)])
-        # Once the loop is closed nobody can submit, nor hear. A thread that went on
-        # would renew the lease of a worker that does nothing.
-        while not self._loop.is_closed():
-            if self._queue:
-                self._work()
-            elif self._is_stopping:
-                break
-            else:
+        while self._round():
+            if not self._queue:
                 self._sleep()
-            self._keep_house()
-        self._executor.close()
+        self._ended()
+        with self._gate:
+            self._executor.close()
         if self._is_stopping:
             self._post([(self._stopped, None, None)])
+
+    def _round(self) -> bool:
+        """Do what there is to do; False if that was all, for ever."""
+        with self._gate:
+            # Once the loop is closed nobody can submit, nor hear. A thread that went on
+            # would renew the lease of a worker that does nothing.
+            is_abandoned = self._loop.is_closed()
+            if self._queue and not is_abandoned:
+                self._work()
+            elif self._is_stopping or is_abandoned:
+                if self._executor.renew_at is not None:
+                    self._executor.execute([ReleaseWorker()])
+                return False
+            self._keep_house()
+        return True
 
     def _work(self) -> None:
         queue = self._queue
@@ -230,6 +254,7 @@ class Writer:
 
     def _poll(self, now: float) -> None:
         session = self._executor.open()
+        self._executor.check_place(session)
         # A new connection cannot know what happened before it.
         is_new = session is not self._polled
         self._polled = session

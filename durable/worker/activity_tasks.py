@@ -119,6 +119,11 @@ class ActivityTasks:
             waiting_for=max(0, self._store.now() - since) if since else 0,
         )
 
+    def running(self) -> list[str]:
+        """What runs, by the names that the log uses; any thread may ask."""
+        tasks = [attempt.task for attempt in self._running.copy()]
+        return sorted(task.get_name() for task in tasks if task is not None)
+
     # --- beginning --------------------------------------------------------------------
 
     def begin(self, attempt: Attempt) -> None:
@@ -577,6 +582,13 @@ class ActivityTasks:
                 async with asyncio.timeout(grace):
                     await self._idle.wait()
         self.is_draining = True
+        if self._running:
+            _log.warning(
+                "After %g s of draining there still ran: %s. What can be stopped is"
+                " stopped now; a later attempt may do it again.",
+                grace,
+                ", ".join(self.running()),
+            )
         await self._stop(self._running | self._patient, grace)
         self._invoker.close()
 

@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from durable.api.activity import Activity
 from durable.api.activity_context import ActivityInfo
 from durable.core.payload import Payload, Payloads
+from durable.worker.daemon_executor import DaemonExecutor
 
 
 class BuiltIn:
@@ -64,7 +64,7 @@ class Invoker:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: DaemonExecutor | None = None
 
     async def call(self, code: Code, input: Payloads, info: ActivityInfo) -> Payload:
         """Run an attempt; raise what its code raises."""
@@ -75,7 +75,7 @@ class Invoker:
         if code.is_async:
             return signature.encode_result(await code.function(*args, **kwargs))
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "durable-activity")
+            self._pool = DaemonExecutor(self._threads, "durable-activity")
         context = contextvars.copy_context()
 
         def call() -> Any:

@@ -86,6 +86,8 @@ class Watchdog:
         while not self._stopping.wait(pause):
             pause = step
             turn, replayer, number = self._turn, self._replayer, self._turn_number
+            if self._loop.is_closed():
+                return
             if turn is None or replayer is None:
                 patience.forget()
                 self._check_loop()

@@ -179,27 +179,40 @@ class Worker:
         )
 
     async def stop(self) -> None:
-        """Drain: begin nothing, wait for what runs, keep its results, give runs up."""
-        if not self._is_open:
-            observing.worker_stopped(self._watch)
-            return
-        self._tasks.is_draining = True
-        await self._activities.drain(self._options.grace_seconds)
-        await self._finish_commits()
+        """Drain: begin nothing, wait for what runs, keep its results, give runs up.
+
+        Cancelled, it waits for nothing more.
+        """
+        try:
+            if was_open := self._is_open:
+                self._tasks.is_draining = True
+                await self._activities.drain(self._options.grace_seconds)
+                await self._finish_commits()
+        finally:
+            self.abandon()
+            self._lookout.stop()
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+            try:
+                if was_open:
+                    await self._store.release_worker()
+            except StoreError as error:
+                _log.error("The lease could not be given up (%s).", error)
+            finally:
+                observing.worker_stopped(self._watch)
+                for run in list(self._runs.values()):
+                    self.drop(run)
+
+    def abandon(self) -> None:
+        """Stop what does not end with the event loop."""
         self._is_open = False
-        self._lookout.stop()
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
         if self._watchdog is not None:
             self._watchdog.stop()
-        try:
-            await self._store.release_worker()
-        except StoreError as error:
-            _log.error("The lease could not be given up (%s); it will run out.", error)
-        observing.worker_stopped(self._watch)
-        for run in list(self._runs.values()):
-            self.drop(run)
+
+    def running_activities(self) -> list[str]:
+        """The attempts that run, as the log names them; any thread may ask."""
+        return self._activities.running() if self.worker_id else []
 
     async def _finish_commits(self) -> None:
         """Wait for what is being committed, and for what follows from it."""

@@ -612,3 +612,13 @@ class WorkflowTasks:
                 extra=extra_of(run),
             )
         self._host.run_stuck(run, failure)
+
+
+def log_unhandled(context: dict[str, Any]) -> None:
+    """Say what the code of a workflow left unhandled."""
+    error = context.get("exception")
+    _log.warning(
+        "In a workflow: %s%s",
+        context.get("message", "something was not handled"),
+        "" if error is None else f" ({type(error).__name__}: {error})",
+    )

@@ -112,8 +112,9 @@ async def test_the_async_engine_refuses_use_after_close_too() -> None:
     await engine.close()
     with pytest.raises(EngineClosedError, match="closed"):
         await engine.list()
-    with pytest.raises(EngineClosedError, match="closed"):
-        await engine.open()
+    await engine.open()
+    assert await engine.execute(total([1])) == 1
+    await engine.close()
 
 
 async def test_many_engines_open_and_close_in_one_process(tmp_path: Path) -> None:

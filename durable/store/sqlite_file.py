@@ -1,0 +1,74 @@
+"""The file of an SQLite database: making it, knowing it again, who else may use it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from durable.store.forking import FileIdentity
+
+COPIED_MARK: Final = 0x64777261
+"""The `user_version` that only the main file holds, never a reader that sees the log.
+
+While a program works, the main file lags behind its log. A copy of it alone would open
+without a word. So the log always holds a zero there: whoever finds this number and no
+log has such a copy. A copy by SQLite's own means never shows it.
+"""
+
+_OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
+
+
+def identity_of(path: str | Path) -> FileIdentity | None:
+    """Device and inode of what is there now, if anything is."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file that only its owner may read.
+
+    SQLite would let everybody read it. The log and its index take their mode from it.
+
+    Raises:
+        OSError: `FileExistsError` if there is one.
+    """
+    # Closing any descriptor of a database file drops all locks that this process holds
+    # on it, those of another connection included. So an existing file must never be
+    # opened here, and a new one better not.
+    try:
+        os.mknod(path, stat.S_IFREG | 0o600)
+    except FileExistsError:
+        raise
+    except (AttributeError, OSError):
+        # Not every system lets ordinary users do it.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        os.close(os.open(path, flags, 0o600))
+
+
+def describe_exposure(path: Path) -> str:
+    """Who else could read or change the file; empty if nobody, or if it is unknown."""
+    if not hasattr(os, "geteuid"):
+        return ""
+    try:
+        status, folder = path.stat(), path.parent.stat()
+    except OSError:
+        return ""
+    found: list[str] = []
+    # Root looks after the files of others, and SQLite then gives them what it makes.
+    if os.geteuid() not in (0, status.st_uid):
+        found.append(f"it belongs to another user ({status.st_uid})")
+    if status.st_mode & _OTHERS:
+        verbs = [
+            verb
+            for bit, verb in ((stat.S_IROTH, "read"), (stat.S_IWOTH, "change"))
+            if status.st_mode & bit
+        ]
+        found.append(f"every user of this machine may {' and '.join(verbs)} it")
+    if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
+        found.append("every user of this machine may replace it in its folder")
+    return ", and ".join(found)

@@ -1,0 +1,78 @@
+"""Whatever stands in the database, a terminal is shown no control characters of it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from durable.cli.main import cli
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e"
+COMMANDS = [
+    ["list"],
+    ["list", "--limit", "1"],
+    ["show", "done"],
+    ["show", "failed", "--payloads"],
+    ["show", "stuck"],
+    ["show", "sleeping"],
+    ["history", "done", "--payloads"],
+    ["history", "sleeping"],
+    ["result", "done", "--timeout", "1ms"],
+    ["result", "failed", "--timeout", "1ms"],
+    ["result", "stuck", "--timeout", "1ms"],
+    ["stack", "sleeping", "--timeout", "1ms"],
+    ["signal", "sleeping", "go"],
+    ["cancel", "sleeping"],
+    ["terminate", "sleeping"],
+    ["doctor"],
+    ["db", "current"],
+    ["db", "backup", "copy.db"],
+]
+TABLES = ["runs", "history", "attempts", "workers", "durable_schema"]
+
+
+def text_columns(path: Path) -> Iterator[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        for table in TABLES:
+            for _, name, kind, *_ in connection.execute(f"PRAGMA table_info({table})"):
+                if "CHAR" in kind.upper() or "TEXT" in kind.upper():
+                    yield table, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "is_colored"),
+    [*((table, False) for table in TABLES), ("runs", True)],
+)
+def test_control_characters_of_tampered_rows_never_reach_the_terminal(
+    folder: Path, table: str, monkeypatch: pytest.MonkeyPatch, is_colored: bool
+) -> None:
+    path = folder / "orders.db"
+    original = path.read_bytes()
+    colours = ("\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m")
+    if is_colored:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    commands = COMMANDS[1:6] if is_colored else COMMANDS
+    shown = 0
+    for name in [column for found, column in text_columns(path) if found == table]:
+        for command in commands:
+            path.write_bytes(original)
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute(
+                    f"UPDATE OR IGNORE {table} SET {name} = {name} || ?",  # noqa: S608 - from above
+                    (HOSTILE,),
+                )
+            done = CliRunner().invoke(cli, command)
+            for line in (done.stdout + done.stderr).split("\n"):
+                for colour in colours if is_colored else ():
+                    line = line.replace(colour, "")
+                assert line.isprintable(), (name, command, line)
+            shown += r"\x1b]0;owned\x07" in done.output
+            for left in folder.glob("copy.db"):
+                left.unlink()
+            for left in folder.glob("orders.db-*"):
+                left.unlink()
+    assert shown or table in ("workers", "attempts")
