@@ -2,6 +2,10 @@
 
 Async functions run on the loop, plain ones in threads. What the library brings along
 itself takes payloads and gives a payload.
+
+Only what the function itself raises is the attempt's failure. Arguments that do not fit
+it are found before its first line, a result that cannot be recorded after its last one:
+both are bugs, and no further attempt would mend them.
 """
 
 from __future__ import annotations
@@ -9,14 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from durable.api.activity import Activity
-from durable.api.activity_context import ActivityInfo
+from durable.api.activity_context import CURRENT, ActivityContext, ActivityInfo
 from durable.core.payload import Payload, Payloads
+from durable.errors import ApplicationError
+from durable.observer import WorkerObserver
+from durable.worker import observing
+from durable.worker.activity_threads import ActivityThreads
+
+if TYPE_CHECKING:
+    from durable.worker.live_run import Attempt
 
 
 class BuiltIn:
@@ -53,39 +64,162 @@ Code: TypeAlias = Activity[Any, Any] | BuiltIn
 """What an attempt runs."""
 
 
+class UnfitArgumentsError(Exception):
+    """The recorded arguments do not fit the function: it was not called."""
+
+    def __init__(self, activity: Activity[Any, Any], problem: Exception) -> None:
+        super().__init__(str(problem))
+        self.activity = activity
+        self.problem = problem
+
+
+class UnfitResultError(Exception):
+    """The function has returned what cannot be recorded as it is."""
+
+    def __init__(
+        self, activity: Activity[Any, Any], problem: Exception, value: object
+    ) -> None:
+        super().__init__(str(problem))
+        self.activity = activity
+        self.problem = problem
+        self.value = value
+
+
 class Invoker:
     """Calls the code of attempts.
 
     Args:
-        threads: how many plain functions run at once.
+        engine: what `durable.activity_client` gives.
+        observer: watches each call, if there is one.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
+    def __init__(self, engine: object, observer: WorkerObserver | None) -> None:
+        self._engine = engine
+        self._observer = observer
+        self._threads: ActivityThreads | None = None
 
-    async def call(self, code: Code, input: Payloads, info: ActivityInfo) -> Payload:
-        """Run an attempt; raise what its code raises."""
+    async def call(
+        self,
+        attempt: Attempt,
+        code: Code,
+        on_thread_end: Callable[[Attempt], None],
+    ) -> Payload:
+        """Run an attempt; raise what its code raises.
+
+        `on_thread_end` is called once a thread that ran it is free, perhaps much later.
+
+        Raises:
+            UnfitArgumentsError: the function was not called.
+            UnfitResultError: the function has returned.
+            ThreadNotStartedError: there was no thread to call it in.
+        """
+        run, scheduled = attempt.run, attempt.scheduled
+        info = ActivityInfo(
+            activity_type=scheduled.activity_type,
+            activity_id=scheduled.activity_id,
+            attempt=attempt.attempt,
+            workflow_type=run.workflow_type,
+            workflow_id=run.workflow_id,
+            run_id=run.run_id,
+            scheduled_at=attempt.scheduled_at,
+            started_at=attempt.started_at,
+            start_to_close_timeout=scheduled.settings.start_to_close_timeout,
+        )
+        attempt.context = ActivityContext(info, self._engine)
+        CURRENT.set(attempt.context)
+        observer = self._observer
+        if observer is None:
+            return await self._call(attempt, code, info, on_thread_end)
+        with observer.running_activity(
+            activity_type=info.activity_type,
+            activity_id=info.activity_id,
+            attempt=info.attempt,
+            workflow_type=info.workflow_type,
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            waited=observing.attempt_waited(attempt),
+            headers=attempt.headers,
+            run_headers=run.headers,
+        ):
+            return await self._call(attempt, code, info, on_thread_end)
+
+    async def _call(
+        self,
+        attempt: Attempt,
+        code: Code,
+        info: ActivityInfo,
+        on_thread_end: Callable[[Attempt], None],
+    ) -> Payload:
+        input = attempt.scheduled.input
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
         signature = code.call_signature
-        args, kwargs = signature.unbind(signature.decode(input))
+        try:
+            args, kwargs = signature.unbind(signature.decode(input))
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            raise UnfitArgumentsError(code, error) from None
         if code.is_async:
-            return signature.encode_result(await code.function(*args, **kwargs))
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "durable-activity")
+            try:
+                result = await code.function(*args, **kwargs)
+            except (SystemExit, GeneratorExit) as error:
+                if isinstance(error, GeneratorExit) and _is_being_closed():
+                    raise
+                raise exit_error(error) from None
+        else:
+            result = await self._call_in_thread(
+                attempt, code, (args, kwargs), on_thread_end
+            )
+        try:
+            return signature.encode_result(result)
+        except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+            raise UnfitResultError(code, error, result) from None
+
+    async def _call_in_thread(
+        self,
+        attempt: Attempt,
+        code: Activity[Any, Any],
+        input: tuple[list[Any], dict[str, Any]],
+        on_thread_end: Callable[[Attempt], None],
+    ) -> Any:
+        if self._threads is None:
+            self._threads = ActivityThreads()
         context = contextvars.copy_context()
 
         def call() -> Any:
-            return context.run(_call_plain, code, args, kwargs)
+            return context.run(_call_plain, code, *input)
 
-        result = await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        return signature.encode_result(result)
+        end = partial(on_thread_end, attempt)
+        attempt.work, outcome = self._threads.call(call, end)
+        return await outcome
 
     def close(self) -> None:
         """Begin no function any more; those that run are left alone."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+
+def _is_being_closed() -> bool:
+    """Whether this coroutine is thrown away, and not driven by its task."""
+    try:
+        return asyncio.current_task() is None
+    except RuntimeError:  # no loop runs in this thread
+        return True
+
+
+def exit_error(error: BaseException) -> ApplicationError:
+    """What sys.exit() and its like in an activity mean: that attempt has failed.
+
+    The exception itself would end the process, or whatever workflow awaits it.
+    """
+    name = type(error).__name__
+    failure: ApplicationError
+    if isinstance(error, SystemExit):
+        code = error.code
+        kept = code if code is None or isinstance(code, int | str) else str(code)
+        failure = ApplicationError(f"sys.exit({code!r})", kept, type=name)
+    else:
+        failure = ApplicationError(str(error) or f"raised {name}", type=name)
+    return failure.with_traceback(error.__traceback__)
 
 
 def _call_plain(
@@ -96,3 +230,6 @@ def _call_plain(
     except StopIteration as error:
         # A future cannot carry StopIteration; neither can a coroutine (PEP 479).
         raise RuntimeError("activity raised StopIteration") from error
+    except (SystemExit, GeneratorExit, KeyboardInterrupt) as error:
+        # Ctrl-C reaches the main thread only, so this is the function's own doing.
+        raise exit_error(error) from None

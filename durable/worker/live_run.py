@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
@@ -13,6 +13,11 @@ from durable.core.replayer import Replayer
 from durable.core.workflow_task import TaskInput
 from durable.store.records import AttemptRecord
 from durable.worker.inputs import key_of
+from durable.worker.resolution import ActivityResolution
+
+if TYPE_CHECKING:
+    from durable.worker.activity_threads import ThreadCall
+    from durable.worker.invoking import Code
 
 
 class Attempt:
@@ -20,13 +25,17 @@ class Attempt:
 
     __slots__ = (
         "attempt",
+        "code",
         "context",
         "due_at",
         "has_row",
+        "has_waited",
         "headers",
         "is_cancel_requested",
+        "is_cut_short",
         "is_over",
         "last_failure",
+        "problem",
         "run",
         "scheduled",
         "scheduled_at",
@@ -34,6 +43,7 @@ class Attempt:
         "started_at",
         "task",
         "timer",
+        "work",
         "worker_id",
     )
 
@@ -68,6 +78,17 @@ class Attempt:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.context: ActivityContext | None = None
+        """Set by its first step."""
+        self.code: Code | None = None
+        """What it runs; None until it begins."""
+        self.work: ThreadCall | None = None
+        """Its call in a thread, if it has one."""
+        self.is_cut_short = False
+        """The worker that drains could wait no longer, and asked it to stop."""
+        self.has_waited = False
+        """It was left behind by a worker that does not know its activity."""
+        self.problem: Failure | None = None
+        """The bug that keeps its outcome from being recorded; it parks the run."""
 
     def ask_to_stop(self) -> None:
         """Let the function see that it should end."""
@@ -120,6 +141,7 @@ class LiveRun:
         "is_closed",
         "is_committing",
         "is_dropped",
+        "is_holding",
         "is_parked",
         "is_reading",
         "mailed",
@@ -128,6 +150,7 @@ class LiveRun:
         "ready_at",
         "refusals",
         "replayer",
+        "resolutions",
         "run_id",
         "started",
         "started_at",
@@ -204,6 +227,10 @@ class LiveRun:
         """No longer ours: whatever still refers to it must do nothing."""
         self.has_mail = False
         """Messages were committed that it has not read."""
+        self.is_holding = False
+        """One of its attempts has a `problem`."""
+        self.resolutions: list[ActivityResolution] = []
+        """What operators have decided of such attempts, in order of arrival."""
         self.is_parked = False
         """Its row says that it is stuck."""
         self.wants_reload = False

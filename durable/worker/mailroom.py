@@ -39,6 +39,7 @@ from durable.store.records import (
 from durable.store.store import Store
 from durable.worker.inputs import is_recorded, key_of
 from durable.worker.live_run import LiveRun
+from durable.worker.resolution import ActivityResolution
 from durable.worker.restoring import event_of_message
 
 T = TypeVar("T")
@@ -238,6 +239,9 @@ class Mailroom:
                 self._take_update(run, message, event)
             else:
                 run.consumed += (message.sequence,)
+                if isinstance(event, ActivityResolution):
+                    run.resolutions.append(event)
+                    continue
                 if event is None or run.has_input(key_of(event)):
                     continue
                 if is_recorded(run.replayer, event):  # a late read brings it again

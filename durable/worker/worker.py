@@ -28,11 +28,7 @@ from durable.core.ids import RunIds
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
-from durable.errors import (
-    DurableError,
-    EngineClosedError,
-    StoreError,
-)
+from durable.errors import DurableError, EngineClosedError, StoreError
 from durable.observer import Observer, WorkerObserver, WorkerState
 from durable.store.records import (
     Committed,
@@ -163,6 +159,7 @@ class Worker:
             threads=self._options.threads,
             observer=self._watch,
             parts=self._parts,
+            park=self._tasks.park,
         )
         await self._store.register_worker(
             WorkerRecord(
@@ -431,6 +428,8 @@ class Worker:
 
     def advance(self, run: LiveRun) -> None:
         """The run has something new to see."""
+        if run.resolutions:
+            self._activities.held.resolve(run)
         self._tasks.advance(run)
         if run.questions and not run.is_committing:
             self._mailroom.answer_questions(run)
@@ -489,6 +488,8 @@ class Worker:
         """Keep an idle run live for a while; let the longest idle ones go."""
         if run.is_dropped:
             return
+        if run.is_holding:
+            self._activities.held.park_if_held(run)
         if not run.is_idle:
             self._idle.pop(run.run_id, None)
             return
@@ -507,6 +508,10 @@ class Worker:
             run.workflow_id,
             run.workflow_type,
         )
+        self.release(run)
+
+    def release(self, run: LiveRun) -> None:
+        """Leave a run to whichever worker takes it."""
         self.drop(run)
         self._store.submit(ReleaseRuns(run_ids=(run.run_id,)), _ignore)
 
