@@ -17,7 +17,12 @@ import msgspec
 
 from durable.converter import json
 from durable.core.payload import JSON_PLAIN, Payload, Payloads
-from durable.errors import DefinitionError, InvalidCallError, UndecodableError
+from durable.errors import (
+    DefinitionError,
+    InvalidCallError,
+    PayloadError,
+    UndecodableError,
+)
 
 _POSITIONAL: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
@@ -260,7 +265,20 @@ class CallSignature:
         Raises:
             PayloadError: it cannot be recorded as it is.
         """
-        return json.encode(value, self.result_hint(), self._result_label)
+        try:
+            return json.encode(value, self.result_hint(), self._result_label)
+        except PayloadError as error:
+            raise type(error)(
+                f"{error.message} It is defined at {self.defined_at()}.",
+                hint=error.hint,
+            ) from None
+
+    def defined_at(self) -> str:
+        """File and line of the function, as errors name them."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        if code is None:
+            return "an unknown line"
+        return f"{code.co_filename}:{code.co_firstlineno}"
 
     def keep_result(self, value: Any) -> Payload | None:
         """Encode a result that `encode_result` refuses; None if it cannot be kept."""

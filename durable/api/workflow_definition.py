@@ -341,7 +341,13 @@ class Workflow(Generic[P, R]):
 
     def is_bug(self, error: BaseException) -> bool:
         """Whether an exception speaks of wrong code, so that the run should park."""
-        return failures.is_bug(error, fail_on=self.fail_on, park_on=self.park_on)
+        runtime = find_runtime()
+        return failures.is_bug(
+            error,
+            fail_on=self.fail_on,
+            park_on=self.park_on,
+            is_replaying=runtime is not None and runtime.is_replaying,
+        )
 
 
 def find_workflow(name: str) -> Workflow[Any, Any]:

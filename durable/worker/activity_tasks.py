@@ -146,7 +146,7 @@ class ActivityTasks:
         """What the attempt runs; None if this worker does not know it."""
         name = attempt.scheduled.activity_type
         built_in = self._parts.built_in.get(name)
-        return built_in or self._registry.activities.get(name)
+        return built_in or self._registry.find_activity(name)
 
     def _enqueue(self, attempt: Attempt, code: Code) -> None:
         """Let an attempt wait; a row says that it has not begun."""

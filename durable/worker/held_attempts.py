@@ -94,7 +94,7 @@ class HeldAttempts:
 
     def restore(self, attempt: Attempt, failure: Failure) -> None:
         """Take up one whose function has returned; end it if the code is mended."""
-        activity = self._registry.activities.get(attempt.scheduled.activity_type)
+        activity = self._registry.find_activity(attempt.scheduled.activity_type)
         problem = failure
         if activity is not None:
             try:
@@ -139,13 +139,31 @@ class HeldAttempts:
             "run again" if resolution.result is None else "result taken",
         )
         if resolution.result is not None:
-            self._resolve(attempt, resolution.result)
+            self._take(attempt, resolution.result)
             return
         due_at = self._rows.now()
         following = self._activities.following(attempt, None, due_at)
         run.attempts[attempt.scheduled_event_id] = following
         then = partial(self._activities.begin_recorded, following)
         self._rows.record(following, AttemptState.STARTED, then)
+
+    def _take(self, attempt: Attempt, result: Payload) -> None:
+        """Take a result that was given, if it is one."""
+        activity = self._registry.find_activity(attempt.scheduled.activity_type)
+        if activity is not None:
+            try:
+                activity.call_signature.decode_result(result)
+            except DurableError as error:
+                _log.warning(
+                    "A result that was given for activity %r (id %s) of run %r is not"
+                    " taken: %s",
+                    activity.name,
+                    attempt.scheduled.activity_id,
+                    attempt.run.workflow_id,
+                    error,
+                )
+                return
+        self._resolve(attempt, result)
 
     def _resolve(self, attempt: Attempt, result: Payload) -> None:
         """The result of such an attempt is known now."""

@@ -207,8 +207,7 @@ class LiveRun:
         """Who wants to look at the run once no commit is under way."""
         self.starting: set[int] = set()
         """Children whose start is on its way, by initiated event."""
-        self.is_reading = False
-        """Its inbox is being read."""
+        self.is_reading = False  # its inbox
         self.held: list[Callable[[], None]] = []
         """What hands in messages of this process after that, or after a commit."""
         self.attempt_records: tuple[AttemptRecord, ...] = ()
@@ -225,12 +224,9 @@ class LiveRun:
         self.is_committing = self.is_closed = False
         self.is_dropped = False
         """No longer ours: whatever still refers to it must do nothing."""
-        self.has_mail = False
-        """Messages were committed that it has not read."""
-        self.is_holding = False
-        """One of its attempts has a `problem`."""
-        self.resolutions: list[ActivityResolution] = []
-        """What operators have decided of such attempts, in order of arrival."""
+        self.has_mail = False  # messages were committed that it has not read
+        self.is_holding = False  # an attempt with a `problem`
+        self.resolutions: list[ActivityResolution] = []  # what was decided of such
         self.is_parked = False
         """Its row says that it is stuck."""
         self.wants_reload = False

@@ -11,13 +11,13 @@ class ActivityResolution(msgspec.Struct, frozen=True):
     """Run the activity again, or take this as its result; a message's data.
 
     Attributes:
-        activity_id: the activity's id within the run.
+        scheduled_event_id: the event that scheduled the activity.
         attempt: the attempt that the operator has seen.
         result: what to take as its result; None runs it again.
         identity: who decided.
     """
 
-    activity_id: str
+    scheduled_event_id: int
     attempt: int
     result: Payload | None = None
     identity: str = ""

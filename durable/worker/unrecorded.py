@@ -22,9 +22,9 @@ KIND: Final = "unrecorded"
 """The kind of a failure that says why a result could not be recorded."""
 
 _RESOLVE: Final = (
-    " or say what to do: `durable resolve WORKFLOW_ID {id} --result JSON` takes a"
-    " result, `--again` runs the activity again"
-    " (Handle.complete_activity, Handle.retry_activity)."
+    " or say what to do: `durable resolve WORKFLOW_ID {id} --result JSON` (or"
+    " Handle.complete_activity) takes a result, `--again` (or Handle.retry_activity)"
+    " runs the activity again"
 )
 
 
@@ -39,11 +39,9 @@ def _said(problem: Exception) -> str:
 
 
 def _name(attempt: Attempt, activity: Activity[Any, Any]) -> str:
-    code = getattr(activity.function, "__code__", None)
-    line = "" if code is None else f"; {code.co_filename}:{code.co_firstlineno}"
     return (
         f"Activity {activity.name!r} (id {attempt.scheduled.activity_id}, attempt"
-        f" {attempt.attempt}{line})"
+        f" {attempt.attempt})"
     )
 
 
@@ -68,7 +66,10 @@ def unfit_result(attempt: Attempt, error: UnfitResultError) -> Failure:
 
 def unfit_arguments(attempt: Attempt, error: UnfitArgumentsError) -> Failure:
     """What is recorded of an attempt that could not be called with its arguments."""
-    text = f"{_name(attempt, error.activity)} was not called: {_said(error.problem)}"
+    text = (
+        f"{_name(attempt, error.activity)} was not called: {_said(error.problem)} It is"
+    )
+    text += f" defined at {error.activity.call_signature.defined_at()}."
     return _failure(text, error.problem, ())
 
 
@@ -103,6 +104,6 @@ def is_meant(resolution: ActivityResolution, attempt: Attempt) -> bool:
     """Whether an operator has decided of this attempt."""
     return (
         attempt.problem is not None
-        and attempt.scheduled.activity_id == resolution.activity_id
+        and attempt.scheduled_event_id == resolution.scheduled_event_id
         and attempt.attempt == resolution.attempt
     )

@@ -452,13 +452,13 @@ class Worker:
         if self._observer is not None:
             status = STATUS_OF[type(event.attributes)]
             observing.run_closed(self._observer, run, event, status, self._task_queue)
-        self.forget(run)
+        self.drop(run)
         self._tell_parent(run, event.attributes)
         self._on_closed(run.run_id, event.attributes)
 
     def run_stuck(self, run: LiveRun, failure: Failure) -> None:
         """The run is parked, durably."""
-        self.forget(run)
+        self.drop(run)
         self._lookout.was_stuck(run.run_id)
         self._on_stuck(run.run_id, failure)
 
@@ -467,14 +467,10 @@ class Worker:
         run = self._runs.get(run_id)
         if run is not None:
             run.is_closed = True
-            self.forget(run)
+            self.drop(run)
         self._on_closed(run_id, None)
 
     def drop(self, run: LiveRun) -> None:
-        """Take the run out of memory."""
-        self.forget(run)
-
-    def forget(self, run: LiveRun) -> None:
         """Take a run out of memory; whoever waits for it must ask the store."""
         run.is_dropped = True
         self._mailroom.give_back(run)
@@ -498,7 +494,7 @@ class Worker:
         while len(self._idle) > self._options.cached_runs:
             _, oldest = self._idle.popitem(last=False)
             if oldest.is_idle:
-                self.forget(oldest)
+                self.drop(oldest)
 
     def give_up(self, run: LiveRun) -> None:
         """Leave a run of an unknown type to a worker that knows it."""

@@ -299,23 +299,6 @@ def test_f5_two_functions_of_one_name_are_refused() -> None:
         workflow(second["clash"])
 
 
-async def test_an_unknown_activity_name_is_told_with_the_known_ones() -> None:
-    @activity(name="refusals.known")
-    async def known() -> None: ...
-
-    @activity(name="refusals.unknown", retry=None)
-    async def unknown() -> None: ...
-
-    @workflow(name="refusals.caller")
-    async def caller() -> None:
-        await unknown()
-
-    async with TestEnvironment(definitions=[caller, known]) as env:
-        with pytest.raises(DurableError, match=r"refusals\.known") as failed:
-            await env.execute(caller())
-    assert isinstance(failed.value.__cause__, NotRegisteredError)
-
-
 @given(st.text(max_size=300))
 def test_any_text_is_a_good_id_or_a_typed_refusal(text: str) -> None:
     from durable.options import check_id
