@@ -29,7 +29,6 @@ from durable.errors import (
     InvalidDurationError,
     InvalidIdError,
     InvalidOptionError,
-    NotRegisteredError,
     PayloadError,
     PayloadTooLargeError,
 )

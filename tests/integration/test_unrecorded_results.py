@@ -96,7 +96,7 @@ async def test_a_result_that_cannot_be_recorded_parks_and_is_never_charged_again
         ) as env:
             await env.sleep("1d")
             assert "is not run again" in await stuck_by(await env.get("o"))
-    assert CHARGED == [kind]
+    assert [kind] == CHARGED
 
 
 async def test_a_kept_result_goes_on_once_the_annotation_is_mended(
@@ -182,7 +182,7 @@ async def test_an_operator_gives_the_result(kind: str, database: str) -> None:
         assert await healed(env, run) == "paid"
         with pytest.raises(DurableError):
             await run.retry_activity("1")
-    assert CHARGED == [kind]
+    assert [kind] == CHARGED
 
 
 async def test_an_operator_has_it_run_again(database: str) -> None:
