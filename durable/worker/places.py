@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Iterable
+import os
+import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -19,6 +21,12 @@ from durable.worker.live_run import Attempt
 
 _log: Final = logging.getLogger("durable.worker")
 _NAMED_MAX: Final = 5
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_NOT_THE_USERS: Final = (
+    _PACKAGE,
+    os.path.dirname(asyncio.__file__),
+    threading.__file__,
+)
 _THREADS: Final = "threads for plain activities"
 _SLOTS: Final = "places for activities"
 
@@ -141,9 +149,9 @@ def describe_running(attempt: Attempt) -> str:
     """Name an attempt, and the line that its function is at, if that can be told."""
     frame: FrameType | None = None
     if attempt.work is not None:
-        frame = attempt.work.frame()
+        frame = _users(_frames_of_thread(attempt.work.frame()))
     elif attempt.task is not None:
-        frame = _innermost_frame(attempt.task)
+        frame = _users(_frames_of_task(attempt.task))
     scheduled = attempt.scheduled
     name = (
         f"{scheduled.activity_type!r} (id {scheduled.activity_id}, attempt"
@@ -154,10 +162,28 @@ def describe_running(attempt: Attempt) -> str:
     return f"{name} at {frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def _innermost_frame(task: asyncio.Task[None]) -> FrameType | None:
-    frame: FrameType | None = None
+def _frames_of_thread(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _frames_of_task(task: asyncio.Task[None]) -> Iterator[FrameType]:
+    frames: list[FrameType] = []
     awaited: Any = task.get_coro()
     while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None) or frame
+        frame = getattr(awaited, "cr_frame", None)
+        if frame is not None:
+            frames.append(frame)
         awaited = getattr(awaited, "cr_await", None)
-    return frame
+    return reversed(frames)
+
+
+def _users(frames: Iterator[FrameType]) -> FrameType | None:
+    """The innermost frame that is neither ours nor the standard library's."""
+    innermost = None
+    for frame in frames:
+        innermost = innermost or frame
+        if not frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+            return frame
+    return innermost
