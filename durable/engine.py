@@ -139,6 +139,8 @@ class Engine:
         """Connect, take over what was left unfinished, and go on with it.
 
         Raises:
+            DefinitionError: an annotation of what it may run means nothing, or no value
+                could be read by it.
             StoreError: the database cannot be used; the subclass says why.
             EngineClosedError: the engine was closed before.
         """
@@ -148,6 +150,8 @@ class Engine:
             )
         if self._client is not None:
             return self
+        if self._has_worker:
+            self._registry.check_annotations()
         await self._store.open()
         self._pid = os.getpid()
         client = Client(

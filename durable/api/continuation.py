@@ -141,6 +141,7 @@ def _find_call(args: tuple[Any, ...]) -> WorkflowCall[Any] | None:
                     "Arguments were given beside a workflow call.",
                     hint=f"Put them into the call: {value.definition.name}(...).",
                 )
+            value.is_used = True
             return value
     return None
 

@@ -79,9 +79,10 @@ async def test_it_waits_with_one_warning_a_minute(
 
 
 async def test_another_worker_that_knows_it_gets_the_run(database: str) -> None:
-    async with TestEnvironment(database, definitions=[order, other]) as env, Engine(
-        database, definitions=[order, charge], clock=env.clock
-    ) as knows:
+    async with (
+        TestEnvironment(database, definitions=[order, other]) as env,
+        Engine(database, definitions=[order, charge], clock=env.clock) as knows,
+    ):
         await env.start(order(1), id="o")
         assert await (await knows.get("o")).result() == 1
     assert RAN == [1]
