@@ -103,7 +103,7 @@ async def good(again: bool) -> int:
         except TimeoutError:
             total += 100
     for call in (charge(4), child(5)):
-        asyncio.create_task(call).cancel()  # noqa: RUF006 - it is over
+        asyncio.create_task(call).cancel()
     tasks = [asyncio.create_task(charge(6)), asyncio.create_task(child(7))]
     total += sum(await asyncio.gather(*tasks))
     if again:
