@@ -34,7 +34,7 @@ from durable.options import (
 from durable.store.connect import connect
 from durable.store.records import RunFilter, RunStatus
 from durable.store.store import Store
-from durable.worker.invoking import BuiltIn, EngineParts
+from durable.worker.activity_code import BuiltIn, EngineParts
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 

@@ -22,10 +22,10 @@ from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
 )
 from durable.core.payload import Payloads
+from durable.core.resolution import ActivityResolution
 from durable.core.run_state import RunState
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.store.records import LoadedRun, MessageKind, MessageRecord, RunStatus
-from durable.worker.resolution import ActivityResolution
 
 Breach: TypeAlias = tuple[Check, str]
 

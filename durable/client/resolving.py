@@ -12,9 +12,9 @@ from durable.converter import json
 from durable.core.codec import decode_rows
 from durable.core.events import ActivityTaskScheduled
 from durable.core.payload import Payload
+from durable.core.resolution import ActivityResolution
 from durable.errors import InvalidCallError
 from durable.store.records import AttemptRecord, AttemptState, MessageKind
-from durable.worker.resolution import ActivityResolution
 
 
 async def retry_activity(chain: Chain, activity_id: str, identity: str) -> None:

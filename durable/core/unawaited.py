@@ -47,7 +47,8 @@ class CallNotes:
         Raises:
             WorkflowTaskError: one never can.
         """
-        main, waiting, lost = self.main, [], None
+        main, lost = self.main, None
+        waiting: list[tuple[Coroutine[Any, Any, Any], str, CodeType, int]] = []
         has_result = main is not None and main.done() and not main.cancelled()
         has_result = has_result and main is not None and main.exception() is None
         for item in self.calls:
@@ -56,8 +57,8 @@ class CallNotes:
                 continue
             if lost is None and (has_result or _is_let_go(call)):
                 lost = WorkflowTaskError(
-                    f"The call of {name!r} at {source_line(code, instruction)} was never"
-                    " awaited, so nothing of it happens.",
+                    f"The call of {name!r} at {source_line(code, instruction)} was"
+                    " never awaited, so nothing of it happens.",
                     hint="Write `await` before it, or give it to asyncio.create_task,"
                     " asyncio.gather or a TaskGroup.",
                 )

@@ -32,14 +32,12 @@ from durable.observer import WorkerObserver, WorkerState
 from durable.store.records import AttemptRecord, AttemptState
 from durable.store.store import Store
 from durable.worker import observing, unrecorded
+from durable.worker.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activity_threads import ThreadNotStartedError, speaks_of_shutdown
 from durable.worker.attempt_rows import AttemptRows
 from durable.worker.attempt_rows import Host as RowsHost
 from durable.worker.held_attempts import HeldAttempts, Park
 from durable.worker.invoking import (
-    BuiltIn,
-    Code,
-    EngineParts,
     Invoker,
     UnfitArgumentsError,
     UnfitResultError,

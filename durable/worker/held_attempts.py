@@ -15,12 +15,12 @@ from typing import Final, Protocol, TypeAlias
 from durable.api.registry import Registry
 from durable.core.events import ActivityTaskCompleted
 from durable.core.payload import Failure, Payload
+from durable.core.resolution import ActivityResolution
 from durable.errors import DurableError
 from durable.store.records import AttemptState
 from durable.worker import unrecorded
 from durable.worker.attempt_rows import AttemptRows
 from durable.worker.live_run import Attempt, LiveRun
-from durable.worker.resolution import ActivityResolution
 
 _log: Final = logging.getLogger("durable.worker")
 # A write that was refused is tried again after this long.

@@ -12,56 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-import msgspec
+from typing import Any
 
 from durable.api.activity import Activity
 from durable.api.activity_context import CURRENT, ActivityContext, ActivityInfo
-from durable.core.payload import Payload, Payloads
+from durable.core.payload import Payload
 from durable.errors import ApplicationError
 from durable.observer import WorkerObserver
 from durable.worker import observing
+from durable.worker.activity_code import BuiltIn, Code
 from durable.worker.activity_threads import ActivityThreads
-
-if TYPE_CHECKING:
-    from durable.worker.live_run import Attempt
-
-
-class BuiltIn:
-    """An activity of the library's own.
-
-    It does nothing but wait for others, so it takes no place that user code could need:
-    whoever it waits for may need one.
-    """
-
-    is_async: Final = True
-
-    def __init__(
-        self,
-        name: str,
-        perform: Callable[[Payloads, ActivityInfo], Awaitable[Payload]],
-    ) -> None:
-        self.name = name
-        self.perform = perform
-
-
-class EngineParts(msgspec.Struct, frozen=True):
-    """What an engine hands to its activities.
-
-    Attributes:
-        built_in: activities of the library's own, by name.
-        engine: the engine itself, for `durable.activity_client`.
-    """
-
-    built_in: Mapping[str, BuiltIn]
-    engine: object
-
-
-Code: TypeAlias = Activity[Any, Any] | BuiltIn
-"""What an attempt runs."""
+from durable.worker.live_run import Attempt
 
 
 class UnfitArgumentsError(Exception):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
+from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import TaskInput
 from durable.store.records import AttemptRecord
+from durable.worker.activity_code import Code
+from durable.worker.activity_threads import ThreadCall
 from durable.worker.inputs import key_of
-from durable.worker.resolution import ActivityResolution
-
-if TYPE_CHECKING:
-    from durable.worker.activity_threads import ThreadCall
-    from durable.worker.invoking import Code
 
 
 class Attempt:

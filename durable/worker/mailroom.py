@@ -24,6 +24,7 @@ from durable.core.events import (
 )
 from durable.core.payload import Failure, Payloads
 from durable.core.replayer import Replayer
+from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import (
     TaskInput,
     UpdateRequest,
@@ -39,7 +40,6 @@ from durable.store.records import (
 from durable.store.store import Store
 from durable.worker.inputs import is_recorded, key_of
 from durable.worker.live_run import LiveRun
-from durable.worker.resolution import ActivityResolution
 from durable.worker.restoring import event_of_message
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Final
 
-from durable.worker.invoking import Code
+from durable.worker.activity_code import Code
 from durable.worker.live_run import Attempt
 
 _log: Final = logging.getLogger("durable.worker")

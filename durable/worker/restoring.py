@@ -25,6 +25,7 @@ from durable.core.events import (
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
 from durable.core.payload import Failure
+from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import CorruptHistoryError
 from durable.store.records import (
@@ -34,7 +35,6 @@ from durable.store.records import (
     MessageRecord,
 )
 from durable.worker.live_run import Attempt, LiveRun
-from durable.worker.resolution import ActivityResolution
 
 
 class _ChildMessage(msgspec.Struct):

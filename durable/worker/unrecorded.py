@@ -13,10 +13,10 @@ import msgspec
 
 from durable.api.activity import Activity
 from durable.core.payload import Failure, Payload
+from durable.core.resolution import ActivityResolution
 from durable.errors import DurableError, PayloadError
 from durable.worker.invoking import UnfitArgumentsError, UnfitResultError
 from durable.worker.live_run import Attempt
-from durable.worker.resolution import ActivityResolution
 
 KIND: Final = "unrecorded"
 """The kind of a failure that says why a result could not be recorded."""

@@ -41,10 +41,10 @@ from durable.store.records import (
 )
 from durable.store.store import Store
 from durable.worker import observing
+from durable.worker.activity_code import EngineParts
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
 from durable.worker.inputs import key_of
-from durable.worker.invoking import EngineParts
 from durable.worker.live_run import Attempt, LiveRun
 from durable.worker.loading import Loader
 from durable.worker.lookout import Lookout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 
@@ -80,8 +81,9 @@ async def test_hung_threads_are_named_once_and_starve_nobody(
             assert isinstance(failed.value.__cause__, ActivityTimeoutError)
         waiting = [await engine.start(quickly()) for _ in range(2)]
         for run in waiting:
-            while not (rows := await run.attempts()):
-                await asyncio.sleep(0)
+            rows = []
+            while not rows:
+                rows = await run.attempts()
             assert [(row.attempt, row.state) for row in rows] == [
                 (1, AttemptState.BACKOFF)
             ]
@@ -104,10 +106,8 @@ async def test_what_swallows_its_cancellation_is_named_too(
     @activity(name="places.stubborn", start_to_close_timeout="10s", retry=None)
     async def stubborn() -> None:
         while not ends.is_set():
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await ends.wait()
-            except asyncio.CancelledError:
-                pass
 
     @workflow(name="places.stubbornly")
     async def stubbornly() -> None:

@@ -37,7 +37,7 @@ async def forgot_activity() -> int:
 
 @workflow(name="unawaited.forgot_child")
 async def forgot_child() -> int:
-    child(1)  # type: ignore[unused-coroutine]  # the fault under test
+    child(1)  # the fault under test
     return await charge(2)
 
 
