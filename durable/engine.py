@@ -37,7 +37,7 @@ from durable.options import (
 from durable.store.connect import connect
 from durable.store.records import RunStatus
 from durable.store.store import Store
-from durable.worker.invoking import BuiltIn, EngineParts
+from durable.worker.activity_code import BuiltIn, EngineParts
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 
@@ -161,6 +161,8 @@ class Engine:
         ended, or that was inherited over a fork.
 
         Raises:
+            DefinitionError: an annotation of what it may run means nothing, or no value
+                could be read by it.
             StoreError: the database cannot be used; the subclass says why.
             EngineClosedError: the engine is open on another event loop.
         """
@@ -186,6 +188,8 @@ class Engine:
         return self
 
     async def _open(self) -> None:
+        if self._has_worker:
+            self._registry.check_annotations()
         await self._store.open()
         # One for all times that the engine is open: whoever waits is its business.
         client = self._client or Client(

@@ -293,6 +293,14 @@ class SyncHandle(Generic[R_co]):
         """Ask the run to stop; see `Handle.cancel`."""
         self._thread.call(self._handle.cancel(reason, request_id=request_id))
 
+    def retry_activity(self, activity_id: str, /) -> None:
+        """Run an activity again; see `Handle.retry_activity`."""
+        self._thread.call(self._handle.retry_activity(activity_id))
+
+    def complete_activity(self, activity_id: str, result: Any, /) -> None:
+        """Take this as an activity's result; see `Handle.complete_activity`."""
+        self._thread.call(self._handle.complete_activity(activity_id, result))
+
     def terminate(self, reason: str = "") -> None:
         """Close the run at once; see `Handle.terminate`."""
         self._thread.call(self._handle.terminate(reason))

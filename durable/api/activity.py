@@ -118,7 +118,10 @@ class Activity(Generic[P, R]):
         if runtime is None:
             return self._run(args, kwargs)
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
-        return self._schedule(runtime, args, kwargs, frame.f_code, frame.f_lasti)
+        code, instruction = frame.f_code, frame.f_lasti
+        call = self._schedule(runtime, args, kwargs, code, instruction)
+        runtime.note_call(call, self.name, code, instruction)
+        return call
 
     async def _schedule(
         self,

@@ -112,6 +112,7 @@ async def start_child(
             f"{call!r} is no workflow call.",
             hint="Give a call of a workflow, such as place_order(order).",
         )
+    call.is_used = True  # even if the rest is refused
     if id is not None:
         check_id(id, "the child's workflow id")
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line

@@ -140,6 +140,7 @@ def _find_call(args: tuple[Any, ...]) -> WorkflowCall[Any] | None:
     """The call, if that is what was given: it can be nobody's argument."""
     for value in args:
         if _is_call(value):
+            value.is_used = True
             if len(args) > 1:
                 raise InvalidCallError(
                     "Arguments were given beside a workflow call.",

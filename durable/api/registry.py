@@ -80,8 +80,25 @@ class Registry:
         Raises:
             NotRegisteredError: there is none.
         """
-        found: Activity[Any, Any] = get_definition(self.activities, name, "activity")
+        found: Activity[Any, Any] = self.find_activity(name) or get_definition(
+            self.activities, name, "activity"
+        )
         return found
+
+    def find_activity(self, name: str) -> Activity[Any, Any] | None:
+        """The activity of that name, if it is known."""
+        return self.activities.get(name)
+
+    def check_annotations(self) -> None:
+        """See that values can be recorded by the annotations of all definitions.
+
+        Raises:
+            DefinitionError: one cannot be resolved, or not be decoded by.
+        """
+        for activity in list(self.activities.values()):
+            activity.call_signature.check_annotations()
+        for workflow in list(self.workflows.values()):
+            workflow.call_signature.check_annotations()
 
 
 REGISTRY: Final = Registry(WORKFLOWS, ACTIVITIES)

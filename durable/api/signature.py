@@ -17,7 +17,12 @@ import msgspec
 
 from durable.converter import json
 from durable.core.payload import JSON_PLAIN, Payload, Payloads
-from durable.errors import DefinitionError, InvalidCallError, UndecodableError
+from durable.errors import (
+    DefinitionError,
+    InvalidCallError,
+    PayloadError,
+    UndecodableError,
+)
 
 _POSITIONAL: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
@@ -60,6 +65,7 @@ class CallSignature:
         self._result_label = f"the result of {name!r}"
         self._result_decode: Callable[[msgspec.Raw], Any] | None = None
         self._hints: tuple[Any, ...] | None = None
+        self._is_checked = False
         self._result_hint: Any = Any
         self._labels: tuple[str, ...] = ()
         self._least = sum(
@@ -260,7 +266,54 @@ class CallSignature:
         Raises:
             PayloadError: it cannot be recorded as it is.
         """
-        return json.encode(value, self.result_hint(), self._result_label)
+        try:
+            return json.encode(value, self.result_hint(), self._result_label)
+        except PayloadError as error:
+            raise type(error)(
+                f"{error.message} It is defined at {self.defined_at()}.",
+                hint=error.hint,
+            ) from None
+
+    def defined_at(self) -> str:
+        """File and line of the function, as errors name them."""
+        code = getattr(inspect.unwrap(self.function), "__code__", None)
+        if code is None:
+            return "an unknown line"
+        return f"{code.co_filename}:{code.co_firstlineno}"
+
+    def keep_result(self, value: Any) -> Payload | None:
+        """Encode a result that `encode_result` refuses; None if it cannot be kept."""
+        try:
+            hint = self.result_hint()
+        except DefinitionError:
+            hint = Any
+        return json.keep(value, hint)
+
+    def recover_result(self, kept: Payload) -> Payload:
+        """Turn what `keep_result` gave into the payload of today's annotation.
+
+        Raises:
+            UndecodableError, PayloadError, DefinitionError: it cannot be read so.
+        """
+        return json.recover(kept, self.result_hint(), self._result_label)
+
+    def check_annotations(self) -> None:
+        """See that every annotation means something, and that values can be read by it.
+
+        Raises:
+            DefinitionError: one does not; it is named.
+        """
+        if self._is_checked:
+            return
+        hints = self.hints()
+        labels = [*self._labels, self._result_label]
+        for hint, label in zip((*hints, self._result_hint), labels, strict=True):
+            try:
+                json.decoder_of(hint)
+            except DefinitionError as error:
+                message = f"{label[:1].upper()}{label[1:]}: {error.message}"
+                raise DefinitionError(message) from None
+        self._is_checked = True
 
     def decode_result(self, payload: Payload) -> Any:
         """Turn a recorded result into a value.

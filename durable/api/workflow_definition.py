@@ -93,6 +93,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         "child_options",
         "definition",
         "input",
+        "is_used",
     )
 
     def __init__(
@@ -108,6 +109,8 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         self._code = code
         self._instruction = instruction
         self._running: Coroutine[Any, Any, R_co] | None = None
+        # Workflow code that makes a call and lets go of it meant to await it.
+        self.is_used = False
 
     # --- as a child -------------------------------------------------------------------
 
@@ -123,6 +126,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         `code` and `instruction` say which line asks, should the call itself have been
         made outside of workflow code.
         """
+        self.is_used = True
         if self._code is not None:
             code, instruction = self._code, self._instruction
         return runtime.start_child(
@@ -172,6 +176,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
             WorkflowTimedOutError, WorkflowTerminatedError: the child ended so.
             WorkflowAlreadyStartedError: the child's id is taken.
         """
+        self.is_used = True
         runtime = self._get_runtime()
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
         return self._run(runtime, frame.f_code, frame.f_lasti).__await__()
@@ -186,6 +191,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
 
     def close(self) -> None:
         """Give up; a call that was never driven holds nothing."""
+        self.is_used = True
         if self._running is not None:
             self._running.close()
 
@@ -200,6 +206,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         return getattr(self._running, "cr_await", None)
 
     def _get_running(self) -> Coroutine[Any, Any, R_co]:
+        self.is_used = True
         if self._running is None:
             self._running = self._run(self._get_runtime(), None, 0)
         return self._running
@@ -260,10 +267,14 @@ class Workflow(Generic[P, R]):
         """
         signature = self.call_signature
         payloads = signature.encode(signature.bind(args, kwargs))
-        if find_runtime() is None:
+        runtime = find_runtime()
+        if runtime is None:
             return WorkflowCall(self, payloads)
         frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
-        return WorkflowCall(self, payloads, frame.f_code, frame.f_lasti)
+        code, instruction = frame.f_code, frame.f_lasti
+        call: WorkflowCall[R] = WorkflowCall(self, payloads, code, instruction)
+        runtime.note_call(call, self.name, code, instruction)
+        return call
 
     @overload
     def options(
@@ -368,7 +379,13 @@ class Workflow(Generic[P, R]):
 
     def is_bug(self, error: BaseException) -> bool:
         """Whether an exception speaks of wrong code, so that the run should park."""
-        return failures.is_bug(error, fail_on=self.fail_on, park_on=self.park_on)
+        runtime = find_runtime()
+        return failures.is_bug(
+            error,
+            fail_on=self.fail_on,
+            park_on=self.park_on,
+            is_replaying=runtime is not None and runtime.is_replaying,
+        )
 
 
 def find_workflow(

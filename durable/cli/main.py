@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "stack": ("messaging", "stack", "Show where each task of a run waits."),
     "cancel": ("stopping", "cancel", "Ask a run to stop; it may clean up."),
     "terminate": ("stopping", "terminate", "End a run at once; none of its code runs."),
+    "resolve": ("resolving", "resolve", "Say what an unrecorded activity's result is."),
     "replay": ("replaying", "replay", "Try recorded runs against today's code."),
     "doctor": ("examining", "doctor", "Check the database for faults."),
     "db": ("schema", "db", "Make, upgrade or look at the database's tables."),

@@ -102,6 +102,8 @@ def _tell_activity(
     number = 1 if row is None else row.attempt
     if row is not None and row.state is AttemptState.BACKOFF:
         text = f"attempt {number} {_until(row.due_at, now)}"
+    elif row is not None and row.state is AttemptState.RETURNED:
+        text = f"attempt {number} has returned what cannot be recorded"
     else:
         began = activity.scheduled_at
         if row is not None and row.started_at is not None:

@@ -10,17 +10,22 @@ and another one takes over from there.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from durable.cli.reporting import Interrupted
+from durable.errors import WorkflowBlockedError
 
 T = TypeVar("T")
+_log: Final = logging.getLogger("durable.cli")
 
 ECHO_SECONDS: Final = 0.5
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -41,8 +46,13 @@ def on_first_signal(act: Callable[[int], None]) -> Generator[None]:
     def handle(number: int, _: object) -> None:
         nonlocal begun_at
         if begun_at is None:
-            begun_at = time.monotonic()
-            act(number)
+            try:
+                act(number)
+            except WorkflowBlockedError:  # meant for the code that was interrupted
+                act(number)
+                raise
+            finally:
+                begun_at = time.monotonic()
         elif time.monotonic() - begun_at > ECHO_SECONDS:
             # No exception would do: code that is being drained could catch it.
             os._exit(128 + number)
@@ -86,23 +96,116 @@ def run_interruptible(work: Coroutine[Any, Any, T]) -> T:
 def run_until_signal(
     work: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     announce: Callable[[int], None],
+    limit: float,
 ) -> None:
     """Run a coroutine that ends in order once the event it is given is set.
+
+    The process ends `limit` seconds after the first signal, whatever still runs in it:
+    code that swallows its cancellation, a thread, a database that does not answer.
 
     Args:
         work: takes the event that the first signal sets.
         announce: called with that signal's number.
+        limit: in seconds.
     """
+    stop = asyncio.Event()
+    loop: asyncio.AbstractEventLoop | None = None
+    is_asked = False
+    last_resort = _LastResort(limit)
+
+    def begin(number: int) -> None:
+        nonlocal is_asked
+        last_resort.arm(number)
+        is_asked = True
+        if loop is not None:
+            loop.call_soon_threadsafe(stop.set)
+        announce(number)
 
     async def watched() -> None:
+        nonlocal loop
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+        if is_asked:
+            stop.set()
+        await work(stop)
+        await _end_tasks()
 
-        def begin(number: int) -> None:
-            announce(number)
-            loop.call_soon_threadsafe(stop.set)
+    # Around all of it: a signal that comes while the loop is closed counts as well.
+    with on_first_signal(begin), last_resort:
+        asyncio.run(watched())
+        last_resort.join_threads()
 
-        with on_first_signal(begin):
-            await work(stop)
 
-    asyncio.run(watched())
+async def _end_tasks() -> None:
+    """Cancel what is left; end the process if that does not help."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if not left:
+        return
+    _, stubborn = await asyncio.wait(left, timeout=ECHO_SECONDS)
+    if stubborn:
+        names = ", ".join(sorted(task.get_name() for task in stubborn))
+        _end_process(
+            0, f"left behind, as it does not end when it is cancelled: {names}"
+        )
+
+
+def _end_process(code: int, why: str) -> NoReturn:
+    _log.warning(why)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    # No exception would do: neither threads nor code that is drained would heed it.
+    os._exit(code)
+
+
+class _LastResort:
+    """Ends the process some time after a signal."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._is_armed = False
+        # Of its own, and begun early: a handler of signals may interrupt workflow code,
+        # which may not begin a thread. A simple queue may be used from such handlers.
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._over: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def arm(self, number: int) -> None:
+        """Begin to count."""
+        self._is_armed = True
+        self._signals.put(number)
+
+    def join_threads(self) -> None:
+        """Wait for what would keep the interpreter from ending, while that counts."""
+        for thread in threading.enumerate() if self._is_armed else ():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+
+    def _count(self) -> None:
+        number = self._signals.get()
+        if number:
+            try:
+                self._over.get(timeout=self._limit)
+            except queue.Empty:
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  # the only way to other threads' lines
+        running: list[str] = []
+        for thread in threading.enumerate():
+            frame = frames.get(thread.ident or 0)
+            if frame is not None and thread is not threading.current_thread():
+                line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                running.append(f"{thread.name} at {line}")
+        _end_process(
+            128 + number,
+            f"ended {self._limit:g} s after {signal.Signals(number).name}, though it"
+            f" was not done; still running: {', '.join(running)}. Nothing is lost:"
+            " other workers take over what it had.",
+        )
+
+    def __enter__(self) -> None:
+        threading.Thread(target=self._count, name="last-resort", daemon=True).start()
+
+    def __exit__(self, *error: object) -> None:
+        self._over.put(None)
+        self._signals.put(0)

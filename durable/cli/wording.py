@@ -128,6 +128,7 @@ class _Telling:
         time = row.closed_at or row.started_at or row.due_at
         words: dict[AttemptState, tuple[str, Role]] = {
             AttemptState.STARTED: ("began", "plain"),
+            AttemptState.RETURNED: ("returned, not recorded", "bad"),
             AttemptState.COMPLETED: ("completed", "good"),
             AttemptState.FAILED: ("failed", "bad"),
             AttemptState.TIMED_OUT: ("timed out", "bad"),

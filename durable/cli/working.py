@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import click
@@ -21,9 +20,12 @@ from durable.cli.reporting import mask
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_until_signal
 from durable.engine import Engine
+from durable.options import to_microseconds
 from durable.store.connect import connect
 
 _log: Final = logging.getLogger("durable.cli")
+# How long after --drain-timeout the process is ended by force.
+_LEAVE_SECONDS: Final = 2.0
 
 
 @click.command("worker")
@@ -84,7 +86,7 @@ def worker(
     MODULE is a dotted name as seen from the current folder, or the path of a .py file.
     The first SIGTERM or SIGINT drains: nothing more begins, running activities may
     finish within --drain-timeout, and the rest is left to other workers. The second
-    one ends the process at once; nothing is lost by that.
+    one ends the process at once, as does the end of 2 s more; nothing is lost by that.
     """
     session.refuse_memory()
     log = logging_to_stderr(session.log_level or "info", session.log_format)
@@ -94,7 +96,8 @@ def worker(
         async def work(stop: asyncio.Event) -> None:
             await _work(session, queues, options, stop)
 
-        run_until_signal(work, _announce_draining)
+        grace = to_microseconds(options["drain_timeout"], "--drain-timeout") / 1_000_000
+        run_until_signal(work, _announce_draining, grace + _LEAVE_SECONDS)
 
 
 def _announce_draining(number: int) -> None:
@@ -110,13 +113,14 @@ async def _work(
     options: dict[str, Any],
     stop: asyncio.Event,
 ) -> None:
-    async with AsyncExitStack() as stack:
+    engines: list[Engine] = []
+    try:
         for queue in dict.fromkeys(queues):
             store = connect(session.database_url)
             engine = Engine(
                 store, namespace=session.namespace, task_queue=queue, **options
             )
-            await stack.enter_async_context(engine)
+            engines.append(await engine.open())
             ours = [
                 record.worker_id
                 for record in await store.list_workers()
@@ -131,4 +135,12 @@ async def _work(
                 len(REGISTRY.activities),
             )
         await stop.wait()
+    finally:
+        # Side by side: all of them share one time to drain.
+        closed = await asyncio.gather(
+            *(engine.close() for engine in engines), return_exceptions=True
+        )
+    for error in closed:
+        if error is not None:
+            raise error
     _log.info("worker stopped; its runs are left to others")

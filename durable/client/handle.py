@@ -16,7 +16,7 @@ from durable.api.messages import (
     update_call,
 )
 from durable.api.workflow import Workflow
-from durable.client import questions, updates
+from durable.client import questions, resolving, updates
 from durable.client.answers import UpdateOutcome
 from durable.client.chain import Chain, Connection
 from durable.client.description import (
@@ -459,6 +459,37 @@ class Handle(Generic[R_co]):
         )
         await self._chain.send(
             MessageKind.CANCEL, request_id, event, may_repeat=may_repeat
+        )
+
+    async def retry_activity(self, activity_id: str, /) -> None:
+        """Run an activity again whose result could not be recorded.
+
+        Its function has returned, and had its effect; the run is parked for it.
+        Returns when that is durable; a worker that knows the code goes on with it.
+
+        Raises:
+            InvalidCallError: the run has no such activity that waits for this.
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has closed already.
+        """
+        await resolving.retry_activity(
+            self._chain, activity_id, self._connection.identity
+        )
+
+    async def complete_activity(self, activity_id: str, result: Any, /) -> None:
+        """Take this as the result of an activity whose own could not be recorded.
+
+        Args:
+            activity_id: its id within the run, as `durable show` names it.
+            result: what its code should have returned.
+
+        Raises:
+            PayloadError: the result does not fit the activity's annotation.
+            InvalidCallError, WorkflowNotFoundError, WorkflowClosedError: as for
+                `retry_activity`.
+        """
+        await resolving.complete_activity(
+            self._chain, activity_id, result, self._connection.identity
         )
 
     async def terminate(self, reason: str = "") -> None:

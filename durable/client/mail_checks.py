@@ -23,6 +23,7 @@ from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
 )
 from durable.core.payload import Payloads
+from durable.core.resolution import ActivityResolution
 from durable.core.run_state import RunState
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.store.records import LoadedRun, MessageKind, MessageRecord, RunStatus
@@ -50,6 +51,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     MessageKind.UPDATE.value: msgspec.json.Decoder(UpdateRequest),
     MessageKind.CHILD.value: msgspec.json.Decoder(ChildNews),
     MessageKind.QUERY.value: msgspec.json.Decoder(QueryRequest),
+    MessageKind.RESOLVE.value: msgspec.json.Decoder(ActivityResolution),
 }
 
 

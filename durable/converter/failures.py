@@ -444,31 +444,36 @@ BUGS: Final[tuple[type[BaseException], ...]] = (
 )
 """Exceptions that speak of wrong code: they park a run instead of failing it."""
 
+# These failed runs once; where a history was recorded so, they still do.
+_LATER_BUGS: Final[tuple[type[BaseException], ...]] = (errors.PayloadError,)
+
 
 def is_bug(
     error: BaseException,
     *,
     fail_on: tuple[type[BaseException], ...] = (),
     park_on: tuple[type[BaseException], ...] = (),
+    is_replaying: bool = False,
 ) -> bool:
     """Whether an exception that left a workflow should park the run.
 
     A failure of an activity or child never does: it was recorded, and no mended code
     would change it. Exception groups are looked into: one bug in them is enough.
     """
-    return any(_is_one_bug(leaf, fail_on, park_on) for leaf in _leaves(error))
+    bugs = (*park_on, *BUGS, *(() if is_replaying else _LATER_BUGS))
+    return any(_is_one_bug(leaf, fail_on, bugs) for leaf in _leaves(error))
 
 
 def _is_one_bug(
     error: BaseException,
     fail_on: tuple[type[BaseException], ...],
-    park_on: tuple[type[BaseException], ...],
+    bugs: tuple[type[BaseException], ...],
 ) -> bool:
     if recorded_in(error) is not None:
         return False
     if isinstance(error, fail_on):
         return False
-    return isinstance(error, (*park_on, *BUGS))
+    return isinstance(error, bugs)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

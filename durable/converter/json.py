@@ -13,6 +13,7 @@ Class names in payloads are never looked at: types come from annotations only.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pathlib
 import sys
@@ -323,6 +324,77 @@ def decode(payload: Payload, hint: Any, what: str) -> Any:
         " allow here.",
         hint="Which encodings may be read is decided by code, never by a row.",
     )
+
+
+_REFUSED_AS: Final = "refused_as"
+
+
+def keep(value: Any, hint: Any) -> Payload | None:
+    """Encode a value that `encode` refuses, for an annotation that is still to come.
+
+    None if it cannot be kept: it is no data, too large, or would be changed by JSON
+    itself, whatever the annotation.
+    """
+    if type(value) is bytes:
+        fits = len(value) <= limits.PAYLOAD_BYTES_MAX
+        return Payload(encoding=BINARY_PLAIN, data=value) if fits else None
+    try:
+        data = _encode_json(value, "it")
+    except PayloadError:
+        return None
+    if _find_not_finite(value, "") is not None:
+        return None
+    try:
+        copy = _find_decoder(hint).decode(data)
+    except Exception:  # noqa: BLE001 - it does not fit: any annotation that it fits is right
+        return Payload(msgspec.Raw(data))
+    return Payload(msgspec.Raw(data), metadata={_REFUSED_AS: _reading(copy, hint)})
+
+
+def recover(kept: Payload, hint: Any, what: str) -> Payload:
+    """Turn what `keep` gave into the payload that today's annotation makes of it.
+
+    Raises:
+        UndecodableError: it does not fit the annotation.
+        PayloadError: it still would come back as what was refused then.
+    """
+    value = decode(kept, hint, what)
+    if kept.metadata.get(_REFUSED_AS) == _reading(value, hint):
+        raise PayloadError(
+            f"{_capital(what)} would still change when it is read as {_name(hint)}.",
+            hint="Annotate it with its exact type.",
+        )
+    return encode(value, hint, what)
+
+
+def _reading(value: Any, hint: Any) -> str:
+    """What an annotation makes of a value: types only, and nothing of the value."""
+    kinds = hashlib.sha256(_kinds(value).encode()).hexdigest()
+    return f"{_name(hint)} {kinds}"
+
+
+def _kinds(value: Any) -> str:
+    """The types of a value, all the way down."""
+    kind: Any = type(value)
+    parts: list[str] = []
+    if isinstance(value, list | tuple):
+        parts = [_kinds(item) for item in value]
+    elif isinstance(value, set | frozenset):
+        parts = sorted(_kinds(item) for item in value)
+    elif isinstance(value, dict):
+        parts = [f"{_kinds(key)}:{_kinds(item)}" for key, item in value.items()]
+    elif isinstance(value, datetime | time):
+        parts = [type(value.tzinfo).__qualname__]
+    else:
+        names = _fields(value) or ()
+        parts = [f"{name}={_kinds(getattr(value, name, None))}" for name in names]
+    return f"{kind.__module__}.{kind.__qualname__}({','.join(parts)})"
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, msgspec.MsgspecError | ValueError | TypeError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def same_payloads(

@@ -129,6 +129,7 @@ class RunContext(OtherRuns):
         self.code = code
         self.loop = make_loop(self, zlib.crc32(started.run_id.encode()))
         self.entries: list[Entry] = []
+        self.calls = []
         self.activities: dict[int, ActivityMachine] = {}
         self.timers: dict[int, TimerMachine] = {}
         # By due time; entries of timers that are gone are dropped when they surface.

@@ -236,6 +236,11 @@ class RunDriver:
         main = context.main
         if context.bug is not None:
             raise BugError(context.bug)
+        if context.calls:
+            try:
+                context.check_calls()
+            except WorkflowTaskError as error:
+                raise BugError(error) from None
         if context.ending is not None:
             context.entries.append(ClosingEntry(self._ending_command(context.ending)))
         elif context.checkpoint_input is not None:
@@ -400,6 +405,7 @@ def end_context(context: RunContext) -> None:
                 asyncio.tasks._leave_task(loop, main)
         finally:
             turn.leave(outer)
+    context.close_calls()
     loop.tasks.clear()
     loop.generators = None
     context.entries.clear()

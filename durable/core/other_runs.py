@@ -8,7 +8,6 @@ import uuid
 from types import CodeType
 
 from durable.core.events import WorkflowExecutionStarted
-from durable.core.loop import DeterministicLoop
 from durable.core.machines.child import ChildMachine
 from durable.core.machines.external import (
     CancelExternalMachine,
@@ -18,15 +17,15 @@ from durable.core.machines.external import (
 from durable.core.machines.machine import Entry, Outcome
 from durable.core.payload import Payloads
 from durable.core.runtime import Child, ChildTarget, WorkflowCode
+from durable.core.unawaited import CallNotes
 
 
-class OtherRuns:
+class OtherRuns(CallNotes):
     """The part of a run's context that speaks with other runs."""
 
     __slots__ = ("_child_count", "has_had_children")
     started: WorkflowExecutionStarted
     code: WorkflowCode
-    loop: DeterministicLoop
     has_had_children: bool
     _child_count: int
 

@@ -327,6 +327,16 @@ class WorkflowRuntime(Protocol):
         """Publish what the run shows of itself."""
         ...
 
+    def note_call(
+        self,
+        call: Coroutine[Any, Any, Any],
+        name: str,
+        code: CodeType,
+        instruction: int,
+    ) -> None:
+        """A call was made that somebody is to await."""
+        ...
+
     # --- other runs -------------------------------------------------------------------
 
     def start_child(

@@ -93,6 +93,9 @@ class AttemptState(enum.Enum):
     """Waits until `due_at`; certainly not begun."""
     STARTED = "started"
     """Begun, or about to; after a crash its outcome is in doubt."""
+    RETURNED = "returned"
+    """Its function has returned what cannot be recorded as it is: its run parks, and it
+    is run again only if somebody says so. `failure` keeps what can be kept."""
     COMPLETED = "completed"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
@@ -128,6 +131,8 @@ class MessageKind(enum.Enum):
     UPDATE = "update"
     CHILD = "child"
     """How a child workflow ended."""
+    RESOLVE = "resolve"
+    """Says what to do about an activity that has returned, see `AttemptState`."""
     QUERY = "query"
     """Asks for a reply and changes nothing: it never keeps a run from closing."""
 

@@ -255,8 +255,8 @@ class _MockedRegistry(Registry):
                 )
             self._mocks[name] = _mocked(known.get_activity(name), mock)
 
-    def get_activity(self, name: str) -> Activity[..., Any]:
-        return self._mocks.get(name) or super().get_activity(name)
+    def find_activity(self, name: str) -> Activity[..., Any] | None:
+        return self._mocks.get(name) or super().find_activity(name)
 
 
 def _mocked(

@@ -8,16 +8,15 @@ function, its timeout or its cancellation, whichever comes first; the rest is no
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import contextvars
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from durable.api.activity_context import CURRENT, ActivityContext, ActivityInfo
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
 from durable.core import retry
@@ -29,35 +28,39 @@ from durable.core.events import (
     Attributes,
 )
 from durable.core.payload import Failure, Payload
-from durable.errors import LeaseLostError, NotRegisteredError
 from durable.observer import WorkerObserver, WorkerState
-from durable.store.records import AttemptRecord, AttemptState, RecordAttempts
+from durable.store.records import AttemptRecord, AttemptState
 from durable.store.store import Store
-from durable.worker import observing
-from durable.worker.invoking import BuiltIn, Code, EngineParts, Invoker
+from durable.worker import observing, unrecorded
+from durable.worker.activity_code import BuiltIn, Code, EngineParts
+from durable.worker.activity_threads import ThreadNotStartedError, speaks_of_shutdown
+from durable.worker.attempt_rows import AttemptRows
+from durable.worker.attempt_rows import Host as RowsHost
+from durable.worker.held_attempts import HeldAttempts, Park
+from durable.worker.invoking import (
+    Invoker,
+    UnfitArgumentsError,
+    UnfitResultError,
+)
 from durable.worker.live_run import Attempt, LiveRun
-from durable.worker.log_lines import extra_of, name_of
+from durable.worker.places import Places, describe_running
+from durable.worker.unknown_activities import Host as UnknownHost
+from durable.worker.unknown_activities import UnknownActivities, starts_by
 
 _log: Final = logging.getLogger("durable.worker")
+# A thread that could not be had is asked for again after this long.
+_AGAIN_SECONDS: Final = 1.0
+# A loop that ends cancels what runs on it, and is gone by then.
+_LOOP_END_SECONDS: Final = 1.0
+# How long what is cut short by a drain may take to clean up.
+_UNWIND_SECONDS: Final = 1.0
 
 
-class Host(Protocol):
+class Host(RowsHost, UnknownHost, Protocol):
     """What running activities asks of the worker around it."""
 
     def advance(self, run: LiveRun) -> None:
         """The run has something new to see."""
-        ...
-
-    def lease_lost(self, worker_id: str) -> None:
-        """A write was refused because that worker's lease is gone."""
-        ...
-
-    def drop(self, run: LiveRun) -> None:
-        """Take the run out of memory."""
-        ...
-
-    def reload(self, run: LiveRun) -> None:
-        """Read the run's history again; keep its inputs and attempts."""
         ...
 
     def wake_by(self, instant: int) -> None:
@@ -72,6 +75,7 @@ class ActivityTasks:
         concurrency: how many run at once; more wait in order.
         threads: how many of them may be plain functions, each in a thread.
         parts: what the engine hands to its activities.
+        park: sets a run aside with its reason.
     """
 
     def __init__(
@@ -85,44 +89,42 @@ class ActivityTasks:
         threads: int,
         observer: WorkerObserver | None,
         parts: EngineParts,
+        park: Park,
     ) -> None:
         self._store = store
         self._registry = registry
         self._host = host
         self._worker_id = worker_id
-        self._slots = self._free = concurrency
-        self._free_threads = threads
         self._observer = observer
         self._parts = parts
-        self._invoker = Invoker(threads)
+        self._invoker = Invoker(parts.engine, observer)
+        self._rows = AttemptRows(store, host, worker_id)
+        self._places = Places(concurrency, threads)
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
-        self._queue: collections.deque[Attempt] = collections.deque()
-        self._thread_queue: collections.deque[Attempt] = collections.deque()
-        self._running: set[Attempt] = set()
+        self._unknown = UnknownActivities(store, registry, host, self, self._rows)
+        self.held = HeldAttempts(registry, self, self._rows, park)
         self._patient: set[Attempt] = set()  # built-in ones that are under way
-        self._starting = 0
         self._idle: asyncio.Event | None = None
         self.is_draining = False
 
     def state(self, cached: int, hits: int, misses: int, loading: int) -> WorkerState:
         """How busy the worker is; any thread may ask."""
-        waiting = [*self._queue.copy(), *self._thread_queue.copy()]
+        waiting = self._places.waiting()
         since = min((a.due_at or a.scheduled_at for a in waiting), default=0)
         return WorkerState(
             cached_runs=cached,
             cache_hits=hits,
             cache_misses=misses,
-            slots=self._slots,
-            slots_used=len(self._running),
+            slots=self._places.slots,
+            slots_used=len(self._places.running),
             waiting=loading + len(waiting),
             waiting_for=max(0, self._store.now() - since) if since else 0,
         )
 
     def running(self) -> list[str]:
-        """What runs, by the names that the log uses; any thread may ask."""
-        tasks = [attempt.task for attempt in self._running.copy()]
-        return sorted(task.get_name() for task in tasks if task is not None)
+        """What runs, and at which line; any thread may ask."""
+        return sorted(map(describe_running, self._places.running.copy()))
 
     # --- beginning --------------------------------------------------------------------
 
@@ -132,49 +134,54 @@ class ActivityTasks:
             return
         if self.is_draining:
             # The next worker must know that it has certainly not begun.
-            self._record(attempt, AttemptState.BACKOFF, None)
+            self._rows.record(attempt, AttemptState.BACKOFF, None)
             return
+        code = self.find_code(attempt)
+        if code is None:
+            self._unknown.await_worker(attempt)
+        elif isinstance(code, BuiltIn) or self._places.has_room(code):
+            self._start(attempt, code)
+        else:
+            self._enqueue(attempt, code)
+
+    def find_code(self, attempt: Attempt) -> Code | None:
+        """What the attempt runs; None if this worker does not know it."""
         name = attempt.scheduled.activity_type
-        if name in self._parts.built_in:
-            self._start(attempt, self._parts.built_in[name])
-            return
-        try:
-            activity = self._registry.get_activity(name)
-        except NotRegisteredError as error:
-            attempt.started_at = self._store.now()
-            self._failed(attempt, failure_of(error))
-            return
-        needs_thread = not activity.is_async
-        if self._free == 0 or (needs_thread and self._free_threads == 0):
-            self._enqueue(attempt, needs_thread=needs_thread)
-            return
-        self._start(attempt, activity)
+        built_in = self._parts.built_in.get(name)
+        return built_in or self._registry.find_activity(name)
 
-    def _enqueue(self, attempt: Attempt, *, needs_thread: bool) -> None:
+    def _enqueue(self, attempt: Attempt, code: Code) -> None:
         """Let an attempt wait; a row says that it has not begun."""
-        (self._thread_queue if needs_thread else self._queue).append(attempt)
-        if attempt.attempt == 1:
-            self._record(attempt, AttemptState.BACKOFF, None)
-        limit = attempt.scheduled.settings.schedule_to_start_timeout
-        if limit is not None:
-            loop = asyncio.get_running_loop()
-            attempt.timer = loop.call_later(
-                limit / 1_000_000, self._never_started, attempt
-            )
+        self._places.enqueue(attempt, code)
+        self._rows.record(attempt, AttemptState.BACKOFF, None)
+        self._limit_wait(attempt)
 
-    def _never_started(self, attempt: Attempt) -> None:
+    def _limit_wait(self, attempt: Attempt) -> None:
+        """End an attempt that does not begin in time; no other limit counts yet."""
+        limit = starts_by(attempt)
+        if limit is not None:
+            instant, timeout_type = limit
+            self.call_at(attempt, instant, self.never_started, attempt, timeout_type)
+
+    def call_at(self, attempt: Attempt, instant: int, call: Any, *args: Any) -> None:
+        """Set the attempt's timer."""
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        delay = max(0, instant - self._store.now()) / 1_000_000
+        attempt.timer = asyncio.get_running_loop().call_later(delay, call, *args)
+
+    def never_started(self, attempt: Attempt, timeout_type: str) -> None:
+        """An attempt has not begun within its time."""
         if attempt.task is None and not attempt.is_over:
             attempt.started_at = self._store.now()
-            self._timed_out(attempt, "schedule_to_start")
+            self._timed_out(attempt, timeout_type)
 
     def _start(self, attempt: Attempt, activity: Code) -> None:
+        attempt.code = activity
         if isinstance(activity, BuiltIn):
             self._patient.add(attempt)
         else:
-            self._running.add(attempt)
-            self._free -= 1
-            if not activity.is_async:
-                self._free_threads -= 1
+            self._places.take(attempt, activity)
         if attempt.timer is not None:
             attempt.timer.cancel()
             attempt.timer = None
@@ -203,91 +210,102 @@ class ActivityTasks:
     # --- running ----------------------------------------------------------------------
 
     async def _run(self, attempt: Attempt, activity: Code) -> None:
-        run, scheduled = attempt.run, attempt.scheduled
-        context = ActivityContext(
-            ActivityInfo(
-                activity_type=scheduled.activity_type,
-                activity_id=scheduled.activity_id,
-                attempt=attempt.attempt,
-                workflow_type=run.workflow_type,
-                workflow_id=run.workflow_id,
-                run_id=run.run_id,
-                scheduled_at=attempt.scheduled_at,
-                started_at=attempt.started_at,
-                start_to_close_timeout=scheduled.settings.start_to_close_timeout,
-            ),
-            self._parts.engine,
-        )
-        CURRENT.set(context)
-        attempt.context = context
         try:
-            result = await self._call(attempt, activity, context.info)
+            result = await self._invoker.call(attempt, activity, self._thread_ended)
         except asyncio.CancelledError as error:
             self._stopped(attempt, error)
         except (KeyboardInterrupt, GeneratorExit):
-            raise
+            raise  # the program ends: the next one sees to the attempt
+        except ThreadNotStartedError as error:
+            self._not_begun(attempt, error)
+        except UnfitArgumentsError as error:
+            failure = unrecorded.unfit_arguments(attempt, error)
+            self.held.hold(attempt, failure, AttemptState.BACKOFF)
+        except UnfitResultError as error:
+            failure = unrecorded.unfit_result(attempt, error)
+            self.held.hold(attempt, failure, AttemptState.RETURNED)
         except BaseException as error:  # noqa: BLE001 - whatever an activity raises is its outcome
-            self._failed(attempt, failure_of(error))
+            if speaks_of_shutdown(error):
+                self._process_ends(attempt)
+            else:
+                self._failed(attempt, failure_of(error))
         else:
             self._completed(attempt, result)
         finally:
             self._leave(attempt, activity)
 
-    async def _call(
-        self, attempt: Attempt, activity: Code, info: ActivityInfo
-    ) -> Payload:
-        observer, input = self._observer, attempt.scheduled.input
-        if observer is None:
-            return await self._invoker.call(activity, input, info)
-        with observer.running_activity(
-            activity_type=info.activity_type,
-            activity_id=info.activity_id,
-            attempt=info.attempt,
-            workflow_type=info.workflow_type,
-            workflow_id=info.workflow_id,
-            run_id=info.run_id,
-            waited=observing.attempt_waited(attempt),
-            headers=attempt.headers,
-            run_headers=attempt.run.headers,
-        ):
-            return await self._invoker.call(activity, input, info)
-
     def _leave(self, attempt: Attempt, activity: Code) -> None:
         if isinstance(activity, BuiltIn):
             self._patient.discard(attempt)
             return
-        self._running.discard(attempt)
-        self._free += 1
-        if not activity.is_async:
-            self._free_threads += 1
-        if self._idle is not None and not self._running:
+        self._places.leave(attempt, activity)
+        if self._idle is not None and not self._places.running:
             self._idle.set()
         self._start_waiting()
 
+    def _thread_ended(self, attempt: Attempt) -> None:
+        self._places.thread_ended(attempt)
+        self._start_waiting()
+
+    def _interrupt(self, attempt: Attempt) -> None:
+        """Ask an attempt that has a task to stop."""
+        attempt.ask_to_stop()
+        task, code = attempt.task, attempt.code
+        if task is None or code is None:
+            return
+        task.cancel()
+        if attempt.context is None:
+            # Cancelled before its first step it takes none, and would hold its place.
+            self._leave(attempt, code)
+            if attempt.is_cancel_requested:
+                self._stopped(attempt, asyncio.CancelledError())
+
     def _start_waiting(self) -> None:
         """Record that waiting attempts begin, one for each free place."""
-        while self._free > self._starting and not self.is_draining:
-            queue = self._queue
-            if self._thread_queue and self._free_threads > self._starting:
-                queue = self._thread_queue
-            if not queue:
+        while not self.is_draining:
+            attempt = self._places.next_waiting()
+            if attempt is None:
                 return
-            attempt = queue.popleft()
-            if not attempt.is_over:
-                self._starting += 1
-                self._record(
-                    attempt, AttemptState.STARTED, partial(self._begin_waiting, attempt)
-                )
+            self._rows.record(
+                attempt, AttemptState.STARTED, partial(self._begin_waiting, attempt)
+            )
 
     def _begin_waiting(self, attempt: Attempt, recorded: bool) -> None:
-        self._starting -= 1
-        self._begin_recorded(attempt, recorded)
+        self._places.started()
+        self.begin_recorded(attempt, recorded)
 
-    def _begin_recorded(self, attempt: Attempt, recorded: bool) -> None:
+    def begin_recorded(self, attempt: Attempt, recorded: bool) -> None:
+        """Begin an attempt whose row says so, or leave it to the row."""
         if recorded:
             self.begin(attempt)
         else:  # what the store says of it is taken up when its run is read again
             attempt.run.attempts.pop(attempt.scheduled_event_id, None)
+
+    def _not_begun(self, attempt: Attempt, error: ThreadNotStartedError) -> None:
+        """There was no thread for it: try again soon, unless the process ends."""
+        if attempt.is_over or attempt.run.is_dropped:
+            return
+        attempt.task = attempt.context = None
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+            attempt.timer = None
+        run, event_id = attempt.run, attempt.scheduled_event_id
+        attempt.due_at = self._store.now() + round(_AGAIN_SECONDS * 1_000_000)
+        run.attempts.pop(event_id, None)
+        run.backoffs[event_id] = attempt
+        _log.warning(
+            "No thread could be started for %s (%s); it has not begun.",
+            describe_running(attempt),
+            error,
+        )
+        self._rows.record(
+            attempt, AttemptState.BACKOFF, partial(self._wake_by, attempt.due_at)
+        )
+
+    def _process_ends(self, attempt: Attempt) -> None:
+        """The attempt failed only because this process ends: leave it to the next."""
+        if not attempt.is_over:
+            self._doubt(attempt, "was cut short because its process ended")
 
     # --- outcomes ---------------------------------------------------------------------
 
@@ -319,16 +337,19 @@ class ActivityTasks:
                 AttemptState.CANCELLED,
                 None,
             )
-        elif not attempt.is_over and not self.is_draining:
+        elif not attempt.is_over and not attempt.is_cut_short:
             failure = failure_of(error)
-            self._failed(
-                attempt,
-                msgspec.structs.replace(
-                    failure,
-                    kind="application",
-                    message=failure.message or "raised CancelledError, unasked",
-                ),
+            failure = msgspec.structs.replace(
+                failure,
+                kind="application",
+                message=failure.message or "raised CancelledError, unasked",
             )
+            if attempt.task is not None and attempt.task.cancelling():
+                # Somebody else has cancelled its task: perhaps the loop that ends.
+                again_at = self._store.now() + round(_LOOP_END_SECONDS * 1_000_000)
+                self.call_at(attempt, again_at, self._failed, attempt, failure)
+            else:
+                self._failed(attempt, failure)
 
     def _timed_out(self, attempt: Attempt, timeout_type: str) -> None:
         """An attempt's time is up: decide so now, whatever its function does."""
@@ -342,9 +363,8 @@ class ActivityTasks:
             cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
         )
         self._failed(attempt, failure)
-        attempt.ask_to_stop()
-        if attempt.task is not None:
-            attempt.task.cancel()
+        self._interrupt(attempt)
+        self._places.warn_if_exhausted()
 
     def _failed(self, attempt: Attempt, failure: Failure) -> None:
         if attempt.is_over:
@@ -395,26 +415,28 @@ class ActivityTasks:
         """Hand the activity's outcome to its run, once."""
         if attempt.is_over:
             return
-        self._end(attempt)
-        self._observe(attempt, state, failure)
+        self.end(attempt)
+        self.observe(attempt, state, failure)
         run = attempt.run
         if run.is_dropped or run.is_closed:
             return
         run.attempts.pop(attempt.scheduled_event_id, None)
         run.inputs.append(outcome)
         if attempt.has_row or state is not AttemptState.COMPLETED:
-            run.attempt_records += (self._row(attempt, state, failure),)
+            run.attempt_records += (self._rows.row(attempt, state, failure),)
         self._host.advance(run)
 
-    def _end(self, attempt: Attempt) -> None:
+    def end(self, attempt: Attempt) -> None:
+        """Decide that nothing more is heard of an attempt."""
         attempt.is_over = True
         if attempt.timer is not None:
             attempt.timer.cancel()
             attempt.timer = None
 
-    def _observe(
+    def observe(
         self, attempt: Attempt, state: AttemptState, failure: Failure | None
     ) -> None:
+        """Tell how an attempt ended."""
         if self._observer is not None:
             now = self._store.now()
             observing.attempt_closed(self._observer, attempt, state, failure, now)
@@ -423,29 +445,30 @@ class ActivityTasks:
 
     def _try_again(self, attempt: Attempt, failure: Failure, due_at: int) -> None:
         """Record that this attempt failed and when the next one is due."""
-        self._end(attempt)
+        self.end(attempt)
         state = (
             AttemptState.TIMED_OUT if failure.kind == "timeout" else AttemptState.FAILED
         )
-        self._observe(attempt, state, failure)
+        self.observe(attempt, state, failure)
         run = attempt.run
         if run.is_dropped or run.is_closed:
             return
-        following = self._following(attempt, failure, due_at)
+        following = self.following(attempt, failure, due_at)
         run.attempts.pop(attempt.scheduled_event_id, None)
         run.backoffs[attempt.scheduled_event_id] = following
         rows = (
-            self._row(attempt, state, failure),
-            self._row(following, AttemptState.BACKOFF, None),
+            self._rows.row(attempt, state, failure),
+            self._rows.row(following, AttemptState.BACKOFF, None),
         )
-        self._submit(run, rows, partial(self._wake_by, due_at))
+        self._rows.submit(run, rows, partial(self._wake_by, due_at))
 
     def _wake_by(self, due_at: int, _: bool) -> None:
         self._host.wake_by(due_at)
 
-    def _following(
+    def following(
         self, attempt: Attempt, failure: Failure | None, due_at: int
     ) -> Attempt:
+        """The attempt after this one."""
         following = Attempt(
             attempt.run,
             attempt.scheduled_event_id,
@@ -461,37 +484,41 @@ class ActivityTasks:
     def begin_due(self, run: LiveRun, now: int) -> None:
         """Begin the attempts of a run whose time has come; each is recorded first."""
         for attempt in list(run.backoffs.values()):
-            if attempt.due_at <= now and not self.is_draining:
-                del run.backoffs[attempt.scheduled_event_id]
-                run.attempts[attempt.scheduled_event_id] = attempt
-                self._record(
-                    attempt,
-                    AttemptState.STARTED,
-                    partial(self._begin_recorded, attempt),
-                )
+            if attempt.due_at > now or self.is_draining:
+                continue
+            del run.backoffs[attempt.scheduled_event_id]
+            run.attempts[attempt.scheduled_event_id] = attempt
+            if self.find_code(attempt) is None:
+                self._unknown.await_worker(attempt)
+                continue
+            self._rows.record(
+                attempt, AttemptState.STARTED, partial(self.begin_recorded, attempt)
+            )
 
     def begin_after_doubt(
         self, attempt: Attempt, failure: Failure, lost: AttemptRecord
     ) -> None:
         """Begin the attempt after one whose worker died in the middle of it."""
         run = attempt.run
-        following = self._following(attempt, failure, self._store.now())
+        following = self.following(attempt, failure, self._store.now())
         run.attempts[attempt.scheduled_event_id] = following
-        rows = (lost, self._row(following, AttemptState.STARTED, None))
-        self._submit(run, rows, partial(self._begin_recorded, following))
+        rows = (lost, self._rows.row(following, AttemptState.STARTED, None))
+        self._rows.submit(run, rows, partial(self.begin_recorded, following))
 
     def cancel(self, run: LiveRun, scheduled_event_id: int) -> None:
         """Ask an activity to stop; one that has not begun is over at once."""
         waiting = run.backoffs.pop(scheduled_event_id, None)
         attempt = waiting or run.attempts.get(scheduled_event_id)
-        if attempt is None or attempt.is_over:
+        if attempt is None or (attempt.is_over and attempt.problem is None):
             return
         attempt.is_cancel_requested = True
-        if attempt.task is None:
+        if attempt.problem is not None:  # nobody waits for what it returned
+            attempt.problem, attempt.is_over = None, False
             self._stopped(attempt, asyncio.CancelledError())
-            return
-        attempt.ask_to_stop()
-        attempt.task.cancel()
+        elif attempt.task is None:
+            self._stopped(attempt, asyncio.CancelledError())
+        else:
+            self._interrupt(attempt)
 
     def forget(self, run: LiveRun) -> None:
         """Stop the activities of a run that is closed or no longer ours.
@@ -499,105 +526,71 @@ class ActivityTasks:
         Those that a closed run has abandoned go on, unheard.
         """
         for attempt in [*run.attempts.values(), *run.backoffs.values()]:
-            self._end(attempt)
+            self.end(attempt)
             if (
                 run.is_closed
                 and attempt.scheduled.settings.cancellation_type == "abandon"
             ):
                 continue
-            attempt.ask_to_stop()
-            if attempt.task is not None:
-                attempt.task.cancel()
+            self._interrupt(attempt)
         run.attempts.clear()
         run.backoffs.clear()
-
-    # --- rows -------------------------------------------------------------------------
-
-    def _record(self, attempt: Attempt, state: AttemptState, then: Any) -> None:
-        attempt.has_row = True
-        self._submit(attempt.run, (self._row(attempt, state, None),), then)
-
-    def _submit(self, run: LiveRun, rows: tuple[AttemptRecord, ...], then: Any) -> None:
-        run.is_active, run.wake_at = run.wanted_row()
-        self._store.submit(
-            RecordAttempts(
-                run_id=run.run_id,
-                attempts=rows,
-                is_active=run.is_active,
-                wake_at=run.wake_at,
-            ),
-            partial(self._submitted, run, then),
-        )
-
-    def _submitted(
-        self, run: LiveRun, then: Any, _: Any, error: BaseException | None
-    ) -> None:
-        if isinstance(error, LeaseLostError):
-            self._host.drop(run)
-            self._host.lease_lost(error.worker_id)
-        elif error is not None:
-            _log.error(
-                "An attempt of run %s could not be recorded (%s); it is not begun.",
-                name_of(run),
-                error,
-                extra=extra_of(run),
-            )
-            run.refusals += 1
-            self._host.reload(run)
-        if then is not None:
-            then(error is None and not (run.is_dropped or run.is_closed))
-
-    def _row(
-        self, attempt: Attempt, state: AttemptState, failure: Failure | None
-    ) -> AttemptRecord:
-        has_ended = state not in (AttemptState.BACKOFF, AttemptState.STARTED)
-        return AttemptRecord(
-            run_id=attempt.run.run_id,
-            scheduled_event_id=attempt.scheduled_event_id,
-            attempt=attempt.attempt,
-            activity_type=attempt.scheduled.activity_type,
-            state=state,
-            due_at=attempt.due_at or self._store.now(),
-            started_at=(
-                attempt.started_at or self._store.now()
-                if state is not AttemptState.BACKOFF
-                else None
-            ),
-            closed_at=self._store.now() if has_ended else None,
-            failure=None if failure is None else msgspec.json.encode(failure).decode(),
-            worker_id=self._worker_id,
-        )
 
     # --- the end ----------------------------------------------------------------------
 
     async def drain(self, grace: float) -> None:
-        """Begin nothing more; wait for what runs, then stop it.
+        """Begin nothing more; wait for what runs, then ask it to stop.
 
-        What only waits is not waited for.
+        What only waits is not waited for. What answers by then is recorded as ever;
+        of all else the rows say that this worker could not wait for it.
         """
-        await self._stop(self._patient, grace)
-        if self._running:
+        self.is_draining = True
+        for attempt in self._patient:
+            self.end(attempt)
+        await self._cut_short([*self._patient])
+        running = self._places.running
+        if running:
             self._idle = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._idle.wait()
-        self.is_draining = True
-        if self._running:
-            _log.warning(
-                "After %g s of draining there still ran: %s. What can be stopped is"
-                " stopped now; a later attempt may do it again.",
-                grace,
-                ", ".join(self.running()),
-            )
-        await self._stop(self._running | self._patient, grace)
+        left = [*running]
+        await self._cut_short(left)
+        for attempt in left:
+            if not attempt.is_over:
+                _log.warning(
+                    "The drain waited %g s for %s and leaves it to the next worker.",
+                    grace,
+                    describe_running(attempt),
+                )
+                why = (
+                    f"was cut short when its worker closed, after {grace:g} s of grace"
+                )
+                self._doubt(attempt, why)
         self._invoker.close()
 
-    async def _stop(self, attempts: set[Attempt], grace: float) -> None:
-        tasks = [attempt.task for attempt in attempts if attempt.task is not None]
-        for attempt in list(attempts):
-            self._end(attempt)
-            attempt.ask_to_stop()
-        for task in tasks:
-            task.cancel()
+    async def _cut_short(self, attempts: Collection[Attempt]) -> None:
+        """Ask attempts to stop, and give them a moment for it."""
+        tasks: list[asyncio.Task[None]] = []
+        for attempt in attempts:
+            attempt.is_cut_short = True
+            if attempt.context is None and not attempt.is_over:
+                # Its first line has not run, and will not.
+                self.end(attempt)
+                self._rows.record(attempt, AttemptState.BACKOFF, None)
+            elif attempt.task is not None:
+                tasks.append(attempt.task)
+            self._interrupt(attempt)
         if tasks:
-            await asyncio.wait(tasks, timeout=grace)
+            await asyncio.wait(tasks, timeout=_UNWIND_SECONDS)
+
+    def _doubt(self, attempt: Attempt, what: str) -> None:
+        """Record why the outcome of an attempt is not known, for who comes next."""
+        self.end(attempt)
+        failure = Failure(
+            message=f"attempt {attempt.attempt} {what}; nobody knows whether it took"
+            " effect",
+            kind="outcome_unknown",
+            type="OutcomeUnknown",
+        )
+        self._rows.record(attempt, AttemptState.STARTED, None, failure)

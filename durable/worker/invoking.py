@@ -3,6 +3,10 @@
 Async functions run on the loop, plain ones in threads; a coroutine that a plain one
 gives, because it wraps an async one, runs on the loop. What the library brings along
 itself takes payloads and gives a payload.
+
+Only what the function itself raises is the attempt's failure. Arguments that do not fit
+it are found before its first line, a result that cannot be recorded after its last one:
+both are bugs, and no further attempt would mend them.
 """
 
 from __future__ import annotations
@@ -10,86 +14,184 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeAlias
-
-import msgspec
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 from durable.api.activity import Activity
-from durable.api.activity_context import ActivityInfo
-from durable.core.payload import Payload, Payloads
-from durable.worker.daemon_executor import DaemonExecutor
+from durable.api.activity_context import CURRENT, ActivityContext, ActivityInfo
+from durable.core.payload import Payload
+from durable.errors import ApplicationError
+from durable.observer import WorkerObserver
+from durable.worker import observing
+from durable.worker.activity_code import BuiltIn, Code
+from durable.worker.activity_threads import ActivityThreads
+from durable.worker.live_run import Attempt
 
 
-class BuiltIn:
-    """An activity of the library's own.
+class UnfitArgumentsError(Exception):
+    """The recorded arguments do not fit the function: it was not called."""
 
-    It does nothing but wait for others, so it takes no place that user code could need:
-    whoever it waits for may need one.
-    """
+    def __init__(self, activity: Activity[Any, Any], problem: Exception) -> None:
+        super().__init__(str(problem))
+        self.activity = activity
+        self.problem = problem
 
-    is_async: Final = True
+
+class UnfitResultError(Exception):
+    """The function has returned what cannot be recorded as it is."""
 
     def __init__(
-        self,
-        name: str,
-        perform: Callable[[Payloads, ActivityInfo], Awaitable[Payload]],
+        self, activity: Activity[Any, Any], problem: Exception, value: object
     ) -> None:
-        self.name = name
-        self.perform = perform
-
-
-class EngineParts(msgspec.Struct, frozen=True):
-    """What an engine hands to its activities.
-
-    Attributes:
-        built_in: activities of the library's own, by name.
-        engine: the engine itself, for `durable.activity_client`.
-    """
-
-    built_in: Mapping[str, BuiltIn]
-    engine: object
-
-
-Code: TypeAlias = Activity[Any, Any] | BuiltIn
-"""What an attempt runs."""
+        super().__init__(str(problem))
+        self.activity = activity
+        self.problem = problem
+        self.value = value
 
 
 class Invoker:
     """Calls the code of attempts.
 
     Args:
-        threads: how many plain functions run at once.
+        engine: what `durable.activity_client` gives.
+        observer: watches each call, if there is one.
     """
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._pool: DaemonExecutor | None = None
+    def __init__(self, engine: object, observer: WorkerObserver | None) -> None:
+        self._engine = engine
+        self._observer = observer
+        self._threads: ActivityThreads | None = None
 
-    async def call(self, code: Code, input: Payloads, info: ActivityInfo) -> Payload:
-        """Run an attempt; raise what its code raises."""
+    async def call(
+        self,
+        attempt: Attempt,
+        code: Code,
+        on_thread_end: Callable[[Attempt], None],
+    ) -> Payload:
+        """Run an attempt; raise what its code raises.
+
+        `on_thread_end` is called once a thread that ran it is free, perhaps much later.
+
+        Raises:
+            UnfitArgumentsError: the function was not called.
+            UnfitResultError: the function has returned.
+            ThreadNotStartedError: there was no thread to call it in.
+        """
+        run, scheduled = attempt.run, attempt.scheduled
+        info = ActivityInfo(
+            activity_type=scheduled.activity_type,
+            activity_id=scheduled.activity_id,
+            attempt=attempt.attempt,
+            workflow_type=run.workflow_type,
+            workflow_id=run.workflow_id,
+            run_id=run.run_id,
+            scheduled_at=attempt.scheduled_at,
+            started_at=attempt.started_at,
+            start_to_close_timeout=scheduled.settings.start_to_close_timeout,
+        )
+        attempt.context = ActivityContext(info, self._engine)
+        CURRENT.set(attempt.context)
+        observer = self._observer
+        if observer is None:
+            return await self._call(attempt, code, info, on_thread_end)
+        with observer.running_activity(
+            activity_type=info.activity_type,
+            activity_id=info.activity_id,
+            attempt=info.attempt,
+            workflow_type=info.workflow_type,
+            workflow_id=info.workflow_id,
+            run_id=info.run_id,
+            waited=observing.attempt_waited(attempt),
+            headers=attempt.headers,
+            run_headers=run.headers,
+        ):
+            return await self._call(attempt, code, info, on_thread_end)
+
+    async def _call(
+        self,
+        attempt: Attempt,
+        code: Code,
+        info: ActivityInfo,
+        on_thread_end: Callable[[Attempt], None],
+    ) -> Payload:
+        input = attempt.scheduled.input
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
         signature = code.call_signature
-        args, kwargs = signature.unbind(signature.decode(input))
+        try:
+            args, kwargs = signature.unbind(signature.decode(input))
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            raise UnfitArgumentsError(code, error) from None
         if code.is_async:
-            return signature.encode_result(await code.function(*args, **kwargs))
-        if self._pool is None:
-            self._pool = DaemonExecutor(self._threads, "durable-activity")
+            result = await _run_here(code.function(*args, **kwargs))
+        else:
+            result = await self._call_in_thread(
+                attempt, code, (args, kwargs), on_thread_end
+            )
+            if inspect.isawaitable(result):  # a plain function around an async one
+                result = await _run_here(result)
+        try:
+            return signature.encode_result(result)
+        except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+            raise UnfitResultError(code, error, result) from None
+
+    async def _call_in_thread(
+        self,
+        attempt: Attempt,
+        code: Activity[Any, Any],
+        input: tuple[list[Any], dict[str, Any]],
+        on_thread_end: Callable[[Attempt], None],
+    ) -> Any:
+        if self._threads is None:
+            self._threads = ActivityThreads()
         context = contextvars.copy_context()
 
         def call() -> Any:
-            return context.run(_call_plain, code, args, kwargs)
+            return context.run(_call_plain, code, *input)
 
-        result = await asyncio.get_running_loop().run_in_executor(self._pool, call)
-        if inspect.isawaitable(result):  # a plain function around an async one
-            result = await result
-        return signature.encode_result(result)
+        end = partial(on_thread_end, attempt)
+        attempt.work, outcome = self._threads.call(call, end)
+        return await outcome
 
     def close(self) -> None:
         """Begin no function any more; those that run are left alone."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+
+def _is_being_closed() -> bool:
+    """Whether this coroutine is thrown away, and not driven by its task."""
+    try:
+        return asyncio.current_task() is None
+    except RuntimeError:  # no loop runs in this thread
+        return True
+
+
+def exit_error(error: BaseException) -> ApplicationError:
+    """What sys.exit() and its like in an activity mean: that attempt has failed.
+
+    The exception itself would end the process, or whatever workflow awaits it.
+    """
+    name = type(error).__name__
+    failure: ApplicationError
+    if isinstance(error, SystemExit):
+        code = error.code
+        kept = code if code is None or isinstance(code, int | str) else str(code)
+        failure = ApplicationError(f"sys.exit({code!r})", kept, type=name)
+    else:
+        failure = ApplicationError(str(error) or f"raised {name}", type=name)
+    return failure.with_traceback(error.__traceback__)
+
+
+async def _run_here(work: Awaitable[Any]) -> Any:
+    """Await user code on the loop; leaving the program is a failure like others."""
+    try:
+        return await work
+    except (SystemExit, GeneratorExit) as error:
+        if isinstance(error, GeneratorExit) and _is_being_closed():
+            raise
+        raise exit_error(error) from None
 
 
 def _call_plain(
@@ -100,3 +202,6 @@ def _call_plain(
     except StopIteration as error:
         # A future cannot carry StopIteration; neither can a coroutine (PEP 479).
         raise RuntimeError("activity raised StopIteration") from error
+    except (SystemExit, GeneratorExit, KeyboardInterrupt) as error:
+        # Ctrl-C reaches the main thread only, so this is the function's own doing.
+        raise exit_error(error) from None

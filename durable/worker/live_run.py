@@ -10,8 +10,11 @@ from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
+from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import TaskInput
 from durable.store.records import AttemptRecord
+from durable.worker.activity_code import Code
+from durable.worker.activity_threads import ThreadCall
 from durable.worker.inputs import key_of
 
 
@@ -20,13 +23,17 @@ class Attempt:
 
     __slots__ = (
         "attempt",
+        "code",
         "context",
         "due_at",
         "has_row",
+        "has_waited",
         "headers",
         "is_cancel_requested",
+        "is_cut_short",
         "is_over",
         "last_failure",
+        "problem",
         "run",
         "scheduled",
         "scheduled_at",
@@ -34,6 +41,7 @@ class Attempt:
         "started_at",
         "task",
         "timer",
+        "work",
         "worker_id",
     )
 
@@ -68,6 +76,17 @@ class Attempt:
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.context: ActivityContext | None = None
+        """Set by its first step."""
+        self.code: Code | None = None
+        """What it runs; None until it begins."""
+        self.work: ThreadCall | None = None
+        """Its call in a thread, if it has one."""
+        self.is_cut_short = False
+        """The worker that drains could wait no longer, and asked it to stop."""
+        self.has_waited = False
+        """It was left behind by a worker that does not know its activity."""
+        self.problem: Failure | None = None
+        """The bug that keeps its outcome from being recorded; it parks the run."""
 
     def ask_to_stop(self) -> None:
         """Let the function see that it should end."""
@@ -120,6 +139,7 @@ class LiveRun:
         "is_closed",
         "is_committing",
         "is_dropped",
+        "is_holding",
         "is_parked",
         "is_reading",
         "mailed",
@@ -128,6 +148,7 @@ class LiveRun:
         "ready_at",
         "refusals",
         "replayer",
+        "resolutions",
         "run_id",
         "started",
         "started_at",
@@ -184,8 +205,7 @@ class LiveRun:
         """Who wants to look at the run once no commit is under way."""
         self.starting: set[int] = set()
         """Children whose start is on its way, by initiated event."""
-        self.is_reading = False
-        """Its inbox is being read."""
+        self.is_reading = False  # its inbox
         self.held: list[Callable[[], None]] = []
         """What hands in messages of this process after that, or after a commit."""
         self.attempt_records: tuple[AttemptRecord, ...] = ()
@@ -202,8 +222,9 @@ class LiveRun:
         self.is_committing = self.is_closed = False
         self.is_dropped = False
         """No longer ours: whatever still refers to it must do nothing."""
-        self.has_mail = False
-        """Messages were committed that it has not read."""
+        self.has_mail = False  # messages were committed that it has not read
+        self.is_holding = False  # an attempt with a `problem`
+        self.resolutions: list[ActivityResolution] = []  # what was decided of such
         self.is_parked = False
         """Its row says that it is stuck."""
         self.wants_reload = False

@@ -24,6 +24,7 @@ from durable.core.events import (
 )
 from durable.core.payload import Failure, Payloads
 from durable.core.replayer import Replayer
+from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import (
     TaskInput,
     UpdateRequest,
@@ -248,6 +249,9 @@ class Mailroom:
                 self._take_update(run, message, event)
             else:
                 run.consumed += (message.sequence,)
+                if isinstance(event, ActivityResolution):
+                    run.resolutions.append(event)
+                    continue
                 if event is None or run.has_input(key_of(event)):
                     continue
                 if is_recorded(run.replayer, event):  # a late read brings it again

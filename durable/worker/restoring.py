@@ -26,6 +26,7 @@ from durable.core.events import (
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
 from durable.core.payload import Failure
+from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import CorruptHistoryError
 from durable.store.records import (
@@ -49,14 +50,29 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     "signal": msgspec.json.Decoder(WorkflowExecutionSignaled),
     "update": msgspec.json.Decoder(UpdateRequest),
     "child": msgspec.json.Decoder(_ChildMessage),
+    "resolve": msgspec.json.Decoder(ActivityResolution),
 }
+_failure_decoder: Final = msgspec.json.Decoder(Failure)
 _CHILD_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     outcome.__name__: msgspec.json.Decoder(outcome) for outcome in CHILD_OUTCOMES
 }
 
 
+class Holder(Protocol):
+    """Keeps attempts whose function has returned what could not be recorded."""
+
+    def restore(self, attempt: Attempt, failure: Failure) -> None:
+        """Take one up; end it if the code is mended."""
+        ...
+
+
 class Repeater(Protocol):
     """Begins the attempt after a lost one."""
+
+    @property
+    def held(self) -> Holder:
+        """Keeps those that are not to be repeated."""
+        ...
 
     def begin_after_doubt(
         self, attempt: Attempt, failure: Failure, lost: AttemptRecord
@@ -88,13 +104,24 @@ def restore_activities(
             run.inputs.append(_cancelled(attempt))
             run.attempt_records += (_lost(attempt, None, now),)
         elif row is not None and row.state is AttemptState.BACKOFF:
+            attempt.has_waited = row.failure is not None
             run.backoffs[event_id] = attempt
+        elif row is not None and row.state is AttemptState.RETURNED:
+            repeater.held.restore(attempt, _failure_of(row))
         else:
-            _resolve_doubt(run, attempt, repeater, now)
+            _resolve_doubt(run, attempt, row, repeater, now)
+
+
+def _failure_of(row: AttemptRecord) -> Failure:
+    return _failure_decoder.decode(row.failure or "{}")
 
 
 def _resolve_doubt(
-    run: LiveRun, attempt: Attempt, repeater: Repeater, now: int
+    run: LiveRun,
+    attempt: Attempt,
+    row: AttemptRecord | None,
+    repeater: Repeater,
+    now: int,
 ) -> None:
     settings = attempt.scheduled.settings
     failure = Failure(
@@ -103,6 +130,8 @@ def _resolve_doubt(
         kind="outcome_unknown",
         type="OutcomeUnknown",
     )
+    if row is not None and row.failure is not None:
+        failure = _failure_of(row)  # its worker could still say why
     most = settings.retry_policy.max_attempts
     if settings.at_most_once or (most and attempt.attempt >= most):
         run.inputs.append(_doubtful(attempt, failure))
@@ -121,7 +150,9 @@ def first_event(history: list[HistoryEvent], run: LiveRun) -> WorkflowExecutionS
     return first
 
 
-def event_of_message(message: MessageRecord) -> TaskInput | None:
+def event_of_message(
+    message: MessageRecord,
+) -> TaskInput | ActivityResolution | None:
     """What a message brings to its run; None for a query, which brings nothing.
 
     Raises:
@@ -133,7 +164,7 @@ def event_of_message(message: MessageRecord) -> TaskInput | None:
         body = _DECODERS[message.kind].decode(message.data)
         if isinstance(body, _ChildMessage):
             body = _CHILD_DECODERS[body.type].decode(body.event)
-        event: TaskInput = body
+        event: TaskInput | ActivityResolution = body
         return event
     except KeyError:
         raise CorruptHistoryError(

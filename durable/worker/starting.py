@@ -69,7 +69,7 @@ class Host(Protocol):
         """Keep a run that was created a moment ago."""
         ...
 
-    def forget(self, run: LiveRun) -> None:
+    def drop(self, run: LiveRun) -> None:
         """Take a run out of memory."""
         ...
 
@@ -203,7 +203,7 @@ class Starts:
     ) -> None:
         run.is_committing = False
         if error is not None or result is None or not result.created:
-            self._host.forget(run)
+            self._host.drop(run)
             if result is not None and result.committed is not None:
                 self._host.spread(result.committed)
         else:

@@ -28,11 +28,7 @@ from durable.core.ids import RunIds
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
-from durable.errors import (
-    DurableError,
-    EngineClosedError,
-    StoreError,
-)
+from durable.errors import DurableError, EngineClosedError, StoreError
 from durable.observer import Observer, WorkerObserver, WorkerState
 from durable.store.records import (
     Committed,
@@ -45,10 +41,10 @@ from durable.store.records import (
 )
 from durable.store.store import Store
 from durable.worker import log_lines, observing
+from durable.worker.activity_code import EngineParts
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
 from durable.worker.inputs import key_of
-from durable.worker.invoking import EngineParts
 from durable.worker.live_run import Attempt, LiveRun
 from durable.worker.loading import Loader
 from durable.worker.lookout import Lookout
@@ -164,6 +160,7 @@ class Worker:
             threads=self._options.threads,
             observer=self._watch,
             parts=self._parts,
+            park=self._tasks.park,
         )
         await self._store.register_worker(
             WorkerRecord(
@@ -445,6 +442,8 @@ class Worker:
 
     def advance(self, run: LiveRun) -> None:
         """The run has something new to see."""
+        if run.resolutions:
+            self._activities.held.resolve(run)
         self._tasks.advance(run)
         if run.questions and not run.is_committing:
             self._mailroom.answer_questions(run)
@@ -467,13 +466,13 @@ class Worker:
         if self._observer is not None:
             status = STATUS_OF[type(event.attributes)]
             observing.run_closed(self._observer, run, event, status, self._task_queue)
-        self.forget(run)
+        self.drop(run)
         self._tell_parent(run, event.attributes)
         self._on_closed(run.run_id, event.attributes)
 
     def run_stuck(self, run: LiveRun, failure: Failure) -> None:
         """The run is parked, durably."""
-        self.forget(run)
+        self.drop(run)
         self._lookout.was_stuck(run.run_id)
         self._on_stuck(run.run_id, failure)
 
@@ -482,14 +481,10 @@ class Worker:
         run = self._runs.get(run_id)
         if run is not None:
             run.is_closed = True
-            self.forget(run)
+            self.drop(run)
         self._on_closed(run_id, None)
 
     def drop(self, run: LiveRun) -> None:
-        """Take the run out of memory."""
-        self.forget(run)
-
-    def forget(self, run: LiveRun) -> None:
         """Take a run out of memory; whoever waits for it must ask the store."""
         run.is_dropped = True
         self._mailroom.give_back(run)
@@ -503,6 +498,8 @@ class Worker:
         """Keep an idle run live for a while; let the longest idle ones go."""
         if run.is_dropped:
             return
+        if run.is_holding:
+            self._activities.held.park_if_held(run)
         if not run.is_idle:
             self._idle.pop(run.run_id, None)
             return
@@ -511,7 +508,7 @@ class Worker:
         while len(self._idle) > self._options.cached_runs:
             _, oldest = self._idle.popitem(last=False)
             if oldest.is_idle:
-                self.forget(oldest)
+                self.drop(oldest)
 
     def give_up(self, run: LiveRun) -> None:
         """Leave a run of an unknown type to a worker that knows it."""
@@ -523,6 +520,10 @@ class Worker:
             run.run_id,
             extra=log_lines.extra_of(run),
         )
+        self.release(run)
+
+    def release(self, run: LiveRun) -> None:
+        """Leave a run to whichever worker takes it."""
         self.drop(run)
         self._store.submit(ReleaseRuns(run_ids=(run.run_id,)), _ignore)
 

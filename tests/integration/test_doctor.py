@@ -258,6 +258,7 @@ def message_for_a_closed_run(patient: Patient) -> None:
 
 @fault(Check.WAITING, "hanging")
 def activity_that_nobody_looks_after(patient: Patient) -> None:
+    patient.plant("DELETE FROM attempts WHERE run_id = :run", "hanging")
     patient.plant("UPDATE runs SET is_active = 0 WHERE run_id = :run", "hanging")
 
 
@@ -281,6 +282,7 @@ def outcome_that_no_task_takes(patient: Patient) -> None:
         '{"scheduled_event_id": 2, "result": {}, "attempt": 1, "started_at": 1}',
         task=0,
     )
+    patient.plant("DELETE FROM attempts WHERE run_id = :run", "hanging")
     patient.plant("UPDATE runs SET is_active = 0 WHERE run_id = :run", "hanging")
 
 

@@ -29,7 +29,6 @@ from durable.errors import (
     InvalidDurationError,
     InvalidIdError,
     InvalidOptionError,
-    NotRegisteredError,
     PayloadError,
     PayloadTooLargeError,
 )
@@ -297,23 +296,6 @@ def test_f5_two_functions_of_one_name_are_refused() -> None:
     workflow(first["clash"])  # the same again: a reload
     with pytest.raises(DefinitionError, match=r"one.clash.*two.clash"):
         workflow(second["clash"])
-
-
-async def test_an_unknown_activity_name_is_told_with_the_known_ones() -> None:
-    @activity(name="refusals.known")
-    async def known() -> None: ...
-
-    @activity(name="refusals.unknown", retry=None)
-    async def unknown() -> None: ...
-
-    @workflow(name="refusals.caller")
-    async def caller() -> None:
-        await unknown()
-
-    async with TestEnvironment(definitions=[caller, known]) as env:
-        with pytest.raises(DurableError, match=r"refusals\.known") as failed:
-            await env.execute(caller())
-    assert isinstance(failed.value.__cause__, NotRegisteredError)
 
 
 @given(st.text(max_size=300))

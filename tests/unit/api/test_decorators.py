@@ -7,11 +7,12 @@ import threading
 import traceback
 import types
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from durable import Activity, RetryPolicy, Workflow, activity, workflow
+from durable import Activity, Engine, RetryPolicy, Workflow, activity, workflow
 from durable.api.registry import REGISTRY, Registry
 from durable.core.payload import NULL
 from durable.errors import (
@@ -166,8 +167,42 @@ def test_annotations_are_resolved_at_the_first_call() -> None:
 
     later.__annotations__["value"] = "Later"
     made = activity(later)
+    del REGISTRY.activities["later"]  # or no engine of other tests would open
     with pytest.raises(DefinitionError, match=r"annotations of 'later'.*Later"):
         made.call_signature.hints()
+
+
+@dataclass
+class Paid:
+    receipt: str
+
+
+@dataclass
+class Declined:
+    reason: str
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ("Nowhere", r"annotations of 'decorators\.odd'.*Nowhere"),
+        (Paid | Declined, r"result of 'decorators\.odd'"),
+    ],
+)
+@pytest.mark.parametrize("decorate", [activity, workflow])
+async def test_annotations_are_checked_when_an_engine_opens(
+    annotation: Any, message: str, decorate: Any
+) -> None:
+    async def odd() -> Any: ...
+
+    odd.__annotations__["return"] = annotation
+    made = decorate(name="decorators.odd")(odd)
+    REGISTRY.activities.pop("decorators.odd", None)
+    REGISTRY.workflows.pop("decorators.odd", None)
+    with pytest.raises(DefinitionError, match=message):
+        await Engine("memory://", definitions=[made]).open()
+    async with Engine("memory://", definitions=[made], worker=False):
+        pass  # it runs nothing of it
 
 
 # --- options --------------------------------------------------------------------------

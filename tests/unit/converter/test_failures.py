@@ -578,9 +578,17 @@ def test_bugs_park(cls: type[Exception]) -> None:
     assert not is_bug(error, fail_on=(cls,))
 
 
-@pytest.mark.parametrize(
-    "cls", [ValueError, OSError, TimeoutError, errors.PayloadError]
-)
+@pytest.mark.parametrize("cls", [errors.PayloadError, errors.PayloadTooLargeError])
+def test_values_that_cannot_be_recorded_park_but_where_they_once_failed(
+    cls: type[Exception],
+) -> None:
+    error = cls.__new__(cls)
+    assert is_bug(error)
+    assert not is_bug(error, is_replaying=True)
+    assert not is_bug(error, fail_on=(cls,))
+
+
+@pytest.mark.parametrize("cls", [ValueError, OSError, TimeoutError])
 def test_errors_fail(cls: type[Exception]) -> None:
     error = cls.__new__(cls)
     assert not is_bug(error)

@@ -13,6 +13,7 @@ from durable import (
     RetryPolicy,
     WorkflowCancelledError,
     WorkflowFailedError,
+    WorkflowStuckError,
     WorkflowTimedOutError,
     activity,
     now,
@@ -135,9 +136,9 @@ async def test_mock_may_fail_and_is_tried_again() -> None:
     assert count == 2
 
 
-async def test_mock_that_returns_another_type_fails_the_activity() -> None:
+async def test_mock_that_returns_another_type_parks_the_run() -> None:
     async with TestEnvironment(mocks={charge: lambda amount: amount}) as env:
-        with pytest.raises(WorkflowFailedError, match=r"environment.charge"):
+        with pytest.raises(WorkflowStuckError, match=r"environment.charge"):
             await env.execute(order(5))
 
 

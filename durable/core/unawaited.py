@@ -1,0 +1,89 @@
+"""Finds calls of activities and children that workflow code made and never awaited.
+
+Nothing of such a call happens, so the code means something else than it says. It is
+found in the turn that made the call, which is void then: mended code, which has a
+command more there, replays what was recorded before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from types import CodeType
+from typing import Any, Final
+
+from durable.core.loop import DeterministicLoop
+from durable.core.runtime import source_line
+from durable.errors import WorkflowTaskError
+
+# A call that only we hold: by its note, by a variable, by the argument of getrefcount.
+_OWN_REFERENCES: Final = 3
+
+
+class CallNotes:
+    """The part of a run's context that knows which calls have not begun."""
+
+    __slots__ = ("calls",)
+    loop: DeterministicLoop
+    is_replaying: bool
+    main: asyncio.Task[Any] | None
+    calls: list[tuple[Coroutine[Any, Any, Any], str, CodeType, int]]
+
+    def note_call(
+        self,
+        call: Coroutine[Any, Any, Any],
+        name: str,
+        code: CodeType,
+        instruction: int,
+    ) -> None:
+        """Workflow code has made a call. On replay nothing is refused that was not."""
+        if not (self.is_replaying or self.loop.read_only):
+            self.calls.append((call, name, code, instruction))
+
+    def check_calls(self) -> None:
+        """See at the end of a turn that each call has begun, or still can.
+
+        Raises:
+            WorkflowTaskError: one never can.
+        """
+        main, lost = self.main, None
+        waiting: list[tuple[Coroutine[Any, Any, Any], str, CodeType, int]] = []
+        has_result = main is not None and main.done() and not main.cancelled()
+        has_result = has_result and main is not None and main.exception() is None
+        for item in self.calls:
+            call, name, code, instruction = item
+            if not _is_unbegun(call):
+                continue
+            if lost is None and (has_result or _is_let_go(call)):
+                lost = WorkflowTaskError(
+                    f"The call of {name!r} at {source_line(code, instruction)} was"
+                    " never awaited, so nothing of it happens.",
+                    hint="Write `await` before it, or give it to asyncio.create_task,"
+                    " asyncio.gather or a TaskGroup.",
+                )
+            waiting.append(item)
+        self.calls = waiting
+        if lost is not None:
+            self.close_calls()
+            raise lost
+
+    def close_calls(self) -> None:
+        """Give up the calls that have not begun, without a warning of Python's."""
+        for call, *_ in self.calls:
+            if _is_unbegun(call):
+                call.close()
+        self.calls = []
+
+
+def _is_unbegun(call: Any) -> bool:
+    is_used = getattr(call, "is_used", None)
+    if is_used is not None:  # a workflow call, which is no coroutine yet
+        return not is_used
+    return not (call.cr_frame is None or call.cr_running or call.cr_suspended)
+
+
+def _is_let_go(call: object) -> bool:
+    """Whether nobody else has the call any more; for interpreters that can tell."""
+    # The argument of this function and that of its caller count as well.
+    return sys.getrefcount(call) <= _OWN_REFERENCES + 1

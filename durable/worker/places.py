@@ -1,0 +1,189 @@
+"""How many activities run at once, and who waits for a place.
+
+An attempt leaves its place when it ends. The thread of a plain function is a place of
+its own, and is free when the function has returned, however long ago its attempt timed
+out: whoever was given it before would be charged for time in which nothing of it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import Any, Final
+
+from durable.worker.activity_code import Code
+from durable.worker.live_run import Attempt
+
+_log: Final = logging.getLogger("durable.worker")
+_NAMED_MAX: Final = 5
+_PACKAGE: Final = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_NOT_THE_USERS: Final = (
+    _PACKAGE,
+    os.path.dirname(asyncio.__file__),
+    threading.__file__,
+)
+_THREADS: Final = "threads for plain activities"
+_SLOTS: Final = "places for activities"
+
+
+class Places:
+    """The places of one worker.
+
+    Args:
+        slots: how many activities run at once.
+        threads: how many of them may be plain functions.
+    """
+
+    def __init__(self, slots: int, threads: int) -> None:
+        self.slots = slots
+        self._threads = threads
+        self._free = slots
+        self._free_threads = threads
+        self._starting = 0
+        self._queue: collections.deque[Attempt] = collections.deque()
+        self._thread_queue: collections.deque[Attempt] = collections.deque()
+        self._hung: dict[Attempt, None] = {}
+        """Attempts that are over, whose function still holds its thread."""
+        self._warned: set[str] = set()
+        self.running: set[Attempt] = set()
+
+    def has_room(self, code: Code) -> bool:
+        """Whether there is a free place."""
+        return self._free > 0 and (code.is_async or self._free_threads > 0)
+
+    def take(self, attempt: Attempt, code: Code) -> None:
+        """An attempt begins."""
+        self.running.add(attempt)
+        self._free -= 1
+        if not code.is_async:
+            self._free_threads -= 1
+
+    def leave(self, attempt: Attempt, code: Code) -> None:
+        """An attempt has ended; its thread perhaps has not."""
+        if attempt not in self.running:
+            return
+        self.running.discard(attempt)
+        self._free += 1
+        if code.is_async:
+            if attempt.is_over and self._warned:
+                self._warned.discard(_SLOTS)
+        elif attempt.work is None or attempt.work.has_ended:
+            self._free_threads += 1
+        else:
+            self._hung[attempt] = None
+            self.warn_if_exhausted()
+
+    def thread_ended(self, attempt: Attempt) -> None:
+        """The function of an attempt has returned."""
+        if attempt in self._hung:  # else its attempt gives the thread back
+            del self._hung[attempt]
+            self._free_threads += 1
+            self._warned.discard(_THREADS)
+
+    # --- waiting ----------------------------------------------------------------------
+
+    def waiting(self) -> list[Attempt]:
+        """Those that wait for a place; any thread may ask."""
+        return [*self._queue.copy(), *self._thread_queue.copy()]
+
+    def enqueue(self, attempt: Attempt, code: Code) -> None:
+        """Let an attempt wait for a place, in order."""
+        (self._queue if code.is_async else self._thread_queue).append(attempt)
+        self.warn_if_exhausted()
+
+    def next_waiting(self) -> Attempt | None:
+        """Take out the next that waits and for which a place is kept, if there is one.
+
+        The place is kept until `started`.
+        """
+        while self._free > self._starting:
+            queue = self._queue
+            if self._thread_queue and self._free_threads > self._starting:
+                queue = self._thread_queue
+            if not queue:
+                return None
+            attempt = queue.popleft()
+            if not attempt.is_over:
+                self._starting += 1
+                return attempt
+        return None
+
+    def started(self) -> None:
+        """One that was taken out begins now."""
+        self._starting -= 1
+
+    # --- what hangs -------------------------------------------------------------------
+
+    def warn_if_exhausted(self) -> None:
+        """Say once who holds all places though their time is up."""
+        if self._thread_queue and len(self._hung) >= self._threads:
+            self._warn(_THREADS, [*self._hung], self._thread_queue)
+        if self._queue or self._thread_queue:
+            over = [attempt for attempt in self.running if attempt.is_over]
+            if len(over) >= self.slots:
+                self._warn(_SLOTS, over, self.waiting())
+
+    def _warn(self, kind: str, hung: list[Attempt], waiting: Iterable[Attempt]) -> None:
+        if kind in self._warned or all(attempt.is_over for attempt in waiting):
+            return
+        self._warned.add(kind)
+        named = [describe_running(attempt) for attempt in hung[:_NAMED_MAX]]
+        if len(hung) > _NAMED_MAX:
+            named.append(f"and {len(hung) - _NAMED_MAX} more")
+        _log.warning(
+            "All %d %s are held by functions that do not return though their attempts"
+            " are over: %s. Other activities wait until one returns. Give such calls"
+            " timeouts of their own, or restart the worker.",
+            len(hung),
+            kind,
+            "; ".join(named),
+        )
+
+
+def describe_running(attempt: Attempt) -> str:
+    """Name an attempt, and the line that its function is at, if that can be told."""
+    frame: FrameType | None = None
+    if attempt.work is not None:
+        frame = _users(_frames_of_thread(attempt.work.frame()))
+    elif attempt.task is not None:
+        frame = _users(_frames_of_task(attempt.task))
+    scheduled = attempt.scheduled
+    name = (
+        f"{scheduled.activity_type!r} (id {scheduled.activity_id}, attempt"
+        f" {attempt.attempt}) of run {attempt.run.workflow_id!r}"
+    )
+    if frame is None:
+        return name
+    return f"{name} at {frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _frames_of_thread(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _frames_of_task(task: asyncio.Task[None]) -> Iterator[FrameType]:
+    frames: list[FrameType] = []
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None)
+        if frame is not None:
+            frames.append(frame)
+        awaited = getattr(awaited, "cr_await", None)
+    return reversed(frames)
+
+
+def _users(frames: Iterator[FrameType]) -> FrameType | None:
+    """The innermost frame that is neither ours nor the standard library's."""
+    innermost = None
+    for frame in frames:
+        innermost = innermost or frame
+        if not frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+            return frame
+    return innermost
