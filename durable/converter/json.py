@@ -391,12 +391,6 @@ def _kinds(value: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}({','.join(parts)})"
 
 
-def _said(error: Exception) -> str:
-    if isinstance(error, msgspec.MsgspecError | ValueError | TypeError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
 def same_payloads(
     recorded: Payloads, found: Payloads, hints: tuple[Any, ...], what: str
 ) -> bool:
