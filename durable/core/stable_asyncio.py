@@ -37,7 +37,7 @@ def install_stable_asyncio(loops: type[Any]) -> None:
         return isinstance(asyncio.events._get_running_loop(), loops)
 
     def is_levelled() -> bool:
-        loop = asyncio.events._get_running_loop()
+        loop: Any = asyncio.events._get_running_loop()
         return isinstance(loop, loops) and bool(loop.flags & Flag.SAME_ON_EVERY_PYTHON)
 
     functions = {"as_completed": _stable_as_completed(asyncio.as_completed, is_run)}
@@ -282,24 +282,25 @@ async def _acquire_place(semaphore: Any) -> bool:
     if not semaphore.locked():
         semaphore._value -= 1
         return True
-    if semaphore._waiters is None:
-        semaphore._waiters = collections.deque()
+    waiters: Any = semaphore._waiters
+    if waiters is None:
+        waiters = semaphore._waiters = collections.deque[Any]()
     turn = semaphore._get_loop().create_future()
-    semaphore._waiters.append(turn)
+    waiters.append(turn)
     try:
         try:
             await turn
         finally:
-            semaphore._waiters.remove(turn)
+            waiters.remove(turn)
     except asyncio.CancelledError:
         if turn.done() and not turn.cancelled():
             semaphore._value += 1
         raise
     finally:
-        waiting = (one for one in semaphore._waiters if not one.done())
-        while semaphore._value > 0 and (first := next(waiting, None)) is not None:
-            semaphore._value -= 1
-            first.set_result(True)
+        for waiter in waiters:
+            if semaphore._value > 0 and not waiter.done():
+                semaphore._value -= 1
+                waiter.set_result(True)
     return True
 
 
@@ -317,7 +318,9 @@ class _InOrder(dict[Any, None]):
         """Take it away, if it is there."""
         self.pop(one, None)
 
-    remove = dict.__delitem__
+    def remove(self, one: Any) -> None:
+        """Take it away; it is there."""
+        del self[one]
 
 
 def _order_scopes_of_anyio(anyio: Any, loops: type[Any]) -> None:

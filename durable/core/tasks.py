@@ -79,7 +79,8 @@ class WorkflowTaskHandle(asyncio.Task[T]):
     def _make_cancelled_error(self) -> asyncio.CancelledError:
         """What `asyncio.gather` raises for a cancel that its tasks went through."""
         if self.cancelled() or not self.owed_message:
-            made: asyncio.CancelledError = super()._make_cancelled_error()  # type: ignore[misc]  # asyncio's own, as is its name
+            own: Any = super()
+            made: asyncio.CancelledError = own._make_cancelled_error()
             return made
         return asyncio.CancelledError(*self.owed_message)
 

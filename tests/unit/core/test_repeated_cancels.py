@@ -232,7 +232,7 @@ def test_a_saga_within_such_a_scope_is_undone() -> None:
     driver.complete(driver.pending[0], 1)
     driver.advance(5)
     driver.complete(driver.pending[0], 2)  # the step that was asked to stop
-    kinds = []
+    kinds: list[str] = []
     while not driver.is_closed:
         kinds.append(driver.pending[0].activity_type)
         driver.complete(driver.pending[0], None)

@@ -42,7 +42,7 @@ class Parent:
         self.driver = Driver(parent())
         self.driver.start()
         (self.child,) = self.driver.children
-        replayer = self.driver._replayer
+        replayer = self.driver._replayer  # pyright: ignore[reportPrivateUsage]  # what a worker holds
         assert isinstance(replayer, Replayer)
         self.run = LiveRun(self.driver.started(), replayer)
         unused: Any = None
@@ -110,7 +110,7 @@ def test_a_childs_start_is_not_recorded_behind_its_end(
     if is_kept:  # by a worker that drains
         replayer = family.run.replayer
         kept = replayer.unprocessed_events(family.driver.clock.now(), [family.ended()])
-        replayer._unprocessed = kept
+        replayer._unprocessed = kept  # pyright: ignore[reportPrivateUsage]  # as read again
     else:
         family.driver.turn(family.ended())
     take_start(family.run, family.started, family.child.initiated_event_id)
