@@ -17,8 +17,8 @@ _MICROSECOND = timedelta(microseconds=1)
 class Clock(Protocol):
     """Where instants come from.
 
-    One with a method `monotonic` says by that, in microseconds since whenever, how time
-    passes when it is set back; the machine's monotonic clock does so otherwise.
+    One with a method `monotonic_ns` says by that, in nanoseconds since whenever, how
+    time passes when it is set back; the machine's monotonic clock does so otherwise.
     """
 
     def now(self) -> int:
@@ -33,14 +33,7 @@ class SystemClock:
         """Microseconds since 1970, UTC."""
         return time.time_ns() // 1_000
 
-    def monotonic(self) -> int:
-        """Microseconds since whenever, by the clock that nobody sets."""
-        return monotonic()
-
-
-def monotonic() -> int:
-    """Microseconds since whenever, by the clock that nobody sets."""
-    return time.monotonic_ns() // 1_000
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
 
 def to_datetime(instant: int) -> datetime:

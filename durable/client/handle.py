@@ -179,8 +179,8 @@ class Handle(Generic[R_co]):
             ).record()
             if record.stuck is not None:
                 raise stuck_error(record, decode_stuck(record.stuck) or Failure())
-            if record.status is RunStatus.RUNNING:
-                return None  # it was mended meanwhile
+            if record.status is RunStatus.RUNNING or not news:
+                return None  # it was mended, or begun, meanwhile
             decode_rows(await store.read_history(run_id, news[0].last_event_id - 1))
             raise CorruptHistoryError(
                 f"Run {self.workflow_id!r} is {record.status.value}, but its history"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TypeAlias
+from collections.abc import Coroutine
+from typing import Any, TypeAlias
 
 from durable.core.events import Attributes
 from durable.store.records import RunNews
@@ -45,8 +46,10 @@ class RunOutcome:
     def nudge(self) -> None:
         """Let everybody who waits look again."""
         self.is_fresh = False
-        _wake(self._end_waiters)
-        _wake(self._waiters)
+        if self._end_waiters:
+            _wake(self._end_waiters)
+        if self._waiters:
+            _wake(self._waiters)
 
     def hear(self, news: RunNews, terminal: Attributes | None) -> None:
         """Take what the store says; let those look again to whom it may be new."""
@@ -60,13 +63,13 @@ class RunOutcome:
             self._seen = seen
             _wake(self._waiters)
 
-    async def changed(self) -> None:
+    def changed(self) -> Coroutine[Any, Any, None]:
         """Wait until there may be an event, a reply or an end that is new."""
-        await _wait_in(self._waiters)
+        return _wait_in(self._waiters)
 
-    async def ended(self) -> None:
+    def ended(self) -> Coroutine[Any, Any, None]:
         """Wait until the run may have closed or parked."""
-        await _wait_in(self._end_waiters)
+        return _wait_in(self._end_waiters)
 
 
 def _wake(waiters: _Waiters) -> None:

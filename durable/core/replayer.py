@@ -276,6 +276,7 @@ class Replayer(RunView):
                         break
                 context.loop.drop_done_tasks()  # unheard errors were reported live
             finally:
+                context.trusts_arguments = False
                 turn.leave(outer)
 
     def _position_after_gap(self, history: Sequence[HistoryEvent]) -> int:
@@ -466,7 +467,7 @@ class Replayer(RunView):
         context = driver.context
         self.task_count += 1
         self.flags = context.loop.flags = flags.CURRENT
-        context.is_replaying = context.trusts_arguments = False
+        context.is_replaying = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox
         if has_mailbox:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
-
-from durable.clock import monotonic
 
 if TYPE_CHECKING:
     from durable.clock import Clock
 
 _log: Final = logging.getLogger("durable.store")
 # Time servers correct clocks by less all the time.
-_STEP: Final = 1_000_000
+_STEP: Final = 1_000_000_000
 
 
 class SteadyClock:
@@ -26,14 +25,15 @@ class SteadyClock:
     """
 
     def __init__(self, clock: Clock) -> None:
-        """Wrap a clock; its method `monotonic`, if it has one, gives the pace."""
+        """Wrap a clock; its `monotonic_ns`, if it has one, gives the pace."""
         self._clock = clock
-        pace = getattr(clock, "monotonic", None)
+        pace = getattr(clock, "monotonic_ns", None)
         # Without one, only a clock that has fallen is known to have been set back.
         self._has_pace = pace is not None
-        self._pace: Callable[[], int] = pace or monotonic
+        self._pace: Callable[[], int] = pace or monotonic_ns
         self._latest = 0
-        self._latest_at = 0
+        # How far, in nanoseconds, the time is ahead of the pace.
+        self._offset = -1 << 80
         self._is_behind = self._has_warned = False
         # The event loop and the writer thread both ask.
         self._lock = threading.Lock()
@@ -41,29 +41,32 @@ class SteadyClock:
     def now(self) -> int:
         """Microseconds since 1970, UTC; never less than an earlier answer."""
         with self._lock:
-            # On both sides, as the process may be stopped in between.
-            expected = self._latest + self._pace() - self._latest_at
-            now, pace = self._clock.now(), self._pace()
-            if self._is_behind or now < self._latest or now + _STEP < expected:
-                now = self._go_on(now, expected)
-            self._latest, self._latest_at = now, pace
+            now = self._clock.now()
+            offset = now * 1_000 - self._pace()
+            if self._is_behind or now < self._latest or offset + _STEP < self._offset:
+                now, offset = self._go_on()
+            self._latest, self._offset = now, offset
             return now
 
-    def _go_on(self, now: int, expected: int) -> int:
-        """The time by the last answer and what has passed since, while it is more."""
+    def _go_on(self) -> tuple[int, int]:
+        """The time by the pace, while that is more, and how far it is ahead."""
+        # Read again: the process may have been stopped between the two.
+        now, pace = self._clock.now(), self._pace()
+        expected = max(self._latest, (self._offset + pace) // 1_000)
         may_tell = self._is_behind or now < self._latest or self._has_pace
         self._is_behind = may_tell and now < expected
         if not self._is_behind:
             self._has_warned = False
-            return now
-        if expected - now >= _STEP and not self._has_warned:
+            return now, now * 1_000 - pace
+        behind = (expected - now) * 1_000
+        if behind >= _STEP and not self._has_warned:
             self._has_warned = True
             _log.warning(
                 "The machine's clock was set back by %.1f s. Until it has caught up,"
                 " or this process ends, its time goes on from where it was.",
-                (expected - now) / 1_000_000,
+                behind / 1e9,
             )
-        return expected
+        return expected, self._offset
 
     def read(self) -> int:
         """Microseconds since 1970, UTC, as the wrapped clock has it, for leases.

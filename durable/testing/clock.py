@@ -49,6 +49,10 @@ class VirtualClock:
         """The same as if it had never been set back."""
         return self._now + self._was_set_back
 
+    def monotonic_ns(self) -> int:
+        """How time passes, in nanoseconds."""
+        return self.monotonic() * 1_000
+
     def datetime(self) -> datetime:
         """The same instant as an aware datetime."""
         return to_datetime(self._now)

@@ -42,9 +42,9 @@ class SettableClock:
         """Microseconds since 1970, UTC."""
         return self.at
 
-    def monotonic(self) -> int:
-        """Microseconds that have passed, whatever the clock was set to."""
-        return self.passed
+    def monotonic_ns(self) -> int:
+        """Nanoseconds that have passed, whatever the clock was set to."""
+        return self.passed * 1_000
 
     def advance(self, seconds: float) -> None:
         """Move on, or be set back by a negative number."""
