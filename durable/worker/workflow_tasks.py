@@ -223,6 +223,7 @@ class WorkflowTasks:
         if watchdog is None:
             return run.replayer.process(task)
         completion = None
+        known = run.replayer.event_count
         watchdog.enter(f"{run.workflow_id!r} ({run.workflow_type})")
         try:
             completion = run.replayer.process(task)
@@ -235,6 +236,8 @@ class WorkflowTasks:
                 f"Workflow code of run {run.workflow_id!r} held its thread for too"
                 " long and was interrupted."
             )
+            # The turn is void: what it would have written is not before its inputs.
+            run.replayer.event_count = known
             return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
         return completion
 
