@@ -8,6 +8,7 @@ from durable.store.tables import FENCE_COUNTER
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
 
 # Of one kind; the rest are counted.
 _SHOWN: Final = 20
@@ -92,7 +93,7 @@ def _find_counter(cursor: sqlite3.Cursor) -> list[str]:
     ]
 
 
-def _list(rows: list[Any], describe: Any) -> list[str]:
+def _list(rows: list[Any], describe: Callable[[Any], str]) -> list[str]:
     found = [describe(row) for row in rows[:_SHOWN]]
     if len(rows) > _SHOWN:
         found.append(f"and {len(rows) - _SHOWN} more of that kind")

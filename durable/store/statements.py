@@ -259,32 +259,17 @@ DISOWN_ALL_RUNS: Final = (
     .where(_IS_OPEN, RUNS.c.owner.in_(_many("owners")))
     .values(owner=None)
 )
-_owners: Final = (
-    sa.select(sa.func.min(RUNS.c.owner).label("owner"))
-    .where(_IS_OPEN, RUNS.c.owner.is_not(None))
-    .cte("owners", recursive=True)
-)
-_next_owner: Final = (
-    sa.select(sa.func.min(RUNS.c.owner))
-    .where(_IS_OPEN, RUNS.c.owner > _owners.c.owner)
-    .scalar_subquery()
-)
-_all_owners: Final = _owners.union_all(
-    sa.select(_next_owner).where(_owners.c.owner.is_not(None))
-)
-# From one owner to the next by the index: they are few, and their runs are many.
-DISOWN_STRAYS: Final = (
-    sa.update(RUNS)
-    .where(
-        _IS_OPEN,
-        RUNS.c.owner.in_(
-            sa.select(_all_owners.c.owner).where(
-                _all_owners.c.owner.is_not(None),
-                ~sa.exists().where(WORKERS.c.worker_id == _all_owners.c.owner),
-            )
-        ),
-    )
-    .values(owner=None)
+# From one owner to the next by the index: they are few, and their runs are many. As
+# text, because building and compiling it would take longer than opening a database.
+DISOWN_STRAYS: Final = sa.text(
+    "UPDATE runs SET owner = NULL WHERE open_key IS NOT NULL AND owner IN"
+    " (WITH RECURSIVE owners(owner) AS ("
+    "SELECT min(owner) FROM runs WHERE open_key IS NOT NULL AND owner IS NOT NULL"
+    " UNION ALL SELECT (SELECT min(runs.owner) FROM runs"
+    " WHERE runs.open_key IS NOT NULL AND runs.owner > owners.owner)"
+    " FROM owners WHERE owners.owner IS NOT NULL)"
+    " SELECT owners.owner FROM owners WHERE owners.owner IS NOT NULL"
+    " AND NOT EXISTS (SELECT 1 FROM workers WHERE worker_id = owners.owner))"
 )
 PARK_RUN: Final = (
     sa.update(RUNS)

@@ -114,7 +114,7 @@ CHANGES: dict[str, str] = {
             "parent_initiated_event_id": _NUMBERS,
             "parent_close_policy": _TEXTS,
             "state": _JSON,
-            "checkpoint_event_id": _NUMBERS,
+            "checkpoint_event_id": _NUMBERS | {"not there": "40"},
             "workflow_id": {
                 "no utf-8": "CAST(x'fffe41' AS TEXT)",
                 "other": "'renamed'",

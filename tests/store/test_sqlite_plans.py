@@ -41,6 +41,7 @@ INDEXED = [
     "DELETE_OLD_REPLIES",
     "DISOWN_ALL_RUNS",
     "DISOWN_RUNS",
+    "FIND_CLAIMABLE_ODD",
     "DUE_RUNS",
     "FIND_CLAIMABLE_AWAITING",
     "FIND_CLAIMABLE_WAITING",
@@ -179,3 +180,10 @@ def test_mail_is_found_from_the_inbox_not_from_the_runs(session: Session) -> Non
 
     assert plan[0].startswith("SCAN inbox")
     assert not [step for step in plan if step.startswith("SCAN runs")]
+
+
+def test_strays_are_found_from_one_owner_to_the_next(session: Session) -> None:
+    plan = read_plan(session, "DISOWN_STRAYS")
+
+    walks = [step for step in plan if step.startswith("SCAN")]
+    assert set(walks) == {"SCAN owners"}
