@@ -176,16 +176,14 @@ class Worker:
         )
 
     async def stop(self) -> None:
-        """Drain: begin nothing, wait for what runs, keep its results, give runs up.
-
-        Cancelled, it waits for nothing more.
-        """
+        """Drain: begin nothing, wait for what runs, keep its results, give runs up."""
+        was_open = self._is_open
         try:
-            if was_open := self._is_open:
+            if was_open:
                 self._tasks.is_draining = True
                 await self._activities.drain(self._options.grace_seconds)
                 await self._finish_commits()
-        finally:
+        finally:  # Cancelled, it waits for nothing more.
             self.abandon()
             self._lookout.stop()
             for task in self._background:
