@@ -80,10 +80,11 @@ async def test_hung_threads_are_named_once_and_starve_nobody(
                 await run.result()
             assert isinstance(failed.value.__cause__, ActivityTimeoutError)
         waiting = [await engine.start(quickly()) for _ in range(2)]
-        for run in waiting:
-            rows = []
+        for quick_run in waiting:
+            rows = await quick_run.attempts()
             while not rows:
-                rows = await run.attempts()
+                await asyncio.sleep(0)
+                rows = await quick_run.attempts()
             assert [(row.attempt, row.state) for row in rows] == [
                 (1, AttemptState.BACKOFF)
             ]
@@ -93,8 +94,8 @@ async def test_hung_threads_are_named_once_and_starve_nobody(
         assert "'places.hang' (id 1, attempt 1)" in said
         assert "threading.py" in said or "test_activity_places.py" in said
         RELEASED.set()
-        for run in waiting:
-            assert await run.result() == 1
+        for quick_run in waiting:
+            assert await quick_run.result() == 1
     assert ATTEMPTS == [1, 1]
 
 
