@@ -13,9 +13,12 @@ from tests.unit.cli.invoking import APP, error_of, invoke
 # --- help and usage -------------------------------------------------------------------
 
 
+DB_COMMANDS = ["upgrade", "current", "backup", "accept-loss"]
+
+
 def all_commands() -> list[tuple[str, ...]]:
     names = [(name,) for name in COMMANDS if name != "db"]
-    return [*names, ("db",), ("db", "upgrade"), ("db", "current")]
+    return [*names, ("db",), *(("db", name) for name in DB_COMMANDS)]
 
 
 @pytest.mark.parametrize("path", all_commands(), ids=" ".join)
