@@ -65,11 +65,20 @@ class RunOutcome:
 
     def changed(self) -> Coroutine[Any, Any, None]:
         """Wait until there may be an event, a reply or an end that is new."""
-        return _wait_in(self._waiters)
+        return self._wait_in(self._waiters)
 
     def ended(self) -> Coroutine[Any, Any, None]:
         """Wait until the run may have closed or parked."""
-        return _wait_in(self._end_waiters)
+        return self._wait_in(self._end_waiters)
+
+    async def _wait_in(self, waiters: _Waiters) -> None:
+        # A method, so that whoever waits keeps this from being forgotten.
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters[waiter] = None
+        try:
+            await waiter
+        finally:
+            waiters.pop(waiter, None)
 
 
 def _wake(waiters: _Waiters) -> None:
@@ -78,15 +87,6 @@ def _wake(waiters: _Waiters) -> None:
     for waiter in woken:
         if not waiter.done():
             waiter.set_result(None)
-
-
-async def _wait_in(waiters: _Waiters) -> None:
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiters[waiter] = None
-    try:
-        await waiter
-    finally:
-        waiters.pop(waiter, None)
 
 
 class Outcomes:
