@@ -27,7 +27,8 @@ from durable.observer import Observer
 from durable.options import (
     Duration,
     IdConflictPolicy,
-    IdReusePolicy,
+    IdReuse,
+    OnConflict,
     check_id,
     to_microseconds,
 )
@@ -242,8 +243,8 @@ class Engine:
         /,
         *,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -258,8 +259,8 @@ class Engine:
         /,
         *args: Any,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -273,8 +274,8 @@ class Engine:
         /,
         *args: Any,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -284,24 +285,37 @@ class Engine:
     ) -> Handle[Any]:
         """Start a run. When this returns, the run and its input are durable.
 
+        An id is an idempotency key: if there is a run of that id, open or closed, of
+        the same workflow with equal arguments, it is the run, and nothing is started.
+        `result()` then gives, or raises, what became of it. So a program that was
+        killed may do again what it did.
+
         Args:
             call: a call of a workflow, such as `place_order(order)`; or a workflow's
                 name, followed by arguments, for programs that do not have its code.
             *args: arguments, only with a name.
             id: the workflow id, your name for the run; the run id by default. No two
                 open runs have the same.
-            on_conflict: what to do while a run with that id is open.
-            id_reuse: whether the id of a closed run may be used again.
-            request_id: your idempotency key: the same key again gives the same run.
+            on_conflict: what to do with a run that holds the id: "use_same" (the
+                default) uses it if workflow and arguments are the same, and fails
+                otherwise; "use_existing" uses it whatever it is; "fail" always fails;
+                "terminate_existing" ends it if it is open, and starts another.
+            id_reuse: whether another run may begin under the id of a closed one:
+                "never" (the default), "after_failure" (it failed, timed out, was
+                cancelled or terminated) or "new_run" (always; the default with
+                "terminate_existing", and with a message and "use_existing").
+            request_id: a further idempotency key, whatever the workflow id: the same
+                key again gives the same run.
             run_timeout: the longest the run may take; no code runs when it passes.
             execution_timeout: the longest the chain of runs may take.
             task_queue: which workers may take it; this engine's by default.
             memo: plain values kept with the run.
             with_signal: a signal such as `approved(True)` that the run's first turn
-                sees; with `on_conflict=USE_EXISTING` an open run gets it instead.
+                sees; an open run that is used instead gets it, too.
 
         Raises:
-            WorkflowAlreadyStartedError: the id is taken and the policies forbid it.
+            WorkflowAlreadyStartedError: the id is that of another workflow's run, or
+                one with other arguments, which are named; or the policies forbid it.
             InvalidInputError: an argument breaks its rule; nothing was written.
             StoreError: the database refused.
             EngineClosedError: the engine is not open.
@@ -329,7 +343,7 @@ class Engine:
         /,
         *,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[Handle[R], UpdateHandle[U]]: ...
@@ -341,7 +355,7 @@ class Engine:
         /,
         *args: Any,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[Handle[Any], UpdateHandle[U]]: ...
@@ -352,7 +366,7 @@ class Engine:
         /,
         *args: Any,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[Handle[Any], UpdateHandle[Any]]:
@@ -380,7 +394,7 @@ class Engine:
                 "execution_timeout": None,
                 "task_queue": None,
                 "memo": None,
-                "id_reuse": IdReusePolicy.ALLOW_DUPLICATE,
+                "id_reuse": None,
                 **options,
                 "workflow_id": id,
                 "on_conflict": on_conflict,
@@ -454,21 +468,27 @@ class Engine:
     ) -> Handle[R]: ...
     @overload
     async def get(
-        self, workflow_id: str, /, *, workflow: None = None, run_id: str | None = None
+        self,
+        workflow_id: str,
+        /,
+        *,
+        workflow: type[Any] | None = None,
+        run_id: str | None = None,
     ) -> Handle[Any]: ...
     async def get(
         self,
         workflow_id: str,
         /,
         *,
-        workflow: Workflow[..., Any] | None = None,
+        workflow: Workflow[..., Any] | type[Any] | None = None,
         run_id: str | None = None,
     ) -> Handle[Any]:
         """Find a run by its workflow id: the newest one, or that of `run_id`.
 
         Args:
             workflow_id: the workflow id.
-            workflow: its workflow, so that the result has its type.
+            workflow: its workflow, function or class, for type checkers. The result
+                has its type in any case where this program has the workflow's code.
             run_id: which run of that id.
 
         Raises:

@@ -6,17 +6,19 @@ line that holds it and not when a retry is due.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from typing_extensions import TypedDict
 
 from durable import limits
 from durable.errors import InvalidDurationError, InvalidIdError, InvalidOptionError
+from durable.suggestions import did_you_mean
 
 Duration: TypeAlias = timedelta | float | str
 """A `timedelta`, a number of seconds, or text such as "30s", "1h30m", "PT5M"."""
@@ -255,20 +257,94 @@ class HandlerUnfinishedPolicy(enum.Enum):
 
 
 class IdReusePolicy(enum.Enum):
-    """Whether the id of a closed run may be used again."""
+    """Whether a start may begin another run under the id of a closed one.
+
+    Wherever one is asked for, its word will do: `"new_run"`, `"after_failure"`,
+    `"never"`.
+    """
 
     ALLOW_DUPLICATE = "allow_duplicate"
+    """`"new_run"`: whatever became of the closed run."""
     ALLOW_DUPLICATE_FAILED_ONLY = "allow_duplicate_failed_only"
-    """Only if the last run failed, timed out, was cancelled or was terminated."""
+    """`"after_failure"`: if the last run failed, timed out, was cancelled or was
+    terminated."""
     REJECT_DUPLICATE = "reject_duplicate"
+    """`"never"`: a closed run keeps its id."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> IdReusePolicy | None:
+        return next((policy for policy in cls if policy.word == value), None)
+
+    @property
+    def word(self) -> str:
+        """What people write for it, in Python and on the command line."""
+        # Histories hold the values, so those stay as they are.
+        return _REUSE_WORDS[self.value]
+
+
+_REUSE_WORDS: Final = {
+    "allow_duplicate": "new_run",
+    "allow_duplicate_failed_only": "after_failure",
+    "reject_duplicate": "never",
+}
 
 
 class IdConflictPolicy(enum.Enum):
-    """What starting does while a run with the same id is open."""
+    """What a start does with a run that holds its id.
 
-    FAIL = "fail"
+    That is an open one, or a closed one whose id may not be used again. Wherever one is
+    asked for, its value will do, such as `"fail"`.
+    """
+
+    USE_SAME = "use_same"
+    """Use that run if it is of the same workflow with equal arguments, or else fail
+    (the default)."""
     USE_EXISTING = "use_existing"
+    """Use that run, whatever it is."""
+    FAIL = "fail"
     TERMINATE_EXISTING = "terminate_existing"
+    """Terminate that run if it is open, and start another."""
+
+
+OnConflict: TypeAlias = (
+    IdConflictPolicy | Literal["use_same", "use_existing", "fail", "terminate_existing"]
+)
+IdReuse: TypeAlias = IdReusePolicy | Literal["new_run", "after_failure", "never"]
+
+
+def to_conflict_policy(value: object) -> IdConflictPolicy:
+    """Read an `on_conflict`.
+
+    Raises:
+        InvalidOptionError: it is neither a policy nor one's value.
+    """
+    return _to_policy(
+        IdConflictPolicy, value, "on_conflict", [p.value for p in IdConflictPolicy]
+    )
+
+
+def to_reuse_policy(value: object, name: str = "id_reuse") -> IdReusePolicy:
+    """Read an `id_reuse`.
+
+    Raises:
+        InvalidOptionError: it is neither a policy nor one's word or value.
+    """
+    return _to_policy(IdReusePolicy, value, name, [p.word for p in IdReusePolicy])
+
+
+_Policy = TypeVar("_Policy", bound=enum.Enum)
+
+
+def _to_policy(
+    kind: type[_Policy], value: object, name: str, words: list[str]
+) -> _Policy:
+    if isinstance(value, kind | str):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    raise InvalidOptionError(
+        f"{name} is {value!r}: give one of {', '.join(map(repr, words))}"
+        f"{did_you_mean(value, words) or '.'}"
+    )
 
 
 class ActivityOptions(TypedDict, total=False):

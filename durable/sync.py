@@ -90,6 +90,7 @@ class SyncHandle(Generic[R_co]):
         self._handle = handle
         self.workflow_id = handle.workflow_id
         self.run_id = handle.run_id
+        self.is_new = handle.is_new
 
     def result(self, *, timeout: Duration | None = None) -> R_co:
         """Wait until the run has ended, and return its result; see `Handle.result`."""
@@ -295,7 +296,12 @@ class SyncEngine:
     ) -> SyncHandle[R]: ...
     @overload
     def get(
-        self, workflow_id: str, /, *, workflow: None = None, run_id: str | None = None
+        self,
+        workflow_id: str,
+        /,
+        *,
+        workflow: type[Any] | None = None,
+        run_id: str | None = None,
     ) -> SyncHandle[Any]: ...
     def get(
         self,

@@ -25,6 +25,7 @@ from durable.client.description import (
     describe,
     stuck_error,
 )
+from durable.client.found_runs import RUN_AGAIN
 from durable.client.outcomes import RunOutcome
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
@@ -66,6 +67,8 @@ class Handle(Generic[R_co]):
     Attributes:
         workflow_id: chosen by whoever started it.
         run_id: ours; that of the run the handle was made for.
+        is_new: the run was created by the call that gave this handle; False if that
+            found it.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class Handle(Generic[R_co]):
         *,
         first_run_id: str | None = None,
         is_pinned: bool = False,
+        is_new: bool = True,
     ) -> None:
+        self.is_new = is_new
         self.workflow_id = workflow_id
         self.run_id = run_id
         self._connection = connection
@@ -118,7 +123,11 @@ class Handle(Generic[R_co]):
                 limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
                 terminal = await self._wait_closed_within(limit)
         result: R_co = result_of(
-            terminal, self._definition, self.workflow_id, self._chain.current
+            terminal,
+            self._definition,
+            self.workflow_id,
+            self._chain.current,
+            hint=None if self.is_new else RUN_AGAIN,
         )
         return result
 
