@@ -15,10 +15,11 @@ from durable.api.entity_call import EntityCall
 from durable.api.messages import SignalCall, UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
-from durable.client.client import Client, start_options
+from durable.client.client import Client
 from durable.client.description import RunDescription
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
+from durable.client.start_options import start_options
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock, from_datetime
 from durable.core.payload import Failure

@@ -21,9 +21,15 @@ from durable.api.workflow_definition import workflow_of
 from durable.client.answers import Answers, News
 from durable.client.chain import LocalWorker
 from durable.client.description import RunDescription, describe
-from durable.client.found_runs import check_same, say_found, takes_no_message
+from durable.client.found_runs import (
+    check_same,
+    say_found,
+    say_other_request,
+    takes_no_message,
+)
 from durable.client.handle import Handle
 from durable.client.outcomes import Outcomes
+from durable.client.start_options import StartOptions, start_options
 from durable.client.updates import UpdateHandle
 from durable.converter import json
 from durable.core.codec import decode_rows, encode_attributes, encode_event
@@ -47,15 +53,8 @@ from durable.errors import (
 )
 from durable.observer import Observer
 from durable.options import (
-    Duration,
     IdConflictPolicy,
-    IdReuse,
-    IdReusePolicy,
-    OnConflict,
     check_id,
-    to_conflict_policy,
-    to_microseconds,
-    to_reuse_policy,
 )
 from durable.store.records import (
     Committed,
@@ -72,45 +71,6 @@ from durable.store.records import (
 from durable.store.store import Store
 
 _COMMIT_TRIES: Final = 3
-
-
-class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How one run is started; durations in microseconds."""
-
-    workflow_id: str | None
-    on_conflict: IdConflictPolicy | None
-    id_reuse: IdReusePolicy | None
-    request_id: str | None
-    run_timeout: int | None
-    execution_timeout: int | None
-    task_queue: str | None
-    memo: dict[str, Any]
-    first: Any = None
-    """A signal's event or an update that the first turn sees, if any."""
-
-    @property
-    def conflict_policy(self) -> IdConflictPolicy:
-        """What was chosen, or the default."""
-        return self.on_conflict or IdConflictPolicy.USE_SAME
-
-    @property
-    def reuse_policy(self) -> IdReusePolicy:
-        """What was chosen, or the default: what else has been said goes before."""
-        if self.id_reuse is not None:
-            return self.id_reuse
-        # An id of our own making was never used. Whoever wants the open run replaced,
-        # or some run to have a message, cannot mean one that has closed.
-        is_new = (
-            self.workflow_id is None
-            or self.on_conflict is IdConflictPolicy.TERMINATE_EXISTING
-            or (
-                self.first is not None
-                and self.on_conflict is IdConflictPolicy.USE_EXISTING
-            )
-        )
-        return (
-            IdReusePolicy.ALLOW_DUPLICATE if is_new else IdReusePolicy.REJECT_DUPLICATE
-        )
 
 
 class Client:
@@ -251,8 +211,16 @@ class Client:
             result.created and outcome.terminal is None and self._is_local(started)
         )
         if not result.created:
-            # The answer to our first attempt was lost.
-            return Handle(self, workflow_id, result.run_id, definition)
+            # An existing one was wanted, or the answer to our first attempt was lost.
+            if how.first is not None:
+                self.mailed(result.run_id)
+            return Handle(
+                self,
+                workflow_id,
+                result.run_id,
+                definition,
+                is_new=result.run_id == run_id,
+            )
         handle: Handle[Any] = Handle(
             self, workflow_id, run_id, definition, outcome, first_run_id=run_id
         )
@@ -268,16 +236,16 @@ class Client:
     ) -> Handle[Any]:
         """Answer a start with the run that there is, if that is what it asked for."""
         record = found.record
-        if how.conflict_policy is not IdConflictPolicy.USE_EXISTING:
-            check_same(
-                found,
-                started,
-                None if definition is None else definition.call_signature,
-                has_own_id=how.workflow_id is not None,
-            )
+        signature = None if definition is None else definition.call_signature
+        is_asked_again = how.request_id == record.request_id
+        if is_asked_again:
+            say_other_request(found, started, signature)
+        elif how.conflict_policy is IdConflictPolicy.USE_SAME:
+            check_same(found, started, signature)
         say_found(record, self._opened_at)
         if how.first is not None:
-            if how.conflict_policy is IdConflictPolicy.USE_SAME:
+            had_it = is_asked_again and record.status is not RunStatus.RUNNING
+            if how.conflict_policy is IdConflictPolicy.USE_SAME and not had_it:
                 await self._send_to_found(record, how)
             self.mailed(record.run_id)
         return Handle(
@@ -300,8 +268,6 @@ class Client:
             run_id=None,
             first_run_id=record.first_run_id,
         )
-        if how.request_id == record.request_id and record.status != RunStatus.RUNNING:
-            return  # it had that from the start
         try:
             await self._store.perform(message)
         except WorkflowClosedError:
@@ -392,7 +358,7 @@ class Client:
             rows=[],
             reuse_policy=how.reuse_policy,
             conflict_policy=policy,
-            wants_found=True,
+            wants_found=policy is not IdConflictPolicy.USE_EXISTING,
             terminated_data=terminated,
             message_if_open=reminder,
         )
@@ -582,47 +548,3 @@ def _with_call_options(call: object, how: StartOptions) -> StartOptions:
         memo={**own.memo, **how.memo},
         first=how.first,
     )
-
-
-def start_options(
-    *,
-    workflow_id: str | None,
-    on_conflict: OnConflict | None,
-    id_reuse: IdReuse | None,
-    request_id: str | None,
-    run_timeout: Duration | None,
-    execution_timeout: Duration | None,
-    task_queue: str | None,
-    memo: dict[str, Any] | None,
-) -> StartOptions:
-    """Check the options of a start.
-
-    Raises:
-        InvalidIdError, InvalidOptionError, InvalidDurationError: one breaks its rule.
-    """
-    for value, name in (
-        (workflow_id, "the workflow id"),
-        (request_id, "the request id"),
-        (task_queue, "the task queue"),
-    ):
-        if value is not None:
-            check_id(value, name)
-    return StartOptions(
-        workflow_id=workflow_id,
-        on_conflict=None if on_conflict is None else to_conflict_policy(on_conflict),
-        id_reuse=None if id_reuse is None else to_reuse_policy(id_reuse),
-        request_id=request_id,
-        run_timeout=_positive(run_timeout, "run_timeout"),
-        execution_timeout=_positive(execution_timeout, "execution_timeout"),
-        task_queue=task_queue,
-        memo=memo or {},
-    )
-
-
-def _positive(value: Duration | None, name: str) -> int | None:
-    if value is None:
-        return None
-    microseconds = to_microseconds(value, name)
-    if microseconds == 0:
-        raise InvalidOptionError(f"{name} is 0: give a positive duration, or None.")
-    return microseconds

@@ -35,8 +35,6 @@ def check_same(
     found: FoundRun,
     started: WorkflowExecutionStarted,
     signature: CallSignature | None,
-    *,
-    has_own_id: bool,
 ) -> None:
     """Return if a start asked for the run that it was answered with.
 
@@ -44,22 +42,12 @@ def check_same(
         found: that run.
         started: what the start's own run would have begun with.
         signature: of the workflow, where this program has its code.
-        has_own_id: the caller chose the workflow id.
 
     Raises:
-        WorkflowAlreadyStartedError: it asked for another id, another workflow, or
-            other arguments.
+        WorkflowAlreadyStartedError: it asked for another workflow or other arguments.
         CorruptHistoryError: what the run began with cannot be read.
     """
     record = found.record
-    if has_own_id and record.workflow_id != started.workflow_id:
-        # A request id was given, and found; only that can lead to another id.
-        raise _taken(
-            record,
-            f"Request id {record.request_id!r} is that of {_name_run(record)}, and this"
-            f" start is for workflow id {started.workflow_id!r}.",
-            "Give every request an id of its own.",
-        )
     first = _first_event(found)
     whose = f"Workflow id {record.workflow_id!r} is that of {_name_run(record)}"
     if first.workflow_type != started.workflow_type:
@@ -78,6 +66,27 @@ def check_same(
         )
 
 
+def say_other_request(
+    found: FoundRun, started: WorkflowExecutionStarted, signature: CallSignature | None
+) -> None:
+    """Warn of a request id that was used for something else before.
+
+    The same request gives the same run, whatever else it says; but that is hardly what
+    somebody wants who says something else.
+
+    Raises:
+        CorruptHistoryError: what the run began with cannot be read.
+    """
+    try:
+        check_same(found, started, signature)
+    except WorkflowAlreadyStartedError as difference:
+        _log.warning(
+            "request id %r was given again for something else: %s",
+            found.record.request_id,
+            difference.message,
+        )
+
+
 def say_found(record: RunRecord, opened_at: int) -> None:
     """Say in the log that a run older than this engine answers a start."""
     if record.started_at < opened_at:
@@ -92,8 +101,8 @@ def takes_no_message(record: RunRecord) -> WorkflowAlreadyStartedError:
     """Build the error of a start with a message whose run has closed."""
     return _taken(
         record,
-        f"Workflow id {record.workflow_id!r} is that of {_name_run(record)}, which takes"
-        " no more messages; the one of this start was not sent.",
+        f"Workflow id {record.workflow_id!r} is that of {_name_run(record)}. It takes"
+        " no more messages, so the one of this start was not sent.",
         'Pass id_reuse="new_run" to start another run with it, or choose another id.',
     )
 
@@ -130,8 +139,8 @@ def _first_event(found: FoundRun) -> WorkflowExecutionStarted:
     run_id, kind = found.record.first_run_id, WorkflowExecutionStarted.__name__
     if found.first_data is None:
         raise CorruptHistoryError(
-            f"Run {found.record.run_id!r} of workflow id {found.record.workflow_id!r}"
-            f" belongs to the chain of run {run_id!r}, whose history has no first event."
+            f"Workflow id {found.record.workflow_id!r} is that of a chain of runs that"
+            f" began with run {run_id!r}, whose history has no first event."
         )
     (event,) = decode_rows([(run_id, 1, 0, kind, 0, found.first_data, 0)])
     assert isinstance(event.attributes, WorkflowExecutionStarted)  # noqa: S101 - by its kind

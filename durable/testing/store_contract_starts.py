@@ -153,7 +153,7 @@ class StartContract:
         assert "'wf-r1'" in text
         assert "'r1'" in text
         assert "2027-01-15T08:00:00Z" in text
-        assert "IdConflictPolicy.USE_EXISTING" in text
+        assert 'on_conflict="use_same"' in text
         assert await store.load_runs(["r2"]) == []
 
     async def test_start_of_an_open_id_may_use_the_existing_run(
