@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import os
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Final, NoReturn, Self, TypeVar, cast, overload
 
 from durable import limits
 from durable.api.activity_context import activity_engine
@@ -23,7 +24,7 @@ from durable.client.start_options import start_options
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock, from_datetime
 from durable.core.payload import Failure
-from durable.errors import EngineClosedError, InvalidOptionError
+from durable.errors import EngineClosedError, InvalidCallError, InvalidOptionError
 from durable.observer import Observer
 from durable.options import (
     Duration,
@@ -31,14 +32,30 @@ from durable.options import (
     IdReuse,
     OnConflict,
     check_id,
+    check_option_names,
     to_microseconds,
 )
 from durable.store.connect import connect
-from durable.store.records import RunFilter, RunStatus
+from durable.store.records import STUCK, RunFilter, RunStatus
 from durable.store.store import Store
+from durable.suggestions import ending_with_closest
 from durable.worker.invoking import BuiltIn, EngineParts
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
+
+_START_OPTIONS: Final = frozenset(
+    {
+        "id",
+        "on_conflict",
+        "id_reuse",
+        "request_id",
+        "run_timeout",
+        "execution_timeout",
+        "task_queue",
+        "memo",
+        "with_signal",
+    }
+)
 
 R = TypeVar("R")
 U = TypeVar("U")
@@ -47,12 +64,12 @@ U = TypeVar("U")
 def _store_of(
     database: object, clock: Clock | None, observer: Observer | None
 ) -> Store:
-    if isinstance(database, str):
+    if isinstance(database, str | os.PathLike):
         return connect(database, clock=clock, observer=observer)
     if not callable(getattr(database, "submit", None)):
         raise InvalidOptionError(
             f"The database is {database!r}: give a URL such as 'sqlite:///orders.db'"
-            " or 'memory://', or a store."
+            " or 'memory://', a path such as Path('orders.db'), or a store."
         )
     return cast("Store", database)
 
@@ -64,7 +81,8 @@ class Engine:
     code knows goes on where it was.
 
     Args:
-        database: a URL such as `sqlite:///orders.db` or `memory://`, or a store.
+        database: a URL such as `sqlite:///orders.db` or `memory://`, the path of a file
+            such as `Path("orders.db")`, or a store.
         definitions: the workflows and activities, or modules that hold them, that this
             engine may run; everything that was decorated by default.
         namespace: keeps the runs of different programs in one database apart.
@@ -86,7 +104,7 @@ class Engine:
 
     def __init__(
         self,
-        database: str | Store,
+        database: str | os.PathLike[str] | Store,
         *,
         definitions: Iterable[object] | None = None,
         namespace: str = "default",
@@ -210,6 +228,21 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def __enter__(self) -> NoReturn:
+        """Refuse `with`, which cannot wait.
+
+        Raises:
+            InvalidCallError: always.
+        """
+        raise InvalidCallError(
+            "An Engine was opened by `with`.",
+            hint="Write `async with Engine(...)` in async code; elsewhere `with"
+            " SyncEngine(...)`.",
+        )
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached."""
 
     def _changed(self) -> None:
         if self._worker is not None:
@@ -388,6 +421,11 @@ class Engine:
 
         Raises: as `start`.
         """
+        check_option_names(
+            options,
+            _START_OPTIONS - {"with_signal"},
+            "option of a start with an update",
+        )
         how = start_options(
             **{  # pyright: ignore[reportArgumentType]  # checked by start_options
                 "request_id": None,
@@ -420,6 +458,7 @@ class Engine:
 
         Raises: as `start` and `Handle.result`.
         """
+        check_option_names(options, _START_OPTIONS, "option of a start")
         handle: Handle[Any] = await self.start(call, *args, id=id, **options)
         return await handle.result()
 
@@ -501,7 +540,7 @@ class Engine:
     async def list(
         self,
         *,
-        status: RunStatus | None = None,
+        status: RunStatus | str | None = None,
         workflow_type: str | None = None,
         workflow_id: str | None = None,
         stuck: bool | None = None,
@@ -511,7 +550,8 @@ class Engine:
         """List runs, newest first.
 
         Args:
-            status: only runs of this status.
+            status: only runs of this status: a `RunStatus` or its value, such as
+                "running"; "stuck" for parked ones, which are running, too.
             workflow_type: only runs of the workflow of this name.
             workflow_id: only runs of this id.
             stuck: True for parked runs only, False for none of them.
@@ -519,12 +559,12 @@ class Engine:
             started_before: an aware datetime, for the next page.
 
         Raises:
-            InvalidOptionError: the limit is out of range.
+            InvalidOptionError: the limit is out of range, or there is no such status.
         """
-        if status is not None and not isinstance(status, RunStatus):
-            raise InvalidOptionError(f"status is {status!r}: give a RunStatus.")
+        if status == STUCK:
+            status, stuck = None, True
         where = RunFilter(
-            status=status,
+            status=None if status is None else _to_status(status),
             workflow_type=workflow_type,
             workflow_id=workflow_id,
             stuck=stuck,
@@ -539,6 +579,16 @@ class Engine:
         """Work until `stop` is set; for programs that are nothing but a worker."""
         self._open_client()
         await stop.wait()
+
+
+def _to_status(value: object) -> RunStatus:
+    with contextlib.suppress(ValueError):
+        return RunStatus(value)
+    words = [*(status.value for status in RunStatus), STUCK]
+    raise InvalidOptionError(
+        f"status is {value!r}: give one of {', '.join(words)}"
+        f"{ending_with_closest(value, words)}"
+    )
 
 
 def activity_client() -> Engine:

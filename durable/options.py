@@ -10,6 +10,7 @@ import contextlib
 import enum
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias, TypeVar, cast
@@ -18,7 +19,7 @@ from typing_extensions import TypedDict
 
 from durable import limits
 from durable.errors import InvalidDurationError, InvalidIdError, InvalidOptionError
-from durable.suggestions import did_you_mean
+from durable.suggestions import ending_with_closest
 
 Duration: TypeAlias = timedelta | float | str
 """A `timedelta`, a number of seconds, or text such as "30s", "1h30m", "PT5M"."""
@@ -332,6 +333,26 @@ def to_reuse_policy(value: object, name: str = "id_reuse") -> IdReusePolicy:
     return _to_policy(IdReusePolicy, value, name, [p.word for p in IdReusePolicy])
 
 
+def check_option_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Return if there are options of these names.
+
+    Args:
+        given: the names that were written.
+        known: those that there are.
+        what: what an option is called, such as "workflow option".
+
+    Raises:
+        InvalidOptionError: one does not exist.
+    """
+    unknown = set(given).difference(known)
+    if unknown:
+        name, names = min(unknown), sorted(known)
+        raise InvalidOptionError(
+            f"No {what} is called {name!r}; there are {', '.join(names)}"
+            f"{ending_with_closest(name, names)}"
+        )
+
+
 _Policy = TypeVar("_Policy", bound=enum.Enum)
 
 
@@ -343,7 +364,7 @@ def _to_policy(
             return kind(value)
     raise InvalidOptionError(
         f"{name} is {value!r}: give one of {', '.join(map(repr, words))}"
-        f"{did_you_mean(value, words) or '.'}"
+        f"{ending_with_closest(value, words)}"
     )
 
 

@@ -6,14 +6,16 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """End a sentence with the known name that is most like the one given.
-
-    Returns:
-        Such as `; did you mean 'order-42'?`; an empty text if nothing is like it.
-    """
+def closest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is most like the one given; None if nothing is like it."""
     if not isinstance(name, str):
-        return ""
+        return None
     folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+    return folded[close[0]] if close else None
+
+
+def ending_with_closest(name: object, known: Iterable[str]) -> str:
+    """End a sentence, with the known name that is most like the one given."""
+    close = closest(name, known)
+    return "." if close is None else f"; did you mean {close!r}?"

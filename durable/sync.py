@@ -12,7 +12,7 @@ import concurrent.futures
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 from durable.api.entity_call import EntityCall
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
@@ -24,7 +24,7 @@ from durable.core.events import HistoryEvent
 from durable.core.machines.fact import DeadLetter
 from durable.core.stacks import TaskStack
 from durable.engine import Engine
-from durable.errors import EngineClosedError
+from durable.errors import EngineClosedError, InvalidCallError
 from durable.options import Duration
 from durable.store.records import AttemptRecord
 
@@ -258,6 +258,21 @@ class SyncEngine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> NoReturn:
+        """Refuse `async with`, whose loop would stand still.
+
+        Raises:
+            InvalidCallError: always.
+        """
+        raise InvalidCallError(
+            "A SyncEngine was opened by `async with`.",
+            hint="Write `async with Engine(...)` in async code; elsewhere `with"
+            " SyncEngine(...)`.",
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        """Never reached."""
 
     def _open_thread(self) -> _LoopThread:
         if self._thread is None:

@@ -25,6 +25,7 @@ from durable.options import (
     IdReusePolicy,
     ParentClosePolicy,
     check_id,
+    check_option_names,
     to_microseconds,
     to_reuse_policy,
 )
@@ -89,12 +90,7 @@ def merge(base: ChildOptions, more: dict[str, Any]) -> ChildOptions:
     Raises:
         InvalidOptionError: an option does not exist.
     """
-    unknown = sorted(set(more) - set(ChildOptions.__annotations__))
-    if unknown:
-        raise InvalidOptionError(
-            f"No option of a workflow call is called {unknown[0]!r}; there are"
-            f" {', '.join(sorted(ChildOptions.__annotations__))}."
-        )
+    check_option_names(more, ChildOptions.__annotations__, "option of a workflow call")
     merged: ChildOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
     return merged
 

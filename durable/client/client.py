@@ -470,10 +470,12 @@ class Client:
         record = await self._store.find_run(self.namespace, workflow_id, run_id)
         if record is None:
             which = "" if run_id is None else f" with run id {run_id!r}"
-            raise WorkflowNotFoundError(
+            unknown = WorkflowNotFoundError(
                 f"There is no run of workflow id {workflow_id!r}{which} in namespace"
                 f" {self.namespace!r}."
             )
+            unknown.workflow_id = workflow_id if run_id is None else None
+            raise unknown
         return Handle(
             self,
             workflow_id,

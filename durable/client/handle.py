@@ -98,6 +98,18 @@ class Handle(Generic[R_co]):
     def __repr__(self) -> str:
         return f"<run {self.workflow_id!r} ({self.run_id})>"
 
+    def plain(self) -> Handle[Any]:
+        """A handle to the same run whose result is the plain data of its JSON."""
+        return Handle(
+            self._connection,
+            self.workflow_id,
+            self.run_id,
+            None,
+            self._outcome,
+            is_pinned=self._chain.is_pinned,
+            is_new=self.is_new,
+        )
+
     # --- how it ends ------------------------------------------------------------------
 
     async def result(self, *, timeout: Duration | None = None) -> R_co:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -38,7 +39,7 @@ def mask_password(url: str) -> str:
 
 
 def connect(
-    url: str,
+    url: str | os.PathLike[str],
     *,
     clock: Clock | None = None,
     migrate: bool = True,
@@ -49,7 +50,8 @@ def connect(
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` for a
             private database in memory, or `memory://` (`memory://name`) for a store
-            without a database. SQLite takes the option `?synchronous=full` (the
+            without a database; or the path of an SQLite file, such as
+            `Path("relative.db")`. Its URL takes the option `?synchronous=full` (the
             default: an acknowledged commit survives power loss) or `normal`.
         clock: where the store reads the time; the machine's clock by default.
         migrate: whether opening may create or upgrade the schema.
@@ -59,6 +61,9 @@ def connect(
         NotADatabaseError: the URL names no database that this release can use.
         InvalidOptionError: it has an option that does not exist, or a wrong value.
     """
+    clock = clock or SystemClock()
+    if isinstance(url, os.PathLike):
+        return _connect_sqlite(Path(url), "FULL", clock, migrate, observer)
     given: object = url
     if not isinstance(given, str):
         raise NotADatabaseError(
@@ -67,9 +72,11 @@ def connect(
     shown = mask_password(given)
     match = _SCHEME.fullmatch(given)
     if match is None:
-        raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=_FORMS)
+        hint = _FORMS
+        if given and ":" not in given:
+            hint = f"Write 'sqlite:///{shown}', or Path({shown!r}), for that file."
+        raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=hint)
     scheme, rest = match.group(1).lower(), match.group(2)
-    clock = clock or SystemClock()
     kind = scheme.partition("+")[0]
     if kind in _SERVERS:
         raise NotADatabaseError(
@@ -84,6 +91,16 @@ def connect(
             f"{shown!r} names no database that is known here.", hint=_FORMS
         )
     path, synchronous = _parse_sqlite(rest, shown)
+    return _connect_sqlite(path, synchronous, clock, migrate, observer)
+
+
+def _connect_sqlite(
+    path: Path | None,
+    synchronous: str,
+    clock: Clock,
+    migrate: bool,
+    observer: Observer | None,
+) -> Store:
     # SQLAlchemy takes 0.3 s to import, which a store in memory can do without.
     from durable.store.sql_store import SqlStore
     from durable.store.sqlite import SqliteDatabase

@@ -7,7 +7,7 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -32,6 +32,10 @@ class RunStatus(enum.Enum):
     TERMINATED = "terminated"
     TIMED_OUT = "timed_out"
     CONTINUED_AS_NEW = "continued_as_new"
+
+
+STUCK: Final = "stuck"
+"""What people ask for as if it were a status: runs that are parked, and so running."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
