@@ -100,6 +100,10 @@ class SyncHandle(Generic[R_co]):
         """Read what the store says about the run."""
         return self._thread.call(self._handle.describe())
 
+    def memo(self) -> dict[str, Any]:
+        """Read the values that the run was started with beside its arguments."""
+        return self._thread.call(self._handle.memo())
+
     def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order."""
         return self._thread.call(self._handle.history())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +20,9 @@ _failure_decoder: Final = msgspec.json.Decoder(Failure)
 
 class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     """What the store says about a run.
+
+    Web frameworks may return it as it is: `to_dict` gives it as plain data, `dict` of
+    it does the same, and pydantic knows it as a field or a response.
 
     Attributes:
         stuck: why it is parked, or None.
@@ -41,6 +46,42 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     continued_from_run_id: str | None
     parent_workflow_id: str | None
     parent_run_id: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data: instants as ISO 8601 text, no value of an error."""
+        plain: dict[str, Any] = msgspec.to_builtins(
+            {**msgspec.structs.asdict(self), "stuck": None}
+        )
+        if self.stuck is not None:
+            plain["stuck"] = failure_as_dict(self.stuck)
+        return plain
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """The items of `to_dict`, so that `dict()` makes plain data of it."""
+        return iter(self.to_dict().items())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """How pydantic, and whatever rests on it, writes it as JSON."""
+        # Whoever asks has pydantic; nobody else needs it.
+        schemas: Any = importlib.import_module("pydantic_core.core_schema")
+        return schemas.is_instance_schema(
+            cls,
+            serialization=schemas.plain_serializer_function_ser_schema(
+                cls.to_dict, return_schema=schemas.dict_schema()
+            ),
+        )
+
+
+def failure_as_dict(failure: Failure) -> dict[str, Any]:
+    """A failure as plain data, without the values that may be attached to it."""
+    cause = failure.cause
+    return {
+        "type": failure.type,
+        "message": failure.message,
+        "stack_trace": failure.stack_trace,
+        "cause": None if cause is None else failure_as_dict(cause),
+    }
 
 
 def describe(record: RunRecord) -> RunDescription:

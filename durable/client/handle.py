@@ -212,6 +212,20 @@ class Handle(Generic[R_co]):
         """
         return describe(await self._chain.record())
 
+    async def memo(self) -> dict[str, Any]:
+        """Read the values that the run was started with beside its arguments.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            CorruptHistoryError: a row cannot be read.
+        """
+        first = next(iter(await self.history()), None)
+        memo: dict[str, Payload] = getattr(first and first.attributes, "memo", {})
+        return {
+            key: json.decode(value, Any, f"memo {key!r} of run {self.workflow_id!r}")
+            for key, value in memo.items()
+        }
+
     async def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order.
 
