@@ -141,7 +141,10 @@ class RetryPolicy:
     at most); Temporal's own default has no bound on attempts.
 
     Args:
-        max_attempts: how many attempts in all, counting the first; 0 means no bound.
+        max_attempts: how many attempts may fail, counting the first; 0 means no bound.
+            One that was cut short because its process died has not failed: it runs
+            again besides, up to `limits.LOST_ATTEMPTS_MAX` times; but with 1 it ends
+            as `OutcomeUnknown`.
         initial_interval: the wait before the second attempt.
         max_interval: the longest wait.
         backoff_coefficient: the factor from wait to wait, at least 1.

@@ -53,7 +53,7 @@ def check_same(
     if first.workflow_type != started.workflow_type:
         raise _taken(
             record,
-            f"{whose}, which began as {first.workflow_type!r}; this start is of"
+            f"{whose}. It began as {first.workflow_type!r}, and this start is of"
             f" {started.workflow_type!r}.",
         )
     differing = _find_differing(first.input, started.input, signature)
@@ -61,7 +61,7 @@ def check_same(
         verb = "differs" if len(differing) == 1 else "differ"
         raise _taken(
             record,
-            f"{whose}, which was started with other arguments than these:"
+            f"{whose}. It was started with other arguments than these:"
             f" {', '.join(differing)} {verb}.",
         )
 

@@ -346,7 +346,8 @@ class ActivityTasks:
         else:
             decision = retry.decide(
                 scheduled.settings,
-                attempt=attempt.attempt,
+                # The policy bounds failures, and a lost attempt has not failed.
+                attempt=attempt.attempt - attempt.lost,
                 failure=failure,
                 scheduled_at=attempt.scheduled_at,
                 now=now,
@@ -441,6 +442,7 @@ class ActivityTasks:
             attempt.scheduled,
             attempt.scheduled_at,
             attempt=attempt.attempt + 1,
+            lost=attempt.lost,
             last_failure=failure,
         )
         following.due_at = due_at
@@ -465,6 +467,7 @@ class ActivityTasks:
         """Begin the attempt after one whose worker died in the middle of it."""
         run = attempt.run
         following = self._following(attempt, failure, self._store.now())
+        following.lost += 1
         run.attempts[attempt.scheduled_event_id] = following
         rows = (lost, self._row(following, AttemptState.STARTED, None))
         self._submit(run, rows, partial(self._begin_recorded, following))
