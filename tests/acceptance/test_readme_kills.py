@@ -54,8 +54,11 @@ def read_book(folder: Path) -> list[str]:
 
 def kill_at_random(
     process: "subprocess.Popen[str]", folder: Path, moment: float
-) -> None:
-    """Kill it a moment after its start, or a moment into its charge; or it is done."""
+) -> bool:
+    """Kill it a moment after its start, or a moment into its charge.
+
+    False if it was done before.
+    """
     begun = len(read_book(folder))
     is_within = moment < 0.5
     while is_within and process.poll() is None and len(read_book(folder)) == begun:

@@ -124,9 +124,10 @@ async def test_results_have_their_types_without_being_asked(database: str) -> No
         assert await (await engine.get("f", workflow=total)).result() == Total(1)
         assert await engine.execute("described.total", 3) == Total(3)
         assert await (await engine.get("f")).plain().result() == {"cents": 1}
-        for wrong in (Total, "described.total", 5):
+        others: list[Any] = [Total, "described.total", 5]
+        for wrong in others:
             with pytest.raises(InvalidCallError, match="no workflow"):
-                await engine.get("f", workflow=wrong)  # type: ignore[call-overload]  # what callers get wrong
+                await engine.get("f", workflow=wrong)
     if database.startswith("sqlite"):
         async with Engine(database, definitions=[chain]) as engine:
             assert await (await engine.get("f")).result() == {"cents": 1}
@@ -180,7 +181,9 @@ async def test_options_that_do_not_exist_bring_the_one_that_was_meant() -> None:
     async with Engine("memory://") as engine:
         with pytest.raises(InvalidOptionError, match="did you mean 'run_timeout'"):
             await engine.execute(total(1), run_timout="1s")
+        wrong_option: dict[str, Any] = {"id_reus": "new_run"}
         with pytest.raises(InvalidOptionError, match="did you mean 'id_reuse'"):
-            total.options(id_reus="new_run")
+            total.options(**wrong_option)
+    wrong_option = {"versin": "1"}
     with pytest.raises(InvalidOptionError, match="did you mean 'version'"):
-        workflow(versin="1")
+        workflow(**wrong_option)

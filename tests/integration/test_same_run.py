@@ -96,6 +96,11 @@ async def listen(name: str) -> str:
     return await go_on.receive()
 
 
+@workflow(name="same.gather_all")
+async def gather_all(wanted: int) -> list[str]:
+    return [await go_on.receive() for _ in range(wanted)]
+
+
 @workflow(name="same.mark")
 async def mark(name: str) -> str:
     for _ in range(4):
@@ -389,6 +394,30 @@ async def test_a_signal_that_nobody_can_take_is_an_error(database: str) -> None:
         other = await env.start(listen("x"), **how, on_conflict="use_existing")
         assert other.run_id != first.run_id
         assert await other.result() == "now"
+
+
+async def test_signals_of_starts_at_once_all_arrive(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    async with Engine(path) as one, Engine(path) as two:
+        handles = await asyncio.gather(
+            *(
+                engine.start(gather_all(10), id="w", with_signal=go_on(str(number)))
+                for number, engine in enumerate([one, two] * 5)
+            )
+        )
+        assert sum(handle.is_new for handle in handles) == 1
+        assert sorted(await handles[0].result()) == [str(n) for n in range(10)]
+
+
+async def test_a_start_repeated_by_its_request_signals_once(database: str) -> None:
+    async with TestEnvironment(database) as env:
+        for _ in range(3):
+            run = await env.start(
+                gather_all(2), id="w", request_id="r", with_signal=go_on("once")
+            )
+        await env.settle()
+        await run.signal(go_on("other"))
+        assert await run.result() == ["once", "other"]
 
 
 # --- request ids ----------------------------------------------------------------------

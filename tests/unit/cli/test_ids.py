@@ -8,6 +8,7 @@ import pytest
 
 from durable import options
 from durable.cli import listing
+from durable.store.records import RunRecord, RunStatus
 from tests.unit.cli import orders_app as app
 from tests.unit.cli.invoking import APP, invoke, lines_of
 
@@ -192,14 +193,14 @@ def test_on_a_terminal_a_long_name_is_cut_and_no_id(
     assert line.endswith("…")
 
 
-def make_record(workflow_type: str) -> "listing.RunRecord":
-    return listing.RunRecord(
+def make_record(workflow_type: str) -> RunRecord:
+    return RunRecord(
         namespace="default",
         workflow_id="order-0123456789-0123456789-01234567",
         run_id="r",
         workflow_type=workflow_type,
         task_queue="default",
-        status=listing.RunStatus.RUNNING,
+        status=RunStatus.RUNNING,
         started_at=1_764_337_140_000_000,
         first_run_id="r",
         request_id="q",
