@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
 import os
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeVar, cast, overload
+from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
 from durable import limits
 from durable.api.activity_context import activity_engine
@@ -17,10 +16,10 @@ from durable.api.messages import SignalCall, UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.client import Client
-from durable.client.description import RunDescription
+from durable.client.description import RunDescription, to_status
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
-from durable.client.start_options import start_options
+from durable.client.start_options import START_OPTION_NAMES, start_options
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock, from_datetime
 from durable.core.payload import Failure
@@ -38,24 +37,9 @@ from durable.options import (
 from durable.store.connect import connect
 from durable.store.records import STUCK, RunFilter, RunStatus
 from durable.store.store import Store
-from durable.suggestions import ending_with_closest
 from durable.worker.invoking import BuiltIn, EngineParts
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
-
-_START_OPTIONS: Final = frozenset(
-    {
-        "id",
-        "on_conflict",
-        "id_reuse",
-        "request_id",
-        "run_timeout",
-        "execution_timeout",
-        "task_queue",
-        "memo",
-        "with_signal",
-    }
-)
 
 R = TypeVar("R")
 U = TypeVar("U")
@@ -423,7 +407,7 @@ class Engine:
         """
         check_option_names(
             options,
-            _START_OPTIONS - {"with_signal"},
+            START_OPTION_NAMES - {"with_signal"},
             "option of a start with an update",
         )
         how = start_options(
@@ -458,7 +442,7 @@ class Engine:
 
         Raises: as `start` and `Handle.result`.
         """
-        check_option_names(options, _START_OPTIONS, "option of a start")
+        check_option_names(options, START_OPTION_NAMES, "option of a start")
         handle: Handle[Any] = await self.start(call, *args, id=id, **options)
         return await handle.result()
 
@@ -564,7 +548,7 @@ class Engine:
         if status == STUCK:
             status, stuck = None, True
         where = RunFilter(
-            status=None if status is None else _to_status(status),
+            status=None if status is None else to_status(status),
             workflow_type=workflow_type,
             workflow_id=workflow_id,
             stuck=stuck,
@@ -579,16 +563,6 @@ class Engine:
         """Work until `stop` is set; for programs that are nothing but a worker."""
         self._open_client()
         await stop.wait()
-
-
-def _to_status(value: object) -> RunStatus:
-    with contextlib.suppress(ValueError):
-        return RunStatus(value)
-    words = [*(status.value for status in RunStatus), STUCK]
-    raise InvalidOptionError(
-        f"status is {value!r}: give one of {', '.join(words)}"
-        f"{ending_with_closest(value, words)}"
-    )
 
 
 def activity_client() -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,8 +13,9 @@ import msgspec
 from durable.clock import to_datetime
 from durable.converter.failures import exception_of
 from durable.core.payload import Failure
-from durable.errors import WorkflowStuckError
-from durable.store.records import RunRecord, RunStatus
+from durable.errors import InvalidOptionError, WorkflowStuckError
+from durable.store.records import STUCK, RunRecord, RunStatus
+from durable.suggestions import ending_with_closest
 
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
 
@@ -128,3 +130,18 @@ def stuck_error(record: RunRecord, failure: Failure) -> WorkflowStuckError:
     )
     error.__cause__ = exception_of(failure)
     return error
+
+
+def to_status(value: object) -> RunStatus:
+    """Read a status.
+
+    Raises:
+        InvalidOptionError: there is no such status.
+    """
+    with contextlib.suppress(ValueError):
+        return RunStatus(value)
+    words = [*(status.value for status in RunStatus), STUCK]
+    raise InvalidOptionError(
+        f"status is {value!r}: give one of {', '.join(words)}"
+        f"{ending_with_closest(value, words)}"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,21 @@ from durable.options import (
     to_microseconds,
     to_reuse_policy,
 )
+
+START_OPTION_NAMES: Final = frozenset(
+    {
+        "id",
+        "on_conflict",
+        "id_reuse",
+        "request_id",
+        "run_timeout",
+        "execution_timeout",
+        "task_queue",
+        "memo",
+        "with_signal",
+    }
+)
+"""What a start may be told beside its call."""
 
 
 class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
