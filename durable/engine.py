@@ -34,7 +34,7 @@ from durable.options import (
     check_option_names,
     to_microseconds,
 )
-from durable.store.connect import connect
+from durable.store.connect import connect, connect_file
 from durable.store.records import STUCK, RunFilter, RunStatus
 from durable.store.store import Store
 from durable.worker.invoking import BuiltIn, EngineParts
@@ -48,7 +48,10 @@ U = TypeVar("U")
 def _store_of(
     database: object, clock: Clock | None, observer: Observer | None
 ) -> Store:
-    if isinstance(database, str | os.PathLike):
+    if isinstance(database, os.PathLike):
+        path = cast("os.PathLike[str]", database)
+        return connect_file(path, clock=clock, observer=observer)
+    if isinstance(database, str):
         return connect(database, clock=clock, observer=observer)
     if not callable(getattr(database, "submit", None)):
         raise InvalidOptionError(

@@ -39,7 +39,7 @@ def mask_password(url: str) -> str:
 
 
 def connect(
-    url: str | os.PathLike[str],
+    url: str,
     *,
     clock: Clock | None = None,
     migrate: bool = True,
@@ -50,8 +50,7 @@ def connect(
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` for a
             private database in memory, or `memory://` (`memory://name`) for a store
-            without a database; or the path of an SQLite file, such as
-            `Path("relative.db")`. Its URL takes the option `?synchronous=full` (the
+            without a database. SQLite takes the option `?synchronous=full` (the
             default: an acknowledged commit survives power loss) or `normal`.
         clock: where the store reads the time; the machine's clock by default.
         migrate: whether opening may create or upgrade the schema.
@@ -62,8 +61,6 @@ def connect(
         InvalidOptionError: it has an option that does not exist, or a wrong value.
     """
     clock = clock or SystemClock()
-    if isinstance(url, os.PathLike):
-        return _connect_sqlite(Path(url), "FULL", clock, migrate, observer)
     given: object = url
     if not isinstance(given, str):
         raise NotADatabaseError(
@@ -74,7 +71,7 @@ def connect(
     if match is None:
         hint = _FORMS
         if given and ":" not in given:
-            hint = f"Write 'sqlite:///{shown}', or Path({shown!r}), for that file."
+            hint = f"Is it a file? Then give Path({shown!r}) to an engine. {_FORMS}"
         raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=hint)
     scheme, rest = match.group(1).lower(), match.group(2)
     kind = scheme.partition("+")[0]
@@ -92,6 +89,16 @@ def connect(
         )
     path, synchronous = _parse_sqlite(rest, shown)
     return _connect_sqlite(path, synchronous, clock, migrate, observer)
+
+
+def connect_file(
+    path: os.PathLike[str],
+    *,
+    clock: Clock | None = None,
+    observer: Observer | None = None,
+) -> Store:
+    """Make the store of an SQLite file, whatever its name; see `connect`."""
+    return _connect_sqlite(Path(path), "FULL", clock or SystemClock(), True, observer)
 
 
 def _connect_sqlite(
