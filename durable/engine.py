@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
 from durable import limits
 from durable.api.activity_context import activity_engine
@@ -16,25 +17,28 @@ from durable.api.messages import SignalCall, UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.api.workflow_definition import exception_classes
-from durable.client.client import Client, start_options
+from durable.client.client import Client
 from durable.client.description import RunDescription
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
 from durable.client.listing import run_filter
+from durable.client.start_options import START_OPTION_NAMES, start_options
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock
 from durable.core.payload import Failure
-from durable.errors import EngineClosedError, InvalidOptionError
+from durable.errors import EngineClosedError, InvalidCallError, InvalidOptionError
 from durable.observer import Observer
 from durable.options import (
     Duration,
     IdConflictPolicy,
-    IdReusePolicy,
+    IdReuse,
+    OnConflict,
     check_id,
+    check_option_names,
     to_microseconds,
 )
-from durable.store.connect import connect
+from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
 from durable.worker.activity_code import BuiltIn, EngineParts
@@ -48,12 +52,16 @@ U = TypeVar("U")
 def _store_of(
     database: object, clock: Clock | None, observer: Observer | None
 ) -> Store:
+    if isinstance(database, os.PathLike):
+        path = cast("os.PathLike[str]", database)
+        return connect_file(path, clock=clock, observer=observer)
     if isinstance(database, str):
         return connect(database, clock=clock, observer=observer)
     if not callable(getattr(database, "submit", None)):
         raise InvalidOptionError(
             f"The database is a {type(database).__name__}: give a URL such as"
-            " 'sqlite:///orders.db' or 'memory://', or a store."
+            " 'sqlite:///orders.db' or 'memory://', a path such as Path('orders.db'),"
+            " or a store."
         )
     return cast("Store", database)
 
@@ -65,7 +73,8 @@ class Engine:
     code knows goes on where it was.
 
     Args:
-        database: a URL such as `sqlite:///orders.db` or `memory://`, or a store.
+        database: a URL such as `sqlite:///orders.db` or `memory://`, the path of a file
+            such as `Path("orders.db")`, or a store.
         definitions: the workflows and activities, or modules that hold them, that this
             engine may run; everything that was decorated by default.
         namespace: keeps the runs of different programs in one database apart.
@@ -89,7 +98,7 @@ class Engine:
 
     def __init__(
         self,
-        database: str | Store,
+        database: str | os.PathLike[str] | Store,
         *,
         definitions: Iterable[object] | None = None,
         namespace: str = "default",
@@ -283,6 +292,21 @@ class Engine:
     ) -> None:
         await self.close()
 
+    def __enter__(self) -> NoReturn:
+        """Refuse `with`, which cannot wait.
+
+        Raises:
+            InvalidCallError: always.
+        """
+        raise InvalidCallError(
+            "An Engine was opened by `with`.",
+            hint="Write `async with Engine(...)` in async code; elsewhere `with"
+            " SyncEngine(...)`.",
+        )
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached."""
+
     def _changed(self) -> None:
         if self._worker is not None:
             self._worker.changed()
@@ -312,8 +336,8 @@ class Engine:
         /,
         *,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -328,8 +352,8 @@ class Engine:
         /,
         *args: Any,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -343,8 +367,8 @@ class Engine:
         /,
         *args: Any,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -354,24 +378,37 @@ class Engine:
     ) -> Handle[Any]:
         """Start a run. When this returns, the run and its input are durable.
 
+        An id is an idempotency key: if there is a run of that id, open or closed, of
+        the same workflow with equal arguments, it is the run, and nothing is started.
+        `result()` then gives, or raises, what became of it. So a program that was
+        killed may do again what it did.
+
         Args:
             call: a call of a workflow, such as `place_order(order)`; or a workflow's
                 name, followed by arguments, for programs that do not have its code.
             *args: arguments, only with a name.
             id: the workflow id, your name for the run; the run id by default. No two
                 open runs have the same.
-            on_conflict: what to do while a run with that id is open.
-            id_reuse: whether the id of a closed run may be used again.
-            request_id: your idempotency key: the same key again gives the same run.
+            on_conflict: what to do with a run that holds the id: "use_same" (the
+                default) uses it if workflow and arguments are the same, and fails
+                otherwise; "use_existing" uses it whatever it is; "fail" always fails;
+                "terminate_existing" ends it if it is open, and starts another.
+            id_reuse: whether another run may begin under the id of a closed one:
+                "never" (the default), "after_failure" (it failed, timed out, was
+                cancelled or terminated) or "new_run" (always; the default with
+                "terminate_existing", and with a message and "use_existing").
+            request_id: a further idempotency key, whatever the workflow id: the same
+                key again gives the same run.
             run_timeout: the longest the run may take; no code runs when it passes.
             execution_timeout: the longest the chain of runs may take.
             task_queue: which workers may take it; this engine's by default.
             memo: plain values kept with the run.
             with_signal: a signal such as `approved(True)` that the run's first turn
-                sees; with `on_conflict=USE_EXISTING` an open run gets it instead.
+                sees; an open run that is used instead gets it, too.
 
         Raises:
-            WorkflowAlreadyStartedError: the id is taken and the policies forbid it.
+            WorkflowAlreadyStartedError: the id is that of another workflow's run, or
+                one with other arguments, which are named; or the policies forbid it.
             InvalidInputError: an argument breaks its rule; nothing was written.
             StoreError: the database refused.
             EngineClosedError: the engine is not open.
@@ -399,7 +436,7 @@ class Engine:
         /,
         *,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[Handle[R], UpdateHandle[U]]: ...
@@ -411,7 +448,7 @@ class Engine:
         /,
         *args: Any,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[Handle[Any], UpdateHandle[U]]: ...
@@ -422,7 +459,7 @@ class Engine:
         /,
         *args: Any,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[Handle[Any], UpdateHandle[Any]]:
@@ -443,6 +480,11 @@ class Engine:
 
         Raises: as `start`.
         """
+        check_option_names(
+            options,
+            START_OPTION_NAMES - {"with_signal"},
+            "option of a start with an update",
+        )
         how = start_options(
             **{  # pyright: ignore[reportArgumentType]  # checked by start_options
                 "request_id": None,
@@ -450,7 +492,7 @@ class Engine:
                 "execution_timeout": None,
                 "task_queue": None,
                 "memo": None,
-                "id_reuse": IdReusePolicy.ALLOW_DUPLICATE,
+                "id_reuse": None,
                 **options,
                 "workflow_id": id,
                 "on_conflict": on_conflict,
@@ -475,6 +517,7 @@ class Engine:
 
         Raises: as `start` and `Handle.result`.
         """
+        check_option_names(options, START_OPTION_NAMES, "option of a start")
         handle: Handle[Any] = await self.start(call, *args, id=id, **options)
         return await handle.result()
 
@@ -524,21 +567,27 @@ class Engine:
     ) -> Handle[R]: ...
     @overload
     async def get(
-        self, workflow_id: str, /, *, workflow: None = None, run_id: str | None = None
+        self,
+        workflow_id: str,
+        /,
+        *,
+        workflow: type[Any] | None = None,
+        run_id: str | None = None,
     ) -> Handle[Any]: ...
     async def get(
         self,
         workflow_id: str,
         /,
         *,
-        workflow: Workflow[..., Any] | None = None,
+        workflow: Workflow[..., Any] | type[Any] | None = None,
         run_id: str | None = None,
     ) -> Handle[Any]:
         """Find a run by its workflow id: the newest one, or that of `run_id`.
 
         Args:
             workflow_id: the workflow id.
-            workflow: its workflow, so that the result has its type.
+            workflow: its workflow, function or class, for type checkers. The result
+                has its type in any case where this program has the workflow's code.
             run_id: which run of that id.
 
         Raises:
@@ -550,7 +599,7 @@ class Engine:
     async def list(
         self,
         *,
-        status: RunStatus | None = None,
+        status: RunStatus | str | None = None,
         workflow_type: str | None = None,
         workflow_id: str | None = None,
         stuck: bool | None = None,
@@ -561,7 +610,8 @@ class Engine:
         """List runs, newest first.
 
         Args:
-            status: only runs of this status.
+            status: only runs of this status: a `RunStatus` or its value, such as
+                "running"; "stuck" for parked ones, which are running, too.
             workflow_type: only runs of the workflow of this name.
             workflow_id: only runs of this id.
             stuck: True for parked runs only, False for none of them.

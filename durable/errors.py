@@ -157,6 +157,8 @@ class WorkflowNotFoundError(DurableError):
     """There is no run with that workflow id (and run id)."""
 
     code = "workflow_not_found"
+    workflow_id: str | None = None
+    """The id of which there is no run, if nothing else was asked for."""
 
 
 class WorkflowAlreadyStartedError(DurableError):

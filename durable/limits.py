@@ -49,6 +49,9 @@ LIST_PAGE_MAX: Final = 1_000
 
 # Turns that workflow code may fail before the run parks as stuck.
 WORKFLOW_TASK_ATTEMPTS: Final = 3
+# Attempts of one activity that may be lost with their workers: more than anybody's
+# restarts, but an activity that kills its process must not do so for ever.
+LOST_ATTEMPTS_MAX: Final = 20
 # Seconds that workflow code may hold its thread: Temporal's deadlock detector.
 WORKFLOW_TASK_BLOCKED_SECONDS: Final = 2.0
 # A torn-down coroutine may refuse GeneratorExit; it is asked this often, then kept.

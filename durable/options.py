@@ -6,17 +6,20 @@ line that holds it and not when a retry is due.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from typing_extensions import TypedDict
 
 from durable import limits
 from durable.errors import InvalidDurationError, InvalidIdError, InvalidOptionError
+from durable.suggestions import ending_with_closest
 
 Duration: TypeAlias = timedelta | float | str
 """A `timedelta`, a number of seconds, or text such as "30s", "1h30m", "PT5M"."""
@@ -138,7 +141,10 @@ class RetryPolicy:
     at most); Temporal's own default has no bound on attempts.
 
     Args:
-        max_attempts: how many attempts in all, counting the first; 0 means no bound.
+        max_attempts: how many attempts may fail, counting the first; 0 means no bound.
+            One that was cut short because its process died has not failed: it runs
+            again besides, up to `limits.LOST_ATTEMPTS_MAX` times; but with 1 it ends
+            as `OutcomeUnknown`.
         initial_interval: the wait before the second attempt.
         max_interval: the longest wait.
         backoff_coefficient: the factor from wait to wait, at least 1.
@@ -259,20 +265,114 @@ class HandlerUnfinishedPolicy(enum.Enum):
 
 
 class IdReusePolicy(enum.Enum):
-    """Whether the id of a closed run may be used again."""
+    """Whether a start may begin another run under the id of a closed one.
+
+    Wherever one is asked for, its word will do: `"new_run"`, `"after_failure"`,
+    `"never"`.
+    """
 
     ALLOW_DUPLICATE = "allow_duplicate"
+    """`"new_run"`: whatever became of the closed run."""
     ALLOW_DUPLICATE_FAILED_ONLY = "allow_duplicate_failed_only"
-    """Only if the last run failed, timed out, was cancelled or was terminated."""
+    """`"after_failure"`: if the last run failed, timed out, was cancelled or was
+    terminated."""
     REJECT_DUPLICATE = "reject_duplicate"
+    """`"never"`: a closed run keeps its id."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> IdReusePolicy | None:
+        return next((policy for policy in cls if policy.word == value), None)
+
+    @property
+    def word(self) -> str:
+        """What people write for it, in Python and on the command line."""
+        # Histories hold the values, so those stay as they are.
+        return _REUSE_WORDS[self.value]
+
+
+_REUSE_WORDS: Final = {
+    "allow_duplicate": "new_run",
+    "allow_duplicate_failed_only": "after_failure",
+    "reject_duplicate": "never",
+}
 
 
 class IdConflictPolicy(enum.Enum):
-    """What starting does while a run with the same id is open."""
+    """What a start does with a run that holds its id.
 
-    FAIL = "fail"
+    That is an open one, or a closed one whose id may not be used again. Wherever one is
+    asked for, its value will do, such as `"fail"`.
+    """
+
+    USE_SAME = "use_same"
+    """Use that run if it is of the same workflow with equal arguments, or else fail
+    (the default)."""
     USE_EXISTING = "use_existing"
+    """Use that run, whatever it is."""
+    FAIL = "fail"
     TERMINATE_EXISTING = "terminate_existing"
+    """Terminate that run if it is open, and start another."""
+
+
+OnConflict: TypeAlias = (
+    IdConflictPolicy | Literal["use_same", "use_existing", "fail", "terminate_existing"]
+)
+IdReuse: TypeAlias = IdReusePolicy | Literal["new_run", "after_failure", "never"]
+
+
+def to_conflict_policy(value: object) -> IdConflictPolicy:
+    """Read an `on_conflict`.
+
+    Raises:
+        InvalidOptionError: it is neither a policy nor one's value.
+    """
+    return _to_policy(
+        IdConflictPolicy, value, "on_conflict", [p.value for p in IdConflictPolicy]
+    )
+
+
+def to_reuse_policy(value: object, name: str = "id_reuse") -> IdReusePolicy:
+    """Read an `id_reuse`.
+
+    Raises:
+        InvalidOptionError: it is neither a policy nor one's word or value.
+    """
+    return _to_policy(IdReusePolicy, value, name, [p.word for p in IdReusePolicy])
+
+
+def check_option_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Return if there are options of these names.
+
+    Args:
+        given: the names that were written.
+        known: those that there are.
+        what: what an option is called, such as "workflow option".
+
+    Raises:
+        InvalidOptionError: one does not exist.
+    """
+    unknown = set(given).difference(known)
+    if unknown:
+        name, names = min(unknown), sorted(known)
+        raise InvalidOptionError(
+            f"No {what} is called {name!r}; there are {', '.join(names)}"
+            f"{ending_with_closest(name, names)}"
+        )
+
+
+_Policy = TypeVar("_Policy", bound=enum.Enum)
+
+
+def _to_policy(
+    kind: type[_Policy], value: object, name: str, words: list[str]
+) -> _Policy:
+    if isinstance(value, kind | str):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    raise InvalidOptionError(
+        f"{name} is {value!r}: give one of {', '.join(map(repr, words))}"
+        f"{ending_with_closest(value, words)}"
+    )
 
 
 class ActivityOptions(TypedDict, total=False):

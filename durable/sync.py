@@ -17,7 +17,7 @@ import threading
 from collections.abc import Coroutine
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from durable.api.entity_call import EntityCall
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
@@ -29,8 +29,8 @@ from durable.core.events import HistoryEvent
 from durable.core.machines.fact import DeadLetter
 from durable.core.stacks import TaskStack
 from durable.engine import Engine
-from durable.errors import EngineClosedError
-from durable.options import Duration, IdConflictPolicy, IdReusePolicy
+from durable.errors import EngineClosedError, InvalidCallError
+from durable.options import Duration, IdConflictPolicy, IdReuse, OnConflict
 from durable.store.records import AttemptRecord, RunStatus
 
 _log: Final = logging.getLogger("durable.worker")
@@ -173,6 +173,7 @@ class SyncHandle(Generic[R_co]):
         self._handle = handle
         self.workflow_id = handle.workflow_id
         self.run_id = handle.run_id
+        self.is_new = handle.is_new
 
     def __repr__(self) -> str:
         return repr(self._handle)
@@ -184,6 +185,14 @@ class SyncHandle(Generic[R_co]):
     def describe(self) -> RunDescription:
         """Read what the store says about the run."""
         return self._thread.call(self._handle.describe())
+
+    def plain(self) -> SyncHandle[Any]:
+        """The same run, with its result as plain data; see `Handle.plain`."""
+        return SyncHandle(self._thread, self._handle.plain())
+
+    def memo(self) -> dict[str, Any]:
+        """Read the values that the run was started with beside its arguments."""
+        return self._thread.call(self._handle.memo())
 
     def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order."""
@@ -399,6 +408,21 @@ class SyncEngine:
             )
         self.close()
 
+    async def __aenter__(self) -> NoReturn:
+        """Refuse `async with`, whose loop would stand still.
+
+        Raises:
+            InvalidCallError: always.
+        """
+        raise InvalidCallError(
+            "A SyncEngine was opened by `async with`.",
+            hint="Write `async with Engine(...)` in async code; elsewhere `with"
+            " SyncEngine(...)`.",
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        """Never reached."""
+
     def _open_thread(self) -> _LoopThread:
         if self._thread is None:
             raise EngineClosedError(
@@ -413,8 +437,8 @@ class SyncEngine:
         /,
         *,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -429,8 +453,8 @@ class SyncEngine:
         /,
         *args: Any,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -444,8 +468,8 @@ class SyncEngine:
         /,
         *args: Any,
         id: str | None = None,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.FAIL,
-        id_reuse: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+        on_conflict: OnConflict | None = None,
+        id_reuse: IdReuse | None = None,
         request_id: str | None = None,
         run_timeout: Duration | None = None,
         execution_timeout: Duration | None = None,
@@ -499,7 +523,12 @@ class SyncEngine:
     ) -> SyncHandle[R]: ...
     @overload
     def get(
-        self, workflow_id: str, /, *, workflow: None = None, run_id: str | None = None
+        self,
+        workflow_id: str,
+        /,
+        *,
+        workflow: type[Any] | None = None,
+        run_id: str | None = None,
     ) -> SyncHandle[Any]: ...
     def get(
         self,
@@ -522,7 +551,7 @@ class SyncEngine:
         /,
         *,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[SyncHandle[R], SyncUpdateHandle[T]]: ...
@@ -534,7 +563,7 @@ class SyncEngine:
         /,
         *args: Any,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[SyncHandle[Any], SyncUpdateHandle[T]]: ...
@@ -545,7 +574,7 @@ class SyncEngine:
         /,
         *args: Any,
         id: str,
-        on_conflict: IdConflictPolicy = IdConflictPolicy.USE_EXISTING,
+        on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
         **options: Any,
     ) -> tuple[SyncHandle[Any], SyncUpdateHandle[Any]]:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from durable import (
     Engine,
-    IdConflictPolicy,
     RetryPolicy,
     Saga,
     WorkflowFailedError,
@@ -87,12 +86,7 @@ async def transfer(source: str, target: str, cents: int) -> None:
 async def work() -> None:
     """Start the transfer, or find it half undone, and wait for its end."""
     async with Engine("sqlite:///transfers.db") as engine:
-        run = await engine.start(
-            transfer("ada", "grace", 500),
-            id="transfer-1",
-            on_conflict=IdConflictPolicy.USE_EXISTING,
-            request_id="transfer-1",
-        )
+        run = await engine.start(transfer("ada", "grace", 500), id="transfer-1")
         try:
             await run.result()
         except WorkflowFailedError as error:

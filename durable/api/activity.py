@@ -46,6 +46,7 @@ from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
     RetryPolicy,
+    check_option_names,
     to_microseconds,
 )
 
@@ -222,12 +223,7 @@ def _any_input(recorded: Payloads, found: Payloads) -> bool:
 
 
 def _merge(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOptions:
-    unknown = sorted(set(more) - set(_DEFAULTS))
-    if unknown:
-        raise InvalidOptionError(
-            f"No activity option is called {unknown[0]!r};"
-            f" there are {', '.join(sorted(_DEFAULTS))}."
-        )
+    check_option_names(more, _DEFAULTS, "activity option")
     merged: ActivityOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
     return merged
 

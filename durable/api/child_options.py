@@ -21,10 +21,13 @@ from durable.errors import InvalidCallError, InvalidOptionError
 from durable.options import (
     ChildCancellationType,
     Duration,
+    IdReuse,
     IdReusePolicy,
     ParentClosePolicy,
     check_id,
+    check_option_names,
     to_microseconds,
+    to_reuse_policy,
 )
 
 _E = TypeVar("_E", bound=enum.Enum)
@@ -39,7 +42,8 @@ class SharedOptions(TypedDict, total=False):
             the parent or engine.
         run_timeout: the longest one run may take.
         execution_timeout: the longest the whole chain of runs may take.
-        id_reuse: whether the id of a closed run may be used again.
+        id_reuse: whether another run may begin under the id of a closed one; of a
+            child it may ("new_run") by default.
         memo: plain values kept with the run.
         parent_close_policy: what becomes of the child when its parent closes.
         cancellation_type: what awaiting it does when cancelled.
@@ -53,7 +57,7 @@ class SharedOptions(TypedDict, total=False):
     task_queue: str | None
     run_timeout: Duration | None
     execution_timeout: Duration | None
-    id_reuse: IdReusePolicy
+    id_reuse: IdReuse
     memo: dict[str, Any]
     parent_close_policy: ParentClosePolicy
     cancellation_type: ChildCancellationType
@@ -86,12 +90,7 @@ def merge(base: ChildOptions, more: dict[str, Any]) -> ChildOptions:
     Raises:
         InvalidOptionError: an option does not exist.
     """
-    unknown = sorted(set(more) - set(ChildOptions.__annotations__))
-    if unknown:
-        raise InvalidOptionError(
-            f"No option of a workflow call is called {unknown[0]!r}; there are"
-            f" {', '.join(sorted(ChildOptions.__annotations__))}."
-        )
+    check_option_names(more, ChildOptions.__annotations__, "option of a workflow call")
     merged: ChildOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
     return merged
 
@@ -164,8 +163,8 @@ def child_target(
             options, "parent_close_policy", ParentClosePolicy.TERMINATE, where
         ).value,
         cancellation_type=_cancellation_type(options, where).value,
-        id_reuse_policy=_member(
-            options, "id_reuse", IdReusePolicy.ALLOW_DUPLICATE, where
+        id_reuse_policy=to_reuse_policy(
+            options.get("id_reuse", IdReusePolicy.ALLOW_DUPLICATE), f"id_reuse {where}"
         ).value,
         version=version,
         memo=encode_memo(options.get("memo") or {}),

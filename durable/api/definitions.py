@@ -21,6 +21,7 @@ from durable import limits
 from durable.converter.failures import CLASSES
 from durable.errors import DefinitionError, InvalidIdError, NotRegisteredError
 from durable.options import check_id
+from durable.suggestions import ending_with_closest
 
 
 @runtime_checkable
@@ -60,9 +61,11 @@ def get_definition(known: dict[str, Any], name: str, kind: str) -> Any:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> NotRegisteredError:
-    names = ", ".join(map(repr, sorted(known))) or "none"
+    known = sorted(known)
+    names = ", ".join(map(repr, known)) or "none"
     return NotRegisteredError(
-        f"No {kind} named {name!r} is known here; known are: {names}.",
+        f"No {kind} named {name!r} is known here; known are: {names}"
+        f"{ending_with_closest(name, known)}",
         hint=(
             f"Import the module that defines it. If it was renamed, keep the old name"
             f" for running workflows with @{kind}(name={name!r})."

@@ -20,7 +20,8 @@ from durable.api.entity_definition import EntityOptions, EntityWorkflow
 from durable.api.entity_method import EntityMethod
 from durable.api.methods import HandlerMethod, RunMethod
 from durable.api.workflow_definition import WORKFLOW_ATTRIBUTE, workflow_of
-from durable.errors import DefinitionError, InvalidOptionError
+from durable.errors import DefinitionError
+from durable.options import check_option_names
 
 T = TypeVar("T")
 
@@ -188,12 +189,7 @@ def entity(
             with it is said at once.
         InvalidOptionError: an option has a wrong value.
     """
-    unknown = sorted(set(options) - set(EntityOptions.__annotations__))
-    if unknown:
-        raise InvalidOptionError(
-            f"No entity option is called {unknown[0]!r}; there are"
-            f" {', '.join(sorted(EntityOptions.__annotations__))}."
-        )
+    check_option_names(options, EntityOptions.__annotations__, "entity option")
     if cls is None:
         return functools.partial(_define, name=name, options=options)
     return _define(cls, name=name, options=options)

@@ -140,6 +140,22 @@ class CallSignature:
             return self._labels[index]
         return f"argument {index + 1} of {self.name!r}"
 
+    def name_at(self, index: int) -> str | None:
+        """The name of a position; None within `*args`."""
+        return self._names[index] if index < len(self._names) else None
+
+    def default_at(self, index: int) -> Payload | None:
+        """What a call means that leaves a position out; None if it has no default.
+
+        Raises:
+            PayloadError: the default cannot be recorded.
+        """
+        name = self.name_at(index)
+        default: Any = name and self.signature.parameters[name].default
+        if name is None or default is inspect.Parameter.empty:
+            return None
+        return json.encode(default, self.hint_at(index), self.label_at(index))
+
     # --- binding ----------------------------------------------------------------------
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

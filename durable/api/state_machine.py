@@ -33,7 +33,7 @@ from durable.converter import json
 from durable.core.payload import Payload, Payloads
 from durable.core.runtime import WorkflowRuntime, get_runtime
 from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
-from durable.options import Duration, to_microseconds
+from durable.options import Duration, check_option_names, to_microseconds
 
 D = TypeVar("D")
 P = ParamSpec("P")
@@ -151,12 +151,7 @@ class StateMachine(Workflow[[D], D]):
         **options: Unpack[WorkflowOptions],
     ) -> None:
         """See the class."""
-        unknown = sorted(set(options) - set(WorkflowOptions.__annotations__))
-        if unknown:
-            raise InvalidOptionError(
-                f"No workflow option is called {unknown[0]!r}; there are"
-                f" {', '.join(sorted(WorkflowOptions.__annotations__))}."
-            )
+        check_option_names(options, WorkflowOptions.__annotations__, "workflow option")
         checked = check_name(name, "workflow")
         super().__init__(_run_function(checked, data), checked, options)
         self.origin = _origin(checked, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]  # as dataclasses do

@@ -17,7 +17,8 @@ from durable.api.workflow_definition import (
     WorkflowOptions,
     find_workflow,
 )
-from durable.errors import DefinitionError, InvalidOptionError
+from durable.errors import DefinitionError
+from durable.options import check_option_names
 
 __all__ = [
     "Workflow",
@@ -83,12 +84,7 @@ def workflow(
             wrong with a class is said at once.
         InvalidOptionError, InvalidDurationError: an option has a wrong value.
     """
-    unknown = sorted(set(options) - set(WorkflowOptions.__annotations__))
-    if unknown:
-        raise InvalidOptionError(
-            f"No workflow option is called {unknown[0]!r}; there are"
-            f" {', '.join(sorted(WorkflowOptions.__annotations__))}."
-        )
+    check_option_names(options, WorkflowOptions.__annotations__, "workflow option")
     if decorated is None:
         return functools.partial(_define, name=name, options=options)
     return _define(decorated, name=name, options=options)

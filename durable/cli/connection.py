@@ -6,11 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from durable import limits
 from durable.cli.session import Session
 from durable.engine import Engine
-from durable.errors import DatabaseUnavailableError
+from durable.errors import DatabaseUnavailableError, WorkflowNotFoundError
 from durable.store.connect import connect
+from durable.store.records import RunFilter
 from durable.store.store import Store
+from durable.suggestions import closest
 
 
 class Connection(NamedTuple):
@@ -31,7 +34,16 @@ async def open_client(session: Session) -> AsyncGenerator[Connection]:
     require_database(session)
     store = connect(session.database_url, migrate=False)
     async with Engine(store, namespace=session.namespace, worker=False) as engine:
-        yield Connection(engine, store)
+        try:
+            yield Connection(engine, store)
+        except WorkflowNotFoundError as error:
+            # Only here: whoever works with a database may see all of its ids.
+            newest = RunFilter(limit=limits.LIST_PAGE_MAX)
+            records = await store.list_runs(session.namespace, newest)
+            close = closest(error.workflow_id, [r.workflow_id for r in records])
+            if close is not None:
+                error.hint = f"Did you mean {close!r}?"
+            raise
 
 
 def require_database(session: Session) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import sys
 from datetime import UTC, datetime
+from typing import Final
 
 import click
 
 from durable import limits
 from durable.cli.connection import open_client
-from durable.cli.output import escape, is_colored, write_json, write_line
+from durable.cli.output import escape, is_colored, width_of, write_json, write_line
 from durable.cli.parameters import standard_options
 from durable.cli.pieces import Piece, instant
 from durable.cli.session import Session, pass_session
@@ -20,17 +21,16 @@ from durable.cli.views import run_view
 from durable.client.doctor import read_pages
 from durable.clock import from_datetime
 from durable.options import check_id
-from durable.store.records import RunFilter, RunRecord, RunStatus
+from durable.store.records import STUCK, RunFilter, RunRecord, RunStatus
 
-_NARROW = frozenset({"STATUS", "STARTED (UTC)"})
-_HEADINGS = ("STATUS", "WORKFLOW ID", "WORKFLOW", "STARTED (UTC)", "RUN ID")
+_HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
 
 
 @click.command("list")
 @click.option(
     "--status",
-    type=click.Choice([status.value for status in RunStatus]),
-    help="Only runs of this status.",
+    type=click.Choice([*(status.value for status in RunStatus), STUCK]),
+    help="Only runs of this status; stuck ones are running, too.",
 )
 @click.option(
     "--type", "workflow_type", metavar="NAME", help="Only runs of a workflow."
@@ -63,14 +63,17 @@ def list_runs(
     before: datetime | None,
     limit: int,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    The runs of one --id are told apart by their run ids.
+    """
     where = RunFilter(
-        status=None if status is None else RunStatus(status),
+        status=None if status in (None, STUCK) else RunStatus(status),
         workflow_type=(
             None if workflow_type is None else check_id(workflow_type, "--type")
         ),
         workflow_id=None if workflow_id is None else check_id(workflow_id, "--id"),
-        stuck=stuck,
+        stuck=True if status == STUCK else stuck,
         started_before=(
             None if before is None else from_datetime(before.replace(tzinfo=UTC))
         ),
@@ -79,10 +82,8 @@ def list_runs(
     if session.is_json:
         for record in records:
             write_json(run_view(record))
-    elif sys.stdout.isatty() and _write_table(records):
-        return
     else:
-        _write_plain(records)
+        _write_table(records, by_run_id=workflow_id is not None)
 
 
 async def _read(session: Session, where: RunFilter, limit: int) -> list[RunRecord]:
@@ -98,44 +99,31 @@ async def _read(session: Session, where: RunFilter, limit: int) -> list[RunRecor
     return records[:limit]
 
 
-def _cells(record: RunRecord) -> tuple[str, ...]:
-    status = record.status.value if record.stuck is None else "stuck"
+def _cells(record: RunRecord, *, by_run_id: bool) -> tuple[str, ...]:
+    status = record.status.value if record.stuck is None else STUCK
     return (
         status,
-        escape(record.workflow_id),
+        escape(record.run_id if by_run_id else record.workflow_id),
+        instant(record.started_at)[:16],
         escape(record.workflow_type),
-        instant(record.started_at).partition(".")[0],
-        escape(record.run_id),
     )
 
 
-def _write_plain(records: list[RunRecord]) -> None:
-    rows = [_HEADINGS, *(_cells(record) for record in records)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+def _write_table(records: list[RunRecord], *, by_run_id: bool) -> None:
+    """Write a line for each run: ids whole, and on a terminal as wide as that."""
+    headings = ("STATUS", "RUN ID" if by_run_id else "WORKFLOW ID", *_HEADINGS)
+    rows = [headings, *(_cells(record, by_run_id=by_run_id) for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    width = width_of(sys.stdout)
+    if width is not None:
+        left = width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+        widths[-1] = min(widths[-1], max(left, len(_HEADINGS[-1])))
     style = COLORED if is_colored(sys.stdout) else PLAIN
     for row in rows:
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        padded = [
+            cell.ljust(width) if len(cell) <= width else f"{cell[: width - 1]}…"
+            for cell, width in zip(row, widths, strict=True)
+        ]
         role = STATUS_ROLES.get(row[0], "plain")
         padded[0] = style.paint(Piece(padded[0], role))
         write_line("  ".join(padded).rstrip())
-
-
-def _write_table(records: list[RunRecord]) -> bool:
-    """Write a table that fits the terminal; False if `rich` is not installed."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return False
-    colors = {"good": "green", "bad": "red", "warn": "yellow"}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in _HEADINGS:
-        table.add_column(heading, overflow="fold", no_wrap=heading in _NARROW)
-    for record in records:
-        status, *others = _cells(record)
-        color = colors.get(STATUS_ROLES.get(status, "plain"), "")
-        # Text, because a cell given as a str could hold markup of its own.
-        table.add_row(Text(status, style=color), *(Text(cell) for cell in others))
-    Console().print(table)
-    return True

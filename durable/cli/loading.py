@@ -22,6 +22,7 @@ from durable.cli.reporting import UsersCodeError
 from durable.converter import json
 from durable.core.payload import Payload
 from durable.errors import DurableError, UndecodableError
+from durable.suggestions import closest, ending_with_closest
 
 _decoder: Final = msgspec.json.Decoder(list[msgspec.Raw] | dict[str, msgspec.Raw])
 
@@ -160,7 +161,8 @@ def find_workflow(target: str) -> Workflow[Any, Any]:
     if found is None:
         names = ", ".join(sorted(named)) or "none"
         raise click.UsageError(
-            f"{module_name!r} has no workflow {name!r}; it has: {names}."
+            f"{module_name!r} has no workflow {name!r}; it has: {names}"
+            f"{ending_with_closest(name, [*known, *named])}"
         )
     return found
 
@@ -210,12 +212,20 @@ def _read_values(given: Sequence[str]) -> list[msgspec.Raw]:
             values.append(msgspec.Raw(value))
         except (msgspec.MsgspecError, ValueError) as error:
             if text.startswith("--"):
-                raise click.NoSuchOption(text) from None
+                raise _no_such_option(text) from None
             raise click.UsageError(
                 f"Argument {number} is {text!r}, which is no JSON: {error}. A text"
                 """ stands in double quotes, as in '"text"'."""
             ) from None
     return values
+
+
+def _no_such_option(text: str) -> click.NoSuchOption:
+    option = text.partition("=")[0]
+    context = click.get_current_context(silent=True)
+    known = () if context is None else context.command.params
+    close = closest(option, [name for param in known for name in param.opts])
+    return click.NoSuchOption(option, possibilities=[close] if close else None)
 
 
 def _read_input(text: str, name: str) -> str:

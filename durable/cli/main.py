@@ -15,8 +15,9 @@ import click
 
 import durable
 from durable.cli.reporting import is_json_asked_for, report
-from durable.cli.session import DEFAULT_URL, Session
+from durable.cli.session import DEFAULT_URL, Session, to_url
 from durable.cli.settings import read_settings, read_url_file
+from durable.suggestions import ending_with_closest
 
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "run": ("running", "run", "Start a workflow here and wait for its result."),
@@ -56,6 +57,18 @@ class CommandLine(click.Group):
             importlib.import_module(f"durable.cli.{module}"), name
         )
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments begin with, or one that is like it."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(
+                f"There is no command {args[0]!r}"
+                f"{ending_with_closest(args[0], COMMANDS)}",
+                ctx,
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -123,11 +136,11 @@ def _print_version(context: click.Context, _: click.Parameter, value: bool) -> N
 @click.option(
     "--database",
     "database_url",
-    metavar="URL",
+    metavar="URL|FILE",
     default=DEFAULT_URL,
     show_default=True,
     show_envvar=True,
-    help="Where runs are kept, such as sqlite:///orders.db.",
+    help="Where runs are kept, such as orders.db or sqlite:///orders.db.",
 )
 @click.option(
     "--namespace",
@@ -191,7 +204,7 @@ def cli(
         click.core.ParameterSource.DEFAULT_MAP,
     ):
         database_url = read_url_file() or database_url
-    session.database_url = database_url
+    session.database_url = to_url(database_url)
     session.namespace = namespace
     session.log_level = log_level
     session.log_format = log_format

@@ -21,6 +21,7 @@ from durable.cli.output import (
     write_value,
 )
 from durable.cli.parameters import (
+    SPAN,
     command_with_arguments,
     run_id_option,
     standard_options,
@@ -114,6 +115,7 @@ def signal(
 @run_id_option
 @click.option(
     "--timeout",
+    type=SPAN,
     metavar="SPAN",
     default="10s",
     show_default=True,
@@ -158,6 +160,7 @@ def query(
 @run_id_option
 @click.option(
     "--timeout",
+    type=SPAN,
     metavar="SPAN",
     default="10s",
     show_default=True,
@@ -233,6 +236,7 @@ def _ask_code(
 )
 @click.option(
     "--timeout",
+    type=SPAN,
     metavar="SPAN",
     help='How long to wait in all, such as "30s"; by default 10s for a worker to'
     " accept it, and for its answer without end.",

@@ -10,8 +10,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from durable.cli.connection import open_client
-from durable.cli.session import DEFAULT_URL, Session
+from durable.cli.session import DEFAULT_URL, Session, to_url
 from durable.errors import DurableError
+from durable.options import to_microseconds
 from durable.store.records import RunFilter
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,7 +30,7 @@ def _choose_database(
     context: click.Context, _: click.Parameter, value: str | None
 ) -> None:
     if value is not None:
-        context.ensure_object(Session).database_url = value
+        context.ensure_object(Session).database_url = to_url(value)
 
 
 def _choose_namespace(
@@ -51,7 +52,7 @@ _json: Final = click.option(
 )
 _database: Final = click.option(
     "--database",
-    metavar="URL",
+    metavar="URL|FILE",
     expose_value=False,
     allow_from_autoenv=False,
     callback=_choose_database,
@@ -91,6 +92,27 @@ payloads_option: Final = click.option(
 )
 
 
+class Span(click.types.StringParamType):
+    """A duration, such as "30s"; one that is none is refused before anything starts."""
+
+    name = "span"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Check the text and return it.
+
+        Raises:
+            InvalidDurationError: it is no duration.
+        """
+        text = str(super().convert(value, param, ctx))
+        to_microseconds(text, param.opts[0] if param else "the duration")
+        return text
+
+
+SPAN: Final = Span()
+
+
 class WorkflowId(click.types.StringParamType):
     """A workflow id; shells complete it from the newest runs."""
 
@@ -102,7 +124,7 @@ class WorkflowId(click.types.StringParamType):
         """Name the newest runs whose id begins so; nothing if they cannot be read."""
         given = ctx.find_root().params
         session = Session(
-            database_url=given.get("database_url") or DEFAULT_URL,
+            database_url=to_url(given.get("database_url") or DEFAULT_URL),
             namespace=given.get("namespace") or "default",
         )
         try:

@@ -122,12 +122,25 @@ def describe(error: BaseException) -> dict[str, Any]:
     if isinstance(error, click.ClickException):
         return {"code": "error", "message": error.format_message(), "hint": None}
     if isinstance(error, errors.DurableError):
-        return {"code": error.code, "message": error.message, "hint": error.hint}
+        return {
+            "code": error.code,
+            "message": _as_flags(error.message),
+            "hint": None if error.hint is None else _as_flags(error.hint),
+        }
     return {
         "code": errors.InternalError.code,
         "message": f"{type(error).__name__}: {error}",
         "hint": "Run it again with DURABLE_DEBUG=1 for the traceback, and report it.",
     }
+
+
+def _as_flags(text: str) -> str:
+    """Turn the options that Python code would pass into those of a command line."""
+    return re.sub(
+        r'\b(on_conflict|id_reuse)="(\w+)"',
+        lambda found: f"--{found[1].replace('_', '-')} {found[2]}",
+        text,
+    )
 
 
 def _usage_of(error: click.ClickException) -> str:

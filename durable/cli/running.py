@@ -25,39 +25,44 @@ from durable.cli.output import (
     write_line,
 )
 from durable.cli.parameters import (
+    SPAN,
     command_with_arguments,
     standard_options,
     values_argument,
 )
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_interruptible
-from durable.cli.waiting import write_result
+from durable.cli.waiting import pointing_to, write_result
 from durable.client.handle import Handle
 from durable.engine import Engine
 from durable.options import IdConflictPolicy, IdReusePolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CONFLICTS: Final = [policy.value for policy in IdConflictPolicy]
+_REUSES: Final = [policy.word for policy in IdReusePolicy]
 _START_OPTIONS: Final = (
     click.option("--id", metavar="ID", help="The workflow id; a new one by default."),
     click.option(
         "--on-conflict",
-        type=click.Choice([policy.value for policy in IdConflictPolicy]),
-        default=IdConflictPolicy.FAIL.value,
-        show_default=True,
-        help="What to do while a run of that id is open.",
+        type=click.Choice(_CONFLICTS),
+        help="What to do with a run that holds the id: use it if it is the same that is"
+        " asked for here (the default), use it in any case, fail, or end it first.",
     ),
     click.option(
         "--id-reuse",
-        type=click.Choice([policy.value for policy in IdReusePolicy]),
-        default=IdReusePolicy.ALLOW_DUPLICATE.value,
-        show_default=True,
-        help="Whether the id of a closed run may be used again.",
+        type=click.Choice([*_REUSES, *(policy.value for policy in IdReusePolicy)]),
+        metavar=f"[{'|'.join(_REUSES)}]",
+        help="Whether another run may begin under the id of a closed one: never (the"
+        " default), after a failure, or always.",
     ),
     click.option("--queue", metavar="NAME", help="The task queue of the run."),
     click.option("--request-id", metavar="ID", help="Your idempotency key."),
     click.option(
-        "--run-timeout", metavar="SPAN", help='The longest it may take: "2h".'
+        "--run-timeout",
+        type=SPAN,
+        metavar="SPAN",
+        help='The longest it may take: "2h".',
     ),
 )
 
@@ -68,28 +73,15 @@ def _start_options(command: F) -> F:
     return command
 
 
-def _how(
-    id: str | None,
-    on_conflict: str,
-    id_reuse: str,
-    request_id: str | None,
-    run_timeout: str | None,
-) -> dict[str, Any]:
-    return {
-        "id": id,
-        "on_conflict": IdConflictPolicy(on_conflict),
-        "id_reuse": IdReusePolicy(id_reuse),
-        "request_id": request_id,
-        "run_timeout": run_timeout,
-    }
-
-
 @command_with_arguments("run")
 @click.argument("target", metavar="MODULE:WORKFLOW")
 @values_argument
 @_start_options
 @click.option(
-    "--timeout", metavar="SPAN", help='How long to wait, such as "30s"; no end to it.'
+    "--timeout",
+    type=SPAN,
+    metavar="SPAN",
+    help='How long to wait, such as "30s"; no end to it.',
 )
 @standard_options
 @pass_session
@@ -115,13 +107,21 @@ def run(
         raise click.UsageError(f"{target!r} is not of the form MODULE:WORKFLOW.")
     arguments = read_arguments(values, given)
     call = make_call(find_workflow(target), arguments)
-    work = _run(session, call, queue, timeout, _how(**how))
+    work = _run(session, call, queue, timeout, how)
     with (
         logging_to_stderr(session.log_level or "warning", session.log_format),
         users_code_prints_to_stderr(),
     ):
         handle, value = run_interruptible(work)
     write_result(session, handle, value)
+
+
+def _note_if_found(session: Session, handle: Handle[Any]) -> None:
+    if not handle.is_new and not session.is_json:
+        note(
+            f"run {handle.workflow_id!r} ({handle.run_id}) was started before: it is"
+            " the one that is asked for, and no other was started"
+        )
 
 
 async def _run(
@@ -136,10 +136,11 @@ async def _run(
         session.database_url, namespace=session.namespace, task_queue=task_queue
     ) as engine:
         handle = await engine.start(call, **how)
-        # By its id alone: the result stays as plain as the JSON it is printed as.
-        plain = await engine.get(handle.workflow_id, run_id=handle.run_id)
+        _note_if_found(session, handle)
+        plain = handle.plain()
         try:
-            return plain, await handle_result(handle, plain, timeout)
+            with pointing_to(handle.workflow_id):
+                return plain, await handle_result(handle, plain, timeout)
         except asyncio.CancelledError:
             note(
                 f"stopped; run {handle.workflow_id!r} ({handle.run_id}) is kept, and"
@@ -182,7 +183,7 @@ def start(
     """
     session.refuse_memory()
     arguments = read_arguments(values, given)
-    handle = asyncio.run(_start(session, target, arguments, queue, _how(**how)))
+    handle = asyncio.run(_start(session, target, arguments, queue, how))
     if session.is_json:
         write_json({"workflow_id": handle.workflow_id, "run_id": handle.run_id})
     else:
@@ -206,4 +207,5 @@ async def _start(
         session.database_url, namespace=session.namespace, worker=False
     ) as engine:
         handle: Handle[Any] = await engine.start(call, *values, task_queue=queue, **how)
+        _note_if_found(session, handle)
         return handle

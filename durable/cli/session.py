@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,13 @@ from urllib.parse import unquote
 import click
 
 DEFAULT_URL: Final = "sqlite:///durable.db"
+
+
+def to_url(database: str) -> str:
+    """The URL of a database that is given as a URL or as the path of its file."""
+    # One letter before a colon is a drive.
+    is_url = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", database)
+    return database if is_url or not database else f"sqlite:///{database}"
 
 
 @dataclass
@@ -52,7 +60,7 @@ class Session:
         if self.is_in_memory:
             raise click.UsageError(
                 f"{self.database_url!r} lives in one process only, and ends with this"
-                " command. Give the URL of a file, such as sqlite:///orders.db."
+                " command. Give a file, such as orders.db."
             )
 
     def secrets(self) -> tuple[str, ...]:

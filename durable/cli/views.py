@@ -7,8 +7,9 @@ from typing import Any, Final, TypeGuard
 import msgspec
 
 from durable.cli.pieces import decode_failure, find_datetime, value_of
+from durable.client.description import failure_as_dict
 from durable.core.codec import UNREADABLE
-from durable.core.payload import JSON_PLAIN, Failure, Payload
+from durable.core.payload import JSON_PLAIN, Payload
 from durable.core.run_state import RunState
 from durable.store.records import AttemptRecord, HistoryRow, RunRecord
 
@@ -35,17 +36,7 @@ def run_view(record: RunRecord) -> dict[str, Any]:
         "continued_from_run_id": record.continued_from_run_id,
         "parent_workflow_id": record.parent_workflow_id,
         "parent_run_id": record.parent_run_id,
-        "stuck": None if stuck is None else failure_view(stuck),
-    }
-
-
-def failure_view(failure: Failure) -> dict[str, Any]:
-    """A failure, without the values that may be attached to it."""
-    return {
-        "type": failure.type,
-        "message": failure.message,
-        "stack_trace": failure.stack_trace,
-        "cause": None if failure.cause is None else failure_view(failure.cause),
+        "stuck": None if stuck is None else failure_as_dict(stuck),
     }
 
 
@@ -61,7 +52,7 @@ def attempt_view(row: AttemptRecord) -> dict[str, Any]:
         "started_at": _instant(row.started_at),
         "closed_at": _instant(row.closed_at),
         "worker_id": row.worker_id,
-        "failure": None if failure is None else failure_view(failure),
+        "failure": None if failure is None else failure_as_dict(failure),
     }
 
 
@@ -78,7 +69,7 @@ def folded_view(state: RunState, *, payloads: bool) -> dict[str, Any]:
             {
                 "number": letter.number,
                 "signal_name": letter.signal_name,
-                "error": failure_view(letter.error),
+                "error": failure_as_dict(letter.error),
             }
             for letter in state.dead_letters
         ],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shlex
+from collections.abc import Generator
 from typing import Any
 
 import click
@@ -10,19 +13,24 @@ import click
 from durable.cli.connection import open_client
 from durable.cli.output import write_json, write_value
 from durable.cli.parameters import (
+    SPAN,
     run_id_option,
     standard_options,
     workflow_id_argument,
 )
 from durable.cli.session import Session, pass_session
 from durable.client.handle import Handle
+from durable.errors import ResultTimeoutError, WorkflowFailedError, WorkflowStuckError
 
 
 @click.command("result")
 @workflow_id_argument
 @run_id_option
 @click.option(
-    "--timeout", metavar="SPAN", help='How long to wait, such as "30s"; no end to it.'
+    "--timeout",
+    type=SPAN,
+    metavar="SPAN",
+    help='How long to wait, such as "30s"; no end to it.',
 )
 @standard_options
 @pass_session
@@ -34,10 +42,22 @@ def result(
     async def wait() -> tuple[Handle[Any], Any]:
         async with open_client(session) as (engine, _):
             handle = await engine.get(workflow_id, run_id=run_id)
-            return handle, await handle.result(timeout=timeout)
+            with pointing_to(workflow_id):
+                return handle, await handle.result(timeout=timeout)
 
     handle, value = asyncio.run(wait())
     write_result(session, handle, value)
+
+
+@contextlib.contextmanager
+def pointing_to(workflow_id: str) -> Generator[None]:
+    """Let an error that says how a run went point to what tells more of it."""
+    try:
+        yield
+    except (WorkflowFailedError, WorkflowStuckError, ResultTimeoutError) as error:
+        more = f"'durable show {shlex.quote(workflow_id)}' tells what happened."
+        error.hint = f"{error.hint} {more}" if error.hint else more
+        raise
 
 
 def write_result(session: Session, handle: Handle[Any], value: Any) -> None:

@@ -15,7 +15,7 @@ from durable.api.registry import REGISTRY
 from durable.cli.loading import load_modules
 from durable.cli.logs import logging_to_stderr
 from durable.cli.output import users_code_prints_to_stderr
-from durable.cli.parameters import database_options
+from durable.cli.parameters import SPAN, database_options
 from durable.cli.reporting import mask
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_until_signal
@@ -66,6 +66,7 @@ _LEAVE_SECONDS: Final = 2.0
 )
 @click.option(
     "--drain-timeout",
+    type=SPAN,
     metavar="SPAN",
     default="10s",
     show_default=True,

@@ -16,14 +16,22 @@ from durable.api.child_options import START_OPTIONS, refuse_others
 from durable.api.messages import SignalCall, UpdateCall, signal_call, update_call
 from durable.api.registry import Registry
 from durable.api.workflow import Workflow, WorkflowCall
+from durable.api.workflow_definition import workflow_of
 from durable.client.answers import Answers, News
 from durable.client.chain import LocalWorker
 from durable.client.description import RunDescription
+from durable.client.found_runs import (
+    check_same,
+    say_found,
+    say_other_request,
+    takes_no_message,
+)
 from durable.client.handle import Handle
 from durable.client.home import Home
 from durable.client.listening import Listener
 from durable.client.listing import describe_runs
 from durable.client.outcomes import Outcomes
+from durable.client.start_options import StartOptions, start_options
 from durable.client.updates import UpdateHandle
 from durable.converter import json
 from durable.core.codec import decode_rows, encode_attributes, encode_event
@@ -41,19 +49,17 @@ from durable.errors import (
     CommitUnknownError,
     DurableError,
     InvalidCallError,
-    InvalidOptionError,
+    WorkflowClosedError,
     WorkflowNotFoundError,
 )
 from durable.observer import Observer
 from durable.options import (
-    Duration,
     IdConflictPolicy,
-    IdReusePolicy,
     check_id,
-    to_microseconds,
 )
 from durable.store.records import (
     Committed,
+    FoundRun,
     MessageKind,
     PutMessage,
     RunFilter,
@@ -66,21 +72,6 @@ from durable.store.records import (
 from durable.store.store import Store
 
 _COMMIT_TRIES: Final = 3
-
-
-class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How one run is started; durations in microseconds."""
-
-    workflow_id: str | None
-    on_conflict: IdConflictPolicy
-    id_reuse: IdReusePolicy
-    request_id: str | None
-    run_timeout: int | None
-    execution_timeout: int | None
-    task_queue: str | None
-    memo: dict[str, Any]
-    first: Any = None
-    """A signal's event or an update that the first turn sees, if any."""
 
 
 class Client:
@@ -107,6 +98,7 @@ class Client:
         self.listener = Listener(store, self.outcomes)
         self.worker: LocalWorker | None = None
         self._observer = observer
+        self._opened_at = store.now()
         self._run_ids = RunIds()
         # Ids must differ, not be secret; a system call for each would cost as much as
         # driving a turn.
@@ -201,6 +193,7 @@ class Client:
         headers: dict[str, str],
     ) -> Handle[Any]:
         started = self._first_event(definition, name, payloads, how, ids, headers)
+        definition = definition or self.registry.workflows.get(name)
         workflow_id, run_id = ids
         record = RunRecord(
             namespace=self.namespace,
@@ -223,18 +216,73 @@ class Client:
         result = await self._commit_start(started, record, how)
         if result.terminated_run_id is not None:
             await self._observe_terminated(result.terminated_run_id)
-        if not result.created and how.first is not None:
-            self.mailed(result.run_id)
+        if result.found is not None and result.run_id != run_id:
+            return await self._use_found(started, definition, how, result.found)
         outcome.is_fresh = (
             result.created and outcome.terminal is None and self._is_local(started)
         )
         if not result.created:
-            return Handle(self, workflow_id, result.run_id, definition)
+            # An existing one was wanted, or the answer to our first attempt was lost.
+            if how.first is not None:
+                self.mailed(result.run_id)
+            return Handle(
+                self,
+                workflow_id,
+                result.run_id,
+                definition,
+                is_new=result.run_id == run_id,
+            )
         handle: Handle[Any] = Handle(
             self, workflow_id, run_id, definition, outcome, first_run_id=run_id
         )
         handle.first_update = update
         return handle
+
+    async def _use_found(
+        self,
+        started: WorkflowExecutionStarted,
+        definition: Workflow[Any, Any] | None,
+        how: StartOptions,
+        found: FoundRun,
+    ) -> Handle[Any]:
+        """Answer a start with the run that there is, if that is what it asked for."""
+        record = found.record
+        signature = None if definition is None else definition.call_signature
+        is_asked_again = how.request_id == record.request_id
+        if is_asked_again:
+            say_other_request(found, started, signature)
+        elif how.conflict_policy is IdConflictPolicy.USE_SAME:
+            check_same(found, started, signature)
+        say_found(record, self._opened_at)
+        if how.first is not None:
+            had_it = is_asked_again and record.status is not RunStatus.RUNNING
+            if how.conflict_policy is IdConflictPolicy.USE_SAME and not had_it:
+                await self._send_to_found(record, how)
+            self.mailed(record.run_id)
+        return Handle(
+            self,
+            record.workflow_id,
+            record.run_id,
+            self.registry.workflows.get(record.workflow_type, definition),
+            first_run_id=record.first_run_id,
+            is_new=False,
+        )
+
+    async def _send_to_found(self, record: RunRecord, how: StartOptions) -> None:
+        """Send what a start brings along to the run that it was compared with.
+
+        Raises:
+            WorkflowAlreadyStartedError: that has closed.
+        """
+        message = msgspec.structs.replace(
+            self._message(record, how.first),
+            run_id=None,
+            first_run_id=record.first_run_id,
+        )
+        try:
+            await self._store.perform(message)
+        except WorkflowClosedError:
+            raise takes_no_message(record) from None
 
     def _first_event(
         self,
@@ -303,7 +351,8 @@ class Client:
         self, started: WorkflowExecutionStarted, record: RunRecord, how: StartOptions
     ) -> Started:
         terminated = ""
-        if how.on_conflict is IdConflictPolicy.TERMINATE_EXISTING:
+        policy = how.conflict_policy
+        if policy is IdConflictPolicy.TERMINATE_EXISTING:
             terminated = encode_attributes(
                 WorkflowExecutionTerminated(
                     reason="another run was started with its workflow id",
@@ -311,13 +360,18 @@ class Client:
                 )
             )
         first = how.first
+        # A run that may turn out to be another gets no message before that is known.
+        reminder = None
+        if first is not None and policy is not IdConflictPolicy.USE_SAME:
+            reminder = self._message(record, first)
         request = StartRun(
             record=record,
             rows=[],
-            reuse_policy=how.id_reuse,
-            conflict_policy=how.on_conflict,
+            reuse_policy=how.reuse_policy,
+            conflict_policy=policy,
+            wants_found=policy is not IdConflictPolicy.USE_EXISTING,
             terminated_data=terminated,
-            message_if_open=None if first is None else self._message(record, first),
+            message_if_open=reminder,
         )
         if self.worker is not None and self._is_local(started):
             inputs = () if first is None else (first,)
@@ -413,24 +467,34 @@ class Client:
         self,
         workflow_id: str,
         run_id: str | None,
-        definition: Workflow[Any, Any] | None,
+        workflow: object,
     ) -> Handle[Any]:
         """A handle to a run; see `Engine.get`."""
+        definition = None if workflow is None else workflow_of(workflow)
+        if workflow is not None and definition is None:
+            raise InvalidCallError(
+                f"workflow is {workflow!r}, which is no workflow.",
+                hint="Give a function or class that @workflow decorates, or leave it"
+                " out where this program has the workflow's code.",
+            )
         check_id(workflow_id, "the workflow id")
         record = await self._store.find_run(self.namespace, workflow_id, run_id)
         if record is None:
             which = "" if run_id is None else f" with run id {run_id!r}"
-            raise WorkflowNotFoundError(
+            unknown = WorkflowNotFoundError(
                 f"There is no run of workflow id {workflow_id!r}{which} in namespace"
                 f" {self.namespace!r}."
             )
+            unknown.workflow_id = workflow_id if run_id is None else None
+            raise unknown
         return Handle(
             self,
             workflow_id,
             record.run_id,
-            definition,
+            definition or self.registry.workflows.get(record.workflow_type),
             first_run_id=record.first_run_id,
             is_pinned=run_id is not None,
+            is_new=False,
         )
 
     async def list(self, where: RunFilter) -> list[RunDescription]:
@@ -456,10 +520,11 @@ def _what_to_start(
             for index, value in enumerate(args, start=1)
         )
         return None, call, payloads
-    if isinstance(call, Workflow):
+    workflow = workflow_of(call)
+    if workflow is not None:
         raise InvalidCallError(
-            f"The workflow {call.name!r} was given, not a call of it.",
-            hint=f"Call it: {call.name}(...).",
+            f"The workflow {workflow.name!r} was given, not a call of it.",
+            hint=f"Call it: {workflow.function.__qualname__}(...).",
         )
     hint = "Give a call of a @workflow function, such as place_order(order)."
     if inspect.iscoroutine(call):
@@ -476,7 +541,7 @@ def _with_call_options(call: object, how: StartOptions) -> StartOptions:
     own = start_options(
         workflow_id=options.get("id"),
         on_conflict=how.on_conflict,
-        id_reuse=options.get("id_reuse", how.id_reuse),
+        id_reuse=how.id_reuse or options.get("id_reuse"),
         request_id=how.request_id,
         run_timeout=options.get("run_timeout"),
         execution_timeout=options.get("execution_timeout"),
@@ -492,53 +557,3 @@ def _with_call_options(call: object, how: StartOptions) -> StartOptions:
         memo={**own.memo, **how.memo},
         first=how.first,
     )
-
-
-def start_options(
-    *,
-    workflow_id: str | None,
-    on_conflict: IdConflictPolicy,
-    id_reuse: IdReusePolicy,
-    request_id: str | None,
-    run_timeout: Duration | None,
-    execution_timeout: Duration | None,
-    task_queue: str | None,
-    memo: dict[str, Any] | None,
-) -> StartOptions:
-    """Check the options of a start.
-
-    Raises:
-        InvalidIdError, InvalidOptionError, InvalidDurationError: one breaks its rule.
-    """
-    for value, name in (
-        (workflow_id, "the workflow id"),
-        (request_id, "the request id"),
-        (task_queue, "the task queue"),
-    ):
-        if value is not None:
-            check_id(value, name)
-    if not isinstance(on_conflict, IdConflictPolicy):
-        raise InvalidOptionError(
-            f"on_conflict is {on_conflict!r}: give an IdConflictPolicy."
-        )
-    if not isinstance(id_reuse, IdReusePolicy):
-        raise InvalidOptionError(f"id_reuse is {id_reuse!r}: give an IdReusePolicy.")
-    return StartOptions(
-        workflow_id=workflow_id,
-        on_conflict=on_conflict,
-        id_reuse=id_reuse,
-        request_id=request_id,
-        run_timeout=_positive(run_timeout, "run_timeout"),
-        execution_timeout=_positive(execution_timeout, "execution_timeout"),
-        task_queue=task_queue,
-        memo=memo or {},
-    )
-
-
-def _positive(value: Duration | None, name: str) -> int | None:
-    if value is None:
-        return None
-    microseconds = to_microseconds(value, name)
-    if microseconds == 0:
-        raise InvalidOptionError(f"{name} is 0: give a positive duration, or None.")
-    return microseconds

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -13,13 +16,17 @@ from durable.core.codec import UNREADABLE
 from durable.core.payload import Failure
 from durable.errors import InvalidOptionError, WorkflowStuckError
 from durable.options import check_id
-from durable.store.records import RunRecord, RunStatus
+from durable.store.records import STUCK, RunRecord, RunStatus
+from durable.suggestions import ending_with_closest
 
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
 
 
 class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     """What the store says about a run.
+
+    Web frameworks may return it as it is: `to_dict` gives it as plain data, `dict` of
+    it does the same, and pydantic knows it as a field or a response.
 
     Attributes:
         stuck: why it is parked, or None.
@@ -53,6 +60,42 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     def cursor(self) -> str:
         """Where it stands in a listing: `list(after=...)` goes on behind it."""
         return f"{from_datetime(self.started_at):x}.{self.run_id}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data: instants as ISO 8601 text, no value of an error."""
+        plain: dict[str, Any] = msgspec.to_builtins(
+            {**msgspec.structs.asdict(self), "stuck": None}
+        )
+        if self.stuck is not None:
+            plain["stuck"] = failure_as_dict(self.stuck)
+        return plain
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """The items of `to_dict`, so that `dict()` makes plain data of it."""
+        return iter(self.to_dict().items())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """How pydantic, and whatever rests on it, writes it as JSON."""
+        # Whoever asks has pydantic; nobody else needs it.
+        schemas: Any = importlib.import_module("pydantic_core.core_schema")
+        return schemas.is_instance_schema(
+            cls,
+            serialization=schemas.plain_serializer_function_ser_schema(
+                cls.to_dict, return_schema=schemas.dict_schema()
+            ),
+        )
+
+
+def failure_as_dict(failure: Failure) -> dict[str, Any]:
+    """A failure as plain data, without the values that may be attached to it."""
+    cause = failure.cause
+    return {
+        "type": failure.type,
+        "message": failure.message,
+        "stack_trace": failure.stack_trace,
+        "cause": None if cause is None else failure_as_dict(cause),
+    }
 
 
 def read_cursor(text: object) -> tuple[int, str]:
@@ -129,3 +172,18 @@ def stuck_error(record: RunRecord, failure: Failure) -> WorkflowStuckError:
     )
     error.__cause__ = exception_of(failure)
     return error
+
+
+def to_status(value: object) -> RunStatus:
+    """Read a status.
+
+    Raises:
+        InvalidOptionError: there is no such status.
+    """
+    with contextlib.suppress(ValueError):
+        return RunStatus(value)
+    words = [*(status.value for status in RunStatus), STUCK]
+    raise InvalidOptionError(
+        f"status is {value!r}: give one of {', '.join(words)}"
+        f"{ending_with_closest(value, words)}"
+    )

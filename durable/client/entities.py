@@ -31,7 +31,8 @@ from durable.api.messages import UpdateCall
 from durable.api.workflow_definition import Workflow, WorkflowCall, find_workflow
 from durable.client import questions
 from durable.client.chain import Chain
-from durable.client.client import Client, start_options
+from durable.client.client import Client
+from durable.client.start_options import start_options
 from durable.client.updates import UpdateHandle, start_update
 from durable.converter import failures, json
 from durable.core.codec import decode_rows

@@ -24,6 +24,7 @@ from durable.client.description import (
     decode_stuck,
     stuck_error,
 )
+from durable.client.found_runs import RUN_AGAIN
 from durable.client.listening import terminal_of
 from durable.client.listing import describe_runs
 from durable.client.outcomes import RunOutcome
@@ -66,6 +67,8 @@ class Handle(Generic[R_co]):
     Attributes:
         workflow_id: chosen by whoever started it.
         run_id: ours; that of the run the handle was made for.
+        is_new: the run was created by the call that gave this handle; False if that
+            found it.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class Handle(Generic[R_co]):
         *,
         first_run_id: str | None = None,
         is_pinned: bool = False,
+        is_new: bool = True,
     ) -> None:
+        self.is_new = is_new
         self.workflow_id = workflow_id
         self.run_id = run_id
         self._definition = definition
@@ -95,6 +100,18 @@ class Handle(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"<run {self.workflow_id!r} ({self.run_id})>"
+
+    def plain(self) -> Handle[Any]:
+        """A handle to the same run whose result is the plain data of its JSON."""
+        return Handle(
+            self._connection,
+            self.workflow_id,
+            self.run_id,
+            None,
+            self._outcome,
+            is_pinned=self._chain.is_pinned,
+            is_new=self.is_new,
+        )
 
     # --- how it ends ------------------------------------------------------------------
 
@@ -123,7 +140,11 @@ class Handle(Generic[R_co]):
                 limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
                 terminal = await self._wait_closed_within(limit)
         result: R_co = result_of(
-            terminal, self._definition, self.workflow_id, self._chain.current
+            terminal,
+            self._definition,
+            self.workflow_id,
+            self._chain.current,
+            hint=None if self.is_new else RUN_AGAIN,
         )
         return result
 
@@ -200,6 +221,20 @@ class Handle(Generic[R_co]):
         connection, record = self._connection, await self._chain.record()
         found = await describe_runs(connection.store, connection.namespace, [record])
         return found[0]
+
+    async def memo(self) -> dict[str, Any]:
+        """Read the values that the run was started with beside its arguments.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            CorruptHistoryError: a row cannot be read.
+        """
+        first = next(iter(await self.history()), None)
+        memo: dict[str, Payload] = getattr(first and first.attributes, "memo", {})
+        return {
+            key: json.decode(value, Any, f"memo {key!r} of run {self.workflow_id!r}")
+            for key, value in memo.items()
+        }
 
     async def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order.

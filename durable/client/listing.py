@@ -7,11 +7,16 @@ from datetime import datetime
 from typing import Any
 
 from durable import limits
-from durable.client.description import RunDescription, describe, read_cursor
+from durable.client.description import (
+    RunDescription,
+    describe,
+    read_cursor,
+    to_status,
+)
 from durable.clock import from_datetime
 from durable.errors import InvalidOptionError
 from durable.options import check_id
-from durable.store.records import RunFilter, RunRecord, RunStatus
+from durable.store.records import STUCK, RunFilter, RunRecord
 from durable.store.store import Store
 
 
@@ -30,8 +35,8 @@ def run_filter(
     Raises:
         InvalidOptionError, InvalidIdError: one has a wrong type or value.
     """
-    if status is not None and not isinstance(status, RunStatus):
-        raise InvalidOptionError(f"status is {status!r}: give a RunStatus.")
+    if status == STUCK:
+        status, stuck = None, True
     for value, name in (
         (workflow_type, "the workflow's name"),
         (workflow_id, "the workflow id"),
@@ -49,7 +54,7 @@ def run_filter(
             f"limit is {limit!r}: give 1 to {limits.LIST_PAGE_MAX}."
         )
     return RunFilter(
-        status=status,
+        status=None if status is None else to_status(status),
         workflow_type=workflow_type,
         workflow_id=workflow_id,
         stuck=stuck,

@@ -29,23 +29,25 @@ def result_of(
     definition: Workflow[Any, Any] | None,
     workflow_id: str,
     run_id: str,
+    *,
+    hint: str | None = None,
 ) -> Any:
-    """Decode a run's result, or raise how else it ended.
+    """Decode a run's result, or raise how else it ended; `hint` says what to do then.
 
     Raises:
         WorkflowFailedError: it failed, was cancelled, was terminated or timed out.
     """
     if not isinstance(terminal, WorkflowExecutionCompleted):
-        raise _error_of(terminal, workflow_id, run_id)
+        raise _error_of(terminal, workflow_id, run_id, hint)
     if definition is not None:
         return definition.call_signature.decode_result(terminal.result)
     return json.decode(terminal.result, Any, f"the result of run {workflow_id!r}")
 
 
 def _error_of(
-    terminal: Attributes, workflow_id: str, run_id: str
+    terminal: Attributes, workflow_id: str, run_id: str, hint: str | None
 ) -> WorkflowFailedError:
-    ids = {"workflow_id": workflow_id, "run_id": run_id}
+    ids: dict[str, Any] = {"workflow_id": workflow_id, "run_id": run_id, "hint": hint}
     name = f"Run {workflow_id!r}"
     error: WorkflowFailedError
     if isinstance(terminal, WorkflowExecutionFailed):

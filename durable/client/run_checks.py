@@ -297,7 +297,9 @@ def _check_attempts(
         outcome = outcomes.get(event_id)
         if numbers != list(range(1, count + 1)):
             yield Check.ATTEMPTS, f"{what} has the attempts {numbers}"
-        elif most and count > most:
+        elif (
+            most and count - sum(row.state is AttemptState.LOST for row in rows) > most
+        ):
             yield Check.ATTEMPTS, f"{what} has {count} attempts of at most {most}"
         elif any(row.state in _OPEN_ATTEMPTS for row in rows[:-1]):
             yield Check.ATTEMPTS, f"{what} has an open attempt before its last one"

@@ -256,13 +256,19 @@ class Batch:
 
     def _is_carefree(self, starts: list[tuple[int, StartRun]]) -> bool:
         # A start by itself need not look first: if a unique key refuses it, it is done
-        # again, and nothing else with it. A run that begins closed has no such key.
+        # again, and nothing else with it. A run that begins closed has no such key, nor
+        # has a closed one that keeps its id.
         _, start = starts[0]
         return (
             len(self.entries) == 1
             and start.record.status is RunStatus.RUNNING
             and start.message_if_open is None
-            and policies.allows_every_reuse(start)
+            and (
+                policies.allows_every_reuse(start)
+                or not self._transaction.hot.is_used(
+                    start.record.namespace, start.record.workflow_id
+                )
+            )
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -101,6 +102,7 @@ def connect(
         NotADatabaseError: the URL names no database that this release can use.
         InvalidOptionError: it has an option that does not exist, or a wrong value.
     """
+    clock = clock or SystemClock()
     given: object = url
     if not isinstance(given, str):
         raise NotADatabaseError(
@@ -109,9 +111,11 @@ def connect(
     shown = mask_password(given)
     match = _SCHEME.fullmatch(given)
     if match is None:
-        raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=_FORMS)
+        hint = _FORMS
+        if given and ":" not in given:
+            hint = f"Is it a file? Then give Path({shown!r}) to an engine. {_FORMS}"
+        raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=hint)
     scheme, rest = match.group(1).lower(), match.group(2)
-    clock = clock or SystemClock()
     kind = scheme.partition("+")[0]
     if kind in _SERVERS:
         raise NotADatabaseError(
@@ -126,6 +130,26 @@ def connect(
             f"{shown!r} names no database that is known here.", hint=_FORMS
         )
     path, synchronous = _parse_sqlite(rest, shown)
+    return _connect_sqlite(path, synchronous, clock, migrate, observer)
+
+
+def connect_file(
+    path: os.PathLike[str],
+    *,
+    clock: Clock | None = None,
+    observer: Observer | None = None,
+) -> Store:
+    """Make the store of an SQLite file, whatever its name; see `connect`."""
+    return _connect_sqlite(Path(path), "FULL", clock or SystemClock(), True, observer)
+
+
+def _connect_sqlite(
+    path: Path | None,
+    synchronous: str,
+    clock: Clock,
+    migrate: bool,
+    observer: Observer | None,
+) -> Store:
     # SQLAlchemy takes 0.3 s to import, which a store in memory can do without.
     from durable.store.sql_store import SqlStore
     from durable.store.sqlite import SqliteDatabase

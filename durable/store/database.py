@@ -52,7 +52,14 @@ class HotPath(Protocol):
         ...
 
     def find_holders(self, starts: Sequence[StartRun]) -> list[RunRecord]:
-        """Return the runs that hold a request id, or as open runs a workflow id."""
+        """Return the runs that hold a request id, or as open runs a workflow id.
+
+        And of each workflow id whose closed runs matter any one run.
+        """
+        ...
+
+    def is_used(self, namespace: str, workflow_id: str) -> bool:
+        """Tell whether any run, open or closed, has that workflow id."""
         ...
 
     def find_writable(self, places: Sequence[Place], owner: str) -> list[str]:

@@ -24,6 +24,7 @@ from durable.store.records import (
     CommitTask,
     Committed,
     DropReplies,
+    FoundRun,
     HistoryRow,
     MailArrived,
     MessageRecord,
@@ -221,6 +222,8 @@ class MemoryDatabase:
             newest=self.find_newest(*key),
         )
         if answer is not None:
+            if operation.wants_found:
+                answer = self._show(answer)
             return self._remind(operation, answer)
         guardian = policies.guardian_of(operation)
         if guardian is not None:
@@ -246,6 +249,13 @@ class MemoryDatabase:
             created=True,
             terminated_run_id=None if open_run is None else open_run.run_id,
             committed=committed if committed != Committed() else None,
+        )
+
+    def _show(self, answer: Started) -> Started:
+        existing = self.runs[answer.run_id]
+        first = self.history[existing.first_run_id].get(1)
+        return replace(
+            answer, found=FoundRun(existing, None if first is None else first[5])
         )
 
     def _remind(self, operation: StartRun, answer: Started) -> Started:

@@ -95,15 +95,21 @@ def find_start_answer(
     """
     if same_request is not None:
         return Started(run_id=same_request.run_id, created=False)
+    policy = operation.conflict_policy
     if open_run is not None:
-        match operation.conflict_policy:
+        match policy:
             case IdConflictPolicy.FAIL:
                 raise _already_running(open_run)
-            case IdConflictPolicy.USE_EXISTING:
+            case IdConflictPolicy.USE_SAME | IdConflictPolicy.USE_EXISTING:
                 return Started(run_id=open_run.run_id, created=False)
             case IdConflictPolicy.TERMINATE_EXISTING:
                 return None
     if newest is not None and not _may_reuse(operation.reuse_policy, newest):
+        if policy is IdConflictPolicy.USE_SAME or (
+            policy is IdConflictPolicy.USE_EXISTING
+            and operation.message_if_open is None
+        ):
+            return Started(run_id=newest.run_id, created=False)
         raise _already_used(newest, operation.reuse_policy)
     return None
 
@@ -133,8 +139,8 @@ def _already_running(run: RunRecord) -> WorkflowAlreadyStartedError:
     return WorkflowAlreadyStartedError(
         f"Workflow id {run.workflow_id!r} has been running since"
         f" {_instant(run.started_at)} (run {run.run_id!r}).",
-        hint="To wait for that run pass on_conflict=IdConflictPolicy.USE_EXISTING;"
-        " otherwise choose another id.",
+        hint='Choose another id, or pass on_conflict="use_same" to get that run if it'
+        " was started with the same arguments.",
         workflow_id=run.workflow_id,
         run_id=run.run_id,
     )
@@ -144,8 +150,8 @@ def _already_used(run: RunRecord, policy: IdReusePolicy) -> WorkflowAlreadyStart
     return WorkflowAlreadyStartedError(
         f"Workflow id {run.workflow_id!r} was used by a run that ended as"
         f" {run.status.value} at {_instant(run.closed_at)} (run {run.run_id!r}), and"
-        f" IdReusePolicy.{policy.name} forbids using it again.",
-        hint="Choose another id, or start with IdReusePolicy.ALLOW_DUPLICATE.",
+        f' id_reuse="{policy.word}" forbids using it again.',
+        hint='Choose another id, or pass id_reuse="new_run" for another run of it.',
         workflow_id=run.workflow_id,
         run_id=run.run_id,
     )

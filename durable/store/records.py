@@ -7,7 +7,7 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -39,6 +39,10 @@ class RunStatus(enum.Enum):
     TERMINATED = "terminated"
     TIMED_OUT = "timed_out"
     CONTINUED_AS_NEW = "continued_as_new"
+
+
+STUCK: Final = "stuck"
+"""What people ask for as if it were a status: runs that are parked, and so running."""
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -258,6 +262,10 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     with that run and changes nothing, whatever the policies say. After terminating an
     existing run the reuse policy is not asked.
 
+    USE_SAME answers with the run that holds the id, like USE_EXISTING: whether it is
+    the same that was asked for only the caller can tell, who knows the types. It needs
+    no transaction, as what a run began with never changes.
+
     Raises (as the operation's outcome):
         WorkflowAlreadyStartedError: the policies forbid it.
         LeaseLostError: `record.owner` is set and this worker's lease is gone, or it
@@ -271,12 +279,15 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     rows: list[HistoryRow]
     reuse_policy: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE
     conflict_policy: IdConflictPolicy = IdConflictPolicy.FAIL
+    wants_found: bool = False
+    """Fill in `Started.found`."""
     terminated_data: str = ""
     """JSON of the WorkflowExecutionTerminated event for TERMINATE_EXISTING."""
     message_if_open: PutMessage | None = None
     """Put if USE_EXISTING answers with an open run, or the request id with one that
     is open: the signal or update of a start that carries one. It goes to that run,
-    whatever its own address says; `committed.deliveries` names the run then."""
+    whatever its own address says; `committed.deliveries` names the run then. A closed
+    run takes none, so USE_EXISTING fails for it."""
     messages: tuple[PutMessage, ...] = ()
     starts: tuple[StartRun, ...] = ()
     """As for `CommitTask`; only if the run is created."""
@@ -293,6 +304,19 @@ class Started(msgspec.Struct, frozen=True):
     created: bool
     terminated_run_id: str | None = None
     committed: Committed | None = None
+    found: FoundRun | None = None
+
+
+class FoundRun(msgspec.Struct, frozen=True):
+    """The run that a start was answered with, for whoever must compare the two.
+
+    Attributes:
+        first_data: JSON of the event that its chain of runs began with, so what was
+            asked for under its id; None if that row is gone.
+    """
+
+    record: RunRecord
+    first_data: str | None
 
 
 class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):

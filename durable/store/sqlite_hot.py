@@ -242,7 +242,11 @@ _READ_HEADER: Final = (
 _SELECT_RUNS: Final = f"SELECT {_RUN_COLUMNS} FROM runs WHERE namespace = ?"  # noqa: S608 - constant names
 _FIND_BY_REQUEST: Final = _Ids(f"{_SELECT_RUNS} AND request_id IN ({{}})")
 _FIND_OPEN: Final = _Ids(f"{_SELECT_RUNS} AND open_key IN ({{}})")
-_FIND_BY_WORKFLOW: Final = _Ids(f"{_SELECT_RUNS} AND workflow_id IN ({{}})")
+# One run of each id is enough to tell that the id was used; some have very many.
+_FIND_BY_WORKFLOW: Final = _Ids(
+    f"{_SELECT_RUNS} AND workflow_id IN ({{}}) GROUP BY workflow_id"
+)
+_IS_USED: Final = "SELECT 1 FROM runs WHERE workflow_id = ? AND namespace = ? LIMIT 1"
 _FIND_WRITABLE: Final = _Rows(
     "SELECT runs.run_id FROM",
     2,
@@ -297,6 +301,11 @@ class SqliteHotPath:
             rows += _FIND_OPEN.fetch(self._cursor, before, workflows)
             rows += _FIND_BY_WORKFLOW.fetch(self._cursor, before, strict)
         return [salvage.to_run(row) for row in rows]
+
+    def is_used(self, namespace: str, workflow_id: str) -> bool:
+        """See `HotPath`."""
+        found = self._cursor.execute(_IS_USED, (workflow_id, namespace)).fetchall()
+        return bool(found)
 
     def find_writable(self, places: Sequence[Place], owner: str) -> list[str]:
         """See `HotPath`."""

@@ -21,6 +21,7 @@ from durable.store.records import (
     CommitTask,
     Committed,
     DropReplies,
+    FoundRun,
     MailArrived,
     ParkRun,
     PutMessage,
@@ -185,14 +186,18 @@ class Transaction:
         policies.check_beginning(operation)
         holders = self.hot.find_holders([operation])
         open_run = next((h for h in holders if _holds_id(h, record)), None)
+        newest = self.find_newest(operation)
         answer = policies.find_start_answer(
             operation,
             same_request=next((h for h in holders if _same_request(h, record)), None),
             open_run=open_run,
-            newest=self.find_newest(operation),
+            newest=newest,
         )
         if answer is not None:
-            existing = next(h for h in holders if h.run_id == answer.run_id)
+            known = holders if newest is None else [*holders, newest]
+            existing = next(h for h in known if h.run_id == answer.run_id)
+            if operation.wants_found:
+                answer = self._show(existing, answer)
             return self._remind(operation, existing, answer)
         guardian = policies.guardian_of(operation)
         if guardian is not None:
@@ -212,6 +217,13 @@ class Transaction:
             terminated_run_id=None if open_run is None else open_run.run_id,
             committed=committed if committed != Committed() else None,
         )
+
+    def _show(self, existing: RunRecord, answer: Started) -> Started:
+        first = self._execute(
+            statements.FIND_EVENT_DATA, run_id=existing.first_run_id, event_id=1
+        )
+        found = FoundRun(existing, first.scalar())
+        return msgspec.structs.replace(answer, found=found)
 
     def _remind(
         self, operation: StartRun, existing: RunRecord, answer: Started

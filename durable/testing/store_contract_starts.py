@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from durable.errors import (
 )
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
+    FoundRun,
     RunStatus,
     Started,
     StartRun,
@@ -24,6 +26,7 @@ from durable.testing.store_rows import (
     load,
     make_closing,
     make_commit,
+    make_message,
     make_rows,
     make_run,
     make_start,
@@ -45,6 +48,8 @@ CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUN
 
 class StartContract:
     """Starting runs."""
+
+    shares_database: bool
 
     async def test_start_creates_the_run_and_its_events(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -153,7 +158,7 @@ class StartContract:
         assert "'wf-r1'" in text
         assert "'r1'" in text
         assert "2027-01-15T08:00:00Z" in text
-        assert "IdConflictPolicy.USE_EXISTING" in text
+        assert 'on_conflict="use_same"' in text
         assert await store.load_runs(["r2"]) == []
 
     async def test_start_of_an_open_id_may_use_the_existing_run(
@@ -171,6 +176,120 @@ class StartContract:
         )
 
         assert result == Started(run_id="r1", created=False)
+
+    @pytest.mark.parametrize("is_together", [True, False])
+    async def test_start_of_the_same_finds_the_open_run_and_what_it_began_with(
+        self, harness: Harness, is_together: bool
+    ) -> None:
+        store = await harness.open()
+        first = make_start("r1")
+        again = make_start(
+            "r2",
+            workflow_id="wf-r1",
+            conflict_policy=IdConflictPolicy.USE_SAME,
+            reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+            wants_found=True,
+        )
+
+        if is_together:
+            _, result = await perform_all(store, first, again)
+        else:
+            await store.perform(first)
+            result = await store.perform(again)
+
+        found = FoundRun(first.record, first.rows[0][5])
+        assert result == Started(run_id="r1", created=False, found=found)
+        assert await store.load_runs(["r2"]) == []
+
+    @pytest.mark.parametrize("status", CLOSED_STATUSES)
+    async def test_start_of_the_same_finds_the_newest_closed_run_that_keeps_its_id(
+        self, harness: Harness, status: RunStatus
+    ) -> None:
+        store = await harness.open("w")
+        for run_id in ("r0", "r1"):
+            at = START + int(run_id[1:])
+            await store.perform(
+                make_start(run_id, owner="w", workflow_id="wf", started_at=at)
+            )
+            await store.perform(make_closing(run_id, 3, 3, status=status))
+
+        for policy in (IdConflictPolicy.USE_SAME, IdConflictPolicy.USE_EXISTING):
+            result = await store.perform(
+                make_start(
+                    "r2",
+                    workflow_id="wf",
+                    conflict_policy=policy,
+                    reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                )
+            )
+            assert result == Started(run_id="r1", created=False)
+
+    async def test_start_of_the_same_shows_what_a_chain_began_with(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        first = make_start("r1", owner="w", workflow_id="wf")
+        await store.perform(first)
+        closing = make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW)
+        await store.perform(closing)
+        await store.perform(
+            make_start("r2", owner="w", workflow_id="wf", first_run_id="r1")
+        )
+
+        result = await store.perform(
+            make_start(
+                "r3",
+                workflow_id="wf",
+                conflict_policy=IdConflictPolicy.USE_SAME,
+                wants_found=True,
+            )
+        )
+
+        assert result.found is not None
+        assert result.found.record.run_id == "r2"
+        assert result.found.first_data == first.rows[0][5]
+
+    async def test_start_with_a_message_finds_no_closed_run_for_it(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_closing("r1", 3, 3))
+
+        with pytest.raises(WorkflowAlreadyStartedError, match="'r1'"):
+            await store.perform(
+                make_start(
+                    "r2",
+                    workflow_id="wf-r1",
+                    conflict_policy=IdConflictPolicy.USE_EXISTING,
+                    reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                    message_if_open=make_message("r2"),
+                )
+            )
+
+    async def test_start_of_the_same_from_two_stores_at_once_is_one_run(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        stores = [await harness.open(), await harness.open()]
+
+        results = await asyncio.gather(
+            *(
+                store.perform(
+                    make_start(
+                        name,
+                        workflow_id="wf",
+                        conflict_policy=IdConflictPolicy.USE_SAME,
+                        reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                    )
+                )
+                for name, store in zip(("r1", "r2"), stores, strict=True)
+            )
+        )
+
+        assert sorted(result.created for result in results) == [False, True]
+        assert len({result.run_id for result in results}) == 1
 
     async def test_start_of_an_open_id_may_terminate_the_existing_run(
         self, harness: Harness

@@ -377,7 +377,8 @@ class ActivityTasks:
         else:
             decision = retry.decide(
                 scheduled.settings,
-                attempt=attempt.attempt,
+                # The policy bounds failures, and a lost attempt has not failed.
+                attempt=attempt.attempt - attempt.lost,
                 failure=failure,
                 scheduled_at=attempt.scheduled_at,
                 now=now,
@@ -475,6 +476,7 @@ class ActivityTasks:
             attempt.scheduled,
             attempt.scheduled_at,
             attempt=attempt.attempt + 1,
+            lost=attempt.lost,
             last_failure=failure,
         )
         following.due_at = due_at
@@ -501,6 +503,7 @@ class ActivityTasks:
         """Begin the attempt after one whose worker died in the middle of it."""
         run = attempt.run
         following = self.following(attempt, failure, self._store.now())
+        following.lost += 1
         run.attempts[attempt.scheduled_event_id] = following
         rows = (lost, self._rows.row(following, AttemptState.STARTED, None))
         self._rows.submit(run, rows, partial(self.begin_recorded, following))

@@ -33,6 +33,7 @@ class Attempt:
         "is_cut_short",
         "is_over",
         "last_failure",
+        "lost",
         "problem",
         "run",
         "scheduled",
@@ -53,6 +54,7 @@ class Attempt:
         scheduled_at: int,
         *,
         attempt: int = 1,
+        lost: int = 0,
         last_failure: Failure | None = None,
     ) -> None:
         self.run = run
@@ -60,6 +62,8 @@ class Attempt:
         self.scheduled = scheduled
         self.scheduled_at = scheduled_at
         self.attempt = attempt
+        self.lost = lost
+        """How many attempts before it were lost with their workers."""
         self.last_failure = last_failure
         self.headers = run.task_headers
         """What travels to it from the workflow task that scheduled it."""

@@ -3,15 +3,18 @@
 An activity without an outcome is in one of three states: its next attempt waits for its
 time (a row says so), it was asked to stop, or an attempt was under way when its worker
 died. The last is in doubt: it is run again as a further attempt, or reported as
-`OutcomeUnknown` where running it again is not allowed.
+`OutcomeUnknown` where running it again is not allowed: where one attempt was asked
+for, or so many were lost that it must be the activity that kills its workers.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from durable import limits
 from durable.core.codec import UNREADABLE
 from durable.core.events import (
     CHILD_OUTCOMES,
@@ -90,6 +93,9 @@ def restore_activities(
     inputs, are left alone: only the code was driven again.
     """
     latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
+    lost = Counter(
+        row.scheduled_event_id for row in rows if row.state is AttemptState.LOST
+    )
     decided = {
         getattr(event, "scheduled_event_id", None)
         for event in (*run.inputs, *run.replayer.unprocessed)
@@ -99,7 +105,7 @@ def restore_activities(
         if event_id in decided or event_id in run.attempts or event_id in run.backoffs:
             continue
         row = latest.get(event_id)
-        attempt = _attempt_of(run, machine, row)
+        attempt = _attempt_of(run, machine, row, lost[event_id])
         if machine.state is State.CANCEL_REQUESTED:
             run.inputs.append(_cancelled(attempt))
             run.attempt_records += (_lost(attempt, None, now),)
@@ -132,8 +138,11 @@ def _resolve_doubt(
     )
     if row is not None and row.failure is not None:
         failure = _failure_of(row)  # its worker could still say why
-    most = settings.retry_policy.max_attempts
-    if settings.at_most_once or (most and attempt.attempt >= most):
+    if (
+        settings.at_most_once
+        or settings.retry_policy.max_attempts == 1
+        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
+    ):
         run.inputs.append(_doubtful(attempt, failure))
         run.attempt_records += (_lost(attempt, failure, now),)
     else:
@@ -179,7 +188,7 @@ def event_of_message(
 
 
 def _attempt_of(
-    run: LiveRun, machine: ActivityMachine, row: AttemptRecord | None
+    run: LiveRun, machine: ActivityMachine, row: AttemptRecord | None, lost: int
 ) -> Attempt:
     assert isinstance(machine.scheduled, ActivityTaskScheduled)  # noqa: S101 - it is recorded
     attempt = Attempt(
@@ -188,6 +197,7 @@ def _attempt_of(
         machine.scheduled,
         machine.scheduled_at,
         attempt=1 if row is None else row.attempt,
+        lost=lost,
     )
     if row is not None:
         attempt.has_row = True

@@ -18,7 +18,6 @@ import msgspec
 
 from durable import (
     Engine,
-    IdConflictPolicy,
     RetryPolicy,
     activity,
     activity_info,
@@ -133,15 +132,7 @@ async def place_order(order: Order) -> Shipment:
 async def main(database: str, orders: list[Order]) -> None:
     """Start every order (or find it started) and wait until all are shipped."""
     async with Engine(database) as engine:
-        runs = [
-            await engine.start(
-                place_order(order),
-                id=order.id,
-                on_conflict=IdConflictPolicy.USE_EXISTING,
-                request_id=f"place {order.id}",
-            )
-            for order in orders
-        ]
+        runs = [await engine.start(place_order(order), id=order.id) for order in orders]
         for run in runs:
             shipment = await run.result()
             print(f"{shipment.order_id} {shipment.paid_cents} {shipment.tracking}")

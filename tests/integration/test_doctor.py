@@ -367,7 +367,7 @@ async def test_two_open_runs_of_one_id_are_found(patient: Patient) -> None:
     # The unique key forbids it, so it takes a row that the key does not see.
     patient.plant("UPDATE runs SET open_key = NULL WHERE run_id = :run", "sleeping")
     async with Engine(patient.url, definitions=[add, sleeping]) as engine:
-        await engine.start(sleeping(), id="sleeping")
+        await engine.start(sleeping(), id="sleeping", id_reuse="new_run")
         await wait_until(engine, "sleeping", "TimerStarted")
 
     found = await patient.examine()

@@ -16,6 +16,7 @@ from durable import (
     activity,
     activity_info,
     info,
+    limits,
     random,
     set_state,
     sleep,
@@ -138,6 +139,57 @@ async def test_an_attempt_cut_short_is_followed_by_the_next_number(
         states = [(row.attempt, row.state) for row in await run.attempts()]
     assert RAN == [("slow", 1), ("slow", 2)]
     assert states == [(1, AttemptState.LOST), (2, AttemptState.COMPLETED)]
+
+
+async def test_lost_attempts_do_not_use_up_the_retry_policy(database: str) -> None:
+    failing = {"left": 1}
+
+    @activity(name="unlucky", retry=RetryPolicy(max_attempts=2))
+    async def unlucky() -> str:
+        RAN.append(("unlucky", activity_info().attempt))
+        await asyncio.sleep(30)
+        if failing["left"]:
+            failing["left"] -= 1
+            raise ConnectionError("once")
+        return "done"
+
+    @workflow(name="patient")
+    async def patient() -> str:
+        return await unlucky()
+
+    definitions = [patient, unlucky]
+    clock = None
+    for _ in range(4):
+        async with TestEnvironment(
+            database, definitions=definitions, drain_timeout="1ms", clock=clock
+        ) as env:
+            await env.start(patient(), id="w")
+            await env.sleep(1)
+        clock = env.clock
+    async with TestEnvironment(database, definitions=definitions, clock=clock) as env:
+        run = await env.start(patient(), id="w")
+        assert await run.result() == "done"
+        states = [row.state for row in await run.attempts()]
+    assert states == [
+        *[AttemptState.LOST] * 4,
+        AttemptState.FAILED,
+        AttemptState.COMPLETED,
+    ]
+
+
+async def test_an_activity_that_kills_its_process_does_not_do_so_for_ever(
+    database: str,
+) -> None:
+    clock = None
+    for _ in range(limits.LOST_ATTEMPTS_MAX):
+        async with TestEnvironment(database, drain_timeout="1ms", clock=clock) as env:
+            await env.start(slow_work(), id="w")
+            await env.sleep(1)
+        clock = env.clock
+    async with TestEnvironment(database, clock=clock) as env:
+        with pytest.raises(WorkflowFailedError, match="OutcomeUnknown"):
+            await env.execute(slow_work(), id="w")
+    assert len(RAN) == limits.LOST_ATTEMPTS_MAX
 
 
 @pytest.mark.parametrize(

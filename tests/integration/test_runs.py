@@ -117,7 +117,7 @@ async def test_get_finds_the_newest_run_and_reads_its_result(database: str) -> N
     async with TestEnvironment(database) as env:
         first = await env.start(quadruple(1), id="w")
         await first.result()
-        second = await env.start(quadruple(2), id="w")
+        second = await env.start(quadruple(2), id="w", id_reuse="new_run")
         found = await env.get("w", workflow=quadruple)
         assert found.run_id == second.run_id
         assert await found.result() == 8
@@ -135,7 +135,7 @@ async def test_an_open_id_is_refused_unless_told_otherwise(database: str) -> Non
     async with TestEnvironment(database) as env:
         first = await env.start(for_ever(), id="w")
         with pytest.raises(WorkflowAlreadyStartedError) as refusal:
-            await env.start(for_ever(), id="w")
+            await env.start(for_ever(), id="w", on_conflict="fail")
         assert refusal.value.run_id == first.run_id
         same = await env.start(
             for_ever(), id="w", on_conflict=IdConflictPolicy.USE_EXISTING
@@ -173,7 +173,12 @@ async def test_row_24_the_id_of_a_closed_run_is_used_again_by_policy(
                 )
             else:
                 with pytest.raises(WorkflowAlreadyStartedError):
-                    await env.start(quadruple(1), id=workflow_id, id_reuse=policy)
+                    await env.start(
+                        quadruple(1),
+                        id=workflow_id,
+                        on_conflict="fail",
+                        id_reuse=policy,
+                    )
 
 
 async def test_the_same_request_id_starts_one_run(database: str) -> None:
@@ -193,7 +198,8 @@ async def test_fifty_starts_of_one_id_give_one_run_and_fifty_answers(
 ) -> None:
     async with TestEnvironment(database) as env:
         answers = await asyncio.gather(
-            *(env.start(for_ever(), id="w") for _ in range(50)), return_exceptions=True
+            *(env.start(for_ever(), id="w", on_conflict="fail") for _ in range(50)),
+            return_exceptions=True,
         )
         started = [a for a in answers if not isinstance(a, BaseException)]
         refused = [a for a in answers if isinstance(a, WorkflowAlreadyStartedError)]

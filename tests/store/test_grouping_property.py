@@ -141,6 +141,7 @@ def starts(draw: st.DrawFn, depth: int = 2) -> StartRun:
         rows=make_rows(run_id, 1, draw(st.integers(1, 2))),
         reuse_policy=draw(st.sampled_from(IdReusePolicy)),
         conflict_policy=draw(st.sampled_from(IdConflictPolicy)),
+        wants_found=draw(st.booleans()),
         terminated_data="{}",
         message_if_open=draw(st.none() | messages),
         messages=draw(few(messages)),
@@ -513,7 +514,7 @@ def test_generated_groups_do_fill_batches(
         ],
     )
 
-    assert created == [("Started", (name, True, None, None)) for name in names]
+    assert created == [("Started", (name, True, None, None, None)) for name in names]
     assert max(sizes) == 3
 
 

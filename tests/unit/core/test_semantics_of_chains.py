@@ -400,7 +400,7 @@ async def test_row_24_a_handle_never_reaches_another_chain_of_its_id() -> None:
         old: Handle[int] = await env.start(Counter.run(0), id="counter")
         await old.signal(Counter.tell("end"))
         await old.result()
-        new = await env.start(Counter.run(0), id="counter")
+        new = await env.start(Counter.run(0), id="counter", id_reuse="new_run")
         for work in (old.cancel, old.terminate):
             with pytest.raises(WorkflowClosedError):
                 await work()
@@ -428,6 +428,7 @@ async def test_row_24_only_failed_chains_may_be_started_again_if_that_is_asked(
         again: Any = env.start(
             Counter.run(0),
             id="counter",
+            on_conflict="fail",
             id_reuse=IdReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
         )
         if may_start:

@@ -262,7 +262,7 @@ async def test_row_24_conflict_policy_rules_open_runs() -> None:
     async with TestEnvironment() as env:
         first = await env.start(ending("sleeps"), id="one")
         with pytest.raises(WorkflowAlreadyStartedError) as caught:
-            await env.start(ending("returns"), id="one")
+            await env.start(ending("returns"), id="one", on_conflict="fail")
         assert caught.value.run_id == first.run_id
         same = await env.start(
             ending("returns"), id="one", on_conflict=IdConflictPolicy.USE_EXISTING
@@ -310,7 +310,9 @@ async def test_row_24_reuse_policy_rules_closed_runs(
             assert second.run_id != first.run_id
         else:
             with pytest.raises(WorkflowAlreadyStartedError, match="one"):
-                await env.start(ending("returns"), id="one", id_reuse=policy)
+                await env.start(
+                    ending("returns"), id="one", on_conflict="fail", id_reuse=policy
+                )
 
 
 async def test_row_24_a_request_id_makes_starting_idempotent() -> None:

@@ -330,7 +330,7 @@ async def test_refused_start_is_an_error(recording: Any, url: str) -> None:
     async with Engine(url, observer=recording.observer) as engine:
         await engine.start(sleeper(60), id="w")
         with pytest.raises(WorkflowAlreadyStartedError):
-            await engine.start(sleeper(60), id="w")
+            await engine.start(sleeper(60), id="w", on_conflict="fail")
 
     first, refused = recording.spans("start_workflow")
     assert first.status.status_code is StatusCode.UNSET
