@@ -23,13 +23,19 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from durable.core.teardown import RunTornDown
-from durable.errors import ForbiddenInWorkflowError, ReadOnlyError
+from durable.core.user_code import line_in
+from durable.errors import ForbiddenInWorkflowError, ReadOnlyError, WorkflowTaskError
 
 T = TypeVar("T")
 
 _HASH_FACTOR: Final = 0x9E3779B97F4A7C15  # odd, from the golden ratio: spreads numbers
 _HASH_MASK: Final = (1 << 61) - 1
 _TASKS_KEPT_MIN: Final = 64
+
+allowed: Final[contextvars.ContextVar[str | None]] = contextvars.ContextVar(
+    "allowed", default=None
+)
+"""Why the code that runs may do what cannot be replayed; see `durable.allow`."""
 
 
 class Handle:
@@ -126,6 +132,10 @@ class LoopOwner(Protocol):
         """Take what asyncio would have logged."""
         ...
 
+    def keep_bug(self, error: WorkflowTaskError) -> None:
+        """Take what parks the run at the end of the turn, whatever the code does."""
+        ...
+
 
 class DeterministicLoop(asyncio.AbstractEventLoop):
     """The event loop of one run."""
@@ -149,7 +159,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.is_torn_down = False
         # What is running that may change nothing; empty for all other code.
         self.read_only = ""
-        self.refusal: ReadOnlyError | None = None
+        self.refusal: WorkflowTaskError | None = None
+        # Whether no refusal of what cannot be replayed may be swallowed.
+        self.is_guarded = False
         # How `durable.api` finds the runtime; any loop may carry one.
         self.durable_runtime: Any = owner
         install_stable_asyncio()
@@ -348,9 +360,26 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def forbid(self, what: str, advice: str) -> NoReturn:
         """Refuse an operation that cannot be replayed."""
         self.refuse_if_torn_down()
-        raise ForbiddenInWorkflowError(
-            f"Workflow code called {what}, which cannot be replayed.", hint=advice
+        line = line_in(sys._getframe(), self)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
+        raise self.refuse_call(what, line, advice)
+
+    def refuse_call(
+        self, what: str, line: str, advice: str
+    ) -> ForbiddenInWorkflowError:
+        """Make the error that refuses a call; the turn fails even if code catches it.
+
+        But not in a run that began before that was so.
+        """
+        error = ForbiddenInWorkflowError(
+            f"Workflow code called {what}{line}, which cannot be replayed.", hint=advice
         )
+        if not self.is_guarded or allowed.get() is not None:
+            return error
+        if self.read_only:
+            self.refusal = self.refusal or error
+        else:
+            self._owner.keep_bug(error)
+        return error
 
     def run_in_executor(self, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]  # refuses whatever it is given
         """Refuse: threads are not replayable."""

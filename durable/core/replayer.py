@@ -283,7 +283,9 @@ class Replayer(RunView):
             self.event_count += position - start
             return position
         self.task_count = begun.task_number
-        self.flags = begun.flags
+        if begun.flags != self.flags:
+            self.flags = begun.flags
+            self._tell_loop(context)
         context.begin_task(begun.time, begun.event_id - 1)
         context.checkpoint_follows = position < count and (
             type(history[position].attributes) is CheckpointRecorded
@@ -320,8 +322,12 @@ class Replayer(RunView):
     def _start(self, started: WorkflowExecutionStarted) -> None:
         context = RunContext(started, self._find_code(started))
         context.on_unhandled = self._on_unhandled
+        self._tell_loop(context)
         self._context = context
         self._driver = RunDriver(context)
+
+    def _tell_loop(self, context: RunContext) -> None:
+        context.loop.is_guarded = bool(self.flags & flags.Flag.GUARDED)
 
     # --- one live turn ----------------------------------------------------------------
 
@@ -396,7 +402,7 @@ class Replayer(RunView):
         """Drive one turn live; return its events, and its commands."""
         context = driver.context
         self.task_count += 1
-        self.flags = flags.CURRENT
+        self.flags = flags.of_next_task(self.flags)
         context.is_replaying = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox

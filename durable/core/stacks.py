@@ -61,22 +61,6 @@ def _stack_of(task: asyncio.Task[Any]) -> TaskStack:
     return TaskStack(task.get_name(), waits_for or "another task", tuple(frames))
 
 
-def _frames(awaited: Any) -> Iterator[FrameType]:
-    """The frames of a coroutine and of what it awaits, from the outermost in."""
-    for _ in range(_FRAMES_MAX):
-        frame = None
-        inner = None
-        for prefix, link in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):
-            frame = getattr(awaited, f"{prefix}_frame", None)
-            if frame is not None:
-                inner = getattr(awaited, f"{prefix}_{link}", None)
-                break
-        if frame is None:
-            return
-        yield frame
-        awaited = inner
-
-
 def _reason(frame: FrameType) -> str:
     """What a frame of ours waits for, in words."""
     if not frame.f_code.co_filename.startswith(_PACKAGE):

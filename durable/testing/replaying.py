@@ -36,6 +36,7 @@ from durable.core.workflow_task import (
 )
 from durable.errors import CorruptHistoryError, NondeterminismError
 from durable.testing.histories import comparable, load_history
+from durable.worker.guards import install_guards
 
 History = Iterable[HistoryEvent] | str | bytes | Path
 """Events, the JSON text of `dump_history`, or the path of a file that holds it."""
@@ -114,11 +115,12 @@ def _drive_on(
     """Replay what is known, give the code what came then, compare what it does."""
     now = after[0].time
     replayer = _new_replayer(registry)
+    replayer.flags = after[0].flags  # of a run that may have begun long ago
     try:
         if known:
             _process(replayer, WorkflowTask(now, (), known, is_replay_only=True))
         completion = _process(replayer, WorkflowTask(now, _inputs(after)))
-        if after[0].flags == flags.CURRENT:  # else live code rightly differs
+        if flags.drives_alike(after[0].flags):  # else live code rightly differs
             _compare(completion, after)
     finally:
         replayer.tear_down()
@@ -145,6 +147,7 @@ def _registry(definitions: Iterable[object] | None) -> Registry:
 
 
 def _new_replayer(registry: Registry) -> Replayer:
+    install_guards()
     return Replayer(lambda started: registry.get_workflow(started.workflow_type))
 
 

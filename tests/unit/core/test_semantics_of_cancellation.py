@@ -334,7 +334,7 @@ def test_row_11_the_rule_is_recorded_with_the_turn() -> None:
 
     driver = Driver(quick())
     driver.start()
-    assert {event.flags for event in driver.history} == {flags.Flag.DRAIN_ONCE}
+    assert {event.flags for event in driver.history} == {flags.CURRENT}
 
 
 # --- row 12 ---------------------------------------------------------------------------
