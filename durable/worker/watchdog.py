@@ -18,12 +18,16 @@ from types import FrameType
 from typing import Final
 
 from durable.core.replayer import Replayer
+from durable.core.user_code import Owner, frames_in_turn, owner_of, users_frame
 from durable.errors import WorkflowBlockedError
 
 _log: Final = logging.getLogger("durable.worker")
 _STEP_SECONDS_MIN: Final = 0.005
 _AIM_SECONDS: Final = 0.001
 """How long to wait until the thread is looked at again, for a place to interrupt it."""
+_LOOKS_MAX: Final = 200
+"""How often to look for a line of the user's code, if the thread is elsewhere then."""
+_FRAMES_SHOWN: Final = 20
 _UNSAFE: Final = frozenset({"importlib", "logging", "queue", "threading"})
 """Packages that would leave a lock or a half-made module behind for other threads."""
 
@@ -45,6 +49,8 @@ class Watchdog:
         self._turn_number = 0
         self._replayer: Replayer | None = None
         self._is_interrupted = False
+        self.place = ""
+        """The user's line that held the thread last, if it was seen."""
         self._beat = 0
         self._answered = 0
         self._is_blocked_reported = False
@@ -89,24 +95,32 @@ class Watchdog:
                 self._check_loop()
             # A replay drives one recorded turn after the other: each has its time.
             elif patience.is_out((number, replayer.task_count), time.monotonic()):
+                pause = _AIM_SECONDS
                 if not patience.is_said:
-                    patience.is_said = True
-                    self._name(turn)
-                if self._interrupt(number):
+                    patience.is_said = self._name(turn, replayer, patience)
+                if patience.is_said and self._interrupt(number):
                     patience.forget()
-                else:
-                    pause = _AIM_SECONDS
+                    pause = step
 
-    def _name(self, turn: str) -> None:
+    def _name(self, turn: str, replayer: Replayer, patience: Patience) -> bool:
+        """Name the user's line; False to look again when the thread is there.
+
+        Tasks that wake each other in a circle are in the loop's code at times.
+        """
         frame = _frame_of(self._thread_id)
+        patience.looks += 1
+        if users_frame(frame) is None and patience.looks < _LOOKS_MAX:
+            return False
+        self.place = replayer.users_place(frame)
         _log.error(
             "Workflow task of run %s has held its thread for %.1f s at %s."
             " It is interrupted; the run will park if this goes on.\n%s",
             turn,
             self._limit,
-            _place(frame),
+            self.place or _place(frame),
             _stack(frame),
         )
+        return True
 
     def _interrupt(self, number: int) -> bool:
         """Raise in the user's code; False if the thread is elsewhere just now."""
@@ -182,6 +196,8 @@ class Patience:
         self._since = 0.0
         self.is_said = False
         """Somebody was told that it is out."""
+        self.looks = 0
+        """How often somebody has looked for what there is to say."""
 
     def is_out(self, thing: object, now: float) -> bool:
         """Whether `thing` was there since `limit` seconds before `now`."""
@@ -216,10 +232,25 @@ def _package_of(frame: FrameType | None) -> str:
 
 
 def _place(frame: FrameType | None) -> str:
+    """The innermost line of the user's code, or else of whatever runs."""
+    frame = users_frame(frame) or frame
     if frame is None:
         return "an unknown line"
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _stack(frame: FrameType | None) -> str:
-    return "" if frame is None else "".join(traceback.format_stack(frame, limit=20))
+    """The user's lines in the turn, the innermost last; all others are only counted."""
+    frames = list(frames_in_turn(frame))
+    shown = [each for each in frames if not _is_folded(each)][:_FRAMES_SHOWN]
+    text = "".join(
+        traceback.format_list(
+            traceback.StackSummary.extract((each, each.f_lineno) for each in shown[::-1])
+        )
+    )
+    folded = len(frames) - len(shown)
+    return f"{text}  ({folded} frames of durable and Python not shown)" * bool(frames)
+
+
+def _is_folded(frame: FrameType) -> bool:
+    return owner_of(frame.f_code.co_filename) in (Owner.DURABLE, Owner.STDLIB)

@@ -241,12 +241,17 @@ class WorkflowTasks:
         # Wherever the interruption hit, and whatever the code made of it: the turn is
         # void.
         turn.restore(outer)
-        if completion is not None and completion.failure is not None:
-            return completion
+        failure = None if completion is None else completion.failure
+        if completion is not None and failure is not None:
+            if failure.kind is not TaskFailureKind.BLOCKED:
+                return completion
+        place = f" at {watchdog.place}" if watchdog.place else ""
         error = WorkflowBlockedError(
-            f"Workflow code of run {run.workflow_id!r} held its thread for too"
+            f"Workflow code of run {run.workflow_id!r} held its thread{place} for too"
             " long and was interrupted."
         )
+        if failure is not None:
+            error.with_traceback(failure.error.__traceback__)
         return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
 
     def advance(self, run: LiveRun) -> None:
