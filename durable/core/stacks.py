@@ -6,7 +6,7 @@ import asyncio
 import linecache
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -85,8 +85,9 @@ def _in_words(futures: list[Any], depth: int) -> str:
 def _named(future: Any, depth: int) -> str:
     if not isinstance(future, asyncio.Task):
         return "a future"
-    name = f"task {future.get_name()!r}"
-    return name if depth >= _DEPTH_MAX else f"{name} ({_waits_for(future, depth + 1)})"
+    task = cast("asyncio.Task[Any]", future)
+    name = f"task {task.get_name()!r}"
+    return name if depth >= _DEPTH_MAX else f"{name} ({_waits_for(task, depth + 1)})"
 
 
 def _reason(frame: FrameType) -> str:

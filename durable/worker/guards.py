@@ -26,6 +26,7 @@ import time
 from types import FrameType
 from typing import Any, Final
 
+from durable.api.registry import Registry
 from durable.core.loop import DeterministicLoop, allowed
 from durable.core.user_code import (
     Owner,
@@ -34,6 +35,7 @@ from durable.core.user_code import (
     owner_of,
     users_place,
 )
+from durable.worker.code_check import check_workflows
 
 _log: Final = logging.getLogger("durable.worker")
 _ACTIVITY: Final = "Do it in an activity and await that."
@@ -109,9 +111,36 @@ _FORBIDDEN_TO_USERS_CODE: Final = {
 }
 _ADVICE: Final = {**_FORBIDDEN, **_FORBIDDEN_TO_USERS_CODE}
 _DOORS: Final = frozenset(
-    "asyncio bz2 codecs concurrent configparser contextlib dbm fileinput functools"
-    " genericpath glob gzip http io lzma ntpath os pathlib platform posixpath shelve"
-    " shutil socket sqlite3 tarfile tempfile urllib zipfile".split()
+    [
+        "asyncio",
+        "bz2",
+        "codecs",
+        "concurrent",
+        "configparser",
+        "contextlib",
+        "dbm",
+        "fileinput",
+        "functools",
+        "genericpath",
+        "glob",
+        "gzip",
+        "http",
+        "io",
+        "lzma",
+        "ntpath",
+        "os",
+        "pathlib",
+        "platform",
+        "posixpath",
+        "shelve",
+        "shutil",
+        "socket",
+        "sqlite3",
+        "tarfile",
+        "tempfile",
+        "urllib",
+        "zipfile",
+    ]
 )
 """Modules of the standard library that do what their caller wants done outside."""
 _INNOCENT: Final = frozenset({"importlib", "logging", "warnings"})
@@ -190,9 +219,11 @@ def _warn(event: str, place: str) -> None:
         )
 
 
-def install_guards() -> None:
-    """Install the guards, once per process."""
+def install_guards(registry: Registry | None = None) -> None:
+    """Install the guards, once per process; look through workflows that are served."""
     global _installed
+    if registry is not None:
+        check_workflows(registry)
     if _installed:
         return
     _installed = True

@@ -49,8 +49,7 @@ class Watchdog:
         self._turn_number = 0
         self._replayer: Replayer | None = None
         self._is_interrupted = False
-        self.place = ""
-        """The user's line that held the thread last, if it was seen."""
+        self._place = ""  # the line that held the thread last, if it was seen
         self._beat = 0
         self._answered = 0
         self._is_blocked_reported = False
@@ -79,6 +78,17 @@ class Watchdog:
                 # What was not delivered yet must not hit innocent code.
                 _set_async_exception(self._thread_id, None)
         return interrupted
+
+    def error(
+        self, workflow_id: str, raised: BaseException | None
+    ) -> WorkflowBlockedError:
+        """What becomes of a turn that was interrupted, and raised that, if it did."""
+        place = f" at {self._place}" if self._place else ""
+        error = WorkflowBlockedError(
+            f"Workflow code of run {workflow_id!r} held its thread{place} for too long"
+            " and was interrupted."
+        )
+        return error.with_traceback(None if raised is None else raised.__traceback__)
 
     def stop(self) -> None:
         """Stop watching."""
@@ -111,13 +121,13 @@ class Watchdog:
         patience.looks += 1
         if users_frame(frame) is None and patience.looks < _LOOKS_MAX:
             return False
-        self.place = replayer.users_place(frame)
+        self._place = replayer.users_place(frame)
         _log.error(
             "Workflow task of run %s has held its thread for %.1f s at %s."
             " It is interrupted; the run will park if this goes on.\n%s",
             turn,
             self._limit,
-            self.place or _place(frame),
+            self._place or _place(frame),
             _stack(frame),
         )
         return True
@@ -245,7 +255,9 @@ def _stack(frame: FrameType | None) -> str:
     shown = [each for each in frames if not _is_folded(each)][:_FRAMES_SHOWN]
     text = "".join(
         traceback.format_list(
-            traceback.StackSummary.extract((each, each.f_lineno) for each in shown[::-1])
+            traceback.StackSummary.extract(
+                (each, each.f_lineno) for each in shown[::-1]
+            )
         )
     )
     folded = len(frames) - len(shown)

@@ -242,16 +242,12 @@ class WorkflowTasks:
         # void.
         turn.restore(outer)
         failure = None if completion is None else completion.failure
-        if completion is not None and failure is not None:
-            if failure.kind is not TaskFailureKind.BLOCKED:
-                return completion
-        place = f" at {watchdog.place}" if watchdog.place else ""
-        error = WorkflowBlockedError(
-            f"Workflow code of run {run.workflow_id!r} held its thread{place} for too"
-            " long and was interrupted."
+        is_other = failure is not None and failure.kind is not TaskFailureKind.BLOCKED
+        if completion is not None and is_other:
+            return completion
+        error = watchdog.error(
+            run.workflow_id, None if failure is None else failure.error
         )
-        if failure is not None:
-            error.with_traceback(failure.error.__traceback__)
         return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
 
     def advance(self, run: LiveRun) -> None:
