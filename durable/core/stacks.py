@@ -6,7 +6,7 @@ import asyncio
 import linecache
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -82,12 +82,11 @@ def _in_words(futures: list[Any], depth: int) -> str:
     return ", ".join(words) or "what is done"
 
 
-def _named(future: Any, depth: int) -> str:
+def _named(future: asyncio.Future[Any], depth: int) -> str:
     if not isinstance(future, asyncio.Task):
         return "a future"
-    task = cast("asyncio.Task[Any]", future)
-    name = f"task {task.get_name()!r}"
-    return name if depth >= _DEPTH_MAX else f"{name} ({_waits_for(task, depth + 1)})"
+    name = f"task {future.get_name()!r}"
+    return name if depth >= _DEPTH_MAX else f"{name} ({_waits_for(future, depth + 1)})"
 
 
 def _reason(frame: FrameType) -> str:

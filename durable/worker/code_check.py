@@ -23,7 +23,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from durable.api.activity import is_activity
 from durable.api.allowing import allow
@@ -384,8 +384,7 @@ def _attribute(value: Any, name: str) -> Any:
     if value is _UNKNOWN or type(value).__module__.partition(".")[0] == "durable":
         return _UNKNOWN
     # A service of the program, or the like: its method is the class's.
-    kind = cast("type[Any]", type(value))
-    method = inspect.getattr_static(kind, name, _UNKNOWN)
+    method = inspect.getattr_static(value.__class__, name, _UNKNOWN)
     return method if isinstance(method, FunctionType) else _UNKNOWN
 
 
