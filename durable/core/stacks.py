@@ -62,6 +62,8 @@ def _waits_for(task: asyncio.Task[Any], depth: int = 0) -> str:
     found = ""
     for frame in awaited_frames(task.get_coro()):
         found = _reason(frame) or found
+        if found and _is_method_of_asyncio(frame):
+            break  # what that does for it, its author did not write
     if found:
         return found
     future: Any = getattr(task, "_fut_waiter", None)
@@ -113,12 +115,20 @@ def _reason(frame: FrameType) -> str:
     return ""
 
 
+def _is_method_of_asyncio(frame: FrameType) -> bool:
+    code = frame.f_code
+    is_public = "." in code.co_qualname and not code.co_qualname.startswith("_")
+    return is_public and code.co_filename.startswith(_ASYNCIO)
+
+
 def _reason_of_asyncio(frame: FrameType) -> str:
     """What a coroutine of asyncio waits for, as its caller wrote it."""
     name = frame.f_code.co_qualname
     if name == "sleep":
         return f"asyncio.sleep({frame.f_locals['delay']:g})"
     owner, _, method = name.partition(".")
-    if not method:
+    if not method or method.startswith("<locals>"):
         return f"asyncio.{owner.lstrip('_')}"
+    if owner.startswith("_"):
+        return ""  # how a public one of them works
     return owner if method.startswith("_") else name

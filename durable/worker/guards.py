@@ -145,6 +145,8 @@ _DOORS: Final = frozenset(
 """Modules of the standard library that do what their caller wants done outside."""
 _INNOCENT: Final = frozenset({"importlib", "logging", "warnings"})
 """What is done in their name is no doing of the workflow: an import, a log line."""
+_DEBUGGERS: Final = ("_pydev", "debugpy", "pydev")
+"""They look at sources while the code stands still, and need not be installed."""
 _installed = False
 _warned: set[tuple[str, str]] = set()
 
@@ -186,7 +188,8 @@ def _is_users_doing(frame: FrameType | None) -> bool:
         module = _module_of(each)
         if caller is None and module not in _DOORS:
             caller = owner_of(each.f_code.co_filename)
-        if module in _INNOCENT and owner_of(each.f_code.co_filename) is Owner.STDLIB:
+        is_stdlib = owner_of(each.f_code.co_filename) is Owner.STDLIB
+        if (module in _INNOCENT and is_stdlib) or module.startswith(_DEBUGGERS):
             return False
     return caller is Owner.USER
 
