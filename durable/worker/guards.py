@@ -40,7 +40,7 @@ from durable.worker.code_check import check_workflows
 _log: Final = logging.getLogger("durable.worker")
 _ACTIVITY: Final = "Do it in an activity and await that."
 _THREAD: Final = "Threads cannot be replayed: use asyncio tasks, or an activity."
-_INPUT: Final = "Read it before the run starts, or wait for a signal or an update."
+_INPUT: Final = "Ask before the run starts, or wait for a signal or an update."
 _HOST: Final = "Another host may replay the run: pass it in, or ask an activity."
 _ENVIRONMENT: Final = "It belongs to the process: set it before the engine opens."
 _FORBIDDEN: Final = {

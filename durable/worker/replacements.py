@@ -8,17 +8,22 @@ from __future__ import annotations
 import builtins
 import datetime
 import functools
+import glob
 import os
 import pathlib
 import platform
 import random
 import secrets
+import shutil
 import socket
+import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Final
 
 _NOW: Final = "write durable.now()"
@@ -26,7 +31,7 @@ _RANDOM: Final = "write durable.random()"
 _UUID: Final = "write durable.uuid4()"
 _ACTIVITY: Final = "do it in an activity"
 _THREAD: Final = "use asyncio tasks, or an activity"
-_GIVEN: Final = "pass it to the workflow, or read it in an activity"
+_GIVEN: Final = "pass it to the workflow, or ask an activity"
 _EACH_PROCESS: Final = "it differs in each process; use a value that is recorded"
 
 _FUNCTIONS: Final[tuple[tuple[Any, str, str], ...]] = (
@@ -72,7 +77,21 @@ _FUNCTIONS: Final[tuple[tuple[Any, str, str], ...]] = (
     ),
     (socket, "socket create_connection getaddrinfo gethostbyname", _ACTIVITY),
     (threading, "Thread Timer", _THREAD),
-    (builtins, "open input", _ACTIVITY),
+    (
+        shutil,
+        "copy copy2 copyfile copytree disk_usage make_archive move rmtree which",
+        _ACTIVITY,
+    ),
+    (
+        tempfile,
+        "NamedTemporaryFile TemporaryDirectory TemporaryFile gettempdir mkdtemp"
+        " mkstemp",
+        _ACTIVITY,
+    ),
+    (glob, "glob iglob", _ACTIVITY),
+    (sqlite3, "connect", _ACTIVITY),
+    (builtins, "open", _ACTIVITY),
+    (builtins, "input", "wait for a signal or an update"),
 )
 _CALLED_WITHOUT_ARGUMENTS: Final[tuple[tuple[Any, str, str], ...]] = (
     (time, "localtime gmtime ctime asctime", _NOW),
@@ -118,6 +137,12 @@ class Replacement:
         self.is_judged = is_judged
 
 
+def _original(value: object) -> object:
+    """Guards replace some functions on some Pythons, and a name may hold either."""
+    is_replaced = isinstance(value, FunctionType) and value.__module__ == "time"
+    return getattr(value, "__wrapped__", value) if is_replaced else value
+
+
 @functools.cache
 def _table() -> dict[int, Replacement]:
     """By identity; modules keep their objects alive."""
@@ -134,13 +159,14 @@ def _table() -> dict[int, Replacement]:
                 if found is not None:
                     owner = "os.path" if module is os.path else module.__name__
                     shown = name if module is builtins else f"{owner}.{name}"
-                    table.setdefault(id(found), Replacement(shown, advice, is_judged))
+                    what = Replacement(shown, advice, is_judged)
+                    table.setdefault(id(_original(found)), what)
     return table
 
 
 def replacement_of(value: object) -> Replacement | None:
     """What stands instead of this object in a workflow; None if it may stay."""
-    found = _table().get(id(value))
+    found = _table().get(id(_original(value)))
     if found is not None:
         return found
     owner = getattr(value, "__self__", value)

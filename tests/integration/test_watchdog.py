@@ -90,8 +90,8 @@ async def test_e10_an_endless_loop_is_named_interrupted_and_parked(
 
 @workflow(name="watchdog.spinning")
 async def spinning() -> None:
-    while True:
-        await asyncio.sleep(0)  # between two steps the loop's code runs, not this
+    while True:  # noqa: ASYNC110 - between two steps the loop's code runs, not this
+        await asyncio.sleep(0)
 
 
 @workflow(name="watchdog.spinning_tasks")
@@ -100,7 +100,7 @@ async def spinning_tasks() -> None:
 
 
 async def spin() -> None:
-    while True:
+    while True:  # noqa: ASYNC110 - as above
         await asyncio.sleep(0)
 
 

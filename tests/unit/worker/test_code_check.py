@@ -10,6 +10,7 @@ import inspect
 import os
 import platform
 import random
+import re
 import secrets
 import socket
 import threading
@@ -102,7 +103,7 @@ def test_names_are_resolved_whatever_they_are_called() -> None:
         socket.gethostname()
         platform.node()
         DRAWN.random()
-        os.path.exists("x")
+        os.path.exists("x")  # noqa: ASYNC240 - it must be found
         Path.cwd()
         threading.Thread()
         hash("text")
@@ -290,3 +291,37 @@ async def test_a_mere_client_warns_of_nothing(
     async with Engine("memory://", definitions=[elsewhere], worker=False):
         pass
     assert "code_check.elsewhere" not in caplog.text
+
+
+# --- the page -------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "determinism.md"
+ROWS = [
+    (call, instead)
+    for row in re.findall(r"^\| (`.*) \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    for call in re.findall(r"`([^`]+)`", row[0])
+    for instead in [row[1]]
+]
+REFUSED_AS_IT_RUNS = ("asyncio.to_thread(print)",)
+NO_HARM = ("logging.getLogger()",)
+
+
+@pytest.mark.parametrize(("call", "instead"), ROWS, ids=[call for call, _ in ROWS])
+def test_the_table_of_replacements_is_what_is_said(call: str, instead: str) -> None:
+    modules = sorted(
+        set(re.findall(r"\b([a-z0-9]+)\.", call)) - {"datetime", "date", "path"}
+    )
+    source = (
+        "from datetime import date, datetime\n"
+        + "".join(f"import {module}\n" for module in modules)
+        + f"async def flow():\n    await {call}\n"
+    )
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(source, f"<page {call}>", "exec"), names)  # noqa: S102 - from our own page
+    found = find_sites(workflow(name=f"code_check.page.{call}")(names["flow"]))
+    if call in REFUSED_AS_IT_RUNS or call in NO_HARM:
+        assert not found
+        return
+    (site,) = found
+    words = re.findall(r"durable\.\w+|activity|signal|recorded", instead)
+    assert any(word in site.what.advice for word in words), site.what.advice
