@@ -79,7 +79,9 @@ def find_sites(workflow: Workflow[Any, Any]) -> list[Site]:
         if id(function.__code__) in _checked:
             return []
         adopt(function.__code__, origin.__module__)
-        reading.follow(function)
+        reading.follow(workflow.function)
+    for part in workflow.code_parts():
+        reading.follow(part)
     if isinstance(origin, type):
         for base in origin.__mro__[:-1]:
             for value in vars(base).values():
@@ -134,9 +136,14 @@ class _Reading:
 
     def follow(self, value: Any) -> None:
         """Read the user's function behind a value, too, if there is one."""
-        function = _function_of(value)
-        if function is None:
-            return
+        while value is not None and _function_of(value) is not None:
+            layer = getattr(value, "__func__", value)
+            layer = layer.func if isinstance(layer, functools.partial) else layer
+            if isinstance(layer, FunctionType):
+                self._follow_layer(layer)
+            value = getattr(layer, "__wrapped__", None)
+
+    def _follow_layer(self, function: FunctionType) -> None:
         code = function.__code__
         if owner_of(code.co_filename) is not Owner.USER or id(code) in _checked:
             return

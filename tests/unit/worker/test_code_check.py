@@ -27,7 +27,15 @@ from uuid import uuid4
 import pytest
 
 import durable
-from durable import Engine, Workflow, activity, exclusive, shared, workflow
+from durable import (
+    Engine,
+    StateMachine,
+    Workflow,
+    activity,
+    exclusive,
+    shared,
+    workflow,
+)
 from durable import allow as harmless
 from durable.worker.code_check import find_sites
 
@@ -259,6 +267,42 @@ def test_entities_are_read() -> None:
     definition = vars(Stock)["__durable_workflow__"]
     names = [site.what.name for site in find_sites(definition)]
     assert names == ["time.time", "random.random"]
+
+
+async def enter(order: Order) -> None:
+    time.time()
+
+
+async def number_anew(order: Order) -> None:
+    order.number = str(uuid4())
+
+
+def test_machines_are_read() -> None:
+    machine = StateMachine(
+        "code_check.machine", data=Order, initial="new", final={"paid", "left"}
+    )
+    machine.add_state("held", on_enter=enter)
+    machine.add_transition("new", "paid", on="pay", action=number_anew)
+    machine.add_transition("new", "left", on="go", guard=lambda order: clock() > 1)
+
+    names = [site.what.name for site in find_sites(machine)]
+    assert names == ["time.time", "uuid.uuid4", "time.time"]
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any) -> Any:
+        return random.random(), await function(*args)
+
+    return wrapper
+
+
+def test_what_the_users_decorators_add_is_read() -> None:
+    @logged
+    async def decorated() -> float:
+        return time.time()
+
+    assert {name for _, name in seen(decorated)} == {"random.random", "time.time"}
 
 
 @workflow(name="code_check.late")
