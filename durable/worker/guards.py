@@ -166,8 +166,8 @@ def _judge(
     """Raise if it is a refusal; a run that is older than that may be warned only."""
     if allowed.get() is not None:
         return
-    # There is no other way to who calls; the replaced functions stand between.
-    frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
+    # The functions that are replaced stand between.
+    frame: FrameType | None = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # there is no other way to who calls
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
     if event in _FORBIDDEN_TO_USERS_CODE:

@@ -26,6 +26,12 @@ async def main():
         print(await engine.execute(hello("ada")))
 """
 LINE = len(FLOW.splitlines()) + 1
+IN_A_LOOP = """\
+from contextlib import closing
+with closing(asyncio.new_event_loop()) as loop:
+    assert loop
+    loop.{}
+"""
 LOOP = "runs an event loop"
 ENGINE = "opens an engine"
 
@@ -49,8 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("asyncio.run(main())", LOOP, 0),
         ("from asyncio import run\nrun(main())", LOOP, 1),
         ("with asyncio.Runner() as runner: runner.run(main())", LOOP, 0),
-        ("asyncio.new_event_loop().run_until_complete(main())", LOOP, 0),
-        ("asyncio.new_event_loop().run_forever()", LOOP, 0),
+        (IN_A_LOOP.format("run_until_complete(main())"), LOOP, 3),
+        (IN_A_LOOP.format("run_forever()"), LOOP, 3),
         ("import anyio\nanyio.run(main)", LOOP, 1),
         ("def begin():\n    asyncio.run(main())\nbegin()", LOOP, 1),
         ("engine = SyncEngine('sqlite:///never.db').open()", ENGINE, 0),
@@ -59,7 +65,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("try:\n    asyncio.run(main())\nexcept BaseException:\n    pass", LOOP, 1),
     ],
 )
-@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 def test_starting_is_refused_at_its_line(
     start: str, what: str, line: int, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

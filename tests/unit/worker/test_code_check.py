@@ -305,14 +305,13 @@ def test_what_the_users_decorators_add_is_read() -> None:
     assert {name for _, name in seen(decorated)} == {"random.random", "time.time"}
 
 
-@workflow(name="code_check.late")
-async def late() -> str:
-    return str(datetime.now(dt.UTC))
-
-
 async def test_an_engine_warns_once_with_line_and_replacement(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    @workflow(name="code_check.late")
+    async def late() -> str:
+        return str(datetime.now(dt.UTC))
+
     for _ in range(2):
         async with Engine("memory://", definitions=[late]):
             pass
