@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         in_activity,
         is_activity_cancelled,
     )
+    from durable.api.allowing import allow
     from durable.api.children import ChildHandle, ExternalHandle, external, start_child
     from durable.api.continuation import checkpoint, continue_as_new
     from durable.api.entity import Entity, entity
@@ -190,6 +191,7 @@ __all__ = [
     "activity_client",
     "activity_info",
     "all_handlers_finished",
+    "allow",
     "checkpoint",
     "choice",
     "continue_as_new",
@@ -242,6 +244,7 @@ _HOMES = {
         "in_activity",
         "is_activity_cancelled",
     ),
+    "durable.api.allowing": ("allow",),
     "durable.api.children": (
         "ChildHandle",
         "ExternalHandle",

@@ -6,15 +6,12 @@ engine: all state is in the database.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import builtins
-import concurrent.futures
 import contextlib
 import logging
 import os
 import threading
-from collections.abc import Coroutine
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
@@ -30,123 +27,27 @@ from durable.core.machines.fact import DeadLetter
 from durable.core.stacks import TaskStack
 from durable.engine import Engine
 from durable.errors import EngineClosedError, InvalidCallError
+from durable.loop_thread import LoopThread
 from durable.options import Duration, IdConflictPolicy, IdReuse, OnConflict
 from durable.store.records import AttemptRecord, RunStatus
 
 _log: Final = logging.getLogger("durable.worker")
 # What closing takes beyond the time for activities, if nothing hangs.
 _LATE_SECONDS: Final = 5.0
-# How long what was cancelled has to end, and then the thread.
-_CANCEL_SECONDS: Final = 2.0
-_STOP_SECONDS: Final = 4.0
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 
-class _LoopThread:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._process_id = os.getpid()
-        # A signal's handler may call in the middle of a call.
-        self._lock = threading.RLock()
-        self._waiting: set[concurrent.futures.Future[Any]] = set()
-        self._is_stopped = False
-        # A daemon: a program that forgets to close its engine must still be able to
-        # end.
-        self._thread = threading.Thread(
-            target=self._run, name="durable-engine", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether it stayed behind in the process that this one was forked from."""
-        return self._process_id != os.getpid()
-
-    def call(self, work: Coroutine[Any, Any, T], limit: float | None = None) -> T:
-        """Run a coroutine on the loop and wait for it, for `limit` seconds at most.
-
-        Ctrl-C while waiting cancels the coroutine, not the run behind it.
-        """
-        try:
-            future = self._submit(work)
-        except EngineClosedError:
-            work.close()
-            raise
-        try:
-            return future.result(limit)
-        except concurrent.futures.CancelledError:
-            if not self._is_stopped:
-                raise
-            raise EngineClosedError(
-                "The engine was closed while this call waited; its run goes on."
-            ) from None
-        finally:
-            future.cancel()
-            with self._lock:
-                self._waiting.discard(future)
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        if self.is_inherited:  # and so is the lock, in whatever state it was
-            raise EngineClosedError(
-                f"This SyncEngine was opened by process {self._process_id}, before the"
-                f" fork that made this one ({os.getpid()}).",
-                hint="Call open() in each process, after the fork.",
-            )
-        if threading.current_thread() is self._thread:
-            raise EngineClosedError(
-                "A SyncEngine was used from its own event loop, which would wait for"
-                " itself.",
-                hint="In async code use Engine; in activities durable.activity_client"
-                " or a plain function.",
-            )
-        with self._lock:
-            if self._is_stopped:
-                raise EngineClosedError(
-                    "This engine was closed.",
-                    hint="Use it within `with SyncEngine(...)`.",
-                )
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
-            self._waiting.add(future)
-        return future
-
-    def stop(self) -> bool:
-        """Cancel what still runs on the loop, and end its thread; False if it hangs."""
-        with self._lock:
-            self._is_stopped = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_STOP_SECONDS)
-        # What came in too late to be heard must not be waited for.
-        for future in list(self._waiting):
-            future.cancel()
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        loop = self._loop
-        try:
-            loop.run_forever()
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=_CANCEL_SECONDS))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            loop.close()
-
-
 # An event loop that is collected closes itself, and what it shares with the parent.
-_inherited: Final[list[_LoopThread]] = []
+_inherited: Final[list[LoopThread]] = []
 
 
 class SyncUpdateHandle(Generic[R_co]):
     """One update, for code without an event loop; see `UpdateHandle`."""
 
-    def __init__(self, thread: _LoopThread, handle: UpdateHandle[R_co]) -> None:
+    def __init__(self, thread: LoopThread, handle: UpdateHandle[R_co]) -> None:
         self._thread = thread
         self._handle = handle
         self.update_id = handle.update_id
@@ -168,7 +69,7 @@ class SyncUpdateHandle(Generic[R_co]):
 class SyncHandle(Generic[R_co]):
     """One run, for code without an event loop; see `Handle`."""
 
-    def __init__(self, thread: _LoopThread, handle: Handle[R_co]) -> None:
+    def __init__(self, thread: LoopThread, handle: Handle[R_co]) -> None:
         self._thread = thread
         self._handle = handle
         self.workflow_id = handle.workflow_id
@@ -324,7 +225,7 @@ class SyncEngine:
     def __init__(self, *args: Any, **options: Any) -> None:
         """See `Engine`."""
         self._engine = Engine(*args, **options)
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         self._changing = threading.RLock()
         self._process_id = os.getpid()
 
@@ -342,7 +243,7 @@ class SyncEngine:
                 return self
             if self._thread is not None:
                 _inherited.append(self._thread)
-            thread = _LoopThread()
+            thread = LoopThread()
             try:
                 thread.call(self._engine.open())
             except BaseException:
@@ -423,7 +324,7 @@ class SyncEngine:
     async def __aexit__(self, *_: object) -> None:
         """Never reached."""
 
-    def _open_thread(self) -> _LoopThread:
+    def _open_thread(self) -> LoopThread:
         if self._thread is None:
             raise EngineClosedError(
                 "This engine is not open.", hint="Use it within `with SyncEngine(...)`."

@@ -30,6 +30,7 @@ UpdateRejectedError Workflow WorkflowAlreadyStartedError WorkflowCall
 WorkflowCancelledError WorkflowClosedError WorkflowFailedError WorkflowInfo
 WorkflowNotFoundError WorkflowStuckError WorkflowTaskError WorkflowTerminatedError
 WorkflowTimedOutError activity activity_client activity_info all_handlers_finished
+allow
 checkpoint choice continue_as_new current_update deprecate_patch entity entity_key
 exclusive external fail in_activity in_workflow info is_activity_cancelled locked logger
 need never now par patched provide query random register_exception run seq

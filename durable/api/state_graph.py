@@ -72,6 +72,12 @@ class StateGraph:
         )
         self.transitions: list[Transition] = []
 
+    def functions(self) -> Iterator[Callable[..., Any]]:
+        """All that a run of the machine may call."""
+        yield from (entered for entered in self.on_enter.values() if entered)
+        for transition in self.transitions:
+            yield from transition.functions
+
     # --- what a run asks --------------------------------------------------------------
 
     def on_event(self, state: str, event: str) -> list[Transition]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from types import FrameType
 from typing import (
     Any,
@@ -316,6 +316,10 @@ class StateMachine(Workflow[[D], D]):
                 f"{self!r} is in use and cannot be changed any more.",
                 hint="Add its states and transitions where it is defined.",
             )
+
+    def code_parts(self) -> Iterable[Callable[..., Any]]:
+        """Its guards and what it does on the way."""
+        return self._graph.functions()
 
     def diagram(self) -> str:
         """Draw the machine as a Mermaid state diagram."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import CodeType, FrameType
 from typing import (
     Any,
@@ -361,6 +361,10 @@ class Workflow(Generic[P, R]):
 
     def prepare(self, runtime: WorkflowRuntime, input: Payloads) -> None:
         """Do nothing: a function sets its handlers as it runs."""
+
+    def code_parts(self) -> Iterable[Callable[..., Any]]:
+        """What a run may call that neither its function nor its class names."""
+        return ()
 
     async def call(self, input: Payloads) -> Payload:
         """Decode the arguments, run the function, encode its result."""

@@ -17,6 +17,7 @@ import msgspec
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.api.workflow_definition import workflow_of
+from durable.cli.importing import refusing_to_start
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.reporting import UsersCodeError
 from durable.converter import json
@@ -57,7 +58,7 @@ def load_module(name: str) -> ModuleType:
     is_path = name.endswith(".py") or os.sep in name
     if is_path and not Path(name).is_file():
         raise click.UsageError(f"There is no file {str(Path(name).absolute())!r}.")
-    with users_code_prints_to_stderr():
+    with users_code_prints_to_stderr(), refusing_to_start(name):
         try:
             return _load_file(Path(name)) if is_path else importlib.import_module(name)
         except DurableError:

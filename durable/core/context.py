@@ -236,6 +236,10 @@ class RunContext(OtherRuns):
         )
         handle.on_cancel = machine.cancel
 
+    def keep_bug(self, error: WorkflowTaskError) -> None:
+        """Park the run at the end of the turn, whatever its code does meanwhile."""
+        self.bug = self.bug or error
+
     def handler_raised(self, error: BaseException) -> None:
         """Judge what left a handler: it ends the run, unless it speaks of a bug."""
         going = find_continuation(error)

@@ -113,6 +113,7 @@ class RunDriver:
         fresh = RunContext(context.started, context.code, checkpoint, event_id)
         fresh.on_unhandled = context.on_unhandled
         fresh.is_replaying = context.is_replaying
+        fresh.loop.flags = context.loop.flags
         self.context = fresh
         self.request_ids = dict.fromkeys(checkpoint.request_ids)
         self.has_begun = True

@@ -24,11 +24,29 @@ class Flag(enum.IntFlag):
     ARGUMENTS_REFUSED = 32
     """Only of turns in which an argument was refused: a replay checks them, too."""
 
+    GUARDED = 512
+    """The run began under guards: no refusal of theirs can be swallowed. A run keeps
+    this bit as its first task had it, so that no upgrade parks a run."""
+
 
 CURRENT: Final = int(
     Flag.DRAIN_ONCE
     | Flag.EVERY_CANCEL_IS_SEEN
     | Flag.SAME_ON_EVERY_PYTHON
     | Flag.CONDITIONS_ONE_BY_ONE
+    | Flag.GUARDED
 )
 KNOWN: Final = CURRENT | int(Flag.ARGUMENTS_REFUSED)
+_OF_THE_RUN: Final = int(Flag.GUARDED)
+_OF_THE_TASK: Final = CURRENT & ~_OF_THE_RUN
+_OF_ONE_TASK: Final = int(Flag.ARGUMENTS_REFUSED)
+
+
+def of_next_task(bits: int) -> int:
+    """What the next task runs under, after one with these bits."""
+    return _OF_THE_TASK | bits & _OF_THE_RUN
+
+
+def drives_alike(bits: int) -> bool:
+    """Whether a task with these bits decided what one decides today."""
+    return bits & ~(_OF_THE_RUN | _OF_ONE_TASK) == _OF_THE_TASK

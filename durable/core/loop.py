@@ -17,6 +17,7 @@ import asyncio
 import asyncio.events
 import collections
 import contextvars
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -25,13 +26,19 @@ from durable.core import flags
 from durable.core.stable_asyncio import install_stable_asyncio
 from durable.core.tasks import WorkflowFuture, WorkflowTaskHandle
 from durable.core.teardown import RunTornDown
-from durable.errors import ForbiddenInWorkflowError, ReadOnlyError
+from durable.core.user_code import line_in
+from durable.errors import ForbiddenInWorkflowError, ReadOnlyError, WorkflowTaskError
 
 T = TypeVar("T")
 
 _HASH_FACTOR: Final = 0x9E3779B97F4A7C15  # odd, from the golden ratio: spreads numbers
 _HASH_MASK: Final = (1 << 61) - 1
 _TASKS_KEPT_MIN: Final = 64
+
+allowed: Final[contextvars.ContextVar[str | None]] = contextvars.ContextVar(
+    "allowed", default=None
+)
+"""Why the code that runs may do what cannot be replayed; see `durable.allow`."""
 
 
 class Handle:
@@ -98,6 +105,10 @@ class LoopOwner(Protocol):
         """Take what asyncio would have logged."""
         ...
 
+    def keep_bug(self, error: WorkflowTaskError) -> None:
+        """Take what parks the run at the end of the turn, whatever the code does."""
+        ...
+
 
 class DeterministicLoop(asyncio.AbstractEventLoop):
     """The event loop of one run."""
@@ -126,7 +137,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._is_careful = False
         # What is running that may change nothing; empty for all other code.
         self.read_only = ""
-        self.refusal: ReadOnlyError | None = None
+        self.refusal: WorkflowTaskError | None = None
         # How `durable.api` finds the runtime; any loop may carry one.
         self.durable_runtime: Any = owner
         install_stable_asyncio(DeterministicLoop)
@@ -383,9 +394,31 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def forbid(self, what: str, advice: str) -> NoReturn:
         """Refuse an operation that cannot be replayed."""
         self.refuse_if_torn_down()
-        raise ForbiddenInWorkflowError(
-            f"Workflow code called {what}, which cannot be replayed.", hint=advice
+        line = line_in(sys._getframe(), self)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
+        raise self.refuse_call(what, line, advice)
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether no refusal of what cannot be replayed may be swallowed."""
+        return bool(self.flags & flags.Flag.GUARDED)
+
+    def refuse_call(
+        self, what: str, line: str, advice: str
+    ) -> ForbiddenInWorkflowError:
+        """Make the error that refuses a call; the turn fails even if code catches it.
+
+        But not in a run that began before that was so.
+        """
+        error = ForbiddenInWorkflowError(
+            f"Workflow code called {what}{line}, which cannot be replayed.", hint=advice
         )
+        if not self.is_guarded or allowed.get() is not None:
+            return error
+        if self.read_only:
+            self.refusal = self.refusal or error
+        else:
+            self._owner.keep_bug(error)
+        return error
 
     def run_in_executor(self, *_: Any, **__: Any) -> NoReturn:  # type: ignore[override]  # refuses whatever it is given
         """Refuse: threads are not replayable."""

@@ -35,7 +35,6 @@ from durable.core.events import (
     TimerFired,
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
-    WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
     event_of,
 )
@@ -185,7 +184,8 @@ class Replayer(RunView):
         """
         driver = self._get_driver()
         self.task_count = max(event.task_number for event in history) + 1
-        self.event_count, self.flags = history[-1].event_id, flags.CURRENT
+        self.event_count = history[-1].event_id
+        self.flags = flags.of_next_task(self.flags)
         events = [event for event in inputs if not isinstance(event, UpdateRequest)]
         command = FailWorkflowExecution(failure)
         placed = self._place(
@@ -385,6 +385,7 @@ class Replayer(RunView):
     def _start(self, started: WorkflowExecutionStarted) -> None:
         context = RunContext(started, self._find_code(started))
         context.on_unhandled = self._on_unhandled
+        context.loop.flags = self.flags
         self._context = context
         self._driver = RunDriver(context)
 
@@ -466,7 +467,7 @@ class Replayer(RunView):
         """Drive one turn live; return its events, and its commands."""
         context = driver.context
         self.task_count += 1
-        self.flags = context.loop.flags = flags.CURRENT
+        self.flags = context.loop.flags = flags.of_next_task(self.flags)
         context.is_replaying = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox
@@ -509,7 +510,7 @@ class Replayer(RunView):
             if not isinstance(event, UpdateRequest):
                 recorded.append(event)
             elif event.update_id in accepted:
-                recorded.append(_accepted(event))
+                recorded.append(event.accepted())
                 driver.request_ids[update_request_id(event.update_id)] = None
         return recorded
 
@@ -590,14 +591,3 @@ class Replayer(RunView):
         if self._driver is None:
             raise InternalError("The run has not started.")
         return self._driver
-
-
-def _accepted(update: UpdateRequest) -> WorkflowExecutionUpdateAccepted:
-    """The event of an update that passed its validator."""
-    return WorkflowExecutionUpdateAccepted(
-        update_id=update.update_id,
-        update_name=update.update_name,
-        input=update.input,
-        identity=update.identity,
-        headers=update.headers,
-    )

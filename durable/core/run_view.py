@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from types import FrameType
 
 import msgspec
 
@@ -22,6 +23,7 @@ from durable.core.machines.child import ChildMachine
 from durable.core.machines.external import DeliveryMachine
 from durable.core.payload import Payload, Payloads
 from durable.core.stacks import STACK_QUERY, TaskStack, stacks_of
+from durable.core.user_code import users_place
 from durable.core.workflow_task import update_request_id
 from durable.errors import QueryFailedError, ReadOnlyError
 
@@ -150,6 +152,11 @@ class RunView:
         finally:
             context.is_replaying = was_replaying
             turn.leave(outer)
+
+    def users_place(self, frame: FrameType | None) -> str:
+        """The line of the user's code that runs there, or waits for what does."""
+        context = self._context
+        return users_place(frame, None if context is None else context.loop)
 
     def stacks(self) -> list[TaskStack]:
         """Where each task of the run waits."""

@@ -20,7 +20,11 @@ from typing import Any, TypeAlias
 import msgspec
 
 from durable.core.commands import Command
-from durable.core.events import Attributes, HistoryEvent
+from durable.core.events import (
+    Attributes,
+    HistoryEvent,
+    WorkflowExecutionUpdateAccepted,
+)
 from durable.core.payload import Failure, Payloads
 
 
@@ -32,6 +36,16 @@ class UpdateRequest(msgspec.Struct, frozen=True, gc=False):
     input: Payloads
     identity: str = ""
     headers: dict[str, str] = {}
+
+    def accepted(self) -> WorkflowExecutionUpdateAccepted:
+        """Its event, once it has passed its validator."""
+        return WorkflowExecutionUpdateAccepted(
+            update_id=self.update_id,
+            update_name=self.update_name,
+            input=self.input,
+            identity=self.identity,
+            headers=self.headers,
+        )
 
 
 def update_request_id(update_id: str) -> str:

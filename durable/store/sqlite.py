@@ -30,6 +30,7 @@ from durable.store.sqlite_file import (
     create_private,
     describe_exposure,
     identity_of,
+    size_of,
 )
 from durable.store.sqlite_hot import SqliteHotPath
 from durable.store.sqlite_locks import describe_holder, find_holders
@@ -424,7 +425,7 @@ class SqliteDatabase:
             )
         # SQLite takes such a log away without a word, and all that it holds.
         log = Path(f"{path}-wal")
-        if _size_of(log) > 0 and _size_of(path) == 0:
+        if size_of(log) > 0 and size_of(path) == 0:
             raise DatabaseUnavailableError(
                 f"{self.name} is gone or empty, and its log is still there: the file"
                 " was moved or deleted alone.",
@@ -583,13 +584,6 @@ def connect_existing(path: Path | None, *, timeout: float) -> sqlite3.Connection
         cached_statements=_CACHED_STATEMENTS,
         check_same_thread=False,
     )
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _decode(text: bytes) -> str | bytes:

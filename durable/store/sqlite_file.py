@@ -72,3 +72,11 @@ def describe_exposure(path: Path) -> str:
     if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
         found.append("every user of this machine may replace it in its folder")
     return ", and ".join(found)
+
+
+def size_of(path: Path) -> int:
+    """How many bytes a file has; 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -68,6 +68,7 @@ from durable.errors import (
 from durable.options import Duration
 from durable.testing.clock import DEFAULT_START, VirtualClock
 from durable.testing.pending import PendingActivity, PendingChild, PendingDelivery
+from durable.worker.guards import install_guards
 
 R = TypeVar("R")
 RUN_ID: Final = "01942000-0000-7000-8000-000000000000"
@@ -157,6 +158,7 @@ class Driver:
 
     def _live(self) -> Replayer:
         if self._replayer is None:
+            install_guards()
             definition = self._call.definition
             self._replayer = Replayer(
                 lambda _: definition, on_unhandled=self.unhandled.append

@@ -38,6 +38,7 @@ from durable.core.workflow_task import (
 from durable.errors import CorruptHistoryError, NondeterminismError
 from durable.testing.comparing import first_difference
 from durable.testing.histories import load_history
+from durable.worker.guards import install_guards
 
 History = Iterable[HistoryEvent] | str | bytes | Path
 """Events, the JSON text of `dump_history`, or the path of a file that holds it."""
@@ -123,12 +124,12 @@ def _drive_on(
     """Replay what is known, give the code what came then, compare what it does."""
     now = after[0].time
     replayer = _new_replayer(registry)
+    replayer.flags = after[0].flags  # of a run that may have begun long ago
     try:
         if known:
             _process(replayer, WorkflowTask(now, (), known, is_replay_only=True))
         completion = _process(replayer, WorkflowTask(now, _inputs(after)))
-        bits = after[0].flags & ~flags.Flag.ARGUMENTS_REFUSED
-        if bits == flags.CURRENT:  # else live code rightly differs
+        if flags.drives_alike(after[0].flags):  # else live code rightly differs
             _compare(registry, workflow_type, completion, after)
     finally:
         replayer.tear_down()
@@ -155,6 +156,7 @@ def _registry(definitions: Iterable[object] | None) -> Registry:
 
 
 def _new_replayer(registry: Registry) -> Replayer:
+    install_guards()
     return Replayer(lambda started: registry.get_workflow(started.workflow_type))
 
 

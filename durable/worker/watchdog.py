@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Final
 
 from durable.core.replayer import Replayer
+from durable.core.user_code import Owner, frames_in_turn, owner_of, users_frame
 from durable.errors import WorkflowBlockedError
 from durable.worker.live_run import LiveRun
 from durable.worker.log_lines import extra_of, name_of
@@ -26,6 +27,9 @@ _log: Final = logging.getLogger("durable.worker")
 _STEP_SECONDS_MIN: Final = 0.005
 _AIM_SECONDS: Final = 0.001
 """How long to wait until the thread is looked at again, for a place to interrupt it."""
+_LOOKS_MAX: Final = 200
+"""How often to look for a line of the user's code, if the thread is elsewhere then."""
+_FRAMES_SHOWN: Final = 20
 _UNSAFE: Final = frozenset({"importlib", "logging", "queue", "threading"})
 """Packages that would leave a lock or a half-made module behind for other threads."""
 
@@ -47,6 +51,7 @@ class Watchdog:
         self._turn_number = 0
         self._replayer: Replayer | None = None
         self._is_interrupted = False
+        self._place = ""  # the line that held the thread last, if it was seen
         self._beat = 0
         self._answered = 0
         self._is_blocked_reported = False
@@ -76,6 +81,17 @@ class Watchdog:
                 _set_async_exception(self._thread_id, None)
         return interrupted
 
+    def error(
+        self, workflow_id: str, raised: BaseException | None
+    ) -> WorkflowBlockedError:
+        """What becomes of a turn that was interrupted, and raised that, if it did."""
+        place = f" at {self._place}" if self._place else ""
+        error = WorkflowBlockedError(
+            f"Workflow code of run {workflow_id!r} held its thread{place} for too long"
+            " and was interrupted."
+        )
+        return error.with_traceback(None if raised is None else raised.__traceback__)
+
     def stop(self) -> None:
         """Stop watching."""
         self._stopping.set()
@@ -93,25 +109,33 @@ class Watchdog:
                 self._check_loop()
             # A replay drives one recorded turn after the other: each has its time.
             elif patience.is_out((number, replayer.task_count), time.monotonic()):
+                pause = _AIM_SECONDS
                 if not patience.is_said:
-                    patience.is_said = True
-                    self._name(turn)
-                if self._interrupt(number):
+                    patience.is_said = self._name(turn, replayer, patience)
+                if patience.is_said and self._interrupt(number):
                     patience.forget()
-                else:
-                    pause = _AIM_SECONDS
+                    pause = step
 
-    def _name(self, turn: LiveRun) -> None:
+    def _name(self, turn: LiveRun, replayer: Replayer, patience: Patience) -> bool:
+        """Name the user's line; False to look again when the thread is there.
+
+        Tasks that wake each other in a circle are in the loop's code at times.
+        """
         frame = _frame_of(self._thread_id)
+        patience.looks += 1
+        if users_frame(frame) is None and patience.looks < _LOOKS_MAX:
+            return False
+        self._place = replayer.users_place(frame)
         _log.error(
             "Workflow task of run %s has held its thread for %.1f s at %s."
             " It is interrupted; the run will park if this goes on.\n%s",
             name_of(turn),
             self._limit,
-            _place(frame),
+            self._place or _place(frame),
             _stack(frame),
             extra=extra_of(turn),
         )
+        return True
 
     def _interrupt(self, number: int) -> bool:
         """Raise in the user's code; False if the thread is elsewhere just now."""
@@ -187,6 +211,8 @@ class Patience:
         self._since = 0.0
         self.is_said = False
         """Somebody was told that it is out."""
+        self.looks = 0
+        """How often somebody has looked for what there is to say."""
 
     def is_out(self, thing: object, now: float) -> bool:
         """Whether `thing` was there since `limit` seconds before `now`."""
@@ -221,10 +247,27 @@ def _package_of(frame: FrameType | None) -> str:
 
 
 def _place(frame: FrameType | None) -> str:
+    """The innermost line of the user's code, or else of whatever runs."""
+    frame = users_frame(frame) or frame
     if frame is None:
         return "an unknown line"
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _stack(frame: FrameType | None) -> str:
-    return "" if frame is None else "".join(traceback.format_stack(frame, limit=20))
+    """The user's lines in the turn, the innermost last; all others are only counted."""
+    frames = list(frames_in_turn(frame))
+    shown = [each for each in frames if not _is_folded(each)][:_FRAMES_SHOWN]
+    text = "".join(
+        traceback.format_list(
+            traceback.StackSummary.extract(
+                (each, each.f_lineno) for each in shown[::-1]
+            )
+        )
+    )
+    folded = len(frames) - len(shown)
+    return f"{text}  ({folded} frames of durable and Python not shown)" * bool(frames)
+
+
+def _is_folded(frame: FrameType) -> bool:
+    return owner_of(frame.f_code.co_filename) in (Owner.DURABLE, Owner.STDLIB)

@@ -122,7 +122,7 @@ class Worker:
 
     async def start(self) -> None:
         """Take a lease, take over what dead workers left, go on with it."""
-        install_guards()
+        install_guards(self._registry)
         loop = asyncio.get_running_loop()
         if self._options.blocked_seconds is not None:
             self._watchdog = Watchdog(loop, self._options.blocked_seconds)

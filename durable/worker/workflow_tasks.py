@@ -178,11 +178,12 @@ class WorkflowTasks:
         # Wherever the interruption hit, and whatever the code made of it: the turn is
         # void.
         turn.restore(outer)
-        if completion is not None and completion.failure is not None:
+        failure = None if completion is None else completion.failure
+        is_other = failure is not None and failure.kind is not TaskFailureKind.BLOCKED
+        if completion is not None and is_other:
             return completion
-        error = WorkflowBlockedError(
-            f"Workflow code of run {run.workflow_id!r} held its thread for too"
-            " long and was interrupted."
+        error = watchdog.error(
+            run.workflow_id, None if failure is None else failure.error
         )
         return run.replayer.failed(task, TaskFailureKind.BLOCKED, error)
 

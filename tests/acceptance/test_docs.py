@@ -5,6 +5,7 @@ Each document runs in a process of its own, as its reader would run it: all its
 a temporary directory. A block below `<!-- not executed: reason -->` is left out.
 """
 
+import ast
 import os
 import re
 import subprocess
@@ -103,6 +104,32 @@ def run_in_own_process(
 def test_code_blocks_run(document: Path, tmp_path: Path) -> None:
     done = run_in_own_process(document, tmp_path)
     assert done.returncode == 0, done.stdout
+
+
+def starts_unguarded(tree: ast.Module) -> Iterator[int]:
+    """The lines that run an event loop or open an engine whenever they are imported."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.If)
+    for statement in tree.body:
+        if isinstance(statement, definitions):
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in STARTS:
+                yield node.lineno
+
+
+STARTS = ("asyncio.run", "asyncio.Runner", "SyncEngine", "durable.SyncEngine")
+
+
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_programs_can_be_imported_by_a_worker(document: Path) -> None:
+    text = document.read_text()
+    for block in FENCES(Document(text, str(document))):
+        if block.lexemes["language"] == "python":
+            source = block.lexemes["source"]
+            lines = list(starts_unguarded(ast.parse(source)))
+            assert not lines, f"put it under the guard, lines {lines} of:\n{source}"
 
 
 SOUND = """

@@ -452,7 +452,8 @@ def test_messages_reach_a_run_of_another_process_without_its_code(shop: Shop) ->
     assert "hint: Give the run's code with --module" in closed.stderr
     assert shop.call("query", "cart-1", "count", "-m", "cart").stdout == "2\n"
     refused = shop.call("query", "cart-1", "reach_out", "-m", "cart", exit_code=5)
-    assert "called os.system(), which cannot be replayed" in refused.stderr
+    assert "called os.system() at " in refused.stderr
+    assert "cart.py:28, which cannot be replayed" in refused.stderr
     assert shop.call("doctor").stdout == ""
 
 

@@ -128,7 +128,11 @@ async def test_many_engines_open_and_close_in_one_process(tmp_path: Path) -> Non
 # --- the facade is the same engine ----------------------------------------------------
 
 ASYNC_ONLY = {
-    "Engine": {"run_until_stopped", "drain_seconds", "running_activities"},  # it waits for an asyncio.Event
+    "Engine": {
+        "run_until_stopped",
+        "drain_seconds",
+        "running_activities",
+    },  # it waits for an asyncio.Event
     "Handle": {"sent_update", "first_update"},  # for the client itself
     "UpdateHandle": {"send", "wait_accepted", "request"},
 }

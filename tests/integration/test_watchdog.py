@@ -88,6 +88,47 @@ async def test_e10_an_endless_loop_is_named_interrupted_and_parked(
     assert "test_watchdog.py:" in text
 
 
+@workflow(name="watchdog.spinning")
+async def spinning() -> None:
+    while True:  # noqa: ASYNC110 - between two steps the loop's code runs, not this
+        await asyncio.sleep(0)
+
+
+@workflow(name="watchdog.spinning_tasks")
+async def spinning_tasks() -> None:
+    await asyncio.gather(*[spin() for _ in range(3)])
+
+
+async def spin() -> None:
+    while True:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("livelock", "function"),
+    [(spinning, spinning.function), (spinning_tasks, spin)],
+    ids=["alone", "tasks"],
+)
+async def test_a_livelock_is_named_by_the_users_line(
+    livelock: Any, function: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = function.__code__.co_firstlineno
+    lines = [f"{__file__}:{first + number}" for number in range(4)]
+    async with Engine(
+        "memory://", blocked_after=0.05, workflow_task_attempts=1
+    ) as engine:
+        with pytest.raises(WorkflowStuckError) as stuck:
+            await engine.execute(livelock(), id="w")
+    (said, *_) = [text for text in caplog.messages if "Workflow task of run" in text]
+    assert any(f"held its thread for 0.1 s at {line}." in said for line in lines), said
+    assert any(f"held its thread at {line} for" in str(stuck.value) for line in lines)
+    # The user's lines alone, and how many others there are.
+    shown = [line for line in said.splitlines() if line.startswith('  File "')]
+    assert shown
+    assert all(f'"{__file__}"' in line for line in shown)
+    assert "frames of durable and Python not shown" in said
+
+
 async def test_swallowing_the_interruption_does_not_help() -> None:
     async with Engine(
         "memory://", blocked_after=0.1, workflow_task_attempts=1
