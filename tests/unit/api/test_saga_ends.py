@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -31,10 +31,6 @@ from tests.unit.api.sagas import (
     plain,
     release,
 )
-
-Body = Callable[[], Awaitable[Any]]
-_body: list[Body] = []
-
 from tests.unit.api.test_saga import Body, begin, failure_of
 
 # --- errors that speak of a bug -------------------------------------------------------
