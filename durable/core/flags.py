@@ -38,15 +38,14 @@ CURRENT: Final = int(
 )
 KNOWN: Final = CURRENT | int(Flag.ARGUMENTS_REFUSED)
 _OF_THE_RUN: Final = int(Flag.GUARDED)
-_OF_THE_TASK: Final = CURRENT & ~_OF_THE_RUN
 _OF_ONE_TASK: Final = int(Flag.ARGUMENTS_REFUSED)
 
 
 def of_next_task(bits: int) -> int:
     """What the next task runs under, after one with these bits."""
-    return _OF_THE_TASK | bits & _OF_THE_RUN
+    return CURRENT & ~_OF_THE_RUN | bits & _OF_THE_RUN
 
 
 def drives_alike(bits: int) -> bool:
     """Whether a task with these bits decided what one decides today."""
-    return bits & ~(_OF_THE_RUN | _OF_ONE_TASK) == _OF_THE_TASK
+    return (bits ^ CURRENT) & ~(_OF_THE_RUN | _OF_ONE_TASK) == 0

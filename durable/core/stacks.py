@@ -15,6 +15,12 @@ from durable.core.user_code import awaited_frames
 _ASYNCIO: Final = asyncio.__file__.removesuffix("__init__.py")
 _PACKAGE: Final = __file__[: -len("core/stacks.py")]
 _PLUMBING: Final = (_ASYNCIO, _PACKAGE + "core", _PACKAGE + "api")
+_STANDING_IN: Final = {
+    "_leave_group": "TaskGroup",
+    "_wait_for_notice": "Condition.wait",
+    "_acquire_place": "Semaphore.acquire",
+}
+"""What `durable.core.stable_asyncio` does in place of asyncio."""
 _CHILDREN_SHOWN: Final = 5
 _DEPTH_MAX: Final = 3
 STACK_QUERY: Final = "stack"
@@ -99,6 +105,8 @@ def _reason(frame: FrameType) -> str:
     if not filename.startswith(_PACKAGE):
         return ""
     name, names = frame.f_code.co_name, frame.f_locals
+    if name in _STANDING_IN:
+        return _STANDING_IN[name]
     if name == "execute_activity":
         return f"activity {names['target'].activity_type!r}"
     if name in ("wait_result", "wait_started"):
@@ -117,6 +125,8 @@ def _reason(frame: FrameType) -> str:
 
 def _is_method_of_asyncio(frame: FrameType) -> bool:
     code = frame.f_code
+    if code.co_name in _STANDING_IN:
+        return True
     is_public = "." in code.co_qualname and not code.co_qualname.startswith("_")
     return is_public and code.co_filename.startswith(_ASYNCIO)
 

@@ -54,10 +54,15 @@ def describe(session: Session) -> dict[str, Any]:
     return {"texts": texts, "columns": columns, "indexes": indexes}
 
 
+def session_of(path: Path) -> Session:
+    """A connection to a file, which is made if there is none."""
+    path.touch()
+    return SqliteDatabase(path)._connect()
+
+
 def make_empty_schema(path: Path) -> None:
     """Leave a database as a release before the first migration would have."""
-    database = SqliteDatabase(path)
-    session = database._connect()
+    session = session_of(path)
     session.connection.exec_driver_sql(
         "CREATE TABLE durable_schema (version_num VARCHAR(32) NOT NULL,"
         " CONSTRAINT durable_schema_pkc PRIMARY KEY (version_num))"
@@ -66,7 +71,7 @@ def make_empty_schema(path: Path) -> None:
 
 
 def set_revision(path: Path, revision: str) -> None:
-    session = SqliteDatabase(path)._connect()
+    session = session_of(path)
     session.connection.exec_driver_sql(
         "UPDATE durable_schema SET version_num = ?", (revision,)
     )
@@ -124,7 +129,7 @@ def test_tables_made_directly_equal_the_migrated_ones(
 
 def make_first_release(path: Path) -> None:
     """Leave a database as the first release would have, with a run of its."""
-    session = SqliteDatabase(path)._connect()
+    session = session_of(path)
     config = Config()
     config.set_main_option("script_location", str(find_migrations()))
     config.attributes["connection"] = session.connection
@@ -231,7 +236,7 @@ def test_schema_of_another_release_is_refused_unchanged(
     with pytest.raises(SchemaRevisionError, match=revision):
         SqliteDatabase(path).open_writer()
 
-    session = SqliteDatabase(path)._connect()
+    session = session_of(path)
     assert read_revision(session) == revision
     session.close()
 
@@ -244,13 +249,13 @@ def test_schema_is_not_made_without_leave(path: Path, is_old: bool) -> None:
     with pytest.raises(SchemaRevisionError, match="told not to migrate"):
         SqliteDatabase(path, migrate=False).open_writer()
 
-    session = SqliteDatabase(path)._connect()
+    session = session_of(path)
     assert read_revision(session) == ("" if is_old else None)
     session.close()
 
 
 def test_foreign_table_of_the_same_name_is_left_alone(path: Path) -> None:
-    session = SqliteDatabase(path)._connect()
+    session = session_of(path)
     session.connection.exec_driver_sql("CREATE TABLE history (page TEXT)")
     before = describe(session)
 
@@ -262,7 +267,7 @@ def test_foreign_table_of_the_same_name_is_left_alone(path: Path) -> None:
 
 
 def test_tables_of_an_application_may_live_beside_ours(path: Path) -> None:
-    session = SqliteDatabase(path)._connect()
+    session = session_of(path)
     session.connection.exec_driver_sql("CREATE TABLE orders (id INTEGER)")
     session.close()
 
@@ -283,7 +288,7 @@ def test_failed_creation_leaves_nothing(
         SqliteDatabase(path).open_writer()
     monkeypatch.undo()
 
-    session = SqliteDatabase(path)._connect()
+    session = session_of(path)
     assert describe(session)["texts"] == {}
     session.close()
 
