@@ -26,10 +26,12 @@ from durable.store.forking import FileIdentity, is_inherited
 from durable.store.schema import prepare_schema
 from durable.store.sqlite_checks import check_file
 from durable.store.sqlite_file import (
-    COPIED_MARK,
+    connect_existing,
+    copied_mark,
     create_private,
     describe_exposure,
     identity_of,
+    is_copied_mark,
     size_of,
 )
 from durable.store.sqlite_hot import SqliteHotPath
@@ -47,8 +49,6 @@ _log: Final = logging.getLogger("durable.store")
 _OLDEST_SQLITE: Final = (3, 33, 0)
 BUSY_SECONDS: Final = 30.0
 _SWITCH_RETRY_SECONDS: Final = 0.005
-# Every size of every hot statement, and what SQLAlchemy adds.
-_CACHED_STATEMENTS: Final = 512
 # The log is copied into the database when nothing else is to do, or, if that never
 # happens, when it has grown so long that reading it slows everything down.
 _CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
@@ -169,11 +169,14 @@ class SqliteSession:
     def note_places(self) -> None:
         """Remember which files these are; the log and its index exist by now."""
         if self._log is not None:
-            path = str(self._log).removesuffix("-wal")
+            path = str(self._main_file())
             self._places = [
                 (place, identity_of(place))
                 for place in (path, f"{path}-wal", f"{path}-shm")
             ]
+
+    def _main_file(self) -> Path:
+        return Path(str(self._log).removesuffix("-wal"))
 
     def is_in_place(self) -> bool:
         """See `Session`."""
@@ -185,14 +188,19 @@ class SqliteSession:
         if self._log is None:
             return False
         (version,) = self._cursor.execute("PRAGMA user_version").fetchone()
-        if version != COPIED_MARK:
+        if not is_copied_mark(version):
             return False
         # Reading has made an empty one if there was none.
-        try:
-            if self._log.stat().st_size == 0:
+        if size_of(self._log) == 0:
+            path = self._main_file()
+            if version != copied_mark(path):
                 return True
-        except OSError:
-            return True
+            _log.warning(
+                "%s was in use when its program died, and its log is not there any"
+                " more. Nothing is missing if another tool has opened the file since;"
+                " if somebody removed the log, what was written last is lost.",
+                path,
+            )
         self.accept_loss()
         return False
 
@@ -224,7 +232,7 @@ class SqliteSession:
                 return
         if not self.is_in_place():
             return
-        path = Path(str(self._log).removesuffix("-wal"))
+        path = self._main_file()
         try:
             lock = connect_existing(path, timeout=0)
         except sqlite3.OperationalError:
@@ -250,10 +258,11 @@ class SqliteSession:
     def _copied_alone_is_noticed(self) -> Generator[None]:
         """Let what is copied into the main file hold the mark, and the log not."""
         (version,) = self._cursor.execute("PRAGMA user_version").fetchone()
-        if version not in (0, COPIED_MARK):  # somebody has another use for it
+        if version and not is_copied_mark(version):  # somebody has another use for it
             yield
             return
-        self._cursor.execute(f"PRAGMA user_version = {COPIED_MARK}")
+        mark = copied_mark(self._main_file())
+        self._cursor.execute(f"PRAGMA user_version = {mark}")
         try:
             yield
         finally:
@@ -571,19 +580,6 @@ class SqliteDatabase:
             f"The disk of {self.name} is full; nothing was written.",
             hint="Free some space; the next commit then succeeds.",
         )
-
-
-def connect_existing(path: Path | None, *, timeout: float) -> sqlite3.Connection:
-    """Connect to a file, or to a private database in memory; make no file."""
-    return sqlite3.connect(
-        # An empty new file would cost the log that lies beside it.
-        ":memory:" if path is None else f"{path.as_uri()}?mode=rw",
-        uri=path is not None,
-        timeout=timeout,
-        isolation_level=None,
-        cached_statements=_CACHED_STATEMENTS,
-        check_same_thread=False,
-    )
 
 
 def _decode(text: bytes) -> str | bytes:

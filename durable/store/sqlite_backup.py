@@ -14,7 +14,7 @@ from durable.errors import (
     InvalidOptionError,
 )
 from durable.store.sqlite import BUSY_SECONDS, SqliteDatabase
-from durable.store.sqlite_file import COPIED_MARK, create_private
+from durable.store.sqlite_file import create_private, is_copied_mark
 
 
 class Backup(NamedTuple):
@@ -78,7 +78,7 @@ def _copy(source: Path, partial: Path) -> Backup:
         # The file is complete in itself: without a log, and never with the mark.
         copy.execute("PRAGMA journal_mode = DELETE")
         (version,) = copy.execute("PRAGMA user_version").fetchone()
-        if version == COPIED_MARK:
+        if is_copied_mark(version):
             copy.execute("PRAGMA user_version = 0")
         found = [row[0] for row in copy.execute("PRAGMA integrity_check(5)")]
         if found != ["ok"]:

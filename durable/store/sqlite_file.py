@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+import zlib
 from pathlib import Path
 from typing import Final
 
 from durable.store.forking import FileIdentity
 
-COPIED_MARK: Final = 0x64777261
-"""The `user_version` that only the main file holds, never a reader that sees the log.
+_MARK: Final = 0x64
+_MARK_SHIFT: Final = 24
 
-While a program works, the main file lags behind its log. A copy of it alone would open
-without a word. So the log always holds a zero there: whoever finds this number and no
-log has such a copy. A copy by SQLite's own means never shows it.
-"""
-
+# Every size of every hot statement, and what SQLAlchemy adds.
+_CACHED_STATEMENTS: Final = 512
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 
 
@@ -27,6 +26,29 @@ def identity_of(path: str | Path) -> FileIdentity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def copied_mark(path: Path) -> int:
+    """The `user_version` that the main file alone holds, and no reader of the log sees.
+
+    While a program works, the main file lags behind its log. A copy of it alone would
+    open without a word. So the log always holds a zero there: whoever finds a mark and
+    no log has such a copy. A copy by SQLite's own means never shows it.
+
+    The mark tells of which file it is, by place and inode. A program that dies as it
+    marks leaves the mark in the log, and any tool that opens the file then copies it
+    into the main file, which lacks nothing: it is still the same file.
+    """
+    identity = identity_of(path)
+    inode = 0 if identity is None else identity[1]
+    place = os.fsencode(os.path.realpath(path))
+    kept = zlib.crc32(place, inode & 0xFFFFFFFF) & ((1 << _MARK_SHIFT) - 1)
+    return _MARK << _MARK_SHIFT | kept
+
+
+def is_copied_mark(version: int) -> bool:
+    """Whether a `user_version` is such a mark, of whichever file."""
+    return version >> _MARK_SHIFT == _MARK
 
 
 def create_private(path: Path) -> None:
@@ -80,3 +102,16 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def connect_existing(path: Path | None, *, timeout: float) -> sqlite3.Connection:
+    """Connect to a file, or to a private database in memory; make no file."""
+    return sqlite3.connect(
+        # An empty new file would cost the log that lies beside it.
+        ":memory:" if path is None else f"{path.as_uri()}?mode=rw",
+        uri=path is not None,
+        timeout=timeout,
+        isolation_level=None,
+        cached_statements=_CACHED_STATEMENTS,
+        check_same_thread=False,
+    )

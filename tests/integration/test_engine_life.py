@@ -355,7 +355,9 @@ with SyncEngine(url, drain_timeout=0.05) as engine:
     )
 
     assert code == 0
-    assert "still ran: Activity 'hang'" in errors
+    assert (
+        "The drain waited 0.05 s for 'hang' (id 1, attempt 1) of run 'w' at" in errors
+    )
     assert "Traceback" not in errors
     assert workers_in(tmp_path / "x.db") == 0
 
@@ -381,8 +383,8 @@ except KeyboardInterrupt:
     )
 
     assert code == 130
-    assert "Waiting for up to 86400 s for what runs: Activity 'hang'" in errors
-    assert "there still ran: Activity 'hang'" in errors
+    assert "Waiting for up to 86400 s for what runs: 'hang'" in errors
+    assert "there still ran: 'hang'" in errors
     assert "Traceback" not in errors
     assert workers_in(tmp_path / "x.db") == 0
 
@@ -413,6 +415,6 @@ starting.join()
     )
 
     assert (code, output) == (0, "told\n")
-    assert "there still ran: Activity 'hold_the_loop'" in errors
+    assert "there still ran: 'hold_the_loop'" in errors
     assert "code that blocks the event loop" in errors
     assert "Traceback" not in errors

@@ -76,7 +76,7 @@ async def test_a_run_fails_of_nondeterminism_if_fail_on_names_it(
         # The signal was acknowledged, so the history has it.
         kinds = [type(event.attributes) for event in await handle.history()]
         assert WorkflowExecutionSignaled in kinds
-        other = await env.start(target(), id="run")  # its id is free again
+        other = await env.start(target(), id="run", id_reuse="new_run")
         await other.terminate()
 
 

@@ -336,7 +336,8 @@ async def test_a_child_has_started_whatever_its_first_turn_did(times: int) -> No
 
 
 ODD_ARGUMENTS: list[dict[str, Any]] = [
-    {"status": "completed"},
+    {"status": "finished"},
+    {"status": 1},
     {"workflow_type": 1},
     {"workflow_type": ["quadruple"]},
     {"workflow_id": b"w"},

@@ -136,7 +136,9 @@ async def test_an_update_that_its_run_left_unanswered_is_not_begun_again(
 async def test_a_run_of_another_chain_takes_the_same_id_anew(database: str) -> None:
     async with Engine(database) as engine:
         for _ in range(2):
-            handle = await engine.start(Account.keep(), id="account")
+            handle = await engine.start(
+                Account.keep(), id="account", id_reuse="new_run"
+            )
             assert await handle.update(Account.charge(5), update_id="pay") == 5
             await handle.signal(Account.go("end"))
             assert await handle.result() == 5

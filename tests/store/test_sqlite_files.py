@@ -49,7 +49,7 @@ async def wait_until_marked(path: Path) -> None:
             # The main file by itself is in pieces while the log is copied into it.
             with contextlib.closing(other), contextlib.suppress(sqlite3.DatabaseError):
                 found += other.execute("PRAGMA user_version").fetchone()
-        if found == [sqlite_file.COPIED_MARK, 0]:
+        if found == [sqlite_file.copied_mark(path), 0]:
             return
         await asyncio.sleep(0.002)
 
@@ -185,6 +185,23 @@ asyncio.run(main())
     store = await open_store(path)
 
     assert len(await store.list_runs(NAMESPACE, RunFilter())) == 1
+    await store.close()
+
+
+async def test_file_whose_program_died_as_it_marked_it_opens_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.db"
+    store = await open_store(path)
+    await store.perform(make_start("r1"))
+    await store.close()
+    with contextlib.closing(sqlite3.connect(path)) as other:  # merges the log, too
+        other.execute(f"PRAGMA user_version = {sqlite_file.copied_mark(path)}")
+
+    store = await open_store(path)
+
+    assert len(await store.list_runs(NAMESPACE, RunFilter())) == 1
+    assert "its log is not there" in caplog.text
     await store.close()
 
 
