@@ -43,6 +43,7 @@ _NO_VALUES: Final = frozenset(
     {"CACHE", "COPY_FREE_VARS", "EXTENDED_ARG", "MAKE_CELL", "PRECALL", "PUSH_NULL"}
 )
 _CALLS: Final = frozenset({"CALL", "CALL_FUNCTION_EX", "CALL_KW"})
+_STORES: Final = ("STORE_FAST", "STORE_DEREF", "STORE_NAME", "STORE_GLOBAL")
 _checked: Final[dict[int, CodeType]] = {}
 """By identity, since equal code objects may be of different functions."""
 Names: TypeAlias = Mapping[str, Any]
@@ -59,7 +60,12 @@ class Site(NamedTuple):
 def check_workflows(registry: Registry) -> None:
     """Log a warning for each site in workflows that were not looked at before."""
     for workflow in registry.workflows.values():
-        for site in find_sites(workflow):
+        try:
+            sites = find_sites(workflow)
+        except Exception:  # noqa: BLE001 - what warns must not keep all from running
+            _log.debug("%r could not be looked through", workflow, exc_info=True)
+            continue
+        for site in sites:
             _log.warning(
                 "%s:%d: workflow %r uses %s, which cannot be replayed: %s. If nothing"
                 ' depends on it, put it into `with durable.allow("why"):`.',
@@ -308,6 +314,8 @@ class _Code:
 
     def _store(self, each: dis.Instruction, value: Any) -> None:
         """Remember what is imported or bound to a name; forget what is computed."""
+        if not each.opname.startswith(_STORES):  # into an object or a container
+            return
         name: str = each.argval if isinstance(each.argval, str) else each.argval[0]
         if value is _UNKNOWN:
             self._local.pop(name, None)

@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import functools
 import hashlib
+import importlib
 import inspect
 import os
 import platform
@@ -37,7 +38,7 @@ from durable import (
     workflow,
 )
 from durable import allow as harmless
-from durable.worker.code_check import find_sites
+from durable.worker.code_check import _Reading, find_sites
 
 DRAWN = random.Random(7)
 
@@ -368,3 +369,72 @@ def test_the_table_of_replacements_is_what_is_said(call: str, instead: str) -> N
     (site,) = found
     words = re.findall(r"durable\.\w+|activity|signal|recorded", instead)
     assert any(word in site.what.advice for word in words), site.what.advice
+
+
+# --- any code can be looked through ---------------------------------------------------
+
+
+@workflow(name="code_check.fills")
+async def fills(count: int) -> dict[int, float]:
+    found: dict[int, float] = {}
+    for number in range(count):
+        found[number] = time.time()
+    del found[0]
+    return found
+
+
+def test_code_that_stores_into_containers_is_looked_through() -> None:
+    assert [site.what.name for site in find_sites(fills)] == ["time.time"]
+
+
+MODULES = [
+    "argparse",
+    "asyncio.tasks",
+    "asyncio.taskgroups",
+    "ast",
+    "collections",
+    "configparser",
+    "dataclasses",
+    "datetime",
+    "difflib",
+    "email.message",
+    "enum",
+    "inspect",
+    "json.decoder",
+    "logging",
+    "pathlib",
+    "pickle",
+    "random",
+    "shutil",
+    "statistics",
+    "tarfile",
+    "tempfile",
+    "textwrap",
+    "typing",
+    "unittest.mock",
+    "urllib.request",
+    "zipfile",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_code_keeps_an_engine_from_opening(name: str) -> None:
+    module = importlib.import_module(name)
+    classes = [value for value in vars(module).values() if inspect.isclass(value)]
+    parts = [value for owner in (module, *classes) for value in vars(owner).values()]
+    reading = _Reading()
+    for part in parts:
+        reading.follow(part)
+    reading.finish()
+
+
+async def test_an_engine_opens_though_the_look_at_its_code_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> list[Any]:
+        raise RuntimeError("an opcode that nobody knows")
+
+    monkeypatch.setattr("durable.worker.code_check.find_sites", fail)
+    caplog.set_level("DEBUG")
+    async with Engine("memory://", definitions=[fills]):
+        assert "could not be looked through" in caplog.text
