@@ -428,7 +428,7 @@ def test_any_code_can_be_read(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     for function in functions:
         reading.enter(function.__code__, function.__globals__, {}, range(0))
     reading.finish()
-    assert len(functions) > 5
+    assert functions
 
 
 async def test_an_engine_opens_though_the_look_at_its_code_fails(
