@@ -374,16 +374,15 @@ def test_the_table_of_replacements_is_what_is_said(call: str, instead: str) -> N
 # --- any code can be looked through ---------------------------------------------------
 
 
-@workflow(name="code_check.fills")
-async def fills(count: int) -> dict[int, float]:
-    found: dict[int, float] = {}
-    for number in range(count):
-        found[number] = time.time()
-    del found[0]
-    return found
-
-
 def test_code_that_stores_into_containers_is_looked_through() -> None:
+    @workflow(name="code_check.fills")
+    async def fills(count: int) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for number in range(count):
+            found[number] = time.time()
+        del found[0]
+        return found
+
     assert [site.what.name for site in find_sites(fills)] == ["time.time"]
 
 
@@ -438,5 +437,5 @@ async def test_an_engine_opens_though_the_look_at_its_code_fails(
 
     monkeypatch.setattr("durable.worker.code_check.find_sites", fail)
     caplog.set_level("DEBUG")
-    async with Engine("memory://", definitions=[fills]):
+    async with Engine("memory://"):
         assert "could not be looked through" in caplog.text
