@@ -88,7 +88,7 @@ _decoders: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 def _make_decoder(hint: Any) -> msgspec.json.Decoder[Any]:
     try:
         return msgspec.json.Decoder(hint, dec_hook=_decode_extra)
-    except TypeError as error:
+    except (TypeError, NameError, AttributeError) as error:
         raise DefinitionError(
             f"The annotation {_name(hint)} cannot be decoded: {error}.",
             hint="Use a dataclass, a msgspec.Struct, a pydantic model or plain types;"
