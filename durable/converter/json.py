@@ -47,6 +47,8 @@ _FIELDS: Final = (
     "__pydantic_fields__",
 )
 _NO_TWIN: Final = object()
+# Up to here each int is a float too, and its sums are the same.
+_EXACT: Final = 2**53
 
 
 def _encode_extra(value: Any) -> Any:
@@ -419,11 +421,17 @@ def same(left: Any, right: Any) -> bool:
     """Whether two values are equal, and of the same types all the way down.
 
     `==` alone does not see that an enum member became its text, or that a zone became
-    an offset. The one change that is allowed: an int where the annotation says float.
+    an offset. The one change that is allowed: an int where the annotation says float,
+    if it is so small that floats count as ints do.
     """
     kind: Any = type(left)
     if kind is not type(right):
-        return kind is int and type(right) is float and left == right
+        return (
+            kind is int
+            and type(right) is float
+            and left == right
+            and abs(left) <= _EXACT
+        )
     if kind in _ATOMS:
         return bool(left == right)
     if isinstance(left, list | tuple):
