@@ -72,6 +72,18 @@ class ClassWorkflow(Workflow[P, R]):
                 method.kind, method.handled_name, method.handler_of(instance)
             )
 
+    def check_annotations(self) -> None:
+        """See that values can be recorded by the annotations of all that is called.
+
+        Raises:
+            DefinitionError: one cannot be resolved, or not be decoded by.
+        """
+        super().check_annotations()
+        if self._init is not None:
+            self._init.check_annotations(has_result=False)
+        for method in self.methods:
+            method.check_annotations(self._class, f"workflow {self.name!r}")
+
     async def call(self, input: Payloads) -> Payload:
         """Decode the arguments, run the method of the object, encode its result."""
         instance = get_runtime("A class workflow").instance

@@ -35,6 +35,7 @@ from durable.core.runtime import (
     get_runtime,
 )
 from durable.errors import (
+    DefinitionError,
     InternalError,
     InvalidCallError,
     NondeterminismError,
@@ -231,6 +232,25 @@ class EntityWorkflow(Workflow[..., None]):
         admit = entity.admit_section
         runtime.set_handler("update", HOLD, _control(entity.hold, _HOLD, admit))
         runtime.set_handler("update", LET_GO, _control(entity.let_go, _LET_GO))
+
+    def check_annotations(self) -> None:
+        """See that values can be recorded by the annotations of state and methods.
+
+        Raises:
+            DefinitionError: one cannot be resolved, or not be decoded by.
+        """
+        try:
+            json.decoder_of(self.origin)
+        except DefinitionError as error:
+            first = next(iter(self.methods.values())).call_signature
+            raise DefinitionError(
+                f"The state of {self.name!r}: {error.message} Its first method is"
+                f" defined at {first.defined_at()}.",
+                hint=error.hint,
+            ) from None
+        for method in self.methods.values():
+            what = f"@{method.decorator} method {method.name!r} of {self.name!r}: "
+            method.call_signature.check_annotations(what)
 
     async def call(self, input: Payloads) -> Payload:
         """Live until somebody ends the run."""

@@ -153,9 +153,12 @@ class HandlerMethod:
             DefinitionError: they cannot be recorded as a list of values.
         """
         if self._signature is None:
-            skip = ("self", MESSAGE_NAME) if self.is_dynamic else ("self",)
-            self._signature = CallSignature(self.function, self.name, skip=skip)
+            self._signature = CallSignature(self.function, self.name, skip=self._skip)
         return self._signature
+
+    @property
+    def _skip(self) -> tuple[str, ...]:
+        return ("self", MESSAGE_NAME) if self.is_dynamic else ("self",)
 
     def find_problems(self) -> list[str]:
         """What is wrong with it, each as a sentence."""
@@ -177,6 +180,20 @@ class HandlerMethod:
                 f"The {what} is async; it reads what is there, so write a plain def."
             )
         return problems
+
+    def check_annotations(self, cls: type[Any], owner: str) -> None:
+        """See that values can be recorded by its annotations and by its validator's.
+
+        Raises:
+            DefinitionError: one cannot be resolved, or not be decoded by.
+        """
+        what = f"{self.kind} {self.name!r} of {owner}: "
+        self.call_signature.check_annotations(what, has_result=self.kind != "signal")
+        if self.validator_name is not None:
+            function = inspect.getattr_static(cls, self.validator_name)
+            CallSignature(
+                function, self.validator_name, skip=self._skip
+            ).check_annotations(f"the validator of {what}", has_result=False)
 
     def handler_of(self, instance: object) -> Handler:
         """The method of one instance as the core sees it."""

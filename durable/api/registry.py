@@ -98,7 +98,7 @@ class Registry:
         for activity in list(self.activities.values()):
             activity.call_signature.check_annotations()
         for workflow in list(self.workflows.values()):
-            workflow.call_signature.check_annotations()
+            workflow.check_annotations()
 
 
 REGISTRY: Final = Registry(WORKFLOWS, ACTIVITIES)

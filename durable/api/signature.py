@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -65,6 +66,7 @@ class CallSignature:
         self._result_label = f"the result of {name!r}"
         self._result_decode: Callable[[msgspec.Raw], Any] | None = None
         self._hints: tuple[Any, ...] | None = None
+        self._rest_hint: Any = Any
         self._is_checked = False
         self._result_hint: Any = Any
         self._labels: tuple[str, ...] = ()
@@ -112,7 +114,8 @@ class CallSignature:
             found = typing.get_type_hints(_annotated(self.function))
         except (NameError, TypeError, AttributeError) as error:
             raise DefinitionError(
-                f"The annotations of {self.name!r} cannot be resolved: {error}.",
+                f"The annotations of {self.name!r} cannot be resolved:"
+                f" {self._unresolved()}{error}.",
                 hint="Import the names at run time, not only under TYPE_CHECKING.",
             ) from None
         self._labels = tuple(
@@ -128,6 +131,17 @@ class CallSignature:
             ),
             Any,
         )
+
+    def _unresolved(self) -> str:
+        """Which annotation is meant by the error, as far as that can be told."""
+        function = _annotated(self.function)
+        for name, annotation in getattr(function, "__annotations__", {}).items():
+            alone = types.SimpleNamespace(__annotations__={name: annotation})
+            try:
+                typing.get_type_hints(alone, getattr(function, "__globals__", {}))
+            except (NameError, TypeError, AttributeError):
+                return f"{'the result' if name == 'return' else repr(name)}: "
+        return ""
 
     def hint_at(self, index: int) -> Any:
         """The annotation of a position, `*args` included."""
@@ -313,22 +327,34 @@ class CallSignature:
         """
         return json.recover(kept, self.result_hint(), self._result_label)
 
-    def check_annotations(self) -> None:
+    def check_annotations(self, what: str = "", *, has_result: bool = True) -> None:
         """See that every annotation means something, and that values can be read by it.
 
+        Args:
+            what: how errors name what it belongs to, where its name does not say it.
+            has_result: whether the result is recorded.
+
         Raises:
-            DefinitionError: one does not; it is named.
+            DefinitionError: one does not; it is named, with file and line.
         """
         if self._is_checked:
             return
-        hints = self.hints()
-        labels = [*self._labels, self._result_label]
-        for hint, label in zip((*hints, self._result_hint), labels, strict=True):
-            try:
+        label = ""
+        try:
+            hints = (*self.hints(), self._rest_hint)
+            for index, hint in enumerate(hints):
+                label = f"{self.label_at(index)}: "
                 json.decoder_of(hint)
-            except DefinitionError as error:
-                message = f"{label[:1].upper()}{label[1:]}: {error.message}"
-                raise DefinitionError(message) from None
+            if has_result:
+                label = f"{self._result_label}: "
+                json.decoder_of(self._result_hint)
+        except DefinitionError as error:
+            text = f"{what}{label}"
+            raise DefinitionError(
+                f"{text[:1].upper()}{text[1:]}{error.message} It is defined at"
+                f" {self.defined_at()}.",
+                hint=error.hint,
+            ) from None
         self._is_checked = True
 
     def decode_result(self, payload: Payload) -> Any:

@@ -321,6 +321,18 @@ class StateMachine(Workflow[[D], D]):
         """Its guards and what it does on the way."""
         return self._graph.functions()
 
+    def check_annotations(self) -> None:
+        """See that values can be recorded by the annotations of data and events.
+
+        Raises:
+            DefinitionError: one cannot be resolved, or not be decoded by.
+        """
+        super().check_annotations()
+        for event in self._graph.events():
+            self._graph.event_signature(event).check_annotations(
+                f"event {event!r} of {self.name!r}: ", has_result=False
+            )
+
     def diagram(self) -> str:
         """Draw the machine as a Mermaid state diagram."""
         lines = ["stateDiagram-v2", f"    [*] --> {self._graph.initial}"]

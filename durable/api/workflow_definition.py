@@ -366,6 +366,14 @@ class Workflow(Generic[P, R]):
         """What a run may call that neither its function nor its class names."""
         return ()
 
+    def check_annotations(self) -> None:
+        """See that values can be recorded by the annotations of all that is called.
+
+        Raises:
+            DefinitionError: one cannot be resolved, or not be decoded by.
+        """
+        self.call_signature.check_annotations()
+
     async def call(self, input: Payloads) -> Payload:
         """Decode the arguments, run the function, encode its result."""
         signature = self.call_signature

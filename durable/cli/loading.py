@@ -205,20 +205,34 @@ def read_arguments(values: Sequence[str], text: str | None) -> Arguments:
 
 
 def _read_values(given: Sequence[str]) -> list[msgspec.Raw]:
-    values: list[msgspec.Raw] = []
-    for number, text in enumerate(given, start=1):
-        try:
-            value = _read_input(text, f"argument {number}")
-            msgspec.json.decode(value)
-            values.append(msgspec.Raw(value))
-        except (msgspec.MsgspecError, ValueError) as error:
-            if text.startswith("--"):
-                raise _no_such_option(text) from None
-            raise click.UsageError(
-                f"Argument {number} is {text!r}, which is no JSON: {error}. A text"
-                """ stands in double quotes, as in '"text"'."""
-            ) from None
-    return values
+    return [_read_raw(text, f"argument {n}") for n, text in enumerate(given, start=1)]
+
+
+def _read_raw(given: str, name: str) -> msgspec.Raw:
+    try:
+        text = _read_input(given, name)
+        msgspec.json.decode(text)
+        return msgspec.Raw(text)
+    except (msgspec.MsgspecError, ValueError) as error:
+        if given.startswith("--"):
+            raise _no_such_option(given) from None
+        raise click.UsageError(
+            f"{name[:1].upper()}{name[1:]} is {given!r}, which is no JSON: {error}. A"
+            """ text stands in double quotes, as in '"text"'."""
+        ) from None
+
+
+def read_value(text: str, name: str) -> Any:
+    """Read one value as plain data: JSON, `@file`, or `-` for stdin.
+
+    Args:
+        text: what was given.
+        name: how errors call it.
+
+    Raises:
+        click.UsageError: it is no JSON.
+    """
+    return msgspec.json.decode(_read_raw(text, name))
 
 
 def _no_such_option(text: str) -> click.NoSuchOption:

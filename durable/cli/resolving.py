@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import click
 
 from durable.cli.connection import open_client
-from durable.cli.loading import plain_values, read_arguments
+from durable.cli.loading import read_value
 from durable.cli.output import escape, write_json, write_line
 from durable.cli.parameters import (
     run_id_option,
@@ -40,11 +39,12 @@ def resolve(
 
     Its function has returned, and had its effect, so it is not run again by itself.
     `durable show` names such activities and their ids. Returns when the decision is
-    durable.
+    durable: a result that does not fit the activity's annotation is refused by the
+    worker that has its code, and `durable show` says so.
     """
     if again == (result is not None):
         raise click.UsageError("Give either --again or --result.")
-    value = None if result is None else _value(result)
+    value = None if result is None else read_value(result, "--result")
 
     async def ask() -> str:
         async with open_client(session) as (engine, _):
@@ -61,10 +61,6 @@ def resolve(
         ids = {"workflow_id": workflow_id, "run_id": found}
         write_json({**ids, "activity_id": activity_id, "done": done})
     else:
-        words = "will be run again" if again else "has its result"
+        words = "will be run again" if again else "gets that result, if it fits"
         what = f"activity {activity_id} of {workflow_id} (run {found})"
         write_line(escape(f"{what} {words}"))
-
-
-def _value(text: str) -> Any:
-    return plain_values(read_arguments((text,), None), "Give one value.")[0]

@@ -13,7 +13,7 @@ from durable.core.codec import decode_rows
 from durable.core.events import ActivityTaskScheduled
 from durable.core.payload import Payload
 from durable.core.resolution import ActivityResolution
-from durable.errors import InvalidCallError
+from durable.errors import InvalidCallError, WorkflowClosedError
 from durable.store.records import AttemptRecord, AttemptState, MessageKind
 
 
@@ -60,6 +60,11 @@ async def _find_held(chain: Chain, activity_id: str) -> AttemptRecord:
         and latest[event.event_id].state is AttemptState.RETURNED
     }
     found = held.get(activity_id)
+    if found is None and record.closed_at is not None:
+        raise WorkflowClosedError(
+            f"Run {record.workflow_id!r} ({record.run_id}) is closed; none of its"
+            " activities waits for a result."
+        )
     if found is None:
         named = [f"{key} ({row.activity_type})" for key, row in held.items()]
         raise InvalidCallError(

@@ -47,6 +47,8 @@ _FIELDS: Final = (
     "__pydantic_fields__",
 )
 _NO_TWIN: Final = object()
+# Up to here each int is a float too, and its sums are the same.
+_EXACT: Final = 2**53
 
 
 def _encode_extra(value: Any) -> Any:
@@ -88,7 +90,7 @@ _decoders: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 def _make_decoder(hint: Any) -> msgspec.json.Decoder[Any]:
     try:
         return msgspec.json.Decoder(hint, dec_hook=_decode_extra)
-    except TypeError as error:
+    except (TypeError, NameError, AttributeError) as error:
         raise DefinitionError(
             f"The annotation {_name(hint)} cannot be decoded: {error}.",
             hint="Use a dataclass, a msgspec.Struct, a pydantic model or plain types;"
@@ -419,11 +421,17 @@ def same(left: Any, right: Any) -> bool:
     """Whether two values are equal, and of the same types all the way down.
 
     `==` alone does not see that an enum member became its text, or that a zone became
-    an offset. The one change that is allowed: an int where the annotation says float.
+    an offset. The one change that is allowed: an int where the annotation says float,
+    if it is so small that floats count as ints do.
     """
     kind: Any = type(left)
     if kind is not type(right):
-        return kind is int and type(right) is float and left == right
+        return (
+            kind is int
+            and type(right) is float
+            and left == right
+            and abs(left) <= _EXACT
+        )
     if kind in _ATOMS:
         return bool(left == right)
     if isinstance(left, list | tuple):

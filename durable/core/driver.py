@@ -336,7 +336,8 @@ class RunDriver:
                 Failure(
                     message="CancelledError left the workflow, though nobody asked it"
                     " to stop.",
-                    kind="cancelled",
+                    # Not "cancelled": a parent's task group would swallow that.
+                    kind="application",
                     type="CancelledError",
                 )
             )

@@ -15,8 +15,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any, Final, Protocol
 
-import msgspec
-
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
 from durable.core import retry
@@ -41,6 +39,7 @@ from durable.worker.invoking import (
     Invoker,
     UnfitArgumentsError,
     UnfitResultError,
+    exit_error,
 )
 from durable.worker.live_run import Attempt, LiveRun
 from durable.worker.places import Places, describe_running
@@ -338,12 +337,8 @@ class ActivityTasks:
                 None,
             )
         elif not attempt.is_over and not attempt.is_cut_short:
-            failure = failure_of(error)
-            failure = msgspec.structs.replace(
-                failure,
-                kind="application",
-                message=failure.message or "raised CancelledError, unasked",
-            )
+            # As a CancelledError a task group of the workflow would swallow it.
+            failure = failure_of(exit_error(error))
             if attempt.task is not None and attempt.task.cancelling():
                 # Somebody else has cancelled its task: perhaps the loop that ends.
                 again_at = self._store.now() + round(_LOOP_END_SECONDS * 1_000_000)

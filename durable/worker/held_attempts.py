@@ -162,6 +162,8 @@ class HeldAttempts:
                     attempt.run.workflow_id,
                     error,
                 )
+                if attempt.problem is not None:
+                    attempt.problem = unrecorded.refused(attempt.problem, error)
                 return
         self._resolve(attempt, result)
 

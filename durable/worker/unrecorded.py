@@ -100,6 +100,15 @@ def still_unfit(failure: Failure, problem: DurableError) -> Failure:
     return msgspec.structs.replace(failure, message=text)
 
 
+def refused(failure: Failure, problem: DurableError) -> Failure:
+    """What is said of an attempt after a result that was given for it is not one."""
+    return msgspec.structs.replace(
+        failure,
+        message=f"{failure.message} A result that was given is not taken:"
+        f" {problem.message}",
+    )
+
+
 def is_meant(resolution: ActivityResolution, attempt: Attempt) -> bool:
     """Whether an operator has decided of this attempt."""
     return (

@@ -64,6 +64,7 @@ async def unhandled() -> None:
         (SystemExit("why"), "SystemExit ('why',)"),
         (SystemExit(), "SystemExit (None,)"),
         (GeneratorExit(), "GeneratorExit ()"),
+        (asyncio.CancelledError(), "CancelledError ()"),
     ],
 )
 async def test_an_exit_fails_its_attempt_with_its_code(
@@ -86,6 +87,36 @@ async def test_an_exit_that_nobody_handles_fails_the_run_and_blames_the_activity
         with pytest.raises(WorkflowFailedError, match=r"sys\.exit\(7\)"):
             await run.result()
         assert (await run.describe()).status is RunStatus.FAILED
+
+
+@workflow(name="ends.grouping")
+async def grouping(of_child: bool) -> str:
+    async with asyncio.TaskGroup() as group:
+        if of_child:
+            group.create_task(giving_in())
+        else:
+            group.create_task(leave())
+    return "went on as if nothing had failed"
+
+
+@workflow(name="ends.giving_in")
+async def giving_in() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("of_child", [False, True], ids=["activity", "child"])
+async def test_a_cancellation_that_nobody_asked_for_is_a_failure_to_a_task_group(
+    of_child: bool,
+) -> None:
+    global RAISED
+    RAISED = asyncio.CancelledError()
+    async with TestEnvironment() as env:
+        run = await env.start(grouping(of_child))
+        with pytest.raises(WorkflowFailedError) as caught:
+            await run.result()
+        group = caught.value.__cause__
+        assert isinstance(group, ExceptionGroup)
+        assert "CancelledError" in str(group.exceptions[0])
 
 
 # --- drains ---------------------------------------------------------------------------

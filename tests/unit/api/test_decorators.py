@@ -7,11 +7,12 @@ import threading
 import traceback
 import types
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Any
 
 import pytest
 
+import durable
 from durable import Activity, Engine, RetryPolicy, Workflow, activity, workflow
 from durable.api.registry import REGISTRY, Registry
 from durable.core.payload import NULL
@@ -182,11 +183,17 @@ class Declined:
     reason: str
 
 
+def _rest(*values: Paid | Declined) -> None: ...
+
+
+Incomplete = make_dataclass("Incomplete", [("later", "Nowhere")])
+
+
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
         ("Nowhere", r"annotations of 'decorators\.odd'.*Nowhere"),
-        (Paid | Declined, r"result of 'decorators\.odd'"),
+        (Paid | Declined, r"result of 'decorators\.odd'.*test_decorators\.py:\d+"),
     ],
 )
 @pytest.mark.parametrize("decorate", [activity, workflow])
@@ -203,6 +210,119 @@ async def test_annotations_are_checked_when_an_engine_opens(
         await Engine("memory://", definitions=[made]).open()
     async with Engine("memory://", definitions=[made], worker=False):
         pass  # it runs nothing of it
+
+
+def odd_workflow() -> type[Any]:
+    class Odd:
+        @durable.run
+        async def run(self) -> None: ...
+
+        @durable.signal
+        def told(self, news: int) -> None: ...
+
+        @durable.query
+        def asked(self, question: int) -> int:
+            return question
+
+        @durable.update
+        def changed(self, change: int) -> int:
+            return change
+
+        @changed.validator
+        def check_changed(self, change: int) -> None: ...
+
+    return Odd
+
+
+def odd_entity() -> type[Any]:
+    class Odd:
+        total: int = 0
+
+        @durable.exclusive
+        def add(self, n: int) -> int:
+            return n
+
+        @durable.shared
+        def read(self, n: int) -> int:
+            return n
+
+    return Odd
+
+
+MISTAKEN: list[tuple[Any, str, str]] = [
+    (odd_workflow, "told", "news"),
+    (odd_workflow, "asked", "question"),
+    (odd_workflow, "asked", "return"),
+    (odd_workflow, "changed", "return"),
+    (odd_entity, "add", "n"),
+    (odd_entity, "add", "return"),
+    (odd_entity, "read", "n"),
+    (odd_entity, "read", "return"),
+]
+
+
+@pytest.mark.parametrize("annotation", ["Nowhere", Paid | Declined, Incomplete])
+@pytest.mark.parametrize(
+    ("make", "method", "parameter"),
+    MISTAKEN,
+    ids=[f"{method}-{parameter}" for _, method, parameter in MISTAKEN],
+)
+async def test_annotations_of_methods_are_checked_when_an_engine_opens(
+    annotation: Any, make: Any, method: str, parameter: str
+) -> None:
+    cls = make()
+    vars(cls)[method].__annotations__[parameter] = annotation
+    text = await refusal_of(cls)
+    assert f"{method!r} of" in text
+    assert "decorators.odd" in text
+    assert ("the result" if parameter == "return" else repr(parameter)) in text
+    assert f"{__file__}:" in text
+
+
+@pytest.mark.parametrize("annotation", ["Nowhere", Paid | Declined])
+async def test_annotations_of_validators_are_checked_when_an_engine_opens(
+    annotation: Any,
+) -> None:
+    cls = odd_workflow()
+    for name in ("changed", "check_changed"):
+        vars(cls)[name].__annotations__["change"] = annotation
+    assert "'changed' of workflow 'decorators.odd'" in await refusal_of(cls)
+    cls = odd_workflow()
+    vars(cls)["check_changed"].__annotations__["return"] = annotation
+    if annotation != "Nowhere":
+        with pytest.raises(pytest.fail.Exception):
+            await refusal_of(cls)  # nothing that it returns is recorded
+    else:
+        text = await refusal_of(cls)
+        assert "validator of update 'changed' of workflow 'decorators.odd'" in text
+
+
+async def test_annotations_of_a_state_are_checked_when_an_engine_opens() -> None:
+    cls = odd_entity()
+    cls.__annotations__["total"] = Paid | Declined
+    text = await refusal_of(cls)
+    assert "The state of 'entity:decorators.odd'" in text
+    assert f"{__file__}:" in text
+
+
+async def refusal_of(cls: type[Any]) -> str:
+    """What an engine says that shall run the class."""
+    decorate: Any = durable.entity if hasattr(cls, "add") else durable.workflow
+    made = decorate(name="decorators.odd")(cls)
+    for name in ("decorators.odd", "entity:decorators.odd"):
+        REGISTRY.workflows.pop(name, None)
+    async with Engine("memory://", definitions=[made], worker=False):
+        pass  # it runs nothing of it
+    with pytest.raises(DefinitionError) as caught:
+        await Engine("memory://", definitions=[made]).open()
+    return str(caught.value)
+
+
+async def test_annotations_of_the_rest_are_checked_when_an_engine_opens() -> None:
+    made = activity(name="decorators.rest")(_rest)
+    del REGISTRY.activities["decorators.rest"]
+    with pytest.raises(DefinitionError, match=r"1 of 'decorators\.rest'.*defined at"):
+        await Engine("memory://", definitions=[made]).open()
 
 
 # --- options --------------------------------------------------------------------------
