@@ -14,7 +14,14 @@ import msgspec
 from durable.cli.output import escape, escape_json
 from durable.clock import to_datetime
 from durable.core.codec import UNREADABLE
-from durable.core.payload import JSON_PLAIN, Failure, Payload, Payloads, innermost, summary_of
+from durable.core.payload import (
+    JSON_PLAIN,
+    Failure,
+    Payload,
+    Payloads,
+    innermost,
+    summary_of,
+)
 
 Role: TypeAlias = Literal["plain", "strong", "dim", "good", "bad", "warn"]
 """What a piece of text is for; a style says how that looks."""

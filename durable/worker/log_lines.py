@@ -13,6 +13,7 @@ from durable.core.events import (
     WorkflowExecutionTimedOut,
 )
 from durable.core.payload import Failure, innermost, summary_of
+from durable.loggers import revive_loggers
 from durable.worker.live_run import Attempt, LiveRun
 from durable.worker.places import line_of
 
@@ -70,6 +71,7 @@ def log_failed_attempt(
     attempt: Attempt, failure: Failure, decision: retry.Retry | retry.GiveUp
 ) -> None:
     """Say that an attempt failed, where, and what comes next."""
+    revive_loggers()
     scheduled, run = attempt.scheduled, attempt.run
     if isinstance(decision, retry.Retry):
         what_next = f"attempt {attempt.attempt + 1} follows"
@@ -99,6 +101,7 @@ def log_failed_attempt(
 
 def log_parked(run: LiveRun, failure: Failure) -> None:
     """Say that a run is set aside, and why."""
+    revive_loggers()
     _log.error(
         "Run %s is stuck: %s%s. It goes on once a worker starts with right code.",
         name_of(run),
@@ -110,6 +113,7 @@ def log_parked(run: LiveRun, failure: Failure) -> None:
 
 def log_failed_run(run: LiveRun, terminal: Any) -> None:
     """Say that a run ended as one of `ENDS_BADLY`."""
+    revive_loggers()
     if isinstance(terminal, WorkflowExecutionFailed):
         failure = innermost(terminal.failure)
         what = f"failed: {_one_line(summary_of(failure))}{_raised_at(failure)}"
