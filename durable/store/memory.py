@@ -429,7 +429,7 @@ class MemoryStore:
             return len(database.claimable(workflow_types, self._worker))
 
     async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        """Open, unparked runs of all types and queues without an owner, oldest first."""
+        """Open, unparked runs without an owner, of all types, oldest first."""
         database = self._read()
         with database.lock:
             found = [

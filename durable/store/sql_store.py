@@ -283,7 +283,7 @@ class SqlStore:
         return count
 
     async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        """Open, unparked runs of all types and queues without an owner, oldest first."""
+        """Open, unparked runs without an owner, of all types, oldest first."""
         found: list[UnownedRun] = await self._read(
             lambda session: reads.unowned_runs(session, namespace, limit)
         )

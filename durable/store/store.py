@@ -172,7 +172,7 @@ class Store(Protocol):
         ...
 
     async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        """Open, unparked runs of all types and queues without an owner, oldest first."""
+        """Open, unparked runs without an owner, of all types, oldest first."""
         ...
 
     async def list_workers(self) -> list[WorkerRecord]:

@@ -67,6 +67,7 @@ INDEXED = [
     "READ_HISTORY",
     "READ_NEWS",
     "READ_REPLY",
+    "UNOWNED_RUNS",
     "TERMINATE_RUN",
 ]
 IN_ORDER = [
