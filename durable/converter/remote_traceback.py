@@ -6,7 +6,7 @@ which Python, pytest and every logger print. Recording leaves it out again.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from durable.core.payload import Failure, innermost
 
@@ -48,10 +48,8 @@ def show_remote(error: BaseException) -> BaseException:
         failure, cause = recorded_in(shown), shown.__cause__
         if isinstance(cause, RemoteTraceback):
             return error
-        if isinstance(shown, BaseExceptionGroup):
-            members: tuple[Any, ...] = shown.exceptions
-            for member in members:
-                show_remote(member)
+        for member in _members(shown):
+            show_remote(member)
         if failure is not None:
             raised = innermost(failure)
             is_said_below = cause is not None and recorded_in(cause) is raised
@@ -65,6 +63,12 @@ def show_remote(error: BaseException) -> BaseException:
         remote = RemoteTraceback(_JOINT.join(reversed(texts)))
         object.__setattr__(shown, "__cause__", remote)
     return error
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    is_group = isinstance(error, BaseExceptionGroup)
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return members if is_group else ()
 
 
 def _text(failure: Failure) -> str:

@@ -105,7 +105,7 @@ async def test_workflow_code_and_its_log_show_it(database: str) -> None:
 
 async def test_group_shows_it_for_each_member() -> None:
     members = [failure_of(await _raised(name)) for name in ("left", "right")]
-    group = ExceptionGroup("both", [exception_of(member) for member in members])
+    group = BaseExceptionGroup("both", [exception_of(member) for member in members])
     text = formatted(show_remote(exception_of(failure_of(group))))
     assert "ValueError: left" in text
     assert text.count("in _raised") == 2
