@@ -26,10 +26,12 @@ from durable.client.handle import Handle
 from durable.client.home import Home, finish
 from durable.client.listing import run_filter
 from durable.client.start_options import START_OPTION_NAMES, start_options
+from durable.client.unserved import Unserved
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock
 from durable.core.payload import Failure
 from durable.errors import EngineClosedError, InvalidCallError, InvalidOptionError
+from durable.loggers import revive_loggers
 from durable.observer import Observer
 from durable.options import (
     Duration,
@@ -148,6 +150,7 @@ class Engine:
         self._observer = observer
         self._has_worker = worker
         self._worker: Worker | None = None
+        self._unserved: Unserved | None = None
         self._client: Client | None = None
         self._home = Home()
         self._is_open = False
@@ -181,7 +184,7 @@ class Engine:
         if home.is_inherited:
             # Nothing here is ours, and handles that were copied must stay refused.
             self._home = home = Home()
-            self._client = self._worker = self._closing = None
+            self._client = self._worker = self._closing = self._unserved = None
             self._is_open = False
         elif home.is_abandoned:
             await self._end()
@@ -199,6 +202,7 @@ class Engine:
         return self
 
     async def _open(self) -> None:
+        revive_loggers()
         if self._has_worker:
             self._registry.check_annotations()
         await self._store.open()
@@ -237,6 +241,8 @@ class Engine:
             client.worker = self._worker
         self._is_open = True
         self._store.watch(self._changed)
+        self._unserved = Unserved(self._store, self._namespace)
+        self._unserved.start()
 
     async def close(self) -> None:
         """Drain the worker and disconnect. Runs stay as they are. Twice is fine.
@@ -265,6 +271,8 @@ class Engine:
     async def _end(self) -> None:
         """Stop what was begun, in order, however far it came."""
         self._is_open = False
+        if self._unserved is not None:
+            self._unserved.stop()
         if self._client is not None:
             self._client.listener.stop()
         try:

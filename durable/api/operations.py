@@ -229,4 +229,3 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 logger = ReplaySilentLogger(logging.getLogger("durable.workflow"), {})
-logging.getLogger("durable").addHandler(logging.NullHandler())

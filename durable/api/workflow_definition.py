@@ -6,6 +6,7 @@ arguments. An engine starts it; a workflow that awaits it runs it as its child.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
@@ -39,6 +40,7 @@ from durable.api.definitions import WORKFLOWS, import_definition
 from durable.api.ledger import closing_blocks
 from durable.api.signature import CallSignature
 from durable.converter import failures
+from durable.core.flags import Flag
 from durable.core.payload import Failure, Payload, Payloads
 from durable.core.runtime import Child, ChildTarget, WorkflowRuntime, find_runtime
 from durable.errors import InvalidCallError, InvalidOptionError
@@ -387,7 +389,11 @@ class Workflow(Generic[P, R]):
 
     def exception_of(self, failure: Failure) -> BaseException:
         """Turn recorded data into the exception that workflow code sees."""
-        return failures.exception_of(failure)
+        error = failures.exception_of(failure)
+        loop: Any = asyncio.get_running_loop()
+        if loop.flags & Flag.REMOTE_TRACEBACKS:
+            failures.show_remote(error)
+        return error
 
     def is_bug(self, error: BaseException) -> bool:
         """Whether an exception speaks of wrong code, so that the run should park."""

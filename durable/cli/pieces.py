@@ -14,7 +14,14 @@ import msgspec
 from durable.cli.output import escape, escape_json
 from durable.clock import to_datetime
 from durable.core.codec import UNREADABLE
-from durable.core.payload import JSON_PLAIN, Failure, Payload, Payloads, innermost
+from durable.core.payload import (
+    JSON_PLAIN,
+    Failure,
+    Payload,
+    Payloads,
+    innermost,
+    summary_of,
+)
 
 Role: TypeAlias = Literal["plain", "strong", "dim", "good", "bad", "warn"]
 """What a piece of text is for; a style says how that looks."""
@@ -125,12 +132,9 @@ def decode_failure(text: str) -> Failure:
 
 def failure_text(failure: Failure) -> str:
     """A failure on one line: what raised, not what wrapped it."""
-    failure = innermost(failure)
-    message = failure.message.partition("\n")[0]
-    if len(message) > _MESSAGE_MAX:
-        message = message[:_MESSAGE_MAX] + "..."
-    name = failure.type or failure.kind
-    return escape(f"{name}: {message}" if message else name)
+    text = summary_of(failure).partition("\n")[0]
+    more = _MESSAGE_MAX + len(f"{innermost(failure).type}: ")
+    return escape(text[:more] + "..." if len(text) > more else text)
 
 
 # --- details --------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from durable.clock import from_datetime
 from durable.core.codec import decode_rows
 from durable.core.events import HistoryEvent, WorkflowExecutionStarted
 from durable.core.fold import fold
-from durable.core.payload import JSON_PLAIN, Failure
+from durable.core.payload import JSON_PLAIN, Failure, summary_of
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import (
     TaskFailureKind,
@@ -259,7 +259,7 @@ def _problem(error: NondeterminismError) -> WorkflowTaskFailure:
 def _message_of(problem: WorkflowTaskFailure) -> str:
     if isinstance(problem.error, DurableError):
         return problem.error.message
-    return f"The code raises {problem.failure.type}: {problem.failure.message}"
+    return f"The code raises {summary_of(problem.failure)}"
 
 
 # --- a file ---------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from durable.cli.wording import Moment, tell
 from durable.core.events import HistoryEvent
 from durable.core.fold import fold
 from durable.core.machines.fact import DeadLetter
-from durable.core.payload import JSON_PLAIN, Failure
+from durable.core.payload import JSON_PLAIN, Failure, innermost
 from durable.core.run_state import RunState
 from durable.store.records import (
     AttemptRecord,
@@ -67,6 +67,7 @@ STATUS_ROLES: Final[dict[str, Role]] = {
 }
 
 _CAUSES_MAX: Final = 5
+_MEMBERS_MAX: Final = 5
 _SIGNAL_NAMES_MAX: Final = 8
 _DEAD_LETTERS_MAX: Final = 20
 # What happened, before more about it; longer texts push that to the right.
@@ -242,7 +243,18 @@ def _failure_lines(failure: Failure) -> Iterator[Line]:
         for line in escape_lines(shown.stack_trace.rstrip("\n")):
             if line:
                 yield [Piece(f"    {line}", "dim")]
+        yield from _member_lines(shown)
         shown = shown.cause
+
+
+def _member_lines(failure: Failure) -> Iterator[Line]:
+    """What is in an exception group, each with its traceback and causes."""
+    for member in failure.group[:_MEMBERS_MAX]:
+        first, *rest = _failure_lines(innermost(member))
+        yield [Piece("  in it"), *first]
+        yield from ([Piece("    "), *line] for line in rest)
+    if len(failure.group) > _MEMBERS_MAX:
+        yield [Piece(f"    and {len(failure.group) - _MEMBERS_MAX:,} more", "dim")]
 
 
 # --- the head -------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from durable.clock import from_datetime, to_datetime
-from durable.converter.failures import exception_of
+from durable.converter.failures import exception_of, show_remote
 from durable.core.codec import UNREADABLE
-from durable.core.payload import Failure
+from durable.core.payload import Failure, summary_of
 from durable.errors import InvalidOptionError, WorkflowStuckError
 from durable.options import check_id
 from durable.store.records import STUCK, RunRecord, RunStatus
@@ -165,12 +165,12 @@ def stuck_error(record: RunRecord, failure: Failure) -> WorkflowStuckError:
     trace = f"\n{failure.stack_trace}" if failure.stack_trace else ""
     error = WorkflowStuckError(
         f"Run {record.workflow_id!r} is stuck, nothing is lost:"
-        f" {failure.type}: {failure.message}{trace}",
+        f" {summary_of(failure)}{trace}",
         hint="Mend the code and start the program again: the run then goes on.",
         workflow_id=record.workflow_id,
         run_id=record.run_id,
     )
-    error.__cause__ = exception_of(failure)
+    error.__cause__ = show_remote(exception_of(failure))
     return error
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from durable.client.chain import Chain
 from durable.client.description import decode_stuck, stuck_error
-from durable.converter.failures import exception_of
+from durable.converter.failures import exception_of, show_remote
 from durable.core.codec import decode_rows
 from durable.core.events import (
     WorkflowExecutionCancelRequested,
@@ -204,5 +204,5 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
     await connection.store.perform(DropReplies(keys=((run_id, request_id),)))
     answer = _reply_decoder.decode(reply)
     if answer.failure is not None:
-        raise exception_of(answer.failure)
+        raise show_remote(exception_of(answer.failure))
     return answer.result or Payload()

@@ -6,7 +6,7 @@ from typing import Any
 
 from durable.api.workflow import Workflow
 from durable.converter import json
-from durable.converter.failures import exception_of
+from durable.converter.failures import exception_of, show_remote
 from durable.core.events import (
     Attributes,
     WorkflowExecutionCanceled,
@@ -15,7 +15,7 @@ from durable.core.events import (
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
 )
-from durable.core.payload import innermost
+from durable.core.payload import summary_of
 from durable.errors import (
     WorkflowCancelledError,
     WorkflowFailedError,
@@ -51,16 +51,13 @@ def _error_of(
     name = f"Run {workflow_id!r}"
     error: WorkflowFailedError
     if isinstance(terminal, WorkflowExecutionFailed):
-        failure = terminal.failure
-        shown = innermost(failure)
-        error = WorkflowFailedError(
-            f"{name} failed: {shown.type}: {shown.message}", **ids
-        )
-        error.__cause__ = exception_of(failure)
+        text = f"{name} failed: {summary_of(terminal.failure)}"
+        error = WorkflowFailedError(text, **ids)
+        error.__cause__ = show_remote(exception_of(terminal.failure))
     elif isinstance(terminal, WorkflowExecutionCanceled):
         error = WorkflowCancelledError(f"{name} was cancelled.", **ids)
         if terminal.failure is not None:
-            error.__cause__ = exception_of(terminal.failure)
+            error.__cause__ = show_remote(exception_of(terminal.failure))
     elif isinstance(terminal, WorkflowExecutionTerminated):
         error = WorkflowTerminatedError(
             f"{name} was terminated: {terminal.reason or 'no reason given'}.", **ids

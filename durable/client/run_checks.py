@@ -22,7 +22,7 @@ from durable.core.events import (
     HistoryEvent,
 )
 from durable.core.fold import fold
-from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, Failure, Payload
+from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, Failure, Payload, summary_of
 from durable.core.run_state import RunState
 from durable.errors import CorruptHistoryError
 from durable.options import ParentClosePolicy
@@ -127,8 +127,8 @@ def _breaches(
         return
     if loaded.record.stuck is not None:
         failure = decode_stuck(loaded.record.stuck) or Failure()
-        text = failure.message.partition("\n")[0]
-        yield Check.STUCK, f"parked since its code raised {failure.type}: {text}"
+        text = summary_of(failure).partition("\n")[0]
+        yield Check.STUCK, f"parked since its code raised {text}"
         return
     problem = _find_lost(loaded, state, workers)
     if problem is not None:

@@ -16,9 +16,9 @@ import msgspec
 from durable.client.chain import Chain
 from durable.client.description import decode_stuck, stuck_error
 from durable.client.tails import RunTail
-from durable.converter.failures import exception_of
+from durable.converter.failures import exception_of, show_remote
 from durable.core.events import WorkflowExecutionContinuedAsNew
-from durable.core.payload import Failure, Payload, innermost
+from durable.core.payload import Failure, Payload, summary_of
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
     NoAnswerError,
@@ -110,13 +110,12 @@ class UpdateHandle(Generic[R_co]):
             await self._news()
         if answer.failure is None:
             return self._decode(answer.result or Payload())
-        shown = innermost(answer.failure)
         error = UpdateFailedError(
             f"Update {self.update_id!r} of run {self.workflow_id!r} failed:"
-            f" {shown.type}: {shown.message}",
+            f" {summary_of(answer.failure)}",
             update_id=self.update_id,
         )
-        raise error from exception_of(answer.failure)
+        raise error from show_remote(exception_of(answer.failure))
 
     async def wait_accepted(self, limit: float | None) -> None:
         """Wait until the run has accepted the update.
@@ -148,7 +147,7 @@ class UpdateHandle(Generic[R_co]):
                 f" {refusal.message}",
                 update_id=self.update_id,
             )
-            raise error from exception_of(refusal)
+            raise error from show_remote(exception_of(refusal))
 
     # --- news -------------------------------------------------------------------------
 

@@ -20,11 +20,9 @@ import msgspec
 from durable import errors, limits
 from durable.converter.exception_classes import home_of
 from durable.converter.exception_values import UnkeptError, write
+from durable.converter.remote_traceback import recorded_in, without_remote
 from durable.core.payload import Failure, Payload
 from durable.options import to_microseconds
-
-MARK: Final = "__durable_failure__"
-"""Where an exception that was made from a failure keeps it."""
 
 T = TypeVar("T")
 _NAME_CHARS_MAX: Final = 255
@@ -47,15 +45,6 @@ _NEVER: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (BaseExceptionGroup, "exceptions"),
     (AttributeError, "obj"),
 )
-
-
-def recorded_in(error: BaseException) -> Failure | None:
-    """The failure that an exception was made from, if it was."""
-    try:
-        found = vars(error).get(MARK)
-    except Exception:  # noqa: BLE001 - a class may hide its __dict__
-        return None
-    return found if isinstance(found, Failure) else None
 
 
 class Recorder:
@@ -121,7 +110,7 @@ class Recorder:
     ) -> Failure:
         """What an exception was recorded as, with what code has added to it since."""
         fresh = self._remake(recorded)
-        cause = error.__cause__
+        cause = without_remote(error.__cause__)
         if cause is not None and fresh.__cause__ is not None:
             first = recorded_in(cause)
             if first is not None and first is recorded_in(fresh.__cause__):
@@ -349,6 +338,7 @@ class _Recording:
         cause: BaseException | None = _safely(lambda: error.__cause__, None)
         if cause is None and not error.__suppress_context__:
             cause = error.__context__
+        cause = without_remote(cause)
         found = [] if cause is None else [("cause", cause)]
         members = [("member", member) for member in _members(error)]
         if len(members) > limits.FAILURE_GROUP_MAX:

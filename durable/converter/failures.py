@@ -24,7 +24,8 @@ from durable.converter.exception_classes import (
     register_exception,
 )
 from durable.converter.exception_values import read, read_attributes
-from durable.converter.failure_recording import MARK, Recorder, members_of, recorded_in
+from durable.converter.failure_recording import Recorder, members_of
+from durable.converter.remote_traceback import MARK, recorded_in, show_remote
 from durable.core.payload import Failure
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "is_bug",
     "is_of_child",
     "register_exception",
+    "show_remote",
 ]
 
 

@@ -27,6 +27,8 @@ class Flag(enum.IntFlag):
     GUARDED = 512
     """The run began under guards: no refusal of theirs can be swallowed. A run keeps
     this bit as its first task had it, so that no upgrade parks a run."""
+    REMOTE_TRACEBACKS = 1024
+    """Code sees the recorded traceback of what it awaited at the end of its causes."""
 
 
 CURRENT: Final = int(
@@ -35,6 +37,7 @@ CURRENT: Final = int(
     | Flag.SAME_ON_EVERY_PYTHON
     | Flag.CONDITIONS_ONE_BY_ONE
     | Flag.GUARDED
+    | Flag.REMOTE_TRACEBACKS
 )
 KNOWN: Final = CURRENT | int(Flag.ARGUMENTS_REFUSED)
 _OF_THE_RUN: Final = int(Flag.GUARDED)

@@ -7,6 +7,7 @@ payloads and passes them on; only the converter looks inside.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -118,6 +119,31 @@ def innermost(failure: Failure) -> Failure:
     while failure.kind in ("activity", "child_workflow") and failure.cause is not None:
         failure = failure.cause
     return failure
+
+
+_LEAVES_SAID: Final = 5
+
+
+def summary_of(failure: Failure) -> str:
+    """What was raised, as text; of an exception group also what is in it."""
+    failure = innermost(failure)
+    name = failure.type or failure.kind
+    text = f"{name}: {failure.message}" if failure.message else name
+    leaves = [summary_of(leaf) for leaf in _leaves(failure)] if failure.group else []
+    said = [leaf for leaf in leaves if leaf not in text]
+    if not said:
+        return text
+    more = len(said) - _LEAVES_SAID
+    rest = f"; and {more:,} more" if more > 0 else ""
+    return f"{text}: {'; '.join(said[:_LEAVES_SAID])}{rest}"
+
+
+def _leaves(failure: Failure) -> Iterator[Failure]:
+    for member in map(innermost, failure.group):
+        if member.group:
+            yield from _leaves(member)
+        else:
+            yield member
 
 
 FAILURE_KINDS: Final = (

@@ -17,7 +17,7 @@ from durable.errors import DurableError
 from durable.store import policies
 from durable.store.lease import RENEWAL_SECONDS, RegisterWorker, ReleaseWorker
 from durable.store.memory_database import MemoryDatabase
-from durable.store.records import LoadedRun, RunNews, RunStatus
+from durable.store.records import LoadedRun, RunNews, RunStatus, UnownedRun
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import (
     Admission,
@@ -427,6 +427,21 @@ class MemoryStore:
             return 0
         with database.lock:
             return len(database.claimable(workflow_types, self._worker))
+
+    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
+        """Open, unparked runs without an owner, of all types, oldest first."""
+        database = self._read()
+        with database.lock:
+            found = [
+                run
+                for run in database.owned_runs(None)
+                if run.namespace == namespace and run.stuck is None
+            ]
+        found.sort(key=lambda run: (run.started_at, run.run_id))
+        return [
+            UnownedRun(r.run_id, r.workflow_id, r.workflow_type, r.task_queue)
+            for r in found[: max(limit, 0)]
+        ]
 
     async def list_workers(self) -> list[WorkerRecord]:
         """All workers that have a row."""

@@ -11,7 +11,7 @@ import msgspec
 from durable import limits
 from durable.errors import CorruptHistoryError
 from durable.store import policies, salvage, statements
-from durable.store.records import LoadedRun, RunNews
+from durable.store.records import LoadedRun, RunNews, UnownedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -263,6 +263,16 @@ def count_unowned(
     )
     count: int = rows[0][0]
     return count
+
+
+def unowned_runs(session: Session, namespace: str, limit: int) -> list[UnownedRun]:
+    """Read the oldest open, unparked runs that no worker has."""
+    rows = fetch(session, statements.UNOWNED_RUNS, namespace=namespace, page=limit)
+    return [UnownedRun(*map(_as_text, row)) for row in rows]
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 def list_workers(session: Session) -> list[WorkerRecord]:

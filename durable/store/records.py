@@ -7,7 +7,7 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -193,6 +193,15 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     fence: int = 0
     lease_expires_at: Instant = 0
     damage: str | None = None
+
+
+class UnownedRun(NamedTuple):
+    """An open run that no worker has taken."""
+
+    run_id: str
+    workflow_id: str
+    workflow_type: str
+    task_queue: str
 
 
 class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):

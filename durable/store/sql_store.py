@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RunFilter,
         RunNews,
         RunRecord,
+        UnownedRun,
         WorkerRecord,
     )
     from durable.store.store import Outcome
@@ -280,6 +281,13 @@ class SqlStore:
             lambda session: reads.count_unowned(session, worker, workflow_types)
         )
         return count
+
+    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
+        """Open, unparked runs without an owner, of all types, oldest first."""
+        found: list[UnownedRun] = await self._read(
+            lambda session: reads.unowned_runs(session, namespace, limit)
+        )
+        return found
 
     async def list_workers(self) -> list[WorkerRecord]:
         """All workers that have a row."""

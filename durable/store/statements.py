@@ -213,6 +213,14 @@ _CLAIMABLE: Final = (
     RUNS.c.task_queue == sa.bindparam("task_queue"),
     RUNS.c.workflow_type.in_(_many("workflow_types")),
 )
+UNOWNED_RUNS: Final = (
+    sa.select(
+        RUNS.c.run_id, RUNS.c.workflow_id, RUNS.c.workflow_type, RUNS.c.task_queue
+    )
+    .where(*_CLAIMABLE[:3], RUNS.c.stuck.is_(None))
+    .order_by(RUNS.c.started_at, RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
 COUNT_UNOWNED: Final = sa.select(sa.func.count()).select_from(RUNS).where(*_CLAIMABLE)
 _FIND_CLAIMABLE: Final = (
     sa.select(

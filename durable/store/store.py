@@ -20,6 +20,7 @@ from durable.store.records import (
     RunFilter,
     RunNews,
     RunRecord,
+    UnownedRun,
     WorkerRecord,
 )
 
@@ -168,6 +169,10 @@ class Store(Protocol):
 
     async def count_unowned(self, workflow_types: Sequence[str]) -> int:
         """Open runs without an owner that this worker could claim."""
+        ...
+
+    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
+        """Open, unparked runs without an owner, of all types, oldest first."""
         ...
 
     async def list_workers(self) -> list[WorkerRecord]:

@@ -32,7 +32,7 @@ from durable.api.messages import (
 from durable.api.registry import REGISTRY
 from durable.api.workflow import WorkflowCall
 from durable.converter import json
-from durable.converter.failures import exception_of, failure_of
+from durable.converter.failures import exception_of, failure_of, show_remote
 from durable.core.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -427,7 +427,7 @@ def result_of(history: Iterable[HistoryEvent], signature: Any) -> Any:
     ids = {"workflow_id": "", "run_id": ""}
     if isinstance(terminal, WorkflowExecutionFailed):
         failed = WorkflowFailedError("The run failed.", **ids)
-        failed.__cause__ = exception_of(terminal.failure)
+        failed.__cause__ = show_remote(exception_of(terminal.failure))
         raise failed
     if isinstance(terminal, WorkflowExecutionCanceled):
         raise WorkflowCancelledError("The run was cancelled.", **ids)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self
 from durable import limits
 from durable.api.activity import Activity
 from durable.api.registry import Registry
+from durable.client.unserved import Unserved
 from durable.clock import to_datetime
 from durable.engine import Engine
 from durable.errors import DurableError, InvalidOptionError
@@ -40,6 +41,7 @@ from durable.store.records import (
     RunNews,
     RunRecord,
     RunStatus,
+    UnownedRun,
     WorkerRecord,
 )
 from durable.store.store import Outcome, Store
@@ -283,7 +285,8 @@ def _is_housekeeping(callback: object) -> bool:
     the store itself when the next run is due.
     """
     return isinstance(
-        getattr(callback, "__self__", None), Lookout | Worker | MemoryStore
+        getattr(callback, "__self__", None),
+        Lookout | Worker | MemoryStore | Unserved,
     )
 
 
@@ -408,6 +411,12 @@ class _TrackedStore:
     async def count_unowned(self, workflow_types: Sequence[str]) -> int:
         count: int = await self._track(self._inner.count_unowned(workflow_types))
         return count
+
+    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
+        unowned: list[UnownedRun] = await self._track(
+            self._inner.unowned_runs(namespace, limit)
+        )
+        return unowned
 
     async def list_workers(self) -> list[WorkerRecord]:
         workers: list[WorkerRecord] = await self._track(self._inner.list_workers())

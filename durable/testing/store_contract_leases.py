@@ -232,6 +232,11 @@ class ClaimContract:
         assert await store.count_unowned(["order"]) == 1
         assert await store.count_unowned(["order", "other"]) == 2
         assert await store.count_unowned([]) == 0
+        unowned = await store.unowned_runs("default", 10)
+        assert [run.run_id for run in unowned] == ["r1", "r2", "r3"]
+        assert [run.workflow_type for run in unowned] == ["order", "other", "order"]
+        assert unowned[2].task_queue == "elsewhere"
+        assert await store.unowned_runs("default", 1) == unowned[:1]
 
         assert await store.perform(CLAIM) == Claimed(ready=[], count=1)
 

@@ -29,7 +29,7 @@ from durable.core.payload import Failure, Payload
 from durable.observer import WorkerObserver, WorkerState
 from durable.store.records import AttemptRecord, AttemptState
 from durable.store.store import Store
-from durable.worker import observing, unrecorded
+from durable.worker import log_lines, observing, unrecorded
 from durable.worker.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activity_threads import ThreadNotStartedError, speaks_of_shutdown
 from durable.worker.attempt_rows import AttemptRows
@@ -378,15 +378,13 @@ class ActivityTasks:
                 scheduled_at=attempt.scheduled_at,
                 now=now,
             )
+        log_lines.log_failed_attempt(attempt, failure, decision)
         if isinstance(decision, retry.Retry):
             self._try_again(attempt, failure, now + decision.delay)
             return
-        event = (
-            ActivityTaskTimedOut if failure.kind == "timeout" else ActivityTaskFailed
-        )
-        state = (
-            AttemptState.TIMED_OUT if failure.kind == "timeout" else AttemptState.FAILED
-        )
+        is_late = failure.kind == "timeout"
+        event = ActivityTaskTimedOut if is_late else ActivityTaskFailed
+        state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
         self._close(
             attempt,
             event(

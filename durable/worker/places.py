@@ -147,19 +147,22 @@ class Places:
 
 def describe_running(attempt: Attempt) -> str:
     """Name an attempt, and the line that its function is at, if that can be told."""
+    scheduled, line = attempt.scheduled, line_of(attempt)
+    name = (
+        f"{scheduled.activity_type!r} (id {scheduled.activity_id}, attempt"
+        f" {attempt.attempt}) of run {attempt.run.workflow_id!r}"
+    )
+    return f"{name} at {line}" if line else name
+
+
+def line_of(attempt: Attempt) -> str:
+    """The file and line that an attempt's function is at; empty if nobody can tell."""
     frame: FrameType | None = None
     if attempt.work is not None:
         frame = _users(_frames_of_thread(attempt.work.frame()))
     elif attempt.task is not None:
         frame = _users(_frames_of_task(attempt.task))
-    scheduled = attempt.scheduled
-    name = (
-        f"{scheduled.activity_type!r} (id {scheduled.activity_id}, attempt"
-        f" {attempt.attempt}) of run {attempt.run.workflow_id!r}"
-    )
-    if frame is None:
-        return name
-    return f"{name} at {frame.f_code.co_filename}:{frame.f_lineno}"
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _frames_of_thread(frame: FrameType | None) -> Iterator[FrameType]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from durable import limits
+from durable.core import retry
 from durable.core.codec import UNREADABLE
 from durable.core.events import (
     CHILD_OUTCOMES,
@@ -39,6 +40,7 @@ from durable.store.records import (
     MessageRecord,
 )
 from durable.worker.live_run import Attempt, LiveRun
+from durable.worker.log_lines import log_failed_attempt
 
 
 class _ChildMessage(msgspec.Struct):
@@ -143,9 +145,11 @@ def _resolve_doubt(
         or settings.retry_policy.max_attempts == 1
         or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
     ):
+        log_failed_attempt(attempt, failure, retry.GiveUp("outcome_unknown"))
         run.inputs.append(_doubtful(attempt, failure))
         run.attempt_records += (_lost(attempt, failure, now),)
     else:
+        log_failed_attempt(attempt, failure, retry.Retry(0))
         repeater.begin_after_doubt(attempt, failure, _lost(attempt, failure, now))
 
 

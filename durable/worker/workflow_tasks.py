@@ -63,7 +63,13 @@ from durable.store.records import (
 from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.live_run import LiveRun
-from durable.worker.log_lines import extra_of, name_of
+from durable.worker.log_lines import (
+    ENDS_BADLY,
+    extra_of,
+    log_failed_run,
+    log_parked,
+    name_of,
+)
 from durable.worker.mailroom import Mailroom, is_message
 from durable.worker.outgoing import (
     DELIVERIES,
@@ -436,6 +442,8 @@ class WorkflowTasks:
         if completion.is_closed:
             # Whatever the last turn asked for or called off ends with the run.
             run.is_closed = True
+            if type(completion.events[-1].attributes) in ENDS_BADLY:
+                log_failed_run(run, completion.events[-1].attributes)
             host.run_closed(run, completion.events[-1])
             return
         for event in completion.events:
@@ -518,13 +526,7 @@ class WorkflowTasks:
 
     def park(self, run: LiveRun, failure: Failure) -> None:
         """Set the run aside with its reason; nobody loses anything."""
-        _log.error(
-            "Run %s is stuck: %s: %s. It goes on once a worker starts with right code.",
-            name_of(run),
-            failure.type,
-            failure.message.splitlines()[0].rstrip(".") if failure.message else "",
-            extra=extra_of(run),
-        )
+        log_parked(run, failure)
         stuck = msgspec.json.encode(failure).decode()
         run.is_committing = True
         self._store.submit(
@@ -548,13 +550,3 @@ class WorkflowTasks:
                 extra=extra_of(run),
             )
         self._host.run_stuck(run, failure)
-
-
-def log_unhandled(context: dict[str, Any]) -> None:
-    """Say what the code of a workflow left unhandled."""
-    error = context.get("exception")
-    _log.warning(
-        "In a workflow: %s%s",
-        context.get("message", "something was not handled"),
-        "" if error is None else f" ({type(error).__name__}: {error})",
-    )

@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 import durable
 from durable import (
     Engine,
+    RetryPolicy,
     activity,
     logger,
     run,
@@ -17,6 +21,7 @@ from durable import (
     wait_condition,
     workflow,
 )
+from durable.testing.environment import TestEnvironment
 
 OWN = "durable.workflow"
 
@@ -150,3 +155,180 @@ async def test_lines_of_the_library_name_the_run(
     )
     assert (record.workflow_id, record.run_id) == ("w", handle.run_id)
     assert record.workflow_type == "log_lines.broken"
+
+
+# --- failures -------------------------------------------------------------------------
+
+TRIES: list[int] = []
+
+
+@activity(
+    name="log_lines.flaky", retry=RetryPolicy(max_attempts=3, initial_interval="2s")
+)
+async def flaky(secret: str) -> str:
+    TRIES.append(1)
+    raise ConnectionError(f"refused\nfor the time {len(TRIES)}")
+
+
+@activity(name="log_lines.slow", retry=None, start_to_close_timeout="5s")
+async def slow() -> None:
+    await asyncio.sleep(60)
+
+
+@workflow(name="log_lines.order")
+async def order(secret: str) -> str:
+    return await flaky(secret)
+
+
+@workflow(name="log_lines.patient")
+async def patient() -> None:
+    await slow()
+
+
+@workflow(name="log_lines.both")
+async def both() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(step_that_fails("left"))
+        group.create_task(step_that_fails("right"))
+
+
+@activity(name="log_lines.step_that_fails", retry=None)
+async def step_that_fails(which: str) -> None:
+    raise ValueError(which)
+
+
+async def test_each_failed_attempt_is_one_warning_and_a_failed_run_one_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    TRIES.clear()
+    async with TestEnvironment() as env:
+        handle = await env.start(order("hush"), id="w")
+        with pytest.raises(durable.WorkflowFailedError):
+            await handle.result()
+    *warned, failed = lines(caplog, "durable.worker")
+    run_name = f"run 'w' (log_lines.order, run id {handle.run_id})"
+    here = f"(at {__file__}:"
+    for number, (record, following) in enumerate(
+        zip(
+            warned,
+            (
+                "attempt 2 follows in 2 s.",
+                "attempt 3 follows in 4 s.",
+                "it was the last one: its retry policy allows no further attempt.",
+            ),
+            strict=True,
+        ),
+        start=1,
+    ):
+        assert record.levelname == "WARNING"
+        assert record.message.startswith(
+            f"Activity 'log_lines.flaky' (id 1) of {run_name}: attempt {number} failed:"
+            f" ConnectionError: refused for the time {number} {here}"
+        )
+        assert record.message.endswith(f", in flaky); {following}")
+        about = (record.workflow_id, record.activity_type, record.attempt)
+        assert about == ("w", "log_lines.flaky", number)
+        assert record.error_type == "ConnectionError"
+    assert failed.levelname == "ERROR"
+    assert failed.message.startswith(
+        f"R{run_name[1:]} failed: ConnectionError: refused for the time 3 {here}"
+    )
+    assert "hush" not in caplog.text  # an argument is nobody's business
+
+
+async def test_attempt_whose_time_is_up_names_the_line_that_it_was_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with TestEnvironment() as env:
+        handle = await env.start(patient(), id="w")
+        with pytest.raises(durable.WorkflowFailedError):
+            await handle.result()
+    warned, failed = lines(caplog, "durable.worker")
+    line = slow.function.__code__.co_firstlineno + 2
+    assert f"start_to_close_timeout of 5 s passed (at {__file__}:{line})" in (
+        warned.message
+    )
+    assert failed.levelname == "ERROR"
+
+
+async def test_groups_name_their_leaves_in_the_log_and_in_the_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with TestEnvironment() as env:
+        handle = await env.start(both(), id="w")
+        with pytest.raises(durable.WorkflowFailedError) as caught:
+            await handle.result()
+    failed = lines(caplog, "durable.worker")[-1]
+    for text in (failed.message, str(caught.value)):
+        assert "ExceptionGroup: unhandled errors in a TaskGroup" in text
+        assert "ValueError: left" in text
+
+
+# --- other set-ups --------------------------------------------------------------------
+
+SCRIPT = """
+import asyncio, logging, logging.config
+{before}
+from durable import Engine, logger, now, sleep, workflow
+{after}
+
+@workflow
+async def bug(n: int) -> int:
+    return n + None
+
+async def main() -> None:
+    async with Engine("memory://", workflow_task_attempts=1) as engine:
+        {inside}
+        handle = await engine.start(bug(1), id="b")
+        try:
+            await handle.result()
+        except Exception:
+            pass
+
+asyncio.run(main())
+"""
+BLANKET = (
+    "logging.config.dictConfig({'version': 1, 'handlers': {'h': {'class':"
+    " 'logging.StreamHandler'}}, 'root': {'handlers': ['h'], 'level': 'INFO'}})"
+)
+QUIET = (
+    "logging.config.dictConfig({'version': 1, 'loggers': {'durable': {'level':"
+    " 'CRITICAL'}}})"
+)
+
+
+def said_by(tmp_path: Path, **places: str) -> str:
+    program = tmp_path / "program.py"
+    program.write_text(
+        SCRIPT.format(**{"before": "", "after": "", "inside": "pass", **places})
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        pytest.param({}, id="nothing set up"),
+        pytest.param({"before": BLANKET}, id="before the import"),
+        pytest.param({"after": BLANKET}, id="after the import"),
+        pytest.param({"inside": BLANKET}, id="while the engine is open"),
+    ],
+)
+def test_parked_run_is_one_line_on_stderr_whoever_set_up_logging(
+    tmp_path: Path, places: dict[str, str]
+) -> None:
+    said = said_by(tmp_path, **places)
+    (line,) = [line for line in said.splitlines() if "is stuck" in line]
+    assert line.startswith("Run 'b' (bug, run id ")
+    assert "is stuck: TypeError: unsupported operand" in line
+
+
+def test_who_wants_silence_names_the_library(tmp_path: Path) -> None:
+    assert "is stuck" not in said_by(tmp_path, after=QUIET)

@@ -197,7 +197,7 @@ async def test_an_activity_that_kills_its_process_does_not_do_so_for_ever(
     [{"at_most_once": True}, {"retry": None}, {"retry": RetryPolicy(max_attempts=1)}],
 )
 async def test_an_attempt_in_doubt_that_may_not_run_again_raises(
-    database: str, options: ActivityOptions
+    database: str, options: ActivityOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     @activity(name="once", **options)
     async def once() -> None:
@@ -223,6 +223,9 @@ async def test_an_attempt_in_doubt_that_may_not_run_again_raises(
         run = await env.get("w")
         assert await run.result() == "unknown after attempt 1"
     assert RAN == [("once", 1)]
+    (said,) = [text for text in caplog.messages if text.startswith("Activity 'once'")]
+    assert "attempt 1 failed: OutcomeUnknown" in said
+    assert said.endswith("it was the last one: it must not be run again blindly.")
 
 
 async def test_activities_that_waited_for_a_place_have_certainly_not_begun(

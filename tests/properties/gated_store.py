@@ -26,6 +26,7 @@ from durable.store.records import (
     RunFilter,
     RunNews,
     RunRecord,
+    UnownedRun,
     WorkerRecord,
 )
 from durable.store.store import Outcome
@@ -248,6 +249,9 @@ class GatedStore:
 
     async def count_unowned(self, workflow_types: Sequence[str]) -> int:
         return await self._ask(lambda: self.inner.count_unowned(workflow_types))
+
+    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
+        return await self._ask(lambda: self.inner.unowned_runs(namespace, limit))
 
     async def list_workers(self) -> list[WorkerRecord]:
         return await self._ask(self.inner.list_workers)

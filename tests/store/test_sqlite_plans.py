@@ -67,6 +67,7 @@ INDEXED = [
     "READ_HISTORY",
     "READ_NEWS",
     "READ_REPLY",
+    "UNOWNED_RUNS",
     "TERMINATE_RUN",
 ]
 IN_ORDER = [
@@ -125,7 +126,9 @@ def test_statement_finds_its_order_in_the_index(session: Session, name: str) -> 
     assert not [step for step in read_plan(session, name) if "ORDER BY" in step]
 
 
-@pytest.mark.parametrize("name", ["COUNT_UNOWNED", "FIND_CLAIMABLE_AWAITING"])
+@pytest.mark.parametrize(
+    "name", ["COUNT_UNOWNED", "FIND_CLAIMABLE_AWAITING", "UNOWNED_RUNS"]
+)
 def test_claims_do_not_walk_owned_runs(session: Session, name: str) -> None:
     assert "runs_due (owner=?" in read_plan(session, name)[0]
 

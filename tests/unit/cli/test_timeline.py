@@ -478,3 +478,30 @@ def test_failure_on_one_line_is_bounded_and_names_what_raised() -> None:
     assert failure_text(Failure(kind="timeout")) == "timeout"
     long = failure_text(Failure(type="ValueError", message="x" * 500 + "\nsecond"))
     assert long == f"ValueError: {'x' * 200}..."
+
+
+def test_group_shows_what_is_in_it() -> None:
+    frame = '  File "b.py", line 3, in pay\n'
+    members = (
+        Failure(message="left", type="ValueError", stack_trace=frame),
+        Failure(kind="activity", cause=Failure(message="right", type="KeyError")),
+    )
+    why = Failure(message="both (2 sub-exceptions)", type="ExceptionGroup")
+    why = msgspec.structs.replace(why, group=members)
+    assert failure_text(why) == (
+        "ExceptionGroup: both (2 sub-exceptions): ValueError: left; KeyError: right"
+    )
+    events = history((0, STARTED), (250, WorkflowExecutionFailed(failure=why)))
+    record = msgspec.structs.replace(
+        RECORD, status=RunStatus.FAILED, closed_at=T0 + 250 * MS, owner=None
+    )
+
+    lines = render_run(record, events, [], now=T0 + 9 * SECOND)
+
+    assert lines[-5:] == [
+        "failure",
+        "  ExceptionGroup: both (2 sub-exceptions)",
+        "  in it  ValueError: left",
+        '          File "b.py", line 3, in pay',
+        "  in it  KeyError: right",
+    ]
