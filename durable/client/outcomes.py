@@ -36,7 +36,7 @@ class RunOutcome:
         self.is_fresh = False
         self._waiters: _Waiters = {}
         self._end_waiters: _Waiters = {}
-        self._seen: object = None
+        self._seen = 0
 
     @property
     def is_awaited(self) -> bool:
@@ -58,9 +58,9 @@ class RunOutcome:
         if not news.is_open or news.is_stuck:
             self.nudge()
             return
-        seen = news.last_event_id, news.replies
-        if seen != self._seen:
-            self._seen = seen
+        # A reply that waits may be another than the one of its name that was taken.
+        if news.replies or news.last_event_id != self._seen:
+            self._seen = news.last_event_id
             _wake(self._waiters)
 
     def changed(self) -> Coroutine[Any, Any, None]:

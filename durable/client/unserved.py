@@ -51,7 +51,8 @@ class Unserved:
 
     def _begin(self) -> None:
         revive_loggers()
-        self._look = asyncio.get_running_loop().create_task(self._find())
+        if self._look is None or self._look.done():  # else the database is slow
+            self._look = asyncio.get_running_loop().create_task(self._find())
         self.start()
 
     async def _find(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from durable import limits
 from durable.api.registry import Registry
+from durable.errors import LeaseLostError
 from durable.store.records import Claimed, ClaimRuns, ReapWorkers
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
@@ -30,6 +31,10 @@ class Host(Protocol):
     """What finding work asks of the worker around it."""
 
     worker_id: str
+
+    def lease_lost(self, worker_id: str) -> None:
+        """That worker's lease is gone."""
+        ...
 
     def wake(self, run_ids: Iterable[str]) -> None:
         """Go on with these runs of ours."""
@@ -73,7 +78,11 @@ class Lookout:
 
     async def start(self) -> None:
         """Take over what dead workers left, take what nobody owns, watch the time."""
-        await self.take_over()
+        try:
+            await self.take_over()
+        except LeaseLostError as error:
+            # The process was paused as it began: it joins again, and takes over then.
+            self._host.lease_lost(error.worker_id)
         await self._arm()
         self._schedule_patrol()
 

@@ -15,6 +15,7 @@ from durable.errors import DatabaseUnavailableError, LeaseLostError
 from durable.store.connect import connect
 from durable.store.records import ReapWorkers, WorkerRecord
 from durable.store.store import Store
+from durable.worker.lookout import Lookout
 
 GO = Signal("lost_lease.go", int)
 
@@ -174,3 +175,28 @@ async def test_a_worker_that_cannot_join_again_tries_until_it_can(
         assert await run.result() == 7
         assert len(set(tries)) == 3
         await other.close()
+
+
+async def test_a_lease_that_is_lost_while_an_engine_opens_is_got_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a process that was paused in the middle of that."""
+    other = connect(url)
+    await other.open()
+    engine = Engine(url)
+    thief = Thief(engine, other)
+    reap = Lookout._reap
+
+    async def pause(lookout: Lookout) -> None:
+        monkeypatch.undo()
+        thief.worker = engine._worker
+        await thief.steal()
+        await reap(lookout)
+
+    monkeypatch.setattr(Lookout, "_reap", pause)
+    async with engine:
+        await thief.until_lease()
+        run = await engine.start(adding(1), id="w")
+        await run.signal(GO(1))
+        assert await run.result() == 1
+    await other.close()

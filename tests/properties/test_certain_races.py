@@ -286,3 +286,13 @@ def test_an_attempt_fails_while_a_childs_start_is_on_its_way(world: World) -> No
     check_rows(world)
     world.crash()
     finish(world)
+
+
+def test_an_update_that_is_sent_again_is_refused_again(world: World) -> None:
+    """Its reply has the name of one that was read before, and is another."""
+    world.start("a", is_home=True)
+    world.flow()
+    for _ in range(3):
+        world.update("ask", "a", is_home=False, number=7)  # the validator says no
+        world.flow()
+    finish(world)
