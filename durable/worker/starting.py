@@ -65,8 +65,12 @@ class Host(Protocol):
         """Whether this worker would take such a run itself."""
         ...
 
+    def find(self, run_id: str) -> LiveRun | None:
+        """The run, if it is in memory."""
+        ...
+
     def enter(self, run: LiveRun) -> None:
-        """Keep a run that was created a moment ago."""
+        """Keep a run in memory."""
         ...
 
     def drop(self, run: LiveRun) -> None:
@@ -188,6 +192,11 @@ class Starts:
             starts=starts_of(run, events, self._host) if closes else (),
         )
         run.is_committing = True
+        # Others see it once it is committed, which is before its outcome is heard here:
+        # what they bring must find it, or it would be loaded beside itself. A start
+        # whose answer was lost may be asked again for what was loaded since.
+        if self._host.find(run.run_id) is None:
+            self._host.enter(run)
         self._store.submit(
             operation, partial(self._started, run, completion, inputs, done)
         )
@@ -209,7 +218,11 @@ class Starts:
         else:
             if result.terminated_run_id is not None:
                 self._host.closed_elsewhere(result.terminated_run_id)
-            self._host.enter(run)
+            if run.is_dropped:  # with the lease under which it was committed
+                if completion.is_closed:
+                    self._host.closed_elsewhere(run.run_id)
+                done(result, error, False)
+                return
             # A child that goes on as a new run has not ended for its parent.
             last = completion.events[-1].attributes
             has_ended = completion.is_closed and not isinstance(
@@ -217,7 +230,8 @@ class Starts:
             )
             done(result, error, has_ended)
             if completion.failure is not None:
-                run.inputs += [i for i in inputs if isinstance(i, UpdateRequest)]
+                updates = [i for i in inputs if isinstance(i, UpdateRequest)]
+                run.inputs = [*updates, *run.inputs]
                 self._after_failed_start(run, completion.failure)
             else:
                 self._tasks.after_start(run, completion, result.committed)

@@ -84,6 +84,7 @@ def test_a_child_began_though_the_answer_was_lost(world: World) -> None:
     world.start("a", is_home=True)
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
+    read_mail(world)
     world.move("apply")
     world.gate.fail_next("lost")
     world.move("deliver")  # the parent's turn is durable, so the child is started
@@ -99,6 +100,7 @@ def test_a_child_could_not_be_started_while_its_parent_was_being_committed(
     world.start("a", is_home=True)
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
+    read_mail(world)
     world.move("apply")
     world.move("deliver")  # the child's start waits at the gate
     world.send("a", is_home=True)
@@ -278,6 +280,7 @@ def test_an_attempt_fails_while_a_childs_start_is_on_its_way(world: World) -> No
     world.send("a", is_home=True, do="try_beside")
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
+    read_mail(world)
     world.move("apply")
     world.move("deliver")  # the child's start waits at the gate
     world.stage.finish(0, fails=True)
@@ -296,3 +299,76 @@ def test_an_update_that_is_sent_again_is_refused_again(world: World) -> None:
         world.update("ask", "a", is_home=False, number=7)  # the validator says no
         world.flow()
     finish(world)
+
+
+@pytest.mark.parametrize("do", ["act", "try_on", "child", "continue", "finish"])
+@pytest.mark.parametrize("moves", [0, 1, 2, 3, 40])
+def test_a_run_gets_mail_before_its_worker_hears_that_it_is_created(
+    world: World, do: str, moves: int
+) -> None:
+    """It is in memory once: what one of two begins, the other takes for lost."""
+    world.start("a", is_home=True)
+    world.move("apply")  # it is created, and its worker has not heard of it
+    world.send("a", is_home=False, do=do, to="kid")
+    read_mail(world)
+    for gate in itertools.islice(itertools.cycle(MOVES), moves):
+        world.move(gate)
+    world.send("a", is_home=False)
+    world.flow()
+    (chain,) = finish(world)["a"]
+    assert chain.past.acted == (["2"] if do in ("act", "try_on") else [])
+
+
+def test_a_child_gets_mail_before_its_worker_hears_that_it_is_created(
+    world: World,
+) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="child", to="kid")
+    read_mail(world)
+    world.move("apply")
+    world.move("deliver")  # the child's start waits at the gate
+    world.move("apply")
+    world.send("kid", is_home=False, do="act")
+    read_mail(world)
+    world.flow()
+    world.send("kid", is_home=False)
+    world.flow()
+    (chain,) = finish(world)["kid"]
+    assert chain.past.acted == ["3"]
+
+
+@pytest.mark.parametrize("fault", ["lost", "refused"])
+def test_a_run_gets_mail_while_its_worker_cannot_tell_whether_it_is_created(
+    world: World, fault: str
+) -> None:
+    world.gate.fail_next(fault)
+    world.start("a", is_home=True)
+    world.move("apply")
+    world.send("a", is_home=False, do="act")
+    read_mail(world)
+    world.flow()
+    world.send("a", is_home=False)
+    chains = finish(world, is_faulty=True)
+    assert [chain.past.acted for chain in chains.get("a", [])] == (
+        [["2"]] if fault == "lost" else []
+    )
+
+
+@pytest.mark.parametrize("do", ["act", "finish"])
+def test_a_lease_is_lost_before_the_worker_hears_that_a_run_is_created(
+    world: World, do: str
+) -> None:
+    """The run is another worker's by then, if only the next of this process."""
+    world.start("a", is_home=True)
+    world.move("apply")
+    worker = world.home._worker
+    assert worker is not None
+    world.loop.call_soon(worker.lease_lost, worker.worker_id)
+    world.settle()
+    world.flow()
+    world.send("a", is_home=False, do=do)
+    world.flow()
+    world.send("a", is_home=True)
+    (chain,) = finish(world)["a"]
+    assert chain.past.acted == (["2"] if do == "act" else [])
