@@ -161,6 +161,12 @@ class GroupExecutor:
         return [lost]
 
     @property
+    def lease_expires_at(self) -> int:
+        """When the lease ends that was heard of last; 0 without. Any thread asks."""
+        worker = self._worker
+        return 0 if worker is None else worker.lease_expires_at
+
+    @property
     def _worker_id(self) -> str | None:
         return None if self._worker is None else self._worker.worker_id
 

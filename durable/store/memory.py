@@ -164,6 +164,12 @@ class MemoryStore:
         """Give up the lease and every run of this worker."""
         await wait_for_outcome(lambda done: self._enqueue(ReleaseWorker(), done))
 
+    def holds_lease(self) -> bool:
+        """Whether nobody has taken this worker's runs."""
+        worker = self._worker
+        row = None if worker is None else self._database.workers.get(worker.worker_id)
+        return worker is not None and row is not None and row.fence == worker.fence
+
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever another store of the same name has committed."""
         self._changed = changed
@@ -230,8 +236,7 @@ class MemoryStore:
     def _holds_lease(self) -> bool:
         if self._worker is None:
             return False
-        row = self._database.workers.get(self._worker.worker_id)
-        if row is not None and row.fence == self._worker.fence:
+        if self.holds_lease():
             return True
         if self._lost is not None and self._loop is not None:
             self._loop.call_soon(self._lost)

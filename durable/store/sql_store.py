@@ -53,6 +53,7 @@ class SqlStore:
         self._observer = observer
         self._admission = Admission(database.name)
         self._writer: Writer | None = None
+        self._executor: GroupExecutor | None = None
         self._reader: Reader | None = None
         self._reads_by_writer = False
         self._worker: WorkerRecord | None = None
@@ -72,8 +73,9 @@ class SqlStore:
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
         reader = Reader(self._database, loop=loop)
+        executor = GroupExecutor(self._database, self._clock)
         writer = Writer(
-            GroupExecutor(self._database, self._clock),
+            executor,
             loop=loop,
             name=self._database.name,
             observer=self._observer,
@@ -87,6 +89,7 @@ class SqlStore:
             writer.stop(_ignore)
             raise
         self._writer, self._reader = writer, reader
+        self._executor = executor
         self._worker = None
         self._closing = None
         if self._changed is not None:
@@ -158,6 +161,11 @@ class SqlStore:
         """Give up the lease and every run of this worker, in one transaction."""
         await wait_for_outcome(lambda done: self._submit(ReleaseWorker(), done))
         self._worker = None
+
+    def holds_lease(self) -> bool:
+        """Whether nobody can have taken this worker's runs, as far as is known."""
+        executor = self._executor
+        return executor is not None and self._clock.read() < executor.lease_expires_at
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` on the loop whenever another store object has committed."""

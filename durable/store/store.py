@@ -95,6 +95,14 @@ class Store(Protocol):
         """
         ...
 
+    def holds_lease(self) -> bool:
+        """Whether nobody can have taken this worker's runs, as far as is known here.
+
+        False once the lease is over by the clock and its renewal was not heard of, as
+        in a process that was stopped for a while. Any thread may ask.
+        """
+        ...
+
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` on the loop whenever another store object has committed.
 

@@ -413,13 +413,17 @@ class Transaction:
         """Move the end of the lease; False if it is gone."""
         if self.worker is None:
             return False
+        until = self.clock.read() + LEASE_MICROSECONDS
         renewed = self._execute(
             statements.RENEW_LEASE,
             holder=self.worker.worker_id,
             held=self.worker.fence,
-            until=self.clock.read() + LEASE_MICROSECONDS,
+            until=until,
         )
-        return bool(renewed.rowcount == 1)
+        if renewed.rowcount != 1:
+            return False
+        self.worker = msgspec.structs.replace(self.worker, lease_expires_at=until)
+        return True
 
     # --- parts ------------------------------------------------------------------------
 

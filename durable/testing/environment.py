@@ -343,6 +343,9 @@ class _TrackedStore:
     async def release_worker(self) -> None:
         await self._track(self._inner.release_worker())
 
+    def holds_lease(self) -> bool:
+        return self._inner.holds_lease()
+
     def watch(self, changed: Callable[[], None]) -> None:
         self._inner.watch(changed)
 

@@ -98,6 +98,30 @@ class LeaseContract:
             await harness.register(store, "w2")
         await store.perform(make_start("r1", owner="w1"))
 
+    async def test_store_knows_whether_it_may_hold_a_lease(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        assert not store.holds_lease()
+        await harness.register(store, "w1")
+        assert store.holds_lease()
+        await store.perform(make_start("r1"))
+        await store.perform(CLAIM)  # a new fence
+        assert store.holds_lease()
+        await store.release_worker()
+        assert not store.holds_lease()
+
+    async def test_lease_that_is_over_is_not_held_before_its_loss_is_heard(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open()
+        harness.clock.advance(LEASE / 1_000_000 + 1)
+        assert await other.perform(ReapWorkers(presumed_dead=())) == ["w1"]
+        assert not store.holds_lease()
+
     async def test_release_frees_every_run_at_once(self, harness: Harness) -> None:
         store = await harness.open("w1")
         await store.perform(make_start("r1", owner="w1", is_active=True))

@@ -31,7 +31,7 @@ from durable.store.records import AttemptRecord, AttemptState
 from durable.store.store import Store
 from durable.worker import log_lines, observing, unrecorded
 from durable.worker.activity_code import BuiltIn, Code, EngineParts
-from durable.worker.activity_threads import ThreadNotStartedError, speaks_of_shutdown
+from durable.worker.activity_threads import NotBegunError, speaks_of_shutdown
 from durable.worker.attempt_rows import AttemptRows
 from durable.worker.attempt_rows import Host as RowsHost
 from durable.worker.held_attempts import HeldAttempts, Park
@@ -47,7 +47,7 @@ from durable.worker.unknown_activities import Host as UnknownHost
 from durable.worker.unknown_activities import UnknownActivities, starts_by
 
 _log: Final = logging.getLogger("durable.worker")
-# A thread that could not be had is asked for again after this long.
+# What could not begin, for want of a thread say, is tried again after this long.
 _AGAIN_SECONDS: Final = 1.0
 # A loop that ends cancels what runs on it, and is gone by then.
 _LOOP_END_SECONDS: Final = 1.0
@@ -96,7 +96,7 @@ class ActivityTasks:
         self._worker_id = worker_id
         self._observer = observer
         self._parts = parts
-        self._invoker = Invoker(parts.engine, observer)
+        self._invoker = Invoker(store, parts.engine, observer)
         self._rows = AttemptRows(store, host, worker_id)
         self._places = Places(concurrency, threads)
         # Attempts begin wherever their run was driven; they must not see that place.
@@ -215,7 +215,7 @@ class ActivityTasks:
             self._stopped(attempt, error)
         except (KeyboardInterrupt, GeneratorExit):
             raise  # the program ends: the next one sees to the attempt
-        except ThreadNotStartedError as error:
+        except NotBegunError as error:
             self._not_begun(attempt, error)
         except UnfitArgumentsError as error:
             failure = unrecorded.unfit_arguments(attempt, error)
@@ -280,8 +280,8 @@ class ActivityTasks:
         else:  # what the store says of it is taken up when its run is read again
             attempt.run.attempts.pop(attempt.scheduled_event_id, None)
 
-    def _not_begun(self, attempt: Attempt, error: ThreadNotStartedError) -> None:
-        """There was no thread for it: try again soon, unless the process ends."""
+    def _not_begun(self, attempt: Attempt, error: NotBegunError) -> None:
+        """Try again soon, unless the process ends or the run is another worker's."""
         if attempt.is_over or attempt.run.is_dropped:
             return
         attempt.task = attempt.context = None
@@ -293,7 +293,7 @@ class ActivityTasks:
         run.attempts.pop(event_id, None)
         run.backoffs[event_id] = attempt
         _log.warning(
-            "No thread could be started for %s (%s); it has not begun.",
+            "%s has not begun (%s); it is tried again.",
             describe_running(attempt),
             error,
         )

@@ -19,8 +19,8 @@ from typing import Any, Final, TypeAlias
 _SHUTDOWN: Final = "interpreter shutdown"
 
 
-class ThreadNotStartedError(Exception):
-    """There was no thread for a function, so that it has certainly not begun."""
+class NotBegunError(Exception):
+    """A function has certainly not begun, as there was no thread for it, say."""
 
 
 class ThreadCall:
@@ -77,7 +77,7 @@ class ActivityThreads(concurrent.futures.Executor):
         """Call a function in a thread; `on_end` is called once that is free again.
 
         Raises:
-            ThreadNotStartedError: no thread could be started.
+            NotBegunError: no thread could be started.
         """
 
         def end() -> None:
@@ -112,7 +112,7 @@ class ActivityThreads(concurrent.futures.Executor):
         try:
             thread.start()
         except RuntimeError as error:
-            raise ThreadNotStartedError(str(error)) from None
+            raise NotBegunError(f"no thread could be started: {error}") from None
         self._count += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

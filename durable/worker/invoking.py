@@ -21,11 +21,13 @@ from typing import Any
 from durable.api.activity import Activity
 from durable.api.activity_context import CURRENT, ActivityContext, ActivityInfo
 from durable.core.payload import Payload
-from durable.errors import ApplicationError
+from durable.errors import ApplicationError, DurableError
 from durable.observer import WorkerObserver
+from durable.store.records import ReleaseRuns
+from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.activity_code import BuiltIn, Code
-from durable.worker.activity_threads import ActivityThreads
+from durable.worker.activity_threads import ActivityThreads, NotBegunError
 from durable.worker.live_run import Attempt
 
 
@@ -54,11 +56,15 @@ class Invoker:
     """Calls the code of attempts.
 
     Args:
+        store: says whether the runs are still this worker's.
         engine: what `durable.activity_client` gives.
         observer: watches each call, if there is one.
     """
 
-    def __init__(self, engine: object, observer: WorkerObserver | None) -> None:
+    def __init__(
+        self, store: Store, engine: object, observer: WorkerObserver | None
+    ) -> None:
+        self._store = store
         self._engine = engine
         self._observer = observer
         self._threads: ActivityThreads | None = None
@@ -76,7 +82,8 @@ class Invoker:
         Raises:
             UnfitArgumentsError: the function was not called.
             UnfitResultError: the function has returned.
-            ThreadNotStartedError: there was no thread to call it in.
+            NotBegunError: it was not called: there was no thread for it, or the lease
+                is gone.
         """
         run, scheduled = attempt.run, attempt.scheduled
         info = ActivityInfo(
@@ -115,6 +122,8 @@ class Invoker:
         info: ActivityInfo,
         on_thread_end: Callable[[Attempt], None],
     ) -> Payload:
+        if not self._store.holds_lease():
+            await self._confirm_lease()
         input = attempt.scheduled.input
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
@@ -136,6 +145,20 @@ class Invoker:
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
             raise UnfitResultError(code, error, result) from None
 
+    async def _confirm_lease(self) -> None:
+        """Find out whether the run is still this worker's, before it has an effect.
+
+        A process that was stopped goes on where it was, and does not know yet that its
+        lease has ended, or that another worker has begun what it is about to begin.
+
+        Raises:
+            NotBegunError: it is not, or that cannot be told.
+        """
+        try:
+            await self._store.perform(ReleaseRuns(run_ids=()))
+        except DurableError as error:
+            raise NotBegunError(str(error)) from None
+
     async def _call_in_thread(
         self,
         attempt: Attempt,
@@ -148,6 +171,8 @@ class Invoker:
         context = contextvars.copy_context()
 
         def call() -> Any:
+            if not self._store.holds_lease():  # while the thread was awaited
+                raise NotBegunError("the lease of its worker may have ended")
             return context.run(_call_plain, code, *input)
 
         end = partial(on_thread_end, attempt)

@@ -179,6 +179,9 @@ class GatedStore:
     async def release_worker(self) -> None:
         await wait_for_outcome(lambda done: self._submit(ReleaseWorker(), done))
 
+    def holds_lease(self) -> bool:
+        return self.inner.holds_lease()
+
     def watch(self, changed: Callable[[], None]) -> None:
         self.inner.watch(changed)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from durable.store.records import ReapWorkers
 from tests.properties.family_checks import check_families
 from tests.properties.gated_store import MOVES
 from tests.properties.race_checks import Chain, check_rows, check_world
@@ -372,3 +373,31 @@ def test_a_lease_is_lost_before_the_worker_hears_that_a_run_is_created(
     world.send("a", is_home=True)
     (chain,) = finish(world)["a"]
     assert chain.past.acted == (["2"] if do == "act" else [])
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_process_that_was_stopped_begins_nothing_that_is_another_workers(
+    world: World, attempt: int
+) -> None:
+    """Between the commit that lets an attempt begin and its first line."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="try_on")
+    if attempt == 2:
+        world.flow()
+        world.stage.finish(0, fails=True)
+        world.flow()
+        world.advance(1)  # the next attempt is due
+    read_mail(world)
+    world.move("apply")  # it may begin
+    worker = world.home._worker
+    assert worker is not None
+    reaping = ReapWorkers(presumed_dead=(worker.worker_id,))
+    taking = world.loop.spawn(world.away._store.perform(reaping))
+    world.settle()
+    assert taking.result() == [worker.worker_id]
+    world.move("deliver")
+    assert not world.stage.waiting
+    world.flow()
+    assert len(world.stage.waiting) == 1  # begun once, under the next lease
+    finish(world, is_faulty=True)
