@@ -88,7 +88,7 @@ class Client:
         home: Home,
     ) -> None:
         self._store = store
-        self._home = home
+        self.check = home.check
         self.registry = registry
         self.answers = Answers()
         self.namespace = namespace
@@ -108,14 +108,6 @@ class Client:
     def store(self) -> Store:
         """The open store."""
         return self._store
-
-    def check(self) -> None:
-        """Return if the engine may be used here.
-
-        Raises:
-            EngineClosedError: it is closed, or belongs to another process or loop.
-        """
-        self._home.check()
 
     def mailed(self, run_id: str) -> None:
         """A message for this run was committed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage]  # the other one raises
 from collections.abc import Coroutine
 from typing import Any
 
@@ -55,6 +56,9 @@ class Home:
             EngineClosedError: it is closed, or belongs to another process or loop.
         """
         loop = self._loop
+        here = _get_running_loop()
+        if loop is here and here is not None and self._process_id == os.getpid():
+            return
         if loop is None:
             state = "was closed" if self._was_left else "is not open"
             raise EngineClosedError(
@@ -66,8 +70,6 @@ class Home:
                 f" that made this one ({os.getpid()}).",
                 hint="Open an engine of its own in each process, after the fork.",
             )
-        if loop is running_loop():
-            return
         if loop.is_closed():
             raise EngineClosedError(
                 "This engine was opened on an event loop that was closed since, such as"
@@ -79,14 +81,6 @@ class Home:
             hint="Open an engine on each loop, or use SyncEngine, which any thread may"
             " call. A workflow starts other runs as its children.",
         )
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs in this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:

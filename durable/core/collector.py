@@ -7,17 +7,17 @@ again and again while they are made, and find nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 
-@contextmanager
-def collector_paused() -> Generator[None, None, None]:
-    """Put collection off until the block ends."""
-    was_collecting = gc.isenabled()
+def call_uncollected(call: Callable[..., None], *arguments: Any) -> None:
+    """Call something, and put collection off until that has ended."""
+    if not gc.isenabled():
+        call(*arguments)
+        return
     gc.disable()
     try:
-        yield
+        call(*arguments)
     finally:
-        if was_collecting:
-            gc.enable()
+        gc.enable()

@@ -211,7 +211,7 @@ class Batch:
             place, operation, _ = entry
             is_ours = worker is not None and (
                 not isinstance(operation, StartRun)
-                or operation.record.owner == worker.worker_id
+                or operation.driver == worker.worker_id
             )
             if not is_ours and is_fenced(operation):
                 try:

@@ -390,8 +390,8 @@ def check_owner(operation: object, worker: WorkerRecord | None) -> None:
     """
     if worker is None:
         raise lease_lost(None)
-    if isinstance(operation, StartRun) and operation.record.owner != worker.worker_id:
-        owner = operation.record.owner or ""
+    if isinstance(operation, StartRun) and operation.driver != worker.worker_id:
+        owner = operation.driver or ""
         raise LeaseLostError(
             f"The lease of worker {owner!r}, under which run"
             f" {operation.record.run_id!r} was to start, is over; it was not started.",

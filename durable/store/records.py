@@ -266,8 +266,8 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     A run that ends in its first task is created closed: `record` has that status then,
     no owner and no `wake_at`, and is inactive.
 
-    Result: `Started`. `record.owner` set means that this store's worker starts it and
-    the operation is fenced. With the same `request_id` as an earlier start it answers
+    Result: `Started`. `record.owner` set, of it or of what it starts in turn, means that
+    this store's worker starts it and the operation is fenced. With the same `request_id` as an earlier start it answers
     with that run and changes nothing, whatever the policies say. After terminating an
     existing run the reuse policy is not asked.
 
@@ -277,8 +277,8 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Raises (as the operation's outcome):
         WorkflowAlreadyStartedError: the policies forbid it.
-        LeaseLostError: `record.owner` is set and this worker's lease is gone, or it
-            names another worker.
+        LeaseLostError: an owner is set and this worker's lease is gone, or it names
+            another worker.
         HistoryTakenError: the run id was used before.
         WorkflowClosedError, WorkflowNotFoundError: the record begins an open child that
             is not to outlive its parent, and that parent is not open.
@@ -300,6 +300,13 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     messages: tuple[PutMessage, ...] = ()
     starts: tuple[StartRun, ...] = ()
     """As for `CommitTask`; only if the run is created."""
+
+    @property
+    def driver(self) -> str | None:
+        """The worker that is to own it, or what it starts as it ends."""
+        if self.record.owner is not None:
+            return self.record.owner
+        return next((s.driver for s in self.starts if s.driver is not None), None)
 
 
 class Started(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import time
+from os import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
     from durable.store.database import Session
 
+# No file has it.
+_NOWHERE: Final = (-1, -1)
 _log: Final = logging.getLogger("durable.store")
 
 # UPDATE ... FROM.
@@ -89,7 +92,7 @@ class SqliteSession:
         self._data_version: int | None = None
         self._copied_changes = 0
         self._is_marked = False
-        self._places: list[tuple[str, FileIdentity | None]] = []
+        self._places: list[tuple[str, int, int]] = []
 
     @property
     def connection(self) -> sa.Connection:
@@ -171,7 +174,7 @@ class SqliteSession:
         if self._log is not None:
             path = str(self._main_file())
             self._places = [
-                (place, identity_of(place))
+                (place, *(identity_of(place) or _NOWHERE))
                 for place in (path, f"{path}-wal", f"{path}-shm")
             ]
 
@@ -181,7 +184,15 @@ class SqliteSession:
     def is_in_place(self) -> bool:
         """See `Session`."""
         # What SQLite has open goes on to exist without a name, for nobody to find.
-        return all(identity_of(path) == identity for path, identity in self._places)
+        # After every commit, so without any step more than it takes.
+        try:
+            for path, device, inode in self._places:
+                status = stat(path)
+                if status.st_ino != inode or status.st_dev != device:
+                    return False
+        except OSError:
+            return False
+        return True
 
     def has_lost_its_log(self) -> bool:
         """Whether this is the main file of a running program, without its log."""

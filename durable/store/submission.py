@@ -7,7 +7,7 @@ import enum
 import os
 from typing import TYPE_CHECKING, Any
 
-from durable.core.collector import collector_paused
+from durable.core.collector import call_uncollected
 from durable.errors import EngineClosedError, InternalError
 from durable.store.records import FENCED_OPERATIONS, StartRun
 
@@ -81,7 +81,7 @@ class Admission:
 def is_fenced(operation: object) -> bool:
     """Tell whether an operation needs the lease of this store's worker."""
     if isinstance(operation, StartRun):
-        return operation.record.owner is not None
+        return operation.driver is not None
     return isinstance(operation, FENCED_OPERATIONS)
 
 
@@ -109,8 +109,7 @@ def deliver(
     loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Outcome, Any, Any]]
 ) -> None:
     """Call the receivers in order; one that raises harms no other."""
-    with collector_paused():
-        _deliver_each(loop, outcomes)
+    call_uncollected(_deliver_each, loop, outcomes)
 
 
 def _deliver_each(

@@ -7,7 +7,6 @@ do.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import time
@@ -272,9 +271,10 @@ class Writer:
         self._call_on_loop(deliver, self._loop, answers)
 
     def _call_on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        # If the loop was closed, then so was everybody who could want an answer.
-        with contextlib.suppress(RuntimeError):
+        try:
             self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # it was closed, and so was everybody who could listen
+            return
 
     # --- on the loop again ------------------------------------------------------------
 

@@ -485,17 +485,24 @@ class FamilyContract:
         }
         assert (await load(store, "there")).rows == make_rows("there", 1, 2)
 
-    async def test_start_within_a_start_is_fenced_too(self, harness: Harness) -> None:
-        store = await harness.open()
+    @pytest.mark.parametrize("is_nested", [False, True])
+    @pytest.mark.parametrize("worker", ["", "later"])
+    async def test_start_is_refused_with_what_it_may_not_start(
+        self, harness: Harness, worker: str, is_nested: bool
+    ) -> None:
+        """Else a chain would end in a run that names a successor nobody has."""
+        store = await harness.open(worker or None)
+        closed: Any = {"status": RunStatus.CONTINUED_AS_NEW, "closed_at": START}
+        last = make_start("r3", owner="w", workflow_id="wf")
+        if is_nested:
+            last = make_start("r2", workflow_id="wf", starts=(last,), **closed)
+        start = make_start("r1", workflow_id="wf", starts=(last,), **closed)
 
-        result = await store.perform(
-            make_start("r1", starts=(make_start("r2", owner="w"), make_start("r3")))
-        )
+        for operations in ([start], [make_start("r5"), start]):
+            refused = (await perform_all(store, *operations))[-1]
 
-        refused, created = result.committed.started
-        assert isinstance(refused, LeaseLostError)
-        assert created == Started(run_id="r3", created=True)
-        assert await statuses(store) == {"r1": "running", "r3": "running"}
+            assert isinstance(refused, LeaseLostError)
+        assert await statuses(store) == {"r5": "running"}
 
     async def test_starts_and_messages_may_be_nested(self, harness: Harness) -> None:
         store = await harness.open("w")
