@@ -340,11 +340,9 @@ def find_predecessor(rows: list[HistoryRow]) -> int:
         return 0
     first = rows[0][1]
     if len(rows) > 1:
-        expected = first
-        for row in rows:
+        for expected, row in enumerate(rows, first):
             if row[1] != expected:
                 return -1
-            expected += 1
     return first - 1
 
 

@@ -266,10 +266,11 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     A run that ends in its first task is created closed: `record` has that status then,
     no owner and no `wake_at`, and is inactive.
 
-    Result: `Started`. `record.owner` set, of it or of what it starts in turn, means that
-    this store's worker starts it and the operation is fenced. With the same `request_id` as an earlier start it answers
-    with that run and changes nothing, whatever the policies say. After terminating an
-    existing run the reuse policy is not asked.
+    Result: `Started`. `record.owner` set, of it or of what it starts in turn, means
+    that this store's worker starts it and the operation is fenced. With the same
+    `request_id` as an earlier start it answers with that run and changes nothing,
+    whatever the policies say. After terminating an existing run the reuse policy is not
+    asked.
 
     USE_SAME answers with the run that holds the id, like USE_EXISTING: whether it is
     the same that was asked for only the caller can tell, who knows the types. It needs

@@ -8,7 +8,6 @@ import logging
 import os
 import sqlite3
 import time
-from os import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,12 +26,14 @@ from durable.store.forking import FileIdentity, is_inherited
 from durable.store.schema import prepare_schema
 from durable.store.sqlite_checks import check_file
 from durable.store.sqlite_file import (
+    Place,
     connect_existing,
     copied_mark,
     create_private,
     describe_exposure,
     identity_of,
     is_copied_mark,
+    log_of,
     size_of,
 )
 from durable.store.sqlite_hot import SqliteHotPath
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
     from durable.store.database import Session
 
-# No file has it.
-_NOWHERE: Final = (-1, -1)
 _log: Final = logging.getLogger("durable.store")
 
 # UPDATE ... FROM.
@@ -80,19 +79,20 @@ def _code(error: BaseException) -> int:
 class SqliteSession:
     """Implements `Session` on one connection."""
 
-    def __init__(self, connection: sa.Connection, log: Path | None) -> None:
-        """Take over a connection; `log` is the write-ahead log's path, if any."""
+    def __init__(self, connection: sa.Connection, path: Path | None) -> None:
+        """Take over a connection to a file, if there is one."""
         self._connection = connection
         raw = connection.connection.driver_connection
         assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - the pool made it
         self._raw = raw
         self._hot = SqliteHotPath(raw)
         self._cursor = raw.cursor()
-        self._log = log
+        self._log = None if path is None else log_of(path)
+        self._path = path
         self._data_version: int | None = None
         self._copied_changes = 0
         self._is_marked = False
-        self._places: list[tuple[str, int, int]] = []
+        self._place: Place | None = None
 
     @property
     def connection(self) -> sa.Connection:
@@ -171,28 +171,15 @@ class SqliteSession:
 
     def note_places(self) -> None:
         """Remember which files these are; the log and its index exist by now."""
-        if self._log is not None:
-            path = str(self._main_file())
-            self._places = [
-                (place, *(identity_of(place) or _NOWHERE))
-                for place in (path, f"{path}-wal", f"{path}-shm")
-            ]
+        if self._path is not None:
+            self._place = Place(self._path)
 
     def _main_file(self) -> Path:
         return Path(str(self._log).removesuffix("-wal"))
 
     def is_in_place(self) -> bool:
         """See `Session`."""
-        # What SQLite has open goes on to exist without a name, for nobody to find.
-        # After every commit, so without any step more than it takes.
-        try:
-            for path, device, inode in self._places:
-                status = stat(path)
-                if status.st_ino != inode or status.st_dev != device:
-                    return False
-        except OSError:
-            return False
-        return True
+        return self._place is None or self._place.is_held()
 
     def has_lost_its_log(self) -> bool:
         """Whether this is the main file of a running program, without its log."""
@@ -444,7 +431,7 @@ class SqliteDatabase:
                 " A relative path has three slashes, an absolute one four.",
             )
         # SQLite takes such a log away without a word, and all that it holds.
-        log = Path(f"{path}-wal")
+        log = log_of(path)
         if size_of(log) > 0 and size_of(path) == 0:
             raise DatabaseUnavailableError(
                 f"{self.name} is gone or empty, and its log is still there: the file"
@@ -490,8 +477,7 @@ class SqliteDatabase:
             if connection is not None:
                 connection.close()
             raise self._as_store_error(error) from error
-        log = None if self._path is None else Path(f"{self._path}-wal")
-        return SqliteSession(connection, log)
+        return SqliteSession(connection, self._path)
 
     def _check_file(self, session: SqliteSession) -> None:
         """Read the file's header, and switch to the write-ahead log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import time
 import zlib
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ _MARK_SHIFT: Final = 24
 
 # Every size of every hot statement, and what SQLAlchemy adds.
 _CACHED_STATEMENTS: Final = 512
+# FAT counts in steps of 2 s, everything else in smaller ones.
+_CLOCK_STEP: Final = 3_000_000_000
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 
 
@@ -26,6 +29,48 @@ def identity_of(path: str | Path) -> FileIdentity | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def log_of(path: Path) -> Path:
+    """The write-ahead log: beside the file itself, not beside a link to it."""
+    return Path(f"{os.path.realpath(path)}-wal")
+
+
+class Place:
+    """Where the files of an open database were when it was opened.
+
+    What SQLite has open goes on to exist without a name, for nobody to find. This is
+    asked after every commit, so it takes one look at the folder, whose time changes
+    with every name in it, and at the files only if it did.
+    """
+
+    __slots__ = ("_files", "_folder", "_is_linked", "_known")
+
+    def __init__(self, path: Path) -> None:
+        self._folder = str(path.parent)
+        log = str(log_of(path))
+        index = f"{log.removesuffix('-wal')}-shm"
+        self._files = [(name, identity_of(name)) for name in (str(path), log, index)]
+        # A link's folder says nothing of what becomes of the file.
+        self._is_linked = path.is_symlink()
+        self._known = (0, 0, 0)
+
+    def is_held(self) -> bool:
+        """Whether all of them are still there."""
+        try:
+            folder = os.stat(self._folder)
+        except OSError:
+            return False
+        changed_at = folder.st_mtime_ns
+        seen = (folder.st_dev, folder.st_ino, changed_at)
+        if seen == self._known:
+            return True
+        if any(identity_of(name) != identity for name, identity in self._files):
+            return False
+        # Within the steps of a file system's clock it may change again unnoticed.
+        if time.time_ns() - changed_at > _CLOCK_STEP and not self._is_linked:
+            self._known = seen
+        return True
 
 
 def copied_mark(path: Path) -> int:

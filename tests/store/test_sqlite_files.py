@@ -79,14 +79,30 @@ HARM: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.parametrize("is_linked", [False, True])
+@pytest.mark.parametrize("is_settled", [False, True])
 @pytest.mark.parametrize("harm", HARM)
 async def test_nothing_is_acknowledged_or_read_once_the_file_is_elsewhere(
-    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    harm: str,
+    is_settled: bool,
+    is_linked: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    store = await open_store(folder / "x.db")
+    path = folder / "x.db"
+    if is_linked:
+        (tmp_path / "links").mkdir()
+        path = tmp_path / "links" / "linked.db"
+        await (await open_store(folder / "x.db")).close()
+        path.symlink_to(folder / "x.db")
+    store = await open_store(path)
     await store.register_worker(make_worker("w"), lambda: None)
+    if is_settled:  # nothing has changed in the folder for long
+        os.utime(folder, (1, 1))
+        os.utime(path.parent, (1, 1))
+        await store.perform(make_start("r0", owner="w"))
     await store.perform(make_start("r1", owner="w"))
     await store.load_runs(["r1"])
 
@@ -349,3 +365,21 @@ async def test_file_of_another_user_is_warned_about(
     await (await open_store(path)).close()
 
     assert "belongs to another user" in caplog.text
+
+
+async def test_log_of_a_linked_file_is_merged_like_any_other(tmp_path: Path) -> None:
+    """It lies beside the file, not beside the link, and would grow for ever."""
+    await (await open_store(tmp_path / "x.db")).close()
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "linked.db"
+    link.symlink_to(tmp_path / "x.db")
+    database = SqliteDatabase(link)
+    session = database.open_writer()
+    session.begin()
+    session.connection.exec_driver_sql("CREATE TABLE filler (data BLOB)")
+    session.connection.exec_driver_sql("INSERT INTO filler VALUES (zeroblob(9000000))")
+    session.commit()
+    before = (tmp_path / "x.db").stat().st_size
+    session.maintain(is_idle=True)
+    assert (tmp_path / "x.db").stat().st_size > before
+    session.close()
