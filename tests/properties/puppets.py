@@ -61,6 +61,7 @@ class Past:
         outcomes: how its children ended.
         cancels: how often it saw a cancel.
         is_stubborn: it goes on after a cancel.
+        is_hasty: its first turn continues as new.
     """
 
     seen: list[int] = field(default_factory=list)
@@ -73,6 +74,7 @@ class Past:
     outcomes: list[str] = field(default_factory=list)
     cancels: int = 0
     is_stubborn: bool = False
+    is_hasty: bool = False
 
 
 class Stage:
@@ -146,6 +148,9 @@ class Puppet:
     @durable.run
     async def run(self, past: Past) -> Past:
         """Receive letters until one says that it is over."""
+        if past.is_hasty:
+            past.is_hasty = False
+            continue_as_new(Puppet.run(past))
         while True:
             try:
                 letter = await letters.receive()

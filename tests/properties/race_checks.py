@@ -14,6 +14,8 @@ from durable.converter import json
 from durable.core.codec import decode_rows
 from durable.core.events import (
     TERMINAL_EVENTS,
+    ActivityTaskCompleted,
+    ActivityTaskFailed,
     HistoryEvent,
     StateTransitioned,
     WorkflowExecutionContinuedAsNew,
@@ -153,6 +155,18 @@ def check_doctor(world: World) -> None:
     """The doctor finds nothing."""
     found = ask_doctor(world)
     assert not found, found
+
+
+def check_nothing_is_lost(chains: dict[str, list[Chain]]) -> None:
+    """No attempt was taken for lost: its worker has lived all along."""
+    for found in chains.values():
+        for chain in found:
+            for event in chain.events(ActivityTaskFailed):
+                assert event.retry_state != "outcome_unknown", event
+            for kind in (ActivityTaskCompleted, ActivityTaskFailed):
+                for event in chain.events(kind):
+                    last = getattr(event, "last_failure", None)
+                    assert last is None or last.kind != "outcome_unknown", event
 
 
 def check_rows(world: World) -> None:

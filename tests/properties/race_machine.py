@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.properties.gated_store import FAULTS, MOVES
-from tests.properties.race_checks import Chain, check_rows, check_world
+from tests.properties.race_checks import (
+    Chain,
+    check_nothing_is_lost,
+    check_rows,
+    check_world,
+)
 from tests.properties.race_world import World
 
 EXAMPLES: Final = int(os.environ.get("DURABLE_RACES", "40"))
@@ -34,14 +39,26 @@ class RaceMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.is_unlucky = self.is_faulty = False
+        self.is_unlucky = self.is_faulty = self.has_died = False
 
-    @initialize(is_stubborn=st.booleans(), is_unlucky=st.booleans())
-    def begin(self, is_stubborn: bool, is_unlucky: bool) -> None:
+    @initialize(
+        is_stubborn=st.booleans(),
+        is_hasty=st.booleans(),
+        is_unlucky=st.booleans(),
+        moves=st.lists(st.sampled_from(MOVES), max_size=6),
+    )
+    def begin(
+        self, is_stubborn: bool, is_hasty: bool, is_unlucky: bool, moves: list[str]
+    ) -> None:
         self.is_unlucky = is_unlucky
         for target in self.targets:
-            self.world.start(target, is_home=True, is_stubborn=is_stubborn)
-        self.world.flow()
+            self.world.start(
+                target, is_home=True, is_stubborn=is_stubborn, is_hasty=is_hasty
+            )
+        if len(moves) > 4:  # else the first letters race the start itself
+            self.world.flow()
+        for gate in moves:
+            self.world.move(gate)
 
     # --- gates ------------------------------------------------------------------------
 
@@ -98,20 +115,31 @@ class RaceMachine(RuleBasedStateMachine):
     def find_the_database(self) -> None:
         self.world.gate.mend()
 
+    @precondition(lambda self: self.is_unlucky)
+    @rule()
+    def lose_the_lease(self) -> None:
+        self.is_faulty = self.has_died = True
+        self.world.lose_lease()
+
     @rule()
     def crash(self) -> None:
+        self.has_died = True
         check_rows(self.world)
         self.world.crash()
 
     @rule()
     def restart(self) -> None:
+        self.has_died = True
         self.world.restart()
 
     # --- the end ----------------------------------------------------------------------
 
     def check(self) -> dict[str, list[Chain]]:
         """Check everything that is at rest."""
-        return check_world(self.world, is_faulty=self.is_faulty)
+        chains = check_world(self.world, is_faulty=self.is_faulty)
+        if not (self.has_died or self.is_faulty):
+            check_nothing_is_lost(chains)
+        return chains
 
     def teardown(self) -> None:
         world = self.world

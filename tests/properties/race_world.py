@@ -16,7 +16,7 @@ import msgspec
 from durable import DurableError, Engine, Handle
 from durable.limits import LEASE_SECONDS
 from durable.store.memory import MemoryStore
-from durable.store.records import RunRecord
+from durable.store.records import ReapWorkers, RunRecord
 from durable.testing.clock import VirtualClock
 from tests.properties.gated_store import MOVES, GatedStore
 from tests.properties.puppets import STAGE, Letter, Past, Puppet, Stage, letters, notes
@@ -161,6 +161,15 @@ class World:
         self.gate.is_dead = True
         self.open_home()
 
+    def lose_lease(self) -> None:
+        """Another process takes the runs; the one that works has not heard of it."""
+        worker = self.home._worker
+        assert worker is not None
+        reaping = ReapWorkers(presumed_dead=(worker.worker_id,))
+        taking = self.loop.spawn(self.away._store.perform(reaping))
+        self.settle()
+        taking.result()
+
     def _forget_deeds(self) -> None:
         for deed in self.deeds:
             if deed.is_home and not deed.ended:
@@ -225,6 +234,7 @@ class World:
         *,
         is_home: bool,
         is_stubborn: bool = False,
+        is_hasty: bool = False,
         run_timeout: int | None = None,
     ) -> Deed:
         """Start a puppet."""
@@ -233,7 +243,7 @@ class World:
         async def starting() -> None:
             try:
                 run = await engine.start(
-                    Puppet.run(Past(is_stubborn=is_stubborn)),
+                    Puppet.run(Past(is_stubborn=is_stubborn, is_hasty=is_hasty)),
                     id=target,
                     request_id=deed.key,
                     run_timeout=run_timeout,
