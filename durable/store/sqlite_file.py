@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import time
 import zlib
 from pathlib import Path
 from typing import Final
 
+from durable.clock import SystemClock
 from durable.store.forking import FileIdentity
 
 _MARK: Final = 0x64
@@ -19,6 +19,8 @@ _MARK_SHIFT: Final = 24
 _CACHED_STATEMENTS: Final = 512
 # FAT counts in steps of 2 s, everything else in smaller ones.
 _CLOCK_STEP: Final = 3_000_000_000
+# That of the file system, whatever a store takes for the time.
+_CLOCK: Final = SystemClock()
 _OTHERS: Final = stat.S_IROTH | stat.S_IWOTH
 
 
@@ -68,7 +70,7 @@ class Place:
         if any(identity_of(name) != identity for name, identity in self._files):
             return False
         # Within the steps of a file system's clock it may change again unnoticed.
-        if time.time_ns() - changed_at > _CLOCK_STEP and not self._is_linked:
+        if _CLOCK.now() * 1_000 - changed_at > _CLOCK_STEP and not self._is_linked:
             self._known = seen
         return True
 

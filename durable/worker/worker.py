@@ -424,9 +424,11 @@ class Worker:
         """Go on with a run that was just caught up: mail, activities, other runs."""
         self._mailroom.drop_recorded(run)
         self._mailroom.take(run, loaded.messages)
+        run.is_committing = True  # no turn before all is found that is under way
         restore_activities(run, loaded.attempts, self._activities, self._store.now())
         self._starts.restore(run)
         self._redelivery.restore(run)
+        run.is_committing = False
         self._go_on(run)
         self._tasks.correct_row(run)
         self.settle(run)

@@ -446,6 +446,9 @@ class WorkflowTasks:
                 log_failed_run(run, completion.events[-1].attributes)
             host.run_closed(run, completion.events[-1])
             return
+        # What one of them leads to at once is for the next turn, which must find, and
+        # record as under way, what all of them begin.
+        run.is_committing = True
         for event in completion.events:
             attributes = event.attributes
             kind = type(attributes)
@@ -455,6 +458,7 @@ class WorkflowTasks:
                 host.cancel_activity(run, attributes.scheduled_event_id)  # type: ignore[union-attr]  # by its kind
             elif kind is StartChildWorkflowExecutionInitiated:
                 host.start_child(run, event)
+        run.is_committing = False
         if run.wake_at is not None:
             host.wake_by(run.wake_at)
         if run.questions:

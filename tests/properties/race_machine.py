@@ -45,20 +45,30 @@ class RaceMachine(RuleBasedStateMachine):
         is_stubborn=st.booleans(),
         is_hasty=st.booleans(),
         is_unlucky=st.booleans(),
-        moves=st.lists(st.sampled_from(MOVES), max_size=6),
+        early=st.sampled_from(("", "act", "try_on", None)),
+        moves=st.lists(st.sampled_from(MOVES), max_size=4),
     )
     def begin(
-        self, is_stubborn: bool, is_hasty: bool, is_unlucky: bool, moves: list[str]
+        self,
+        is_stubborn: bool,
+        is_hasty: bool,
+        is_unlucky: bool,
+        early: str | None,
+        moves: list[str],
     ) -> None:
         self.is_unlucky = is_unlucky
         for target in self.targets:
             self.world.start(
                 target, is_home=True, is_stubborn=is_stubborn, is_hasty=is_hasty
             )
-        if len(moves) > 4:  # else the first letters race the start itself
+        if early is None:
             self.world.flow()
+            return
         for gate in moves:
             self.world.move(gate)
+        for target in self.targets:  # races the start itself
+            self.world.send(target, is_home=False, do=early)
+        self.world.let_reads_through()
 
     # --- gates ------------------------------------------------------------------------
 
@@ -66,6 +76,12 @@ class RaceMachine(RuleBasedStateMachine):
     def let_some_through(self, moves: list[str]) -> None:
         for gate in moves:
             self.world.move(gate)
+        check_rows(self.world)
+
+    @rule()
+    def let_reads_through(self) -> None:
+        """Reads go on while a write waits for its disk."""
+        self.world.let_reads_through()
         check_rows(self.world)
 
     @rule()
@@ -118,28 +134,33 @@ class RaceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.is_unlucky)
     @rule()
     def lose_the_lease(self) -> None:
-        self.is_faulty = self.has_died = True
+        self.die()
+        self.is_faulty = True
         self.world.lose_lease()
 
     @rule()
     def crash(self) -> None:
-        self.has_died = True
+        self.die()
         check_rows(self.world)
         self.world.crash()
 
     @rule()
     def restart(self) -> None:
-        self.has_died = True
+        self.die()
         self.world.restart()
 
     # --- the end ----------------------------------------------------------------------
 
     def check(self) -> dict[str, list[Chain]]:
         """Check everything that is at rest."""
-        chains = check_world(self.world, is_faulty=self.is_faulty)
+        self.die()
+        return check_world(self.world, is_faulty=self.is_faulty)
+
+    def die(self) -> None:
+        """Until here no worker has died."""
         if not (self.has_died or self.is_faulty):
-            check_nothing_is_lost(chains)
-        return chains
+            check_nothing_is_lost(self.world)
+        self.has_died = True
 
     def teardown(self) -> None:
         world = self.world

@@ -31,13 +31,6 @@ def finish(world: World, *, is_faulty: bool = False) -> dict[str, list[Chain]]:
     return chains
 
 
-def read_mail(world: World) -> None:
-    """Let reads through, and nothing else."""
-    for _ in range(10):
-        world.move("read")
-        world.move("hand")
-
-
 def test_how_a_child_ended_comes_by_mail_before_its_worker_hears_of_it(
     world: World,
 ) -> None:
@@ -47,12 +40,12 @@ def test_how_a_child_ended_comes_by_mail_before_its_worker_hears_of_it(
     world.send("a", is_home=True, do="act")
     world.flow()
     world.send("kid", is_home=True, do="finish")
-    read_mail(world)
+    world.let_reads_through()
     world.move("apply")  # the child is closed, and its parent has mail
     world.stage.finish(0)
     world.settle()  # the parent's next turn is on its way
     world.send("a", is_home=False)
-    read_mail(world)
+    world.let_reads_through()
     finish(world)
 
 
@@ -85,7 +78,7 @@ def test_a_child_began_though_the_answer_was_lost(world: World) -> None:
     world.start("a", is_home=True)
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
-    read_mail(world)
+    world.let_reads_through()
     world.move("apply")
     world.gate.fail_next("lost")
     world.move("deliver")  # the parent's turn is durable, so the child is started
@@ -101,7 +94,7 @@ def test_a_child_could_not_be_started_while_its_parent_was_being_committed(
     world.start("a", is_home=True)
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
-    read_mail(world)
+    world.let_reads_through()
     world.move("apply")
     world.move("deliver")  # the child's start waits at the gate
     world.send("a", is_home=True)
@@ -214,7 +207,7 @@ def test_what_was_committed_first_is_received_first(world: World) -> None:
     world.flow()
     mailed = [world.send("a", is_home=False) for _ in range(2)]
     direct = world.send("a", is_home=True)
-    read_mail(world)
+    world.let_reads_through()
     late = world.send("a", is_home=False)
     world.move("apply")
     (chain,) = finish(world)["a"]
@@ -281,7 +274,7 @@ def test_an_attempt_fails_while_a_childs_start_is_on_its_way(world: World) -> No
     world.send("a", is_home=True, do="try_beside")
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
-    read_mail(world)
+    world.let_reads_through()
     world.move("apply")
     world.move("deliver")  # the child's start waits at the gate
     world.stage.finish(0, fails=True)
@@ -311,7 +304,7 @@ def test_a_run_gets_mail_before_its_worker_hears_that_it_is_created(
     world.start("a", is_home=True)
     world.move("apply")  # it is created, and its worker has not heard of it
     world.send("a", is_home=False, do=do, to="kid")
-    read_mail(world)
+    world.let_reads_through()
     for gate in itertools.islice(itertools.cycle(MOVES), moves):
         world.move(gate)
     world.send("a", is_home=False)
@@ -326,12 +319,12 @@ def test_a_child_gets_mail_before_its_worker_hears_that_it_is_created(
     world.start("a", is_home=True)
     world.flow()
     world.send("a", is_home=True, do="child", to="kid")
-    read_mail(world)
+    world.let_reads_through()
     world.move("apply")
     world.move("deliver")  # the child's start waits at the gate
     world.move("apply")
     world.send("kid", is_home=False, do="act")
-    read_mail(world)
+    world.let_reads_through()
     world.flow()
     world.send("kid", is_home=False)
     world.flow()
@@ -347,7 +340,7 @@ def test_a_run_gets_mail_while_its_worker_cannot_tell_whether_it_is_created(
     world.start("a", is_home=True)
     world.move("apply")
     world.send("a", is_home=False, do="act")
-    read_mail(world)
+    world.let_reads_through()
     world.flow()
     world.send("a", is_home=False)
     chains = finish(world, is_faulty=True)
@@ -388,7 +381,7 @@ def test_a_process_that_was_stopped_begins_nothing_that_is_another_workers(
         world.stage.finish(0, fails=True)
         world.flow()
         world.advance(1)  # the next attempt is due
-    read_mail(world)
+    world.let_reads_through()
     world.move("apply")  # it may begin
     worker = world.home._worker
     assert worker is not None
@@ -401,3 +394,19 @@ def test_a_process_that_was_stopped_begins_nothing_that_is_another_workers(
     world.flow()
     assert len(world.stage.waiting) == 1  # begun once, under the next lease
     finish(world, is_faulty=True)
+
+
+def test_a_cancelled_attempt_is_over_before_the_next_activity_begins(
+    world: World,
+) -> None:
+    """Both are asked for in one turn; the row must say that one is under way."""
+    world.start("a", is_home=True, is_stubborn=True)
+    world.flow()
+    world.send("a", is_home=False, do="try_on")
+    world.crash()
+    world.stop("cancel", "a", is_home=False)
+    world.send("a", is_home=False, do="try_on")
+    world.crash()
+    check_rows(world)
+    world.crash()
+    finish(world)
