@@ -15,13 +15,14 @@ import click
 import msgspec
 
 from durable.api.registry import REGISTRY
+from durable.api.signature import CallSignature
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.api.workflow_definition import workflow_of
 from durable.cli.importing import refusing_to_start
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.reporting import UsersCodeError
 from durable.converter import json
-from durable.core.payload import Payload
+from durable.core.payload import Payload, Payloads
 from durable.errors import DurableError, UndecodableError
 from durable.suggestions import closest, ending_with_closest
 
@@ -263,7 +264,14 @@ def make_call(workflow: Workflow[Any, Any], arguments: Arguments) -> WorkflowCal
         InvalidCallError: they do not fit the signature.
         click.UsageError: a value does not fit its annotation.
     """
-    signature = workflow.call_signature
+    return WorkflowCall(workflow, bind_arguments(workflow.call_signature, arguments))
+
+
+def bind_arguments(signature: CallSignature, arguments: Arguments) -> Payloads:
+    """Turn JSON arguments into payloads, read by the annotations of a signature.
+
+    Raises: as `make_call`.
+    """
     bound = signature.bind(tuple(arguments.positional), dict(arguments.keyword))
     values: list[Any] = []
     for index, value in enumerate(bound):
@@ -277,7 +285,7 @@ def make_call(workflow: Workflow[Any, Any], arguments: Arguments) -> WorkflowCal
             raise click.UsageError(
                 f"{label} does not fit its annotation: {error.__context__}."
             ) from None
-    return WorkflowCall(workflow, signature.encode(tuple(values)))
+    return signature.encode(tuple(values))
 
 
 def plain_values(arguments: Arguments, instead: str) -> list[Any]:

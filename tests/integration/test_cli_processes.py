@@ -530,9 +530,6 @@ def test_help_does_not_wait_for_the_database_layer(shop: Shop) -> None:
     assert done.returncode == 0, done.stderr
 
 
-# --- following ------------------------------------------------------------------------
-
-
 def test_followed_run_is_told_of_as_another_process_records_it(shop: Shop) -> None:
     shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
     followed = shop.begin("show", "order-1", "--follow")
@@ -583,7 +580,6 @@ def test_following_ends_in_order_when_it_is_interrupted(shop: Shop) -> None:
     assert followed.stderr == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no system says it there")
 def test_following_ends_when_nobody_reads_it_any_more(shop: Shop) -> None:
     shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
     with subprocess.Popen(
