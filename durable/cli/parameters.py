@@ -14,6 +14,7 @@ from durable.cli.session import DEFAULT_URL, Session, to_url
 from durable.errors import DurableError
 from durable.options import to_microseconds
 from durable.store.records import RunFilter
+from durable.suggestions import ending_with_closest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,6 +112,24 @@ class Span(click.types.StringParamType):
 
 
 SPAN: Final = Span()
+
+
+class Word(click.Choice[str]):
+    """One of several words; an error names the one that may have been meant."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Check the word and return it.
+
+        Raises:
+            click.BadParameter: it is none of them.
+        """
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            ending = ending_with_closest(value, self.choices)
+            self.fail(f"{error.message.rstrip('.')}{ending}", param, ctx)
 
 
 class WorkflowId(click.types.StringParamType):
