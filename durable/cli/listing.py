@@ -76,6 +76,8 @@ def list_runs(
 
     The runs of one --id are told apart by their run ids.
     """
+    if status == STUCK and stuck is False:
+        raise click.UsageError("--status stuck and --not-stuck exclude each other.")
     where = RunFilter(
         status=None if status in (None, STUCK) else RunStatus(status),
         workflow_type=(

@@ -152,6 +152,8 @@ def find_workflow(target: str) -> Workflow[Any, Any]:
         UsersCodeError: importing the module raised.
     """
     module_name, _, name = target.rpartition(":")
+    if not module_name:
+        raise click.UsageError(f"{target!r} is not of the form MODULE:WORKFLOW.")
     module = load_module(module_name)
     known: dict[str, Workflow[Any, Any]] = {
         attribute: workflow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -11,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from durable.cli.connection import open_client
 from durable.cli.session import DEFAULT_URL, Session, to_url
-from durable.errors import DurableError
+from durable.errors import DurableError, InvalidDurationError
 from durable.options import to_microseconds
 from durable.store.records import RunFilter
 from durable.suggestions import ending_with_closest
@@ -94,7 +95,10 @@ payloads_option: Final = click.option(
 
 
 class Span(click.types.StringParamType):
-    """A duration, such as "30s"; one that is none is refused before anything starts."""
+    """A duration, such as "30s", or a number of seconds.
+
+    One that is none is refused before anything starts.
+    """
 
     name = "span"
 
@@ -106,11 +110,21 @@ class Span(click.types.StringParamType):
         Raises:
             InvalidDurationError: it is no duration.
         """
-        text = str(super().convert(value, param, ctx))
-        to_microseconds(text, param.opts[0] if param else "the duration")
+        text = str(super().convert(value, param, ctx)).strip()
+        if _SECONDS.fullmatch(text):
+            text += "s"
+        name = param.opts[0] if param else "the duration"
+        try:
+            to_microseconds(text, name)
+        except InvalidDurationError as error:
+            raise InvalidDurationError(
+                error.message.partition(" Give a timedelta")[0],
+                hint='Give seconds, or text such as "30s", "1h30m" or "PT5M".',
+            ) from None
         return text
 
 
+_SECONDS: Final = re.compile(r"\d+(\.\d+)?")
 SPAN: Final = Span()
 
 

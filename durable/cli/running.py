@@ -104,8 +104,6 @@ def run(
     JSON, or - for JSON on stdin. If the command is stopped, the run goes on once a
     worker starts.
     """
-    if ":" not in target:
-        raise click.UsageError(f"{target!r} is not of the form MODULE:WORKFLOW.")
     arguments = read_arguments(values, given)
     call = make_call(find_workflow(target), arguments)
     work = _run(session, call, queue, timeout, how)
@@ -132,7 +130,7 @@ async def _run(
     timeout: str | None,
     how: dict[str, Any],
 ) -> tuple[Handle[Any], Any]:
-    task_queue = queue or call.definition.task_queue or "default"
+    task_queue = call.definition.task_queue or "default" if queue is None else queue
     async with Engine(
         session.database_url, namespace=session.namespace, task_queue=task_queue
     ) as engine:
