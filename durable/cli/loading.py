@@ -197,7 +197,7 @@ def read_arguments(values: Sequence[str], text: str | None) -> Arguments:
         )
     try:
         decoded = _decoder.decode(_read_input(text, "--input"))
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise click.UsageError(
             "--input is an array of positional arguments or an object of keyword"
             f" arguments, as JSON: {error}."
@@ -216,7 +216,7 @@ def _read_raw(given: str, name: str) -> msgspec.Raw:
         text = _read_input(given, name)
         msgspec.json.decode(text)
         return msgspec.Raw(text)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         if given.startswith("--"):
             raise _no_such_option(given) from None
         raise click.UsageError(

@@ -128,6 +128,8 @@ def describe(error: BaseException) -> dict[str, Any]:
             "message": _as_flags(error.message),
             "hint": None if error.hint is None else _as_flags(error.hint),
         }
+    if isinstance(error, OSError):
+        return {"code": "system_error", "message": f"{error}.", "hint": None}
     clash = explain(error)
     if clash is not None:
         return {"code": "package_clash", "message": clash, "hint": None}
