@@ -14,7 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import click
 
@@ -160,9 +160,13 @@ def _channels() -> Iterator[Signal[Any]]:
         for value in list(vars(module).values()):
             inner = vars(value).values() if isinstance(value, type) else (value,)
             for found in inner:
-                if isinstance(found, Signal) and id(found) not in seen:
+                if _is_channel(found) and id(found) not in seen:
                     seen.add(id(found))
                     yield found
+
+
+def _is_channel(value: object) -> TypeGuard[Signal[Any]]:
+    return isinstance(value, Signal)
 
 
 def _set_at_run_time(kind: MessageKind) -> tuple[set[str], bool]:

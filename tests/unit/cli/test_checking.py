@@ -4,10 +4,16 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+import click
+import msgspec
 import pytest
 
+from durable import Entity, StateMachine, entity, exclusive
 from durable.api.registry import REGISTRY
+from durable.api.workflow_definition import workflow_of
 from durable.cli import checking
+from durable.cli.loading import Arguments
+from durable.errors import InvalidCallError
 from tests.unit.cli import messages_app as app
 from tests.unit.cli.invoking import error_of, invoke, lines_of
 from tests.unit.cli.test_messaging import template
@@ -15,6 +21,23 @@ from tests.unit.cli.test_messaging import template
 __all__ = ["template"]  # a fixture
 
 APP = str(Path(app.__file__))
+
+machine = StateMachine("cli_machine", data=int, initial="new", final={"paid"})
+
+
+@machine.transition("new", "paid")
+async def pay(data: int, cents: int) -> int:
+    return data + cents
+
+
+@entity(name="cli_stock")
+class Stock(Entity):
+    left: int = 9
+
+    @exclusive
+    def take(self, n: int) -> None:
+        self.left -= n
+
 
 REFUSED = [
     (
@@ -196,3 +219,33 @@ def test_code_that_only_speaks_of_channels_sets_nothing(
     load(source)
 
     assert invoke("signal", "open", "late", "[]", "-m", APP).exit_code == 2
+
+
+# --- other kinds of workflows ---------------------------------------------------------
+
+
+def given(*values: str) -> Arguments:
+    return Arguments([msgspec.Raw(value.encode()) for value in values], {})
+
+
+def test_events_of_a_state_machine_are_checked_as_updates() -> None:
+    (call,) = checking.checked_call("update", machine, "pay", given("5"))
+
+    assert (call.name, call.input) == ("pay", machine.fire("pay", 5).input)
+    with pytest.raises(InvalidCallError, match=r"takes: pay\(cents: int\).*'pay'\?"):
+        checking.checked_call("update", machine, "pya", given("5"))
+    with pytest.raises(click.UsageError, match="'cents' of 'pay' does not fit"):
+        checking.checked_call("update", machine, "pay", given('"five"'))
+    assert checking.checked_call("query", machine, "any", given()) == ("any",)
+
+
+def test_messages_of_an_entity_are_left_to_its_own_calls() -> None:
+    definition = workflow_of(Stock)
+
+    sent = checking.checked_call("update", definition, "tkae", given("5"))
+
+    assert sent == ("tkae", 5)
+
+
+def test_messages_of_unknown_code_are_sent_as_they_are() -> None:
+    assert checking.checked_call("signal", None, "x", given("[1]")) == ("x", [1])
