@@ -323,7 +323,15 @@ def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module 'durable' has no attribute {name!r}")
         home = "durable.errors"
-    value = getattr(importlib.import_module(home), name)
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except (ImportError, AttributeError) as error:
+        from durable.namesakes import explain
+
+        text = explain(error)
+        if text is None:
+            raise
+        raise ImportError(text, name=__name__, path=__file__) from error
     globals()[name] = value
     return value
 

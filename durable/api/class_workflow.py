@@ -24,7 +24,7 @@ from durable.api.workflow_definition import (
     WorkflowOptions,
 )
 from durable.core.payload import Payload, Payloads
-from durable.core.runtime import WorkflowRuntime, get_runtime
+from durable.core.runtime import MessageKind, WorkflowRuntime, get_runtime
 from durable.errors import DefinitionError
 
 P = ParamSpec("P")
@@ -71,6 +71,16 @@ class ClassWorkflow(Workflow[P, R]):
             runtime.set_handler(
                 method.kind, method.handled_name, method.handler_of(instance)
             )
+
+    def message_signatures(
+        self, kind: MessageKind
+    ) -> dict[str | None, CallSignature] | None:
+        """The messages that its methods handle, by name."""
+        return {
+            method.handled_name: method.call_signature
+            for method in self.methods
+            if method.kind == kind
+        }
 
     def check_annotations(self) -> None:
         """See that values can be recorded by the annotations of all that is called.

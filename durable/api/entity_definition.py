@@ -132,6 +132,12 @@ class EntityWorkflow(Workflow[..., None]):
             self.function = method.function  # where errors find the class
             break
 
+    def message_signatures(
+        self, kind: MessageKind
+    ) -> dict[str | None, CallSignature] | None:
+        """Nothing: a message says who calls, which only an entity's calls do."""
+        return None
+
     # --- the state --------------------------------------------------------------------
 
     @functools.cached_property

@@ -31,7 +31,7 @@ from durable.api.state_run import DATA_QUERY, STATE_QUERY, StateRun
 from durable.api.workflow_definition import Workflow, WorkflowCall, WorkflowOptions
 from durable.converter import json
 from durable.core.payload import Payload, Payloads
-from durable.core.runtime import WorkflowRuntime, get_runtime
+from durable.core.runtime import MessageKind, WorkflowRuntime, get_runtime
 from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
 from durable.options import Duration, check_option_names, to_microseconds
 
@@ -399,6 +399,15 @@ class StateMachine(Workflow[[D], D]):
         run = StateRun(self.name, self._graph, self.call_signature, runtime, input)
         runtime.instance = run
         run.set_handlers()
+
+    def message_signatures(
+        self, kind: MessageKind
+    ) -> dict[str | None, CallSignature] | None:
+        """Its events, which are updates."""
+        if kind == "query":
+            return None
+        self.check()
+        return dict(self._signatures.items()) if kind == "update" else {}
 
     async def call(self, input: Payloads) -> Payload:
         """Run the machine; encode its data."""

@@ -42,7 +42,13 @@ from durable.api.signature import CallSignature
 from durable.converter import failures
 from durable.core.flags import Flag
 from durable.core.payload import Failure, Payload, Payloads
-from durable.core.runtime import Child, ChildTarget, WorkflowRuntime, find_runtime
+from durable.core.runtime import (
+    Child,
+    ChildTarget,
+    MessageKind,
+    WorkflowRuntime,
+    find_runtime,
+)
 from durable.errors import InvalidCallError, InvalidOptionError
 from durable.options import Duration, check_id
 
@@ -363,6 +369,15 @@ class Workflow(Generic[P, R]):
 
     def prepare(self, runtime: WorkflowRuntime, input: Payloads) -> None:
         """Do nothing: a function sets its handlers as it runs."""
+
+    def message_signatures(
+        self, kind: MessageKind
+    ) -> dict[str | None, CallSignature] | None:
+        """The messages that it declares, by name; that of None takes all others.
+
+        None if only its own calls know what it takes.
+        """
+        return {}
 
     def code_parts(self) -> Iterable[Callable[..., Any]]:
         """What a run may call that neither its function nor its class names."""

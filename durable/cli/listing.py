@@ -12,8 +12,15 @@ import click
 
 from durable import limits
 from durable.cli.connection import open_client
-from durable.cli.output import escape, is_colored, width_of, write_json, write_line
-from durable.cli.parameters import standard_options
+from durable.cli.output import (
+    escape,
+    is_colored,
+    note,
+    width_of,
+    write_json,
+    write_line,
+)
+from durable.cli.parameters import Word, standard_options
 from durable.cli.pieces import Piece, instant
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN, STATUS_ROLES
@@ -22,6 +29,8 @@ from durable.client.doctor import read_pages
 from durable.clock import from_datetime
 from durable.options import check_id
 from durable.store.records import STUCK, RunFilter, RunRecord, RunStatus
+from durable.store.store import Store
+from durable.suggestions import closest
 
 _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
 
@@ -29,7 +38,7 @@ _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
 @click.command("list")
 @click.option(
     "--status",
-    type=click.Choice([*(status.value for status in RunStatus), STUCK]),
+    type=Word([*(status.value for status in RunStatus), STUCK]),
     help="Only runs of this status; stuck ones are running, too.",
 )
 @click.option(
@@ -67,6 +76,8 @@ def list_runs(
 
     The runs of one --id are told apart by their run ids.
     """
+    if status == STUCK and stuck is False:
+        raise click.UsageError("--status stuck and --not-stuck exclude each other.")
     where = RunFilter(
         status=None if status in (None, STUCK) else RunStatus(status),
         workflow_type=(
@@ -96,7 +107,23 @@ async def _read(session: Session, where: RunFilter, limit: int) -> list[RunRecor
                 records += page
                 if len(records) >= limit:
                     break
+        if not records and not session.is_json:
+            await _note_closest(session, store, where)
     return records[:limit]
+
+
+async def _note_closest(session: Session, store: Store, where: RunFilter) -> None:
+    """Where nothing was found by a name, name what is there and like it."""
+    for name, key in (
+        (where.workflow_type, "workflow_type"),
+        (where.workflow_id, "workflow_id"),
+    ):
+        if name is not None:
+            newest = RunFilter(limit=limits.LIST_PAGE_MAX)
+            there = await store.list_runs(session.namespace, newest)
+            close = closest(name, {getattr(record, key) for record in there})
+            if close not in (None, name):
+                note(f"nothing is called {name!r}; did you mean {close!r}?")
 
 
 def _cells(record: RunRecord, *, by_run_id: bool) -> tuple[str, ...]:

@@ -15,13 +15,14 @@ import click
 import msgspec
 
 from durable.api.registry import REGISTRY
+from durable.api.signature import CallSignature
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.api.workflow_definition import workflow_of
 from durable.cli.importing import refusing_to_start
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.reporting import UsersCodeError
 from durable.converter import json
-from durable.core.payload import Payload
+from durable.core.payload import Payload, Payloads
 from durable.errors import DurableError, UndecodableError
 from durable.suggestions import closest, ending_with_closest
 
@@ -151,6 +152,8 @@ def find_workflow(target: str) -> Workflow[Any, Any]:
         UsersCodeError: importing the module raised.
     """
     module_name, _, name = target.rpartition(":")
+    if not module_name:
+        raise click.UsageError(f"{target!r} is not of the form MODULE:WORKFLOW.")
     module = load_module(module_name)
     known: dict[str, Workflow[Any, Any]] = {
         attribute: workflow
@@ -194,7 +197,7 @@ def read_arguments(values: Sequence[str], text: str | None) -> Arguments:
         )
     try:
         decoded = _decoder.decode(_read_input(text, "--input"))
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise click.UsageError(
             "--input is an array of positional arguments or an object of keyword"
             f" arguments, as JSON: {error}."
@@ -213,7 +216,7 @@ def _read_raw(given: str, name: str) -> msgspec.Raw:
         text = _read_input(given, name)
         msgspec.json.decode(text)
         return msgspec.Raw(text)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         if given.startswith("--"):
             raise _no_such_option(given) from None
         raise click.UsageError(
@@ -263,7 +266,14 @@ def make_call(workflow: Workflow[Any, Any], arguments: Arguments) -> WorkflowCal
         InvalidCallError: they do not fit the signature.
         click.UsageError: a value does not fit its annotation.
     """
-    signature = workflow.call_signature
+    return WorkflowCall(workflow, bind_arguments(workflow.call_signature, arguments))
+
+
+def bind_arguments(signature: CallSignature, arguments: Arguments) -> Payloads:
+    """Turn JSON arguments into payloads, read by the annotations of a signature.
+
+    Raises: as `make_call`.
+    """
     bound = signature.bind(tuple(arguments.positional), dict(arguments.keyword))
     values: list[Any] = []
     for index, value in enumerate(bound):
@@ -277,7 +287,7 @@ def make_call(workflow: Workflow[Any, Any], arguments: Arguments) -> WorkflowCal
             raise click.UsageError(
                 f"{label} does not fit its annotation: {error.__context__}."
             ) from None
-    return WorkflowCall(workflow, signature.encode(tuple(values)))
+    return signature.encode(tuple(values))
 
 
 def plain_values(arguments: Arguments, instead: str) -> list[Any]:

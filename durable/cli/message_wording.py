@@ -5,7 +5,6 @@ Signals, updates, children, messages to other runs; and what bounds a history.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from durable.cli.output import escape
@@ -86,16 +85,15 @@ _UNKNOWN: Final = _Begun("?", 0)
 class Correspondence:
     """Puts the messages of one history into words; knows which event answers which."""
 
-    def __init__(self, events: Sequence[HistoryEvent]) -> None:
+    def __init__(self) -> None:
         self._begun: dict[int, _Begun] = {}
         self._updates: dict[str, _Begun] = {}
         self._signal_numbers: dict[int, int] = {}
         self._dead: set[int] = set()
         self._workflow_type = ""
-        for event in events:
-            self._note(event)
 
-    def _note(self, event: HistoryEvent) -> None:
+    def note(self, event: HistoryEvent) -> None:
+        """Take an event into account, before it or a later one is told of."""
         match event.attributes:
             case WorkflowExecutionStarted(workflow_type=workflow_type):
                 self._workflow_type = workflow_type

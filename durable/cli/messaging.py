@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import click
 
+from durable.api.workflow import Workflow
+from durable.cli.checking import checked_call, definition_of
 from durable.cli.connection import open_client
-from durable.cli.loading import load_modules, plain_values, read_arguments
+from durable.cli.loading import load_modules, read_arguments
 from durable.cli.output import (
     escape,
     note,
@@ -37,6 +39,7 @@ from durable.options import to_microseconds
 from durable.worker.guards import install_guards
 
 T = TypeVar("T")
+_Definition: TypeAlias = Workflow[Any, Any] | None
 
 _name_argument: Final = click.argument("name", metavar="NAME")
 _modules_option: Final = click.option(
@@ -48,6 +51,14 @@ _modules_option: Final = click.option(
     help="The run's code, to replay the run here: a dotted name, or the path of a .py"
     " file. Without it the worker that has the run is asked.",
 )
+_check_option: Final = click.option(
+    "-m",
+    "--module",
+    "modules",
+    metavar="MODULE",
+    multiple=True,
+    help="The run's code, to check name and arguments by before anything is sent.",
+)
 
 
 # --- signals --------------------------------------------------------------------------
@@ -57,6 +68,7 @@ _modules_option: Final = click.option(
 @workflow_id_argument
 @_name_argument
 @values_argument
+@_check_option
 @run_id_option
 @click.option(
     "--request-id",
@@ -73,24 +85,25 @@ def signal(
     name: str,
     values: tuple[str, ...],
     given: str | None,
+    modules: tuple[str, ...],
     run_id: str | None,
     request_id: str | None,
 ) -> None:
     """Send a signal to a run.
 
     Each argument is JSON: a number, true, '"a text"', '{"key": "value"}', @FILE with
-    JSON, or - for JSON on stdin. Returns when the signal is durable.
+    JSON, or - for JSON on stdin. Returns when the signal is durable. With --module a
+    name or an argument that the run's code does not take is refused.
     """
-    arguments = _read(values, given)
+    arguments = read_arguments(values, given)
+    _load(modules)
     key = secrets.token_hex(16) if request_id is None else request_id
-    handle, _ = asyncio.run(
-        _ask(
-            session,
-            workflow_id,
-            run_id,
-            lambda run: run.signal(name, *arguments, request_id=key),
-        )
-    )
+
+    async def send(run: Handle[Any], definition: _Definition) -> None:
+        call = checked_call("signal", definition, name, arguments)
+        await run.signal(*call, request_id=key)
+
+    handle, _ = asyncio.run(_ask(session, workflow_id, run_id, modules, send))
     if session.is_json:
         write_json(
             {
@@ -140,14 +153,13 @@ def query(
     Each argument is JSON, as for `durable signal`. Nothing is recorded. With --module
     the run is replayed here and no worker is needed; only so do closed runs answer.
     """
-    arguments = _read(values, given)
-    handle, answer = _ask_code(
-        session,
-        workflow_id,
-        run_id,
-        modules,
-        lambda run: run.query(name, *arguments, timeout=timeout),
-    )
+    arguments = read_arguments(values, given)
+
+    async def ask(run: Handle[Any], definition: _Definition) -> Any:
+        call = checked_call("query", definition, name, arguments)
+        return await run.query(*call, timeout=timeout)
+
+    handle, answer = _ask_code(session, workflow_id, run_id, modules, ask)
     if session.is_json:
         write_json({**_ids(handle), "query": name, "result": answer})
     else:
@@ -182,7 +194,7 @@ def stack(
     With --module the run is replayed here and no worker is needed.
     """
     handle, tasks = _ask_code(
-        session, workflow_id, run_id, modules, lambda run: run.stack(timeout=timeout)
+        session, workflow_id, run_id, modules, lambda run, _: run.stack(timeout=timeout)
     )
     if session.is_json:
         write_json({**_ids(handle), "tasks": tasks})
@@ -206,15 +218,15 @@ def _ask_code(
     workflow_id: str,
     run_id: str | None,
     modules: tuple[str, ...],
-    ask: Callable[[Handle[Any]], Awaitable[T]],
+    ask: Callable[[Handle[Any], _Definition], Awaitable[T]],
 ) -> tuple[Handle[Any], T]:
     """Ask the code that was given, or else the worker that has the run."""
+    _load(modules)
     if modules:
-        load_modules(modules)
         install_guards()
     try:
         with users_code_prints_to_stderr():
-            return asyncio.run(_ask(session, workflow_id, run_id, ask))
+            return asyncio.run(_ask(session, workflow_id, run_id, modules, ask))
     except (QueryFailedError, NoAnswerError) as error:
         if error.hint is not None and not modules:
             error.hint = "Give the run's code with --module, or start a worker with it."
@@ -228,6 +240,7 @@ def _ask_code(
 @workflow_id_argument
 @_name_argument
 @values_argument
+@_check_option
 @run_id_option
 @click.option(
     "--update-id",
@@ -251,23 +264,27 @@ def update(
     name: str,
     values: tuple[str, ...],
     given: str | None,
+    modules: tuple[str, ...],
     run_id: str | None,
     update_id: str | None,
     timeout: str | None,
 ) -> None:
     """Send an update to a run, and print its handler's answer as JSON.
 
-    Each argument is JSON, as for `durable signal`. It takes a worker that has the run.
+    Each argument is JSON, as for `durable signal`. It takes a worker that has the run;
+    with --module what its code does not take is refused without one.
     Waiting may be broken off and taken up again under the same --update-id.
     """
-    arguments = _read(values, given)
+    arguments = read_arguments(values, given)
+    _load(modules)
     key = secrets.token_hex(16) if update_id is None else update_id
     limit = None if timeout is None else to_microseconds(timeout, "--timeout")
 
-    async def send(run: Handle[Any]) -> Any:
+    async def send(run: Handle[Any], definition: _Definition) -> Any:
+        call = checked_call("update", definition, name, arguments)
         again = f"To wait for it again, give it with --update-id {key}."
         try:
-            return await _update(run, name, arguments, key, limit)
+            return await _update(run, call, key, limit)
         except NoAnswerError as error:
             error.hint = f"Is a worker with its code running? {again}"
             raise
@@ -276,7 +293,9 @@ def update(
                 note(again)
             raise
 
-    handle, answer = run_interruptible(_ask(session, workflow_id, run_id, send))
+    handle, answer = run_interruptible(
+        _ask(session, workflow_id, run_id, modules, send)
+    )
     if session.is_json:
         write_json({**_ids(handle), "update": name, "update_id": key, "result": answer})
     else:
@@ -284,34 +303,39 @@ def update(
 
 
 async def _update(
-    run: Handle[Any], name: str, arguments: list[Any], key: str, limit: int | None
+    run: Handle[Any], call: tuple[Any, ...], key: str, limit: int | None
 ) -> Any:
     if limit is None:
-        return await run.update(name, *arguments, update_id=key)
+        return await run.update(*call, update_id=key)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit / 1_000_000
-    sent = await run.start_update(
-        name, *arguments, update_id=key, timeout=limit / 1_000_000
-    )
+    sent = await run.start_update(*call, update_id=key, timeout=limit / 1_000_000)
     return await sent.result(timeout=max(0.0, deadline - loop.time()))
 
 
 # --- what they share ------------------------------------------------------------------
 
 
-def _read(values: tuple[str, ...], given: str | None) -> list[Any]:
-    return plain_values(read_arguments(values, given), "Give an array.")
+def _load(modules: tuple[str, ...]) -> None:
+    if modules:  # before any event loop runs, as programs import theirs
+        load_modules(modules)
 
 
 async def _ask(
     session: Session,
     workflow_id: str,
     run_id: str | None,
-    ask: Callable[[Handle[Any]], Awaitable[T]],
+    modules: tuple[str, ...],
+    ask: Callable[[Handle[Any], _Definition], Awaitable[T]],
 ) -> tuple[Handle[Any], T]:
+    """Find a run, and its code if that was given, and ask."""
     async with open_client(session) as (engine, _):
         handle: Handle[Any] = await engine.get(workflow_id, run_id=run_id)
-        return handle, await ask(handle)
+        definition = None
+        if modules:
+            found = await handle.describe()
+            definition = definition_of(modules, found.workflow_type)
+        return handle, await ask(handle, definition)
 
 
 def _ids(handle: Handle[Any]) -> dict[str, Any]:

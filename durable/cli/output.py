@@ -101,7 +101,7 @@ def write_json(value: Any) -> None:
 
 def write_value(value: Any) -> None:
     """Write a result: indented for a reader, on one line for a program."""
-    click.echo(to_json(value, indent=2 if sys.stdout.isatty() else 0))
+    click.echo(to_json(value, indent=2 if _is_terminal(sys.stdout) else 0))
 
 
 def note(text: str) -> None:
@@ -109,16 +109,20 @@ def note(text: str) -> None:
     click.echo(escape(text), err=True)
 
 
-def is_colored(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # None: closed by who started us
+
+
+def is_colored(stream: TextIO | None) -> bool:
     """Whether colours are wanted there; see no-color.org and force-color.org."""
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
 
 
-def width_of(stream: TextIO) -> int | None:
+def width_of(stream: TextIO | None) -> int | None:
     """How many characters fit on a line; None if that does not matter."""
-    return shutil.get_terminal_size().columns if stream.isatty() else None
+    return shutil.get_terminal_size().columns if _is_terminal(stream) else None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -11,9 +12,10 @@ from click.shell_completion import CompletionItem
 
 from durable.cli.connection import open_client
 from durable.cli.session import DEFAULT_URL, Session, to_url
-from durable.errors import DurableError
+from durable.errors import DurableError, InvalidDurationError
 from durable.options import to_microseconds
 from durable.store.records import RunFilter
+from durable.suggestions import ending_with_closest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -93,7 +95,10 @@ payloads_option: Final = click.option(
 
 
 class Span(click.types.StringParamType):
-    """A duration, such as "30s"; one that is none is refused before anything starts."""
+    """A duration, such as "30s", or a number of seconds.
+
+    One that is none is refused before anything starts.
+    """
 
     name = "span"
 
@@ -105,12 +110,40 @@ class Span(click.types.StringParamType):
         Raises:
             InvalidDurationError: it is no duration.
         """
-        text = str(super().convert(value, param, ctx))
-        to_microseconds(text, param.opts[0] if param else "the duration")
+        text = str(super().convert(value, param, ctx)).strip()
+        if _SECONDS.fullmatch(text):
+            text += "s"
+        name = param.opts[0] if param else "the duration"
+        try:
+            to_microseconds(text, name)
+        except InvalidDurationError as error:
+            raise InvalidDurationError(
+                error.message.partition(" Give a timedelta")[0],
+                hint='Give seconds, or text such as "30s", "1h30m" or "PT5M".',
+            ) from None
         return text
 
 
+_SECONDS: Final = re.compile(r"\d+(\.\d+)?")
 SPAN: Final = Span()
+
+
+class Word(click.Choice[str]):
+    """One of several words; an error names the one that may have been meant."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Check the word and return it.
+
+        Raises:
+            click.BadParameter: it is none of them.
+        """
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            ending = ending_with_closest(value, self.choices)
+            self.fail(f"{error.message.rstrip('.')}{ending}", param, ctx)
 
 
 class WorkflowId(click.types.StringParamType):

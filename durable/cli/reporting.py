@@ -28,6 +28,7 @@ import click
 
 from durable import errors
 from durable.cli.output import escape_lines, to_json
+from durable.namesakes import explain
 
 
 class ExitCode(enum.IntEnum):
@@ -127,6 +128,11 @@ def describe(error: BaseException) -> dict[str, Any]:
             "message": _as_flags(error.message),
             "hint": None if error.hint is None else _as_flags(error.hint),
         }
+    if isinstance(error, OSError):
+        return {"code": "system_error", "message": f"{error}.", "hint": None}
+    clash = explain(error)
+    if clash is not None:
+        return {"code": "package_clash", "message": clash, "hint": None}
     return {
         "code": errors.InternalError.code,
         "message": f"{type(error).__name__}: {error}",

@@ -26,6 +26,7 @@ from durable.cli.output import (
 )
 from durable.cli.parameters import (
     SPAN,
+    Word,
     command_with_arguments,
     standard_options,
     values_argument,
@@ -45,13 +46,13 @@ _START_OPTIONS: Final = (
     click.option("--id", metavar="ID", help="The workflow id; a new one by default."),
     click.option(
         "--on-conflict",
-        type=click.Choice(_CONFLICTS),
+        type=Word(_CONFLICTS),
         help="What to do with a run that holds the id: use it if it is the same that is"
         " asked for here (the default), use it in any case, fail, or end it first.",
     ),
     click.option(
         "--id-reuse",
-        type=click.Choice([*_REUSES, *(policy.value for policy in IdReusePolicy)]),
+        type=Word([*_REUSES, *(policy.value for policy in IdReusePolicy)]),
         metavar=f"[{'|'.join(_REUSES)}]",
         help="Whether another run may begin under the id of a closed one: never (the"
         " default), after a failure, or always.",
@@ -103,8 +104,6 @@ def run(
     JSON, or - for JSON on stdin. If the command is stopped, the run goes on once a
     worker starts.
     """
-    if ":" not in target:
-        raise click.UsageError(f"{target!r} is not of the form MODULE:WORKFLOW.")
     arguments = read_arguments(values, given)
     call = make_call(find_workflow(target), arguments)
     work = _run(session, call, queue, timeout, how)
@@ -131,7 +130,7 @@ async def _run(
     timeout: str | None,
     how: dict[str, Any],
 ) -> tuple[Handle[Any], Any]:
-    task_queue = queue or call.definition.task_queue or "default"
+    task_queue = call.definition.task_queue or "default" if queue is None else queue
     async with Engine(
         session.database_url, namespace=session.namespace, task_queue=task_queue
     ) as engine:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import click
 
 from durable.cli.connection import open_client
+from durable.cli.following import follow
 from durable.cli.output import (
     is_colored,
     to_json,
@@ -25,6 +26,7 @@ from durable.cli.parameters import (
 )
 from durable.cli.pieces import instant
 from durable.cli.session import Session, pass_session
+from durable.cli.signals import run_interruptible
 from durable.cli.timeline import COLORED, PLAIN, describe_events, render_run
 from durable.cli.views import attempt_view, folded_view, row_view, run_view
 from durable.client.whole_histories import with_whole_history
@@ -58,6 +60,13 @@ async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read
     metavar="N",
     help="Show only the last N lines of what happened.",
 )
+@click.option(
+    "-f",
+    "--follow",
+    "is_followed",
+    is_flag=True,
+    help="Go on with what happens until the run ends; exit as `durable result` does.",
+)
 @standard_options
 @pass_session
 def show(
@@ -68,12 +77,18 @@ def show(
     run_id: str | None,
     payloads: bool,
     last: int | None,
+    is_followed: bool,
 ) -> None:
     """Show what a run did, and what it waits for now.
 
     Times are relative to the start of the run. Attempts of activities stand among the
-    events, with what they failed of and which worker made them.
+    events, with what they failed of and which worker made them. With --follow each
+    line comes when it is recorded, by whatever process; --json makes an object of each.
     """
+    if is_followed:
+        work = follow(session, workflow_id, run_id, last=last, payloads=payloads)
+        run_interruptible(work)
+        return
     run, now = asyncio.run(_load(session, workflow_id, run_id))
     events = decode_rows(run.rows)
     if session.is_json:

@@ -98,7 +98,7 @@ def render_timeline(
         payloads: whether recorded values are shown, and not only their sizes.
     """
     lines = _timeline(events, attempts, payloads=payloads)
-    return [_paint(line, width, style) for line in lines]
+    return [paint(line, width, style) for line in lines]
 
 
 def render_run(
@@ -131,7 +131,7 @@ def render_run(
     if last is not None and len(told) > last:
         left_out = len(told) - last
         told = [[Piece(f"        ({left_out} lines above)", "dim")], *told[left_out:]]
-    lines = [*_header(record, state, now, payloads=payloads), [], *told]
+    lines = [*header(record, state, now, payloads=payloads), [], *told]
     if record.status is RunStatus.RUNNING:
         pending = list(tell_pending(record, state, attempts, messages, now))
         if pending:
@@ -144,7 +144,7 @@ def render_run(
         lines += [[], [Piece(title, "bad")], *_failure_lines(stuck)]
     elif state.failure is not None:
         lines += [[], [Piece("failure", "bad")], *_failure_lines(state.failure)]
-    return [_paint(line, width, style) for line in lines]
+    return [paint(line, width, style) for line in lines]
 
 
 def describe_events(
@@ -156,16 +156,20 @@ def describe_events(
     """The timeline as data: event id (None for an attempt), instant, offset, text."""
     start = events[0].time if events else 0
     return [
-        {
-            "event_id": moment.event_id,
-            "at": find_datetime(moment.time),
-            "offset": (moment.time - start) / 1_000_000,
-            "text": moment.text,
-            "details": moment.details,
-            **({"values": _values(moment)} if payloads else {}),
-        }
-        for moment in tell(events, attempts)
+        describe(moment, start, payloads=payloads) for moment in tell(events, attempts)
     ]
+
+
+def describe(moment: Moment, start: int, *, payloads: bool) -> dict[str, Any]:
+    """One line of the timeline of a run that began at `start`, as data."""
+    return {
+        "event_id": moment.event_id,
+        "at": find_datetime(moment.time),
+        "offset": (moment.time - start) / 1_000_000,
+        "text": moment.text,
+        "details": moment.details,
+        **({"values": _values(moment)} if payloads else {}),
+    }
 
 
 def _values(moment: Moment) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def _values(moment: Moment) -> dict[str, Any]:
     }
 
 
-def _paint(line: Line, width: int | None, style: Style) -> str:
+def paint(line: Line, width: int | None, style: Style) -> str:
     """Colour a line, after cutting it to the width."""
     if width is not None and sum(len(piece.text) for piece in line) > width:
         left = max(width - 3, 0)
@@ -207,25 +211,47 @@ def _timeline(
         return [[Piece("  nothing is recorded yet", "dim")]]
     start = events[0].time
     moments = list(tell(events, attempts))
-    times = [offset(moment.time - start) for moment in moments]
-    number_width = max(len(str(events[-1].event_id)), 3)
-    time_width = max(len(time) for time in times)
-    text_width = min(max(len(moment.text) for moment in moments), _TEXT_WIDTH)
-    lines: list[Line] = []
-    for moment, time in zip(moments, times, strict=True):
-        number = "" if moment.event_id is None else str(moment.event_id)
-        place = Piece(f"{number:>{number_width}}  {time:>{time_width}}  ", "dim")
-        lines.append([place, *moment.line])
+    columns = Columns(start)
+    columns.fit(moments)
+    return [line for one in moments for line in columns.lines(one, payloads=payloads)]
+
+
+class Columns:
+    """Lays out the lines of the timeline of a run that began at `start`."""
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+        self._number_width = 3
+        self._time_width = self._text_width = 0
+
+    def fit(self, moments: Sequence[Moment]) -> None:
+        """Make the columns wide enough for these, too."""
+        for moment in moments:
+            number, time = len(self._number(moment)), len(self._time(moment))
+            self._number_width = max(self._number_width, number)
+            self._time_width = max(self._time_width, time)
+            text = min(len(moment.text), _TEXT_WIDTH)
+            self._text_width = max(self._text_width, text)
+
+    def lines(self, moment: Moment, *, payloads: bool) -> Iterator[Line]:
+        """The line of a moment, and those of its values."""
+        number = self._number(moment).rjust(self._number_width)
+        time = self._time(moment).rjust(self._time_width)
+        place = Piece(f"{number}  {time}  ", "dim")
+        line = [place, *moment.line]
         if moment.details:
-            gap = " " * max(text_width - len(moment.text), 0)
-            lines[-1].append(Piece(f"{gap}  {moment.details}", "dim"))
-        if payloads:
-            indent = " " * (len(place.text) + 2)
-            lines += [
-                [Piece(f"{indent}{name} = ", "dim"), Piece(value_of(payload))]
-                for name, payload in moment.values
-            ]
-    return lines
+            gap = " " * max(self._text_width - len(moment.text), 0)
+            line.append(Piece(f"{gap}  {moment.details}", "dim"))
+        yield line
+        indent = " " * (len(place.text) + 2)
+        for name, payload in moment.values if payloads else ():
+            yield [Piece(f"{indent}{name} = ", "dim"), Piece(value_of(payload))]
+
+    def _number(self, moment: Moment) -> str:
+        return "" if moment.event_id is None else str(moment.event_id)
+
+    def _time(self, moment: Moment) -> str:
+        return offset(moment.time - self._start)
 
 
 def _failure_lines(failure: Failure) -> Iterator[Line]:
@@ -260,9 +286,10 @@ def _member_lines(failure: Failure) -> Iterator[Line]:
 # --- the head -------------------------------------------------------------------------
 
 
-def _header(
+def header(
     record: RunRecord, state: RunState, now: int, *, payloads: bool
 ) -> list[Line]:
+    """What a run is."""
     status = record.status.value if record.stuck is None else "stuck"
     title: Line = [
         Piece(escape(record.workflow_id), "strong"),

@@ -73,23 +73,33 @@ def tell(
     events: Sequence[HistoryEvent], attempts: Sequence[AttemptRecord]
 ) -> Iterator[Moment]:
     """Events in order, and between them the attempts, when they ended or began."""
-    telling = _Telling(events)
-    waiting = telling.attempts(attempts)
-    for event in events:
-        while waiting and waiting[0].time < event.time:
-            yield waiting.pop(0)
-        yield telling.event(event)
-    yield from waiting
+    return Telling().tell(events, attempts)
 
 
-class _Telling:
+class Telling:
     """Puts events and attempts into words; knows which event began what."""
 
-    def __init__(self, events: Sequence[HistoryEvent]) -> None:
+    def __init__(self) -> None:
         self._scheduled: dict[int, ActivityTaskScheduled] = {}
         self._outcomes: dict[int, int] = {}
-        self._correspondence = Correspondence(events)
+        self._correspondence = Correspondence()
+        self._unseen_from: int | None = None
+
+    def tell(
+        self, events: Sequence[HistoryEvent], attempts: Sequence[AttemptRecord]
+    ) -> Iterator[Moment]:
+        """As the function `tell`, of the events that follow those told of before."""
+        self._note(events)
+        waiting = self._attempts(attempts)
         for event in events:
+            while waiting and waiting[0].time < event.time:
+                yield waiting.pop(0)
+            yield self._event(event)
+        yield from waiting
+
+    def _note(self, events: Sequence[HistoryEvent]) -> None:
+        for event in events:
+            self._correspondence.note(event)
             attributes = event.attributes
             if isinstance(attributes, ActivityTaskScheduled):
                 self._scheduled[event.event_id] = attributes
@@ -102,16 +112,14 @@ class _Telling:
             ):
                 self._outcomes[attributes.scheduled_event_id] = attributes.attempt
         # Inputs at the end that no task has taken: the code has not seen them.
-        self._unseen = len(events)
-        while self._unseen and events[self._unseen - 1].task_number == UNPROCESSED:
-            self._unseen -= 1
-        self._unseen_from = (
-            events[self._unseen].event_id if self._unseen < len(events) else None
-        )
+        unseen = len(events)
+        while unseen and events[unseen - 1].task_number == UNPROCESSED:
+            unseen -= 1
+        self._unseen_from = events[unseen].event_id if unseen < len(events) else None
 
     # --- attempts ---------------------------------------------------------------------
 
-    def attempts(self, attempts: Sequence[AttemptRecord]) -> list[Moment]:
+    def _attempts(self, attempts: Sequence[AttemptRecord]) -> list[Moment]:
         """The attempts that their activity did not close with, in order of time.
 
         Those that have not begun are told of where it is said what is pending.
@@ -151,7 +159,7 @@ class _Telling:
 
     # --- events -----------------------------------------------------------------------
 
-    def event(self, event: HistoryEvent) -> Moment:
+    def _event(self, event: HistoryEvent) -> Moment:
         line, details, values = self._tell(event)
         if self._unseen_from is not None and event.event_id >= self._unseen_from:
             details = [*details, "not seen by the code yet"]

@@ -470,6 +470,8 @@ class Client:
                 " out where this program has the workflow's code.",
             )
         check_id(workflow_id, "the workflow id")
+        if run_id is not None:
+            check_id(run_id, "the run id")
         record = await self._store.find_run(self.namespace, workflow_id, run_id)
         if record is None:
             which = "" if run_id is None else f" with run id {run_id!r}"

@@ -9,7 +9,6 @@ again after a moment, and only what is still wrong is reported.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
@@ -22,6 +21,7 @@ from durable.client.relation_checks import Relations
 from durable.client.run_checks import PATIENCE, Workers, examine_run
 from durable.client.whole_histories import with_whole_history
 from durable.errors import CorruptHistoryError
+from durable.namesakes import find_namesakes
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 
@@ -48,7 +48,6 @@ class LockWatching(Protocol):
 _ROWS_PER_READ: Final = 20_000
 _SETTLE_SECONDS: Final = 0.25
 _WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 3))
-_CLASHING: Final = "durable_rules"
 
 
 # --- the whole database ---------------------------------------------------------------
@@ -274,14 +273,6 @@ def find_sqlite_bug(version: tuple[int, ...] | None, workers: int) -> Iterator[F
 
 
 def find_package_clash() -> Iterator[Finding]:
-    """Warn of a package that installs other modules under this library's name."""
-    try:
-        found = importlib.metadata.distribution(_CLASHING)
-    except importlib.metadata.PackageNotFoundError:
-        return
-    yield Finding(
-        Check.PACKAGE_CLASH,
-        None,
-        f"{_CLASHING} {found.version} is installed, and it puts modules of its own into"
-        " the package 'durable'; uninstall it, then install this library again",
-    )
+    """Warn of packages that install other modules under this library's name."""
+    for message in find_namesakes():
+        yield Finding(Check.PACKAGE_CLASH, None, message)

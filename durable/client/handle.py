@@ -488,7 +488,7 @@ class Handle(Generic[R_co]):
         may_repeat = request_id is not None
         request_id = _request_id(request_id, "the request id")
         event = WorkflowExecutionCancelRequested(
-            reason=str(reason),
+            reason=_reason(reason),
             request_id=request_id,
             identity=self._connection.identity,
         )
@@ -546,12 +546,17 @@ class Handle(Generic[R_co]):
                 first_run_id=first,
                 data=encode_attributes(
                     WorkflowExecutionTerminated(
-                        reason=str(reason), identity=connection.identity
+                        reason=_reason(reason), identity=connection.identity
                     )
                 ),
             )
         )
         await connection.terminated(terminated)
+
+
+def _reason(given: object) -> str:
+    """A text for people; what no database keeps of it is spelt out."""
+    return str(given).encode("utf-8", "backslashreplace").decode()
 
 
 def _request_id(given: str | None, name: str) -> str:

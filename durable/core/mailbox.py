@@ -47,6 +47,7 @@ from durable.errors import (
     ReadOnlyError,
     UndecodableError,
 )
+from durable.suggestions import ending_with_closest
 
 T = TypeVar("T")
 _UpdateMessage = UpdateRequest | WorkflowExecutionUpdateAccepted
@@ -158,10 +159,11 @@ class Mailbox:
         handlers = self._handlers[kind]
         return handlers.get(name) or handlers.get(None)
 
-    def known(self, kind: MessageKind) -> str:
-        """The names that have a handler, for errors."""
+    def known(self, kind: MessageKind, name: str) -> str:
+        """End an error with the names that have a handler, and one that is like it."""
         names = sorted(name for name in self._handlers[kind] if name is not None)
-        return ", ".join(map(repr, names)) or "none"
+        ending = ending_with_closest(name, names)
+        return f"{', '.join(map(repr, names)) or 'none'}{ending}"
 
     @property
     def is_quiet(self) -> bool:
@@ -352,7 +354,7 @@ class Mailbox:
                 continue  # the next run may have a handler
             what = (
                 f"No handler of update {update.update_name!r} is set; there are"
-                f" handlers of {self.known('update')}."
+                f" handlers of {self.known('update', update.update_name)}"
             )
             if not isinstance(update, UpdateRequest):
                 raise NondeterminismError(
@@ -455,8 +457,8 @@ class Mailbox:
         handler = self._find("query", name)
         if handler is None:
             raise QueryFailedError(
-                f"No handler of query {name!r} is set; there are handlers of"
-                f" {self.known('query')}, and the built-in 'stack'."
+                f"No handler of query {name!r} is set; besides the built-in 'stack'"
+                f" there are handlers of {self.known('query', name)}"
             )
         with self._context.reading_only(f"query {name!r}"):
             answer = handler.bind(name, input)()

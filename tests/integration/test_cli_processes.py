@@ -528,3 +528,72 @@ def test_help_does_not_wait_for_the_database_layer(shop: Shop) -> None:
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_followed_run_is_told_of_as_another_process_records_it(shop: Shop) -> None:
+    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    followed = shop.begin("show", "order-1", "--follow")
+    wait_for(lambda: "passing started" in followed.stdout, "its first line")
+    assert "gated" not in followed.stdout
+
+    shop.worker()
+    wait_for(lambda: "gated scheduled" in followed.stdout, "what was recorded since")
+    assert followed.process.poll() is None
+    shop.open_gate("tea")
+
+    assert followed.end() == 0
+    assert followed.stderr == ""
+    last = followed.stdout.splitlines()[-1]
+    assert re.search(r"\d  \+\S+  completed +8 bytes", last)
+    assert followed.stdout.count("plain completed") == 1
+
+
+def test_followed_run_that_is_parked_is_waited_for(shop: Shop) -> None:
+    shop.write(APP.replace("return await plain(name)", "return await plain(nmae)"))
+    first = shop.worker()
+    shop.call("start", "quick", "--input", '["tea"]', "--id", "order-1")
+    followed = shop.begin("show", "order-1", "-f", "--json")
+    wait_for(lambda: "parked" in followed.stdout, "what it is parked for")
+    first.signal(signal.SIGTERM)
+    assert first.end() == 0
+    assert followed.process.poll() is None
+
+    shop.write(APP)
+    shop.worker()
+
+    assert followed.end() == 0
+    moments = [json.loads(line) for line in followed.stdout.splitlines()]
+    (parked,) = (one for one in moments if one["event_id"] is None)
+    assert parked["text"].startswith("parked: NameError: name 'nmae'")
+    assert moments[-1]["text"] == "completed"
+    assert {one["workflow_id"] for one in moments} == {"order-1"}
+
+
+def test_following_ends_in_order_when_it_is_interrupted(shop: Shop) -> None:
+    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    followed = shop.begin("show", "order-1", "--follow")
+    wait_for(lambda: "passing started" in followed.stdout, "its first line")
+
+    followed.signal(signal.SIGINT)
+
+    assert followed.end() == 130
+    assert followed.stderr == ""
+
+
+def test_following_ends_when_nobody_reads_it_any_more(shop: Shop) -> None:
+    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "durable", "show", "order-1", "-f"],
+        cwd=shop.folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as followed:
+        assert followed.stdout is not None
+        assert followed.stderr is not None
+        assert followed.stdout.readline().startswith(b"order-1  passing  running")
+
+        followed.stdout.close()  # nothing more is recorded, and so written
+
+        followed.wait(SECONDS_MAX)
+        assert followed.stderr.read() == b""

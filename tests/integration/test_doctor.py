@@ -3,7 +3,6 @@
 import asyncio
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from durable import Engine
 from durable.client.doctor import (
     IntegrityChecking,
     examine,
-    find_package_clash,
     find_sqlite_bug,
 )
 from durable.client.findings import Check, Finding
@@ -456,23 +454,6 @@ def test_sqlite_of_the_wal_reset_bug_matters_to_several_workers_only() -> None:
     assert finding.check is Check.SQLITE_VERSION
     assert finding.check.is_notice
     assert "3.40.1" in finding.message
-
-
-def test_package_of_the_same_import_name_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert list(find_package_clash()) == []
-    installed = tmp_path / "durable_rules-2.0.28.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: durable-rules\nVersion: 2.0.28\n"
-    )
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-
-    (finding,) = find_package_clash()
-
-    assert finding.check is Check.PACKAGE_CLASH
-    assert "2.0.28" in finding.message
 
 
 class Checked:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from durable import Engine
+from durable.cli import checking
 from durable.errors import WorkflowFailedError, WorkflowStuckError
+from tests.unit.cli import messages_app
 from tests.unit.cli import orders_app as app
 
 
@@ -54,3 +56,9 @@ def folder(
     yield tmp_path
     # Nobody may leave a log or a lock behind.
     assert {path.suffix for path in tmp_path.iterdir()} <= {".db", ".json", ".py"}
+
+
+@pytest.fixture(autouse=True)
+def only_the_app_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide what other tests have imported, and a command never would."""
+    monkeypatch.setattr(checking, "_modules", lambda: iter([messages_app]))

@@ -238,3 +238,37 @@ def test_file_that_is_no_database_is_named_as_such(folder: Path) -> None:
         done = invoke(*args, "--database", "sqlite:///text.db")
         assert done.exit_code == 7
         assert "code: not_a_database" in done.stderr
+
+
+# --- what was meant -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (("list", "--status", "stcuk"), "did you mean 'stuck'?"),
+        (("start", "x", "--on-conflict", "fial"), "did you mean 'fail'?"),
+        (("run", f"{APP}:x", "--id-reuse", "newrun"), "did you mean 'new_run'?"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_word_that_is_none_names_the_one_that_is_like_it(
+    args: tuple[str, ...], meant: str, folder: Path
+) -> None:
+    done = invoke(*args)
+
+    assert done.exit_code == 2
+    assert meant in done.stderr
+
+
+def test_list_that_finds_nothing_names_what_is_there_and_like_it(folder: Path) -> None:
+    for option, given, meant in (
+        ("--type", "cli_place_orders", "cli_place_order"),
+        ("--id", "sleepin", "sleeping"),
+    ):
+        done = invoke("list", option, given)
+
+        assert (done.exit_code, len(done.stdout.splitlines())) == (0, 1)
+        assert f"nothing is called {given!r}; did you mean {meant!r}?" in done.stderr
+    assert invoke("list", "--status", "cancelled").stderr == ""
+    assert invoke("list", "--id", "sleepin", "--json").output == ""

@@ -190,9 +190,9 @@ OUTCOMES: list[tuple[tuple[str, ...], int, str]] = [
     (("signal", "open", "put", "--run-id", "x"), 3, "workflow_not_found"),
     (("signal", "closed", "put", "1"), 4, "workflow_closed"),
     (("update", "closed", "pay", "1"), 4, "workflow_closed"),
-    (("query", "open", "bogus", "-m", APP), 5, "query_failed"),
+    (("query", "open", "bogus", "-m", APP), 2, "invalid_call"),
     (("query", "open", "count", '"milk"', "-m", APP), 5, "query_failed"),
-    (("query", "open", "count", "[1]", "-m", APP), 5, "query_failed"),
+    (("query", "open", "count", "[1]", "-m", APP), 2, "usage"),
     (("signal", "open", ""), 2, "invalid_id"),
     (("signal", "open", "a\nb"), 2, "invalid_id"),
     (("signal", "open", "put", "--request-id", ""), 2, "invalid_id"),
@@ -262,6 +262,42 @@ def test_show_of_a_chain_links_its_runs(folder: Path) -> None:
     assert data["signals"] == {"approved": 3}
     (shown,) = lines_of(invoke("show", "relay", "--json", "--run-id", old["run_id"]))
     assert shown["continued_as_run_id"] == new["run_id"]
+
+
+def test_followed_chain_is_told_of_from_the_run_that_was_asked_for(
+    folder: Path,
+) -> None:
+    first = lines_of(invoke("list", "--id", "relay", "--json"))[1]["run_id"]
+    invoke("terminate", "relay", "--reason", "enough")
+
+    text, data = (
+        invoke("show", "relay", "--run-id", first, "--follow", *form)
+        for form in ([], ["--json"])
+    )
+
+    assert text.exit_code == data.exit_code == 5
+    assert "error: Run 'relay' was terminated: enough." in text.stderr
+    assert "hint: " in text.stderr
+    headers = [line for line in text.stdout.splitlines() if line.startswith("relay ")]
+    assert [line.split()[2] for line in headers] == ["continued", "terminated"]
+    moments = [json.loads(line) for line in data.stdout.splitlines()]
+    told: dict[str, list[str]] = {}
+    for moment in moments:
+        told.setdefault(moment["run_id"], []).append(moment["text"])
+    old, new = told
+    assert old == first
+    assert told[old][-1] == "continued as new"
+    assert told[new][0] == "cli_relay started"
+    assert told[new][-1] == "terminated: enough"
+
+
+def test_followed_run_may_begin_with_its_last_lines(folder: Path) -> None:
+    done = invoke("show", "closed", "-f", "--last", "1")
+
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1].split()[2] == "completed"
+    assert " lines above)" in done.stdout
+    assert len(lines_of(invoke("show", "closed", "-f", "--json", "--last", "2"))) == 2
 
 
 def test_show_tells_of_children_and_of_the_parent(folder: Path) -> None:
