@@ -47,33 +47,30 @@ def run_commands(example: Example) -> str | None:
     return None
 
 
-class Cells:
-    """Runs the cells of a notebook on one loop, as its kernel does."""
+# Makes its loop at the first cell; as in a notebook, it is the loop of them all.
+KERNEL = asyncio.Runner()
 
-    def __init__(self) -> None:
-        self._runner: asyncio.Runner | None = None
 
-    def __call__(self, example: Example) -> None:
-        self._runner = self._runner or asyncio.Runner()
-        code = compile(
-            "\n" * (example.line + example.parsed.line_offset) + example.parsed,
-            example.path,
-            "exec",
-            flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-            dont_inherit=True,
-        )
+def run_cell(example: Example) -> None:
+    code = compile(
+        "\n" * (example.line + example.parsed.line_offset) + example.parsed,
+        example.path,
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
+    )
 
-        async def run() -> None:
-            awaited = eval(code, example.namespace)  # noqa: S307 - a page of ours
-            if inspect.isawaitable(awaited):
-                await awaited
+    async def run() -> None:
+        awaited = eval(code, example.namespace)  # noqa: S307 - a page of ours
+        if inspect.isawaitable(awaited):
+            await awaited
 
-        self._runner.run(run())
+    KERNEL.run(run())
 
 
 EVALUATORS: dict[str, Evaluator] = {
     "python": PythonEvaluator(),
-    "ipython": Cells(),
+    "ipython": run_cell,
     "console": run_commands,
 }
 # A block in another spelling of `python` would never run and nobody would notice.
@@ -106,8 +103,11 @@ def run_document(path: str) -> None:
     sys.modules["__main__"] = module
     sys.path.insert(0, "")  # a page may import what it wrote to its folder
     document.namespace = module.__dict__
-    for example in document.examples():
-        example.evaluate()
+    try:
+        for example in document.examples():
+            example.evaluate()
+    finally:
+        KERNEL.close()
 
 
 def run_in_own_process(
