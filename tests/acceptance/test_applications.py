@@ -6,6 +6,7 @@ outside world: whatever the server and its histories say, it tells who was charg
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -57,8 +58,6 @@ class Server:
     """One server, its processes and its files; started as often as need be."""
 
     def __init__(self, command: str, folder: Path) -> None:
-        for name in ("fastapi_shop", "flask_shop"):
-            shutil.copytree(EXAMPLES / name, folder / name)
         self.port = find_free_port()
         self.words = ["-m", *command.format(port=self.port).split()]
         self.folder = folder
@@ -76,7 +75,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        assert self.ask("GET", "/health").status_code == 200
+        assert self.ask("GET", "/orders/nobody").status_code == 404
 
     def stop(self, number: int) -> None:
         """Send a signal to all its processes, as a terminal does; wait for the end."""
@@ -146,6 +145,8 @@ class Server:
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    for name in ("fastapi_shop", "flask_shop"):
+        shutil.copytree(EXAMPLES / name, tmp_path / name)
     made = Server(SERVERS.get(request.param, request.param), tmp_path)
     try:
         made.start()
@@ -264,6 +265,7 @@ def test_answers_over_http(server: Server) -> None:
         assert wrong.status_code == 422, wrong.text
 
     assert server.receipt("o")["status"] == "shipped"
+    assert server.ask("GET", "/health").json() == {"status": "ok"}
     page = server.ask("GET", "/orders").json()
     assert [run["workflow_id"] for run in page["runs"]] == ["dear", "o"]
     assert server.charges() == [("o", 100)]
@@ -347,3 +349,66 @@ def test_suite_of_the_tested_shop_passes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert "10 passed" in done.stdout
+
+
+# --- the programs of the pages --------------------------------------------------------
+
+WSGI = """
+from django.core.wsgi import get_wsgi_application
+
+settings.configure(
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
+    MIDDLEWARE=[f"{__name__}.durable_errors"],
+)
+application = get_wsgi_application()
+"""
+# The page, and where its blocks go, in order.
+PAGES = {
+    "serve-with-fastapi": (
+        ["shop.py"],
+        "uvicorn shop:create_app --factory --port {port}",
+    ),
+    "serve-with-flask": (
+        ["shop.py", "gunicorn.conf.py"],
+        "gunicorn --bind 127.0.0.1:{port} --no-control-socket",
+    ),
+    "serve-with-django-and-gunicorn": (
+        ["mysite/shop.py", "mysite/wsgi.py", "gunicorn.conf.py"],
+        "gunicorn --bind 127.0.0.1:{port} --no-control-socket --preload",
+    ),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_program_of_a_page_is_killed_and_goes_on(page: str, tmp_path: Path) -> None:
+    files, command = PAGES[page]
+    text = (EXAMPLES.parent / "docs" / "how-to" / f"{page}.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for name, block in zip(files, blocks, strict=False):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        if name.endswith("wsgi.py"):
+            block = f"from .shop import *\n{block}{WSGI}"
+        file.write_text(block)
+    server = Server(command, tmp_path)
+    try:
+        server.start()
+        for number in range(KILLS):
+            assert server.place(f"o-{number}", 500).status_code == 201
+            server.kill()
+            server.start()
+        for number in range(KILLS):
+            assert server.place(f"o-{number}", 500).status_code == 200
+            assert server.place(f"o-{number}", 501).status_code == 409
+            receipt = server.ask("GET", f"/orders/o-{number}/receipt").json()
+            text = receipt if isinstance(receipt, str) else receipt["receipt"]
+            assert text == f"receipt for o-{number}"
+            assert server.ask("GET", f"/orders/o-{number}").status_code == 200
+    finally:
+        server.kill()
+    log = server.log.read_text()
+    assert "Traceback" not in log
+    # What the provider was told: one key for each order, however often.
+    told = set(re.findall(r"^charge 500 (\S+)", log, re.MULTILINE))
+    assert len(told) == (0 if "django" in page else KILLS)
