@@ -511,7 +511,7 @@ class SyncEngine:
     def list(
         self,
         *,
-        status: RunStatus | None = None,
+        status: RunStatus | str | None = None,
         workflow_type: str | None = None,
         workflow_id: str | None = None,
         stuck: bool | None = None,

@@ -174,7 +174,7 @@ def stuck_error(record: RunRecord, failure: Failure) -> WorkflowStuckError:
     return error
 
 
-def to_status(value: object) -> RunStatus:
+def to_status(value: Any) -> RunStatus:
     """Read a status.
 
     Raises:

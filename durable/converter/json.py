@@ -524,11 +524,11 @@ def _difference(left: Any, right: Any, place: str) -> tuple[str, str, str]:
                     _, before, after = _difference(key, twin, "")
                     return f"{place}[{what}]", before, after
     before, after = _describe(left), _describe(right)
-    return (
-        place,
-        before,
-        f"another {type(right).__name__}" if before == after else after,
-    )
+    if before == after:
+        after = f"another {type(right).__name__}"
+        if type(left) is not type(right):
+            after += " (its class was defined again since: make the value anew)"
+    return place, before, after
 
 
 def _describe(value: Any) -> str:

@@ -29,7 +29,7 @@ Position: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 """The number of an event or attempt; likewise."""
 
 
-class RunStatus(enum.Enum):
+class RunStatus(enum.StrEnum):
     """Where a run stands. Every status but RUNNING is final."""
 
     RUNNING = "running"
@@ -90,7 +90,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     damage: str | None = None
 
 
-class AttemptState(enum.Enum):
+class AttemptState(enum.StrEnum):
     """Where one attempt of an activity stands."""
 
     BACKOFF = "backoff"

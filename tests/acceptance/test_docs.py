@@ -1,11 +1,14 @@
 """The code blocks of README.md and docs/ do what they say.
 
 Each document runs in a process of its own, as its reader would run it: all its
-`python` blocks in one namespace, and the `$ durable` lines of its `console` blocks, in
-a temporary directory. A block below `<!-- not executed: reason -->` is left out.
+`python` blocks in one namespace, its `ipython` blocks as the cells of a notebook, which
+may await, and the `$ durable` lines of its `console` blocks, in a temporary directory.
+A block below `<!-- not executed: reason -->` is left out.
 """
 
 import ast
+import asyncio
+import inspect
 import os
 import re
 import subprocess
@@ -44,8 +47,30 @@ def run_commands(example: Example) -> str | None:
     return None
 
 
+# Makes its loop at the first cell; as in a notebook, it is the loop of them all.
+KERNEL = asyncio.Runner()
+
+
+def run_cell(example: Example) -> None:
+    code = compile(
+        "\n" * (example.line + example.parsed.line_offset) + example.parsed,
+        example.path,
+        "exec",
+        flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+        dont_inherit=True,
+    )
+
+    async def run() -> None:
+        awaited = eval(code, example.namespace)  # noqa: S307 - a page of ours
+        if inspect.isawaitable(awaited):
+            await awaited
+
+    KERNEL.run(run())
+
+
 EVALUATORS: dict[str, Evaluator] = {
     "python": PythonEvaluator(),
+    "ipython": run_cell,
     "console": run_commands,
 }
 # A block in another spelling of `python` would never run and nobody would notice.
@@ -62,7 +87,9 @@ def find_executed_blocks(document: Document) -> Iterator[Region]:
             continue
         language = block.lexemes["language"]
         if language not in EVALUATORS:
-            raise ValueError(f"{place}: spell {language!r} as python or console")
+            raise ValueError(
+                f"{place}: spell {language!r} as python, ipython or console"
+            )
         block.parsed = block.lexemes["source"]
         block.evaluator = EVALUATORS[language]
         yield block
@@ -76,8 +103,11 @@ def run_document(path: str) -> None:
     sys.modules["__main__"] = module
     sys.path.insert(0, "")  # a page may import what it wrote to its folder
     document.namespace = module.__dict__
-    for example in document.examples():
-        example.evaluate()
+    try:
+        for example in document.examples():
+            example.evaluate()
+    finally:
+        KERNEL.close()
 
 
 def run_in_own_process(
@@ -140,6 +170,15 @@ class Order:
     before: "Order"
 Path("order.txt").write_text("42")
 ```
+```ipython
+import asyncio
+await asyncio.sleep(0)
+event = asyncio.Event()
+```
+```ipython
+asyncio.get_running_loop().call_soon(event.set)
+await event.wait()
+```
 - ```python
   assert get_type_hints(Order) == {"before": Order}
   assert Path("order.txt").read_text() == "42"
@@ -177,6 +216,7 @@ def test_sound_document_runs(tmp_path: Path) -> None:
         ("\n\n```python\nx = 1\nassert x == 2\n```\n", "line 5"),
         ("```py\nx = 1\n```\n", "spell 'py' as python"),
         ("```python title\nx = 1\n```\n", "spell 'python title' as python"),
+        ("```ipython\nx = 1\nassert x == 2\n```\n", "AssertionError"),
         ("<!-- not executed: -->\n```python\nx = 1\n```\n", "no reason"),
         ("```console\n$ durable \\\n  --no-such-option\n```\n", "exited with 2"),
         ("```python\nimport warnings\nwarnings.warn('old')\n```\n", "UserWarning: old"),

@@ -187,3 +187,13 @@ async def test_options_that_do_not_exist_bring_the_one_that_was_meant() -> None:
     wrong_option = {"versin": "1"}
     with pytest.raises(InvalidOptionError, match="did you mean 'version'"):
         workflow(**wrong_option)
+
+
+async def test_status_is_equal_to_its_word(database: str) -> None:
+    """Whoever compares with the word that `list` takes would wait for ever else."""
+    async with Engine(database) as engine:
+        handle = await engine.start(total(5), id="t")
+        await handle.result()
+        found = await handle.describe()
+        assert found.status == "completed" == f"{found.status}"
+        assert found.status is RunStatus.COMPLETED

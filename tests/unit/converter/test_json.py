@@ -427,6 +427,21 @@ def test_trap_that_is_refused_without_showing_it(
     assert str(caught.value).startswith("Argument 'order' of 'charge'")
 
 
+def test_value_of_a_class_that_was_defined_again_is_refused_with_the_reason() -> None:
+    """So it is in a notebook whose cell ran twice, and after a reload."""
+
+    def define() -> Any:
+        @dataclasses.dataclass
+        class Order:
+            cents: int
+
+        return Order
+
+    before, now = define(), define()
+    with pytest.raises(PayloadError, match="its class was defined again since"):
+        json.encode(before(1), now, "argument 'order' of 'charge'")
+
+
 @pytest.mark.parametrize("value", [0, 3, -7, 2**53, -(2**53)])
 @pytest.mark.parametrize("hint", [float, float | None, float | str])
 def test_int_that_counts_as_a_float_does_is_one_where_one_is_annotated(

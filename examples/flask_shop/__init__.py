@@ -1,0 +1,1 @@
+"""A shop behind Flask and gunicorn: `gunicorn -c flask_shop/gunicorn.conf.py`."""

@@ -1,0 +1,1 @@
+"""A small application with a pytest suite: `pytest tested_shop`, from above."""
