@@ -11,7 +11,6 @@ import pytest
 from durable import Engine, RetryPolicy, activity, sleep, workflow
 from durable.client.doctor import examine
 from durable.client.findings import Finding
-from durable.clock import SystemClock
 from durable.store.connect import connect
 
 HOUR = 3_600 * 1_000_000
@@ -83,14 +82,14 @@ async def buggy() -> None:
     [][0]
 
 
-class AheadClock:
-    """The machine's clock, some hours ahead."""
+class StillClock:
+    """A clock that stands still: how slow a machine is makes no findings."""
 
-    def __init__(self, hours: float) -> None:
-        self._ahead = round(hours * HOUR)
+    def __init__(self, instant: int) -> None:
+        self._instant = instant
 
     def now(self) -> int:
-        return SystemClock().now() + self._ahead
+        return self._instant
 
 
 async def run_all_kinds(url: str) -> None:
@@ -127,6 +126,18 @@ class Patient:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._now = self._latest() if path.exists() else None
+
+    def now(self) -> int:
+        """A second after the last that was done before anything was planted."""
+        if self._now is None:
+            self._now = self._latest()
+        return self._now
+
+    def _latest(self) -> int:
+        with closing(sqlite3.connect(self.path)) as connection:
+            row = connection.execute("SELECT max(time) FROM history").fetchone()
+        return int(row[0]) + 1_000_000
 
     @property
     def url(self) -> str:
@@ -174,8 +185,8 @@ class Patient:
             "INSERT INTO workers VALUES (?, 'default', 'elsewhere', 1, '', 'default',"
             " ?, 1000, ?)",
             worker_id,
-            SystemClock().now(),
-            SystemClock().now() + round(lease_hours * HOUR),
+            self.now(),
+            self.now() + round(lease_hours * HOUR),
         )
 
     def own(self, workflow_id: str, worker_id: str, *, lease_hours: float = 9) -> None:
@@ -194,7 +205,8 @@ class Patient:
         )
 
     async def examine(self, *, hours_ahead: float = 0) -> list[Finding]:
-        store = connect(self.url, migrate=False, clock=AheadClock(hours_ahead))
+        clock = StillClock(self.now() + round(hours_ahead * HOUR))
+        store = connect(self.url, migrate=False, clock=clock)
         await store.open()
         try:
             return [finding async for finding in examine(store, settle=0)]

@@ -17,7 +17,6 @@ from durable.client.doctor import (
     find_sqlite_bug,
 )
 from durable.client.findings import Check, Finding
-from durable.clock import SystemClock
 from durable.store.connect import connect
 from durable.store.records import LoadedRun, RunStatus
 from durable.store.store import Store
@@ -287,7 +286,7 @@ def outcome_that_no_task_takes(patient: Patient) -> None:
 @fault(Check.LOST_WAKE_UP, "sleeping")
 def mail_that_its_worker_ignores(patient: Patient) -> None:
     patient.own("sleeping", "w1")
-    patient.mail("sleeping", "r1", created_at=SystemClock().now() - HOUR)
+    patient.mail("sleeping", "r1", created_at=patient.now() - HOUR)
 
 
 @fault(Check.LEASES)
