@@ -347,6 +347,37 @@ async def test_a_task_group_among_the_resources_is_left_by_the_task_that_entered
     assert tasks[0] is tasks[1]
 
 
+def test_resources_are_closed_on_the_loop_that_opened_them_if_nobody_closes_the_engine(
+    app: App,
+) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @contextlib.asynccontextmanager
+    async def open_resources() -> AsyncGenerator[dict[type | str, object], None]:
+        loops.append(asyncio.get_running_loop())
+        try:
+            yield {Pool: Pool("a")}
+        finally:
+            await asyncio.sleep(0)
+            loops.append(asyncio.get_running_loop())
+
+    @workflow(name="resources.reserving")
+    async def reserving() -> str:
+        return await app.reserve("tea")
+
+    engine = Engine(
+        "memory://", definitions=[reserving, app.reserve], resources=open_resources
+    )
+
+    async def forget_to_close() -> str:
+        await engine.open()
+        return await engine.execute(reserving())
+
+    for _ in range(2):
+        assert asyncio.run(forget_to_close()) == "tea by a"
+    assert loops[0] is loops[1] is not loops[2] is loops[3]
+
+
 async def test_an_engine_without_a_worker_opens_no_resources(app: App) -> None:
     opener = Opener()
     async with Engine("memory://", worker=False, resources=opener.open):
@@ -481,13 +512,19 @@ async def test_closing_that_never_ends_is_cancelled_and_named(
     @contextlib.asynccontextmanager
     async def open_resources() -> AsyncGenerator[dict[type | str, object], None]:
         yield {Pool: Pool()}
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.5)
+            said.append("cleaned up")
 
+    said: list[str] = []
     async with TestEnvironment(
         definitions=[app.reserve], resources=open_resources, drain_timeout=0
     ) as env:
         begun_at = env.now()
-    assert (env.now() - begun_at).total_seconds() == pytest.approx(5)
+    assert (env.now() - begun_at).total_seconds() == pytest.approx(5.5)
+    assert said == ["cleaned up"]
     assert "were not closed within 5 s" in caplog.text
 
 
@@ -596,6 +633,27 @@ async def test_a_test_gives_fakes_and_what_it_lacks_is_named_when_it_is_called(
         mocks={app.pack: lambda sku, size: f"mocked {sku} {size}"},
     ) as env:
         assert await env.execute(app.order("tea")) == ["tea by fake", "mocked tea 2"]
+
+
+async def test_a_run_that_lacked_a_resource_goes_on_once_an_engine_has_it(
+    app: App, database: str
+) -> None:
+    definitions = [app.order, app.reserve, app.pack]
+    pool = Pool("a")
+    async with TestEnvironment(
+        database, definitions=definitions, resources={Pool: pool}
+    ) as env:
+        run = await env.start(app.order("tea"), id="o")
+        with pytest.raises(WorkflowStuckError):
+            await run.result()
+    async with TestEnvironment(
+        database,
+        definitions=definitions,
+        resources={Pool: pool, "packing": Pool("b")},
+        clock=env.clock,
+    ) as env:
+        assert await (await env.get("o")).result() == ["tea by a", "tea*2 by b"]
+    assert pool.log == ["tea"]
 
 
 async def test_a_fake_object_runs_its_own_methods() -> None:
