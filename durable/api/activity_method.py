@@ -16,6 +16,7 @@ from typing import (
     ParamSpec,
     Protocol,
     Self,
+    TypeGuard,
     TypeVar,
     overload,
 )
@@ -145,12 +146,16 @@ class ActivityMethod(Generic[S, P, R]):
         return repr(self.definition)
 
 
-def activity_methods_of(cls: type[Any]) -> list[MethodActivity[Any, Any]]:
+def _is_method(value: object) -> TypeGuard[ActivityMethod[Any, ..., Any]]:
+    return isinstance(value, ActivityMethod)
+
+
+def activity_methods_of(cls: type[Any]) -> list[MethodActivity[..., Any]]:
     """The activities among the methods of a class, inherited ones included."""
-    found = {
-        name: value for base in cls.__mro__[::-1] for name, value in vars(base).items()
-    }
-    return [v.definition for v in found.values() if isinstance(v, ActivityMethod)]
+    found: dict[str, object] = {}
+    for base in reversed(cls.__mro__):
+        found.update(vars(base))
+    return [value.definition for value in found.values() if _is_method(value)]
 
 
 def find_misplaced_activities(cls: type[Any]) -> list[str]:
@@ -242,7 +247,7 @@ def _define(
     check_function(function, METHOD)
     own_name = function.__qualname__.rpartition("<locals>.")[2]
     checked = check_name(own_name if name is None else name, "activity")
-    if isinstance(compensate, ActivityMethod):
+    if _is_method(compensate):
         compensate = compensate.definition
     definition: MethodActivity[Any, Any] = MethodActivity(
         function, checked, options, find_undoing(compensate, checked)

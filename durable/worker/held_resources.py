@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from durable.api.activity_context import NO_RESOURCES
 from durable.api.resources import check_key
@@ -51,20 +51,23 @@ class HeldResources:
     """
 
     def __init__(self, given: Resources | None) -> None:
-        is_made = not isinstance(given, type) and (
-            hasattr(given, "__aenter__") or hasattr(given, "__enter__")
-        )
-        if is_made:
+        self._values: Mapping[Any, object] = NO_RESOURCES
+        self._open: Callable[[], Manager] | None = None
+        is_made = hasattr(given, "__aenter__") or hasattr(given, "__enter__")
+        if is_made and not isinstance(given, type):
             raise InvalidOptionError(
                 f"resources is a {type(given).__name__} that can be entered once only.",
                 hint="Give the function itself, without calling it: an engine that is"
                 " opened again opens its resources again.",
             )
-        if given is not None and not isinstance(given, Mapping) and not callable(given):
+        if isinstance(given, Mapping):
+            self._values = _checked(cast("object", given))
+        elif callable(given):
+            self._open = given
+        elif given is not None:
             raise InvalidOptionError(
                 f"resources is a {type(given).__name__}.", hint=_FORM
             )
-        self._given = given
         self._task: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
         self._is_over = asyncio.Event()
@@ -77,10 +80,10 @@ class HeldResources:
             ResourceError: entering has raised, which is chained; or by `check`.
             InvalidOptionError: it gives no values by classes and names.
         """
-        given = self._given
-        if given is None or isinstance(given, Mapping):
-            self.values = _checked(given or {})
-            check(self.values)
+        given = self._open
+        if given is None:
+            check(self._values)
+            self.values = self._values
             return
         loop = asyncio.get_running_loop()
         opened = self._opened = loop.create_future()
@@ -129,7 +132,7 @@ class HeldResources:
             grace: seconds that activities had to end; it may take as long again, or
                 5 s if that is more, and is cancelled then.
         """
-        seconds = closing_seconds(grace, self._given)
+        seconds = closing_seconds(grace, self._open)
         task, self._task = self._task, None
         self._is_over.set()
         if task is None:
@@ -168,7 +171,7 @@ def closing_seconds(grace: float, given: Resources | None) -> float:
 
 
 @contextlib.asynccontextmanager
-async def _entered(given: Callable[[], Any]) -> AsyncIterator[Any]:
+async def _entered(given: Callable[[], Any]) -> AsyncGenerator[Any, None]:
     manager = given()
     if hasattr(manager, "__aenter__"):
         async with manager as values:
@@ -191,9 +194,10 @@ def _checked(values: object) -> Mapping[Any, object]:
         raise InvalidOptionError(
             f"The resources are a {type(values).__name__}.", hint=_FORM
         )
-    for key in values:
+    checked: dict[Any, object] = dict(cast("Mapping[Any, object]", values))
+    for key in checked:
         check_key(key)
-    return dict(values)
+    return checked
 
 
 def _failed(given: object, error: Exception) -> DurableError:
