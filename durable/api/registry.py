@@ -127,7 +127,7 @@ class Registry:
             if key not in given
         ]
         if lacking:
-            raise missing(lacking)
+            raise missing(lacking, given)
 
 
 REGISTRY: Final = Registry(WORKFLOWS, ACTIVITIES)

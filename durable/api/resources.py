@@ -98,11 +98,13 @@ def find_resource(
     """
     value = resources.get(key, _MISSING)
     if value is _MISSING:
-        raise missing([(activity, parameter, key)])
+        raise missing([(activity, parameter, key)], resources)
     return value
 
 
-def missing(wanted: list[tuple[str, str, object]]) -> ResourceError:
+def missing(
+    wanted: list[tuple[str, str, object]], given: Mapping[Any, object]
+) -> ResourceError:
     """The error for resources that activities take and an engine has not got."""
     named = "; ".join(
         f"activity {activity!r} takes {name_of(key)} as {parameter!r}"
@@ -110,8 +112,9 @@ def missing(wanted: list[tuple[str, str, object]]) -> ResourceError:
     )
     keys = dict.fromkeys(f"{name_of(key)}: ..." for _, _, key in wanted)
     return ResourceError(
-        f"The engine lacks resources of its activities: {named}. They are given by"
-        f" Engine(..., resources={{{', '.join(keys)}}}).",
+        f"The engine lacks resources of its activities: {named}. It has"
+        f" {', '.join(map(name_of, given)) or 'none'}. They are given by Engine(...,"
+        f" resources={{{', '.join(keys)}}}).",
         hint="A function that opens them may be given, too, on the command line by"
         " --resources MODULE:FUNCTION; definitions= limits what an engine serves.",
     )

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, TypeAlias, cast
 
 from durable.api.activity_context import NO_RESOURCES
-from durable.api.resources import check_key
+from durable.api.resources import check_key, name_of
 from durable.errors import DurableError, InvalidOptionError, ResourceError
 
 _log: Final = logging.getLogger("durable.worker")
@@ -28,7 +28,10 @@ Manager: TypeAlias = (
 Resources: TypeAlias = Mapping[Any, object] | Callable[[], Manager]
 """Values by class or name; or what opens them, such as an `@asynccontextmanager`."""
 
+# What closing them may take at least.
 _LEAVE_SECONDS: Final = 5.0
+# Opening that takes longer is said to be under way.
+_SLOW_SECONDS: Final = 10.0
 _FORM: Final = (
     "Give a mapping such as {Pool: pool}, or a function with @asynccontextmanager that"
     " yields one."
@@ -91,7 +94,16 @@ class HeldResources:
         self._task = loop.create_task(
             self._hold(given, check, opened), name=f"durable resources {_name(given)}"
         )
-        await opened
+        late = loop.call_later(
+            _SLOW_SECONDS,
+            _log.warning,
+            "The engine still waits for %s to open its resources.",
+            _name(given),
+        )
+        try:
+            await opened
+        finally:
+            late.cancel()
 
     async def _hold(
         self,
@@ -195,8 +207,13 @@ def _checked(values: object) -> Mapping[Any, object]:
             f"The resources are a {type(values).__name__}.", hint=_FORM
         )
     checked: dict[Any, object] = dict(cast("Mapping[Any, object]", values))
-    for key in checked:
+    for key, value in checked.items():
         check_key(key)
+        if value is key:
+            raise InvalidOptionError(
+                f"The resource {name_of(key)} is the class itself.",
+                hint="Give an object of it.",
+            )
     return checked
 
 

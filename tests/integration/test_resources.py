@@ -429,6 +429,7 @@ async def test_an_engine_does_not_open_without_what_its_activities_take(
     assert "activity 'resources.pack' takes 'packing' as 'pool'" in text
     assert "activity 'Shop.charge' takes make_shop.<locals>.Shop as 'self'" in text
     assert "'resources.reserve'" not in text
+    assert "It has Pool. They are given by Engine(..., resources={" in text
     assert "'packing': ..." in text
     assert opener.said == ["open a", "close a"]
     assert workers_in(tmp_path / "x.db") == 0
@@ -528,6 +529,21 @@ async def test_closing_that_never_ends_is_cancelled_and_named(
     assert "were not closed within 5 s" in caplog.text
 
 
+async def test_opening_that_takes_long_says_so(
+    app: App, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextlib.asynccontextmanager
+    async def open_resources() -> AsyncGenerator[dict[type | str, object], None]:
+        await asyncio.sleep(11)
+        yield {Pool: Pool()}
+
+    async with TestEnvironment(definitions=[app.reserve], resources=open_resources):
+        pass
+    (record,) = caplog.records
+    assert "still waits for" in record.message
+    assert "open_resources to open" in record.message
+
+
 async def test_cancelled_opening_closes_what_was_opened(
     app: App, tmp_path: Path
 ) -> None:
@@ -580,6 +596,7 @@ async def swallow() -> AsyncGenerator[Any, None]:
 MISTAKES: dict[str, tuple[Any, str]] = {
     "opened already": (lambda: give_a_list(), "without calling it"),
     "a list": (lambda: [Pool()], "resources is a list"),
+    "a class as the object": (lambda: {Pool: Pool}, "Pool is the class itself"),
     "a pool": (lambda: Pool(), "resources is a Pool"),
     "odd keys": (lambda: {1: Pool()}, "key of a resource is of type int"),
     "yields a list": (lambda: give_a_list, "resources are a list"),
@@ -596,6 +613,19 @@ async def test_what_is_no_resources_is_refused_at_once(mistake: str, app: App) -
     make, complaint = MISTAKES[mistake]
     with pytest.raises(InvalidOptionError, match=complaint):
         await Engine("memory://", definitions=[app.reserve], resources=make()).open()
+
+
+async def test_a_pool_that_is_passed_as_an_argument_leads_to_resources() -> None:
+    @activity(name="resources.handed")
+    async def handed(pool: Pool) -> None: ...
+
+    @workflow(name="resources.handing")
+    async def handing() -> None:
+        await handed(Pool())
+
+    async with TestEnvironment(definitions=[handing, handed]) as env:
+        with pytest.raises(WorkflowStuckError, match=r"a client by resource\(\)"):
+            await env.execute(handing())
 
 
 async def test_workflow_code_cannot_ask_for_a_resource(app: App) -> None:

@@ -52,6 +52,15 @@ async def charge(
 
 
 @activity
+async def release(seat: str, cents: int, *, pool: Pool = resource(Pool)) -> None: ...
+
+
+@activity(compensate=release)
+async def reserve(cents: int, *, pool: Pool = resource(Pool)) -> str:
+    return f"{cents} {pool}"
+
+
+@activity
 def pack(items: list[str], pool: Pool = resource(Pool)) -> str:
     return ",".join(items) * pool.fetch()
 
