@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         in_activity,
         is_activity_cancelled,
     )
+    from durable.api.activity_method import activity_method
     from durable.api.allowing import allow
     from durable.api.children import ChildHandle, ExternalHandle, external, start_child
     from durable.api.continuation import checkpoint, continue_as_new
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         uuid4,
         wait_condition,
     )
+    from durable.api.resources import resource
     from durable.api.saga import Saga
     from durable.api.state_machine import StateMachine
     from durable.api.workflow import Workflow, WorkflowCall, workflow
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
         PayloadError,
         QueryFailedError,
         RemoteError,
+        ResourceError,
         ResultTimeoutError,
         StoreError,
         UndecodableError,
@@ -156,6 +159,7 @@ __all__ = [
     "QueryCall",
     "QueryFailedError",
     "RemoteError",
+    "ResourceError",
     "ResultTimeoutError",
     "RetryPolicy",
     "RunDescription",
@@ -190,6 +194,7 @@ __all__ = [
     "activity",
     "activity_client",
     "activity_info",
+    "activity_method",
     "all_handlers_finished",
     "allow",
     "checkpoint",
@@ -217,6 +222,7 @@ __all__ = [
     "query",
     "random",
     "register_exception",
+    "resource",
     "run",
     "seq",
     "set_query_handler",
@@ -244,6 +250,7 @@ _HOMES = {
         "in_activity",
         "is_activity_cancelled",
     ),
+    "durable.api.activity_method": ("activity_method",),
     "durable.api.allowing": ("allow",),
     "durable.api.children": (
         "ChildHandle",
@@ -291,6 +298,7 @@ _HOMES = {
         "uuid4",
         "wait_condition",
     ),
+    "durable.api.resources": ("resource",),
     "durable.api.saga": ("Saga",),
     "durable.api.state_machine": ("StateMachine",),
     "durable.api.workflow": ("Workflow", "WorkflowCall", "workflow"),

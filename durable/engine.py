@@ -46,6 +46,7 @@ from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
 from durable.worker.activity_code import BuiltIn, EngineParts
+from durable.worker.held_resources import HeldResources, Resources, closing_seconds
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 
@@ -81,6 +82,11 @@ class Engine:
             such as `Path("orders.db")`, or a store.
         definitions: the workflows and activities, or modules that hold them, that this
             engine may run; everything that was decorated by default.
+        resources: what its activities take as `resource(Pool)`, and the objects of
+            their methods: a mapping such as `{Pool: pool, Shop: shop}`, by class or
+            name; or a function that gives a context manager, async or plain, that
+            yields one. The engine enters it when it opens, and leaves it after the
+            last activity; a mere client does not.
         namespace: keeps the runs of different programs in one database apart.
         task_queue: which runs its worker takes; starts use it too by default.
         worker: False makes a mere client, which runs nothing.
@@ -105,6 +111,7 @@ class Engine:
         database: str | os.PathLike[str] | Store,
         *,
         definitions: Iterable[object] | None = None,
+        resources: Resources | None = None,
         namespace: str = "default",
         task_queue: str = "default",
         worker: bool = True,
@@ -146,6 +153,10 @@ class Engine:
         )
         if exception_classes(fail_on, "fail_on of the engine"):
             self._registry = self._registry.failing_on(fail_on)
+        self._resources = HeldResources(resources)
+        self._closing_seconds = self._options.grace_seconds + closing_seconds(
+            self._options.grace_seconds, resources
+        )
         self._store = _store_of(database, clock, observer)
         self._observer = observer
         self._has_worker = worker
@@ -160,6 +171,11 @@ class Engine:
     def drain_seconds(self) -> float:
         """How long closing waits for running activities."""
         return self._options.grace_seconds
+
+    @property
+    def closing_seconds(self) -> float:
+        """The same, and how long its resources may take to be closed."""
+        return self._closing_seconds
 
     def running_activities(self) -> list[str]:
         """Name the attempts of activities that run here now; any thread may ask."""
@@ -177,6 +193,8 @@ class Engine:
         Raises:
             DefinitionError: an annotation of what it may run means nothing, or no value
                 could be read by it.
+            ResourceError: it has not got a resource that one of its activities takes,
+                or what opens its resources has raised, which is chained.
             StoreError: the database cannot be used; the subclass says why.
             EngineClosedError: the engine is open on another event loop.
         """
@@ -185,6 +203,7 @@ class Engine:
             # Nothing here is ours, and handles that were copied must stay refused.
             self._home = home = Home()
             self._client = self._worker = self._closing = self._unserved = None
+            self._resources.forget()
             self._is_open = False
         elif home.is_abandoned:
             await self._end()
@@ -217,6 +236,8 @@ class Engine:
         )
         self._client = client
         if self._has_worker:
+            # Before there is a worker: nothing is to be given back if it fails.
+            await self._resources.open(self._registry.check_resources)
             self._worker = Worker(
                 self._store,
                 self._registry,
@@ -233,6 +254,7 @@ class Engine:
                         for name, perform in entity_activities(client).items()
                     },
                     self,
+                    self._resources.values,
                 ),
             )
             # It goes on with runs before it returns, and their activities may use us.
@@ -276,20 +298,27 @@ class Engine:
         if self._client is not None:
             self._client.listener.stop()
         try:
-            if self._worker is not None:
-                if self._home.is_abandoned:
+            if self._home.is_abandoned:
+                self._resources.forget()
+                if self._worker is not None:
                     self._worker.abandon()
-                else:
-                    await self._worker.stop()
+            elif self._worker is not None:
+                await self._worker.stop()
         finally:
             try:
-                await self._store.close()
+                await self._resources.close(self._options.grace_seconds)
             finally:
-                self._worker = self._closing = None
-                self._home.leave()
-                if self._client is not None:
-                    self._client.worker = None
-                    self._client.outcomes.nudge_all()
+                await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            await self._store.close()
+        finally:
+            self._worker = self._closing = None
+            self._home.leave()
+            if self._client is not None:
+                self._client.worker = None
+                self._client.outcomes.nudge_all()
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -51,6 +51,7 @@
     │   ├── LeaseLostError
     │   ├── HistoryTakenError
     │   └── CommitUnknownError        the answer to a commit was lost
+    ├── ResourceError                 an engine lacks what its activities take
     ├── EngineClosedError
     └── InternalError                 a broken invariant; please report it
 
@@ -576,6 +577,12 @@ class CommitUnknownError(StoreError):
     """The answer to a commit was lost and re-reading did not settle it."""
 
     code = "commit_unknown"
+
+
+class ResourceError(DurableError):
+    """The engine lacks what an activity takes as a resource, or cannot open it."""
+
+    code = "resource_missing"
 
 
 class EngineClosedError(DurableError):

@@ -270,7 +270,7 @@ class SyncEngine:
             running: list[str] = []
             try:
                 thread.call(
-                    self._engine.close(), self._engine.drain_seconds + _LATE_SECONDS
+                    self._engine.close(), self._engine.closing_seconds + _LATE_SECONDS
                 )
             except TimeoutError:
                 running = self._engine.running_activities()

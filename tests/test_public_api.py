@@ -23,17 +23,18 @@ DeadLetter DefinitionError DurableError Engine Entity EntityCall EntityDeadlockE
 ExternalHandle FailureError Flow Handle HandlerUnfinishedPolicy IdConflictPolicy
 IdReusePolicy IllegalTransition InboxFullError InvalidInputError NoAnswerError
 NondeterminismError OutcomeUnknown ParentClosePolicy PayloadError QueryCall
-QueryFailedError RemoteError ResultTimeoutError RetryPolicy RunDescription RunStatus
+QueryFailedError RemoteError ResourceError ResultTimeoutError RetryPolicy RunDescription
+RunStatus
 Saga Signal SignalCall StackFrame StateMachine StoreError SyncEngine SyncHandle
 TaskStack UndecodableError UpdateCall UpdateFailedError UpdateHandle UpdateInfo
 UpdateRejectedError Workflow WorkflowAlreadyStartedError WorkflowCall
 WorkflowCancelledError WorkflowClosedError WorkflowFailedError WorkflowInfo
 WorkflowNotFoundError WorkflowStuckError WorkflowTaskError WorkflowTerminatedError
 WorkflowTimedOutError activity activity_client activity_info all_handlers_finished
-allow
+activity_method allow
 checkpoint choice continue_as_new current_update deprecate_patch entity entity_key
 exclusive external fail in_activity in_workflow info is_activity_cancelled locked logger
-need never now par patched provide query random register_exception run seq
+need never now par patched provide query random register_exception resource run seq
 set_query_handler set_signal_handler set_state set_update_handler shared signal skip
 sleep start_child update uuid4 wait_condition workflow
 """

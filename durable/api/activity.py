@@ -28,6 +28,7 @@ from typing import (
 
 from typing_extensions import Unpack
 
+from durable.api.activity_context import CURRENT
 from durable.api.compensation import Compensation
 from durable.api.definitions import (
     ACTIVITIES,
@@ -37,11 +38,12 @@ from durable.api.definitions import (
     register,
 )
 from durable.api.ledger import find_ledger
-from durable.api.signature import CallSignature
+from durable.api.resources import find_resource, name_of
+from durable.api.signature import CallSignature, shown
 from durable.core.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
 from durable.core.payload import Payloads
 from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
-from durable.errors import DefinitionError, InvalidOptionError
+from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
 from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
@@ -56,7 +58,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 DEFAULT_START_TO_CLOSE: Final = 60.0
-_DEFAULTS: Final = ActivityOptions(
+DEFAULTS: Final = ActivityOptions(
     retry=RetryPolicy(),
     start_to_close_timeout=DEFAULT_START_TO_CLOSE,
     schedule_to_close_timeout=None,
@@ -73,9 +75,11 @@ class Activity(Generic[P, R]):
 
     Attributes:
         compensate: the activity that undoes it, if it was given one.
+        resources: the keys of what the engine gives to it, by parameter.
     """
 
     kind: ClassVar[str] = "activity"
+    _skip: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -88,7 +92,10 @@ class Activity(Generic[P, R]):
         self.origin = function
         self.name = name
         self.is_async = inspect.iscoroutinefunction(function)
-        self.call_signature = CallSignature(function, name)
+        self.call_signature = CallSignature(
+            function, name, skip=self._skip, takes_resources=True
+        )
+        self.resources = self.call_signature.resources
         self._options = options
         self._target = ActivityTarget(
             name,
@@ -163,14 +170,62 @@ class Activity(Generic[P, R]):
         return Compensation(self.call_signature, compensate, self._target)
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-        self.call_signature.bind(args, kwargs)
+        function = self.function
+        if self.resources:
+            function, args, kwargs = self._fill_in(args, kwargs)
+        else:
+            self.call_signature.bind(args, kwargs)
         result: Any = (
-            self.function(*args, **kwargs)
+            function(*args, **kwargs)
             if self.is_async
-            else await asyncio.to_thread(self.function, *args, **kwargs)
+            else await asyncio.to_thread(function, *args, **kwargs)
         )
         # A plain function may give a coroutine: one that wraps an async function.
         return await result if inspect.isawaitable(result) else result  # type: ignore[no-any-return]  # of R, by the function's own annotation
+
+    def _fill_in(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Put the resources that are not passed among the arguments of a plain call.
+
+        Raises:
+            InvalidCallError: the arguments do not fit, or there is no engine here.
+        """
+        whole = inspect.signature(self.function)
+        try:
+            bound = whole.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidCallError(
+                f"{self.name}{shown(whole)} was called wrongly: {error}."
+            ) from None
+        for parameter, key in self.call_signature.resources.items():
+            if parameter not in bound.arguments:
+                hint = f"Pass it: {self.name}(..., {parameter}=...)."
+                kwargs[parameter] = self._find_here(key, parameter, hint)
+        return self.function, args, kwargs
+
+    def _find_here(self, key: object, parameter: str, hint: str) -> object:
+        """A resource for a plain call: within an activity, its engine has them."""
+        context = CURRENT.get()
+        if context is None:
+            raise InvalidCallError(
+                f"Activity {self.name!r} was called without an engine, and so without"
+                f" its resource {name_of(key)}.",
+                hint=hint,
+            )
+        return find_resource(context.resources, key, self.name, parameter)
+
+    def supply(
+        self, kwargs: dict[str, Any], resources: Mapping[Any, object]
+    ) -> Callable[..., Any]:
+        """Put an engine's resources among the arguments; give what takes them.
+
+        Raises:
+            ResourceError: the engine was not given one.
+        """
+        for parameter, key in self.call_signature.resources.items():
+            kwargs[parameter] = find_resource(resources, key, self.name, parameter)
+        return self.function
 
     def options(self, **options: Unpack[ActivityOptions]) -> Self:
         """The same activity under other options, for this call.
@@ -178,7 +233,7 @@ class Activity(Generic[P, R]):
         Raises:
             InvalidOptionError, InvalidDurationError: an option has a wrong value.
         """
-        merged = _merge(self._options, options)
+        merged = merge_options(self._options, options)
         return type(self)(self.function, self.name, merged, self.compensate)
 
     def __repr__(self) -> str:
@@ -222,8 +277,13 @@ def _any_input(recorded: Payloads, found: Payloads) -> bool:
     return len(recorded) == len(found)
 
 
-def _merge(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOptions:
-    check_option_names(more, _DEFAULTS, "activity option")
+def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOptions:
+    """Put more options over others.
+
+    Raises:
+        InvalidOptionError: one has a name that none has.
+    """
+    check_option_names(more, DEFAULTS, "activity option")
     merged: ActivityOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
     return merged
 
@@ -398,7 +458,7 @@ def activity(
     how: dict[str, Any] = {
         "name": name,
         "compensate": compensate,
-        "options": _merge(_DEFAULTS, options),
+        "options": merge_options(DEFAULTS, options),
     }
     if function is None:
         return functools.partial(_define, **how)
@@ -416,13 +476,18 @@ def _define(
     check_function(function, "activity")
     checked = check_name(function.__name__ if name is None else name, "activity")
     definition: Activity[Any, Any] = Activity(
-        function, checked, options, _undoing(compensate, checked)
+        function, checked, options, find_undoing(compensate, checked)
     )
     register(ACTIVITIES, definition, "activity")
     return definition
 
 
-def _undoing(compensate: object, name: str) -> Activity[..., Any] | None:
+def find_undoing(compensate: object, name: str) -> Activity[..., Any] | None:
+    """What undoes an activity.
+
+    Raises:
+        DefinitionError: it is no activity.
+    """
     if compensate is None or is_activity(compensate):
         return compensate
     raise DefinitionError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 import msgspec
 
@@ -38,14 +40,23 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.run_id}/{self.activity_id}"
 
 
+NO_RESOURCES: Final[Mapping[Any, object]] = MappingProxyType({})
+
+
 class ActivityContext:
     """The attempt that the current task or thread runs."""
 
-    __slots__ = ("engine", "info", "is_cancelled")
+    __slots__ = ("engine", "info", "is_cancelled", "resources")
 
-    def __init__(self, info: ActivityInfo, engine: object = None) -> None:
+    def __init__(
+        self,
+        info: ActivityInfo,
+        engine: object = None,
+        resources: Mapping[Any, object] = NO_RESOURCES,
+    ) -> None:
         self.info = info
         self.engine = engine
+        self.resources = resources
         # A plain flag: threads read it, the loop's thread sets it, nobody waits.
         self.is_cancelled = False
 

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
+from durable.api.activity_method import find_misplaced_activities
 from durable.api.definitions import WORKFLOWS, check_name, register
 from durable.api.ledger import closing_blocks
 from durable.api.methods import HandlerMethod, RunMethod
@@ -121,6 +122,7 @@ def define_class(
         )
     checked = check_name(cls.__name__ if name is None else name, "workflow")
     runs, methods, problems = _find_methods(cls)
+    problems += find_misplaced_activities(cls)
     problems += _find_problems_of_run(runs)
     problems += _find_problems_of_handlers(cls, methods)
     init: CallSignature | None = None

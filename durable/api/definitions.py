@@ -44,6 +44,9 @@ WORKFLOWS: Final[dict[str, Any]] = {}
 ACTIVITIES: Final[dict[str, Any]] = {}
 """Every decorated activity of this program, by name."""
 
+METHOD: Final = "activity_method"
+"""How errors name the decorator of methods that are activities."""
+
 _log: Final = logging.getLogger("durable.definitions")
 _told: Final[set[tuple[str, str]]] = set()
 
@@ -239,11 +242,18 @@ def check_function(function: object, kind: str) -> None:
             f"the generator {function.__qualname__}", "Return a list instead of yield."
         )
     owner = function.__qualname__.rpartition(".")[0]
-    if owner and not owner.endswith("<locals>"):
+    is_method = bool(owner) and not owner.endswith("<locals>")
+    if is_method and kind == "activity":
+        raise refuse(
+            f"the method {function.__qualname__}", "Put @activity_method on it."
+        )
+    if is_method and kind != METHOD:
         raise refuse(
             f"the method {function.__qualname__}",
             "Move the function to module level; pass what it needs as arguments.",
         )
+    if kind == METHOD and not is_method:
+        raise refuse(f"{function.__qualname__}, which is no method", "Use @activity.")
 
 
 def check_name(name: object, kind: str) -> str:

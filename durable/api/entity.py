@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeGuard, TypeVar, overload
 import msgspec
 from typing_extensions import Unpack, dataclass_transform
 
+from durable.api.activity_method import find_misplaced_activities
 from durable.api.definitions import WORKFLOWS, check_name, register
 from durable.api.entity_call import EntityCall, EntityTarget
 from durable.api.entity_definition import EntityOptions, EntityWorkflow
@@ -212,7 +213,7 @@ def _define(cls: Any, /, *, name: str | None, options: EntityOptions) -> Any:
     checked = cls.__name__ if name is None else name
     if ":" in checked:
         problems.append(f"Its name {checked!r} has a colon, which ends it in ids.")
-    problems += _find_problems_of_state(cls)
+    problems += _find_problems_of_state(cls) + find_misplaced_activities(cls)
     if problems:
         raise DefinitionError(
             "\n- ".join(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from durable.api.activity import Activity, is_activity
+from durable.api.activity_method import activity_methods_of
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition
+from durable.api.resources import missing
 from durable.api.workflow_definition import Workflow, workflow_of
 from durable.errors import DefinitionError
 
@@ -33,7 +35,7 @@ class Registry:
     def limited_to(self, definitions: Iterable[object]) -> Registry:
         """A registry of these definitions, and of those that these modules hold.
 
-        Activities bring along what compensates for them.
+        Activities bring along what compensates for them, classes their activities.
 
         Raises:
             DefinitionError: something is neither a definition nor a module.
@@ -41,22 +43,34 @@ class Registry:
         limited = Registry()
         for item in definitions:
             members = vars(item).values() if inspect.ismodule(item) else (item,)
-            found = False
-            for member in members:
-                workflow = workflow_of(member)
-                if workflow is not None:
-                    limited.workflows[workflow.name] = workflow
-                    found = True
-                elif is_activity(member):
-                    limited._add(member)
-                    found = True
-            if not found:
+            found = [limited._add_member(member) for member in members]
+            if not any(found):
                 raise DefinitionError(
                     f"{item!r} is neither a workflow, nor an activity, nor a module"
                     " that holds one.",
                     hint="Decorate it with @workflow or @activity.",
                 )
         return limited
+
+    def _add_member(self, member: object) -> bool:
+        """Add a workflow, an activity, or a class's activities; False if it is none."""
+        workflow = workflow_of(member)
+        if workflow is not None:
+            self.workflows[workflow.name] = workflow
+        elif is_activity(member):
+            if getattr(member, "instance", None) is not None:
+                raise DefinitionError(
+                    f"The definitions hold {member.name!r} of an object.",
+                    hint="Give the method of the class here, and the object by"
+                    " resources={TheClass: object}.",
+                )
+            self._add(member)
+        else:
+            methods = activity_methods_of(member) if inspect.isclass(member) else ()
+            for method in methods:
+                self._add(method)
+            return bool(methods)
+        return True
 
     def _add(self, activity: Activity[Any, Any]) -> None:
         """Add an activity, and what undoes it: a saga calls that by itself."""
@@ -99,6 +113,21 @@ class Registry:
             activity.call_signature.check_annotations()
         for workflow in list(self.workflows.values()):
             workflow.check_annotations()
+
+    def check_resources(self, given: Mapping[Any, object]) -> None:
+        """See that an engine has all resources that activities take.
+
+        Raises:
+            ResourceError: it lacks some.
+        """
+        lacking = [
+            (name, parameter, key)
+            for name, activity in sorted(self.activities.items())
+            for parameter, key in activity.resources.items()
+            if key not in given
+        ]
+        if lacking:
+            raise missing(lacking, given)
 
 
 REGISTRY: Final = Registry(WORKFLOWS, ACTIVITIES)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from durable.api.resources import Resource
 from durable.converter import json
 from durable.core.payload import JSON_PLAIN, Payload, Payloads
 from durable.errors import (
@@ -38,17 +39,34 @@ class CallSignature:
         function: the function.
         name: how errors name it.
         skip: first parameters that are no part of a call, such as ("self",).
+        takes_resources: whether an engine may fill in some of its parameters.
+
+    Attributes:
+        resources: the keys of those, by parameter; they are no part of a call.
 
     Raises:
         DefinitionError: the signature cannot be recorded as a list of values.
     """
 
     def __init__(
-        self, function: Callable[..., Any], name: str, *, skip: tuple[str, ...] = ()
+        self,
+        function: Callable[..., Any],
+        name: str,
+        *,
+        skip: tuple[str, ...] = (),
+        takes_resources: bool = False,
     ) -> None:
         self.function = function
         self.name = name
-        self.signature = _signature_of(function, name, skip)
+        signature = _signature_of(function, name, skip)
+        self.resources: dict[str, object] = {
+            p.name: p.default.key
+            for p in signature.parameters.values()
+            if isinstance(p.default, Resource)
+        }
+        if self.resources:
+            signature = self._without_resources(signature, takes_resources)
+        self.signature = signature
         parameters = list(self.signature.parameters.values())
         self._refuse_unrecordable(parameters)
         self._names = tuple(
@@ -74,6 +92,37 @@ class CallSignature:
             p.default is p.empty and p.kind is not inspect.Parameter.VAR_POSITIONAL
             for p in parameters
         )
+
+    def _without_resources(
+        self, signature: inspect.Signature, takes_resources: bool
+    ) -> inspect.Signature:
+        """The signature of a call, for which no resource may stand in between."""
+        if not takes_resources:
+            raise DefinitionError(
+                f"{self.name!r} takes {' and '.join(map(repr, self.resources))} as a"
+                " resource, but only activities can.",
+                hint="Take it as a parameter of an activity, and call that.",
+            )
+        kept: list[inspect.Parameter] = []
+        behind = ""
+        for parameter in signature.parameters.values():
+            if parameter.name not in self.resources:
+                if behind and parameter.kind is not parameter.KEYWORD_ONLY:
+                    raise DefinitionError(
+                        f"{self.name!r} takes {parameter.name!r} behind the resource"
+                        f" {behind!r}.",
+                        hint="Put resources last, behind a `*` at best.",
+                    )
+                kept.append(parameter)
+            elif parameter.kind is parameter.POSITIONAL_ONLY:
+                raise DefinitionError(
+                    f"{self.name!r} takes the resource {parameter.name!r} by position"
+                    " only, but resources are given by name.",
+                    hint="Put it behind the `/`.",
+                )
+            elif parameter.kind is not parameter.KEYWORD_ONLY:
+                behind = parameter.name
+        return signature.replace(parameters=kept)
 
     def _refuse_unrecordable(self, parameters: list[inspect.Parameter]) -> None:
         kinds = {p.kind: p for p in parameters}
@@ -188,8 +237,12 @@ class CallSignature:
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
+            given = [name for name in kwargs if name in self.resources]
             raise InvalidCallError(
-                f"{self.name}{shown(self.signature)} was called wrongly: {error}."
+                f"{self.name}{shown(self.signature)} was called wrongly: {error}.",
+                hint=f"{given[0]!r} is a resource: the engine gives it."
+                if given
+                else None,
             ) from None
         values: list[Any] = []
         pending: list[Any] = []

@@ -141,6 +141,30 @@ def _place_of(error: BaseException) -> str:
     return place
 
 
+def load_resources(target: str | None) -> Any:
+    """What `--resources MODULE:NAME` names: a mapping, or what opens one.
+
+    Raises:
+        click.UsageError: there is no such thing.
+        UsersCodeError: importing the module raised.
+    """
+    if target is None:
+        return None
+    module_name, colon, name = target.rpartition(":")
+    if not colon:
+        raise click.UsageError(
+            f"--resources {target!r} is not of the form MODULE:NAME."
+        )
+    module = load_module(module_name)
+    found = vars(module).get(name)
+    if found is None:
+        raise click.UsageError(
+            f"--resources: {module_name!r} has no {name!r}"
+            f"{ending_with_closest(name, vars(module))}"
+        )
+    return found
+
+
 # --- workflows ------------------------------------------------------------------------
 
 

@@ -94,6 +94,15 @@ payloads_option: Final = click.option(
 )
 
 
+resources_option: Final = click.option(
+    "--resources",
+    metavar="MODULE:NAME",
+    envvar="DURABLE_RESOURCES",
+    show_envvar=True,
+    help="What activities take as resources: a function that opens them, or a mapping.",
+)
+
+
 class Span(click.types.StringParamType):
     """A duration, such as "30s", or a number of seconds.
 

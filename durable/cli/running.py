@@ -12,6 +12,7 @@ from durable.api.workflow import WorkflowCall
 from durable.cli.loading import (
     Arguments,
     find_workflow,
+    load_resources,
     make_call,
     plain_values,
     read_arguments,
@@ -28,6 +29,7 @@ from durable.cli.parameters import (
     SPAN,
     Word,
     command_with_arguments,
+    resources_option,
     standard_options,
     values_argument,
 )
@@ -84,6 +86,7 @@ def _start_options(command: F) -> F:
     metavar="SPAN",
     help='How long to wait, such as "30s"; no end to it.',
 )
+@resources_option
 @standard_options
 @pass_session
 def run(
@@ -95,6 +98,7 @@ def run(
     given: str | None,
     queue: str | None,
     timeout: str | None,
+    resources: str | None,
     **how: Any,
 ) -> None:
     """Start a workflow in this process, wait for it, and print its result as JSON.
@@ -106,7 +110,13 @@ def run(
     """
     arguments = read_arguments(values, given)
     call = make_call(find_workflow(target), arguments)
-    work = _run(session, call, queue, timeout, how)
+    engine = Engine(
+        session.database_url,
+        namespace=session.namespace,
+        task_queue=call.definition.task_queue or "default" if queue is None else queue,
+        resources=load_resources(resources),
+    )
+    work = _run(engine, session, call, timeout, how)
     with (
         logging_to_stderr(session.log_level or "warning", session.log_format),
         users_code_prints_to_stderr(),
@@ -124,16 +134,13 @@ def _note_if_found(session: Session, handle: Handle[Any]) -> None:
 
 
 async def _run(
+    engine: Engine,
     session: Session,
     call: WorkflowCall[Any],
-    queue: str | None,
     timeout: str | None,
     how: dict[str, Any],
 ) -> tuple[Handle[Any], Any]:
-    task_queue = call.definition.task_queue or "default" if queue is None else queue
-    async with Engine(
-        session.database_url, namespace=session.namespace, task_queue=task_queue
-    ) as engine:
+    async with engine:
         handle = await engine.start(call, **how)
         _note_if_found(session, handle)
         plain = handle.plain()

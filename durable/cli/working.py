@@ -12,16 +12,17 @@ import click
 
 from durable import limits
 from durable.api.registry import REGISTRY
-from durable.cli.loading import load_modules
+from durable.cli.loading import load_modules, load_resources
 from durable.cli.logs import logging_to_stderr
 from durable.cli.output import users_code_prints_to_stderr
-from durable.cli.parameters import SPAN, database_options
+from durable.cli.parameters import SPAN, database_options, resources_option
 from durable.cli.reporting import mask
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_until_signal
 from durable.engine import Engine
 from durable.options import to_microseconds
 from durable.store.connect import connect
+from durable.worker.held_resources import closing_seconds
 
 _log: Final = logging.getLogger("durable.cli")
 # How long after --drain-timeout the process is ended by force.
@@ -72,6 +73,7 @@ _LEAVE_SECONDS: Final = 2.0
     show_default=True,
     help="How long stopping waits for running activities.",
 )
+@resources_option
 @database_options
 @pass_session
 def worker(
@@ -80,6 +82,7 @@ def worker(
     *,
     modules: tuple[str, ...],
     queues: tuple[str, ...],
+    resources: str | None,
     **options: Any,
 ) -> None:
     """Run workflows and activities until stopped.
@@ -88,17 +91,20 @@ def worker(
     The first SIGTERM or SIGINT drains: nothing more begins, running activities may
     finish within --drain-timeout, and the rest is left to other workers. The second
     one ends the process at once, as does the end of 2 s more; nothing is lost by that.
+    With --resources there is as long again for closing them.
     """
     session.refuse_memory()
     log = logging_to_stderr(session.log_level or "info", session.log_format)
     with log, users_code_prints_to_stderr():
         load_modules(modules)
+        options["resources"] = load_resources(resources)
 
         async def work(stop: asyncio.Event) -> None:
             await _work(session, queues, options, stop)
 
         grace = to_microseconds(options["drain_timeout"], "--drain-timeout") / 1_000_000
-        run_until_signal(work, _announce_draining, grace + _LEAVE_SECONDS)
+        limit = grace + closing_seconds(grace, options["resources"]) + _LEAVE_SECONDS
+        run_until_signal(work, _announce_draining, limit)
 
 
 def _announce_draining(number: int) -> None:

@@ -251,7 +251,8 @@ def _refusal(problem: Exception, value: Any, what: str) -> Exception:
         return PayloadError(
             f"{_capital(what)} cannot be recorded: {type(value).__qualname__}"
             f" holds something that is no data ({_why_unencodable(error)}).",
-            hint="Pass dataclasses, msgspec Structs, pydantic models or plain data.",
+            hint="Pass dataclasses, msgspec Structs, pydantic models or plain data; an"
+            " activity takes a pool or a client by resource().",
         )
 
 

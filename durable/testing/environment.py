@@ -46,6 +46,7 @@ from durable.store.records import (
 )
 from durable.store.store import Outcome, Store
 from durable.testing.clock import VirtualClock, VirtualTime
+from durable.worker.held_resources import Resources
 from durable.worker.lookout import Lookout
 from durable.worker.worker import Worker
 
@@ -74,6 +75,8 @@ class TestEnvironment(Engine):
             or name: `{charge: fake_charge}`. Arguments and results are still recorded
             by the real activity's types.
         definitions: as for `Engine`.
+        resources: as for `Engine`: fakes, by class or name. What an activity lacks
+            parks its run when it is called; nothing is said of those that are not.
         workflow_task_attempts: 1, so that a bug parks its run at once.
         blocked_after: None, so that a debugger may hold workflow code.
 
@@ -91,6 +94,7 @@ class TestEnvironment(Engine):
         clock: VirtualClock | None = None,
         mocks: Mocks | None = None,
         definitions: Iterable[object] | None = None,
+        resources: Resources | None = None,
         namespace: str = "default",
         task_queue: str = "default",
         worker: bool = True,
@@ -112,6 +116,7 @@ class TestEnvironment(Engine):
         super().__init__(
             self._tracked,
             definitions=definitions,
+            resources=resources,
             namespace=namespace,
             task_queue=task_queue,
             worker=worker,
@@ -124,8 +129,7 @@ class TestEnvironment(Engine):
             drain_timeout=drain_timeout,
             observer=observer,
         )
-        if mocks:
-            self._registry = _MockedRegistry(self._registry, mocks)
+        self._registry = _MockedRegistry(self._registry, mocks or {})
         self._time: VirtualTime | None = None
         self._test: asyncio.Task[Any] | None = None
         self._has_stalled = False
@@ -257,6 +261,9 @@ class _MockedRegistry(Registry):
                 )
             self._mocks[name] = _mocked(known.get_activity(name), mock)
 
+    def check_resources(self, given: Mapping[Any, object]) -> None:
+        """Wait for what is missed: a test may give what it needs, and no more."""
+
     def find_activity(self, name: str) -> Activity[..., Any] | None:
         return self._mocks.get(name) or super().find_activity(name)
 
@@ -275,6 +282,7 @@ def _mocked(
     copy = activity.options()
     copy.function = call_mock
     copy.is_async = True
+    copy.resources = {}
     return copy
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from durable.api.activity import Activity
-from durable.api.activity_context import ActivityInfo
+from durable.api.activity_context import NO_RESOURCES, ActivityInfo
 from durable.core.payload import Payload, Payloads
 
 
@@ -36,10 +36,12 @@ class EngineParts(msgspec.Struct, frozen=True):
     Attributes:
         built_in: activities of the library's own, by name.
         engine: the engine itself, for `durable.activity_client`.
+        resources: what it was given for them, by class or name.
     """
 
     built_in: Mapping[str, BuiltIn]
     engine: object
+    resources: Mapping[Any, object] = NO_RESOURCES
 
 
 Code: TypeAlias = Activity[Any, Any] | BuiltIn

@@ -96,7 +96,7 @@ class ActivityTasks:
         self._worker_id = worker_id
         self._observer = observer
         self._parts = parts
-        self._invoker = Invoker(store, parts.engine, observer)
+        self._invoker = Invoker(store, parts, observer)
         self._rows = AttemptRows(store, host, worker_id)
         self._places = Places(concurrency, threads)
         # Attempts begin wherever their run was driven; they must not see that place.

@@ -95,8 +95,10 @@ class HeldAttempts:
     def restore(self, attempt: Attempt, failure: Failure) -> None:
         """Take up one whose function has returned; end it if the code is mended."""
         activity = self._registry.find_activity(attempt.scheduled.activity_type)
-        problem = failure
-        if activity is not None:
+        problem = attempt.problem = failure
+        decided = [unrecorded.is_meant(r, attempt) for r in attempt.run.resolutions]
+        # What an operator has decided meanwhile counts for more than what was kept.
+        if activity is not None and not any(decided):
             try:
                 result = unrecorded.recover_result(activity, failure)
             except DurableError as error:

@@ -26,7 +26,7 @@ from durable.observer import WorkerObserver
 from durable.store.records import ReleaseRuns
 from durable.store.store import Store
 from durable.worker import observing
-from durable.worker.activity_code import BuiltIn, Code
+from durable.worker.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activity_threads import ActivityThreads, NotBegunError
 from durable.worker.live_run import Attempt
 
@@ -57,15 +57,15 @@ class Invoker:
 
     Args:
         store: says whether the runs are still this worker's.
-        engine: what `durable.activity_client` gives.
+        parts: what the engine hands to its activities.
         observer: watches each call, if there is one.
     """
 
     def __init__(
-        self, store: Store, engine: object, observer: WorkerObserver | None
+        self, store: Store, parts: EngineParts, observer: WorkerObserver | None
     ) -> None:
         self._store = store
-        self._engine = engine
+        self._parts = parts
         self._observer = observer
         self._threads: ActivityThreads | None = None
 
@@ -97,7 +97,9 @@ class Invoker:
             started_at=attempt.started_at,
             start_to_close_timeout=scheduled.settings.start_to_close_timeout,
         )
-        attempt.context = ActivityContext(info, self._engine)
+        attempt.context = ActivityContext(
+            info, self._parts.engine, self._parts.resources
+        )
         CURRENT.set(attempt.context)
         observer = self._observer
         if observer is None:
@@ -130,13 +132,16 @@ class Invoker:
         signature = code.call_signature
         try:
             args, kwargs = signature.unbind(signature.decode(input))
+            function = code.function
+            if code.resources:
+                function = code.supply(kwargs, self._parts.resources)
         except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
             raise UnfitArgumentsError(code, error) from None
         if code.is_async:
-            result = await _run_here(code.function(*args, **kwargs))
+            result = await _run_here(function(*args, **kwargs))
         else:
             result = await self._call_in_thread(
-                attempt, code, (args, kwargs), on_thread_end
+                attempt, function, (args, kwargs), on_thread_end
             )
             if inspect.isawaitable(result):  # a plain function around an async one
                 result = await _run_here(result)
@@ -162,7 +167,7 @@ class Invoker:
     async def _call_in_thread(
         self,
         attempt: Attempt,
-        code: Activity[Any, Any],
+        function: Callable[..., Any],
         input: tuple[list[Any], dict[str, Any]],
         on_thread_end: Callable[[Attempt], None],
     ) -> Any:
@@ -173,7 +178,7 @@ class Invoker:
         def call() -> Any:
             if not self._store.holds_lease():  # while the thread was awaited
                 raise NotBegunError("the lease of its worker may have ended")
-            return context.run(_call_plain, code, *input)
+            return context.run(_call_plain, function, *input)
 
         end = partial(on_thread_end, attempt)
         attempt.work, outcome = self._threads.call(call, end)
@@ -220,10 +225,10 @@ async def _run_here(work: Awaitable[Any]) -> Any:
 
 
 def _call_plain(
-    activity: Activity[Any, Any], args: list[Any], kwargs: dict[str, Any]
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
 ) -> Any:
     try:
-        return activity.function(*args, **kwargs)
+        return function(*args, **kwargs)
     except StopIteration as error:
         # A future cannot carry StopIteration; neither can a coroutine (PEP 479).
         raise RuntimeError("activity raised StopIteration") from error

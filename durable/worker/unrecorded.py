@@ -24,7 +24,7 @@ KIND: Final = "unrecorded"
 _RESOLVE: Final = (
     " or say what to do: `durable resolve WORKFLOW_ID {id} --result JSON` (or"
     " Handle.complete_activity) takes a result, `--again` (or Handle.retry_activity)"
-    " runs the activity again"
+    " runs the activity again."
 )
 
 

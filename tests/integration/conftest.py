@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from durable.api.definitions import ACTIVITIES, WORKFLOWS
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -14,3 +17,13 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"
     return f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """Other engines of this process must not be asked for what is defined here."""
+    before = dict(ACTIVITIES), dict(WORKFLOWS)
+    yield
+    for known, old in zip((ACTIVITIES, WORKFLOWS), before, strict=True):
+        known.clear()
+        known.update(old)

@@ -131,6 +131,7 @@ ASYNC_ONLY = {
     "Engine": {
         "run_until_stopped",
         "drain_seconds",
+        "closing_seconds",
         "running_activities",
     },  # it waits for an asyncio.Event
     "Handle": {"sent_update", "first_update"},  # for the client itself

@@ -185,6 +185,35 @@ async def test_an_operator_gives_the_result(kind: str, database: str) -> None:
     assert [kind] == CHARGED
 
 
+async def test_what_an_operator_decided_counts_for_more_than_what_was_kept(
+    database: str,
+) -> None:
+    @activity(name="unrecorded.charge")
+    async def mended(kind: str) -> int | str:
+        CHARGED.append("again")
+        return "charged again"
+
+    @workflow(name="unrecorded.order")
+    async def mended_order(kind: str) -> str:
+        return str(await mended(kind))
+
+    async with TestEnvironment(database, definitions=[order, charge]) as env:
+        for id in ("given", "again", "kept"):
+            await stuck_by(await env.start(order("type"), id=id))
+    async with TestEnvironment(database, worker=False, clock=env.clock) as engine:
+        await (await engine.get("given")).complete_activity("1", "paid")
+        await (await engine.get("again")).retry_activity("1")
+    async with TestEnvironment(
+        database, definitions=[mended_order, mended], clock=env.clock
+    ) as env:
+        results = {
+            id: await healed(env, await env.get(id))
+            for id in ("given", "again", "kept")
+        }
+    assert results == {"given": "paid", "again": "charged again", "kept": "5"}
+    assert CHARGED == ["type", "type", "type", "again"]
+
+
 async def test_an_operator_has_it_run_again(database: str) -> None:
     async with TestEnvironment(database, definitions=[order, charge]) as env:
         run = await env.start(order("object"), id="o")
