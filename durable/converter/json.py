@@ -53,6 +53,7 @@ from durable.errors import (
 _PLAIN_SCALARS: Final = frozenset({int, str, bool})
 _NOTHING: Final = (None, type(None), Any)
 _ARGUMENT: Final = re.compile(r"argument '(\w+)' of ")
+_NO_NUMBER: Final = "Pass None, or a text, where there is no number."
 _encode: Final = wire.encode
 _forms: Final[dict[Any, tuple[Callable[[Any], Any], Plan | None]]] = {}
 
@@ -145,16 +146,18 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
     if type(value) is bytes and hint in (bytes, Any):
         _check_size(len(value), what)
         return Payload(encoding=BINARY_PLAIN, data=value), value
-    plan = _find_form(hint)[1]
-    if plan is None:
+    read, plan = _find_form(hint)
+    if plan is None and hint is not Any:
         try:
-            return _encode_checked(value, value, hint, what)
-        except PayloadTooLargeError:
-            raise
-        except PayloadError:
-            plan = _find_plan(hint)
-            if plan is None:
-                raise
+            data = _encode(value)
+            copy = read(data)
+            if same(value, copy) and len(data) <= limits.PAYLOAD_BYTES_MAX:
+                return Payload(msgspec.Raw(data)), copy
+        except Exception:  # noqa: BLE001, S110 - said properly below
+            pass
+        plan = _find_plan(hint)
+    if plan is None:
+        return _encode_checked(value, value, hint, what)
     try:
         lowered = plan.lower(value)
     except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
@@ -201,7 +204,7 @@ def _misfit(error: Exception, value: Any, hint: Any, what: str) -> PayloadError:
         return PayloadError(
             f"{_capital(what)}{_at(what, place)} is {number!r}, which JSON does not"
             " have.",
-            hint="Pass None, or a text, where there is no number.",
+            hint=_NO_NUMBER,
         )
     misfit = misfit_of(error)
     return PayloadError(
@@ -212,6 +215,8 @@ def _misfit(error: Exception, value: Any, hint: Any, what: str) -> PayloadError:
 
 
 def _advice_on_change(before: Any, after: Any) -> str:
+    if is_not_finite(before):
+        return _NO_NUMBER
     special = advice_for(type(before))
     if special is not None and before is not None:
         return special
@@ -375,10 +380,13 @@ def decode(payload: Payload, hint: Any, what: str) -> Any:
     """
     encoding = payload.encoding
     if encoding == JSON_PLAIN:
+        read = _find_form(hint)[0]
+        try:
+            return read(payload.json)
+        except Exception:  # noqa: BLE001, S110 - a plan may know better
+            pass
         try:
             return _read(payload.json, hint)
-        except DefinitionError:
-            raise
         except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
             misfit = misfit_of(error)
             raise UndecodableError(

@@ -174,9 +174,11 @@ class _Builder:
                 else self._make(full)
             )
             members.append(Member(part, plan))
+        native = None
         try:
-            wire.find_decoder(hint)
+            native = wire.find_decoder(hint)
         except DefinitionError:
+            self._needs_care = True
             for part, member in zip(parts, members, strict=True):
                 _refuse_no_data(part, member, name)
         else:
@@ -184,9 +186,7 @@ class _Builder:
                 kinds = frozenset[str]().union(*(m.plan.kinds for m in members))
                 runtimes = [runtimes_of(member.plan) for member in members]
                 return Leaf(hint, kinds, tuple(k for one in runtimes for k in one))
-        union = UnionPlan(name, members)
-        self._needs_care |= union.has_tags
-        return union
+        return UnionPlan(name, members, native)
 
 
 def _refuse_no_data(part: Any, member: Member, name: str) -> None:

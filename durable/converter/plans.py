@@ -7,7 +7,7 @@ ours. A plan lowers a value to one that msgspec encodes, and reads it back.
 - A union whose members are the same kind of JSON (two dataclasses, a text and a UUID)
   gets a tag: `{"$type": "Paid", "$value": ...}`. The tag is looked up among the members
   that the annotation names, and nowhere else. What was recorded without a tag, before
-  the annotation was a union, is read by the first member that gives it back whole.
+  the annotation was a union, is read by the one member that explains all of it.
 - A moment in a `ZoneInfo` is written as RFC 9557 has it, `...+02:00[Europe/Berlin]`.
 - Dicts whose keys JSON cannot have are lists of pairs.
 
@@ -243,7 +243,6 @@ class Dictionary:
     ) -> None:
         self._key, self._value = key, value
         self._always_pairs, self._may_pair = always_pairs, may_pair
-        self._read = wire.find_decoder(dict[str, msgspec.Raw])
         self._read_pairs = wire.find_decoder(list[tuple[msgspec.Raw, msgspec.Raw]])
         self.kinds = frozenset({"array", "object"} if may_pair else {"object"})
 
@@ -272,7 +271,7 @@ class Dictionary:
         else:
             pairs = [
                 (at("[a key]", self._read_key, key), item)
-                for key, item in self._read(raw).items()
+                for key, item in _read_dict(raw).items()
             ]
         return {
             key: at(f"[key {number}]", self._value.read, item)
@@ -288,6 +287,9 @@ class Dictionary:
 
     def fit(self, value: Any) -> int:
         return _fit_class(dict, value)
+
+
+_read_dict: Final = wire.find_decoder(dict[str, msgspec.Raw])
 
 
 class RecordPlan:
@@ -329,6 +331,8 @@ class RecordPlan:
         for name, plan in self._plans.items():
             if name in values:
                 values[name] = at(f".{name}", plan.read, values[name])
+        if self.runtime is dict:  # with its keys in their order
+            values = {name: values[name] for name in _read_dict(raw) if name in values}
         return self._record.build(values)
 
     def fit(self, value: Any) -> int:
@@ -383,10 +387,18 @@ class Member:
         except Exception:  # noqa: BLE001 - another member's value
             return False
 
-    def keeps(self, raw: Any, value: Any) -> bool:
-        """Whether the JSON is all that it would write for this value."""
+    def explains(self, raw: Any, value: Any) -> bool:
+        """Whether the value has all that the JSON says; defaults may be added."""
         again = wire.encode(self.plan.lower(value))
-        return bool(msgspec.json.decode(again) == msgspec.json.decode(raw))
+        return _is_within(msgspec.json.decode(raw), msgspec.json.decode(again))
+
+
+def _is_within(part: Any, whole: Any) -> bool:
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(k in whole and _is_within(v, whole[k]) for k, v in part.items())
+    if isinstance(part, list) and isinstance(whole, list):
+        return len(part) == len(whole) and all(map(_is_within, part, whole))
+    return bool(part == whole)
 
 
 class UnionPlan:
@@ -394,11 +406,13 @@ class UnionPlan:
 
     is_native = False
 
-    def __init__(self, name: str, members: list[Member]) -> None:
+    def __init__(self, name: str, members: list[Member], native: Any = None) -> None:
         self.runtime = tuple(kind for m in members for kind in runtimes_of(m.plan))
         self._name = name
         self._members = members
-        self._set_tags()
+        self._native: Callable[[Any], Any] | None = native
+        if native is None:
+            self._set_tags()
         kinds: Kinds = frozenset()
         for member in members:
             kinds |= {"object"} if member.tag else member.plan.kinds
@@ -447,6 +461,13 @@ class UnionPlan:
             else:
                 return self._read_tagged(tagged)
         found = [m for m in self._members if kind in m.plan.kinds]
+        if self._native is not None:
+            try:
+                return self._native(raw)
+            except Exception:  # a type's own code may raise anything
+                found = [member for member in found if not member.plan.is_native]
+                if not found:
+                    raise
         if len(found) == 1:
             return found[0].plan.read(raw)
         if not found:
@@ -466,18 +487,28 @@ class UnionPlan:
         return self._read_untagged(found, tagged.value)
 
     def _read_untagged(self, members: list[Member], raw: Any) -> Any:
+        """Read what JSON alone says. The order of a union means nothing to Python."""
         fitting: list[Any] = []
+        whole: list[Any] = []
         for member in members:
             try:
                 value = member.plan.read(raw)
-                if member.keeps(raw, value):
-                    return value
+                fitting.append(value)
+                if member.explains(raw, value):
+                    whole.append(value)
             except Exception:  # noqa: BLE001, S112 - it is another member's
                 continue
-            fitting.append(value)
-        if not fitting:
+        found = whole or fitting
+        if not found:
             raise MisfitError(f"it fits none of {self._name}")
-        return fitting[0]
+        if not all(same(found[0], other) for other in found[1:]):
+            raise MisfitError(
+                f"it was recorded without saying which of {self._name} it is, and fits"
+                " several",
+                advice="Keep the annotation that it was recorded under, and take the"
+                " union in a new parameter, field or definition.",
+            )
+        return found[0]
 
     def fit(self, value: Any) -> int:
         return max(member.plan.fit(value) for member in self._members)
