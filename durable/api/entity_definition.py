@@ -241,7 +241,7 @@ class EntityWorkflow(Workflow[..., None]):
             DefinitionError: one cannot be resolved, or not be decoded by.
         """
         try:
-            json.decoder_of(self.origin)
+            json.check_annotation(self.origin)
         except DefinitionError as error:
             first = next(iter(self.methods.values())).call_signature
             raise DefinitionError(
