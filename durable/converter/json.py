@@ -18,6 +18,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -215,7 +216,8 @@ def _misfit(error: Exception, value: Any, hint: Any, what: str) -> PayloadError:
 
 
 def _advice_on_change(before: Any, after: Any) -> str:
-    if is_not_finite(before):
+    is_decimal = isinstance(before, Decimal)
+    if is_not_finite(before) or (is_decimal and not before.is_finite()):
         return _NO_NUMBER
     special = advice_for(type(before))
     if special is not None and before is not None:

@@ -177,6 +177,9 @@ _ADVICE: Final[dict[str, str]] = {
     "_thread.lock": "Make it where it is used.",
     "_thread.RLock": "Make it where it is used.",
     "builtins.function": "Pass a name, and look the function up where it is used.",
+    "builtins.builtin_function_or_method": "Pass a name, and look the function up where"
+    " it is used.",
+    "builtins.method": "Pass a name, and look the function up where it is used.",
     "builtins.type": "Pass a name, and look the class up where it is used.",
     "builtins.module": "Import it where it is used.",
     "builtins.NoneType": "Annotate it as `... | None`.",

@@ -225,7 +225,9 @@ def test_alias_by_type_is_its_meaning() -> None:
     outcome = aliases.TypeAliasType("outcome", "Paid | Declined")
     del outcome
     outcome = aliases.TypeAliasType("outcome", Paid | Declined)
-    assert written([Paid("r")], types.GenericAlias(list, outcome)) == [tagged("Paid", PAID)]
+    assert written([Paid("r")], types.GenericAlias(list, outcome)) == [
+        tagged("Paid", PAID)
+    ]
 
 
 def test_order_of_the_members_makes_no_difference_to_what_is_recorded() -> None:
