@@ -223,18 +223,12 @@ def record_of(hint: Any) -> Record | None:
     """The fields of a class; None if it has none that msgspec knows.
 
     Raises:
-        DefinitionError: the annotations of its fields cannot be resolved.
+        NameError, TypeError, AttributeError: the annotations of its fields cannot be
+            resolved.
     """
     cls: Any = typing.get_origin(hint) or hint
-    if not isinstance(cls, type):
-        return None
-    try:
-        return _record_of(cls, typing.get_args(hint))
-    except (NameError, TypeError, AttributeError) as error:
-        raise DefinitionError(
-            f"The fields of {cls.__qualname__} cannot be resolved: {error}.",
-            hint="Import the names at run time, not only under TYPE_CHECKING.",
-        ) from None
+    args = typing.get_args(hint)
+    return _record_of(cls, args) if isinstance(cls, type) else None
 
 
 def _record_of(cls: Any, args: tuple[Any, ...]) -> Record | None:

@@ -418,9 +418,10 @@ def keep(value: Any, hint: Any) -> Payload | None:
     if type(value) is bytes:
         fits = len(value) <= limits.PAYLOAD_BYTES_MAX
         return Payload(encoding=BINARY_PLAIN, data=value) if fits else None
+    own = _find_plan(type(value))  # its zones and unions are in no way the annotation's
     try:
-        data = _encode_json(value, "it")
-    except PayloadError:
+        data = _encode_json(value if own is None else own.lower(value), "it")
+    except (PayloadError, MisfitError):
         return None
     if find_part(value, is_not_finite) is not None:
         return None

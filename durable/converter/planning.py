@@ -69,7 +69,11 @@ class _Builder:
         self._needs_care = False
 
     def plan(self, hint: Any) -> Plan:
-        made = self._make(hint)
+        try:
+            made = self._make(hint)
+        except (NameError, TypeError, AttributeError, RecursionError):
+            # What cannot be looked into is msgspec's, which says why if it cannot, too.
+            return Leaf(hint, ALL_KINDS, Any)
         if made.is_native or self._needs_care:
             return made
         # Only that it refers to itself has made it ours.
@@ -177,12 +181,15 @@ class _Builder:
         native = None
         try:
             native = wire.find_decoder(hint)
+            if len({hints.bare(part)[0] for part in parts}) < len(parts):
+                native = None  # of two constraints of one type it knows the last
+                self._needs_care = True
         except DefinitionError:
             self._needs_care = True
             for part, member in zip(parts, members, strict=True):
                 _refuse_no_data(part, member, name)
         else:
-            if all(member.plan.is_native for member in members):
+            if native and all(member.plan.is_native for member in members):
                 kinds = frozenset[str]().union(*(m.plan.kinds for m in members))
                 runtimes = [runtimes_of(member.plan) for member in members]
                 return Leaf(hint, kinds, tuple(k for one in runtimes for k in one))

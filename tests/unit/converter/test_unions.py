@@ -371,9 +371,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"price": sys.stdout.write},
         "items[2].price cannot be recorded: a builtin",
-        "Use",
+        "Pass a name",
     ),
-    ({"price": [print]}, "items[2].price[0] cannot be recorded: a builtin", "types.md"),
+    (
+        {"price": [print]},
+        "items[2].price[0] cannot be recorded: a builtin",
+        "Pass a name",
+    ),
     ({"pay": "4711"}, "items[2].pay does not fit its annotation: a str is none of", ""),
     ({"pay": Paid(4711)}, "items[2].pay.receipt does not fit", "exact type"),  # type: ignore[arg-type]  # wrong on purpose
 ]
