@@ -219,6 +219,16 @@ def _field_hint(hint: Any) -> Any:
     return hint
 
 
+def is_record(cls: Any) -> bool:
+    """Whether it is a class with fields that msgspec knows."""
+    return typing_extensions.is_typeddict(cls) or (
+        issubclass(cls, msgspec.Struct)
+        or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
+        or dataclasses.is_dataclass(cls)
+        or hasattr(cls, "__attrs_attrs__")
+    )
+
+
 def record_of(hint: Any) -> Record | None:
     """The fields of a class; None if it has none that msgspec knows.
 
@@ -227,13 +237,13 @@ def record_of(hint: Any) -> Record | None:
             resolved.
     """
     cls: Any = typing.get_origin(hint) or hint
-    args = typing.get_args(hint)
-    return _record_of(cls, args) if isinstance(cls, type) else None
+    if not isinstance(cls, type) or not is_record(cls):
+        return None
+    return _record_of(cls, hints_of(cls, typing.get_args(hint)))
 
 
-def _record_of(cls: Any, args: tuple[Any, ...]) -> Record | None:
+def _record_of(cls: Any, hints: dict[str, Any]) -> Record:
     if typing_extensions.is_typeddict(cls):
-        hints = hints_of(cls, args)
         required = set(cls.__required_keys__)
         for name, part in hints.items():  # texts hide it from the class
             origin = typing.get_origin(part)
@@ -244,21 +254,17 @@ def _record_of(cls: Any, args: tuple[Any, ...]) -> Record | None:
         names = {name: name for name in hints}
         return Record(dict, hints, names, frozenset(required), dict)
     if issubclass(cls, msgspec.Struct):
-        return _of_struct(cls, hints_of(cls, args))
-    if issubclass(cls, tuple) and hasattr(cls, "_fields"):
-        fields: list[str] = list(cls._fields)
-        found = hints_of(cls, args)
-        hints = {name: found.get(name, Any) for name in fields}
-        required = {name for name in fields if name not in cls._field_defaults}
-        names = {name: name for name in fields}
+        return _of_struct(cls, hints)
+    if issubclass(cls, tuple):
+        names = {name: name for name in cls._fields}
+        required = {name for name in names if name not in cls._field_defaults}
+        hints = {name: hints.get(name, Any) for name in names}
         return Record(
             cls, hints, names, frozenset(required), lambda v: cls(**v), is_array=True
         )
     if dataclasses.is_dataclass(cls):
-        return _of_dataclass(cls, hints_of(cls, args))
-    if hasattr(cls, "__attrs_attrs__"):
-        return _of_attrs(cls, hints_of(cls, args))
-    return None
+        return _of_dataclass(cls, hints)
+    return _of_attrs(cls, hints)
 
 
 def _of_struct(cls: Any, hints: dict[str, Any]) -> Record:

@@ -15,11 +15,15 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
+import typing_extensions
+
 from durable.converter import hints, wire
 from durable.converter.plans import (
     ALL_KINDS,
     Dictionary,
     Items,
+    Kinds,
     Later,
     Leaf,
     LiteralLeaf,
@@ -81,7 +85,7 @@ class _Builder:
 
     def _make(self, hint: Any) -> Plan:
         bare, meta = hints.bare(hint)
-        later = Later()
+        later = Later(*_foresee(bare))
         with contextlib.suppress(TypeError):  # an unhashable one is made each time
             later = self._made.setdefault((bare, meta), later)
             if later.is_begun:
@@ -194,6 +198,21 @@ class _Builder:
                 runtimes = [runtimes_of(member.plan) for member in members]
                 return Leaf(hint, kinds, tuple(k for one in runtimes for k in one))
         return UnionPlan(name, members, native)
+
+
+def _foresee(hint: Any) -> tuple[Kinds, Any]:
+    """The JSON and the type of what may hold itself, before its plan is made."""
+    origin = typing.get_origin(hint) or hint
+    concrete = hints.CONCRETE.get(origin)
+    if concrete is not None:
+        return frozenset({"object" if concrete is dict else "array"}), concrete
+    if isinstance(origin, type) and hints.is_record(origin):
+        is_array = issubclass(origin, tuple) or (
+            issubclass(origin, msgspec.Struct) and origin.__struct_config__.array_like
+        )
+        runtime = dict if typing_extensions.is_typeddict(origin) else origin
+        return frozenset({"array" if is_array else "object"}), runtime
+    return ALL_KINDS, Any
 
 
 def _refuse_no_data(part: Any, member: Member, name: str) -> None:

@@ -29,7 +29,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from datetime import datetime, time
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -56,7 +56,7 @@ _EXACT: Final = 2
 _LOOSE: Final = 1
 
 
-class Plan(Protocol):
+class Plan:
     """How values of one annotation become JSON and come back.
 
     Attributes:
@@ -65,9 +65,9 @@ class Plan(Protocol):
         runtime: the type of its values, or a tuple of types; Any if it is not known.
     """
 
-    kinds: Kinds
-    is_native: bool
-    runtime: Any
+    kinds: Kinds = ALL_KINDS
+    is_native = False
+    runtime: Any = Any
 
     def lower(self, value: Any) -> Any:
         """A value that msgspec encodes; the same object where nothing is to be done.
@@ -75,53 +75,51 @@ class Plan(Protocol):
         Raises:
             MisfitError: it is of no member of a union.
         """
+        return value
 
-    def read(self, raw: Any) -> Any:
+    def read(self, raw: Any, /) -> Any:
         """The value of raw JSON; raises MisfitError or whatever msgspec does."""
+        raise NotImplementedError
 
     def fit(self, value: Any) -> int:
         """How surely this is the value's annotation, by its runtime type: 0 to 2."""
+        runtimes = runtimes_of(self)
+        if type(value) in runtimes:
+            return _EXACT
+        if Any in runtimes or isinstance(value, runtimes):
+            return _LOOSE
+        return _LOOSE * (float in runtimes and type(value) is int)
 
 
-class Leaf:
+class Leaf(Plan):
     """What msgspec does alone."""
 
     is_native = True
 
     def __init__(self, hint: Any, kinds: Kinds, runtime: Any) -> None:
-        self.read: Callable[[Any], Any] = wire.find_decoder(hint)
+        self._read = wire.find_decoder(hint)
         self.kinds = kinds
         self.runtime = runtime
 
-    def lower(self, value: Any) -> Any:
-        return value
-
-    def fit(self, value: Any) -> int:
-        return _fit_class(self.runtime, value)
+    def read(self, raw: Any, /) -> Any:
+        return self._read(raw)
 
 
 class LiteralLeaf(Leaf):
     """One of some values; they are told apart by type, too."""
 
+    def __init__(self, hint: Any, kinds: Kinds, values: tuple[Any, ...]) -> None:
+        super().__init__(hint, kinds, tuple({type(value) for value in values}))
+        self._values = {(type(value), value) for value in values}
+
     def fit(self, value: Any) -> int:
-        return _EXACT * any(
-            type(value) is type(one) and value == one for one in self.runtime
-        )
+        is_scalar = type(value) in self.runtime
+        return _EXACT * (is_scalar and (type(value), value) in self._values)
 
 
-def _fit_class(runtime: Any, value: Any) -> int:
-    kinds = runtime if isinstance(runtime, tuple) else (runtime,)
-    if type(value) in kinds:
-        return _EXACT
-    if Any in kinds or isinstance(value, kinds):
-        return _LOOSE
-    return _LOOSE * (float in kinds and type(value) is int)
-
-
-class Zoned:
+class Zoned(Plan):
     """A datetime or time, whose zone is kept by name."""
 
-    is_native = False
     kinds = frozenset({"text"})
     _NAMED = re.compile(r'"([^"\\\[]+)\[([\w+\-/.]+)\]"')
 
@@ -155,14 +153,10 @@ class Zoned:
                 return there
         return moment.astimezone(zone)  # the zone's rules were changed meanwhile
 
-    def fit(self, value: Any) -> int:
-        return _fit_class(self.runtime, value)
 
-
-class NamedEnum:
+class NamedEnum(Plan):
     """An enum whose values JSON cannot have: its members go by their names."""
 
-    is_native = False
     kinds = frozenset({"text"})
 
     def __init__(self, runtime: type[enum.Enum]) -> None:
@@ -178,14 +172,10 @@ class NamedEnum:
             raise MisfitError("Invalid enum value")
         return member
 
-    def fit(self, value: Any) -> int:
-        return _fit_class(self.runtime, value)
 
-
-class Items:
+class Items(Plan):
     """Lists, sets, frozensets and tuples, with a plan for all items or one for each."""
 
-    is_native = False
     kinds = frozenset({"array"})
 
     def __init__(
@@ -223,18 +213,13 @@ class Items:
             ]
         )
 
-    def fit(self, value: Any) -> int:
-        return _fit_class(self.runtime, value)
-
 
 def _is(left: Any, right: Any) -> bool:
     return left is right
 
 
-class Dictionary:
+class Dictionary(Plan):
     """A dict; as a list of pairs where JSON cannot have its keys."""
-
-    is_native = False
 
     runtime = dict
 
@@ -285,17 +270,12 @@ class Dictionary:
                 return self._key.read(text.encode())
         return self._key.read(raw)
 
-    def fit(self, value: Any) -> int:
-        return _fit_class(dict, value)
-
 
 _read_dict: Final = wire.find_decoder(dict[str, msgspec.Raw])
 
 
-class RecordPlan:
+class RecordPlan(Plan):
     """A class with fields, or a TypedDict."""
-
-    is_native = False
 
     def __init__(self, record: hints.Record, plans: dict[str, Plan]) -> None:
         self._record = record
@@ -335,20 +315,15 @@ class RecordPlan:
             values = {name: values[name] for name in _read_dict(raw) if name in values}
         return self._record.build(values)
 
-    def fit(self, value: Any) -> int:
-        return _fit_class(self.runtime, value)
 
+class Later(Plan):
+    """A plan within itself, which is still being made."""
 
-class Later:
-    """A plan within itself, by the annotation: it is being made."""
-
-    is_native = False
-    kinds = ALL_KINDS
-    runtime = Any
-
-    def __init__(self) -> None:
+    def __init__(self, kinds: Kinds, runtime: Any) -> None:
         self.plan: Plan = self
         self.is_begun = False
+        self.kinds = kinds
+        self.runtime = runtime
 
     def lower(self, value: Any) -> Any:
         return self.plan.lower(value)
@@ -401,10 +376,8 @@ def _is_within(part: Any, whole: Any) -> bool:
     return bool(part == whole)
 
 
-class UnionPlan:
+class UnionPlan(Plan):
     """One of several; with a tag where JSON cannot tell which."""
-
-    is_native = False
 
     def __init__(self, name: str, members: list[Member], native: Any = None) -> None:
         self.runtime = tuple(kind for m in members for kind in runtimes_of(m.plan))
@@ -510,9 +483,6 @@ class UnionPlan:
             )
         return found[0]
 
-    def fit(self, value: Any) -> int:
-        return max(member.plan.fit(value) for member in self._members)
-
 
 def _tag(name: str, lowered: Any) -> dict[str, Any]:
     return {"$type": name, "$value": lowered}
@@ -534,16 +504,16 @@ def _has_own_tag(kind: Any) -> bool:
 
 
 def with_meta(hint: Any, meta: tuple[Any, ...]) -> Any:
+    """An annotation with its constraints."""
     return typing.Annotated[(hint, *meta)] if meta else hint
 
 
 def kind_of(raw: Any) -> str:
+    """Of which kind raw JSON is."""
     start = bytes(raw).lstrip()[:1].decode(errors="replace")
     return _FIRST.get(start, "number")
 
 
 def runtimes_of(plan: Plan) -> tuple[Any, ...]:
-    if isinstance(plan, LiteralLeaf):
-        return tuple({type(value) for value in plan.runtime})
-    runtime = plan.runtime
-    return runtime if isinstance(runtime, tuple) else (runtime,)
+    """The types of a plan's values."""
+    return plan.runtime if isinstance(plan.runtime, tuple) else (plan.runtime,)

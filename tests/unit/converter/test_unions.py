@@ -86,6 +86,12 @@ class Node:
     inner: "list[Node]" = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass
+class Link:
+    value: Paid | Declined
+    next: "Link | None" = None
+
+
 class Colour(enum.Enum):
     RED = "red"
 
@@ -195,6 +201,22 @@ WRITTEN: list[tuple[Any, Any, Any]] = [
         Node(1, [Node(Paid("r"))]),
         Node,
         {"value": 1, "inner": [{"value": tagged("Paid", PAID), "inner": []}]},
+    ),
+    (
+        Link(Paid("r"), Link(Declined("r"))),
+        Link,
+        {
+            "value": tagged("Paid", PAID),
+            "next": {"value": tagged("Declined", PAID), "next": None},
+        },
+    ),
+    (
+        Link(Paid("r"), Link(Paid("r"))),
+        Link | None,
+        {
+            "value": tagged("Paid", PAID),
+            "next": {"value": tagged("Paid", PAID), "next": None},
+        },
     ),
     ({"a": Paid("r")}, dict[str, Paid | Declined], {"a": tagged("Paid", PAID)}),
     ({1: "x", "1": "y"}, dict[int | str, str], [[1, "x"], ["1", "y"]]),
