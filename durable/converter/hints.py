@@ -112,10 +112,11 @@ def bind(hint: Any, scope: dict[Any, Any]) -> Any:
     """An annotation with its type variables replaced."""
     if isinstance(hint, typing.TypeVar):
         return scope.get(hint, hint)
+    generic: Any = hint
     parameters = () if isinstance(hint, type) else getattr(hint, "__parameters__", ())
     if not parameters:
         return hint
-    return hint[tuple(scope.get(p, Any) for p in parameters)]
+    return generic[tuple(scope.get(p, Any) for p in parameters)]
 
 
 # --- names ----------------------------------------------------------------------------
@@ -256,11 +257,12 @@ def _record_of(cls: Any, hints: dict[str, Any]) -> Record:
     if issubclass(cls, msgspec.Struct):
         return _of_struct(cls, hints)
     if issubclass(cls, tuple):
-        names = {name: name for name in cls._fields}
-        required = {name for name in names if name not in cls._field_defaults}
+        named: Any = cls
+        names = {name: name for name in named._fields}
+        required = {name for name in names if name not in named._field_defaults}
         hints = {name: hints.get(name, Any) for name in names}
         return Record(
-            cls, hints, names, frozenset(required), lambda v: cls(**v), is_array=True
+            cls, hints, names, frozenset(required), lambda v: named(**v), is_array=True
         )
     if dataclasses.is_dataclass(cls):
         return _of_dataclass(cls, hints)

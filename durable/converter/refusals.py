@@ -189,14 +189,15 @@ _ADVICE: Final[dict[str, str]] = {
 
 def advice_for(kind: Any) -> str | None:
     """What to do instead of passing a value of a class; None if nothing special."""
-    kind = typing.get_origin(kind) or kind
-    if not isinstance(kind, type):
+    found: Any = typing.get_origin(kind) or kind
+    if not isinstance(found, type):
         return None
-    for base in kind.__mro__:
+    kind = found
+    for base in found.__mro__:
         advice = _ADVICE.get(f"{base.__module__}.{base.__qualname__}")
         if advice is not None:
             return advice
-    if issubclass(kind, BaseException):
+    if issubclass(found, BaseException):
         return "Raise it, or pass what it says as text."
     if hasattr(kind, "read") or hasattr(kind, "cursor"):
         return "Open it where it is used; pass its path or address."

@@ -227,7 +227,7 @@ WRITTEN: list[tuple[Any, Any, Any]] = [
     ({MOMENT: 1}, dict[datetime, int], {"2026-10-25T02:30:00+02:00[Europe/Berlin]": 1}),
     ("a", Literal["a", "b"] | Paid | Declined, "a"),
     ("c", Literal["a"] | str, "c"),  # noqa: PYI051 - people write it
-    ("c", Literal["a"] | str | UUID, tagged("str", "c")),  # noqa: PYI051
+    ("c", Literal["a"] | str | UUID, tagged("str", "c")),  # noqa: PYI051 - likewise
     (None, "Paid | Declined | None", None),
 ]
 
