@@ -138,7 +138,7 @@ def describe(value: Any) -> str:
         return repr(value)
     if isinstance(value, datetime | time) and value.tzinfo is not None:
         return f"a {type(value).__name__} in a {type(value.tzinfo).__name__} zone"
-    if isinstance(value, dict):
+    if type(value) is dict:
         kinds = sorted({type(key).__qualname__ for key in value})
         return f"a dict with {' and '.join(kinds) or 'no'} keys"
     if value is None:

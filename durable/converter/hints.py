@@ -124,8 +124,11 @@ def bind(hint: Any, scope: dict[Any, Any]) -> Any:
 
 def tag_of(hint: Any, *, is_full: bool = False) -> str:
     """How a member of a union is called in what is recorded."""
-    hint = bare(hint)[0]
+    if not isinstance(hint, _ALIASES):  # which may hold itself
+        hint = bare(hint)[0]
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, _ALIASES):
+        return str(hint.__name__)
     if hint is type(None):
         return "None"
     if origin is typing.Literal:
@@ -300,6 +303,8 @@ def _required_of(cls: Any) -> frozenset[str]:
 
 def _of_dataclass(cls: Any, hints: dict[str, Any]) -> Record:
     fields = dataclasses.fields(cls)
+    if any(isinstance(hint, dataclasses.InitVar) for hint in hints.values()):
+        raise TypeError("dataclasses with `InitVar` fields are not supported")
 
     def build(values: dict[str, Any]) -> Any:
         made = cls.__new__(cls)

@@ -222,7 +222,7 @@ def _advice_on_change(before: Any, after: Any) -> str:
     special = advice_for(type(before))
     if special is not None and before is not None:
         return special
-    if getattr(before, "tzinfo", None) is not None:
+    if getattr(before, "tzinfo", None) and type(before) is type(after):
         return (
             "Use zoneinfo.ZoneInfo or datetime.timezone; in a model of pydantic, keep"
             " the zone's name in a field of its own."

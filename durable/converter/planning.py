@@ -80,8 +80,12 @@ class _Builder:
             return Leaf(hint, ALL_KINDS, Any)
         if made.is_native or self._needs_care:
             return made
-        # Only that it refers to itself has made it ours.
-        return Leaf(hint, made.kinds, Any)
+        # Only that it refers to itself has made it ours; msgspec knows that of classes,
+        # and not of aliases.
+        try:
+            return Leaf(hint, made.kinds, Any)
+        except DefinitionError:
+            return made
 
     def _make(self, hint: Any) -> Plan:
         bare, meta = hints.bare(hint)

@@ -180,6 +180,9 @@ _ADVICE: Final[dict[str, str]] = {
     "builtins.builtin_function_or_method": "Pass a name, and look the function up where"
     " it is used.",
     "builtins.method": "Pass a name, and look the function up where it is used.",
+    "collections.abc.Callable": "Pass a name, and look the function up where it is"
+    " used.",
+    "collections.abc.Iterable": "Annotate it as a list.",
     "builtins.type": "Pass a name, and look the class up where it is used.",
     "builtins.module": "Import it where it is used.",
     "builtins.NoneType": "Annotate it as `... | None`.",

@@ -96,7 +96,9 @@ def is_textual(kind: Any) -> bool:
 
 def is_known(kind: Any) -> bool:
     """Whether a class that msgspec does not know is one that this module does."""
-    return kind is object or is_model(kind) or issubclass(kind, (*TEXTUAL, complex))
+    return (
+        kind in (object, Any) or is_model(kind) or issubclass(kind, (*TEXTUAL, complex))
+    )
 
 
 encode: Final = msgspec.json.Encoder(enc_hook=_encode_extra).encode

@@ -537,3 +537,29 @@ def test_value_of_any_union_comes_back_the_same_or_is_refused(
     assert json.same_payloads(
         (payload,), (json.encode_again(value, hint, "it"),), (hint,), "it"
     )
+
+
+# --- aliases --------------------------------------------------------------------------
+
+ALIASES = """
+type Json = dict[str, Json] | list[Json] | str | int | None
+type Tree = Paid | Declined | list[Tree]
+type Outcome[T] = Paid | Declined | T
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the statement came with 3.12")
+def test_aliases_may_hold_themselves_and_take_parameters() -> None:
+    names: dict[str, Any] = {"Paid": Paid, "Declined": Declined, "__name__": __name__}
+    exec(ALIASES, names)  # noqa: S102 - 3.11 would not read it
+    held = {"a": [1, None, "x", {"b": []}]}
+    assert written(held, names["Json"]) == held
+    json.check_annotation(types.GenericAlias(list, names["Json"]))
+    assert written([Paid("r"), [Declined("r")]], names["Tree"]) == [
+        tagged("Paid", PAID),
+        [tagged("Declined", PAID)],
+    ]
+    assert written([1, Paid("r")], types.GenericAlias(list, names["Outcome"][int])) == [
+        1,
+        tagged("Paid", PAID),
+    ]
