@@ -96,7 +96,9 @@ async def test_every_value_of_a_run_keeps_its_member_and_its_zone(
         )
         await shop.signal(later([declined]))
         found = await shop.result()
-        members = [declined, Declined("corrected"), Paid("r"), declined, declined]
+        corrected = Declined("corrected")
+        members: list[Paid | Declined]
+        members = [declined, corrected, Paid("r"), declined, declined]
         assert found == dataclasses.replace(order, outcomes=members)
         assert repr(found) == repr(dataclasses.replace(order, outcomes=members))
         again: Handle[Any] = await env.get("shop")

@@ -552,7 +552,7 @@ type Outcome[T] = Paid | Declined | T
 def test_aliases_may_hold_themselves_and_take_parameters() -> None:
     names: dict[str, Any] = {"Paid": Paid, "Declined": Declined, "__name__": __name__}
     exec(ALIASES, names)  # noqa: S102 - 3.11 would not read it
-    held = {"a": [1, None, "x", {"b": []}]}
+    held: Any = {"a": [1, None, "x", {"b": []}]}
     assert written(held, names["Json"]) == held
     json.check_annotation(types.GenericAlias(list, names["Json"]))
     assert written([Paid("r"), [Declined("r")]], names["Tree"]) == [
