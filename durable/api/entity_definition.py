@@ -25,6 +25,7 @@ from durable.api.handlers import make_handler
 from durable.api.signature import CallSignature
 from durable.api.workflow_definition import Workflow, WorkflowOptions
 from durable.converter import failures, json
+from durable.converter.comparing import same
 from durable.core.payload import NULL, Failure, Payload, Payloads
 from durable.core.runtime import (
     ActivityTarget,
@@ -219,7 +220,7 @@ class EntityWorkflow(Workflow[..., None]):
     def _is_still(self, copy: Any, state: Payload) -> bool:
         if json.encode_again(copy, self.origin, "the state") == state:
             return True
-        return json.same(copy, self.decode_state(state))
+        return same(copy, self.decode_state(state))
 
     # --- as the core sees it ----------------------------------------------------------
 
@@ -246,7 +247,7 @@ class EntityWorkflow(Workflow[..., None]):
             DefinitionError: one cannot be resolved, or not be decoded by.
         """
         try:
-            json.decoder_of(self.origin)
+            json.check_annotation(self.origin)
         except DefinitionError as error:
             first = next(iter(self.methods.values())).call_signature
             raise DefinitionError(

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
-from durable.api.messages import Signal
+from durable.api.messages import Signal, checks_handlers
 from durable.api.signature import CallSignature, gives_coroutine
 from durable.core.payload import NULL, Payload, Payloads
 from durable.core.runtime import Handler, MessageKind, get_runtime
@@ -149,7 +149,8 @@ def set_signal_handler(
 
     Raises:
         NotInWorkflowError: called outside of a workflow.
-        DefinitionError: the handler is no function, or its parameters cannot be bound.
+        DefinitionError: the handler is no function, its parameters cannot be bound, or
+            an annotation cannot be read by.
     """
     runtime = get_runtime("durable.set_signal_handler()")
     policy = unfinished_policy(unfinished)
@@ -159,6 +160,7 @@ def set_signal_handler(
         runtime.set_handler("signal", plain, made)
         return
     signal, function = name, _check_callable("signal", name.name, handler)
+    signal.check_in_run()
     is_coroutine = gives_coroutine(function)
 
     def bind(name: str, input: Payloads) -> Callable[[], Any]:
@@ -194,8 +196,8 @@ def set_query_handler(
 
     Raises:
         NotInWorkflowError: called outside of a workflow.
-        DefinitionError: the handler is no plain function, or its parameters cannot be
-            bound.
+        DefinitionError: the handler is no plain function, its parameters cannot be
+            bound, or an annotation cannot be read by.
     """
     runtime = get_runtime("durable.set_query_handler()")
     made = _make("query", name, handler, HandlerUnfinishedPolicy.ABANDON, None)
@@ -225,7 +227,8 @@ def set_update_handler(
 
     Raises:
         NotInWorkflowError: called outside of a workflow.
-        DefinitionError: the handler is no function, or its parameters cannot be bound.
+        DefinitionError: the handler is no function, its parameters cannot be bound, or
+            an annotation cannot be read by.
     """
     runtime = get_runtime("durable.set_update_handler()")
     policy = unfinished_policy(unfinished)
@@ -259,10 +262,18 @@ def _make(
             hint="A query reads what is there: write a plain def.",
         )
     skip = (MESSAGE_NAME,) if name is None else ()
+    signature = CallSignature(function, label, skip=skip)
+    if checks_handlers():
+        what = f"the handler of {kind} {label!r}: "
+        signature.check_annotations(what, has_result=kind != "signal")
+        if validator is not None:
+            CallSignature(validator, label, skip=skip).check_annotations(
+                f"the validator of update {label!r}: ", has_result=False
+            )
     return make_handler(
         kind,
         function,
-        CallSignature(function, label, skip=skip),
+        signature,
         is_dynamic=name is None,
         is_async=is_coroutine,
         unfinished=unfinished,

@@ -6,16 +6,18 @@ A call is made where its arguments are checked and is sent by whoever holds the 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import NoneType
+from types import CodeType, NoneType
 from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from durable.api.definitions import check_name
 from durable.converter import json
+from durable.core.flags import Flag
 from durable.core.payload import NULL, Payload, Payloads
-from durable.core.runtime import get_runtime
+from durable.core.runtime import find_runtime, get_runtime
 from durable.errors import DefinitionError, InvalidCallError, UndecodableError
 from durable.options import check_id
 
@@ -183,6 +185,7 @@ class Signal(Generic[T]):
             )
         self.type = type
         self._label = f"the value of signal {name!r}"
+        self._is_checked = False
 
     @overload
     def __call__(self: Signal[None], /) -> SignalCall: ...
@@ -209,9 +212,11 @@ class Signal(Generic[T]):
         """Wait for the next value that nobody has received.
 
         Raises:
+            DefinitionError: no value can be read by the signal's type.
             NotInWorkflowError: called outside of a workflow.
         """
         runtime = get_runtime("Signal.receive()")
+        self.check_in_run()
         return await runtime.receive(self.name, self.decode)
 
     def receive_nowait(self) -> T:
@@ -219,9 +224,11 @@ class Signal(Generic[T]):
 
         Raises:
             asyncio.QueueEmpty: there is none.
+            DefinitionError: no value can be read by the signal's type.
             NotInWorkflowError: called outside of a workflow.
         """
         runtime = get_runtime("Signal.receive_nowait()")
+        self.check_in_run()
         return runtime.receive_nowait(self.name, self.decode)
 
     def __aiter__(self) -> Self:
@@ -234,6 +241,30 @@ class Signal(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<signal {self.name!r}>"
+
+    def check_type(self) -> None:
+        """See that values can be recorded by the signal's type.
+
+        Raises:
+            DefinitionError: they cannot.
+        """
+        if not self._is_checked:
+            try:
+                json.check_annotation(self.type)
+            except DefinitionError as error:
+                raise DefinitionError(
+                    f"{self._label[0].upper()}{self._label[1:]}: {error.message}",
+                    hint=error.hint,
+                ) from None
+            self._is_checked = True
+
+    def check_in_run(self) -> None:
+        """The same, in a run that was not recorded before this was done.
+
+        Raises: as `check_type`.
+        """
+        if not self._is_checked and checks_handlers():
+            self.check_type()
 
     def decode(self, input: Payloads) -> T:
         """Turn the arguments of a recorded signal into its value.
@@ -249,3 +280,34 @@ class Signal(Generic[T]):
             )
         value: T = json.decode(input[0], self.type, self._label)
         return value
+
+
+def checks_handlers() -> bool:
+    """Whether the present turn refuses annotations of handlers and channels."""
+    if find_runtime() is None:
+        return True
+    loop: Any = asyncio.get_running_loop()
+    return bool(loop.flags & Flag.HANDLERS_CHECKED)
+
+
+def channels_of(part: Any) -> Iterator[Signal[Any]]:
+    """The channels that the code of a function, or of a class's methods, names."""
+    if isinstance(part, type):
+        for member in vars(part).values():
+            if not isinstance(member, type):
+                yield from channels_of(member)
+        return
+    function: Any = inspect.unwrap(part) if callable(part) else part
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return
+    names: set[str] = set()
+    codes = [code]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [const for const in code.co_consts if isinstance(const, CodeType)]
+    cells = inspect.getclosurevars(function).nonlocals
+    for value in (*map(function.__globals__.get, sorted(names)), *cells.values()):
+        if isinstance(value, Signal):
+            yield value

@@ -84,6 +84,7 @@ class CallSignature:
         self._result_label = f"the result of {name!r}"
         self._result_decode: Callable[[msgspec.Raw], Any] | None = None
         self._hints: tuple[Any, ...] | None = None
+        self._needs_plans: bool | None = None
         self._rest_hint: Any = Any
         self._is_checked = False
         self._result_hint: Any = Any
@@ -298,7 +299,10 @@ class CallSignature:
         Raises:
             PayloadError: a value cannot be encoded at all.
         """
-        fast = json.encode_all_again(values)
+        if self._needs_plans is None:
+            hints = (*self.hints(), self._rest_hint)
+            self._needs_plans = any(map(json.needs_plan, hints))
+        fast = None if self._needs_plans else json.encode_all_again(values)
         if fast is not None:
             return fast
         return tuple(
@@ -397,10 +401,10 @@ class CallSignature:
             hints = (*self.hints(), self._rest_hint)
             for index, hint in enumerate(hints):
                 label = f"{self.label_at(index)}: "
-                json.decoder_of(hint)
+                json.check_annotation(hint)
             if has_result:
                 label = f"{self._result_label}: "
-                json.decoder_of(self._result_hint)
+                json.check_annotation(self._result_hint)
         except DefinitionError as error:
             text = f"{what}{label}"
             raise DefinitionError(

@@ -38,6 +38,7 @@ from durable.api.child_options import (
 )
 from durable.api.definitions import WORKFLOWS, import_definition
 from durable.api.ledger import closing_blocks
+from durable.api.messages import channels_of
 from durable.api.signature import CallSignature
 from durable.converter import failures
 from durable.core.flags import Flag
@@ -390,6 +391,9 @@ class Workflow(Generic[P, R]):
             DefinitionError: one cannot be resolved, or not be decoded by.
         """
         self.call_signature.check_annotations()
+        for part in (self.origin, *self.code_parts()):
+            for channel in channels_of(part):
+                channel.check_type()
 
     async def call(self, input: Payloads) -> Payload:
         """Decode the arguments, run the function, encode its result."""

@@ -5,7 +5,8 @@ back equal and of the same type, under the type that the code itself declares. W
 would not (NaN, a tuple under `Any`, a subclass of the annotated class) is refused at
 the call, with the place and both types, never the value.
 
-Class names in payloads are never looked at: types come from annotations only.
+Types come from annotations only: the tag of a union's member is looked up among the
+members that the annotation names, and no other name in a payload is looked at.
 """
 
 # Values of any type pass through here, so their parts have no static type:
@@ -15,18 +16,33 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pathlib
-import sys
-import types
-from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta, timezone
+import re
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
 from durable import limits
-from durable.converter.refusals import why_refused
+from durable.converter import wire
+from durable.converter.comparing import (
+    describe,
+    difference,
+    find_part,
+    is_not_finite,
+    kinds,
+    same,
+)
+from durable.converter.planning import plan_of
+from durable.converter.plans import Plan
+from durable.converter.refusals import (
+    HINT_OF_DATA,
+    HINT_OF_EXACT_TYPE,
+    MisfitError,
+    advice_for,
+    misfit_of,
+)
+from durable.converter.wire import NotDataError, name_of
 from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, NULL, Payload, Payloads
 from durable.errors import (
     DefinitionError,
@@ -36,76 +52,70 @@ from durable.errors import (
 )
 
 _PLAIN_SCALARS: Final = frozenset({int, str, bool})
-_ATOMS: Final = frozenset(
-    {int, str, bool, float, bytes, type(None), UUID, date, timedelta}
-)
 _NOTHING: Final = (None, type(None), Any)
-_FIELDS: Final = (
-    "__struct_fields__",
-    "__dataclass_fields__",
-    "__attrs_attrs__",
-    "__pydantic_fields__",
-)
-_NO_TWIN: Final = object()
-# Up to here each int is a float too, and its sums are the same.
-_EXACT: Final = 2**53
+_ARGUMENT: Final = re.compile(r"argument '(\w+)' of ")
+_NO_NUMBER: Final = "Pass None, or a text, where there is no number."
+_encode: Final = wire.encode
+_forms: Final[dict[Any, tuple[Callable[[Any], Any], Plan | None]]] = {}
 
 
-def _encode_extra(value: Any) -> Any:
-    """Encode what msgspec does not know: pydantic models, paths, complex numbers."""
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and isinstance(value, pydantic.BaseModel):
-        return msgspec.Raw(value.model_dump_json().encode())
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
-    if isinstance(value, complex):
-        return [value.real, value.imag]
-    raise _NotDataError(type(value).__qualname__)
+def _find_form(hint: Any) -> tuple[Callable[[Any], Any], Plan | None]:
+    """What reads by an annotation, and its plan if msgspec alone cannot read by it.
 
-
-class _NotDataError(NotImplementedError):
-    """A value is of a type that is no data; the text names the type."""
-
-
-def _decode_extra(hint: Any, data: Any) -> Any:
-    """Decode what `_encode_extra` wrote, by the annotated type."""
-    if hint is object:
-        return data
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and issubclass(hint, pydantic.BaseModel):
-        return hint.model_validate_json(msgspec.json.encode(data))
-    if issubclass(hint, pathlib.PurePath):
-        return hint(data)
-    if issubclass(hint, complex):
-        return hint(*data)
-    raise NotImplementedError(hint.__qualname__)
-
-
-_encode: Final = msgspec.json.Encoder(enc_hook=_encode_extra).encode
-
-
-_decoders: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
-
-
-def _make_decoder(hint: Any) -> msgspec.json.Decoder[Any]:
+    Raises:
+        DefinitionError: nothing can.
+    """
     try:
-        return msgspec.json.Decoder(hint, dec_hook=_decode_extra)
-    except (TypeError, NameError, AttributeError) as error:
-        raise DefinitionError(
-            f"The annotation {_name(hint)} cannot be decoded: {error}.",
-            hint="Use a dataclass, a msgspec.Struct, a pydantic model or plain types;"
-            " tag the members of a union.",
-        ) from None
-
-
-def _find_decoder(hint: Any) -> msgspec.json.Decoder[Any]:
-    try:
-        decoder = _decoders.get(hint)
+        form = _forms.get(hint)
     except TypeError:  # an unhashable annotation cannot be kept
-        return _make_decoder(hint)
-    if decoder is None:
-        decoder = _decoders[hint] = _make_decoder(hint)
-    return decoder
+        return _make_form(hint)
+    if form is None:
+        form = _forms[hint] = _make_form(hint)
+    return form
+
+
+def _make_form(hint: Any) -> tuple[Callable[[Any], Any], Plan | None]:
+    try:
+        return wire.find_decoder(hint), None
+    except DefinitionError:
+        plan = plan_of(hint)
+        return plan.read, plan
+
+
+def _find_plan(hint: Any) -> Plan | None:
+    """The plan for what msgspec alone would change; None if there is no such thing."""
+    try:
+        plan = plan_of(hint)
+    except DefinitionError:  # msgspec may know better
+        return None
+    return None if plan.is_native else plan
+
+
+def _read(raw: Any, hint: Any) -> Any:
+    """Read raw JSON; what a plan has written is no JSON that msgspec would take."""
+    read, plan = _find_form(hint)
+    try:
+        return read(raw)
+    except Exception:  # a type's own code may raise anything
+        plan = _find_plan(hint) if plan is None else None
+        if plan is None:
+            raise
+    return plan.read(raw)
+
+
+def needs_plan(hint: Any) -> bool:
+    """Whether some values of an annotation are written in another way than alone."""
+    return _find_plan(hint) is not None
+
+
+def check_annotation(hint: Any) -> None:
+    """See that values can be recorded by an annotation.
+
+    Raises:
+        DefinitionError: they cannot.
+    """
+    _find_form(hint)
+    plan_of(hint)
 
 
 def encode(value: Any, hint: Any, what: str) -> Payload:
@@ -137,39 +147,98 @@ def encode_with_copy(value: Any, hint: Any, what: str) -> tuple[Payload, Any]:
     if type(value) is bytes and hint in (bytes, Any):
         _check_size(len(value), what)
         return Payload(encoding=BINARY_PLAIN, data=value), value
-    data = _encode_json(value, what)
+    read, plan = _find_form(hint)
+    if plan is None and hint is not Any:
+        try:
+            data = _encode(value)
+            copy = read(data)
+            if same(value, copy) and len(data) <= limits.PAYLOAD_BYTES_MAX:
+                return Payload(msgspec.Raw(data)), copy
+        except Exception:  # noqa: BLE001, S110 - said properly below
+            pass
+        plan = _find_plan(hint)
+    if plan is None:
+        return _encode_checked(value, value, hint, what)
+    try:
+        lowered = plan.lower(value)
+    except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+        raise _misfit(error, value, hint, what) from None
+    return _encode_checked(value, lowered, hint, what)
+
+
+def _encode_checked(
+    value: Any, lowered: Any, hint: Any, what: str
+) -> tuple[Payload, Any]:
+    data = _encode_json(lowered, what, value)
     if hint is Any:
         try:
             _check_plain(value, what, "")
         except RecursionError:
             raise _too_deep(what) from None
-    decoder = _find_decoder(hint)
     try:
-        copy = decoder.decode(data)
-        difference = None if same(value, copy) else _difference(value, copy, "")
+        copy = _read(data, hint)
+        change = None if same(value, copy) else difference(value, copy, "")
     except RecursionError:
         raise _too_deep(what) from None
     except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
-        odd = _find_not_finite(value, "")
-        if odd is not None:
-            place, number = odd
-            raise PayloadError(
-                f"{_capital(what)}{' at ' + place if place else ''} is {number!r},"
-                " which JSON does not have.",
-                hint="Pass None, or a text, where there is no number.",
-            ) from None
+        raise _misfit(error, value, hint, what) from None
+    if change is not None:
+        place, before, after = change
+        was, becomes = describe(before), describe(after)
+        if was == becomes:
+            becomes = f"another {type(after).__name__}"
+            if type(before) is not type(after):
+                becomes += " (its class was defined again since: make the value anew)"
         raise PayloadError(
-            f"{_capital(what)} does not fit its annotation {_name(hint)}:"
-            f" {why_refused(error)}."
-        ) from None
-    if difference is not None:
-        place, before, after = difference
-        raise PayloadError(
-            f"{_capital(what)}{' at ' + place if place else ''} would change from"
-            f" {before} to {after} when it is recorded.",
-            hint="Annotate it with its exact type, or pass plain data.",
+            f"{_capital(what)}{_at(what, place)} would change from {was} to {becomes}"
+            " when it is recorded.",
+            hint=_advice_on_change(before, after),
         )
     return Payload(msgspec.Raw(data)), copy
+
+
+def _misfit(error: Exception, value: Any, hint: Any, what: str) -> PayloadError:
+    """Say why a value does not fit its annotation."""
+    if isinstance(error, RecursionError):
+        return _too_deep(what)
+    odd = find_part(value, is_not_finite)
+    if odd is not None:
+        place, number = odd
+        return PayloadError(
+            f"{_capital(what)}{_at(what, place)} is {number!r}, which JSON does not"
+            " have.",
+            hint=_NO_NUMBER,
+        )
+    misfit = misfit_of(error)
+    return PayloadError(
+        f"{_capital(what)}{_at(what, misfit.place)} does not fit its annotation"
+        f"{'' if misfit.place else ' ' + name_of(hint)}: {misfit.reason}.",
+        hint=misfit.advice or advice_for(hint) or HINT_OF_EXACT_TYPE,
+    )
+
+
+def _advice_on_change(before: Any, after: Any) -> str:
+    is_decimal = isinstance(before, Decimal)
+    if is_not_finite(before) or (is_decimal and not before.is_finite()):
+        return _NO_NUMBER
+    special = advice_for(type(before))
+    if special is not None and before is not None:
+        return special
+    if getattr(before, "tzinfo", None) and type(before) is type(after):
+        return (
+            "Use zoneinfo.ZoneInfo or datetime.timezone; in a model of pydantic, keep"
+            " the zone's name in a field of its own."
+        )
+    return HINT_OF_EXACT_TYPE
+
+
+def _at(what: str, place: str) -> str:
+    """The path to a part of what is refused, such as ` at order.items[2].price`."""
+    if not place:
+        return ""
+    found = _ARGUMENT.match(what)
+    root = found[1] if found else ""
+    return f" at {root}{place}" if root else f" at {place.removeprefix('.')}"
 
 
 def _too_deep(what: str) -> PayloadError:
@@ -177,25 +246,6 @@ def _too_deep(what: str) -> PayloadError:
         f"{_capital(what)} cannot be recorded as JSON: it is nested too deep.",
         hint="Integers have at most 64 bits, nesting is bounded.",
     )
-
-
-def _find_not_finite(value: Any, place: str) -> tuple[str, float] | None:
-    """The first NaN or infinity and its place; msgspec writes null for them."""
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (place, value)
-    parts: list[tuple[str, Any]]
-    if isinstance(value, dict):
-        parts = [(f"[key {n}]", v) for n, v in enumerate(value.values(), start=1)]
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = [(f"[{n}]", v) for n, v in enumerate(value)]
-    else:
-        names = _fields(value) or ()
-        parts = [(f".{name}", getattr(value, name, None)) for name in names]
-    for where, part in parts:
-        odd = _find_not_finite(part, place + where)
-        if odd is not None:
-            return odd
-    return None
 
 
 def encode_again(value: Any, hint: Any, what: str) -> Payload:
@@ -206,11 +256,17 @@ def encode_again(value: Any, hint: Any, what: str) -> Payload:
     """
     if type(value) is bytes and hint in (bytes, Any):
         return Payload(encoding=BINARY_PLAIN, data=value)
+    plan = _find_plan(hint)
+    if plan is not None:
+        try:
+            value = plan.lower(value)
+        except MisfitError as error:
+            raise _misfit(error, value, hint, what) from None
     return Payload(msgspec.Raw(_encode_json(value, what)))
 
 
 def encode_all_again(values: tuple[Any, ...]) -> Payloads | None:
-    """`encode_again` for many values at once; None if one of them needs care."""
+    """`encode_again` for values whose annotations need no plan; None if one has to."""
     if bytes in map(type, values):
         return None
     try:
@@ -220,18 +276,19 @@ def encode_all_again(values: tuple[Any, ...]) -> Payloads | None:
 
 
 def decoder_of(hint: Any) -> Callable[[msgspec.Raw], Any]:
-    """The function that decodes raw JSON by an annotation.
+    """The function that decodes most raw JSON by an annotation.
 
-    It raises msgspec's errors where `decode` raises UndecodableError.
+    It raises anything where `decode` has the last word.
     """
-    return _find_decoder(hint).decode
+    return _find_form(hint)[0]
 
 
-def _encode_json(value: Any, what: str) -> bytes:
+def _encode_json(value: Any, what: str, original: Any = None) -> bytes:
     try:
         data = _encode(value)
     except Exception as error:  # noqa: BLE001 - each kind is told apart below
-        raise _refusal(error, value, what) from None
+        original = value if original is None else original
+        raise _refusal(error, original, what) from None
     if len(data) > limits.PAYLOAD_BYTES_MAX:
         _check_size(len(data), what)
     return data
@@ -248,18 +305,24 @@ def _refusal(problem: Exception, value: Any, what: str) -> Exception:
     except RecursionError:
         return _too_deep(what)
     except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+        try:
+            place, part = find_part(value, _is_no_data) or ("", value)
+        except RecursionError:
+            place, part = "", value
+        why = "" if type(error) is NotDataError else f" ({misfit_of(error).reason})"
         return PayloadError(
-            f"{_capital(what)} cannot be recorded: {type(value).__qualname__}"
-            f" holds something that is no data ({_why_unencodable(error)}).",
-            hint="Pass dataclasses, msgspec Structs, pydantic models or plain data; an"
-            " activity takes a pool or a client by resource().",
+            f"{_capital(what)}{_at(what, place)} cannot be recorded: {describe(part)}"
+            f" is no data{why}.",
+            hint=advice_for(type(part)) or HINT_OF_DATA,
         )
 
 
-def _why_unencodable(error: Exception) -> str:
-    if type(error) is _NotDataError:
-        return f"a {error}"
-    return why_refused(error)
+def _is_no_data(part: Any) -> bool:
+    try:
+        _encode(part)
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
+        return True
+    return False
 
 
 def _check_size(size: int, what: str) -> None:
@@ -296,10 +359,20 @@ def _check_plain(value: Any, what: str, place: str) -> None:
     else:
         found = f"a {kind.__qualname__}"
     raise PayloadError(
-        f"{_capital(what)}{' at ' + place if place else ''} is {found}; without an"
-        " annotation it would come back as something else.",
-        hint="Annotate the parameter or result with its exact type.",
+        f"{_capital(what)}{_at(what, place)} is {found}; without an annotation it would"
+        f" come back as {_plain_form(value)}.",
+        hint=advice_for(kind)
+        or "Annotate the parameter or result with its exact type.",
     )
+
+
+def _plain_form(value: Any) -> str:
+    """What JSON makes of a value."""
+    try:
+        plain = msgspec.json.decode(_encode(value))
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
+        return "something else"
+    return describe(plain)
 
 
 def decode(payload: Payload, hint: Any, what: str) -> Any:
@@ -311,14 +384,20 @@ def decode(payload: Payload, hint: Any, what: str) -> Any:
     """
     encoding = payload.encoding
     if encoding == JSON_PLAIN:
-        decoder = _find_decoder(hint)
+        read = _find_form(hint)[0]
         try:
-            return decoder.decode(payload.json)
+            return read(payload.json)
+        except Exception:  # noqa: BLE001, S110 - a plan may know better
+            pass
+        try:
+            return _read(payload.json, hint)
         except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            misfit = misfit_of(error)
             raise UndecodableError(
-                f"{_capital(what)} was recorded, but does not fit {_name(hint)} now:"
-                f" {why_refused(error)}.",
-                hint="Give new fields a default, and keep old ones readable.",
+                f"{_capital(what)} was recorded, but{_at(what, misfit.place)} does not"
+                f" fit {name_of(hint)} now: {misfit.reason}.",
+                hint=misfit.advice
+                or "Give new fields a default, and keep old ones readable.",
             ) from None
     if encoding == BINARY_PLAIN and hint in (bytes, Any):
         return payload.data
@@ -341,14 +420,15 @@ def keep(value: Any, hint: Any) -> Payload | None:
     if type(value) is bytes:
         fits = len(value) <= limits.PAYLOAD_BYTES_MAX
         return Payload(encoding=BINARY_PLAIN, data=value) if fits else None
+    own = _find_plan(type(value))  # its zones and unions are in no way the annotation's
     try:
-        data = _encode_json(value, "it")
-    except PayloadError:
+        data = _encode_json(value if own is None else own.lower(value), "it")
+    except (PayloadError, MisfitError):
         return None
-    if _find_not_finite(value, "") is not None:
+    if find_part(value, is_not_finite) is not None:
         return None
     try:
-        copy = _find_decoder(hint).decode(data)
+        copy = _read(data, hint)
     except Exception:  # noqa: BLE001 - it does not fit: any annotation that it fits is right
         return Payload(msgspec.Raw(data))
     return Payload(msgspec.Raw(data), metadata={_REFUSED_AS: _reading(copy, hint)})
@@ -364,7 +444,7 @@ def recover(kept: Payload, hint: Any, what: str) -> Payload:
     value = decode(kept, hint, what)
     if kept.metadata.get(_REFUSED_AS) == _reading(value, hint):
         raise PayloadError(
-            f"{_capital(what)} would still change when it is read as {_name(hint)}.",
+            f"{_capital(what)} would still change when it is read as {name_of(hint)}.",
             hint="Annotate it with its exact type.",
         )
     return encode(value, hint, what)
@@ -372,26 +452,7 @@ def recover(kept: Payload, hint: Any, what: str) -> Payload:
 
 def _reading(value: Any, hint: Any) -> str:
     """What an annotation makes of a value: types only, and nothing of the value."""
-    kinds = hashlib.sha256(_kinds(value).encode()).hexdigest()
-    return f"{_name(hint)} {kinds}"
-
-
-def _kinds(value: Any) -> str:
-    """The types of a value, all the way down."""
-    kind: Any = type(value)
-    parts: list[str] = []
-    if isinstance(value, list | tuple):
-        parts = [_kinds(item) for item in value]
-    elif isinstance(value, set | frozenset):
-        parts = sorted(_kinds(item) for item in value)
-    elif isinstance(value, dict):
-        parts = [f"{_kinds(key)}:{_kinds(item)}" for key, item in value.items()]
-    elif isinstance(value, datetime | time):
-        parts = [type(value.tzinfo).__qualname__]
-    else:
-        names = _fields(value) or ()
-        parts = [f"{name}={_kinds(getattr(value, name, None))}" for name in names]
-    return f"{kind.__module__}.{kind.__qualname__}({','.join(parts)})"
+    return f"{name_of(hint)} {hashlib.sha256(kinds(value).encode()).hexdigest()}"
 
 
 def same_payloads(
@@ -416,141 +477,6 @@ def same_payloads(
         except (UndecodableError, RecursionError):
             return False
     return True
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two values are equal, and of the same types all the way down.
-
-    `==` alone does not see that an enum member became its text, or that a zone became
-    an offset. The one change that is allowed: an int where the annotation says float,
-    if it is so small that floats count as ints do.
-    """
-    kind: Any = type(left)
-    if kind is not type(right):
-        return (
-            kind is int
-            and type(right) is float
-            and left == right
-            and abs(left) <= _EXACT
-        )
-    if kind in _ATOMS:
-        return bool(left == right)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, dict):
-        return len(left) == len(right) and _same_items(left, right)
-    if isinstance(left, set | frozenset):
-        return len(left) == len(right) and _same_keys(left, right)
-    if isinstance(left, datetime | time):
-        return (
-            left == right
-            and left.fold == right.fold
-            and _kind_of_zone(left) is _kind_of_zone(right)
-            and left.utcoffset() == right.utcoffset()
-        )
-    fields = _fields(left)
-    if fields is not None and not all(
-        same(getattr(left, name, None), getattr(right, name, None)) for name in fields
-    ):
-        return False
-    if fields is not None and not hasattr(kind, "__pydantic_fields__"):
-        return True  # a model of pydantic may hold more than its fields
-    try:
-        return bool(left == right)
-    except Exception:  # noqa: BLE001 - a value's own __eq__ may raise anything
-        return False
-
-
-def _kind_of_zone(moment: datetime | time) -> Any:
-    """A zone with rules of its own is another kind than an offset, whatever it says."""
-    kind = type(moment.tzinfo)
-    return timezone if kind.__module__.startswith("pydantic") else kind
-
-
-def _same_items(left: dict[Any, Any], right: dict[Any, Any]) -> bool:
-    """Compare two dicts; keys are compared by type too, order does not matter."""
-    return _same_keys(left, right) and all(
-        same(value, right[key]) for key, value in left.items()
-    )
-
-
-def _same_keys(left: Iterable[Any], right: Iterable[Any]) -> bool:
-    """Whether keys, or members of sets, are the same, and not merely equal."""
-    twins = {key: key for key in right}
-    for key in left:
-        twin = twins.get(key, _NO_TWIN)
-        if type(key) is not type(twin):
-            return False
-        if type(key) not in _ATOMS and not same(key, twin):
-            return False
-    return True
-
-
-def _fields(value: Any) -> tuple[str, ...] | None:
-    kind: Any = type(value)
-    for attribute in _FIELDS:
-        fields = getattr(kind, attribute, None)
-        if fields is not None:
-            return tuple(getattr(field, "name", field) for field in fields)
-    return None
-
-
-def _difference(left: Any, right: Any, place: str) -> tuple[str, str, str]:
-    """Find the first place where two values differ; give both types there.
-
-    Keys are counted, not spelt: they are values too.
-    """
-    if type(left) is type(right):
-        if isinstance(left, list | tuple) and len(left) == len(right):
-            for index, (a, b) in enumerate(zip(left, right, strict=True)):
-                if not same(a, b):
-                    return _difference(a, b, f"{place}[{index}]")
-        elif isinstance(left, dict) and (
-            len(left) == len(right) and _same_keys(left, right)
-        ):
-            for number, (key, value) in enumerate(left.items(), start=1):
-                if not same(value, right[key]):
-                    return _difference(value, right[key], f"{place}[key {number}]")
-        else:
-            for name in _fields(left) or ():
-                a, b = getattr(left, name, None), getattr(right, name, None)
-                if not same(a, b):
-                    return _difference(a, b, f"{place}.{name}")
-        if isinstance(left, set | frozenset | dict) and len(left) == len(right):
-            twins = {key: key for key in right}
-            for key in left:
-                twin = twins.get(key, key)
-                if type(key) is type(twin) and not same(key, twin):
-                    what = "a key" if isinstance(left, dict) else "a member"
-                    _, before, after = _difference(key, twin, "")
-                    return f"{place}[{what}]", before, after
-    before, after = _describe(left), _describe(right)
-    if before == after:
-        after = f"another {type(right).__name__}"
-        if type(left) is not type(right):
-            after += " (its class was defined again since: make the value anew)"
-    return place, before, after
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if isinstance(value, datetime | time) and value.tzinfo is not None:
-        return f"a {type(value).__name__} in a {type(value.tzinfo).__name__} zone"
-    if isinstance(value, dict):
-        kinds = sorted({type(key).__qualname__ for key in value})
-        return f"a dict with {' and '.join(kinds) or 'no'} keys"
-    if value is None:
-        return "None"
-    return f"a {type(value).__module__}.{type(value).__qualname__}".replace(
-        "builtins.", ""
-    )
-
-
-def _name(hint: Any) -> str:
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias):
-        return hint.__qualname__
-    return str(hint)
 
 
 def _capital(what: str) -> str:

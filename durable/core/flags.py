@@ -29,6 +29,8 @@ class Flag(enum.IntFlag):
     this bit as its first task had it, so that no upgrade parks a run."""
     REMOTE_TRACEBACKS = 1024
     """Code sees the recorded traceback of what it awaited at the end of its causes."""
+    HANDLERS_CHECKED = 16384
+    """Annotations of handlers and channels are checked where the code uses them."""
 
 
 CURRENT: Final = int(
@@ -38,6 +40,7 @@ CURRENT: Final = int(
     | Flag.CONDITIONS_ONE_BY_ONE
     | Flag.GUARDED
     | Flag.REMOTE_TRACEBACKS
+    | Flag.HANDLERS_CHECKED
 )
 KNOWN: Final = CURRENT | int(Flag.ARGUMENTS_REFUSED)
 _OF_THE_RUN: Final = int(Flag.GUARDED)

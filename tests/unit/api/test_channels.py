@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from durable import Signal, workflow
+from durable import Engine, Signal, run, workflow
+from durable.api.definitions import WORKFLOWS
 from durable.api.messages import (
     QueryCall,
     SignalCall,
@@ -119,8 +120,39 @@ def test_type_given_as_text_is_refused() -> None:
 
 
 def test_type_that_cannot_be_decoded_is_refused_at_the_call() -> None:
-    with pytest.raises(DefinitionError, match="cannot be decoded"):
-        Signal("odd", Item | Other)(Item("apple"))
+    with pytest.raises(DefinitionError, match="is no data"):
+        Signal("odd", Item | asyncio.Lock)(Item("apple"))
+
+
+locked = Signal("locked", Item | asyncio.Lock)
+
+
+async def waits_for_locked() -> None:
+    async def wait() -> None:
+        await locked.receive()
+
+    await wait()
+
+
+class WaitsForLocked:
+    @run
+    async def go(self) -> None:
+        async for _ in locked:
+            return
+
+
+@pytest.mark.parametrize("origin", [waits_for_locked, WaitsForLocked])
+async def test_channel_that_code_names_is_checked_when_an_engine_opens(
+    origin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "channels.locked"
+    monkeypatch.setitem(WORKFLOWS, name, None)  # taken away again afterwards
+    del WORKFLOWS[name]
+    workflow(name=name)(origin)
+    with pytest.raises(DefinitionError, match="value of signal 'locked'") as caught:
+        async with Engine("memory://"):
+            pass
+    assert "Lock, a member of the union" in str(caught.value)
 
 
 @pytest.mark.parametrize("what", ["receive", "receive_nowait", "__anext__"])

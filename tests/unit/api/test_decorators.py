@@ -178,12 +178,11 @@ class Paid:
     receipt: str
 
 
-@dataclass
-class Declined:
-    reason: str
+class Lock:
+    """It is no data."""
 
 
-def _rest(*values: Paid | Declined) -> None: ...
+def _rest(*values: Paid | Lock) -> None: ...
 
 
 Incomplete = make_dataclass("Incomplete", [("later", "Nowhere")])
@@ -193,7 +192,7 @@ Incomplete = make_dataclass("Incomplete", [("later", "Nowhere")])
     ("annotation", "message"),
     [
         ("Nowhere", r"annotations of 'decorators\.odd'.*Nowhere"),
-        (Paid | Declined, r"result of 'decorators\.odd'.*test_decorators\.py:\d+"),
+        (Paid | Lock, r"result of 'decorators\.odd'.*test_decorators\.py:\d+"),
     ],
 )
 @pytest.mark.parametrize("decorate", [activity, workflow])
@@ -261,7 +260,7 @@ MISTAKEN: list[tuple[Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("annotation", ["Nowhere", Paid | Declined, Incomplete])
+@pytest.mark.parametrize("annotation", ["Nowhere", Paid | Lock, Incomplete])
 @pytest.mark.parametrize(
     ("make", "method", "parameter"),
     MISTAKEN,
@@ -279,7 +278,7 @@ async def test_annotations_of_methods_are_checked_when_an_engine_opens(
     assert f"{__file__}:" in text
 
 
-@pytest.mark.parametrize("annotation", ["Nowhere", Paid | Declined])
+@pytest.mark.parametrize("annotation", ["Nowhere", Paid | Lock])
 async def test_annotations_of_validators_are_checked_when_an_engine_opens(
     annotation: Any,
 ) -> None:
@@ -299,7 +298,7 @@ async def test_annotations_of_validators_are_checked_when_an_engine_opens(
 
 async def test_annotations_of_a_state_are_checked_when_an_engine_opens() -> None:
     cls = odd_entity()
-    cls.__annotations__["total"] = Paid | Declined
+    cls.__annotations__["total"] = Paid | Lock
     text = await refusal_of(cls)
     assert "The state of 'entity:decorators.odd'" in text
     assert f"{__file__}:" in text

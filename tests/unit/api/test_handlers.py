@@ -26,6 +26,7 @@ from durable import (
 from durable.api.messages import query_call, signal_call, update_call
 from durable.core.commands import SetState
 from durable.core.events import StateTransitioned
+from durable.core.flags import CURRENT, Flag
 from durable.core.payload import Payloads
 from durable.core.runtime import Handler
 from durable.errors import (
@@ -439,6 +440,57 @@ def test_state_is_recorded_with_the_one_before() -> None:
         b'{"step":1}',
     ]
     assert len(one.events(StateTransitioned)) == 4
+
+
+async def takes_lock(order: str | asyncio.Lock) -> None: ...
+
+
+def gives_lock() -> str | asyncio.Lock:
+    return ""
+
+
+odd = Signal("odd", str | asyncio.Lock)
+UNREADABLE: list[tuple[str, Callable[[], object]]] = [
+    ("handler of signal 'x': argument", lambda: set_signal_handler("x", takes_lock)),
+    ("handler of update 'x': argument", lambda: set_update_handler("x", takes_lock)),
+    ("handler of update 'x': the result", lambda: set_update_handler("x", gives_lock)),
+    ("handler of query 'x': the result", lambda: set_query_handler("x", gives_lock)),
+    (
+        "validator of update 'x': argument",
+        lambda: set_update_handler("x", takes, validator=checks_lock),
+    ),
+    ("value of signal 'odd'", lambda: set_signal_handler(odd, takes)),
+    ("value of signal 'odd'", odd.receive_nowait),
+]
+
+
+def takes(order: str) -> None: ...
+
+
+def checks_lock(order: str | asyncio.Lock) -> None: ...
+
+
+@pytest.mark.parametrize("flags", [CURRENT, CURRENT & ~Flag.HANDLERS_CHECKED])
+@pytest.mark.parametrize(("told", "use"), UNREADABLE, ids=range(len(UNREADABLE)))
+def test_annotation_is_refused_where_a_handler_is_set_or_a_channel_read(
+    told: str, use: Callable[[], object], flags: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    @workflow(name="handlers.unreadable")
+    async def unreadable() -> None:
+        asyncio.get_running_loop().flags = flags  # type: ignore[attr-defined]  # ours
+        try:
+            use()
+        except DefinitionError as error:
+            found.append(str(error))
+        except asyncio.QueueEmpty:
+            pass
+
+    OneRun(unreadable()).start()
+    assert all(told in text and "Lock" in text for text in found)
+    # What was recorded before this was checked goes on as it did.
+    assert bool(found) == bool(flags & Flag.HANDLERS_CHECKED)
 
 
 def test_signature_that_python_cannot_tell_is_refused() -> None:

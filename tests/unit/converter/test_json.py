@@ -372,7 +372,7 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Word.YES, Any, "a Word"),
     (Point(1), Any, "a Point"),
     (Pair(1, "a"), Any, "a Pair"),
-    ([1, [(2,)]], Any, r"at \[1\]\[0\]"),
+    ([1, [(2,)]], Any, r"at order\[1\]\[0\] is a tuple; .* come back as a list"),
     ("\ud800", str, "lone surrogate"),
     ("\ud800", Any, "lone surrogate"),
     ({"\udfff": 1}, dict[str, int], "lone surrogate"),
@@ -401,9 +401,9 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (1 << 70, float, "from a int to a float"),
     (1 << 70, float | str, "from a int to a float"),
     (-(1 << 70), float | None, "from a int to a float"),
-    ({"a": 1 << 70}, dict[str, float], r"at \[key 1\] would change from a int"),
-    ([2**53 + 2], list[float], r"at \[0\] would change from a int"),
-    (Point(1, 1 << 60), Point, r"at \.y would change from a int"),
+    ({"a": 1 << 70}, dict[str, float], r"at order\[key 1\] would change from a int"),
+    ([2**53 + 2], list[float], r"at order\[0\] would change from a int"),
+    (Point(1, 1 << 60), Point, r"at order\.y would change from a int"),
     (math.nan, float | str, "is nan"),
     (math.inf, float | None, "would change from inf"),
     (True, int | str, "got `bool`"),
@@ -512,9 +512,10 @@ ZONED: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("value", "hint"), ZONED, ids=range(len(ZONED)))
-def test_zone_in_a_set_or_key_is_refused_as_elsewhere(value: Any, hint: Any) -> None:
-    with pytest.raises(PayloadError, match="would change"):
-        json.encode(value, hint, "it")
+def test_zone_in_a_set_or_key_is_kept_or_refused_as_elsewhere(
+    value: Any, hint: Any
+) -> None:
+    check(value, hint)
 
 
 def test_offsets_in_sets_keys_and_models_are_kept() -> None:

@@ -66,13 +66,15 @@ def test_what_a_model_refuses_is_in_no_message(value: Any, hint: Any) -> None:
 
 def test_check_that_failed_is_named() -> None:
     payload = Payload(json=msgspec.Raw(b"[{}]"))
-    with pytest.raises(UndecodableError, match=r"\(missing\) - at `\$\[0\]`\."):
+    with pytest.raises(
+        UndecodableError, match=r"at \[0\]\.name does not fit.*\(missing\)"
+    ):
         json.decode(payload, list[Model], "it")
 
 
 def test_field_that_would_change_is_named() -> None:
     model = Hidden(name=SECRET, token=SECRET)
-    with pytest.raises(PayloadError, match=r"It at \.token would change") as caught:
+    with pytest.raises(PayloadError, match=r"It at token would change") as caught:
         json.encode(model, Hidden, "it")
     assert "another SecretStr" in str(caught.value)
     assert SECRET not in str(caught.value)
@@ -80,7 +82,7 @@ def test_field_that_would_change_is_named() -> None:
 
 def test_zone_in_a_model_is_refused_and_an_offset_is_kept() -> None:
     moment = datetime(2026, 7, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
-    with pytest.raises(PayloadError, match=r"at \.moment would change"):
+    with pytest.raises(PayloadError, match=r"at moment would change"):
         json.encode(Model(name=1, moment=moment), Model, "it")
     for zone in (UTC, timezone(timedelta(hours=2)), None):
         model = Model(name=1, moment=moment.replace(tzinfo=zone))

@@ -132,19 +132,24 @@ def test_refusal_says_what_was_expected_and_where() -> None:
     def refusal(text: str, hint: Any) -> str:
         with pytest.raises(UndecodableError) as caught:
             json.decode(Payload(json=msgspec.Raw(text.encode())), hint, "it")
-        return caught.value.message.partition(" now: ")[2]
+        return caught.value.message.removeprefix("It was recorded, but")
 
-    assert refusal('{"x":"a"}', Point) == "Expected `int`, got `str` - at `$.x`."
-    assert refusal("{}", Point) == "Object missing required field `x`."
-    assert refusal('["a"]', list[int]) == "Expected `int`, got `str` - at `$[0]`."
-    assert refusal('{"a":1}', dict[int, int]).endswith("at `key` in `$`.")
-    assert refusal('"blue"', Colour) == "Invalid enum value."
-    assert refusal('{"type":"cow"}', Cat | Dog) == "Invalid value - at `$.type`."
-    assert refusal("[1", list[int]) == "Input data was truncated."
-    assert refusal("1 2", int) == "JSON is malformed: trailing characters (byte 3)."
-    assert refusal('"abc"', typing.Annotated[str, msgspec.Meta(max_length=2)]) == (
-        "Expected `str` of length <= 2."
-    )
+    def fits_not(place: str, hint: str, why: str) -> str:
+        return f"{place} does not fit {hint} now: {why}."
+
+    wrong = "Expected `int`, got `str`"
+    assert refusal('{"x":"a"}', Point) == fits_not(" at x", "Point", wrong)
+    missing = "Object missing required field `x`"
+    assert refusal("{}", Point) == fits_not("", "Point", missing)
+    assert refusal('["a"]', list[int]) == fits_not(" at [0]", "list[int]", wrong)
+    assert " at [a key] does not fit" in refusal('{"a":1}', dict[int, int])
+    assert refusal('"blue"', Colour).endswith(" now: Invalid enum value.")
+    assert refusal('{"type":"cow"}', Cat | Dog).startswith(" at type does not fit")
+    assert refusal("[1", list[int]).endswith(" now: Input data was truncated.")
+    malformed = "JSON is malformed: trailing characters (byte 3)"
+    assert refusal("1 2", int) == fits_not("", "int", malformed)
+    short = typing.Annotated[str, msgspec.Meta(max_length=2)]
+    assert refusal('"abc"', short).endswith(" now: Expected `str` of length <= 2.")
 
 
 def test_secret_keys_are_in_no_message() -> None:
