@@ -454,7 +454,15 @@ class ActivityTasks:
             self._rows.row(attempt, state, failure),
             self._rows.row(following, AttemptState.BACKOFF, None),
         )
-        self._rows.submit(run, rows, partial(self._wake_by, due_at))
+        self._rows.submit(run, rows, partial(self._ended, run, rows[0], due_at))
+
+    def _ended(
+        self, run: LiveRun, row: AttemptRecord, due_at: int, recorded: bool
+    ) -> None:
+        """An attempt has ended and is to be followed; that may not be recorded yet."""
+        if not recorded:
+            run.attempt_records += (row,)
+        self._host.wake_by(due_at)
 
     def _wake_by(self, due_at: int, _: bool) -> None:
         self._host.wake_by(due_at)

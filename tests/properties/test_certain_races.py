@@ -410,3 +410,18 @@ def test_a_cancelled_attempt_is_over_before_the_next_activity_begins(
     check_rows(world)
     world.crash()
     finish(world)
+
+
+def test_the_end_of_an_attempt_is_recorded_though_the_database_refused_it_once(
+    world: World,
+) -> None:
+    """Beside the attempt that followed it stood one that had never ended."""
+    world.start("a", is_home=True)
+    world.flow()
+    world.send("a", is_home=True, do="try_on")
+    world.flow()
+    world.stage.finish(0, fails=True)
+    world.gate.fail_next("refused")
+    world.flow()
+    (chain,) = finish(world, is_faulty=True)["a"]
+    assert chain.past.acted == ["2"]
