@@ -352,7 +352,7 @@ class _TrackedStore:
         await self._track(self._inner.release_worker())
 
     def holds_lease(self) -> bool:
-        return self._inner.holds_lease()
+        return True  # virtual time jumps over leases, and nobody else is there
 
     def watch(self, changed: Callable[[], None]) -> None:
         self._inner.watch(changed)

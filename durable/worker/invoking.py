@@ -175,8 +175,10 @@ class Invoker:
             self._threads = ActivityThreads()
         context = contextvars.copy_context()
 
+        is_held = self._store.holds_lease()
+
         def call() -> Any:
-            if not self._store.holds_lease():  # while the thread was awaited
+            if is_held and not self._store.holds_lease():  # since it awaits its thread
                 raise NotBegunError("the lease of its worker may have ended")
             return context.run(_call_plain, function, *input)
 
