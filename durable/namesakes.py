@@ -7,7 +7,9 @@ module uses nothing of the library, so that it works in such a mixture.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,9 +19,16 @@ _FOLDER: Final = Path(__file__).resolve().parent
 _NAMED_MAX: Final = 3
 
 
+@functools.cache
+def _packages_on(path: tuple[str, ...]) -> list[str]:
+    """What else there is under our name; that every package is read takes a while."""
+    del path  # what the answer depends on, as long as nothing is installed meanwhile
+    return importlib.metadata.packages_distributions().get(_FOLDER.name, [])
+
+
 def find_namesakes() -> Iterator[str]:
     """Say of each such package what it is, what it does here, and what to do."""
-    names = importlib.metadata.packages_distributions().get(_FOLDER.name, [])
+    names = _packages_on(tuple(sys.path))
     for name in sorted(set(names)):
         if name.lower().replace("_", "-") == OURS:
             continue
