@@ -47,15 +47,13 @@ class CallNotes:
         Raises:
             WorkflowTaskError: one never can.
         """
-        main, lost = self.main, None
+        lost = None
         waiting: list[tuple[Coroutine[Any, Any, Any], str, CodeType, int]] = []
-        has_result = main is not None and main.done() and not main.cancelled()
-        has_result = has_result and main is not None and main.exception() is None
         for item in self.calls:
             call, name, code, instruction = item
             if not _is_unbegun(call):
                 continue
-            if lost is None and (has_result or _is_let_go(call)):
+            if lost is None and (_is_let_go(call) or self._has_result()):
                 lost = WorkflowTaskError(
                     f"The call of {name!r} at {source_line(code, instruction)} was"
                     " never awaited, so nothing of it happens.",
@@ -67,6 +65,12 @@ class CallNotes:
         if lost is not None:
             self.close_calls()
             raise lost
+
+    def _has_result(self) -> bool:
+        main = self.main
+        if main is None or not main.done() or main.cancelled():
+            return False
+        return main.exception() is None
 
     def close_calls(self) -> None:
         """Give up the calls that have not begun, without a warning of Python's."""
