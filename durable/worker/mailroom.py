@@ -425,7 +425,11 @@ class Mailroom:
         for ack in acks:
             if not ack.done():
                 ack.set_result(False)
-        for event in run.inputs:
+        self.give_back_updates(run, run.inputs)
+
+    def give_back_updates(self, run: LiveRun, inputs: Iterable[TaskInput]) -> None:
+        """Let those ask the store who wait for updates of a run that left memory."""
+        for event in inputs:
             if isinstance(event, UpdateRequest):
                 self._host.tell_update(run.run_id, event.update_id, None)
 

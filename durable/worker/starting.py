@@ -32,7 +32,7 @@ from durable.core.workflow_task import (
     WorkflowTaskCompletion,
     WorkflowTaskFailure,
 )
-from durable.errors import DurableError, StoreError
+from durable.errors import CommitUnknownError, DurableError, StoreError
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.records import (
     Committed,
@@ -104,6 +104,10 @@ class Host(Protocol):
 
     def closed_elsewhere(self, run_id: str) -> None:
         """A run was closed by a write that is not this worker's."""
+        ...
+
+    def wake_by(self, instant: int) -> None:
+        """Look for due runs no later than this."""
         ...
 
     def look_around(self) -> None:
@@ -215,6 +219,10 @@ class Starts:
             self._host.drop(run)
             if result is not None and result.committed is not None:
                 self._host.spread(result.committed)
+            if isinstance(error, CommitUnknownError):
+                # If it took place, what it started is ours perhaps, or waits for all.
+                self._host.wake_by(self._store.now())
+                self._host.look_around()
         else:
             if result.terminated_run_id is not None:
                 self._host.closed_elsewhere(result.terminated_run_id)
@@ -222,6 +230,7 @@ class Starts:
                 if completion.is_closed:
                     self._host.closed_elsewhere(run.run_id)
                 done(result, error, False)
+                self._tasks.give_back(run, inputs)
                 return
             # A child that goes on as a new run has not ended for its parent.
             last = completion.events[-1].attributes

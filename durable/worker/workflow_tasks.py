@@ -9,7 +9,7 @@ and is torn down.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -384,6 +384,7 @@ class WorkflowTasks:
     ) -> None:
         run.is_committing = False
         if run.is_dropped:
+            self.give_back(run, inputs)
             return
         if error is not None:
             self._take_back(run, inputs, operation)
@@ -403,6 +404,10 @@ class WorkflowTasks:
                 self._host.spread(result, self._parent_told(run, completion))
                 self._take_answers(run, completion, result)
             self.apply_effects(run, completion)
+
+    def give_back(self, run: LiveRun, inputs: Iterable[TaskInput]) -> None:
+        """Whoever waits for inputs of a run that has left memory must ask the store."""
+        self._mailroom.give_back_updates(run, inputs)
 
     def after_start(
         self,

@@ -425,3 +425,33 @@ def test_the_end_of_an_attempt_is_recorded_though_the_database_refused_it_once(
     world.flow()
     (chain,) = finish(world, is_faulty=True)["a"]
     assert chain.past.acted == ["2"]
+
+
+def test_a_run_goes_on_as_another_though_the_answer_of_its_start_was_lost(
+    world: World,
+) -> None:
+    """Its first turn was its last; nobody but its worker may begin the next run."""
+    world.gate.fail_next("lost")
+    world.start("a", is_home=True, is_hasty=True)
+    world.flow()
+    world.advance(60)
+    world.flow()
+    check_rows(world)
+    (chain,) = finish(world, is_faulty=True)["a"]
+    assert len(chain.records) == 2
+
+
+def test_an_update_is_answered_though_its_runs_lease_was_lost_as_it_was_committed(
+    world: World,
+) -> None:
+    world.start("a", is_home=True)
+    world.flow()
+    asked = world.update("ask", "a", is_home=True, number=100)
+    world.let_reads_through()
+    worker = world.home._worker
+    assert worker is not None
+    world.loop.call_soon(worker.lease_lost, worker.worker_id)
+    world.settle()
+    world.flow()
+    finish(world, is_faulty=True)
+    assert asked.ended
