@@ -209,8 +209,11 @@ class Session(Protocol):
         """Tell whether others still find by name what this is connected to."""
         ...
 
-    def maintain(self, *, is_idle: bool) -> None:
-        """Do what the database needs from time to time, if it needs it now."""
+    def maintain(self, *, is_idle: bool) -> bool:
+        """Do what the database needs from time to time, if it needs it now.
+
+        False if somebody else stands in the way: then it is to be tried again.
+        """
         ...
 
     def close(self) -> None:

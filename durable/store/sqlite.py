@@ -207,7 +207,7 @@ class SqliteSession:
         with contextlib.suppress(sqlite3.OperationalError):
             self._cursor.execute("PRAGMA user_version = 0")
 
-    def maintain(self, *, is_idle: bool) -> None:
+    def maintain(self, *, is_idle: bool) -> bool:
         """Copy the log into the database once it is long.
 
         SQLite up to 3.51.2 may corrupt a database if one connection checkpoints while
@@ -216,25 +216,22 @@ class SqliteSession:
         process has the lock, this round is left out.
         """
         if self._log is None:
-            return
+            return True
         # The log's file never shrinks, so its size says too little: count, too.
         limit = _CHECKPOINT_CHANGES_IDLE if is_idle else _CHECKPOINT_CHANGES_BUSY
         changes = self._raw.total_changes
         if self._is_marked:
             if changes - self._copied_changes < limit:
-                return
-            try:
-                if self._log.stat().st_size < _CHECKPOINT_BYTES:
-                    return
-            except OSError:
-                return
+                return True
+            if size_of(self._log) < _CHECKPOINT_BYTES:
+                return True
         if not self.is_in_place():
-            return
+            return True
         path = self._main_file()
         try:
             lock = connect_existing(path, timeout=0)
         except sqlite3.OperationalError:
-            return
+            return False
         with contextlib.closing(lock), contextlib.suppress(sqlite3.OperationalError):
             lock.execute("PRAGMA wal_autocheckpoint = 0")
             lock.execute("BEGIN IMMEDIATE")
@@ -251,6 +248,8 @@ class SqliteSession:
             # A reader may have held some pages back: then try again before long.
             self._copied_changes = changes if copied == in_log else changes - limit // 2
             self._is_marked = True
+            return True
+        return False
 
     @contextlib.contextmanager
     def _copied_alone_is_noticed(self) -> Generator[None]:

@@ -241,8 +241,10 @@ class Writer:
                 self._poll(now)
             if self._is_dirty:
                 is_idle = now >= self._idle_at
-                self._executor.open().maintain(is_idle=is_idle)
-                self._is_dirty = not is_idle
+                is_done = self._executor.open().maintain(is_idle=is_idle)
+                self._is_dirty = not (is_idle and is_done)
+                if is_idle and not is_done:
+                    self._idle_at = now + RETRY_SECONDS
         except StoreError:
             # Operations report the error themselves.
             self._poll_at = self._idle_at = now + RETRY_SECONDS

@@ -16,4 +16,5 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    worker.wsgi.extensions["durable"].close()
+    if hasattr(worker, "wsgi"):  # else it was stopped before it had the application
+        worker.wsgi.extensions["durable"].close()

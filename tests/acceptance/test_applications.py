@@ -59,6 +59,7 @@ class Server:
 
     def __init__(self, command: str, folder: Path) -> None:
         self.port = find_free_port()
+        self.processes = 2 if "gunicorn" in command or "workers 2" in command else 1
         self.words = ["-m", *command.format(port=self.port).split()]
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
@@ -99,6 +100,13 @@ class Server:
                 if time.monotonic() > deadline:
                     raise AssertionError(self.log.read_text()) from error
                 time.sleep(POLL_SECONDS)
+
+    def is_complete(self) -> bool:
+        """Whether all its processes have opened their engines."""
+        path = self.folder / "shop.db"
+        with closing(sqlite3.connect(path)) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM workers").fetchone()
+        return bool(count >= self.processes)
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + SECONDS_MAX
@@ -212,6 +220,7 @@ def test_server_that_is_stopped_ends_and_its_order_goes_on(
     server.place("o", 100)
     server.place("dear", 200_000)
     server.wait_until(server.has_begun_to_charge)
+    server.wait_until(server.is_complete)
 
     server.stop(number)
 
