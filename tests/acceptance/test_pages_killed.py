@@ -9,11 +9,13 @@ import json
 import os
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ SHARE = ("README.md", "docs/how-to/keep-entities.md", "docs/tutorial/orders.md")
 
 NOT_EXECUTED = re.compile(r"<!-- not executed:[^>]*-->\s*\Z")
 BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
-# Its second program works on what a command between them makes.
-FIRST_ONLY = ("docs/how-to/back-up.md",)
+# Their later programs work on what a command between them makes.
+FIRST_ONLY = ("docs/how-to/back-up.md", "docs/how-to/mend-a-failed-run.md")
 # The page's program is a file that its first block writes; the others kill that.
 WRITTEN = {"docs/tutorial/orders.md": "shop.py"}
 # They send anew to a run that has ended, and are told so.
@@ -54,6 +56,13 @@ PAGES = [
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     if "__main__" in read_program(page := path.relative_to(ROOT).as_posix())
 ]
+
+
+def _is_ours(database: Path) -> bool:
+    """Whether a program keeps runs there, and not its own stock, say."""
+    with closing(sqlite3.connect(database)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    return ("history",) in names
 
 
 class Pasted:
@@ -113,7 +122,7 @@ class Pasted:
 
     def examine(self) -> Iterator[tuple[str, str, str]]:
         """What the doctor finds, but for whose runs and when."""
-        for database in sorted(self.folder.glob("*.db")):
+        for database in sorted(filter(_is_ours, self.folder.glob("*.db"))):
             done = subprocess.run(
                 [sys.executable, "-m", "durable", "doctor", "--json"],
                 cwd=self.folder,
