@@ -46,6 +46,7 @@ def on_first_signal(act: Callable[[int], None]) -> Generator[None]:
     def handle(number: int, _: object) -> None:
         nonlocal begun_at
         if begun_at is None:
+            begun_at = time.monotonic()  # now: the next one may come within `act`
             try:
                 act(number)
             except WorkflowBlockedError:  # meant for the code that was interrupted
