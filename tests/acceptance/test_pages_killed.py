@@ -33,6 +33,8 @@ BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 FIRST_ONLY = ("docs/how-to/back-up.md", "docs/how-to/mend-a-failed-run.md")
 # The page's program is a file that its first block writes; the others kill that.
 WRITTEN = {"docs/tutorial/orders.md": "shop.py"}
+# A run's id is another one for each database.
+RUN_ID = re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 # They send anew to a run that has ended, and are told so.
 SENDERS = ("docs/how-to/run-for-years.md", "docs/how-to/talk-to-runs.md")
 
@@ -98,7 +100,7 @@ class Pasted:
             assert "\ndurable.errors.WorkflowClosedError: " in errors
             return []
         assert (process.returncode, "Traceback" in errors) == (0, False), errors
-        return output.splitlines()[-1:]
+        return [RUN_ID.sub("ID", line) for line in output.splitlines()[-1:]]
 
     def kill(self, moments: random.Random) -> None:
         """Start it, and kill it some time after its start or its database's."""
