@@ -54,6 +54,8 @@ class RunView:
     @property
     def unprocessed(self) -> list[Attributes]:
         """Inputs that were recorded, but that no task has taken yet."""
+        if not self._unprocessed:
+            return []
         return [event.attributes for event in self._unprocessed]
 
     def pending_activities(self) -> list[ActivityMachine]:
@@ -174,6 +176,11 @@ class RunView:
                 return due_at
             heapq.heappop(heap)
         return None
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether it waits for any timer."""
+        return self._context is not None and bool(self._context.timers)
 
     def has_due_timer(self, now: int) -> bool:
         """Whether any timer is due."""

@@ -47,6 +47,8 @@ class CallNotes:
         Raises:
             WorkflowTaskError: one never can.
         """
+        if not self.calls:
+            return
         lost = None
         waiting: list[tuple[Coroutine[Any, Any, Any], str, CodeType, int]] = []
         for item in self.calls:

@@ -58,6 +58,7 @@ class _Rows:
             (size * width, f"{before} (VALUES {', '.join([row] * size)}){after}")
             for size in _ROWS_PER_STATEMENT
         ]
+        self._text_of = dict(self._texts)
 
     def execute(
         self,
@@ -68,6 +69,9 @@ class _Rows:
         after: Sequence[Any] = (),
     ) -> int:
         """Execute with the flat values of any number of rows; count the changed."""
+        text = self._text_of.get(len(values))
+        if text is not None:  # a run by itself, as a rule
+            return cursor.execute(text, [*before, *values, *after]).rowcount
         changed = 0
         for text, chunk in self._split(values):
             cursor.execute(text, [*before, *chunk, *after])

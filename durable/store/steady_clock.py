@@ -26,7 +26,7 @@ class SteadyClock:
 
     def __init__(self, clock: Clock) -> None:
         """Wrap a clock; its `monotonic_ns`, if it has one, gives the pace."""
-        self._clock = clock
+        self._read = clock.now
         pace = getattr(clock, "monotonic_ns", None)
         # Without one, only a clock that has fallen is known to have been set back.
         self._has_pace = pace is not None
@@ -35,23 +35,27 @@ class SteadyClock:
         # How far, in nanoseconds, the time is ahead of the pace.
         self._offset = -1 << 80
         self._is_behind = self._has_warned = False
-        # The event loop and the writer thread both ask.
+        # The event loop and the writer thread both ask. While all is well they may
+        # overtake each other, by less than the time that one of them takes to ask.
         self._lock = threading.Lock()
 
     def now(self) -> int:
         """Microseconds since 1970, UTC; never less than an earlier answer."""
-        with self._lock:
-            now = self._clock.now()
-            offset = now * 1_000 - self._pace()
-            if self._is_behind or now < self._latest or offset + _STEP < self._offset:
+        now = self._read()
+        offset = now * 1_000 - self._pace()
+        if self._is_behind or now < self._latest or offset < self._offset - _STEP:
+            with self._lock:
                 now, offset = self._go_on()
-            self._latest, self._offset = now, offset
+                self._latest, self._offset = now, offset
             return now
+        self._latest = now
+        self._offset = offset
+        return now
 
     def _go_on(self) -> tuple[int, int]:
         """The time by the pace, while that is more, and how far it is ahead."""
         # Read again: the process may have been stopped between the two.
-        now, pace = self._clock.now(), self._pace()
+        now, pace = self._read(), self._pace()
         expected = max(self._latest, (self._offset + pace) // 1_000)
         may_tell = self._is_behind or now < self._latest or self._has_pace
         self._is_behind = may_tell and now < expected
@@ -74,4 +78,4 @@ class SteadyClock:
         A process whose `now` stands still in the future would take every lease that
         others have renewed since for ended.
         """
-        return self._clock.now()
+        return self._read()

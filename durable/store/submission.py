@@ -70,7 +70,7 @@ class Admission:
                 f"The store {self.name} {self._state.value}.",
                 hint="Use it inside 'async with Engine(...)'.",
             )
-        if self.is_forked:
+        if os.getpid() != self._process_id:
             raise EngineClosedError(
                 f"The store {self.name} was opened by process {self._process_id} and"
                 f" this is its fork {os.getpid()}, which has no writer thread.",

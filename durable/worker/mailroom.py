@@ -419,13 +419,16 @@ class Mailroom:
             if not answer.done():
                 answer.set_result(None)
         run.is_reading = False
-        self.hand_in_held(run)
-        acks = run.committing_acks + run.acks
-        run.committing_acks, run.acks = [], []
-        for ack in acks:
-            if not ack.done():
-                ack.set_result(False)
-        self.give_back_updates(run, run.inputs)
+        if run.held:
+            self.hand_in_held(run)
+        if run.committing_acks or run.acks:
+            acks = run.committing_acks + run.acks
+            run.committing_acks, run.acks = [], []
+            for ack in acks:
+                if not ack.done():
+                    ack.set_result(False)
+        if run.inputs:
+            self.give_back_updates(run, run.inputs)
 
     def give_back_updates(self, run: LiveRun, inputs: Iterable[TaskInput]) -> None:
         """Let those ask the store who wait for updates of a run that left memory."""

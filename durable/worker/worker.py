@@ -270,14 +270,14 @@ class Worker:
         run = LiveRun(started, self._tasks.new_replayer(), parent_close_policy)
         run.started_at = started_at
         run.headers = run.task_headers = started.headers
-        for kind, limit in (
-            ("execution", started.execution_timeout),
-            ("run", started.run_timeout),
+        limit = started.execution_timeout
+        if limit is not None:
+            run.deadline_at, run.deadline_type = started_at + limit, "execution"
+        limit = started.run_timeout
+        if limit is not None and (
+            run.deadline_at is None or started_at + limit < run.deadline_at
         ):
-            if limit is not None and (
-                run.deadline_at is None or started_at + limit < run.deadline_at
-            ):
-                run.deadline_at, run.deadline_type = started_at + limit, kind
+            run.deadline_at, run.deadline_type = started_at + limit, "run"
         return run
 
     @property

@@ -209,11 +209,14 @@ class WorkflowTasks:
         if self.is_draining:
             self._keep_inputs(run)
             return
-        now = self._store.now()
         replayer = run.replayer
+        has_input = run.inputs or replayer.unprocessed
+        now = 0
+        if has_input or run.deadline_at is not None or replayer.has_timers:
+            now = self._store.now()
         if run.deadline_at is not None and now >= run.deadline_at:
             run.inputs.append(WorkflowExecutionTimedOut(run.deadline_type))
-        elif not (run.inputs or replayer.unprocessed or replayer.has_due_timer(now)):
+        elif not (has_input or replayer.has_due_timer(now)):
             if run.attempt_records:
                 self._keep_inputs(run)
             elif run.consumed or run.consumed_requests:
