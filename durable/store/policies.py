@@ -340,9 +340,11 @@ def find_predecessor(rows: list[HistoryRow]) -> int:
     """
     if not rows:
         return 0
-    first = rows[0][1]
+    first, count = rows[0][1], len(rows)
     # After every turn, so without a step of Python for each row.
-    if list(map(_POSITION, rows)) != list(range(first, first + len(rows))):
+    if rows[-1][1] - first != count - 1 or (
+        count > 2 and list(map(_POSITION, rows)) != list(range(first, first + count))
+    ):
         return -1
     return first - 1
 

@@ -471,18 +471,18 @@ class ActivityTasks:
         self, attempt: Attempt, failure: Failure | None, due_at: int
     ) -> Attempt:
         """The attempt after this one."""
-        following = Attempt(
+        return Attempt(
             attempt.run,
             attempt.scheduled_event_id,
             attempt.scheduled,
             attempt.scheduled_at,
+            attempt.headers,
             attempt=attempt.attempt + 1,
             lost=attempt.lost,
             last_failure=failure,
+            has_row=True,
+            due_at=due_at,
         )
-        following.due_at = due_at
-        following.headers = attempt.headers
-        return following
 
     def begin_due(self, run: LiveRun, now: int) -> None:
         """Begin the attempts of a run whose time has come; each is recorded first."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -69,13 +69,13 @@ class Invoker:
         self._observer = observer
         self._threads: ActivityThreads | None = None
 
-    async def call(
+    def call(
         self,
         attempt: Attempt,
         code: Code,
         on_thread_end: Callable[[Attempt], None],
-    ) -> Payload:
-        """Run an attempt; raise what its code raises.
+    ) -> Coroutine[Any, Any, Payload]:
+        """Run an attempt in this task; raise what its code raises.
 
         `on_thread_end` is called once a thread that ran it is free, perhaps much later.
 
@@ -101,9 +101,18 @@ class Invoker:
             info, self._parts.engine, self._parts.resources
         )
         CURRENT.set(attempt.context)
+        called = self._call(attempt, code, info, on_thread_end)
         observer = self._observer
-        if observer is None:
-            return await self._call(attempt, code, info, on_thread_end)
+        return called if observer is None else self._observed(attempt, info, called)
+
+    async def _observed(
+        self,
+        attempt: Attempt,
+        info: ActivityInfo,
+        called: Coroutine[Any, Any, Payload],
+    ) -> Payload:
+        run, observer = attempt.run, self._observer
+        assert observer is not None  # noqa: S101 - by the caller
         with observer.running_activity(
             activity_type=info.activity_type,
             activity_id=info.activity_id,
@@ -115,7 +124,7 @@ class Invoker:
             headers=attempt.headers,
             run_headers=run.headers,
         ):
-            return await self._call(attempt, code, info, on_thread_end)
+            return await called
 
     async def _call(
         self,

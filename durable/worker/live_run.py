@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import msgspec
+
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
 from durable.core.payload import Failure
@@ -18,79 +20,44 @@ from durable.worker.activity_threads import ThreadCall
 from durable.worker.inputs import key_of
 
 
-class Attempt:
+# Structs, since each run makes some: their fields are set without a step of Python.
+class Attempt(msgspec.Struct, eq=False):
     """One attempt of an activity that this process runs, or will run."""
 
-    __slots__ = (
-        "attempt",
-        "code",
-        "context",
-        "due_at",
-        "has_row",
-        "has_waited",
-        "headers",
-        "is_cancel_requested",
-        "is_cut_short",
-        "is_over",
-        "last_failure",
-        "lost",
-        "problem",
-        "run",
-        "scheduled",
-        "scheduled_at",
-        "scheduled_event_id",
-        "started_at",
-        "task",
-        "timer",
-        "work",
-        "worker_id",
-    )
-
-    def __init__(
-        self,
-        run: LiveRun,
-        scheduled_event_id: int,
-        scheduled: ActivityTaskScheduled,
-        scheduled_at: int,
-        *,
-        attempt: int = 1,
-        lost: int = 0,
-        last_failure: Failure | None = None,
-    ) -> None:
-        self.run = run
-        self.scheduled_event_id = scheduled_event_id
-        self.scheduled = scheduled
-        self.scheduled_at = scheduled_at
-        self.attempt = attempt
-        self.lost = lost
-        """How many attempts before it were lost with their workers."""
-        self.last_failure = last_failure
-        self.headers = run.task_headers
-        """What travels to it from the workflow task that scheduled it."""
-        self.started_at = 0
-        self.due_at = 0
-        """When it may begin, if it waits for its time."""
-        self.has_row = attempt > 1
-        """A row of the attempts table speaks of it, and must say how it ended."""
-        self.worker_id: str | None = None
-        """The worker that ran it, if that was another one and a row names it."""
-        self.is_cancel_requested = False
-        self.is_over = False
-        """Its outcome is decided; whatever the function still does is not heard."""
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.context: ActivityContext | None = None
-        """Set by its first step."""
-        self.code: Code | None = None
-        """What it runs; None until it begins."""
-        self.work: ThreadCall | None = None
-        """Its call in a thread, if it has one."""
-        self.is_cut_short = False
-        """The worker that drains could wait no longer, and asked it to stop."""
-        self.has_waited = False
-        """It was left behind by a worker that does not know its activity."""
-        self.problem: Failure | None = None
-        """The bug that keeps its outcome from being recorded; it parks the run."""
+    run: LiveRun
+    scheduled_event_id: int
+    scheduled: ActivityTaskScheduled
+    scheduled_at: int
+    headers: Mapping[str, str]
+    """What travels to it from the workflow task that scheduled it."""
+    attempt: int = 1
+    lost: int = 0
+    """How many attempts before it were lost with their workers."""
+    last_failure: Failure | None = None
+    has_row: bool = False
+    """A row of the attempts table speaks of it, and must say how it ended."""
+    started_at: int = 0
+    due_at: int = 0
+    """When it may begin, if it waits for its time."""
+    worker_id: str | None = None
+    """The worker that ran it, if that was another one and a row names it."""
+    is_cancel_requested: bool = False
+    is_over: bool = False
+    """Its outcome is decided; whatever the function still does is not heard."""
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    context: ActivityContext | None = None
+    """Set by its first step."""
+    code: Code | None = None
+    """What it runs; None until it begins."""
+    work: ThreadCall | None = None
+    """Its call in a thread, if it has one."""
+    is_cut_short: bool = False
+    """The worker that drains could wait no longer, and asked it to stop."""
+    has_waited: bool = False
+    """It was left behind by a worker that does not know its activity."""
+    problem: Failure | None = None
+    """The bug that keeps its outcome from being recorded; it parks the run."""
 
     def ask_to_stop(self) -> None:
         """Let the function see that it should end."""
@@ -119,123 +86,74 @@ class InputKeys:
         return self._keys
 
 
-class LiveRun:
+class LiveRun(msgspec.Struct, eq=False):
     """One run in memory. Only the loop's thread touches it."""
 
-    __slots__ = (
-        "acks",
-        "attempt_records",
-        "attempts",
-        "backoffs",
-        "commit_count",
-        "committing_acks",
-        "consumed",
-        "consumed_requests",
-        "deadline_at",
-        "deadline_type",
-        "failed_tries",
-        "has_mail",
-        "headers",
-        "held",
-        "input_keys",
-        "inputs",
-        "is_active",
-        "is_closed",
-        "is_committing",
-        "is_dropped",
-        "is_holding",
-        "is_parked",
-        "is_reading",
-        "mailed",
-        "parent_close_policy",
-        "questions",
-        "ready_at",
-        "refusals",
-        "replayer",
-        "resolutions",
-        "run_id",
-        "started",
-        "started_at",
-        "starting",
-        "taken",
-        "task_headers",
-        "update_mail",
-        "wake_at",
-        "wants_reload",
-        "workflow_id",
-        "workflow_type",
-    )
-
-    def __init__(
-        self,
-        started: WorkflowExecutionStarted,
-        replayer: Replayer,
-        parent_close_policy: str | None = None,
-    ) -> None:
-        self.started = started
-        self.run_id = started.run_id
-        self.workflow_id = started.workflow_id
-        self.workflow_type = started.workflow_type
-        self.parent_close_policy = parent_close_policy
-        self.replayer = replayer
-        self.headers: Mapping[str, str] = {}
-        """What travels with it since its start."""
-        self.task_headers: Mapping[str, str] = {}
-        """Those, or what an observer made of them in the latest workflow task."""
-        self.ready_at = 0
-        """When the next turn was due though a commit was on its way; only kept if
-        there is an observer."""
-        self.started_at = 0
-        self.inputs: list[TaskInput] = []
-        """Events and updates that no turn has taken, in order of arrival."""
-        self.input_keys: InputKeys | None = None
-        """Made when `inputs` are first searched."""
-        self.consumed: tuple[int, ...] = ()
-        """Inbox sequences that `inputs` hold."""
-        self.consumed_requests: list[str] = []
-        """The same by request id, for what came without being read from the inbox."""
-        self.update_mail: dict[str, int] = {}
-        """The inbox sequences of updates that are neither accepted nor refused."""
-        self.taken: set[int] = set()
-        """Inbox sequences that were read; a late read may bring them again."""
-        self.mailed: set[str] = set()
-        """What of `inputs` came by the inbox, by key."""
-        self.acks: list[asyncio.Future[bool]] = []
-        """Who waits until `inputs` are durable; then those of the commit under way."""
-        self.committing_acks: list[asyncio.Future[bool]] = []
-        self.commit_count = 0
-        """Its commits that have ended well since it came into memory."""
-        self.questions: list[Question] = []
-        """Who wants to look at the run once no commit is under way."""
-        self.starting: set[int] = set()
-        """Children whose start is on its way, by initiated event."""
-        self.is_reading = False  # its inbox
-        self.held: list[Callable[[], None]] = []
-        """What hands in messages of this process after that, or after a commit."""
-        self.attempt_records: tuple[AttemptRecord, ...] = ()
-        """Attempts that have ended; written with the next turn."""
-        self.attempts: dict[int, Attempt] = {}
-        """Activities that run or are about to, by scheduled event."""
-        self.backoffs: dict[int, Attempt] = {}
-        """Activities whose next attempt waits for its time, by scheduled event."""
-        self.deadline_at: int | None = None
-        self.deadline_type = "run"
-        self.failed_tries = 0
-        self.refusals = 0
-        """Writes of its that the database has refused since the last it took."""
-        self.is_committing = self.is_closed = False
-        self.is_dropped = False
-        """No longer ours: whatever still refers to it must do nothing."""
-        self.has_mail = False  # messages were committed that it has not read
-        self.is_holding = False  # an attempt with a `problem`
-        self.resolutions: list[ActivityResolution] = []  # what was decided of such
-        self.is_parked = False
-        """Its row says that it is stuck."""
-        self.wants_reload = False
-        """It has to be read again, once the commit that is on its way has ended."""
-        self.is_active = False
-        """What the run's row says; likewise `wake_at`."""
-        self.wake_at: int | None = None
+    run_id: str
+    workflow_id: str
+    workflow_type: str
+    started: WorkflowExecutionStarted
+    replayer: Replayer
+    parent_close_policy: str | None = None
+    started_at: int = 0
+    headers: Mapping[str, str] = {}
+    """What travels with it since its start."""
+    task_headers: Mapping[str, str] = {}
+    """Those, or what an observer made of them in the latest workflow task."""
+    ready_at: int = 0
+    """When the next turn was due though a commit was on its way; only kept if there is
+    an observer."""
+    inputs: list[TaskInput] = []
+    """Events and updates that no turn has taken, in order of arrival."""
+    input_keys: InputKeys | None = None
+    """Made when `inputs` are first searched."""
+    consumed: tuple[int, ...] = ()
+    """Inbox sequences that `inputs` hold."""
+    consumed_requests: list[str] = []
+    """The same by request id, for what came without being read from the inbox."""
+    update_mail: dict[str, int] = {}
+    """The inbox sequences of updates that are neither accepted nor refused."""
+    taken: set[int] = set()
+    """Inbox sequences that were read; a late read may bring them again."""
+    mailed: set[str] = set()
+    """What of `inputs` came by the inbox, by key."""
+    acks: list[asyncio.Future[bool]] = []
+    """Who waits until `inputs` are durable; then those of the commit under way."""
+    committing_acks: list[asyncio.Future[bool]] = []
+    commit_count: int = 0
+    """Its commits that have ended well since it came into memory."""
+    questions: list[Question] = []
+    """Who wants to look at the run once no commit is under way."""
+    starting: set[int] = set()
+    """Children whose start is on its way, by initiated event."""
+    is_reading: bool = False  # its inbox
+    held: list[Callable[[], None]] = []
+    """What hands in messages of this process after that, or after a commit."""
+    attempt_records: tuple[AttemptRecord, ...] = ()
+    """Attempts that have ended; written with the next turn."""
+    attempts: dict[int, Attempt] = {}
+    """Activities that run or are about to, by scheduled event."""
+    backoffs: dict[int, Attempt] = {}
+    """Activities whose next attempt waits for its time, by scheduled event."""
+    deadline_at: int | None = None
+    deadline_type: str = "run"
+    failed_tries: int = 0
+    refusals: int = 0
+    """Writes of its that the database has refused since the last it took."""
+    is_committing: bool = False
+    is_closed: bool = False
+    is_dropped: bool = False
+    """No longer ours: whatever still refers to it must do nothing."""
+    has_mail: bool = False  # messages were committed that it has not read
+    is_holding: bool = False  # an attempt with a `problem`
+    resolutions: list[ActivityResolution] = []  # what was decided of such
+    is_parked: bool = False
+    """Its row says that it is stuck."""
+    wants_reload: bool = False
+    """It has to be read again, once the commit that is on its way has ended."""
+    is_active: bool = False
+    """What the run's row says; likewise `wake_at`."""
+    wake_at: int | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -284,6 +202,35 @@ class LiveRun:
         for attempt in self.backoffs.values():
             earliest = _earlier(earliest, attempt.due_at)
         return earliest
+
+
+def new_run(
+    started: WorkflowExecutionStarted,
+    replayer: Replayer,
+    started_at: int = 0,
+    parent_close_policy: str | None = None,
+) -> LiveRun:
+    """A live run that begins with this event."""
+    run = LiveRun(
+        started.run_id,
+        started.workflow_id,
+        started.workflow_type,
+        started,
+        replayer,
+        parent_close_policy,
+        started_at,
+        started.headers,
+        started.headers,
+    )
+    limit = started.execution_timeout
+    if limit is not None:
+        run.deadline_at, run.deadline_type = started_at + limit, "execution"
+    limit = started.run_timeout
+    if limit is not None and (
+        run.deadline_at is None or started_at + limit < run.deadline_at
+    ):
+        run.deadline_at, run.deadline_type = started_at + limit, "run"
+    return run
 
 
 def _earlier(left: int | None, right: int | None) -> int | None:

@@ -67,7 +67,7 @@ class Places:
         """An attempt has ended; its thread perhaps has not."""
         if attempt not in self.running:
             return
-        self.running.discard(attempt)
+        self.running.remove(attempt)
         self._free += 1
         if code.is_async:
             if attempt.is_over and self._warned:
@@ -101,6 +101,8 @@ class Places:
 
         The place is kept until `started`.
         """
+        if not (self._queue or self._thread_queue):
+            return None
         while self._free > self._starting:
             queue = self._queue
             if self._thread_queue and self._free_threads > self._starting:

@@ -45,7 +45,7 @@ from durable.worker.activity_code import EngineParts
 from durable.worker.activity_tasks import ActivityTasks
 from durable.worker.guards import install_guards
 from durable.worker.inputs import key_of
-from durable.worker.live_run import Attempt, LiveRun
+from durable.worker.live_run import Attempt, LiveRun, new_run
 from durable.worker.loading import Loader
 from durable.worker.lookout import Lookout
 from durable.worker.mailroom import Mailroom, UpdateNews
@@ -267,18 +267,8 @@ class Worker:
         parent_close_policy: str | None = None,
     ) -> LiveRun:
         """A live run that begins with this event."""
-        run = LiveRun(started, self._tasks.new_replayer(), parent_close_policy)
-        run.started_at = started_at
-        run.headers = run.task_headers = started.headers
-        limit = started.execution_timeout
-        if limit is not None:
-            run.deadline_at, run.deadline_type = started_at + limit, "execution"
-        limit = started.run_timeout
-        if limit is not None and (
-            run.deadline_at is None or started_at + limit < run.deadline_at
-        ):
-            run.deadline_at, run.deadline_type = started_at + limit, "run"
-        return run
+        replayer = self._tasks.new_replayer()
+        return new_run(started, replayer, started_at, parent_close_policy)
 
     @property
     def is_open(self) -> bool:
@@ -453,7 +443,8 @@ class Worker:
         """A recorded activity may begin."""
         scheduled = event.attributes
         assert isinstance(scheduled, ActivityTaskScheduled)  # noqa: S101 - by the caller
-        attempt = Attempt(run, event.event_id, scheduled, event.time)
+        headers = run.task_headers
+        attempt = Attempt(run, event.event_id, scheduled, event.time, headers)
         run.attempts[event.event_id] = attempt
         self._activities.begin(attempt)
 

@@ -16,7 +16,7 @@ from durable.core.fold import fold
 from durable.core.replayer import Replayer
 from durable.store.records import MessageRecord
 from durable.testing import Driver
-from durable.worker.live_run import LiveRun
+from durable.worker.live_run import new_run
 from durable.worker.mailroom import Mailroom
 from durable.worker.starting import take_start
 
@@ -44,7 +44,7 @@ class Parent:
         (self.child,) = self.driver.children
         replayer = self.driver._replayer  # pyright: ignore[reportPrivateUsage]  # what a worker holds
         assert isinstance(replayer, Replayer)
-        self.run = LiveRun(self.driver.started(), replayer)
+        self.run = new_run(self.driver.started(), replayer)
         unused: Any = None
         self.mailroom = Mailroom(unused, unused)
         self.started = self.child.started()
