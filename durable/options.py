@@ -314,6 +314,14 @@ class IdConflictPolicy(enum.Enum):
     """Terminate that run if it is open, and start another."""
 
 
+# For what every run passes: on Python 3.11 reading a member of an enum is a call.
+USE_SAME: Final = IdConflictPolicy.USE_SAME
+USE_EXISTING: Final = IdConflictPolicy.USE_EXISTING
+TERMINATE_EXISTING: Final = IdConflictPolicy.TERMINATE_EXISTING
+ALLOW_DUPLICATE: Final = IdReusePolicy.ALLOW_DUPLICATE
+REJECT_DUPLICATE: Final = IdReusePolicy.REJECT_DUPLICATE
+
+
 OnConflict: TypeAlias = (
     IdConflictPolicy | Literal["use_same", "use_existing", "fail", "terminate_existing"]
 )

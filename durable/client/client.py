@@ -53,18 +53,15 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.observer import Observer
-from durable.options import (
-    IdConflictPolicy,
-    check_id,
-)
+from durable.options import TERMINATE_EXISTING, USE_EXISTING, USE_SAME, check_id
 from durable.store.records import (
+    RUNNING,
     Committed,
     FoundRun,
     MessageKind,
     PutMessage,
     RunFilter,
     RunRecord,
-    RunStatus,
     Started,
     StartRun,
     Terminated,
@@ -193,7 +190,7 @@ class Client:
             run_id=run_id,
             workflow_type=name,
             task_queue=started.task_queue,
-            status=RunStatus.RUNNING,
+            status=RUNNING,
             started_at=now,
             first_run_id=run_id,
             request_id=started.request_id,
@@ -243,12 +240,12 @@ class Client:
         is_asked_again = how.request_id == record.request_id
         if is_asked_again:
             say_other_request(found, started, signature)
-        elif how.conflict_policy is IdConflictPolicy.USE_SAME:
+        elif how.conflict_policy is USE_SAME:
             check_same(found, started, signature)
         say_found(record, self._opened_at)
         if how.first is not None:
-            had_it = is_asked_again and record.status is not RunStatus.RUNNING
-            if how.conflict_policy is IdConflictPolicy.USE_SAME and not had_it:
+            had_it = is_asked_again and record.status is not RUNNING
+            if how.conflict_policy is USE_SAME and not had_it:
                 await self._send_to_found(record, how)
             self.mailed(record.run_id)
         return Handle(
@@ -344,7 +341,7 @@ class Client:
     ) -> Started:
         terminated = ""
         policy = how.conflict_policy
-        if policy is IdConflictPolicy.TERMINATE_EXISTING:
+        if policy is TERMINATE_EXISTING:
             terminated = encode_attributes(
                 WorkflowExecutionTerminated(
                     reason="another run was started with its workflow id",
@@ -354,14 +351,14 @@ class Client:
         first = how.first
         # A run that may turn out to be another gets no message before that is known.
         reminder = None
-        if first is not None and policy is not IdConflictPolicy.USE_SAME:
+        if first is not None and policy is not USE_SAME:
             reminder = self._message(record, first)
         request = StartRun(
             record=record,
             rows=[],
             reuse_policy=how.reuse_policy,
             conflict_policy=policy,
-            wants_found=policy is not IdConflictPolicy.USE_EXISTING,
+            wants_found=policy is not USE_EXISTING,
             terminated_data=terminated,
             message_if_open=reminder,
         )

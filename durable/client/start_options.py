@@ -8,6 +8,11 @@ import msgspec
 
 from durable.errors import InvalidOptionError
 from durable.options import (
+    ALLOW_DUPLICATE,
+    REJECT_DUPLICATE,
+    TERMINATE_EXISTING,
+    USE_EXISTING,
+    USE_SAME,
     Duration,
     IdConflictPolicy,
     IdReuse,
@@ -52,7 +57,7 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def conflict_policy(self) -> IdConflictPolicy:
         """What was chosen, or the default."""
-        return self.on_conflict or IdConflictPolicy.USE_SAME
+        return self.on_conflict or USE_SAME
 
     @property
     def reuse_policy(self) -> IdReusePolicy:
@@ -63,15 +68,10 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
         # or some run to have a message, cannot mean one that has closed.
         is_new = (
             self.workflow_id is None
-            or self.on_conflict is IdConflictPolicy.TERMINATE_EXISTING
-            or (
-                self.first is not None
-                and self.on_conflict is IdConflictPolicy.USE_EXISTING
-            )
+            or self.on_conflict is TERMINATE_EXISTING
+            or (self.first is not None and self.on_conflict is USE_EXISTING)
         )
-        return (
-            IdReusePolicy.ALLOW_DUPLICATE if is_new else IdReusePolicy.REJECT_DUPLICATE
-        )
+        return ALLOW_DUPLICATE if is_new else REJECT_DUPLICATE
 
 
 def start_options(

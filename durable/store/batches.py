@@ -15,12 +15,12 @@ from durable.errors import DurableError
 from durable.options import IdConflictPolicy
 from durable.store import policies
 from durable.store.records import (
+    RUNNING,
     CommitTask,
     Committed,
     DropReplies,
     PutMessage,
     RecordAttempts,
-    RunStatus,
     Started,
     StartRun,
 )
@@ -261,7 +261,7 @@ class Batch:
         _, start = starts[0]
         return (
             len(self.entries) == 1
-            and start.record.status is RunStatus.RUNNING
+            and start.record.status is RUNNING
             and start.message_if_open is None
             and (
                 policies.allows_every_reuse(start)
@@ -319,7 +319,7 @@ def _find_taken(
     running = {
         (holder.namespace, holder.workflow_id)
         for holder in holders
-        if holder.status is RunStatus.RUNNING
+        if holder.status is RUNNING
     }
     for index, start in starts:
         record = start.record

@@ -24,7 +24,12 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import IdConflictPolicy, IdReusePolicy, ParentClosePolicy
+from durable.options import (
+    ALLOW_DUPLICATE,
+    IdConflictPolicy,
+    IdReusePolicy,
+    ParentClosePolicy,
+)
 from durable.store.records import (
     CommitTask,
     MessageKind,
@@ -118,7 +123,7 @@ def find_start_answer(
 
 def allows_every_reuse(operation: StartRun) -> bool:
     """Tell whether closed runs of the same workflow id do not matter."""
-    return operation.reuse_policy is IdReusePolicy.ALLOW_DUPLICATE
+    return operation.reuse_policy is ALLOW_DUPLICATE
 
 
 def _may_reuse(policy: IdReusePolicy, newest: RunRecord) -> bool:

@@ -108,6 +108,11 @@ class AttemptState(enum.StrEnum):
     """Its worker died; nobody knows how it ended."""
 
 
+# For what every run passes: on Python 3.11 reading a member of an enum is a call.
+RUNNING: Final = RunStatus.RUNNING
+ATTEMPT_COMPLETED: Final = AttemptState.COMPLETED
+
+
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One attempt of an activity.
 

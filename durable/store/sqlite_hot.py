@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable.store import salvage, statements
 from durable.store.policies import Target, allows_every_reuse
-from durable.store.records import RunStatus
+from durable.store.records import RUNNING, RunStatus
 
 if TYPE_CHECKING:
     import sqlite3
@@ -364,7 +364,7 @@ class SqliteHotPath:
                 record.request_id,
                 record.started_at,
             )
-            is_open = record.status is RunStatus.RUNNING
+            is_open = record.status is RUNNING
             if record.parent_run_id is None:
                 statement = _INSERT_PLAIN_RUNS if is_open else _INSERT_ENDED_RUNS
             else:
@@ -468,7 +468,7 @@ def _to_targets(rows: list[Any]) -> list[Target]:
 
 def _is_plain(record: RunRecord) -> bool:
     return (
-        (record.status is RunStatus.RUNNING) is (record.closed_at is None)
+        (record.status is RUNNING) is (record.closed_at is None)
         and record.run_id == record.first_run_id
         and record.wake_at is None
         and record.stuck is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from durable.core.collector import call_uncollected
 from durable.errors import EngineClosedError, InternalError
@@ -22,6 +22,9 @@ class _State(enum.Enum):
     OPENING = "is being opened"
     OPEN = "is open"
     CLOSED = "is closed"
+
+
+_OPEN: Final = _State.OPEN  # on Python 3.11 reading a member is a call
 
 
 class Admission:
@@ -65,7 +68,7 @@ class Admission:
             EngineClosedError: it is closed, was never opened, or was opened by the
                 process that this one was forked from.
         """
-        if self._state is not _State.OPEN:
+        if self._state is not _OPEN:
             raise EngineClosedError(
                 f"The store {self.name} {self._state.value}.",
                 hint="Use it inside 'async with Engine(...)'.",

@@ -27,7 +27,7 @@ from durable.core.events import (
 )
 from durable.core.payload import Failure, Payload
 from durable.observer import WorkerObserver, WorkerState
-from durable.store.records import AttemptRecord, AttemptState
+from durable.store.records import ATTEMPT_COMPLETED, AttemptRecord, AttemptState
 from durable.store.store import Store
 from durable.worker import log_lines, observing, unrecorded
 from durable.worker.activity_code import BuiltIn, Code, EngineParts
@@ -319,7 +319,7 @@ class ActivityTasks:
                 identity=self._worker_id,
                 last_failure=attempt.last_failure,
             ),
-            AttemptState.COMPLETED,
+            ATTEMPT_COMPLETED,
             None,
         )
 
@@ -416,7 +416,7 @@ class ActivityTasks:
             return
         run.attempts.pop(attempt.scheduled_event_id, None)
         run.inputs.append(outcome)
-        if attempt.has_row or state is not AttemptState.COMPLETED:
+        if attempt.has_row or state is not ATTEMPT_COMPLETED:
             run.attempt_records += (self._rows.row(attempt, state, failure),)
         self._host.advance(run)
 

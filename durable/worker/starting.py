@@ -34,12 +34,7 @@ from durable.core.workflow_task import (
 )
 from durable.errors import CommitUnknownError, DurableError, StoreError
 from durable.options import IdConflictPolicy, IdReusePolicy
-from durable.store.records import (
-    Committed,
-    RunStatus,
-    Started,
-    StartRun,
-)
+from durable.store.records import RUNNING, Committed, Started, StartRun
 from durable.store.store import Store
 from durable.worker.live_run import LiveRun
 from durable.worker.outgoing import (
@@ -176,7 +171,7 @@ class Starts:
         run.is_active, run.wake_at = (
             (False, None) if closes else run.wanted_row(begins_work=begins_work)
         )
-        status, closed_at = RunStatus.RUNNING, None
+        status, closed_at = RUNNING, None
         if closes:
             status = STATUS_OF[type(events[-1].attributes)]
             closed_at = events[-1].time

@@ -20,7 +20,16 @@ from durable.core.events import (
     Attributes,
     WorkflowExecutionStarted,
 )
-from durable.core.machines.machine import Entry, Machine, Move, State, Table
+from durable.core.machines.machine import (
+    CREATED,
+    RECORD,
+    RESOLVE,
+    Entry,
+    Machine,
+    Move,
+    State,
+    Table,
+)
 from durable.core.payload import Payloads
 from durable.core.runtime import ActivityTarget, source_line
 
@@ -70,7 +79,7 @@ class ActivityMachine(Machine, Entry):
         code: CodeType | None,
         instruction: int,
     ) -> None:
-        self.state = State.CREATED
+        self.state = CREATED
         self.is_withdrawn = False
         self.activity_id = activity_id
         self.target = target
@@ -110,7 +119,7 @@ class ActivityMachine(Machine, Entry):
 
     def recorded(self, event_id: int, time: int, event: Attributes) -> None:
         """Await the outcome."""
-        self.move(Move.RECORD)
+        self.move(RECORD)
         self.scheduled_event_id = event_id
         self.scheduled_at = time
         self.scheduled = event
@@ -126,7 +135,7 @@ class ActivityMachine(Machine, Entry):
 
     def resolve(self, event: Attributes) -> None:
         """Take the outcome; whoever still waits is woken."""
-        self.move(Move.RESOLVE)
+        self.move(RESOLVE)
         if not self.future.done():
             self.future.set_result(event)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 from durable.core.commands import Command
 from durable.core.events import Attributes
@@ -44,6 +44,11 @@ class Move(enum.IntEnum):
     RESOLVE = 2
     """An event brought its outcome."""
 
+
+# For every run: on Python 3.11 reading a member of an enum is a call.
+CREATED: Final = State.CREATED
+RECORD: Final = Move.RECORD
+RESOLVE: Final = Move.RESOLVE
 
 Table = Mapping[tuple[State, Move], State]
 
