@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -147,13 +147,20 @@ class Invoker:
         except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
             raise UnfitArgumentsError(code, error) from None
         if code.is_async:
-            result = await _run_here(function(*args, **kwargs))
+            result = function(*args, **kwargs)
         else:
             result = await self._call_in_thread(
                 attempt, function, (args, kwargs), on_thread_end
             )
-            if inspect.isawaitable(result):  # a plain function around an async one
-                result = await _run_here(result)
+        # Else it may be a plain function around an async one.
+        if code.is_async or inspect.isawaitable(result):
+            try:
+                result = await result
+            except (SystemExit, GeneratorExit) as error:
+                if isinstance(error, GeneratorExit) and _is_being_closed():
+                    raise
+                # Leaving the program is a failure like others.
+                raise exit_error(error) from None
         try:
             return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
@@ -223,16 +230,6 @@ def exit_error(error: BaseException) -> ApplicationError:
     else:
         failure = ApplicationError(str(error) or f"raised {name}", type=name)
     return failure.with_traceback(error.__traceback__)
-
-
-async def _run_here(work: Awaitable[Any]) -> Any:
-    """Await user code on the loop; leaving the program is a failure like others."""
-    try:
-        return await work
-    except (SystemExit, GeneratorExit) as error:
-        if isinstance(error, GeneratorExit) and _is_being_closed():
-            raise
-        raise exit_error(error) from None
 
 
 def _call_plain(
