@@ -48,6 +48,7 @@ from durable.errors import (
     DurableError,
     NondeterminismError,
 )
+from durable.store.queries import ReadHistory
 from durable.store.records import HistoryRow, RunFilter, RunStatus
 from durable.worker.guards import install_guards
 
@@ -148,12 +149,12 @@ async def _histories(
     async with open_client(session) as (engine, store):
         if workflow_id is not None:
             handle = await engine.get(workflow_id, run_id=run_id)
-            yield await store.read_history(handle.run_id)
+            yield await store.read(ReadHistory(handle.run_id))
             return
         where = RunFilter(status=RunStatus.RUNNING if is_open else None)
         async for page in read_pages(store, session.namespace, where):
             for record in page:
-                yield await store.read_history(record.run_id)
+                yield await store.read(ReadHistory(record.run_id))
 
 
 async def _replay_all(

@@ -35,6 +35,7 @@ from durable.errors import (
     WorkflowNotFoundError,
     WorkflowStuckError,
 )
+from durable.store.queries import LoadRuns, ReadMessages, ReadReply
 from durable.store.records import (
     DropReplies,
     LoadedRun,
@@ -105,7 +106,7 @@ async def _look(
     worker = connection.worker
     if worker is not None and worker.is_live(chain.current):
         # Other processes may have put messages that the run has not seen.
-        messages = await connection.store.read_messages(chain.current)
+        messages = await connection.store.read(ReadMessages(chain.current))
         worker.take_mail(chain.current, messages)
         asked = worker.ask(chain.current, ask)
         answer = None if asked is None else await asked
@@ -127,7 +128,7 @@ async def _by_replay(
     is_stack: bool,
 ) -> T:
     connection = chain.connection
-    loaded = (await connection.store.load_runs([record.run_id]))[0]
+    loaded = (await connection.store.read(LoadRuns([record.run_id])))[0]
     replayer = Replayer(
         lambda started: connection.registry.get_workflow(started.workflow_type)
     )
@@ -189,7 +190,7 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
                 changed = asyncio.ensure_future(outcome.changed())
                 try:
                     await asyncio.sleep(0)
-                    reply = await connection.store.read_reply(run_id, request_id)
+                    reply = await connection.store.read(ReadReply(run_id, request_id))
                     if reply is not None:
                         break
                     await changed

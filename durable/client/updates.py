@@ -27,6 +27,7 @@ from durable.errors import (
     WorkflowClosedError,
 )
 from durable.options import Duration, to_microseconds
+from durable.store.queries import FindRun, ReadReply
 from durable.store.records import DropReplies, MessageKind
 
 R_co = TypeVar("R_co", covariant=True)
@@ -196,7 +197,7 @@ class UpdateHandle(Generic[R_co]):
             return True
         if not outcome.is_accepted:
             key = update_request_id(self.update_id)
-            reply = await store.read_reply(self.run_id, key)
+            reply = await store.read(ReadReply(self.run_id, key))
             if reply is not None:
                 outcome.take(_reply_decoder.decode(reply).rejected)
                 await store.perform(DropReplies(keys=((self.run_id, key),)))
@@ -282,8 +283,8 @@ class UpdateHandle(Generic[R_co]):
         shared = connection.answers.shared_tail(run_id)
         if shared is not None:
             return shared
-        record = await connection.store.find_run(
-            connection.namespace, self.workflow_id, run_id
+        record = await connection.store.read(
+            FindRun(connection.namespace, self.workflow_id, run_id)
         )
         seen = 0 if record is None else record.checkpoint_event_id
         return connection.answers.share(self._make_tail(seen))

@@ -313,7 +313,7 @@ class Transaction:
     def _repair(self, operation: RepairRun) -> bool:
         run_id = operation.run_id
         is_open = self._execute(statements.IS_OPEN, run_id=run_id).first() is not None
-        rows = reads.read_history(self.session, run_id, 0)
+        rows = reads.read_rows(self.session, run_id)
         if not is_open or operation.expected != tuple(row[1] for row in rows):
             return False
         self._execute(

@@ -19,6 +19,7 @@ from durable import limits
 from durable.errors import InternalError, StoreError
 from durable.store.forking import Gate
 from durable.store.lease import RETRY_SECONDS, ReleaseWorker
+from durable.store.reader import read_explained
 from durable.store.submission import deliver
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable.observer import Observer
-    from durable.store.database import Session
+    from durable.store.database import Database, Session
     from durable.store.groups import GroupExecutor
+    from durable.store.reads import Question
     from durable.store.store import Outcome
 
 _Item: TypeAlias = "tuple[Any, Outcome]"
@@ -41,9 +43,10 @@ _IDLE_SECONDS: Final = 0.020
 
 
 class ReadTask(msgspec.Struct, frozen=True):
-    """A read that must use the writer's session."""
+    """A question that must be answered in the writer's session."""
 
-    read: Callable[[Session], Any]
+    database: Database
+    question: Question
 
 
 class Writer:
@@ -191,7 +194,8 @@ class Writer:
 
     def _read(self, task: ReadTask) -> tuple[Any, BaseException | None]:
         try:
-            return task.read(self._executor.open()), None
+            session = self._executor.open()
+            return read_explained(task.database, session, [task.question])[0], None
         except Exception as error:  # noqa: BLE001 - the reader gets it
             return None, error
 
