@@ -136,7 +136,7 @@ _latest_starts: Final = (
         RUNS.c.workflow_id.in_(_many("workflow_ids")),
     )
     .group_by(RUNS.c.workflow_id)
-    .subquery()
+    .subquery("latest")
 )
 # Of those that began at one instant the last one counts.
 FIND_NEWEST_RUNS: Final = (

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +20,7 @@ from durable.store.queries import (
     ListRuns,
     ListWorkers,
     LoadRuns,
+    Query,
     ReadAttempts,
     ReadHistory,
     ReadMessages,
@@ -279,6 +281,32 @@ class ReadContract:
         await perform_all(store, *(make_start(n, events=1) for n in names))
 
         assert {one.run_id for one in await store.read(ReadNews(names))} == set(names)
+
+    async def test_what_is_asked_at_once_is_answered_each_by_itself(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        for name in "abc":
+            for run_id in (f"{name}1", f"{name}3", f"{name}2"):
+                await store.perform(make_start(run_id, owner="w", workflow_id=name))
+                if run_id != "a2":
+                    await store.perform(make_closing(run_id, 3, 3))
+        names = [f"{name}{number}" for name in "abcx" for number in (1, 2)]
+        asked: list[Query[Any]] = [
+            *(FindRun(NAMESPACE, name) for name in "abcxa"),
+            *(ReadNews([name, "c3", name]) for name in names),
+            *(FindRun(NAMESPACE, name[0], name) for name in names),
+            FindRun("other", "a"),
+            *(ReadHistory(name) for name in names),
+            LoadRuns(names),
+            FindLostRuns(names),
+        ]
+
+        together = await asyncio.gather(*(store.read(query) for query in asked))
+
+        found = [run and run.run_id for run in together[:5]]
+        assert found == ["a2", "b3", "c3", None, "a2"]
+        assert together == [await store.read(query) for query in asked]
 
     async def test_listing_shows_the_children_of_a_run(self, harness: Harness) -> None:
         store = await harness.open("w")
