@@ -66,7 +66,7 @@ def _pages(ids: Sequence[str]) -> Iterator[list[str]]:
         yield list(ids[start : start + _IDS_PER_STATEMENT])
 
 
-def _load_runs(session: Session, query: queries.LoadRuns) -> list[LoadedRun]:
+def _loaded(session: Session, query: queries.LoadRuns) -> list[LoadedRun]:
     session.begin_reading()
     try:
         loaded: dict[str, LoadedRun] = {}
@@ -133,20 +133,18 @@ def _load_rows(
             loaded[run_id].rows.extend(group)
 
 
-def _read_messages(
-    session: Session, query: queries.ReadMessages
-) -> list[MessageRecord]:
+def _messages(session: Session, query: queries.ReadMessages) -> list[MessageRecord]:
     rows = fetch(session, statements.LOAD_MESSAGES, run_ids=[query.run_id])
     return [salvage.to_message(row) for row in rows]
 
 
-def _read_reply(session: Session, query: queries.ReadReply) -> str | None:
+def _reply(session: Session, query: queries.ReadReply) -> str | None:
     key = {"run_id": query.run_id, "request_id": query.request_id}
     rows = fetch(session, statements.READ_REPLY, **key)
     return rows[0][0] if rows else None
 
 
-def _read_news(session: Session, asked: Sequence[Question]) -> list[list[RunNews]]:
+def _news(session: Session, asked: Sequence[Question]) -> list[list[RunNews]]:
     """Read what is new of all runs that are asked for, at one instant."""
     wanted: list[Sequence[str]] = [question.query.run_ids for question in asked]
     run_ids = list(dict.fromkeys(itertools.chain(*wanted)))
@@ -183,18 +181,16 @@ def read_rows(session: Session, run_id: str, after: int = 0) -> list[HistoryRow]
     return fetch(session, statements.READ_HISTORY, run_id=run_id, after=after)
 
 
-def _read_history(session: Session, query: queries.ReadHistory) -> list[HistoryRow]:
+def _history(session: Session, query: queries.ReadHistory) -> list[HistoryRow]:
     return read_rows(session, query.run_id, query.after_event_id)
 
 
-def _read_attempts(
-    session: Session, query: queries.ReadAttempts
-) -> list[AttemptRecord]:
+def _attempts(session: Session, query: queries.ReadAttempts) -> list[AttemptRecord]:
     rows = fetch(session, statements.LOAD_ATTEMPTS, run_ids=[query.run_id])
     return [salvage.to_attempt(row) for row in rows]
 
 
-def _find_runs(session: Session, asked: Sequence[Question]) -> list[RunRecord | None]:
+def _found(session: Session, asked: Sequence[Question]) -> list[RunRecord | None]:
     """Find all runs that are asked for."""
     wanted: list[queries.FindRun] = [question.query for question in asked]
     found: dict[queries.FindRun, RunRecord] = {}
@@ -216,7 +212,7 @@ def _find_runs(session: Session, asked: Sequence[Question]) -> list[RunRecord | 
     return [found.get(query) for query in wanted]
 
 
-def _list_runs(session: Session, query: queries.ListRuns) -> list[RunRecord]:
+def _listed(session: Session, query: queries.ListRuns) -> list[RunRecord]:
     page = policies.page_size(query.where)
     statement = statements.list_runs(query.namespace, query.where, page)
     return [salvage.salvage_run(row) for row in fetch(session, statement)]
@@ -225,86 +221,52 @@ def _list_runs(session: Session, query: queries.ListRuns) -> list[RunRecord]:
 # --- what a worker looks for ----------------------------------------------------------
 
 
-def _find_due(
-    session: Session, query: queries.FindDueRuns, worker: WorkerRecord | None
-) -> list[str]:
+def _due(session: Session, query: queries.FindDueRuns, owner: str) -> list[str]:
     page = max(query.limit, 0)
+    key = {"myself": owner, "until": query.until, "page": page}
     due: list[tuple[int, str]] = []
     for active in _EITHER:
-        due += fetch(
-            session,
-            statements.DUE_RUNS,
-            myself=_id_of(worker),
-            active=active,
-            until=query.until,
-            page=page,
-        )
+        due += fetch(session, statements.DUE_RUNS, active=active, **key)
     due = [found for found in due if isinstance(found[1], str)]
     return [run_id for _, run_id in sorted(due)[:page]]
 
 
-def _find_mailed(
-    session: Session, query: queries.FindMailedRuns, worker: WorkerRecord | None
-) -> list[str]:
+def _mailed(session: Session, query: queries.FindMailedRuns, owner: str) -> list[str]:
     page = max(query.limit, 0)
-    rows = fetch(session, statements.MAILED_RUNS, myself=_id_of(worker), page=page)
+    rows = fetch(session, statements.MAILED_RUNS, myself=owner, page=page)
     return [run_id for (run_id,) in rows if isinstance(run_id, str)]
 
 
-def _find_lost(
-    session: Session, query: queries.FindLostRuns, worker: WorkerRecord | None
-) -> list[str]:
+def _lost(session: Session, query: queries.FindLostRuns, owner: str) -> list[str]:
     kept: set[str] = set()
     for page in _pages(query.run_ids):
-        rows = fetch(session, statements.KEPT_RUNS, myself=_id_of(worker), run_ids=page)
+        rows = fetch(session, statements.KEPT_RUNS, myself=owner, run_ids=page)
         kept.update(run_id for (run_id,) in rows)
     return [run_id for run_id in query.run_ids if run_id not in kept]
 
 
-def _find_next_wake_up(
-    session: Session, _: queries.FindNextWakeUp, worker: WorkerRecord | None
+def _next_wake_up(
+    session: Session, _: queries.FindNextWakeUp, owner: str
 ) -> int | None:
-    return min(
-        (
-            wake_at
-            for active in _EITHER
-            for (wake_at,) in fetch(
-                session, statements.NEXT_WAKE_AT, myself=_id_of(worker), active=active
-            )
-            if isinstance(wake_at, int)
-        ),
-        default=None,
-    )
+    found: list[tuple[Any]] = []
+    for active in _EITHER:
+        found += fetch(session, statements.NEXT_WAKE_AT, myself=owner, active=active)
+    return min((at for (at,) in found if isinstance(at, int)), default=None)
 
 
 def _count_unowned(
-    session: Session, query: queries.CountUnowned, worker: WorkerRecord | None
+    session: Session, query: queries.CountUnowned, worker: WorkerRecord
 ) -> int:
-    if worker is None:
-        return 0
-    rows = fetch(
-        session,
-        statements.COUNT_UNOWNED,
-        namespace=worker.namespace,
-        task_queue=worker.task_queue,
-        workflow_types=list(query.workflow_types),
-    )
+    key = {"namespace": worker.namespace, "task_queue": worker.task_queue}
+    types = list(query.workflow_types)
+    rows = fetch(session, statements.COUNT_UNOWNED, workflow_types=types, **key)
     count: int = rows[0][0]
     return count
 
 
-def _id_of(worker: WorkerRecord | None) -> str:
-    # No worker has the empty id, so without one nothing is found.
-    return "" if worker is None else worker.worker_id
-
-
-def _find_unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
-    rows = fetch(
-        session,
-        statements.UNOWNED_RUNS,
-        namespace=query.namespace,
-        page=query.limit,
-    )
+def _unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
+    key = {"namespace": query.namespace, "page": query.limit}
+    rows = fetch(session, statements.UNOWNED_RUNS, **key)
     return [UnownedRun(*map(_as_text, row)) for row in rows]
 
 
@@ -312,7 +274,7 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _list_workers(session: Session, _: queries.ListWorkers) -> list[WorkerRecord]:
+def _workers(session: Session, _: queries.ListWorkers) -> list[WorkerRecord]:
     rows = fetch(session, statements.LIST_WORKERS)
     return [salvage.salvage_worker(row) for row in rows]
 
@@ -334,26 +296,33 @@ def _each(handler: Callable[[Session, Any], Any]) -> _Handler:
     return lambda session, asked: [handler(session, query) for query, _ in asked]
 
 
-def _own(handler: Callable[[Session, Any, WorkerRecord | None], Any]) -> _Handler:
-    return lambda session, asked: [handler(session, *question) for question in asked]
+def _own(handler: Callable[[Session, Any, str], Any]) -> _Handler:
+    # No worker has the empty id, so without one nothing is found.
+    return lambda session, asked: [
+        handler(session, query, "" if worker is None else worker.worker_id)
+        for query, worker in asked
+    ]
 
 
 _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
-    queries.LoadRuns: _each(_load_runs),
-    queries.ReadMessages: _each(_read_messages),
-    queries.ReadReply: _each(_read_reply),
-    queries.ReadNews: _read_news,
-    queries.ReadHistory: _each(_read_history),
-    queries.ReadAttempts: _each(_read_attempts),
-    queries.FindRun: _find_runs,
-    queries.ListRuns: _each(_list_runs),
-    queries.FindDueRuns: _own(_find_due),
-    queries.FindMailedRuns: _own(_find_mailed),
-    queries.FindLostRuns: _own(_find_lost),
-    queries.FindNextWakeUp: _own(_find_next_wake_up),
-    queries.CountUnowned: _own(_count_unowned),
-    queries.FindUnowned: _each(_find_unowned),
-    queries.ListWorkers: _each(_list_workers),
+    queries.LoadRuns: _each(_loaded),
+    queries.ReadMessages: _each(_messages),
+    queries.ReadReply: _each(_reply),
+    queries.ReadNews: _news,
+    queries.ReadHistory: _each(_history),
+    queries.ReadAttempts: _each(_attempts),
+    queries.FindRun: _found,
+    queries.ListRuns: _each(_listed),
+    queries.FindDueRuns: _own(_due),
+    queries.FindMailedRuns: _own(_mailed),
+    queries.FindLostRuns: _own(_lost),
+    queries.FindNextWakeUp: _own(_next_wake_up),
+    queries.CountUnowned: lambda session, asked: [
+        0 if worker is None else _count_unowned(session, query, worker)
+        for query, worker in asked
+    ],
+    queries.FindUnowned: _each(_unowned),
+    queries.ListWorkers: _each(_workers),
     queries.CheckIntegrity: _each(lambda session, _: session.check()),
 }
 

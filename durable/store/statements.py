@@ -104,15 +104,6 @@ HISTORY_COLUMNS: Final = [
 
 # --- runs -----------------------------------------------------------------------------
 
-FIND_RUN: Final = sa.select(*RUN_COLUMNS).where(
-    RUNS.c.namespace == sa.bindparam("namespace"),
-    RUNS.c.workflow_id == sa.bindparam("workflow_id"),
-    RUNS.c.run_id == sa.bindparam("run_id"),
-)
-FIND_OPEN_RUN: Final = sa.select(*RUN_COLUMNS).where(
-    RUNS.c.namespace == sa.bindparam("namespace"),
-    RUNS.c.open_key == sa.bindparam("workflow_id"),
-)
 FIND_OPEN_RUNS: Final = sa.select(RUNS.c.open_key, *RUN_COLUMNS).where(
     RUNS.c.namespace == sa.bindparam("namespace"),
     RUNS.c.open_key.in_(_many("workflow_ids")),
@@ -130,26 +121,20 @@ FIND_NEWEST_RUN_OF_CHAIN: Final = FIND_NEWEST_RUN.where(
     RUNS.c.first_run_id == sa.bindparam("first_run_id")
 )
 _latest_starts: Final = (
-    sa.select(RUNS.c.workflow_id, sa.func.max(RUNS.c.started_at).label("started_at"))
+    sa.select(RUNS.c.workflow_id, sa.func.max(RUNS.c.started_at))
     .where(
         RUNS.c.namespace == sa.bindparam("namespace"),
         RUNS.c.workflow_id.in_(_many("workflow_ids")),
     )
     .group_by(RUNS.c.workflow_id)
-    .subquery("latest")
 )
 # Of those that began at one instant the last one counts.
 FIND_NEWEST_RUNS: Final = (
     sa.select(RUNS.c.workflow_id, *RUN_COLUMNS)
-    .join_from(
-        _latest_starts,
-        RUNS,
-        sa.and_(
-            RUNS.c.workflow_id == _latest_starts.c.workflow_id,
-            RUNS.c.started_at == _latest_starts.c.started_at,
-        ),
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        sa.tuple_(RUNS.c.workflow_id, RUNS.c.started_at).in_(_latest_starts),
     )
-    .where(RUNS.c.namespace == sa.bindparam("namespace"))
     .order_by(RUNS.c.run_id)
 )
 FIND_OPEN_CHILDREN: Final = sa.select(

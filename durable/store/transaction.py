@@ -299,13 +299,8 @@ class Transaction:
     def _terminate(self, operation: TerminateRun) -> Terminated:
         target = self.mail.find(operation)
         # Ending it is a way out, whatever else of its row cannot be read.
-        (row,) = reads.fetch(
-            self.session,
-            statements.FIND_RUN,
-            namespace=target.namespace,
-            workflow_id=target.workflow_id,
-            run_id=target.run_id,
-        )
+        run_ids = [target.run_id]
+        (row,) = reads.fetch(self.session, statements.LOAD_RUNS, run_ids=run_ids)
         run = salvage.salvage_run(row)
         committed = self.endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)

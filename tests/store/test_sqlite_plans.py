@@ -52,9 +52,7 @@ INDEXED = [
     "FIND_NEWEST_RUNS",
     "FIND_NEWEST_RUN_OF_CHAIN",
     "FIND_OPEN_CHILDREN",
-    "FIND_OPEN_RUN",
     "FIND_OPEN_RUNS",
-    "FIND_RUN",
     "IS_OPEN",
     "KEPT_RUNS",
     "LOAD_ATTEMPTS",
@@ -145,7 +143,7 @@ HOT = {
 }
 # Lists of values, which are in the statement itself.
 LISTS = re.compile(
-    r"SCAN (\d+ CONSTANT ROWS?|latest|new|used|sent|CONSTANT ROW|\(subquery.*)$"
+    r"SCAN (\d+ CONSTANT ROWS?|new|used|sent|CONSTANT ROW|\(subquery.*)$"
 )
 
 
