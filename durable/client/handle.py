@@ -172,19 +172,16 @@ class Handle(Generic[R_co]):
 
     async def _wait_run_closed(self, run_id: str, outcome: RunOutcome) -> Attributes:
         while outcome.terminal is None:
-            if not outcome.is_fresh:
-                # Listen before asking, or a change in between would go unheard.
-                ended = asyncio.ensure_future(outcome.ended())
-                try:
-                    await asyncio.sleep(0)
+            # Listen before asking, or a change in between would go unheard.
+            ended = outcome.ended()
+            try:
+                if not outcome.is_fresh:
                     terminal = await self._read_terminal(run_id, outcome)
                     if terminal is not None:
                         return terminal
-                    await ended
-                finally:
-                    ended.cancel()
-            else:
-                await outcome.ended()
+                await ended
+            finally:
+                outcome.forget(ended)
         return outcome.terminal
 
     async def _read_terminal(

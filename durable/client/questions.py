@@ -187,15 +187,14 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
     try:
         async with asyncio.timeout(timeout):
             while True:
-                changed = asyncio.ensure_future(outcome.changed())
+                changed = outcome.changed()
                 try:
-                    await asyncio.sleep(0)
                     reply = await connection.store.read(ReadReply(run_id, request_id))
                     if reply is not None:
                         break
                     await changed
                 finally:
-                    changed.cancel()
+                    outcome.forget(changed)
     except TimeoutError:
         raise NoAnswerError(
             f"No worker has answered query {name!r} of run {chain.workflow_id!r}"

@@ -154,16 +154,14 @@ class UpdateHandle(Generic[R_co]):
 
     async def _news(self) -> None:
         """Look into the store; if there is nothing new, wait until there may be."""
-        outcome = self._outcome
-        connection = self._chain.connection
-        told = outcome.changed()
-        changed = asyncio.ensure_future(connection.outcomes.of(self.run_id).changed())
+        # Listen before looking.
+        outcome, run = self._outcome, self._chain.connection.outcomes.of(self.run_id)
+        told, changed = outcome.changed(), run.changed()
         try:
-            await asyncio.sleep(0)  # listen before looking
             if not self._must_send() and not await self._look():
                 await asyncio.wait([told, changed], return_when="FIRST_COMPLETED")
         finally:
-            changed.cancel()
+            run.forget(changed)
         if outcome is self._outcome and self._must_send():
             outcome.is_given_back = False
             await self._send_by_store()
