@@ -11,7 +11,7 @@ from durable.store.reader import NO_READER, Reader
 from durable.store.reads import Question
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, wait_for_outcome
-from durable.store.writer import ReadTask, Writer
+from durable.store.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class SqlStore:
         writer = Writer(
             executor,
             loop=loop,
-            name=self._database.name,
+            database=self._database,
             observer=self._observer,
             ended=reader.end,
         )
@@ -177,9 +177,7 @@ class SqlStore:
             answer = await wait_for_outcome(lambda done: reader.submit(question, done))
         if answer is NO_READER:
             self._reads_by_writer = True
-            answer = await wait_for_outcome(
-                lambda done: self._submit(ReadTask(self._database, question), done)
-            )
+            answer = await wait_for_outcome(lambda done: self._submit(question, done))
         found: T = answer
         return found
 

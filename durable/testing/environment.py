@@ -303,7 +303,7 @@ class _TrackedStore:
         self.in_flight += 1
         self.operation_count += 1
 
-    async def _track(self, operation: Awaitable[Any]) -> Any:
+    async def _track(self, operation: Awaitable[T]) -> T:
         self._begin()
         try:
             return await operation
@@ -333,10 +333,7 @@ class _TrackedStore:
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]
     ) -> WorkerRecord:
-        registered: WorkerRecord = await self._track(
-            self._inner.register_worker(worker, lost)
-        )
-        return registered
+        return await self._track(self._inner.register_worker(worker, lost))
 
     async def release_worker(self) -> None:
         await self._track(self._inner.release_worker())
@@ -348,8 +345,7 @@ class _TrackedStore:
         self._inner.watch(changed)
 
     async def read(self, query: Query[T]) -> T:
-        answer: T = await self._track(self._inner.read(query))
-        return answer
+        return await self._track(self._inner.read(query))
 
     async def next_wake_at(self) -> int | None:
         """Asked by virtual time, so it does not count as an operation."""
