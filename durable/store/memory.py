@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from durable.errors import DurableError
 from durable.store import policies, queries
@@ -291,7 +291,7 @@ class MemoryStore:
         """Answer a query."""
         self._admission.check()
         with self._database.lock:
-            answer: T = _ANSWERS[type(query)](self, query)
+            answer: T = self._ANSWERS[type(query)](self, query)
         return answer
 
     def _load_runs(self, query: queries.LoadRuns) -> list[LoadedRun]:
@@ -406,29 +406,24 @@ class MemoryStore:
     def _list_workers(self, _: queries.ListWorkers) -> list[WorkerRecord]:
         return [row for _, row in sorted(self._database.workers.items())]
 
-
-_ANSWERS: Final[dict[type[Query[Any]], Callable[[MemoryStore, Any], Any]]] = {
-    queries.LoadRuns: MemoryStore._load_runs,
-    queries.ReadMessages: lambda store, query: store._database.messages_of(
-        query.run_id
-    ),
-    queries.ReadReply: MemoryStore._read_reply,
-    queries.ReadNews: MemoryStore._read_news,
-    queries.ReadHistory: lambda store, query: store._rows_of(
-        query.run_id, query.after_event_id
-    ),
-    queries.ReadAttempts: lambda store, query: store._attempts_of(query.run_id),
-    queries.FindRun: MemoryStore._find_run,
-    queries.ListRuns: MemoryStore._list_runs,
-    queries.FindDueRuns: MemoryStore._find_due,
-    queries.FindMailedRuns: MemoryStore._find_mailed,
-    queries.FindLostRuns: MemoryStore._find_lost,
-    queries.FindNextWakeUp: MemoryStore._find_next_wake_up,
-    queries.CountUnowned: MemoryStore._count_unowned,
-    queries.FindUnowned: MemoryStore._find_unowned,
-    queries.ListWorkers: MemoryStore._list_workers,
-    queries.CheckIntegrity: lambda store, query: [],
-}
+    _ANSWERS: ClassVar[dict[type[Query[Any]], Callable[[MemoryStore, Any], Any]]] = {
+        queries.LoadRuns: _load_runs,
+        queries.ReadMessages: lambda self, q: self._database.messages_of(q.run_id),
+        queries.ReadReply: _read_reply,
+        queries.ReadNews: _read_news,
+        queries.ReadHistory: lambda self, q: self._rows_of(q.run_id, q.after_event_id),
+        queries.ReadAttempts: lambda self, q: self._attempts_of(q.run_id),
+        queries.FindRun: _find_run,
+        queries.ListRuns: _list_runs,
+        queries.FindDueRuns: _find_due,
+        queries.FindMailedRuns: _find_mailed,
+        queries.FindLostRuns: _find_lost,
+        queries.FindNextWakeUp: _find_next_wake_up,
+        queries.CountUnowned: _count_unowned,
+        queries.FindUnowned: _find_unowned,
+        queries.ListWorkers: _list_workers,
+        queries.CheckIntegrity: lambda _self, _query: [],
+    }
 
 
 def _ignore(result: object, error: BaseException | None) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from durable.store.database import Database, Session
-    from durable.store.queries import Query
     from durable.store.reads import Question
     from durable.store.store import Outcome
 
@@ -61,9 +60,10 @@ class Reader:
 
     def _run(self) -> None:
         while group := self._take_group():
-            by_kind: dict[type[Query[Any]], list[_Asked]] = {}
+            by_kind: dict[type[object], list[_Asked]] = {}
             for asked in group:
-                by_kind.setdefault(type(asked[0].query), []).append(asked)
+                query: object = asked[0].query
+                by_kind.setdefault(type(query), []).append(asked)
             with self._gate:
                 answers = [a for part in by_kind.values() for a in self._answer(part)]
             # If the loop was closed, then so was everybody who could want an answer.
