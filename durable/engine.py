@@ -235,6 +235,8 @@ class Engine:
             home=self._home,
         )
         self._client = client
+        # Before the worker looks, or what is committed in between would go unheard.
+        self._store.watch(self._changed)
         if self._has_worker:
             # Before there is a worker: nothing is to be given back if it fails.
             await self._resources.open(self._registry.check_resources)
@@ -262,7 +264,6 @@ class Engine:
             await self._worker.start()
             client.worker = self._worker
         self._is_open = True
-        self._store.watch(self._changed)
         self._unserved = Unserved(self._store, self._namespace)
         self._unserved.start()
 

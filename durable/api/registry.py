@@ -11,6 +11,7 @@ from durable.api.activity_method import activity_methods_of
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition
 from durable.api.resources import missing
 from durable.api.workflow_definition import Workflow, workflow_of
+from durable.core.events import WorkflowExecutionStarted
 from durable.errors import DefinitionError
 
 
@@ -87,6 +88,10 @@ class Registry:
         """
         found: Workflow[Any, Any] = get_definition(self.workflows, name, "workflow")
         return found.failing_on(self.fail_on) if self.fail_on else found
+
+    def code_of(self, started: WorkflowExecutionStarted) -> Workflow[Any, Any]:
+        """The code of a run by its first event; raises as `get_workflow` does."""
+        return self.get_workflow(started.workflow_type)
 
     def get_activity(self, name: str) -> Activity[Any, Any]:
         """The activity of that name.

@@ -11,6 +11,7 @@ from durable.cli.session import Session
 from durable.engine import Engine
 from durable.errors import DatabaseUnavailableError, WorkflowNotFoundError
 from durable.store.connect import connect
+from durable.store.queries import ListRuns
 from durable.store.records import RunFilter
 from durable.store.store import Store
 from durable.suggestions import closest
@@ -39,7 +40,7 @@ async def open_client(session: Session) -> AsyncGenerator[Connection]:
         except WorkflowNotFoundError as error:
             # Only here: whoever works with a database may see all of its ids.
             newest = RunFilter(limit=limits.LIST_PAGE_MAX)
-            records = await store.list_runs(session.namespace, newest)
+            records = await store.read(ListRuns(session.namespace, newest))
             close = closest(error.workflow_id, [r.workflow_id for r in records])
             if close is not None:
                 error.hint = f"Did you mean {close!r}?"

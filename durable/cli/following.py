@@ -22,6 +22,7 @@ from durable.core.codec import decode_rows
 from durable.core.events import HistoryEvent, WorkflowExecutionContinuedAsNew
 from durable.core.fold import fold
 from durable.errors import WorkflowNotFoundError
+from durable.store.queries import FindRun, ReadAttempts, ReadHistory
 from durable.store.records import RunRecord, RunStatus
 
 # However much others write: how soon it looks again. And how late, whatever it heard.
@@ -122,13 +123,13 @@ class _Followed:
     async def _look(self) -> tuple[RunRecord, list[HistoryEvent], list[Moment]]:
         """Read what is new; in this order, so that an end comes with all its events."""
         store, ids = self._connection.store, self._ids
-        record = await store.find_run(self._session.namespace, **ids)
+        record = await store.read(FindRun(self._session.namespace, **ids))
         if record is None:
             raise WorkflowNotFoundError(
                 f"Run {ids['workflow_id']!r} ({self._run_id}) has just been removed."
             )
-        attempts = await store.read_attempts(self._run_id)
-        events = decode_rows(await store.read_history(self._run_id, self._seen))
+        attempts = await store.read(ReadAttempts(self._run_id))
+        events = decode_rows(await store.read(ReadHistory(self._run_id, self._seen)))
         if events:
             self._seen = events[-1].event_id
         new = [

@@ -28,6 +28,7 @@ from durable.cli.views import run_view
 from durable.client.doctor import read_pages
 from durable.clock import from_datetime
 from durable.options import check_id
+from durable.store.queries import ListRuns
 from durable.store.records import STUCK, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.suggestions import closest
@@ -120,7 +121,7 @@ async def _note_closest(session: Session, store: Store, where: RunFilter) -> Non
     ):
         if name is not None:
             newest = RunFilter(limit=limits.LIST_PAGE_MAX)
-            there = await store.list_runs(session.namespace, newest)
+            there = await store.read(ListRuns(session.namespace, newest))
             close = closest(name, {getattr(record, key) for record in there})
             if close not in (None, name):
                 note(f"nothing is called {name!r}; did you mean {close!r}?")

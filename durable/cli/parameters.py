@@ -14,6 +14,7 @@ from durable.cli.connection import open_client
 from durable.cli.session import DEFAULT_URL, Session, to_url
 from durable.errors import DurableError, InvalidDurationError
 from durable.options import to_microseconds
+from durable.store.queries import ListRuns
 from durable.store.records import RunFilter
 from durable.suggestions import ending_with_closest
 
@@ -182,7 +183,9 @@ class WorkflowId(click.types.StringParamType):
 
 async def _read_newest_ids(session: Session) -> list[str]:
     async with open_client(session) as (_, store):
-        records = await store.list_runs(session.namespace, RunFilter(limit=_COMPLETED))
+        records = await store.read(
+            ListRuns(session.namespace, RunFilter(limit=_COMPLETED))
+        )
     return list(dict.fromkeys(record.workflow_id for record in records))
 
 

@@ -33,11 +33,11 @@ from durable.cli.session import Session, pass_session
 from durable.client.doctor import read_pages
 from durable.client.run_checks import payloads_of
 from durable.clock import from_datetime
+from durable.core.catching_up import catch_up, since_checkpoint
 from durable.core.codec import decode_rows
 from durable.core.events import HistoryEvent, WorkflowExecutionStarted
 from durable.core.fold import fold
 from durable.core.payload import JSON_PLAIN, Failure, summary_of
-from durable.core.replayer import Replayer
 from durable.core.workflow_task import (
     TaskFailureKind,
     WorkflowTask,
@@ -48,6 +48,7 @@ from durable.errors import (
     DurableError,
     NondeterminismError,
 )
+from durable.store.queries import ReadHistory
 from durable.store.records import HistoryRow, RunFilter, RunStatus
 from durable.worker.guards import install_guards
 
@@ -148,12 +149,12 @@ async def _histories(
     async with open_client(session) as (engine, store):
         if workflow_id is not None:
             handle = await engine.get(workflow_id, run_id=run_id)
-            yield await store.read_history(handle.run_id)
+            yield await store.read(ReadHistory(handle.run_id))
             return
         where = RunFilter(status=RunStatus.RUNNING if is_open else None)
         async for page in read_pages(store, session.namespace, where):
             for record in page:
-                yield await store.read_history(record.run_id)
+                yield await store.read(ReadHistory(record.run_id))
 
 
 async def _replay_all(
@@ -218,37 +219,21 @@ def replay_history(
 
     if started.workflow_type not in REGISTRY.workflows:
         return end("skipped")
-    replayer = Replayer(lambda first: REGISTRY.get_workflow(first.workflow_type))
-    now = events[-1].time
-    state = fold(events)
-    try:
-        with users_code_prints_to_stderr():
-            needed = _without_past(events, state.checkpoint_event_id)
-            task = WorkflowTask(now, (), needed, is_replay_only=True)
-            problem = replayer.process(task).failure
-            if problem is not None:
-                return end("mismatch", problem)
-            try:
-                check_ending(REGISTRY, started, events[-1], replayer.closing)
-            except NondeterminismError as error:
-                return end("mismatch", _problem(error))
-            if state.unprocessed:
-                # What the next task would see, as far as it is recorded. What the code
-                # would do then goes nowhere.
-                problem = replayer.process(WorkflowTask(now)).failure
-    finally:
-        replayer.tear_down()
+    with (
+        users_code_prints_to_stderr(),
+        catch_up(REGISTRY.code_of, since_checkpoint(events)) as (replayer, problem),
+    ):
+        if problem is not None:
+            return end("mismatch", problem)
+        try:
+            check_ending(REGISTRY, started, events[-1], replayer.closing)
+        except NondeterminismError as error:
+            return end("mismatch", _problem(error))
+        if fold(events).unprocessed:
+            # What the next task would see, as far as it is recorded. What the code
+            # would do then goes nowhere.
+            problem = replayer.process(WorkflowTask(events[-1].time)).failure
     return end("ok") if problem is None else end("stuck", problem)
-
-
-def _without_past(
-    events: Sequence[HistoryEvent], checkpoint_event_id: int | None
-) -> tuple[HistoryEvent, ...]:
-    """What a worker replays: nothing but the first event before a checkpoint."""
-    if checkpoint_event_id is None:
-        return tuple(events)
-    kept = [event for event in events if event.event_id >= checkpoint_event_id]
-    return (events[0], *kept)
 
 
 def _problem(error: NondeterminismError) -> WorkflowTaskFailure:

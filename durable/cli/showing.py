@@ -33,6 +33,7 @@ from durable.client.whole_histories import with_whole_history
 from durable.core.codec import decode_rows
 from durable.core.fold import fold
 from durable.errors import WorkflowNotFoundError
+from durable.store.queries import LoadRuns
 from durable.store.records import LoadedRun
 
 
@@ -44,7 +45,7 @@ class _Read(NamedTuple):
 async def _load(session: Session, workflow_id: str, run_id: str | None) -> _Read:
     async with open_client(session) as (engine, store):
         handle = await engine.get(workflow_id, run_id=run_id)
-        loaded = await store.load_runs([handle.run_id])
+        loaded = await store.read(LoadRuns([handle.run_id]))
         if not loaded:
             raise WorkflowNotFoundError(f"Run {workflow_id!r} has just been removed.")
         return _Read(await with_whole_history(store, loaded[0]), store.now())

@@ -22,6 +22,7 @@ from durable.cli.signals import run_until_signal
 from durable.engine import Engine
 from durable.options import to_microseconds
 from durable.store.connect import connect
+from durable.store.queries import ListWorkers
 from durable.worker.held_resources import closing_seconds
 
 _log: Final = logging.getLogger("durable.cli")
@@ -130,7 +131,7 @@ async def _work(
             engines.append(await engine.open())
             ours = [
                 record.worker_id
-                for record in await store.list_workers()
+                for record in await store.read(ListWorkers())
                 if record.pid == os.getpid() and record.task_queue == queue
             ]
             _log.info(

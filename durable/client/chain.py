@@ -18,6 +18,7 @@ from durable.core.events import Attributes, WorkflowExecutionStarted
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import WorkflowNotFoundError
+from durable.store.queries import FindRun
 from durable.store.records import (
     Committed,
     MessageKind,
@@ -186,11 +187,13 @@ class Chain:
         store, namespace = connection.store, connection.namespace
         record = None
         if not self.is_pinned:
-            record = await store.find_run(namespace, self.workflow_id)
+            record = await store.read(FindRun(namespace, self.workflow_id))
             if record is not None and not await self._belongs(record):
                 record = None
         if record is None:
-            record = await store.find_run(namespace, self.workflow_id, self.current)
+            record = await store.read(
+                FindRun(namespace, self.workflow_id, self.current)
+            )
         if record is None:
             raise WorkflowNotFoundError(
                 f"There is no run {self.workflow_id!r} ({self.current}) in namespace"
@@ -210,8 +213,8 @@ class Chain:
         """The first run of the chain; looked up where nobody said it."""
         if self.first_run_id is None:
             connection = self.connection
-            own = await connection.store.find_run(
-                connection.namespace, self.workflow_id, self.run_id
+            own = await connection.store.read(
+                FindRun(connection.namespace, self.workflow_id, self.run_id)
             )
             self.first_run_id = None if own is None else own.first_run_id
         return self.first_run_id

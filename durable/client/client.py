@@ -54,6 +54,7 @@ from durable.errors import (
 )
 from durable.observer import Observer
 from durable.options import TERMINATE_EXISTING, USE_EXISTING, USE_SAME, check_id
+from durable.store.queries import FindRun, ListRuns, LoadRuns
 from durable.store.records import (
     RUNNING,
     Committed,
@@ -136,7 +137,7 @@ class Client:
             return
         # The termination stands, whatever becomes of what is told about it.
         with contextlib.suppress(DurableError):
-            for loaded in await self._store.load_runs([run_id]):
+            for loaded in await self._store.read(LoadRuns([run_id])):
                 record = loaded.record
                 first = decode_rows(loaded.rows[:1])[0]
                 self._observer.workflow_closed(
@@ -469,7 +470,7 @@ class Client:
         check_id(workflow_id, "the workflow id")
         if run_id is not None:
             check_id(run_id, "the run id")
-        record = await self._store.find_run(self.namespace, workflow_id, run_id)
+        record = await self._store.read(FindRun(self.namespace, workflow_id, run_id))
         if record is None:
             which = "" if run_id is None else f" with run id {run_id!r}"
             unknown = WorkflowNotFoundError(
@@ -490,7 +491,7 @@ class Client:
 
     async def list(self, where: RunFilter) -> list[RunDescription]:
         """A page of runs, newest first."""
-        records = await self._store.list_runs(self.namespace, where)
+        records = await self._store.read(ListRuns(self.namespace, where))
         return await describe_runs(self._store, self.namespace, records)
 
 

@@ -22,17 +22,9 @@ from durable.client.run_checks import PATIENCE, Workers, examine_run
 from durable.client.whole_histories import with_whole_history
 from durable.errors import CorruptHistoryError
 from durable.namesakes import find_namesakes
+from durable.store.queries import CheckIntegrity, ListRuns, LoadRuns
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
-
-
-@runtime_checkable
-class IntegrityChecking(Protocol):
-    """A store whose database can examine its own files."""
-
-    async def check_integrity(self) -> Sequence[str]:
-        """What the database finds wrong with itself; empty if nothing."""
-        ...
 
 
 @runtime_checkable
@@ -81,9 +73,8 @@ async def examine(
                 f"{blocker} holds the write lock: nobody else can write until it goes"
                 " on or ends",
             )
-    if isinstance(store, IntegrityChecking):
-        for message in await store.check_integrity():
-            yield Finding(Check.INTEGRITY, None, message)
+    for message in await store.read(CheckIntegrity()):
+        yield Finding(Check.INTEGRITY, None, message)
     survey = _Survey(store, settle)
     async for page in read_pages(store, namespace, RunFilter()):
         async for finding in survey.examine_page(page):
@@ -108,8 +99,8 @@ async def read_pages(
     `where.limit` is not looked at.
     """
     while True:
-        page = await store.list_runs(
-            namespace, msgspec.structs.replace(where, limit=size)
+        page = await store.read(
+            ListRuns(namespace, msgspec.structs.replace(where, limit=size))
         )
         if page:
             yield page
@@ -136,7 +127,7 @@ class _Survey:
         run_ids = [record.run_id for record in page]
         while run_ids:
             batch, run_ids = run_ids[: self._batch], run_ids[self._batch :]
-            loaded = await self._store.load_runs(batch)
+            loaded = await self._store.read(LoadRuns(batch))
             rows = sum(len(run.rows) for run in loaded)
             fitting = _ROWS_PER_READ * len(batch) // max(rows, 1)
             self._batch = max(1, min(fitting, limits.LOAD_RUNS_MAX))
@@ -161,7 +152,7 @@ class _Survey:
         if not suspected:
             return []
         await asyncio.sleep(self._settle)
-        again = await self._store.load_runs(list(suspected))
+        again = await self._store.read(LoadRuns(list(suspected)))
         workers = await Workers.read(self._store)
         return [
             finding

@@ -60,6 +60,7 @@ from durable.options import (
     check_id,
     to_microseconds,
 )
+from durable.store.queries import FindRun, ReadHistory
 from durable.store.records import RunStatus
 
 _ASK_SECONDS: Final = 10.0
@@ -206,7 +207,7 @@ def _growing_waits() -> Iterator[float]:
 
 async def _find_open(client: Client, target: EntityTarget) -> tuple[Chain, int] | None:
     """The open run of a key, and the newest event that cannot speak of a new call."""
-    record = await client.store.find_run(client.namespace, target.workflow_id)
+    record = await client.store.read(FindRun(client.namespace, target.workflow_id))
     if record is None or record.status is not RunStatus.RUNNING:
         return None
     chain = Chain(
@@ -261,7 +262,7 @@ async def _has(client: Client, chain: Chain, update_id: str) -> bool:
 
     A run with a checkpoint knows the ids of the newest messages only.
     """
-    rows = await client.store.read_history(chain.current)
+    rows = await client.store.read(ReadHistory(chain.current))
     return any(
         isinstance(event.attributes, WorkflowExecutionUpdateAccepted)
         and event.attributes.update_id == update_id
@@ -339,6 +340,6 @@ def _unrecorded(error: Exception) -> Exception:
 async def _perform_look(client: Client, input: Payloads, _: ActivityInfo) -> Payload:
     """Say whether a run is open."""
     workflow_id, run_id = (json.decode(p, str, "an id") for p in input)
-    record = await client.store.find_run(client.namespace, workflow_id, run_id)
+    record = await client.store.read(FindRun(client.namespace, workflow_id, run_id))
     is_open = record is not None and record.status is RunStatus.RUNNING
     return json.encode(is_open, bool, "whether a run is open")

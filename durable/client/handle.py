@@ -46,6 +46,7 @@ from durable.core.stacks import TaskStack
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import CorruptHistoryError, ResultTimeoutError
 from durable.options import Duration, check_id, to_microseconds
+from durable.store.queries import ReadAttempts, ReadHistory, ReadNews
 from durable.store.records import (
     AttemptRecord,
     MessageKind,
@@ -171,26 +172,23 @@ class Handle(Generic[R_co]):
 
     async def _wait_run_closed(self, run_id: str, outcome: RunOutcome) -> Attributes:
         while outcome.terminal is None:
-            if not outcome.is_fresh:
-                # Listen before asking, or a change in between would go unheard.
-                ended = asyncio.ensure_future(outcome.ended())
-                try:
-                    await asyncio.sleep(0)
+            # Listen before asking, or a change in between would go unheard.
+            ended = outcome.ended()
+            try:
+                if not outcome.is_fresh:
                     terminal = await self._read_terminal(run_id, outcome)
                     if terminal is not None:
                         return terminal
-                    await ended
-                finally:
-                    ended.cancel()
-            else:
-                await outcome.ended()
+                await ended
+            finally:
+                outcome.forget(ended)
         return outcome.terminal
 
     async def _read_terminal(
         self, run_id: str, outcome: RunOutcome
     ) -> Attributes | None:
         store = self._connection.store
-        news = await store.read_news([run_id])
+        news = await store.read(ReadNews([run_id]))
         if news and news[0].is_open and not news[0].is_stuck:
             return None
         terminal = terminal_of(news[0]) if news else None
@@ -200,9 +198,9 @@ class Handle(Generic[R_co]):
             ).record()
             if record.stuck is not None:
                 raise stuck_error(record, decode_stuck(record.stuck) or Failure())
-            if record.status is RunStatus.RUNNING or not news:
-                return None  # it was mended, or begun, meanwhile
-            decode_rows(await store.read_history(run_id, news[0].last_event_id - 1))
+            if record.status is RunStatus.RUNNING or not news or news[0].is_open:
+                return None  # it was mended, begun or ended meanwhile
+            decode_rows([row for row in (news[0].last_row,) if row is not None])
             raise CorruptHistoryError(
                 f"Run {self.workflow_id!r} is {record.status.value}, but its history"
                 " has no terminal event."
@@ -244,12 +242,14 @@ class Handle(Generic[R_co]):
             CorruptHistoryError: a row cannot be read.
         """
         record = await self._chain.record()
-        return decode_rows(await self._connection.store.read_history(record.run_id))
+        return decode_rows(
+            await self._connection.store.read(ReadHistory(record.run_id))
+        )
 
     async def attempts(self) -> list[AttemptRecord]:
         """Read the attempts of the run's activities, beyond undisturbed first ones."""
         record = await self._chain.record()
-        return await self._connection.store.read_attempts(record.run_id)
+        return await self._connection.store.read(ReadAttempts(record.run_id))
 
     @overload
     async def state(self) -> Any: ...

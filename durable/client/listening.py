@@ -8,6 +8,7 @@ from durable.client.outcomes import Outcomes
 from durable.core.codec import decode_rows
 from durable.core.events import TERMINAL_EVENTS, Attributes
 from durable.errors import CorruptHistoryError, DurableError
+from durable.store.queries import ReadNews
 from durable.store.records import RunNews
 from durable.store.store import Store
 
@@ -48,7 +49,7 @@ class Listener:
         if not run_ids:
             return
         try:
-            news = await self._store.read_news(run_ids)
+            news = await self._store.read(ReadNews(run_ids))
         except DurableError:
             self._outcomes.nudge_all()  # each will meet it by itself
             return

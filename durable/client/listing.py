@@ -16,6 +16,7 @@ from durable.client.description import (
 from durable.clock import from_datetime
 from durable.errors import InvalidOptionError
 from durable.options import check_id
+from durable.store.queries import ListRuns
 from durable.store.records import STUCK, RunFilter, RunRecord
 from durable.store.store import Store
 
@@ -90,6 +91,6 @@ async def describe_runs(
     for start in range(0, len(missing), limits.LOAD_RUNS_MAX):
         part = tuple(missing[start : start + limits.LOAD_RUNS_MAX])
         where = RunFilter(run_ids=part, limit=len(part))
-        for root in await store.list_runs(namespace, where):
+        for root in await store.read(ListRuns(namespace, where)):
             ids[root.run_id] = root.workflow_id
     return [describe(record, ids.get(record.root_run_id or "")) for record in records]

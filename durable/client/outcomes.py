@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Coroutine
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from durable.core.events import Attributes
 from durable.store.records import RunNews
@@ -63,22 +62,27 @@ class RunOutcome:
             self._seen = news.last_event_id
             _wake(self._waiters)
 
-    def changed(self) -> Coroutine[Any, Any, None]:
-        """Wait until there may be an event, a reply or an end that is new."""
-        return self._wait_in(self._waiters)
+    def changed(self) -> asyncio.Future[None]:
+        """Listen, from now on, for an event, a reply or an end that may be new.
 
-    def ended(self) -> Coroutine[Any, Any, None]:
-        """Wait until the run may have closed or parked."""
-        return self._wait_in(self._end_waiters)
+        Whoever waits holds this object meanwhile, and says `forget` afterwards.
+        """
+        return _listen_in(self._waiters)
 
-    async def _wait_in(self, waiters: _Waiters) -> None:
-        # A method, so that whoever waits keeps this from being forgotten.
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiters[waiter] = None
-        try:
-            await waiter
-        finally:
-            waiters.pop(waiter, None)
+    def ended(self) -> asyncio.Future[None]:
+        """Listen, as for `changed`, until the run may have closed or parked."""
+        return _listen_in(self._end_waiters)
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        """Nobody waits for that any more."""
+        self._waiters.pop(waiter, None)
+        self._end_waiters.pop(waiter, None)
+
+
+def _listen_in(waiters: _Waiters) -> asyncio.Future[None]:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiters[waiter] = None
+    return waiter
 
 
 def _wake(waiters: _Waiters) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from durable.client.chain import Chain
 from durable.client.description import decode_stuck, stuck_error
 from durable.converter.failures import exception_of, show_remote
+from durable.core.catching_up import catch_up
 from durable.core.codec import decode_rows
 from durable.core.events import (
     WorkflowExecutionCancelRequested,
@@ -35,6 +36,7 @@ from durable.errors import (
     WorkflowNotFoundError,
     WorkflowStuckError,
 )
+from durable.store.queries import LoadRuns, ReadMessages, ReadReply
 from durable.store.records import (
     DropReplies,
     LoadedRun,
@@ -105,7 +107,7 @@ async def _look(
     worker = connection.worker
     if worker is not None and worker.is_live(chain.current):
         # Other processes may have put messages that the run has not seen.
-        messages = await connection.store.read_messages(chain.current)
+        messages = await connection.store.read(ReadMessages(chain.current))
         worker.take_mail(chain.current, messages)
         asked = worker.ask(chain.current, ask)
         answer = None if asked is None else await asked
@@ -126,33 +128,22 @@ async def _by_replay(
     *,
     is_stack: bool,
 ) -> T:
-    connection = chain.connection
-    loaded = (await connection.store.load_runs([record.run_id]))[0]
-    replayer = Replayer(
-        lambda started: connection.registry.get_workflow(started.workflow_type)
-    )
-    try:
-        _catch_up(replayer, loaded, connection.store.now(), is_stack=is_stack)
-        return ask(replayer)
-    finally:
-        replayer.tear_down()
-
-
-def _catch_up(
-    replayer: Replayer, loaded: LoadedRun, now: int, *, is_stack: bool
-) -> None:
-    """Bring a replayer to where its run is, acknowledged messages included.
+    """Ask the code where its run is, acknowledged messages included.
 
     What they lead to is looked at and never recorded: the run's owner does that.
     """
-    history = decode_rows(loaded.rows)
-    completion = replayer.process(WorkflowTask(now, (), history, is_replay_only=True))
-    if completion.failure is None and loaded.record.status is RunStatus.RUNNING:
-        inputs = tuple(acknowledged(loaded, replayer))
-        if not is_stack and (inputs or replayer.unprocessed):
-            completion = replayer.process(WorkflowTask(now, inputs))
-    if completion.failure is not None:
-        raise stuck_error(loaded.record, completion.failure.failure)
+    connection = chain.connection
+    loaded = (await connection.store.read(LoadRuns([record.run_id])))[0]
+    history, now = decode_rows(loaded.rows), connection.store.now()
+    is_open = loaded.record.status is RunStatus.RUNNING
+    with catch_up(connection.registry.code_of, history, now) as (replayer, problem):
+        if problem is None and is_open and not is_stack:
+            inputs = tuple(acknowledged(loaded, replayer))
+            if inputs or replayer.unprocessed:
+                problem = replayer.process(WorkflowTask(now, inputs)).failure
+        if problem is not None:
+            raise stuck_error(loaded.record, problem.failure)
+        return ask(replayer)
 
 
 _EVENTS: Final[dict[str, Any]] = {
@@ -186,15 +177,14 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
     try:
         async with asyncio.timeout(timeout):
             while True:
-                changed = asyncio.ensure_future(outcome.changed())
+                changed = outcome.changed()
                 try:
-                    await asyncio.sleep(0)
-                    reply = await connection.store.read_reply(run_id, request_id)
+                    reply = await connection.store.read(ReadReply(run_id, request_id))
                     if reply is not None:
                         break
                     await changed
                 finally:
-                    changed.cancel()
+                    outcome.forget(changed)
     except TimeoutError:
         raise NoAnswerError(
             f"No worker has answered query {name!r} of run {chain.workflow_id!r}"

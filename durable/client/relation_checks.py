@@ -15,6 +15,7 @@ from durable.client.findings import Check, Finding, key_of
 from durable.client.mail_checks import Breach, asks_to_stop, tells_of_child
 from durable.core.events import WorkflowExecutionCancelRequested
 from durable.core.run_state import PendingChild, RunState
+from durable.store.queries import FindRun, ListRuns, ReadHistory
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 
@@ -83,8 +84,8 @@ class Relations:
         """V8: the run that the terminal event names exists and follows this one."""
         if self._successors.get(record.run_id) == (named, record.first_run_id):
             return None
-        successor = await self._store.find_run(
-            record.namespace, record.workflow_id, named
+        successor = await self._store.read(
+            FindRun(record.namespace, record.workflow_id, named)
         )
         if successor is None:
             return f"it goes on as run {named}, which does not exist"
@@ -125,11 +126,11 @@ class Relations:
         """
         while record.continued_from_run_id is not None:
             before = record.continued_from_run_id
-            rows = await self._store.read_history(before)
+            rows = await self._store.read(ReadHistory(before))
             if any(row[3] == _ASKED for row in rows):
                 return True
-            found = await self._store.find_run(
-                record.namespace, record.workflow_id, before
+            found = await self._store.read(
+                FindRun(record.namespace, record.workflow_id, before)
             )
             if found is None:
                 break
@@ -143,8 +144,8 @@ class Relations:
         known = self._closed_parents.get(parent_run_id)
         if known is not None:
             return known
-        parent = await self._store.find_run(
-            record.namespace, workflow_id, parent_run_id
+        parent = await self._store.read(
+            FindRun(record.namespace, workflow_id, parent_run_id)
         )
         if parent is None or parent.status is RunStatus.RUNNING:
             return None
@@ -159,8 +160,8 @@ class Relations:
         if child.run_id is None:
             return None
         name = f"its child {child.workflow_id!r} (run {child.run_id})"
-        found = await self._store.find_run(
-            record.namespace, child.workflow_id, child.run_id
+        found = await self._store.read(
+            FindRun(record.namespace, child.workflow_id, child.run_id)
         )
         if found is None:
             return f"{name} has started, but there is no such run"
@@ -183,7 +184,7 @@ class Relations:
         if first.status is not RunStatus.CONTINUED_AS_NEW:
             return first
         where = RunFilter(workflow_id=first.workflow_id, limit=limits.LIST_PAGE_MAX)
-        runs = await self._store.list_runs(first.namespace, where)
+        runs = await self._store.read(ListRuns(first.namespace, where))
         chain = [run for run in runs if run.first_run_id == first.first_run_id]
         opened = [run for run in chain if run.status is RunStatus.RUNNING]
         return next(iter(opened or chain), first)

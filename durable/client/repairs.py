@@ -43,6 +43,7 @@ from durable.core.events import (
 from durable.core.fold import fold
 from durable.core.run_state import RunState
 from durable.errors import CorruptHistoryError
+from durable.store.queries import LoadRuns
 from durable.store.records import LoadedRun, RepairRun, RunStatus
 from durable.store.store import Store
 
@@ -86,7 +87,7 @@ async def mend(store: Store, run: RunKey) -> Repaired:
     Raises:
         StoreError: the database cannot be read or written.
     """
-    found = await store.load_runs([run.run_id])
+    found = await store.read(LoadRuns([run.run_id]))
     try:
         if not found:
             raise _Refused("its row is gone")

@@ -14,6 +14,7 @@ from durable.core.events import ActivityTaskScheduled
 from durable.core.payload import Payload
 from durable.core.resolution import ActivityResolution
 from durable.errors import InvalidCallError, WorkflowClosedError
+from durable.store.queries import ReadAttempts, ReadHistory
 from durable.store.records import AttemptRecord, AttemptState, MessageKind
 
 
@@ -49,9 +50,10 @@ async def complete_activity(
 async def _find_held(chain: Chain, activity_id: str) -> AttemptRecord:
     record, store = await chain.record(), chain.connection.store
     latest = {
-        row.scheduled_event_id: row for row in await store.read_attempts(record.run_id)
+        row.scheduled_event_id: row
+        for row in await store.read(ReadAttempts(record.run_id))
     }
-    events = decode_rows(await store.read_history(record.run_id))
+    events = decode_rows(await store.read(ReadHistory(record.run_id)))
     held = {
         event.attributes.activity_id: latest[event.event_id]
         for event in events

@@ -26,6 +26,7 @@ from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, Failure, Payload, sum
 from durable.core.run_state import RunState
 from durable.errors import CorruptHistoryError
 from durable.options import ParentClosePolicy
+from durable.store.queries import ListWorkers
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -53,7 +54,7 @@ class Workers:
     @classmethod
     async def read(cls, store: Store) -> Workers:
         """Read them."""
-        records = await store.list_workers()
+        records = await store.read(ListWorkers())
         return cls(records, store.now())
 
     def serve(self, namespace: str, task_queue: str) -> bool:

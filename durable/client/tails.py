@@ -14,6 +14,7 @@ from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
+from durable.store.queries import FindRun, ReadHistory
 from durable.store.records import RunRecord
 from durable.store.store import Store
 
@@ -75,7 +76,7 @@ class RunTail:
         if earlier is not None:
             await asyncio.wait([earlier])
         self._reading, self._next = self._next, None
-        rows = await self._store.read_history(self.run_id, self.seen)
+        rows = await self._store.read(ReadHistory(self.run_id, self.seen))
         for event in decode_rows(rows):
             what = event.attributes
             self.seen = event.event_id
@@ -88,7 +89,7 @@ class RunTail:
                 self.terminal = what
             elif isinstance(what, WorkflowExecutionStarted):
                 self.started = what
-        self.record = await self._store.find_run(*self._where)
+        self.record = await self._store.read(FindRun(*self._where))
 
 
 def _note_error(reading: asyncio.Task[None]) -> None:

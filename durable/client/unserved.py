@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from durable import limits
 from durable.errors import DurableError
 from durable.loggers import revive_loggers
+from durable.store.queries import FindUnowned
 from durable.store.records import UnownedRun
 from durable.store.store import Store
 
@@ -57,8 +58,8 @@ class Unserved:
 
     async def _find(self) -> None:
         with contextlib.suppress(DurableError):  # whoever works will meet it, and say
-            found = await self._store.unowned_runs(
-                self._namespace, limits.LOAD_RUNS_MAX
+            found = await self._store.read(
+                FindUnowned(self._namespace, limits.LOAD_RUNS_MAX)
             )
             self._judge(found, self._store.now())
 

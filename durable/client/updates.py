@@ -27,6 +27,7 @@ from durable.errors import (
     WorkflowClosedError,
 )
 from durable.options import Duration, to_microseconds
+from durable.store.queries import FindRun, ReadReply
 from durable.store.records import DropReplies, MessageKind
 
 R_co = TypeVar("R_co", covariant=True)
@@ -153,16 +154,14 @@ class UpdateHandle(Generic[R_co]):
 
     async def _news(self) -> None:
         """Look into the store; if there is nothing new, wait until there may be."""
-        outcome = self._outcome
-        connection = self._chain.connection
-        told = outcome.changed()
-        changed = asyncio.ensure_future(connection.outcomes.of(self.run_id).changed())
+        # Listen before looking.
+        outcome, run = self._outcome, self._chain.connection.outcomes.of(self.run_id)
+        told, changed = outcome.changed(), run.changed()
         try:
-            await asyncio.sleep(0)  # listen before looking
             if not self._must_send() and not await self._look():
                 await asyncio.wait([told, changed], return_when="FIRST_COMPLETED")
         finally:
-            changed.cancel()
+            run.forget(changed)
         if outcome is self._outcome and self._must_send():
             outcome.is_given_back = False
             await self._send_by_store()
@@ -196,7 +195,7 @@ class UpdateHandle(Generic[R_co]):
             return True
         if not outcome.is_accepted:
             key = update_request_id(self.update_id)
-            reply = await store.read_reply(self.run_id, key)
+            reply = await store.read(ReadReply(self.run_id, key))
             if reply is not None:
                 outcome.take(_reply_decoder.decode(reply).rejected)
                 await store.perform(DropReplies(keys=((self.run_id, key),)))
@@ -282,8 +281,8 @@ class UpdateHandle(Generic[R_co]):
         shared = connection.answers.shared_tail(run_id)
         if shared is not None:
             return shared
-        record = await connection.store.find_run(
-            connection.namespace, self.workflow_id, run_id
+        record = await connection.store.read(
+            FindRun(connection.namespace, self.workflow_id, run_id)
         )
         seen = 0 if record is None else record.checkpoint_event_id
         return connection.answers.share(self._make_tail(seen))

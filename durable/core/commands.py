@@ -208,10 +208,3 @@ Command: TypeAlias = (
     | FailWorkflowExecution
     | CancelWorkflowExecution
 )
-
-CLOSING_COMMANDS = (
-    ContinueAsNewWorkflowExecution,
-    CompleteWorkflowExecution,
-    FailWorkflowExecution,
-    CancelWorkflowExecution,
-)

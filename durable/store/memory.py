@@ -11,10 +11,10 @@ import functools
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from durable.errors import DurableError
-from durable.store import policies
+from durable.store import policies, queries
 from durable.store.lease import RENEWAL_SECONDS, RegisterWorker, ReleaseWorker
 from durable.store.memory_database import MemoryDatabase
 from durable.store.records import LoadedRun, RunNews, RunStatus, UnownedRun
@@ -27,21 +27,21 @@ from durable.store.submission import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from durable.clock import Clock
     from durable.observer import Observer
+    from durable.store.queries import Query
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
-        MessageRecord,
         Operation,
-        RunFilter,
         RunRecord,
         WorkerRecord,
     )
     from durable.store.store import Outcome
 
+T = TypeVar("T")
 _Submitted = tuple["Operation | RegisterWorker | ReleaseWorker", "Outcome"]
 
 # Named databases live as long as the process, so that a test can close one engine and
@@ -287,24 +287,25 @@ class MemoryStore:
 
     # --- reads ------------------------------------------------------------------------
 
-    def _read(self) -> MemoryDatabase:
+    async def read(self, query: Query[T]) -> T:
+        """Answer a query."""
         self._admission.check()
-        return self._database
+        with self._database.lock:
+            answer: T = self._ANSWERS[type(query)](self, query)
+        return answer
 
-    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
-        """Everything of these runs, in the order asked; unknown ids are left out."""
-        database = self._read()
-        with database.lock:
-            return [
-                LoadedRun(
-                    record=database.runs[run_id],
-                    rows=self._rows_for_replay(run_id),
-                    messages=database.messages_of(run_id),
-                    attempts=self._attempts_of(run_id),
-                )
-                for run_id in run_ids
-                if run_id in database.runs
-            ]
+    def _load_runs(self, query: queries.LoadRuns) -> list[LoadedRun]:
+        database = self._database
+        return [
+            LoadedRun(
+                record=database.runs[run_id],
+                rows=self._rows_for_replay(run_id),
+                messages=database.messages_of(run_id),
+                attempts=self._attempts_of(run_id),
+            )
+            for run_id in query.run_ids
+            if run_id in database.runs
+        ]
 
     def _rows_of(self, run_id: str, after_event_id: int) -> list[HistoryRow]:
         rows = self._database.history.get(run_id, {})
@@ -319,28 +320,17 @@ class MemoryStore:
         attempts = self._database.attempts
         return [attempts[key] for key in sorted(attempts) if key[0] == run_id]
 
-    async def read_messages(self, run_id: str) -> list[MessageRecord]:
-        """The messages that wait for this run, in commit order."""
-        database = self._read()
-        with database.lock:
-            return database.messages_of(run_id)
-
-    async def read_reply(self, run_id: str, request_id: str) -> str | None:
-        """What the owner answered to a message, or None while it has not."""
-        database = self._read()
-        with database.lock:
-            reply = database.replies.get((run_id, request_id))
+    def _read_reply(self, query: queries.ReadReply) -> str | None:
+        reply = self._database.replies.get((query.run_id, query.request_id))
         return None if reply is None else reply.data
 
-    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
-        """What is new of these runs; unknown ids are left out."""
-        database = self._read()
-        with database.lock:
-            replies: dict[str, list[str]] = {}
-            for run_id, request_id in database.replies:
-                replies.setdefault(run_id, []).append(request_id)
-            known = [run_id for run_id in run_ids if run_id in database.runs]
-            return [self._news_of(i, sorted(replies.get(i, ()))) for i in known]
+    def _read_news(self, query: queries.ReadNews) -> list[RunNews]:
+        database = self._database
+        replies: dict[str, list[str]] = {}
+        for run_id, request_id in database.replies:
+            replies.setdefault(run_id, []).append(request_id)
+        known = [run_id for run_id in query.run_ids if run_id in database.runs]
+        return [self._news_of(i, sorted(replies.get(i, ()))) for i in known]
 
     def _news_of(self, run_id: str, replies: list[str]) -> RunNews:
         run = self._database.runs[run_id]
@@ -355,37 +345,17 @@ class MemoryStore:
             last_row=None if is_open else rows.get(last),
         )
 
-    async def read_history(
-        self, run_id: str, after_event_id: int = 0
-    ) -> list[HistoryRow]:
-        """The run's rows after a position, in order; empty for an unknown run."""
-        with self._read().lock:
-            return self._rows_of(run_id, after_event_id)
+    def _find_run(self, query: queries.FindRun) -> RunRecord | None:
+        return self._database.find_run(query.namespace, query.workflow_id, query.run_id)
 
-    async def read_attempts(self, run_id: str) -> list[AttemptRecord]:
-        """The run's attempts, by scheduled event and attempt number."""
-        with self._read().lock:
-            return self._attempts_of(run_id)
-
-    async def find_run(
-        self, namespace: str, workflow_id: str, run_id: str | None = None
-    ) -> RunRecord | None:
-        """One run; without `run_id` the open or newest of that workflow id."""
-        database = self._read()
-        with database.lock:
-            return database.find_run(namespace, workflow_id, run_id)
-
-    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
-        """A page of runs, newest first."""
-        database = self._read()
-        with database.lock:
-            found = [
-                run
-                for run in database.runs.values()
-                if run.namespace == namespace and policies.is_listed(run, where)
-            ]
+    def _list_runs(self, query: queries.ListRuns) -> list[RunRecord]:
+        found = [
+            run
+            for run in self._database.runs.values()
+            if run.namespace == query.namespace and policies.is_listed(run, query.where)
+        ]
         found.sort(key=lambda run: (run.started_at, run.run_id), reverse=True)
-        return found[: policies.page_size(where)]
+        return found[: policies.page_size(query.where)]
 
     def _awaiting(self) -> Iterator[tuple[int, str]]:
         if self._worker is None:
@@ -394,65 +364,66 @@ class MemoryStore:
             if run.wake_at is not None and run.stuck is None:
                 yield run.wake_at, run.run_id
 
-    async def due_runs(self, until: int, limit: int) -> list[str]:
-        """This worker's open, unparked runs with `wake_at` <= `until`, oldest first."""
-        with self._read().lock:
-            due = sorted(entry for entry in self._awaiting() if entry[0] <= until)
-        return [run_id for _, run_id in due[: max(limit, 0)]]
+    def _find_due(self, query: queries.FindDueRuns) -> list[str]:
+        due = sorted(entry for entry in self._awaiting() if entry[0] <= query.until)
+        return [run_id for _, run_id in due[: max(query.limit, 0)]]
 
-    async def mailed_runs(self, limit: int) -> list[str]:
-        """This worker's open runs that have messages, oldest message first."""
-        database = self._read()
-        with database.lock:
-            owner = None if self._worker is None else self._worker.worker_id
-            mailed = {
-                message.run_id: None
-                for _, message in sorted(database.inbox.items())
-                if owner is not None and database.runs[message.run_id].owner == owner
-            }
-        return list(mailed)[: max(limit, 0)]
+    def _find_mailed(self, query: queries.FindMailedRuns) -> list[str]:
+        database = self._database
+        owner = None if self._worker is None else self._worker.worker_id
+        mailed = {
+            message.run_id: None
+            for _, message in sorted(database.inbox.items())
+            if owner is not None and database.runs[message.run_id].owner == owner
+        }
+        return list(mailed)[: max(query.limit, 0)]
 
-    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
-        """Which of these runs are no longer open, or no longer this worker's."""
-        database = self._read()
-        with database.lock:
-            owner = "" if self._worker is None else self._worker.worker_id
-            kept = {run.run_id for run in database.owned_runs(owner)}
-        return [run_id for run_id in run_ids if run_id not in kept]
+    def _find_lost(self, query: queries.FindLostRuns) -> list[str]:
+        owner = "" if self._worker is None else self._worker.worker_id
+        kept = {run.run_id for run in self._database.owned_runs(owner)}
+        return [run_id for run_id in query.run_ids if run_id not in kept]
 
-    async def next_wake_at(self) -> int | None:
-        """The earliest `wake_at` among this worker's open, unparked runs."""
-        with self._read().lock:
-            return min((wake_at for wake_at, _ in self._awaiting()), default=None)
+    def _find_next_wake_up(self, _: queries.FindNextWakeUp) -> int | None:
+        return min((wake_at for wake_at, _ in self._awaiting()), default=None)
 
-    async def count_unowned(self, workflow_types: Sequence[str]) -> int:
-        """Open runs without an owner that this worker could claim."""
-        database = self._read()
+    def _count_unowned(self, query: queries.CountUnowned) -> int:
         if self._worker is None:
             return 0
-        with database.lock:
-            return len(database.claimable(workflow_types, self._worker))
+        return len(self._database.claimable(query.workflow_types, self._worker))
 
-    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        """Open, unparked runs without an owner, of all types, oldest first."""
-        database = self._read()
-        with database.lock:
-            found = [
-                run
-                for run in database.owned_runs(None)
-                if run.namespace == namespace and run.stuck is None
-            ]
+    def _find_unowned(self, query: queries.FindUnowned) -> list[UnownedRun]:
+        found = [
+            run
+            for run in self._database.owned_runs(None)
+            if run.namespace == query.namespace and run.stuck is None
+        ]
         found.sort(key=lambda run: (run.started_at, run.run_id))
         return [
             UnownedRun(r.run_id, r.workflow_id, r.workflow_type, r.task_queue)
-            for r in found[: max(limit, 0)]
+            for r in found[: max(query.limit, 0)]
         ]
 
-    async def list_workers(self) -> list[WorkerRecord]:
-        """All workers that have a row."""
-        database = self._read()
-        with database.lock:
-            return [row for _, row in sorted(database.workers.items())]
+    def _list_workers(self, _: queries.ListWorkers) -> list[WorkerRecord]:
+        return [row for _, row in sorted(self._database.workers.items())]
+
+    _ANSWERS: ClassVar[dict[type[Query[Any]], Callable[[MemoryStore, Any], Any]]] = {
+        queries.LoadRuns: _load_runs,
+        queries.ReadMessages: lambda self, q: self._database.messages_of(q.run_id),
+        queries.ReadReply: _read_reply,
+        queries.ReadNews: _read_news,
+        queries.ReadHistory: lambda self, q: self._rows_of(q.run_id, q.after_event_id),
+        queries.ReadAttempts: lambda self, q: self._attempts_of(q.run_id),
+        queries.FindRun: _find_run,
+        queries.ListRuns: _list_runs,
+        queries.FindDueRuns: _find_due,
+        queries.FindMailedRuns: _find_mailed,
+        queries.FindLostRuns: _find_lost,
+        queries.FindNextWakeUp: _find_next_wake_up,
+        queries.CountUnowned: _count_unowned,
+        queries.FindUnowned: _find_unowned,
+        queries.ListWorkers: _list_workers,
+        queries.CheckIntegrity: lambda _self, _query: [],
+    }
 
 
 def _ignore(result: object, error: BaseException | None) -> None:

@@ -1,24 +1,30 @@
-"""The reader thread: answers reads one after the other, on a connection of its own."""
+"""The reader thread: answers queries group by group, on a connection of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from durable.errors import DurableError, StoreError
+from durable.store import reads
 from durable.store.forking import Gate
 from durable.store.submission import deliver
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from durable.store.database import Database, Session
+    from durable.store.reads import Question
     from durable.store.store import Outcome
 
-Read = Callable[["Session"], Any]
+    _Asked: TypeAlias = tuple[Question, Outcome]
+
+
+# All answers of a group wait for its last one.
+_GROUP_MAX: Final = 1_000
 
 
 class Reader:
@@ -28,9 +34,7 @@ class Reader:
         """Answer on `loop`."""
         self._database = database
         self._loop = loop
-        self._queue: queue.SimpleQueue[tuple[Read, Outcome] | None] = (
-            queue.SimpleQueue()
-        )
+        self._queue: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._session: Session | None = None
         self._gate = Gate(self)
         # A daemon, as the writer is: a program that forgets to close must end as well.
@@ -39,9 +43,9 @@ class Reader:
         )
         self._is_started = False
 
-    def submit(self, read: Read, done: Outcome) -> None:
-        """Queue a read."""
-        self._queue.put((read, done))
+    def submit(self, question: Question, done: Outcome) -> None:
+        """Queue a question; what is asked while others are answered shares a group."""
+        self._queue.put((question, done))
         if not self._is_started:
             self._is_started = True
             self._thread.start()
@@ -55,32 +59,55 @@ class Reader:
     # --- on the thread ----------------------------------------------------------------
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            read, done = item
+        while group := self._take_group():
+            by_kind: dict[type[object], list[_Asked]] = {}
+            for asked in group:
+                query: object = asked[0].query
+                by_kind.setdefault(type(query), []).append(asked)
             with self._gate:
-                result, error = self._answer(read)
+                answers = [a for part in by_kind.values() for a in self._answer(part)]
             # If the loop was closed, then so was everybody who could want an answer.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(
-                    deliver, self._loop, [(done, result, error)]
-                )
+                self._loop.call_soon_threadsafe(deliver, self._loop, answers)
         with self._gate:
             self.disconnect()
 
-    def _answer(self, read: Read) -> tuple[Any, BaseException | None]:
+    def _take_group(self) -> list[_Asked]:
+        """Take all that was asked meanwhile; wait for something. Empty at the end."""
+        group: list[_Asked] = []
+        while (asked := self._queue.get()) is not None:
+            group.append(asked)
+            if self._queue.empty() or len(group) == _GROUP_MAX:
+                return group
+        if group:
+            self._queue.put(None)  # the end comes after them
+        return group
+
+    def _answer(self, part: list[_Asked]) -> list[tuple[Outcome, Any, Any]]:
+        try:
+            answers = self._read([question for question, _ in part])
+        except Exception as error:  # noqa: BLE001 - who reads gets it
+            if len(part) == 1:
+                return [(part[0][1], None, error)]
+            # What is wrong with one of them harms no other.
+            return [answer for asked in part for answer in self._answer([asked])]
+        return [(part[i][1], answer, None) for i, answer in enumerate(answers)]
+
+    def _read(self, questions: list[Question]) -> Sequence[Any]:
         try:
             if self._session is None:
                 self._session = self._database.open_reader()
             if self._session is None:
-                return NO_READER, None
-            result = read_explained(self._database, self._session, read)
-            if not self._session.is_in_place():
-                # A new connection could believe in whatever it finds there.
-                return None, self._database.not_in_place()
-            return result, None
-        except Exception as error:  # noqa: BLE001 - who reads gets it
+                return [NO_READER] * len(questions)
+            answers = read_explained(self._database, self._session, questions)
+            is_in_place = self._session.is_in_place()
+        except Exception:
             self.disconnect()
-            return None, error
+            raise
+        if not is_in_place:
+            # A new connection could believe in whatever it finds there.
+            raise self._database.not_in_place()
+        return answers
 
     def disconnect(self) -> None:
         """Close the connection; the next read makes a new one."""
@@ -95,10 +122,12 @@ NO_READER = object()
 """The answer if only the writer's connection sees the data."""
 
 
-def read_explained(database: Database, session: Session, read: Read) -> Any:
-    """Read; raise what goes wrong as the library's own errors."""
+def read_explained(
+    database: Database, session: Session, questions: Sequence[Question]
+) -> list[Any]:
+    """Answer questions; raise what goes wrong as the library's own errors."""
     try:
-        return read(session)
+        return reads.answer(session, questions)
     except Exception as error:
         explained = database.explain(error)
         if explained is not None:

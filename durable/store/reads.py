@@ -1,33 +1,35 @@
-"""Everything that a SQL store reads, each as one function of a session."""
+"""Everything that a SQL store reads: each query's handler, and groups of queries.
+
+Queries of one kind that come together are answered together; where many callers ask
+the same of their runs, it takes no more statements than one would.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from durable import limits
 from durable.errors import CorruptHistoryError
-from durable.store import policies, salvage, statements
+from durable.store import policies, queries, salvage, statements
 from durable.store.records import LoadedRun, RunNews, UnownedRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from durable.store.database import Session
+    from durable.store.queries import Query
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
         MessageRecord,
-        RunFilter,
         RunRecord,
         WorkerRecord,
     )
 
 # The lists of ids must stay below every database's limit on parameters.
-_RUNS_PER_QUERY: Final = 500
+_IDS_PER_STATEMENT: Final = 500
 _RUN_ID_OF_MESSAGE: Final = salvage.MESSAGE_FIELDS.index("run_id")
 _RUN_ID_OF_ATTEMPT: Final = salvage.ATTEMPT_FIELDS.index("run_id")
 _Record = TypeVar("_Record")
@@ -59,16 +61,20 @@ def _fetch_once(session: Session, statement: Any, values: dict[str, Any]) -> lis
         result.close()
 
 
-def load_runs(session: Session, run_ids: Sequence[str]) -> list[LoadedRun]:
-    """Read all of these runs at one instant."""
+def _pages(ids: Sequence[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _IDS_PER_STATEMENT):
+        yield list(ids[start : start + _IDS_PER_STATEMENT])
+
+
+def _loaded(session: Session, query: queries.LoadRuns) -> list[LoadedRun]:
     session.begin_reading()
     try:
         loaded: dict[str, LoadedRun] = {}
-        for start in range(0, len(run_ids), _RUNS_PER_QUERY):
-            _load(session, list(run_ids[start : start + _RUNS_PER_QUERY]), loaded)
+        for page in _pages(query.run_ids):
+            _load(session, page, loaded)
     finally:
         session.rollback()
-    return [loaded[run_id] for run_id in run_ids if run_id in loaded]
+    return [loaded[run_id] for run_id in query.run_ids if run_id in loaded]
 
 
 def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) -> None:
@@ -127,147 +133,140 @@ def _load_rows(
             loaded[run_id].rows.extend(group)
 
 
-def read_messages(session: Session, run_id: str) -> list[MessageRecord]:
-    """Read the messages that wait for a run."""
-    rows = fetch(session, statements.LOAD_MESSAGES, run_ids=[run_id])
+def _messages(session: Session, query: queries.ReadMessages) -> list[MessageRecord]:
+    rows = fetch(session, statements.LOAD_MESSAGES, run_ids=[query.run_id])
     return [salvage.to_message(row) for row in rows]
 
 
-def read_reply(session: Session, run_id: str, request_id: str) -> str | None:
-    """Read the reply to a message."""
-    key = {"run_id": run_id, "request_id": request_id}
+def _reply(session: Session, query: queries.ReadReply) -> str | None:
+    key = {"run_id": query.run_id, "request_id": query.request_id}
     rows = fetch(session, statements.READ_REPLY, **key)
     return rows[0][0] if rows else None
 
 
-def read_news(session: Session, run_ids: Sequence[str]) -> list[RunNews]:
-    """Read what is new of these runs, at one instant."""
+def _news(session: Session, asked: Sequence[Question]) -> list[list[RunNews]]:
+    """Read what is new of all runs that are asked for, at one instant."""
+    wanted: list[Sequence[str]] = [question.query.run_ids for question in asked]
+    run_ids = list(dict.fromkeys(itertools.chain(*wanted)))
     session.begin_reading()
     try:
-        found: list[RunNews] = []
-        for start in range(0, len(run_ids), _RUNS_PER_QUERY):
-            page = list(run_ids[start : start + _RUNS_PER_QUERY])
-            found += _read_news(session, page)
+        found = {
+            one.run_id: one
+            for page in _pages(run_ids)
+            for one in _read_page_of_news(session, page)
+        }
     finally:
         session.rollback()
-    return found
+    return [[found[i] for i in ids if i in found] for ids in wanted]
 
 
-def _read_news(session: Session, run_ids: list[str]) -> Iterator[RunNews]:
+def _read_page_of_news(session: Session, run_ids: list[str]) -> Iterator[RunNews]:
     replies: dict[str, list[str]] = {}
     for run_id, request_id in fetch(session, statements.FIND_REPLIES, run_ids=run_ids):
         replies.setdefault(run_id, []).append(request_id)
-    rows = fetch(session, statements.READ_NEWS, run_ids=run_ids)
-    for run_id, is_open, is_stuck, last in rows:
-        last_row = None
-        if not is_open and last is not None:
-            (last_row,) = read_history(session, run_id, last - 1)
+    for row in fetch(session, statements.READ_NEWS, run_ids=run_ids):
+        run_id, is_open, is_stuck, last = row[:4]
         yield RunNews(
             run_id=run_id,
             is_open=bool(is_open),
             is_stuck=bool(is_stuck),
             last_event_id=last or 0,
             replies=tuple(sorted(replies.get(run_id, ()))),
-            last_row=last_row,
+            last_row=None if row[4] is None else row[4:],
         )
 
 
-def read_history(session: Session, run_id: str, after: int) -> list[HistoryRow]:
+def read_rows(session: Session, run_id: str, after: int = 0) -> list[HistoryRow]:
     """Read a run's rows after a position."""
     return fetch(session, statements.READ_HISTORY, run_id=run_id, after=after)
 
 
-def read_attempts(session: Session, run_id: str) -> list[AttemptRecord]:
-    """Read a run's attempts."""
-    rows = fetch(session, statements.LOAD_ATTEMPTS, run_ids=[run_id])
+def _history(session: Session, query: queries.ReadHistory) -> list[HistoryRow]:
+    return read_rows(session, query.run_id, query.after_event_id)
+
+
+def _attempts(session: Session, query: queries.ReadAttempts) -> list[AttemptRecord]:
+    rows = fetch(session, statements.LOAD_ATTEMPTS, run_ids=[query.run_id])
     return [salvage.to_attempt(row) for row in rows]
 
 
-def find_run(
-    session: Session, namespace: str, workflow_id: str, run_id: str | None
-) -> RunRecord | None:
-    """Read one run; without `run_id` the open or newest of that workflow id."""
-    key = {"namespace": namespace, "workflow_id": workflow_id}
-    if run_id is None:
-        rows = fetch(session, statements.FIND_OPEN_RUN, **key)
-        rows = rows or fetch(session, statements.FIND_NEWEST_RUN, **key)
-    else:
-        rows = fetch(session, statements.FIND_RUN, **key, run_id=run_id)
-    return salvage.salvage_run(rows[0]) if rows else None
+def _found(session: Session, asked: Sequence[Question]) -> list[RunRecord | None]:
+    """Find all runs that are asked for."""
+    wanted: list[queries.FindRun] = [question.query for question in asked]
+    found: dict[queries.FindRun, RunRecord] = {}
+    for page in _pages([query.run_id for query in wanted if query.run_id]):
+        for row in fetch(session, statements.LOAD_RUNS, run_ids=page):
+            run = salvage.salvage_run(row)
+            found[queries.FindRun(run.namespace, run.workflow_id, run.run_id)] = run
+    for namespace in {query.namespace for query in wanted if query.run_id is None}:
+        left = {q.workflow_id for q in wanted if q.namespace == namespace}
+        # Of each the open run, or else the newest.
+        for statement in (statements.FIND_OPEN_RUNS, statements.FIND_NEWEST_RUNS):
+            for page in _pages(sorted(left)):
+                for workflow_id, *row in fetch(
+                    session, statement, namespace=namespace, workflow_ids=page
+                ):
+                    key = queries.FindRun(namespace, workflow_id)
+                    found[key] = salvage.salvage_run(row)
+                    left.discard(workflow_id)
+    return [found.get(query) for query in wanted]
 
 
-def list_runs(session: Session, namespace: str, where: RunFilter) -> list[RunRecord]:
-    """Read a page of runs."""
-    statement = statements.list_runs(namespace, where, policies.page_size(where))
+def _listed(session: Session, query: queries.ListRuns) -> list[RunRecord]:
+    page = policies.page_size(query.where)
+    statement = statements.list_runs(query.namespace, query.where, page)
     return [salvage.salvage_run(row) for row in fetch(session, statement)]
 
 
-def due_runs(session: Session, owner: str, until: int, limit: int) -> list[str]:
-    """Read which of a worker's runs are due."""
-    page = max(limit, 0)
+# --- what a worker looks for ----------------------------------------------------------
+
+
+def _due(session: Session, query: queries.FindDueRuns, owner: str) -> list[str]:
+    page = max(query.limit, 0)
+    key = {"myself": owner, "until": query.until, "page": page}
     due: list[tuple[int, str]] = []
     for active in _EITHER:
-        due += fetch(
-            session,
-            statements.DUE_RUNS,
-            myself=owner,
-            active=active,
-            until=until,
-            page=page,
-        )
+        due += fetch(session, statements.DUE_RUNS, active=active, **key)
     due = [found for found in due if isinstance(found[1], str)]
     return [run_id for _, run_id in sorted(due)[:page]]
 
 
-def mailed_runs(session: Session, owner: str, limit: int) -> list[str]:
-    """Read which of a worker's runs have messages."""
-    rows = fetch(session, statements.MAILED_RUNS, myself=owner, page=max(limit, 0))
+def _mailed(session: Session, query: queries.FindMailedRuns, owner: str) -> list[str]:
+    page = max(query.limit, 0)
+    rows = fetch(session, statements.MAILED_RUNS, myself=owner, page=page)
     return [run_id for (run_id,) in rows if isinstance(run_id, str)]
 
 
-def lost_runs(session: Session, owner: str, run_ids: Sequence[str]) -> list[str]:
-    """Read which runs are closed or another worker's."""
+def _lost(session: Session, query: queries.FindLostRuns, owner: str) -> list[str]:
     kept: set[str] = set()
-    for start in range(0, len(run_ids), limits.LOAD_RUNS_MAX):
-        page = list(run_ids[start : start + limits.LOAD_RUNS_MAX])
+    for page in _pages(query.run_ids):
         rows = fetch(session, statements.KEPT_RUNS, myself=owner, run_ids=page)
         kept.update(run_id for (run_id,) in rows)
-    return [run_id for run_id in run_ids if run_id not in kept]
+    return [run_id for run_id in query.run_ids if run_id not in kept]
 
 
-def next_wake_at(session: Session, owner: str) -> int | None:
-    """Read a worker's earliest wake-up."""
-    return min(
-        (
-            wake_at
-            for active in _EITHER
-            for (wake_at,) in fetch(
-                session, statements.NEXT_WAKE_AT, myself=owner, active=active
-            )
-            if isinstance(wake_at, int)
-        ),
-        default=None,
-    )
+def _next_wake_up(
+    session: Session, _: queries.FindNextWakeUp, owner: str
+) -> int | None:
+    found: list[tuple[Any]] = []
+    for active in _EITHER:
+        found += fetch(session, statements.NEXT_WAKE_AT, myself=owner, active=active)
+    return min((at for (at,) in found if isinstance(at, int)), default=None)
 
 
-def count_unowned(
-    session: Session, worker: WorkerRecord, workflow_types: Sequence[str]
+def _count_unowned(
+    session: Session, query: queries.CountUnowned, worker: WorkerRecord
 ) -> int:
-    """Count what a worker could claim."""
-    rows = fetch(
-        session,
-        statements.COUNT_UNOWNED,
-        namespace=worker.namespace,
-        task_queue=worker.task_queue,
-        workflow_types=list(workflow_types),
-    )
+    key = {"namespace": worker.namespace, "task_queue": worker.task_queue}
+    types = list(query.workflow_types)
+    rows = fetch(session, statements.COUNT_UNOWNED, workflow_types=types, **key)
     count: int = rows[0][0]
     return count
 
 
-def unowned_runs(session: Session, namespace: str, limit: int) -> list[UnownedRun]:
-    """Read the oldest open, unparked runs that no worker has."""
-    rows = fetch(session, statements.UNOWNED_RUNS, namespace=namespace, page=limit)
+def _unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
+    key = {"namespace": query.namespace, "page": query.limit}
+    rows = fetch(session, statements.UNOWNED_RUNS, **key)
     return [UnownedRun(*map(_as_text, row)) for row in rows]
 
 
@@ -275,7 +274,63 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def list_workers(session: Session) -> list[WorkerRecord]:
-    """Read all workers."""
+def _workers(session: Session, _: queries.ListWorkers) -> list[WorkerRecord]:
     rows = fetch(session, statements.LIST_WORKERS)
     return [salvage.salvage_worker(row) for row in rows]
+
+
+# --- groups ---------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """A query, and the worker of the store that asks it."""
+
+    query: Any
+    worker: WorkerRecord | None
+
+
+_Handler: TypeAlias = Callable[["Session", Sequence[Question]], list[Any]]
+
+
+def _each(handler: Callable[[Session, Any], Any]) -> _Handler:
+    return lambda session, asked: [handler(session, query) for query, _ in asked]
+
+
+def _own(handler: Callable[[Session, Any, str], Any]) -> _Handler:
+    # No worker has the empty id, so without one nothing is found.
+    return lambda session, asked: [
+        handler(session, query, "" if worker is None else worker.worker_id)
+        for query, worker in asked
+    ]
+
+
+_HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
+    queries.LoadRuns: _each(_loaded),
+    queries.ReadMessages: _each(_messages),
+    queries.ReadReply: _each(_reply),
+    queries.ReadNews: _news,
+    queries.ReadHistory: _each(_history),
+    queries.ReadAttempts: _each(_attempts),
+    queries.FindRun: _found,
+    queries.ListRuns: _each(_listed),
+    queries.FindDueRuns: _own(_due),
+    queries.FindMailedRuns: _own(_mailed),
+    queries.FindLostRuns: _own(_lost),
+    queries.FindNextWakeUp: _own(_next_wake_up),
+    queries.CountUnowned: lambda session, asked: [
+        0 if worker is None else _count_unowned(session, query, worker)
+        for query, worker in asked
+    ],
+    queries.FindUnowned: _each(_unowned),
+    queries.ListWorkers: _each(_workers),
+    queries.CheckIntegrity: _each(lambda session, _: session.check()),
+}
+
+
+def answer(session: Session, asked: Sequence[Question]) -> list[Any]:
+    """Answer questions of one kind.
+
+    Raises:
+        Exception: the driver's, or what is wrong with one of the rows.
+    """
+    return _HANDLERS[type(asked[0].query)](session, asked)

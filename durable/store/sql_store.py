@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from durable.store import reads
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker, ReleaseWorker
-from durable.store.reader import NO_READER, Reader, read_explained
+from durable.store.reader import NO_READER, Reader
+from durable.store.reads import Question
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, wait_for_outcome
-from durable.store.writer import ReadTask, Writer
+from durable.store.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from durable.clock import Clock
     from durable.observer import Observer
-    from durable.store.database import Database, Session
-    from durable.store.records import (
-        AttemptRecord,
-        HistoryRow,
-        LoadedRun,
-        MessageRecord,
-        Operation,
-        RunFilter,
-        RunNews,
-        RunRecord,
-        UnownedRun,
-        WorkerRecord,
-    )
+    from durable.store.database import Database
+    from durable.store.queries import Query
+    from durable.store.records import Operation, WorkerRecord
     from durable.store.store import Outcome
 
+T = TypeVar("T")
 # For what the threads had begun when the loop ended.
 _ABANDONED_SECONDS: Final = 5.0
 
@@ -77,7 +68,7 @@ class SqlStore:
         writer = Writer(
             executor,
             loop=loop,
-            name=self._database.name,
+            database=self._database,
             observer=self._observer,
             ended=reader.end,
         )
@@ -175,136 +166,19 @@ class SqlStore:
 
     # --- reads ------------------------------------------------------------------------
 
-    async def _read(self, read: Callable[[Session], Any]) -> Any:
+    async def read(self, query: Query[T]) -> T:
+        """Answer a query; those that are asked meanwhile go together in the next."""
         self._admission.check()
         reader = self._reader
         assert reader is not None  # noqa: S101 - open sets both
+        question = Question(query, self._worker)
+        answer: Any = NO_READER
         if not self._reads_by_writer:
-            result = await wait_for_outcome(lambda done: reader.submit(read, done))
-            if result is not NO_READER:
-                return result
+            answer = await wait_for_outcome(lambda done: reader.submit(question, done))
+        if answer is NO_READER:
             self._reads_by_writer = True
-        task = ReadTask(lambda session: read_explained(self._database, session, read))
-        return await wait_for_outcome(lambda done: self._submit(task, done))
-
-    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
-        """Everything of these runs, in the order asked; unknown ids are left out."""
-        loaded: list[LoadedRun] = await self._read(
-            lambda session: reads.load_runs(session, run_ids)
-        )
-        return loaded
-
-    async def read_messages(self, run_id: str) -> list[MessageRecord]:
-        """The messages that wait for this run, in commit order."""
-        messages: list[MessageRecord] = await self._read(
-            lambda session: reads.read_messages(session, run_id)
-        )
-        return messages
-
-    async def read_reply(self, run_id: str, request_id: str) -> str | None:
-        """What the owner answered to a message, or None while it has not."""
-        reply: str | None = await self._read(
-            lambda session: reads.read_reply(session, run_id, request_id)
-        )
-        return reply
-
-    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
-        """What is new of these runs; unknown ids are left out."""
-        news: list[RunNews] = await self._read(
-            lambda session: reads.read_news(session, run_ids)
-        )
-        return news
-
-    async def read_history(
-        self, run_id: str, after_event_id: int = 0
-    ) -> list[HistoryRow]:
-        """The run's rows after a position, in order; empty for an unknown run."""
-        rows: list[HistoryRow] = await self._read(
-            lambda session: reads.read_history(session, run_id, after_event_id)
-        )
-        return rows
-
-    async def read_attempts(self, run_id: str) -> list[AttemptRecord]:
-        """The run's attempts, by scheduled event and attempt number."""
-        attempts: list[AttemptRecord] = await self._read(
-            lambda session: reads.read_attempts(session, run_id)
-        )
-        return attempts
-
-    async def find_run(
-        self, namespace: str, workflow_id: str, run_id: str | None = None
-    ) -> RunRecord | None:
-        """One run; without `run_id` the open or newest of that workflow id."""
-        run: RunRecord | None = await self._read(
-            lambda session: reads.find_run(session, namespace, workflow_id, run_id)
-        )
-        return run
-
-    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
-        """A page of runs, newest first."""
-        runs: list[RunRecord] = await self._read(
-            lambda session: reads.list_runs(session, namespace, where)
-        )
-        return runs
-
-    async def due_runs(self, until: int, limit: int) -> list[str]:
-        """This worker's open, unparked runs with `wake_at` <= `until`, oldest first."""
-        owner = self._owner
-        run_ids: list[str] = await self._read(
-            lambda session: reads.due_runs(session, owner, until, limit)
-        )
-        return run_ids
-
-    async def mailed_runs(self, limit: int) -> list[str]:
-        """This worker's open runs that have messages, oldest message first."""
-        owner = self._owner
-        run_ids: list[str] = await self._read(
-            lambda session: reads.mailed_runs(session, owner, limit)
-        )
-        return run_ids
-
-    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
-        """Which of these runs are no longer open, or no longer this worker's."""
-        owner = self._owner
-        lost: list[str] = await self._read(
-            lambda session: reads.lost_runs(session, owner, run_ids)
-        )
-        return lost
-
-    async def next_wake_at(self) -> int | None:
-        """The earliest `wake_at` among this worker's open, unparked runs."""
-        owner = self._owner
-        wake_at: int | None = await self._read(
-            lambda session: reads.next_wake_at(session, owner)
-        )
-        return wake_at
-
-    async def count_unowned(self, workflow_types: Sequence[str]) -> int:
-        """Open runs without an owner that this worker could claim."""
-        worker = self._worker
-        if worker is None:
-            self._admission.check()
-            return 0
-        count: int = await self._read(
-            lambda session: reads.count_unowned(session, worker, workflow_types)
-        )
-        return count
-
-    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        """Open, unparked runs without an owner, of all types, oldest first."""
-        found: list[UnownedRun] = await self._read(
-            lambda session: reads.unowned_runs(session, namespace, limit)
-        )
-        return found
-
-    async def list_workers(self) -> list[WorkerRecord]:
-        """All workers that have a row."""
-        workers: list[WorkerRecord] = await self._read(reads.list_workers)
-        return workers
-
-    async def check_integrity(self) -> list[str]:
-        """What is wrong with the database itself; empty if nothing."""
-        found: list[str] = await self._read(lambda session: session.check())
+            answer = await wait_for_outcome(lambda done: self._submit(question, done))
+        found: T = answer
         return found
 
     async def find_blockers(self) -> list[str]:
@@ -318,11 +192,6 @@ class SqlStore:
             again = self._database.find_blockers()
             found = [blocker for blocker in found if blocker in again]
         return found
-
-    @property
-    def _owner(self) -> str:
-        # No worker has the empty id, so without one nothing is found.
-        return "" if self._worker is None else self._worker.worker_id
 
 
 def _ignore(result: object, error: BaseException | None) -> None:

@@ -59,15 +59,9 @@ _CHECKPOINT_CHANGES_BUSY: Final = 10_000
 
 # Primary result codes, https://sqlite.org/rescode.html
 _BUSY: Final = 5
-_LOCKED: Final = 6
 _READONLY: Final = 8
-_IOERR: Final = 10
-_CORRUPT: Final = 11
 _FULL: Final = 13
-_CANTOPEN: Final = 14
 _CONSTRAINT: Final = 19
-_AUTH: Final = 23
-_NOTADB: Final = 26
 
 
 def _code(error: BaseException) -> int:

@@ -104,14 +104,9 @@ HISTORY_COLUMNS: Final = [
 
 # --- runs -----------------------------------------------------------------------------
 
-FIND_RUN: Final = sa.select(*RUN_COLUMNS).where(
+FIND_OPEN_RUNS: Final = sa.select(RUNS.c.open_key, *RUN_COLUMNS).where(
     RUNS.c.namespace == sa.bindparam("namespace"),
-    RUNS.c.workflow_id == sa.bindparam("workflow_id"),
-    RUNS.c.run_id == sa.bindparam("run_id"),
-)
-FIND_OPEN_RUN: Final = sa.select(*RUN_COLUMNS).where(
-    RUNS.c.namespace == sa.bindparam("namespace"),
-    RUNS.c.open_key == sa.bindparam("workflow_id"),
+    RUNS.c.open_key.in_(_many("workflow_ids")),
 )
 FIND_NEWEST_RUN: Final = (
     sa.select(*RUN_COLUMNS)
@@ -124,6 +119,23 @@ FIND_NEWEST_RUN: Final = (
 )
 FIND_NEWEST_RUN_OF_CHAIN: Final = FIND_NEWEST_RUN.where(
     RUNS.c.first_run_id == sa.bindparam("first_run_id")
+)
+_latest_starts: Final = (
+    sa.select(RUNS.c.workflow_id, sa.func.max(RUNS.c.started_at))
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        RUNS.c.workflow_id.in_(_many("workflow_ids")),
+    )
+    .group_by(RUNS.c.workflow_id)
+)
+# Of those that began at one instant the last one counts.
+FIND_NEWEST_RUNS: Final = (
+    sa.select(RUNS.c.workflow_id, *RUN_COLUMNS)
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        sa.tuple_(RUNS.c.workflow_id, RUNS.c.started_at).in_(_latest_starts),
+    )
+    .order_by(RUNS.c.run_id)
 )
 FIND_OPEN_CHILDREN: Final = sa.select(
     RUNS.c.run_id, RUNS.c.parent_run_id, RUNS.c.parent_close_policy, RUNS.c.started_at
@@ -375,12 +387,27 @@ READ_REPLY: Final = sa.select(REPLIES.c.data).where(
     REPLIES.c.run_id == sa.bindparam("run_id"),
     REPLIES.c.request_id == sa.bindparam("request_id"),
 )
-READ_NEWS: Final = sa.select(
-    RUNS.c.run_id,
-    _IS_OPEN,
-    RUNS.c.stuck.is_not(None),
-    _latest_event_id,
-).where(RUNS.c.run_id.in_(_many("run_ids")))
+# With the newest row of those that have closed.
+READ_NEWS: Final = (
+    sa.select(
+        RUNS.c.run_id,
+        _IS_OPEN,
+        RUNS.c.stuck.is_not(None),
+        _latest_event_id,
+        *HISTORY_COLUMNS,
+    )
+    .join_from(
+        RUNS,
+        HISTORY,
+        sa.and_(
+            RUNS.c.open_key.is_(None),
+            HISTORY.c.run_id == RUNS.c.run_id,
+            HISTORY.c.event_id == _latest_event_id,
+        ),
+        isouter=True,
+    )
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+)
 FIND_REPLIES: Final = sa.select(REPLIES.c.run_id, REPLIES.c.request_id).where(
     REPLIES.c.run_id.in_(_many("run_ids"))
 )

@@ -3,27 +3,19 @@
 One store object serves one engine in one process. Writes are operations
 (`durable.store.records`), committed in groups by a thread of the store's own: whatever
 was submitted while the last commit was on its way shares the next transaction. Reads
-see every operation whose outcome was delivered.
+are queries (`durable.store.queries`), answered in groups likewise; they see every
+operation whose outcome was delivered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
-from durable.store.records import (
-    AttemptRecord,
-    HistoryRow,
-    LoadedRun,
-    MessageRecord,
-    Operation,
-    RunFilter,
-    RunNews,
-    RunRecord,
-    UnownedRun,
-    WorkerRecord,
-)
+from durable.store.queries import Query
+from durable.store.records import Operation, WorkerRecord
 
+T = TypeVar("T")
 Outcome = Callable[[Any, BaseException | None], None]
 """Receives an operation's result, or the exception it ended with."""
 
@@ -110,79 +102,11 @@ class Store(Protocol):
         """
         ...
 
-    # --- reads ------------------------------------------------------------------------
-    #
-    # Where they speak of "this worker" and none is registered, the answer is empty.
+    async def read(self, query: Query[T]) -> T:
+        """Answer a query (`durable.store.queries`).
 
-    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
-        """Everything of these runs, in the order asked; unknown ids are left out."""
-        ...
-
-    async def read_messages(self, run_id: str) -> list[MessageRecord]:
-        """The messages that wait for this run, in commit order."""
-        ...
-
-    async def read_reply(self, run_id: str, request_id: str) -> str | None:
-        """What the owner answered to a message, or None while it has not."""
-        ...
-
-    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
-        """What is new of these runs, at one instant; unknown ids are left out.
-
-        However long their histories are, it costs the same.
+        Queries that are asked while others are on their way go together in the next
+        trip to the database. Each is answered by itself: what is wrong with the rows
+        of one harms no other.
         """
-        ...
-
-    async def read_history(
-        self, run_id: str, after_event_id: int = 0
-    ) -> list[HistoryRow]:
-        """The run's rows after a position, in order; empty for an unknown run."""
-        ...
-
-    async def read_attempts(self, run_id: str) -> list[AttemptRecord]:
-        """The run's attempts, by scheduled event and attempt number."""
-        ...
-
-    async def find_run(
-        self, namespace: str, workflow_id: str, run_id: str | None = None
-    ) -> RunRecord | None:
-        """One run; without `run_id` the open one of that workflow id, or the newest.
-
-        Where a clock was set back, the open one need not be the newest.
-        """
-        ...
-
-    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
-        """A page of runs, newest first; at most `limits.LIST_PAGE_MAX`."""
-        ...
-
-    async def due_runs(self, until: int, limit: int) -> list[str]:
-        """This worker's open, unparked runs with `wake_at` <= `until`, oldest first."""
-        ...
-
-    async def mailed_runs(self, limit: int) -> list[str]:
-        """This worker's open runs that have messages, oldest message first."""
-        ...
-
-    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
-        """Which of these runs are no longer open, or no longer this worker's.
-
-        In the order asked; unknown ids are among them.
-        """
-        ...
-
-    async def next_wake_at(self) -> int | None:
-        """The earliest `wake_at` among this worker's open, unparked runs."""
-        ...
-
-    async def count_unowned(self, workflow_types: Sequence[str]) -> int:
-        """Open runs without an owner that this worker could claim."""
-        ...
-
-    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        """Open, unparked runs without an owner, of all types, oldest first."""
-        ...
-
-    async def list_workers(self) -> list[WorkerRecord]:
-        """All workers that have a row, by worker id."""
         ...

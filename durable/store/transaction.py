@@ -299,13 +299,8 @@ class Transaction:
     def _terminate(self, operation: TerminateRun) -> Terminated:
         target = self.mail.find(operation)
         # Ending it is a way out, whatever else of its row cannot be read.
-        (row,) = reads.fetch(
-            self.session,
-            statements.FIND_RUN,
-            namespace=target.namespace,
-            workflow_id=target.workflow_id,
-            run_id=target.run_id,
-        )
+        run_ids = [target.run_id]
+        (row,) = reads.fetch(self.session, statements.LOAD_RUNS, run_ids=run_ids)
         run = salvage.salvage_run(row)
         committed = self.endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)
@@ -313,7 +308,7 @@ class Transaction:
     def _repair(self, operation: RepairRun) -> bool:
         run_id = operation.run_id
         is_open = self._execute(statements.IS_OPEN, run_id=run_id).first() is not None
-        rows = reads.read_history(self.session, run_id, 0)
+        rows = reads.read_rows(self.session, run_id)
         if not is_open or operation.expected != tuple(row[1] for row in rows):
             return False
         self._execute(

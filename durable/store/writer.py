@@ -13,12 +13,12 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import msgspec
-
 from durable import limits
 from durable.errors import InternalError, StoreError
 from durable.store.forking import Gate
 from durable.store.lease import RETRY_SECONDS, ReleaseWorker
+from durable.store.reader import read_explained
+from durable.store.reads import Question
 from durable.store.submission import deliver
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable.observer import Observer
-    from durable.store.database import Session
+    from durable.store.database import Database, Session
     from durable.store.groups import GroupExecutor
     from durable.store.store import Outcome
 
@@ -40,12 +40,6 @@ _ACTIVE_SECONDS: Final = 1.0
 _IDLE_SECONDS: Final = 0.020
 
 
-class ReadTask(msgspec.Struct, frozen=True):
-    """A read that must use the writer's session."""
-
-    read: Callable[[Session], Any]
-
-
 class Writer:
     """Runs a `GroupExecutor` on a thread of its own.
 
@@ -57,12 +51,13 @@ class Writer:
         executor: GroupExecutor,
         *,
         loop: asyncio.AbstractEventLoop,
-        name: str,
+        database: Database,
         observer: Observer | None,
         ended: Callable[[], None],
     ) -> None:
         """Prepare; `start` starts the thread; `ended` is called as it ends."""
         self._executor = executor
+        self._database = database
         self._gate = Gate(executor)
         self._ended = ended
         self._loop = loop
@@ -82,7 +77,7 @@ class Writer:
         # A daemon: a program that forgets to close its engine must still be able to
         # end. The database survives being cut off at any point.
         self._thread = threading.Thread(
-            target=self._run, name=f"durable writer of {name}", daemon=True
+            target=self._run, name=f"durable writer of {database.name}", daemon=True
         )
 
     def start(self, started: Outcome) -> None:
@@ -158,15 +153,15 @@ class Writer:
 
     def _work(self) -> None:
         queue = self._queue
-        if isinstance(queue[0][0], ReadTask):
-            task, done = queue.popleft()
-            self._post([(done, *self._read(task))])
+        if isinstance(queue[0][0], Question):
+            question, done = queue.popleft()
+            self._post([(done, *self._read(question))])
             return
         operations: list[Any] = []
         receivers: list[Outcome] = []
         # Only this thread takes from the queue, so what was there stays there.
         for _ in range(min(len(queue), limits.COMMIT_OPERATIONS_MAX)):
-            if isinstance(queue[0][0], ReadTask):
+            if isinstance(queue[0][0], Question):
                 break
             operation, done = queue.popleft()
             operations.append(operation)
@@ -189,9 +184,10 @@ class Writer:
             self._call_on_loop(call)
         self._observe(operations, duration)
 
-    def _read(self, task: ReadTask) -> tuple[Any, BaseException | None]:
+    def _read(self, question: Question) -> tuple[Any, BaseException | None]:
         try:
-            return task.read(self._executor.open()), None
+            session = self._executor.open()
+            return read_explained(self._database, session, [question])[0], None
         except Exception as error:  # noqa: BLE001 - the reader gets it
             return None, error
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from durable import limits
 from durable.api.activity import Activity
@@ -31,25 +31,15 @@ from durable.observer import Observer
 from durable.options import Duration, to_microseconds
 from durable.store.connect import connect
 from durable.store.memory import MemoryStore
-from durable.store.records import (
-    AttemptRecord,
-    HistoryRow,
-    LoadedRun,
-    MessageRecord,
-    Operation,
-    RunFilter,
-    RunNews,
-    RunRecord,
-    RunStatus,
-    UnownedRun,
-    WorkerRecord,
-)
+from durable.store.queries import FindNextWakeUp, ListRuns, Query
+from durable.store.records import Operation, RunFilter, RunStatus, WorkerRecord
 from durable.store.store import Outcome, Store
 from durable.testing.clock import VirtualClock, VirtualTime
 from durable.worker.held_resources import Resources
 from durable.worker.lookout import Lookout
 from durable.worker.worker import Worker
 
+T = TypeVar("T")
 Mocks = Mapping[Any, Callable[..., Any]]
 """What runs in place of activities, by activity or by name."""
 
@@ -198,7 +188,7 @@ class TestEnvironment(Engine):
 
     async def _open_runs(self) -> str:
         where = RunFilter(status=RunStatus.RUNNING, limit=limits.LIST_PAGE_MAX)
-        runs = await self._tracked.list_runs(self._namespace, where)
+        runs = await self._tracked.read(ListRuns(self._namespace, where))
         if not runs:
             return " No run is open."
         named = [
@@ -313,7 +303,7 @@ class _TrackedStore:
         self.in_flight += 1
         self.operation_count += 1
 
-    async def _track(self, operation: Awaitable[Any]) -> Any:
+    async def _track(self, operation: Awaitable[T]) -> T:
         self._begin()
         try:
             return await operation
@@ -343,10 +333,7 @@ class _TrackedStore:
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]
     ) -> WorkerRecord:
-        registered: WorkerRecord = await self._track(
-            self._inner.register_worker(worker, lost)
-        )
-        return registered
+        return await self._track(self._inner.register_worker(worker, lost))
 
     async def release_worker(self) -> None:
         await self._track(self._inner.release_worker())
@@ -357,78 +344,9 @@ class _TrackedStore:
     def watch(self, changed: Callable[[], None]) -> None:
         self._inner.watch(changed)
 
-    async def read_messages(self, run_id: str) -> list[MessageRecord]:
-        messages: list[MessageRecord] = await self._track(
-            self._inner.read_messages(run_id)
-        )
-        return messages
-
-    async def read_reply(self, run_id: str, request_id: str) -> str | None:
-        reply: str | None = await self._track(
-            self._inner.read_reply(run_id, request_id)
-        )
-        return reply
-
-    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
-        loaded: list[LoadedRun] = await self._track(self._inner.load_runs(run_ids))
-        return loaded
-
-    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
-        news: list[RunNews] = await self._track(self._inner.read_news(run_ids))
-        return news
-
-    async def read_history(
-        self, run_id: str, after_event_id: int = 0
-    ) -> list[HistoryRow]:
-        rows: list[HistoryRow] = await self._track(
-            self._inner.read_history(run_id, after_event_id)
-        )
-        return rows
-
-    async def read_attempts(self, run_id: str) -> list[AttemptRecord]:
-        rows: list[AttemptRecord] = await self._track(self._inner.read_attempts(run_id))
-        return rows
-
-    async def find_run(
-        self, namespace: str, workflow_id: str, run_id: str | None = None
-    ) -> RunRecord | None:
-        found: RunRecord | None = await self._track(
-            self._inner.find_run(namespace, workflow_id, run_id)
-        )
-        return found
-
-    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
-        runs: list[RunRecord] = await self._track(
-            self._inner.list_runs(namespace, where)
-        )
-        return runs
-
-    async def due_runs(self, until: int, limit: int) -> list[str]:
-        due: list[str] = await self._track(self._inner.due_runs(until, limit))
-        return due
-
-    async def mailed_runs(self, limit: int) -> list[str]:
-        mailed: list[str] = await self._track(self._inner.mailed_runs(limit))
-        return mailed
-
-    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
-        lost: list[str] = await self._track(self._inner.lost_runs(run_ids))
-        return lost
+    async def read(self, query: Query[T]) -> T:
+        return await self._track(self._inner.read(query))
 
     async def next_wake_at(self) -> int | None:
-        """Asked by virtual time as well, so it does not count as an operation."""
-        return await self._inner.next_wake_at()
-
-    async def count_unowned(self, workflow_types: Sequence[str]) -> int:
-        count: int = await self._track(self._inner.count_unowned(workflow_types))
-        return count
-
-    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        unowned: list[UnownedRun] = await self._track(
-            self._inner.unowned_runs(namespace, limit)
-        )
-        return unowned
-
-    async def list_workers(self) -> list[WorkerRecord]:
-        workers: list[WorkerRecord] = await self._track(self._inner.list_workers())
-        return workers
+        """Asked by virtual time, so it does not count as an operation."""
+        return await self._inner.read(FindNextWakeUp())

@@ -16,6 +16,7 @@ import msgspec
 from durable.api.endings import check_ending
 from durable.api.registry import REGISTRY, Registry
 from durable.core import flags
+from durable.core.catching_up import catch_up, since_checkpoint
 from durable.core.events import (
     TERMINAL_EVENTS,
     UNPROCESSED,
@@ -83,15 +84,13 @@ def replay(history: History, definitions: Iterable[object] | None = None) -> Rep
     """
     events = read_history(history)
     registry = _registry(definitions)
-    replayer = _new_replayer(registry)
-    try:
-        _process(
-            replayer, WorkflowTask(events[-1].time, (), events, is_replay_only=True)
-        )
+    install_guards()
+    with catch_up(registry.code_of, events) as (replayer, problem):
+        if problem is not None:
+            error: BaseException = problem.error
+            raise error
         check_ending(registry, _started(events), events[-1], replayer.closing)
         return _describe(events, replayer, registry)
-    finally:
-        replayer.tear_down()
 
 
 def replay_at_every_prefix(
@@ -123,7 +122,8 @@ def _drive_on(
 ) -> None:
     """Replay what is known, give the code what came then, compare what it does."""
     now = after[0].time
-    replayer = _new_replayer(registry)
+    install_guards()
+    replayer = Replayer(registry.code_of)
     replayer.flags = after[0].flags  # of a run that may have begun long ago
     try:
         if known:
@@ -153,11 +153,6 @@ def read_history(history: History) -> list[HistoryEvent]:
 
 def _registry(definitions: Iterable[object] | None) -> Registry:
     return REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
-
-
-def _new_replayer(registry: Registry) -> Replayer:
-    install_guards()
-    return Replayer(lambda started: registry.get_workflow(started.workflow_type))
 
 
 def _process(replayer: Replayer, task: WorkflowTask) -> WorkflowTaskCompletion:
@@ -239,10 +234,8 @@ def _is_checkpoint(event: HistoryEvent) -> bool:
 
 def _readings(events: list[HistoryEvent]) -> list[list[HistoryEvent]]:
     """A history as it is, and as a store reads it: from its newest checkpoint on."""
-    marks = [index for index, event in enumerate(events) if _is_checkpoint(event)]
-    if not marks:
-        return [events]
-    return [events, [events[0], *events[marks[-1] :]]]
+    known = since_checkpoint(events)
+    return [events] if len(known) == len(events) else [events, known]
 
 
 def _inputs(part: Sequence[HistoryEvent]) -> tuple[TaskInput, ...]:

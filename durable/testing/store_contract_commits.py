@@ -12,6 +12,13 @@ import pytest
 from durable.errors import (
     HistoryTakenError,
 )
+from durable.store.queries import (
+    FindDueRuns,
+    FindNextWakeUp,
+    LoadRuns,
+    ReadAttempts,
+    ReadHistory,
+)
 from durable.store.records import (
     AttemptState,
     CommitTask,
@@ -71,7 +78,7 @@ class CommitContract:
 
         assert isinstance(refused, MailArrived)
         assert [message.request_id for message in refused.messages] == ["mine"]
-        assert len(await store.read_history("r1")) == 3
+        assert len(await store.read(ReadHistory("r1"))) == 3
         (sequence,) = [message.sequence for message in refused.messages]
         taken = make_commit("r1", 4, 4, sees_all_mail=True, consumed=(sequence,))
         assert await store.perform(taken) is None
@@ -130,7 +137,7 @@ class CommitContract:
 
         await store.perform(make_commit("r1", 3, 3, attempts=(attempt,)))
 
-        assert await store.read_attempts("r1") == [attempt]
+        assert await store.read(ReadAttempts("r1")) == [attempt]
         assert (await load(store, "r1")).attempts == [attempt]
 
     async def test_commit_to_a_taken_position_is_refused_whole(
@@ -185,7 +192,7 @@ class CommitContract:
 
         assert isinstance(outcomes.pop(3), HistoryTakenError)
         assert outcomes == [None] * 5 + [Started(run_id="r9", created=True)]
-        lengths = [len(loaded.rows) for loaded in await store.load_runs(names)]
+        lengths = [len(loaded.rows) for loaded in await store.read(LoadRuns(names))]
         assert lengths == [4, 4, 4, 2, 4, 4]
 
     @pytest.mark.parametrize("positions", [(3, 5), (4, 3), (3, 4, 4), (0, 1), (-1,)])
@@ -204,7 +211,7 @@ class CommitContract:
             assert isinstance(refused, HistoryTakenError)
 
         assert (await load(store, "r1")).rows == make_rows("r1", 1, 2)
-        assert await store.load_runs(["r2"]) == []
+        assert await store.read(LoadRuns(["r2"])) == []
 
     async def test_a_start_begins_with_event_1(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -216,7 +223,7 @@ class CommitContract:
 
         assert before.created
         assert isinstance(refused, HistoryTakenError)
-        assert await store.load_runs(["r1"]) == []
+        assert await store.read(LoadRuns(["r1"])) == []
 
     async def test_commit_harms_no_neighbour_when_it_is_refused(
         self, harness: Harness
@@ -233,7 +240,7 @@ class CommitContract:
 
         assert isinstance(outcomes.pop(3), HistoryTakenError)
         assert outcomes == [None] * 5 + [Started(run_id="r9", created=True)]
-        lengths = [len(loaded.rows) for loaded in await store.load_runs(names)]
+        lengths = [len(loaded.rows) for loaded in await store.read(LoadRuns(names))]
         assert lengths == [3, 3, 3, 2, 3, 3]
 
     async def test_commit_after_a_termination_is_refused(
@@ -276,7 +283,7 @@ class CommitContract:
 
         with pytest.raises(HistoryTakenError):
             await store.perform(make_commit(run_id, 3, 3))
-        assert await store.read_history(run_id, 2) == []
+        assert await store.read(ReadHistory(run_id, 2)) == []
 
     async def test_attempts_are_inserted_or_replaced(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -296,11 +303,11 @@ class CommitContract:
 
         record = (await load(store, "r1")).record
         assert (record.is_active, record.wake_at) == (False, START + 9)
-        assert await store.read_attempts("r1") == [first, waiting]
+        assert await store.read(ReadAttempts("r1")) == [first, waiting]
         await store.perform(
             RecordAttempts(run_id="r1", attempts=(begun,), is_active=True, wake_at=None)
         )
-        assert await store.read_attempts("r1") == [first, begun]
+        assert await store.read(ReadAttempts("r1")) == [first, begun]
         record = (await load(store, "r1")).record
         assert (record.is_active, record.wake_at) == (True, None)
 
@@ -315,8 +322,8 @@ class CommitContract:
 
         record = (await load(store, "r1")).record
         assert (record.stuck, record.wake_at) == ("{}", START)
-        assert await store.due_runs(START, 10) == []
-        assert await store.next_wake_at() is None
+        assert await store.read(FindDueRuns(START, 10)) == []
+        assert await store.read(FindNextWakeUp()) is None
 
     async def test_parking_keeps_owner_and_history(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -327,8 +334,8 @@ class CommitContract:
         loaded = await load(store, "r1")
         assert loaded.record == make_run("r1", owner="w", stuck='{"message": "bug"}')
         assert loaded.rows == make_rows("r1", 1, 2)
-        assert await store.due_runs(START, 10) == []
-        assert await store.next_wake_at() is None
+        assert await store.read(FindDueRuns(START, 10)) == []
+        assert await store.read(FindNextWakeUp()) is None
 
     async def test_repair_replaces_the_end_and_sets_the_run_free(
         self, harness: Harness

@@ -15,6 +15,7 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.store.queries import FindMailedRuns, FindRun, LoadRuns, ReadMessages
 from durable.store.records import (
     Committed,
     MailArrived,
@@ -49,7 +50,7 @@ USE_EXISTING = IdConflictPolicy.USE_EXISTING
 
 async def waiting(store: Store, run_id: str) -> list[str]:
     """Return the request ids that wait for a run, in order."""
-    return [message.request_id for message in await store.read_messages(run_id)]
+    return [message.request_id for message in await store.read(ReadMessages(run_id))]
 
 
 class DeliveryContract:
@@ -189,7 +190,7 @@ class DeliveryContract:
             make_closing("r1", 3, 3, consumed_requests=("a",))
         )
 
-        messages = await store.read_messages("r1")
+        messages = await store.read(ReadMessages("r1"))
         assert refused == MailArrived(messages=messages[1:])
         assert [message.request_id for message in messages] == ["a", "b"]
         closing = make_closing("r1", 3, 3, consumed_requests=("a", "b"))
@@ -252,13 +253,13 @@ class DeliveryContract:
         assert (first, again, last) == ("r2", "r3", "r2")
         assert isinstance(closed, WorkflowClosedError)
         assert isinstance(missing, WorkflowNotFoundError)
-        messages = await store.read_messages("r2")
+        messages = await store.read(ReadMessages("r2"))
         assert [(m.request_id, m.kind, m.data) for m in messages] == [
             ("a", "child", '{"a": 1}'),
             ("b", "cancel", '{"reason": "enough"}'),
         ]
         assert {m.created_at for m in messages} == {START + 1_000_000}
-        (kept,) = await store.read_messages("r3")
+        (kept,) = await store.read(ReadMessages("r3"))
         assert kept.data == '{"reason": "enough"}'
         loaded = await load(store, "r1")
         assert loaded.rows == make_rows("r1", 1, 3)
@@ -456,9 +457,9 @@ class DeliveryContract:
             for name in names
         ]
         for name in names:
-            (message,) = await store.read_messages(name)
+            (message,) = await store.read(ReadMessages(name))
             assert (message.kind, message.request_id) == ("signal", "m")
-        assert await store.load_runs([f"new-{name}" for name in names]) == []
+        assert await store.read(LoadRuns([f"new-{name}" for name in names])) == []
 
     async def test_messages_of_starts_keep_their_order_among_others(
         self, harness: Harness
@@ -494,7 +495,7 @@ class DeliveryContract:
             make_message("d"),
         )
 
-        assert await store.mailed_runs(9) == names
+        assert await store.read(FindMailedRuns(9)) == names
 
     async def test_start_repeated_puts_its_message_while_the_run_is_open(
         self, harness: Harness
@@ -530,4 +531,4 @@ class DeliveryContract:
         )
 
         assert await store.perform(closed) == Started(run_id="r1", created=False)
-        assert await store.find_run(NAMESPACE, "wf-r1", "r2") is None
+        assert await store.read(FindRun(NAMESPACE, "wf-r1", "r2")) is None

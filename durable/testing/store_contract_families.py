@@ -19,6 +19,14 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.options import IdConflictPolicy
+from durable.store.queries import (
+    FindMailedRuns,
+    FindRun,
+    ListRuns,
+    LoadRuns,
+    ReadHistory,
+    ReadMessages,
+)
 from durable.store.records import (
     Committed,
     MailArrived,
@@ -75,7 +83,7 @@ async def open_family(harness: Harness) -> Store:
 
 async def statuses(store: Store) -> dict[str, str]:
     """Return the status of every run."""
-    runs = await store.list_runs(NAMESPACE, RunFilter())
+    runs = await store.read(ListRuns(NAMESPACE, RunFilter()))
     return {run.run_id: run.status.value for run in runs}
 
 
@@ -134,7 +142,7 @@ class FamilyContract:
         await store.perform(make_closing("p", 3, 3, has_children=True))
 
         for child, parent in (("c", "p"), ("t1-c", "t1")):
-            (message,) = await store.read_messages(child)
+            (message,) = await store.read(ReadMessages(child))
             assert message.kind == "cancel"
             assert message.request_id == f"parent-close:{parent}"
             assert json.loads(message.data) == {
@@ -142,7 +150,7 @@ class FamilyContract:
                 "request_id": f"parent-close:{parent}",
                 "identity": "",
             }
-        assert await store.mailed_runs(9) == ["c", "t1-c"]
+        assert await store.read(FindMailedRuns(9)) == ["c", "t1-c"]
 
     async def test_owner_of_a_run_that_its_parent_ended_writes_no_more(
         self, harness: Harness
@@ -246,8 +254,8 @@ class FamilyContract:
 
         assert isinstance(refused, MailArrived)
         assert "terminated" not in (await statuses(store)).values()
-        assert await store.read_messages("other") == []
-        assert await store.load_runs(["next"]) == []
+        assert await store.read(ReadMessages("other")) == []
+        assert await store.read(LoadRuns(["next"])) == []
 
     async def test_closing_without_children_has_nothing_to_tell(
         self, harness: Harness
@@ -276,7 +284,7 @@ class FamilyContract:
         result = await store.perform(make_closing("g0", 3, 3, has_children=True))
 
         assert result.ended == tuple(f"g{n}" for n in range(1, depth))
-        (last,) = await store.load_runs([f"g{depth}"])
+        (last,) = await store.read(LoadRuns([f"g{depth}"]))
         assert last.record.status is RunStatus.RUNNING
 
     async def test_crowd_of_children_ends_with_its_parent(
@@ -317,7 +325,7 @@ class FamilyContract:
         result = await store.perform(make_termination("c2", workflow_id="wf-c"))
 
         assert result == Terminated(run_id="c2", committed=Committed(notified=("p",)))
-        (message,) = await store.read_messages("p")
+        (message,) = await store.read(ReadMessages("p"))
         assert (message.kind, message.request_id) == ("child", "child:c1")
         assert json.loads(message.data) == {
             "type": "ChildWorkflowExecutionTerminated",
@@ -342,7 +350,7 @@ class FamilyContract:
         )
 
         assert terminated == Terminated(run_id="c", committed=Committed())
-        assert await store.read_messages("p") == []
+        assert await store.read(ReadMessages("p")) == []
 
     async def test_run_that_its_parent_ended_tells_nobody(
         self, harness: Harness
@@ -357,7 +365,7 @@ class FamilyContract:
         )
 
         assert terminated.committed == Committed(ended=("g",), notified=("p",))
-        assert len(await store.read_messages("p")) == 1
+        assert len(await store.read(ReadMessages("p"))) == 1
 
     async def test_run_that_no_event_asked_for_tells_nobody(
         self, harness: Harness
@@ -371,7 +379,7 @@ class FamilyContract:
         )
 
         assert terminated == Terminated(run_id="c", committed=Committed())
-        assert await store.read_messages("p") == []
+        assert await store.read(ReadMessages("p")) == []
 
     async def test_start_that_terminates_a_run_tells_parent_and_children(
         self, harness: Harness
@@ -404,7 +412,7 @@ class FamilyContract:
             committed=Committed(ended=("g",), cancelled=("h",), notified=("p",)),
         )
         assert isinstance(refused, HistoryTakenError)
-        (message,) = await store.read_messages("p")
+        (message,) = await store.read(ReadMessages("p"))
         assert message.request_id == "child:c"
 
     # --- starts within commits --------------------------------------------------------
@@ -437,9 +445,9 @@ class FamilyContract:
             cancelled=("t1-c",),
             started=(Started(run_id="t1-next", created=True),),
         )
-        found = await store.find_run(NAMESPACE, "wf-t1", "t1-next")
+        found = await store.read(FindRun(NAMESPACE, "wf-t1", "t1-next"))
         assert found == following.record
-        assert await store.read_history("t1-next") == following.rows
+        assert await store.read(ReadHistory("t1-next")) == following.rows
         # It is the parent's child still.
         ended = await store.perform(make_closing("p", 3, 3, has_children=True))
         assert set(ended.ended) == {"t2", "t1-next"}
@@ -530,9 +538,9 @@ class FamilyContract:
         assert second.committed.started == (
             Started(run_id="r3", created=True, committed=Committed(deliveries=("p",))),
         )
-        messages = await store.read_messages("p")
+        messages = await store.read(ReadMessages("p"))
         assert [message.request_id for message in messages] == ["r1", "r3"]
-        newest = await store.find_run(NAMESPACE, "wf", "r3")
+        newest = await store.read(FindRun(NAMESPACE, "wf", "r3"))
         assert newest == innermost.record
 
     async def test_refused_commit_starts_nothing(self, harness: Harness) -> None:
@@ -553,8 +561,8 @@ class FamilyContract:
 
         assert [type(error) for error in refused] == [HistoryTakenError] * 3
         assert "terminated" not in (await statuses(store)).values()
-        assert await store.load_runs(["next"]) == []
-        assert await store.read_messages("c") == []
+        assert await store.read(LoadRuns(["next"])) == []
+        assert await store.read(ReadMessages("c")) == []
 
     async def test_message_is_put_before_the_receiver_is_ended(
         self, harness: Harness
@@ -571,4 +579,4 @@ class FamilyContract:
 
         assert result.deliveries == ("t2",)
         assert isinstance(after, WorkflowClosedError)
-        assert await store.read_messages("t2") == []
+        assert await store.read(ReadMessages("t2")) == []

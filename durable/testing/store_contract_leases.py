@@ -14,6 +14,7 @@ from durable.errors import (
     InternalError,
     LeaseLostError,
 )
+from durable.store.queries import CountUnowned, FindUnowned, ListWorkers, LoadRuns
 from durable.store.records import (
     Claimed,
     ClaimRuns,
@@ -78,7 +79,7 @@ class LeaseContract:
             lease_expires_at=START + 1_000_000 + LEASE,
         )
         assert registered.fence > 0
-        assert await store.list_workers() == [registered]
+        assert await store.read(ListWorkers()) == [registered]
 
     async def test_register_raises_the_fence_each_time(self, harness: Harness) -> None:
         store = await harness.open()
@@ -130,8 +131,8 @@ class LeaseContract:
         await store.release_worker()
         await store.release_worker()
 
-        assert await store.list_workers() == []
-        one, two = await store.load_runs(["r1", "r2"])
+        assert await store.read(ListWorkers()) == []
+        one, two = await store.read(LoadRuns(["r1", "r2"]))
         assert (one.record.owner, one.record.is_active) == (None, True)
         assert two.record.status is RunStatus.COMPLETED
         assert harness.lost == []
@@ -154,7 +155,7 @@ class LeaseContract:
         assert [type(error) for error in refused] == [LeaseLostError] * 6
         assert kept.created
         assert await store.perform(make_message("r1")) == "r1"
-        loaded, untouched = await other.load_runs(["r1", "r2", "r9"])
+        loaded, untouched = await other.read(LoadRuns(["r1", "r2", "r9"]))
         assert (loaded.record.owner, loaded.record.stuck) == (None, None)
         assert loaded.rows == make_rows("r1", 1, 2)
         assert untouched.record.run_id == "r2"
@@ -207,8 +208,8 @@ class LeaseContract:
 
         assert await other.perform(ReapWorkers()) == ["w1"]
 
-        assert await other.list_workers() == []
-        (loaded,) = await other.load_runs(["r1"])
+        assert await other.read(ListWorkers()) == []
+        (loaded,) = await other.read(LoadRuns(["r1"]))
         assert (loaded.record.owner, loaded.record.is_active) == (None, True)
         with pytest.raises(LeaseLostError):
             await store.perform(make_commit("r1", 3, 3))
@@ -253,20 +254,22 @@ class ClaimContract:
             make_start("r6", owner="w"),
             make_closing("r6", 3, 3),
         )
-        assert await store.count_unowned(["order"]) == 1
-        assert await store.count_unowned(["order", "other"]) == 2
-        assert await store.count_unowned([]) == 0
-        unowned = await store.unowned_runs("default", 10)
+        assert await store.read(CountUnowned(["order"])) == 1
+        assert await store.read(CountUnowned(["order", "other"])) == 2
+        assert await store.read(CountUnowned([])) == 0
+        unowned = await store.read(FindUnowned("default", 10))
         assert [run.run_id for run in unowned] == ["r1", "r2", "r3"]
         assert [run.workflow_type for run in unowned] == ["order", "other", "order"]
         assert unowned[2].task_queue == "elsewhere"
-        assert await store.unowned_runs("default", 1) == unowned[:1]
+        assert await store.read(FindUnowned("default", 1)) == unowned[:1]
 
         assert await store.perform(CLAIM) == Claimed(ready=[], count=1)
 
         owners = {
             loaded.record.run_id: loaded.record.owner
-            for loaded in await store.load_runs(["r1", "r2", "r3", "r4", "r5", "r6"])
+            for loaded in await store.read(
+                LoadRuns(["r1", "r2", "r3", "r4", "r5", "r6"])
+            )
         }
         assert owners == {
             "r1": "w",
@@ -276,7 +279,7 @@ class ClaimContract:
             "r5": "w",
             "r6": None,
         }
-        assert await store.count_unowned(["order"]) == 0
+        assert await store.read(CountUnowned(["order"])) == 0
 
     async def test_claim_tells_which_runs_to_load_at_once(
         self, harness: Harness
@@ -311,7 +314,7 @@ class ClaimContract:
             CLAIM,
         )
 
-        stuck, other = await store.load_runs(["r1", "r2"])
+        stuck, other = await store.read(LoadRuns(["r1", "r2"]))
 
         assert (stuck.record.stuck, stuck.record.is_active) == (None, True)
         assert (other.record.stuck, other.record.is_active) == (None, False)
@@ -343,13 +346,13 @@ class ClaimContract:
 
     async def test_claim_of_nothing_leaves_the_fence(self, harness: Harness) -> None:
         store = await harness.open("w")
-        (before,) = await store.list_workers()
+        (before,) = await store.read(ListWorkers())
 
         await store.perform(CLAIM)
         await store.perform(ClaimRuns(workflow_types=("order",), limit=0))
         await store.perform(ClaimRuns(workflow_types=(), limit=5))
 
-        assert await store.list_workers() == [before]
+        assert await store.read(ListWorkers()) == [before]
 
     async def test_claim_raises_the_fence_above_all_others(
         self, harness: Harness
@@ -365,10 +368,10 @@ class ClaimContract:
         )
 
         assert (written, released) == (None, None)
-        fences = {w.worker_id: w.fence for w in await store.list_workers()}
+        fences = {w.worker_id: w.fence for w in await store.read(ListWorkers())}
         assert fences["w1"] > fences["w2"]
         await other.perform(CLAIM)
-        fences = {w.worker_id: w.fence for w in await store.list_workers()}
+        fences = {w.worker_id: w.fence for w in await store.read(ListWorkers())}
         assert fences["w2"] > fences["w1"]
 
     async def test_released_runs_can_be_claimed(self, harness: Harness) -> None:
@@ -381,7 +384,7 @@ class ClaimContract:
 
         await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
 
-        one, two = await store.load_runs(["r1", "r2"])
+        one, two = await store.read(LoadRuns(["r1", "r2"]))
         assert (one.record.owner, one.record.is_active) == (None, True)
         assert one.record.wake_at == START + 5
         assert two.record.owner == "w"
@@ -396,7 +399,7 @@ class ClaimContract:
             ReleaseRuns(run_ids=tuple(names)),
         )
 
-        assert await store.count_unowned(["order"]) == len(names)
+        assert await store.read(CountUnowned(["order"])) == len(names)
         claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=10**6))
         assert claimed.count == len(names)
 

@@ -13,6 +13,7 @@ from durable.errors import (
     EngineClosedError,
     InternalError,
 )
+from durable.store.queries import CountUnowned, ListRuns, ListWorkers, LoadRuns
 from durable.store.records import (
     ClaimRuns,
     RunFilter,
@@ -46,7 +47,7 @@ class LifecycleContract:
         with pytest.raises(EngineClosedError):
             store.submit(make_start("r1"), Gathering().receive)
         with pytest.raises(EngineClosedError):
-            await store.load_runs(["r1"])
+            await store.read(LoadRuns(["r1"]))
         await store.close()
 
     async def test_store_is_not_opened_twice(self, harness: Harness) -> None:
@@ -78,9 +79,9 @@ class LifecycleContract:
         with pytest.raises(EngineClosedError):
             await store.perform(make_start("r1"))
         with pytest.raises(EngineClosedError):
-            await store.list_workers()
+            await store.read(ListWorkers())
         with pytest.raises(EngineClosedError):
-            await store.count_unowned(["order"])
+            await store.read(CountUnowned(["order"]))
         with pytest.raises(EngineClosedError):
             await harness.register(store, "w2")
 
@@ -95,7 +96,7 @@ class LifecycleContract:
         assert [outcome.created for outcome in gathering.outcomes] == [True] * 50
         if self.shares_database:
             other = await harness.open()
-            assert len(await other.list_runs(NAMESPACE, RunFilter())) == 50
+            assert len(await other.read(ListRuns(NAMESPACE, RunFilter()))) == 50
 
     async def test_close_ends_the_lease(self, harness: Harness) -> None:
         if not self.shares_database:
@@ -106,7 +107,7 @@ class LifecycleContract:
 
         await store.close()
 
-        assert [w.worker_id for w in await other.list_workers()] == ["w2"]
+        assert [w.worker_id for w in await other.read(ListWorkers())] == ["w2"]
         assert (await other.perform(CLAIM)).count == 1
         assert harness.lost == []
 
@@ -181,7 +182,7 @@ class LifecycleContract:
 
         for number in range(20):
             await store.perform(make_start(f"r{number}", owner="w"))
-            assert len(await store.list_runs(NAMESPACE, RunFilter())) == number + 1
+            assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == number + 1
 
     async def test_watcher_hears_of_other_stores_only(self, harness: Harness) -> None:
         if not self.shares_database:

@@ -16,6 +16,7 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
+from durable.store.queries import FindMailedRuns, FindRun, ReadHistory
 from durable.store.records import (
     CommitTask,
     Committed,
@@ -67,7 +68,7 @@ class MessageContract:
         assert message.request_id == "cancel-1"
         assert message.data == '{"reason": "enough"}'
         assert message.created_at == START + 1_000_000
-        assert await store.mailed_runs(10) == ["r1"]
+        assert await store.read(FindMailedRuns(10)) == ["r1"]
 
     async def test_message_with_the_same_request_changes_nothing(
         self, harness: Harness
@@ -311,7 +312,7 @@ class MessageContract:
 
         await store.perform(make_termination("r1"))
 
-        times = [row[4] for row in await store.read_history("r1")]
+        times = [row[4] for row in await store.read(ReadHistory("r1"))]
         assert times == sorted(times)
 
     async def test_termination_needs_no_lease(self, harness: Harness) -> None:
@@ -320,6 +321,6 @@ class MessageContract:
 
         await store.perform(make_termination("r1"))
 
-        record = await store.find_run(NAMESPACE, "wf-r1")
+        record = await store.read(FindRun(NAMESPACE, "wf-r1"))
         assert record is not None
         assert record.status is RunStatus.TERMINATED

@@ -10,6 +10,7 @@ import pytest
 
 from durable import limits
 from durable.errors import HistoryTakenError
+from durable.store.queries import LoadRuns, ReadHistory, ReadReply
 from durable.store.records import DropReplies, ReapWorkers, ReplyRecord, RunStatus
 from durable.testing.store_rows import (
     START,
@@ -51,7 +52,7 @@ class PublishingContract:
             make_commit("r1", 5, 5, checkpoint_event_id=5, update_run=True, wake_at=7),
         )
 
-        runs = [loaded.record for loaded in await store.load_runs(["r1", "r2"])]
+        runs = [loaded.record for loaded in await store.read(LoadRuns(["r1", "r2"]))]
         assert runs == [
             make_run(
                 "r1",
@@ -76,7 +77,7 @@ class PublishingContract:
             make_termination("r2"),
         )
 
-        first, second = await store.load_runs(["r1", "r2"])
+        first, second = await store.read(LoadRuns(["r1", "r2"]))
         assert (first.record.state, second.record.state) == ("2", "1")
         assert first.record.status is RunStatus.COMPLETED
         assert first.record.checkpoint_event_id == 2
@@ -99,7 +100,7 @@ class PublishingContract:
         assert isinstance(taken, HistoryTakenError)
         assert mailed is not None
         assert (await load(store, "r1")).record == make_run("r1", owner="w")
-        assert await store.read_reply("r1", "q") is None
+        assert await store.read(ReadReply("r1", "q")) is None
 
     async def test_load_leaves_out_what_a_checkpoint_made_needless(
         self, harness: Harness
@@ -115,7 +116,7 @@ class PublishingContract:
             make_message("r9"),
         )
 
-        loaded = await store.load_runs(["r9", "r0", "r1", "r2"])
+        loaded = await store.read(LoadRuns(["r9", "r0", "r1", "r2"]))
 
         assert [run.record.run_id for run in loaded] == ["r9", "r0", "r1", "r2"]
         assert [run.rows for run in loaded] == [
@@ -125,8 +126,8 @@ class PublishingContract:
             make_rows("r2", 1, 12),
         ]
         assert len(loaded[0].messages) == 1
-        assert await store.read_history("r9") == make_rows("r9", 1, 14)
-        assert await store.read_history("r9", 3) == make_rows("r9", 4, 14)
+        assert await store.read(ReadHistory("r9")) == make_rows("r9", 1, 14)
+        assert await store.read(ReadHistory("r9", 3)) == make_rows("r9", 4, 14)
 
     # --- replies ----------------------------------------------------------------------
 
@@ -142,10 +143,10 @@ class PublishingContract:
             )
         )
 
-        assert await store.read_reply("r1", "a") == "1"
-        assert await store.read_reply("r1", "b") == "2"
-        assert await store.read_reply("r1", "c") is None
-        assert await store.read_reply("r2", "a") is None
+        assert await store.read(ReadReply("r1", "a")) == "1"
+        assert await store.read(ReadReply("r1", "b")) == "2"
+        assert await store.read(ReadReply("r1", "c")) is None
+        assert await store.read(ReadReply("r2", "a")) is None
 
     async def test_reply_replaces_an_earlier_one(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -157,7 +158,7 @@ class PublishingContract:
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a", "2"),)),
         )
 
-        assert await store.read_reply("r1", "a") == "2"
+        assert await store.read(ReadReply("r1", "a")) == "2"
 
     async def test_replies_that_were_read_are_dropped(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -178,9 +179,9 @@ class PublishingContract:
         )
 
         assert results == [None] * 3
-        left = [name for name in names if await store.read_reply("r1", name)]
+        left = [name for name in names if await store.read(ReadReply("r1", name))]
         assert left == ["q1"]
-        assert await store.read_reply("r2", "q1") == "1"
+        assert await store.read(ReadReply("r2", "q1")) == "1"
 
     async def test_dropping_takes_effect_in_order(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -195,8 +196,8 @@ class PublishingContract:
             make_commit("r2", 3, 2, replies=(make_reply("r1", "b"),)),
         )
 
-        assert await store.read_reply("r1", "a") is None
-        assert await store.read_reply("r1", "b") == "1"
+        assert await store.read(ReadReply("r1", "a")) is None
+        assert await store.read(ReadReply("r1", "b")) == "1"
 
     async def test_dropping_needs_no_lease(self, harness: Harness) -> None:
         store = await harness.open()
@@ -221,10 +222,10 @@ class PublishingContract:
             ),
         )
         await store.perform(ReapWorkers())
-        assert await store.read_reply("r1", "old") == "1"
+        assert await store.read(ReadReply("r1", "old")) == "1"
 
         harness.clock.advance(limits.REPLY_SECONDS_MAX)
         assert await store.perform(ReapWorkers()) == []
 
-        assert await store.read_reply("r1", "old") is None
-        assert await store.read_reply("r1", "new") == "1"
+        assert await store.read(ReadReply("r1", "old")) is None
+        assert await store.read(ReadReply("r1", "new")) == "1"

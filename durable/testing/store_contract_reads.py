@@ -4,11 +4,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
+from durable.store.queries import (
+    CountUnowned,
+    FindDueRuns,
+    FindLostRuns,
+    FindMailedRuns,
+    FindNextWakeUp,
+    FindRun,
+    ListRuns,
+    ListWorkers,
+    LoadRuns,
+    Query,
+    ReadAttempts,
+    ReadHistory,
+    ReadMessages,
+    ReadNews,
+)
 from durable.store.records import (
     CommitTask,
     ParkRun,
@@ -46,11 +63,11 @@ class ReadContract:
         await perform_all(store, *(make_start(n, owner="w", events=3) for n in names))
         asked = ["r5", "unknown", "r0", "r3"]
 
-        loaded = await store.load_runs(asked)
+        loaded = await store.read(LoadRuns(asked))
 
         assert [run.record.run_id for run in loaded] == ["r5", "r0", "r3"]
         assert all(run.rows == make_rows(run.record.run_id, 1, 3) for run in loaded)
-        assert await store.load_runs([]) == []
+        assert await store.read(LoadRuns([])) == []
 
     async def test_load_serves_more_runs_than_one_query_takes(
         self, harness: Harness
@@ -59,7 +76,7 @@ class ReadContract:
         names = [f"r{number:04}" for number in range(1_203)]
         await perform_all(store, *(make_start(n, events=1) for n in names))
 
-        loaded = await store.load_runs(names)
+        loaded = await store.read(LoadRuns(names))
 
         assert [run.record.run_id for run in loaded] == names
         assert all(len(run.rows) == 1 for run in loaded)
@@ -68,10 +85,10 @@ class ReadContract:
         store = await harness.open()
         await store.perform(make_start("r1", events=12))
 
-        assert await store.read_history("r1") == make_rows("r1", 1, 12)
-        assert await store.read_history("r1", 10) == make_rows("r1", 11, 12)
-        assert await store.read_history("r1", 12) == []
-        assert await store.read_history("unknown") == []
+        assert await store.read(ReadHistory("r1")) == make_rows("r1", 1, 12)
+        assert await store.read(ReadHistory("r1", 10)) == make_rows("r1", 11, 12)
+        assert await store.read(ReadHistory("r1", 12)) == []
+        assert await store.read(ReadHistory("unknown")) == []
 
     async def test_history_keeps_text_and_numbers_as_they_are(
         self, harness: Harness
@@ -83,7 +100,7 @@ class ReadContract:
 
         await store.perform(start)
 
-        assert await store.read_history("r1") == [row]
+        assert await store.read(ReadHistory("r1")) == [row]
 
     async def test_ids_are_compared_byte_by_byte(self, harness: Harness) -> None:
         store = await harness.open()
@@ -93,10 +110,10 @@ class ReadContract:
 
         assert [outcome.created for outcome in outcomes] == [True] * len(names)
         for name in names:
-            found = await store.find_run(NAMESPACE, f"wf-{name}")
+            found = await store.read(FindRun(NAMESPACE, f"wf-{name}"))
             assert found is not None
             assert found.run_id == name
-        assert await store.find_run(NAMESPACE, "wf-ORDER-1") is None
+        assert await store.read(FindRun(NAMESPACE, "wf-ORDER-1")) is None
 
     async def test_attempts_are_read_in_order(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -115,8 +132,8 @@ class ReadContract:
             )
         )
 
-        assert await store.read_attempts("r1") == attempts
-        assert await store.read_attempts("unknown") == []
+        assert await store.read(ReadAttempts("r1")) == attempts
+        assert await store.read(ReadAttempts("unknown")) == []
 
     async def test_find_run_prefers_the_newest(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -126,14 +143,14 @@ class ReadContract:
             )
             await store.perform(make_closing(run_id, 3, 3))
 
-        newest = await store.find_run(NAMESPACE, "wf")
-        chosen = await store.find_run(NAMESPACE, "wf", "a")
+        newest = await store.read(FindRun(NAMESPACE, "wf"))
+        chosen = await store.read(FindRun(NAMESPACE, "wf", "a"))
 
         assert newest is not None
         assert chosen is not None
         assert (newest.run_id, chosen.run_id) == ("c", "a")
-        assert await store.find_run(NAMESPACE, "wf", "x") is None
-        assert await store.find_run(NAMESPACE, "other", "a") is None
+        assert await store.read(FindRun(NAMESPACE, "wf", "x")) is None
+        assert await store.read(FindRun(NAMESPACE, "other", "a")) is None
 
     async def test_open_run_is_found_before_one_that_a_wrong_clock_made_newer(
         self, harness: Harness
@@ -143,12 +160,12 @@ class ReadContract:
         early = make_start("early", owner="w", workflow_id="wf", started_at=START)
         await perform_all(store, late, make_closing("late", 3, 3), early)
 
-        found = await store.find_run(NAMESPACE, "wf")
+        found = await store.read(FindRun(NAMESPACE, "wf"))
 
         assert found is not None
         assert found.run_id == "early"
         await store.perform(make_closing("early", 3, 3))
-        found = await store.find_run(NAMESPACE, "wf")
+        found = await store.read(FindRun(NAMESPACE, "wf"))
         assert found is not None
         assert found.run_id == "late"
 
@@ -196,7 +213,7 @@ class ReadContract:
             ParkRun(run_id="d", stuck="{}"),
         )
 
-        runs = await store.list_runs(NAMESPACE, RunFilter(**where))
+        runs = await store.read(ListRuns(NAMESPACE, RunFilter(**where)))
 
         assert "".join(run.run_id for run in runs) == expected
 
@@ -215,7 +232,9 @@ class ReadContract:
         )
 
         found, after = "", None
-        while page := await store.list_runs(NAMESPACE, RunFilter(limit=2, after=after)):
+        while page := await store.read(
+            ListRuns(NAMESPACE, RunFilter(limit=2, after=after))
+        ):
             found += "".join(run.run_id for run in page)
             after = (page[-1].started_at, page[-1].run_id)
 
@@ -239,7 +258,9 @@ class ReadContract:
             ),
         )
 
-        news = {one.run_id: one for one in await store.read_news(["a", "x", *"dcb"])}
+        news = {
+            one.run_id: one for one in await store.read(ReadNews(["a", "x", *"dcb"]))
+        }
 
         assert set(news) == set("abcd")
         assert [news[name].is_open for name in "abcd"] == [True, False, False, True]
@@ -247,10 +268,10 @@ class ReadContract:
         assert news["a"].replies == ("q1", "q2")
         assert news["d"].replies == ()
         for name, one in news.items():
-            rows = await store.read_history(name)
+            rows = await store.read(ReadHistory(name))
             assert one.last_event_id == len(rows)
             assert one.last_row == (None if one.is_open else rows[-1])
-        assert await store.read_news([]) == []
+        assert await store.read(ReadNews([])) == []
 
     async def test_news_serve_more_runs_than_one_query_takes(
         self, harness: Harness
@@ -259,7 +280,29 @@ class ReadContract:
         names = [f"r{number:04}" for number in range(1_203)]
         await perform_all(store, *(make_start(n, events=1) for n in names))
 
-        assert {one.run_id for one in await store.read_news(names)} == set(names)
+        assert {one.run_id for one in await store.read(ReadNews(names))} == set(names)
+
+    async def test_what_is_asked_at_once_is_answered_each_by_itself(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        for name in "abc":
+            for run_id in (f"{name}1", f"{name}3", f"{name}2"):
+                await store.perform(make_start(run_id, owner="w", workflow_id=name))
+                if run_id != "a2":
+                    await store.perform(make_closing(run_id, 3, 3))
+        asked: list[Query[Any]] = [
+            *(FindRun(NAMESPACE, name) for name in "abcxa"),
+            *(FindRun(name, "a", "a1") for name in (NAMESPACE, "other")),
+            *(ReadNews([name, "c3", name]) for name in ("a1", "b2", "x")),
+            *(ReadHistory(name) for name in ("a1", "b2", "x")),
+        ]
+
+        together = await asyncio.gather(*(store.read(query) for query in asked))
+
+        found = [run and run.run_id for run in together[:5]]
+        assert found == ["a2", "b3", "c3", None, "a2"]
+        assert together == [await store.read(query) for query in asked]
 
     async def test_listing_shows_the_children_of_a_run(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -279,9 +322,9 @@ class ReadContract:
             (RunFilter(parent_run_id="p", limit=1), "b"),
             (RunFilter(parent_run_id="p", started_before=START + 2), "a"),
         ):
-            runs = await store.list_runs(NAMESPACE, where)
+            runs = await store.read(ListRuns(NAMESPACE, where))
             assert "".join(run.run_id for run in runs) == expected
-        assert await store.list_runs(NAMESPACE, RunFilter(parent_run_id="x")) == []
+        assert await store.read(ListRuns(NAMESPACE, RunFilter(parent_run_id="x"))) == []
 
     async def test_messages_are_read_in_order(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -294,12 +337,12 @@ class ReadContract:
             make_message("r1", "a"),
         )
 
-        messages = await store.read_messages("r1")
+        messages = await store.read(ReadMessages("r1"))
 
         assert [message.request_id for message in messages] == ["b", "a"]
-        (loaded,) = await store.load_runs(["r1"])
+        (loaded,) = await store.read(LoadRuns(["r1"]))
         assert messages == loaded.messages
-        assert await store.read_messages("unknown") == []
+        assert await store.read(ReadMessages("unknown")) == []
 
     async def test_due_runs_are_this_workers_open_unparked_runs(
         self, harness: Harness
@@ -319,11 +362,15 @@ class ReadContract:
             make_closing("closed", 3, 3),
         )
 
-        assert await store.due_runs(START + 3, 10) == ["first", "second", "third"]
-        assert await store.due_runs(START + 10, 2) == ["first", "second"]
-        assert await store.due_runs(START, 10) == []
-        assert await store.due_runs(START + 10, 0) == []
-        assert await store.next_wake_at() == START + 1
+        assert await store.read(FindDueRuns(START + 3, 10)) == [
+            "first",
+            "second",
+            "third",
+        ]
+        assert await store.read(FindDueRuns(START + 10, 2)) == ["first", "second"]
+        assert await store.read(FindDueRuns(START, 10)) == []
+        assert await store.read(FindDueRuns(START + 10, 0)) == []
+        assert await store.read(FindNextWakeUp()) == START + 1
 
     async def test_mailed_runs_come_by_their_oldest_message(
         self, harness: Harness
@@ -341,9 +388,9 @@ class ReadContract:
             ParkRun(run_id="d", stuck="{}"),
         )
 
-        assert await store.mailed_runs(10) == ["c", "a", "d"]
-        assert await store.mailed_runs(1) == ["c"]
-        assert await store.mailed_runs(0) == []
+        assert await store.read(FindMailedRuns(10)) == ["c", "a", "d"]
+        assert await store.read(FindMailedRuns(1)) == ["c"]
+        assert await store.read(FindMailedRuns(0)) == []
 
     async def test_lost_runs_are_those_closed_or_taken(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -355,8 +402,8 @@ class ReadContract:
         )
 
         asked = ["nobody", "a", "unowned", "b", "c"]
-        assert await store.lost_runs(asked) == ["nobody", "unowned", "b"]
-        assert await store.lost_runs([]) == []
+        assert await store.read(FindLostRuns(asked)) == ["nobody", "unowned", "b"]
+        assert await store.read(FindLostRuns([])) == []
 
     async def test_worker_reads_are_empty_without_a_worker(
         self, harness: Harness
@@ -364,14 +411,14 @@ class ReadContract:
         store = await harness.open()
         await perform_all(store, make_start("r1", wake_at=START), make_message("r1"))
 
-        assert await store.due_runs(START, 9) == []
-        assert await store.mailed_runs(9) == []
-        assert await store.next_wake_at() is None
-        assert await store.count_unowned(["order"]) == 0
+        assert await store.read(FindDueRuns(START, 9)) == []
+        assert await store.read(FindMailedRuns(9)) == []
+        assert await store.read(FindNextWakeUp()) is None
+        assert await store.read(CountUnowned(["order"])) == 0
 
     async def test_workers_are_listed_by_id(self, harness: Harness) -> None:
         store = await harness.open("w")
-        (worker,) = await store.list_workers()
+        (worker,) = await store.read(ListWorkers())
 
         assert msgspec.structs.replace(worker, fence=0, lease_expires_at=0) == (
             make_worker("w")

@@ -15,6 +15,7 @@ from durable.errors import (
     WorkflowAlreadyStartedError,
 )
 from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.store.queries import FindRun, LoadRuns
 from durable.store.records import (
     FoundRun,
     RunStatus,
@@ -107,7 +108,7 @@ class StartContract:
             *(StartRun(record=r, rows=make_rows(r.run_id, 1, 1)) for r in records),
         )
 
-        loaded = await store.load_runs(["r1", "r2"])
+        loaded = await store.read(LoadRuns(["r1", "r2"]))
         assert [run.record for run in loaded] == records
 
     async def test_start_without_an_owner_needs_no_lease(
@@ -123,7 +124,7 @@ class StartContract:
 
         with pytest.raises(LeaseLostError):
             await store.perform(make_start("r1", owner="w"))
-        assert await store.load_runs(["r1"]) == []
+        assert await store.read(LoadRuns(["r1"])) == []
 
     async def test_start_for_another_worker_is_refused(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -142,7 +143,7 @@ class StartContract:
 
         await store.perform(make_closing("r1", 3, 3))
         assert await store.perform(again) == Started(run_id="r1", created=False)
-        assert await store.load_runs(["r2"]) == []
+        assert await store.read(LoadRuns(["r2"])) == []
 
     async def test_start_of_an_open_id_fails_and_names_the_run(
         self, harness: Harness
@@ -159,7 +160,7 @@ class StartContract:
         assert "'r1'" in text
         assert "2027-01-15T08:00:00Z" in text
         assert 'on_conflict="use_same"' in text
-        assert await store.load_runs(["r2"]) == []
+        assert await store.read(LoadRuns(["r2"])) == []
 
     async def test_start_of_an_open_id_may_use_the_existing_run(
         self, harness: Harness
@@ -199,7 +200,7 @@ class StartContract:
 
         found = FoundRun(first.record, first.rows[0][5])
         assert result == Started(run_id="r1", created=False, found=found)
-        assert await store.load_runs(["r2"]) == []
+        assert await store.read(LoadRuns(["r2"])) == []
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_start_of_the_same_finds_the_newest_closed_run_that_keeps_its_id(
@@ -308,7 +309,7 @@ class StartContract:
         )
 
         assert result == Started(run_id="r2", created=True, terminated_run_id="r1")
-        old, new = await store.load_runs(["r1", "r2"])
+        old, new = await store.read(LoadRuns(["r1", "r2"]))
         assert old.record == make_run(
             "r1", status=RunStatus.TERMINATED, closed_at=START + 5_000_000
         )
@@ -377,7 +378,7 @@ class StartContract:
         )
 
         assert [result.run_id for result in results] == ["r1", "r2"]
-        assert await store.find_run("c", "wf-r1") is None
+        assert await store.read(FindRun("c", "wf-r1")) is None
 
     async def test_start_of_a_used_run_id_is_refused(self, harness: Harness) -> None:
         store = await harness.open()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from durable.store.queries import LoadRuns
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -234,5 +235,5 @@ async def perform_all(store: Store, *operations: Operation) -> list[Any]:
 
 async def load(store: Store, run_id: str) -> LoadedRun:
     """Load one run, which must be there."""
-    (loaded,) = await store.load_runs([run_id])
+    (loaded,) = await store.read(LoadRuns([run_id]))
     return loaded

@@ -17,6 +17,7 @@ from durable.errors import (
     DatabaseUnavailableError,
     StoreError,
 )
+from durable.store.queries import LoadRuns
 from durable.store.records import LoadedRun, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.worker.live_run import LiveRun
@@ -142,7 +143,7 @@ class Loader:
         delay = _RETRY_SECONDS
         while True:
             try:
-                return await self._store.load_runs(run_ids)
+                return await self._store.read(LoadRuns(run_ids))
             except StoreError as error:
                 if not isinstance(error, DatabaseUnavailableError):
                     return await self._read_apart(run_ids, error)

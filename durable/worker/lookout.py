@@ -15,6 +15,14 @@ from typing import Any, Final, Protocol
 from durable import limits
 from durable.api.registry import Registry
 from durable.errors import LeaseLostError
+from durable.store.queries import (
+    CountUnowned,
+    FindDueRuns,
+    FindLostRuns,
+    FindMailedRuns,
+    FindNextWakeUp,
+    ListWorkers,
+)
 from durable.store.records import Claimed, ClaimRuns, ReapWorkers
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
@@ -111,14 +119,15 @@ class Lookout:
 
     async def _seek(self) -> None:
         try:
+            read = self._store.read
             while True:
                 self._seek_again = False
                 types = tuple(self._registry.workflows)
-                if types and await self._store.count_unowned(types):
+                if types and await read(CountUnowned(types)) > 0:
                     await self._claim()
-                for run_id in await self._store.lost_runs(self._host.working_runs()):
+                for run_id in await read(FindLostRuns(self._host.working_runs())):
                     self._host.run_lost(run_id)
-                for run_id in await self._store.mailed_runs(limits.LOAD_RUNS_MAX):
+                for run_id in await read(FindMailedRuns(limits.LOAD_RUNS_MAX)):
                     if not self._was_stuck_just_now(run_id):
                         self._host.mail(run_id)
                 if not self._seek_again:
@@ -158,7 +167,7 @@ class Lookout:
         host = host_identity()
         dead = tuple(
             worker.worker_id
-            for worker in await self._store.list_workers()
+            for worker in await self._store.read(ListWorkers())
             if worker.worker_id != self._host.worker_id
             and (
                 (worker.host == host and is_dead(worker.pid, worker.process_started_at))
@@ -207,7 +216,7 @@ class Lookout:
 
     async def _find_due(self) -> None:
         now = self._store.now()
-        due = await self._store.due_runs(now, limits.LOAD_RUNS_MAX)
+        due = await self._store.read(FindDueRuns(now, limits.LOAD_RUNS_MAX))
         fresh = [run_id for run_id in due if not self._host.is_busy(run_id)]
         self._host.wake(fresh)
         if fresh and len(due) == limits.LOAD_RUNS_MAX:
@@ -219,6 +228,6 @@ class Lookout:
             await self._arm()
 
     async def _arm(self) -> None:
-        wake_at = await self._store.next_wake_at()
+        wake_at = await self._store.read(FindNextWakeUp())
         if wake_at is not None:
             self.wake_by(wake_at)

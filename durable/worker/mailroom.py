@@ -32,6 +32,7 @@ from durable.core.workflow_task import (
     update_request_id,
 )
 from durable.errors import CorruptHistoryError
+from durable.store.queries import ReadMessages
 from durable.store.records import (
     CommitTask,
     MessageKind,
@@ -210,7 +211,7 @@ class Mailroom:
             while run.has_mail and not (run.is_dropped or run.is_closed):
                 run.has_mail = False
                 try:
-                    messages = await self._store.read_messages(run.run_id)
+                    messages = await self._store.read(ReadMessages(run.run_id))
                 except CorruptHistoryError:
                     self._host.reload(run)  # which finds out, and parks it
                     return

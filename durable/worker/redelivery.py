@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from durable.core.codec import decode_rows
 from durable.core.events import DELIVERY_OUTCOMES, HistoryEvent
 from durable.errors import DurableError, WorkflowClosedError, WorkflowNotFoundError
+from durable.store.queries import FindRun, ReadHistory
 from durable.store.records import PutMessage
 from durable.store.store import Store
 from durable.worker.live_run import LiveRun
@@ -74,12 +75,12 @@ class Redelivery:
 
     async def _former_receiver(self, message: PutMessage) -> str | None:
         """The run that took a message and has closed since, if there is one."""
-        record = await self._store.find_run(
-            message.namespace, message.workflow_id, message.run_id
+        record = await self._store.read(
+            FindRun(message.namespace, message.workflow_id, message.run_id)
         )
         if record is None:
             return None
-        for event in decode_rows(await self._store.read_history(record.run_id)):
+        for event in decode_rows(await self._store.read(ReadHistory(record.run_id))):
             if getattr(event.attributes, "request_id", None) == message.request_id:
                 return record.run_id
         return None

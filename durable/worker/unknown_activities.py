@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from durable.api.registry import Registry
 from durable.core.payload import Failure
 from durable.errors import NotRegisteredError
+from durable.store.queries import ListWorkers
 from durable.store.records import AttemptState
 from durable.store.store import Store
 from durable.worker.attempt_rows import AttemptRows
@@ -141,7 +142,7 @@ class UnknownActivities:
         """Leave a run to another worker of its queue, if there is one."""
         places = {
             worker.worker_id: (worker.namespace, worker.task_queue)
-            for worker in await self._store.list_workers()
+            for worker in await self._store.read(ListWorkers())
         }
         own = places.pop(self._host.worker_id, None)
         if (

@@ -29,7 +29,6 @@ from durable.core.events import (
     WorkflowExecutionCompleted,
     WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
-    WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
 )
@@ -123,10 +122,7 @@ class WorkflowTasks:
 
     def new_replayer(self) -> Replayer:
         """A replayer that finds its workflow in this worker's registry."""
-        return Replayer(self._find_code, on_unhandled=self._on_unhandled)
-
-    def _find_code(self, started: WorkflowExecutionStarted) -> Any:
-        return self._registry.get_workflow(started.workflow_type)
+        return Replayer(self._registry.code_of, on_unhandled=self._on_unhandled)
 
     # --- one turn ---------------------------------------------------------------------
 

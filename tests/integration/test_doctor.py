@@ -3,22 +3,22 @@
 import asyncio
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 import pytest
 
 from durable import Engine
 from durable.client.doctor import (
-    IntegrityChecking,
     examine,
     find_sqlite_bug,
 )
 from durable.client.findings import Check, Finding
 from durable.store.connect import connect
-from durable.store.records import LoadedRun, RunStatus
+from durable.store.queries import CheckIntegrity, LoadRuns, Query
+from durable.store.records import RunStatus
 from durable.store.store import Store
 from tests.integration.doctors_patient import (
     HOUR,
@@ -455,15 +455,20 @@ def test_sqlite_of_the_wal_reset_bug_matters_to_several_workers_only() -> None:
     assert "3.40.1" in finding.message
 
 
+T = TypeVar("T")
+
+
 class Checked:
     """A store that can also examine its file."""
 
-    def __init__(self, store: Store, answer: Sequence[str]) -> None:
+    def __init__(self, store: Store, answer: list[str]) -> None:
         self._store = store
         self._answer = answer
 
-    async def check_integrity(self) -> Sequence[str]:
-        return self._answer
+    async def read(self, query: Query[T]) -> T:
+        if isinstance(query, CheckIntegrity):
+            return cast("T", self._answer)
+        return await self._store.read(query)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -473,7 +478,6 @@ async def test_what_the_database_finds_wrong_with_itself_is_passed_on() -> None:
     inner = connect("memory://")
     await inner.open()
     store = Checked(inner, ["row 3 missing from index runs_due"])
-    assert isinstance(store, IntegrityChecking)
     as_store: Any = store
 
     findings = [finding async for finding in examine(as_store)]
@@ -489,16 +493,17 @@ class Moving:
         self._store = store
         self.looks = 0
 
-    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
-        loaded = await self._store.load_runs(run_ids)
-        self.looks += 1
-        if self.looks > 1:
-            return loaded
-        replace = msgspec.structs.replace
-        return [
-            replace(run, record=replace(run.record, status=RunStatus.RUNNING))
-            for run in loaded
-        ]
+    async def read(self, query: Query[T]) -> T:
+        answer: Any = await self._store.read(query)
+        if isinstance(query, LoadRuns):
+            self.looks += 1
+            if self.looks == 1:
+                replace = msgspec.structs.replace
+                answer = [
+                    replace(run, record=replace(run.record, status=RunStatus.RUNNING))
+                    for run in answer
+                ]
+        return cast("T", answer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

@@ -21,6 +21,7 @@ from durable import (
 )
 from durable.api import entity_definition
 from durable.errors import UpdateRejectedError
+from durable.store.queries import LoadRuns, Query, ReadHistory
 from durable.testing.environment import TestEnvironment
 from tests.integration.stock import RAN, Stock, order, work
 
@@ -159,7 +160,7 @@ async def test_thousands_of_calls_leave_a_load_of_two_rows(tmp_path: Path) -> No
         run = await engine.get("entity:entities.Stock:a")
         assert len(await run.history()) > 4_000
     async with Engine(url) as engine:
-        (loaded,) = await engine._store.load_runs([run.run_id])
+        (loaded,) = await engine._store.read(LoadRuns([run.run_id]))
         assert len(loaded.rows) == 2
         assert await engine.call(Stock["a"].left()) == 2_010
         assert await engine.call(Stock["a"].put()) == 2_011
@@ -170,14 +171,15 @@ async def test_callers_far_apart_from_the_worker_read_little(tmp_path: Path) -> 
     async with Engine(url) as worker, Engine(url, worker=False) as client:
         await asyncio.gather(*[worker.call(Stock["a"].put()) for _ in range(50)])
         rows: list[int] = []
-        read = client._store.read_history
+        read = client._store.read
 
-        async def counting(run_id: str, after_event_id: int = 0) -> Any:
-            found = await read(run_id, after_event_id)
-            rows.append(len(found))
+        async def counting(query: Query[Any]) -> Any:
+            found = await read(query)
+            if isinstance(query, ReadHistory):
+                rows.append(len(found))
             return found
 
-        client._store.read_history = counting  # type: ignore[method-assign]  # to see what is read
+        client._store.read = counting  # type: ignore[method-assign]  # to see what is read
         assert await client.call(Stock["a"].put(), timeout="30s") == 61
         assert await client.call(Stock["a"].left()) == 61
         assert await client.call(Stock["b"].put(), timeout="30s") == 11

@@ -13,6 +13,7 @@ import pytest
 from durable import Engine, Signal, workflow
 from durable.errors import DatabaseUnavailableError, LeaseLostError
 from durable.store.connect import connect
+from durable.store.queries import ListWorkers, ReadHistory
 from durable.store.records import ReapWorkers, WorkerRecord
 from durable.store.store import Store
 from durable.worker.lookout import Lookout
@@ -41,7 +42,7 @@ class Thief:
         assert await self._other.perform(stolen) == [self.worker.worker_id]
 
     async def holds_lease(self) -> bool:
-        workers = await self._other.list_workers()
+        workers = await self._other.read(ListWorkers())
         return self.worker.worker_id in [worker.worker_id for worker in workers]
 
     async def until_lease(self) -> None:
@@ -58,7 +59,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def positions(store: Store, run_id: str) -> list[int]:
-    return [row[1] for row in await store.read_history(run_id)]
+    return [row[1] for row in await store.read(ReadHistory(run_id))]
 
 
 async def until(condition: Callable[[], bool]) -> None:

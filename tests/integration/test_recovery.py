@@ -27,6 +27,7 @@ from durable import (
 from durable.client.handle import Handle
 from durable.options import ActivityOptions
 from durable.store.connect import connect
+from durable.store.queries import ListWorkers
 from durable.store.records import AttemptState
 from durable.testing.environment import TestEnvironment
 from durable.worker.starting import Starts
@@ -308,7 +309,7 @@ async def test_what_a_reaped_worker_still_writes_is_refused(tmp_path: Path) -> N
     async with Engine(url, definitions=[fenced, gated]) as zombie:
         run = await zombie.start(fenced(), id="w")
         await BEGUN.wait()
-        workers = await zombie._store.list_workers()
+        workers = await zombie._store.read(ListWorkers())
         store = connect(url)
         await store.open()
         reaped = await store.perform(ReapWorkers(presumed_dead=(workers[0].worker_id,)))

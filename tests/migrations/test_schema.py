@@ -20,6 +20,7 @@ from durable.errors import SchemaRevisionError, StoreError
 from durable.store import schema
 from durable.store.connect import connect
 from durable.store.database import Session
+from durable.store.queries import LoadRuns
 from durable.store.records import ClaimRuns, Committed
 from durable.store.schema import HEAD, find_migrations, read_revision
 from durable.store.sqlite import SqliteDatabase
@@ -159,7 +160,7 @@ async def test_database_of_the_first_release_keeps_its_runs(path: Path) -> None:
     store = connect(f"sqlite:///{path}")
     await store.open()
 
-    (loaded,) = await store.load_runs(["r1"])
+    (loaded,) = await store.read(LoadRuns(["r1"]))
     assert loaded.record == make_run("r1")
     assert loaded.rows == make_rows("r1", 1, 2)
     assert [message.request_id for message in loaded.messages] == ["cancel-1"]

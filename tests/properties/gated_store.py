@@ -10,25 +10,15 @@ reads see every write whose outcome was delivered.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from durable.clock import Clock
 from durable.errors import CommitUnknownError, DatabaseUnavailableError, DurableError
 from durable.store.lease import RegisterWorker, ReleaseWorker
 from durable.store.memory import MemoryStore
-from durable.store.records import (
-    AttemptRecord,
-    HistoryRow,
-    LoadedRun,
-    MessageRecord,
-    Operation,
-    RunFilter,
-    RunNews,
-    RunRecord,
-    UnownedRun,
-    WorkerRecord,
-)
+from durable.store.queries import Query
+from durable.store.records import Operation, WorkerRecord
 from durable.store.store import Outcome
 from durable.store.submission import deliver, wait_for_outcome
 
@@ -187,16 +177,16 @@ class GatedStore:
 
     # --- reads ------------------------------------------------------------------------
 
-    async def _ask(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def read(self, query: Query[T]) -> T:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-        def read() -> None:
+        def answer() -> None:
             outcome: Any
             try:
                 if self.is_failing_reads or self.is_away:
                     self.is_failing_reads = False
                     raise DatabaseUnavailableError("The database was away.")
-                outcome = _at_once(make())
+                outcome = _at_once(self.inner.read(query))
             except DurableError as error:
                 refusal = error
                 self._found.append(lambda: _set(future, None, refusal))
@@ -205,59 +195,8 @@ class GatedStore:
 
         if not self.is_dead:
             self.inner._admission.check()
-            self._asked.append(read)
+            self._asked.append(answer)
         return await future
-
-    async def load_runs(self, run_ids: Sequence[str]) -> list[LoadedRun]:
-        return await self._ask(lambda: self.inner.load_runs(run_ids))
-
-    async def read_messages(self, run_id: str) -> list[MessageRecord]:
-        return await self._ask(lambda: self.inner.read_messages(run_id))
-
-    async def read_reply(self, run_id: str, request_id: str) -> str | None:
-        return await self._ask(lambda: self.inner.read_reply(run_id, request_id))
-
-    async def read_news(self, run_ids: Sequence[str]) -> list[RunNews]:
-        return await self._ask(lambda: self.inner.read_news(run_ids))
-
-    async def read_history(
-        self, run_id: str, after_event_id: int = 0
-    ) -> list[HistoryRow]:
-        return await self._ask(lambda: self.inner.read_history(run_id, after_event_id))
-
-    async def read_attempts(self, run_id: str) -> list[AttemptRecord]:
-        return await self._ask(lambda: self.inner.read_attempts(run_id))
-
-    async def find_run(
-        self, namespace: str, workflow_id: str, run_id: str | None = None
-    ) -> RunRecord | None:
-        return await self._ask(
-            lambda: self.inner.find_run(namespace, workflow_id, run_id)
-        )
-
-    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunRecord]:
-        return await self._ask(lambda: self.inner.list_runs(namespace, where))
-
-    async def due_runs(self, until: int, limit: int) -> list[str]:
-        return await self._ask(lambda: self.inner.due_runs(until, limit))
-
-    async def mailed_runs(self, limit: int) -> list[str]:
-        return await self._ask(lambda: self.inner.mailed_runs(limit))
-
-    async def lost_runs(self, run_ids: Sequence[str]) -> list[str]:
-        return await self._ask(lambda: self.inner.lost_runs(run_ids))
-
-    async def next_wake_at(self) -> int | None:
-        return await self._ask(self.inner.next_wake_at)
-
-    async def count_unowned(self, workflow_types: Sequence[str]) -> int:
-        return await self._ask(lambda: self.inner.count_unowned(workflow_types))
-
-    async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
-        return await self._ask(lambda: self.inner.unowned_runs(namespace, limit))
-
-    async def list_workers(self) -> list[WorkerRecord]:
-        return await self._ask(self.inner.list_workers)
 
 
 def _at_once(work: Coroutine[Any, Any, T]) -> T:

@@ -20,6 +20,7 @@ from durable.errors import (
 from durable.store import sqlite
 from durable.store.connect import connect
 from durable.store.groups import GroupExecutor
+from durable.store.queries import LoadRuns
 from durable.store.sqlite import SqliteDatabase, SqliteSession
 from durable.store.steady_clock import SteadyClock
 from durable.store.store import Store
@@ -195,7 +196,7 @@ async def test_close_leaves_one_file(tmp_path: Path) -> None:
     store = connect(f"sqlite:///{tmp_path}/x.db")
     await store.open()
     await store.perform(make_start("r1"))
-    await store.load_runs(["r1"])
+    await store.read(LoadRuns(["r1"]))
 
     await store.close()
 

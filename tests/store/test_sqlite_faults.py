@@ -27,6 +27,7 @@ from durable.store import sqlite
 from durable.store.connect import connect
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker
+from durable.store.queries import FindRun, LoadRuns, ReadAttempts
 from durable.store.records import Committed, MailArrived, Started
 from durable.store.sqlite import SqliteDatabase, SqliteSession
 from durable.store.sqlite_hot import SqliteHotPath
@@ -373,15 +374,15 @@ async def test_row_of_a_newer_release_is_named(
     other.commit()
     other.close()
 
-    (loaded,) = await store.load_runs(["r1"])
+    (loaded,) = await store.read(LoadRuns(["r1"]))
     assert re.search(r"'r1'.*'paused'", loaded.record.damage or "")
     if table == "runs":
-        found = await store.find_run("default", "wf-r1")
+        found = await store.read(FindRun("default", "wf-r1"))
         assert found is not None
         assert found.damage == loaded.record.damage
     else:
         with pytest.raises(CorruptHistoryError, match=r"'r1'.*'paused'"):
-            await store.read_attempts("r1")
+            await store.read(ReadAttempts("r1"))
     await store.close()
 
 
@@ -423,10 +424,10 @@ async def test_reader_that_fails_is_replaced(
 
     monkeypatch.setattr(SqliteSession, "begin_reading", fail)
     with pytest.raises(DatabaseUnavailableError):
-        await store.load_runs(["r1"])
+        await store.read(LoadRuns(["r1"]))
     monkeypatch.undo()
 
-    assert len(await store.load_runs(["r1"])) == 1
+    assert len(await store.read(LoadRuns(["r1"]))) == 1
     await store.close()
 
 
@@ -466,7 +467,7 @@ async def test_forked_copy_is_refused(
     with pytest.raises(EngineClosedError, match="fork"):
         store.submit(make_start("r1"), lambda *_: None)
     with pytest.raises(EngineClosedError, match="fork"):
-        await store.load_runs([])
+        await store.read(LoadRuns([]))
     monkeypatch.undo()
 
     assert (await store.perform(make_start("r1"))).created

@@ -17,6 +17,7 @@ import pytest
 from durable.errors import DatabaseUnavailableError, InvalidOptionError, StoreError
 from durable.store import sqlite_file
 from durable.store.connect import connect
+from durable.store.queries import ListRuns, LoadRuns, ReadHistory
 from durable.store.records import RunFilter
 from durable.store.sqlite import SqliteDatabase
 from durable.store.sqlite_backup import back_up
@@ -104,7 +105,7 @@ async def test_nothing_is_acknowledged_or_read_once_the_file_is_elsewhere(
         os.utime(path.parent, (1, 1))
         await store.perform(make_start("r0", owner="w"))
     await store.perform(make_start("r1", owner="w"))
-    await store.load_runs(["r1"])
+    await store.read(LoadRuns(["r1"]))
 
     HARM[harm](folder / "x.db")
 
@@ -112,7 +113,7 @@ async def test_nothing_is_acknowledged_or_read_once_the_file_is_elsewhere(
         with pytest.raises(DatabaseUnavailableError, match="moved, deleted or"):
             await store.perform(make_start(f"lost-{number}"))
         with pytest.raises(DatabaseUnavailableError, match="moved, deleted or"):
-            await store.load_runs(["r1"])
+            await store.read(LoadRuns(["r1"]))
     await store.close()
     found = [r for r in caplog.records if "moved, deleted" in r.getMessage()]
     assert [record.levelname for record in found] == ["ERROR"]
@@ -131,7 +132,7 @@ async def test_file_that_is_put_back_is_used_again(tmp_path: Path) -> None:
     assert (await store.perform(make_start("r3"))).created
     await store.close()
     store = await open_store(path)
-    runs = await store.list_runs(NAMESPACE, RunFilter())
+    runs = await store.read(ListRuns(NAMESPACE, RunFilter()))
     assert {"r1", "r3"} <= {run.run_id for run in runs}
     await store.close()
 
@@ -167,7 +168,9 @@ async def test_copy_of_the_main_file_alone_is_refused_until_the_loss_is_accepted
     SqliteDatabase(tmp_path / "copy.db").accept_loss()
     copied = await open_store(tmp_path / "copy.db")
 
-    assert [r.run_id for r in await copied.list_runs(NAMESPACE, RunFilter())] == ["r1"]
+    assert [r.run_id for r in await copied.read(ListRuns(NAMESPACE, RunFilter()))] == [
+        "r1"
+    ]
     await copied.close()
     await store.close()
 
@@ -200,7 +203,7 @@ asyncio.run(main())
         await open_store(tmp_path / "alone.db")
     store = await open_store(path)
 
-    assert len(await store.list_runs(NAMESPACE, RunFilter())) == 1
+    assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == 1
     await store.close()
 
 
@@ -216,7 +219,7 @@ async def test_file_whose_program_died_as_it_marked_it_opens_with_a_warning(
 
     store = await open_store(path)
 
-    assert len(await store.list_runs(NAMESPACE, RunFilter())) == 1
+    assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == 1
     assert "its log is not there" in caplog.text
     await store.close()
 
@@ -249,7 +252,7 @@ async def test_complete_copies_are_never_taken_for_one_without_its_log(
 
     store = await open_store(copied)
 
-    assert len(await store.list_runs(NAMESPACE, RunFilter())) == 2
+    assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == 2
     await store.close()
 
 
@@ -286,9 +289,9 @@ async def test_backup_of_a_database_in_use_is_complete_and_private(
     assert names_in(tmp_path) == ["backup.db", "x.db"]
     assert (tmp_path / "backup.db").stat().st_mode & 0o777 == 0o600
     copied = await open_store(tmp_path / "backup.db")
-    runs = await copied.list_runs(NAMESPACE, RunFilter(limit=1_000))
+    runs = await copied.read(ListRuns(NAMESPACE, RunFilter(limit=1_000)))
     assert len(runs) == made.runs
-    assert len(await copied.read_history("r0")) == 2
+    assert len(await copied.read(ReadHistory("r0"))) == 2
     await copied.close()
 
 
@@ -345,7 +348,7 @@ async def test_file_that_others_may_use_is_warned_about(
     with caplog.at_level(logging.WARNING, "durable"):
         store = await open_store(folder / "x.db")
         await store.perform(make_start("r1"))
-        await store.load_runs(["r1"])
+        await store.read(LoadRuns(["r1"]))
         await store.close()
 
     warnings = [record.getMessage() for record in caplog.records]

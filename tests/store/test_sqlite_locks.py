@@ -16,6 +16,7 @@ from durable.cli.main import cli
 from durable.errors import DatabaseUnavailableError
 from durable.store import sqlite
 from durable.store.connect import connect
+from durable.store.queries import LoadRuns
 from durable.store.sqlite_locks import describe_holder, find_holders
 from durable.testing.store_rows import make_start
 
@@ -116,7 +117,7 @@ async def test_a_process_that_only_reads_is_not_named(database: Path) -> None:
     await make(database)
     reader = connect(f"sqlite:///{database}")
     await reader.open()
-    await reader.load_runs(["r1"])
+    await reader.read(LoadRuns(["r1"]))
 
     assert find_holders(database) == []
     await reader.close()

@@ -14,6 +14,7 @@ from typing import IO
 import pytest
 
 from durable.store.connect import connect
+from durable.store.queries import ListRuns, ReadHistory
 from durable.store.records import Claimed, ClaimRuns, ReapWorkers, RunFilter
 from durable.testing.store_rows import NAMESPACE, make_commit, make_worker
 
@@ -333,8 +334,8 @@ async def test_stopped_process_can_write_nothing_once_its_lease_was_taken(
     heard = [await asyncio.to_thread(hear, zombie) for _ in range(4)]
     assert heard == ["LeaseLostError"] * 3 + ["lost"]
     assert await asyncio.to_thread(zombie.wait) == 0
-    assert len(await store.read_history("r1")) == 3
-    assert len(await store.list_runs(NAMESPACE, RunFilter())) == 1
+    assert len(await store.read(ReadHistory("r1"))) == 3
+    assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == 1
     assert await store.perform(make_commit("r1", 4, 4)) is None
     fences = sqlite3.connect(path)
     rows = fences.execute("SELECT fence FROM history ORDER BY event_id").fetchall()

@@ -9,6 +9,7 @@ import pytest
 from durable.errors import DurableError, InvalidOptionError, NotADatabaseError
 from durable.store.connect import connect
 from durable.store.memory import MemoryStore
+from durable.store.queries import LoadRuns
 from durable.store.sql_store import SqlStore
 from durable.testing.store_rows import make_start
 
@@ -157,7 +158,7 @@ async def test_memory_without_a_name_is_private() -> None:
     await other.open()
     await one.perform(make_start("r1"))
 
-    assert await other.load_runs(["r1"]) == []
+    assert await other.read(LoadRuns(["r1"])) == []
     await one.close()
     await other.close()
 
@@ -171,7 +172,7 @@ async def test_memory_of_a_name_outlives_its_stores() -> None:
     second = connect("memory://outlives")
     await second.open()
 
-    assert len(await second.load_runs(["r1"])) == 1
+    assert len(await second.read(LoadRuns(["r1"]))) == 1
     await second.close()
 
 

@@ -11,6 +11,7 @@ import pytest
 from durable import limits
 from durable.store import groups, memory
 from durable.store.connect import connect
+from durable.store.queries import ListWorkers
 from durable.store.records import ReapWorkers
 from durable.store.store import Store
 from durable.testing.store_rows import (
@@ -66,10 +67,10 @@ async def test_lease_in_memory_is_renewed_by_the_loop() -> None:
     registered = await store.register_worker(make_worker("w"), lambda: None)
 
     clock.advance(100)
-    while (await store.list_workers())[0] == registered:  # noqa: ASYNC110 - no event
+    while (await store.read(ListWorkers()))[0] == registered:  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.005)
 
-    (worker,) = await store.list_workers()
+    (worker,) = await store.read(ListWorkers())
     assert worker.lease_expires_at == registered.lease_expires_at + 100_000_000
     await store.close()
 

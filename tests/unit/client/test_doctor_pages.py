@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from durable.client.doctor import read_pages
+from durable.store.queries import ListRuns
 from durable.store.records import RunFilter, RunRecord
 
 
@@ -19,7 +20,8 @@ class Listing:
             reverse=True,
         )
 
-    async def list_runs(self, namespace: str, where: RunFilter) -> list[Any]:
+    async def read(self, query: ListRuns) -> list[Any]:
+        where = query.where
         self.asked += 1
         assert self.asked < 100, "the pages never end"
         after = where.after

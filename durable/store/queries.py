@@ -1,0 +1,144 @@
+"""Reads as plain structs, each typed by what it answers.
+
+`Store.read` takes one and answers with its type: a `Query[T]` with a `T`. A further
+read is one struct here, one handler in each kind of store, and a rule in the contract.
+
+Where they speak of "this worker" and none is registered, the answer is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+
+from durable.store.records import (
+    AttemptRecord,
+    HistoryRow,
+    LoadedRun,
+    MessageRecord,
+    RunFilter,
+    RunNews,
+    RunRecord,
+    UnownedRun,
+    WorkerRecord,
+)
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Query(msgspec.Struct, Generic[T_co], frozen=True, gc=False):
+    """Something that a store can be asked; it answers with a `T_co`."""
+
+
+# --- one run, or some -----------------------------------------------------------------
+
+
+class LoadRuns(Query[list[LoadedRun]], frozen=True):
+    """Everything of these runs, in the order asked; unknown ids are left out."""
+
+    run_ids: Sequence[str]
+
+
+class ReadMessages(Query[list[MessageRecord]], frozen=True):
+    """The messages that wait for this run, in commit order."""
+
+    run_id: str
+
+
+class ReadReply(Query[str | None], frozen=True):
+    """What the owner answered to a message, or None while it has not."""
+
+    run_id: str
+    request_id: str
+
+
+class ReadNews(Query[list[RunNews]], frozen=True):
+    """What is new of these runs, at one instant; unknown ids are left out.
+
+    However long their histories are, it costs the same.
+    """
+
+    run_ids: Sequence[str]
+
+
+class ReadHistory(Query[list[HistoryRow]], frozen=True):
+    """The run's rows after a position, in order; empty for an unknown run."""
+
+    run_id: str
+    after_event_id: int = 0
+
+
+class ReadAttempts(Query[list[AttemptRecord]], frozen=True):
+    """The run's attempts, by scheduled event and attempt number."""
+
+    run_id: str
+
+
+class FindRun(Query[RunRecord | None], frozen=True):
+    """One run; without `run_id` the open one of that workflow id, or the newest.
+
+    Where a clock was set back, the open one need not be the newest.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str | None = None
+
+
+class ListRuns(Query[list[RunRecord]], frozen=True):
+    """A page of runs, newest first; at most `limits.LIST_PAGE_MAX`."""
+
+    namespace: str
+    where: RunFilter
+
+
+# --- what a worker looks for ----------------------------------------------------------
+
+
+class FindDueRuns(Query[list[str]], frozen=True):
+    """This worker's open, unparked runs with `wake_at` <= `until`, oldest first."""
+
+    until: int
+    limit: int
+
+
+class FindMailedRuns(Query[list[str]], frozen=True):
+    """This worker's open runs that have messages, oldest message first."""
+
+    limit: int
+
+
+class FindLostRuns(Query[list[str]], frozen=True):
+    """Which of these runs are no longer open, or no longer this worker's.
+
+    In the order asked; unknown ids are among them.
+    """
+
+    run_ids: Sequence[str]
+
+
+class FindNextWakeUp(Query[int | None], frozen=True):
+    """The earliest `wake_at` among this worker's open, unparked runs."""
+
+
+class CountUnowned(Query[int], frozen=True):
+    """How many open runs without an owner this worker could claim."""
+
+    workflow_types: Sequence[str]
+
+
+class FindUnowned(Query[list[UnownedRun]], frozen=True):
+    """Open, unparked runs without an owner, of all types, oldest first."""
+
+    namespace: str
+    limit: int
+
+
+class ListWorkers(Query[list[WorkerRecord]], frozen=True):
+    """All workers that have a row, by worker id."""
+
+
+class CheckIntegrity(Query[list[str]], frozen=True):
+    """What the database finds wrong with itself; empty if nothing."""
