@@ -5,15 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from durable.cli.output import escape
-from durable.cli.pieces import (
-    Line,
-    Piece,
-    decode_failure,
-    failure_text,
-    instant,
-    span,
-)
 from durable.client.mail_checks import QueryRequest, decode_message
 from durable.core.events import CHILD_OUTCOMES, WorkflowExecutionSignaled
 from durable.core.run_state import (
@@ -29,6 +20,15 @@ from durable.store.records import (
     AttemptState,
     MessageRecord,
     RunRecord,
+)
+from durable.telling.escaping import escape
+from durable.telling.pieces import (
+    Line,
+    Piece,
+    decode_failure,
+    failure_text,
+    instant,
+    span,
 )
 
 Named: TypeAlias = tuple[Piece, Line]
