@@ -27,7 +27,7 @@ from durable.client.description import (
 from durable.client.found_runs import RUN_AGAIN
 from durable.client.listening import terminal_of
 from durable.client.listing import describe_runs
-from durable.client.outcomes import RunOutcome
+from durable.client.outcomes import RunOutcome, listening
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.converter import json
@@ -171,19 +171,14 @@ class Handle(Generic[R_co]):
 
     async def _wait_run_closed(self, run_id: str, outcome: RunOutcome) -> Attributes:
         while outcome.terminal is None:
-            if not outcome.is_fresh:
-                # Listen before asking, or a change in between would go unheard.
-                ended = asyncio.ensure_future(outcome.ended())
-                try:
-                    await asyncio.sleep(0)
-                    terminal = await self._read_terminal(run_id, outcome)
-                    if terminal is not None:
-                        return terminal
-                    await ended
-                finally:
-                    ended.cancel()
-            else:
+            if outcome.is_fresh:
                 await outcome.ended()
+                continue
+            async with listening(outcome.ended()) as ended:
+                terminal = await self._read_terminal(run_id, outcome)
+                if terminal is not None:
+                    return terminal
+                await ended
         return outcome.terminal
 
     async def _read_terminal(

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from durable.core.events import Attributes
 from durable.store.records import RunNews
+
+
+@asynccontextmanager
+async def listening(
+    news: Coroutine[Any, Any, None],
+) -> AsyncGenerator[asyncio.Future[None]]:
+    """Listen before looking, or a change in between would go unheard."""
+    heard = asyncio.ensure_future(news)
+    try:
+        await asyncio.sleep(0)
+        yield heard
+    finally:
+        heard.cancel()
+
 
 _Waiters: TypeAlias = dict[asyncio.Future[None], None]
 

@@ -16,11 +16,14 @@ import msgspec
 
 from durable.client.chain import Chain
 from durable.client.description import decode_stuck, stuck_error
+from durable.client.outcomes import listening
 from durable.converter.failures import exception_of, show_remote
 from durable.core.codec import decode_rows
-from durable.core.events import (
-    WorkflowExecutionCancelRequested,
-    WorkflowExecutionSignaled,
+from durable.core.messages import (
+    QueryRequest,
+    decode_message,
+    decode_query_reply,
+    encode_message,
 )
 from durable.core.payload import Failure, Payload, Payloads
 from durable.core.replayer import Replayer
@@ -44,14 +47,6 @@ from durable.store.records import (
 )
 
 T = TypeVar("T")
-
-
-class _Reply(msgspec.Struct):
-    result: Payload | None = None
-    failure: Failure | None = None
-
-
-_reply_decoder: Final = msgspec.json.Decoder(_Reply)
 
 
 async def query(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
@@ -155,16 +150,13 @@ def _catch_up(
         raise stuck_error(loaded.record, completion.failure.failure)
 
 
-_EVENTS: Final[dict[str, Any]] = {
-    MessageKind.SIGNAL.value: WorkflowExecutionSignaled,
-    MessageKind.CANCEL.value: WorkflowExecutionCancelRequested,
-}
+_EVENTS: Final = (MessageKind.SIGNAL.value, MessageKind.CANCEL.value)
 
 
 def acknowledged(loaded: LoadedRun, replayer: Replayer) -> list[Any]:
     """The events of messages that wait in a run's inbox; updates are none yet."""
     return [
-        msgspec.json.decode(message.data, type=_EVENTS[message.kind])
+        decode_message(message.kind, message.data)
         for message in loaded.messages
         if message.kind in _EVENTS and not replayer.knows_request(message.request_id)
     ]
@@ -173,7 +165,7 @@ def acknowledged(loaded: LoadedRun, replayer: Replayer) -> list[Any]:
 async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
     connection = chain.connection
     request_id = secrets.token_hex(16)
-    data = msgspec.json.encode({"name": name, "input": input}).decode()
+    data = encode_message(QueryRequest(name, input))
     record = await chain.record()
     if record.status is not RunStatus.RUNNING:
         raise QueryFailedError(
@@ -186,15 +178,11 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
     try:
         async with asyncio.timeout(timeout):
             while True:
-                changed = asyncio.ensure_future(outcome.changed())
-                try:
-                    await asyncio.sleep(0)
+                async with listening(outcome.changed()) as changed:
                     reply = await connection.store.read_reply(run_id, request_id)
                     if reply is not None:
                         break
                     await changed
-                finally:
-                    changed.cancel()
     except TimeoutError:
         raise NoAnswerError(
             f"No worker has answered query {name!r} of run {chain.workflow_id!r}"
@@ -202,7 +190,7 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
             hint="Is a worker with its code running? Or import that code here.",
         ) from None
     await connection.store.perform(DropReplies(keys=((run_id, request_id),)))
-    answer = _reply_decoder.decode(reply)
+    answer = decode_query_reply(reply)
     if answer.failure is not None:
         raise show_remote(exception_of(answer.failure))
     return answer.result or Payload()

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from durable.client.chain import Chain
 from durable.client.description import decode_stuck, stuck_error
+from durable.client.outcomes import listening
 from durable.client.tails import RunTail
 from durable.converter.failures import exception_of, show_remote
 from durable.core.events import WorkflowExecutionContinuedAsNew
+from durable.core.messages import decode_update_reply, encode_message
 from durable.core.payload import Failure, Payload, summary_of
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
@@ -30,13 +32,6 @@ from durable.options import Duration, to_microseconds
 from durable.store.records import DropReplies, MessageKind
 
 R_co = TypeVar("R_co", covariant=True)
-
-
-class _Reply(msgspec.Struct):
-    rejected: Failure
-
-
-_reply_decoder: Final = msgspec.json.Decoder(_Reply)
 
 
 class UpdateHandle(Generic[R_co]):
@@ -156,13 +151,9 @@ class UpdateHandle(Generic[R_co]):
         outcome = self._outcome
         connection = self._chain.connection
         told = outcome.changed()
-        changed = asyncio.ensure_future(connection.outcomes.of(self.run_id).changed())
-        try:
-            await asyncio.sleep(0)  # listen before looking
+        async with listening(connection.outcomes.of(self.run_id).changed()) as changed:
             if not self._must_send() and not await self._look():
                 await asyncio.wait([told, changed], return_when="FIRST_COMPLETED")
-        finally:
-            changed.cancel()
         if outcome is self._outcome and self._must_send():
             outcome.is_given_back = False
             await self._send_by_store()
@@ -198,7 +189,7 @@ class UpdateHandle(Generic[R_co]):
             key = update_request_id(self.update_id)
             reply = await store.read_reply(self.run_id, key)
             if reply is not None:
-                outcome.take(_reply_decoder.decode(reply).rejected)
+                outcome.take(decode_update_reply(reply).rejected)
                 await store.perform(DropReplies(keys=((self.run_id, key),)))
                 return True
         if not outcome.is_accepted and self._go_back(tail):
@@ -296,7 +287,7 @@ class UpdateHandle(Generic[R_co]):
     async def _send_by_store(self) -> None:
         self._is_direct = False
         request_id = update_request_id(self.update_id)
-        data = msgspec.json.encode(self.request).decode()
+        data = encode_message(self.request)
         try:
             run_id = await self._chain.put(MessageKind.UPDATE, request_id, data)
         except WorkflowClosedError:
