@@ -12,10 +12,12 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
+from typing_extensions import Unpack
+
 from durable import limits
 from durable.api.activity_context import activity_engine
 from durable.api.entity_call import EntityCall
-from durable.api.messages import SignalCall, UpdateCall
+from durable.api.messages import UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.api.workflow_definition import exception_classes
@@ -25,7 +27,11 @@ from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
 from durable.client.listing import run_filter
-from durable.client.start_options import START_OPTION_NAMES, start_options
+from durable.client.start_options import (
+    StartOptions,
+    UpdateStartOptions,
+    start_settings,
+)
 from durable.client.unserved import Unserved
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock
@@ -36,7 +42,6 @@ from durable.observer import Observer
 from durable.options import (
     Duration,
     IdConflictPolicy,
-    IdReuse,
     OnConflict,
     check_id,
     check_option_names,
@@ -374,16 +379,7 @@ class Engine:
         self,
         call: WorkflowCall[R],
         /,
-        *,
-        id: str | None = None,
-        on_conflict: OnConflict | None = None,
-        id_reuse: IdReuse | None = None,
-        request_id: str | None = None,
-        run_timeout: Duration | None = None,
-        execution_timeout: Duration | None = None,
-        task_queue: str | None = None,
-        memo: dict[str, Any] | None = None,
-        with_signal: SignalCall | None = None,
+        **options: Unpack[StartOptions],
     ) -> Handle[R]: ...
     @overload
     async def start(
@@ -391,30 +387,14 @@ class Engine:
         call: str,
         /,
         *args: Any,
-        id: str | None = None,
-        on_conflict: OnConflict | None = None,
-        id_reuse: IdReuse | None = None,
-        request_id: str | None = None,
-        run_timeout: Duration | None = None,
-        execution_timeout: Duration | None = None,
-        task_queue: str | None = None,
-        memo: dict[str, Any] | None = None,
-        with_signal: SignalCall | None = None,
+        **options: Unpack[StartOptions],
     ) -> Handle[Any]: ...
     async def start(
         self,
         call: Any,
         /,
         *args: Any,
-        id: str | None = None,
-        on_conflict: OnConflict | None = None,
-        id_reuse: IdReuse | None = None,
-        request_id: str | None = None,
-        run_timeout: Duration | None = None,
-        execution_timeout: Duration | None = None,
-        task_queue: str | None = None,
-        memo: dict[str, Any] | None = None,
-        with_signal: SignalCall | None = None,
+        **options: Unpack[StartOptions],
     ) -> Handle[Any]:
         """Start a run. When this returns, the run and its input are durable.
 
@@ -453,17 +433,9 @@ class Engine:
             StoreError: the database refused.
             EngineClosedError: the engine is not open.
         """
-        how = start_options(
-            workflow_id=id,
-            on_conflict=on_conflict,
-            id_reuse=id_reuse,
-            request_id=request_id,
-            run_timeout=run_timeout,
-            execution_timeout=execution_timeout,
-            task_queue=task_queue,
-            memo=memo,
-        )
+        how = start_settings(options)
         client = self._open_client()
+        with_signal = options.get("with_signal")
         if with_signal is not None:
             how = client.with_signal(how, with_signal)
         return await client.start(call, args, how)
@@ -478,7 +450,7 @@ class Engine:
         id: str,
         on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
-        **options: Any,
+        **options: Unpack[UpdateStartOptions],
     ) -> tuple[Handle[R], UpdateHandle[U]]: ...
     @overload
     async def update_with_start(
@@ -490,7 +462,7 @@ class Engine:
         id: str,
         on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
-        **options: Any,
+        **options: Unpack[UpdateStartOptions],
     ) -> tuple[Handle[Any], UpdateHandle[U]]: ...
     async def update_with_start(
         self,
@@ -501,7 +473,7 @@ class Engine:
         id: str,
         on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
-        **options: Any,
+        **options: Unpack[UpdateStartOptions],
     ) -> tuple[Handle[Any], UpdateHandle[Any]]:
         """Send an update to the open run of an id, or start that run with the update.
 
@@ -522,43 +494,31 @@ class Engine:
         """
         check_option_names(
             options,
-            START_OPTION_NAMES - {"with_signal"},
+            {*UpdateStartOptions.__annotations__, "id", "on_conflict"},
             "option of a start with an update",
         )
-        how = start_options(
-            **{  # pyright: ignore[reportArgumentType]  # checked by start_options
-                "request_id": None,
-                "run_timeout": None,
-                "execution_timeout": None,
-                "task_queue": None,
-                "memo": None,
-                "id_reuse": None,
-                **options,
-                "workflow_id": id,
-                "on_conflict": on_conflict,
-            }
-        )
+        given = {**options, "id": id, "on_conflict": on_conflict}
+        how = start_settings(cast("StartOptions", given))
         return await self._open_client().update_with_start(
             update, update_id, call, args, how
         )
 
     @overload
     async def execute(
-        self, call: WorkflowCall[R], /, *, id: str | None = None, **options: Any
+        self, call: WorkflowCall[R], /, **options: Unpack[StartOptions]
     ) -> R: ...
     @overload
     async def execute(
-        self, call: str, /, *args: Any, id: str | None = None, **options: Any
+        self, call: str, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Any: ...
     async def execute(
-        self, call: Any, /, *args: Any, id: str | None = None, **options: Any
+        self, call: Any, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Any:
         """Start a run and wait for its result: `start`, then `result`.
 
         Raises: as `start` and `Handle.result`.
         """
-        check_option_names(options, START_OPTION_NAMES, "option of a start")
-        handle: Handle[Any] = await self.start(call, *args, id=id, **options)
+        handle: Handle[Any] = await self.start(call, *args, **options)
         return await handle.result()
 
     async def call(

@@ -16,11 +16,14 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
+from typing_extensions import Unpack
+
 from durable.api.entity_call import EntityCall
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflow import Workflow, WorkflowCall
 from durable.client.description import RunDescription
 from durable.client.handle import Handle
+from durable.client.start_options import StartOptions, UpdateStartOptions
 from durable.client.updates import UpdateHandle
 from durable.core.events import HistoryEvent
 from durable.core.machines.fact import DeadLetter
@@ -28,7 +31,7 @@ from durable.core.stacks import TaskStack
 from durable.engine import Engine
 from durable.errors import EngineClosedError, InvalidCallError
 from durable.loop_thread import LoopThread
-from durable.options import Duration, IdConflictPolicy, IdReuse, OnConflict
+from durable.options import Duration, IdConflictPolicy, OnConflict
 from durable.store.records import AttemptRecord, RunStatus
 
 _log: Final = logging.getLogger("durable.worker")
@@ -336,16 +339,7 @@ class SyncEngine:
         self,
         call: WorkflowCall[R],
         /,
-        *,
-        id: str | None = None,
-        on_conflict: OnConflict | None = None,
-        id_reuse: IdReuse | None = None,
-        request_id: str | None = None,
-        run_timeout: Duration | None = None,
-        execution_timeout: Duration | None = None,
-        task_queue: str | None = None,
-        memo: dict[str, Any] | None = None,
-        with_signal: SignalCall | None = None,
+        **options: Unpack[StartOptions],
     ) -> SyncHandle[R]: ...
     @overload
     def start(
@@ -353,65 +347,31 @@ class SyncEngine:
         call: str,
         /,
         *args: Any,
-        id: str | None = None,
-        on_conflict: OnConflict | None = None,
-        id_reuse: IdReuse | None = None,
-        request_id: str | None = None,
-        run_timeout: Duration | None = None,
-        execution_timeout: Duration | None = None,
-        task_queue: str | None = None,
-        memo: dict[str, Any] | None = None,
-        with_signal: SignalCall | None = None,
+        **options: Unpack[StartOptions],
     ) -> SyncHandle[Any]: ...
     def start(
         self,
         call: Any,
         /,
         *args: Any,
-        id: str | None = None,
-        on_conflict: OnConflict | None = None,
-        id_reuse: IdReuse | None = None,
-        request_id: str | None = None,
-        run_timeout: Duration | None = None,
-        execution_timeout: Duration | None = None,
-        task_queue: str | None = None,
-        memo: dict[str, Any] | None = None,
-        with_signal: SignalCall | None = None,
+        **options: Unpack[StartOptions],
     ) -> SyncHandle[Any]:
         """Start a run; see `Engine.start`."""
         thread = self._open_thread()
-        started: Handle[Any] = thread.call(
-            self._engine.start(
-                call,
-                *args,
-                id=id,
-                on_conflict=on_conflict,
-                id_reuse=id_reuse,
-                request_id=request_id,
-                run_timeout=run_timeout,
-                execution_timeout=execution_timeout,
-                task_queue=task_queue,
-                memo=memo,
-                with_signal=with_signal,
-            )
-        )
+        started: Handle[Any] = thread.call(self._engine.start(call, *args, **options))
         return SyncHandle(thread, started)
 
     @overload
     def execute(
-        self, call: WorkflowCall[R], /, *, id: str | None = None, **options: Any
+        self, call: WorkflowCall[R], /, **options: Unpack[StartOptions]
     ) -> R: ...
     @overload
     def execute(
-        self, call: str, /, *args: Any, id: str | None = None, **options: Any
+        self, call: str, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Any: ...
-    def execute(
-        self, call: Any, /, *args: Any, id: str | None = None, **options: Any
-    ) -> Any:
+    def execute(self, call: Any, /, *args: Any, **options: Unpack[StartOptions]) -> Any:
         """Start a run and wait for its result; see `Engine.execute`."""
-        return self._open_thread().call(
-            self._engine.execute(call, *args, id=id, **options)
-        )
+        return self._open_thread().call(self._engine.execute(call, *args, **options))
 
     @overload
     def get(
@@ -454,7 +414,7 @@ class SyncEngine:
         id: str,
         on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
-        **options: Any,
+        **options: Unpack[UpdateStartOptions],
     ) -> tuple[SyncHandle[R], SyncUpdateHandle[T]]: ...
     @overload
     def update_with_start(
@@ -466,7 +426,7 @@ class SyncEngine:
         id: str,
         on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
-        **options: Any,
+        **options: Unpack[UpdateStartOptions],
     ) -> tuple[SyncHandle[Any], SyncUpdateHandle[T]]: ...
     def update_with_start(
         self,
@@ -477,7 +437,7 @@ class SyncEngine:
         id: str,
         on_conflict: OnConflict = IdConflictPolicy.USE_EXISTING,
         update_id: str | None = None,
-        **options: Any,
+        **options: Unpack[UpdateStartOptions],
     ) -> tuple[SyncHandle[Any], SyncUpdateHandle[Any]]:
         """Send an update, starting its run if need be; see `Engine`."""
         thread = self._open_thread()

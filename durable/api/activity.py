@@ -34,6 +34,7 @@ from durable.api.definitions import (
     ACTIVITIES,
     check_function,
     check_name,
+    decorate,
     import_definition,
     register,
 )
@@ -455,14 +456,8 @@ def activity(
             its compensation is no activity, or does not fit it.
         InvalidOptionError, InvalidDurationError: an option has a wrong value.
     """
-    how: dict[str, Any] = {
-        "name": name,
-        "compensate": compensate,
-        "options": merge_options(DEFAULTS, options),
-    }
-    if function is None:
-        return functools.partial(_define, **how)
-    return _define(function, **how)
+    merged = merge_options(DEFAULTS, options)
+    return decorate(_define, function, name=name, compensate=compensate, options=merged)
 
 
 def _define(

@@ -29,6 +29,7 @@ from durable.api.definitions import (
     METHOD,
     check_function,
     check_name,
+    decorate,
     register,
 )
 from durable.api.resources import find_resource, name_of
@@ -226,14 +227,8 @@ def activity_method(
 
     Raises: as `activity`.
     """
-    how: dict[str, Any] = {
-        "name": name,
-        "compensate": compensate,
-        "options": merge_options(DEFAULTS, options),
-    }
-    if function is None:
-        return functools.partial(_define, **how)
-    return _define(function, **how)
+    merged = merge_options(DEFAULTS, options)
+    return decorate(_define, function, name=name, compensate=compensate, options=merged)
 
 
 def _define(

@@ -6,10 +6,11 @@ Everything that is wrong with a class is said at once, when it is decorated.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
 from durable.api.activity_method import find_misplaced_activities
+from durable.api.decorated import attributes_of, refuse_problems, refuse_twice
 from durable.api.definitions import WORKFLOWS, check_name, register
 from durable.api.ledger import closing_blocks
 from durable.api.methods import HandlerMethod, RunMethod
@@ -114,12 +115,7 @@ def define_class(
             or its name is taken.
         InvalidOptionError, InvalidDurationError: an option has a wrong value.
     """
-    if WORKFLOW_ATTRIBUTE in vars(cls):
-        raise DefinitionError(
-            f"@workflow was put on the class {cls.__qualname__}, which is decorated"
-            " already.",
-            hint="Use one decorator per class.",
-        )
+    refuse_twice(cls, "workflow")
     checked = check_name(cls.__name__ if name is None else name, "workflow")
     runs, methods, problems = _find_methods(cls)
     problems += find_misplaced_activities(cls)
@@ -131,14 +127,13 @@ def define_class(
         problems += more
     if inspect.isabstract(cls):
         problems.append("It is abstract: no object of it can be made.")
-    if problems:
-        raise DefinitionError(
-            "\n- ".join(
-                [f"@workflow cannot serve the class {cls.__qualname__}:", *problems]
-            ),
-            hint="\nA workflow class has one async @run method, and decorated handlers"
-            " of signals, queries and updates.",
-        )
+    refuse_problems(
+        cls,
+        "workflow",
+        problems,
+        "A workflow class has one async @run method, and decorated handlers of signals,"
+        " queries and updates.",
+    )
     definition: ClassWorkflow[..., Any] = ClassWorkflow(
         cls, runs[0].function, checked, options, methods=methods, init=init
     )
@@ -157,7 +152,7 @@ def _find_methods(
     runs: _Runs = []
     handlers: list[HandlerMethod] = []
     problems: list[str] = []
-    for name, own, inherited in _attributes(cls):
+    for name, own, inherited in attributes_of(cls):
         kind = _kind_of(own)
         for base, value in inherited:
             overridden = _kind_of(value)
@@ -174,18 +169,6 @@ def _find_methods(
         elif isinstance(own, HandlerMethod):
             handlers.append(own)
     return runs, tuple(handlers), problems
-
-
-def _attributes(
-    cls: type[Any],
-) -> Iterator[tuple[str, object, list[tuple[type[Any], object]]]]:
-    """Each attribute: its name, its value, and those that it hides in base classes."""
-    places: dict[str, list[tuple[type[Any], object]]] = {}
-    for base in cls.__mro__[:-1]:
-        for name, value in vars(base).items():
-            places.setdefault(name, []).append((base, value))
-    for name, found in places.items():
-        yield name, found[0][1], found[1:]
 
 
 def _is_run(value: object) -> TypeGuard[RunMethod[Any, ..., Any]]:

@@ -9,6 +9,7 @@ kept.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import logging
@@ -49,6 +50,13 @@ METHOD: Final = "activity_method"
 
 _log: Final = logging.getLogger("durable.definitions")
 _told: Final[set[tuple[str, str]]] = set()
+
+
+def decorate(define: Callable[..., Any], decorated: object, **how: Any) -> Any:
+    """Decorate at once, or give what does if only options were written yet."""
+    if decorated is None:
+        return functools.partial(define, **how)
+    return define(decorated, **how)
 
 
 def get_definition(known: dict[str, Any], name: str, kind: str) -> Any:

@@ -15,7 +15,13 @@ import msgspec
 from typing_extensions import Unpack, dataclass_transform
 
 from durable.api.activity_method import find_misplaced_activities
-from durable.api.definitions import WORKFLOWS, check_name, register
+from durable.api.decorated import attributes_of, refuse_problems, refuse_twice
+from durable.api.definitions import (
+    WORKFLOWS,
+    check_name,
+    decorate,
+    register,
+)
 from durable.api.entity_call import EntityCall, EntityTarget
 from durable.api.entity_definition import EntityOptions, EntityWorkflow
 from durable.api.entity_method import EntityMethod
@@ -191,9 +197,7 @@ def entity(
         InvalidOptionError: an option has a wrong value.
     """
     check_option_names(options, EntityOptions.__annotations__, "entity option")
-    if cls is None:
-        return functools.partial(_define, name=name, options=options)
-    return _define(cls, name=name, options=options)
+    return decorate(_define, cls, name=name, options=options)
 
 
 def _define(cls: Any, /, *, name: str | None, options: EntityOptions) -> Any:
@@ -202,26 +206,20 @@ def _define(cls: Any, /, *, name: str | None, options: EntityOptions) -> Any:
             f"@entity was put on {cls!r}, which is no class.",
             hint="An entity is a class with @exclusive and @shared methods.",
         )
-    if WORKFLOW_ATTRIBUTE in vars(cls):
-        raise DefinitionError(
-            f"@entity was put on the class {cls.__qualname__}, which is decorated"
-            " already.",
-            hint="Use one decorator per class.",
-        )
+    refuse_twice(cls, "entity")
     _make_dataclass(cls)
     methods, problems = _find_methods(cls)
     checked = cls.__name__ if name is None else name
     if ":" in checked:
         problems.append(f"Its name {checked!r} has a colon, which ends it in ids.")
     problems += _find_problems_of_state(cls) + find_misplaced_activities(cls)
-    if problems:
-        raise DefinitionError(
-            "\n- ".join(
-                [f"@entity cannot serve the class {cls.__qualname__}:", *problems]
-            ),
-            hint="\nAn entity has @exclusive and @shared methods, and annotated"
-            " attributes with defaults.",
-        )
+    refuse_problems(
+        cls,
+        "entity",
+        problems,
+        "An entity has @exclusive and @shared methods, and annotated attributes with"
+        " defaults.",
+    )
     definition = EntityWorkflow(
         cls, check_name(PREFIX + checked, "entity"), options, methods
     )
@@ -253,10 +251,8 @@ def _find_methods(cls: type[Any]) -> tuple[dict[str, EntityMethod], list[str]]:
     methods: dict[str, EntityMethod] = {}
     problems: list[str] = []
     seen: dict[str, str] = {}
-    for name in dict.fromkeys(name for base in cls.__mro__ for name in vars(base)):
-        found = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
-        own: object = found[0]
-        hidden = next((v for v in found[1:] if isinstance(v, EntityMethod)), None)
+    for name, own, others in attributes_of(cls):
+        hidden = next((v for _, v in others if isinstance(v, EntityMethod)), None)
         if isinstance(own, EntityMethod):
             methods[name] = own
             problems += own.find_problems()

@@ -6,10 +6,7 @@ On an object they are the plain methods. On a reference they make calls, as valu
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Coroutine
-from types import MethodType
 from typing import (
     Any,
     ClassVar,
@@ -23,10 +20,15 @@ from typing import (
     overload,
 )
 
-from durable.api.definitions import check_name
+from durable.api.decorated import (
+    CallMaker,
+    DecoratedMethod,
+    check_method,
+    refuse_hidden,
+)
+from durable.api.definitions import decorate
 from durable.api.entity_call import EntityCall, EntityTarget
-from durable.api.signature import CallSignature, gives_coroutine
-from durable.errors import DefinitionError, InvalidCallError
+from durable.errors import InvalidCallError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,52 +39,21 @@ RESERVED: Final = "durable."
 """How the names of the library's own messages begin."""
 
 
-class EntityMethod:
+class EntityMethod(DecoratedMethod):
     """A method that a reference calls."""
 
+    noun = "method"
     decorator: ClassVar[str]
     is_exclusive: ClassVar[bool]
 
     def __init__(self, function: Callable[..., Any], *, name: str | None) -> None:
-        _check_method(function, self.decorator)
-        self.function = function
-        self.name = function.__name__ if name is None else name
-        self.is_async = gives_coroutine(function)
-        self._signature: CallSignature | None = None
-        wrapper: Any = self
-        functools.update_wrapper(wrapper, function, updated=())
+        check_method(function, self.decorator, "Put it into a class under @entity.")
+        super().__init__(function, name)
 
-    @property
-    def call_signature(self) -> CallSignature:
-        """The arguments of a call, and the result.
-
-        Raises:
-            DefinitionError: they cannot be recorded as a list of values.
-        """
-        if self._signature is None:
-            self._signature = CallSignature(self.function, self.name, skip=("self",))
-        return self._signature
-
-    def find_problems(self) -> list[str]:
-        """What is wrong with it, each as a sentence."""
-        what = f"@{self.decorator} method {self.name!r}"
-        problems: list[str] = []
-        try:
-            check_name(self.name, "method")
-            self.call_signature  # noqa: B018 - it raises
-        except DefinitionError as error:
-            problems.append(error.message)
+    def _find_own_problems(self, what: str) -> list[str]:
         if self.name.startswith(RESERVED):
-            problems.append(f"The name of the {what} is the library's own.")
-        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(
-            self.function
-        ):
-            problems.append(f"The {what} is a generator; write a plain def.")
-        if self.is_async and not self.is_exclusive:
-            problems.append(
-                f"The {what} is async; it reads what is there, so write a plain def."
-            )
-        return problems
+            return [f"The name of the {what} is the library's own."]
+        return []
 
     def call_of(
         self, target: EntityTarget, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -106,76 +77,31 @@ class EntityMethod:
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: only a reference, which has a key, makes calls."""
         name = self.function.__name__
-        if name == self.decorator and args and inspect.isfunction(args[0]):
-            raise DefinitionError(
-                f"The method {name!r} hides the decorator @{name} in the rest of its"
-                " class.",
-                hint=f"Write @durable.{name}, or call the method otherwise.",
-            )
+        refuse_hidden(self.decorator, name, args)
         owner = self.function.__qualname__.rpartition(".")[0].rpartition(".")[2]
         raise InvalidCallError(
             f"{owner}.{name}(...) does not say which {owner} is meant.",
             hint=f"Give the key: {owner}['...'].{name}(...).",
         )
 
-    @property
-    def __isabstractmethod__(self) -> bool:
-        return getattr(self.function, "__isabstractmethod__", False)
 
-    def __repr__(self) -> str:
-        return f"<{self.decorator} method {self.name!r}>"
-
-
-class ExclusiveMethod(EntityMethod, Generic[S, P, R, H]):
+class ExclusiveMethod(
+    EntityMethod, CallMaker[S, P, EntityCall[R], H], Generic[S, P, R, H]
+):
     """A method that runs alone; on a reference it makes an `EntityCall`."""
 
     decorator = "exclusive"
+    label = "@exclusive method"
     is_exclusive = True
 
-    @overload
-    def __get__(
-        self, instance: None, owner: type[Any] | None = None, /
-    ) -> Callable[P, EntityCall[R]]: ...
-    @overload
-    def __get__(
-        self, instance: S, owner: type[Any] | None = None, /
-    ) -> Callable[P, H]: ...
-    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
-        return self if instance is None else MethodType(self.function, instance)
 
-
-class SharedMethod(EntityMethod, Generic[S, P, R]):
+class SharedMethod(EntityMethod, CallMaker[S, P, EntityCall[R], R], Generic[S, P, R]):
     """A method that only reads; on a reference it makes an `EntityCall`."""
 
     decorator = "shared"
+    label = "@shared method"
     is_exclusive = False
-
-    @overload
-    def __get__(
-        self, instance: None, owner: type[Any] | None = None, /
-    ) -> Callable[P, EntityCall[R]]: ...
-    @overload
-    def __get__(
-        self, instance: S, owner: type[Any] | None = None, /
-    ) -> Callable[P, R]: ...
-    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
-        return self if instance is None else MethodType(self.function, instance)
-
-
-def _check_method(function: object, decorator: str) -> None:
-    if not inspect.isfunction(function):
-        raise DefinitionError(
-            f"@{decorator} was put on {function!r}, which is no method.",
-            hint=f"Write: @{decorator}, then def, inside of a class; no other"
-            " decorator between them.",
-        )
-    owner = function.__qualname__.rpartition(".")[0]
-    if not owner or owner.endswith("<locals>"):
-        raise DefinitionError(
-            f"@{decorator} was put on the function {function.__qualname__}, which is"
-            " in no class.",
-            hint="Put it into a class under @entity.",
-        )
+    only_reads = True
 
 
 # --- decorators -----------------------------------------------------------------------
@@ -230,7 +156,7 @@ def exclusive(function: Any = None, /, *, name: str | None = None) -> Any:
     Raises:
         DefinitionError: it is no method.
     """
-    return _decorate(ExclusiveMethod, function, name)
+    return decorate(ExclusiveMethod, function, name=name)
 
 
 @overload
@@ -251,12 +177,4 @@ def shared(function: Any = None, /, *, name: str | None = None) -> Any:
     Raises:
         DefinitionError: it is no method.
     """
-    return _decorate(SharedMethod, function, name)
-
-
-def _decorate(
-    kind: Callable[..., EntityMethod], function: Any, name: str | None
-) -> Any:
-    if function is None:
-        return functools.partial(kind, name=name)
-    return kind(function, name=name)
+    return decorate(SharedMethod, function, name=name)

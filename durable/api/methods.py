@@ -22,7 +22,13 @@ from typing import (
     overload,
 )
 
-from durable.api.definitions import check_name
+from durable.api.decorated import (
+    CallMaker,
+    DecoratedMethod,
+    check_method,
+    refuse_hidden,
+)
+from durable.api.definitions import check_name, decorate
 from durable.api.handlers import (
     MESSAGE_NAME,
     Unfinished,
@@ -30,7 +36,7 @@ from durable.api.handlers import (
     unfinished_policy,
 )
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
-from durable.api.signature import CallSignature, gives_coroutine
+from durable.api.signature import CallSignature
 from durable.api.workflow_definition import Workflow, workflow_of
 from durable.core.payload import Payloads
 from durable.core.runtime import Handler, MessageKind
@@ -42,42 +48,6 @@ R = TypeVar("R")
 S = TypeVar("S")
 H = TypeVar("H")
 N = TypeVar("N", bound=Coroutine[Any, Any, None] | None)
-
-
-def check_method(function: object, decorator: str) -> None:
-    """Refuse what is no method.
-
-    Raises:
-        DefinitionError: it is no function that a class holds.
-    """
-    if not inspect.isfunction(function):
-        raise DefinitionError(
-            f"@{decorator} was put on {function!r}, which is no method.",
-            hint=f"Write: @{decorator}, then def, inside of a class; no other"
-            " decorator between them.",
-        )
-    owner = function.__qualname__.rpartition(".")[0]
-    if not owner or owner.endswith("<locals>"):
-        raise DefinitionError(
-            f"@{decorator} was put on the function {function.__qualname__}, which is"
-            " in no class.",
-            hint="Put it into a class under @workflow. A workflow that is a function"
-            " receives from a Signal, or sets handlers as it runs.",
-        )
-
-
-def refuse_hidden(decorator: str, method: str, args: tuple[Any, ...]) -> None:
-    """Refuse a call that was meant for a decorator.
-
-    Raises:
-        DefinitionError: within its class, a method has taken the decorator's name.
-    """
-    if method == decorator and args and inspect.isfunction(args[0]):
-        raise DefinitionError(
-            f"The method {method!r} hides the decorator @{decorator} in the rest of its"
-            " class.",
-            hint=f"Write @durable.{decorator}, or call the method otherwise.",
-        )
 
 
 class RunMethod(Generic[S, P, R]):
@@ -115,7 +85,7 @@ class RunMethod(Generic[S, P, R]):
         return getattr(self.function, "__isabstractmethod__", False)
 
 
-class HandlerMethod:
+class HandlerMethod(DecoratedMethod):
     """A method that handles messages."""
 
     kind: ClassVar[MessageKind]
@@ -129,57 +99,23 @@ class HandlerMethod:
         unfinished: Unfinished = HandlerUnfinishedPolicy.WARN,
     ) -> None:
         check_method(function, self.kind)
-        self.function = function
-        self.name = function.__name__ if name is None else name
+        super().__init__(function, name)
         self.is_dynamic = is_dynamic
-        self.is_async = gives_coroutine(function)
+        if is_dynamic:
+            self.skip = ("self", MESSAGE_NAME)
         self.validator_name: str | None = None
         self._has_name = name is not None
         self._unfinished = unfinished_policy(unfinished)
-        self._signature: CallSignature | None = None
-        wrapper: Any = self
-        functools.update_wrapper(wrapper, function, updated=())
 
     @property
     def handled_name(self) -> str | None:
         """The name of the messages it handles; None stands for all others."""
         return None if self.is_dynamic else self.name
 
-    @property
-    def call_signature(self) -> CallSignature:
-        """The arguments of a message, and the result.
-
-        Raises:
-            DefinitionError: they cannot be recorded as a list of values.
-        """
-        if self._signature is None:
-            self._signature = CallSignature(self.function, self.name, skip=self._skip)
-        return self._signature
-
-    @property
-    def _skip(self) -> tuple[str, ...]:
-        return ("self", MESSAGE_NAME) if self.is_dynamic else ("self",)
-
-    def find_problems(self) -> list[str]:
-        """What is wrong with it, each as a sentence."""
-        what = f"{self.kind} {self.name!r}"
-        problems: list[str] = []
-        try:
-            check_name(self.name, self.kind)
-            self.call_signature  # noqa: B018 - it raises
-        except DefinitionError as error:
-            problems.append(error.message)
+    def _find_own_problems(self, what: str) -> list[str]:
         if self.is_dynamic and self._has_name:
-            problems.append(f"The {what} is dynamic, and has a name yet.")
-        if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(
-            self.function
-        ):
-            problems.append(f"The {what} is a generator; write a plain def.")
-        if self.kind == "query" and self.is_async:
-            problems.append(
-                f"The {what} is async; it reads what is there, so write a plain def."
-            )
-        return problems
+            return [f"The {what} is dynamic, and has a name yet."]
+        return []
 
     def check_annotations(self, cls: type[Any], owner: str) -> None:
         """See that values can be recorded by its annotations and by its validator's.
@@ -192,7 +128,7 @@ class HandlerMethod:
         if self.validator_name is not None:
             function = inspect.getattr_static(cls, self.validator_name)
             CallSignature(
-                function, self.validator_name, skip=self._skip
+                function, self.validator_name, skip=self.skip
             ).check_annotations(f"the validator of {what}", has_result=False)
 
     def handler_of(self, instance: object) -> Handler:
@@ -220,29 +156,11 @@ class HandlerMethod:
         name, *values = named.bind(args, kwargs)
         return check_name(name, self.kind), self.call_signature.encode(tuple(values))
 
-    @property
-    def __isabstractmethod__(self) -> bool:
-        return getattr(self.function, "__isabstractmethod__", False)
 
-    def __repr__(self) -> str:
-        return f"<{self.kind} {self.name!r}>"
-
-
-class SignalMethod(HandlerMethod, Generic[S, P, H]):
+class SignalMethod(HandlerMethod, CallMaker[S, P, SignalCall, H], Generic[S, P, H]):
     """A method that handles a signal; on the class it makes a `SignalCall`."""
 
-    kind = "signal"
-
-    @overload
-    def __get__(
-        self, instance: None, owner: type[Any] | None = None, /
-    ) -> Callable[P, SignalCall]: ...
-    @overload
-    def __get__(
-        self, instance: S, owner: type[Any] | None = None, /
-    ) -> Callable[P, H]: ...
-    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
-        return self if instance is None else MethodType(self.function, instance)
+    kind = noun = label = "signal"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> SignalCall:
         """Make a call value.
@@ -254,21 +172,11 @@ class SignalMethod(HandlerMethod, Generic[S, P, H]):
         return SignalCall(*self._bind(args, kwargs))
 
 
-class QueryMethod(HandlerMethod, Generic[S, P, R]):
+class QueryMethod(HandlerMethod, CallMaker[S, P, QueryCall[R], R], Generic[S, P, R]):
     """A method that answers a query; on the class it makes a `QueryCall`."""
 
-    kind = "query"
-
-    @overload
-    def __get__(
-        self, instance: None, owner: type[Any] | None = None, /
-    ) -> Callable[P, QueryCall[R]]: ...
-    @overload
-    def __get__(
-        self, instance: S, owner: type[Any] | None = None, /
-    ) -> Callable[P, R]: ...
-    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
-        return self if instance is None else MethodType(self.function, instance)
+    kind = noun = label = "query"
+    only_reads = True
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> QueryCall[R]:
         """Make a call value.
@@ -279,10 +187,12 @@ class QueryMethod(HandlerMethod, Generic[S, P, R]):
         return QueryCall(name, input, self.call_signature.decode_result)
 
 
-class UpdateMethod(HandlerMethod, Generic[S, P, R, H]):
+class UpdateMethod(
+    HandlerMethod, CallMaker[S, P, UpdateCall[R], H], Generic[S, P, R, H]
+):
     """A method that handles an update; on the class it makes an `UpdateCall`."""
 
-    kind = "update"
+    kind = noun = label = "update"
 
     def validator(
         self, function: Callable[Concatenate[S, P], None], /
@@ -315,17 +225,6 @@ class UpdateMethod(HandlerMethod, Generic[S, P, R, H]):
             )
         self.validator_name = function.__name__
         return function
-
-    @overload
-    def __get__(
-        self, instance: None, owner: type[Any] | None = None, /
-    ) -> Callable[P, UpdateCall[R]]: ...
-    @overload
-    def __get__(
-        self, instance: S, owner: type[Any] | None = None, /
-    ) -> Callable[P, H]: ...
-    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
-        return self if instance is None else MethodType(self.function, instance)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> UpdateCall[R]:
         """Make a call value.
@@ -411,7 +310,7 @@ def signal(
         InvalidOptionError: an option has a wrong value.
     """
     options = {"name": name, "is_dynamic": dynamic, "unfinished": unfinished}
-    return _decorate(SignalMethod, function, options)
+    return decorate(SignalMethod, function, **options)
 
 
 @overload
@@ -434,7 +333,7 @@ def query(
     Raises:
         DefinitionError: it is no method.
     """
-    return _decorate(QueryMethod, function, {"name": name, "is_dynamic": dynamic})
+    return decorate(QueryMethod, function, name=name, is_dynamic=dynamic)
 
 
 @overload
@@ -472,12 +371,4 @@ def update(
         InvalidOptionError: an option has a wrong value.
     """
     options = {"name": name, "is_dynamic": dynamic, "unfinished": unfinished}
-    return _decorate(UpdateMethod, function, options)
-
-
-def _decorate(
-    kind: Callable[..., HandlerMethod], function: Any, options: dict[str, Any]
-) -> Any:
-    if function is None:
-        return functools.partial(kind, **options)
-    return kind(function, **options)
+    return decorate(UpdateMethod, function, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
@@ -10,7 +9,13 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from typing_extensions import Unpack
 
 from durable.api.class_workflow import define_class
-from durable.api.definitions import WORKFLOWS, check_function, check_name, register
+from durable.api.definitions import (
+    WORKFLOWS,
+    check_function,
+    check_name,
+    decorate,
+    register,
+)
 from durable.api.workflow_definition import (
     Workflow,
     WorkflowCall,
@@ -85,9 +90,7 @@ def workflow(
         InvalidOptionError, InvalidDurationError: an option has a wrong value.
     """
     check_option_names(options, WorkflowOptions.__annotations__, "workflow option")
-    if decorated is None:
-        return functools.partial(_define, name=name, options=options)
-    return _define(decorated, name=name, options=options)
+    return decorate(_define, decorated, name=name, options=options)
 
 
 def _define(decorated: Any, /, *, name: str | None, options: WorkflowOptions) -> Any:

@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 from durable.cli.connection import open_client
-from durable.cli.output import escape, is_colored, note, write_json, write_line
+from durable.cli.output import is_colored, note, write_json, write_line
 from durable.cli.parameters import standard_options
-from durable.cli.pieces import Piece, Role
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN
 from durable.client.doctor import examine
 from durable.client.findings import Finding, RunKey
 from durable.client.repairs import MENDABLE, Repaired, mend
+from durable.telling.escaping import escape
+from durable.telling.pieces import Piece, Role
 
 
 @click.command("doctor")

@@ -13,17 +13,17 @@ from typing import Final
 
 from durable.cli.connection import Connection, open_client
 from durable.cli.output import is_colored, width_of, write_json, write_line
-from durable.cli.pieces import Line, Piece, decode_failure, failure_text
 from durable.cli.session import Session
 from durable.cli.timeline import COLORED, PLAIN, Columns, describe, header, paint
 from durable.cli.waiting import pointing_to
-from durable.cli.wording import Moment, Telling
 from durable.core.codec import decode_rows
 from durable.core.events import HistoryEvent, WorkflowExecutionContinuedAsNew
 from durable.core.fold import fold
 from durable.errors import WorkflowNotFoundError
 from durable.store.queries import FindRun, ReadAttempts, ReadHistory
 from durable.store.records import RunRecord, RunStatus
+from durable.telling.events import Moment, Telling
+from durable.telling.pieces import Line, Piece, decode_failure, failure_text
 
 # However much others write: how soon it looks again. And how late, whatever it heard.
 _PAUSE_SECONDS: Final = 0.1

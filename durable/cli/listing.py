@@ -12,16 +12,8 @@ import click
 
 from durable import limits
 from durable.cli.connection import open_client
-from durable.cli.output import (
-    escape,
-    is_colored,
-    note,
-    width_of,
-    write_json,
-    write_line,
-)
+from durable.cli.output import is_colored, note, width_of, write_json, write_line
 from durable.cli.parameters import Word, standard_options
-from durable.cli.pieces import Piece, instant
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN, STATUS_ROLES
 from durable.cli.views import run_view
@@ -32,6 +24,8 @@ from durable.store.queries import ListRuns
 from durable.store.records import STUCK, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.suggestions import closest
+from durable.telling.escaping import escape
+from durable.telling.pieces import Piece, instant
 
 _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from durable.cli.output import escape, escape_lines, to_json
+from durable.cli.output import to_json
+from durable.telling.escaping import escape, escape_lines
 
 _INDENT: Final = "    "
 # What the library's own lines and `durable.logger` say of the run.

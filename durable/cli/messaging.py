@@ -14,7 +14,6 @@ from durable.cli.checking import checked_call, definition_of
 from durable.cli.connection import open_client
 from durable.cli.loading import load_modules, read_arguments
 from durable.cli.output import (
-    escape,
     note,
     users_code_prints_to_stderr,
     write_json,
@@ -36,6 +35,7 @@ from durable.client.handle import Handle
 from durable.core.stacks import TaskStack
 from durable.errors import NoAnswerError, QueryFailedError
 from durable.options import to_microseconds
+from durable.telling.escaping import escape
 from durable.worker.guards import install_guards
 
 T = TypeVar("T")
@@ -58,6 +58,15 @@ _check_option: Final = click.option(
     metavar="MODULE",
     multiple=True,
     help="The run's code, to check name and arguments by before anything is sent.",
+)
+
+_timeout_option: Final = click.option(
+    "--timeout",
+    type=SPAN,
+    metavar="SPAN",
+    default="10s",
+    show_default=True,
+    help="How long to wait for a worker's answer.",
 )
 
 
@@ -126,14 +135,7 @@ def signal(
 @values_argument
 @_modules_option
 @run_id_option
-@click.option(
-    "--timeout",
-    type=SPAN,
-    metavar="SPAN",
-    default="10s",
-    show_default=True,
-    help="How long to wait for a worker's answer.",
-)
+@_timeout_option
 @standard_options
 @pass_session
 def query(
@@ -170,14 +172,7 @@ def query(
 @workflow_id_argument
 @_modules_option
 @run_id_option
-@click.option(
-    "--timeout",
-    type=SPAN,
-    metavar="SPAN",
-    default="10s",
-    show_default=True,
-    help="How long to wait for a worker's answer.",
-)
+@_timeout_option
 @standard_options
 @pass_session
 def stack(

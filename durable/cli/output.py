@@ -17,30 +17,9 @@ from typing import Any, Final, TextIO
 import click
 import msgspec
 
+from durable.telling.escaping import escape, escape_json
+
 _PAINT: Final = re.compile("(\x1b\\[(?:[0-2]|3[1-3])m)")
-
-
-def escape(text: str) -> str:
-    """Make a text printable on one line: control characters become backslash escapes.
-
-    Characters that reverse the writing direction or have no shape count as control
-    characters; letters of all languages do not.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else _spell(character)
-        for character in text
-    )
-
-
-def _spell(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def escape_lines(text: str) -> list[str]:
-    """Make a text of several lines printable, line by line."""
-    return [escape(line.expandtabs(4)) for line in text.split("\n")]
 
 
 def to_json(value: Any, *, indent: int = 0) -> str:
@@ -49,29 +28,6 @@ def to_json(value: Any, *, indent: int = 0) -> str:
     if indent:
         data = msgspec.json.format(data, indent=indent)
     return escape_json(data.decode())
-
-
-def escape_json(text: str) -> str:
-    """Escape what `escape` would, in a way that stays the same JSON.
-
-    Outside of strings JSON holds nothing that would be escaped, but line breaks.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable() or character == "\n"
-        else _spell_json(character)
-        for character in text
-    )
-
-
-def _spell_json(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(
-        f"\\u{units[index]:02x}{units[index + 1]:02x}"
-        for index in range(0, len(units), 2)
-    )
 
 
 def write_line(text: str) -> None:

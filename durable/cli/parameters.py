@@ -81,8 +81,6 @@ def standard_options(command: F) -> F:
     return database_options(_json(command))
 
 
-json_option: Final = _json
-
 run_id_option: Final = click.option(
     "--run-id",
     metavar="ID",

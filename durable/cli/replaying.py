@@ -20,14 +20,7 @@ from durable.api.endings import check_ending
 from durable.api.registry import REGISTRY
 from durable.cli.connection import open_client
 from durable.cli.loading import load_modules
-from durable.cli.output import (
-    escape,
-    escape_lines,
-    note,
-    users_code_prints_to_stderr,
-    write_json,
-    write_line,
-)
+from durable.cli.output import note, users_code_prints_to_stderr, write_json, write_line
 from durable.cli.parameters import run_id_option, standard_options
 from durable.cli.session import Session, pass_session
 from durable.client.doctor import read_pages
@@ -50,6 +43,7 @@ from durable.errors import (
 )
 from durable.store.queries import ReadHistory
 from durable.store.records import HistoryRow, RunFilter, RunStatus
+from durable.telling.escaping import escape, escape_lines
 from durable.worker.guards import install_guards
 
 Verdict: TypeAlias = Literal["ok", "mismatch", "stuck", "corrupt", "skipped"]

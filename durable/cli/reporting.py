@@ -27,8 +27,9 @@ from typing import Any, Final
 import click
 
 from durable import errors
-from durable.cli.output import escape_lines, to_json
+from durable.cli.output import to_json
 from durable.namesakes import explain
+from durable.telling.escaping import escape_lines
 
 
 class ExitCode(enum.IntEnum):

@@ -8,13 +8,14 @@ import click
 
 from durable.cli.connection import open_client
 from durable.cli.loading import read_value
-from durable.cli.output import escape, write_json, write_line
+from durable.cli.output import write_json, write_line
 from durable.cli.parameters import (
     run_id_option,
     standard_options,
     workflow_id_argument,
 )
 from durable.cli.session import Session, pass_session
+from durable.telling.escaping import escape
 
 
 @click.command("resolve")

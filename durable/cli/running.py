@@ -18,13 +18,7 @@ from durable.cli.loading import (
     read_arguments,
 )
 from durable.cli.logs import logging_to_stderr
-from durable.cli.output import (
-    escape,
-    note,
-    users_code_prints_to_stderr,
-    write_json,
-    write_line,
-)
+from durable.cli.output import note, users_code_prints_to_stderr, write_json, write_line
 from durable.cli.parameters import (
     SPAN,
     Word,
@@ -39,6 +33,7 @@ from durable.cli.waiting import pointing_to, write_result
 from durable.client.handle import Handle
 from durable.engine import Engine
 from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.telling.escaping import escape
 
 F = TypeVar("F", bound=Callable[..., Any])
 

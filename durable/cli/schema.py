@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from durable.cli.connection import require_database
-from durable.cli.output import escape, write_json, write_line
+from durable.cli.output import write_json, write_line
 from durable.cli.parameters import standard_options
 from durable.cli.reporting import mask
 from durable.cli.session import Session, pass_session
@@ -17,6 +17,7 @@ from durable.store.connect import connect
 from durable.store.schema import HEAD, read_revision
 from durable.store.sqlite import SqliteDatabase
 from durable.store.sqlite_backup import back_up
+from durable.telling.escaping import escape
 
 
 @click.group("db")

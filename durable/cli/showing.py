@@ -24,7 +24,6 @@ from durable.cli.parameters import (
     standard_options,
     workflow_id_argument,
 )
-from durable.cli.pieces import instant
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_interruptible
 from durable.cli.timeline import COLORED, PLAIN, describe_events, render_run
@@ -35,6 +34,7 @@ from durable.core.fold import fold
 from durable.errors import WorkflowNotFoundError
 from durable.store.queries import LoadRuns
 from durable.store.records import LoadedRun
+from durable.telling.pieces import instant
 
 
 class _Read(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from durable.cli.connection import open_client
-from durable.cli.output import escape, write_json, write_line
+from durable.cli.output import write_json, write_line
 from durable.cli.parameters import (
     run_id_option,
     standard_options,
@@ -17,6 +17,7 @@ from durable.cli.parameters import (
 )
 from durable.cli.session import Session, pass_session
 from durable.client.handle import Handle
+from durable.telling.escaping import escape
 
 
 @click.command("cancel")

@@ -9,9 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from durable.cli.output import escape, escape_lines
-from durable.cli.pending import tell_pending
-from durable.cli.pieces import (
+from durable.core.events import HistoryEvent
+from durable.core.fold import fold
+from durable.core.machines.fact import DeadLetter
+from durable.core.payload import JSON_PLAIN, Failure, innermost
+from durable.core.run_state import RunState
+from durable.store.records import (
+    AttemptRecord,
+    MessageRecord,
+    RunRecord,
+    RunStatus,
+)
+from durable.telling.escaping import escape, escape_lines
+from durable.telling.events import Moment, tell
+from durable.telling.pending import tell_pending
+from durable.telling.pieces import (
     Line,
     Piece,
     Role,
@@ -23,18 +35,6 @@ from durable.cli.pieces import (
     offset,
     span,
     value_of,
-)
-from durable.cli.wording import Moment, tell
-from durable.core.events import HistoryEvent
-from durable.core.fold import fold
-from durable.core.machines.fact import DeadLetter
-from durable.core.payload import JSON_PLAIN, Failure, innermost
-from durable.core.run_state import RunState
-from durable.store.records import (
-    AttemptRecord,
-    MessageRecord,
-    RunRecord,
-    RunStatus,
 )
 
 

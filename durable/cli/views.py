@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from durable.cli.pieces import decode_failure, find_datetime, value_of
 from durable.client.description import failure_as_dict
 from durable.core.codec import UNREADABLE
 from durable.core.payload import JSON_PLAIN, Payload
 from durable.core.run_state import RunState
 from durable.store.records import AttemptRecord, HistoryRow, RunRecord
+from durable.telling.pieces import decode_failure, find_datetime, value_of
 
 HIDDEN: Final = "hidden"
 """The key that stands in a payload in place of its value."""
@@ -21,21 +22,12 @@ def run_view(record: RunRecord) -> dict[str, Any]:
     """A run's row."""
     stuck = None if record.stuck is None else decode_failure(record.stuck)
     return {
-        "namespace": record.namespace,
-        "workflow_id": record.workflow_id,
-        "run_id": record.run_id,
-        "workflow_type": record.workflow_type,
-        "task_queue": record.task_queue,
-        "status": record.status.value,
-        "started_at": find_datetime(record.started_at),
-        "closed_at": _instant(record.closed_at),
-        "wake_at": _instant(record.wake_at),
-        "owner": record.owner,
-        "version": record.version,
-        "first_run_id": record.first_run_id,
-        "continued_from_run_id": record.continued_from_run_id,
-        "parent_workflow_id": record.parent_workflow_id,
-        "parent_run_id": record.parent_run_id,
+        **_fields(
+            record,
+            "namespace workflow_id run_id workflow_type task_queue status started_at"
+            " closed_at wake_at owner version first_run_id continued_from_run_id"
+            " parent_workflow_id parent_run_id",
+        ),
         "stuck": None if stuck is None else failure_as_dict(stuck),
     }
 
@@ -44,14 +36,11 @@ def attempt_view(row: AttemptRecord) -> dict[str, Any]:
     """One attempt of an activity."""
     failure = None if row.failure is None else decode_failure(row.failure)
     return {
-        "scheduled_event_id": row.scheduled_event_id,
-        "activity_type": row.activity_type,
-        "attempt": row.attempt,
-        "state": row.state.value,
-        "due_at": find_datetime(row.due_at),
-        "started_at": _instant(row.started_at),
-        "closed_at": _instant(row.closed_at),
-        "worker_id": row.worker_id,
+        **_fields(
+            row,
+            "scheduled_event_id activity_type attempt state due_at started_at closed_at"
+            " worker_id",
+        ),
         "failure": None if failure is None else failure_as_dict(failure),
     }
 
@@ -87,58 +76,22 @@ def _state_view(state: Payload | None, *, payloads: bool) -> Any:
 
 def _pending_view(state: RunState) -> dict[str, Any]:
     """What a run waits for."""
+    activity = "scheduled_event_id activity_id activity_type scheduled_at"
+    child = "initiated_event_id workflow_id workflow_type run_id initiated_at"
+    delivery = "initiated_event_id workflow_id run_id signal_name sent_at"
+    fields = {
+        "activities": f"{activity} is_cancel_requested",
+        "timers": "started_event_id timer_id due_at summary",
+        "children": f"{child} parent_close_policy is_cancel_requested",
+        "deliveries": delivery,
+        "updates": "accepted_event_id update_id update_name accepted_at",
+    }
     return {
-        "activities": [
-            {
-                "scheduled_event_id": activity.scheduled_event_id,
-                "activity_id": activity.activity_id,
-                "activity_type": activity.activity_type,
-                "scheduled_at": find_datetime(activity.scheduled_at),
-                "is_cancel_requested": activity.is_cancel_requested,
-            }
-            for activity in state.pending_activities
-        ],
-        "timers": [
-            {
-                "started_event_id": timer.started_event_id,
-                "timer_id": timer.timer_id,
-                "due_at": find_datetime(timer.due_at),
-                "summary": timer.summary,
-            }
-            for timer in state.pending_timers
-        ],
-        "children": [
-            {
-                "initiated_event_id": child.initiated_event_id,
-                "workflow_id": child.workflow_id,
-                "workflow_type": child.workflow_type,
-                "run_id": child.run_id,
-                "initiated_at": find_datetime(child.initiated_at),
-                "parent_close_policy": child.parent_close_policy,
-                "is_cancel_requested": child.is_cancel_requested,
-            }
-            for child in state.pending_children
-        ],
-        "deliveries": [
-            {
-                "initiated_event_id": delivery.initiated_event_id,
-                "workflow_id": delivery.workflow_id,
-                "run_id": delivery.run_id,
-                "signal_name": delivery.signal_name,
-                "sent_at": find_datetime(delivery.sent_at),
-            }
-            for delivery in state.pending_deliveries
-        ],
-        "updates": [
-            {
-                "accepted_event_id": update.accepted_event_id,
-                "update_id": update.update_id,
-                "update_name": update.update_name,
-                "accepted_at": find_datetime(update.accepted_at),
-            }
-            for update in state.pending_updates
-        ],
-        "deadline_at": _instant(state.deadline_at),
+        **{
+            name: [_fields(item, names) for item in getattr(state, f"pending_{name}")]
+            for name, names in fields.items()
+        },
+        "deadline_at": _shown(state.deadline_at, is_instant=True),
     }
 
 
@@ -208,5 +161,15 @@ def _size(payload: Any) -> dict[str, Any]:
     return {HIDDEN: True, "encoding": encoding, "size": size}
 
 
-def _instant(microseconds: int | None) -> Any:
-    return None if microseconds is None else find_datetime(microseconds)
+def _fields(item: object, names: str) -> dict[str, Any]:
+    """Some fields, in this order."""
+    return {
+        name: _shown(getattr(item, name), is_instant=name.endswith("_at"))
+        for name in names.split()
+    }
+
+
+def _shown(value: Any, *, is_instant: bool) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return find_datetime(value) if is_instant and value is not None else value

@@ -8,11 +8,11 @@ import os
 import random
 import secrets
 import socket
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
-from durable.api.child_options import START_OPTIONS, refuse_others
+from durable.api.child_options import START_OPTIONS, encode_memo, refuse_others
 from durable.api.messages import SignalCall, UpdateCall, signal_call, update_call
 from durable.api.registry import Registry
 from durable.api.workflow import Workflow, WorkflowCall
@@ -31,19 +31,18 @@ from durable.client.home import Home
 from durable.client.listening import Listener
 from durable.client.listing import describe_runs
 from durable.client.outcomes import Outcomes
-from durable.client.start_options import StartOptions, start_options
+from durable.client.start_options import StartOptions, StartSettings, start_settings
 from durable.client.updates import UpdateHandle
 from durable.converter import json
-from durable.core.codec import decode_rows, encode_attributes, encode_event
+from durable.core.codec import decode_rows, encode_attributes
 from durable.core.events import (
-    UNPROCESSED,
     Attributes,
-    HistoryEvent,
     WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
 )
 from durable.core.ids import RunIds
+from durable.core.messages import encode_message
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
     CommitUnknownError,
@@ -54,6 +53,7 @@ from durable.errors import (
 )
 from durable.observer import Observer
 from durable.options import TERMINATE_EXISTING, USE_EXISTING, USE_SAME, check_id
+from durable.store.beginnings import record_of, unowned
 from durable.store.queries import FindRun, ListRuns, LoadRuns
 from durable.store.records import (
     RUNNING,
@@ -155,7 +155,7 @@ class Client:
     # --- starting ---------------------------------------------------------------------
 
     async def start(
-        self, call: WorkflowCall[Any] | str, args: tuple[Any, ...], how: StartOptions
+        self, call: WorkflowCall[Any] | str, args: tuple[Any, ...], how: StartSettings
     ) -> Handle[Any]:
         """Start a run; see `Engine.start`."""
         definition, name, payloads = _what_to_start(call, args)
@@ -177,7 +177,7 @@ class Client:
         definition: Workflow[Any, Any] | None,
         name: str,
         payloads: tuple[Any, ...],
-        how: StartOptions,
+        how: StartSettings,
         now: int,
         ids: tuple[str, str],
         headers: dict[str, str],
@@ -185,19 +185,7 @@ class Client:
         started = self._first_event(definition, name, payloads, how, ids, headers)
         definition = definition or self.registry.workflows.get(name)
         workflow_id, run_id = ids
-        record = RunRecord(
-            namespace=self.namespace,
-            workflow_id=workflow_id,
-            run_id=run_id,
-            workflow_type=name,
-            task_queue=started.task_queue,
-            status=RUNNING,
-            started_at=now,
-            first_run_id=run_id,
-            request_id=started.request_id,
-            version=started.version,
-            root_run_id=run_id,
-        )
+        record = record_of(started, now)
         # The handle's outcome must exist before the run can close.
         outcome = self.outcomes.of(run_id)
         update = None
@@ -232,7 +220,7 @@ class Client:
         self,
         started: WorkflowExecutionStarted,
         definition: Workflow[Any, Any] | None,
-        how: StartOptions,
+        how: StartSettings,
         found: FoundRun,
     ) -> Handle[Any]:
         """Answer a start with the run that there is, if that is what it asked for."""
@@ -258,7 +246,7 @@ class Client:
             is_new=False,
         )
 
-    async def _send_to_found(self, record: RunRecord, how: StartOptions) -> None:
+    async def _send_to_found(self, record: RunRecord, how: StartSettings) -> None:
         """Send what a start brings along to the run that it was compared with.
 
         Raises:
@@ -279,7 +267,7 @@ class Client:
         definition: Workflow[Any, Any] | None,
         name: str,
         payloads: tuple[Any, ...],
-        how: StartOptions,
+        how: StartSettings,
         ids: tuple[str, str],
         headers: dict[str, str],
     ) -> WorkflowExecutionStarted:
@@ -307,10 +295,7 @@ class Client:
             version=definition.version if definition else None,
             identity=self.identity,
             headers=headers,
-            memo={
-                key: json.encode(value, Any, f"memo {key!r}")
-                for key, value in how.memo.items()
-            },
+            memo=encode_memo(how.memo),
         )
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
@@ -322,7 +307,7 @@ class Client:
         )
 
     async def _commit_start(
-        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartOptions
+        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartSettings
     ) -> Started:
         """Start, and if the answer is lost ask again under the same request id."""
         for attempt in range(_COMMIT_TRIES):
@@ -338,7 +323,7 @@ class Client:
         raise CommitUnknownError("unreachable")
 
     async def _start_once(
-        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartOptions
+        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartSettings
     ) -> Started:
         terminated = ""
         policy = how.conflict_policy
@@ -369,22 +354,10 @@ class Client:
         events: list[Attributes] = [started]
         if isinstance(first, WorkflowExecutionSignaled):
             events.append(first)
-        request = msgspec.structs.replace(
-            request,
-            record=msgspec.structs.replace(record, wake_at=record.started_at),
-            rows=[
-                encode_event(
-                    record.run_id,
-                    HistoryEvent(number, UNPROCESSED, record.started_at, event),
-                )
-                for number, event in enumerate(events, start=1)
-            ],
-            messages=(
-                (self._message(record, first),)
-                if isinstance(first, UpdateRequest)
-                else ()
-            ),
-        )
+        request = unowned(request, events)
+        if isinstance(first, UpdateRequest):
+            message = self._message(record, first)
+            request = msgspec.structs.replace(request, messages=(message,))
         result: Started = await self._store.perform(request)
         if result.terminated_run_id is not None:
             self._spread_termination(result.terminated_run_id, result.committed)
@@ -405,12 +378,12 @@ class Client:
                 if isinstance(first, WorkflowExecutionSignaled)
                 else update_request_id(first.update_id)
             ),
-            data=msgspec.json.encode(first).decode(),
+            data=encode_message(first),
         )
 
     # --- starting with a message ------------------------------------------------------
 
-    def with_signal(self, how: StartOptions, call: SignalCall) -> StartOptions:
+    def with_signal(self, how: StartSettings, call: SignalCall) -> StartSettings:
         """Let a start bring a signal along.
 
         Raises:
@@ -433,7 +406,7 @@ class Client:
         update_id: str | None,
         call: WorkflowCall[Any] | str,
         args: tuple[Any, ...],
-        how: StartOptions,
+        how: StartSettings,
     ) -> tuple[Handle[Any], UpdateHandle[Any]]:
         """Start a run, or use the open one, with an update."""
         made = update_call(update, ())
@@ -524,28 +497,16 @@ def _what_to_start(
     raise InvalidCallError(f"{call!r} is no workflow call.", hint=hint)
 
 
-def _with_call_options(call: object, how: StartOptions) -> StartOptions:
+def _with_call_options(call: object, how: StartSettings) -> StartSettings:
     """Fill in what the call's own options say and the start leaves open."""
     options = getattr(call, "child_options", None)
     if not options or not isinstance(call, WorkflowCall):
         return how
     refuse_others(options, START_OPTIONS, call.definition.name, "an engine's start")
-    own = start_options(
-        workflow_id=options.get("id"),
-        on_conflict=how.on_conflict,
-        id_reuse=how.id_reuse or options.get("id_reuse"),
-        request_id=how.request_id,
-        run_timeout=options.get("run_timeout"),
-        execution_timeout=options.get("execution_timeout"),
-        task_queue=options.get("task_queue"),
-        memo=options.get("memo"),
-    )
-    return msgspec.structs.replace(
-        own,
-        workflow_id=how.workflow_id or own.workflow_id,
-        run_timeout=how.run_timeout or own.run_timeout,
-        execution_timeout=how.execution_timeout or own.execution_timeout,
-        task_queue=how.task_queue or own.task_queue,
-        memo={**own.memo, **how.memo},
-        first=how.first,
-    )
+    own = start_settings(cast("StartOptions", options))
+    both: dict[str, Any] = {
+        name: getattr(how, name) or getattr(own, name)
+        for name in StartSettings.__struct_fields__
+    }
+    both["memo"] = {**own.memo, **how.memo}
+    return StartSettings(**both)

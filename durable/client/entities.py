@@ -32,7 +32,7 @@ from durable.api.workflow_definition import Workflow, WorkflowCall, find_workflo
 from durable.client import questions
 from durable.client.chain import Chain
 from durable.client.client import Client
-from durable.client.start_options import start_options
+from durable.client.start_options import start_settings
 from durable.client.updates import UpdateHandle, start_update
 from durable.converter import failures, json
 from durable.core.codec import decode_rows
@@ -223,15 +223,12 @@ async def _find_open(client: Client, target: EntityTarget) -> tuple[Chain, int] 
 async def _start_with(
     client: Client, request: EntityRequest, sending: Sending
 ) -> UpdateHandle[Payload]:
-    how = start_options(
-        workflow_id=request.target.workflow_id,
-        on_conflict=IdConflictPolicy.USE_EXISTING,
-        id_reuse=IdReusePolicy.ALLOW_DUPLICATE,
-        request_id=None,
-        run_timeout=None,
-        execution_timeout=None,
-        task_queue=None,
-        memo=None,
+    how = start_settings(
+        {
+            "id": request.target.workflow_id,
+            "on_conflict": IdConflictPolicy.USE_EXISTING,
+            "id_reuse": IdReusePolicy.ALLOW_DUPLICATE,
+        }
     )
     update = UpdateCall(request.method, request.input, _as_it_is)
     start: WorkflowCall[Any] = WorkflowCall(request.target.definition, ())

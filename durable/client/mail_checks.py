@@ -8,22 +8,18 @@ is recorded there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, TypeAlias
-
-import msgspec
+from typing import Any, TypeAlias
 
 from durable.client.findings import Check
 from durable.core.codec import UNREADABLE
 from durable.core.events import (
     CHILD_OUTCOMES,
-    EVENT_TYPES,
     HistoryEvent,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionSignaled,
     WorkflowExecutionUpdateAccepted,
 )
-from durable.core.payload import Payloads
-from durable.core.resolution import ActivityResolution
+from durable.core.messages import decode_message
 from durable.core.run_state import RunState
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.store.records import LoadedRun, MessageKind, MessageRecord, RunStatus
@@ -31,45 +27,17 @@ from durable.store.records import LoadedRun, MessageKind, MessageRecord, RunStat
 Breach: TypeAlias = tuple[Check, str]
 
 
-class ChildNews(msgspec.Struct, frozen=True):
-    """How a child ended: the type and the data of an event of its parent."""
-
-    type: str
-    event: msgspec.Raw
-
-
-class QueryRequest(msgspec.Struct, frozen=True):
-    """A question to a run's code."""
-
-    name: str
-    input: Payloads
-
-
-_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
-    MessageKind.CANCEL.value: msgspec.json.Decoder(WorkflowExecutionCancelRequested),
-    MessageKind.SIGNAL.value: msgspec.json.Decoder(WorkflowExecutionSignaled),
-    MessageKind.UPDATE.value: msgspec.json.Decoder(UpdateRequest),
-    MessageKind.CHILD.value: msgspec.json.Decoder(ChildNews),
-    MessageKind.QUERY.value: msgspec.json.Decoder(QueryRequest),
-    MessageKind.RESOLVE.value: msgspec.json.Decoder(ActivityResolution),
-}
-
-
-def decode_message(message: MessageRecord) -> Any:
+def read_message(message: MessageRecord) -> Any:
     """Read what a message says; None if it cannot be read."""
     try:
-        body = _DECODERS[message.kind].decode(message.data)
-        if isinstance(body, ChildNews):
-            kind = EVENT_TYPES[body.type]
-            body = msgspec.json.decode(body.event, type=kind)
+        return decode_message(message.kind, message.data)
     except (KeyError, *UNREADABLE):
         return None
-    return body
 
 
 def tells_of_child(message: MessageRecord, initiated_event_id: int) -> bool:
     """Whether a message says how that child ended."""
-    body = decode_message(message)
+    body = read_message(message)
     return (
         isinstance(body, CHILD_OUTCOMES)
         and body.initiated_event_id == initiated_event_id
@@ -91,7 +59,7 @@ def check_messages(
     waiting = {child.initiated_event_id for child in state.pending_children}
     for message in loaded.messages:
         name = f"message {message.sequence}"
-        body = decode_message(message)
+        body = read_message(message)
         if body is None:
             yield Check.PAYLOADS, f"{name} of the kind {message.kind!r} cannot be read"
         elif message.created_at <= recorded.get(_request_id(message, body), -1) or (

@@ -19,9 +19,11 @@ from durable.client.description import decode_stuck, stuck_error
 from durable.converter.failures import exception_of, show_remote
 from durable.core.catching_up import catch_up
 from durable.core.codec import decode_rows
-from durable.core.events import (
-    WorkflowExecutionCancelRequested,
-    WorkflowExecutionSignaled,
+from durable.core.messages import (
+    QueryRequest,
+    decode_message,
+    decode_query_reply,
+    encode_message,
 )
 from durable.core.payload import Failure, Payload, Payloads
 from durable.core.replayer import Replayer
@@ -46,14 +48,6 @@ from durable.store.records import (
 )
 
 T = TypeVar("T")
-
-
-class _Reply(msgspec.Struct):
-    result: Payload | None = None
-    failure: Failure | None = None
-
-
-_reply_decoder: Final = msgspec.json.Decoder(_Reply)
 
 
 async def query(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
@@ -146,16 +140,13 @@ async def _by_replay(
         return ask(replayer)
 
 
-_EVENTS: Final[dict[str, Any]] = {
-    MessageKind.SIGNAL.value: WorkflowExecutionSignaled,
-    MessageKind.CANCEL.value: WorkflowExecutionCancelRequested,
-}
+_EVENTS: Final = (MessageKind.SIGNAL.value, MessageKind.CANCEL.value)
 
 
 def acknowledged(loaded: LoadedRun, replayer: Replayer) -> list[Any]:
     """The events of messages that wait in a run's inbox; updates are none yet."""
     return [
-        msgspec.json.decode(message.data, type=_EVENTS[message.kind])
+        decode_message(message.kind, message.data)
         for message in loaded.messages
         if message.kind in _EVENTS and not replayer.knows_request(message.request_id)
     ]
@@ -164,7 +155,7 @@ def acknowledged(loaded: LoadedRun, replayer: Replayer) -> list[Any]:
 async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
     connection = chain.connection
     request_id = secrets.token_hex(16)
-    data = msgspec.json.encode({"name": name, "input": input}).decode()
+    data = encode_message(QueryRequest(name, input))
     record = await chain.record()
     if record.status is not RunStatus.RUNNING:
         raise QueryFailedError(
@@ -192,7 +183,7 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
             hint="Is a worker with its code running? Or import that code here.",
         ) from None
     await connection.store.perform(DropReplies(keys=((run_id, request_id),)))
-    answer = _reply_decoder.decode(reply)
+    answer = decode_query_reply(reply)
     if answer.failure is not None:
         raise show_remote(exception_of(answer.failure))
     return answer.result or Payload()

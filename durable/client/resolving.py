@@ -5,14 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import msgspec
-
 from durable.client.chain import Chain
 from durable.converter import json
 from durable.core.codec import decode_rows
 from durable.core.events import ActivityTaskScheduled
+from durable.core.messages import ActivityResolution, encode_message
 from durable.core.payload import Payload
-from durable.core.resolution import ActivityResolution
 from durable.errors import InvalidCallError, WorkflowClosedError
 from durable.store.queries import ReadAttempts, ReadHistory
 from durable.store.records import AttemptRecord, AttemptState, MessageKind
@@ -88,5 +86,5 @@ async def _send(
         identity=identity,
     )
     request_id = secrets.token_hex(16)
-    data = msgspec.json.encode(resolution).decode()
+    data = encode_message(resolution)
     await chain.put(MessageKind.RESOLVE, request_id, data)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
+from typing_extensions import TypedDict
 
-from durable.errors import InvalidOptionError
+from durable.api.child_options import timeout_of
+from durable.api.messages import SignalCall
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,
@@ -19,28 +21,32 @@ from durable.options import (
     IdReusePolicy,
     OnConflict,
     check_id,
+    check_option_names,
     to_conflict_policy,
-    to_microseconds,
     to_reuse_policy,
 )
 
-START_OPTION_NAMES: Final = frozenset(
-    {
-        "id",
-        "on_conflict",
-        "id_reuse",
-        "request_id",
-        "run_timeout",
-        "execution_timeout",
-        "task_queue",
-        "memo",
-        "with_signal",
-    }
-)
-"""What a start may be told beside its call."""
+
+class UpdateStartOptions(TypedDict, total=False):
+    """Options of a start that comes with an update; see `Engine.start`."""
+
+    id_reuse: IdReuse | None
+    request_id: str | None
+    run_timeout: Duration | None
+    execution_timeout: Duration | None
+    task_queue: str | None
+    memo: dict[str, Any] | None
 
 
-class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
+class StartOptions(UpdateStartOptions, total=False):
+    """What a start may be told beside its call; see `Engine.start`."""
+
+    id: str | None
+    on_conflict: OnConflict | None
+    with_signal: SignalCall | None
+
+
+class StartSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How one run is started; durations in microseconds."""
 
     workflow_id: str | None
@@ -74,45 +80,30 @@ class StartOptions(msgspec.Struct, frozen=True, kw_only=True):
         return ALLOW_DUPLICATE if is_new else REJECT_DUPLICATE
 
 
-def start_options(
-    *,
-    workflow_id: str | None,
-    on_conflict: OnConflict | None,
-    id_reuse: IdReuse | None,
-    request_id: str | None,
-    run_timeout: Duration | None,
-    execution_timeout: Duration | None,
-    task_queue: str | None,
-    memo: dict[str, Any] | None,
-) -> StartOptions:
-    """Check the options of a start.
+def start_settings(options: StartOptions) -> StartSettings:
+    """Check the options of a start; the signal is left to others.
 
     Raises:
         InvalidIdError, InvalidOptionError, InvalidDurationError: one breaks its rule.
     """
-    for value, name in (
-        (workflow_id, "the workflow id"),
-        (request_id, "the request id"),
-        (task_queue, "the task queue"),
+    check_option_names(options, StartOptions.__annotations__, "option of a start")
+    for key, name in (
+        ("id", "the workflow id"),
+        ("request_id", "the request id"),
+        ("task_queue", "the task queue"),
     ):
-        if value is not None:
-            check_id(value, name)
-    return StartOptions(
-        workflow_id=workflow_id,
+        if options.get(key) is not None:
+            check_id(options[key], name)  # type: ignore[literal-required]  # from above
+    on_conflict, id_reuse = options.get("on_conflict"), options.get("id_reuse")
+    return StartSettings(
+        workflow_id=options.get("id"),
         on_conflict=None if on_conflict is None else to_conflict_policy(on_conflict),
         id_reuse=None if id_reuse is None else to_reuse_policy(id_reuse),
-        request_id=request_id,
-        run_timeout=_positive(run_timeout, "run_timeout"),
-        execution_timeout=_positive(execution_timeout, "execution_timeout"),
-        task_queue=task_queue,
-        memo=memo or {},
+        request_id=options.get("request_id"),
+        run_timeout=timeout_of(options.get("run_timeout"), "run_timeout"),
+        execution_timeout=timeout_of(
+            options.get("execution_timeout"), "execution_timeout"
+        ),
+        task_queue=options.get("task_queue"),
+        memo=options.get("memo") or {},
     )
-
-
-def _positive(value: Duration | None, name: str) -> int | None:
-    if value is None:
-        return None
-    microseconds = to_microseconds(value, name)
-    if microseconds == 0:
-        raise InvalidOptionError(f"{name} is 0: give a positive duration, or None.")
-    return microseconds

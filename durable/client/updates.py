@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from durable.client.description import decode_stuck, stuck_error
 from durable.client.tails import RunTail
 from durable.converter.failures import exception_of, show_remote
 from durable.core.events import WorkflowExecutionContinuedAsNew
+from durable.core.messages import decode_update_reply, encode_message
 from durable.core.payload import Failure, Payload, summary_of
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
@@ -31,13 +32,6 @@ from durable.store.queries import FindRun, ReadReply
 from durable.store.records import DropReplies, MessageKind
 
 R_co = TypeVar("R_co", covariant=True)
-
-
-class _Reply(msgspec.Struct):
-    rejected: Failure
-
-
-_reply_decoder: Final = msgspec.json.Decoder(_Reply)
 
 
 class UpdateHandle(Generic[R_co]):
@@ -197,7 +191,7 @@ class UpdateHandle(Generic[R_co]):
             key = update_request_id(self.update_id)
             reply = await store.read(ReadReply(self.run_id, key))
             if reply is not None:
-                outcome.take(_reply_decoder.decode(reply).rejected)
+                outcome.take(decode_update_reply(reply).rejected)
                 await store.perform(DropReplies(keys=((self.run_id, key),)))
                 return True
         if not outcome.is_accepted and self._go_back(tail):
@@ -295,7 +289,7 @@ class UpdateHandle(Generic[R_co]):
     async def _send_by_store(self) -> None:
         self._is_direct = False
         request_id = update_request_id(self.update_id)
-        data = msgspec.json.encode(self.request).decode()
+        data = encode_message(self.request)
         try:
             run_id = await self._chain.put(MessageKind.UPDATE, request_id, data)
         except WorkflowClosedError:

@@ -2,6 +2,7 @@
 
 Names and meanings are Temporal's. Durations are microseconds. A command is plain data;
 `source` is the line of workflow code that issued it and is never compared.
+The event that records a command is derived from it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import TypeAlias
 import msgspec
 
 from durable.core.payload import Failure, Payload, Payloads
-
-ACTIVITY_RETRY_UNBOUNDED = 0
 
 
 class RetrySettings(msgspec.Struct, frozen=True, gc=False):

@@ -1,8 +1,8 @@
 """One struct per history event: what has happened to a run, as plain data.
 
 Names and meanings are Temporal's; instants and durations are microseconds. Events that
-answer a command are `caused by` it: replay expects the code to issue that command
-again. All others are inputs: replay hands them to the code again.
+record a command are derived from it and have its fields: replay expects the code to
+issue that command again. All others are inputs: replay hands them to the code again.
 
 Temporal's workflow-task events have no rows here. Each row carries the number of its
 workflow task instead, and an export computes them. The exception is
@@ -17,10 +17,8 @@ from typing import Any, ClassVar, Final, TypeAlias, get_args
 import msgspec
 
 from durable.core.commands import (
-    ActivitySettings,
     CancelTimer,
     CancelWorkflowExecution,
-    ChildSettings,
     Command,
     CompleteWorkflowExecution,
     CompleteWorkflowExecutionUpdate,
@@ -38,14 +36,46 @@ from durable.core.commands import (
 from durable.core.payload import Failure, Payload, Payloads
 
 
-class WorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class _Input(msgspec.Struct, frozen=True, gc=False):
+    is_input: ClassVar[bool] = True
+
+
+class _ActivityFailure(_Input, frozen=True):
+    scheduled_event_id: int
+    failure: Failure
+    attempt: int
+    started_at: int
+    retry_state: str
+    identity: str = ""
+
+
+class _OfChild(_Input, frozen=True):
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+
+
+class _Reached(_Input, frozen=True):
+    initiated_event_id: int
+    workflow_id: str
+    run_id: str
+
+
+class _NotReached(_Input, frozen=True):
+    initiated_event_id: int
+    workflow_id: str
+    cause: str
+    message: str = ""
+
+
+class WorkflowExecutionStarted(_Input, frozen=True, kw_only=True):
     """The first event of every run.
 
     `known_request_ids` are of the newest messages that the run before in its chain has
     had: the same again is known.
     """
 
-    is_input: ClassVar[bool] = True
     workflow_type: str
     input: Payloads
     task_queue: str
@@ -70,77 +100,61 @@ class WorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False, kw_only=Tr
     known_request_ids: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
-class WorkflowExecutionCompleted(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionCompleted(CompleteWorkflowExecution, frozen=True):
     """The run ended with a result."""
 
     is_input: ClassVar[bool] = False
-    result: Payload
 
 
-class WorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionFailed(FailWorkflowExecution, frozen=True):
     """The run ended with a failure."""
 
     is_input: ClassVar[bool] = False
-    failure: Failure
 
 
-class WorkflowExecutionCanceled(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionCanceled(CancelWorkflowExecution, frozen=True):
     """The run ended as cancelled."""
 
     is_input: ClassVar[bool] = False
-    failure: Failure | None = None
 
 
-class WorkflowExecutionTimedOut(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionTimedOut(_Input, frozen=True):
     """The run passed its run or execution timeout; no code ran."""
 
-    is_input: ClassVar[bool] = True
     timeout_type: str
 
 
-class WorkflowExecutionTerminated(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionTerminated(_Input, frozen=True):
     """The run was closed from outside; no code ran."""
 
-    is_input: ClassVar[bool] = True
     reason: str
     identity: str = ""
 
 
-class WorkflowExecutionCancelRequested(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionCancelRequested(_Input, frozen=True):
     """Somebody asked the run to stop."""
 
-    is_input: ClassVar[bool] = True
     reason: str
     request_id: str = ""
     identity: str = ""
 
 
-class WorkflowTaskStarted(msgspec.Struct, frozen=True, gc=False):
+class WorkflowTaskStarted(_Input, frozen=True):
     """A workflow task began with inputs that were recorded before it.
 
     Written only then: usually a task's inputs carry its number and time themselves.
     """
 
-    is_input: ClassVar[bool] = True
 
-
-class ActivityTaskScheduled(msgspec.Struct, frozen=True, gc=False):
+class ActivityTaskScheduled(ScheduleActivityTask, frozen=True):
     """An activity was asked for. Its first local attempt is recorded by this."""
 
     is_input: ClassVar[bool] = False
-    activity_id: str
-    activity_type: str
-    input: Payloads
-    settings: ActivitySettings
-    headers: dict[str, str]
-    summary: str | None = None
-    source: str = ""
 
 
-class ActivityTaskCompleted(msgspec.Struct, frozen=True, gc=False):
+class ActivityTaskCompleted(_Input, frozen=True):
     """An activity returned. Earlier attempts are rows of the attempts table."""
 
-    is_input: ClassVar[bool] = True
     scheduled_event_id: int
     result: Payload
     attempt: int
@@ -149,43 +163,23 @@ class ActivityTaskCompleted(msgspec.Struct, frozen=True, gc=False):
     last_failure: Failure | None = None
 
 
-class ActivityTaskFailed(msgspec.Struct, frozen=True, gc=False):
+class ActivityTaskFailed(_ActivityFailure, frozen=True):
     """An activity raised, and there is no further attempt."""
 
-    is_input: ClassVar[bool] = True
-    scheduled_event_id: int
-    failure: Failure
-    attempt: int
-    started_at: int
-    retry_state: str
-    identity: str = ""
 
-
-class ActivityTaskTimedOut(msgspec.Struct, frozen=True, gc=False):
+class ActivityTaskTimedOut(_ActivityFailure, frozen=True):
     """An activity passed a timeout, and there is no further attempt."""
 
-    is_input: ClassVar[bool] = True
-    scheduled_event_id: int
-    failure: Failure
-    attempt: int
-    started_at: int
-    retry_state: str
-    identity: str = ""
 
-
-class ActivityTaskCancelRequested(msgspec.Struct, frozen=True, gc=False):
+class ActivityTaskCancelRequested(RequestCancelActivityTask, frozen=True):
     """The workflow asked a running activity to stop."""
 
     is_input: ClassVar[bool] = False
-    activity_id: str
-    scheduled_event_id: int
-    source: str = ""
 
 
-class ActivityTaskCanceled(msgspec.Struct, frozen=True, gc=False):
+class ActivityTaskCanceled(_Input, frozen=True):
     """An activity stopped because it was asked to."""
 
-    is_input: ClassVar[bool] = True
     scheduled_event_id: int
     attempt: int
     started_at: int
@@ -193,46 +187,34 @@ class ActivityTaskCanceled(msgspec.Struct, frozen=True, gc=False):
     identity: str = ""
 
 
-class TimerStarted(msgspec.Struct, frozen=True, gc=False):
+class TimerStarted(StartTimer, frozen=True):
     """A timer was set; it is due at the event's time plus the timeout."""
 
     is_input: ClassVar[bool] = False
-    timer_id: str
-    start_to_fire_timeout: int
-    summary: str | None = None
-    source: str = ""
 
 
-class TimerFired(msgspec.Struct, frozen=True, gc=False):
+class TimerFired(_Input, frozen=True):
     """A timer came due."""
 
-    is_input: ClassVar[bool] = True
     timer_id: str
     started_event_id: int
 
 
-class TimerCanceled(msgspec.Struct, frozen=True, gc=False):
+class TimerCanceled(CancelTimer, frozen=True):
     """A timer was dropped before it fired."""
 
     is_input: ClassVar[bool] = False
-    timer_id: str
-    started_event_id: int
-    source: str = ""
 
 
-class MarkerRecorded(msgspec.Struct, frozen=True, gc=False):
+class MarkerRecorded(RecordMarker, frozen=True):
     """A fact of the library itself."""
 
     is_input: ClassVar[bool] = False
-    marker_name: str
-    details: dict[str, Payload]
-    source: str = ""
 
 
-class WorkflowExecutionSignaled(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionSignaled(_Input, frozen=True):
     """Somebody sent the run a signal."""
 
-    is_input: ClassVar[bool] = True
     signal_name: str
     input: Payloads
     request_id: str = ""
@@ -240,10 +222,9 @@ class WorkflowExecutionSignaled(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str] = {}
 
 
-class WorkflowExecutionUpdateAccepted(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionUpdateAccepted(_Input, frozen=True):
     """An update passed its validator; its handler runs, or has run."""
 
-    is_input: ClassVar[bool] = True
     update_id: str
     update_name: str
     input: Payloads
@@ -251,50 +232,31 @@ class WorkflowExecutionUpdateAccepted(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str] = {}
 
 
-class WorkflowExecutionUpdateCompleted(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionUpdateCompleted(CompleteWorkflowExecutionUpdate, frozen=True):
     """The handler of an update returned or raised."""
 
     is_input: ClassVar[bool] = False
-    update_id: str
-    result: Payload | None = None
-    failure: Failure | None = None
 
 
-class StateTransitioned(msgspec.Struct, frozen=True, gc=False):
+class StateTransitioned(SetState, frozen=True):
     """The run published what it shows of itself."""
 
     is_input: ClassVar[bool] = False
-    previous: Payload | None
-    current: Payload
 
 
-class StartChildWorkflowExecutionInitiated(msgspec.Struct, frozen=True, gc=False):
+class StartChildWorkflowExecutionInitiated(StartChildWorkflowExecution, frozen=True):
     """A child workflow was asked for."""
 
     is_input: ClassVar[bool] = False
-    workflow_id: str
-    workflow_type: str
-    input: Payloads
-    settings: ChildSettings
-    headers: dict[str, str]
-    summary: str | None = None
-    source: str = ""
 
 
-class ChildWorkflowExecutionStarted(msgspec.Struct, frozen=True, gc=False):
+class ChildWorkflowExecutionStarted(_OfChild, frozen=True):
     """The child exists."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
-    workflow_type: str
 
-
-class StartChildWorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
+class StartChildWorkflowExecutionFailed(_Input, frozen=True):
     """The child could not be started; `cause` says why."""
 
-    is_input: ClassVar[bool] = True
     initiated_event_id: int
     workflow_id: str
     workflow_type: str
@@ -302,125 +264,66 @@ class StartChildWorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
     message: str = ""
 
 
-class ChildWorkflowExecutionCompleted(msgspec.Struct, frozen=True, gc=False):
+class ChildWorkflowExecutionCompleted(_OfChild, frozen=True):
     """The child ended with a result."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
-    workflow_type: str
     result: Payload
 
 
-class ChildWorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
+class ChildWorkflowExecutionFailed(_OfChild, frozen=True):
     """The child ended with a failure."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
-    workflow_type: str
     failure: Failure
 
 
-class ChildWorkflowExecutionCanceled(msgspec.Struct, frozen=True, gc=False):
+class ChildWorkflowExecutionCanceled(_OfChild, frozen=True):
     """The child ended as cancelled."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
-    workflow_type: str
     failure: Failure | None = None
 
 
-class ChildWorkflowExecutionTimedOut(msgspec.Struct, frozen=True, gc=False):
+class ChildWorkflowExecutionTimedOut(_OfChild, frozen=True):
     """The child passed its run or execution timeout."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
-    workflow_type: str
     timeout_type: str = "run"
 
 
-class ChildWorkflowExecutionTerminated(msgspec.Struct, frozen=True, gc=False):
+class ChildWorkflowExecutionTerminated(_OfChild, frozen=True):
     """The child was closed from outside."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
-    workflow_type: str
     reason: str = ""
 
 
-class SignalExternalWorkflowExecutionInitiated(msgspec.Struct, frozen=True, gc=False):
+class SignalExternalWorkflowExecutionInitiated(
+    SignalExternalWorkflowExecution, frozen=True
+):
     """A signal to another run is on its way."""
 
     is_input: ClassVar[bool] = False
-    workflow_id: str
-    run_id: str | None
-    signal_name: str
-    input: Payloads
-    headers: dict[str, str]
-    child_workflow_only: bool = False
-    source: str = ""
 
 
-class ExternalWorkflowExecutionSignaled(msgspec.Struct, frozen=True, gc=False):
+class ExternalWorkflowExecutionSignaled(_Reached, frozen=True):
     """The other run has the signal, durably."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
 
-
-class SignalExternalWorkflowExecutionFailed(msgspec.Struct, frozen=True, gc=False):
+class SignalExternalWorkflowExecutionFailed(_NotReached, frozen=True):
     """The other run cannot take the signal; `cause` is an error's code."""
-
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    cause: str
-    message: str = ""
 
 
 class RequestCancelExternalWorkflowExecutionInitiated(
-    msgspec.Struct, frozen=True, gc=False
+    RequestCancelExternalWorkflowExecution, frozen=True
 ):
     """A request to stop is on its way to another run."""
 
     is_input: ClassVar[bool] = False
-    workflow_id: str
-    run_id: str | None
-    reason: str
-    child_workflow_only: bool = False
-    source: str = ""
 
 
-class ExternalWorkflowExecutionCancelRequested(msgspec.Struct, frozen=True, gc=False):
+class ExternalWorkflowExecutionCancelRequested(_Reached, frozen=True):
     """The other run has the request to stop, durably."""
 
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    run_id: str
 
-
-class RequestCancelExternalWorkflowExecutionFailed(
-    msgspec.Struct, frozen=True, gc=False
-):
+class RequestCancelExternalWorkflowExecutionFailed(_NotReached, frozen=True):
     """The other run cannot be asked to stop; `cause` is an error's code."""
-
-    is_input: ClassVar[bool] = True
-    initiated_event_id: int
-    workflow_id: str
-    cause: str
-    message: str = ""
 
 
 class UnreadSignal(msgspec.Struct, frozen=True, gc=False):
@@ -431,7 +334,7 @@ class UnreadSignal(msgspec.Struct, frozen=True, gc=False):
     input: Payloads
 
 
-class CheckpointRecorded(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class CheckpointRecorded(_Input, frozen=True, kw_only=True):
     """The code begins anew with `input`, as if it had just been called with that.
 
     Replay begins at the newest of these. What else the run must know is carried here:
@@ -439,7 +342,6 @@ class CheckpointRecorded(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     stop, the request ids it saw last, and what it has published.
     """
 
-    is_input: ClassVar[bool] = True
     input: Payloads
     started_at: int
     counts: dict[str, int]
@@ -449,17 +351,10 @@ class CheckpointRecorded(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     state: Payload | None = None
 
 
-class WorkflowExecutionContinuedAsNew(msgspec.Struct, frozen=True, gc=False):
+class WorkflowExecutionContinuedAsNew(ContinueAsNewWorkflowExecution, frozen=True):
     """The run ended; its chain goes on as `new_run_id`."""
 
     is_input: ClassVar[bool] = False
-    new_run_id: str
-    workflow_type: str
-    input: Payloads
-    task_queue: str
-    run_timeout: int | None
-    memo: dict[str, Payload]
-    headers: dict[str, str]
 
 
 Attributes: TypeAlias = (
@@ -521,29 +416,32 @@ TERMINAL_EVENTS: Final = (
     WorkflowExecutionContinuedAsNew,
 )
 
-ACTIVITY_OUTCOMES: Final = (
-    ActivityTaskCompleted,
-    ActivityTaskFailed,
-    ActivityTaskTimedOut,
-    ActivityTaskCanceled,
+ActivityOutcome: TypeAlias = (
+    ActivityTaskCompleted
+    | ActivityTaskFailed
+    | ActivityTaskTimedOut
+    | ActivityTaskCanceled
 )
+ACTIVITY_OUTCOMES: Final[tuple[type[ActivityOutcome], ...]] = get_args(ActivityOutcome)
 
-CHILD_OUTCOMES: Final = (
-    ChildWorkflowExecutionCompleted,
-    ChildWorkflowExecutionFailed,
-    ChildWorkflowExecutionCanceled,
-    ChildWorkflowExecutionTimedOut,
-    ChildWorkflowExecutionTerminated,
-    StartChildWorkflowExecutionFailed,
+ChildOutcome: TypeAlias = (
+    ChildWorkflowExecutionCompleted
+    | ChildWorkflowExecutionFailed
+    | ChildWorkflowExecutionCanceled
+    | ChildWorkflowExecutionTimedOut
+    | ChildWorkflowExecutionTerminated
+    | StartChildWorkflowExecutionFailed
 )
+CHILD_OUTCOMES: Final[tuple[type[ChildOutcome], ...]] = get_args(ChildOutcome)
 
-DELIVERY_OUTCOMES: Final = (
-    ExternalWorkflowExecutionSignaled,
-    SignalExternalWorkflowExecutionFailed,
-    ExternalWorkflowExecutionCancelRequested,
-    RequestCancelExternalWorkflowExecutionFailed,
+DeliveryOutcome: TypeAlias = (
+    ExternalWorkflowExecutionSignaled
+    | SignalExternalWorkflowExecutionFailed
+    | ExternalWorkflowExecutionCancelRequested
+    | RequestCancelExternalWorkflowExecutionFailed
 )
 """How a signal or a request to stop reached another run, or why it did not."""
+DELIVERY_OUTCOMES: Final[tuple[type[DeliveryOutcome], ...]] = get_args(DeliveryOutcome)
 
 
 UNPROCESSED: Final = 0
@@ -570,22 +468,7 @@ class HistoryEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 EVENT_OF: Final[dict[type[Any], type[Any]]] = {
-    ScheduleActivityTask: ActivityTaskScheduled,
-    RequestCancelActivityTask: ActivityTaskCancelRequested,
-    StartTimer: TimerStarted,
-    CancelTimer: TimerCanceled,
-    RecordMarker: MarkerRecorded,
-    StartChildWorkflowExecution: StartChildWorkflowExecutionInitiated,
-    SignalExternalWorkflowExecution: SignalExternalWorkflowExecutionInitiated,
-    RequestCancelExternalWorkflowExecution: (
-        RequestCancelExternalWorkflowExecutionInitiated
-    ),
-    CompleteWorkflowExecutionUpdate: WorkflowExecutionUpdateCompleted,
-    SetState: StateTransitioned,
-    ContinueAsNewWorkflowExecution: WorkflowExecutionContinuedAsNew,
-    CompleteWorkflowExecution: WorkflowExecutionCompleted,
-    FailWorkflowExecution: WorkflowExecutionFailed,
-    CancelWorkflowExecution: WorkflowExecutionCanceled,
+    event.__bases__[0]: event for event in EVENT_TYPES.values() if not event.is_input
 }
 """Which event each command becomes."""
 

@@ -7,36 +7,12 @@ most one later event ends it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from durable.core.events import (
-    ActivityTaskCanceled,
-    ActivityTaskCancelRequested,
-    ActivityTaskCompleted,
-    ActivityTaskFailed,
-    ActivityTaskScheduled,
-    ActivityTaskTimedOut,
-    ChildWorkflowExecutionCanceled,
-    ChildWorkflowExecutionCompleted,
-    ChildWorkflowExecutionFailed,
-    ChildWorkflowExecutionStarted,
-    ChildWorkflowExecutionTerminated,
-    ChildWorkflowExecutionTimedOut,
-    ExternalWorkflowExecutionCancelRequested,
-    ExternalWorkflowExecutionSignaled,
-    HistoryEvent,
-    RequestCancelExternalWorkflowExecutionFailed,
-    RequestCancelExternalWorkflowExecutionInitiated,
-    SignalExternalWorkflowExecutionFailed,
-    SignalExternalWorkflowExecutionInitiated,
-    StartChildWorkflowExecutionFailed,
-    StartChildWorkflowExecutionInitiated,
-    TimerCanceled,
-    TimerFired,
-    TimerStarted,
-)
+from durable.core import events as of
+from durable.core.events import HistoryEvent
 from durable.core.run_state import (
     PendingActivity,
     PendingChild,
@@ -45,33 +21,13 @@ from durable.core.run_state import (
     Violations,
 )
 
+T = TypeVar("T")
 Taker: TypeAlias = Callable[[HistoryEvent, Any], None]
 """Takes an event, and its attributes."""
 
-_ActivityOutcome: TypeAlias = (
-    ActivityTaskCompleted
-    | ActivityTaskFailed
-    | ActivityTaskTimedOut
-    | ActivityTaskCanceled
-)
-_TimerOutcome: TypeAlias = TimerFired | TimerCanceled
-_ChildOutcome: TypeAlias = (
-    ChildWorkflowExecutionCompleted
-    | ChildWorkflowExecutionFailed
-    | ChildWorkflowExecutionCanceled
-    | ChildWorkflowExecutionTimedOut
-    | ChildWorkflowExecutionTerminated
-    | StartChildWorkflowExecutionFailed
-)
-_DeliveryOutcome: TypeAlias = (
-    ExternalWorkflowExecutionSignaled
-    | SignalExternalWorkflowExecutionFailed
-    | ExternalWorkflowExecutionCancelRequested
-    | RequestCancelExternalWorkflowExecutionFailed
-)
 _SIGNAL_OUTCOMES: Final = (
-    ExternalWorkflowExecutionSignaled,
-    SignalExternalWorkflowExecutionFailed,
+    of.ExternalWorkflowExecutionSignaled,
+    of.SignalExternalWorkflowExecutionFailed,
 )
 
 
@@ -92,29 +48,18 @@ class Operations:
     def takers(self) -> dict[type[Any], Taker]:
         """What takes which event."""
         return {
-            ActivityTaskScheduled: self._schedule,
-            ActivityTaskCancelRequested: self._cancel_activity,
-            ActivityTaskCompleted: self._close_activity,
-            ActivityTaskFailed: self._close_activity,
-            ActivityTaskTimedOut: self._close_activity,
-            ActivityTaskCanceled: self._close_activity,
-            TimerStarted: self._start_timer,
-            TimerFired: self._close_timer,
-            TimerCanceled: self._close_timer,
-            StartChildWorkflowExecutionInitiated: self._initiate_child,
-            ChildWorkflowExecutionStarted: self._start_child,
-            StartChildWorkflowExecutionFailed: self._close_child,
-            ChildWorkflowExecutionCompleted: self._close_child,
-            ChildWorkflowExecutionFailed: self._close_child,
-            ChildWorkflowExecutionCanceled: self._close_child,
-            ChildWorkflowExecutionTimedOut: self._close_child,
-            ChildWorkflowExecutionTerminated: self._close_child,
-            SignalExternalWorkflowExecutionInitiated: self._send_signal,
-            RequestCancelExternalWorkflowExecutionInitiated: self._send_cancel,
-            ExternalWorkflowExecutionSignaled: self._close_delivery,
-            SignalExternalWorkflowExecutionFailed: self._close_delivery,
-            ExternalWorkflowExecutionCancelRequested: self._close_delivery,
-            RequestCancelExternalWorkflowExecutionFailed: self._close_delivery,
+            of.ActivityTaskScheduled: self._schedule,
+            of.ActivityTaskCancelRequested: self._cancel_activity,
+            **dict.fromkeys(of.ACTIVITY_OUTCOMES, self._close_activity),
+            of.TimerStarted: self._start_timer,
+            of.TimerFired: self._close_timer,
+            of.TimerCanceled: self._close_timer,
+            of.StartChildWorkflowExecutionInitiated: self._initiate_child,
+            of.ChildWorkflowExecutionStarted: self._start_child,
+            **dict.fromkeys(of.CHILD_OUTCOMES, self._close_child),
+            of.SignalExternalWorkflowExecutionInitiated: self._send_signal,
+            of.RequestCancelExternalWorkflowExecutionInitiated: self._send_cancel,
+            **dict.fromkeys(of.DELIVERY_OUTCOMES, self._close_delivery),
         }
 
     def open(self) -> Iterator[str]:
@@ -137,8 +82,25 @@ class Operations:
         self._open_activity_ids.clear()
         self._open_timer_ids.clear()
 
-    def _end(self, event_id: int) -> None:
-        self._ended[event_id] = "has its outcome already"
+    def _close(
+        self, pending: dict[int, T], event: HistoryEvent, what: str, begun_by: int
+    ) -> T | None:
+        """Take what an event ends out of what is open."""
+        found = pending.pop(begun_by, None)
+        if found is None:
+            self._refuse(event, what, begun_by)
+        else:
+            self._ended[begun_by] = "has its outcome already"
+        return found
+
+    def _open(self, event: HistoryEvent, ids: set[str], own: str, what: str) -> None:
+        if own in ids:
+            self._violations.note(
+                "V4",
+                event,
+                f"event {event.event_id} {what} {own!r}, which is open already",
+            )
+        ids.add(own)
 
     def _refuse(self, event: HistoryEvent, what: str, begun_by: int) -> None:
         why = self._ended.get(begun_by, f"began no {what}")
@@ -162,15 +124,11 @@ class Operations:
 
     # --- activities -------------------------------------------------------------------
 
-    def _schedule(self, event: HistoryEvent, scheduled: ActivityTaskScheduled) -> None:
-        if scheduled.activity_id in self._open_activity_ids:
-            self._violations.note(
-                "V4",
-                event,
-                f"event {event.event_id} schedules activity {scheduled.activity_id!r},"
-                " which is open already",
-            )
-        self._open_activity_ids.add(scheduled.activity_id)
+    def _schedule(
+        self, event: HistoryEvent, scheduled: of.ActivityTaskScheduled
+    ) -> None:
+        own = scheduled.activity_id
+        self._open(event, self._open_activity_ids, own, "schedules activity")
         self.activities[event.event_id] = PendingActivity(
             scheduled_event_id=event.event_id,
             activity_id=scheduled.activity_id,
@@ -179,7 +137,7 @@ class Operations:
         )
 
     def _cancel_activity(
-        self, event: HistoryEvent, request: ActivityTaskCancelRequested
+        self, event: HistoryEvent, request: of.ActivityTaskCancelRequested
     ) -> None:
         activity = self.activities.get(request.scheduled_event_id)
         if activity is None:
@@ -189,26 +147,16 @@ class Operations:
             activity, is_cancel_requested=True
         )
 
-    def _close_activity(self, event: HistoryEvent, outcome: _ActivityOutcome) -> None:
+    def _close_activity(self, event: HistoryEvent, outcome: of.ActivityOutcome) -> None:
         begun_by = outcome.scheduled_event_id
-        activity = self.activities.pop(begun_by, None)
-        if activity is None:
-            self._refuse(event, "activity", begun_by)
-            return
-        self._end(begun_by)
-        self._open_activity_ids.discard(activity.activity_id)
+        activity = self._close(self.activities, event, "activity", begun_by)
+        if activity is not None:
+            self._open_activity_ids.discard(activity.activity_id)
 
     # --- timers -----------------------------------------------------------------------
 
-    def _start_timer(self, event: HistoryEvent, started: TimerStarted) -> None:
-        if started.timer_id in self._open_timer_ids:
-            self._violations.note(
-                "V4",
-                event,
-                f"event {event.event_id} starts timer {started.timer_id!r}, which is"
-                " open already",
-            )
-        self._open_timer_ids.add(started.timer_id)
+    def _start_timer(self, event: HistoryEvent, started: of.TimerStarted) -> None:
+        self._open(event, self._open_timer_ids, started.timer_id, "starts timer")
         self.timers[event.event_id] = PendingTimer(
             started_event_id=event.event_id,
             timer_id=started.timer_id,
@@ -216,16 +164,16 @@ class Operations:
             summary=started.summary,
         )
 
-    def _close_timer(self, event: HistoryEvent, outcome: _TimerOutcome) -> None:
+    def _close_timer(
+        self, event: HistoryEvent, outcome: of.TimerFired | of.TimerCanceled
+    ) -> None:
         begun_by = outcome.started_event_id
-        timer = self.timers.pop(begun_by, None)
+        timer = self._close(self.timers, event, "timer", begun_by)
         if timer is None:
-            self._refuse(event, "timer", begun_by)
             return
-        self._end(begun_by)
         self._open_timer_ids.discard(timer.timer_id)
         self._compare(event, begun_by, "timer", outcome.timer_id, timer.timer_id)
-        if isinstance(outcome, TimerFired) and event.time < timer.due_at:
+        if isinstance(outcome, of.TimerFired) and event.time < timer.due_at:
             early = (timer.due_at - event.time) / 1_000_000
             self._violations.note(
                 "V7", event, f"event {event.event_id} fires {early:g} s before its time"
@@ -234,7 +182,7 @@ class Operations:
     # --- children ---------------------------------------------------------------------
 
     def _initiate_child(
-        self, event: HistoryEvent, initiated: StartChildWorkflowExecutionInitiated
+        self, event: HistoryEvent, initiated: of.StartChildWorkflowExecutionInitiated
     ) -> None:
         self.children[event.event_id] = PendingChild(
             initiated_event_id=event.event_id,
@@ -245,7 +193,7 @@ class Operations:
         )
 
     def _start_child(
-        self, event: HistoryEvent, started: ChildWorkflowExecutionStarted
+        self, event: HistoryEvent, started: of.ChildWorkflowExecutionStarted
     ) -> None:
         begun_by = started.initiated_event_id
         child = self.children.get(begun_by)
@@ -262,15 +210,13 @@ class Operations:
         self._compare(event, begun_by, "child", started.workflow_id, child.workflow_id)
         self.children[begun_by] = msgspec.structs.replace(child, run_id=started.run_id)
 
-    def _close_child(self, event: HistoryEvent, outcome: _ChildOutcome) -> None:
+    def _close_child(self, event: HistoryEvent, outcome: of.ChildOutcome) -> None:
         begun_by = outcome.initiated_event_id
-        child = self.children.pop(begun_by, None)
+        child = self._close(self.children, event, "child", begun_by)
         if child is None:
-            self._refuse(event, "child", begun_by)
             return
-        self._end(begun_by)
         self._compare(event, begun_by, "child", outcome.workflow_id, child.workflow_id)
-        if child.run_id and isinstance(outcome, StartChildWorkflowExecutionFailed):
+        if child.run_id and isinstance(outcome, of.StartChildWorkflowExecutionFailed):
             self._violations.note(
                 "V4",
                 event,
@@ -281,7 +227,7 @@ class Operations:
     # --- messages to other runs -------------------------------------------------------
 
     def _send_signal(
-        self, event: HistoryEvent, sent: SignalExternalWorkflowExecutionInitiated
+        self, event: HistoryEvent, sent: of.SignalExternalWorkflowExecutionInitiated
     ) -> None:
         self.deliveries[event.event_id] = PendingDelivery(
             initiated_event_id=event.event_id,
@@ -292,7 +238,9 @@ class Operations:
         )
 
     def _send_cancel(
-        self, event: HistoryEvent, sent: RequestCancelExternalWorkflowExecutionInitiated
+        self,
+        event: HistoryEvent,
+        sent: of.RequestCancelExternalWorkflowExecutionInitiated,
     ) -> None:
         self.deliveries[event.event_id] = PendingDelivery(
             initiated_event_id=event.event_id,
@@ -306,7 +254,7 @@ class Operations:
                     child, is_cancel_requested=True
                 )
 
-    def _close_delivery(self, event: HistoryEvent, outcome: _DeliveryOutcome) -> None:
+    def _close_delivery(self, event: HistoryEvent, outcome: of.DeliveryOutcome) -> None:
         begun_by = outcome.initiated_event_id
         is_signal = isinstance(outcome, _SIGNAL_OUTCOMES)
         what = "signal to another run" if is_signal else "request to another run"
@@ -314,8 +262,7 @@ class Operations:
         if delivery is None or (delivery.signal_name is not None) != is_signal:
             self._refuse(event, what, begun_by)
             return
-        del self.deliveries[begun_by]
-        self._end(begun_by)
+        self._close(self.deliveries, event, what, begun_by)
         self._compare(
             event, begun_by, "a message to", outcome.workflow_id, delivery.workflow_id
         )

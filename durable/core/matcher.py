@@ -8,6 +8,7 @@ reported with its position, both sides and both source lines.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from durable.core.commands import (
     CancelTimer,
@@ -23,19 +24,10 @@ from durable.core.commands import (
     StartTimer,
 )
 from durable.core.events import (
-    ActivityTaskCancelRequested,
-    ActivityTaskScheduled,
     Attributes,
     HistoryEvent,
     MarkerRecorded,
-    RequestCancelExternalWorkflowExecutionInitiated,
-    SignalExternalWorkflowExecutionInitiated,
-    StartChildWorkflowExecutionInitiated,
-    TimerCanceled,
     TimerFired,
-    TimerStarted,
-    WorkflowExecutionContinuedAsNew,
-    WorkflowExecutionUpdateCompleted,
 )
 from durable.core.machines.fact import find_dead_letter
 from durable.core.machines.machine import Entry
@@ -136,45 +128,32 @@ def describe(item: Attributes | Command) -> str:
     """Name a command or event in one line: kind, id, name, arguments' size, source."""
     source = getattr(item, "source", "")
     at = f" at {source}" if source else ""
-    facts = ", ".join(_facts(item))
+    facts = _facts(item)
     return f"{type(item).__name__}{f'({facts})' if facts else ''}{at}"
 
 
-def _facts(item: Attributes | Command) -> tuple[str, ...]:
+_FACTS: Final[dict[type[Any], str]] = {
+    ScheduleActivityTask: "{0.activity_type!r}, id {0.activity_id}, {size}",
+    RequestCancelActivityTask: "id {0.activity_id}",
+    StartTimer: "id {0.timer_id}, {seconds:g} s",
+    TimerFired: "id {0.timer_id}",
+    CancelTimer: "id {0.timer_id}",
+    StartChildWorkflowExecution: "{0.workflow_type!r}, id {0.workflow_id!r}, {size}",
+    SignalExternalWorkflowExecution: "{0.signal_name!r} to {0.workflow_id!r}, {size}",
+    RequestCancelExternalWorkflowExecution: "to {0.workflow_id!r}",
+    CompleteWorkflowExecutionUpdate: "id {0.update_id!r}",
+    ContinueAsNewWorkflowExecution: "{0.workflow_type!r}, {size}",
+}
+
+
+def _facts(item: Attributes | Command) -> str:
     """What tells a command or event from others of its kind; never a value."""
-    match item:
-        case ActivityTaskScheduled() | ScheduleActivityTask():
-            kind = repr(item.activity_type)
-            return kind, f"id {item.activity_id}", _size(item.input)
-        case TimerStarted() | StartTimer():
-            seconds = item.start_to_fire_timeout / 1_000_000
-            return f"id {item.timer_id}", f"{seconds:g} s"
-        case TimerFired() | TimerCanceled() | CancelTimer():
-            return (f"id {item.timer_id}",)
-        case ActivityTaskCancelRequested() | RequestCancelActivityTask():
-            return (f"id {item.activity_id}",)
-        case StartChildWorkflowExecutionInitiated() | StartChildWorkflowExecution():
-            kind = repr(item.workflow_type)
-            return kind, f"id {item.workflow_id!r}", _size(item.input)
-        case (
-            SignalExternalWorkflowExecutionInitiated()
-            | SignalExternalWorkflowExecution()
-        ):
-            name, target = item.signal_name, item.workflow_id
-            return f"{name!r} to {target!r}", _size(item.input)
-        case (
-            RequestCancelExternalWorkflowExecutionInitiated()
-            | RequestCancelExternalWorkflowExecution()
-        ):
-            return (f"to {item.workflow_id!r}",)
-        case WorkflowExecutionUpdateCompleted() | CompleteWorkflowExecutionUpdate():
-            return (f"id {item.update_id!r}",)
-        case WorkflowExecutionContinuedAsNew() | ContinueAsNewWorkflowExecution():
-            return repr(item.workflow_type), _size(item.input)
-        case MarkerRecorded() | RecordMarker():
-            return (_marker(item),)
-        case _:
-            return ()
+    if isinstance(item, RecordMarker):
+        return _marker(item)
+    size = _size(getattr(item, "input", ()))
+    seconds = getattr(item, "start_to_fire_timeout", 0) / 1_000_000
+    texts = [text for kind, text in _FACTS.items() if isinstance(item, kind)]
+    return texts[0].format(item, size=size, seconds=seconds) if texts else ""
 
 
 def _size(input: Payloads) -> str:
@@ -183,7 +162,7 @@ def _size(input: Payloads) -> str:
     return f"{count} argument{'' if count == 1 else 's'}, {size} bytes"
 
 
-def _marker(marker: MarkerRecorded | RecordMarker) -> str:
+def _marker(marker: RecordMarker) -> str:
     patch = find_patch(marker)
     if patch is not None:
         return repr(patch[0])

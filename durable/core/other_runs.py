@@ -83,7 +83,6 @@ class OtherRuns(CallNotes):
                 input,
                 Outcome(self.loop),
                 is_child=is_child,
-                source="",
             )
         )
 
@@ -103,7 +102,6 @@ class OtherRuns(CallNotes):
                 reason,
                 Outcome(self.loop),
                 is_child=is_child,
-                source="",
             )
         )
 

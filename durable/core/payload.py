@@ -60,7 +60,8 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     Attributes:
         message: the exception's text, bounded.
-        kind: what sort of failure; see `FAILURE_KINDS`.
+        kind: "application", "cancelled", "terminated", "timeout", "server", "activity",
+            "child_workflow" or "outcome_unknown".
         type: the class name, such as `CardDeclined`; or what an `ApplicationError` is
             to be called.
         module: the module that defines the class. It is compared with known classes,
@@ -144,15 +145,3 @@ def _leaves(failure: Failure) -> Iterator[Failure]:
             yield from _leaves(member)
         else:
             yield member
-
-
-FAILURE_KINDS: Final = (
-    "application",
-    "cancelled",
-    "terminated",
-    "timeout",
-    "server",
-    "activity",
-    "child_workflow",
-    "outcome_unknown",
-)

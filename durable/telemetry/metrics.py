@@ -26,78 +26,25 @@ from durable.telemetry import names
 Attributes = dict[str, str]
 Read = Callable[[WorkerState], float]
 
+
+def _bounds(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split()))
+
+
 # The SDK's own buckets are made for milliseconds; each of these lists spans what its
 # measure can be, with two or three buckets to a power of ten.
-_TASK_SECONDS: Final = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    10.0,
+_TASK_SECONDS: Final = _bounds(
+    "0.0001 0.00025 0.0005 0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 10"
 )
-_WAIT_SECONDS: Final = (
-    0.001,
-    0.005,
-    0.01,
-    0.05,
-    0.1,
-    0.5,
-    1.0,
-    5.0,
-    10.0,
-    60.0,
-    300.0,
-    3_600.0,
+_WAIT_SECONDS: Final = _bounds("0.001 0.005 0.01 0.05 0.1 0.5 1 5 10 60 300 3_600")
+_ACTIVITY_SECONDS: Final = _bounds(
+    "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10 30 60 300 1_800 7_200"
 )
-_ACTIVITY_SECONDS: Final = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-    1_800.0,
-    7_200.0,
+_WORKFLOW_SECONDS: Final = _bounds(
+    "0.01 0.1 0.5 1 5 10 30 60 300 1_800 3_600 21_600 86_400 604_800 2_592_000 "
+    "31_536_000"
 )
-_WORKFLOW_SECONDS: Final = (
-    0.01,
-    0.1,
-    0.5,
-    1.0,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-    1_800.0,
-    3_600.0,
-    21_600.0,
-    86_400.0,
-    604_800.0,
-    2_592_000.0,
-    31_536_000.0,
-)
-_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192)
+_ROWS: Final = tuple(2**power for power in range(14))
 
 
 class Metrics:
@@ -181,14 +128,25 @@ class WorkerGauges:
         # What workers that have ended counted: a total must not fall.
         self._past: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
-        for name, description, read in (
-            (names.CACHE_SIZE, "Runs in memory", _cached_runs),
-            (names.SLOTS_AVAILABLE, "Activities that could begin now", _slots_left),
-            (names.SLOTS_USED, "Activities that run", _slots_used),
-            (names.QUEUE_DEPTH, "Runs and activities that wait", _waiting),
-        ):
+        sums: tuple[tuple[str, str, str, Read], ...] = (
+            (names.CACHE_SIZE, "{run}", "Runs in memory", lambda s: s.cached_runs),
+            (
+                names.SLOTS_AVAILABLE,
+                "{slot}",
+                "Activities that could begin now",
+                lambda s: max(0, s.slots - s.slots_used),
+            ),
+            (names.SLOTS_USED, "{slot}", "Activities that run", lambda s: s.slots_used),
+            (
+                names.QUEUE_DEPTH,
+                "{task}",
+                "Runs and activities that wait",
+                lambda s: s.waiting,
+            ),
+        )
+        for name, unit, description, read in sums:
             meter.create_observable_up_down_counter(
-                name, [self._sum(read)], _UNITS[name], description
+                name, [self._sum(read)], unit, description
             )
         meter.create_observable_gauge(
             names.QUEUE_LAG, [self._lag], "s", "Age of what has waited longest"
@@ -263,27 +221,3 @@ class WorkerGauges:
             ]
 
         return observe
-
-
-_UNITS: Final = {
-    names.CACHE_SIZE: "{run}",
-    names.SLOTS_AVAILABLE: "{slot}",
-    names.SLOTS_USED: "{slot}",
-    names.QUEUE_DEPTH: "{task}",
-}
-
-
-def _cached_runs(state: WorkerState) -> int:
-    return state.cached_runs
-
-
-def _slots_left(state: WorkerState) -> int:
-    return max(0, state.slots - state.slots_used)
-
-
-def _slots_used(state: WorkerState) -> int:
-    return state.slots_used
-
-
-def _waiting(state: WorkerState) -> int:
-    return state.waiting

@@ -9,20 +9,8 @@ import msgspec
 from durable.api.registry import REGISTRY
 from durable.converter import json
 from durable.converter.failures import failure_of
-from durable.core.events import (
-    Attributes,
-    ChildWorkflowExecutionCanceled,
-    ChildWorkflowExecutionCompleted,
-    ChildWorkflowExecutionFailed,
-    ChildWorkflowExecutionStarted,
-    ChildWorkflowExecutionTerminated,
-    ChildWorkflowExecutionTimedOut,
-    ExternalWorkflowExecutionCancelRequested,
-    ExternalWorkflowExecutionSignaled,
-    RequestCancelExternalWorkflowExecutionFailed,
-    SignalExternalWorkflowExecutionFailed,
-    StartChildWorkflowExecutionFailed,
-)
+from durable.core import events as of
+from durable.core.events import Attributes
 from durable.core.payload import Failure, Payload
 from durable.errors import (
     NotRegisteredError,
@@ -58,15 +46,15 @@ class PendingChild(msgspec.Struct, frozen=True):
     arguments: tuple[Payload, ...]
     is_cancel_requested: bool
 
-    def started(self) -> ChildWorkflowExecutionStarted:
+    def started(self) -> of.ChildWorkflowExecutionStarted:
         """The input that the child exists."""
-        return ChildWorkflowExecutionStarted(
+        return of.ChildWorkflowExecutionStarted(
             self.initiated_event_id, self.workflow_id, self._run, self.workflow_type
         )
 
-    def refused(self) -> StartChildWorkflowExecutionFailed:
+    def refused(self) -> of.StartChildWorkflowExecutionFailed:
         """The input that the child could not be started: its id is taken."""
-        return StartChildWorkflowExecutionFailed(
+        return of.StartChildWorkflowExecutionFailed(
             self.initiated_event_id,
             self.workflow_id,
             self.workflow_type,
@@ -74,30 +62,30 @@ class PendingChild(msgspec.Struct, frozen=True):
             f"Workflow id {self.workflow_id!r} is taken.",
         )
 
-    def completed(self, value: Any = None) -> ChildWorkflowExecutionCompleted:
+    def completed(self, value: Any = None) -> of.ChildWorkflowExecutionCompleted:
         """The input that the child has returned.
 
         Raises:
             PayloadError: the value does not fit the child's annotation.
         """
-        return ChildWorkflowExecutionCompleted(*self._about, self._encode(value))
+        return of.ChildWorkflowExecutionCompleted(*self._about, self._encode(value))
 
-    def failed(self, error: BaseException) -> ChildWorkflowExecutionFailed:
+    def failed(self, error: BaseException) -> of.ChildWorkflowExecutionFailed:
         """The input that the child has failed."""
-        return ChildWorkflowExecutionFailed(*self._about, failure_of(error))
+        return of.ChildWorkflowExecutionFailed(*self._about, failure_of(error))
 
-    def cancelled(self) -> ChildWorkflowExecutionCanceled:
+    def cancelled(self) -> of.ChildWorkflowExecutionCanceled:
         """The input that the child has ended as cancelled."""
         failure = Failure(message="", kind="cancelled", type="CancelledError")
-        return ChildWorkflowExecutionCanceled(*self._about, failure)
+        return of.ChildWorkflowExecutionCanceled(*self._about, failure)
 
-    def timed_out(self, timeout_type: str = "run") -> ChildWorkflowExecutionTimedOut:
+    def timed_out(self, timeout_type: str = "run") -> of.ChildWorkflowExecutionTimedOut:
         """The input that the child has run out of time."""
-        return ChildWorkflowExecutionTimedOut(*self._about, timeout_type)
+        return of.ChildWorkflowExecutionTimedOut(*self._about, timeout_type)
 
-    def terminated(self, reason: str = "") -> ChildWorkflowExecutionTerminated:
+    def terminated(self, reason: str = "") -> of.ChildWorkflowExecutionTerminated:
         """The input that the child was terminated."""
-        return ChildWorkflowExecutionTerminated(*self._about, reason)
+        return of.ChildWorkflowExecutionTerminated(*self._about, reason)
 
     @property
     def _run(self) -> str:
@@ -140,8 +128,8 @@ class PendingDelivery(msgspec.Struct, frozen=True):
         run_id = self.run_id or "the other run"
         about = self.initiated_event_id, self.workflow_id, run_id
         if self.signal_name is None:
-            return ExternalWorkflowExecutionCancelRequested(*about)
-        return ExternalWorkflowExecutionSignaled(*about)
+            return of.ExternalWorkflowExecutionCancelRequested(*about)
+        return of.ExternalWorkflowExecutionSignaled(*about)
 
     def refused(self, *, is_closed: bool = False) -> Attributes:
         """The input that the other run cannot take it: it has closed, or never was."""
@@ -153,5 +141,5 @@ class PendingDelivery(msgspec.Struct, frozen=True):
             f"Run {self.workflow_id!r} takes no messages.",
         )
         if self.signal_name is None:
-            return RequestCancelExternalWorkflowExecutionFailed(*about)
-        return SignalExternalWorkflowExecutionFailed(*about)
+            return of.RequestCancelExternalWorkflowExecutionFailed(*about)
+        return of.SignalExternalWorkflowExecutionFailed(*about)

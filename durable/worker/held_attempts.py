@@ -14,8 +14,8 @@ from typing import Final, Protocol, TypeAlias
 
 from durable.api.registry import Registry
 from durable.core.events import ActivityTaskCompleted
+from durable.core.messages import ActivityResolution
 from durable.core.payload import Failure, Payload
-from durable.core.resolution import ActivityResolution
 from durable.errors import DurableError
 from durable.store.records import AttemptState
 from durable.worker import unrecorded

@@ -10,9 +10,9 @@ import msgspec
 
 from durable.api.activity_context import ActivityContext
 from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
+from durable.core.messages import ActivityResolution
 from durable.core.payload import Failure
 from durable.core.replayer import Replayer
-from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import TaskInput
 from durable.store.records import AttemptRecord
 from durable.worker.activity_code import Code

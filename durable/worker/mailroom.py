@@ -12,8 +12,6 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-import msgspec
-
 from durable.converter.failures import failure_of
 from durable.core.events import (
     Attributes,
@@ -22,9 +20,15 @@ from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
-from durable.core.payload import Failure, Payloads
+from durable.core.messages import (
+    ActivityResolution,
+    QueryReply,
+    UpdateReply,
+    decode_message,
+    encode_message,
+)
+from durable.core.payload import Failure
 from durable.core.replayer import Replayer
-from durable.core.resolution import ActivityResolution
 from durable.core.workflow_task import (
     TaskInput,
     UpdateRequest,
@@ -53,16 +57,6 @@ UpdateNews: TypeAlias = (
 
 
 _MESSAGES: Final = (WorkflowExecutionSignaled, WorkflowExecutionCancelRequested)
-
-
-class QueryMessage(msgspec.Struct, frozen=True):
-    """A query from another process, as it lies in the inbox."""
-
-    name: str
-    input: Payloads
-
-
-_query_decoder: Final = msgspec.json.Decoder(QueryMessage)
 
 
 class Host(Protocol):
@@ -305,18 +299,16 @@ class Mailroom:
 
         def answer(replayer: Replayer) -> None:
             try:
-                query = _query_decoder.decode(message.data)
-                data: dict[str, Any] = {
-                    "result": replayer.query(query.name, query.input)
-                }
+                query = decode_message(message.kind, message.data)
+                said = QueryReply(replayer.query(query.name, query.input))
             except Exception as error:  # noqa: BLE001 - it belongs to the asker
-                data = {"failure": failure_of(error)}
+                said = QueryReply(failure=failure_of(error))
             self._store.submit(
                 CommitTask(
                     run_id=run.run_id,
                     rows=[],
                     consumed=(message.sequence,),
-                    replies=(self._reply(run, message.request_id, data),),
+                    replies=(self._reply(run, message.request_id, said),),
                 ),
                 lambda _, __: None,
             )
@@ -324,12 +316,12 @@ class Mailroom:
         self.ask(run, answer)
 
     def _reply(
-        self, run: LiveRun, request_id: str, data: dict[str, Any]
+        self, run: LiveRun, request_id: str, said: QueryReply | UpdateReply
     ) -> ReplyRecord:
         return ReplyRecord(
             run_id=run.run_id,
             request_id=request_id,
-            data=msgspec.json.encode(data).decode(),
+            data=encode_message(said),
             created_at=self._store.now(),
         )
 
@@ -358,8 +350,8 @@ class Mailroom:
             sequence = mail.get(update_id)
             if sequence is not None:
                 sequences.append(sequence)
-                data = {"rejected": failure}
-                replies.append(self._reply(run, update_request_id(update_id), data))
+                said = UpdateReply(failure)
+                replies.append(self._reply(run, update_request_id(update_id), said))
         for event in completion.events:
             what = event.attributes
             if isinstance(what, WorkflowExecutionUpdateAccepted):

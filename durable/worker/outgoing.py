@@ -12,9 +12,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from durable.core.codec import encode_attributes, encode_event
+from durable.core.codec import encode_attributes
 from durable.core.events import (
-    UNPROCESSED,
     ActivityTaskScheduled,
     Attributes,
     ChildWorkflowExecutionCanceled,
@@ -42,13 +41,14 @@ from durable.core.events import (
     WorkflowExecutionStarted,
     WorkflowExecutionTimedOut,
 )
+from durable.core.messages import encode_message
 from durable.errors import DurableError
 from durable.options import IdReusePolicy
+from durable.store.beginnings import record_of, unowned
 from durable.store.records import (
     MessageKind,
     PutMessage,
     RunRecord,
-    RunStatus,
     StartRun,
 )
 from durable.worker.live_run import LiveRun
@@ -174,9 +174,7 @@ def news_for_parent(run: LiveRun, terminal: Attributes) -> PutMessage | None:
         run_id=started.parent_run_id,
         kind=MessageKind.CHILD.value,
         request_id=child_request_id(started.first_run_id),
-        data=msgspec.json.encode(
-            {"type": type(event).__name__, "event": event}
-        ).decode(),
+        data=encode_message(event),
     )
 
 
@@ -222,30 +220,6 @@ def child_start(
     return started, record_of(started, now, settings.parent_close_policy)
 
 
-def record_of(
-    started: WorkflowExecutionStarted, now: int, parent_close_policy: str | None
-) -> RunRecord:
-    """The row of a run that begins with this event."""
-    return RunRecord(
-        namespace=started.namespace,
-        workflow_id=started.workflow_id,
-        run_id=started.run_id,
-        workflow_type=started.workflow_type,
-        task_queue=started.task_queue,
-        status=RunStatus.RUNNING,
-        started_at=now,
-        first_run_id=started.first_run_id,
-        request_id=started.request_id,
-        version=started.version,
-        continued_from_run_id=started.continued_from_run_id,
-        parent_workflow_id=started.parent_workflow_id,
-        parent_run_id=started.parent_run_id,
-        parent_initiated_event_id=started.parent_initiated_event_id,
-        parent_close_policy=parent_close_policy,
-        root_run_id=started.root_run_id,
-    )
-
-
 def child_begun(event: HistoryEvent, outcome: str | DurableError) -> Attributes:
     """Whether a child was started, as its parent's history keeps it."""
     what: Any = event.attributes
@@ -263,17 +237,10 @@ def child_begun(event: HistoryEvent, outcome: str | DurableError) -> Attributes:
 
 
 def unowned_start(
-    started: WorkflowExecutionStarted,
-    record: RunRecord,
-    reuse_policy: IdReusePolicy = IdReusePolicy.ALLOW_DUPLICATE,
+    started: WorkflowExecutionStarted, record: RunRecord, policy: IdReusePolicy
 ) -> StartRun:
     """Create a run for whichever worker takes it."""
-    event = HistoryEvent(1, UNPROCESSED, record.started_at, started)
-    return StartRun(
-        record=msgspec.structs.replace(record, wake_at=record.started_at),
-        rows=[encode_event(record.run_id, event)],
-        reuse_policy=reuse_policy,
-    )
+    return unowned(StartRun(record=record, rows=[], reuse_policy=policy), [started])
 
 
 class Host(Protocol):
@@ -356,22 +323,13 @@ def successor(
         memo=closing.memo,
         known_request_ids=run.replayer.request_ids() or msgspec.UNSET,
     )
-    first = HistoryEvent(1, UNPROCESSED, now, started)
     carried = [
-        HistoryEvent(
-            number,
-            UNPROCESSED,
-            now,
-            WorkflowExecutionSignaled(
-                signal_name=signal.signal_name,
-                input=signal.input,
-                request_id=f"{run.run_id}/unread/{signal.number}",
-            ),
+        WorkflowExecutionSignaled(
+            signal_name=signal.signal_name,
+            input=signal.input,
+            request_id=f"{run.run_id}/unread/{signal.number}",
         )
-        for number, signal in enumerate(unread, start=2)
+        for signal in unread
     ]
     record = record_of(started, now, run.parent_close_policy)
-    return StartRun(
-        record=msgspec.structs.replace(record, wake_at=now),
-        rows=[encode_event(started.run_id, event) for event in (first, *carried)],
-    )
+    return unowned(StartRun(record=record, rows=[]), [started, *carried])

@@ -10,7 +10,7 @@ for, or so many were lost that it must be the activity that kills its workers.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -18,20 +18,17 @@ from durable import limits
 from durable.core import retry
 from durable.core.codec import UNREADABLE
 from durable.core.events import (
-    CHILD_OUTCOMES,
     ActivityTaskCanceled,
     ActivityTaskFailed,
     ActivityTaskScheduled,
     HistoryEvent,
-    WorkflowExecutionCancelRequested,
-    WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
 )
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
+from durable.core.messages import ActivityResolution, decode_message
 from durable.core.payload import Failure
-from durable.core.resolution import ActivityResolution
-from durable.core.workflow_task import TaskInput, UpdateRequest
+from durable.core.workflow_task import TaskInput
 from durable.errors import CorruptHistoryError
 from durable.store.records import (
     AttemptRecord,
@@ -42,25 +39,7 @@ from durable.store.records import (
 from durable.worker.live_run import Attempt, LiveRun
 from durable.worker.log_lines import log_failed_attempt
 
-
-class _ChildMessage(msgspec.Struct):
-    """How a child ended: the type and the data of the event to record."""
-
-    type: str
-    event: msgspec.Raw
-
-
-_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
-    "cancel": msgspec.json.Decoder(WorkflowExecutionCancelRequested),
-    "signal": msgspec.json.Decoder(WorkflowExecutionSignaled),
-    "update": msgspec.json.Decoder(UpdateRequest),
-    "child": msgspec.json.Decoder(_ChildMessage),
-    "resolve": msgspec.json.Decoder(ActivityResolution),
-}
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
-_CHILD_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
-    outcome.__name__: msgspec.json.Decoder(outcome) for outcome in CHILD_OUTCOMES
-}
 
 
 class Holder(Protocol):
@@ -174,10 +153,9 @@ def event_of_message(
     if message.kind == MessageKind.QUERY.value:
         return None
     try:
-        body = _DECODERS[message.kind].decode(message.data)
-        if isinstance(body, _ChildMessage):
-            body = _CHILD_DECODERS[body.type].decode(body.event)
-        event: TaskInput | ActivityResolution = body
+        event: TaskInput | ActivityResolution = decode_message(
+            message.kind, message.data
+        )
         return event
     except KeyError:
         raise CorruptHistoryError(

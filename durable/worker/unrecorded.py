@@ -12,8 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from durable.api.activity import Activity
+from durable.core.messages import ActivityResolution
 from durable.core.payload import Failure, Payload
-from durable.core.resolution import ActivityResolution
 from durable.errors import DurableError, PayloadError
 from durable.worker.invoking import UnfitArgumentsError, UnfitResultError
 from durable.worker.live_run import Attempt

@@ -178,10 +178,13 @@ async def test_async_with_of_a_sync_engine_says_which_form_is_right() -> None:
 
 
 async def test_options_that_do_not_exist_bring_the_one_that_was_meant() -> None:
+    wrong_option: dict[str, Any] = {"run_timout": "1s"}
     async with Engine("memory://") as engine:
         with pytest.raises(InvalidOptionError, match="did you mean 'run_timeout'"):
-            await engine.execute(total(1), run_timout="1s")
-        wrong_option: dict[str, Any] = {"id_reus": "new_run"}
+            await engine.execute(total(1), **wrong_option)
+        with pytest.raises(InvalidOptionError, match="did you mean 'run_timeout'"):
+            await engine.start(total(1), **wrong_option)
+        wrong_option = {"id_reus": "new_run"}
         with pytest.raises(InvalidOptionError, match="did you mean 'id_reuse'"):
             total.options(**wrong_option)
     wrong_option = {"versin": "1"}

@@ -179,7 +179,6 @@ class ChildMachine(Machine, Entry):
                 reason,
                 Outcome(self._parent.loop),
                 is_child=True,
-                source="",
             )
             self._parent.send(self._stop)
 

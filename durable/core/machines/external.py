@@ -36,7 +36,6 @@ class DeliveryMachine(Machine, Entry):
         "is_withdrawn",
         "outcome",
         "run_id",
-        "source",
         "workflow_id",
     )
     table: ClassVar[Table] = _TABLE
@@ -48,7 +47,6 @@ class DeliveryMachine(Machine, Entry):
         outcome: Outcome[Attributes],
         *,
         is_child: bool,
-        source: str,
     ) -> None:
         self.state = State.CREATED
         self.is_withdrawn = False
@@ -56,7 +54,6 @@ class DeliveryMachine(Machine, Entry):
         self.run_id = run_id
         self.outcome = outcome
         self.is_child = is_child
-        self.source = source
         self.initiated_event_id = 0
         self.initiated: Attributes | None = None
 
@@ -96,7 +93,7 @@ class DeliveryMachine(Machine, Entry):
 class SignalExternalMachine(DeliveryMachine):
     """One signal to another run."""
 
-    __slots__ = ("input", "name", "same_input")
+    __slots__ = ("input", "name")
     event_type = SignalExternalWorkflowExecutionInitiated
 
     def __init__(
@@ -108,9 +105,8 @@ class SignalExternalMachine(DeliveryMachine):
         outcome: Outcome[Attributes],
         *,
         is_child: bool,
-        source: str,
     ) -> None:
-        super().__init__(workflow_id, run_id, outcome, is_child=is_child, source=source)
+        super().__init__(workflow_id, run_id, outcome, is_child=is_child)
         self.name = name
         self.input = input
 
@@ -123,7 +119,6 @@ class SignalExternalMachine(DeliveryMachine):
             input=self.input,
             headers={},
             child_workflow_only=self.is_child,
-            source=self.source,
         )
 
     def differs(self, event: Attributes) -> str | None:
@@ -148,9 +143,8 @@ class CancelExternalMachine(DeliveryMachine):
         outcome: Outcome[Attributes],
         *,
         is_child: bool,
-        source: str,
     ) -> None:
-        super().__init__(workflow_id, run_id, outcome, is_child=is_child, source=source)
+        super().__init__(workflow_id, run_id, outcome, is_child=is_child)
         self.reason = reason
 
     def command(self) -> RequestCancelExternalWorkflowExecution:
@@ -160,7 +154,6 @@ class CancelExternalMachine(DeliveryMachine):
             run_id=self.run_id,
             reason=self.reason,
             child_workflow_only=self.is_child,
-            source=self.source,
         )
 
     def differs(self, event: Attributes) -> str | None:

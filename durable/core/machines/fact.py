@@ -80,7 +80,7 @@ _decoder: Final = msgspec.json.Decoder(DeadLetter)
 
 def find_dead_letter(event: Attributes | RecordMarker) -> DeadLetter | None:
     """What a dead letter's marker says; None for every other event."""
-    if not isinstance(event, MarkerRecorded | RecordMarker):
+    if not isinstance(event, RecordMarker):
         return None
     if event.marker_name != DEAD_LETTER_MARKER:
         return None

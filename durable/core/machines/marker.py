@@ -45,7 +45,7 @@ class PatchEntry(Entry):
 
 def find_patch(event: Attributes | RecordMarker) -> tuple[str, bool] | None:
     """The id of a patch marker and whether it is deprecated; None for other events."""
-    if not isinstance(event, MarkerRecorded | RecordMarker):
+    if not isinstance(event, RecordMarker):
         return None
     if event.marker_name != PATCH_MARKER:
         return None

@@ -5,9 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from durable.cli.pieces import Piece
 from durable.cli.timeline import COLORED, describe_events, render_run, render_timeline
-from durable.cli.wording import tell
 from durable.core.events import (
     EVENT_TYPES,
     Attributes,
@@ -37,6 +35,8 @@ from durable.core.events import (
 )
 from durable.core.payload import Failure, Payload
 from durable.store.records import MessageRecord, RunRecord, RunStatus
+from durable.telling.events import tell
+from durable.telling.pieces import Piece
 from tests.unit.core.event_samples import (
     CHILD_SETTINGS,
     ONE_OF_EACH,

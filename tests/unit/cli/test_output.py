@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable.cli.output import (
-    escape,
-    escape_json,
-    escape_lines,
-    is_colored,
-    to_json,
-    users_code_prints_to_stderr,
-)
+from durable.cli.output import is_colored, to_json, users_code_prints_to_stderr
+from durable.telling.escaping import escape, escape_json, escape_lines
 
 
 @pytest.mark.parametrize(

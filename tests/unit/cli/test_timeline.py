@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable.cli.pieces import failure_text, instant, offset, span
 from durable.cli.timeline import (
     COLORED,
     PLAIN,
@@ -18,6 +17,7 @@ from durable.cli.timeline import (
 )
 from durable.core.commands import ONE_ATTEMPT, ActivitySettings
 from durable.core.events import (
+    EVENT_TYPES,
     ActivityTaskCanceled,
     ActivityTaskCancelRequested,
     ActivityTaskCompleted,
@@ -47,6 +47,8 @@ from durable.store.records import (
     RunRecord,
     RunStatus,
 )
+from durable.telling.events import _WORDS
+from durable.telling.pieces import failure_text, instant, offset, span
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -505,3 +507,7 @@ def test_group_shows_what_is_in_it() -> None:
         '          File "b.py", line 3, in pay',
         "  in it  KeyError: right",
     ]
+
+
+def test_every_event_has_words() -> None:
+    assert set(_WORDS) == set(EVENT_TYPES.values())

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from durable.cli.output import escape
-from durable.cli.pieces import (
-    Line,
-    Piece,
-    decode_failure,
-    failure_text,
-    instant,
-    span,
-)
-from durable.client.mail_checks import QueryRequest, decode_message
+from durable.client.mail_checks import read_message
 from durable.core.events import CHILD_OUTCOMES, WorkflowExecutionSignaled
+from durable.core.messages import QueryRequest
 from durable.core.run_state import (
     PendingActivity,
     PendingChild,
@@ -29,6 +21,15 @@ from durable.store.records import (
     AttemptState,
     MessageRecord,
     RunRecord,
+)
+from durable.telling.escaping import escape
+from durable.telling.pieces import (
+    Line,
+    Piece,
+    decode_failure,
+    failure_text,
+    instant,
+    span,
 )
 
 Named: TypeAlias = tuple[Piece, Line]
@@ -148,7 +149,7 @@ def _tell_update(update: PendingUpdate, now: int) -> Named:
 
 
 def _tell_message(message: MessageRecord, now: int) -> Named:
-    body = decode_message(message)
+    body = read_message(message)
     name, text = f"{message.kind} request", "not seen by the code yet"
     if body is None:
         text = "cannot be read"

@@ -11,7 +11,6 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from durable.cli.output import escape, escape_json
 from durable.clock import to_datetime
 from durable.core.codec import UNREADABLE
 from durable.core.payload import (
@@ -22,6 +21,7 @@ from durable.core.payload import (
     innermost,
     summary_of,
 )
+from durable.telling.escaping import escape, escape_json
 
 Role: TypeAlias = Literal["plain", "strong", "dim", "good", "bad", "warn"]
 """What a piece of text is for; a style says how that looks."""
@@ -144,20 +144,12 @@ def reason_of(reason: str) -> Line:
     return [Piece(f": {escape(reason)}")] if reason else []
 
 
-def sender_of(identity: str) -> list[str]:
-    return [f"by {identity}"] if identity else []
-
-
 def source_of(source: str) -> list[str]:
     # A line of this library, as for a coroutine that `gather` began, helps nobody.
     if not source or _LIBRARY in source:
         return []
     # The last two parts of the path name the file well enough.
     return ["at " + "/".join(source.split("/")[-2:])]
-
-
-def labels_of(summary: str | None, source: str) -> list[str]:
-    return ([repr(summary)] if summary else []) + source_of(source)
 
 
 def joined(details: Iterable[str]) -> str:

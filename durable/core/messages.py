@@ -1,0 +1,97 @@
+"""Messages as JSON: what lies in the inbox of a run, and what replies say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from durable.core.events import (
+    CHILD_OUTCOMES,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionSignaled,
+)
+from durable.core.payload import Failure, Payload, Payloads
+from durable.core.workflow_task import UpdateRequest
+
+
+class ChildNews(msgspec.Struct, frozen=True):
+    """How a child ended: the type and the data of an event of its parent."""
+
+    type: str
+    event: msgspec.Raw
+
+
+class QueryRequest(msgspec.Struct, frozen=True):
+    """A question to a run's code."""
+
+    name: str
+    input: Payloads
+
+
+class ActivityResolution(msgspec.Struct, frozen=True):
+    """Run an activity whose result could not be recorded again, or take this as it.
+
+    Attributes:
+        scheduled_event_id: the event that scheduled the activity.
+        attempt: the attempt that the operator has seen.
+        result: what to take as its result; None runs it again.
+        identity: who decided.
+    """
+
+    scheduled_event_id: int
+    attempt: int
+    result: Payload | None = None
+    identity: str = ""
+
+
+class QueryReply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a run's code answered to a question, or raised."""
+
+    result: Payload | None = None
+    failure: Failure | None = None
+
+
+class UpdateReply(msgspec.Struct, frozen=True):
+    """Why an update was refused."""
+
+    rejected: Failure
+
+
+decode_query_reply: Final = msgspec.json.Decoder(QueryReply).decode
+decode_update_reply: Final = msgspec.json.Decoder(UpdateReply).decode
+
+_DECODERS: Final[dict[str, Callable[[str], Any]]] = {
+    "cancel": msgspec.json.Decoder(WorkflowExecutionCancelRequested).decode,
+    "signal": msgspec.json.Decoder(WorkflowExecutionSignaled).decode,
+    "update": msgspec.json.Decoder(UpdateRequest).decode,
+    "child": msgspec.json.Decoder(ChildNews).decode,
+    "query": msgspec.json.Decoder(QueryRequest).decode,
+    "resolve": msgspec.json.Decoder(ActivityResolution).decode,
+}
+_CHILD_DECODERS: Final[dict[str, Callable[[msgspec.Raw], Any]]] = {
+    outcome.__name__: msgspec.json.Decoder(outcome).decode for outcome in CHILD_OUTCOMES
+}
+
+
+def encode_message(message: object) -> str:
+    """Turn a message into the data of its row; events of children are wrapped."""
+    if isinstance(message, CHILD_OUTCOMES):
+        event = msgspec.Raw(msgspec.json.encode(message))
+        message = ChildNews(type(message).__name__, event)
+    return msgspec.json.encode(message).decode()
+
+
+def decode_message(kind: str, data: str) -> Any:
+    """What a message of that kind says; of a child, the event that tells of it.
+
+    Raises what `UNREADABLE` of `durable.core.codec` names.
+
+    Raises:
+        KeyError: this release does not know the kind.
+    """
+    message = _DECODERS[kind](data)
+    if isinstance(message, ChildNews):
+        return _CHILD_DECODERS[message.type](message.event)
+    return message

@@ -1,0 +1,1 @@
+"""Runs in words: what happened, and what they wait for, for any kind of screen."""
