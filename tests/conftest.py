@@ -12,17 +12,22 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.sizes import IS_ALL, NAMES
 
 # Each run draws new examples from the seed that its first lines tell. A deadline per
-# example would measure the machine and not the code.
-settings.register_profile("default", derandomize=False, print_blob=True, deadline=None)
-# A fresh clone has no database of earlier failures, and leaves none behind.
+# example would measure the machine and not the code, and so would the check for those
+# that are slow to draw.
 settings.register_profile(
-    "ci", derandomize=False, print_blob=True, deadline=None, database=None
+    "default",
+    derandomize=False,
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
+# A fresh clone has no database of earlier failures, and leaves none behind.
+settings.register_profile("ci", settings.get_profile("default"), database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # A job in the background ignores Ctrl-C, and so would every process that a test starts.
