@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,10 +46,20 @@ HYPOTHESIS_SEED = "hypothesis_seed"
 """Where the option `--hypothesis-seed` is kept."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before hypothesis looks, and before workers start
+@pytest.hookimpl(tryfirst=True)  # before hypothesis looks
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption(HYPOTHESIS_SEED) is None:
-        setattr(config.option, HYPOTHESIS_SEED, str(random.getrandbits(32)))
+    """One seed for all properties of all workers of this run."""
+    seed = config.getoption(HYPOTHESIS_SEED)
+    if hasattr(config, "workerinput"):
+        seed = config.workerinput[HYPOTHESIS_SEED]
+    elif seed is None:
+        seed = str(random.getrandbits(32))
+    setattr(config.option, HYPOTHESIS_SEED, seed)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput[HYPOTHESIS_SEED] = node.config.getoption(HYPOTHESIS_SEED)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

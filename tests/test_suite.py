@@ -76,10 +76,12 @@ def test_a_failing_test_tells_its_seed_and_the_command_that_repeats_it(
     drawn = suite / "drawn.txt"
     said = run(suite, f"{sys.executable} -m pytest -n 2", DURABLE_EXAMPLES="7")
     assert "1 failed, 3 passed, 1 error" in said, said
+    (seed,) = re.findall(r"seed of all properties: (\d+)", said)
     first = drawn.read_text()
     drawn.unlink()
     commands = re.findall(r"^DURABLE_EXAMPLES=7 .* -m pytest .*$", said, re.MULTILINE)
     assert len(commands) == 2
+    assert all(command.endswith(f"--hypothesis-seed={seed}") for command in commands)
     (command,) = (c for c in commands if "::test_numbers_are_small" in c)
 
     again = run(suite, command)
