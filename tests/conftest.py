@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import random
 import shlex
@@ -38,9 +39,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Before anything imports it: the contract suites of the testing kit assert, too.
 pytest.register_assert_rewrite("durable.testing")
 
-# Hundreds of processes are started; each would compile the whole library for itself.
+# What is compiled up to the end of the collection is kept for the hundreds of processes
+# that tests start. Nothing later is: a program that a test writes anew in the same second
+# would be taken for the old one.
 sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 HYPOTHESIS_SEED = "hypothesis_seed"
 """Where the option `--hypothesis-seed` is kept."""
@@ -52,9 +55,17 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = config.getoption(HYPOTHESIS_SEED)
     if hasattr(config, "workerinput"):
         seed = config.workerinput[HYPOTHESIS_SEED]
-    elif seed is None:
-        seed = str(random.getrandbits(32))
+    else:
+        seed = seed or str(random.getrandbits(32))
+        for folder in ("durable", "migrations"):
+            compileall.compile_dir(config.rootpath / folder, quiet=2)
     setattr(config.option, HYPOTHESIS_SEED, seed)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Three for two cores: a third of the time a test waits for others."""
+    return (os.cpu_count() or 1) * 3 // 2 or 1
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -74,6 +85,10 @@ def pytest_collection_modifyitems(
     items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):  # the long ones first, so that none comes alone
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    sys.dont_write_bytecode = True
 
 
 def _beyond_the_share(

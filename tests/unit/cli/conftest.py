@@ -55,8 +55,7 @@ def folder(
         monkeypatch.delenv(name, raising=False)
     yield tmp_path
     # Nobody may leave a log or a lock behind.
-    left = [path for path in tmp_path.iterdir() if path.name != "__pycache__"]
-    assert {path.suffix for path in left} <= {".db", ".json", ".py"}
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".db", ".json", ".py"}
 
 
 @pytest.fixture(autouse=True)
