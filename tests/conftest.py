@@ -40,7 +40,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest.register_assert_rewrite("durable.testing")
 
 # What is compiled up to the end of the collection is kept for the hundreds of processes
-# that tests start. Nothing later is: a program that a test writes anew in the same second
+# that tests start. Nothing later is: a program that a test writes anew within a second
 # would be taken for the old one.
 sys.dont_write_bytecode = False
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
