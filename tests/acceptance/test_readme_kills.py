@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 KILLS = 10
 SECONDS_MAX = 60
 RESULT = "receipt-42, parcel-42\n"
-# What a start may say: it found a charge that was killed.
-TOLD = re.compile(r"(Activity 'charge' .* attempt \d+ failed: OutcomeUnknown: .*\n)?")
+# What a start may say: it found an attempt that was killed.
+TOLD = re.compile(r"(Activity '\w+' .* attempt \d+ failed: OutcomeUnknown: .*\n)?")
 
 # What the reader puts where the comment stands: a provider that is slow, and keeps a
 # book of its own.
