@@ -60,7 +60,7 @@ def sweep(*words: str, shard: tuple[int, int], stride: int = 1) -> Swept:
     return swept
 
 
-@shards(24)
+@shards(36)
 def test_a4_a_kill_at_any_statement_loses_and_repeats_nothing(
     shard: tuple[int, int],
 ) -> None:
@@ -71,7 +71,7 @@ def test_a4_a_kill_at_any_statement_loses_and_repeats_nothing(
 
 
 @pytest.mark.timeout(max(60, 960 // STRIDE))
-@shards(12)
+@shards(16)
 def test_a_kill_at_any_statement_of_a_family_loses_and_repeats_nothing(
     shard: tuple[int, int],
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_kill_at_any_statement_of_a_family_loses_and_repeats_nothing(
     assert swept.crashed >= int(swept.tried * 0.9)
 
 
-@shards(24)
+@shards(36)
 def test_a_kill_at_any_statement_loses_no_call_and_repeats_none(
     shard: tuple[int, int],
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_kill_at_any_statement_loses_no_call_and_repeats_none(
     assert swept.crashed >= int(swept.tried * 0.8)
 
 
-@shards(8)
+@shards(10)
 def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
     shard: tuple[int, int],
 ) -> None:
