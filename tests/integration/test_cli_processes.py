@@ -1,5 +1,5 @@
 """The command line in processes of its own: started, stopped, killed, taken over."""
-# size: one shop, whose processes are started and ended alike, serves all of these tests.
+# size: one shop, whose processes begin and end alike, serves all of these tests.
 
 import json
 import os
