@@ -9,6 +9,8 @@ VENV ?= .venv
 NEWEST_VENV ?= .venv-newest
 # More words for pytest, as in: make test PYTEST_ARGS="-k timer"
 PYTEST_ARGS ?=
+# So many processes share the tests, which are handed out one by one: some take long.
+WORKERS ?= auto
 
 BIN := $(VENV)/bin
 # Folders that a sparse tree lacks are left out, as mypy refuses a missing one.
@@ -90,12 +92,18 @@ imports: setup ## Check that imports point downward
 .PHONY: check
 check: lint types imports ## All of the above; what CI runs
 
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1
+
 .PHONY: test
-test: setup ## Run the whole test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: setup ## Run every test, and a share of each long sweep
+	$(PYTEST) $(PYTEST_ARGS)
+
+.PHONY: test-all
+test-all: setup ## Run every test, and all sweeps in full
+	DURABLE_ALL=1 $(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: test-newest
-test-newest: setup ## Run it once more on the newest CPython found here
+test-newest: setup ## The same on the newest CPython found here
 	@set -e; \
 	read -r major minor _ newest < <($(find_newest_python)); \
 	version_of='import sys; print(*sys.version_info[:2])'; \
@@ -106,7 +114,7 @@ test-newest: setup ## Run it once more on the newest CPython found here
 	      != "$$major $$minor" ]; then \
 	    rm -rf $(NEWEST_VENV); \
 	  fi; \
-	  $(MAKE) --no-print-directory test VENV=$(NEWEST_VENV) PYTHON="$$newest"; \
+	  $(MAKE) --no-print-directory test-all VENV=$(NEWEST_VENV) PYTHON="$$newest"; \
 	fi
 
 .PHONY: demo

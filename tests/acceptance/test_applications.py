@@ -29,7 +29,12 @@ POLL_SECONDS = 0.05
 KILLS = 2
 ORDERS_A_ROUND = 4
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS_MAX * 3)]
+# Which servers there are is a sweep of its own; each test knows one at least.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.sweep(1),
+    pytest.mark.timeout(SECONDS_MAX * 3),
+]
 
 UVICORN = "uvicorn fastapi_shop.app:app --host 127.0.0.1 --port {port}"
 GUNICORN = (
@@ -47,18 +52,24 @@ SEVERAL = [name for name in SERVERS if "2" in name]
 BOTH = ["uvicorn with 2 processes", "gunicorn with 2 processes"]
 
 
-def find_free_port() -> int:
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+def reserve_port() -> socket.socket:
+    """A port that is a server's also between its lives.
+
+    Nobody who takes any free port gets it while this is open; a server, which names it
+    and reuses addresses, does.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 class Server:
     """One server, its processes and its files; started as often as need be."""
 
     def __init__(self, command: str, folder: Path) -> None:
-        self.port = find_free_port()
+        self.reserved = reserve_port()
+        self.port: int = self.reserved.getsockname()[1]
         self.processes = 2 if "gunicorn" in command or "workers 2" in command else 1
         self.words = ["-m", *command.format(port=self.port).split()]
         self.folder = folder
@@ -87,6 +98,10 @@ class Server:
 
     def kill(self) -> None:
         self.stop(signal.SIGKILL)
+
+    def close(self) -> None:
+        self.kill()
+        self.reserved.close()
 
     def ask(self, method: str, path: str, json: Any = None) -> httpx.Response:
         """As clients do: ask again while nobody answers."""
@@ -160,7 +175,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
         made.start()
         yield made
     finally:
-        made.kill()
+        made.close()
 
 
 @pytest.mark.parametrize("server", SERVERS, indirect=True)
@@ -415,7 +430,7 @@ def test_program_of_a_page_is_killed_and_goes_on(page: str, tmp_path: Path) -> N
             assert text == f"receipt for o-{number}"
             assert server.ask("GET", f"/orders/o-{number}").status_code == 200
     finally:
-        server.kill()
+        server.close()
     log = server.log.read_text()
     assert "Traceback" not in log
     # What the provider was told: one key for each order, however often.

@@ -1,8 +1,8 @@
 """The programs of README.md and docs/, outside of the repository, killed at random.
 
 Each page's Python is pasted into a file and started as a process, killed and started
-again until it ends by itself. Then all is as if nobody had killed it. By default a few
-pages are tried; `DURABLE_PAGES=3` tries all of them three times.
+again until it ends by itself. Then all is as if nobody had killed it. A few pages are
+tried; `DURABLE_PAGES=3` tries all of them three times.
 """
 
 import json
@@ -21,10 +21,12 @@ from typing import Any
 
 import pytest
 
+from tests.sizes import size
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS_MAX = 90
 KILLS_MAX = 5
-TRIALS = int(os.environ.get("DURABLE_PAGES", "0"))
+TRIALS = size("DURABLE_PAGES", 0, 0)
 SHARE = ("README.md", "docs/how-to/keep-entities.md", "docs/tutorial/orders.md")
 
 NOT_EXECUTED = re.compile(r"<!-- not executed:[^>]*-->\s*\Z")
@@ -151,6 +153,7 @@ def test_every_page_with_a_program_is_known() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep(TRIALS * len(PAGES) or 1)
 @pytest.mark.timeout(SECONDS_MAX * 4)
 @pytest.mark.parametrize(("page", "trial"), share())
 def test_page_that_is_killed_at_random_ends_as_if_it_had_not_been(

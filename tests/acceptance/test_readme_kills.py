@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 KILLS = 10
 SECONDS_MAX = 60
 RESULT = "receipt-42, parcel-42\n"
+# What a start may say: it found an attempt that was killed.
+TOLD = re.compile(r"(Activity '\w+' .* attempt \d+ failed: OutcomeUnknown: .*\n)?")
 
 # What the reader puts where the comment stands: a provider that is slow, and keeps a
 # book of its own.
@@ -91,7 +93,7 @@ def test_readme_program_killed_and_started_again_orders_once(tmp_path: Path) -> 
         process = start(tmp_path)
         is_killed = kill_at_random(process, tmp_path, moments.random())
         output, errors = process.communicate(timeout=SECONDS_MAX)
-        assert errors == ""
+        assert TOLD.fullmatch(errors), errors
         if is_killed:
             killed.add(process.pid)
         else:
@@ -100,7 +102,8 @@ def test_readme_program_killed_and_started_again_orders_once(tmp_path: Path) -> 
     for _ in range(2):
         process = start(tmp_path)
         output, errors = process.communicate(timeout=SECONDS_MAX)
-        assert (process.returncode, errors) == (0, "")
+        assert process.returncode == 0
+        assert TOLD.fullmatch(errors), errors
         printed.append(output)
 
     assert set(printed) == {RESULT}

@@ -36,8 +36,6 @@ from durable import (
 )
 from durable.client.doctor import examine
 from durable.store.connect import connect
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.integration import crash_family
 
 LEDGER: Path

@@ -1,6 +1,6 @@
 """Kills transfers between entities at every SQL statement, and resumes them.
 
-A program of its own, run by `test_entity_kill.py`; see `crash_sweep.py`, whose tools it
+A program of its own, run by `test_crash_sweep.py`; see `crash_sweep.py`, whose tools it
 uses. Two workflows move money under a lock while a call comes from outside. Whatever
 the moment of the kill: in the end every call has been carried out once, and no key is
 held any more.

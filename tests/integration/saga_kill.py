@@ -1,6 +1,6 @@
 """Kills a saga at every SQL statement, while it acts and while it undoes; resumes it.
 
-A program of its own, run by `test_saga_kill.py`; see `crash_sweep.py`, whose tools it
+A program of its own, run by `test_crash_sweep.py`; see `crash_sweep.py`, whose tools it
 uses. The outside world is a file of bookings: whatever the moment of the kill, in the
 end everything is undone, last booking first, and nothing that was recorded ran again.
 """
@@ -161,12 +161,16 @@ def main(first: int, step_size: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         *_, moments = try_point(folder, 0)
-        crashed = undoing = 0
+        tried = crashed = undoing = 0
         for at in range(first, moments + 1, step_size):
             has_crashed, has_undone, _ = try_point(folder, at)
+            tried += 1
             crashed += has_crashed
             undoing += has_undone
-        print(f"{moments} moments, {crashed} crashed, {undoing} while undoing, 0 wrong")
+        print(
+            f"{moments} moments, {tried} tried, {crashed} crashed,"
+            f" {undoing} while undoing, 0 wrong"
+        )
 
 
 if __name__ == "__main__":

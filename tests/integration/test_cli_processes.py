@@ -1,4 +1,5 @@
 """The command line in processes of its own: started, stopped, killed, taken over."""
+# size: one shop, whose processes begin and end alike, serves all of these tests.
 
 import json
 import os
@@ -447,10 +448,19 @@ def test_messages_reach_a_run_of_another_process_without_its_code(shop: Shop) ->
     done = shop.call("update", "cart-1", "close", '"enough"', "--json")
     assert json.loads(done.stdout)["result"] == "enough"
     assert json.loads(shop.call("result", "cart-1").stdout) == ["tea", "milk"]
+
+
+def test_closed_run_is_asked_by_way_of_its_code(shop: Shop) -> None:
+    shop.write(CART, "cart.py")
+    shop.worker("cart.py")
+    shop.call("start", "Cart", "--id", "cart-1")
+    shop.call("signal", "cart-1", "put", '"tea"')
+    shop.call("update", "cart-1", "close", '"enough"')
+
     # Nobody has it in memory now: the code answers, or nobody does.
     closed = shop.call("query", "cart-1", "count", exit_code=5)
     assert "hint: Give the run's code with --module" in closed.stderr
-    assert shop.call("query", "cart-1", "count", "-m", "cart").stdout == "2\n"
+    assert shop.call("query", "cart-1", "count", "-m", "cart").stdout == "1\n"
     refused = shop.call("query", "cart-1", "reach_out", "-m", "cart", exit_code=5)
     assert "called os.system() at " in refused.stderr
     assert "cart.py:28, which cannot be replayed" in refused.stderr

@@ -1,39 +1,100 @@
-"""The crash sweep of `crash_sweep.py`, run as a test."""
+"""The sweeps of `crash_sweep.py`, `entity_kill.py` and `saga_kill.py`, run as tests.
+
+Each test visits some of the moments; all of them together visit every one, or every
+so many.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-POINTS_MIN = {"reference": 300, "family": 600}
-"""So many moments a scenario must offer, or the sweep has gone blind."""
-STRIDES = {"reference": 1, "family": int(os.environ.get("DURABLE_STRIDE", "8"))}
-"""Every so many moments are visited; DURABLE_STRIDE=1 visits them all."""
+from tests.sizes import size
+
+ROOT = Path(__file__).parents[2]
+STRIDE = size("DURABLE_STRIDE", 8, 8)
+"""Every so many moments of the family are visited; DURABLE_STRIDE=1 visits them all."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.sweep(1),
+    pytest.mark.skipif(sys.platform == "win32", reason="forks, and sends SIGKILL"),
+]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300 if STRIDES["family"] > 1 else 3_600)
-@pytest.mark.skipif(sys.platform == "win32", reason="forks, and sends SIGKILL")
-@pytest.mark.parametrize("scenario", STRIDES)
-def test_a4_a_kill_at_any_statement_loses_and_repeats_nothing(scenario: str) -> None:
-    program = Path(__file__).with_name("crash_sweep.py")
-    stride = STRIDES[scenario]
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep tells of itself."""
+
+    moments: int
+    tried: int
+    crashed: int
+    undoing: int = 0
+
+
+def shards(count: int) -> pytest.MarkDecorator:
+    """So many tests share the moments; each is one that a minute is enough for."""
+    return pytest.mark.parametrize("shard", [(i, count) for i in range(count)], ids=str)
+
+
+def sweep(*words: str, shard: tuple[int, int], stride: int = 1) -> Swept:
+    """Visit every `stride`-th moment, of these the share of one shard."""
+    index, count = shard
+    first, step_size = 1 + index * stride, count * stride
     done = subprocess.run(
-        [sys.executable, str(program), scenario, "1", str(stride)],
+        [sys.executable, "-m", *words, str(first), str(step_size)],
         capture_output=True,
         text=True,
         check=False,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    counts = re.search(r"(\d+) moments, (\d+) tried, (\d+) crashed", done.stdout)
-    assert counts is not None, done.stdout
-    moments, tried, crashed = map(int, counts.groups())
-    assert moments >= POINTS_MIN[scenario]
-    assert tried == (moments + stride - 1) // stride
+    assert "0 wrong" in done.stdout
+    swept = Swept(*map(int, re.findall(r"(\d+) (?!wrong)", done.stdout)))
+    assert swept.tried == len(range(first, swept.moments + 1, step_size))
+    return swept
+
+
+@shards(36)
+def test_a4_a_kill_at_any_statement_loses_and_repeats_nothing(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.crash_sweep", "reference", shard=shard)
+    assert swept.moments >= 300  # or the sweep has gone blind
     # Grouping differs from run to run, so the very last moments may not come.
-    assert crashed >= tried * 0.9
+    assert swept.crashed >= int(swept.tried * 0.9)
+
+
+@pytest.mark.timeout(max(60, 960 // STRIDE))
+@shards(16)
+def test_a_kill_at_any_statement_of_a_family_loses_and_repeats_nothing(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.crash_sweep", "family", shard=shard, stride=STRIDE)
+    assert swept.moments >= 600
+    assert swept.crashed >= int(swept.tried * 0.9)
+
+
+@shards(36)
+def test_a_kill_at_any_statement_loses_no_call_and_repeats_none(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.entity_kill", shard=shard, stride=2)
+    assert swept.moments >= 150
+    # What comes together shares a commit, so runs differ by some statements.
+    assert swept.crashed >= int(swept.tried * 0.8)
+
+
+@shards(10)
+def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.saga_kill", shard=shard, stride=3)
+    assert swept.moments >= 180
+    assert swept.crashed >= int(swept.tried * 0.9)
+    assert swept.undoing >= 1

@@ -29,6 +29,7 @@ from durable import (
     workflow,
 )
 from durable.testing.environment import TestEnvironment
+from tests.sizes import examples
 
 BALANCE = 100
 release = Signal("release", None)
@@ -320,7 +321,7 @@ async def disturb(run: Any, plan: Plan) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(plans=plans, cached_runs=st.sampled_from([1, 1_000]))
 def test_transfers_conserve_money_and_never_deadlock(
     plans: list[Plan], cached_runs: int

@@ -15,8 +15,9 @@ from tests.properties.race_checks import (
     check_world,
 )
 from tests.properties.race_world import World
+from tests.sizes import size
 
-EXAMPLES: Final = int(os.environ.get("DURABLE_RACES", "40"))
+EXAMPLES: Final = size("DURABLE_RACES", 8, 40)
 """Races of each kind; the full proof is DURABLE_RACES=5000."""
 RACING: Final = settings(
     max_examples=EXAMPLES,

@@ -5,7 +5,6 @@ task and replayed cold: in this process, in processes with other hash seeds (so 
 orders of sets and other addresses), and on another Python if there is one.
 """
 
-import os
 import sys
 import uuid
 from collections.abc import Iterator
@@ -21,12 +20,13 @@ from durable.testing.replaying import replay, replay_at_every_prefix
 from durable.testing.schedules import Case, drive_case
 from durable.testing.strategies import cases
 from tests.properties.other_process import OtherProcess, find_other_python
+from tests.sizes import examples
 
 run_ids = st.integers(0, 2**128 - 1).map(lambda number: str(uuid.UUID(int=number)))
 # A longer search: DURABLE_EXAMPLES=20000 pytest tests/properties --timeout 0. The other
 # processes serve all examples of a test.
 many = settings(
-    max_examples=int(os.environ.get("DURABLE_EXAMPLES", "150")),
+    max_examples=examples(150),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

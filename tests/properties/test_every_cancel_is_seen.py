@@ -6,7 +6,6 @@ reach it.
 """
 
 import asyncio
-import os
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -19,9 +18,10 @@ from durable.testing.interpreter import Interpreter
 from durable.testing.replaying import replay_at_every_prefix
 from durable.testing.schedules import Step, drive
 from durable.testing.strategies import schedules
+from tests.sizes import examples
 
 many = settings(
-    max_examples=int(os.environ.get("DURABLE_EXAMPLES", "150")),
+    max_examples=examples(150),
     suppress_health_check=[HealthCheck.too_slow],
 )
 

@@ -35,6 +35,7 @@ from durable.core.events import ActivityTaskScheduled
 from durable.errors import DefinitionError
 from durable.testing import Driver
 from durable.testing.pending import PendingActivity
+from tests.sizes import examples
 
 STEPS = 12
 TOKENS = ("x", "y")
@@ -109,7 +110,7 @@ def flows(count: int) -> st.SearchStrategy[list[AnyFlow]]:
     return drawn.map(build_all)
 
 
-law = settings(max_examples=50)
+law = settings(max_examples=examples(50))
 """Two runs an example, or four, in the real core."""
 
 
@@ -299,7 +300,7 @@ def unchecked(flow: AnyFlow) -> AnyFlow:
     return same_flow
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(shapes(max_leaves=6, tokens=True))
 def test_what_the_check_says_is_what_some_order_shows(shape: Shape) -> None:
     numbers = itertools.count(1)

@@ -6,7 +6,6 @@ task its history is folded: no rule is broken, and what is open is the same for 
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -49,9 +48,10 @@ from durable.core.payload import NULL, Failure, Payload
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import UpdateRequest, WorkflowTask
 from durable.testing.driver import Driver
+from tests.sizes import examples
 
 SECOND = 1_000_000
-many = settings(max_examples=int(os.environ.get("DURABLE_EXAMPLES", "150")))
+many = settings(max_examples=examples(150))
 orders = Signal("orders", str)
 ORDERS = ("act", "nap", "child", "lose", "send", "stop", "state", "again", "end")
 

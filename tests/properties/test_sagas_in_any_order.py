@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-import os
 from typing import Any, TypeAlias
 
 import msgspec
@@ -27,6 +26,7 @@ from durable import (
 )
 from durable.core.events import ActivityTaskCompleted, ActivityTaskScheduled
 from durable.testing import Driver, replay_at_every_prefix
+from tests.sizes import examples
 
 Program: TypeAlias = Any
 """A list that begins with what to do: step, sleep, seq, gather, group, saga, within."""
@@ -194,7 +194,7 @@ def compensation_errors(error: BaseException | None) -> int:
     return 0
 
 
-many = settings(max_examples=int(os.environ.get("DURABLE_EXAMPLES", "100")))
+many = settings(max_examples=examples(100))
 
 
 @many

@@ -52,6 +52,7 @@ from durable.testing.store_rows import (
     make_termination,
     make_worker,
 )
+from tests.sizes import examples
 
 RUN_IDS = list("abcdefghijklmnopqrstuvwxyz")
 WORKFLOW_IDS = ["wf-a", "wf-b", "wf-c", "wf-d"]
@@ -470,7 +471,7 @@ OPENING: list[Any] = [
 
 @pytest.mark.slow
 @settings(
-    max_examples=300,
+    max_examples=examples(300),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(groups=steps)

@@ -44,7 +44,8 @@ def paused_in_a_commit(path: Path, script: Path) -> Iterator[int]:
     """Another process that is stopped while it holds the write lock."""
     script.write_text(HOLD)
     holder = subprocess.Popen(
-        [sys.executable, str(script), str(path), "--password=hunter2"],
+        [sys.executable, script.name, str(path), "--password=hunter2"],
+        cwd=script.parent,  # its name is cut where it is long
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -179,7 +179,8 @@ values: list[Any] = [
     b"\x00\xff",
     (1, (2, [3])),
     {(1, "a"): {"$": 5}},
-    frozenset({1, "a"}),
+    # Its order, and so its name, is another in each process.
+    pytest.param(frozenset({1, "a"}), id="frozenset"),
     2**200,
     1j,
     Path("a/b"),

