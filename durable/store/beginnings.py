@@ -13,7 +13,7 @@ from durable.core.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
-from durable.store.records import RunRecord, RunStatus, StartRun
+from durable.store.records import RUNNING, RunRecord, StartRun
 
 
 def record_of(
@@ -26,7 +26,7 @@ def record_of(
         run_id=started.run_id,
         workflow_type=started.workflow_type,
         task_queue=started.task_queue,
-        status=RunStatus.RUNNING,
+        status=RUNNING,
         started_at=now,
         first_run_id=started.first_run_id,
         request_id=started.request_id,
