@@ -47,7 +47,6 @@ class LockWatching(Protocol):
 # Rows that one read may bring; runs differ in length by a factor of 10,000.
 _ROWS_PER_READ: Final = 20_000
 _SETTLE_SECONDS: Final = 0.25
-_WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 3))
 
 
 # --- the whole database ---------------------------------------------------------------
@@ -261,7 +260,7 @@ def _find_expired(workers: Workers, owned: Counter[str]) -> Iterator[Finding]:
 
 def find_sqlite_bug(version: tuple[int, ...] | None, workers: int) -> Iterator[Finding]:
     """Warn of SQLite's WAL-reset bug, which needs several connections that write."""
-    first, mended = _WAL_RESET_BUG
+    first, mended = limits.SQLITE_WAL_FAULT
     if version is not None and workers > 1 and first <= version < mended:
         yield Finding(
             Check.SQLITE_VERSION,

@@ -300,6 +300,9 @@ class SqlStore:
     async def list_workers(self) -> list[WorkerRecord]:
         """All workers that have a row."""
         workers: list[WorkerRecord] = await self._read(reads.list_workers)
+        now = self._clock.read()
+        live = [worker for worker in workers if worker.lease_expires_at > now]
+        self._database.note_workers(len(live))
         return workers
 
     async def check_integrity(self) -> list[str]:

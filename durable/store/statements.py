@@ -270,14 +270,15 @@ DISOWN_ALL_RUNS: Final = (
 # From one owner to the next by the index: they are few, and their runs are many. As
 # text, because building and compiling it would take longer than opening a database.
 DISOWN_STRAYS: Final = sa.text(
-    "UPDATE runs SET owner = NULL WHERE open_key IS NOT NULL AND owner IN"
+    "UPDATE durable_runs SET owner = NULL WHERE open_key IS NOT NULL AND owner IN"
     " (WITH RECURSIVE owners(owner) AS ("
-    "SELECT min(owner) FROM runs WHERE open_key IS NOT NULL AND owner IS NOT NULL"
-    " UNION ALL SELECT (SELECT min(runs.owner) FROM runs"
-    " WHERE runs.open_key IS NOT NULL AND runs.owner > owners.owner)"
+    "SELECT min(owner) FROM durable_runs WHERE open_key IS NOT NULL AND owner IS NOT"
+    " NULL"
+    " UNION ALL SELECT (SELECT min(durable_runs.owner) FROM durable_runs"
+    " WHERE durable_runs.open_key IS NOT NULL AND durable_runs.owner > owners.owner)"
     " FROM owners WHERE owners.owner IS NOT NULL)"
     " SELECT owners.owner FROM owners WHERE owners.owner IS NOT NULL"
-    " AND NOT EXISTS (SELECT 1 FROM workers WHERE worker_id = owners.owner))"
+    " AND NOT EXISTS (SELECT 1 FROM durable_workers WHERE worker_id = owners.owner))"
 )
 PARK_RUN: Final = (
     sa.update(RUNS)

@@ -1,11 +1,15 @@
 """`list`, `show`, `history`, `doctor` and `db`."""
 
+import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from durable.store.connect import connect
 from durable.store.schema import HEAD
+from durable.testing.store_rows import make_start
 from tests.unit.cli import orders_app as app
 from tests.unit.cli.invoking import APP, invoke, lines_of
 
@@ -41,7 +45,7 @@ def test_list_as_json_is_one_run_a_line_newest_first(folder: Path) -> None:
         "failed",
         "done",
     ]
-    assert all(set(run) == RUN_KEYS for run in runs)
+    assert all(set(run) == {*RUN_KEYS, "cursor"} for run in runs)
     assert runs[0]["started_at"].endswith("Z")
     assert runs[0]["closed_at"] is None
     assert runs[1]["stuck"]["type"] == "IndexError"
@@ -68,6 +72,44 @@ def test_list_can_be_narrowed(args: list[str], found: list[str], folder: Path) -
     runs = lines_of(invoke("list", "--json", *args))
 
     assert [run["workflow_id"] for run in runs] == found
+
+
+async def _start_at_one_instant(count: int) -> None:
+    store = connect("sqlite:///orders.db", migrate=False)
+    await store.open()
+    at = store.now() + 60_000_000
+    for number in range(count):
+        run_id = f"same-{number}"
+        await store.perform(make_start(run_id, started_at=at))
+    await store.close()
+
+
+@pytest.mark.parametrize("limit", ["1", "2", "3"])
+def test_list_goes_on_after_a_cursor_and_skips_nothing(
+    folder: Path, limit: str
+) -> None:
+    asyncio.run(_start_at_one_instant(5))
+    whole = [run["run_id"] for run in lines_of(invoke("list", "--json"))]
+
+    listed: list[str] = []
+    after: tuple[str, ...] = ()
+    while page := lines_of(invoke("list", "--json", "--limit", limit, *after)):
+        listed += [run["run_id"] for run in page]
+        after = ("--after", page[-1]["cursor"])
+    assert listed == whole
+
+    shown = invoke("list", "--limit", limit)
+    (cursor,) = re.findall("there are more: add --after (.*)", shown.stderr)
+    following = invoke("list", "--json", "--after", cursor)
+    assert [r["run_id"] for r in lines_of(following)] == whole[int(limit) :]
+    assert "more" not in invoke("list", "--limit", str(len(whole))).stderr
+
+
+def test_list_refuses_what_is_no_cursor(folder: Path) -> None:
+    refused = invoke("list", "--after", "yesterday")
+
+    assert refused.exit_code == 2
+    assert "--after is 'yesterday'" in refused.stderr
 
 
 def test_list_as_text_is_a_table(folder: Path) -> None:
