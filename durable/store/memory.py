@@ -448,6 +448,12 @@ class MemoryStore:
             for r in found[: max(limit, 0)]
         ]
 
+    async def list_namespaces(self) -> list[str]:
+        """The namespaces that have runs, open or closed, sorted."""
+        database = self._read()
+        with database.lock:
+            return sorted({run.namespace for run in database.runs.values()})
+
     async def list_workers(self) -> list[WorkerRecord]:
         """All workers that have a row."""
         database = self._read()

@@ -275,6 +275,17 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
+def list_namespaces(session: Session) -> list[str]:
+    """Read the namespaces that have runs: from one to the next, by the index."""
+    found: list[str] = []
+    after: Any = ""
+    while after is not None:
+        ((after,),) = fetch(session, statements.NEXT_NAMESPACE, after=after)
+        if after is not None:
+            found.append(_as_text(after))
+    return found
+
+
 def list_workers(session: Session) -> list[WorkerRecord]:
     """Read all workers."""
     rows = fetch(session, statements.LIST_WORKERS)

@@ -297,6 +297,11 @@ class SqlStore:
         )
         return found
 
+    async def list_namespaces(self) -> list[str]:
+        """The namespaces that have runs, open or closed, sorted."""
+        namespaces: list[str] = await self._read(reads.list_namespaces)
+        return namespaces
+
     async def list_workers(self) -> list[WorkerRecord]:
         """All workers that have a row."""
         workers: list[WorkerRecord] = await self._read(reads.list_workers)

@@ -134,6 +134,12 @@ IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
 LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
 
 
+# No namespace is empty, so all of them follow "".
+NEXT_NAMESPACE: Final = sa.select(sa.func.min(RUNS.c.namespace)).where(
+    RUNS.c.namespace > sa.bindparam("after")
+)
+
+
 def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
     """Build the statement of one page of a listing."""
     # Of a parent's children there are few: the bare column would lure SQLite into

@@ -183,6 +183,10 @@ class Store(Protocol):
         """Open, unparked runs without an owner, of all types, oldest first."""
         ...
 
+    async def list_namespaces(self) -> list[str]:
+        """The namespaces that have runs, open or closed, sorted."""
+        ...
+
     async def list_workers(self) -> list[WorkerRecord]:
         """All workers that have a row, by worker id."""
         ...

@@ -429,6 +429,10 @@ class _TrackedStore:
         )
         return unowned
 
+    async def list_namespaces(self) -> list[str]:
+        found: list[str] = await self._track(self._inner.list_namespaces())
+        return found
+
     async def list_workers(self) -> list[WorkerRecord]:
         workers: list[WorkerRecord] = await self._track(self._inner.list_workers())
         return workers

@@ -369,6 +369,23 @@ class ReadContract:
         assert await store.next_wake_at() is None
         assert await store.count_unowned(["order"]) == 0
 
+    async def test_namespaces_are_listed_once_each(self, harness: Harness) -> None:
+        store = await harness.open()
+        assert await store.list_namespaces() == []
+        await perform_all(
+            store,
+            make_start("r1", namespace="shop"),
+            make_start("r2", namespace="Shop"),
+            make_start("r3", namespace="shop"),
+            make_start("r4", namespace="\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        )
+
+        assert await store.list_namespaces() == [
+            "Shop",
+            "shop",
+            "\N{LATIN SMALL LETTER E WITH ACUTE}",
+        ]
+
     async def test_workers_are_listed_by_id(self, harness: Harness) -> None:
         store = await harness.open("w")
         (worker,) = await store.list_workers()

@@ -256,6 +256,9 @@ class GatedStore:
     async def unowned_runs(self, namespace: str, limit: int) -> list[UnownedRun]:
         return await self._ask(lambda: self.inner.unowned_runs(namespace, limit))
 
+    async def list_namespaces(self) -> list[str]:
+        return await self._ask(self.inner.list_namespaces)
+
     async def list_workers(self) -> list[WorkerRecord]:
         return await self._ask(self.inner.list_workers)
 

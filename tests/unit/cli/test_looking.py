@@ -105,6 +105,39 @@ def test_list_goes_on_after_a_cursor_and_skips_nothing(
     assert "more" not in invoke("list", "--limit", str(len(whole))).stderr
 
 
+@pytest.mark.parametrize("chosen", [None, "shop", "default"])
+def test_doctor_looks_at_all_namespaces_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DURABLE_NAMESPACE", raising=False)
+
+    async def fill() -> None:
+        store = connect("sqlite:///shops.db")
+        await store.open()
+        for namespace in ("default", "shop"):  # with rows that say nothing
+            run_id = f"odd-{namespace}"
+            start = make_start(
+                run_id, namespace=namespace, workflow_id="odd", workflow_type="other"
+            )
+            await store.perform(start)
+        await store.close()
+
+    asyncio.run(fill())
+    command = ["--database", "shops.db", "doctor", "--json"]
+
+    done = invoke(*command, *(("--namespace", chosen) if chosen else ()))
+
+    assert done.exit_code == 1
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    odd = {f["namespace"] for f in found if f["workflow_id"] == "odd"}
+    assert odd == ({chosen} if chosen else {"default", "shop"})
+    if chosen is None:
+        text = invoke(*command[:-1]).stdout
+        assert "odd (run odd-shop in namespace 'shop'): " in text
+        assert "odd (run odd-default): " in text
+
+
 def test_list_refuses_what_is_no_cursor(folder: Path) -> None:
     refused = invoke("list", "--after", "yesterday")
 
@@ -251,7 +284,14 @@ def test_doctor_prints_findings_and_ends_with_1(folder: Path) -> None:
     assert text.stdout.startswith("stuck           stuck (run ")
     (found,) = [json.loads(line) for line in data.stdout.splitlines()]
     assert found["workflow_id"] == "stuck"
-    assert set(found) == {"check", "is_notice", "workflow_id", "run_id", "message"}
+    assert set(found) == {
+        "check",
+        "is_notice",
+        "namespace",
+        "workflow_id",
+        "run_id",
+        "message",
+    }
 
 
 def test_doctor_of_a_healthy_database_ends_with_0(folder: Path) -> None:
