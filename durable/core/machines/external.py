@@ -96,7 +96,7 @@ class DeliveryMachine(Machine, Entry):
 class SignalExternalMachine(DeliveryMachine):
     """One signal to another run."""
 
-    __slots__ = ("input", "name", "same_input")
+    __slots__ = ("input", "name")
     event_type = SignalExternalWorkflowExecutionInitiated
 
     def __init__(
