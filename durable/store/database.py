@@ -245,8 +245,8 @@ class Database(Protocol):
         """Connect for reading; None if only the writer's connection sees the data."""
         ...
 
-    def note_workers(self, count: int) -> None:
-        """Hear how many workers share it; say so once if that is not safe."""
+    def note_workers(self, process_ids: list[int]) -> None:
+        """Hear which workers hold a lease; say so once if sharing is not safe."""
         ...
 
     def find_blockers(self) -> list[str]:

@@ -306,8 +306,9 @@ class SqlStore:
         """All workers that have a row."""
         workers: list[WorkerRecord] = await self._read(reads.list_workers)
         now = self._clock.read()
-        live = [worker for worker in workers if worker.lease_expires_at > now]
-        self._database.note_workers(len(live))
+        self._database.note_workers(
+            [worker.pid for worker in workers if worker.lease_expires_at > now]
+        )
         return workers
 
     async def check_integrity(self) -> list[str]:

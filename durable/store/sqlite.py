@@ -37,7 +37,7 @@ from durable.store.sqlite_file import (
     size_of,
 )
 from durable.store.sqlite_hot import SqliteHotPath
-from durable.store.sqlite_locks import describe_holder, find_holders
+from durable.store.sqlite_locks import describe_holder, find_holders, is_gone
 from durable.store.sqlite_sharing import LockWatch, say_if_faulty
 
 if TYPE_CHECKING:
@@ -548,10 +548,12 @@ class SqliteDatabase:
                     raise
             time.sleep(_SWITCH_RETRY_SECONDS)
 
-    def note_workers(self, count: int) -> None:
+    def note_workers(self, process_ids: list[int]) -> None:
         """See `Database`."""
-        if self._path is not None:
-            say_if_faulty(self.name, count)
+        if self._path is not None and len(process_ids) > 1:
+            # A killed one leaves its lease behind.
+            living = [pid for pid in process_ids if not is_gone(pid)]
+            say_if_faulty(self.name, len(living))
 
     # --- errors -----------------------------------------------------------------------
 

@@ -75,6 +75,14 @@ def describe_holder(process_id: int) -> str:
     return name
 
 
+def is_gone(process_id: int) -> bool:
+    """Whether a process has ended, as far as this system tells."""
+    if not _LOCKS.exists():
+        return False
+    state = _read(process_id, "stat").rpartition(")")[2].split()
+    return not state or state[0] in ("Z", "X")
+
+
 def _describe_program(words: list[str]) -> str:
     """Show what runs, not its options: those may hold a password."""
     name = words[0].rpartition("/")[2]

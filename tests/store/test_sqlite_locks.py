@@ -19,7 +19,7 @@ from durable.cli.main import cli
 from durable.errors import DatabaseUnavailableError
 from durable.store import sqlite, sqlite_sharing
 from durable.store.connect import connect
-from durable.store.sqlite_locks import describe_holder, find_holders
+from durable.store.sqlite_locks import describe_holder, find_holders, is_gone
 from durable.testing.store_rows import make_start
 
 pytestmark = pytest.mark.skipif(
@@ -145,6 +145,17 @@ async def test_workers_that_share_a_file_under_a_faulty_sqlite_are_warned_once(
     said = [w for w in warnings_in(caplog) if "may corrupt it" in w]
     assert len(said) == is_said
     assert all("share-a-database.md" in warning for warning in said)
+
+
+def test_a_process_that_was_killed_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not is_gone(process.pid)
+
+    process.kill()
+    process.communicate()
+
+    assert is_gone(process.pid)
+    assert not is_gone(os.getpid())
 
 
 async def test_a_process_that_only_reads_is_not_named(database: Path) -> None:
