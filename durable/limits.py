@@ -73,3 +73,7 @@ CHILD_DEPTH_MAX: Final = 100
 INBOX_MESSAGES_MAX: Final = 10_000
 # Request ids that a checkpoint carries on, so that a repeated message is known.
 REQUEST_IDS_KEPT: Final = 256
+
+SQLITE_WAL_FAULT = ((3, 7, 0), (3, 51, 3))
+"""From and before which versions SQLite may corrupt a database that is checkpointed by
+one connection while others write."""

@@ -102,7 +102,7 @@ class Activity(Generic[P, R]):
             name,
             _settings(name, options),
             options.get("summary"),
-            self.call_signature.same_input
+            self.call_signature.differing_input
             if options.get("match_arguments", True)
             else _any_input,
         )
@@ -273,9 +273,9 @@ def find_activity(
     return found if options is None else found.options(**options)
 
 
-def _any_input(recorded: Payloads, found: Payloads) -> bool:
+def _any_input(recorded: Payloads, found: Payloads) -> str | None:
     """Accept any arguments, but not another number of them."""
-    return len(recorded) == len(found)
+    return None if len(recorded) == len(found) else "the number of arguments"
 
 
 def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOptions:

@@ -120,7 +120,7 @@ def refuse_others(
 
 def child_target(
     workflow_type: str,
-    same_input: Callable[[Payloads, Payloads], bool],
+    differing_input: Callable[[Payloads, Payloads], str | None],
     options: ChildOptions,
     *,
     version: str | None,
@@ -171,7 +171,7 @@ def child_target(
         inherit_parent_timeout=options.get("inherit_parent_timeout", True),
         propagate_failures=options.get("propagate_failures", True),
     )
-    return ChildTarget(workflow_type, settings, summary, same_input)
+    return ChildTarget(workflow_type, settings, summary, differing_input)
 
 
 def _member(options: ChildOptions, key: str, default: _E, where: str) -> _E:
@@ -248,5 +248,5 @@ def within_parent(target: ChildTarget, runtime: WorkflowRuntime) -> ChildTarget:
         target.workflow_type,
         msgspec.structs.replace(settings, run_timeout=left),
         target.summary,
-        target.same_input,
+        target.differing_input,
     )

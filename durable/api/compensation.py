@@ -180,6 +180,6 @@ def _heard_out(target: ActivityTarget) -> ActivityTarget:
         target.activity_type,
         waiting,
         target.summary,
-        target.same_input,
+        target.differing_input,
         is_outcome_kept=True,
     )

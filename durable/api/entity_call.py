@@ -58,7 +58,8 @@ HOLD: Final = "durable.hold"
 """The update that lets a critical section hold a key; answers whether it does."""
 LET_GO: Final = "durable.let_go"
 """The update that ends that."""
-CONTROL_COUNT: Final = 4
+_CONTROL_NAMES: Final = ("the entity", "the key", "the method", "the caller")
+CONTROL_COUNT: Final = len(_CONTROL_NAMES)
 """Arguments of `CALL_ENTITY` before those of the method: workflow type, key, method and
 caller."""
 
@@ -130,9 +131,9 @@ class EntityCall(Coroutine[Any, Any, R_co], Generic[R_co]):
 
     __slots__ = (
         "_code",
+        "_differing_input",
         "_instruction",
         "_running",
-        "_same_input",
         "decode_result",
         "input",
         "is_exclusive",
@@ -148,14 +149,14 @@ class EntityCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         *,
         is_exclusive: bool,
         decode_result: Callable[[Payload], R_co],
-        same_input: Callable[[Payloads, Payloads], bool],
+        differing_input: Callable[[Payloads, Payloads], str | None],
     ) -> None:
         self.target = target
         self.method = method
         self.input = input
         self.is_exclusive = is_exclusive
         self.decode_result = decode_result
-        self._same_input = same_input
+        self._differing_input = differing_input
         self._running: Coroutine[Any, Any, R_co] | None = None
 
     def __await__(self) -> Generator[Any, Any, R_co]:
@@ -238,7 +239,7 @@ class EntityCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         """Have the activity make the call; unchecked, and not decoded."""
         summary = f"{self.target}.{self.method}"
         return await runtime.execute_activity(
-            ActivityTarget(CALL_ENTITY, PATIENT, summary, self._is_same),
+            ActivityTarget(CALL_ENTITY, PATIENT, summary, self._differing),
             self._control(caller) + self.input,
             code,
             instruction,
@@ -246,16 +247,17 @@ class EntityCall(Coroutine[Any, Any, R_co], Generic[R_co]):
 
     def _control(self, caller: Caller) -> Payloads:
         return (
-            json.encode(self.target.definition.name, str, "the entity"),
-            json.encode(self.target.key, str, "the key"),
-            json.encode(self.method, str, "the method"),
-            json.encode(caller, Caller, "the caller"),
+            json.encode(self.target.definition.name, str, _CONTROL_NAMES[0]),
+            json.encode(self.target.key, str, _CONTROL_NAMES[1]),
+            json.encode(self.method, str, _CONTROL_NAMES[2]),
+            json.encode(caller, Caller, _CONTROL_NAMES[3]),
         )
 
-    def _is_same(self, recorded: Payloads, found: Payloads) -> bool:
-        return recorded[:CONTROL_COUNT] == found[:CONTROL_COUNT] and self._same_input(
-            recorded[CONTROL_COUNT:], found[CONTROL_COUNT:]
-        )
+    def _differing(self, recorded: Payloads, found: Payloads) -> str | None:
+        for name, left, right in zip(_CONTROL_NAMES, recorded, found, strict=False):
+            if left != right:
+                return name
+        return self._differing_input(recorded[CONTROL_COUNT:], found[CONTROL_COUNT:])
 
     def __repr__(self) -> str:
         return f"<call of {self.target}.{self.method}>"

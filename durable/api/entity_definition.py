@@ -462,7 +462,7 @@ _LET_GO: Final = CallSignature(EntityRun.let_go, LET_GO, skip=("self",))
 async def _is_open(runtime: WorkflowRuntime, section: Section) -> bool:
     """Ask whether the run that holds a key is still open."""
     answer = await runtime.execute_activity(
-        ActivityTarget(IS_RUN_OPEN, PATIENT, "a key is held", _is_equal),
+        ActivityTarget(IS_RUN_OPEN, PATIENT, "a key is held", _differing),
         (
             json.encode(section.workflow_id, str, "the workflow id"),
             json.encode(section.run_id, str, "the run id"),
@@ -473,5 +473,5 @@ async def _is_open(runtime: WorkflowRuntime, section: Section) -> bool:
     return bool(json.decode(answer, bool, "whether a run is open"))
 
 
-def _is_equal(recorded: Payloads, found: Payloads) -> bool:
-    return recorded == found
+def _differing(recorded: Payloads, found: Payloads) -> str | None:
+    return None if recorded == found else "the arguments"

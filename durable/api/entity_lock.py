@@ -183,5 +183,7 @@ def _control(entity: EntityRef, method: str, payload: Payload) -> EntityCall[Non
         (payload,),
         is_exclusive=True,
         decode_result=lambda _: None,
-        same_input=lambda recorded, found: recorded == found,
+        differing_input=lambda recorded, found: (
+            None if recorded == found else "the arguments"
+        ),
     )

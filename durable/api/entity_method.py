@@ -71,7 +71,7 @@ class EntityMethod(DecoratedMethod):
             signature.encode(signature.bind(args, kwargs)),
             is_exclusive=self.is_exclusive,
             decode_result=signature.decode_result,
-            same_input=signature.same_input,
+            differing_input=signature.differing_input,
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -432,11 +432,27 @@ class CallSignature:
 
     def same_input(self, recorded: Payloads, found: Payloads) -> bool:
         """Whether two lists of arguments hold the same values, read as of today."""
+        return self.differing_input(recorded, found) is None
+
+    def differing_input(self, recorded: Payloads, found: Payloads) -> str | None:
+        """Name what differs, by position and name and never by value; None if nothing.
+
+        Both are read as of today.
+        """
         if recorded == found:
-            return True
-        return json.same_payloads(
-            recorded, found, self.hints(), f"an argument of {self.name!r}"
-        )
+            return None
+        if len(recorded) != len(found):
+            return "the number of arguments"
+        hints = self.hints()
+        differing: list[str] = []
+        for index, (left, right) in enumerate(zip(recorded, found, strict=True)):
+            hint = hints[index : index + 1]
+            if not json.same_payloads((left,), (right,), hint, self.label_at(index)):
+                name = self.name_at(index)
+                differing.append(f"{index + 1}" + (f" ({name!r})" if name else ""))
+        if not differing:
+            return None
+        return f"argument{'s'[: len(differing) - 1]} {' and '.join(differing)}"
 
 
 def _signature_of(

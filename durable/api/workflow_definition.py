@@ -343,7 +343,7 @@ class Workflow(Generic[P, R]):
     def _make_child_target(self) -> ChildTarget:
         return child_target(
             self.name,
-            self.call_signature.same_input,
+            self.call_signature.differing_input,
             self.child_options,
             version=self.version,
             task_queue=self.task_queue,

@@ -32,9 +32,10 @@ from durable.telling.pieces import Piece, Role
 def doctor(session: Session, context: click.Context, /, *, fix: bool) -> None:
     """Check the database for faults, and what keeps runs from going on.
 
-    Every run's history is compared with its rows; what is wrong is read again after a
-    moment, since workers may be at work. Nothing is written without --fix. Ends with
-    exit code 1 if anything is wrong and was not mended; advice alone does not count.
+    All namespaces are looked at unless one is named. Every run's history is compared
+    with its rows; what is wrong is read again after a moment, since workers may be at
+    work. Nothing is written without --fix. Ends with exit code 1 if anything is wrong
+    and was not mended; advice alone does not count.
     """
     found, mended = asyncio.run(_examine(session, fix))
     if not found and not session.is_json:
@@ -52,7 +53,9 @@ async def _examine(session: Session, fix: bool) -> tuple[list[Finding], set[RunK
         version = sqlite3.sqlite_version_info
     found: list[Finding] = []
     async with open_client(session) as (_, store):
-        findings = examine(store, namespace=session.namespace, sqlite_version=version)
+        findings = examine(
+            store, namespace=session.chosen_namespace, sqlite_version=version
+        )
         async for finding in findings:
             found.append(finding)
             _write(session, finding)
@@ -74,7 +77,7 @@ def _write(session: Session, finding: Finding) -> None:
     role: Role = "warn" if finding.check.is_notice else "bad"
     place = ""
     if finding.run is not None:
-        place = f"{finding.run.workflow_id} (run {finding.run.run_id}): "
+        place = _place(finding.run)
     name = style.paint(Piece(f"{finding.check.value:<14}", role))
     write_line(f"{name}  {escape(place + finding.message)}")
 
@@ -86,6 +89,7 @@ def _write_repaired(session: Session, repaired: Repaired) -> None:
             {
                 "check": "fix",
                 "is_mended": repaired.is_mended,
+                "namespace": run.namespace,
                 "workflow_id": run.workflow_id,
                 "run_id": run.run_id,
                 "message": repaired.message,
@@ -95,8 +99,13 @@ def _write_repaired(session: Session, repaired: Repaired) -> None:
     style = COLORED if is_colored(sys.stdout) else PLAIN
     word = "mended" if repaired.is_mended else "not mended"
     name = style.paint(Piece(f"{word:<14}", "good" if repaired.is_mended else "bad"))
-    place = f"{run.workflow_id} (run {run.run_id}): "
+    place = _place(run)
     write_line(f"{name}  {escape(place + repaired.message)}")
+
+
+def _place(run: RunKey) -> str:
+    within = "" if run.namespace == "default" else f" in namespace {run.namespace!r}"
+    return f"{run.workflow_id} (run {run.run_id}{within}): "
 
 
 def _view(finding: Finding) -> dict[str, Any]:
@@ -104,6 +113,7 @@ def _view(finding: Finding) -> dict[str, Any]:
     return {
         "check": finding.check.value,
         "is_notice": finding.check.is_notice,
+        "namespace": None if run is None else run.namespace,
         "workflow_id": None if run is None else run.workflow_id,
         "run_id": None if run is None else run.run_id,
         "message": finding.message,

@@ -17,6 +17,7 @@ from durable.cli.parameters import Word, standard_options
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN, STATUS_ROLES
 from durable.cli.views import run_view
+from durable.client.description import cursor_of, read_cursor
 from durable.client.doctor import read_pages
 from durable.clock import from_datetime
 from durable.options import check_id
@@ -48,6 +49,11 @@ _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
     help="Only runs that started before, as in 2026-11-21T19:00:00Z.",
 )
 @click.option(
+    "--after",
+    metavar="CURSOR",
+    help="Only what follows a run: the cursor that the page before ended with.",
+)
+@click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=100,
@@ -65,11 +71,14 @@ def list_runs(
     workflow_id: str | None,
     stuck: bool | None,
     before: datetime | None,
+    after: str | None,
     limit: int,
 ) -> None:
     """List runs, newest first.
 
-    The runs of one --id are told apart by their run ids.
+    The runs of one --id are told apart by their run ids. If there are more than
+    --limit, standard error names the cursor for --after, which skips nothing and
+    repeats nothing; with --json each run has its own.
     """
     if status == STUCK and stuck is False:
         raise click.UsageError("--status stuck and --not-stuck exclude each other.")
@@ -83,28 +92,33 @@ def list_runs(
         started_before=(
             None if before is None else from_datetime(before.replace(tzinfo=UTC))
         ),
+        after=None if after is None else read_cursor(after, "--after"),
     )
-    records = asyncio.run(_read(session, where, limit))
+    found = asyncio.run(_read(session, where, limit))
+    records = found[:limit]
     if session.is_json:
         for record in records:
-            write_json(run_view(record))
-    else:
-        _write_table(records, by_run_id=workflow_id is not None)
+            write_json({**run_view(record), "cursor": cursor_of(record)})
+        return
+    _write_table(records, by_run_id=workflow_id is not None)
+    if len(found) > limit:
+        note(f"there are more: add --after {cursor_of(records[-1])}")
 
 
 async def _read(session: Session, where: RunFilter, limit: int) -> list[RunRecord]:
+    """Read as many runs as are wanted, and one more if there is one."""
     records: list[RunRecord] = []
-    size = min(limit, limits.LIST_PAGE_MAX)
+    size = min(limit + 1, limits.LIST_PAGE_MAX)
     async with open_client(session) as (_, store):
         pages = read_pages(store, session.namespace, where, size=size)
         async with contextlib.aclosing(pages):
             async for page in pages:
                 records += page
-                if len(records) >= limit:
+                if len(records) > limit:
                     break
         if not records and not session.is_json:
             await _note_closest(session, store, where)
-    return records[:limit]
+    return records
 
 
 async def _note_closest(session: Session, store: Store, where: RunFilter) -> None:

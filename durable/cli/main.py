@@ -206,6 +206,10 @@ def cli(
         database_url = read_url_file() or database_url
     session.database_url = to_url(database_url)
     session.namespace = namespace
+    session.is_namespace_chosen = (
+        context.get_parameter_source("namespace")
+        is not click.core.ParameterSource.DEFAULT
+    )
     session.log_level = log_level
     session.log_format = log_format
 

@@ -40,7 +40,8 @@ def _choose_namespace(
     context: click.Context, _: click.Parameter, value: str | None
 ) -> None:
     if value is not None:
-        context.ensure_object(Session).namespace = value
+        session = context.ensure_object(Session)
+        session.namespace, session.is_namespace_chosen = value, True
 
 
 _json: Final = click.option(

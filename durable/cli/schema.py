@@ -14,7 +14,7 @@ from durable.cli.reporting import mask
 from durable.cli.session import Session, pass_session
 from durable.errors import SchemaRevisionError
 from durable.store.connect import connect
-from durable.store.schema import HEAD, read_revision
+from durable.store.schema import HEAD
 from durable.store.sqlite import SqliteDatabase
 from durable.store.sqlite_backup import back_up
 from durable.telling.escaping import escape
@@ -31,7 +31,8 @@ def db() -> None:
 def upgrade(session: Session) -> None:
     """Bring the tables to the revision of this release; make them if there are none.
 
-    Workers of the release before may keep running meanwhile.
+    Programs of earlier releases must have ended: they look for tables under the names
+    that these had before revision 0003.
     """
     session.refuse_memory()
 
@@ -53,7 +54,7 @@ def current(session: Session) -> None:
     path = session.find_file()
     if path is None:
         connect(session.database_url)  # says what is wrong with the URL
-    revision = None if path is None else _read_revision(path)
+    revision = None if path is None else SqliteDatabase(path).read_revision()
     _write(session, revision)
     if revision != HEAD:
         raise SchemaRevisionError(
@@ -112,16 +113,6 @@ def _require_file(session: Session) -> Path:
         connect(session.database_url)  # says what is wrong with the URL
         raise click.UsageError("This command is for files of SQLite.")
     return path
-
-
-def _read_revision(path: Path) -> str | None:
-    reader = SqliteDatabase(path, migrate=False).open_reader()
-    if reader is None:
-        return None
-    try:
-        return read_revision(reader)
-    finally:
-        reader.close()
 
 
 def _write(session: Session, revision: str | None) -> None:

@@ -26,9 +26,15 @@ class Session:
 
     database_url: str = DEFAULT_URL
     namespace: str = "default"
+    is_namespace_chosen: bool = False
     log_level: str | None = None
     log_format: str = "text"
     is_json: bool = False
+
+    @property
+    def chosen_namespace(self) -> str | None:
+        """The namespace if somebody named one, for what can look at all of them."""
+        return self.namespace if self.is_namespace_chosen else None
 
     @property
     def is_sqlite(self) -> bool:

@@ -59,7 +59,7 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cursor(self) -> str:
         """Where it stands in a listing: `list(after=...)` goes on behind it."""
-        return f"{from_datetime(self.started_at):x}.{self.run_id}"
+        return _cursor(from_datetime(self.started_at), self.run_id)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data: instants as ISO 8601 text, no value of an error."""
@@ -98,8 +98,22 @@ def failure_as_dict(failure: Failure) -> dict[str, Any]:
     }
 
 
-def read_cursor(text: object) -> tuple[int, str]:
+def _cursor(started_at: int, run_id: str) -> str:
+    # The run id tells apart those that started at one instant.
+    return f"{started_at:x}.{run_id}"
+
+
+def cursor_of(record: RunRecord) -> str:
+    """Where a run stands in a listing; see `RunDescription.cursor`."""
+    return _cursor(record.started_at, record.run_id)
+
+
+def read_cursor(text: object, name: str = "after") -> tuple[int, str]:
     """The start and the run id that a cursor is made of.
+
+    Args:
+        text: the cursor.
+        name: what messages call it.
 
     Raises:
         InvalidOptionError: it is no cursor.
@@ -113,7 +127,7 @@ def read_cursor(text: object) -> tuple[int, str]:
     except ValueError:  # an InvalidIdError is one
         pass
     raise InvalidOptionError(
-        f"after is {text!r}: give the `cursor` of the last run of the page before."
+        f"{name} is {text!r}: give the `cursor` of the last run of the page before."
     )
 
 

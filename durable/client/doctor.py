@@ -22,7 +22,12 @@ from durable.client.run_checks import PATIENCE, Workers, examine_run
 from durable.client.whole_histories import with_whole_history
 from durable.errors import CorruptHistoryError
 from durable.namesakes import find_namesakes
-from durable.store.queries import CheckIntegrity, ListRuns, LoadRuns
+from durable.store.queries import (
+    CheckIntegrity,
+    ListNamespaces,
+    ListRuns,
+    LoadRuns,
+)
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 
@@ -39,7 +44,6 @@ class LockWatching(Protocol):
 # Rows that one read may bring; runs differ in length by a factor of 10,000.
 _ROWS_PER_READ: Final = 20_000
 _SETTLE_SECONDS: Final = 0.25
-_WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 3))
 
 
 # --- the whole database ---------------------------------------------------------------
@@ -48,7 +52,7 @@ _WAL_RESET_BUG: Final = ((3, 7, 0), (3, 51, 3))
 async def examine(
     store: Store,
     *,
-    namespace: str = "default",
+    namespace: str | None = None,
     sqlite_version: tuple[int, ...] | None = None,
     settle: float = _SETTLE_SECONDS,
 ) -> AsyncGenerator[Finding]:
@@ -56,7 +60,7 @@ async def examine(
 
     Args:
         store: an open store; nothing is written.
-        namespace: whose runs to check.
+        namespace: whose runs to check; those of all by default.
         sqlite_version: the version of the SQLite library in use, if it is SQLite.
         settle: how long to wait before reading again what looks wrong, in seconds.
 
@@ -76,9 +80,11 @@ async def examine(
     for message in await store.read(CheckIntegrity()):
         yield Finding(Check.INTEGRITY, None, message)
     survey = _Survey(store, settle)
-    async for page in read_pages(store, namespace, RunFilter()):
-        async for finding in survey.examine_page(page):
-            yield finding
+    chosen = await store.read(ListNamespaces()) if namespace is None else [namespace]
+    for name in chosen:
+        async for page in read_pages(store, name, RunFilter()):
+            async for finding in survey.examine_page(page):
+                yield finding
     workers = await Workers.read(store)
     for worker in workers.known.values():
         if worker.damage is not None:
@@ -117,8 +123,8 @@ class _Survey:
         self._store = store
         self._settle = settle
         self._batch = 50
-        self._open: dict[str, str] = {}
-        self._requests: dict[str, str] = {}
+        self._open: dict[tuple[str, str], str] = {}
+        self._requests: dict[tuple[str, str], str] = {}
         self._unclaimed: Counter[tuple[str, str, str]] = Counter()
         self._relations = Relations(store)
         self.owned: Counter[str] = Counter()
@@ -205,6 +211,7 @@ class _Survey:
         """Say which runs wait for a worker that knows them."""
         for (namespace, queue, workflow), count in sorted(self._unclaimed.items()):
             runs = "1 run" if count == 1 else f"{count} runs"
+            within = "" if namespace == "default" else f" of namespace {namespace!r}"
             if workers.serve(namespace, queue):
                 why = "no worker on it knows that workflow"
             else:
@@ -212,17 +219,21 @@ class _Survey:
             yield Finding(
                 Check.NO_WORKER,
                 None,
-                f"{runs} of {workflow!r} on task queue {queue!r}: {why}",
+                f"{runs} of {workflow!r} on task queue {queue!r}{within}: {why}",
             )
 
     def _check_unique(self, record: RunRecord) -> Iterator[Finding]:
         key = key_of(record)
         if record.status is RunStatus.RUNNING:
-            other = self._open.setdefault(record.workflow_id, record.run_id)
+            other = self._open.setdefault(
+                (record.namespace, record.workflow_id), record.run_id
+            )
             if other != record.run_id:
                 yield Finding(Check.UNIQUE, key, f"run {other} of its id is open, too")
         if record.request_id != record.run_id:
-            other = self._requests.setdefault(record.request_id, record.run_id)
+            other = self._requests.setdefault(
+                (record.namespace, record.request_id), record.run_id
+            )
             if other != record.run_id:
                 yield Finding(
                     Check.UNIQUE,
@@ -252,7 +263,7 @@ def _find_expired(workers: Workers, owned: Counter[str]) -> Iterator[Finding]:
 
 def find_sqlite_bug(version: tuple[int, ...] | None, workers: int) -> Iterator[Finding]:
     """Warn of SQLite's WAL-reset bug, which needs several connections that write."""
-    first, mended = _WAL_RESET_BUG
+    first, mended = limits.SQLITE_WAL_FAULT
     if version is not None and workers > 1 and first <= version < mended:
         yield Finding(
             Check.SQLITE_VERSION,

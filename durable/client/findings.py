@@ -47,6 +47,7 @@ class RunKey(msgspec.Struct, frozen=True):
 
     workflow_id: str
     run_id: str
+    namespace: str = "default"
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -58,4 +59,4 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def key_of(record: RunRecord) -> RunKey:
-    return RunKey(record.workflow_id, record.run_id)
+    return RunKey(record.workflow_id, record.run_id, record.namespace)

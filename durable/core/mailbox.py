@@ -389,6 +389,8 @@ class Mailbox:
         except ReadOnlyError:
             raise
         except Exception as error:  # noqa: BLE001 - this is how validators refuse
+            if isinstance(error, UndecodableError):
+                error = _as_received(error)
             self.rejected[update.update_id] = self._context.code.failure_of(error)
             return False
         finally:
@@ -461,7 +463,11 @@ class Mailbox:
                 f" there are handlers of {self.known('query', name)}"
             )
         with self._context.reading_only(f"query {name!r}"):
-            answer = handler.bind(name, input)()
+            try:
+                call = handler.bind(name, input)
+            except UndecodableError as error:
+                raise _as_received(error) from None
+            answer = call()
             if inspect.iscoroutine(answer):
                 answer.close()
                 raise ReadOnlyError(
@@ -469,3 +475,10 @@ class Mailbox:
                     hint="A query reads what is there: write a plain def.",
                 )
             return handler.encode(answer)
+
+
+def _as_received(error: UndecodableError) -> UndecodableError:
+    """The same of a message that is refused, and so is never recorded."""
+    message = error.message.replace(" was recorded, but", " was received, but", 1)
+    message = message.replace(" were recorded for ", " were received for ", 1)
+    return UndecodableError(message, hint="Send what its handler takes.")

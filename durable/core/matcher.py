@@ -113,7 +113,7 @@ def _mismatch(
     else:
         what = (
             f"event {event.event_id} is {recorded}, but the code issues {found}:"
-            f" {difference} differ{'' if difference.endswith('s') else 's'}."
+            f" {difference} differ{'' if _is_plural(difference) else 's'}."
         )
     return NondeterminismError(
         f"Run {run} cannot be replayed: {what}",
@@ -122,6 +122,10 @@ def _mismatch(
         recorded=recorded,
         found=found,
     )
+
+
+def _is_plural(difference: str) -> bool:
+    return difference.removeprefix("the ").startswith("arguments")
 
 
 def describe(item: Attributes | Command) -> str:

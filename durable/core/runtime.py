@@ -58,16 +58,16 @@ class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
 class ActivityTarget:
     """An activity as a workflow calls it: the same for all its calls.
 
-    `same_input` decides on replay whether recorded arguments equal those of the code.
-    It may decode both, so that the order of a set or a new field with a default is no
-    mismatch. `is_outcome_kept` says that whoever waits for its outcome, through any
-    cancellation, wants one too that comes together with the cancellation.
+    `differing_input` says on replay which recorded arguments differ from those of the
+    code, if any. It may decode both, so that the order of a set or a new field with a
+    default is no mismatch. `is_outcome_kept` says that whoever waits for its outcome,
+    through any cancellation, wants one too that comes together with the cancellation.
     """
 
     __slots__ = (
         "activity_type",
+        "differing_input",
         "is_outcome_kept",
-        "same_input",
         "settings",
         "summary",
     )
@@ -77,7 +77,7 @@ class ActivityTarget:
         activity_type: str,
         settings: ActivitySettings,
         summary: str | None,
-        same_input: Callable[[Payloads, Payloads], bool],
+        differing_input: Callable[[Payloads, Payloads], str | None],
         *,
         is_outcome_kept: bool = False,
     ) -> None:
@@ -85,25 +85,25 @@ class ActivityTarget:
         self.is_outcome_kept = is_outcome_kept
         self.settings = settings
         self.summary = summary
-        self.same_input = same_input
+        self.differing_input = differing_input
 
 
 class ChildTarget:
     """A workflow as its parent calls it: the same for all its calls."""
 
-    __slots__ = ("same_input", "settings", "summary", "workflow_type")
+    __slots__ = ("differing_input", "settings", "summary", "workflow_type")
 
     def __init__(
         self,
         workflow_type: str,
         settings: ChildSettings,
         summary: str | None,
-        same_input: Callable[[Payloads, Payloads], bool],
+        differing_input: Callable[[Payloads, Payloads], str | None],
     ) -> None:
         self.workflow_type = workflow_type
         self.settings = settings
         self.summary = summary
-        self.same_input = same_input
+        self.differing_input = differing_input
 
 
 class Child(Protocol):

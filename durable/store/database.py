@@ -245,6 +245,10 @@ class Database(Protocol):
         """Connect for reading; None if only the writer's connection sees the data."""
         ...
 
+    def note_workers(self, process_ids: list[int]) -> None:
+        """Hear which workers hold a lease; say so once if sharing is not safe."""
+        ...
+
     def find_blockers(self) -> list[str]:
         """Name the processes that keep all others from writing, as far as is known."""
         ...

@@ -403,6 +403,9 @@ class MemoryStore:
             for r in found[: max(query.limit, 0)]
         ]
 
+    def _list_namespaces(self, _: queries.ListNamespaces) -> list[str]:
+        return sorted({run.namespace for run in self._database.runs.values()})
+
     def _list_workers(self, _: queries.ListWorkers) -> list[WorkerRecord]:
         return [row for _, row in sorted(self._database.workers.items())]
 
@@ -421,6 +424,7 @@ class MemoryStore:
         queries.FindNextWakeUp: _find_next_wake_up,
         queries.CountUnowned: _count_unowned,
         queries.FindUnowned: _find_unowned,
+        queries.ListNamespaces: _list_namespaces,
         queries.ListWorkers: _list_workers,
         queries.CheckIntegrity: lambda _self, _query: [],
     }

@@ -136,6 +136,10 @@ class FindUnowned(Query[list[UnownedRun]], frozen=True):
     limit: int
 
 
+class ListNamespaces(Query[list[str]], frozen=True):
+    """The namespaces that have runs, open or closed, sorted."""
+
+
 class ListWorkers(Query[list[WorkerRecord]], frozen=True):
     """All workers that have a row, by worker id."""
 

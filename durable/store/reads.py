@@ -274,6 +274,17 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
+def _namespaces(session: Session, _: queries.ListNamespaces) -> list[str]:
+    # From one to the next, by the index.
+    found: list[str] = []
+    after: Any = ""
+    while after is not None:
+        ((after,),) = fetch(session, statements.NEXT_NAMESPACE, after=after)
+        if after is not None:
+            found.append(_as_text(after))
+    return found
+
+
 def _workers(session: Session, _: queries.ListWorkers) -> list[WorkerRecord]:
     rows = fetch(session, statements.LIST_WORKERS)
     return [salvage.salvage_worker(row) for row in rows]
@@ -322,6 +333,7 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
         for query, worker in asked
     ],
     queries.FindUnowned: _each(_unowned),
+    queries.ListNamespaces: _each(_namespaces),
     queries.ListWorkers: _each(_workers),
     queries.CheckIntegrity: _each(lambda session, _: session.check()),
 }

@@ -21,8 +21,10 @@ from durable.store.tables import COUNTERS, FENCE_COUNTER, METADATA
 if TYPE_CHECKING:
     from durable.store.database import Session
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest revision in `migrations/versions`."""
+
+_OWN_NAMES: Final = "0003"  # since when every table begins with `durable_`
 
 # Alembic keeps the migration that is going on in a global of its own.
 _alembic_lock: Final = threading.Lock()
@@ -48,19 +50,17 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
         SchemaRevisionError: the schema is newer than this release, or it is older and
             `migrate` is false, or the database holds tables of the same names.
     """
-    if _is_current(session, name):
+    if is_current(session, name, migrate=migrate):
         return
-    if not migrate:
-        raise SchemaRevisionError(
-            f"{name} has no current schema; this release needs revision {HEAD}, and"
-            " the store was told not to migrate.",
-            hint="Run 'durable db upgrade'.",
-        )
     session.begin()
     try:
         # Another process may have done it while this one waited for the lock.
-        if not _is_current(session, name):
-            _upgrade(session, name)
+        if not is_current(session, name, migrate=migrate):
+            refuse_foreign(session, name)
+            if read_revision(session) is None:
+                create_tables(session.connection)
+            else:
+                _run_migrations(session.connection)
         session.commit()
     except BaseException:
         session.rollback()
@@ -79,7 +79,13 @@ def _has_table(session: Session, table: str) -> bool:
     return connection.dialect.has_table(connection, table)
 
 
-def _is_current(session: Session, name: str) -> bool:
+def is_current(session: Session, name: str, *, migrate: bool) -> bool:
+    """Tell whether the schema is current; change nothing.
+
+    Raises:
+        SchemaRevisionError: it is newer than this release, or it is older and
+            `migrate` is false.
+    """
     revision = read_revision(session)
     if revision == HEAD:
         return True
@@ -91,21 +97,36 @@ def _is_current(session: Session, name: str) -> bool:
             f" {HEAD!r} and older.",
             hint="Use the release of 'durable' that made it, or a newer one.",
         )
+    if not migrate:
+        raise no_schema(name)
     return False
 
 
-def _upgrade(session: Session, name: str) -> None:
-    if read_revision(session) is not None:
-        _run_migrations(session.connection)
+def refuse_foreign(session: Session, name: str) -> None:
+    """Return if the tables to be made are not there; within a transaction.
+
+    Raises:
+        SchemaRevisionError: the database holds tables of the same names.
+    """
+    revision = read_revision(session)
+    if revision is not None and revision >= _OWN_NAMES:
         return
     foreign = [t for t in METADATA.tables if _has_table(session, t)]
     if foreign:
         raise SchemaRevisionError(
             f"{name} has tables that this library did not make under names it needs:"
             f" {', '.join(foreign)}.",
-            hint="Give the library a database of its own.",
+            hint="Rename them, or give the library a database of its own.",
         )
-    create_tables(session.connection)
+
+
+def no_schema(name: str) -> SchemaRevisionError:
+    """Build the error of a database that may not be given its tables."""
+    return SchemaRevisionError(
+        f"{name} has no current schema; this release needs revision {HEAD}, and"
+        " the store was told not to migrate.",
+        hint="Run 'durable db upgrade'.",
+    )
 
 
 def create_tables(connection: sa.Connection) -> None:

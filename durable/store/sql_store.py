@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.queries import ListWorkers
 from durable.store.reader import NO_READER, Reader
 from durable.store.reads import Question
 from durable.store.steady_clock import SteadyClock
@@ -178,8 +179,16 @@ class SqlStore:
         if answer is NO_READER:
             self._reads_by_writer = True
             answer = await wait_for_outcome(lambda done: self._submit(question, done))
+        if type(query) is ListWorkers:
+            self._note_workers(answer)
         found: T = answer
         return found
+
+    def _note_workers(self, workers: list[WorkerRecord]) -> None:
+        now = self._clock.read()
+        self._database.note_workers(
+            [worker.pid for worker in workers if worker.lease_expires_at > now]
+        )
 
     async def find_blockers(self) -> list[str]:
         """The processes that have kept all others from writing for a while now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import sqlite3
@@ -15,15 +14,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from durable.errors import (
-    DatabaseFullError,
-    DatabaseReadOnlyError,
-    DatabaseUnavailableError,
-    NotADatabaseError,
-    StoreError,
-)
+from durable.errors import DatabaseUnavailableError, NotADatabaseError, StoreError
+from durable.store import sqlite_errors
 from durable.store.forking import FileIdentity, is_inherited
-from durable.store.schema import prepare_schema
+from durable.store.schema import (
+    is_current,
+    no_schema,
+    prepare_schema,
+    read_revision,
+    refuse_foreign,
+)
 from durable.store.sqlite_checks import check_file
 from durable.store.sqlite_file import (
     Place,
@@ -37,7 +37,8 @@ from durable.store.sqlite_file import (
     size_of,
 )
 from durable.store.sqlite_hot import SqliteHotPath
-from durable.store.sqlite_locks import describe_holder, find_holders
+from durable.store.sqlite_locks import describe_holder, find_holders, is_gone
+from durable.store.sqlite_sharing import LockWatch, say_if_faulty
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -50,6 +51,7 @@ _log: Final = logging.getLogger("durable.store")
 # UPDATE ... FROM.
 _OLDEST_SQLITE: Final = (3, 33, 0)
 BUSY_SECONDS: Final = 30.0
+_WORD_AFTER_SECONDS: Final = 1.0
 _SWITCH_RETRY_SECONDS: Final = 0.005
 # The log is copied into the database when nothing else is to do, or, if that never
 # happens, when it has grown so long that reading it slows everything down.
@@ -57,23 +59,13 @@ _CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 _CHECKPOINT_CHANGES_IDLE: Final = 500
 _CHECKPOINT_CHANGES_BUSY: Final = 10_000
 
-# Primary result codes, https://sqlite.org/rescode.html
-_BUSY: Final = 5
-_READONLY: Final = 8
-_FULL: Final = 13
-_CONSTRAINT: Final = 19
-
-
-def _code(error: BaseException) -> int:
-    """Return the primary result code of a driver's error, or 0."""
-    code: int = getattr(_origin(error), "sqlite_errorcode", 0)
-    return code & 0xFF
-
 
 class SqliteSession:
     """Implements `Session` on one connection."""
 
-    def __init__(self, connection: sa.Connection, path: Path | None) -> None:
+    def __init__(
+        self, connection: sa.Connection, path: Path | None, locks: LockWatch
+    ) -> None:
         """Take over a connection to a file, if there is one."""
         self._connection = connection
         raw = connection.connection.driver_connection
@@ -86,6 +78,7 @@ class SqliteSession:
         self._data_version: int | None = None
         self._copied_changes = 0
         self._is_marked = False
+        self._locks = locks
         self._place: Place | None = None
 
     @property
@@ -107,7 +100,30 @@ class SqliteSession:
         """See `Session`."""
         # A deferred transaction that reads first fails at once when it must write and
         # another process has written in between, whatever the busy timeout.
-        self._cursor.execute("BEGIN IMMEDIATE")
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if sqlite_errors.code_of(error) != sqlite_errors.BUSY:
+                raise
+            self._begin_late()
+        if self._locks.is_locked:
+            self._locks.unlocked()
+
+    def speak_up_early(self) -> None:
+        """Let who waits for others to give up the write lock say so before long."""
+        self._set_timeout(_WORD_AFTER_SECONDS)
+
+    def _set_timeout(self, seconds: float) -> None:
+        self._cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1_000)}")
+
+    def _begin_late(self) -> None:
+        self._locks.locked(_WORD_AFTER_SECONDS, BUSY_SECONDS)
+        # All else that may find the database locked is over soon, or asks again.
+        self._set_timeout(max(0.0, BUSY_SECONDS - _WORD_AFTER_SECONDS))
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+        finally:
+            self.speak_up_early()
 
     def begin_reading(self) -> None:
         """See `Session`."""
@@ -139,7 +155,9 @@ class SqliteSession:
     def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
         """See `Session`."""
         # The driver's own error, without a code of SQLite.
-        if _code(error) or "Could not decode to UTF-8" not in str(_origin(error)):
+        if sqlite_errors.code_of(error) or "Could not decode to UTF-8" not in str(
+            sqlite_errors.origin_of(error)
+        ):
             return None
         return self._tolerating()
 
@@ -198,8 +216,10 @@ class SqliteSession:
 
     def accept_loss(self) -> None:
         """Take the file for complete."""
-        with contextlib.suppress(sqlite3.OperationalError):
-            self._cursor.execute("PRAGMA user_version = 0")
+        (version,) = self._cursor.execute("PRAGMA user_version").fetchone()
+        if is_copied_mark(version):  # of another program's it means something else
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._cursor.execute("PRAGMA user_version = 0")
 
     def maintain(self, *, is_idle: bool) -> bool:
         """Copy the log into the database once it is long.
@@ -264,6 +284,10 @@ class SqliteSession:
         with contextlib.suppress(Exception):
             self.rollback()
             self.has_lost_its_log()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close the connection, and look at nothing before."""
         with contextlib.suppress(Exception):
             self._cursor.close()
             self._connection.close()
@@ -290,6 +314,7 @@ class SqliteDatabase:
         self._migrate = migrate
         self._file: FileIdentity | None = None
         self._is_reported = False
+        self._locks = LockWatch(self.name, self._path)
 
     @property
     def name(self) -> str:
@@ -311,7 +336,7 @@ class SqliteDatabase:
         session = self._connect_writer()
         try:
             if session.has_lost_its_log():
-                raise self._log_is_missing()
+                raise sqlite_errors.log_missing(self.name, str(self._path))
             prepare_schema(session, self.name, migrate=self._migrate)
         except Exception as error:
             session.close()
@@ -320,6 +345,7 @@ class SqliteDatabase:
             raise self._as_store_error(error) from error
         session.has_changed()
         session.note_places()
+        session.speak_up_early()
         if self._path is not None and self._file is None:
             self._file = identity_of(self._path)
             exposure = describe_exposure(self._path)
@@ -352,22 +378,59 @@ class SqliteDatabase:
         Raises:
             StoreError: it cannot be opened.
         """
-        session = self._connect_writer()
-        session.accept_loss()
-        session.close()
+        with self._unchanged() as session:
+            if session is not None:
+                session.accept_loss()
 
     def open_reader(self) -> Session | None:
         """See `Database`."""
         if self._path is None:
             return None
         self._check_same(self._path)
-        # SQLite would make an empty file, and one that everybody may read.
-        if not self._path.exists():
-            raise DatabaseUnavailableError(f"{self.name} does not exist.")
+        self._check_exists(self._path)
         session = self._connect()
         session.connection.exec_driver_sql("PRAGMA query_only = ON")
         session.note_places()
         return session
+
+    def _check_exists(self, path: Path) -> None:
+        # SQLite would make an empty file, and one that everybody may read.
+        if not path.exists():
+            raise DatabaseUnavailableError(f"{self.name} does not exist.")
+
+    def read_revision(self) -> str | None:
+        """The revision of the file's schema, as `schema.read_revision` says it.
+
+        Nothing is changed, whoever made the file.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with self._unchanged() as session:
+            return None if session is None else read_revision(session)
+
+    @contextlib.contextmanager
+    def _unchanged(self) -> Generator[SqliteSession | None]:
+        """Connect, if it leaves the file as it is; None if it must be another's.
+
+        What connects to write merges what a killed program left into the file.
+        """
+        path = self._path
+        if path is None:
+            yield None
+            return
+        self._check_exists(path)
+        if size_of(path.with_name(f"{path.name}-journal")) > 0:  # ours have none
+            yield None
+            return
+        # Who only reads leaves the log's index behind where there was no log.
+        session = self._connect(mode="ro" if size_of(log_of(path)) > 0 else "rw")
+        try:
+            yield session
+        except DBAPIError as error:
+            raise self._as_store_error(error) from error
+        finally:
+            session.disconnect()
 
     def _check_same(self, path: Path) -> None:
         """Refuse another file in place of the one that was opened, or a copied belief.
@@ -378,38 +441,15 @@ class SqliteDatabase:
         if self._file is not None and found != self._file:
             raise self.not_in_place()
         if found is not None and is_inherited(found):
-            raise DatabaseUnavailableError(
-                f"{self.name} was open in the parent process when this one was forked,"
-                " by a connection that this library could not close. SQLite would work"
-                " on the file without holding its locks.",
-                hint="Close such connections before the fork, fork before they are"
-                " made, or start processes with the method 'spawn'.",
-            )
+            raise sqlite_errors.inherited(self.name)
 
     def not_in_place(self) -> StoreError:
         """See `Database`."""
-        error = DatabaseUnavailableError(
-            f"{self.name} was moved, deleted or replaced, or its log was, while it was"
-            " open here. What was being written is not acknowledged, and nothing more"
-            " is written.",
-            hint="Put the file back under its name, with its '-wal' and '-shm' files;"
-            " or open the engine again, to use what is there now. If nobody moved it:"
-            " a program that opens and closes the file by itself, to copy it say,"
-            " drops the locks that SQLite holds in that process.",
-        )
+        error = sqlite_errors.moved(self.name)
         if not self._is_reported:
             self._is_reported = True
             _log.error("%s", error)
         return error
-
-    def _log_is_missing(self) -> StoreError:
-        return DatabaseUnavailableError(
-            f"{self.name} lacks its log: the file was copied or moved alone, while a"
-            " program was using it or after one was killed. What was written last is"
-            f" in the file '{self._path}-wal' beside the original.",
-            hint="Bring that file along, or make the copy with 'durable db backup'."
-            " 'durable db accept-loss' takes the file as it is, without the rest.",
-        )
 
     def _prepare_file(self, path: Path) -> None:
         if path.is_dir():
@@ -431,29 +471,27 @@ class SqliteDatabase:
                 " was moved or deleted alone.",
                 hint=f"Put it back beside its log, or move '{log}' away, too.",
             )
+        if not self._migrate:
+            with self._unchanged() as session:
+                if session is None:
+                    raise no_schema(self.name)
+                is_current(session, self.name, migrate=False)
         try:
             create_private(path)
         except FileExistsError:
             pass
         except OSError as error:
-            raise self._explain_os_error(error) from error
+            raise sqlite_errors.explain_os(error, self.name) from error
         # SQLite would open a file that it cannot write without a word.
         if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-            raise self._read_only()
+            raise sqlite_errors.read_only(self.name)
 
-    def _explain_os_error(self, error: OSError) -> StoreError:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return self._read_only()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return self._full()
-        return DatabaseUnavailableError(
-            f"{self.name} cannot be opened: {error.strerror}."
-        )
-
-    def _connect(self) -> SqliteSession:
+    def _connect(self, *, mode: str = "rw") -> SqliteSession:
         engine = sa.create_engine(
             "sqlite://",
-            creator=lambda: connect_existing(self._path, timeout=BUSY_SECONDS),
+            creator=lambda: connect_existing(
+                self._path, timeout=BUSY_SECONDS, mode=mode
+            ),
             poolclass=NullPool,
             hide_parameters=True,
         )
@@ -470,19 +508,31 @@ class SqliteDatabase:
             if connection is not None:
                 connection.close()
             raise self._as_store_error(error) from error
-        return SqliteSession(connection, self._path)
+        return SqliteSession(connection, self._path, self._locks)
 
     def _check_file(self, session: SqliteSession) -> None:
         """Read the file's header, and switch to the write-ahead log."""
         if self._path is None:
             return
-        mode = self._switch_to_log(session.connection)
+        (mode,) = session.connection.exec_driver_sql("PRAGMA journal_mode").one()
+        if mode != "wal":
+            # Somebody else's, perhaps: what is refused is to stay as it is.
+            self._refuse(session)
+            mode = self._switch_to_log(session.connection)
         if mode != "wal":
             raise DatabaseUnavailableError(
                 f"{self.name} cannot use SQLite's write-ahead log (its journal mode"
                 f" stays {mode!r}).",
                 hint="Keep the file on a local disk, not on a network share.",
             )
+
+    def _refuse(self, session: SqliteSession) -> None:
+        session.begin_reading()
+        try:
+            if not is_current(session, self.name, migrate=self._migrate):
+                refuse_foreign(session, self.name)
+        finally:
+            session.rollback()
 
     def _switch_to_log(self, connection: sa.Connection) -> object:
         deadline = time.monotonic() + BUSY_SECONDS
@@ -491,9 +541,19 @@ class SqliteDatabase:
                 return connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
             except DBAPIError as error:
                 # SQLite does not wait if another process switches at the same time.
-                if _code(error) != _BUSY or time.monotonic() > deadline:
+                if (
+                    sqlite_errors.code_of(error) != sqlite_errors.BUSY
+                    or time.monotonic() > deadline
+                ):
                     raise
             time.sleep(_SWITCH_RETRY_SECONDS)
+
+    def note_workers(self, process_ids: list[int]) -> None:
+        """See `Database`."""
+        if self._path is not None and len(process_ids) > 1:
+            # A killed one leaves its lease behind.
+            living = [pid for pid in process_ids if not is_gone(pid)]
+            say_if_faulty(self.name, len(living))
 
     # --- errors -----------------------------------------------------------------------
 
@@ -505,70 +565,28 @@ class SqliteDatabase:
 
     def is_conflict(self, error: BaseException) -> bool:
         """See `Database`."""
-        return _code(error) == _CONSTRAINT
+        return sqlite_errors.code_of(error) == sqlite_errors.CONSTRAINT
 
     def is_in_doubt(self, error: BaseException) -> bool:
         """See `Database`."""
         # An error of ours says that the file is elsewhere now, and what it holds.
         return not isinstance(error, StoreError) and (
-            _code(error) not in (_BUSY, _FULL, _READONLY)
+            sqlite_errors.code_of(error)
+            not in (sqlite_errors.BUSY, sqlite_errors.FULL, sqlite_errors.READONLY)
         )
 
     def explain(self, error: BaseException) -> StoreError | None:
         """See `Database`."""
         if isinstance(error, StoreError):
             return None
-        match _code(error):
-            case 5 | 6:  # BUSY, LOCKED
-                blockers = self.find_blockers()
-                return DatabaseUnavailableError(
-                    f"{self.name} stayed locked by another process for"
-                    f" {BUSY_SECONDS:g} s"
-                    + (f": {'; '.join(blockers)}." if blockers else "."),
-                    hint="Let it go on, or end it."
-                    if blockers
-                    else "Find the process that holds a transaction open.",
-                )
-            case 8:  # READONLY
-                return self._read_only()
-            case 13:  # FULL
-                return self._full()
-            case 10:  # IOERR
-                return DatabaseUnavailableError(
-                    f"{self.name} cannot be read or written:"
-                    f" {getattr(_origin(error), 'sqlite_errorname', 'SQLITE_IOERR')}.",
-                    hint="Look at the disk and at the system's log.",
-                )
-            case 14:  # CANTOPEN
-                return DatabaseUnavailableError(f"{self.name} cannot be opened.")
-            case 26:  # NOTADB
-                return NotADatabaseError(
-                    f"{self.name} is a file that SQLite cannot read as a database.",
-                    hint="Give another path; the file was left as it is.",
-                )
-            case 11:  # CORRUPT
-                return DatabaseUnavailableError(
-                    f"{self.name} is damaged: SQLite found its structure broken.",
-                    hint="Stop all workers and run 'PRAGMA integrity_check'.",
-                )
-            case _:
-                return None
+        if sqlite_errors.code_of(error) in (sqlite_errors.BUSY, 6):  # or LOCKED
+            blockers = self._locks.find_holders()
+            return sqlite_errors.locked(self.name, BUSY_SECONDS, blockers)
+        return sqlite_errors.explain(error, self.name)
 
     def _as_store_error(self, error: Exception) -> StoreError:
         return self.explain(error) or DatabaseUnavailableError(
-            f"{self.name} cannot be opened: {_origin(error)}"
-        )
-
-    def _read_only(self) -> StoreError:
-        return DatabaseReadOnlyError(
-            f"{self.name} cannot be written: the file or its folder is read-only.",
-            hint="The folder must be writable too; SQLite keeps its log there.",
-        )
-
-    def _full(self) -> StoreError:
-        return DatabaseFullError(
-            f"The disk of {self.name} is full; nothing was written.",
-            hint="Free some space; the next commit then succeeds.",
+            f"{self.name} cannot be opened: {sqlite_errors.origin_of(error)}"
         )
 
 
@@ -577,9 +595,3 @@ def _decode(text: bytes) -> str | bytes:
         return text.decode()
     except UnicodeDecodeError:
         return text
-
-
-def _origin(error: BaseException) -> BaseException:
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        return error.orig
-    return error

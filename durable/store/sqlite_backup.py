@@ -45,6 +45,10 @@ def back_up(source: Path, destination: Path) -> Backup:
             f"Folder {str(destination.parent)!r} of the backup does not exist."
         )
     database = SqliteDatabase(source)
+    if database.read_revision() is None:
+        raise DatabaseUnavailableError(
+            f"{str(source)!r} is no database of this library: it has no schema of it."
+        )
     partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
     try:
         create_private(partial)
@@ -87,13 +91,11 @@ def _copy(source: Path, partial: Path) -> Backup:
                 f" {'; '.join(map(str, found))}.",
                 hint="Go back to an earlier backup, and copy this file away as it is.",
             )
-        try:
-            (runs,) = copy.execute("SELECT count(*) FROM runs").fetchone()
-            row = copy.execute("SELECT version_num FROM durable_schema").fetchone()
-        except sqlite3.OperationalError as error:
-            raise DatabaseUnavailableError(
-                f"{str(source)!r} is no database of this library: {error}."
-            ) from error
+        row = copy.execute("SELECT version_num FROM durable_schema").fetchone()
+        # Before revision 0003 the table had another name.
+        is_old = row is not None and row[0] < "0003"
+        table = "runs" if is_old else "durable_runs"
+        (runs,) = copy.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 - constant names
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     return Backup(runs, partial.stat().st_size, None if row is None else row[0])

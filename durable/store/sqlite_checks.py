@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 # Of one kind; the rest are counted.
 _SHOWN: Final = 20
-_OF_RUNS: Final = ("history", "attempts", "inbox", "replies")
+_OF_RUNS: Final = (
+    "durable_history",
+    "durable_attempts",
+    "durable_inbox",
+    "durable_replies",
+)
 
 
 def check_file(connection: sqlite3.Connection) -> list[str]:
@@ -35,7 +40,7 @@ def _find_strays(cursor: sqlite3.Cursor, table: str) -> list[str]:
     rows = cursor.execute(
         # Bytes cannot break what is text to the driver; the tables' names are ours.
         f"SELECT CAST(run_id AS BLOB), count(*) FROM {table} WHERE NOT EXISTS"  # noqa: S608 - constant names
-        f" (SELECT 1 FROM runs WHERE runs.run_id = {table}.run_id)"
+        f" (SELECT 1 FROM durable_runs WHERE durable_runs.run_id = {table}.run_id)"
         " GROUP BY run_id"
     ).fetchall()
     return _list(
@@ -48,7 +53,8 @@ def _find_strays(cursor: sqlite3.Cursor, table: str) -> list[str]:
 
 def _find_keys(cursor: sqlite3.Cursor) -> list[str]:
     rows = cursor.execute(
-        "SELECT CAST(run_id AS BLOB), CAST(status AS BLOB), open_key IS NULL FROM runs"
+        "SELECT CAST(run_id AS BLOB), CAST(status AS BLOB), open_key IS NULL"
+        " FROM durable_runs"
         " WHERE (status = 'running') = (open_key IS NULL)"
         " OR open_key IS NOT NULL AND open_key IS NOT workflow_id"
     ).fetchall()
@@ -64,11 +70,13 @@ def _describe_key(row: Any) -> str:
 def _find_moved(cursor: sqlite3.Cursor) -> list[str]:
     """Find runs that were put into a namespace which their history does not name."""
     rows = cursor.execute(
-        "SELECT CAST(runs.run_id AS BLOB), CAST(runs.namespace AS BLOB) FROM runs"
-        " JOIN history ON history.run_id = runs.run_id AND history.event_id = 1"
-        " WHERE CASE WHEN json_valid(history.data) THEN"
-        " coalesce(json_extract(history.data, '$.namespace'), 'default')"
-        " IS NOT runs.namespace ELSE 0 END"
+        "SELECT CAST(durable_runs.run_id AS BLOB), CAST(durable_runs.namespace"
+        " AS BLOB) FROM durable_runs"
+        " JOIN durable_history ON durable_history.run_id = durable_runs.run_id"
+        " AND durable_history.event_id = 1"
+        " WHERE CASE WHEN json_valid(durable_history.data) THEN"
+        " coalesce(json_extract(durable_history.data, '$.namespace'), 'default')"
+        " IS NOT durable_runs.namespace ELSE 0 END"
     ).fetchall()
     return _list(
         rows,
@@ -81,7 +89,7 @@ def _find_moved(cursor: sqlite3.Cursor) -> list[str]:
 
 def _find_counter(cursor: sqlite3.Cursor) -> list[str]:
     rows = cursor.execute(
-        "SELECT 1 FROM counters WHERE name = ? AND typeof(value) = 'integer'"
+        "SELECT 1 FROM durable_counters WHERE name = ? AND typeof(value) = 'integer'"
         " AND value >= 0",
         (FENCE_COUNTER,),
     ).fetchall()

@@ -151,11 +151,13 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def connect_existing(path: Path | None, *, timeout: float) -> sqlite3.Connection:
+def connect_existing(
+    path: Path | None, *, timeout: float, mode: str = "rw"
+) -> sqlite3.Connection:
     """Connect to a file, or to a private database in memory; make no file."""
     return sqlite3.connect(
         # An empty new file would cost the log that lies beside it.
-        ":memory:" if path is None else f"{path.as_uri()}?mode=rw",
+        ":memory:" if path is None else f"{path.as_uri()}?mode={mode}",
         uri=path is not None,
         timeout=timeout,
         isolation_level=None,

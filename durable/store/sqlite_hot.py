@@ -123,7 +123,7 @@ class _Ids:
 
 
 _INSERT_RUNS: Final = _Rows(
-    f"INSERT INTO runs ({_RUN_COLUMNS}, open_key) SELECT * FROM", 24
+    f"INSERT INTO durable_runs ({_RUN_COLUMNS}, open_key) SELECT * FROM", 24
 )
 # Nearly every run begins as the first of its chain, with nothing to wait for; open, or
 # ended within its first turn.
@@ -131,15 +131,15 @@ _SHARED: Final = (
     "namespace, workflow_type, task_queue, owner, is_active, version, status"
 )
 _INSERT_PLAIN_RUNS: Final = _Rows(
-    f"INSERT INTO runs ({_SHARED}, run_id, first_run_id, root_run_id, workflow_id,"
-    " open_key, request_id, started_at)"
+    f"INSERT INTO durable_runs ({_SHARED}, run_id, first_run_id, root_run_id,"
+    " workflow_id, open_key, request_id, started_at)"
     " SELECT ?, ?, ?, ?, ?, ?, ?, column1, column1, column1, column2, column2,"
     " column3, column4 FROM",
     4,
 )
 _INSERT_ENDED_RUNS: Final = _Rows(
-    f"INSERT INTO runs ({_SHARED}, run_id, first_run_id, root_run_id, workflow_id,"
-    " request_id, started_at, closed_at)"
+    f"INSERT INTO durable_runs ({_SHARED}, run_id, first_run_id, root_run_id,"
+    " workflow_id, request_id, started_at, closed_at)"
     " SELECT ?, ?, ?, ?, ?, ?, ?, column1, column1, column1, column2,"
     " column3, column4, column5 FROM",
     5,
@@ -149,42 +149,45 @@ _OF_PARENT: Final = (
     "root_run_id, parent_workflow_id, parent_run_id, parent_close_policy"
 )
 _INSERT_PLAIN_CHILDREN: Final = _Rows(
-    f"INSERT INTO runs ({_SHARED}, {_OF_PARENT}, run_id, first_run_id, workflow_id,"
-    " open_key, request_id, started_at, parent_initiated_event_id)"
+    f"INSERT INTO durable_runs ({_SHARED}, {_OF_PARENT}, run_id, first_run_id,"
+    " workflow_id, open_key, request_id, started_at, parent_initiated_event_id)"
     " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, column1, column1, column2, column2,"
     " column3, column4, column5 FROM",
     5,
 )
 _INSERT_ENDED_CHILDREN: Final = _Rows(
-    f"INSERT INTO runs ({_SHARED}, {_OF_PARENT}, run_id, first_run_id, workflow_id,"
-    " request_id, started_at, parent_initiated_event_id, closed_at)"
+    f"INSERT INTO durable_runs ({_SHARED}, {_OF_PARENT}, run_id, first_run_id,"
+    " workflow_id, request_id, started_at, parent_initiated_event_id, closed_at)"
     " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, column1, column1, column2,"
     " column3, column4, column5, column6 FROM",
     6,
 )
 _INSERT_HISTORY: Final = _Rows(
-    "INSERT INTO history"
+    "INSERT INTO durable_history"
     " (fence, run_id, event_id, task_number, type, time, data, flags)"
     " SELECT ?, * FROM",
     7,
 )
-_OF_OWNER: Final = " AS new WHERE runs.run_id = new.column1 AND runs.owner = ?"
+_OF_OWNER: Final = (
+    " AS new WHERE durable_runs.run_id = new.column1 AND durable_runs.owner = ?"
+)
 # Whoever writes after an event that is not there believes in a turn that never was
 # committed. The lookup meets the page that the rows have just been put on.
 _FOLLOWS: Final = (
-    " AND (new.column4 = 0 OR EXISTS (SELECT 1 FROM history"
-    " WHERE history.run_id = new.column1 AND history.event_id = new.column4))"
+    " AND (new.column4 = 0 OR EXISTS (SELECT 1 FROM durable_history"
+    " WHERE durable_history.run_id = new.column1"
+    " AND durable_history.event_id = new.column4))"
 )
 _CLOSE_RUNS: Final = _Rows(
-    "UPDATE runs SET status = new.column2, closed_at = new.column3, owner = NULL,"
-    " is_active = 0, wake_at = NULL, stuck = NULL, open_key = NULL FROM",
+    "UPDATE durable_runs SET status = new.column2, closed_at = new.column3,"
+    " owner = NULL, is_active = 0, wake_at = NULL, stuck = NULL, open_key = NULL FROM",
     4,
     _OF_OWNER + _FOLLOWS,
 )
 # Binding None is slow, so the least integer stands for it.
 _NO_WAKE_UP: Final = -(2**63)
 _SET_WAKE_UP: Final = (
-    "UPDATE runs SET is_active = new.column2,"
+    "UPDATE durable_runs SET is_active = new.column2,"
     " wake_at = nullif(new.column3, -9223372036854775808)"
 )
 _UPDATE_RUNS: Final = _Rows(
@@ -192,80 +195,84 @@ _UPDATE_RUNS: Final = _Rows(
 )
 _WAKE_RUNS: Final = _Rows(f"{_SET_WAKE_UP} FROM", 4, _OF_OWNER)
 _PUT_ATTEMPTS: Final = _Rows(
-    f"INSERT OR REPLACE INTO attempts ({', '.join(salvage.ATTEMPT_FIELDS)})"
+    f"INSERT OR REPLACE INTO durable_attempts ({', '.join(salvage.ATTEMPT_FIELDS)})"
     " SELECT * FROM",
     10,
 )
 _PUBLISH: Final = _Rows(
-    "UPDATE runs SET state = coalesce(new.column2, state),"
+    "UPDATE durable_runs SET state = coalesce(new.column2, state),"
     " checkpoint_event_id = coalesce(new.column3, checkpoint_event_id) FROM",
     3,
-    " AS new WHERE runs.run_id = new.column1",
+    " AS new WHERE durable_runs.run_id = new.column1",
 )
 _PUT_REPLIES: Final = _Rows(
-    "INSERT OR REPLACE INTO replies (run_id, request_id, data, created_at)"
+    "INSERT OR REPLACE INTO durable_replies (run_id, request_id, data, created_at)"
     " SELECT * FROM",
     4,
 )
 _INSERT_MESSAGES: Final = _Rows(
-    "INSERT INTO inbox (created_at, run_id, request_id, kind, data) SELECT ?, * FROM",
+    "INSERT INTO durable_inbox (created_at, run_id, request_id, kind, data)"
+    " SELECT ?, * FROM",
     4,
 )
 # `(run_id, sequence) IN (VALUES ...)` would walk the whole inbox, and so might a plain
 # join, which the planner is free to turn round.
 _DELETE_MESSAGES: Final = _Rows(
-    "DELETE FROM inbox WHERE sequence IN (SELECT inbox.sequence FROM",
+    "DELETE FROM durable_inbox WHERE sequence IN (SELECT durable_inbox.sequence FROM",
     2,
-    " AS used CROSS JOIN inbox ON inbox.sequence = used.column2"
-    " AND inbox.run_id = used.column1)",
+    " AS used CROSS JOIN durable_inbox ON durable_inbox.sequence = used.column2"
+    " AND durable_inbox.run_id = used.column1)",
 )
 _DELETE_REQUESTS: Final = _Rows(
-    "DELETE FROM inbox WHERE sequence IN (SELECT inbox.sequence FROM",
+    "DELETE FROM durable_inbox WHERE sequence IN (SELECT durable_inbox.sequence FROM",
     2,
-    " AS used CROSS JOIN inbox ON inbox.run_id = used.column1"
-    " AND inbox.request_id = used.column2)",
+    " AS used CROSS JOIN durable_inbox ON durable_inbox.run_id = used.column1"
+    " AND durable_inbox.request_id = used.column2)",
 )
 _DELETE_REPLIES: Final = _Rows(
-    "DELETE FROM replies WHERE rowid IN (SELECT replies.rowid FROM",
+    "DELETE FROM durable_replies WHERE rowid IN (SELECT durable_replies.rowid FROM",
     2,
-    " AS used CROSS JOIN replies ON replies.run_id = used.column1"
-    " AND replies.request_id = used.column2)",
+    " AS used CROSS JOIN durable_replies ON durable_replies.run_id = used.column1"
+    " AND durable_replies.request_id = used.column2)",
 )
 _FIND_REQUESTS: Final = _Rows(
-    "SELECT inbox.run_id, inbox.request_id FROM",
+    "SELECT durable_inbox.run_id, durable_inbox.request_id FROM",
     2,
-    " AS sent CROSS JOIN inbox ON inbox.run_id = sent.column1"
-    " AND inbox.request_id = sent.column2",
+    " AS sent CROSS JOIN durable_inbox ON durable_inbox.run_id = sent.column1"
+    " AND durable_inbox.request_id = sent.column2",
 )
-_DELETE_INBOXES: Final = _Ids("DELETE FROM inbox WHERE run_id IN ({})")
+_DELETE_INBOXES: Final = _Ids("DELETE FROM durable_inbox WHERE run_id IN ({})")
 
 _READ_HEADER: Final = (
-    "SELECT (SELECT fence FROM workers WHERE worker_id = ?),"
-    " EXISTS (SELECT 1 FROM inbox)"
+    "SELECT (SELECT fence FROM durable_workers WHERE worker_id = ?),"
+    " EXISTS (SELECT 1 FROM durable_inbox)"
 )
-_SELECT_RUNS: Final = f"SELECT {_RUN_COLUMNS} FROM runs WHERE namespace = ?"  # noqa: S608 - constant names
+_SELECT_RUNS: Final = f"SELECT {_RUN_COLUMNS} FROM durable_runs WHERE namespace = ?"  # noqa: S608 - constant names
 _FIND_BY_REQUEST: Final = _Ids(f"{_SELECT_RUNS} AND request_id IN ({{}})")
 _FIND_OPEN: Final = _Ids(f"{_SELECT_RUNS} AND open_key IN ({{}})")
 # One run of each id is enough to tell that the id was used; some have very many.
 _FIND_BY_WORKFLOW: Final = _Ids(
     f"{_SELECT_RUNS} AND workflow_id IN ({{}}) GROUP BY workflow_id"
 )
-_IS_USED: Final = "SELECT 1 FROM runs WHERE workflow_id = ? AND namespace = ? LIMIT 1"
+_IS_USED: Final = (
+    "SELECT 1 FROM durable_runs WHERE workflow_id = ? AND namespace = ? LIMIT 1"
+)
 _FIND_WRITABLE: Final = _Rows(
-    "SELECT runs.run_id FROM",
+    "SELECT durable_runs.run_id FROM",
     2,
-    " AS new CROSS JOIN runs WHERE runs.run_id = new.column1 AND runs.owner = ?"
-    + _FOLLOWS.replace("column4", "column2"),
+    " AS new CROSS JOIN durable_runs WHERE durable_runs.run_id = new.column1"
+    " AND durable_runs.owner = ?" + _FOLLOWS.replace("column4", "column2"),
 )
 _MESSAGE_COLUMNS: Final = ", ".join(salvage.MESSAGE_FIELDS)
 _FIND_MESSAGES: Final = (
-    f"SELECT {_MESSAGE_COLUMNS} FROM inbox WHERE run_id = ? ORDER BY sequence"  # noqa: S608 - as above
+    f"SELECT {_MESSAGE_COLUMNS} FROM durable_inbox WHERE run_id = ? ORDER BY sequence"  # noqa: S608 - as above
 )
 _FIND_MAIL: Final = _Ids(
-    "SELECT run_id, sequence, request_id, kind FROM inbox WHERE run_id IN ({})"
+    "SELECT run_id, sequence, request_id, kind FROM durable_inbox WHERE run_id IN ({})"
 )
 _SELECT_TARGETS: Final = (
-    "SELECT run_id, namespace, workflow_id, first_run_id, status, closed_at FROM runs"
+    "SELECT run_id, namespace, workflow_id, first_run_id, status, closed_at"
+    " FROM durable_runs"
 )
 _FIND_TARGETS: Final = _Ids(f"{_SELECT_TARGETS} WHERE run_id IN ({{}})")
 _FIND_OPEN_TARGETS: Final = _Ids(

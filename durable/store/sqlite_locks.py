@@ -18,8 +18,11 @@ _WRITE_LOCKS: Final = frozenset({120, 122})
 _COMMAND_CHARS_MAX: Final = 80
 
 
-def find_holders(database: Path) -> list[int]:
-    """Return the ids of other processes that keep everybody from writing, sorted.
+def find_holders(database: Path, *, with_myself: bool = False) -> list[int]:
+    """Return the ids of processes that keep everybody from writing, sorted.
+
+    This process is left out unless it is to be told, since one of its connections
+    waits, that another one has the lock.
 
     Empty if there is none, or if this system does not tell. 0 stands for a process of
     another namespace of process ids, such as one outside of this container.
@@ -35,7 +38,7 @@ def find_holders(database: Path) -> list[int]:
         for process_id, locked, first, last in _parse(line)
         if locked == inode and not _WRITE_LOCKS.isdisjoint(range(first, last + 1))
     }
-    return sorted(holders - {os.getpid()})
+    return sorted(holders if with_myself else holders - {os.getpid()})
 
 
 def _parse(line: str) -> list[tuple[int, int, int, int]]:
@@ -57,6 +60,8 @@ def _parse(line: str) -> list[tuple[int, int, int, int]]:
 
 def describe_holder(process_id: int) -> str:
     """Name a process: its id, its program, and whether it is paused."""
+    if process_id == os.getpid():
+        return "another connection of this process"
     if process_id == 0:
         return "a process that cannot be seen from here"
     program = _describe_program(_read(process_id, "cmdline").split("\0"))
@@ -68,6 +73,14 @@ def describe_holder(process_id: int) -> str:
     if state and state[0] in ("T", "t"):
         name += ", which is stopped (SIGCONT lets it go on)"
     return name
+
+
+def is_gone(process_id: int) -> bool:
+    """Whether a process has ended, as far as this system tells."""
+    if not _LOCKS.exists():
+        return False
+    state = _read(process_id, "stat").rpartition(")")[2].split()
+    return not state or state[0] in ("Z", "X")
 
 
 def _describe_program(words: list[str]) -> str:

@@ -146,6 +146,12 @@ IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
 LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
 
 
+# No namespace is empty, so all of them follow "".
+NEXT_NAMESPACE: Final = sa.select(sa.func.min(RUNS.c.namespace)).where(
+    RUNS.c.namespace > sa.bindparam("after")
+)
+
+
 def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
     """Build the statement of one page of a listing."""
     # Of a parent's children there are few: the bare column would lure SQLite into
@@ -282,14 +288,15 @@ DISOWN_ALL_RUNS: Final = (
 # From one owner to the next by the index: they are few, and their runs are many. As
 # text, because building and compiling it would take longer than opening a database.
 DISOWN_STRAYS: Final = sa.text(
-    "UPDATE runs SET owner = NULL WHERE open_key IS NOT NULL AND owner IN"
+    "UPDATE durable_runs SET owner = NULL WHERE open_key IS NOT NULL AND owner IN"
     " (WITH RECURSIVE owners(owner) AS ("
-    "SELECT min(owner) FROM runs WHERE open_key IS NOT NULL AND owner IS NOT NULL"
-    " UNION ALL SELECT (SELECT min(runs.owner) FROM runs"
-    " WHERE runs.open_key IS NOT NULL AND runs.owner > owners.owner)"
+    "SELECT min(owner) FROM durable_runs WHERE open_key IS NOT NULL AND owner IS NOT"
+    " NULL"
+    " UNION ALL SELECT (SELECT min(durable_runs.owner) FROM durable_runs"
+    " WHERE durable_runs.open_key IS NOT NULL AND durable_runs.owner > owners.owner)"
     " FROM owners WHERE owners.owner IS NOT NULL)"
     " SELECT owners.owner FROM owners WHERE owners.owner IS NOT NULL"
-    " AND NOT EXISTS (SELECT 1 FROM workers WHERE worker_id = owners.owner))"
+    " AND NOT EXISTS (SELECT 1 FROM durable_workers WHERE worker_id = owners.owner))"
 )
 PARK_RUN: Final = (
     sa.update(RUNS)

@@ -32,7 +32,7 @@ def _json() -> sa.Text:
 
 
 RUNS: Final = sa.Table(
-    "runs",
+    "durable_runs",
     METADATA,
     sa.Column("run_id", _id(), primary_key=True),
     sa.Column("namespace", _id(), nullable=False),
@@ -61,15 +61,17 @@ RUNS: Final = sa.Table(
     sa.Column("state", _json()),
     sa.Column("checkpoint_event_id", sa.Integer, nullable=False, server_default="0"),
     # What tells rows apart comes first, because keys are compared from the left.
-    sa.UniqueConstraint("open_key", "namespace", name="runs_open_key"),
-    sa.UniqueConstraint("request_id", "namespace", name="runs_request_id"),
+    sa.UniqueConstraint("open_key", "namespace", name="durable_runs_open_key"),
+    sa.UniqueConstraint("request_id", "namespace", name="durable_runs_request_id"),
 )
-sa.Index("runs_workflow_id", RUNS.c.workflow_id, RUNS.c.namespace, RUNS.c.started_at)
-sa.Index("runs_started_at", RUNS.c.namespace, RUNS.c.started_at)
+sa.Index(
+    "durable_runs_workflow_id", RUNS.c.workflow_id, RUNS.c.namespace, RUNS.c.started_at
+)
+sa.Index("durable_runs_started_at", RUNS.c.namespace, RUNS.c.started_at)
 # Closed runs are many and have neither owner nor wake-up: leave them out where the
 # database can.
 sa.Index(
-    "runs_due",
+    "durable_runs_due",
     RUNS.c.owner,
     RUNS.c.is_active,
     RUNS.c.wake_at,
@@ -80,7 +82,7 @@ sa.Index(
 # Most runs have no parent: leave them out. The open key is in it so that the open
 # children of a run are found without walking those that have closed.
 sa.Index(
-    "runs_parent",
+    "durable_runs_parent",
     RUNS.c.parent_run_id,
     RUNS.c.open_key,
     sqlite_where=RUNS.c.parent_run_id.is_not(None),
@@ -88,7 +90,7 @@ sa.Index(
 )
 
 HISTORY: Final = sa.Table(
-    "history",
+    "durable_history",
     METADATA,
     sa.Column("run_id", _id(), primary_key=True),
     sa.Column("event_id", sa.Integer, primary_key=True, autoincrement=False),
@@ -102,7 +104,7 @@ HISTORY: Final = sa.Table(
 )
 
 INBOX: Final = sa.Table(
-    "inbox",
+    "durable_inbox",
     METADATA,
     sa.Column(
         "sequence",
@@ -115,13 +117,13 @@ INBOX: Final = sa.Table(
     sa.Column("data", _json(), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     # Its prefix is the index for the messages of a run.
-    sa.UniqueConstraint("run_id", "request_id", name="inbox_request_id"),
+    sa.UniqueConstraint("run_id", "request_id", name="durable_inbox_request_id"),
     # A sequence is never used twice: a late commit would delete another message.
     sqlite_autoincrement=True,
 )
 
 REPLIES: Final = sa.Table(
-    "replies",
+    "durable_replies",
     METADATA,
     sa.Column("run_id", _id(), primary_key=True),
     sa.Column("request_id", _id(), primary_key=True),
@@ -129,10 +131,10 @@ REPLIES: Final = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
 )
 # Replies that nobody read are dropped by age.
-sa.Index("replies_created_at", REPLIES.c.created_at)
+sa.Index("durable_replies_created_at", REPLIES.c.created_at)
 
 ATTEMPTS: Final = sa.Table(
-    "attempts",
+    "durable_attempts",
     METADATA,
     sa.Column("run_id", _id(), primary_key=True),
     sa.Column("scheduled_event_id", sa.Integer, primary_key=True, autoincrement=False),
@@ -148,7 +150,7 @@ ATTEMPTS: Final = sa.Table(
 )
 
 WORKERS: Final = sa.Table(
-    "workers",
+    "durable_workers",
     METADATA,
     sa.Column("worker_id", _id(), primary_key=True),
     sa.Column("namespace", _id(), nullable=False),
@@ -163,7 +165,7 @@ WORKERS: Final = sa.Table(
 )
 
 COUNTERS: Final = sa.Table(
-    "counters",
+    "durable_counters",
     METADATA,
     sa.Column("name", _id(64), primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),

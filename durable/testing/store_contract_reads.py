@@ -17,6 +17,7 @@ from durable.store.queries import (
     FindMailedRuns,
     FindNextWakeUp,
     FindRun,
+    ListNamespaces,
     ListRuns,
     ListWorkers,
     LoadRuns,
@@ -415,6 +416,23 @@ class ReadContract:
         assert await store.read(FindMailedRuns(9)) == []
         assert await store.read(FindNextWakeUp()) is None
         assert await store.read(CountUnowned(["order"])) == 0
+
+    async def test_namespaces_are_listed_once_each(self, harness: Harness) -> None:
+        store = await harness.open()
+        assert await store.read(ListNamespaces()) == []
+        await perform_all(
+            store,
+            make_start("r1", namespace="shop"),
+            make_start("r2", namespace="Shop"),
+            make_start("r3", namespace="shop"),
+            make_start("r4", namespace="\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        )
+
+        assert await store.read(ListNamespaces()) == [
+            "Shop",
+            "shop",
+            "\N{LATIN SMALL LETTER E WITH ACUTE}",
+        ]
 
     async def test_workers_are_listed_by_id(self, harness: Harness) -> None:
         store = await harness.open("w")

@@ -120,7 +120,9 @@ class Server:
         """Whether all its processes have opened their engines."""
         path = self.folder / "shop.db"
         with closing(sqlite3.connect(path)) as connection:
-            (count,) = connection.execute("SELECT count(*) FROM workers").fetchone()
+            (count,) = connection.execute(
+                "SELECT count(*) FROM durable_workers"
+            ).fetchone()
         return bool(count >= self.processes)
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:

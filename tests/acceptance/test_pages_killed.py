@@ -66,7 +66,7 @@ def _is_ours(database: Path) -> bool:
     """Whether a program keeps runs there, and not its own stock, say."""
     with closing(sqlite3.connect(database)) as connection:
         names = connection.execute("SELECT name FROM sqlite_master").fetchall()
-    return ("history",) in names
+    return ("durable_history",) in names
 
 
 class Pasted:

@@ -111,9 +111,9 @@ def test_readme_program_killed_and_started_again_orders_once(tmp_path: Path) -> 
     # Begun once, and once more at most for each process that was killed within it.
     assert len(charged) == len(set(charged))
     assert set(charged[:-1]) <= killed
-    assert count(tmp_path, "SELECT count(*) FROM runs") == 1
+    assert count(tmp_path, "SELECT count(*) FROM durable_runs") == 1
     receipts = (
-        "SELECT count(*) FROM history WHERE type = 'ActivityTaskCompleted'"
+        "SELECT count(*) FROM durable_history WHERE type = 'ActivityTaskCompleted'"
         " AND data LIKE '%\"receipt-42\"%'"
     )
     assert count(tmp_path, receipts) == 1

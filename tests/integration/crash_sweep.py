@@ -183,7 +183,8 @@ def recorded(database: Path) -> tuple[set[str], set[str]]:
     connection = sqlite3.connect(database)
     try:
         rows = connection.execute(
-            "SELECT run_id, event_id, type, data FROM history ORDER BY run_id, event_id"
+            "SELECT run_id, event_id, type, data FROM durable_history ORDER BY run_id,"
+            " event_id"
         ).fetchall()
     except sqlite3.OperationalError:  # killed before the tables were there
         return set(), set()

@@ -136,7 +136,7 @@ class Patient:
 
     def _latest(self) -> int:
         with closing(sqlite3.connect(self.path)) as connection:
-            row = connection.execute("SELECT max(time) FROM history").fetchone()
+            row = connection.execute("SELECT max(time) FROM durable_history").fetchone()
         return int(row[0]) + 1_000_000
 
     @property
@@ -150,7 +150,7 @@ class Patient:
     def run_id(self, workflow_id: str) -> str:
         with closing(sqlite3.connect(self.path)) as connection:
             row = connection.execute(
-                "SELECT run_id FROM runs WHERE workflow_id = ?"
+                "SELECT run_id FROM durable_runs WHERE workflow_id = ?"
                 " ORDER BY started_at DESC",
                 (workflow_id,),
             ).fetchone()
@@ -164,15 +164,16 @@ class Patient:
         given = dict(zip("abc", values, strict=False))
         with closing(sqlite3.connect(self.path)) as connection, connection:
             (last,) = connection.execute(
-                "SELECT max(event_id) FROM history WHERE run_id = ?", (run_id,)
+                "SELECT max(event_id) FROM durable_history WHERE run_id = ?", (run_id,)
             ).fetchone()
             done = connection.execute(statement, {"run": run_id, "last": last} | given)
             assert done.rowcount == 1, "the fault was not planted"
 
     def append(self, workflow_id: str, kind: str, data: str, *, task: int = 90) -> None:
         self.plant(
-            "INSERT INTO history SELECT run_id, max(event_id) + 1, :a, :b, max(time),"
-            " :c, max(flags), max(fence) FROM history WHERE run_id = :run"
+            "INSERT INTO durable_history SELECT run_id, max(event_id) + 1, :a, :b,"
+            " max(time),"
+            " :c, max(flags), max(fence) FROM durable_history WHERE run_id = :run"
             " GROUP BY run_id",
             workflow_id,
             task,
@@ -182,7 +183,8 @@ class Patient:
 
     def add_worker(self, worker_id: str, *, lease_hours: float) -> None:
         self.execute(
-            "INSERT INTO workers VALUES (?, 'default', 'elsewhere', 1, '', 'default',"
+            "INSERT INTO durable_workers VALUES (?, 'default', 'elsewhere', 1, '',"
+            " 'default',"
             " ?, 1000, ?)",
             worker_id,
             self.now(),
@@ -192,12 +194,14 @@ class Patient:
     def own(self, workflow_id: str, worker_id: str, *, lease_hours: float = 9) -> None:
         self.add_worker(worker_id, lease_hours=lease_hours)
         self.plant(
-            "UPDATE runs SET owner = :a WHERE run_id = :run", workflow_id, worker_id
+            "UPDATE durable_runs SET owner = :a WHERE run_id = :run",
+            workflow_id,
+            worker_id,
         )
 
     def mail(self, workflow_id: str, request_id: str, *, created_at: int) -> None:
         self.plant(
-            "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
+            "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
             " VALUES (:run, 'cancel', :a, '{\"reason\": \"\"}', :b)",
             workflow_id,
             request_id,

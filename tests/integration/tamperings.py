@@ -79,7 +79,7 @@ def _columns(
 ) -> dict[str, str]:
     return {
         f"{table}.{column}: {name}": (
-            f"UPDATE {table} SET {column} = {value} WHERE {where}"
+            f"UPDATE durable_{table} SET {column} = {value} WHERE {where}"
         )
         for column, values in columns.items()
         for name, value in values.items()
@@ -169,24 +169,29 @@ CHANGES: dict[str, str] = {
         },
     ),
     "history.data: a result nested deep": (
-        f"""UPDATE history SET data = replace(data, '"json":1', '"json":' || {DEEP})"""
+        "UPDATE durable_history"
+        f""" SET data = replace(data, '"json":1', '"json":' || {DEEP})"""
         f" WHERE {_EVENT}"
     ),
     "inbox.data: an argument nested deep": (
-        f"""UPDATE inbox SET data = replace(data, '"json":100', '"json":' || {DEEP})"""
+        "UPDATE durable_inbox"
+        f""" SET data = replace(data, '"json":100', '"json":' || {DEEP})"""
         f" WHERE {_MINE}"
     ),
-    "history: a row gone": f"DELETE FROM history WHERE {_EVENT}",
+    "history: a row gone": f"DELETE FROM durable_history WHERE {_EVENT}",
     "history: the first row gone": (
-        f"DELETE FROM history WHERE {_MINE} AND event_id = 1"
+        f"DELETE FROM durable_history WHERE {_MINE} AND event_id = 1"
     ),
-    "history: all gone": f"DELETE FROM history WHERE {_MINE}",
+    "history: all gone": f"DELETE FROM durable_history WHERE {_MINE}",
     "history: a row twice": (
-        "INSERT INTO history SELECT run_id, 900, task_number, type, time, data, flags,"
-        f" fence FROM history WHERE {_EVENT}"
+        "INSERT INTO durable_history SELECT run_id, 900, task_number, type, time,"
+        " data, flags,"
+        f" fence FROM durable_history WHERE {_EVENT}"
     ),
-    "runs: the row gone": f"DELETE FROM runs WHERE {_MINE}",
-    "attempts: the first gone": f"DELETE FROM attempts WHERE {_MINE} AND attempt = 1",
+    "runs: the row gone": f"DELETE FROM durable_runs WHERE {_MINE}",
+    "attempts: the first gone": (
+        f"DELETE FROM durable_attempts WHERE {_MINE} AND attempt = 1"
+    ),
 }
 """Each change with its statement; `:run` stands for the victim's run id."""
 
@@ -214,7 +219,9 @@ def plant(path: Path, changes: dict[str, str]) -> dict[str, str]:
     """Apply each change to the run whose workflow id it is; return their run ids."""
     with closing(sqlite3.connect(path)) as connection, connection:
         run_ids: dict[str, str] = dict(
-            connection.execute("SELECT workflow_id, run_id FROM runs").fetchall()
+            connection.execute(
+                "SELECT workflow_id, run_id FROM durable_runs"
+            ).fetchall()
         )
         for name, statement in changes.items():
             statement = statement.replace("'sabotaged'", f"'sabotaged {run_ids[name]}'")

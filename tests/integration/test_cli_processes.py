@@ -173,7 +173,7 @@ class Shop:
         path = self.folder / "runs.db"
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             (count,) = connection.execute(
-                "SELECT count(*) FROM history WHERE type = ?", (kind,)
+                "SELECT count(*) FROM durable_history WHERE type = ?", (kind,)
             ).fetchone()
         return int(count)
 

@@ -100,7 +100,7 @@ def fault(check: Check, workflow_id: str = "added") -> Callable[[Planting], Plan
 @fault(Check.POSITIONS)
 def gap_in_positions(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET event_id = event_id + 1"
+        "UPDATE durable_history SET event_id = event_id + 1"
         " WHERE run_id = :run AND event_id = :last",
         "added",
     )
@@ -113,33 +113,42 @@ def event_after_the_terminal_one(patient: Patient) -> None:
 
 @fault(Check.STATUS)
 def status_of_another_ending(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET status = 'failed' WHERE run_id = :run", "added")
+    patient.plant(
+        "UPDATE durable_runs SET status = 'failed' WHERE run_id = :run", "added"
+    )
 
 
 @fault(Check.STATUS)
 def closed_without_an_instant(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET closed_at = NULL WHERE run_id = :run", "added")
+    patient.plant(
+        "UPDATE durable_runs SET closed_at = NULL WHERE run_id = :run", "added"
+    )
 
 
 @fault(Check.OUTCOMES, "sleeping")
 def second_outcome_of_an_activity(patient: Patient) -> None:
     patient.plant(
-        "INSERT INTO history SELECT run_id, 5, 3, type, time, data, flags, fence"
-        " FROM history WHERE run_id = :run AND type = 'ActivityTaskCompleted'",
+        "INSERT INTO durable_history SELECT run_id, 5, 3, type, time, data, flags,"
+        " fence"
+        " FROM durable_history WHERE run_id = :run AND type = 'ActivityTaskCompleted'",
         "sleeping",
     )
 
 
 @fault(Check.ATTEMPTS, "retried")
 def missing_attempt(patient: Patient) -> None:
-    patient.plant("DELETE FROM attempts WHERE run_id = :run AND attempt = 2", "retried")
+    patient.plant(
+        "DELETE FROM durable_attempts WHERE run_id = :run AND attempt = 2", "retried"
+    )
 
 
 @fault(Check.ATTEMPTS, "retried")
 def more_attempts_than_the_policy_allows(patient: Patient) -> None:
     patient.plant(
-        "INSERT INTO attempts SELECT run_id, scheduled_event_id, 4, activity_type,"
-        " state, due_at, started_at, closed_at, failure, worker_id FROM attempts"
+        "INSERT INTO durable_attempts SELECT run_id, scheduled_event_id, 4,"
+        " activity_type,"
+        " state, due_at, started_at, closed_at, failure, worker_id"
+        " FROM durable_attempts"
         " WHERE run_id = :run AND attempt = 3",
         "retried",
     )
@@ -148,7 +157,8 @@ def more_attempts_than_the_policy_allows(patient: Patient) -> None:
 @fault(Check.ATTEMPTS, "retried")
 def open_attempt_before_the_last(patient: Patient) -> None:
     patient.plant(
-        "UPDATE attempts SET state = 'started' WHERE run_id = :run AND attempt = 1",
+        "UPDATE durable_attempts SET state = 'started' WHERE run_id = :run AND attempt"
+        " = 1",
         "retried",
     )
 
@@ -156,7 +166,7 @@ def open_attempt_before_the_last(patient: Patient) -> None:
 @fault(Check.TIMES)
 def time_that_falls(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET time = 5 WHERE run_id = :run AND event_id = :last",
+        "UPDATE durable_history SET time = 5 WHERE run_id = :run AND event_id = :last",
         "added",
     )
 
@@ -164,7 +174,8 @@ def time_that_falls(patient: Patient) -> None:
 @fault(Check.MESSAGES, "cancelled")
 def cancelled_though_nobody_asked(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET type = 'MarkerRecorded', data = :a WHERE run_id = :run"
+        "UPDATE durable_history SET type = 'MarkerRecorded', data = :a WHERE run_id ="
+        " :run"
         " AND type = 'WorkflowExecutionCancelRequested'",
         "cancelled",
         MARKER,
@@ -174,8 +185,9 @@ def cancelled_though_nobody_asked(patient: Patient) -> None:
 @fault(Check.MESSAGES, "cancelled")
 def message_that_was_delivered_already(patient: Patient) -> None:
     patient.plant(
-        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
-        " SELECT run_id, 'cancel', data ->> 'request_id', data, time FROM history"
+        "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
+        " SELECT run_id, 'cancel', data ->> 'request_id', data, time"
+        " FROM durable_history"
         " WHERE run_id = :run AND type = 'WorkflowExecutionCancelRequested'",
         "cancelled",
     )
@@ -184,14 +196,16 @@ def message_that_was_delivered_already(patient: Patient) -> None:
 @fault(Check.PAYLOADS)
 def data_of_a_wrong_shape(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET data = '{}' WHERE run_id = :run AND event_id = 2", "added"
+        "UPDATE durable_history SET data = '{}' WHERE run_id = :run AND event_id = 2",
+        "added",
     )
 
 
 @fault(Check.PAYLOADS)
 def type_that_nobody_knows(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET type = 'Sabotaged' WHERE run_id = :run AND event_id = 2",
+        "UPDATE durable_history SET type = 'Sabotaged' WHERE run_id = :run"
+        " AND event_id = 2",
         "added",
     )
 
@@ -199,7 +213,8 @@ def type_that_nobody_knows(patient: Patient) -> None:
 @fault(Check.PAYLOADS)
 def encoding_that_is_not_allowed(patient: Patient) -> None:
     patient.plant(
-        'UPDATE history SET data = \'{"result": {"encoding": "pickle", "data": ""}}\''
+        "UPDATE durable_history"
+        ' SET data = \'{"result": {"encoding": "pickle", "data": ""}}\''
         " WHERE run_id = :run AND event_id = :last",
         "added",
     )
@@ -208,7 +223,7 @@ def encoding_that_is_not_allowed(patient: Patient) -> None:
 @fault(Check.PAYLOADS)
 def value_beyond_the_limit(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET data = :a WHERE run_id = :run AND event_id = :last",
+        "UPDATE durable_history SET data = :a WHERE run_id = :run AND event_id = :last",
         "added",
         '{"result": {"json": "%s"}}' % ("x" * 2**21),
     )
@@ -217,25 +232,29 @@ def value_beyond_the_limit(patient: Patient) -> None:
 @fault(Check.PAYLOADS, "retried")
 def failure_that_cannot_be_read(patient: Patient) -> None:
     patient.plant(
-        "UPDATE attempts SET failure = 'lost' WHERE run_id = :run AND attempt = 1",
+        "UPDATE durable_attempts SET failure = 'lost' WHERE run_id = :run AND attempt"
+        " = 1",
         "retried",
     )
 
 
 @fault(Check.ROWS)
 def row_of_another_workflow(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET workflow_type = 'x' WHERE run_id = :run", "added")
+    patient.plant(
+        "UPDATE durable_runs SET workflow_type = 'x' WHERE run_id = :run", "added"
+    )
 
 
 @fault(Check.ROWS)
 def row_that_started_at_another_time(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET started_at = 5 WHERE run_id = :run", "added")
+    patient.plant("UPDATE durable_runs SET started_at = 5 WHERE run_id = :run", "added")
 
 
 @fault(Check.ROWS)
 def attempt_of_no_activity(patient: Patient) -> None:
     patient.plant(
-        "INSERT INTO attempts VALUES (:run, 1, 1, 'x', 'failed', 1, 1, 1, NULL, NULL)",
+        "INSERT INTO durable_attempts VALUES (:run, 1, 1, 'x', 'failed', 1, 1, 1,"
+        " NULL, NULL)",
         "added",
     )
 
@@ -243,7 +262,8 @@ def attempt_of_no_activity(patient: Patient) -> None:
 @fault(Check.ROWS, "retried")
 def attempt_open_after_the_outcome(patient: Patient) -> None:
     patient.plant(
-        "UPDATE attempts SET state = 'started' WHERE run_id = :run AND attempt = 3",
+        "UPDATE durable_attempts SET state = 'started' WHERE run_id = :run AND attempt"
+        " = 3",
         "retried",
     )
 
@@ -255,19 +275,23 @@ def message_for_a_closed_run(patient: Patient) -> None:
 
 @fault(Check.WAITING, "hanging")
 def activity_that_nobody_looks_after(patient: Patient) -> None:
-    patient.plant("DELETE FROM attempts WHERE run_id = :run", "hanging")
-    patient.plant("UPDATE runs SET is_active = 0 WHERE run_id = :run", "hanging")
+    patient.plant("DELETE FROM durable_attempts WHERE run_id = :run", "hanging")
+    patient.plant(
+        "UPDATE durable_runs SET is_active = 0 WHERE run_id = :run", "hanging"
+    )
 
 
 @fault(Check.LOST_WAKE_UP, "sleeping")
 def timer_without_a_wake_up(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET wake_at = NULL WHERE run_id = :run", "sleeping")
+    patient.plant(
+        "UPDATE durable_runs SET wake_at = NULL WHERE run_id = :run", "sleeping"
+    )
 
 
 @fault(Check.LOST_WAKE_UP, "sleeping")
 def wake_up_after_the_timer(patient: Patient) -> None:
     patient.plant(
-        "UPDATE runs SET wake_at = wake_at + 1 WHERE run_id = :run", "sleeping"
+        "UPDATE durable_runs SET wake_at = wake_at + 1 WHERE run_id = :run", "sleeping"
     )
 
 
@@ -279,8 +303,10 @@ def outcome_that_no_task_takes(patient: Patient) -> None:
         '{"scheduled_event_id": 2, "result": {}, "attempt": 1, "started_at": 1}',
         task=0,
     )
-    patient.plant("DELETE FROM attempts WHERE run_id = :run", "hanging")
-    patient.plant("UPDATE runs SET is_active = 0 WHERE run_id = :run", "hanging")
+    patient.plant("DELETE FROM durable_attempts WHERE run_id = :run", "hanging")
+    patient.plant(
+        "UPDATE durable_runs SET is_active = 0 WHERE run_id = :run", "hanging"
+    )
 
 
 @fault(Check.LOST_WAKE_UP, "sleeping")
@@ -291,22 +317,24 @@ def mail_that_its_worker_ignores(patient: Patient) -> None:
 
 @fault(Check.LEASES)
 def closed_run_with_an_owner(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET owner = 'w1' WHERE run_id = :run", "added")
+    patient.plant("UPDATE durable_runs SET owner = 'w1' WHERE run_id = :run", "added")
 
 
 @fault(Check.LEASES)
 def closed_run_with_a_wake_up(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET wake_at = 1 WHERE run_id = :run", "added")
+    patient.plant("UPDATE durable_runs SET wake_at = 1 WHERE run_id = :run", "added")
 
 
 @fault(Check.LEASES)
 def closed_run_that_is_active(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET is_active = 1 WHERE run_id = :run", "added")
+    patient.plant("UPDATE durable_runs SET is_active = 1 WHERE run_id = :run", "added")
 
 
 @fault(Check.LEASES, "sleeping")
 def owner_without_a_row(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET owner = 'w1' WHERE run_id = :run", "sleeping")
+    patient.plant(
+        "UPDATE durable_runs SET owner = 'w1' WHERE run_id = :run", "sleeping"
+    )
 
 
 @pytest.mark.parametrize(
@@ -362,7 +390,9 @@ async def test_dead_worker_alone_is_no_fault_of_the_database(patient: Patient) -
 
 async def test_two_open_runs_of_one_id_are_found(patient: Patient) -> None:
     # The unique key forbids it, so it takes a row that the key does not see.
-    patient.plant("UPDATE runs SET open_key = NULL WHERE run_id = :run", "sleeping")
+    patient.plant(
+        "UPDATE durable_runs SET open_key = NULL WHERE run_id = :run", "sleeping"
+    )
     async with Engine(patient.url, definitions=[add, sleeping]) as engine:
         await engine.start(sleeping(), id="sleeping", id_reuse="new_run")
         await wait_until(engine, "sleeping", "TimerStarted")
@@ -377,15 +407,16 @@ async def test_two_open_runs_of_one_id_are_found(patient: Patient) -> None:
 async def test_two_runs_of_one_request_are_found(patient: Patient) -> None:
     # The table is made anew without its unique keys.
     for statement in (
-        "CREATE TABLE unkeyed AS SELECT * FROM runs",
-        "DROP TABLE runs",
-        "ALTER TABLE unkeyed RENAME TO runs",
-        "UPDATE runs SET request_id = 'r1' WHERE workflow_id IN ('added', 'failed')",
-        "UPDATE history SET data = json_set(data, '$.request_id', 'r1')"
+        "CREATE TABLE unkeyed AS SELECT * FROM durable_runs",
+        "DROP TABLE durable_runs",
+        "ALTER TABLE unkeyed RENAME TO durable_runs",
+        "UPDATE durable_runs SET request_id = 'r1' WHERE workflow_id IN ('added',"
+        " 'failed')",
+        "UPDATE durable_history SET data = json_set(data, '$.request_id', 'r1')"
         " WHERE event_id = 1",
-        "UPDATE history SET data = json_set(data, '$.request_id', run_id)"
+        "UPDATE durable_history SET data = json_set(data, '$.request_id', run_id)"
         " WHERE event_id = 1 AND run_id NOT IN"
-        " (SELECT run_id FROM runs WHERE request_id = 'r1')",
+        " (SELECT run_id FROM durable_runs WHERE request_id = 'r1')",
     ):
         patient.execute(statement)
 
@@ -477,7 +508,7 @@ class Checked:
 async def test_what_the_database_finds_wrong_with_itself_is_passed_on() -> None:
     inner = connect("memory://")
     await inner.open()
-    store = Checked(inner, ["row 3 missing from index runs_due"])
+    store = Checked(inner, ["row 3 missing from index durable_runs_due"])
     as_store: Any = store
 
     findings = [finding async for finding in examine(as_store)]

@@ -53,16 +53,19 @@ def read(patient: Patient, question: str, *values: Any) -> list[Any]:
 
 def chain_of(patient: Patient) -> list[str]:
     """The runs of the chain, from the first."""
-    question = "SELECT run_id FROM runs WHERE workflow_id = 'chain' ORDER BY started_at"
+    question = (
+        "SELECT run_id FROM durable_runs WHERE workflow_id = 'chain'"
+        " ORDER BY started_at"
+    )
     return [run_id for (run_id,) in read(patient, question)]
 
 
 def replace_start(patient: Patient, workflow_id: str, field: str, value: Any) -> None:
     """Write something into a run's row, and into its first event."""
-    change = f"UPDATE runs SET {field} = :a WHERE run_id = :run"  # noqa: S608 - a name of ours
+    change = f"UPDATE durable_runs SET {field} = :a WHERE run_id = :run"  # noqa: S608 - a name of ours
     patient.plant(change, workflow_id, value)
     patient.plant(
-        "UPDATE history SET data = json_set(data, :a, :b)"
+        "UPDATE durable_history SET data = json_set(data, :a, :b)"
         " WHERE run_id = :run AND event_id = 1",
         workflow_id,
         f"$.{field}",
@@ -72,7 +75,7 @@ def replace_start(patient: Patient, workflow_id: str, field: str, value: Any) ->
 
 def put(patient: Patient, workflow_id: str, kind: str, data: str, at: int = 1) -> None:
     patient.plant(
-        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
+        "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
         " VALUES (:run, :a, 'planted', :b, :c)",
         workflow_id,
         kind,
@@ -85,7 +88,7 @@ def close(patient: Patient, workflow_id: str) -> None:
     """Terminate a run as if it had been alone in the world."""
     patient.append(workflow_id, "WorkflowExecutionTerminated", '{"reason": ""}')
     patient.plant(
-        "UPDATE runs SET status = 'terminated', closed_at = 1, open_key = NULL,"
+        "UPDATE durable_runs SET status = 'terminated', closed_at = 1, open_key = NULL,"
         " owner = NULL, wake_at = NULL, is_active = 0 WHERE run_id = :run",
         workflow_id,
     )
@@ -94,7 +97,7 @@ def close(patient: Patient, workflow_id: str) -> None:
 def child_event(patient: Patient, parent: str, child: str) -> int:
     (number,) = read(
         patient,
-        "SELECT event_id FROM history WHERE run_id = ?"
+        "SELECT event_id FROM durable_history WHERE run_id = ?"
         " AND type = 'StartChildWorkflowExecutionInitiated'"
         " AND data ->> 'workflow_id' = ?",
         patient.run_id(parent),
@@ -162,7 +165,7 @@ async def test_families_in_full_swing_give_no_findings(tmp_path: Path) -> None:
 @fault(Check.SUCCESSION, "chain")
 def successor_that_does_not_exist(patient: Patient) -> None:
     *_, middle, last = chain_of(patient)
-    patient.plant_in(last, "DELETE FROM runs WHERE run_id = :run")
+    patient.plant_in(last, "DELETE FROM durable_runs WHERE run_id = :run")
     assert patient.run_id("chain") == middle
 
 
@@ -190,14 +193,16 @@ def successor_of_a_run_that_has_completed(patient: Patient) -> None:
 @fault(Check.FAMILY, "heir")
 def child_that_should_have_been_terminated(patient: Patient) -> None:
     patient.plant(
-        "UPDATE runs SET parent_close_policy = 'terminate' WHERE run_id = :run", "heir"
+        "UPDATE durable_runs SET parent_close_policy = 'terminate' WHERE run_id = :run",
+        "heir",
     )
 
 
 @fault(Check.FAMILY, "ward")
 def child_that_should_have_been_asked_to_stop(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET type = 'MarkerRecorded', data = :a WHERE run_id = :run"
+        "UPDATE durable_history SET type = 'MarkerRecorded', data = :a WHERE run_id ="
+        " :run"
         " AND type = 'WorkflowExecutionCancelRequested'",
         "ward",
         MARKER,
@@ -216,7 +221,7 @@ def chain_of_a_child_that_closed_and_told_nobody(patient: Patient) -> None:
 
 @fault(Check.FAMILY, "family")
 def started_child_without_a_row(patient: Patient) -> None:
-    patient.plant("DELETE FROM runs WHERE run_id = :run", "kid-1")
+    patient.plant("DELETE FROM durable_runs WHERE run_id = :run", "kid-1")
 
 
 @fault(Check.FAMILY, "family")
@@ -235,8 +240,9 @@ def news_of_no_child(patient: Patient) -> None:
 @fault(Check.MESSAGES, "shop")
 def signal_that_is_in_the_history(patient: Patient) -> None:
     patient.plant(
-        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
-        " SELECT run_id, 'signal', data ->> 'request_id', data, time FROM history"
+        "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
+        " SELECT run_id, 'signal', data ->> 'request_id', data, time"
+        " FROM durable_history"
         " WHERE run_id = :run AND type = 'WorkflowExecutionSignaled' LIMIT 1",
         "shop",
     )
@@ -245,8 +251,8 @@ def signal_that_is_in_the_history(patient: Patient) -> None:
 @fault(Check.MESSAGES, "shop")
 def update_that_is_in_the_history(patient: Patient) -> None:
     patient.plant(
-        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
-        " SELECT run_id, 'update', 'update:u1', data, time FROM history"
+        "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
+        " SELECT run_id, 'update', 'update:u1', data, time FROM durable_history"
         " WHERE run_id = :run AND type = 'WorkflowExecutionUpdateAccepted'",
         "shop",
     )
@@ -256,7 +262,7 @@ def update_that_is_in_the_history(patient: Patient) -> None:
 def signal_that_is_recorded_twice(patient: Patient) -> None:
     (data,) = read(
         patient,
-        "SELECT data FROM history WHERE run_id = ? AND"
+        "SELECT data FROM durable_history WHERE run_id = ? AND"
         " type = 'WorkflowExecutionSignaled' LIMIT 1",
         patient.run_id("shop"),
     )[0]
@@ -295,52 +301,56 @@ def message_of_a_kind_that_nobody_knows(patient: Patient) -> None:
 
 @fault(Check.PAYLOADS, "shop")
 def published_state_that_cannot_be_read(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET state = 'lost' WHERE run_id = :run", "shop")
+    patient.plant("UPDATE durable_runs SET state = 'lost' WHERE run_id = :run", "shop")
 
 
 @fault(Check.ROWS, "shop")
 def published_state_of_another_time(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET state = '{\"json\": 7}' WHERE run_id = :run", "shop")
+    patient.plant(
+        "UPDATE durable_runs SET state = '{\"json\": 7}' WHERE run_id = :run", "shop"
+    )
 
 
 @fault(Check.ROWS, "shop")
 def published_state_that_the_row_lacks(patient: Patient) -> None:
-    patient.plant("UPDATE runs SET state = NULL WHERE run_id = :run", "shop")
+    patient.plant("UPDATE durable_runs SET state = NULL WHERE run_id = :run", "shop")
 
 
 @fault(Check.ROWS, "heir")
 def row_of_a_child_of_another_event(patient: Patient) -> None:
     patient.plant(
-        "UPDATE runs SET parent_initiated_event_id = 99 WHERE run_id = :run", "heir"
+        "UPDATE durable_runs SET parent_initiated_event_id = 99 WHERE run_id = :run",
+        "heir",
     )
 
 
 @fault(Check.ROWS, "chain")
 def checkpoint_that_the_row_lacks(patient: Patient) -> None:
     patient.plant(
-        "UPDATE runs SET checkpoint_event_id = 0 WHERE run_id = :run", "chain"
+        "UPDATE durable_runs SET checkpoint_event_id = 0 WHERE run_id = :run", "chain"
     )
 
 
 @fault(Check.ROWS, "chain")
 def checkpoint_beyond_the_end(patient: Patient) -> None:
     patient.plant(
-        "UPDATE runs SET checkpoint_event_id = 999 WHERE run_id = :run", "chain"
+        "UPDATE durable_runs SET checkpoint_event_id = 999 WHERE run_id = :run", "chain"
     )
 
 
 @fault(Check.ROWS, "chain")
 def checkpoint_where_none_is(patient: Patient) -> None:
     patient.plant(
-        "UPDATE runs SET checkpoint_event_id = 2 WHERE run_id = :run", "chain"
+        "UPDATE durable_runs SET checkpoint_event_id = 2 WHERE run_id = :run", "chain"
     )
 
 
 @fault(Check.POSITIONS, "chain")
 def gap_before_the_checkpoint(patient: Patient) -> None:
     patient.plant(
-        "DELETE FROM history WHERE run_id = :run AND event_id = (SELECT min(event_id)"
-        " FROM history WHERE run_id = :run AND type = 'StateTransitioned')",
+        "DELETE FROM durable_history WHERE run_id = :run AND event_id = (SELECT"
+        " min(event_id)"
+        " FROM durable_history WHERE run_id = :run AND type = 'StateTransitioned')",
         "chain",
     )
 
@@ -348,7 +358,7 @@ def gap_before_the_checkpoint(patient: Patient) -> None:
 @fault(Check.CHECKPOINTS, "chain")
 def checkpoint_that_forgets_a_signal(patient: Patient) -> None:
     patient.plant(
-        "UPDATE history SET data = json_set(data, '$.counts.signals', 0)"
+        "UPDATE durable_history SET data = json_set(data, '$.counts.signals', 0)"
         " WHERE run_id = :run AND type = 'CheckpointRecorded'",
         "chain",
     )
@@ -361,7 +371,7 @@ def checkpoint_that_forgets_a_signal(patient: Patient) -> None:
 def child_that_nobody_would_start(patient: Patient) -> None:
     (data,) = read(
         patient,
-        "SELECT data FROM history WHERE run_id = ? AND"
+        "SELECT data FROM durable_history WHERE run_id = ? AND"
         " type = 'StartChildWorkflowExecutionInitiated' LIMIT 1",
         patient.run_id("family"),
     )[0]
@@ -425,7 +435,8 @@ async def test_request_that_is_sent_again_may_wait_beside_its_record(
 ) -> None:
     signal_that_is_in_the_history(patient)
     patient.plant(
-        "UPDATE inbox SET created_at = created_at + 1 WHERE run_id = :run", "shop"
+        "UPDATE durable_inbox SET created_at = created_at + 1 WHERE run_id = :run",
+        "shop",
     )
 
     assert await patient.examine() == []

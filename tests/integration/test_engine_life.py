@@ -60,7 +60,7 @@ async def wait_until_no_threads(folder: Path) -> None:
 
 def workers_in(path: Path) -> int:
     connection = sqlite3.connect(path)
-    (found,) = connection.execute("SELECT count(*) FROM workers").fetchone()
+    (found,) = connection.execute("SELECT count(*) FROM durable_workers").fetchone()
     connection.close()
     assert isinstance(found, int)
     return found

@@ -53,8 +53,9 @@ def append(
     task: int = 0,
 ) -> None:
     connection.execute(
-        "INSERT INTO history SELECT run_id, ?, ?, ?, max(time), ?, max(flags), 1"
-        " FROM history WHERE run_id = ? GROUP BY run_id",
+        "INSERT INTO durable_history SELECT run_id, ?, ?, ?, max(time), ?, max(flags),"
+        " 1"
+        " FROM durable_history WHERE run_id = ? GROUP BY run_id",
         (
             event_id,
             task,
@@ -78,7 +79,9 @@ async def break_run(path: Path, planting: Planting) -> tuple[VirtualClock, str]:
         run = await env.start(flow(1), id="broken")
         await env.sleep(60)
     with closing(sqlite3.connect(path)) as connection, connection:
-        (last,) = connection.execute("SELECT max(event_id) FROM history").fetchone()
+        (last,) = connection.execute(
+            "SELECT max(event_id) FROM durable_history"
+        ).fetchone()
         planting(connection, run.run_id, last)
     return env.clock, run.run_id
 
@@ -107,9 +110,9 @@ def a_first_turn_that_was_void(
     connection: sqlite3.Connection, run_id: str, _: int
 ) -> None:
     connection.execute(
-        "DELETE FROM history WHERE run_id = ? AND event_id > 1", (run_id,)
+        "DELETE FROM durable_history WHERE run_id = ? AND event_id > 1", (run_id,)
     )
-    connection.execute("UPDATE history SET event_id = 3, task_number = 0")
+    connection.execute("UPDATE durable_history SET event_id = 3, task_number = 0")
     append(connection, run_id, 4, signal(5))
 
 
@@ -156,7 +159,7 @@ def test_a_history_with_a_hole_is_mended_and_the_run_goes_on(
     assert ["step 1"] * (2 if "first" in planting.__name__ else 1) == RAN
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute(
-            "SELECT event_id FROM history ORDER BY event_id"
+            "SELECT event_id FROM durable_history ORDER BY event_id"
         ).fetchall()
     assert [position for (position,) in found] == list(range(1, len(found) + 1))
 
@@ -165,8 +168,8 @@ def an_activity_after_the_hole(
     connection: sqlite3.Connection, run_id: str, last: int
 ) -> None:
     connection.execute(
-        "INSERT INTO history SELECT run_id, ?, 9, type, time, data, flags, 1"
-        " FROM history WHERE run_id = ? AND type = 'ActivityTaskScheduled'",
+        "INSERT INTO durable_history SELECT run_id, ?, 9, type, time, data, flags, 1"
+        " FROM durable_history WHERE run_id = ? AND type = 'ActivityTaskScheduled'",
         (last + 3, run_id),
     )
 
@@ -189,7 +192,8 @@ def attempts_of_what_is_missing(
 ) -> None:
     append(connection, run_id, last + 3, signal(5))
     connection.execute(
-        "INSERT INTO attempts VALUES (?, ?, 1, 'repairs.step', 'failed', 1, 1, 1,"
+        "INSERT INTO durable_attempts VALUES (?, ?, 1, 'repairs.step', 'failed', 1, 1,"
+        " 1,"
         " NULL, NULL)",
         (run_id, last + 1),
     )
@@ -199,8 +203,9 @@ def an_ending_after_the_hole(
     connection: sqlite3.Connection, run_id: str, last: int
 ) -> None:
     connection.execute(
-        "INSERT INTO history SELECT run_id, ?, 9, 'WorkflowExecutionTimedOut', time,"
-        ' \'{"timeout_type": "run"}\', flags, 1 FROM history'
+        "INSERT INTO durable_history SELECT run_id, ?, 9, 'WorkflowExecutionTimedOut',"
+        " time,"
+        ' \'{"timeout_type": "run"}\', flags, 1 FROM durable_history'
         " WHERE run_id = ? AND event_id = 1",
         (last + 3, run_id),
     )
@@ -221,7 +226,7 @@ def test_what_could_happen_twice_is_left_as_it_is(
     path = tmp_path / "runs.db"
     asyncio.run(break_run(path, planting))
     with closing(sqlite3.connect(path)) as connection:
-        before = connection.execute("SELECT * FROM history").fetchall()
+        before = connection.execute("SELECT * FROM durable_history").fetchall()
 
     tried = examine(path, "--fix", "--json")
 
@@ -231,7 +236,7 @@ def test_what_could_happen_twice_is_left_as_it_is(
     assert answer["is_mended"] is False
     assert why in answer["message"]
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT * FROM history").fetchall() == before
+        assert connection.execute("SELECT * FROM durable_history").fetchall() == before
 
 
 def test_a_run_that_nothing_would_wake_is_set_free(tmp_path: Path) -> None:
@@ -239,7 +244,7 @@ def test_a_run_that_nothing_would_wake_is_set_free(tmp_path: Path) -> None:
 
     def lose_wake_up(connection: sqlite3.Connection, run_id: str, _: int) -> None:
         connection.execute(
-            "UPDATE runs SET wake_at = NULL, owner = 'nobody' WHERE run_id = ?",
+            "UPDATE durable_runs SET wake_at = NULL, owner = 'nobody' WHERE run_id = ?",
             (run_id,),
         )
 

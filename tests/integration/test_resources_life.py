@@ -29,7 +29,7 @@ def app() -> App:
 
 def workers_in(path: Path) -> int:
     connection = sqlite3.connect(path)
-    (found,) = connection.execute("SELECT count(*) FROM workers").fetchone()
+    (found,) = connection.execute("SELECT count(*) FROM durable_workers").fetchone()
     connection.close()
     assert isinstance(found, int)
     return found
@@ -374,8 +374,11 @@ async def test_what_is_no_resources_is_refused_at_once(mistake: str, app: App) -
 # --- processes ------------------------------------------------------------------------
 
 FORKING = """
-import contextlib, os, sys
+import contextlib, logging, os, sys
 from durable import SyncEngine, activity, resource, workflow
+
+# Of an SQLite that had better not be shared; elsewhere it is tested.
+logging.getLogger("durable.store").setLevel(logging.ERROR)
 
 class Pool:
     def __init__(self):

@@ -24,44 +24,50 @@ async def flow(number: int) -> int:
 
 
 RUBBISH: dict[str, str] = {
-    "unknown event type": "UPDATE history SET type = 'Exploded' WHERE event_id = 2",
-    "no json": "UPDATE history SET data = 'rubbish{' WHERE event_id = 2",
-    "wrong shape": "UPDATE history SET data = '[1, 2]' WHERE event_id = 3",
-    "missing field": "UPDATE history SET data = '{}' WHERE event_id = 1",
+    "unknown event type": (
+        "UPDATE durable_history SET type = 'Exploded' WHERE event_id = 2"
+    ),
+    "no json": "UPDATE durable_history SET data = 'rubbish{' WHERE event_id = 2",
+    "wrong shape": "UPDATE durable_history SET data = '[1, 2]' WHERE event_id = 3",
+    "missing field": "UPDATE durable_history SET data = '{}' WHERE event_id = 1",
     "wrong type of a field": (
-        """UPDATE history SET data = json_set(data, '$.attempt', 'one')"""
+        """UPDATE durable_history SET data = json_set(data, '$.attempt', 'one')"""
         " WHERE event_id = 3"
     ),
     "an encoding nobody allowed": (
-        """UPDATE history SET data = json_set(data, '$.result',"""
+        """UPDATE durable_history SET data = json_set(data, '$.result',"""
         """ json('{"encoding": "pickle", "data": "gASVCg=="}')) WHERE event_id = 3"""
     ),
     "wrong arity": (
-        """UPDATE history SET data = json_set(data, '$.input', json('[]'))"""
+        """UPDATE durable_history SET data = json_set(data, '$.input', json('[]'))"""
         " WHERE event_id = 1"
     ),
     "a result of another type": (
-        """UPDATE history SET data ="""
+        """UPDATE durable_history SET data ="""
         """ json_set(data, '$.result', json('{"json": "text"}')) WHERE event_id = 3"""
     ),
-    "a gap": "UPDATE history SET event_id = 40 WHERE event_id = 4",
-    "a first event that is none": "DELETE FROM history WHERE event_id = 1",
+    "a gap": "UPDATE durable_history SET event_id = 40 WHERE event_id = 4",
+    "a first event that is none": "DELETE FROM durable_history WHERE event_id = 1",
     "an event twice": (
-        "INSERT INTO history SELECT run_id, 5, task_number, type, time, data, flags,"
-        " fence FROM history WHERE event_id = 4"
+        "INSERT INTO durable_history SELECT run_id, 5, task_number, type, time, data,"
+        " flags,"
+        " fence FROM durable_history WHERE event_id = 4"
     ),
-    "behaviour of the future": "UPDATE history SET flags = 4096 WHERE event_id = 4",
+    "behaviour of the future": (
+        "UPDATE durable_history SET flags = 4096 WHERE event_id = 4"
+    ),
     "an outcome nobody awaits twice": (
-        "UPDATE history SET type = 'ActivityTaskScheduled',"
-        " data = (SELECT data FROM history WHERE event_id = 2) WHERE event_id = 4"
+        "UPDATE durable_history SET type = 'ActivityTaskScheduled',"
+        " data = (SELECT data FROM durable_history WHERE event_id = 2) WHERE event_id"
+        " = 4"
     ),
     "a message of an unknown kind": (
-        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
-        " SELECT run_id, 'telepathy', 'r', '{}', 1 FROM runs"
+        "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
+        " SELECT run_id, 'telepathy', 'r', '{}', 1 FROM durable_runs"
     ),
     "a message that is no json": (
-        "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
-        " SELECT run_id, 'cancel', 'r', '][', 1 FROM runs"
+        "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
+        " SELECT run_id, 'cancel', 'r', '][', 1 FROM durable_runs"
     ),
 }
 
@@ -107,7 +113,8 @@ async def test_s3_a_pickled_row_is_never_unpickled(tmp_path: Path) -> None:
         for encoding in ("pickle", "cloudpickle", "binary/pickle", "json/plain"):
             for column in ("result", "input[0]"):
                 connection.execute(
-                    "UPDATE history SET data = json_replace(data, '$.' || ?, json(?))",
+                    "UPDATE durable_history SET data = json_replace(data, '$.' || ?,"
+                    " json(?))",
                     (column, f'{{"encoding": "{encoding}", "data": "{planted}"}}'),
                 )
     connection.close()

@@ -191,14 +191,17 @@ async def test_one_odd_row_of_a_worker_keeps_no_engine_from_opening(
     clock = await make_database(path, [])
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
-            "INSERT INTO workers VALUES ('odd', 'default', 'here', 1, '', 'default',"
+            "INSERT INTO durable_workers VALUES ('odd', 'default', 'here', 1, '',"
+            " 'default',"
             " 5, 1000, ?)",
             (clock.now() + 3_600_000_000,),
         )
         connection.execute(
-            "UPDATE runs SET owner = 'odd' WHERE workflow_id = 'healthy 0'"
+            "UPDATE durable_runs SET owner = 'odd' WHERE workflow_id = 'healthy 0'"
         )
-        connection.execute(f"UPDATE workers SET {column} = {ODD_WORKERS[column]}")
+        connection.execute(
+            f"UPDATE durable_workers SET {column} = {ODD_WORKERS[column]}"
+        )
 
     named = [finding.message for finding in await consult(path, clock)]
     async with TestEnvironment(f"sqlite:///{path}", clock=clock) as env:
@@ -211,7 +214,8 @@ async def test_one_odd_row_of_a_worker_keeps_no_engine_from_opening(
 
 
 @pytest.mark.parametrize(
-    "change", ["DELETE FROM counters", "UPDATE counters SET value = 'many'"]
+    "change",
+    ["DELETE FROM durable_counters", "UPDATE durable_counters SET value = 'many'"],
 )
 async def test_a_spoiled_counter_is_named_and_restored(
     tmp_path: Path, change: str
@@ -219,7 +223,9 @@ async def test_a_spoiled_counter_is_named_and_restored(
     path = tmp_path / "runs.db"
     clock = await make_database(path, [])
     with closing(sqlite3.connect(path)) as connection, connection:
-        (before,) = connection.execute("SELECT max(fence) FROM history").fetchone()
+        (before,) = connection.execute(
+            "SELECT max(fence) FROM durable_history"
+        ).fetchone()
         connection.execute(change)
 
     named = [finding.message for finding in await consult(path, clock)]
@@ -230,7 +236,9 @@ async def test_a_spoiled_counter_is_named_and_restored(
     assert became == ["went on"] * len(HEALTHY)
     assert any("counter 'fence'" in message for message in named)
     with closing(sqlite3.connect(path)) as connection:
-        (after,) = connection.execute("SELECT max(fence) FROM history").fetchone()
+        (after,) = connection.execute(
+            "SELECT max(fence) FROM durable_history"
+        ).fetchone()
     if change.startswith("DELETE"):
         assert after > before
 
@@ -239,7 +247,7 @@ async def test_runs_whose_owner_has_no_row_are_taken_over(tmp_path: Path) -> Non
     path = tmp_path / "runs.db"
     clock = await make_database(path, [])
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE runs SET owner = 'nobody ' || rowid")
+        connection.execute("UPDATE durable_runs SET owner = 'nobody ' || rowid")
 
     async with TestEnvironment(f"sqlite:///{path}", clock=clock) as env:
         await env.sleep("2h")
@@ -269,9 +277,9 @@ async def test_a_failure_row_cannot_end_the_program(tmp_path: Path, name: str) -
     }
     with closing(sqlite3.connect(path)) as connection, connection:
         done = connection.execute(
-            "UPDATE history SET type = 'ActivityTaskFailed', data = ?"
+            "UPDATE durable_history SET type = 'ActivityTaskFailed', data = ?"
             " WHERE event_id = 5 AND run_id ="
-            " (SELECT run_id FROM runs WHERE workflow_id = 'victim')",
+            " (SELECT run_id FROM durable_runs WHERE workflow_id = 'victim')",
             (json.dumps(event),),
         )
         assert done.rowcount == 1
@@ -296,8 +304,8 @@ async def test_a_message_that_cannot_be_read_parks_a_live_run(tmp_path: Path) ->
         await env.sleep(60)
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(
-                "INSERT INTO inbox (run_id, kind, request_id, data, created_at)"
-                " SELECT run_id, 'signal', 'r', '{}', 'yesterday' FROM runs"
+                "INSERT INTO durable_inbox (run_id, kind, request_id, data, created_at)"
+                " SELECT run_id, 'signal', 'r', '{}', 'yesterday' FROM durable_runs"
                 " WHERE workflow_id = 'victim'"
             )
         await healthy.signal(GO(100))
@@ -347,6 +355,6 @@ async def test_a_run_that_cannot_be_read_can_be_terminated(tmp_path: Path) -> No
 
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute(
-            "SELECT workflow_id FROM runs WHERE status = 'terminated'"
+            "SELECT workflow_id FROM durable_runs WHERE status = 'terminated'"
         ).fetchall()
     assert {name for (name,) in found} == set(changed)

@@ -10,8 +10,10 @@ import pytest
 from durable import (
     Engine,
     Handle,
+    QueryFailedError,
     RunStatus,
     UpdateFailedError,
+    UpdateRejectedError,
     checkpoint,
     continue_as_new,
     query,
@@ -143,3 +145,36 @@ async def test_a_run_of_another_chain_takes_the_same_id_anew(database: str) -> N
             await handle.signal(Account.go("end"))
             assert await handle.result() == 5
         assert len(await engine.list(status=RunStatus.COMPLETED)) == 2
+
+
+@workflow(name="ids.received")
+class Received:
+    @update
+    def add(self, number: int) -> int:
+        return number
+
+    @query
+    def times(self, number: int) -> int:
+        return number
+
+    @run
+    async def wait(self) -> None:
+        await wait_condition(lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [(("hunter2",), "Argument 'number' of"), ((), "0 arguments"), ((1, 2), "2 arg")],
+)
+async def test_arguments_that_cannot_be_read_were_received_and_never_recorded(
+    arguments: tuple[Any, ...], why: str
+) -> None:
+    async with Engine("memory://", definitions=[Received]) as engine:
+        handle = await engine.start(Received.wait())
+
+        with pytest.raises(UpdateRejectedError, match=f"{why}.* (was|were) received"):
+            await handle.update("add", *arguments)
+        with pytest.raises(QueryFailedError, match=f"{why}.* (was|were) received"):
+            await handle.query("times", *arguments)
+
+        assert len(await handle.history()) <= 2

@@ -3,8 +3,10 @@
 import importlib.resources
 import io
 import re
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from durable import Engine, Signal, activity, workflow
 from durable.errors import SchemaRevisionError, StoreError
 from durable.store import schema
 from durable.store.connect import connect
@@ -24,6 +27,7 @@ from durable.store.queries import LoadRuns
 from durable.store.records import ClaimRuns, Committed
 from durable.store.schema import HEAD, find_migrations, read_revision
 from durable.store.sqlite import SqliteDatabase
+from durable.store.sqlite_backup import back_up
 from durable.testing.store_rows import (
     START,
     make_child,
@@ -43,7 +47,14 @@ def describe(session: Session) -> dict[str, Any]:
     found = connection.exec_driver_sql(
         "SELECT name, sql FROM sqlite_master ORDER BY name"
     )
-    texts = {name: sql and re.findall(r"\w+|\S", sql) for name, sql in found}
+    # SQLite puts a name in quotes when it renames, and keeps those of constraints.
+    texts = {
+        name: sql
+        and re.findall(
+            r"\w+|[^\s\"]", sql.replace("CONSTRAINT durable_", "CONSTRAINT ")
+        )
+        for name, sql in found
+    }
     columns = {
         name: connection.exec_driver_sql(f"PRAGMA table_xinfo({name})").all()
         for name in texts
@@ -69,6 +80,9 @@ def make_empty_schema(path: Path) -> None:
         " CONSTRAINT durable_schema_pkc PRIMARY KEY (version_num))"
     )
     session.close()
+
+
+OLD_NAMES = ("runs", "history", "inbox", "replies", "attempts", "workers", "counters")
 
 
 def set_revision(path: Path, revision: str) -> None:
@@ -120,7 +134,7 @@ def test_tables_made_directly_equal_the_migrated_ones(
 
     assert describe(migrated) == describe(session)
     assert read_revision(migrated) == read_revision(session) == HEAD
-    for table in ("counters", "durable_schema"):
+    for table in ("durable_counters", "durable_schema"):
         text = f"SELECT * FROM {table}"  # noqa: S608 - names are written here
         rows = [s.connection.exec_driver_sql(text).all() for s in (migrated, session)]
         assert rows[0] == rows[1]
@@ -155,6 +169,85 @@ def make_first_release(path: Path) -> None:
     session.close()
 
 
+def load_second_revision(path: Path) -> None:
+    """Leave a database as a release at revision 0002 left it."""
+    with closing(sqlite3.connect(path)) as connection:
+        dump = Path(__file__).parent / "databases" / "0002.sql"
+        connection.executescript(dump.read_text())
+
+
+@activity(name="old.charge")
+async def charge(cents: int) -> str:
+    return f"receipt {cents}"
+
+
+@activity(name="old.ship")
+async def ship(cents: int) -> str:
+    return f"shipped for {cents}"
+
+
+paid = Signal("paid", int)
+
+
+@workflow(name="old.order")
+async def order(cents: int) -> list[str]:
+    first = await charge(cents)
+    return [first, *[str(await paid.receive()) for _ in range(2)]]
+
+
+@workflow(name="old.shipping")
+async def shipping(cents: int) -> str:
+    return await ship(cents)
+
+
+async def test_runs_of_an_old_file_go_on(path: Path) -> None:
+    load_second_revision(path)
+
+    async with Engine(path, definitions=[order, shipping, charge, ship]) as engine:
+        results = [
+            await (await engine.get(name)).result()
+            for name in ("done", "order", "shipping")
+        ]
+        (first, second) = await (await engine.get("shipping")).attempts()
+
+    assert results == ["receipt 1", ["receipt 5", "7", "8"], "shipped for 9"]
+    assert (first.state.value, second.state.value) == ("failed", "completed")
+
+
+def test_every_row_of_an_old_file_is_kept(path: Path) -> None:
+    load_second_revision(path)
+    with closing(sqlite3.connect(path)) as connection:
+        before = [
+            connection.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608 - names are written here
+            for name in OLD_NAMES
+        ]
+
+    SqliteDatabase(path).open_writer().close()
+
+    with closing(sqlite3.connect(path)) as connection:
+        after = [
+            connection.execute(f"SELECT * FROM durable_{name}").fetchall()  # noqa: S608 - as above
+            for name in OLD_NAMES
+        ]
+        (sequence,) = connection.execute("SELECT * FROM sqlite_sequence").fetchall()
+    assert all(before)
+    assert after == before
+    assert sequence == ("durable_inbox", 1)
+
+
+def test_old_file_with_a_foreign_table_of_a_new_name_is_left_alone(path: Path) -> None:
+    load_second_revision(path)
+    session = session_of(path)
+    session.connection.exec_driver_sql("CREATE TABLE durable_inbox (page TEXT)")
+    before = describe(session)
+
+    with pytest.raises(SchemaRevisionError, match="durable_inbox"):
+        SqliteDatabase(path).open_writer()
+
+    assert describe(session) == before
+    session.close()
+
+
 async def test_database_of_the_first_release_keeps_its_runs(path: Path) -> None:
     make_first_release(path)
     store = connect(f"sqlite:///{path}")
@@ -175,10 +268,11 @@ async def test_database_of_the_first_release_keeps_its_runs(path: Path) -> None:
     await store.close()
 
 
-def test_first_release_migrates_to_the_same_tables(
-    session: Session, tmp_path: Path
+@pytest.mark.parametrize("make", [make_first_release, load_second_revision])
+def test_old_files_migrate_to_the_same_tables(
+    session: Session, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
-    make_first_release(tmp_path / "old.db")
+    make(tmp_path / "old.db")
 
     migrated = SqliteDatabase(tmp_path / "old.db").open_writer()
 
@@ -205,6 +299,7 @@ def test_migrations_compile_for_servers(dialect: str) -> None:
     assert "CREATE TABLE replies" in migrated
     is_partial = "WHERE parent_run_id IS NOT NULL" in migrated
     assert is_partial is (dialect == "postgresql")
+    assert "durable_inbox_request_id UNIQUE" in migrated.replace("UNIQUE INDEX ", "")
     is_long = "state TEXT(4294967295)" in migrated  # a LONGTEXT
     assert is_long is (dialect != "postgresql")
 
@@ -227,7 +322,7 @@ def test_opening_again_changes_nothing(session: Session, path: Path) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("revision", ["0003", "9999", "abc123", "0001b"])
+@pytest.mark.parametrize("revision", ["0004", "9999", "abc123", "0001b"])
 def test_schema_of_another_release_is_refused_unchanged(
     path: Path, revision: str
 ) -> None:
@@ -244,6 +339,7 @@ def test_schema_of_another_release_is_refused_unchanged(
 
 @pytest.mark.parametrize("is_old", [False, True])
 def test_schema_is_not_made_without_leave(path: Path, is_old: bool) -> None:
+    path.touch()
     if is_old:
         make_empty_schema(path)
 
@@ -257,10 +353,10 @@ def test_schema_is_not_made_without_leave(path: Path, is_old: bool) -> None:
 
 def test_foreign_table_of_the_same_name_is_left_alone(path: Path) -> None:
     session = session_of(path)
-    session.connection.exec_driver_sql("CREATE TABLE history (page TEXT)")
+    session.connection.exec_driver_sql("CREATE TABLE durable_history (page TEXT)")
     before = describe(session)
 
-    with pytest.raises(SchemaRevisionError, match="history"):
+    with pytest.raises(SchemaRevisionError, match="durable_history"):
         SqliteDatabase(path).open_writer()
 
     assert describe(session) == before
@@ -269,12 +365,18 @@ def test_foreign_table_of_the_same_name_is_left_alone(path: Path) -> None:
 
 def test_tables_of_an_application_may_live_beside_ours(path: Path) -> None:
     session = session_of(path)
-    session.connection.exec_driver_sql("CREATE TABLE orders (id INTEGER)")
+    for name in OLD_NAMES:
+        session.connection.exec_driver_sql(f"CREATE TABLE {name} (id INTEGER)")
+    before = describe(session)["columns"]
     session.close()
 
     opened = SqliteDatabase(path).open_writer()
 
-    assert {"orders", "runs"} <= set(describe(opened)["texts"])
+    columns = describe(opened)["columns"]
+    assert {name: columns[name] for name in OLD_NAMES} == before
+    ours = set(columns) - set(before) - {"sqlite_sequence"}
+    assert ours
+    assert all("durable_" in name for name in ours)
     opened.close()
 
 
@@ -364,3 +466,12 @@ def test_percent_sign_in_the_path_of_the_migrations_is_kept(
 
     assert read_revision(session) == HEAD
     session.close()
+
+
+def test_old_file_can_be_copied_before_it_is_migrated(path: Path) -> None:
+    load_second_revision(path)
+
+    made = back_up(path, path.with_name("copy.db"))
+
+    assert made.runs == 3
+    assert made.revision == "0002"

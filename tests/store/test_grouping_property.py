@@ -364,13 +364,13 @@ def read_sqlite(session: Session) -> dict[str, Any]:
     runs = connection.execute(sa.select(*statements.RUN_COLUMNS)).all()
     return {
         "runs": {run.run_id: run for run in map(salvage.to_run, runs)},
-        "open": {r.run_id for r in rows["runs"] if r.open_key is not None},
-        "history": {(r.run_id, r.event_id): tuple(r) for r in rows["history"]},
-        "inbox": {r.sequence: tuple(r)[1:] for r in rows["inbox"]},
-        "replies": {tuple(r) for r in rows["replies"]},
-        "attempts": {(*tuple(r)[:4], r.state) for r in rows["attempts"]},
-        "workers": {(r.worker_id, r.fence) for r in rows["workers"]},
-        "fence": {r.value for r in rows["counters"]},
+        "open": {r.run_id for r in rows["durable_runs"] if r.open_key is not None},
+        "history": {(r.run_id, r.event_id): tuple(r) for r in rows["durable_history"]},
+        "inbox": {r.sequence: tuple(r)[1:] for r in rows["durable_inbox"]},
+        "replies": {tuple(r) for r in rows["durable_replies"]},
+        "attempts": {(*tuple(r)[:4], r.state) for r in rows["durable_attempts"]},
+        "workers": {(r.worker_id, r.fence) for r in rows["durable_workers"]},
+        "fence": {r.value for r in rows["durable_counters"]},
     }
 
 

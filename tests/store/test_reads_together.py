@@ -122,7 +122,7 @@ async def test_error_of_one_is_not_the_error_of_others(
         attempts = (make_attempt(name, 1),)
         await store.perform(make_commit(name, 3, 3, attempts=attempts))
     other = sqlite3.connect(tmp_path / "x.db")
-    other.execute("UPDATE attempts SET state = 'paused' WHERE run_id = 'r2'")
+    other.execute("UPDATE durable_attempts SET state = 'paused' WHERE run_id = 'r2'")
     other.commit()
     other.close()
 

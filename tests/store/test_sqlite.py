@@ -295,7 +295,7 @@ def test_log_is_not_copied_while_another_process_may_commit(opened: Opened) -> N
 def test_log_that_a_reader_holds_back_is_copied_later(opened: Opened) -> None:
     reader = sqlite3.connect(opened.path, isolation_level=None)
     reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM runs").fetchall()
+    reader.execute("SELECT count(*) FROM durable_runs").fetchall()
     opened.start(1_000)
     opened.session.maintain(is_idle=True)
     before = opened.size()

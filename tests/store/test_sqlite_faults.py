@@ -62,7 +62,7 @@ def execute(executor: GroupExecutor, *operations: Any) -> list[Any]:
 
 
 def count(executor: GroupExecutor, table: str) -> int:
-    text = f"SELECT count(*) FROM {table}"  # noqa: S608 - names are written here
+    text = f"SELECT count(*) FROM durable_{table}"  # noqa: S608 - names are written here
     found: int = executor.open().connection.exec_driver_sql(text).scalar_one()
     return found
 
@@ -370,7 +370,7 @@ async def test_row_of_a_newer_release_is_named(
     attempts = (make_attempt("r1", 1),)
     await store.perform(make_commit("r1", 3, 3, attempts=attempts))
     other = sqlite3.connect(tmp_path / "x.db")
-    other.execute(f"UPDATE {table} SET {column} = 'paused'")  # noqa: S608 - as above
+    other.execute(f"UPDATE durable_{table} SET {column} = 'paused'")  # noqa: S608 - as above
     other.commit()
     other.close()
 

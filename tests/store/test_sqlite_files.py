@@ -244,7 +244,7 @@ async def test_complete_copies_are_never_taken_for_one_without_its_log(
         for name in ("", "-wal"):
             copy(tmp_path / f"x.db{name}", tmp_path / f"copy.db{name}")
         with contextlib.closing(sqlite3.connect(copied)) as other:
-            other.execute("SELECT count(*) FROM runs").fetchall()
+            other.execute("SELECT count(*) FROM durable_runs").fetchall()
         assert not (tmp_path / "copy.db-wal").exists()
     await store.close()
     if way == "closed":

@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 PREAMBLE = """
-import asyncio, multiprocessing, os, sqlite3, sys, threading, warnings
+import asyncio, logging, multiprocessing, os, sqlite3, sys, threading, warnings
 # Python 3.12 and later warn of every fork in a process with threads.
 warnings.simplefilter("ignore", DeprecationWarning)
+# Of an SQLite that had better not be shared; elsewhere it is tested.
+logging.getLogger("durable.store").setLevel(logging.ERROR)
 from durable import Engine, SyncEngine, activity, workflow
 from durable.errors import *
 
@@ -93,9 +95,11 @@ def run(tmp_path: Path, code: str) -> list[str]:
 def check_that_all_is_there(tmp_path: Path, acknowledged: list[str]) -> None:
     connection = sqlite3.connect(tmp_path / "x.db")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    rows = connection.execute("SELECT workflow_id FROM runs WHERE status = 'completed'")
+    rows = connection.execute(
+        "SELECT workflow_id FROM durable_runs WHERE status = 'completed'"
+    )
     assert sorted(row[0] for row in rows) == sorted(acknowledged)
-    assert connection.execute("SELECT count(*) FROM workers").fetchone() == (0,)
+    assert connection.execute("SELECT count(*) FROM durable_workers").fetchone() == (0,)
     connection.close()
 
 
@@ -179,7 +183,7 @@ IN_MID_WRITE = """
 writing, forking = threading.Event(), threading.Event()
 
 def pause(statement):
-    if "INSERT INTO runs" in statement:
+    if "INSERT INTO durable_runs" in statement:
         writing.set()
         forking.wait()
 
@@ -232,7 +236,7 @@ def test_child_of_a_parent_with_a_foreign_connection_is_refused_with_the_reason(
 with SyncEngine(url) as engine:
     engine.execute(count(0))
     foreign = sqlite3.connect(path)
-    foreign.execute("SELECT count(*) FROM runs").fetchall()
+    foreign.execute("SELECT count(*) FROM durable_runs").fetchall()
     wait_for(fork(work, "child", Signal(), Signal()))
     say(engine.execute(count(1)))
 """,

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +14,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from durable import Engine
 from durable.cli.main import cli
 from durable.errors import DatabaseUnavailableError
-from durable.store import sqlite
+from durable.store import sqlite, sqlite_sharing
 from durable.store.connect import connect
 from durable.store.queries import LoadRuns
-from durable.store.sqlite_locks import describe_holder, find_holders
+from durable.store.sqlite_locks import describe_holder, find_holders, is_gone
 from durable.testing.store_rows import make_start
 
 pytestmark = pytest.mark.skipif(
@@ -28,7 +31,7 @@ HOLD = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
-connection.execute("UPDATE counters SET value = value")
+connection.execute("UPDATE durable_counters SET value = value")
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -114,6 +117,49 @@ def test_the_doctor_names_who_holds_the_lock(database: Path, tmp_path: Path) -> 
     assert "locked" not in after.output
 
 
+@pytest.mark.parametrize(
+    ("version", "workers", "is_said"),
+    [
+        ((3, 40, 1), 2, True),
+        ((3, 51, 2), 2, True),
+        ((3, 40, 1), 1, False),
+        ((3, 51, 3), 2, False),
+    ],
+)
+async def test_workers_that_share_a_file_under_a_faulty_sqlite_are_warned_once(
+    database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    version: tuple[int, ...],
+    workers: int,
+    is_said: bool,
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    monkeypatch.setattr(sqlite_sharing, "_said_versions", set())
+
+    engines = [Engine(database, definitions=[]) for _ in range(workers)]
+    for _ in range(2):
+        for engine in engines:
+            await engine.open()
+        for engine in engines:
+            await engine.close()
+
+    said = [w for w in warnings_in(caplog) if "may corrupt it" in w]
+    assert len(said) == is_said
+    assert all("share-a-database.md" in warning for warning in said)
+
+
+def test_a_process_that_was_killed_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not is_gone(process.pid)
+
+    process.kill()
+    process.communicate()
+
+    assert is_gone(process.pid)
+    assert not is_gone(os.getpid())
+
+
 async def test_a_process_that_only_reads_is_not_named(database: Path) -> None:
     await make(database)
     reader = connect(f"sqlite:///{database}")
@@ -122,3 +168,72 @@ async def test_a_process_that_only_reads_is_not_named(database: Path) -> None:
 
     assert find_holders(database) == []
     await reader.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_WORD_AFTER_SECONDS", 0.01)
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_lock_that_lasts_is_one_warning_that_names_its_holder(
+    database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.02)
+    await make(database)
+    store = connect(f"sqlite:///{database}")
+    await store.open()
+
+    with paused_in_a_commit(database, tmp_path / "holder.py") as process_id:
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailableError):
+                await store.perform(make_start("r2"))
+    (warning,) = warnings_in(caplog)
+    assert f"process {process_id} (" in warning
+    assert "holder.py" in warning
+    assert "hunter2" not in warning
+
+    assert (await store.perform(make_start("r2"))).created
+    assert warnings_in(caplog) == [warning]
+    with (
+        paused_in_a_commit(database, tmp_path / "holder.py"),
+        pytest.raises(DatabaseUnavailableError),
+    ):
+        await store.perform(make_start("r3"))
+    assert len(warnings_in(caplog)) == 2
+    await store.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_lock_of_this_process_is_named_and_waited_for(
+    database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await make(database)
+    store = connect(f"sqlite:///{database}")
+    await store.open()
+    application = sqlite3.connect(database, isolation_level=None)
+    application.execute("BEGIN IMMEDIATE")
+
+    waiting = asyncio.create_task(store.perform(make_start("r2")))
+    while not warnings_in(caplog):  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.001)
+    application.execute("COMMIT")
+
+    assert (await waiting).created
+    application.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.create_task(store.perform(make_start("r3")))
+    while len(warnings_in(caplog)) < 2:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.001)
+    application.close()
+    await waiting
+    await store.close()
+
+    assert all("another connection of this process" in w for w in warnings_in(caplog))
+    assert len(warnings_in(caplog)) == 2

@@ -61,6 +61,7 @@ INDEXED = [
     "LOAD_HISTORY_FROM_CHECKPOINT",
     "LOAD_MESSAGES",
     "LOAD_RUNS",
+    "NEXT_NAMESPACE",
     "NEXT_WAKE_AT",
     "OWN_RUNS",
     "PARK_RUN",
@@ -132,7 +133,7 @@ def test_statement_finds_its_order_in_the_index(session: Session, name: str) -> 
     "name", ["COUNT_UNOWNED", "FIND_CLAIMABLE_AWAITING", "UNOWNED_RUNS"]
 )
 def test_claims_do_not_walk_owned_runs(session: Session, name: str) -> None:
-    assert "runs_due (owner=?" in read_plan(session, name)[0]
+    assert "durable_runs_due (owner=?" in read_plan(session, name)[0]
 
 
 HOT = {
@@ -168,7 +169,9 @@ def test_open_children_are_found_without_those_that_have_closed(
 ) -> None:
     (step,) = read_plan(session, "FIND_OPEN_CHILDREN")
 
-    assert step.endswith("USING INDEX runs_parent (parent_run_id=? AND open_key>?)")
+    assert step.endswith(
+        "USING INDEX durable_runs_parent (parent_run_id=? AND open_key>?)"
+    )
 
 
 def test_children_are_listed_from_the_index_of_their_parent(session: Session) -> None:
@@ -177,13 +180,13 @@ def test_children_are_listed_from_the_index_of_their_parent(session: Session) ->
 
     plan = explain(session, statement, {})
 
-    assert plan[0].endswith("USING INDEX runs_parent (parent_run_id=?)")
+    assert plan[0].endswith("USING INDEX durable_runs_parent (parent_run_id=?)")
 
 
 def test_mail_is_found_from_the_inbox_not_from_the_runs(session: Session) -> None:
     plan = read_plan(session, "MAILED_RUNS")
 
-    assert plan[0].startswith("SCAN inbox")
+    assert plan[0].startswith("SCAN durable_inbox")
     assert not [step for step in plan if step.startswith("SCAN runs")]
 
 

@@ -79,12 +79,13 @@ def check_integrity(path: Path) -> None:
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     gaps = connection.execute(
-        "SELECT run_id FROM history GROUP BY run_id"
+        "SELECT run_id FROM durable_history GROUP BY run_id"
         " HAVING min(event_id) <> 1 OR max(event_id) <> count(*)"
     )
     assert gaps.fetchall() == []
     orphans = connection.execute(
-        "SELECT run_id FROM history WHERE run_id NOT IN (SELECT run_id FROM runs)"
+        "SELECT run_id FROM durable_history WHERE run_id NOT IN (SELECT run_id"
+        " FROM durable_runs)"
     )
     assert orphans.fetchall() == []
     connection.close()
@@ -118,7 +119,7 @@ def test_processes_may_create_one_file_at_once(tmp_path: Path, launch: Launch) -
     assert [process.wait() for process in processes] == [0] * 4
     check_integrity(path)
     connection = sqlite3.connect(path)
-    assert connection.execute("SELECT count(*) FROM runs").fetchone() == (4,)
+    assert connection.execute("SELECT count(*) FROM durable_runs").fetchone() == (4,)
     revisions = connection.execute("SELECT version_num FROM durable_schema").fetchall()
     connection.close()
     assert len(revisions) == 1
@@ -168,13 +169,13 @@ def test_killed_process_leaves_what_it_acknowledged(
         for number in range(done):
             prefix = f"{name}-{number}-%"
             found = connection.execute(
-                "SELECT count(*), sum(status = 'completed') FROM runs"
+                "SELECT count(*), sum(status = 'completed') FROM durable_runs"
                 " WHERE run_id LIKE ?",
                 (prefix,),
             )
             assert found.fetchone() == (40, 20)
             rows = connection.execute(
-                "SELECT count(*) FROM history WHERE run_id LIKE ?", (prefix,)
+                "SELECT count(*) FROM durable_history WHERE run_id LIKE ?", (prefix,)
             )
             assert rows.fetchone() == (40 * 2 + 20 * 2 + 3,)
     connection.close()
@@ -247,11 +248,13 @@ NOTHING = {
     "history": "c 2,other 2,p 2,t 2,t-t 2",
 }
 LOOK = {
-    "runs": "SELECT run_id || ' ' || status AS line FROM runs",
-    "inbox": "SELECT run_id || ' ' || request_id AS line FROM inbox",
-    "replies": "SELECT run_id || ' ' || request_id AS line FROM replies",
-    "attempts": "SELECT run_id || ' ' || attempt AS line FROM attempts",
-    "history": "SELECT run_id || ' ' || count(*) AS line FROM history GROUP BY run_id",
+    "runs": "SELECT run_id || ' ' || status AS line FROM durable_runs",
+    "inbox": "SELECT run_id || ' ' || request_id AS line FROM durable_inbox",
+    "replies": "SELECT run_id || ' ' || request_id AS line FROM durable_replies",
+    "attempts": "SELECT run_id || ' ' || attempt AS line FROM durable_attempts",
+    "history": (
+        "SELECT run_id || ' ' || count(*) AS line FROM durable_history GROUP BY run_id"
+    ),
 }
 
 
@@ -338,7 +341,9 @@ async def test_stopped_process_can_write_nothing_once_its_lease_was_taken(
     assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == 1
     assert await store.perform(make_commit("r1", 4, 4)) is None
     fences = sqlite3.connect(path)
-    rows = fences.execute("SELECT fence FROM history ORDER BY event_id").fetchall()
+    rows = fences.execute(
+        "SELECT fence FROM durable_history ORDER BY event_id"
+    ).fetchall()
     fences.close()
     assert rows == sorted(rows)
     await store.close()

@@ -37,7 +37,9 @@ def writer_threads(folder: Path) -> list[threading.Thread]:
 
 def read_lease(path: Path) -> int:
     connection = sqlite3.connect(path)
-    ((expires_at,),) = connection.execute("SELECT lease_expires_at FROM workers")
+    ((expires_at,),) = connection.execute(
+        "SELECT lease_expires_at FROM durable_workers"
+    )
     connection.close()
     assert isinstance(expires_at, int)
     return expires_at
@@ -101,7 +103,7 @@ async def test_watcher_hears_of_another_process(tmp_path: Path) -> None:
     await perform_all(store, make_start("r1"))
 
     other = sqlite3.connect(tmp_path / "x.db")
-    other.execute("UPDATE runs SET version = '2'")
+    other.execute("UPDATE durable_runs SET version = '2'")
     other.commit()
     other.close()
 

@@ -113,9 +113,9 @@ class ActivityMachine(Machine, Entry):
             return "the activity"
         if event.activity_id != self.activity_id:
             return "the activity id"
-        if event.input != self.input and not target.same_input(event.input, self.input):
-            return "the arguments"
-        return None
+        if event.input == self.input:
+            return None
+        return target.differing_input(event.input, self.input)
 
     def recorded(self, event_id: int, time: int, event: Attributes) -> None:
         """Await the outcome."""

@@ -139,9 +139,9 @@ class ChildMachine(Machine, Entry):
             return "the workflow"
         if event.workflow_id != self.workflow_id:
             return "the workflow id"
-        if event.input != self.input and not target.same_input(event.input, self.input):
-            return "the arguments"
-        return None
+        if event.input == self.input:
+            return None
+        return target.differing_input(event.input, self.input)
 
     def recorded(self, event_id: int, time: int, event: Attributes) -> None:
         """Await the start."""

@@ -132,7 +132,7 @@ def test_arguments_that_do_not_fit_leave_no_trace() -> None:
         Cart["alice"].total().input,
         is_exclusive=True,
         decode_result=lambda _: None,
-        same_input=lambda _, __: True,
+        differing_input=lambda _, __: None,
     )
     with pytest.raises(UndecodableError):
         cart.call(call)
@@ -287,10 +287,10 @@ def test_call_is_told_from_others_on_replay_by_all_that_it_says() -> None:
     call = Cart["alice"].add("apple")
     control = call._control(NOBODY)
     same, other = Cart["alice"].add(item="apple"), Cart["alice"].add("pear")
-    assert call._is_same(control + call.input, control + same.input)
-    assert not call._is_same(control + call.input, control + other.input)
+    assert not call._differing(control + call.input, control + same.input)
+    assert call._differing(control + call.input, control + other.input)
     elsewhere = Cart["bob"].add("apple")._control(NOBODY)
-    assert not call._is_same(control + call.input, elsewhere + call.input)
+    assert call._differing(control + call.input, elsewhere + call.input)
 
 
 def test_calls_without_a_pause_are_turned_away_so_that_the_entity_comes_to_rest(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable.api.signature import CallSignature
+from durable.core.payload import Payloads
 from durable.errors import InvalidCallError, PayloadError, UndecodableError
 
 
@@ -153,3 +154,26 @@ def test_same_input_reads_values_and_not_bytes() -> None:
     third = signature.encode((set(words[1:]), {"a": 1, "b": 2}))
     assert not signature.same_input(first, third)
     assert not signature.same_input(first, first[:1])
+
+
+def test_arguments_that_differ_are_named_by_position_and_name_and_never_shown() -> None:
+    def pay(cents: int, to: str, *notes: str) -> None: ...
+
+    signature = CallSignature(pay, "pay")
+
+    def encode(*values: Any) -> Payloads:
+        return signature.encode(signature.bind(values, {}))
+
+    before = encode(5, "anna", "soon")
+    assert signature.differing_input(before, encode(5, "anna", "soon")) is None
+    assert (
+        signature.differing_input(before, encode(5, "berta", "soon"))
+        == "argument 2 ('to')"
+    )
+    assert (
+        signature.differing_input(before, encode(6, "anna", "late"))
+        == "arguments 1 ('cents') and 3"
+    )
+    assert signature.differing_input(before, encode(5, "anna")) == (
+        "the number of arguments"
+    )

@@ -31,7 +31,13 @@ COMMANDS = [
     ["db", "current"],
     ["db", "backup", "copy.db"],
 ]
-TABLES = ["runs", "history", "attempts", "workers", "durable_schema"]
+TABLES = [
+    "durable_runs",
+    "durable_history",
+    "durable_attempts",
+    "durable_workers",
+    "durable_schema",
+]
 
 
 def text_columns(path: Path) -> Iterator[tuple[str, str]]:
@@ -45,7 +51,7 @@ def text_columns(path: Path) -> Iterator[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "is_colored"),
-    [*((table, False) for table in TABLES), ("runs", True)],
+    [*((table, False) for table in TABLES), ("durable_runs", True)],
 )
 def test_control_characters_of_tampered_rows_never_reach_the_terminal(
     folder: Path, table: str, monkeypatch: pytest.MonkeyPatch, is_colored: bool
@@ -75,4 +81,4 @@ def test_control_characters_of_tampered_rows_never_reach_the_terminal(
                 left.unlink()
             for left in folder.glob("orders.db-*"):
                 left.unlink()
-    assert shown or table in ("workers", "attempts")
+    assert shown or table in ("durable_workers", "durable_attempts")

@@ -1,11 +1,15 @@
 """`list`, `show`, `history`, `doctor` and `db`."""
 
+import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from durable.store.connect import connect
 from durable.store.schema import HEAD
+from durable.testing.store_rows import make_start
 from tests.unit.cli import orders_app as app
 from tests.unit.cli.invoking import APP, invoke, lines_of
 
@@ -41,7 +45,7 @@ def test_list_as_json_is_one_run_a_line_newest_first(folder: Path) -> None:
         "failed",
         "done",
     ]
-    assert all(set(run) == RUN_KEYS for run in runs)
+    assert all(set(run) == {*RUN_KEYS, "cursor"} for run in runs)
     assert runs[0]["started_at"].endswith("Z")
     assert runs[0]["closed_at"] is None
     assert runs[1]["stuck"]["type"] == "IndexError"
@@ -68,6 +72,77 @@ def test_list_can_be_narrowed(args: list[str], found: list[str], folder: Path) -
     runs = lines_of(invoke("list", "--json", *args))
 
     assert [run["workflow_id"] for run in runs] == found
+
+
+async def _start_at_one_instant(count: int) -> None:
+    store = connect("sqlite:///orders.db", migrate=False)
+    await store.open()
+    at = store.now() + 60_000_000
+    for number in range(count):
+        run_id = f"same-{number}"
+        await store.perform(make_start(run_id, started_at=at))
+    await store.close()
+
+
+@pytest.mark.parametrize("limit", ["1", "2", "3"])
+def test_list_goes_on_after_a_cursor_and_skips_nothing(
+    folder: Path, limit: str
+) -> None:
+    asyncio.run(_start_at_one_instant(5))
+    whole = [run["run_id"] for run in lines_of(invoke("list", "--json"))]
+
+    listed: list[str] = []
+    after: tuple[str, ...] = ()
+    while page := lines_of(invoke("list", "--json", "--limit", limit, *after)):
+        listed += [run["run_id"] for run in page]
+        after = ("--after", page[-1]["cursor"])
+    assert listed == whole
+
+    shown = invoke("list", "--limit", limit)
+    (cursor,) = re.findall("there are more: add --after (.*)", shown.stderr)
+    following = invoke("list", "--json", "--after", cursor)
+    assert [r["run_id"] for r in lines_of(following)] == whole[int(limit) :]
+    assert "more" not in invoke("list", "--limit", str(len(whole))).stderr
+
+
+@pytest.mark.parametrize("chosen", [None, "shop", "default"])
+def test_doctor_looks_at_all_namespaces_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DURABLE_NAMESPACE", raising=False)
+
+    async def fill() -> None:
+        store = connect("sqlite:///shops.db")
+        await store.open()
+        for namespace in ("default", "shop"):  # with rows that say nothing
+            run_id = f"odd-{namespace}"
+            start = make_start(
+                run_id, namespace=namespace, workflow_id="odd", workflow_type="other"
+            )
+            await store.perform(start)
+        await store.close()
+
+    asyncio.run(fill())
+    command = ["--database", "shops.db", "doctor", "--json"]
+
+    done = invoke(*command, *(("--namespace", chosen) if chosen else ()))
+
+    assert done.exit_code == 1
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    odd = {f["namespace"] for f in found if f["workflow_id"] == "odd"}
+    assert odd == ({chosen} if chosen else {"default", "shop"})
+    if chosen is None:
+        text = invoke(*command[:-1]).stdout
+        assert "odd (run odd-shop in namespace 'shop'): " in text
+        assert "odd (run odd-default): " in text
+
+
+def test_list_refuses_what_is_no_cursor(folder: Path) -> None:
+    refused = invoke("list", "--after", "yesterday")
+
+    assert refused.exit_code == 2
+    assert "--after is 'yesterday'" in refused.stderr
 
 
 def test_list_as_text_is_a_table(folder: Path) -> None:
@@ -209,7 +284,14 @@ def test_doctor_prints_findings_and_ends_with_1(folder: Path) -> None:
     assert text.stdout.startswith("stuck           stuck (run ")
     (found,) = [json.loads(line) for line in data.stdout.splitlines()]
     assert found["workflow_id"] == "stuck"
-    assert set(found) == {"check", "is_notice", "workflow_id", "run_id", "message"}
+    assert set(found) == {
+        "check",
+        "is_notice",
+        "namespace",
+        "workflow_id",
+        "run_id",
+        "message",
+    }
 
 
 def test_doctor_of_a_healthy_database_ends_with_0(folder: Path) -> None:

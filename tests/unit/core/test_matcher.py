@@ -94,9 +94,9 @@ def test_message_of_another_activity_names_everything() -> None:
     assert "patched(" in error.hint
 
 
-def test_arguments_that_differ_are_sized_and_never_shown() -> None:
+def test_arguments_that_differ_are_named_and_sized_and_never_shown() -> None:
     error = mismatch(calls_first, calls_first_with_more)
-    assert "the arguments differ." in str(error)
+    assert ": argument 1 ('value') differs." in str(error)
     assert "3 bytes" in str(error.found)
     assert "100" not in str(error.found).split(" at ")[0]
 
