@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import os
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
@@ -433,12 +433,17 @@ class Engine:
             StoreError: the database refused.
             EngineClosedError: the engine is not open.
         """
+        return await self._start(call, args, options)
+
+    def _start(
+        self, call: Any, args: tuple[Any, ...], options: StartOptions
+    ) -> Coroutine[Any, Any, Handle[Any]]:
         how = start_settings(options)
         client = self._open_client()
         with_signal = options.get("with_signal")
         if with_signal is not None:
             how = client.with_signal(how, with_signal)
-        return await client.start(call, args, how)
+        return client.start(call, args, how)
 
     @overload
     async def update_with_start(
@@ -518,7 +523,7 @@ class Engine:
 
         Raises: as `start` and `Handle.result`.
         """
-        handle: Handle[Any] = await self.start(call, *args, **options)
+        handle: Handle[Any] = await self._start(call, args, options)
         return await handle.result()
 
     async def call(

@@ -283,6 +283,10 @@ class CallSignature:
         """
         if not values:
             return (), []
+        hints = self._hints or self.hints()
+        if len(values) == 1 and hints:  # most calls
+            payload, copy = json.encode_with_copy(values[0], hints[0], self._labels[0])
+            return (payload,), [copy]
         payloads: list[Payload] = []
         copies: list[Any] = []
         for value, hint, label in self._positions(len(values), values):
@@ -342,6 +346,9 @@ class CallSignature:
                 f" which takes {least if least == most else f'{least} to {most}'}.",
                 hint="Give new parameters a default, and keep old ones.",
             )
+        hints = self._hints or self.hints()
+        if count == 1 and hints:  # most calls
+            return [json.decode(payloads[0], hints[0], self._labels[0])]
         return [
             json.decode(payload, hint, label)
             for payload, hint, label in self._positions(count, payloads)

@@ -7,7 +7,7 @@ A handle that was not asked for a certain run follows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from durable.api.registry import Registry
@@ -41,12 +41,12 @@ class LocalWorker(Protocol):
         """Whether it can drive runs of that type."""
         ...
 
-    async def start_run(
+    def start_run(
         self,
         started: WorkflowExecutionStarted,
         request: StartRun,
         inputs: tuple[TaskInput, ...],
-    ) -> Started:
+    ) -> Awaitable[Started]:
         """Drive the first turn and commit it together with the run's creation."""
         ...
 

@@ -191,14 +191,13 @@ class Client:
         update = None
         if isinstance(how.first, UpdateRequest):
             update = self.answers.of(run_id, how.first.update_id)
-        result = await self._commit_start(started, record, how)
+        is_local = self._is_local(started)
+        result = await self._commit_start(started, record, how, is_local=is_local)
         if result.terminated_run_id is not None:
             await self._observe_terminated(result.terminated_run_id)
         if result.found is not None and result.run_id != run_id:
             return await self._use_found(started, definition, how, result.found)
-        outcome.is_fresh = (
-            result.created and outcome.terminal is None and self._is_local(started)
-        )
+        outcome.is_fresh = result.created and outcome.terminal is None and is_local
         if not result.created:
             # An existing one was wanted, or the answer to our first attempt was lost.
             if how.first is not None:
@@ -307,12 +306,22 @@ class Client:
         )
 
     async def _commit_start(
-        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartSettings
+        self,
+        started: WorkflowExecutionStarted,
+        record: RunRecord,
+        how: StartSettings,
+        *,
+        is_local: bool,
     ) -> Started:
         """Start, and if the answer is lost ask again under the same request id."""
         for attempt in range(_COMMIT_TRIES):
             try:
-                result = await self._start_once(started, record, how)
+                request = self._start_request(record, how)
+                if is_local and self.worker is not None:
+                    inputs = () if how.first is None else (how.first,)
+                    result = await self.worker.start_run(started, request, inputs)
+                else:
+                    result = await self._start_elsewhere(started, request, how.first)
             except CommitUnknownError:
                 if attempt == _COMMIT_TRIES - 1:
                     raise
@@ -322,9 +331,7 @@ class Client:
             return result
         raise CommitUnknownError("unreachable")
 
-    async def _start_once(
-        self, started: WorkflowExecutionStarted, record: RunRecord, how: StartSettings
-    ) -> Started:
+    def _start_request(self, record: RunRecord, how: StartSettings) -> StartRun:
         terminated = ""
         policy = how.conflict_policy
         if policy is TERMINATE_EXISTING:
@@ -339,7 +346,7 @@ class Client:
         reminder = None
         if first is not None and policy is not USE_SAME:
             reminder = self._message(record, first)
-        request = StartRun(
+        return StartRun(
             record=record,
             rows=[],
             reuse_policy=how.reuse_policy,
@@ -348,15 +355,17 @@ class Client:
             terminated_data=terminated,
             message_if_open=reminder,
         )
-        if self.worker is not None and self._is_local(started):
-            inputs = () if first is None else (first,)
-            return await self.worker.start_run(started, request, inputs)
+
+    async def _start_elsewhere(
+        self, started: WorkflowExecutionStarted, request: StartRun, first: Any
+    ) -> Started:
+        """Start a run that some worker will drive."""
         events: list[Attributes] = [started]
         if isinstance(first, WorkflowExecutionSignaled):
             events.append(first)
         request = unowned(request, events)
         if isinstance(first, UpdateRequest):
-            message = self._message(record, first)
+            message = self._message(request.record, first)
             request = msgspec.structs.replace(request, messages=(message,))
         result: Started = await self._store.perform(request)
         if result.terminated_run_id is not None:

@@ -24,18 +24,28 @@ class RunOutcome:
     __slots__ = (
         "__weakref__",
         "_end_waiters",
+        "_known",
+        "_run_id",
         "_seen",
         "_waiters",
         "is_fresh",
         "terminal",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, run_id: str, known: dict[str, weakref.ref[RunOutcome]]) -> None:
+        """An outcome that somebody holds; with it goes its entry in `known`."""
+        self._run_id = run_id
+        self._known = known
         self.terminal: Attributes | None = None
         self.is_fresh = False
         self._waiters: _Waiters = {}
         self._end_waiters: _Waiters = {}
         self._seen = 0
+
+    def __del__(self) -> None:
+        known = self._known.get(self._run_id)
+        if known is not None and known() in (None, self):  # else that of a later one
+            del self._known[self._run_id]
 
     @property
     def is_awaited(self) -> bool:
@@ -97,41 +107,49 @@ class Outcomes:
     """The outcomes that somebody holds a handle to, by run id."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakValueDictionary[str, RunOutcome] = (
-            weakref.WeakValueDictionary()
-        )
+        # A dictionary of weak values takes ten calls to keep and to drop one.
+        self._known: dict[str, weakref.ref[RunOutcome]] = {}
+
+    def _find(self, run_id: str) -> RunOutcome | None:
+        known = self._known.get(run_id)
+        return None if known is None else known()
+
+    def _all(self) -> list[tuple[str, RunOutcome]]:
+        known = [(run_id, known()) for run_id, known in list(self._known.items())]
+        return [(run_id, outcome) for run_id, outcome in known if outcome is not None]
 
     def of(self, run_id: str) -> RunOutcome:
         """The outcome of a run, made at first use."""
-        outcome = self._known.get(run_id)
+        outcome = self._find(run_id)
         if outcome is None:
-            outcome = self._known[run_id] = RunOutcome()
+            outcome = RunOutcome(run_id, self._known)
+            self._known[run_id] = weakref.ref(outcome)
         return outcome
 
     def closed(self, run_id: str, terminal: Attributes | None) -> None:
         """A run has closed; `terminal` is None if only the store knows how."""
-        outcome = self._known.get(run_id)
+        outcome = self._find(run_id)
         if outcome is not None:
             outcome.terminal = terminal
             outcome.nudge()
 
     def nudge(self, run_id: str) -> None:
         """Something about a run has changed."""
-        outcome = self._known.get(run_id)
+        outcome = self._find(run_id)
         if outcome is not None:
             outcome.nudge()
 
     def awaited(self) -> list[str]:
         """The runs that somebody waits for."""
-        return [i for i, outcome in list(self._known.items()) if outcome.is_awaited]
+        return [run_id for run_id, outcome in self._all() if outcome.is_awaited]
 
     def hear(self, news: RunNews, terminal: Attributes | None) -> None:
         """What the store says of a run."""
-        outcome = self._known.get(news.run_id)
+        outcome = self._find(news.run_id)
         if outcome is not None:
             outcome.hear(news, terminal)
 
     def nudge_all(self) -> None:
         """Something in the store has changed, nobody knows what."""
-        for outcome in list(self._known.values()):
+        for _, outcome in self._all():
             outcome.nudge()

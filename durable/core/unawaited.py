@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
-from types import CodeType
+from types import CodeType, CoroutineType
 from typing import Any, Final
 
 from durable.core.loop import DeterministicLoop
@@ -83,10 +83,9 @@ class CallNotes:
 
 
 def _is_unbegun(call: Any) -> bool:
-    is_used = getattr(call, "is_used", None)
-    if is_used is not None:  # a workflow call, which is no coroutine yet
-        return not is_used
-    return not (call.cr_frame is None or call.cr_running or call.cr_suspended)
+    if type(call) is CoroutineType:
+        return not (call.cr_suspended or call.cr_frame is None or call.cr_running)
+    return not call.is_used  # a workflow call, which is no coroutine yet
 
 
 def _is_let_go(call: object) -> bool:

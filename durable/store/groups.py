@@ -40,6 +40,8 @@ class GroupExecutor:
         self._session: Session | None = None
         self._worker: WorkerRecord | None = None
         self._lost: Callable[[], None] | None = None
+        self.lease_expires_at = 0
+        """When the lease ends that was heard of last; 0 without. Any thread asks."""
         self.renew_at: float | None = None
         """When to renew the lease, by the monotonic clock; None without a lease."""
 
@@ -153,18 +155,13 @@ class GroupExecutor:
         if worker is not None and worker.worker_id != self._worker_id:
             self.renew_at = time.monotonic() + RENEWAL_SECONDS
         self._worker, self._lost = worker, lost
+        self.lease_expires_at = 0 if worker is None else worker.lease_expires_at
         if lost is None or not transaction.is_lost:
             if worker is None:
                 self.renew_at = None
             return []
         self._lost = self.renew_at = None
         return [lost]
-
-    @property
-    def lease_expires_at(self) -> int:
-        """When the lease ends that was heard of last; 0 without. Any thread asks."""
-        worker = self._worker
-        return 0 if worker is None else worker.lease_expires_at
 
     @property
     def _worker_id(self) -> str | None:

@@ -125,18 +125,16 @@ class Starts:
         self._tasks = tasks
         self._max_tries = max_tries
 
-    async def start(
+    def start(
         self,
         started: WorkflowExecutionStarted,
         request: StartRun,
         inputs: tuple[TaskInput, ...],
-    ) -> Started:
+    ) -> asyncio.Future[Started]:
         """Start a run for a client; `request` holds its row and the policies.
 
-        `inputs` are what the first turn sees beside the start.
-
-        Raises:
-            WorkflowAlreadyStartedError: the policies forbid the start.
+        `inputs` are what the first turn sees beside the start. What is given says
+        whether the policies forbid it (`WorkflowAlreadyStartedError`).
         """
         done: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
 
@@ -151,7 +149,7 @@ class Starts:
                 done.set_result(result)
 
         self._submit(started, request, settle, inputs)
-        return await done
+        return done
 
     def _submit(
         self,

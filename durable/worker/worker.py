@@ -229,12 +229,12 @@ class Worker:
 
     # --- starting runs ----------------------------------------------------------------
 
-    async def start_run(
+    def start_run(
         self,
         started: WorkflowExecutionStarted,
         request: StartRun,
         inputs: tuple[TaskInput, ...] = (),
-    ) -> Started:
+    ) -> asyncio.Future[Started]:
         """Drive the first turn and commit it together with the run's creation.
 
         `inputs` are what the first turn sees beside the start.
@@ -245,7 +245,7 @@ class Worker:
         """
         if not self._is_open or self._tasks.is_draining:
             raise EngineClosedError("The engine is closing and starts no more runs.")
-        return await self._starts.start(started, request, inputs)
+        return self._starts.start(started, request, inputs)
 
     def can_run(self, task_queue: str, workflow_type: str) -> bool:
         """Whether this worker would take such a run itself."""
