@@ -62,6 +62,8 @@ from durable.api.state_machine import StateMachine as StateMachine
 from durable.api.workflow import Workflow as Workflow
 from durable.api.workflow import WorkflowCall as WorkflowCall
 from durable.api.workflow import workflow as workflow
+from durable.client.activities import ActivityDescription as ActivityDescription
+from durable.client.activities import ActivityState as ActivityState
 from durable.client.description import RunDescription as RunDescription
 from durable.client.handle import Handle as Handle
 from durable.client.updates import UpdateHandle as UpdateHandle

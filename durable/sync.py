@@ -21,6 +21,7 @@ from typing_extensions import Unpack
 from durable.api.entity_call import EntityCall
 from durable.api.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflow import Workflow, WorkflowCall
+from durable.client.activities import ActivityDescription
 from durable.client.description import RunDescription
 from durable.client.handle import Handle
 from durable.client.start_options import StartOptions, UpdateStartOptions
@@ -101,6 +102,10 @@ class SyncHandle(Generic[R_co]):
     def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order."""
         return self._thread.call(self._handle.history())
+
+    def activities(self) -> list[ActivityDescription]:
+        """Read which activities the run waits for; see `Handle.activities`."""
+        return self._thread.call(self._handle.activities())
 
     def attempts(self) -> list[AttemptRecord]:
         """Read the attempts of the run's activities."""

@@ -17,7 +17,8 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
-Activity ActivityCancellationType ActivityError ActivityInfo ActivityTimeoutError
+Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
+ActivityState ActivityTimeoutError
 ApplicationError ChildCancellationType ChildHandle ChildWorkflowError CompensationFailed
 DeadLetter DefinitionError DurableError Engine Entity EntityCall EntityDeadlockError
 ExternalHandle FailureError Flow Handle HandlerUnfinishedPolicy IdConflictPolicy

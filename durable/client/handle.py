@@ -17,6 +17,7 @@ from durable.api.messages import (
 )
 from durable.api.workflow import Workflow
 from durable.client import questions, resolving, updates
+from durable.client.activities import ActivityDescription, describe_activities
 from durable.client.answers import UpdateOutcome
 from durable.client.chain import Chain, Connection
 from durable.client.description import (
@@ -46,7 +47,7 @@ from durable.core.stacks import TaskStack
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import CorruptHistoryError, ResultTimeoutError
 from durable.options import Duration, check_id, to_microseconds
-from durable.store.queries import ReadAttempts, ReadHistory, ReadNews
+from durable.store.queries import ListWorkers, ReadAttempts, ReadHistory, ReadNews
 from durable.store.records import (
     AttemptRecord,
     MessageKind,
@@ -250,6 +251,34 @@ class Handle(Generic[R_co]):
         """Read the attempts of the run's activities, beyond undisturbed first ones."""
         record = await self._chain.record()
         return await self._connection.store.read(ReadAttempts(record.run_id))
+
+    async def activities(self) -> list[ActivityDescription]:
+        """Read which activities the run waits for, and how each of them stands.
+
+        It is told by what is recorded: an attempt that runs, and one that waits for a
+        place, a worker or its time, without asking the worker.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            CorruptHistoryError: a row cannot be read.
+        """
+        record = await self._chain.record()
+        store = self._connection.store
+        events, rows, workers = await asyncio.gather(
+            store.read(ReadHistory(record.run_id)),
+            store.read(ReadAttempts(record.run_id)),
+            store.read(ListWorkers()),
+        )
+        now = store.now()
+        is_owner_alive = any(
+            worker.worker_id == record.owner and worker.lease_expires_at > now
+            for worker in workers
+        )
+        return list(
+            describe_activities(
+                record, decode_rows(events), rows, now, is_owner_alive=is_owner_alive
+            )
+        )
 
     @overload
     async def state(self) -> Any: ...
