@@ -30,7 +30,7 @@ DOCUMENTS = [
     if path.exists()
 ]
 WITH_BLOCKS = [path for path in DOCUMENTS if "```" in path.read_text()]
-SECONDS_MAX = 60
+SECONDS_MAX = 180  # some pages start dozens of processes, one after the other
 
 NOT_EXECUTED = re.compile(r"<!-- not executed:(?P<reason>[^>]*)-->\s*\Z")
 COMMAND = re.compile(r"^\$ (durable\b(?:.*\\\n)*.*)", re.MULTILINE)
