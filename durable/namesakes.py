@@ -8,7 +8,6 @@ module uses nothing of the library, so that it works in such a mixture.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,16 +22,21 @@ _NAMED_MAX: Final = 3
 def _packages_on(path: tuple[str, ...]) -> list[str]:
     """What else there is under our name; that every package is read takes a while."""
     del path  # what the answer depends on, as long as nothing is installed meanwhile
-    return importlib.metadata.packages_distributions().get(_FOLDER.name, [])
+    # Here, as every command imports this module and next to none comes so far.
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions().get(_FOLDER.name, [])
 
 
 def find_namesakes() -> Iterator[str]:
     """Say of each such package what it is, what it does here, and what to do."""
+    from importlib.metadata import distribution
+
     names = _packages_on(tuple(sys.path))
     for name in sorted(set(names)):
         if name.lower().replace("_", "-") == OURS:
             continue
-        found = importlib.metadata.distribution(name)
+        found = distribution(name)
         folder = Path(str(found.locate_file(_FOLDER.name))).resolve()
         if folder == _FOLDER:
             files = [str(f) for f in found.files or () if f.parts[0] == _FOLDER.name]

@@ -77,7 +77,6 @@ sa.Index(
     RUNS.c.wake_at,
     RUNS.c.run_id,
     sqlite_where=RUNS.c.open_key.is_not(None),
-    postgresql_where=RUNS.c.open_key.is_not(None),
 )
 # Most runs have no parent: leave them out. The open key is in it so that the open
 # children of a run are found without walking those that have closed.
@@ -86,7 +85,6 @@ sa.Index(
     RUNS.c.parent_run_id,
     RUNS.c.open_key,
     sqlite_where=RUNS.c.parent_run_id.is_not(None),
-    postgresql_where=RUNS.c.parent_run_id.is_not(None),
 )
 
 HISTORY: Final = sa.Table(
