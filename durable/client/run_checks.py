@@ -69,6 +69,9 @@ class Workers:
 # Longer than a worker takes to look for work of its own accord (half a lease), and than
 # a busy worker may be late.
 PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
+# A run begins later than the one that it continues, be it by a microsecond; and clocks
+# are corrected by less than a second all the time.
+_SOON: Final = 1_000_000
 _CLOSE_POLICIES: Final = {None, *(policy.value for policy in ParentClosePolicy)}
 _ENCODINGS: Final = frozenset({JSON_PLAIN, BINARY_PLAIN})
 _OPEN_ATTEMPTS: Final = frozenset({AttemptState.BACKOFF, AttemptState.STARTED})
@@ -344,7 +347,8 @@ def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> Breach |
     if due is not None and (record.wake_at is None or record.wake_at > due):
         wakes = "never" if record.wake_at is None else f"at {record.wake_at}"
         return Check.LOST_WAKE_UP, f"it is due at {due}, but its row wakes {wakes}"
-    if state.unprocessed and not has_lookout and (record.wake_at or now + 1) > now:
+    is_soon = record.wake_at is not None and record.wake_at <= now + _SOON
+    if state.unprocessed and not has_lookout and not is_soon:
         return (
             Check.LOST_WAKE_UP,
             f"{state.unprocessed} recorded inputs wait for a workflow task that nothing"

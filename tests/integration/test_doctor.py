@@ -295,8 +295,8 @@ def wake_up_after_the_timer(patient: Patient) -> None:
     )
 
 
-@fault(Check.LOST_WAKE_UP, "hanging")
-def outcome_that_no_task_takes(patient: Patient) -> None:
+def leave_an_outcome(patient: Patient, *, wake_at: int | None) -> None:
+    """Record an outcome that no task has taken, and when its run is looked at."""
     patient.append(
         "hanging",
         "ActivityTaskCompleted",
@@ -305,8 +305,20 @@ def outcome_that_no_task_takes(patient: Patient) -> None:
     )
     patient.plant("DELETE FROM durable_attempts WHERE run_id = :run", "hanging")
     patient.plant(
-        "UPDATE durable_runs SET is_active = 0 WHERE run_id = :run", "hanging"
+        "UPDATE durable_runs SET is_active = 0, wake_at = :a WHERE run_id = :run",
+        "hanging",
+        wake_at,
     )
+
+
+@fault(Check.LOST_WAKE_UP, "hanging")
+def outcome_that_no_task_takes(patient: Patient) -> None:
+    leave_an_outcome(patient, wake_at=None)
+
+
+@fault(Check.LOST_WAKE_UP, "hanging")
+def outcome_that_waits_for_another_clock(patient: Patient) -> None:
+    leave_an_outcome(patient, wake_at=patient.now() + HOUR)
 
 
 @fault(Check.LOST_WAKE_UP, "sleeping")
@@ -354,6 +366,14 @@ async def test_planted_fault_is_the_only_finding(
     assert finding.run.workflow_id == workflow_id
     assert finding.run.run_id == patient.run_id(workflow_id)
     assert finding.message
+
+
+async def test_what_another_process_begins_in_a_moment_is_no_fault(
+    patient: Patient,
+) -> None:
+    leave_an_outcome(patient, wake_at=patient.now() + 1)
+
+    assert await patient.examine() == []
 
 
 async def test_overdue_run_of_a_living_worker_has_lost_its_wake_up(
