@@ -201,16 +201,19 @@ class Replayer(RunView):
     ) -> tuple[HistoryEvent, ...]:
         """Place inputs after the last event for a later turn to take.
 
-        Not updates: they are no events until they are accepted.
+        Not updates: they are no events until they are accepted. The run knows them from
+        now on: a message that is sent again meanwhile must not be placed again.
         """
         events = [event for event in inputs if not isinstance(event, UpdateRequest)]
         first = self.event_count + 1
         self.event_count += len(events)
         time = self._not_before_the_last(now)
-        return tuple(
+        placed = tuple(
             HistoryEvent(first + index, UNPROCESSED, time, attributes, flags.CURRENT)
             for index, attributes in enumerate(events)
         )
+        self._unprocessed = (*self._unprocessed, *placed)
+        return placed
 
     def _not_before_the_last(self, now: int) -> int:
         """Times never fall along a run, whoever's clock wrote what is there."""

@@ -455,3 +455,17 @@ def test_an_update_is_answered_though_its_runs_lease_was_lost_as_it_was_committe
     world.flow()
     finish(world, is_faulty=True)
     assert asked.ended
+
+
+def test_what_a_draining_worker_has_kept_is_not_kept_again_when_it_is_sent_again(
+    world: World,
+) -> None:
+    """It lay in the inbox, was recorded for the next worker, and came once more."""
+    world.start("a", is_home=True)
+    world.move("apply")
+    sent = world.send("a", is_home=False)
+    world.let_reads_through()
+    world.send("a", is_home=True, number=sent.number, key=sent.key, do="again")
+    world.restart()
+    (chain,) = finish(world)["a"]
+    assert chain.past.seen.count(sent.number) == 1
