@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import types
+from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage]  # the other one raises
 from collections.abc import Callable, Iterator
 from traceback import StackSummary, walk_tb
 from typing import Any, Final, TypeVar
@@ -338,6 +339,8 @@ class _Recording:
         cause: BaseException | None = _safely(lambda: error.__cause__, None)
         if cause is None and not error.__suppress_context__:
             cause = error.__context__
+            if id(cause) == getattr(_get_running_loop(), "outside", 0):
+                cause = None  # it is none of the run's, and no replay would find it
         cause = without_remote(cause)
         found = [] if cause is None else [("cause", cause)]
         members = [("member", member) for member in _members(error)]

@@ -135,6 +135,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         # Calls that did nothing but ask for themselves again; the next turn has them.
         self._put_off: list[Handle] = []
         self._is_careful = False
+        # The id of what is being handled where the turn is driven: by a client that
+        # starts a run in its `except`, say. Python makes it the context of whatever the
+        # code raises.
+        self.outside = 0
         # What is running that may change nothing; empty for all other code.
         self.read_only = ""
         self.refusal: WorkflowTaskError | None = None

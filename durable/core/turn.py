@@ -53,6 +53,7 @@ def enter(loop: DeterministicLoop) -> Outer:
         _Hooks.install()
     was_collecting = gc.isenabled()
     gc.disable()
+    loop.outside = id(sys.exception())  # it outlives the turn, and nothing holds it
     _set_loop(loop)
     return outer, task, was_collecting
 

@@ -469,3 +469,19 @@ def test_what_a_draining_worker_has_kept_is_not_kept_again_when_it_is_sent_again
     world.restart()
     (chain,) = finish(world)["a"]
     assert chain.past.seen.count(sent.number) == 1
+
+
+def test_failure_of_an_activity_is_no_cause_of_what_another_task_raises(
+    world: World,
+) -> None:
+    """The turn is driven where that failure is handled."""
+    world.start("a", is_home=True)
+    world.move("apply")
+    world.send("a", is_home=False, do="act")
+    world.let_reads_through()
+    world.send("a", is_home=False, do="fail")
+    world.send("a", is_home=False, do="finish")
+    world.crash()
+    world.stage.finish(0, fails=True)
+    world.settle()
+    finish(world)
