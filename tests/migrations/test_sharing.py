@@ -29,6 +29,7 @@ with engine.connect() as connection:
     context.configure(connection=connection, target_metadata=metadata, {option})
     with context.begin_transaction():
         context.run_migrations()
+engine.dispose()
 """
 WITH_OURS = ENV.format(
     first="from durable.alembic import without_durable_tables",
