@@ -9,14 +9,13 @@ from typing import Final
 
 import msgspec
 
+from durable.client.description import decode_stuck
 from durable.clock import to_datetime
 from durable.core.events import HistoryEvent
 from durable.core.fold import fold
 from durable.core.payload import Failure
 from durable.core.run_state import PendingActivity
 from durable.store.records import AttemptRecord, AttemptState, RunRecord
-
-_failure_decoder: Final = msgspec.json.Decoder(Failure)
 
 
 class ActivityState(enum.StrEnum):
@@ -113,6 +112,6 @@ def _describe(
         last_failure=(
             None
             if failed is None or failed.failure is None
-            else _failure_decoder.decode(failed.failure)
+            else decode_stuck(failed.failure)
         ),
     )

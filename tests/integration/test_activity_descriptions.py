@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -183,3 +185,16 @@ def test_threads_may_ask(database: str) -> None:
         while not (found := run.activities()) or found[0].state != "backing_off":
             pass  # each look is a trip to another thread
         assert found[0].attempt == 2
+
+
+async def test_failure_that_cannot_be_read_harms_nothing_else(
+    database: str, tmp_path: Path
+) -> None:
+    async with Engine(database) as engine:
+        run = await engine.start(fail())
+        await until(run, "backing_off")
+        with closing(sqlite3.connect(tmp_path / "shop.db")) as other, other:
+            other.execute("UPDATE durable_attempts SET failure = '{' WHERE attempt = 1")
+        (found,) = await run.activities()
+        assert (found.state, found.attempt) == ("backing_off", 2)
+        await run.terminate()
