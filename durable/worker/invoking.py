@@ -28,7 +28,7 @@ from durable.store.store import Store
 from durable.worker import observing
 from durable.worker.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activity_threads import ActivityThreads, NotBegunError
-from durable.worker.live_run import Attempt
+from durable.worker.calls import Call
 
 
 class UnfitArgumentsError(Exception):
@@ -71,9 +71,9 @@ class Invoker:
 
     def call(
         self,
-        attempt: Attempt,
+        call: Call,
         code: Code,
-        on_thread_end: Callable[[Attempt], None],
+        on_thread_end: Callable[[Call], None],
     ) -> Coroutine[Any, Any, Payload]:
         """Run an attempt in this task; raise what its code raises.
 
@@ -85,33 +85,32 @@ class Invoker:
             NotBegunError: it was not called: there was no thread for it, or the lease
                 is gone.
         """
-        run, scheduled = attempt.run, attempt.scheduled
+        attempt = call.attempt
+        started, scheduled = attempt.run.started, attempt.scheduled
         info = ActivityInfo(
             activity_type=scheduled.activity_type,
             activity_id=scheduled.activity_id,
             attempt=attempt.attempt,
-            workflow_type=run.workflow_type,
-            workflow_id=run.workflow_id,
-            run_id=run.run_id,
+            workflow_type=started.workflow_type,
+            workflow_id=started.workflow_id,
+            run_id=started.run_id,
             scheduled_at=attempt.scheduled_at,
-            started_at=attempt.started_at,
+            started_at=call.started_at,
             start_to_close_timeout=scheduled.settings.start_to_close_timeout,
         )
-        attempt.context = ActivityContext(
-            info, self._parts.engine, self._parts.resources
-        )
-        CURRENT.set(attempt.context)
-        called = self._call(attempt, code, info, on_thread_end)
+        call.context = ActivityContext(info, self._parts.engine, self._parts.resources)
+        CURRENT.set(call.context)
+        called = self._call(call, code, info, on_thread_end)
         observer = self._observer
-        return called if observer is None else self._observed(attempt, info, called)
+        return called if observer is None else self._observed(call, info, called)
 
     async def _observed(
         self,
-        attempt: Attempt,
+        call: Call,
         info: ActivityInfo,
         called: Coroutine[Any, Any, Payload],
     ) -> Payload:
-        run, observer = attempt.run, self._observer
+        attempt, observer = call.attempt, self._observer
         assert observer is not None  # noqa: S101 - by the caller
         with observer.running_activity(
             activity_type=info.activity_type,
@@ -120,22 +119,22 @@ class Invoker:
             workflow_type=info.workflow_type,
             workflow_id=info.workflow_id,
             run_id=info.run_id,
-            waited=observing.attempt_waited(attempt),
+            waited=observing.attempt_waited(call),
             headers=attempt.headers,
-            run_headers=run.headers,
+            run_headers=attempt.run.headers,
         ):
             return await called
 
     async def _call(
         self,
-        attempt: Attempt,
+        call: Call,
         code: Code,
         info: ActivityInfo,
-        on_thread_end: Callable[[Attempt], None],
+        on_thread_end: Callable[[Call], None],
     ) -> Payload:
         if not self._store.holds_lease():
             await self._confirm_lease()
-        input = attempt.scheduled.input
+        input = call.attempt.scheduled.input
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
         signature = code.call_signature
@@ -150,7 +149,7 @@ class Invoker:
             result = function(*args, **kwargs)
         else:
             result = await self._call_in_thread(
-                attempt, function, (args, kwargs), on_thread_end
+                call, function, (args, kwargs), on_thread_end
             )
         # Else it may be a plain function around an async one.
         if code.is_async or inspect.isawaitable(result):
@@ -182,10 +181,10 @@ class Invoker:
 
     async def _call_in_thread(
         self,
-        attempt: Attempt,
+        call: Call,
         function: Callable[..., Any],
         input: tuple[list[Any], dict[str, Any]],
-        on_thread_end: Callable[[Attempt], None],
+        on_thread_end: Callable[[Call], None],
     ) -> Any:
         if self._threads is None:
             self._threads = ActivityThreads()
@@ -193,13 +192,13 @@ class Invoker:
 
         is_held = self._store.holds_lease()
 
-        def call() -> Any:
+        def work() -> Any:
             if is_held and not self._store.holds_lease():  # since it awaits its thread
                 raise NotBegunError("the lease of its worker may have ended")
             return context.run(_call_plain, function, *input)
 
-        end = partial(on_thread_end, attempt)
-        attempt.work, outcome = self._threads.call(call, end)
+        end = partial(on_thread_end, call)
+        call.work, outcome = self._threads.call(work, end)
         return await outcome
 
     def close(self) -> None:

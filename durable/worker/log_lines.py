@@ -14,7 +14,7 @@ from durable.core.events import (
 )
 from durable.core.payload import Failure, innermost, summary_of
 from durable.loggers import revive_loggers
-from durable.worker.live_run import Attempt, LiveRun
+from durable.runs.live_run import Attempt, LiveRun
 from durable.worker.places import line_of
 
 _Run: TypeAlias = LiveRun | WorkflowExecutionStarted
@@ -80,7 +80,7 @@ def log_failed_attempt(
     else:
         why = _WHY_LAST.get(decision.retry_state, decision.retry_state)
         what_next = f"it was the last one: {why}"
-    place = line_of(attempt) if failure.kind == "timeout" else ""
+    place = line_of(attempt.call) if failure.kind == "timeout" else ""
     _log.warning(
         "Activity %r (id %s) of run %s: attempt %d failed: %s%s; %s.",
         scheduled.activity_type,

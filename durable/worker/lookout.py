@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from durable import limits
 from durable.api.registry import Registry
@@ -26,6 +26,7 @@ from durable.store.queries import (
 from durable.store.records import Claimed, ClaimRuns, ReapWorkers
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
+from durable.worker.runner import Runner
 
 _log: Final = logging.getLogger("durable.worker")
 _STUCK_RETRY_MICROSECONDS: Final = 5_000_000
@@ -35,47 +36,25 @@ _BUSY_MICROSECONDS: Final = 20_000
 _SLEEP_SECONDS_MAX: Final = 60.0
 
 
-class Host(Protocol):
-    """What finding work asks of the worker around it."""
-
-    worker_id: str
-
-    def lease_lost(self, worker_id: str) -> None:
-        """That worker's lease is gone."""
-        ...
-
-    def wake(self, run_ids: Iterable[str]) -> None:
-        """Go on with these runs of ours."""
-        ...
-
-    def mail(self, run_id: str) -> None:
-        """A message for this run was committed."""
-        ...
-
-    def working_runs(self) -> list[str]:
-        """The live runs that have activities under way."""
-        ...
-
-    def run_lost(self, run_id: str) -> None:
-        """Another process has closed or taken this run."""
-        ...
-
-    def is_busy(self, run_id: str) -> bool:
-        """Whether the run is being loaded or committed."""
-        ...
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a step in the background; its errors are logged."""
-        ...
-
-
 class Lookout:
-    """Looks for the work of one worker."""
+    """Looks for the work of one worker.
 
-    def __init__(self, store: Store, registry: Registry, host: Host) -> None:
+    Args:
+        runner: goes on with what is found.
+        lease_lost: told that a worker's lease is gone.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        runner: Runner,
+        lease_lost: Callable[[str], None],
+    ) -> None:
         self._store = store
         self._registry = registry
-        self._host = host
+        self._runner = runner
+        self._lease_lost = lease_lost
         self._is_open = True
         self._is_seeking = False
         self._seek_again = False
@@ -90,7 +69,7 @@ class Lookout:
             await self.take_over()
         except LeaseLostError as error:
             # The process was paused as it began: it joins again, and takes over then.
-            self._host.lease_lost(error.worker_id)
+            self._lease_lost(error.worker_id)
         await self._arm()
         self._schedule_patrol()
 
@@ -115,7 +94,7 @@ class Lookout:
                 self._seek_again = True
             else:
                 self._is_seeking = True
-                self._host.spawn(self._seek())
+                self._runner.spawn(self._seek())
 
     async def _seek(self) -> None:
         try:
@@ -125,11 +104,11 @@ class Lookout:
                 types = tuple(self._registry.workflows)
                 if types and await read(CountUnowned(types)) > 0:
                     await self._claim()
-                for run_id in await read(FindLostRuns(self._host.working_runs())):
-                    self._host.run_lost(run_id)
+                for run_id in await read(FindLostRuns(self._runner.working_runs())):
+                    self._runner.run_lost(run_id)
                 for run_id in await read(FindMailedRuns(limits.LOAD_RUNS_MAX)):
                     if not self._was_stuck_just_now(run_id):
-                        self._host.mail(run_id)
+                        self._runner.mail(run_id)
                 if not self._seek_again:
                     return
         finally:
@@ -157,7 +136,7 @@ class Lookout:
             claimed: Claimed = await self._store.perform(
                 ClaimRuns(workflow_types=types, limit=limits.LOAD_RUNS_MAX)
             )
-            self._host.wake(claimed.ready)
+            self._runner.wake(claimed.ready)
             if claimed.count < limits.LOAD_RUNS_MAX:
                 break
         self.wake_by(self._store.now())
@@ -168,7 +147,7 @@ class Lookout:
         dead = tuple(
             worker.worker_id
             for worker in await self._store.read(ListWorkers())
-            if worker.worker_id != self._host.worker_id
+            if worker.worker_id != self._runner.terms.worker_id
             and (
                 (worker.host == host and is_dead(worker.pid, worker.process_started_at))
                 # A lease that cannot be read would never end. Whoever may hold it
@@ -187,7 +166,7 @@ class Lookout:
         )
 
     def _start_patrol(self) -> None:
-        self._host.spawn(self._do_patrol())
+        self._runner.spawn(self._do_patrol())
         self._schedule_patrol()
 
     async def _do_patrol(self) -> None:
@@ -212,13 +191,13 @@ class Lookout:
 
     def _wake_due(self) -> None:
         self._timer = self._timer_at = None
-        self._host.spawn(self._find_due())
+        self._runner.spawn(self._find_due())
 
     async def _find_due(self) -> None:
         now = self._store.now()
         due = await self._store.read(FindDueRuns(now, limits.LOAD_RUNS_MAX))
-        fresh = [run_id for run_id in due if not self._host.is_busy(run_id)]
-        self._host.wake(fresh)
+        fresh = [run_id for run_id in due if not self._runner.is_busy(run_id)]
+        self._runner.wake(fresh)
         if fresh and len(due) == limits.LOAD_RUNS_MAX:
             self.wake_by(now)
         elif due:

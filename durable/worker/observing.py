@@ -10,11 +10,12 @@ from durable.core.events import (
     WorkflowExecutionFailed,
     WorkflowExecutionTimedOut,
 )
-from durable.core.payload import Failure
 from durable.core.workflow_task import WorkflowTask
 from durable.observer import Observer, WorkerObserver
-from durable.store.records import AttemptState, RunStatus
-from durable.worker.live_run import Attempt, LiveRun
+from durable.runs.effects import AttemptEnd
+from durable.runs.live_run import LiveRun
+from durable.store.records import RunStatus
+from durable.worker.calls import Call
 
 
 def worker_stopped(watch: WorkerObserver | None) -> None:
@@ -23,38 +24,32 @@ def worker_stopped(watch: WorkerObserver | None) -> None:
         watch.worker_stopped()
 
 
-def waited(run: LiveRun, task: WorkflowTask) -> int:
+def waited(run: LiveRun, task: WorkflowTask, ready_at: int) -> int:
     """How long a turn was due before it begins, in microseconds."""
-    ready_at, run.ready_at = run.ready_at, 0
     due = [ready_at, run.replayer.next_timer_at() or 0]
     if run.replayer.task_count == 0:
         due.append(run.started_at)
     return max([task.now - instant for instant in due if 0 < instant < task.now] or [0])
 
 
-def attempt_waited(attempt: Attempt) -> int:
+def attempt_waited(call: Call) -> int:
     """How long an attempt was due before it began, in microseconds."""
-    return max(0, attempt.started_at - (attempt.due_at or attempt.scheduled_at))
+    attempt = call.attempt
+    return max(0, call.started_at - (attempt.due_at or attempt.scheduled_at))
 
 
-def attempt_closed(
-    observer: WorkerObserver,
-    attempt: Attempt,
-    state: AttemptState,
-    failure: Failure | None,
-    now: int,
-) -> None:
+def attempt_closed(observer: WorkerObserver, end: AttemptEnd, now: int) -> None:
     """Tell how one attempt ended."""
-    scheduled = attempt.scheduled
+    attempt, failure = end.attempt, end.failure
     observer.activity_closed(
-        activity_type=scheduled.activity_type,
-        activity_id=scheduled.activity_id,
+        activity_type=attempt.scheduled.activity_type,
+        activity_id=attempt.scheduled.activity_id,
         attempt=attempt.attempt,
         workflow_type=attempt.run.workflow_type,
         run_id=attempt.run.run_id,
-        outcome=state.value,
+        outcome=end.state.value,
         error_type=None if failure is None else failure.type,
-        duration=None if attempt.task is None else max(0, now - attempt.started_at),
+        duration=max(0, now - attempt.started_at) if end.has_run else None,
     )
 
 

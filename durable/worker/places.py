@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Final
 
 from durable.worker.activity_code import Code
-from durable.worker.live_run import Attempt
+from durable.worker.calls import Call
 
 _log: Final = logging.getLogger("durable.worker")
 _NAMED_MAX: Final = 5
@@ -45,61 +45,61 @@ class Places:
         self._free = slots
         self._free_threads = threads
         self._starting = 0
-        self._queue: collections.deque[Attempt] = collections.deque()
-        self._thread_queue: collections.deque[Attempt] = collections.deque()
-        self._hung: dict[Attempt, None] = {}
+        self._queue: collections.deque[Call] = collections.deque()
+        self._thread_queue: collections.deque[Call] = collections.deque()
+        self._hung: dict[Call, None] = {}
         """Attempts that are over, whose function still holds its thread."""
         self._warned: set[str] = set()
-        self.running: set[Attempt] = set()
+        self.running: set[Call] = set()
 
     def has_room(self, code: Code) -> bool:
         """Whether there is a free place."""
         return self._free > 0 and (code.is_async or self._free_threads > 0)
 
-    def take(self, attempt: Attempt, code: Code) -> None:
+    def take(self, call: Call, code: Code) -> None:
         """An attempt begins."""
-        self.running.add(attempt)
+        self.running.add(call)
         self._free -= 1
         if not code.is_async:
             self._free_threads -= 1
 
-    def leave(self, attempt: Attempt, code: Code) -> None:
+    def leave(self, call: Call, code: Code) -> None:
         """An attempt has ended; its thread perhaps has not."""
-        if attempt not in self.running:
+        if call not in self.running:
             return
-        self.running.remove(attempt)
+        self.running.remove(call)
         self._free += 1
         if code.is_async:
-            if attempt.is_over and self._warned:
+            if call.attempt.is_over and self._warned:
                 self._warned.discard(_SLOTS)
-        elif attempt.work is None or attempt.work.has_ended:
+        elif call.work is None or call.work.has_ended:
             self._free_threads += 1
         else:
-            self._hung[attempt] = None
+            self._hung[call] = None
             self.warn_if_exhausted()
 
-    def thread_ended(self, attempt: Attempt) -> None:
+    def thread_ended(self, call: Call) -> None:
         """The function of an attempt has returned."""
-        if attempt in self._hung:  # else its attempt gives the thread back
-            del self._hung[attempt]
+        if call in self._hung:  # else its attempt gives the thread back
+            del self._hung[call]
             self._free_threads += 1
             self._warned.discard(_THREADS)
 
     # --- waiting ----------------------------------------------------------------------
 
-    def waiting(self) -> list[Attempt]:
+    def waiting(self) -> list[Call]:
         """Those that wait for a place; any thread may ask."""
         return [*self._queue.copy(), *self._thread_queue.copy()]
 
-    def enqueue(self, attempt: Attempt, code: Code) -> None:
+    def enqueue(self, call: Call, code: Code) -> None:
         """Let an attempt wait for a place, in order."""
-        (self._queue if code.is_async else self._thread_queue).append(attempt)
+        (self._queue if code.is_async else self._thread_queue).append(call)
         self.warn_if_exhausted()
 
-    def next_waiting(self) -> Attempt | None:
+    def next_waiting(self) -> Call | None:
         """Take out the next that waits and for which a place is kept, if there is one.
 
-        The place is kept until `started`.
+        The place is kept until `forget_promise`.
         """
         if not (self._queue or self._thread_queue):
             return None
@@ -109,15 +109,18 @@ class Places:
                 queue = self._thread_queue
             if not queue:
                 return None
-            attempt = queue.popleft()
-            if not attempt.is_over:
+            call = queue.popleft()
+            if not call.attempt.is_over:
                 self._starting += 1
-                return attempt
+                call.is_promised = True
+                return call
         return None
 
-    def started(self) -> None:
-        """One that was taken out begins now."""
-        self._starting -= 1
+    def forget_promise(self, call: Call) -> None:
+        """One that was taken out begins now, or never; its place is not kept longer."""
+        if call.is_promised:
+            call.is_promised = False
+            self._starting -= 1
 
     # --- what hangs -------------------------------------------------------------------
 
@@ -126,15 +129,15 @@ class Places:
         if self._thread_queue and len(self._hung) >= self._threads:
             self._warn(_THREADS, [*self._hung], self._thread_queue)
         if self._queue or self._thread_queue:
-            over = [attempt for attempt in self.running if attempt.is_over]
+            over = [call for call in self.running if call.attempt.is_over]
             if len(over) >= self.slots:
                 self._warn(_SLOTS, over, self.waiting())
 
-    def _warn(self, kind: str, hung: list[Attempt], waiting: Iterable[Attempt]) -> None:
-        if kind in self._warned or all(attempt.is_over for attempt in waiting):
+    def _warn(self, kind: str, hung: list[Call], waiting: Iterable[Call]) -> None:
+        if kind in self._warned or all(call.attempt.is_over for call in waiting):
             return
         self._warned.add(kind)
-        named = [describe_running(attempt) for attempt in hung[:_NAMED_MAX]]
+        named = [describe_running(call) for call in hung[:_NAMED_MAX]]
         if len(hung) > _NAMED_MAX:
             named.append(f"and {len(hung) - _NAMED_MAX} more")
         _log.warning(
@@ -147,9 +150,10 @@ class Places:
         )
 
 
-def describe_running(attempt: Attempt) -> str:
+def describe_running(call: Call) -> str:
     """Name an attempt, and the line that its function is at, if that can be told."""
-    scheduled, line = attempt.scheduled, line_of(attempt)
+    attempt, line = call.attempt, line_of(call)
+    scheduled = attempt.scheduled
     name = (
         f"{scheduled.activity_type!r} (id {scheduled.activity_id}, attempt"
         f" {attempt.attempt}) of run {attempt.run.workflow_id!r}"
@@ -157,13 +161,15 @@ def describe_running(attempt: Attempt) -> str:
     return f"{name} at {line}" if line else name
 
 
-def line_of(attempt: Attempt) -> str:
+def line_of(call: Call | None) -> str:
     """The file and line that an attempt's function is at; empty if nobody can tell."""
     frame: FrameType | None = None
-    if attempt.work is not None:
-        frame = _users(_frames_of_thread(attempt.work.frame()))
-    elif attempt.task is not None:
-        frame = _users(_frames_of_task(attempt.task))
+    if call is None:
+        return ""
+    if call.work is not None:
+        frame = _users(_frames_of_thread(call.work.frame()))
+    elif call.task is not None:
+        frame = _users(_frames_of_task(call.task))
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 

@@ -11,59 +11,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from durable import limits
 from durable.errors import DurableError
+from durable.store.store import Store
+from durable.worker.runner import Runner
 
 _log: Final = logging.getLogger("durable.worker")
 _RETRY_SECONDS: Final = 1.0
 
 
-class Host(Protocol):
-    """What joining again asks of the worker around it."""
-
-    worker_id: str
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the worker still works."""
-        ...
-
-    def forget_all(self) -> None:
-        """Take every run out of memory, and every read that is under way."""
-        ...
-
-    async def join(self) -> None:
-        """Enter the store as a new worker; takes its new id at once."""
-        ...
-
-    async def leave(self) -> None:
-        """Give up whatever lease the store still holds."""
-        ...
-
-    async def take_over(self) -> None:
-        """Claim runs without an owner."""
-        ...
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a step in the background; its errors are logged."""
-        ...
-
-
 class Rejoining:
-    """Knows which lease was lost, and gets another."""
+    """Knows which lease was lost, and gets another.
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    Args:
+        runner: lives in the worker that the lease is of.
+        join: enters the store as a new worker; takes its new id at once.
+        take_over: claims runs without an owner.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        runner: Runner,
+        join: Callable[[], Awaitable[None]],
+        take_over: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._runner = runner
+        self._join = join
+        self._take_over = take_over
         self._lost: str | None = None
         self._is_under_way = False
 
     def lease_lost(self, worker_id: str) -> None:
         """That worker's lease is gone: forget everything, join again as a new one."""
-        host = self._host
-        if not host.is_open or worker_id != host.worker_id or worker_id == self._lost:
+        runner = self._runner
+        if (
+            not runner.is_open
+            or worker_id != runner.terms.worker_id
+            or worker_id == self._lost
+        ):
             return  # of an earlier lease, or known already
         self._lost = worker_id
         _log.error(
@@ -72,24 +62,24 @@ class Rejoining:
             worker_id,
             limits.LEASE_SECONDS,
         )
-        host.forget_all()
+        runner.forget_all()
         if not self._is_under_way:
             self._is_under_way = True
-            host.spawn(self._rejoin())
+            runner.spawn(self._rejoin())
 
     async def _rejoin(self) -> None:
-        host = self._host
+        runner = self._runner
         try:
-            while self._lost == host.worker_id:
+            while self._lost == runner.terms.worker_id:
                 try:
-                    await host.join()
+                    await self._join()
                 except DurableError as error:
                     # The new id has no lease either.
-                    self._lost = host.worker_id
+                    self._lost = runner.terms.worker_id
                     _log.error("The worker cannot join again yet: %s", error)
                     await asyncio.sleep(_RETRY_SECONDS)
                     with contextlib.suppress(DurableError):
-                        await host.leave()
+                        await self._store.release_worker()
         finally:
             self._is_under_way = False
-        await host.take_over()
+        await self._take_over()

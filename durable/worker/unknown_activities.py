@@ -8,60 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from durable.api.registry import Registry
-from durable.core.payload import Failure
-from durable.errors import NotRegisteredError
+from durable.runs.inputs import AttemptReady
+from durable.runs.live_run import Attempt, LiveRun
+from durable.runs.states import AT_REST
 from durable.store.queries import ListWorkers
-from durable.store.records import AttemptState
 from durable.store.store import Store
-from durable.worker.attempt_rows import AttemptRows
-from durable.worker.live_run import Attempt, LiveRun
+from durable.worker.calls import Call
+
+if TYPE_CHECKING:
+    from durable.worker.activity_pool import ActivityPool, Feed
 
 _log: Final = logging.getLogger("durable.worker")
 # How often it is looked for a worker that knows an activity, and said that none does.
 _AGAIN_MICROSECONDS: Final = 60_000_000
 _NAMED_MAX: Final = 20
-
-
-class Host(Protocol):
-    """What waiting for a worker asks of the one at hand."""
-
-    worker_id: str
-
-    def release(self, run: LiveRun) -> None:
-        """Leave a run to whichever worker takes it."""
-        ...
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a step in the background; its errors are logged."""
-        ...
-
-
-class Activities(Protocol):
-    """What it asks of those that run attempts."""
-
-    is_draining: bool
-
-    def find_code(self, attempt: Attempt) -> object | None:
-        """What the attempt runs, if that is known here."""
-        ...
-
-    def begin_recorded(self, attempt: Attempt, recorded: bool) -> None:
-        """Begin an attempt whose row says so."""
-        ...
-
-    def call_at(
-        self, attempt: Attempt, instant: int, call: Callable[..., None], *args: Any
-    ) -> None:
-        """Set the attempt's timer."""
-        ...
-
-    def never_started(self, attempt: Attempt, timeout_type: str) -> None:
-        """The attempt has not begun within its time."""
-        ...
 
 
 def starts_by(attempt: Attempt) -> tuple[int, str] | None:
@@ -78,65 +41,59 @@ def starts_by(attempt: Attempt) -> tuple[int, str] | None:
 
 
 class UnknownActivities:
-    """The attempts of one worker that wait for another."""
+    """The attempts of one worker that wait for another.
+
+    Args:
+        feed: tells runs what became of their attempts.
+        release: leaves a run to whichever worker takes it.
+        spawn: runs a step in the background; its errors are logged.
+    """
 
     def __init__(
         self,
         store: Store,
         registry: Registry,
-        host: Host,
-        activities: Activities,
-        rows: AttemptRows,
+        worker_id: str,
+        pool: ActivityPool,
+        feed: Feed,
+        release: Callable[[LiveRun], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._store = store
         self._registry = registry
-        self._host = host
-        self._activities = activities
-        self._rows = rows
+        self._worker_id = worker_id
+        self._pool = pool
+        self._feed = feed
+        self._release = release
+        self._spawn = spawn
         self._named: dict[str, int] = {}
         """When each activity was last named in the log."""
 
-    def await_worker(self, attempt: Attempt) -> None:
-        """Keep an attempt for a worker that knows its activity."""
-        reason = Failure(
-            message="no worker that has come by knows this activity",
-            type=NotRegisteredError.__name__,
-        )
-        # Two that both do not know it must not throw it to each other.
-        is_first = not attempt.has_waited
-        attempt.has_waited = True
-        attempt.due_at = attempt.due_at or attempt.scheduled_at
-        self._rows.record(
-            attempt,
-            AttemptState.BACKOFF,
-            partial(self._recorded, attempt, is_first),
-            reason,
-        )
+    def seek(self, attempt: Attempt, *, may_offer: bool) -> None:
+        """Wait for a worker that knows the activity of an attempt; its row says so."""
+        call = attempt.call
+        if call is None:
+            call = attempt.call = Call(attempt)
+        self._look(call, may_offer)
 
-    def _recorded(self, attempt: Attempt, is_first: bool, recorded: bool) -> None:
-        if recorded:
-            self._look(attempt, is_first)
-        else:
-            attempt.run.attempts.pop(attempt.scheduled_event_id, None)
-
-    def _look(self, attempt: Attempt, may_offer: bool = True) -> None:
-        if attempt.is_over or self._activities.is_draining:
+    def _look(self, call: Call, may_offer: bool = False) -> None:
+        attempt = call.attempt
+        if attempt.is_over or self._pool.is_draining:
             return
-        if self._activities.find_code(attempt) is not None:  # imported meanwhile
-            then = partial(self._activities.begin_recorded, attempt)
-            self._rows.record(attempt, AttemptState.STARTED, then)
+        if self._pool.knows(attempt.scheduled.activity_type):  # imported meanwhile
+            self._feed(attempt.run, AttemptReady(attempt))
             return
         limit, now = starts_by(attempt), self._store.now()
         if limit is not None and limit[0] <= now:
-            self._activities.never_started(attempt, limit[1])
+            self._pool.never_started(call, limit[1])
             return
         self._name(attempt, now)
         again_at = now + _AGAIN_MICROSECONDS
         if limit is not None:
             again_at = min(again_at, limit[0])
-        self._activities.call_at(attempt, again_at, self._look, attempt)
+        self._pool.call_at(call, again_at, self._look, call)
         if may_offer:
-            self._host.spawn(self._offer(attempt.run))
+            self._spawn(self._offer(attempt.run))
 
     async def _offer(self, run: LiveRun) -> None:
         """Leave a run to another worker of its queue, if there is one."""
@@ -144,13 +101,14 @@ class UnknownActivities:
             worker.worker_id: (worker.namespace, worker.task_queue)
             for worker in await self._store.read(ListWorkers())
         }
-        own = places.pop(self._host.worker_id, None)
+        own = places.pop(self._worker_id, None)
         if (
             own in places.values()
-            and not (run.is_dropped or run.is_closed or run.is_committing or run.inputs)
+            and run.state is AT_REST
+            and not run.incoming.waiting
             and all(attempt.has_waited for attempt in run.attempts.values())
         ):
-            self._host.release(run)
+            self._release(run)
 
     def _name(self, attempt: Attempt, now: int) -> None:
         """Say it once a minute for each activity, however many attempts wait."""

@@ -7,16 +7,21 @@ is without the annotation, for code that declares it rightly.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
 
 from durable.api.activity import Activity
+from durable.api.registry import Registry
 from durable.core.messages import ActivityResolution
 from durable.core.payload import Failure, Payload
 from durable.errors import DurableError, PayloadError
+from durable.runs import inputs
+from durable.runs.live_run import Attempt
 from durable.worker.invoking import UnfitArgumentsError, UnfitResultError
-from durable.worker.live_run import Attempt
+
+_log: Final = logging.getLogger("durable.worker")
 
 KIND: Final = "unrecorded"
 """The kind of a failure that says why a result could not be recorded."""
@@ -73,11 +78,6 @@ def unfit_arguments(attempt: Attempt, error: UnfitArgumentsError) -> Failure:
     return _failure(text, error.problem, ())
 
 
-def parking(failure: Failure) -> Failure:
-    """What a run's row says of such an attempt, without the value."""
-    return msgspec.structs.replace(failure, kind="application", details=())
-
-
 def recover_result(activity: Activity[Any, Any], failure: Failure) -> Payload:
     """The result that was kept, as today's annotation records it.
 
@@ -109,10 +109,49 @@ def refused(failure: Failure, problem: DurableError) -> Failure:
     )
 
 
-def is_meant(resolution: ActivityResolution, attempt: Attempt) -> bool:
-    """Whether an operator has decided of this attempt."""
-    return (
-        attempt.problem is not None
-        and attempt.scheduled_event_id == resolution.scheduled_event_id
-        and attempt.attempt == resolution.attempt
+# --- what an operator or mended code makes of it --------------------------------------
+
+
+def mend(registry: Registry, attempt: Attempt) -> inputs.AnyInput:
+    """What becomes of an attempt that has returned, by the code of today."""
+    activity = registry.find_activity(attempt.scheduled.activity_type)
+    problem = attempt.problem or Failure()
+    if activity is not None:
+        try:
+            return inputs.AttemptMended(attempt, recover_result(activity, problem))
+        except DurableError as error:
+            problem = still_unfit(problem, error)
+    return inputs.AttemptStillUnrecorded(attempt, problem)
+
+
+def resolve(
+    registry: Registry, attempt: Attempt, resolution: ActivityResolution
+) -> inputs.AnyInput:
+    """What becomes of an attempt by what an operator has decided."""
+    scheduled, result = attempt.scheduled, resolution.result
+    _log.info(
+        "%s has decided of activity %r (id %s) of run %r: %s",
+        resolution.identity or "an operator",
+        scheduled.activity_type,
+        scheduled.activity_id,
+        attempt.run.workflow_id,
+        "run again" if result is None else "result taken",
     )
+    if result is None:
+        return inputs.AttemptRepeated(attempt)
+    activity = registry.find_activity(scheduled.activity_type)
+    if activity is not None:
+        try:
+            activity.call_signature.decode_result(result)
+        except DurableError as error:
+            _log.warning(
+                "A result that was given for activity %r (id %s) of run %r is not"
+                " taken: %s",
+                activity.name,
+                scheduled.activity_id,
+                attempt.run.workflow_id,
+                error,
+            )
+            problem = refused(attempt.problem or Failure(), error)
+            return inputs.AttemptStillUnrecorded(attempt, problem)
+    return inputs.AttemptMended(attempt, result)

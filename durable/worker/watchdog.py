@@ -20,7 +20,7 @@ from typing import Final
 from durable.core.replayer import Replayer
 from durable.core.user_code import Owner, frames_in_turn, owner_of, users_frame
 from durable.errors import WorkflowBlockedError
-from durable.worker.live_run import LiveRun
+from durable.runs.live_run import LiveRun
 from durable.worker.log_lines import extra_of, name_of
 
 _log: Final = logging.getLogger("durable.worker")

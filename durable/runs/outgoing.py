@@ -8,7 +8,7 @@ next run of its chain, and the children that are to outlive it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -39,19 +39,22 @@ from durable.core.events import (
     WorkflowExecutionFailed,
     WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
+    WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
 )
 from durable.core.messages import encode_message
+from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.errors import DurableError
 from durable.options import IdReusePolicy
+from durable.runs.live_run import LiveRun
 from durable.store.beginnings import record_of, unowned
 from durable.store.records import (
     MessageKind,
     PutMessage,
     RunRecord,
+    RunStatus,
     StartRun,
 )
-from durable.worker.live_run import LiveRun
 
 DELIVERIES: Final = (
     SignalExternalWorkflowExecutionInitiated,
@@ -59,6 +62,15 @@ DELIVERIES: Final = (
 )
 """The events that send something to another run."""
 
+
+STATUS_OF: Final[dict[type[Attributes], RunStatus]] = {
+    WorkflowExecutionCompleted: RunStatus.COMPLETED,
+    WorkflowExecutionFailed: RunStatus.FAILED,
+    WorkflowExecutionCanceled: RunStatus.CANCELLED,
+    WorkflowExecutionTimedOut: RunStatus.TIMED_OUT,
+    WorkflowExecutionContinuedAsNew: RunStatus.CONTINUED_AS_NEW,
+    WorkflowExecutionTerminated: RunStatus.TERMINATED,
+}
 
 _WORK: Final = frozenset(
     {*DELIVERIES, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
@@ -80,6 +92,20 @@ def published_state(events: Iterable[HistoryEvent]) -> str | None:
 
 
 # --- messages -------------------------------------------------------------------------
+
+
+def messages_of(
+    run: LiveRun, completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
+) -> tuple[PutMessage, ...]:
+    """What a turn with these kinds of events sends to other runs."""
+    messages: list[PutMessage] = []
+    if not kinds.isdisjoint(DELIVERIES) and completion.failure is None:
+        messages += [delivery(run, e) for e in deliveries_of(completion.events)]
+    if completion.is_closed and run.started.parent_run_id is not None:
+        news = news_for_parent(run, completion.events[-1].attributes)
+        if news is not None:
+            messages.append(news)
+    return tuple(messages)
 
 
 def deliveries_of(events: Iterable[HistoryEvent]) -> list[HistoryEvent]:
@@ -243,35 +269,19 @@ def unowned_start(
     return unowned(StartRun(record=record, rows=[], reuse_policy=policy), [started])
 
 
-class Host(Protocol):
-    """What starting other runs asks of the worker around it."""
-
-    worker_id: str
-
-    def can_run(self, task_queue: str, workflow_type: str) -> bool:
-        """Whether this worker would take such a run itself."""
-        ...
-
-    def new_run_id(self) -> str:
-        """An id for a run that is about to be started."""
-        ...
-
-
-def starts_of(
-    run: LiveRun, events: Sequence[HistoryEvent], host: Host
-) -> tuple[StartRun, ...]:
+def starts_of(run: LiveRun, events: Sequence[HistoryEvent]) -> tuple[StartRun, ...]:
     """What the turn that ends a run starts."""
     closing = events[-1]
-    starts = _surviving_children(run, events, closing.time, host)
+    starts = _surviving_children(run, events, closing.time)
     going = closing.attributes
     if isinstance(going, WorkflowExecutionContinuedAsNew):
         unread = run.replayer.unread_signals()
         # Later than this run in any case, so that it is the newest of its id.
         now = max(closing.time, run.started_at + 1)
         start = successor(run, going, unread, now)
-        if host.can_run(going.task_queue, going.workflow_type):
+        if run.terms.can_run(going.task_queue, going.workflow_type):
             record = msgspec.structs.replace(
-                start.record, owner=host.worker_id, is_active=True
+                start.record, owner=run.terms.worker_id, is_active=True
             )
             start = msgspec.structs.replace(start, record=record)
         starts.append(start)
@@ -279,7 +289,7 @@ def starts_of(
 
 
 def _surviving_children(
-    run: LiveRun, events: Sequence[HistoryEvent], now: int, host: Host
+    run: LiveRun, events: Sequence[HistoryEvent], now: int
 ) -> list[StartRun]:
     """The starts of children that a run asks for in the turn that ends it.
 
@@ -292,7 +302,7 @@ def _surviving_children(
             isinstance(what, StartChildWorkflowExecutionInitiated)
             and what.settings.parent_close_policy == "abandon"
         ):
-            started, record = child_start(run, event, host.new_run_id(), now)
+            started, record = child_start(run, event, run.terms.new_run_id(), now)
             policy = IdReusePolicy(what.settings.id_reuse_policy)
             starts.append(unowned_start(started, record, policy))
     return starts

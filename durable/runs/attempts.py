@@ -1,0 +1,548 @@
+"""What becomes of the attempts of a run's activities.
+
+The first attempt of a local activity is recorded by its scheduled event. Every other
+one is a row before its first line runs. An attempt's outcome is decided once: by its
+function, its timeout or its cancellation, whichever comes first; the rest is not heard.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from durable.core import retry
+from durable.core.events import (
+    ActivityTaskCanceled,
+    ActivityTaskCompleted,
+    ActivityTaskFailed,
+    ActivityTaskScheduled,
+    ActivityTaskTimedOut,
+    Attributes,
+    HistoryEvent,
+)
+from durable.core.messages import ActivityResolution
+from durable.core.payload import Failure
+from durable.errors import NotRegisteredError
+from durable.runs import inputs
+from durable.runs.effects import AttemptEnd, Effects, Recording, Then, also
+from durable.runs.incoming import Item
+from durable.runs.live_run import Attempt, LiveRun
+from durable.runs.states import (
+    AT_REST,
+    BACKOFF,
+    CANCELLING,
+    HELD,
+    OVER,
+    QUEUED,
+    RECORDING,
+    RUNNING,
+)
+from durable.store.records import (
+    ATTEMPT_COMPLETED,
+    AttemptRecord,
+    AttemptState,
+    RecordAttempts,
+)
+
+_OPEN: Final = (AttemptState.BACKOFF, AttemptState.STARTED)
+_RUNS: Final = (RUNNING, CANCELLING)
+
+# --- beginning ------------------------------------------------------------------------
+
+
+def schedule(run: LiveRun, event: HistoryEvent, effects: Effects, now: int) -> None:
+    """A recorded activity may begin."""
+    scheduled = event.attributes
+    assert isinstance(scheduled, ActivityTaskScheduled)  # noqa: S101 - by the caller
+    attempt = Attempt(run, event.event_id, scheduled, event.time, run.task_headers)
+    run.attempts[event.event_id] = attempt
+    order(attempt, effects, now)
+
+
+def order(attempt: Attempt, effects: Effects, now: int) -> None:
+    """Let an attempt begin that is recorded."""
+    if attempt.phase is OVER:
+        return
+    if attempt.run.terms.is_draining:
+        # The next worker must know that it has certainly not begun.
+        _record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+        return
+    attempt.phase = RUNNING
+    effects.begin = also(effects.begin, attempt)
+
+
+def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
+    """Begin the attempts whose time has come; each is recorded first."""
+    if not run.backoffs or run.terms.is_draining:
+        return
+    for attempt in list(run.backoffs.values()):
+        if attempt.due_at > now:
+            continue
+        del run.backoffs[attempt.scheduled_event_id]
+        run.attempts[attempt.scheduled_event_id] = attempt
+        if run.terms.knows_activity(attempt.scheduled.activity_type):
+            attempt.phase = RECORDING
+            _record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
+        else:
+            _await_worker(attempt, effects, now)
+
+
+def _await_worker(attempt: Attempt, effects: Effects, now: int) -> None:
+    """Keep an attempt for a worker that knows its activity."""
+    reason = Failure(
+        message="no worker that has come by knows this activity",
+        type=NotRegisteredError.__name__,
+    )
+    # Two that both do not know it must not throw it to each other.
+    is_first, attempt.has_waited = not attempt.has_waited, True
+    attempt.phase = QUEUED
+    attempt.due_at = attempt.due_at or attempt.scheduled_at
+    recording = _record(attempt, AttemptState.BACKOFF, Then.SEEK, effects, now, reason)
+    recording.is_first = is_first
+
+
+def begin_after_doubt(
+    attempt: Attempt, failure: Failure, effects: Effects, now: int
+) -> None:
+    """Begin the attempt after one whose worker died in the middle of it."""
+    following = _following(attempt, failure, now)
+    following.lost += 1
+    following.phase = RECORDING
+    attempt.run.attempts[attempt.scheduled_event_id] = following
+    rows = (
+        lost(attempt, failure, now),
+        row_of(following, AttemptState.STARTED, None, now),
+    )
+    _submit(following, rows, AttemptState.STARTED, Then.BEGIN, effects)
+
+
+def _following(attempt: Attempt, failure: Failure | None, due_at: int) -> Attempt:
+    """The attempt after this one."""
+    return Attempt(
+        attempt.run,
+        attempt.scheduled_event_id,
+        attempt.scheduled,
+        attempt.scheduled_at,
+        attempt.headers,
+        attempt=attempt.attempt + 1,
+        lost=attempt.lost,
+        last_failure=failure,
+        has_row=True,
+        due_at=due_at,
+    )
+
+
+# --- what the pool says ---------------------------------------------------------------
+
+
+def completed(
+    run: LiveRun, given: inputs.AttemptCompleted, effects: Effects, now: int
+) -> None:
+    """The function of an attempt has returned."""
+    attempt = given.attempt
+    if attempt.phase is OVER:
+        return
+    attempt.started_at = given.started_at
+    outcome = ActivityTaskCompleted(
+        scheduled_event_id=attempt.scheduled_event_id,
+        result=given.result,
+        attempt=attempt.attempt,
+        started_at=given.started_at,
+        identity=run.terms.worker_id,
+        last_failure=attempt.last_failure,
+    )
+    _close(attempt, outcome, ATTEMPT_COMPLETED, effects, now)
+
+
+def stopped(
+    run: LiveRun, given: inputs.AttemptStopped, effects: Effects, now: int
+) -> None:
+    """An attempt has ended as it was asked to."""
+    if given.attempt.phase is CANCELLING:
+        given.attempt.started_at = given.started_at
+        _close_cancelled(given.attempt, effects, now)
+
+
+def failed(
+    run: LiveRun, given: inputs.AttemptFailed, effects: Effects, now: int
+) -> None:
+    """An attempt has failed, or its time is up: decide what follows."""
+    attempt, failure = given.attempt, given.failure
+    if attempt.phase is OVER:
+        return
+    attempt.started_at = given.started_at
+    decision: retry.Retry | retry.GiveUp
+    if attempt.phase is CANCELLING:
+        decision = retry.GiveUp(retry.CANCEL_REQUESTED)
+    else:
+        decision = retry.decide(
+            attempt.scheduled.settings,
+            # The policy bounds failures, and a lost attempt has not failed.
+            attempt=attempt.attempt - attempt.lost,
+            failure=failure,
+            scheduled_at=attempt.scheduled_at,
+            now=now,
+        )
+    is_late = failure.kind == "timeout"
+    state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
+    if isinstance(decision, retry.Retry):
+        _try_again(attempt, failure, decision, state, effects, now)
+        return
+    event = ActivityTaskTimedOut if is_late else ActivityTaskFailed
+    outcome = event(
+        scheduled_event_id=attempt.scheduled_event_id,
+        failure=failure,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at,
+        retry_state=decision.retry_state,
+        identity=run.terms.worker_id,
+    )
+    _close(attempt, outcome, state, effects, now, failure, decision)
+
+
+def _try_again(
+    attempt: Attempt,
+    failure: Failure,
+    decision: retry.Retry,
+    state: AttemptState,
+    effects: Effects,
+    now: int,
+) -> None:
+    """Record that this attempt failed and when the next one is due."""
+    _end(attempt, state, effects, failure, decision)
+    run = attempt.run
+    following = _following(attempt, failure, now + decision.delay)
+    following.phase = BACKOFF
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    run.backoffs[attempt.scheduled_event_id] = following
+    rows = (
+        row_of(attempt, state, failure, now),
+        row_of(following, AttemptState.BACKOFF, None, now),
+    )
+    recording = _submit(following, rows, AttemptState.BACKOFF, Then.FOLLOW, effects)
+    recording.ended = rows[0]
+
+
+def not_begun(
+    run: LiveRun, given: inputs.AttemptNotBegun, effects: Effects, now: int
+) -> None:
+    """An attempt could not begin: it is tried again soon."""
+    attempt = given.attempt
+    if attempt.phase is OVER:
+        return
+    attempt.phase, attempt.due_at = BACKOFF, given.again_at
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    run.backoffs[attempt.scheduled_event_id] = attempt
+    _record(attempt, AttemptState.BACKOFF, Then.WAIT, effects, now)
+
+
+def queued(
+    run: LiveRun, given: inputs.AttemptQueued, effects: Effects, now: int
+) -> None:
+    """The pool has no room for an attempt: a row says that it has not begun."""
+    given.attempt.phase = QUEUED
+    _record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+
+
+def unknown(
+    run: LiveRun, given: inputs.AttemptUnknown, effects: Effects, now: int
+) -> None:
+    """The pool does not know an activity."""
+    _await_worker(given.attempt, effects, now)
+
+
+def ready(run: LiveRun, given: inputs.AttemptReady, effects: Effects, now: int) -> None:
+    """The pool has room for an attempt that waited: record that it begins."""
+    if given.attempt.phase is not OVER:
+        given.attempt.phase = RECORDING
+        _record(given.attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
+
+
+def left(run: LiveRun, given: inputs.AttemptLeft, effects: Effects, now: int) -> None:
+    """The pool drains and has not begun an attempt."""
+    if given.attempt.phase is not OVER:
+        given.attempt.phase = OVER
+        _record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+
+
+def unheard(
+    run: LiveRun, given: inputs.AttemptUnheard, effects: Effects, now: int
+) -> None:
+    """The pool drains and does not wait for an attempt that may be run again."""
+    given.attempt.phase = OVER
+
+
+def doubtful(
+    run: LiveRun, given: inputs.AttemptDoubtful, effects: Effects, now: int
+) -> None:
+    """Record why the outcome of an attempt is not known, for who comes next."""
+    attempt = given.attempt
+    if attempt.phase is not OVER:
+        attempt.phase, attempt.started_at = OVER, given.started_at
+        state = AttemptState.STARTED
+        _record(attempt, state, Then.REMEMBER, effects, now, given.failure)
+
+
+# --- what cannot be recorded ----------------------------------------------------------
+
+
+def unrecorded(
+    run: LiveRun, given: inputs.AttemptUnrecorded, effects: Effects, now: int
+) -> None:
+    """Keep an attempt whose outcome cannot be recorded; its run parks for it."""
+    attempt = given.attempt
+    if attempt.phase is OVER:
+        return
+    attempt.started_at = given.started_at
+    _end(attempt, given.row_state, effects, given.problem)
+    attempt.phase, attempt.problem = HELD, given.problem
+    _record(attempt, given.row_state, Then.HOLD, effects, now, given.problem)
+
+
+def hold_again(
+    run: LiveRun, given: inputs.HoldAgain, effects: Effects, now: int
+) -> None:
+    """Nobody else knows that its function has returned: say so once more."""
+    attempt = given.attempt
+    if attempt.phase is HELD:
+        _record(attempt, given.row_state, Then.HOLD, effects, now, attempt.problem)
+
+
+def mended(
+    run: LiveRun, given: inputs.AttemptMended, effects: Effects, now: int
+) -> None:
+    """What was held has a result after all."""
+    attempt = given.attempt
+    if attempt.phase is not HELD:
+        return
+    attempt.phase, attempt.problem = OVER, None
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    outcome = ActivityTaskCompleted(
+        scheduled_event_id=attempt.scheduled_event_id,
+        result=given.result,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at,
+        last_failure=attempt.last_failure,
+    )
+    run.incoming.add(Item(outcome))
+    run.ended += (row_of(attempt, ATTEMPT_COMPLETED, None, now),)
+
+
+def still_unrecorded(
+    run: LiveRun, given: inputs.AttemptStillUnrecorded, effects: Effects, now: int
+) -> None:
+    """What was held cannot be recorded by today's code either."""
+    if given.attempt.phase is HELD:
+        given.attempt.problem = given.problem
+        run.is_holding = True
+
+
+def repeated(
+    run: LiveRun, given: inputs.AttemptRepeated, effects: Effects, now: int
+) -> None:
+    """An operator wants what was held to run again."""
+    attempt = given.attempt
+    if attempt.phase is not HELD:
+        return
+    attempt.phase = OVER
+    following = _following(attempt, None, now)
+    following.phase = RECORDING
+    run.attempts[attempt.scheduled_event_id] = following
+    _record(following, AttemptState.STARTED, Then.BEGIN, effects, now)
+
+
+def is_meant(resolution: ActivityResolution, attempt: Attempt) -> bool:
+    """Whether an operator has decided of this attempt."""
+    return (
+        attempt.phase is HELD
+        and attempt.scheduled_event_id == resolution.scheduled_event_id
+        and attempt.attempt == resolution.attempt
+    )
+
+
+def resolve(run: LiveRun, effects: Effects) -> None:
+    """Do what operators have decided of a run's attempts."""
+    resolutions, run.resolutions = run.resolutions, ()
+    effects.resolve = [
+        (attempt, resolution)
+        for resolution in resolutions
+        for attempt in run.attempts.values()
+        if is_meant(resolution, attempt)
+    ]
+
+
+# --- the end --------------------------------------------------------------------------
+
+
+def cancel(run: LiveRun, scheduled_event_id: int, effects: Effects, now: int) -> None:
+    """Ask an activity to stop; one that has not begun is over at once."""
+    waiting = run.backoffs.pop(scheduled_event_id, None)
+    attempt = waiting or run.attempts.get(scheduled_event_id)
+    if attempt is None or attempt.phase is OVER:
+        return
+    effects.stop = also(effects.stop, attempt)
+    if attempt.phase in _RUNS:
+        attempt.phase = CANCELLING
+    else:  # of one that is held, nobody waits for what it returned
+        attempt.problem = None
+        _close_cancelled(attempt, effects, now)
+
+
+def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
+    """Stop the activities of a run that is closed or no longer this worker's.
+
+    Those that a closed run has abandoned go on, unheard.
+    """
+    if not (run.attempts or run.backoffs):
+        return
+    stop: list[Attempt] = []
+    unheard: list[Attempt] = []
+    for attempt in (*run.attempts.values(), *run.backoffs.values()):
+        attempt.phase = OVER
+        kind = attempt.scheduled.settings.cancellation_type
+        (unheard if is_closed and kind == "abandon" else stop).append(attempt)
+    effects.stop, effects.unheard = [*effects.stop, *stop], unheard
+    run.attempts, run.backoffs = {}, {}
+
+
+def _close_cancelled(attempt: Attempt, effects: Effects, now: int) -> None:
+    outcome = ActivityTaskCanceled(
+        scheduled_event_id=attempt.scheduled_event_id,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at,
+        identity=attempt.run.terms.worker_id,
+    )
+    _close(attempt, outcome, AttemptState.CANCELLED, effects, now)
+
+
+def _close(
+    attempt: Attempt,
+    outcome: Attributes,
+    state: AttemptState,
+    effects: Effects,
+    now: int,
+    failure: Failure | None = None,
+    decision: retry.GiveUp | None = None,
+) -> None:
+    """Hand the activity's outcome to its run."""
+    run = attempt.run
+    if decision is not None or run.terms.is_observed:
+        _end(attempt, state, effects, failure, decision)
+    attempt.phase = OVER
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    run.incoming.add(Item(outcome))
+    if attempt.has_row or state is not ATTEMPT_COMPLETED:
+        run.ended += (row_of(attempt, state, failure, now),)
+
+
+def _end(
+    attempt: Attempt,
+    state: AttemptState,
+    effects: Effects,
+    failure: Failure | None,
+    decision: retry.Retry | retry.GiveUp | None = None,
+) -> None:
+    """Nothing more is heard of an attempt; say how it ended."""
+    has_run = attempt.phase in _RUNS
+    end = AttemptEnd(attempt, state, failure, decision, has_run=has_run)
+    effects.attempt_ends = also(effects.attempt_ends, end)
+    attempt.phase = OVER
+
+
+# --- rows -----------------------------------------------------------------------------
+
+
+def row_of(
+    attempt: Attempt, state: AttemptState, failure: Failure | None, now: int
+) -> AttemptRecord:
+    """The row of an attempt that now stands so."""
+    return AttemptRecord(
+        run_id=attempt.run.run_id,
+        scheduled_event_id=attempt.scheduled_event_id,
+        attempt=attempt.attempt,
+        activity_type=attempt.scheduled.activity_type,
+        state=state,
+        due_at=attempt.due_at or now,
+        started_at=(
+            attempt.started_at or now if state is not AttemptState.BACKOFF else None
+        ),
+        closed_at=None if state in _OPEN else now,
+        failure=None if failure is None else msgspec.json.encode(failure).decode(),
+        worker_id=attempt.run.terms.worker_id,
+    )
+
+
+def lost(attempt: Attempt, failure: Failure | None, now: int) -> AttemptRecord:
+    """The row of an attempt whose worker died in the middle of it."""
+    started_at = attempt.started_at or attempt.scheduled_at
+    return AttemptRecord(
+        run_id=attempt.run.run_id,
+        scheduled_event_id=attempt.scheduled_event_id,
+        attempt=attempt.attempt,
+        activity_type=attempt.scheduled.activity_type,
+        state=AttemptState.LOST,
+        due_at=attempt.due_at or started_at,
+        started_at=started_at,
+        closed_at=now,
+        failure=None if failure is None else msgspec.json.encode(failure).decode(),
+        worker_id=attempt.worker_id,
+    )
+
+
+def _record(
+    attempt: Attempt,
+    state: AttemptState,
+    then: Then,
+    effects: Effects,
+    now: int,
+    failure: Failure | None = None,
+) -> Recording:
+    """Write where an attempt stands, and when its run must be woken."""
+    attempt.has_row = True
+    rows = (row_of(attempt, state, failure, now),)
+    return _submit(attempt, rows, state, then, effects)
+
+
+def _submit(
+    attempt: Attempt,
+    rows: tuple[AttemptRecord, ...],
+    state: AttemptState,
+    then: Then,
+    effects: Effects,
+) -> Recording:
+    run = attempt.run
+    run.row = run.wanted_row(is_busy=run.state is not AT_REST)
+    operation = RecordAttempts(
+        run_id=run.run_id, attempts=rows, is_active=run.row[0], wake_at=run.row[1]
+    )
+    recording = Recording(operation, attempt, then, state)
+    effects.record = also(effects.record, recording)
+    return recording
+
+
+def recorded(
+    run: LiveRun, recording: Recording, effects: Effects, now: int, *, is_done: bool
+) -> None:
+    """What a row was written for may follow, or not.
+
+    What the store says of an attempt that was not recorded is taken up when its run is
+    read again.
+    """
+    attempt, then = recording.attempt, recording.then
+    if then is Then.BEGIN or then is Then.SEEK:
+        if not is_done:
+            if run.attempts.get(attempt.scheduled_event_id) is attempt:
+                del run.attempts[attempt.scheduled_event_id]
+            attempt.phase = OVER
+            effects.stop = also(effects.stop, attempt)
+        elif then is Then.BEGIN:
+            order(attempt, effects, now)
+        elif attempt.phase is not OVER:
+            effects.seek = also(effects.seek, (attempt, recording.is_first))
+    elif then is Then.WAIT or then is Then.FOLLOW:
+        if recording.ended is not None and not is_done:
+            run.ended += (recording.ended,)
+        effects.wake_by(attempt.due_at)
+    elif then is Then.HOLD and is_done and attempt.phase is HELD:
+        run.is_holding = True

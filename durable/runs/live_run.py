@@ -1,0 +1,242 @@
+"""A run that is in memory: its replayer, what waits to be seen, what is under way.
+
+`durable.runs.machine` says what becomes of it; nothing else writes to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
+from durable.core.messages import ActivityResolution
+from durable.core.payload import Failure
+from durable.core.replayer import Replayer
+from durable.core.workflow_task import WorkflowTaskCompletion
+from durable.runs.incoming import Incoming, Token
+from durable.runs.states import AT_REST, OVER, RUNNING, Phase, State
+from durable.store.records import (
+    AttemptRecord,
+    CommitTask,
+    LoadedRun,
+    ParkRun,
+    StartRun,
+)
+
+
+class Terms(msgspec.Struct, eq=False):
+    """What runs know of the worker that they live in; a worker that joins again is
+    another one.
+
+    Attributes:
+        max_tries: how often a turn that fails is tried before its run is set aside.
+        can_run: whether it would take a run of a queue and type itself.
+        knows_activity: whether it could run an activity of a name.
+        new_run_id: makes an id for a run that is about to be started.
+        new_replayer: makes a replayer that finds its workflow's code.
+        is_observed: somebody wants to hear how long turns have waited.
+        is_draining: nothing is begun any more.
+    """
+
+    worker_id: str
+    max_tries: int
+    can_run: Callable[[str, str], bool]
+    knows_activity: Callable[[str], bool]
+    new_run_id: Callable[[], str]
+    new_replayer: Callable[[], Replayer]
+    is_observed: bool = False
+    is_draining: bool = False
+
+
+# Structs, since each run makes some: their fields are set without a step of Python.
+class Attempt(msgspec.Struct, eq=False):
+    """One attempt of an activity that this process runs, or will run."""
+
+    run: LiveRun
+    scheduled_event_id: int
+    scheduled: ActivityTaskScheduled
+    scheduled_at: int
+    headers: Mapping[str, str]
+    """What travels to it from the workflow task that scheduled it."""
+    phase: Phase = RUNNING
+    attempt: int = 1
+    lost: int = 0
+    """How many attempts before it were lost with their workers."""
+    last_failure: Failure | None = None
+    has_row: bool = False
+    """A row of the attempts table speaks of it, and must say how it ended."""
+    started_at: int = 0
+    due_at: int = 0
+    """When it may begin, if it waits for its time."""
+    worker_id: str | None = None
+    """The worker that ran it, if that was another one and a row names it."""
+    has_waited: bool = False
+    """It was left behind by a worker that does not know its activity."""
+    problem: Failure | None = None
+    """The bug that keeps its outcome from being recorded; it parks the run."""
+    call: Any = None
+    """What the pool that runs it keeps of it; nothing here looks at that."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its outcome is decided."""
+        return self.phase is OVER
+
+
+class LiveRun(msgspec.Struct, eq=False):
+    """One run in memory. Only the loop's thread touches it."""
+
+    run_id: str
+    started: WorkflowExecutionStarted
+    replayer: Replayer
+    terms: Terms
+    state: State
+    started_at: int = 0
+    parent_close_policy: str | None = None
+    task_headers: Mapping[str, str] = {}
+    """What travels with it since its start, or what an observer made of that in the
+    latest workflow task."""
+    incoming: Incoming = msgspec.field(default_factory=Incoming)
+    attempts: dict[int, Attempt] = {}
+    """Activities that run or are about to, by scheduled event."""
+    backoffs: dict[int, Attempt] = {}
+    """Activities whose next attempt waits for its time, by scheduled event."""
+    ended: tuple[AttemptRecord, ...] = ()
+    """Attempts that have ended; written with the next turn."""
+    asked: frozenset[int] = frozenset()
+    """Children and deliveries that are under way, by initiated event."""
+    questions: tuple[tuple[int, Token], ...] = ()
+    """Who wants to look at the run, after how many commits."""
+    resolutions: tuple[ActivityResolution, ...] = ()
+    """What operators have decided of attempts whose outcome cannot be recorded."""
+    is_holding: bool = False
+    """Rows say of some of its attempts that their outcome cannot be recorded."""
+    deadline: tuple[int, str] | None = None
+    """When its time is up, and which timeout says so."""
+    row: tuple[bool, int | None] = (False, None)
+    """What the run's row says: `is_active` and `wake_at`."""
+    is_parked: bool = False
+    """Its row says that it is stuck."""
+    commits: int = 0
+    """Those that have ended well since it came into memory."""
+    failed_tries: int = 0
+    refusals: int = 0
+    """Writes of its that the database has refused since the last it took."""
+    must_read: bool = False
+    """It has to be read again, once it is at rest."""
+    ready_at: int = 0
+    """When the next turn was due though a commit was on its way; only kept if there is
+    an observer."""
+    operation: StartRun | CommitTask | ParkRun | None = None
+    """What is being written."""
+    completion: WorkflowTaskCompletion | None = None
+    """The turn that it came of, if it came of one."""
+    creator: Token | None = None
+    """Who wants to hear how its creation ended."""
+    loaded: LoadedRun | None = None
+    """What was read, while its code is driven through it."""
+    stuck: Failure | None = None
+    """Why it is being set aside."""
+
+    @property
+    def workflow_id(self) -> str:
+        """The id of its chain."""
+        return self.started.workflow_id
+
+    @property
+    def workflow_type(self) -> str:
+        """The name of its workflow."""
+        return self.started.workflow_type
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What travels with it since its start."""
+        return self.started.headers
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it is under way, so that it may leave memory."""
+        incoming = self.incoming
+        return self.state is AT_REST and not (
+            incoming.waiting
+            or self.attempts
+            or self.ended
+            or self.asked
+            or incoming.is_reading
+            or self.must_read
+            or self.questions
+        )
+
+    def has_forgotten(self, update_id: str) -> bool:
+        """Whether only history knows how an update was answered.
+
+        That was before the newest checkpoint, or by an earlier run of the chain.
+        """
+        view = self.replayer
+        return (
+            view.knows_update(update_id)
+            and view.update_answer(update_id) is None
+            and update_id not in view.open_updates()
+        )
+
+    def wanted_row(self, *, is_busy: bool) -> tuple[bool, int | None]:
+        """What its row must say now: `is_active` and `wake_at`.
+
+        Active is what has something under way that a loader alone would find again
+        after a crash; `is_busy` says that a commit is, or that this write begins some.
+        """
+        is_active = (
+            is_busy
+            or bool(self.attempts or self.asked or self.incoming.waiting)
+            # A worker that drains leaves inputs to the next.
+            or bool(self.replayer.unprocessed)
+        )
+        return is_active, self.next_due_at()
+
+    def next_due_at(self) -> int | None:
+        """The earliest of its timers, waiting attempts and deadline."""
+        earliest = self.replayer.next_timer_at()
+        if self.deadline is not None:
+            earliest = _earlier(earliest, self.deadline[0])
+        for attempt in self.backoffs.values():
+            earliest = _earlier(earliest, attempt.due_at)
+        return earliest
+
+
+def new_run(
+    started: WorkflowExecutionStarted,
+    terms: Terms,
+    state: State,
+    started_at: int = 0,
+    parent_close_policy: str | None = None,
+) -> LiveRun:
+    """A live run that begins with this event."""
+    return LiveRun(
+        started.run_id,
+        started,
+        terms.new_replayer(),
+        terms,
+        state,
+        started_at,
+        parent_close_policy,
+        started.headers,
+        deadline=deadline_of(started, started_at),
+    )
+
+
+def deadline_of(
+    started: WorkflowExecutionStarted, started_at: int
+) -> tuple[int, str] | None:
+    """When the time of a run is up, and which timeout says so."""
+    whole, run = started.execution_timeout, started.run_timeout
+    if run is not None and (whole is None or run < whole):
+        return started_at + run, "run"
+    return None if whole is None else (started_at + whole, "execution")
+
+
+def _earlier(left: int | None, right: int | None) -> int | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return min(left, right)

@@ -1,0 +1,627 @@
+"""Says what becomes of a live run: it is given something, and answers with effects.
+
+A run has at most one write of its own on its way. What arrives meanwhile waits and goes
+into the next turn together. Nothing that a turn decided is visible before its commit
+has succeeded; if it fails, the replayer has lived through what never happened: the run
+is read again, as it is after a crash, and as it is when messages came first.
+
+`TRANSITIONS` has all states, what may be given in each of them, and where that leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from durable.core.events import (
+    ActivityTaskCancelRequested,
+    ActivityTaskScheduled,
+    StartChildWorkflowExecutionInitiated,
+    WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionTimedOut,
+)
+from durable.core.payload import Failure
+from durable.core.workflow_task import (
+    TaskFailureKind,
+    WorkflowTask,
+    WorkflowTaskFailure,
+)
+from durable.errors import (
+    CommitUnknownError,
+    CorruptHistoryError,
+    DurableError,
+    InternalError,
+    LeaseLostError,
+    StoreError,
+)
+from durable.runs import attempts, inputs, messages, restoring, writes
+from durable.runs.effects import (
+    CLOSED,
+    Creation,
+    Effects,
+    Left,
+    also,
+)
+from durable.runs.incoming import Item
+from durable.runs.live_run import LiveRun, deadline_of
+from durable.runs.outgoing import child_begun, delivered, deliveries_of
+from durable.runs.states import (
+    AT_REST,
+    COMMITTING,
+    CREATING,
+    DRIVING,
+    GONE,
+    PARKING,
+    REPLAYING,
+    UNREAD,
+    State,
+)
+from durable.store.records import Committed, MailArrived, RunStatus, Started, StartRun
+
+Handler: TypeAlias = Callable[[LiveRun, Any, Effects, int], None]
+
+
+def handle(run: LiveRun, given: inputs.AnyInput, now: int) -> Effects:
+    """Give a run something, at an instant; return what is to be done.
+
+    Raises:
+        InternalError: nothing of that kind may come in its state.
+    """
+    handler = _HANDLERS[run.state].get(type(given))
+    if handler is None:
+        raise InternalError(
+            f"Run {run.run_id!r} is {run.state.value}, and was given"
+            f" {type(given).__name__}, which may not come then."
+        )
+    effects = Effects()
+    handler(run, given, effects, now)
+    return effects
+
+
+def begin(
+    run: LiveRun, request: StartRun, first: tuple[Any, ...], creator: Any
+) -> Effects:
+    """Drive the first turn of a run that is to be created.
+
+    Args:
+        run: a new one, in the state `CREATING`.
+        request: its row and the policies.
+        first: what its first turn sees beside its start.
+        creator: who wants to hear how that ended.
+    """
+    run.operation, run.creator = request, creator
+    run.incoming.in_commit = [Item(event) for event in first]
+    task = WorkflowTask(request.record.started_at, (run.started, *first))
+    return Effects(drive=task)
+
+
+# --- the next turn --------------------------------------------------------------------
+
+
+def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
+    """Drive the next turn if the run is at rest and there is anything to see."""
+    if run.state is not AT_REST:
+        if run.terms.is_observed and not run.ready_at:
+            run.ready_at = now
+        return
+    if run.must_read:
+        _read_again(run, effects)
+        return
+    incoming = run.incoming
+    if incoming.held and not incoming.is_reading:
+        messages.take_held(run, effects, now)
+    if run.resolutions:
+        attempts.resolve(run, effects)
+    if run.questions:
+        messages.answer(run, effects)
+    if run.terms.is_draining:
+        writes.keep_inputs(run, effects, now)
+        return
+    replayer, deadline = run.replayer, run.deadline
+    if deadline is not None and now >= deadline[0]:
+        incoming.add(Item(WorkflowExecutionTimedOut(deadline[1])))
+    elif not (incoming.waiting or replayer.unprocessed or replayer.has_due_timer(now)):
+        _rest(run, effects, now)
+        return
+    run.state = DRIVING
+    if run.ready_at:
+        effects.ready_at, run.ready_at = run.ready_at, 0
+    effects.drive = WorkflowTask(now, incoming.take())
+
+
+def _rest(run: LiveRun, effects: Effects, now: int) -> None:
+    """There is nothing to drive; something may have to be written all the same."""
+    if run.ended:
+        writes.keep_inputs(run, effects, now)
+    elif run.incoming.stale or run.incoming.stale_requests:
+        writes.empty_inbox(run, effects)
+    elif run.is_holding:
+        _park_if_held(run, effects)
+
+
+def _park_if_held(run: LiveRun, effects: Effects) -> None:
+    """Park a run for outcomes that cannot be recorded, once its others have ended."""
+    problems = [a.problem for a in run.attempts.values() if a.problem is not None]
+    run.is_holding = bool(problems)
+    if problems and len(problems) == len(run.attempts):
+        # Without the value that the function has returned.
+        writes.park(run, writes.reason_of(problems[0]), effects)
+
+
+def _read_again(run: LiveRun, effects: Effects) -> None:
+    """Have the history read again; inputs and attempts stay."""
+    run.must_read = False
+    run.state = UNREAD
+    effects.read_run = True
+
+
+def _want_read(run: LiveRun, effects: Effects) -> None:
+    """The same, once no write is on its way."""
+    if run.state is AT_REST:
+        _read_again(run, effects)
+    else:
+        run.must_read = True
+
+
+def _leave(run: LiveRun, left: Left, effects: Effects) -> None:
+    run.state = GONE
+    effects.left = left
+    effects.drive = None
+    messages.give_back(run, effects)
+    is_closed = left is CLOSED or left is Left.CLOSED_ELSEWHERE
+    attempts.forget(run, effects, is_closed=is_closed)
+    run.incoming.is_reading = False
+
+
+# --- creation -------------------------------------------------------------------------
+
+
+def _first_turn(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> None:
+    if given.headers is not None:
+        run.task_headers = given.headers
+    writes.create(run, given.completion, effects)
+
+
+def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
+    result, completion = given.result, run.completion
+    assert isinstance(result, Started) and completion is not None  # noqa: S101 - of a start
+    effects.creation = Creation(run.creator, result, _has_ended(run))
+    run.creator = None
+    run.commits += 1
+    if not result.created:
+        run.incoming.in_commit = ()
+        effects.spread = result.committed
+        _leave(run, Left.DROPPED, effects)
+        return
+    if result.terminated_run_id is not None:
+        effects.closed = [result.terminated_run_id]
+    if completion.failure is None:
+        _turn_committed(run, result.committed, effects, now)
+        return
+    run.incoming.keep_updates()
+    run.incoming.settle()
+    run.failed_tries = 1
+    if run.terms.max_tries <= 1:
+        writes.park(run, completion.failure.failure, effects)
+    else:
+        _read_again(run, effects)
+
+
+def _has_ended(run: LiveRun) -> bool:
+    """Whether its chain ended in the first turn: going on as new is no end."""
+    completion = run.completion
+    return (
+        completion is not None
+        and completion.is_closed
+        and type(completion.events[-1].attributes)
+        is not WorkflowExecutionContinuedAsNew
+    )
+
+
+def _not_created(
+    run: LiveRun, given: inputs.Refused, effects: Effects, now: int
+) -> None:
+    effects.creation = Creation(run.creator, given.error, has_ended=False)
+    if isinstance(given.error, CommitUnknownError):
+        # If it took place, what it started is ours perhaps, or waits for all.
+        effects.wake_by(now)
+        effects.look_around = True
+    run.incoming.in_commit = ()
+    _leave(run, Left.DROPPED, effects)
+
+
+# --- a turn ---------------------------------------------------------------------------
+
+
+def _driven(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> None:
+    completion = given.completion
+    if given.headers is not None:
+        run.task_headers = given.headers
+    if completion.failure is not None:
+        run.incoming.keep_updates()
+        if not completion.events:
+            run.incoming.in_commit = ()
+            _turn_failed(run, completion.failure, effects)
+            return
+    if not writes.commit(run, completion, effects, now):
+        # All was refused, nothing is kept.
+        run.state = AT_REST
+        messages.tell(run, completion, effects)
+        _proceed(run, effects, now)
+
+
+def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
+    result, completion = given.result, run.completion
+    if isinstance(result, MailArrived):
+        # The code must see the messages before it may end: live through it again.
+        writes.take_back(run)
+        _read_again(run, effects)
+        return
+    run.commits += 1
+    run.operation = None
+    if completion is None or completion.failure is not None:
+        told = run.incoming.settle()
+        if told:
+            effects.tell = [*effects.tell, *told]
+        if completion is None or completion.failure is None:
+            run.state = AT_REST
+            _proceed(run, effects, now)
+        else:
+            _turn_failed(run, completion.failure, effects)
+        return
+    assert not isinstance(result, Started)  # noqa: S101 - of a start
+    _turn_committed(run, result, effects, now)
+
+
+def _turn_committed(
+    run: LiveRun, committed: Committed | None, effects: Effects, now: int
+) -> None:
+    """Let the world see a turn, then drive the next if there is cause."""
+    completion = run.completion
+    assert completion is not None  # noqa: S101 - by the caller
+    messages.tell(run, completion, effects)
+    events = completion.events
+    run.failed_tries = run.refusals = 0
+    if committed is not None:
+        effects.spread = committed
+    if completion.is_closed:
+        # Whatever the last turn asked for or called off ends with the run.
+        effects.terminal = events[-1]
+        _leave(run, CLOSED, effects)
+        return
+    if committed is not None:
+        # What became of what a turn sent is an input of the next.
+        sent = deliveries_of(events)
+        for event, outcome in zip(sent, committed.deliveries, strict=True):
+            run.incoming.add(Item(delivered(event, outcome)))
+    # What one of them leads to at once is for the next turn, which must find, and
+    # record as under way, what all of them begin.
+    for event in events:
+        attributes = event.attributes
+        kind = type(attributes)
+        if kind is ActivityTaskScheduled:
+            attempts.schedule(run, event, effects, now)
+        elif kind is ActivityTaskCancelRequested:
+            number = attributes.scheduled_event_id  # type: ignore[union-attr]  # by its kind
+            attempts.cancel(run, number, effects, now)
+        elif kind is StartChildWorkflowExecutionInitiated:
+            run.asked |= {event.event_id}
+            effects.start = also(effects.start, event)
+    if run.row[1] is not None:
+        effects.wake_by(run.row[1])
+    run.state = AT_REST
+    run.completion = run.operation = None
+    _proceed(run, effects, now)
+
+
+def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) -> None:
+    error = given.error
+    writes.take_back(run)
+    effects.refused = error
+    if isinstance(error, LeaseLostError):
+        # Whatever lease that was: it has lived through what never happened.
+        _leave(run, Left.LEASE_LOST, effects)
+    elif isinstance(error, StoreError):
+        run.refusals += 1
+        if isinstance(error, CommitUnknownError):
+            # If it took place, it did something to other runs perhaps.
+            effects.wake_by(now)
+            effects.look_around = True
+        _read_again(run, effects)
+    else:
+        effects.error = error
+        _leave(run, Left.DROPPED, effects)
+
+
+def _turn_failed(run: LiveRun, failure: WorkflowTaskFailure, effects: Effects) -> None:
+    run.failed_tries += 1
+    hopeless = failure.kind is TaskFailureKind.NONDETERMINISM
+    if run.failed_tries < run.terms.max_tries and not hopeless:
+        _read_again(run, effects)
+    else:
+        writes.park(run, failure.failure, effects)
+
+
+def _parked(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
+    _leave(run, Left.PARKED, effects)
+
+
+def _not_parked(
+    run: LiveRun, given: inputs.Refused, effects: Effects, now: int
+) -> None:
+    effects.refused = given.error
+    is_lost = isinstance(given.error, LeaseLostError)
+    _leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
+
+
+# --- reading --------------------------------------------------------------------------
+
+
+def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> None:
+    loaded = given.loaded
+    effects.torn_down = run.replayer
+    if loaded is None or loaded.record.status is not RunStatus.RUNNING:
+        _leave(run, Left.CLOSED_ELSEWHERE, effects)
+        return
+    record = loaded.record
+    is_unreadable = record.damage is not None and record.owner is None
+    if record.owner != run.terms.worker_id and not is_unreadable:
+        _leave(run, Left.DROPPED, effects)
+        return
+    run.row, run.is_parked = (
+        (record.is_active, record.wake_at),
+        record.stuck is not None,
+    )
+    try:
+        started, history = restoring.decode_loaded(loaded)
+    except CorruptHistoryError as error:
+        failure = Failure(message=str(error), type=type(error).__name__)
+        writes.park(run, failure, effects)
+        return
+    run.started, run.started_at = started, history[0].time
+    run.parent_close_policy = record.parent_close_policy
+    run.task_headers = started.headers
+    run.deadline = deadline_of(started, run.started_at)
+    run.replayer = run.terms.new_replayer()
+    run.loaded, run.state = loaded, REPLAYING
+    effects.drive = WorkflowTask(now, (), history, is_replay_only=True)
+
+
+def _caught_up(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> None:
+    """Take up what was under way, and go on."""
+    loaded, run.loaded = run.loaded, None
+    assert loaded is not None  # noqa: S101 - by the state
+    problem = given.completion.failure
+    if problem is not None:
+        hopeless = problem.kind is TaskFailureKind.NONDETERMINISM
+        run.failed_tries += 1
+        if hopeless and run.replayer.fails_on(problem.error):
+            writes.fail_run(run, loaded, problem.failure, effects, now)
+        elif hopeless or run.failed_tries >= run.terms.max_tries:
+            writes.park(run, problem.failure, effects)
+        else:
+            _read_again(run, effects)
+        return
+    messages.drop_recorded(run, effects, now)
+    messages.take_mail(run, loaded.messages)
+    # No turn before all is found that is under way.
+    restoring.restore_activities(run, loaded.attempts, effects, now)
+    restoring.restore_others(run, effects)
+    run.state = AT_REST
+    attempts.begin_due(run, effects, now)
+    _proceed(run, effects, now)
+    if run.state is AT_REST:
+        writes.correct_row(run, effects)
+
+
+# --- whatever comes meanwhile ---------------------------------------------------------
+
+
+def _then_proceed(change: Handler) -> Handler:
+    """A handler that changes what waits, and then drives the run if it is at rest."""
+
+    def handler(run: LiveRun, given: Any, effects: Effects, now: int) -> None:
+        change(run, given, effects, now)
+        _proceed(run, effects, now)
+
+    return handler
+
+
+def _child_ended(
+    run: LiveRun, given: inputs.ChildEnded, effects: Effects, now: int
+) -> None:
+    messages.child_ended(run, given)
+
+
+def _mail_came(
+    run: LiveRun, given: inputs.MailCame, effects: Effects, now: int
+) -> None:
+    messages.mail_came(run, effects)
+
+
+def _mail_read(
+    run: LiveRun, given: inputs.MailRead, effects: Effects, now: int
+) -> None:
+    if not messages.mail_read(run, given, effects, now):
+        _want_read(run, effects)  # which finds out, and parks it
+
+
+def _mail_found(
+    run: LiveRun, given: inputs.MailFound, effects: Effects, now: int
+) -> None:
+    messages.take_mail(run, given.messages)
+
+
+def _asked(run: LiveRun, given: inputs.Asked, effects: Effects, now: int) -> None:
+    messages.ask(run, given.token)
+
+
+def _harmed(run: LiveRun, given: inputs.Harmed, effects: Effects, now: int) -> None:
+    if run.state is DRIVING:  # it was about to be
+        run.incoming.take_back()
+        run.state = AT_REST
+    _want_read(run, effects)
+
+
+def _recorded(run: LiveRun, given: inputs.Recorded, effects: Effects, now: int) -> None:
+    error = given.error
+    effects.refused, effects.is_of_attempt = error, True
+    if isinstance(error, LeaseLostError):
+        _leave(run, Left.LEASE_LOST, effects)
+    elif error is not None:
+        run.refusals += 1
+    attempts.recorded(
+        run,
+        given.recording,
+        effects,
+        now,
+        is_done=error is None and run.state is not GONE,
+    )
+    if error is not None and run.state is not GONE:
+        _want_read(run, effects)
+
+
+def _child_answered(
+    run: LiveRun, given: inputs.ChildAnswered, effects: Effects, now: int
+) -> None:
+    """How the start of a child went is an input of its parent."""
+    event, outcome = given.event, given.outcome
+    run.asked -= {event.event_id}
+    if isinstance(outcome, Started):
+        begun = child_begun(event, outcome.run_id)
+        messages.take_child_start(run, begun, event.event_id)
+        if given.has_ended:
+            return  # how it ended follows at once
+    elif isinstance(outcome, StoreError):
+        run.refusals += 1
+        _want_read(run, effects)  # which asks again
+        return
+    elif isinstance(outcome, DurableError):
+        run.incoming.add(Item(child_begun(event, outcome)))
+    else:
+        effects.error = outcome
+        return
+    _proceed(run, effects, now)
+
+
+def _delivered(
+    run: LiveRun, given: inputs.Delivered, effects: Effects, now: int
+) -> None:
+    run.asked -= {given.event.event_id}
+    if given.outcome is not None:
+        run.incoming.add(Item(delivered(given.event, given.outcome)))
+
+
+def _due(run: LiveRun, given: inputs.Due, effects: Effects, now: int) -> None:
+    attempts.begin_due(run, effects, now)
+
+
+def _closed_elsewhere(
+    run: LiveRun, given: inputs.ClosedElsewhere, effects: Effects, now: int
+) -> None:
+    _leave(run, Left.CLOSED_ELSEWHERE, effects)
+
+
+def _left(run: LiveRun, given: inputs.Leave, effects: Effects, now: int) -> None:
+    _leave(run, Left.DROPPED, effects)
+
+
+# --- after it has left ----------------------------------------------------------------
+
+
+def _ignored(run: LiveRun, given: Any, effects: Effects, now: int) -> None:
+    """It was meant for a run that is gone."""
+
+
+def _told_when_gone(
+    run: LiveRun, given: inputs.Told, effects: Effects, now: int
+) -> None:
+    messages.refuse(given, effects)
+
+
+def _asked_when_gone(
+    run: LiveRun, given: inputs.Asked, effects: Effects, now: int
+) -> None:
+    effects.unanswered = [given.token]
+
+
+def _settled_when_gone(
+    run: LiveRun, given: inputs.Settled, effects: Effects, now: int
+) -> None:
+    if run.creator is not None:
+        assert isinstance(given.result, Started)  # noqa: S101 - of a start
+        effects.creation = Creation(run.creator, given.result, has_ended=False)
+        if given.result.created:
+            if given.result.terminated_run_id is not None:
+                effects.closed = [given.result.terminated_run_id]
+            if run.completion is not None and run.completion.is_closed:
+                effects.closed = [*effects.closed, run.run_id]
+        else:
+            effects.spread = given.result.committed
+    messages.give_back_updates(run.incoming.in_commit, effects)
+
+
+def _refused_when_gone(
+    run: LiveRun, given: inputs.Refused, effects: Effects, now: int
+) -> None:
+    if run.creator is not None:
+        effects.creation = Creation(run.creator, given.error, has_ended=False)
+    messages.give_back_updates(run.incoming.in_commit, effects)
+
+
+# --- the table ------------------------------------------------------------------------
+
+_ANY_TIME: Final[dict[type[Any], Handler]] = {
+    inputs.Told: _then_proceed(messages.told),
+    inputs.ChildEnded: _then_proceed(_child_ended),
+    inputs.MailCame: _mail_came,
+    inputs.MailRead: _then_proceed(_mail_read),
+    inputs.MailFound: _then_proceed(_mail_found),
+    inputs.Asked: _then_proceed(_asked),
+    inputs.Harmed: _harmed,
+    inputs.AttemptCompleted: _then_proceed(attempts.completed),
+    inputs.AttemptFailed: _then_proceed(attempts.failed),
+    inputs.AttemptStopped: _then_proceed(attempts.stopped),
+    inputs.AttemptNotBegun: attempts.not_begun,
+    inputs.AttemptUnrecorded: attempts.unrecorded,
+    inputs.AttemptDoubtful: attempts.doubtful,
+    inputs.AttemptQueued: attempts.queued,
+    inputs.AttemptUnknown: attempts.unknown,
+    inputs.AttemptReady: attempts.ready,
+    inputs.AttemptLeft: attempts.left,
+    inputs.AttemptUnheard: attempts.unheard,
+    inputs.AttemptMended: _then_proceed(attempts.mended),
+    inputs.AttemptStillUnrecorded: _then_proceed(attempts.still_unrecorded),
+    inputs.AttemptRepeated: attempts.repeated,
+    inputs.HoldAgain: attempts.hold_again,
+    inputs.Recorded: _then_proceed(_recorded),
+    inputs.ChildAnswered: _child_answered,
+    inputs.Delivered: _then_proceed(_delivered),
+    inputs.Due: _then_proceed(_due),
+    inputs.ClosedElsewhere: _closed_elsewhere,
+    inputs.Leave: _left,
+}
+_WHEN_GONE: Final[dict[type[Any], Handler]] = {
+    **dict.fromkeys(_ANY_TIME, _ignored),
+    inputs.Told: _told_when_gone,
+    inputs.Asked: _asked_when_gone,
+    inputs.Settled: _settled_when_gone,
+    inputs.Refused: _refused_when_gone,
+    inputs.Loaded: _ignored,
+    inputs.Driven: _ignored,
+}
+_HANDLERS: Final[dict[State, dict[type[Any], Handler]]] = {
+    CREATING: {
+        **_ANY_TIME,
+        inputs.Driven: _first_turn,
+        inputs.Settled: _created,
+        inputs.Refused: _not_created,
+    },
+    UNREAD: {**_ANY_TIME, inputs.Loaded: _loaded},
+    REPLAYING: {**_ANY_TIME, inputs.Driven: _caught_up},
+    AT_REST: _ANY_TIME,
+    DRIVING: {**_ANY_TIME, inputs.Driven: _driven},
+    COMMITTING: {**_ANY_TIME, inputs.Settled: _settled, inputs.Refused: _refused},
+    PARKING: {**_ANY_TIME, inputs.Settled: _parked, inputs.Refused: _not_parked},
+    GONE: _WHEN_GONE,
+}

@@ -1,0 +1,343 @@
+"""What becomes of the messages that a run is given, and of who waits for them.
+
+A message from this process goes straight to its run and shares the commit of the turn
+that takes it. All others come through the run's inbox. Queries are answered between
+turns, on what is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import msgspec
+
+from durable.core.events import (
+    CHILD_OUTCOMES,
+    Attributes,
+    WorkflowExecutionUpdateAccepted,
+    WorkflowExecutionUpdateCompleted,
+)
+from durable.core.messages import ActivityResolution, UpdateReply, encode_message
+from durable.core.workflow_task import (
+    TaskInput,
+    UpdateRequest,
+    WorkflowTaskCompletion,
+    update_request_id,
+)
+from durable.errors import CorruptHistoryError
+from durable.runs import inputs
+from durable.runs.effects import Effects, also
+from durable.runs.incoming import Item, Token, is_recorded, key_of
+from durable.runs.live_run import LiveRun
+from durable.runs.restoring import event_of_message
+from durable.runs.states import AT_REST, REPLAYING
+from durable.store.records import MessageKind, MessageRecord, ReplyRecord
+
+
+class MailedUpdate(msgspec.Struct, eq=False):
+    """An update of the inbox that the run knows, perhaps by what is not committed."""
+
+    sequence: int
+    update: UpdateRequest
+
+
+Held: TypeAlias = inputs.Told | MailedUpdate
+
+# --- from this process ----------------------------------------------------------------
+
+
+def told(run: LiveRun, given: inputs.Told, effects: Effects, now: int) -> None:
+    """Give a run a signal, a request to stop or an update of this process."""
+    incoming, event = run.incoming, given.event
+    if isinstance(event, UpdateRequest):
+        _told_update(run, given, event, effects)
+        return
+    if incoming.is_reading:  # what lies in the inbox was there before
+        incoming.held += (given,)
+        return
+    if given.may_repeat:
+        key = key_of(event)
+        item = incoming.find(key)
+        if item is None and run.replayer.knows_request(key):
+            # It is durable, unless it is in the commit that is on its way.
+            item = incoming.find_in_commit(key)
+            if item is None:
+                effects.tell = also(effects.tell, (given.token, True))
+                return
+        if item is not None:
+            item.tokens += (given.token,)
+            return
+    incoming.add(Item(event, tokens=() if given.token is None else (given.token,)))
+
+
+def _told_update(
+    run: LiveRun, given: inputs.Told, update: UpdateRequest, effects: Effects
+) -> None:
+    incoming, update_id = run.incoming, update.update_id
+    is_known = run.replayer.knows_update(update_id)
+    if incoming.is_reading or (is_known and run.state is not AT_REST):
+        # It may be known by what is not committed, and never will be.
+        incoming.held += (given,)
+    elif run.has_forgotten(update_id):
+        effects.news = also(effects.news, (update_id, None))
+    elif is_known:
+        answer = run.replayer.update_answer(update_id) or update.accepted()
+        effects.news = also(effects.news, (update_id, answer))
+    elif incoming.find(key_of(update)) is None:
+        incoming.add(Item(update))
+
+
+def take_held(run: LiveRun, effects: Effects, now: int) -> None:
+    """Take what came from this process and had to wait."""
+    held, run.incoming.held = run.incoming.held, ()
+    for one in held:
+        if isinstance(one, MailedUpdate):
+            _take_update(run, one.sequence, one.update)
+        else:
+            told(run, one, effects, now)
+
+
+def child_ended(run: LiveRun, given: inputs.ChildEnded) -> None:
+    """Let a run see at once how a child in this process ended."""
+    # Perhaps it has read that by mail already.
+    if run.incoming.find(key_of(given.event)) is None:
+        run.incoming.add(Item(given.event, request=given.request_id))
+
+
+def take_child_start(run: LiveRun, begun: Attributes, number: int) -> None:
+    """Let a run hear that its child has begun: before its end, or not at all."""
+    view, incoming = run.replayer, run.incoming
+    if view.pending_child(number) is None or _place_of_end(view.unprocessed, number):
+        return
+    # A child whose end is not in the mail ends here, and later.
+    place = _place_of_end([item.event for item in incoming.waiting], number)
+    if place is None or incoming.waiting[place - 1].sequence is None:
+        incoming.add(Item(begun))
+    else:
+        incoming.waiting.insert(place - 1, Item(begun))
+        incoming.keys = None
+
+
+def _place_of_end(events: Iterable[TaskInput], number: int) -> int | None:
+    """Where the end of a child stands, counted from 1."""
+    for place, event in enumerate(events, 1):
+        if isinstance(event, CHILD_OUTCOMES) and event.initiated_event_id == number:
+            return place
+    return None
+
+
+# --- from the inbox -------------------------------------------------------------------
+
+
+def mail_came(run: LiveRun, effects: Effects) -> None:
+    """A message for the run was committed: have its inbox read."""
+    if run.incoming.is_reading:
+        run.incoming.has_more = True
+    else:
+        run.incoming.is_reading = True
+        effects.read_mail = True
+
+
+def mail_read(run: LiveRun, given: inputs.MailRead, effects: Effects, now: int) -> bool:
+    """Take what was read of the inbox; False if the run must be read to tell more."""
+    incoming = run.incoming
+    is_readable = given.messages is not None
+    if given.messages:
+        try:
+            take_mail(run, given.messages)
+        except CorruptHistoryError:
+            is_readable = False
+    if incoming.has_more and is_readable:
+        incoming.has_more = False
+        effects.read_mail = True
+    else:
+        incoming.is_reading = incoming.has_more = False
+        if incoming.held:
+            take_held(run, effects, now)
+    return is_readable
+
+
+def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
+    """Put messages where the next turn takes them, each once.
+
+    Raises:
+        CorruptHistoryError: one cannot be read; none was taken.
+    """
+    incoming = run.incoming
+    read = [(message, event_of_message(message)) for message in messages]
+    for message, event in read:
+        number = message.sequence
+        if not incoming.is_fresh(number):
+            continue
+        if message.kind == MessageKind.QUERY.value:
+            ask(run, message)
+        elif isinstance(event, UpdateRequest):
+            _take_update(run, number, event)
+        elif event is None or isinstance(event, ActivityResolution):
+            incoming.stale += (number,)
+            if event is not None:
+                run.resolutions += (event,)
+        elif incoming.find(key_of(event)) is not None or is_recorded(
+            run.replayer, event
+        ):  # a late read brings it again, or it was handed in as well
+            incoming.stale += (number,)
+        else:
+            incoming.add(Item(event, number))
+    incoming.put_mail_first()
+
+
+def _take_update(run: LiveRun, sequence: int, update: UpdateRequest) -> None:
+    incoming = run.incoming
+    if run.replayer.knows_update(update.update_id):
+        if run.state is AT_REST or run.state is REPLAYING:
+            incoming.stale += (sequence,)
+        else:
+            incoming.held += (MailedUpdate(sequence, update),)
+        return
+    incoming.updates[update.update_id] = sequence
+    if incoming.find(key_of(update)) is None:
+        incoming.add(Item(update, sequence))
+
+
+def drop_recorded(run: LiveRun, effects: Effects, now: int) -> None:
+    """Drop inputs that are recorded: a commit took place, its answer was lost.
+
+    To be called when the run was caught up, before it goes on.
+    """
+    incoming = run.incoming
+    waiting, incoming.waiting, incoming.keys = incoming.waiting, [], None
+    for item in waiting:
+        event = item.event
+        if not is_recorded(run.replayer, event):
+            incoming.waiting.append(item)
+            continue
+        incoming.drop(item)
+        for token in item.tokens:
+            effects.tell = also(effects.tell, (token, True))
+        if isinstance(event, UpdateRequest):  # its sender hears of it once at rest
+            incoming.updates.pop(event.update_id, None)
+            told(run, inputs.Told(event), effects, now)
+
+
+# --- questions ------------------------------------------------------------------------
+
+
+def ask(run: LiveRun, token: Token) -> None:
+    """Let somebody look at the run between two turns.
+
+    What was there before the question must be seen first, and be durable.
+    """
+    commits = run.commits + (run.state is not AT_REST) + bool(run.incoming.waiting)
+    run.questions += ((commits, token),)
+
+
+def answer(run: LiveRun, effects: Effects) -> None:
+    """Let those look for whom a run that is at rest has come far enough."""
+    questions, run.questions = run.questions, ()
+    for question in questions:
+        if question[0] > run.commits and run.incoming.waiting:
+            run.questions += (question,)
+        else:
+            effects.ask = also(effects.ask, question[1])
+
+
+# --- around a commit ------------------------------------------------------------------
+
+
+def passed_by_inbox(run: LiveRun) -> bool:
+    """Whether the turn has messages that came from this process directly."""
+    updates = run.incoming.updates
+    return any(
+        item.tokens
+        or (
+            isinstance(item.event, UpdateRequest)
+            and item.event.update_id not in updates
+        )
+        for item in run.incoming.in_commit
+    )
+
+
+def settled_updates(
+    run: LiveRun, completion: WorkflowTaskCompletion, now: int
+) -> tuple[tuple[int, ...], tuple[ReplyRecord, ...]]:
+    """What a turn settled: inbox numbers of updates, and replies to refusals."""
+    mail = run.incoming.updates
+    if not mail:
+        return (), ()
+    # A run that ends has seen them all; what it left is for the next of its chain.
+    numbers = list(mail.values()) if completion.is_closed else []
+    replies: list[ReplyRecord] = []
+    for update_id, failure in completion.rejected:
+        number = mail.get(update_id)
+        if number is not None:
+            numbers.append(number)
+            reply = ReplyRecord(
+                run_id=run.run_id,
+                request_id=update_request_id(update_id),
+                data=encode_message(UpdateReply(failure)),
+                created_at=now,
+            )
+            replies.append(reply)
+    for event in completion.events:
+        what = event.attributes
+        if isinstance(what, WorkflowExecutionUpdateAccepted):
+            number = mail.get(what.update_id)
+            if number is not None:
+                numbers.append(number)
+    return tuple(numbers), tuple(replies)
+
+
+def tell(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -> None:
+    """A turn is durable: let those hear of it who wait for its messages."""
+    incoming = run.incoming
+    told = incoming.settle()
+    if told:
+        effects.tell = [*effects.tell, *told]
+    if not run.replayer.has_mailbox:
+        return  # then nothing was said of updates
+    news = [*effects.news, *completion.rejected]
+    for event in completion.events:
+        what = event.attributes
+        if isinstance(
+            what, WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted
+        ):
+            news.append((what.update_id, what))
+    for update_id, _ in news:
+        incoming.updates.pop(update_id, None)
+    effects.news = news
+
+
+def give_back(run: LiveRun, effects: Effects) -> None:
+    """The run leaves memory: whoever waits must ask the store.
+
+    Who waits for an update that is being committed hears of it once that has ended.
+    """
+    incoming = run.incoming
+    if run.questions:
+        effects.unanswered = [*effects.unanswered, *(q[1] for q in run.questions)]
+        run.questions = ()
+    for item in (*incoming.in_commit, *incoming.waiting):
+        for token in item.tokens:
+            effects.tell = also(effects.tell, (token, False))
+        item.tokens = ()
+    held = [one for one in incoming.held if isinstance(one, inputs.Told)]
+    for one in held:
+        refuse(one, effects)
+    give_back_updates(incoming.waiting, effects)
+    incoming.waiting, incoming.keys, incoming.held = [], None, ()
+
+
+def refuse(given: inputs.Told, effects: Effects) -> None:
+    """Let who has a message for a run that cannot take it ask the store."""
+    if isinstance(given.event, UpdateRequest):
+        effects.news = also(effects.news, (given.event.update_id, None))
+    elif given.token is not None:
+        effects.tell = also(effects.tell, (given.token, False))
+
+
+def give_back_updates(items: Iterable[Item], effects: Effects) -> None:
+    """Let those ask the store who wait for updates of a run that left memory."""
+    for item in items:
+        if isinstance(item.event, UpdateRequest):
+            effects.news = also(effects.news, (item.event.update_id, None))

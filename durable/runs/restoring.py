@@ -1,0 +1,268 @@
+"""From stored rows back to a live run: its events, messages and activities.
+
+An activity without an outcome is in one of three states: its next attempt waits for its
+time (a row says so), it was asked to stop, or an attempt was under way when its worker
+died. The last is in doubt: it is run again as a further attempt, or reported as
+`OutcomeUnknown` where running it again is not allowed: where one attempt was asked
+for, or so many were lost that it must be the activity that kills its workers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from durable import limits
+from durable.core import retry
+from durable.core.codec import UNREADABLE, decode_rows
+from durable.core.events import (
+    CHILD_OUTCOMES,
+    DELIVERY_OUTCOMES,
+    ActivityTaskCanceled,
+    ActivityTaskFailed,
+    ActivityTaskScheduled,
+    ChildWorkflowExecutionStarted,
+    HistoryEvent,
+    WorkflowExecutionStarted,
+)
+from durable.core.machines.activity import ActivityMachine
+from durable.core.machines.machine import State
+from durable.core.messages import ActivityResolution, decode_message
+from durable.core.payload import Failure
+from durable.core.workflow_task import TaskInput
+from durable.errors import CorruptHistoryError
+from durable.runs import attempts
+from durable.runs.effects import AttemptEnd, Effects, also
+from durable.runs.incoming import Item
+from durable.runs.live_run import Attempt, LiveRun
+from durable.runs.states import BACKOFF, HELD
+from durable.store.records import (
+    AttemptRecord,
+    AttemptState,
+    LoadedRun,
+    MessageKind,
+    MessageRecord,
+)
+
+_failure_decoder: Final = msgspec.json.Decoder(Failure)
+
+
+# --- what was read --------------------------------------------------------------------
+
+
+def decode_loaded(
+    loaded: LoadedRun,
+) -> tuple[WorkflowExecutionStarted, list[HistoryEvent]]:
+    """The first event of a run, and its events as they are to be replayed.
+
+    Raises:
+        CorruptHistoryError: something of it cannot be read, messages included.
+    """
+    record, rows = loaded.record, loaded.rows
+    if record.damage is not None:
+        raise CorruptHistoryError(record.damage)
+    # Without the row at which its replay begins it would begin all over again.
+    if record.checkpoint_event_id > 1 and (
+        len(rows) < 2 or rows[1][1] != record.checkpoint_event_id
+    ):
+        raise CorruptHistoryError(
+            f"The row of run {record.run_id!r} names event"
+            f" {record.checkpoint_event_id} as its newest checkpoint, and its history"
+            " holds no such event."
+        )
+    history = decode_rows(rows)
+    first = history[0].attributes if history else None
+    if not isinstance(first, WorkflowExecutionStarted):
+        raise CorruptHistoryError(
+            f"The history of run {record.workflow_id!r} does not begin with"
+            " WorkflowExecutionStarted."
+        )
+    for message in loaded.messages:
+        event_of_message(message)
+    return first, history
+
+
+def event_of_message(
+    message: MessageRecord,
+) -> TaskInput | ActivityResolution | None:
+    """What a message brings to its run; None for a query, which brings nothing.
+
+    Raises:
+        CorruptHistoryError: this release cannot read it.
+    """
+    if message.kind == MessageKind.QUERY.value:
+        return None
+    try:
+        event: TaskInput | ActivityResolution = decode_message(
+            message.kind, message.data
+        )
+        return event
+    except KeyError:
+        raise CorruptHistoryError(
+            f"Message {message.sequence} of run {message.run_id} is of the kind"
+            f" {message.kind!r}, which this release does not know."
+        ) from None
+    except UNREADABLE as error:
+        raise CorruptHistoryError(
+            f"Message {message.sequence} of run {message.run_id} cannot be read:"
+            f" {error}."
+        ) from None
+
+
+# --- what was under way ---------------------------------------------------------------
+
+
+def restore_others(run: LiveRun, effects: Effects) -> None:
+    """Ask again for children whose start, and messages whose answer, is nowhere."""
+    heard = set(run.asked)
+    for said in _heard(run):
+        if isinstance(
+            said, (*CHILD_OUTCOMES, *DELIVERY_OUTCOMES, ChildWorkflowExecutionStarted)
+        ):
+            number: int = said.initiated_event_id  # type: ignore[union-attr]  # by its kind
+            heard.add(number)
+    for child in run.replayer.pending_children():
+        number = child.initiated_event_id
+        if child.run_id is None and number not in heard:
+            assert child.initiated is not None  # noqa: S101 - it is recorded
+            event = HistoryEvent(number, 0, child.initiated_at, child.initiated)
+            run.asked |= {number}
+            effects.start = also(effects.start, event)
+    for sent in run.replayer.pending_deliveries():
+        number = sent.initiated_event_id
+        if number not in heard:
+            assert sent.initiated is not None  # noqa: S101 - it is recorded
+            run.asked |= {number}
+            event = HistoryEvent(number, 0, 0, sent.initiated)
+            effects.deliver = also(effects.deliver, event)
+
+
+def restore_activities(
+    run: LiveRun, rows: list[AttemptRecord], effects: Effects, now: int
+) -> None:
+    """Take up the activities of a run that was just caught up.
+
+    Those that this process runs already, and those whose outcome waits in the run's
+    inputs, are left alone: only the code was driven again.
+    """
+    pending = run.replayer.pending_activities()
+    if not pending:
+        return
+    latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
+    lost = Counter(
+        row.scheduled_event_id for row in rows if row.state is AttemptState.LOST
+    )
+    decided = {getattr(event, "scheduled_event_id", None) for event in _heard(run)}
+    for machine in pending:
+        event_id = machine.scheduled_event_id
+        if event_id in decided or event_id in run.attempts or event_id in run.backoffs:
+            continue
+        row = latest.get(event_id)
+        attempt = _attempt_of(run, machine, row, lost[event_id])
+        if machine.state is State.CANCEL_REQUESTED:
+            run.incoming.add(Item(_cancelled(attempt)))
+            run.ended += (attempts.lost(attempt, None, now),)
+        elif row is not None and row.state is AttemptState.BACKOFF:
+            attempt.has_waited = row.failure is not None
+            attempt.phase = BACKOFF
+            run.backoffs[event_id] = attempt
+        elif row is not None and row.state is AttemptState.RETURNED:
+            _hold(run, attempt, _failure_of(row), effects)
+        else:
+            _resolve_doubt(run, attempt, row, effects, now)
+
+
+def _heard(run: LiveRun) -> Iterator[TaskInput]:
+    """What the run is about to see, or has recorded and not seen."""
+    for item in run.incoming.waiting:
+        yield item.event
+    yield from run.replayer.unprocessed
+
+
+def _failure_of(row: AttemptRecord) -> Failure:
+    return _failure_decoder.decode(row.failure or "{}")
+
+
+def _hold(run: LiveRun, attempt: Attempt, failure: Failure, effects: Effects) -> None:
+    """Take up one whose function has returned; it ends if the code is mended.
+
+    What an operator has decided meanwhile counts for more than what was kept.
+    """
+    attempt.phase, attempt.problem = HELD, failure
+    run.attempts[attempt.scheduled_event_id] = attempt
+    if not any(attempts.is_meant(r, attempt) for r in run.resolutions):
+        effects.mend = also(effects.mend, attempt)
+
+
+def _resolve_doubt(
+    run: LiveRun,
+    attempt: Attempt,
+    row: AttemptRecord | None,
+    effects: Effects,
+    now: int,
+) -> None:
+    settings = attempt.scheduled.settings
+    failure = Failure(
+        message=f"attempt {attempt.attempt} was under way when its worker died;"
+        " nobody knows whether it took effect",
+        kind="outcome_unknown",
+        type="OutcomeUnknown",
+    )
+    if row is not None and row.failure is not None:
+        failure = _failure_of(row)  # its worker could still say why
+    decision: retry.Retry | retry.GiveUp = retry.Retry(0)
+    if (
+        settings.at_most_once
+        or settings.retry_policy.max_attempts == 1
+        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
+    ):
+        decision = retry.GiveUp("outcome_unknown")
+    end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
+    effects.attempt_ends = also(effects.attempt_ends, end)
+    if isinstance(decision, retry.GiveUp):
+        run.incoming.add(Item(_doubtful(attempt, failure)))
+        run.ended += (attempts.lost(attempt, failure, now),)
+    else:
+        attempts.begin_after_doubt(attempt, failure, effects, now)
+
+
+def _attempt_of(
+    run: LiveRun, machine: ActivityMachine, row: AttemptRecord | None, lost: int
+) -> Attempt:
+    assert isinstance(machine.scheduled, ActivityTaskScheduled)  # noqa: S101 - it is recorded
+    attempt = Attempt(
+        run,
+        machine.scheduled_event_id,
+        machine.scheduled,
+        machine.scheduled_at,
+        run.task_headers,
+        attempt=1 if row is None else row.attempt,
+        lost=lost,
+    )
+    if row is not None:
+        attempt.has_row = True
+        attempt.worker_id = row.worker_id
+        attempt.due_at = row.due_at
+        attempt.started_at = row.started_at or 0
+    return attempt
+
+
+def _cancelled(attempt: Attempt) -> ActivityTaskCanceled:
+    return ActivityTaskCanceled(
+        scheduled_event_id=attempt.scheduled_event_id,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at,
+    )
+
+
+def _doubtful(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
+    return ActivityTaskFailed(
+        scheduled_event_id=attempt.scheduled_event_id,
+        failure=failure,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at or attempt.scheduled_at,
+        retry_state="outcome_unknown",
+    )

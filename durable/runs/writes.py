@@ -1,0 +1,192 @@
+"""What a live run has written: its creation, its turns, what is kept, its parking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from durable.core.codec import decode_rows, encode_event
+from durable.core.events import StateTransitioned
+from durable.core.payload import Failure
+from durable.core.workflow_task import WorkflowTaskCompletion
+from durable.runs import messages
+from durable.runs.effects import Effects
+from durable.runs.incoming import is_message
+from durable.runs.live_run import LiveRun
+from durable.runs.outgoing import (
+    STATUS_OF,
+    has_work,
+    messages_of,
+    published_state,
+    starts_of,
+)
+from durable.runs.states import COMMITTING, PARKING
+from durable.store.records import RUNNING, CommitTask, LoadedRun, ParkRun, StartRun
+
+
+def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -> None:
+    """Create a run with what its first turn decided."""
+    request = run.operation
+    assert isinstance(request, StartRun)  # noqa: S101 - by the state
+    events, closes = completion.events, completion.is_closed
+    kinds: set[type[Any]] = {type(event.attributes) for event in events}
+    begins_work = has_work(kinds) or completion.failure is not None
+    run.row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
+    status, closed_at = RUNNING, None
+    if closes:
+        status, closed_at = STATUS_OF[type(events[-1].attributes)], events[-1].time
+    operation = msgspec.structs.replace(
+        request,
+        record=msgspec.structs.replace(
+            request.record,
+            owner=None if closes else run.terms.worker_id,
+            is_active=run.row[0],
+            wake_at=run.row[1],
+            status=status,
+            closed_at=closed_at,
+            state=published_state(events) if StateTransitioned in kinds else None,
+        ),
+        rows=[encode_event(run.run_id, event) for event in events],
+        messages=messages_of(run, completion, kinds),
+        starts=starts_of(run, events) if closes else (),
+    )
+    run.operation, run.completion = operation, completion
+    effects.write = operation
+
+
+def commit(
+    run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects, now: int
+) -> bool:
+    """Write what a turn decided; False if nothing of it is to be kept."""
+    incoming, events = run.incoming, completion.events
+    numbers, requests = incoming.consume()
+    settled, replies = messages.settled_updates(run, completion, now)
+    if not (events or numbers or requests or settled):
+        return False
+    run_id, closes = run.run_id, completion.is_closed
+    kinds: set[type[Any]] = {type(event.attributes) for event in events}
+    # Inputs that a failed turn leaves unseen must not wait for a restart.
+    begins_work = has_work(kinds) or completion.failure is not None
+    row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
+    operation = CommitTask(
+        run_id=run_id,
+        rows=[encode_event(run_id, event) for event in events],
+        status=STATUS_OF[type(events[-1].attributes)] if closes else None,
+        closed_at=events[-1].time if closes else None,
+        update_run=closes or run.is_parked or row != run.row,
+        is_active=row[0],
+        wake_at=row[1],
+        attempts=run.ended,
+        consumed=numbers + settled,
+        consumed_requests=requests,
+        replies=replies,
+        state=published_state(events) if StateTransitioned in kinds else None,
+        checkpoint_event_id=completion.checkpoint_event_id,
+        messages=messages_of(run, completion, kinds),
+        starts=starts_of(run, events) if closes else (),
+        has_children=closes and run.replayer.has_had_children,
+        sees_all_mail=messages.passed_by_inbox(run),
+    )
+    run.row, run.is_parked = row, False
+    _submit(run, operation, completion, effects)
+    return True
+
+
+def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
+    """Record what waits without driving the code, if anything does."""
+    kept, left = run.incoming.keep()
+    for item in left:
+        effects.tell = [*effects.tell, *((token, False) for token in item.tokens)]
+    messages.give_back_updates(left, effects)
+    if not (kept or run.ended or run.incoming.stale):
+        return
+    numbers, requests = run.incoming.consume()
+    events = run.replayer.unprocessed_events(now, kept)
+    operation = CommitTask(
+        run_id=run.run_id,
+        rows=[encode_event(run.run_id, event) for event in events],
+        update_run=True,
+        is_active=True,
+        wake_at=run.row[1],
+        attempts=run.ended,
+        consumed=numbers,
+        consumed_requests=requests,
+    )
+    run.row = (True, run.row[1])
+    _submit(run, operation, None, effects)
+
+
+def empty_inbox(run: LiveRun, effects: Effects) -> None:
+    """Delete messages that the run has had already, or they would wait for ever."""
+    numbers, requests = run.incoming.consume()
+    operation = CommitTask(
+        run_id=run.run_id, rows=[], consumed=numbers, consumed_requests=requests
+    )
+    _submit(run, operation, None, effects)
+
+
+def correct_row(run: LiveRun, effects: Effects) -> None:
+    """Make the run's row say what it waits for, and that it is not stuck."""
+    row = run.wanted_row(is_busy=False)
+    if row == run.row and not run.is_parked:
+        return
+    run.row, run.is_parked = row, False
+    operation = CommitTask(
+        run_id=run.run_id,
+        rows=[],
+        update_run=True,
+        is_active=row[0],
+        wake_at=row[1],
+    )
+    _submit(run, operation, None, effects)
+    if row[1] is not None:
+        effects.wake_by(row[1])
+
+
+def fail_run(
+    run: LiveRun, loaded: LoadedRun, failure: Failure, effects: Effects, now: int
+) -> None:
+    """Fail a run whose code says that this does; its mail becomes part of it."""
+    messages.take_mail(run, loaded.messages)
+    kept, left = run.incoming.keep()
+    for item in left:
+        effects.tell = [*effects.tell, *((token, False) for token in item.tokens)]
+    messages.give_back_updates(left, effects)
+    mail = [event for event in kept if is_message(event)]
+    history = decode_rows(loaded.rows)
+    completion = run.replayer.fail_run(now, mail, history, failure)
+    commit(run, completion, effects, now)
+
+
+def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
+    """Set the run aside with its reason; nobody loses anything."""
+    run.stuck, run.state = failure, PARKING
+    stuck = msgspec.json.encode(failure).decode()
+    effects.write = run.operation = ParkRun(run_id=run.run_id, stuck=stuck)
+
+
+def reason_of(problem: Failure) -> Failure:
+    """Such an outcome in the words of a run's row, without the value."""
+    return msgspec.structs.replace(problem, kind="application", details=())
+
+
+def take_back(run: LiveRun) -> None:
+    """Put what was not committed back to where it waits."""
+    operation = run.operation
+    run.incoming.take_back()
+    if isinstance(operation, CommitTask):
+        run.ended = operation.attempts + run.ended
+    run.operation = run.completion = None
+
+
+def _submit(
+    run: LiveRun,
+    operation: CommitTask,
+    completion: WorkflowTaskCompletion | None,
+    effects: Effects,
+) -> None:
+    if operation.attempts:
+        run.ended = ()
+    run.operation, run.completion, run.state = operation, completion, COMMITTING
+    effects.write = operation

@@ -1,0 +1,678 @@
+"""Keeps runs in memory, gives them what happens, and carries out what they want.
+
+What becomes of a run is decided in `durable.runs`; here is the world around it: its
+code is driven, its writes are submitted, its children are started, its attempts begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from durable.api.registry import Registry
+from durable.converter.failures import failure_of
+from durable.core.events import (
+    Attributes,
+    HistoryEvent,
+    StartChildWorkflowExecutionInitiated,
+    WorkflowExecutionStarted,
+)
+from durable.core.messages import QueryReply, decode_message, encode_message
+from durable.core.payload import Failure
+from durable.core.replayer import Replayer
+from durable.core.workflow_task import TaskInput, UpdateRequest
+from durable.errors import (
+    CorruptHistoryError,
+    DurableError,
+    HistoryTakenError,
+    LeaseLostError,
+    StoreError,
+)
+from durable.observer import Observer
+from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.runs import inputs, machine
+from durable.runs.effects import (
+    AttemptEnd,
+    Creation,
+    Effects,
+    Left,
+    Recording,
+    Then,
+    UpdateNews,
+)
+from durable.runs.live_run import LiveRun, Terms, new_run
+from durable.runs.outgoing import (
+    STATUS_OF,
+    child_request_id,
+    child_start,
+    outcome_for_parent,
+    unowned_start,
+)
+from durable.runs.states import AT_REST, CREATING, DRIVING, GONE, REPLAYING, UNREAD
+from durable.store.queries import ReadMessages
+from durable.store.records import (
+    CommitTask,
+    Committed,
+    LoadedRun,
+    MessageRecord,
+    ParkRun,
+    ReleaseRuns,
+    ReplyRecord,
+    RunStatus,
+    Started,
+    StartRun,
+)
+from durable.store.store import Store
+from durable.worker import log_lines, observing, unrecorded
+from durable.worker.activity_pool import ActivityPool
+from durable.worker.loader import Loader, not_read_yet
+from durable.worker.log_lines import ENDS_BADLY, extra_of, name_of
+from durable.worker.redelivery import send_again
+from durable.worker.turns import Turns
+from durable.worker.unknown_activities import UnknownActivities
+
+_log: Final = logging.getLogger("durable.worker")
+_DRIVEN: Final = (DRIVING, CREATING, REPLAYING)
+# That an outcome is held, which nobody else knows, is written again after this long.
+_HOLD_SECONDS: Final = 1.0
+T = TypeVar("T")
+
+
+class ChildOrder(msgspec.Struct, eq=False):
+    """Stands for a parent that wants to hear how the start of a child went."""
+
+    parent: LiveRun
+    event: HistoryEvent
+
+
+class Question(msgspec.Struct, eq=False):
+    """Stands for somebody in this process who wants to look at a run."""
+
+    ask: Callable[[Replayer], Any]
+    answer: asyncio.Future[Any]
+
+
+class Outside(msgspec.Struct, eq=False):
+    """Whom a runner tells what.
+
+    Attributes:
+        closed: a run's terminal event is committed; that event if this worker has it.
+        stuck: a run is parked, and why.
+        update: something became of an update of a run.
+        wake_by: look for due runs no later than this instant.
+        look_around: there may be runs that nobody owns.
+        lease_lost: that worker's lease is gone.
+    """
+
+    closed: Callable[[str, Attributes | None], None]
+    stuck: Callable[[str, Failure], None]
+    update: Callable[[str, str, UpdateNews], None]
+    wake_by: Callable[[int], None]
+    look_around: Callable[[], None]
+    lease_lost: Callable[[str], None]
+
+
+class Runner:
+    """The runs that one worker has in memory.
+
+    Attributes:
+        runs: those, by run id.
+        terms: what they know of the worker; replaced when it joins again.
+        is_open: the worker works.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        outside: Outside,
+        *,
+        observer: Observer | None,
+        task_queue: str,
+        cached_runs: int,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._outside = outside
+        self._observer = observer
+        self._task_queue = task_queue
+        self._cached_runs = cached_runs
+        self.runs: dict[str, LiveRun] = {}
+        self._idle: collections.OrderedDict[str, LiveRun] = collections.OrderedDict()
+        self._background: set[asyncio.Task[None]] = set()
+        self.loader = Loader(
+            store, entered=self._entered, mail=self._mail_if_live, spawn=self.spawn
+        )
+        self.is_open = False
+        self.hits = self.misses = 0
+        self.terms: Terms
+        self.pool: ActivityPool
+        self._turns: Turns
+        self._unknown: UnknownActivities
+
+    def join(self, terms: Terms, turns: Turns, pool: ActivityPool) -> None:
+        """Belong to a new worker."""
+        self.terms, self._turns, self.pool = terms, turns, pool
+        self._unknown = UnknownActivities(
+            self._store,
+            self._registry,
+            terms.worker_id,
+            pool,
+            self.feed,
+            self.release,
+            self.spawn,
+        )
+
+    # --- one input, and what follows --------------------------------------------------
+
+    def feed(self, run: LiveRun, given: inputs.AnyInput) -> None:
+        """Give a run something, and carry out what it wants then."""
+        self._carry_out(run, machine.handle(run, given, self._store.now()))
+
+    def _carry_out(self, run: LiveRun, effects: Effects) -> None:
+        for end in effects.attempt_ends:
+            self._attempt_ended(end)
+        if effects.creation is not None:
+            self._creation_ended(effects.creation)
+        for token, answer in effects.tell:
+            if not token.done():
+                token.set_result(answer)
+        for update_id, news in effects.news:
+            self._outside.update(run.run_id, update_id, news)
+        if effects.spread is not None:
+            parent = self.find_parent(run) if effects.left is not None else None
+            self.spread(effects.spread, None if parent is None else parent.run_id)
+        for run_id in effects.closed:
+            self.closed_elsewhere(run_id)
+        if effects.torn_down is not None:
+            effects.torn_down.tear_down()
+        if effects.ask or effects.unanswered:
+            self._answer(run, effects)
+        if effects.stop or effects.unheard:
+            for attempt in effects.stop:
+                self.pool.stop(attempt)
+            for attempt in effects.unheard:
+                self.pool.let_go(attempt)
+        for recording in effects.record:
+            self._store.submit(
+                recording.operation, partial(self._recorded, run, recording)
+            )
+        for attempt in effects.begin:
+            self.pool.begin(attempt)
+        if effects.seek or effects.mend or effects.resolve:
+            self._see_to_attempts(run, effects)
+        for event in effects.start:
+            self._start_child(run, event)
+        for event in effects.deliver:
+            self.spawn(self._deliver(run, event))
+        if effects.refused is not None:
+            self._log_refused(run, effects.refused, effects)
+        if effects.write is not None:
+            if type(effects.write) is ParkRun and run.stuck is not None:
+                log_lines.log_parked(run, run.stuck)
+            self._store.submit(effects.write, partial(self._written, run))
+        if effects.read_mail:
+            self.spawn(self._read_mail(run))
+        if effects.read_run:
+            self.spawn(self._read_again(run))
+        if effects.wake_at is not None:
+            self._outside.wake_by(effects.wake_at)
+        if effects.look_around:
+            self._outside.look_around()
+        # What was carried out may have brought the run away from there.
+        if effects.drive is not None and run.state in _DRIVEN:
+            driven = self._turns.drive(run, effects.drive, effects.ready_at)
+            self.feed(run, driven)
+        if effects.left is not None:
+            self._leave(run, effects.left, effects)
+        elif run.state is AT_REST:
+            self._settle(run)
+        if effects.error is not None:
+            raise effects.error
+
+    def _written(self, run: LiveRun, result: Any, error: BaseException | None) -> None:
+        given = inputs.Settled(result) if error is None else inputs.Refused(error)
+        self.feed(run, given)
+
+    def _recorded(
+        self,
+        run: LiveRun,
+        recording: Recording,
+        _: Any,
+        error: BaseException | None,
+    ) -> None:
+        self.feed(run, inputs.Recorded(recording, error))
+        if error is not None and recording.then is Then.HOLD and run.state is not GONE:
+            again = inputs.HoldAgain(recording.attempt, recording.row_state)
+            asyncio.get_running_loop().call_later(_HOLD_SECONDS, self.feed, run, again)
+
+    def _log_refused(
+        self, run: LiveRun, error: BaseException, effects: Effects
+    ) -> None:
+        if isinstance(error, LeaseLostError):
+            self._outside.lease_lost(error.worker_id)
+            return
+        if effects.left is Left.PARKED:
+            text = "Run %s could not be parked: %s"
+        elif effects.is_of_attempt:
+            text = "An attempt of run %s could not be recorded (%s); it is not begun."
+        elif isinstance(error, StoreError) and not isinstance(error, HistoryTakenError):
+            text = (
+                "A workflow task of run %s was not committed (%s); it will be driven"
+                " again from its history."
+            )
+        else:
+            return
+        _log.error(text, name_of(run), error, extra=extra_of(run))
+
+    def _attempt_ended(self, end: AttemptEnd) -> None:
+        if end.decision is not None and end.failure is not None:
+            log_lines.log_failed_attempt(end.attempt, end.failure, end.decision)
+        if end.was_here and self._turns.observer is not None:
+            observing.attempt_closed(self._turns.observer, end, self._store.now())
+
+    def _see_to_attempts(self, run: LiveRun, effects: Effects) -> None:
+        for attempt, is_first in effects.seek:
+            self._unknown.seek(attempt, may_offer=is_first)
+        for attempt in effects.mend:
+            self.feed(run, unrecorded.mend(self._registry, attempt))
+        for attempt, resolution in effects.resolve:
+            self.feed(run, unrecorded.resolve(self._registry, attempt, resolution))
+
+    # --- in and out of memory ---------------------------------------------------------
+
+    def find_live(self, run_id: str) -> LiveRun | None:
+        """The run, if it is in memory and takes messages."""
+        run = self.runs.get(run_id)
+        return None if run is None or self.terms.is_draining else run
+
+    def _leave(self, run: LiveRun, left: Left, effects: Effects) -> None:
+        """Take a run out of memory; whoever waits for it must ask the store."""
+        if self.runs.get(run.run_id) is run:
+            del self.runs[run.run_id]
+        self._idle.pop(run.run_id, None)
+        event = effects.terminal
+        if event is not None:
+            if type(event.attributes) in ENDS_BADLY:
+                log_lines.log_failed_run(run, event.attributes)
+            if self._observer is not None:
+                status = STATUS_OF[type(event.attributes)]
+                observing.run_closed(
+                    self._observer, run, event, status, self._task_queue
+                )
+        run.replayer.tear_down()
+        if event is not None:
+            self._tell_parent(run, event.attributes)
+            self._outside.closed(run.run_id, event.attributes)
+        elif left is Left.CLOSED_ELSEWHERE:
+            self._outside.closed(run.run_id, None)
+        elif left is Left.PARKED and run.stuck is not None:
+            self._outside.stuck(run.run_id, run.stuck)
+
+    def _settle(self, run: LiveRun) -> None:
+        """Keep an idle run live for a while; let the longest idle ones go."""
+        if not run.is_idle:
+            return
+        self._idle[run.run_id] = run
+        self._idle.move_to_end(run.run_id)
+        while len(self._idle) > self._cached_runs:
+            _, oldest = self._idle.popitem(last=False)
+            if oldest.is_idle:
+                self.feed(oldest, inputs.Leave())
+
+    def forget_all(self) -> None:
+        """Take every run out of memory, and every read that is under way."""
+        self.loader.forget_all()
+        for run in list(self.runs.values()):
+            self.feed(run, inputs.Leave())
+
+    def closed_elsewhere(self, run_id: str) -> None:
+        """A run was closed by a write that is not this worker's."""
+        run = self.runs.get(run_id)
+        if run is None:
+            self._outside.closed(run_id, None)
+        else:
+            self.feed(run, inputs.ClosedElsewhere())
+
+    def release(self, run: LiveRun) -> None:
+        """Leave a run to whichever worker takes it."""
+        self.feed(run, inputs.Leave())
+        self._store.submit(ReleaseRuns(run_ids=(run.run_id,)), _ignore)
+
+    # --- starting runs ----------------------------------------------------------------
+
+    def create(
+        self,
+        started: WorkflowExecutionStarted,
+        request: StartRun,
+        first: tuple[TaskInput, ...],
+        creator: asyncio.Future[Started] | ChildOrder,
+    ) -> None:
+        """Drive the first turn and commit it together with the run's creation.
+
+        So a run that one engine starts and runs itself costs no commit of its own.
+        """
+        record = request.record
+        run = new_run(
+            started,
+            self.terms,
+            CREATING,
+            record.started_at,
+            record.parent_close_policy,
+        )
+        # Others see it once it is committed, which is before its outcome is heard here:
+        # what they bring must find it, or it would be loaded beside itself. A start
+        # whose answer was lost may be asked again for what was loaded since.
+        self.runs.setdefault(run.run_id, run)
+        self._carry_out(run, machine.begin(run, request, first, creator))
+
+    def _creation_ended(self, creation: Creation) -> None:
+        creator, outcome = creation.creator, creation.outcome
+        if isinstance(creator, ChildOrder):
+            self._child_started(creator, outcome, creation.has_ended)
+        elif creator.done():
+            return
+        elif isinstance(outcome, Started):
+            creator.set_result(outcome)
+        else:
+            creator.set_exception(outcome)
+
+    def _start_child(self, run: LiveRun, event: HistoryEvent) -> None:
+        """Start a recorded child; asked again, it finds the same by its request id."""
+        what = event.attributes
+        assert isinstance(what, StartChildWorkflowExecutionInitiated)  # noqa: S101 - by the caller
+        now = self._store.now()
+        started, record = child_start(run, event, run.terms.new_run_id(), now)
+        policy = IdReusePolicy(what.settings.id_reuse_policy)
+        order = ChildOrder(run, event)
+        if run.terms.can_run(started.task_queue, started.workflow_type):
+            request = StartRun(
+                record=record,
+                rows=[],
+                reuse_policy=policy,
+                conflict_policy=IdConflictPolicy.FAIL,
+            )
+            self.create(started, request, (), order)
+        else:
+            self._store.submit(
+                unowned_start(started, record, policy),
+                lambda result, error: self._child_started(order, error or result),
+            )
+
+    def _child_started(
+        self, order: ChildOrder, outcome: Any, has_ended: bool = False
+    ) -> None:
+        parent = order.parent
+        if parent.state is GONE:
+            return
+        if isinstance(outcome, Started) and not outcome.created:
+            # It may be ours by a commit whose answer was lost, or nobody's.
+            self.wake((outcome.run_id,))
+            self._outside.look_around()
+        answered = inputs.ChildAnswered(order.event, outcome, has_ended)
+        self.feed(parent, answered)
+
+    # --- other runs -------------------------------------------------------------------
+
+    def spread(self, committed: Committed, told: str | None = None) -> None:
+        """A commit did something to other runs; `told` hears of it without its mail."""
+        for run_id in committed.ended:
+            self.closed_elsewhere(run_id)
+        for receiver in (
+            *committed.deliveries,
+            *committed.cancelled,
+            *committed.notified,
+        ):
+            if isinstance(receiver, str) and receiver != told:
+                self.mail(receiver)
+        begun = [s.run_id for s in committed.started if isinstance(s, Started)]
+        if begun:
+            self.wake(begun)
+            self._outside.look_around()
+
+    def find_parent(self, run: LiveRun) -> LiveRun | None:
+        """The run's parent, if it is live here and waits for it."""
+        started = run.started
+        if started.parent_run_id is None:
+            return None
+        parent = self.find_live(started.parent_run_id)
+        number = started.parent_initiated_event_id or 0
+        if parent is None or parent.replayer.pending_child(number) is None:
+            return None
+        return parent
+
+    def _tell_parent(self, run: LiveRun, terminal: Attributes) -> None:
+        """Let a parent in this process see at once how its child ended."""
+        parent = self.find_parent(run)
+        event = None if parent is None else outcome_for_parent(run, terminal)
+        if parent is not None and event is not None:
+            request_id = child_request_id(run.started.first_run_id)
+            self.feed(parent, inputs.ChildEnded(event, request_id))
+
+    async def _deliver(self, run: LiveRun, event: HistoryEvent) -> None:
+        delivered = inputs.Delivered(event, None)
+        try:
+            delivered = await send_again(self._store, run, event, self.mail)
+        finally:
+            self.feed(run, delivered)
+
+    # --- messages and questions -------------------------------------------------------
+
+    def mail(self, run_id: str) -> None:
+        """A message for this run was committed."""
+        run = self.runs.get(run_id)
+        if run is not None:
+            self.feed(run, inputs.MailCame())
+        elif run_id in self.loader.loading:
+            self.loader.mailed(run_id)
+        else:
+            self.wake((run_id,))
+
+    def _mail_if_live(self, run_id: str) -> None:
+        if run_id in self.runs:
+            self.mail(run_id)
+
+    async def _read_mail(self, run: LiveRun) -> None:
+        messages: list[MessageRecord] | None = []
+        try:
+            messages = await self._store.read(ReadMessages(run.run_id))
+        except CorruptHistoryError:
+            messages = None
+        finally:
+            self.feed(run, inputs.MailRead(messages))
+
+    def take_mail(self, run_id: str, messages: Sequence[MessageRecord]) -> None:
+        """Hand a live run what was just read from its inbox."""
+        run = self.find_live(run_id)
+        if run is not None and messages:
+            self.feed(run, inputs.MailFound([*messages]))
+
+    def deliver(
+        self, run_id: str, event: Attributes, *, may_repeat: bool
+    ) -> asyncio.Future[bool] | None:
+        """Give a live run a signal or a request to stop; None if it is not live.
+
+        The answer is True once that is durable, and False if the store must be asked.
+        """
+        run = self.find_live(run_id)
+        if run is None:
+            return None
+        durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.feed(run, inputs.Told(event, durable, may_repeat))
+        return durable
+
+    def request_update(self, run_id: str, update: UpdateRequest) -> bool:
+        """Give a live run an update; False if it is not live, or has forgotten it."""
+        run = self.find_live(run_id)
+        if run is None or run.has_forgotten(update.update_id):
+            return False
+        self.feed(run, inputs.Told(update))
+        return True
+
+    def ask(
+        self, run_id: str, ask: Callable[[Replayer], T]
+    ) -> asyncio.Future[tuple[T] | None] | None:
+        """Look at a live run between turns; None if it is not live.
+
+        The answer is None if it leaves memory before that.
+        """
+        run = self.find_live(run_id)
+        if run is None:
+            return None
+        answer: asyncio.Future[tuple[T] | None]
+        answer = asyncio.get_running_loop().create_future()
+        self.feed(run, inputs.Asked(Question(ask, answer)))
+        return answer
+
+    def _answer(self, run: LiveRun, effects: Effects) -> None:
+        for token in effects.unanswered:
+            if isinstance(token, Question) and not token.answer.done():
+                token.answer.set_result(None)
+        for number, token in enumerate(effects.ask, 1):
+            if isinstance(token, Question):
+                _look(run, token)
+            else:
+                self._answer_by_mail(run, token)
+            if run.replayer.is_harmed:
+                self.feed(run, inputs.Harmed())
+                for later in effects.ask[number:]:
+                    self.feed(run, inputs.Asked(later))
+                return
+
+    def _answer_by_mail(self, run: LiveRun, message: MessageRecord) -> None:
+        """Answer a query of another process with a reply."""
+        try:
+            query = decode_message(message.kind, message.data)
+            said = QueryReply(run.replayer.query(query.name, query.input))
+        except Exception as error:  # noqa: BLE001 - it belongs to the asker
+            said = QueryReply(failure=failure_of(error))
+        reply = ReplyRecord(
+            run_id=run.run_id,
+            request_id=message.request_id,
+            data=encode_message(said),
+            created_at=self._store.now(),
+        )
+        operation = CommitTask(
+            run_id=run.run_id, rows=[], consumed=(message.sequence,), replies=(reply,)
+        )
+        self._store.submit(operation, lambda _, __: None)
+
+    # --- going on ---------------------------------------------------------------------
+
+    def wake(self, run_ids: Iterable[str]) -> None:
+        """Go on with these runs of ours: drive the live ones, load the others."""
+        to_load: list[str] = []
+        for run_id in run_ids:
+            run = self.runs.get(run_id)
+            if run is None:
+                to_load.append(run_id)
+            else:
+                self.hits += 1
+                self.feed(run, inputs.Due())
+        if to_load:
+            self.misses += self.loader.load(to_load)
+
+    def _entered(self, loaded: LoadedRun) -> None:
+        """A run was read that was not in memory."""
+        record, terms = loaded.record, self.terms
+        if not self.is_open or record.run_id in self.runs:
+            return
+        is_unreadable = record.damage is not None and record.owner is None
+        if record.status is not RunStatus.RUNNING or (
+            record.owner != terms.worker_id and not is_unreadable
+        ):
+            return
+        run = new_run(not_read_yet(record), terms, UNREAD, record.started_at)
+        self.runs[run.run_id] = run
+        if (
+            record.damage is not None
+            or record.workflow_type in self._registry.workflows
+        ):
+            self.feed(run, inputs.Loaded(loaded))
+            return
+        _log.warning(
+            "Run %r is of workflow %r, which this worker does not know (run id %s); it"
+            " waits for a worker that does.",
+            run.workflow_id,
+            run.workflow_type,
+            run.run_id,
+            extra=extra_of(run),
+        )
+        self.release(run)
+
+    async def _read_again(self, run: LiveRun) -> None:
+        loaded = await self.loader.read_again(run)
+        if self.is_open:
+            self.feed(run, inputs.Loaded(loaded))
+        else:
+            run.replayer.tear_down()
+
+    def working_runs(self) -> list[str]:
+        """The live runs that have activities under way."""
+        return [
+            run.run_id
+            for run in self.runs.values()
+            if run.attempts and run.state is AT_REST
+        ]
+
+    def run_lost(self, run_id: str) -> None:
+        """Another process has closed or taken this run."""
+        run = self.runs.get(run_id)
+        if run is not None and run.state is AT_REST:
+            self.closed_elsewhere(run_id)
+
+    def is_busy(self, run_id: str) -> bool:
+        """Whether the run is being loaded or committed."""
+        run = self.runs.get(run_id)
+        return run_id in self.loader.loading or (
+            run is not None and run.state is not AT_REST
+        )
+
+    # --- the background ---------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a step in the background; its errors are logged."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(
+            self._guarded(work)
+        )
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        # A step that is cancelled before it begins would warn that nobody awaited it.
+        task.add_done_callback(lambda _: work.close())
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except DurableError as error:
+            if self.is_open:
+                _log.error("A background step of the worker failed: %s", error)
+                self._outside.wake_by(self._store.now() + 1_000_000)
+
+    async def end_background(self) -> None:
+        """Cancel what runs in the background, and wait for its end."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+
+def _look(run: LiveRun, question: Question) -> None:
+    answer = question.answer
+    if answer.done():
+        return
+    try:
+        answer.set_result((question.ask(run.replayer),))
+    except asyncio.CancelledError:
+        answer.cancel()
+    except BaseException as error:  # noqa: BLE001 - it belongs to the asker
+        answer.set_exception(error)
+
+
+def _ignore(_: Any, error: BaseException | None) -> None:
+    if error is not None:
+        _log.error("A background write was refused: %s", error)
