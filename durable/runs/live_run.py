@@ -27,8 +27,9 @@ from durable.store.records import (
 
 
 class Terms(msgspec.Struct, eq=False):
-    """What runs know of the worker that they live in; a worker that joins again is
-    another one.
+    """What runs know of the worker that they live in.
+
+    A worker that joins again is another one.
 
     Attributes:
         max_tries: how often a turn that fails is tried before its run is set aside.

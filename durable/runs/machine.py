@@ -184,7 +184,8 @@ def _first_turn(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) 
 
 def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
     result, completion = given.result, run.completion
-    assert isinstance(result, Started) and completion is not None  # noqa: S101 - of a start
+    assert isinstance(result, Started)  # noqa: S101 - of a start
+    assert completion is not None  # noqa: S101 - it was driven
     effects.creation = Creation(run.creator, result, _has_ended(run))
     run.creator = None
     run.commits += 1

@@ -76,7 +76,7 @@ class UnknownActivities:
             call = attempt.call = Call(attempt)
         self._look(call, may_offer)
 
-    def _look(self, call: Call, may_offer: bool = False) -> None:
+    def _look(self, call: Call, may_offer: bool = True) -> None:
         attempt = call.attempt
         if attempt.is_over or self._pool.is_draining:
             return

@@ -94,7 +94,7 @@ class Worker:
             update=on_update,
             wake_by=self._wake_by,
             look_around=self.changed,
-            lease_lost=self._lease_lost,
+            lease_lost=self.lease_lost,
         )
         self._runner = Runner(
             store,
@@ -104,7 +104,7 @@ class Worker:
             task_queue=task_queue,
             cached_runs=options.cached_runs,
         )
-        self._lookout = Lookout(store, registry, self._runner, self._lease_lost)
+        self._lookout = Lookout(store, registry, self._runner, self.lease_lost)
         self._rejoining = Rejoining(
             store, self._runner, self.join, self._lookout.take_over
         )
@@ -170,7 +170,7 @@ class Worker:
                 task_queue=self._task_queue,
                 started_at=self._store.now(),
             ),
-            partial(self._lease_lost, worker_id),
+            partial(self.lease_lost, worker_id),
         )
 
     async def stop(self) -> None:
@@ -320,5 +320,6 @@ class Worker:
     def _wake_by(self, instant: int) -> None:
         self._lookout.wake_by(instant)
 
-    def _lease_lost(self, worker_id: str) -> None:
+    def lease_lost(self, worker_id: str) -> None:
+        """The lease of that worker, which may be an earlier one, is gone."""
         self._rejoining.lease_lost(worker_id)

@@ -376,7 +376,7 @@ try:
         try:
             handle.result()
         finally:
-            press_ctrl_c_when(lambda: worker._tasks.is_draining)
+            press_ctrl_c_when(lambda: worker._runner.terms.is_draining)
 except KeyboardInterrupt:
     sys.exit(130)
 """,

@@ -137,16 +137,16 @@ async def test_idle_entities_cost_nothing(tmp_path: Path) -> None:
             keys = range(begin, begin + 100)
             await asyncio.gather(*[engine.call(Stock[f"k{k}"].put()) for k in keys])
         worker: Any = engine._worker
-        assert len(worker._runs) <= 10
+        assert len(worker._runner.runs) <= 10
         assert len(asyncio.all_tasks()) <= before + 1
         runs = await engine.list(workflow_type="entity:entities.Stock", limit=1_000)
         assert len(runs) == 1_000
     async with Engine(url) as engine:
         before = len(asyncio.all_tasks())
         worker = engine._worker
-        assert worker._runs == {}
+        assert worker._runner.runs == {}
         assert await engine.call(Stock["k777"].put()) == 12
-        assert list(worker._runs) == [
+        assert list(worker._runner.runs) == [
             (await engine.get("entity:entities.Stock:k777")).run_id
         ]
         assert len(asyncio.all_tasks()) <= before + 1

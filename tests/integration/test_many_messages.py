@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from durable import Engine, Handle, Signal, run, update, wait_condition, workflow
-from durable.worker import live_run, mailroom
-from durable.worker.inputs import key_of
+from durable.runs import incoming, messages
+from durable.runs.incoming import key_of
 
 COUNT = 300
 LOOKS_PER_MESSAGE = 12
@@ -61,7 +61,7 @@ async def test_messages_are_told_apart_by_few_looks_at_each(
         looks += 1
         return key_of(event)
 
-    for module in (live_run, mailroom):
+    for module in (incoming, messages):
         monkeypatch.setattr(module, "key_of", counted)
     async with Engine("memory://") as engine:
         handle = await engine.start(start(COUNT))

@@ -30,7 +30,7 @@ from durable.store.connect import connect
 from durable.store.queries import ListWorkers
 from durable.store.records import AttemptState
 from durable.testing.environment import TestEnvironment
-from durable.worker.starting import Starts
+from durable.worker.runner import Runner
 
 RAN: list[tuple[str, int]] = []
 BEGUN = asyncio.Event()
@@ -405,7 +405,7 @@ async def test_a_parent_that_waits_for_a_childs_start_is_called_after_a_crash(
 ) -> None:
     with monkeypatch.context() as patched:
         # The answer never comes: the process might as well be dead by then.
-        patched.setattr(Starts, "_child_started", lambda *_: None)
+        patched.setattr(Runner, "_child_started", lambda *_: None)
         async with TestEnvironment(database) as env:
             await env.start(parent_of_one(), id="w")
             await env.sleep(1)  # the attempt has failed; the next is due in an hour

@@ -14,11 +14,13 @@ from durable.core.events import (
 )
 from durable.core.fold import fold
 from durable.core.replayer import Replayer
+from durable.core.workflow_task import TaskInput
+from durable.runs.incoming import Item
+from durable.runs.live_run import LiveRun, Terms
+from durable.runs.messages import take_child_start, take_mail
+from durable.runs.states import COMMITTING
 from durable.store.records import MessageRecord
 from durable.testing import Driver
-from durable.worker.live_run import new_run
-from durable.worker.mailroom import Mailroom
-from durable.worker.starting import take_start
 
 words = Signal("words", str)
 
@@ -44,9 +46,10 @@ class Parent:
         (self.child,) = self.driver.children
         replayer = self.driver._replayer  # pyright: ignore[reportPrivateUsage]  # what a worker holds
         assert isinstance(replayer, Replayer)
-        self.run = new_run(self.driver.started(), replayer)
         unused: Any = None
-        self.mailroom = Mailroom(unused, unused)
+        terms = Terms("w", 1, unused, unused, unused, unused)
+        started = self.driver.started()
+        self.run = LiveRun(started.run_id, started, replayer, terms, COMMITTING)
         self.started = self.child.started()
         assert isinstance(self.started, ChildWorkflowExecutionStarted)
 
@@ -68,9 +71,12 @@ class Parent:
         assert isinstance(ended, ChildWorkflowExecutionCompleted)
         return msgspec.structs.replace(ended, run_id=self.started.run_id)
 
+    def waiting(self) -> list[TaskInput]:
+        return [item.event for item in self.run.incoming.waiting]
+
     def take_all(self) -> list[str]:
         """Drive the turn; its history keeps its rules."""
-        inputs = self.run.inputs
+        inputs = self.waiting()
         self.driver.turn(*inputs)
         assert fold(self.driver.history).violations == ()
         return [type(event).__name__ for event in inputs]
@@ -84,8 +90,8 @@ def family() -> Parent:
 def test_a_childs_start_comes_before_its_end_that_the_inbox_brings(
     family: Parent,
 ) -> None:
-    family.run.inputs = [family.started]
-    family.mailroom.take(family.run, [family.mail(1, "child", family.ended())])
+    family.run.incoming.add(Item(family.started))
+    take_mail(family.run, [family.mail(1, "child", family.ended())])
     assert family.take_all() == [
         "ChildWorkflowExecutionStarted",
         "ChildWorkflowExecutionCompleted",
@@ -95,8 +101,8 @@ def test_a_childs_start_comes_before_its_end_that_the_inbox_brings(
 def test_a_childs_start_that_is_heard_of_late_comes_before_its_end(
     family: Parent,
 ) -> None:
-    family.mailroom.take(family.run, [family.mail(1, "child", family.ended())])
-    take_start(family.run, family.started, family.child.initiated_event_id)
+    take_mail(family.run, [family.mail(1, "child", family.ended())])
+    take_child_start(family.run, family.started, family.child.initiated_event_id)
     assert family.take_all() == [
         "ChildWorkflowExecutionStarted",
         "ChildWorkflowExecutionCompleted",
@@ -113,8 +119,8 @@ def test_a_childs_start_is_not_recorded_behind_its_end(
         replayer._unprocessed = kept  # pyright: ignore[reportPrivateUsage]  # as read again
     else:
         family.driver.turn(family.ended())
-    take_start(family.run, family.started, family.child.initiated_event_id)
-    assert family.run.inputs == []
+    take_child_start(family.run, family.started, family.child.initiated_event_id)
+    assert family.waiting() == []
 
 
 def test_messages_of_the_inbox_come_before_those_that_were_handed_in(
@@ -124,6 +130,7 @@ def test_messages_of_the_inbox_come_before_those_that_were_handed_in(
         WorkflowExecutionSignaled("words", words(text).input, request_id=text)
         for text in ("handed in", "mailed")
     )
-    family.run.inputs = [family.started, handed_in]
-    family.mailroom.take(family.run, [family.mail(1, "signal", mailed)])
-    assert family.run.inputs == [family.started, mailed, handed_in]
+    for event in (family.started, handed_in):
+        family.run.incoming.add(Item(event))
+    take_mail(family.run, [family.mail(1, "signal", mailed)])
+    assert family.waiting() == [family.started, mailed, handed_in]
