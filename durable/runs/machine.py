@@ -34,7 +34,7 @@ from durable.errors import (
     LeaseLostError,
     StoreError,
 )
-from durable.runs import attempts, inputs, messages, restoring, writes
+from durable.runs import attempts, inputs, leaving, messages, restoring, writes
 from durable.runs.effects import (
     CLOSED,
     Creation,
@@ -163,16 +163,6 @@ def _want_read(run: LiveRun, effects: Effects) -> None:
         run.must_read = True
 
 
-def _leave(run: LiveRun, left: Left, effects: Effects) -> None:
-    run.state = GONE
-    effects.left = left
-    effects.drive = None
-    messages.give_back(run, effects)
-    is_closed = left is CLOSED or left is Left.CLOSED_ELSEWHERE
-    attempts.forget(run, effects, is_closed=is_closed)
-    run.incoming.is_reading = False
-
-
 # --- creation -------------------------------------------------------------------------
 
 
@@ -192,7 +182,7 @@ def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     if not result.created:
         run.incoming.in_commit = ()
         effects.spread = result.committed
-        _leave(run, Left.DROPPED, effects)
+        leaving.leave(run, Left.DROPPED, effects)
         return
     if result.terminated_run_id is not None:
         effects.closed = [result.terminated_run_id]
@@ -228,7 +218,7 @@ def _not_created(
         effects.wake_by(now)
         effects.look_around = True
     run.incoming.in_commit = ()
-    _leave(run, Left.DROPPED, effects)
+    leaving.leave(run, Left.DROPPED, effects)
 
 
 # --- a turn ---------------------------------------------------------------------------
@@ -288,7 +278,7 @@ def _turn_committed(
     if completion.is_closed:
         # Whatever the last turn asked for or called off ends with the run.
         effects.terminal = events[-1]
-        _leave(run, CLOSED, effects)
+        leaving.leave(run, CLOSED, effects)
         return
     if committed is not None:
         # What became of what a turn sent is an input of the next.
@@ -321,7 +311,7 @@ def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) ->
     effects.refused = error
     if isinstance(error, LeaseLostError):
         # Whatever lease that was: it has lived through what never happened.
-        _leave(run, Left.LEASE_LOST, effects)
+        leaving.leave(run, Left.LEASE_LOST, effects)
     elif isinstance(error, StoreError):
         run.refusals += 1
         if isinstance(error, CommitUnknownError):
@@ -331,7 +321,7 @@ def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) ->
         _read_again(run, effects)
     else:
         effects.error = error
-        _leave(run, Left.DROPPED, effects)
+        leaving.leave(run, Left.DROPPED, effects)
 
 
 def _turn_failed(run: LiveRun, failure: WorkflowTaskFailure, effects: Effects) -> None:
@@ -344,7 +334,7 @@ def _turn_failed(run: LiveRun, failure: WorkflowTaskFailure, effects: Effects) -
 
 
 def _parked(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
-    _leave(run, Left.PARKED, effects)
+    leaving.leave(run, Left.PARKED, effects)
 
 
 def _not_parked(
@@ -352,7 +342,7 @@ def _not_parked(
 ) -> None:
     effects.refused = given.error
     is_lost = isinstance(given.error, LeaseLostError)
-    _leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
+    leaving.leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
 
 
 # --- reading --------------------------------------------------------------------------
@@ -362,12 +352,12 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
     loaded = given.loaded
     effects.torn_down = run.replayer
     if loaded is None or loaded.record.status is not RunStatus.RUNNING:
-        _leave(run, Left.CLOSED_ELSEWHERE, effects)
+        leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
         return
     record = loaded.record
     is_unreadable = record.damage is not None and record.owner is None
     if record.owner != run.terms.worker_id and not is_unreadable:
-        _leave(run, Left.DROPPED, effects)
+        leaving.leave(run, Left.DROPPED, effects)
         return
     run.row, run.is_parked = (
         (record.is_active, record.wake_at),
@@ -468,7 +458,7 @@ def _recorded(run: LiveRun, given: inputs.Recorded, effects: Effects, now: int) 
     error = given.error
     effects.refused, effects.is_of_attempt = error, True
     if isinstance(error, LeaseLostError):
-        _leave(run, Left.LEASE_LOST, effects)
+        leaving.leave(run, Left.LEASE_LOST, effects)
     elif error is not None:
         run.refusals += 1
     attempts.recorded(
@@ -520,54 +510,11 @@ def _due(run: LiveRun, given: inputs.Due, effects: Effects, now: int) -> None:
 def _closed_elsewhere(
     run: LiveRun, given: inputs.ClosedElsewhere, effects: Effects, now: int
 ) -> None:
-    _leave(run, Left.CLOSED_ELSEWHERE, effects)
+    leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
 
 
 def _left(run: LiveRun, given: inputs.Leave, effects: Effects, now: int) -> None:
-    _leave(run, Left.DROPPED, effects)
-
-
-# --- after it has left ----------------------------------------------------------------
-
-
-def _ignored(run: LiveRun, given: Any, effects: Effects, now: int) -> None:
-    """It was meant for a run that is gone."""
-
-
-def _told_when_gone(
-    run: LiveRun, given: inputs.Told, effects: Effects, now: int
-) -> None:
-    messages.refuse(given, effects)
-
-
-def _asked_when_gone(
-    run: LiveRun, given: inputs.Asked, effects: Effects, now: int
-) -> None:
-    effects.unanswered = [given.token]
-
-
-def _settled_when_gone(
-    run: LiveRun, given: inputs.Settled, effects: Effects, now: int
-) -> None:
-    if run.creator is not None:
-        assert isinstance(given.result, Started)  # noqa: S101 - of a start
-        effects.creation = Creation(run.creator, given.result, has_ended=False)
-        if given.result.created:
-            if given.result.terminated_run_id is not None:
-                effects.closed = [given.result.terminated_run_id]
-            if run.completion is not None and run.completion.is_closed:
-                effects.closed = [*effects.closed, run.run_id]
-        else:
-            effects.spread = given.result.committed
-    messages.give_back_updates(run.incoming.in_commit, effects)
-
-
-def _refused_when_gone(
-    run: LiveRun, given: inputs.Refused, effects: Effects, now: int
-) -> None:
-    if run.creator is not None:
-        effects.creation = Creation(run.creator, given.error, has_ended=False)
-    messages.give_back_updates(run.incoming.in_commit, effects)
+    leaving.leave(run, Left.DROPPED, effects)
 
 
 # --- the table ------------------------------------------------------------------------
@@ -603,13 +550,13 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.Leave: _left,
 }
 _WHEN_GONE: Final[dict[type[Any], Handler]] = {
-    **dict.fromkeys(_ANY_TIME, _ignored),
-    inputs.Told: _told_when_gone,
-    inputs.Asked: _asked_when_gone,
-    inputs.Settled: _settled_when_gone,
-    inputs.Refused: _refused_when_gone,
-    inputs.Loaded: _ignored,
-    inputs.Driven: _ignored,
+    **dict.fromkeys(_ANY_TIME, leaving.ignored),
+    inputs.Told: leaving.told,
+    inputs.Asked: leaving.asked,
+    inputs.Settled: leaving.settled,
+    inputs.Refused: leaving.refused,
+    inputs.Loaded: leaving.ignored,
+    inputs.Driven: leaving.ignored,
 }
 _HANDLERS: Final[dict[State, dict[type[Any], Handler]]] = {
     CREATING: {

@@ -25,7 +25,7 @@ from durable.store.store import Store
 from durable.worker import unrecorded
 from durable.worker.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activity_threads import NotBegunError, speaks_of_shutdown
-from durable.worker.calls import Call
+from durable.worker.calls import Call, starts_by
 from durable.worker.invoking import (
     Invoker,
     UnfitArgumentsError,
@@ -33,7 +33,6 @@ from durable.worker.invoking import (
     exit_error,
 )
 from durable.worker.places import Places, describe_running
-from durable.worker.unknown_activities import starts_by
 
 Feed: TypeAlias = Callable[[LiveRun, inputs.AnyInput], None]
 """Gives a run something, and carries out what it wants then."""

@@ -37,3 +37,16 @@ class Call(msgspec.Struct, eq=False):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+def starts_by(attempt: Attempt) -> tuple[int, str] | None:
+    """The instant until which an attempt must begin, and the timeout that says so."""
+    settings = attempt.scheduled.settings
+    limits: list[tuple[int, str]] = []
+    if settings.schedule_to_start_timeout is not None:
+        since = attempt.due_at or attempt.scheduled_at
+        limits.append((since + settings.schedule_to_start_timeout, "schedule_to_start"))
+    if settings.schedule_to_close_timeout is not None:
+        instant = attempt.scheduled_at + settings.schedule_to_close_timeout
+        limits.append((instant, "schedule_to_close"))
+    return min(limits, default=None)

@@ -9,24 +9,21 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from durable.api.registry import Registry
-from durable.converter.failures import failure_of
 from durable.core.events import (
     Attributes,
     HistoryEvent,
     StartChildWorkflowExecutionInitiated,
     WorkflowExecutionStarted,
 )
-from durable.core.messages import QueryReply, decode_message, encode_message
 from durable.core.payload import Failure
-from durable.core.replayer import Replayer
-from durable.core.workflow_task import TaskInput, UpdateRequest
+from durable.core.workflow_task import TaskInput
 from durable.errors import (
     CorruptHistoryError,
     DurableError,
@@ -57,13 +54,11 @@ from durable.runs.outgoing import (
 from durable.runs.states import AT_REST, CREATING, DRIVING, GONE, REPLAYING, UNREAD
 from durable.store.queries import ReadMessages
 from durable.store.records import (
-    CommitTask,
     Committed,
     LoadedRun,
     MessageRecord,
     ParkRun,
     ReleaseRuns,
-    ReplyRecord,
     RunStatus,
     Started,
     StartRun,
@@ -71,8 +66,10 @@ from durable.store.records import (
 from durable.store.store import Store
 from durable.worker import log_lines, observing, unrecorded
 from durable.worker.activity_pool import ActivityPool
+from durable.worker.background import Background
 from durable.worker.loader import Loader, not_read_yet
 from durable.worker.log_lines import ENDS_BADLY, extra_of, name_of
+from durable.worker.questions import Question, look, reply_to
 from durable.worker.redelivery import send_again
 from durable.worker.turns import Turns
 from durable.worker.unknown_activities import UnknownActivities
@@ -89,13 +86,6 @@ class ChildOrder(msgspec.Struct, eq=False):
 
     parent: LiveRun
     event: HistoryEvent
-
-
-class Question(msgspec.Struct, eq=False):
-    """Stands for somebody in this process who wants to look at a run."""
-
-    ask: Callable[[Replayer], Any]
-    answer: asyncio.Future[Any]
 
 
 class Outside(msgspec.Struct, eq=False):
@@ -145,7 +135,8 @@ class Runner:
         self._cached_runs = cached_runs
         self.runs: dict[str, LiveRun] = {}
         self._idle: collections.OrderedDict[str, LiveRun] = collections.OrderedDict()
-        self._background: set[asyncio.Task[None]] = set()
+        self.background = Background(self._step_failed)
+        self.spawn = self.background.spawn
         self.loader = Loader(
             store, entered=self._entered, mail=self._mail_if_live, spawn=self.spawn
         )
@@ -487,83 +478,28 @@ class Runner:
         finally:
             self.feed(run, inputs.MailRead(messages))
 
-    def take_mail(self, run_id: str, messages: Sequence[MessageRecord]) -> None:
-        """Hand a live run what was just read from its inbox."""
-        run = self.find_live(run_id)
-        if run is not None and messages:
-            self.feed(run, inputs.MailFound([*messages]))
-
-    def deliver(
-        self, run_id: str, event: Attributes, *, may_repeat: bool
-    ) -> asyncio.Future[bool] | None:
-        """Give a live run a signal or a request to stop; None if it is not live.
-
-        The answer is True once that is durable, and False if the store must be asked.
-        """
-        run = self.find_live(run_id)
-        if run is None:
-            return None
-        durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.feed(run, inputs.Told(event, durable, may_repeat))
-        return durable
-
-    def request_update(self, run_id: str, update: UpdateRequest) -> bool:
-        """Give a live run an update; False if it is not live, or has forgotten it."""
-        run = self.find_live(run_id)
-        if run is None or run.has_forgotten(update.update_id):
-            return False
-        self.feed(run, inputs.Told(update))
-        return True
-
-    def ask(
-        self, run_id: str, ask: Callable[[Replayer], T]
-    ) -> asyncio.Future[tuple[T] | None] | None:
-        """Look at a live run between turns; None if it is not live.
-
-        The answer is None if it leaves memory before that.
-        """
-        run = self.find_live(run_id)
-        if run is None:
-            return None
-        answer: asyncio.Future[tuple[T] | None]
-        answer = asyncio.get_running_loop().create_future()
-        self.feed(run, inputs.Asked(Question(ask, answer)))
-        return answer
-
     def _answer(self, run: LiveRun, effects: Effects) -> None:
         for token in effects.unanswered:
             if isinstance(token, Question) and not token.answer.done():
                 token.answer.set_result(None)
         for number, token in enumerate(effects.ask, 1):
             if isinstance(token, Question):
-                _look(run, token)
+                look(run, token)
             else:
-                self._answer_by_mail(run, token)
+                reply = reply_to(run, token, self._store.now())
+                self._store.submit(reply, lambda _, __: None)
             if run.replayer.is_harmed:
                 self.feed(run, inputs.Harmed())
                 for later in effects.ask[number:]:
                     self.feed(run, inputs.Asked(later))
                 return
 
-    def _answer_by_mail(self, run: LiveRun, message: MessageRecord) -> None:
-        """Answer a query of another process with a reply."""
-        try:
-            query = decode_message(message.kind, message.data)
-            said = QueryReply(run.replayer.query(query.name, query.input))
-        except Exception as error:  # noqa: BLE001 - it belongs to the asker
-            said = QueryReply(failure=failure_of(error))
-        reply = ReplyRecord(
-            run_id=run.run_id,
-            request_id=message.request_id,
-            data=encode_message(said),
-            created_at=self._store.now(),
-        )
-        operation = CommitTask(
-            run_id=run.run_id, rows=[], consumed=(message.sequence,), replies=(reply,)
-        )
-        self._store.submit(operation, lambda _, __: None)
-
     # --- going on ---------------------------------------------------------------------
+
+    def _step_failed(self, error: DurableError) -> None:
+        if self.is_open:
+            _log.error("A background step of the worker failed: %s", error)
+            self._outside.wake_by(self._store.now() + 1_000_000)
 
     def wake(self, run_ids: Iterable[str]) -> None:
         """Go on with these runs of ours: drive the live ones, load the others."""
@@ -633,44 +569,6 @@ class Runner:
         return run_id in self.loader.loading or (
             run is not None and run.state is not AT_REST
         )
-
-    # --- the background ---------------------------------------------------------------
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run a step in the background; its errors are logged."""
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(
-            self._guarded(work)
-        )
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        # A step that is cancelled before it begins would warn that nobody awaited it.
-        task.add_done_callback(lambda _: work.close())
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except DurableError as error:
-            if self.is_open:
-                _log.error("A background step of the worker failed: %s", error)
-                self._outside.wake_by(self._store.now() + 1_000_000)
-
-    async def end_background(self) -> None:
-        """Cancel what runs in the background, and wait for its end."""
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-
-
-def _look(run: LiveRun, question: Question) -> None:
-    answer = question.answer
-    if answer.done():
-        return
-    try:
-        answer.set_result((question.ask(run.replayer),))
-    except asyncio.CancelledError:
-        answer.cancel()
-    except BaseException as error:  # noqa: BLE001 - it belongs to the asker
-        answer.set_exception(error)
 
 
 def _ignore(_: Any, error: BaseException | None) -> None:

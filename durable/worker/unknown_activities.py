@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from durable.api.registry import Registry
 from durable.runs.inputs import AttemptReady
@@ -16,28 +16,13 @@ from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import AT_REST
 from durable.store.queries import ListWorkers
 from durable.store.store import Store
-from durable.worker.calls import Call
-
-if TYPE_CHECKING:
-    from durable.worker.activity_pool import ActivityPool, Feed
+from durable.worker.activity_pool import ActivityPool, Feed
+from durable.worker.calls import Call, starts_by
 
 _log: Final = logging.getLogger("durable.worker")
 # How often it is looked for a worker that knows an activity, and said that none does.
 _AGAIN_MICROSECONDS: Final = 60_000_000
 _NAMED_MAX: Final = 20
-
-
-def starts_by(attempt: Attempt) -> tuple[int, str] | None:
-    """The instant until which an attempt must begin, and the timeout that says so."""
-    settings = attempt.scheduled.settings
-    limits: list[tuple[int, str]] = []
-    if settings.schedule_to_start_timeout is not None:
-        since = attempt.due_at or attempt.scheduled_at
-        limits.append((since + settings.schedule_to_start_timeout, "schedule_to_start"))
-    if settings.schedule_to_close_timeout is not None:
-        instant = attempt.scheduled_at + settings.schedule_to_close_timeout
-        limits.append((instant, "schedule_to_close"))
-    return min(limits, default=None)
 
 
 class UnknownActivities:

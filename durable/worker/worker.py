@@ -25,6 +25,7 @@ from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import EngineClosedError, StoreError
 from durable.observer import Observer, WorkerObserver, WorkerState
 from durable.runs.effects import UpdateNews
+from durable.runs.inputs import Asked, MailFound, Told
 from durable.runs.live_run import Terms
 from durable.runs.states import AT_REST
 from durable.store.records import (
@@ -42,6 +43,7 @@ from durable.worker.activity_pool import ActivityPool
 from durable.worker.guards import install_guards
 from durable.worker.lookout import Lookout
 from durable.worker.process import host_identity, process_start
+from durable.worker.questions import Question
 from durable.worker.rejoining import Rejoining
 from durable.worker.runner import Outside, Runner
 from durable.worker.turns import Turns
@@ -185,7 +187,7 @@ class Worker:
         finally:  # Cancelled, it waits for nothing more.
             self.abandon()
             self._lookout.stop()
-            await runner.end_background()
+            await runner.background.end()
             try:
                 if was_open:
                     await self._store.release_worker()
@@ -274,21 +276,41 @@ class Worker:
 
         The answer is True once that is durable, and False if the store must be asked.
         """
-        return self._runner.deliver(run_id, event, may_repeat=may_repeat)
+        run = self._runner.find_live(run_id)
+        if run is None:
+            return None
+        durable: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._runner.feed(run, Told(event, durable, may_repeat))
+        return durable
 
     def request_update(self, run_id: str, update: UpdateRequest) -> bool:
         """Give a live run an update; False if it is not live, or has forgotten it."""
-        return self._runner.request_update(run_id, update)
+        run = self._runner.find_live(run_id)
+        if run is None or run.has_forgotten(update.update_id):
+            return False
+        self._runner.feed(run, Told(update))
+        return True
 
     def take_mail(self, run_id: str, messages: Sequence[MessageRecord]) -> None:
         """Hand a live run what was just read from its inbox."""
-        self._runner.take_mail(run_id, messages)
+        run = self._runner.find_live(run_id)
+        if run is not None and messages:
+            self._runner.feed(run, MailFound([*messages]))
 
     def ask(
         self, run_id: str, ask: Callable[[Replayer], T]
     ) -> asyncio.Future[tuple[T] | None] | None:
-        """Look at a live run between turns; None if it is not live."""
-        return self._runner.ask(run_id, ask)
+        """Look at a live run between turns; None if it is not live.
+
+        The answer is None if it leaves memory before that.
+        """
+        run = self._runner.find_live(run_id)
+        if run is None:
+            return None
+        answer: asyncio.Future[tuple[T] | None]
+        answer = asyncio.get_running_loop().create_future()
+        self._runner.feed(run, Asked(Question(ask, answer)))
+        return answer
 
     def mail(self, run_id: str) -> None:
         """A message for this run was committed."""
