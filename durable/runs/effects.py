@@ -140,6 +140,7 @@ class Effects(msgspec.Struct, eq=False):
         deliver: messages to be sent again -> `Delivered`.
         refused: why a write was refused, for the log; `is_of_attempt` says that it was
             for an attempt.
+        parking: why the run is being set aside, for the log.
         look_around: there may be runs that nobody owns.
         write: -> `Settled` or `Refused`.
         read_mail: its inbox is to be read -> `MailRead`.
@@ -172,6 +173,7 @@ class Effects(msgspec.Struct, eq=False):
     deliver: Some[HistoryEvent] = ()
     refused: BaseException | None = None
     is_of_attempt: bool = False
+    parking: Failure | None = None
     look_around: bool = False
     write: StartRun | CommitTask | ParkRun | None = None
     read_mail: bool = False

@@ -9,6 +9,8 @@ from typing import Final
 class State(enum.Enum):
     """Where a live run stands. It has at most one write of its own on its way."""
 
+    __hash__ = object.__hash__  # that of enums is a step of Python
+
     CREATING = "creating"
     """Its first turn is driven, or its creation is being committed."""
     UNREAD = "unread"

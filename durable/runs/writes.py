@@ -161,7 +161,8 @@ def fail_run(
 
 def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
     """Set the run aside with its reason; nobody loses anything."""
-    run.stuck, run.state = failure, PARKING
+    run.stuck = effects.parking = failure
+    run.state = PARKING
     stuck = msgspec.json.encode(failure).decode()
     effects.write = run.operation = ParkRun(run_id=run.run_id, stuck=stuck)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
+import operator
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -57,7 +58,6 @@ from durable.store.records import (
     Committed,
     LoadedRun,
     MessageRecord,
-    ParkRun,
     ReleaseRuns,
     RunStatus,
     Started,
@@ -76,6 +76,24 @@ from durable.worker.unknown_activities import UnknownActivities
 
 _log: Final = logging.getLogger("durable.worker")
 _DRIVEN: Final = (DRIVING, CREATING, REPLAYING)
+_USUAL: Final = frozenset(
+    [
+        "begin",
+        "creation",
+        "drive",
+        "error",
+        "left",
+        "ready_at",
+        "tell",
+        "terminal",
+        "wake_at",
+        "write",
+    ]
+)
+# Whether there are others is asked with one look: a plain run has none.
+_rare_of: Final = operator.attrgetter(
+    *(name for name in Effects.__struct_fields__ if name not in _USUAL)
+)
 # That an outcome is held, which nobody else knows, is written again after this long.
 _HOLD_SECONDS: Final = 1.0
 T = TypeVar("T")
@@ -167,13 +185,36 @@ class Runner:
         self._carry_out(run, machine.handle(run, given, self._store.now()))
 
     def _carry_out(self, run: LiveRun, effects: Effects) -> None:
-        for end in effects.attempt_ends:
-            self._attempt_ended(end)
         if effects.creation is not None:
             self._creation_ended(effects.creation)
-        for token, answer in effects.tell:
-            if not token.done():
-                token.set_result(answer)
+        if effects.tell:
+            for token, answer in effects.tell:
+                if not token.done():
+                    token.set_result(answer)
+        if any(_rare_of(effects)):
+            self._carry_out_rare(run, effects)
+        if effects.begin:
+            for attempt in effects.begin:
+                self.pool.begin(attempt)
+        if effects.write is not None:
+            self._store.submit(effects.write, partial(self._written, run))
+        if effects.wake_at is not None:
+            self._outside.wake_by(effects.wake_at)
+        # What was carried out may have brought the run away from there.
+        task = effects.drive
+        if task is not None and run.state in _DRIVEN:
+            driven = self._turns.drive(run, task, effects.ready_at)
+            self._carry_out(run, machine.handle(run, driven, task.now))
+        if effects.left is not None:
+            self._leave(run, effects.left, effects)
+        elif run.state is AT_REST:
+            self._settle(run)
+        if effects.error is not None:
+            raise effects.error
+
+    def _carry_out_rare(self, run: LiveRun, effects: Effects) -> None:
+        for end in effects.attempt_ends:
+            self._attempt_ended(end)
         for update_id, news in effects.news:
             self._outside.update(run.run_id, update_id, news)
         if effects.spread is not None:
@@ -185,47 +226,29 @@ class Runner:
             effects.torn_down.tear_down()
         if effects.ask or effects.unanswered:
             self._answer(run, effects)
-        if effects.stop or effects.unheard:
-            for attempt in effects.stop:
-                self.pool.stop(attempt)
-            for attempt in effects.unheard:
-                self.pool.let_go(attempt)
+        for attempt in effects.stop:
+            self.pool.stop(attempt)
+        for attempt in effects.unheard:
+            self.pool.let_go(attempt)
         for recording in effects.record:
             self._store.submit(
                 recording.operation, partial(self._recorded, run, recording)
             )
-        for attempt in effects.begin:
-            self.pool.begin(attempt)
-        if effects.seek or effects.mend or effects.resolve:
-            self._see_to_attempts(run, effects)
+        self._see_to_attempts(run, effects)
         for event in effects.start:
             self._start_child(run, event)
         for event in effects.deliver:
             self.spawn(self._deliver(run, event))
         if effects.refused is not None:
             self._log_refused(run, effects.refused, effects)
-        if effects.write is not None:
-            if type(effects.write) is ParkRun and run.stuck is not None:
-                log_lines.log_parked(run, run.stuck)
-            self._store.submit(effects.write, partial(self._written, run))
+        if effects.parking is not None:
+            log_lines.log_parked(run, effects.parking)
         if effects.read_mail:
             self.spawn(self._read_mail(run))
         if effects.read_run:
             self.spawn(self._read_again(run))
-        if effects.wake_at is not None:
-            self._outside.wake_by(effects.wake_at)
         if effects.look_around:
             self._outside.look_around()
-        # What was carried out may have brought the run away from there.
-        if effects.drive is not None and run.state in _DRIVEN:
-            driven = self._turns.drive(run, effects.drive, effects.ready_at)
-            self.feed(run, driven)
-        if effects.left is not None:
-            self._leave(run, effects.left, effects)
-        elif run.state is AT_REST:
-            self._settle(run)
-        if effects.error is not None:
-            raise effects.error
 
     def _written(self, run: LiveRun, result: Any, error: BaseException | None) -> None:
         given = inputs.Settled(result) if error is None else inputs.Refused(error)
