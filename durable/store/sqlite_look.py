@@ -1,0 +1,263 @@
+"""What a group of operations looks at, on SQLite: raw SQL on the driver's connection.
+
+`BEGIN IMMEDIATE` has locked out every other writer, so nothing is locked by itself,
+and several statements see one state. What cannot be there is not asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from durable import limits
+from durable.store.family import TERMINATE
+from durable.store.records import RunStatus
+from durable.store.rows import Name, Run, Seen, age_of
+from durable.store.sqlite_texts import ManyKeys
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from durable.store.rows import NameKey, RequestKey
+    from durable.store.wanted import Wanted
+
+_STATUSES: Final = {status.value: status for status in RunStatus}
+# Whatever else was put there, SQLite takes text to be greater than any number.
+_LAST: Final = (
+    "(SELECT max(event_id) FROM durable_history"
+    " WHERE run_id = r.run_id AND event_id <= 2147483647)"
+)
+_COLUMNS: Final = (
+    "r.run_id, r.namespace, r.workflow_id, r.first_run_id, r.status, r.closed_at,"
+    " r.owner, r.started_at, r.parent_run_id, r.parent_close_policy,"
+    f" coalesce({_LAST}, 0)"
+)
+_RUNS: Final = f"{_COLUMNS} FROM durable_runs AS r"
+# What a row tells of: the header, a run by its id, or by one of its keys.
+_HEADER: Final = 0
+_BY_ID: Final = 1
+_BY_REQUEST: Final = 2
+_OPEN: Final = 3
+_NEWEST: Final = 4
+_SELECT_HEADER: Final = (
+    f"SELECT {_HEADER}, (SELECT 1 FROM durable_workers WHERE worker_id = ?1),"  # noqa: S608 - constant names
+    " (SELECT min(sequence) FROM durable_inbox),"
+    " CASE WHEN ?2 THEN coalesce((SELECT seq FROM sqlite_sequence"
+    " WHERE name = 'durable_inbox'), 0) END" + ", NULL" * 9
+)
+_FIND_RUNS: Final = ManyKeys(
+    f"{_SELECT_HEADER} UNION ALL"
+    f" SELECT {_BY_ID}, NULL, {_RUNS} WHERE r.run_id IN ({{}})"
+)
+
+
+class _Names:
+    """Who holds request ids and workflow ids of one namespace, in a few sizes."""
+
+    def __init__(self) -> None:
+        self.texts = [(size, self._compose(size)) for size in (1, 4, 16, 128, 512)]
+
+    @staticmethod
+    def _compose(size: int) -> str:
+        def numbers(first: int) -> list[str]:
+            return [f"?{number}" for number in range(first, first + size)]
+
+        requests, names = numbers(4), numbers(4 + size)
+        # Of those that began at one instant the last one counts.
+        newest = (
+            "SELECT n.rowid FROM durable_runs AS n WHERE n.workflow_id = {}"
+            " AND n.namespace = ?3 ORDER BY n.started_at DESC, n.run_id DESC LIMIT 1"
+        )
+        if size == 1:
+            newest = f"= ({newest.format(names[0])})"
+        else:
+            rows = ", ".join(f"({name})" for name in names)
+            newest = newest.format("w.column1")
+            newest = f"IN (SELECT ({newest}) FROM (VALUES {rows}) AS w)"  # noqa: S608 - as above
+        return (
+            f"{_SELECT_HEADER} UNION ALL SELECT {_BY_REQUEST}, r.request_id, {_RUNS}"
+            f" WHERE r.namespace = ?3 AND r.request_id IN ({', '.join(requests)})"
+            f" UNION ALL SELECT {_OPEN}, r.open_key, {_RUNS}"
+            f" WHERE r.namespace = ?3 AND r.open_key IN ({', '.join(names)})"
+            f" UNION ALL SELECT {_NEWEST}, r.workflow_id, {_RUNS}"
+            f" WHERE r.rowid {newest}"
+        )
+
+    def fetch(
+        self,
+        cursor: sqlite3.Cursor,
+        before: Sequence[Any],
+        requests: list[str],
+        names: list[str],
+    ) -> list[Any]:
+        rows: list[Any] = []
+        largest = self.texts[-1][0]
+        for start in range(0, max(len(requests), len(names)), largest):
+            end = start + largest
+            # What is brought twice, or for nothing, does no harm.
+            some = requests[start:end] or [""]
+            others = names[start:end] or names[-1:]
+            most = max(len(some), len(others))
+            size, text = next(t for t in self.texts if t[0] >= most)
+            values = [*before, *some, *some[-1:] * (size - len(some))]
+            values += [*others, *others[-1:] * (size - len(others))]
+            rows += cursor.execute(text, values).fetchall()
+        return rows
+
+
+_FIND_NAMES: Final = _Names()
+_MAIL: Final = "SELECT m.run_id, m.request_id, m.sequence, m.kind FROM"
+_FIND_MAIL: Final = ManyKeys(f"{_MAIL} durable_inbox AS m WHERE m.run_id IN ({{}})")
+_FIND_LETTERS_TO_ONE: Final = ManyKeys(
+    f"{_MAIL} durable_inbox AS m WHERE m.run_id = ? AND m.request_id IN ({{}})"
+)
+# A plain join might be turned round by the planner, and walk the inbox.
+_FIND_LETTERS: Final = ManyKeys(
+    f"{_MAIL} (VALUES {{}}) AS sent CROSS JOIN durable_inbox AS m"
+    " ON m.run_id = sent.column1 AND m.request_id = sent.column2",
+    2,
+)
+_LETTERS_TO_ONE: Final = 4
+_OPEN_CHILD: Final = (
+    "SELECT c.run_id, c.parent_close_policy, {} FROM {} WHERE c.open_key IS NOT NULL"
+)
+_FIND_FAMILIES: Final = ManyKeys(
+    "WITH RECURSIVE family(run_id, policy, depth) AS ("  # noqa: S608 - as above
+    + _OPEN_CHILD.format("1", "durable_runs AS c")
+    + " AND c.parent_run_id IN ({}) UNION "
+    + _OPEN_CHILD.format(
+        "f.depth + 1",
+        "family AS f CROSS JOIN durable_runs AS c ON c.parent_run_id = f.run_id",
+    )
+    + f" AND f.policy = '{TERMINATE}' AND f.depth < {limits.CHILD_DEPTH_MAX})"  # noqa: S608 - as above
+    f" SELECT {_BY_ID}, NULL, {_COLUMNS}, h.task_number, h.time"
+    " FROM family CROSS JOIN durable_runs AS r ON r.run_id = family.run_id"
+    f" LEFT JOIN durable_history AS h ON h.run_id = r.run_id AND h.event_id = {_LAST}"
+)
+
+
+def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
+    """Bring all that is wanted and can be known from operations alone."""
+    seen = Seen()
+    header = (wanted.worker_id, 1 if wanted.letters or wanted.sequence else 0)
+    if wanted.names:
+        _look_for_names(cursor, wanted, header, seen)
+    if wanted.runs:
+        look_for_runs(cursor, list(wanted.runs), seen, header)
+    if seen.first_sequence is not None:
+        if wanted.mail:
+            rows = _FIND_MAIL.fetch(cursor, list(wanted.mail))
+            _take_mail(seen, rows)
+            seen.all_mail.update(wanted.mail)
+        if wanted.letters or wanted.looked:
+            _look_for_letters(cursor, wanted, seen)
+    if wanted.families:
+        _look_for_families(cursor, list(wanted.families), seen)
+    return seen
+
+
+def look_for_runs(
+    cursor: sqlite3.Cursor,
+    run_ids: list[str],
+    seen: Seen,
+    header: Sequence[Any] | None = None,
+) -> None:
+    """Bring runs by their ids, and the header if its values are given."""
+    runs = seen.runs
+    before = (None, 0) if header is None else header
+    for row in _FIND_RUNS.fetch(cursor, run_ids, before=before):
+        if row[0] != _HEADER:
+            _take_run(seen, row)
+        elif header is not None:
+            _take_header(seen, row)
+    for run_id in run_ids:
+        if run_id not in runs:
+            runs[run_id] = None
+
+
+def _take_header(seen: Seen, row: Sequence[Any]) -> None:
+    seen.has_worker = row[1] is not None
+    seen.first_sequence, seen.last_sequence = row[2], row[3]
+
+
+def _take_run(seen: Seen, row: Sequence[Any]) -> Run:
+    run_id = row[2]
+    run = seen.runs.get(run_id)
+    if run is None:
+        run = seen.runs[run_id] = Run(
+            run_id, row[3], row[4], row[5], _STATUSES.get(row[6]), *row[7:13]
+        )
+    return run
+
+
+def _look_for_names(
+    cursor: sqlite3.Cursor, wanted: Wanted, header: Sequence[Any], seen: Seen
+) -> None:
+    asked: dict[str, tuple[list[str], list[str]]] = {}
+    for namespace, request_id in wanted.requests:
+        asked.setdefault(namespace, ([], []))[0].append(request_id)
+    for namespace, workflow_id in wanted.names:
+        asked.setdefault(namespace, ([], []))[1].append(workflow_id)
+    requests: dict[RequestKey, Run | None] = dict.fromkeys(wanted.requests)
+    names: dict[NameKey, Name] = {key: Name() for key in wanted.names}
+    seen.requests, seen.names = requests, names
+    for namespace, (request_ids, workflow_ids) in asked.items():
+        where = (*header, namespace)
+        for row in _FIND_NAMES.fetch(cursor, where, request_ids, workflow_ids):
+            tag = row[0]
+            if tag == _HEADER:
+                _take_header(seen, row)
+                continue
+            run = _take_run(seen, row)
+            key = (namespace, row[1])
+            if tag == _BY_REQUEST:
+                requests[key] = run
+            elif tag == _OPEN:
+                names[key].open = run
+            else:
+                names[key].newest = run
+
+
+def _take_mail(seen: Seen, rows: Iterable[Any]) -> None:
+    mail = seen.mail
+    for run_id, request_id, sequence, kind in rows:
+        mail.setdefault(run_id, {})[request_id] = (sequence, kind)
+
+
+def _look_for_letters(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> None:
+    looked = seen.looked
+    looked.update(wanted.looked)
+    for message in wanted.letters:
+        run_id = message.run_id
+        if run_id is None:
+            name = seen.names[message.namespace, message.workflow_id]
+            if name.open is None:
+                continue
+            run_id = name.open.run_id
+        looked.add((run_id, message.request_id))
+    by_run: dict[str, list[str]] = {}
+    for run_id, request_id in looked:
+        if run_id not in seen.all_mail:
+            by_run.setdefault(run_id, []).append(request_id)
+    pairs: list[RequestKey] = []
+    for run_id, request_ids in by_run.items():
+        if len(request_ids) <= _LETTERS_TO_ONE:
+            pairs += [(run_id, request_id) for request_id in request_ids]
+            continue
+        where = (run_id,)
+        rows = _FIND_LETTERS_TO_ONE.fetch(cursor, request_ids, before=where)
+        _take_mail(seen, rows)
+    _take_mail(seen, _FIND_LETTERS.fetch(cursor, pairs))
+
+
+def _look_for_families(cursor: sqlite3.Cursor, parents: list[str], seen: Seen) -> None:
+    children: dict[str, dict[str, Run]] = {parent: {} for parent in parents}
+    for row in _FIND_FAMILIES.fetch(cursor, parents):
+        run = _take_run(seen, row)
+        task_number, time = (n if isinstance(n, int) else 0 for n in row[13:15])
+        seen.ends[run.run_id] = (run.last_event_id, task_number, time)
+        children.setdefault(run.parent_run_id or "", {})[run.run_id] = run
+        if run.parent_close_policy == TERMINATE:
+            children.setdefault(run.run_id, {})
+    for parent, found in children.items():
+        seen.children[parent] = sorted(found.values(), key=age_of)
