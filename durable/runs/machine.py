@@ -292,9 +292,8 @@ def _turn_committed(
         kind = type(attributes)
         if kind is ActivityTaskScheduled:
             attempts.schedule(run, event, effects, now)
-        elif kind is ActivityTaskCancelRequested:
-            number = attributes.scheduled_event_id  # type: ignore[union-attr]  # by its kind
-            attempts.cancel(run, number, effects, now)
+        elif isinstance(attributes, ActivityTaskCancelRequested):
+            attempts.cancel(run, attributes.scheduled_event_id, effects, now)
         elif kind is StartChildWorkflowExecutionInitiated:
             run.asked |= {event.event_id}
             effects.start = also(effects.start, event)
