@@ -192,17 +192,10 @@ class _Survey:
         if record.owner is not None:
             self.owned[record.owner] += 1
             return
-        newest: Any = run.rows[-1][4] if run.rows else None
-        if not isinstance(newest, int):
-            newest = record.started_at
-        if record.stuck is not None or newest + PATIENCE > workers.now:
+        if record.stuck is not None:
             return
-        has_work = (
-            record.is_active
-            or bool(run.messages)
-            or (record.wake_at is not None and record.wake_at <= workers.now)
-        )
-        if has_work or workers.serve(record.namespace, record.task_queue):
+        # At rest a run is nobody's; it is the due one that somebody should have taken.
+        if record.wake_at is not None and record.wake_at + PATIENCE <= workers.now:
             self._unclaimed[
                 record.namespace, record.task_queue, record.workflow_type
             ] += 1

@@ -31,6 +31,7 @@ from durable.store.records import (
     AttemptRecord,
     AttemptState,
     LoadedRun,
+    MessageKind,
     MessageRecord,
     RunRecord,
     RunStatus,
@@ -74,6 +75,7 @@ PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
 _SOON: Final = 1_000_000
 _CLOSE_POLICIES: Final = {None, *(policy.value for policy in ParentClosePolicy)}
 _ENCODINGS: Final = frozenset({JSON_PLAIN, BINARY_PLAIN})
+_PATIENT: Final = frozenset({MessageKind.UPDATE.value, MessageKind.QUERY.value})
 _OPEN_ATTEMPTS: Final = frozenset({AttemptState.BACKOFF, AttemptState.STARTED})
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
 _payload_decoder: Final = msgspec.json.Decoder(Payload)
@@ -334,8 +336,6 @@ def _check_lease(record: RunRecord, workers: Workers) -> Iterator[Breach]:
         value = getattr(record, field)
         if value is not None:
             yield Check.LEASES, f"it has closed, but still has the {field} {value!r}"
-    if record.is_active:
-        yield Check.LEASES, "it has closed, but is still marked as active"
 
 
 def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> Breach | None:
@@ -343,12 +343,11 @@ def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> Breach |
     record, now = loaded.record, workers.now
     latest = {row.scheduled_event_id: row for row in loaded.attempts}
     due = _due_at(record, state, latest)
-    has_lookout = record.is_active or bool(loaded.messages)
     if due is not None and (record.wake_at is None or record.wake_at > due):
         wakes = "never" if record.wake_at is None else f"at {record.wake_at}"
         return Check.LOST_WAKE_UP, f"it is due at {due}, but its row wakes {wakes}"
     is_soon = record.wake_at is not None and record.wake_at <= now + _SOON
-    if state.unprocessed and not has_lookout and not is_soon:
+    if state.unprocessed and not record.is_active and not is_soon:
         return (
             Check.LOST_WAKE_UP,
             f"{state.unprocessed} recorded inputs wait for a workflow task that nothing"
@@ -362,7 +361,8 @@ def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> Breach |
                 f"{under_way} is under way, but its row says that nothing is: nobody"
                 " would go on with it after a crash",
             )
-    if record.owner in workers.live:
+    is_served = workers.serve(record.namespace, record.task_queue)
+    if record.owner in workers.live if record.is_active else is_served:
         return _find_overdue(record, loaded.messages, now)
     return None
 
@@ -400,11 +400,17 @@ def _find_overdue(
     record: RunRecord, messages: Sequence[MessageRecord], now: int
 ) -> Breach | None:
     if record.wake_at is not None and record.wake_at + PATIENCE <= now:
+        if not record.is_active:
+            return None  # whether a worker knows its workflow is told of all such
         late = (now - record.wake_at) / 1_000_000
         what = f"it should have been woken {late:.0f} s ago"
-    elif messages and messages[0].created_at + PATIENCE <= now:
-        late = (now - messages[0].created_at) / 1_000_000
-        what = f"a message has been waiting for {late:.0f} s"
     else:
-        return None
+        # An update may wait until its run has a handler for it.
+        waits = [m for m in messages if m.kind not in _PATIENT]
+        if not waits or waits[0].created_at + PATIENCE > now:
+            return None
+        late = (now - waits[0].created_at) / 1_000_000
+        what = f"a message has been waiting for {late:.0f} s"
+    if not record.is_active:
+        return Check.LOST_WAKE_UP, f"{what}, and its row calls for nobody"
     return Check.LOST_WAKE_UP, f"{what}, and its worker {record.owner!r} lives"

@@ -57,11 +57,12 @@ class Unserved:
         self.start()
 
     async def _find(self) -> None:
+        now = self._store.now()
         with contextlib.suppress(DurableError):  # whoever works will meet it, and say
             found = await self._store.read(
-                FindUnowned(self._namespace, limits.LOAD_RUNS_MAX)
+                FindUnowned(self._namespace, now, limits.LOAD_RUNS_MAX)
             )
-            self._judge(found, self._store.now())
+            self._judge(found, now)
 
     def _judge(self, found: list[UnownedRun], now: int) -> None:
         # A run that is between two workers is not seen twice so far apart.

@@ -512,9 +512,15 @@ def _submit(
     effects: Effects,
 ) -> Recording:
     run = attempt.run
+    epoch = run.spend_epoch()
     run.row = run.wanted_row(is_busy=run.state is not AT_REST)
     operation = RecordAttempts(
-        run_id=run.run_id, attempts=rows, is_active=run.row[0], wake_at=run.row[1]
+        run_id=run.run_id,
+        attempts=rows,
+        is_active=run.row[0],
+        wake_at=run.row[1],
+        epoch=epoch,
+        known=run.incoming.known(),
     )
     recording = Recording(operation, attempt, then, state)
     effects.record = also(effects.record, recording)

@@ -24,6 +24,7 @@ from durable.store.records import (
     AttemptState,
     CommitTask,
     Committed,
+    MessageRecord,
     ParkRun,
     RecordAttempts,
     Started,
@@ -127,6 +128,7 @@ class Effects(msgspec.Struct, eq=False):
         closed: runs that others have closed.
         torn_down: a replayer that has lived through what never happened.
         ask: who wants to look at the run may do so now.
+        reply: queries of the inbox, to be answered now in the epoch of the run's row.
         unanswered: who wanted to must ask the store.
         stop: attempts that are to end; what runs is asked to.
         unheard: attempts that go on, though nobody hears of them.
@@ -161,6 +163,7 @@ class Effects(msgspec.Struct, eq=False):
     closed: Some[str] = ()
     torn_down: Replayer | None = None
     ask: Some[Token] = ()
+    reply: Some[tuple[MessageRecord, int]] = ()
     unanswered: Some[Token] = ()
     stop: Some[Attempt] = ()
     unheard: Some[Attempt] = ()

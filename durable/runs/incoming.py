@@ -233,6 +233,14 @@ class Incoming(msgspec.Struct, eq=False):
 
     # --- the inbox --------------------------------------------------------------------
 
+    def known(self) -> tuple[int, ...]:
+        """The numbers of messages that it has, and that go on waiting."""
+        if not (self.updates or self.stale or self.waiting):
+            return ()
+        numbers = {*self.updates.values(), *self.stale}
+        numbers.update(i.sequence for i in self.waiting if i.sequence is not None)
+        return tuple(numbers)
+
     def is_fresh(self, sequence: int) -> bool:
         """Whether a message was not read before; it counts as read now."""
         if self.read is None:

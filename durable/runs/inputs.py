@@ -106,7 +106,7 @@ class Asked(msgspec.Struct, eq=False):
 
 
 class Harmed(msgspec.Struct, eq=False):
-    """Who looked at it has changed something."""
+    """It is not what is recorded: others have written, or who looked has changed it."""
 
 
 # --- what it began --------------------------------------------------------------------
@@ -241,6 +241,12 @@ class Due(msgspec.Struct, eq=False):
     """Something it waits for may be due."""
 
 
+class Claimed(msgspec.Struct, eq=False):
+    """It was at rest, and this worker owns it from now on, in this epoch."""
+
+    epoch: int
+
+
 class ClosedElsewhere(msgspec.Struct, eq=False):
     """It was closed by a write that is not this worker's."""
 
@@ -280,6 +286,7 @@ AnyInput: TypeAlias = (
     | ChildAnswered
     | Delivered
     | Due
+    | Claimed
     | ClosedElsewhere
     | Leave
 )

@@ -117,7 +117,9 @@ class LiveRun(msgspec.Struct, eq=False):
     deadline: tuple[int, str] | None = None
     """When its time is up, and which timeout says so."""
     row: tuple[bool, int | None] = (False, None)
-    """What the run's row says: `is_active` and `wake_at`."""
+    """What the run's row says: whether this worker owns it, and `wake_at`."""
+    epoch: int = 0
+    """That of the row, as far as this worker has written or read it."""
     is_parked: bool = False
     """Its row says that it is stuck."""
     commits: int = 0
@@ -183,9 +185,9 @@ class LiveRun(msgspec.Struct, eq=False):
         )
 
     def wanted_row(self, *, is_busy: bool) -> tuple[bool, int | None]:
-        """What its row must say now: `is_active` and `wake_at`.
+        """What its row must say now: whether it is owned, and `wake_at`.
 
-        Active is what has something under way that a loader alone would find again
+        Owned is what has something under way that a loader alone would find again
         after a crash; `is_busy` says that a commit is, or that this write begins some.
         """
         is_active = (
@@ -195,6 +197,13 @@ class LiveRun(msgspec.Struct, eq=False):
             or bool(self.replayer.unprocessed)
         )
         return is_active, self.next_due_at()
+
+    def spend_epoch(self) -> int:
+        """The epoch in which its next write finds it; at rest it ends with that."""
+        epoch = self.epoch
+        if not self.row[0]:
+            self.epoch += 1
+        return epoch
 
     def next_due_at(self) -> int | None:
         """The earliest of its timers, waiting attempts and deadline."""

@@ -137,6 +137,8 @@ def _rest(run: LiveRun, effects: Effects, now: int) -> None:
         writes.empty_inbox(run, effects)
     elif run.is_holding:
         _park_if_held(run, effects)
+    elif run.row[0] and not run.wanted_row(is_busy=False)[0]:
+        writes.correct_row(run, effects)  # it is at rest, and nobody's
 
 
 def _park_if_held(run: LiveRun, effects: Effects) -> None:
@@ -354,14 +356,14 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
         leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
         return
     record = loaded.record
-    is_unreadable = record.damage is not None and record.owner is None
-    if record.owner != run.terms.worker_id and not is_unreadable:
+    if record.owner is not None and record.owner != run.terms.worker_id:
         leaving.leave(run, Left.DROPPED, effects)
         return
     run.row, run.is_parked = (
-        (record.is_active, record.wake_at),
+        (record.owner is not None, record.wake_at),
         record.stuck is not None,
     )
+    run.epoch = record.epoch
     try:
         started, history = restoring.decode_loaded(loaded)
     except CorruptHistoryError as error:
@@ -506,6 +508,16 @@ def _due(run: LiveRun, given: inputs.Due, effects: Effects, now: int) -> None:
     attempts.begin_due(run, effects, now)
 
 
+def _claimed(run: LiveRun, given: inputs.Claimed, effects: Effects, now: int) -> None:
+    if run.state is not AT_REST or run.row[0] or run.epoch + 1 != given.epoch:
+        _want_read(run, effects)  # others have gone on with it, or may have
+        return
+    run.epoch = given.epoch
+    run.row, run.is_parked = (True, run.row[1]), False
+    attempts.begin_due(run, effects, now)
+    _proceed(run, effects, now)
+
+
 def _closed_elsewhere(
     run: LiveRun, given: inputs.ClosedElsewhere, effects: Effects, now: int
 ) -> None:
@@ -545,6 +557,7 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.ChildAnswered: _child_answered,
     inputs.Delivered: _then_proceed(_delivered),
     inputs.Due: _then_proceed(_due),
+    inputs.Claimed: _claimed,
     inputs.ClosedElsewhere: _closed_elsewhere,
     inputs.Leave: _left,
 }

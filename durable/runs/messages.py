@@ -238,6 +238,9 @@ def answer(run: LiveRun, effects: Effects) -> None:
     for question in questions:
         if question[0] > run.commits and run.incoming.waiting:
             run.questions += (question,)
+        elif isinstance(question[1], MessageRecord):
+            reply = question[1], run.spend_epoch()
+            effects.reply = also(effects.reply, reply)
         else:
             effects.ask = also(effects.ask, question[1])
 

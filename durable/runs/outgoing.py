@@ -280,9 +280,7 @@ def starts_of(run: LiveRun, events: Sequence[HistoryEvent]) -> tuple[StartRun, .
         now = max(closing.time, run.started_at + 1)
         start = successor(run, going, unread, now)
         if run.terms.can_run(going.task_queue, going.workflow_type):
-            record = msgspec.structs.replace(
-                start.record, owner=run.terms.worker_id, is_active=True
-            )
+            record = msgspec.structs.replace(start.record, owner=run.terms.worker_id)
             start = msgspec.structs.replace(start, record=record)
         starts.append(start)
     return tuple(starts)

@@ -40,8 +40,7 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
         request,
         record=msgspec.structs.replace(
             request.record,
-            owner=None if closes else run.terms.worker_id,
-            is_active=run.row[0],
+            owner=run.terms.worker_id if run.row[0] else None,
             wake_at=run.row[1],
             status=status,
             closed_at=closed_at,
@@ -72,14 +71,16 @@ def commit(
     operation = CommitTask(
         run_id=run_id,
         rows=[encode_event(run_id, event) for event in events],
+        epoch=run.spend_epoch(),
         status=STATUS_OF[type(events[-1].attributes)] if closes else None,
         closed_at=events[-1].time if closes else None,
-        update_run=closes or run.is_parked or row != run.row,
+        update_run=run.is_parked or row != run.row or not row[0],
         is_active=row[0],
         wake_at=row[1],
         attempts=run.ended,
         consumed=numbers + settled,
         consumed_requests=requests,
+        known=incoming.known(),
         replies=replies,
         state=published_state(events) if StateTransitioned in kinds else None,
         checkpoint_event_id=completion.checkpoint_event_id,
@@ -106,6 +107,7 @@ def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
     operation = CommitTask(
         run_id=run.run_id,
         rows=[encode_event(run.run_id, event) for event in events],
+        epoch=run.spend_epoch(),
         update_run=True,
         is_active=True,
         wake_at=run.row[1],
@@ -121,7 +123,15 @@ def empty_inbox(run: LiveRun, effects: Effects) -> None:
     """Delete messages that the run has had already, or they would wait for ever."""
     numbers, requests = run.incoming.consume()
     operation = CommitTask(
-        run_id=run.run_id, rows=[], consumed=numbers, consumed_requests=requests
+        run_id=run.run_id,
+        rows=[],
+        epoch=run.spend_epoch(),
+        update_run=True,
+        is_active=run.row[0],
+        wake_at=run.row[1],
+        consumed=numbers,
+        consumed_requests=requests,
+        known=run.incoming.known(),
     )
     _submit(run, operation, None, effects)
 
@@ -131,14 +141,16 @@ def correct_row(run: LiveRun, effects: Effects) -> None:
     row = run.wanted_row(is_busy=False)
     if row == run.row and not run.is_parked:
         return
-    run.row, run.is_parked = row, False
     operation = CommitTask(
         run_id=run.run_id,
         rows=[],
+        epoch=run.spend_epoch(),
         update_run=True,
         is_active=row[0],
         wake_at=row[1],
+        known=run.incoming.known(),
     )
+    run.row, run.is_parked = row, False
     _submit(run, operation, None, effects)
     if row[1] is not None:
         effects.wake_by(row[1])
@@ -164,7 +176,8 @@ def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
     run.stuck = effects.parking = failure
     run.state = PARKING
     stuck = msgspec.json.encode(failure).decode()
-    effects.write = run.operation = ParkRun(run_id=run.run_id, stuck=stuck)
+    epoch = run.spend_epoch()
+    effects.write = run.operation = ParkRun(run_id=run.run_id, stuck=stuck, epoch=epoch)
 
 
 def reason_of(problem: Failure) -> Failure:

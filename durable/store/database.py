@@ -7,7 +7,7 @@ to the others. A further database implements them, and decides nothing.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,12 +16,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from durable.errors import StoreError
-    from durable.store.records import HistoryRow, WorkerRecord
+    from durable.store.records import ClaimRuns, HistoryRow, WorkerRecord
     from durable.store.rows import Rows, Seen
     from durable.store.wanted import Wanted
-
-Claimable: TypeAlias = tuple[str, object, object, object, object]
-"""run id, is active, wake at, is stuck, has mail: whatever the rows hold."""
 
 
 class Blame(enum.Enum):
@@ -66,8 +63,8 @@ class Tables(Protocol):
         """Move the end of a worker's lease; False if it has no row."""
         ...
 
-    def remove_workers(self, worker_ids: Sequence[str]) -> None:
-        """Delete workers, and make their runs nobody's."""
+    def remove_workers(self, worker_ids: Sequence[str], now: int) -> None:
+        """Delete workers, and leave their runs at rest and due."""
         ...
 
     def find_dead_workers(
@@ -76,8 +73,8 @@ class Tables(Protocol):
         """Return other workers whose lease has ended or is presumed to, sorted."""
         ...
 
-    def disown_strays(self) -> None:
-        """Make runs nobody's whose owners have no row."""
+    def disown_strays(self, now: int) -> None:
+        """Leave runs at rest and due whose owners have no row."""
         ...
 
     def delete_replies(self, before: int) -> None:
@@ -85,25 +82,27 @@ class Tables(Protocol):
         ...
 
     def find_claimable(
-        self, worker: WorkerRecord, workflow_types: Sequence[str], limit: int
-    ) -> list[Claimable]:
-        """Return runs that nobody has, in the order of `ClaimRuns`."""
+        self, worker: WorkerRecord, claim: ClaimRuns, now: int
+    ) -> dict[str, int]:
+        """Return the runs of a claim, in its order, and the epoch of each."""
         ...
 
     def own_runs(self, run_ids: Sequence[str], owner: str) -> None:
-        """Give runs to a worker; stuck ones are active, and stuck no more."""
+        """Give runs to a worker, in a new epoch; they are stuck no more."""
         ...
 
-    def disown_runs(self, run_ids: Sequence[str], owner: str) -> None:
-        """Make those of these runs nobody's that a worker has."""
+    def disown_runs(self, run_ids: Sequence[str], owner: str, now: int) -> None:
+        """Leave those of these runs at rest and due that a worker has."""
         ...
 
     def find_positions(self, run_id: str) -> tuple[int, ...] | None:
         """Return the positions of an open run's history; None if it is not open."""
         ...
 
-    def repair_run(self, run_id: str, keep: int, rows: Sequence[HistoryRow]) -> None:
-        """Replace what follows a position, and make the run nobody's and active."""
+    def repair_run(
+        self, run_id: str, keep: int, rows: Sequence[HistoryRow], now: int
+    ) -> None:
+        """Replace what follows a position, and leave the run at rest and due."""
         ...
 
 

@@ -112,7 +112,7 @@ class _Decision:
         self.is_lost = self._worker is not None
         return policies.lease_lost(self._worker)
 
-    def _get_owned(self, run_id: str) -> Run:
+    def _get_writable(self, operation: CommitTask | RecordAttempts | ParkRun) -> Run:
         """Return a run that this store's worker may write to.
 
         Raises:
@@ -120,16 +120,37 @@ class _Decision:
         """
         if not self._owner:
             raise self._refuse_lease()
-        run = self._draft.find_run(run_id)
-        if run is None or run.owner != self._owner:
-            raise policies.not_owner(run_id)
+        run = self._draft.find_run(operation.run_id)
+        if run is None or run.status is not RUNNING:
+            raise policies.not_owner(operation.run_id)
+        owner = run.owner
+        if owner is None:
+            if run.epoch != operation.epoch:
+                raise policies.not_owner(operation.run_id)
+        elif owner != self._owner:
+            raise policies.not_owner(operation.run_id)
         return run
+
+    def _move(self, run: Run, operation: CommitTask | RecordAttempts) -> None:
+        """Leave a run to this worker or at rest, and say when it is to be woken.
+
+        At rest it is due at once for what it has not seen.
+        """
+        owner: str | None = self._owner
+        wake_at = operation.wake_at
+        if not operation.is_active:
+            owner = None
+            if self.inboxes.has_more(operation):
+                wake_at = self._draft.now
+        if run.owner is None:
+            run.epoch += 1
+        self._draft.move(run, owner, wake_at)
 
     # --- tasks ------------------------------------------------------------------------
 
     def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
         draft = self._draft
-        run = self._get_owned(operation.run_id)
+        run = self._get_writable(operation)
         rows, status = operation.rows, operation.status
         follows = policies.find_predecessor(rows) if rows else run.last_event_id
         if not 0 <= follows <= run.last_event_id:
@@ -156,8 +177,11 @@ class _Decision:
             if operation.consumed or operation.consumed_requests:
                 self.inboxes.consume(operation)
             if operation.update_run:
-                draft.move(run, operation.is_active, operation.wake_at)
+                self._move(run, operation)
                 draft.park(run, None)
+            elif run.owner is None:
+                run.epoch += 1
+                draft.move(run, None, run.wake_at)
         if not policies.has_committed(operation):
             return None
         deliveries = self._attempt_each(operation.messages)
@@ -179,13 +203,15 @@ class _Decision:
             attempts[key] = attempt
 
     def _record_attempts(self, operation: RecordAttempts) -> None:
-        run = self._get_owned(operation.run_id)
+        run = self._get_writable(operation)
         self._put_attempts(operation)
-        self._draft.move(run, operation.is_active, operation.wake_at)
+        self._move(run, operation)
 
     def _park(self, operation: ParkRun) -> None:
-        run = self._get_owned(operation.run_id)
-        self._draft.move(run, is_active=False, wake_at=None)
+        run = self._get_writable(operation)
+        if run.owner is None:
+            run.epoch += 1
+        self._draft.move(run, None, None)
         self._draft.park(run, operation.stuck)
 
     # --- starts -----------------------------------------------------------------------

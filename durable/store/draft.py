@@ -151,6 +151,8 @@ class Draft:
             record.parent_run_id,
             record.parent_close_policy,
             0,
+            record.wake_at,
+            record.epoch,
             _CREATED,
         )
         run.record = record
@@ -175,11 +177,16 @@ class Draft:
         run.last_row = last
         run.last_event_id = last[1]
 
-    def move(self, run: Run, is_active: bool, wake_at: int | None) -> None:
-        """Say whether something of a run goes on, and when it is to be woken."""
-        run.is_active = is_active
+    def move(self, run: Run, owner: str | None, wake_at: int | None) -> None:
+        """Say who owns a run, and when it is to be woken."""
+        run.owner = owner
         run.wake_at = wake_at
         self._change(run, _MOVED)
+
+    def wake(self, run: Run) -> None:
+        """Have a run that is at rest woken now; who owns one looks into its inbox."""
+        if run.owner is None and (run.wake_at is None or run.wake_at > self.now):
+            self.move(run, None, self.now)
 
     def park(self, run: Run, stuck: str | None) -> None:
         """Set a run aside that was moved; None takes it up again."""
@@ -236,10 +243,10 @@ def _complete(run: Run, record: RunRecord) -> RunRecord:
             new["checkpoint_event_id"] = run.checkpoint_event_id
     if changes & _CLOSED:
         new |= {"status": run.status, "closed_at": run.closed_at, "owner": None}
-        new |= {"is_active": False, "wake_at": None, "stuck": None}
+        new |= {"wake_at": None, "stuck": None}
     else:
         if changes & _MOVED:
-            new |= {"is_active": run.is_active, "wake_at": run.wake_at}
+            new |= {"owner": run.owner, "wake_at": run.wake_at, "epoch": run.epoch}
         if changes & _PARKED:
             new["stuck"] = run.stuck
     return msgspec.structs.replace(record, **new)

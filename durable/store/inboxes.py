@@ -15,7 +15,12 @@ from durable.store.rows import CREATED
 if TYPE_CHECKING:
     from durable.store.draft import Draft
     from durable.store.family import Letter
-    from durable.store.records import CommitTask, PutMessage, TerminateRun
+    from durable.store.records import (
+        CommitTask,
+        PutMessage,
+        RecordAttempts,
+        TerminateRun,
+    )
     from durable.store.rows import Run
 
 _QUERY: Final = MessageKind.QUERY.value
@@ -64,13 +69,13 @@ class Inboxes:
         if not self._waits(run, request_id):
             if policies.is_bounded(message) and self._is_full(run):
                 raise policies.inbox_full(message)
-            self._add(run_id, request_id, message.kind, message.data)
+            self._add(run, request_id, message.kind, message.data)
         return run_id
 
     def put(self, run: Run, letter: Letter) -> None:
         """Put what no bound refuses, unless its request waits already."""
         if not self._waits(run, letter[1]):
-            self._add(*letter)
+            self._add(run, *letter[1:])
 
     def _waits(self, run: Run, request_id: str) -> bool:
         run_id = run.run_id
@@ -108,7 +113,9 @@ class Inboxes:
             raise UnseenError
         return last
 
-    def _add(self, run_id: str, request_id: str, kind: str, data: str) -> None:
+    def _add(self, run: Run, request_id: str, kind: str, data: str) -> None:
+        run_id = run.run_id
+        self._draft.wake(run)
         self._seen.last_sequence = sequence = self._last_sequence() + 1
         self._count += 1
         self._put.setdefault(run_id, {})[request_id] = MessageRecord(
@@ -143,6 +150,22 @@ class Inboxes:
         if put:
             waiting += put.values()
         return policies.find_unseen(operation, waiting) if waiting else waiting
+
+    def has_more(self, operation: CommitTask | RecordAttempts) -> bool:
+        """Whether messages wait for a run that it does not know of."""
+        seen, run_id = self._seen, operation.run_id
+        known = frozenset(operation.known)
+        if seen.first_sequence is not None:
+            mail = seen.mail.get(run_id)
+            if mail is None and run_id not in seen.all_mail:
+                run = self._draft.find_run(run_id)
+                if run is not None and not run.changes & CREATED:
+                    self._draft.more.mail[run_id] = None
+                    raise UnseenError
+            if mail and any(sequence not in known for sequence, _ in mail.values()):
+                return True
+        put = self._put.get(run_id)
+        return put is not None and any(m.sequence not in known for m in put.values())
 
     def consume(self, operation: CommitTask) -> None:
         """Take away the messages that a commit has taken up."""

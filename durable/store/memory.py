@@ -22,7 +22,7 @@ from durable.store.submission import Admission, deliver, wait_for_outcome
 from durable.store.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from durable.clock import Clock
     from durable.observer import Observer
@@ -339,16 +339,18 @@ class MemoryStore:
         found.sort(key=lambda run: (run.started_at, run.run_id), reverse=True)
         return found[: policies.page_size(query.where)]
 
-    def _awaiting(self) -> Iterator[tuple[int, str]]:
-        if self._worker is None:
-            return
-        for run in self._database.owned_runs(self._worker.worker_id):
-            if run.wake_at is not None and run.stuck is None:
-                yield run.wake_at, run.run_id
-
     def _find_due(self, query: queries.FindDueRuns) -> list[str]:
-        due = sorted(entry for entry in self._awaiting() if entry[0] <= query.until)
+        own = [] if self._worker is None else self._own_runs()
+        due = sorted(
+            (run.wake_at, run.run_id)
+            for run in own
+            if run.wake_at is not None and run.wake_at <= query.until
+        )
         return [run_id for _, run_id in due[: max(query.limit, 0)]]
+
+    def _own_runs(self) -> list[RunRecord]:
+        owner = "" if self._worker is None else self._worker.worker_id
+        return list(self._database.owned_runs(owner))
 
     def _find_mailed(self, query: queries.FindMailedRuns) -> list[str]:
         database = self._database
@@ -361,23 +363,23 @@ class MemoryStore:
         return list(mailed)[: max(query.limit, 0)]
 
     def _find_lost(self, query: queries.FindLostRuns) -> list[str]:
-        owner = "" if self._worker is None else self._worker.worker_id
-        kept = {run.run_id for run in self._database.owned_runs(owner)}
+        kept = {run.run_id for run in self._own_runs()}
         return [run_id for run_id in query.run_ids if run_id not in kept]
 
-    def _find_next_wake_up(self, _: queries.FindNextWakeUp) -> int | None:
-        return min((wake_at for wake_at, _ in self._awaiting()), default=None)
-
-    def _count_unowned(self, query: queries.CountUnowned) -> int:
+    def _find_next_wake_up(self, query: queries.FindNextWakeUp) -> int | None:
         if self._worker is None:
-            return 0
-        return len(self._database.claimable(query.workflow_types, self._worker))
+            return None
+        at_rest = self._database.at_rest(self._worker, query.workflow_types)
+        waits = [run.wake_at for run in (*self._own_runs(), *at_rest)]
+        return min((at for at in waits if at is not None), default=None)
 
     def _find_unowned(self, query: queries.FindUnowned) -> list[UnownedRun]:
         found = [
             run
             for run in self._database.owned_runs(None)
-            if run.namespace == query.namespace and run.stuck is None
+            if run.namespace == query.namespace
+            and run.stuck is None
+            and policies.is_due(run.wake_at, query.until)
         ]
         found.sort(key=lambda run: (run.started_at, run.run_id))
         return [
@@ -404,7 +406,6 @@ class MemoryStore:
         queries.FindMailedRuns: _find_mailed,
         queries.FindLostRuns: _find_lost,
         queries.FindNextWakeUp: _find_next_wake_up,
-        queries.CountUnowned: _count_unowned,
         queries.FindUnowned: _find_unowned,
         queries.ListNamespaces: _list_namespaces,
         queries.ListWorkers: _list_workers,

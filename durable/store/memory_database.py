@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
 from collections import defaultdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from durable import limits
+from durable.store import policies
 from durable.store import rows as bits
 from durable.store.family import TERMINATE
 from durable.store.records import RUNNING, AttemptRecord, MessageRecord, RunRecord
@@ -19,8 +19,12 @@ from durable.store.rows import Name, Run, Seen
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from durable.store.database import Claimable
-    from durable.store.records import HistoryRow, ReplyRecord, WorkerRecord
+    from durable.store.records import (
+        ClaimRuns,
+        HistoryRow,
+        ReplyRecord,
+        WorkerRecord,
+    )
     from durable.store.rows import End, Rows
     from durable.store.steady_clock import SteadyClock
     from durable.store.wanted import Wanted
@@ -145,6 +149,8 @@ class MemoryDatabase:
             record.parent_run_id,
             record.parent_close_policy,
             max(self.history.get(record.run_id, {}), default=0),
+            record.wake_at,
+            record.epoch,
         )
 
     def _end_of(self, run_id: str) -> End:
@@ -206,10 +212,10 @@ class MemoryDatabase:
         fields: dict[str, Any] = {}
         if changes & bits.CLOSED:
             fields = {"status": run.status, "closed_at": run.closed_at, "owner": None}
-            fields |= {"is_active": False, "wake_at": None, "stuck": None}
+            fields |= {"wake_at": None, "stuck": None}
             del self.open_run_ids[record.namespace, record.workflow_id]
         elif changes & bits.MOVED:
-            fields = {"is_active": run.is_active, "wake_at": run.wake_at}
+            fields = {"owner": run.owner, "wake_at": run.wake_at, "epoch": run.epoch}
             if changes & bits.PARKED:
                 fields["stuck"] = run.stuck
         if run.state is not None:
@@ -261,12 +267,11 @@ class MemoryDatabase:
         self.workers[worker_id] = replace(worker, lease_expires_at=until)
         return True
 
-    def remove_workers(self, worker_ids: Sequence[str]) -> None:
+    def remove_workers(self, worker_ids: Sequence[str], now: int) -> None:
         """See `Tables`."""
         for worker_id in worker_ids:
             self.workers.pop(worker_id, None)
-            for run in list(self.owned_runs(worker_id)):
-                self._change(run.run_id, owner=None)
+        self.disown_strays(now)
 
     def find_dead_workers(
         self, myself: str, now: int, presumed_dead: Sequence[str]
@@ -279,11 +284,11 @@ class MemoryDatabase:
             and (row.lease_expires_at <= now or worker_id in presumed_dead)
         )
 
-    def disown_strays(self) -> None:
+    def disown_strays(self, now: int) -> None:
         """See `Tables`."""
         for run in list(self.open_runs()):
             if run.owner is not None and run.owner not in self.workers:
-                self._change(run.run_id, owner=None)
+                self._change(run.run_id, owner=None, wake_at=now)
 
     def delete_replies(self, before: int) -> None:
         """See `Tables`."""
@@ -291,48 +296,44 @@ class MemoryDatabase:
             if reply.created_at < before:
                 del self.replies[key]
 
-    def claimable(
-        self, workflow_types: Iterable[str], worker: WorkerRecord
+    def at_rest(
+        self, worker: WorkerRecord, workflow_types: Iterable[str] | None
     ) -> list[RunRecord]:
-        """Return the ownerless open runs that a worker could claim."""
-        types = frozenset(workflow_types)
+        """Return the open runs at rest that a worker could claim, due or not."""
+        types = None if workflow_types is None else frozenset(workflow_types)
         return [
             run
             for run in self.owned_runs(None)
             if run.namespace == worker.namespace
             and run.task_queue == worker.task_queue
-            and run.workflow_type in types
+            and (types is None or run.workflow_type in types)
         ]
 
     def find_claimable(
-        self, worker: WorkerRecord, workflow_types: Sequence[str], limit: int
-    ) -> list[Claimable]:
+        self, worker: WorkerRecord, claim: ClaimRuns, now: int
+    ) -> dict[str, int]:
         """See `Tables`."""
-        free = self.claimable(workflow_types, worker)
-        return [
-            (
-                run.run_id,
-                run.is_active,
-                run.wake_at,
-                run.stuck is not None,
-                bool(self._waiting.get(run.run_id)),
-            )
-            for run in heapq.nsmallest(limit, free, key=_claim_key)
-        ]
+        free = self.at_rest(worker, claim.workflow_types)
+        after = claim.stuck_after
+        if after is None:
+            due = [(r.wake_at or 0, r) for r in free if policies.is_due(r.wake_at, now)]
+        else:
+            due = [(0, r) for r in free if r.stuck is not None and r.run_id > after]
+        due.sort(key=lambda found: (found[0], found[1].run_id))
+        return {run.run_id: run.epoch for _, run in due[: max(claim.limit, 0)]}
 
     def own_runs(self, run_ids: Sequence[str], owner: str) -> None:
         """See `Tables`."""
         for run_id in run_ids:
-            run = self.runs[run_id]
-            is_active = run.is_active or run.stuck is not None
-            self._change(run_id, owner=owner, is_active=is_active, stuck=None)
+            epoch = self.runs[run_id].epoch + 1
+            self._change(run_id, owner=owner, epoch=epoch, stuck=None)
 
-    def disown_runs(self, run_ids: Sequence[str], owner: str) -> None:
+    def disown_runs(self, run_ids: Sequence[str], owner: str, now: int) -> None:
         """See `Tables`."""
         for run_id in run_ids:
             run = self.runs.get(run_id)
             if run is not None and run.owner == owner:
-                self._change(run_id, owner=None)
+                self._change(run_id, owner=None, wake_at=now)
 
     def find_positions(self, run_id: str) -> tuple[int, ...] | None:
         """See `Tables`."""
@@ -341,18 +342,17 @@ class MemoryDatabase:
             return None
         return tuple(sorted(self.history.get(run_id, {})))
 
-    def repair_run(self, run_id: str, keep: int, rows: Sequence[HistoryRow]) -> None:
+    def repair_run(
+        self, run_id: str, keep: int, rows: Sequence[HistoryRow], now: int
+    ) -> None:
         """See `Tables`."""
         history = self.history[run_id]
         for event_id in [e for e in history if e > keep]:
             del history[event_id]
         history.update((row[1], row) for row in rows)
-        self._change(run_id, owner=None, is_active=True, wake_at=None, stuck=None)
+        epoch = self.runs[run_id].epoch + 1
+        self._change(run_id, owner=None, wake_at=now, stuck=None, epoch=epoch)
 
 
 def _age_key(run: RunRecord) -> tuple[int, str]:
     return run.started_at, run.run_id
-
-
-def _claim_key(run: RunRecord) -> tuple[bool, bool, int, str]:
-    return not run.is_active, run.wake_at is None, run.wake_at or 0, run.run_id

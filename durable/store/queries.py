@@ -98,7 +98,7 @@ class ListRuns(Query[list[RunRecord]], frozen=True):
 
 
 class FindDueRuns(Query[list[str]], frozen=True):
-    """This worker's open, unparked runs with `wake_at` <= `until`, oldest first."""
+    """This worker's own runs with `wake_at` <= `until`, oldest first."""
 
     until: int
     limit: int
@@ -120,19 +120,19 @@ class FindLostRuns(Query[list[str]], frozen=True):
 
 
 class FindNextWakeUp(Query[int | None], frozen=True):
-    """The earliest `wake_at` among this worker's open, unparked runs."""
+    """The earliest `wake_at` of this worker's own runs and of those it could claim.
 
+    Of all types without `workflow_types`.
+    """
 
-class CountUnowned(Query[int], frozen=True):
-    """How many open runs without an owner this worker could claim."""
-
-    workflow_types: Sequence[str]
+    workflow_types: Sequence[str] | None = None
 
 
 class FindUnowned(Query[list[UnownedRun]], frozen=True):
-    """Open, unparked runs without an owner, of all types, oldest first."""
+    """Runs at rest that are due by `until`, of all types and unparked, oldest first."""
 
     namespace: str
+    until: int
     limit: int
 
 

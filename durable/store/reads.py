@@ -33,8 +33,6 @@ _IDS_PER_STATEMENT: Final = 500
 _RUN_ID_OF_MESSAGE: Final = salvage.MESSAGE_FIELDS.index("run_id")
 _RUN_ID_OF_ATTEMPT: Final = salvage.ATTEMPT_FIELDS.index("run_id")
 _Record = TypeVar("_Record")
-# Values of `is_active`.
-_EITHER: Final = (1, 0)
 
 
 def fetch(session: Session, statement: Any, **values: Any) -> list[Any]:
@@ -224,11 +222,8 @@ def _listed(session: Session, query: queries.ListRuns) -> list[RunRecord]:
 def _due(session: Session, query: queries.FindDueRuns, owner: str) -> list[str]:
     page = max(query.limit, 0)
     key = {"myself": owner, "until": query.until, "page": page}
-    due: list[tuple[int, str]] = []
-    for active in _EITHER:
-        due += fetch(session, statements.DUE_RUNS, active=active, **key)
-    due = [found for found in due if isinstance(found[1], str)]
-    return [run_id for _, run_id in sorted(due)[:page]]
+    rows = fetch(session, statements.DUE_RUNS, **key)
+    return [run_id for (run_id,) in rows if isinstance(run_id, str)]
 
 
 def _mailed(session: Session, query: queries.FindMailedRuns, owner: str) -> list[str]:
@@ -246,26 +241,20 @@ def _lost(session: Session, query: queries.FindLostRuns, owner: str) -> list[str
 
 
 def _next_wake_up(
-    session: Session, _: queries.FindNextWakeUp, owner: str
+    session: Session, query: queries.FindNextWakeUp, worker: WorkerRecord
 ) -> int | None:
-    found: list[tuple[Any]] = []
-    for active in _EITHER:
-        found += fetch(session, statements.NEXT_WAKE_AT, myself=owner, active=active)
+    key = {"namespace": worker.namespace, "task_queue": worker.task_queue}
+    found = fetch(session, statements.NEXT_OWN_WAKE_AT, myself=worker.worker_id)
+    if query.workflow_types is None:
+        found += fetch(session, statements.NEXT_WAKE_AT_OF_ALL, **key)
+    else:
+        types = list(query.workflow_types)
+        found += fetch(session, statements.NEXT_WAKE_AT, workflow_types=types, **key)
     return min((at for (at,) in found if isinstance(at, int)), default=None)
 
 
-def _count_unowned(
-    session: Session, query: queries.CountUnowned, worker: WorkerRecord
-) -> int:
-    key = {"namespace": worker.namespace, "task_queue": worker.task_queue}
-    types = list(query.workflow_types)
-    rows = fetch(session, statements.COUNT_UNOWNED, workflow_types=types, **key)
-    count: int = rows[0][0]
-    return count
-
-
 def _unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
-    key = {"namespace": query.namespace, "page": query.limit}
+    key = {"namespace": query.namespace, "until": query.until, "page": query.limit}
     rows = fetch(session, statements.UNOWNED_RUNS, **key)
     return [UnownedRun(*map(_as_text, row)) for row in rows]
 
@@ -327,9 +316,8 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.FindDueRuns: _own(_due),
     queries.FindMailedRuns: _own(_mailed),
     queries.FindLostRuns: _own(_lost),
-    queries.FindNextWakeUp: _own(_next_wake_up),
-    queries.CountUnowned: lambda session, asked: [
-        0 if worker is None else _count_unowned(session, query, worker)
+    queries.FindNextWakeUp: lambda session, asked: [
+        None if worker is None else _next_wake_up(session, query, worker)
         for query, worker in asked
     ],
     queries.FindUnowned: _each(_unowned),

@@ -48,10 +48,11 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One run's row.
 
     Attributes:
-        owner: the worker that may write its history; None if no worker has it.
-        is_active: something of it runs in its worker right now, so that a new owner
-            must load it at once. False: it only waits for `wake_at` or for mail.
-        wake_at: when its earliest timer, retry or timeout is due.
+        owner: the worker that has something of it under way: attempts, starts of
+            children, inputs that no task has taken. None at rest: then any worker that
+            knows its type goes on with it at `wake_at`.
+        wake_at: when its earliest timer, retry or timeout is due; at rest it is the
+            instant of a message if one waits that nobody has seen.
         stuck: why it is parked (a `Failure` as JSON), or None.
         request_id: the idempotency key of its start.
         parent_initiated_event_id: the event of its parent that asked for it.
@@ -59,6 +60,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             `abandon` or `request_cancel`; None without a parent.
         state: what its code published last (a `Payload` as JSON), or None.
         checkpoint_event_id: its newest checkpoint; replay begins there. 0 without one.
+        epoch: grows with each write of a worker that did not own it. What a worker
+            keeps of a run at rest is of an epoch, and stale in the next.
         damage: why what the database holds cannot be read, or None. Other fields are
             what is left of it then, and mean little. Never stored.
     """
@@ -74,7 +77,6 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     request_id: str
     closed_at: Instant | None = None
     owner: str | None = None
-    is_active: bool = False
     wake_at: Instant | None = None
     stuck: str | None = None
     version: str | None = None
@@ -86,7 +88,13 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     parent_close_policy: str | None = None
     state: str | None = None
     checkpoint_event_id: Position = 0
+    epoch: Position = 0
     damage: str | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a worker has something of it under way."""
+        return self.owner is not None
 
 
 class AttemptState(enum.StrEnum):
@@ -345,8 +353,12 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `status` None leaves the run open. Closing (any other status) is refused with
     `MailArrived` if the inbox holds messages for the run that are not in `consumed`;
-    nothing of the operation is kept then. A closed run has no owner, is inactive, has
-    no `wake_at` and is not stuck.
+    nothing of the operation is kept then. A closed run has no owner, no `wake_at` and
+    is not stuck.
+
+    It is taken of a run that this worker owns, or that is at rest and still in `epoch`,
+    which is over with it. At rest the run is due at once while messages wait that are
+    neither consumed nor `known`.
 
     Queries that wait never keep a run from closing; they are deleted with it.
 
@@ -361,24 +373,28 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Raises (as outcome):
         HistoryTakenError: a position of `rows` is written already, by another owner or
-            by a termination, or this worker does not own the run (any more); nothing
+            by a termination, or the run is another worker's, or has been since; nothing
             of this operation was kept.
         LeaseLostError: this worker's lease is gone; nothing was kept.
     """
 
     run_id: str
     rows: list[HistoryRow]
+    epoch: int = 0
     status: RunStatus | None = None
     closed_at: int | None = None
     update_run: bool = False
-    """Write `is_active` and `wake_at` too, and clear `stuck`."""
+    """Write who owns it and `wake_at` too, and clear `stuck`."""
     is_active: bool = True
+    """This worker owns it from now on; False leaves it at rest."""
     wake_at: int | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     consumed: tuple[int, ...] = ()
     """Sequences of the inbox messages that `rows` hold; deleted with the commit."""
     consumed_requests: tuple[str, ...] = ()
     """The same by request id, for messages that never were read from the inbox."""
+    known: tuple[int, ...] = ()
+    """Sequences of messages that the run has seen and that go on waiting."""
     replies: tuple[ReplyRecord, ...] = ()
     """Inserted, or replaced by key."""
     state: str | None = None
@@ -423,10 +439,11 @@ class MailArrived(msgspec.Struct, frozen=True):
 class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Write attempts (insert or replace by key) and the run's wake-up; fenced.
 
-    A stuck run stays stuck. Result: None.
+    A stuck run stays stuck. `epoch`, `is_active`, `wake_at` and `known` are as for
+    `CommitTask`. Result: None.
 
     Raises (as outcome):
-        HistoryTakenError: the run is closed, or this worker does not own it.
+        HistoryTakenError: the run is closed, another worker's, or has been since.
         LeaseLostError: this worker's lease is gone.
     """
 
@@ -434,12 +451,15 @@ class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempts: tuple[AttemptRecord, ...]
     is_active: bool
     wake_at: int | None
+    epoch: int = 0
+    known: tuple[int, ...] = ()
 
 
 class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
     """Set the run aside as stuck; fenced. History is not touched.
 
-    The run keeps its owner, becomes inactive and has no `wake_at`. Result: None.
+    It is at rest then and has no `wake_at`; each worker that starts, and each message,
+    has it tried once more. Result: None.
 
     Raises (as outcome):
         HistoryTakenError, LeaseLostError: as for `RecordAttempts`.
@@ -447,6 +467,7 @@ class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     stuck: str
+    epoch: int = 0
 
 
 class PutMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -454,9 +475,9 @@ class PutMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Without `run_id` the open run of `workflow_id` is meant; with `first_run_id` it must
     belong to that chain of runs, or there is no such run, even if another chain has one
-    open. The same `request_id` again changes nothing while the first message waits;
-    once that was consumed, it is the run's history that knows the request id. Result:
-    the run id.
+    open. A run at rest is due at once. The same `request_id` again changes nothing
+    while the first message waits; once that was consumed, it is the run's history that
+    knows the request id. Result: the run id.
 
     Raises (as outcome):
         WorkflowNotFoundError: there is no such run, or no such chain.
@@ -499,9 +520,9 @@ class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
     """Give an open run another end of its history, and to any worker; not fenced.
 
     Events after `keep` make room for `rows`, which follow it. The run is taken from its
-    owner, whose next write is refused, and becomes active and unstuck, without a
-    `wake_at`: its next owner finds out what it waits for. Nothing else may change a
-    history that is written.
+    owner, whose next write is refused, and is at rest, unstuck and due at once: whoever
+    takes it finds out what it waits for. Nothing else may change a history that is
+    written.
 
     Result: whether it was done. It is not if the run has closed, or if its history is
     not at the positions `expected` any more.
@@ -527,32 +548,25 @@ class DropReplies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """Make this worker the owner of runs that have none; fenced.
+    """Make this worker the owner of runs at rest that are due; fenced.
 
-    Takes runs of `workflow_types` in this
-    worker's namespace and on its task queue, at most `limit`: active ones first, then
-    by the oldest wake-up, those without any last. Stuck runs are taken too, and are
-    active and stuck no more: their new owner tries them with its own code.
+    Takes runs of `workflow_types` in this worker's namespace and on its task queue, at
+    most `limit`, by the oldest wake-up. With `stuck_after` it takes stuck ones instead,
+    due or not, that come after this run id; by run id. They are stuck no more: their
+    owner tries them with its own code.
 
-    Result: `Claimed`.
+    Result: of each run taken its new epoch, in order.
     """
 
     workflow_types: tuple[str, ...]
     limit: int
-
-
-class Claimed(msgspec.Struct, frozen=True):
-    """The runs taken: those to load at once, and how many in all."""
-
-    ready: list[str]
-    """Run ids that are active, due, stuck, or have mail; in the order of the claim."""
-    count: int
+    stuck_after: str | None = None
 
 
 class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """Give runs up, so that any worker may claim them; fenced. Result: None.
+    """Leave runs at rest and due, so that any worker may claim them; fenced.
 
-    Runs that this worker does not own are left as they are.
+    Runs that this worker does not own are left as they are. Result: None.
     """
 
     run_ids: tuple[str, ...]
@@ -563,7 +577,7 @@ class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
 
     Dead are all whose lease has ended, and those in `presumed_dead` (seen to be dead
     by their process id on this host). Their rows go, so that whatever they still try
-    to write is refused; their runs become ownerless. A worker never reaps itself.
+    to write is refused; their runs are at rest and due. A worker never reaps itself.
     Replies older than `limits.REPLY_SECONDS_MAX` go too.
 
     Result: the worker ids reaped, sorted.

@@ -31,9 +31,9 @@ CREATED: Final = 1
 CLOSED: Final = 2
 """Status and instant; it has no owner and waits for nothing any more."""
 MOVED: Final = 4
-"""`is_active` and `wake_at`."""
+"""`owner`, `wake_at` and `epoch`."""
 PARKED: Final = 8
-"""`stuck`, with the two; None takes it away."""
+"""`stuck`, with those; None takes it away."""
 PUBLISHED: Final = 16
 """`state` and `checkpoint_event_id`; None leaves what is there."""
 
@@ -44,8 +44,8 @@ class Run(msgspec.Struct, gc=False):
     Attributes:
         status: None for one that no release up to this one wrote.
         last_event_id: its newest event; 0 for none.
-        is_active: with all that follow, meaningful only as far as `changes` says.
         changes: what of it the group has changed.
+        stuck: with the two that follow, meaningful only as far as `changes` says.
         last_row: the newest event, if the group wrote it.
         record: what it was created with, if the group did that.
     """
@@ -61,9 +61,9 @@ class Run(msgspec.Struct, gc=False):
     parent_run_id: str | None
     parent_close_policy: str | None
     last_event_id: int
-    changes: int = 0
-    is_active: bool = False
     wake_at: int | None = None
+    epoch: int = 0
+    changes: int = 0
     stuck: str | None = None
     state: str | None = None
     checkpoint_event_id: int | None = None

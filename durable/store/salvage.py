@@ -33,7 +33,6 @@ RUN_FIELDS: Final = tuple(n for n in RunRecord.__struct_fields__ if n != _OWN)
 ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
 MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
 WORKER_FIELDS: Final = tuple(n for n in WorkerRecord.__struct_fields__ if n != _OWN)
-_FLAGS: Final[dict[Any, bool]] = {0: False, 1: True}
 _ENUMS: Final = {"status": "status", "state": "attempt state"}
 
 
@@ -67,7 +66,6 @@ def salvage_run(row: Sequence[Any]) -> RunRecord:
     except CorruptHistoryError as error:
         fields = _left(RunRecord, _run_fields(row))
         fields.setdefault("status", RunStatus.RUNNING)
-        fields.setdefault("is_active", True)
         why = Failure(message=error.message, type=type(error).__name__)
         fields["stuck"] = msgspec.json.encode(why).decode()
         return RunRecord(**fields, damage=error.message)
@@ -89,10 +87,7 @@ def salvage_worker(row: Sequence[Any]) -> WorkerRecord:
 
 
 def _run_fields(row: Sequence[Any]) -> dict[str, Any]:
-    fields = dict(zip(RUN_FIELDS, row, strict=True))
-    flag = fields["is_active"]
-    fields["is_active"] = _FLAGS.get(flag, flag)
-    return fields
+    return dict(zip(RUN_FIELDS, row, strict=True))
 
 
 def _convert(kind: type[_Record], fields: dict[str, Any]) -> _Record:

@@ -16,8 +16,8 @@ from durable.store import reads, salvage, statements
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from durable.store.database import Claimable, Session
-    from durable.store.records import HistoryRow, WorkerRecord
+    from durable.store.database import Session
+    from durable.store.records import ClaimRuns, HistoryRow, WorkerRecord
     from durable.store.rows import Seen
     from durable.store.wanted import Wanted
 
@@ -104,9 +104,9 @@ class SqlTables:
         renewed = self._execute(statements.RENEW_LEASE, holder=worker_id, until=until)
         return bool(renewed.rowcount)
 
-    def remove_workers(self, worker_ids: Sequence[str]) -> None:
+    def remove_workers(self, worker_ids: Sequence[str], now: int) -> None:
         """See `Tables`."""
-        self._execute(statements.DISOWN_ALL_RUNS, owners=worker_ids)
+        self._execute(statements.DISOWN_ALL_RUNS, owners=worker_ids, due=now)
         self._execute(statements.DELETE_WORKERS, worker_ids=worker_ids)
 
     def find_dead_workers(
@@ -121,46 +121,44 @@ class SqlTables:
         )
         return [worker_id for (worker_id,) in rows if isinstance(worker_id, str)]
 
-    def disown_strays(self) -> None:
+    def disown_strays(self, now: int) -> None:
         """See `Tables`."""
-        self._execute(statements.DISOWN_STRAYS)
+        self._execute(statements.DISOWN_STRAYS, due=now)
 
     def delete_replies(self, before: int) -> None:
         """See `Tables`."""
         self._execute(statements.DELETE_OLD_REPLIES, until=before)
 
     def find_claimable(
-        self, worker: WorkerRecord, workflow_types: Sequence[str], limit: int
-    ) -> list[Claimable]:
+        self, worker: WorkerRecord, claim: ClaimRuns, now: int
+    ) -> dict[str, int]:
         """See `Tables`."""
-        found: list[Claimable] = []
         where: dict[str, Any] = {
             "namespace": worker.namespace,
             "task_queue": worker.task_queue,
-            "workflow_types": workflow_types,
+            "workflow_types": claim.workflow_types,
+            "page": max(claim.limit, 0),
         }
-        for statement, active in (
-            (statements.FIND_CLAIMABLE_AWAITING, {"active": 1}),
-            (statements.FIND_CLAIMABLE_WAITING, {"active": 1}),
-            (statements.FIND_CLAIMABLE_AWAITING, {"active": 0}),
-            (statements.FIND_CLAIMABLE_WAITING, {"active": 0}),
-            (statements.FIND_CLAIMABLE_ODD, {}),
-        ):
-            page = limit - len(found)
-            if page > 0:
-                rows = self._fetch(statement, **where, **active, page=page)
-                found += [row for row in rows if isinstance(row[0], str)]
-        return found
+        if claim.stuck_after is None:
+            rows = self._fetch(statements.FIND_CLAIMABLE, **where, until=now)
+        else:
+            after = claim.stuck_after
+            rows = self._fetch(statements.FIND_STUCK, **where, after=after)
+        return {
+            run_id: epoch if isinstance(epoch, int) else 0
+            for run_id, epoch in rows
+            if isinstance(run_id, str)
+        }
 
     def own_runs(self, run_ids: Sequence[str], owner: str) -> None:
         """See `Tables`."""
         for ids in chunks(run_ids):
             self._execute(statements.OWN_RUNS, run_ids=ids, new_owner=owner)
 
-    def disown_runs(self, run_ids: Sequence[str], owner: str) -> None:
+    def disown_runs(self, run_ids: Sequence[str], owner: str, now: int) -> None:
         """See `Tables`."""
         for ids in chunks(run_ids):
-            self._execute(statements.DISOWN_RUNS, myself=owner, run_ids=ids)
+            self._execute(statements.DISOWN_RUNS, myself=owner, run_ids=ids, due=now)
 
     def find_positions(self, run_id: str) -> tuple[int, ...] | None:
         """See `Tables`."""
@@ -168,11 +166,13 @@ class SqlTables:
             return None
         return tuple(row[1] for row in reads.read_rows(self._session, run_id))
 
-    def repair_run(self, run_id: str, keep: int, rows: Sequence[HistoryRow]) -> None:
+    def repair_run(
+        self, run_id: str, keep: int, rows: Sequence[HistoryRow], now: int
+    ) -> None:
         """See `Tables`."""
         self._execute(statements.DELETE_EVENTS_AFTER, repaired=run_id, kept=keep)
         if rows:
             names = [column.name for column in statements.HISTORY_COLUMNS]
             values = [dict(zip(names, row, strict=True)) for row in rows]
             self._session.connection.execute(statements.INSERT_EVENTS, values)
-        self._execute(statements.FREE_RUN, freed=run_id)
+        self._execute(statements.FREE_RUN, freed=run_id, due=now)

@@ -30,7 +30,7 @@ _LAST: Final = (
 _COLUMNS: Final = (
     "r.run_id, r.namespace, r.workflow_id, r.first_run_id, r.status, r.closed_at,"
     " r.owner, r.started_at, r.parent_run_id, r.parent_close_policy,"
-    f" coalesce({_LAST}, 0)"
+    f" coalesce({_LAST}, 0), r.wake_at, r.epoch"
 )
 _RUNS: Final = f"{_COLUMNS} FROM durable_runs AS r"
 # What a row tells of: the header, a run by its id, or by one of its keys.
@@ -43,7 +43,7 @@ _SELECT_HEADER: Final = (
     f"SELECT {_HEADER}, (SELECT 1 FROM durable_workers WHERE worker_id = ?1),"  # noqa: S608 - constant names
     " (SELECT min(sequence) FROM durable_inbox),"
     " CASE WHEN ?2 THEN coalesce((SELECT seq FROM sqlite_sequence"
-    " WHERE name = 'durable_inbox'), 0) END" + ", NULL" * 9
+    " WHERE name = 'durable_inbox'), 0) END" + ", NULL" * 11
 )
 _FIND_RUNS: Final = ManyKeys(
     f"{_SELECT_HEADER} UNION ALL"
@@ -185,7 +185,7 @@ def _take_run(seen: Seen, row: Sequence[Any]) -> Run:
     run = seen.runs.get(run_id)
     if run is None:
         run = seen.runs[run_id] = Run(
-            run_id, row[3], row[4], row[5], _STATUSES.get(row[6]), *row[7:13]
+            run_id, row[3], row[4], row[5], _STATUSES.get(row[6]), *row[7:15]
         )
     return run
 
@@ -254,7 +254,7 @@ def _look_for_families(cursor: sqlite3.Cursor, parents: list[str], seen: Seen) -
     children: dict[str, dict[str, Run]] = {parent: {} for parent in parents}
     for row in _FIND_FAMILIES.fetch(cursor, parents):
         run = _take_run(seen, row)
-        task_number, time = (n if isinstance(n, int) else 0 for n in row[13:15])
+        task_number, time = (n if isinstance(n, int) else 0 for n in row[15:17])
         seen.ends[run.run_id] = (run.last_event_id, task_number, time)
         children.setdefault(run.parent_run_id or "", {})[run.run_id] = run
         if run.parent_close_policy == TERMINATE:

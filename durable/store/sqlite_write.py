@@ -28,9 +28,7 @@ _INSERT_RUNS: Final = ManyRows(
 )
 # Nearly every run begins as the first of its chain, with nothing to wait for; open, or
 # ended within its first turn.
-_SHARED: Final = (
-    "namespace, workflow_type, task_queue, owner, is_active, version, status"
-)
+_SHARED: Final = "namespace, workflow_type, task_queue, owner, version, status"
 
 
 def _plain(shared: str, own: Sequence[str]) -> ManyRows:
@@ -95,16 +93,18 @@ def _update(columns: str, width: int) -> ManyRows:
 
 
 _CLOSE_RUNS: Final = _update(
-    "status = {}, closed_at = {}, owner = NULL, is_active = 0, wake_at = NULL,"
+    "status = {}, closed_at = {}, owner = NULL, wake_at = NULL,"
     " stuck = NULL, open_key = NULL",
     3,
 )
-# Binding None is slow, so the least integer stands for it.
+# Binding None is slow, so the least integer stands for it, and the empty text.
 _NO_WAKE_UP: Final = -(2**63)
-_MOVE: Final = "is_active = {}, wake_at = nullif({}, -9223372036854775808)"
-_MOVE_RUNS: Final = _update(_MOVE, 3)
-_TAKE_UP_RUNS: Final = _update(f"{_MOVE}, stuck = NULL", 3)
-_PARK_RUNS: Final = _update(f"{_MOVE}, stuck = {{}}", 4)
+_MOVE: Final = (
+    "owner = nullif({}, ''), wake_at = nullif({}, -9223372036854775808), epoch = {}"
+)
+_MOVE_RUNS: Final = _update(_MOVE, 4)
+_TAKE_UP_RUNS: Final = _update(f"{_MOVE}, stuck = NULL", 4)
+_PARK_RUNS: Final = _update(f"{_MOVE}, stuck = {{}}", 5)
 _PUBLISH: Final = _update(
     "state = coalesce({}, state),"
     " checkpoint_event_id = coalesce({}, checkpoint_event_id)",
@@ -190,7 +190,7 @@ def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
             closings += (run.run_id, run.status.value, run.closed_at)
         elif changes & _MOVED:
             wake_at = _NO_WAKE_UP if run.wake_at is None else run.wake_at
-            move = (run.run_id, 1 if run.is_active else 0, wake_at)
+            move = (run.run_id, run.owner or "", wake_at, run.epoch)
             if not changes & _PARKED:
                 moves += move
             elif run.stuck is None:
@@ -223,7 +223,6 @@ def _insert_runs(cursor: sqlite3.Cursor, records: list[RunRecord]) -> None:
             record.workflow_type,
             record.task_queue,
             record.owner,
-            1 if record.is_active else 0,
             record.version,
             record.status.value,
         )
@@ -263,6 +262,7 @@ def _is_plain(record: RunRecord) -> bool:
         and record.continued_from_run_id is None
         and record.state is None
         and not record.checkpoint_event_id
+        and not record.epoch
         and (
             record.parent_run_id is not None
             or (

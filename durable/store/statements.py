@@ -63,7 +63,6 @@ def run_values(record: RunRecord) -> tuple[Any, ...]:
         record.request_id,
         record.closed_at,
         record.owner,
-        record.is_active,
         record.wake_at,
         record.stuck,
         record.version,
@@ -75,6 +74,7 @@ def run_values(record: RunRecord) -> tuple[Any, ...]:
         record.parent_close_policy,
         record.state,
         record.checkpoint_event_id,
+        record.epoch,
         record.workflow_id if record.status is RunStatus.RUNNING else None,
     )
 
@@ -180,121 +180,108 @@ def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
     )
 
 
-_MINE: Final = (_IS_OPEN, RUNS.c.owner == sa.bindparam("myself"))
-# For active runs and for others apart: within each, the index has them in order.
-_MINE_AWAITING: Final = (
-    *_MINE,
-    RUNS.c.is_active == sa.bindparam("active"),
-    RUNS.c.wake_at.is_not(None),
-    RUNS.c.stuck.is_(None),
-)
+_MINE: Final = RUNS.c.owner == sa.bindparam("myself")
 
 DUE_RUNS: Final = (
-    sa.select(RUNS.c.wake_at, RUNS.c.run_id)
-    .where(*_MINE_AWAITING, RUNS.c.wake_at <= sa.bindparam("until"))
+    sa.select(RUNS.c.run_id)
+    .where(_MINE, RUNS.c.wake_at <= sa.bindparam("until"))
     .order_by(RUNS.c.wake_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
-NEXT_WAKE_AT: Final = (
+NEXT_OWN_WAKE_AT: Final = (
     sa.select(RUNS.c.wake_at)
-    .where(*_MINE_AWAITING)
+    .where(_MINE, RUNS.c.wake_at.is_not(None))
     .order_by(RUNS.c.wake_at)
     .limit(sa.literal(1))
 )
-_owner_of_message: Final = (
-    sa.select(RUNS.c.owner).where(RUNS.c.run_id == INBOX.c.run_id).scalar_subquery()
-)
-# Walks the inbox, which is small, and not the worker's runs, which may be many.
+# Walks the worker's runs, which are those that are live.
 MAILED_RUNS: Final = (
     sa.select(INBOX.c.run_id)
-    .where(_owner_of_message == sa.bindparam("myself"))
+    .join_from(RUNS, INBOX, INBOX.c.run_id == RUNS.c.run_id)
+    .where(_MINE)
     .group_by(INBOX.c.run_id)
     .order_by(sa.func.min(INBOX.c.sequence))
     .limit(sa.bindparam("page"))
 )
 KEPT_RUNS: Final = sa.select(RUNS.c.run_id).where(
-    *_MINE, RUNS.c.run_id.in_(_many("run_ids"))
+    _MINE, RUNS.c.run_id.in_(_many("run_ids"))
 )
-_CLAIMABLE: Final = (
-    _IS_OPEN,
-    RUNS.c.owner.is_(None),
-    # Bare, the column would lure SQLite into walking every open run of the namespace,
-    # owned or not, by the unique key, in place of the index that knows the owners.
-    RUNS.c.namespace.concat("") == sa.bindparam("namespace"),
+_OF_QUEUE: Final = (
+    RUNS.c.namespace == sa.bindparam("namespace"),
     RUNS.c.task_queue == sa.bindparam("task_queue"),
     RUNS.c.workflow_type.in_(_many("workflow_types")),
 )
+_AT_REST: Final = (RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None))
+FIND_CLAIMABLE: Final = (
+    sa.select(RUNS.c.run_id, RUNS.c.epoch)
+    .where(*_OF_QUEUE, *_AT_REST, RUNS.c.wake_at <= sa.bindparam("until"))
+    .order_by(RUNS.c.wake_at, RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
+FIND_STUCK: Final = (
+    sa.select(RUNS.c.run_id, RUNS.c.epoch)
+    .where(
+        *_OF_QUEUE,
+        _IS_OPEN,
+        RUNS.c.stuck.is_not(None),
+        RUNS.c.owner.is_(None),
+        RUNS.c.run_id > sa.bindparam("after"),
+    )
+    .order_by(RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
+NEXT_WAKE_AT_OF_ALL: Final = (
+    sa.select(RUNS.c.wake_at)
+    .where(*_OF_QUEUE[:2], *_AT_REST)
+    .order_by(RUNS.c.wake_at)
+    .limit(sa.literal(1))
+)
+NEXT_WAKE_AT: Final = NEXT_WAKE_AT_OF_ALL.where(_OF_QUEUE[2])
+# By the end of its index: `wake_at` is known there without a look at any row.
 UNOWNED_RUNS: Final = (
     sa.select(
         RUNS.c.run_id, RUNS.c.workflow_id, RUNS.c.workflow_type, RUNS.c.task_queue
     )
-    .where(*_CLAIMABLE[:3], RUNS.c.stuck.is_(None))
-    .order_by(RUNS.c.started_at, RUNS.c.run_id)
-    .limit(sa.bindparam("page"))
-)
-COUNT_UNOWNED: Final = sa.select(sa.func.count()).select_from(RUNS).where(*_CLAIMABLE)
-_FIND_CLAIMABLE: Final = (
-    sa.select(
-        RUNS.c.run_id,
-        RUNS.c.is_active,
-        RUNS.c.wake_at,
-        RUNS.c.stuck.is_not(None),
-        sa.exists().where(INBOX.c.run_id == RUNS.c.run_id),
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        *_AT_REST,
+        RUNS.c.wake_at <= sa.bindparam("until"),
+        RUNS.c.stuck.is_(None),
     )
-    .where(*_CLAIMABLE, RUNS.c.is_active == sa.bindparam("active"))
-    .order_by(RUNS.c.wake_at, RUNS.c.run_id)
-    .limit(sa.bindparam("page"))
-)
-# Apart again, because databases do not agree on where NULL belongs in an order.
-FIND_CLAIMABLE_AWAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_not(None))
-FIND_CLAIMABLE_WAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_(None))
-# Neither active nor inactive: their new owner finds out why.
-FIND_CLAIMABLE_ODD: Final = (
-    sa.select(*_FIND_CLAIMABLE.selected_columns)
-    .where(*_CLAIMABLE, RUNS.c.is_active.not_in((0, 1)))
-    .order_by(RUNS.c.run_id)
+    .order_by(RUNS.c.started_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
 OWN_RUNS: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id.in_(_many("run_ids")))
-    # MySQL assigns from left to right, so `is_active` must come before `stuck`.
-    .ordered_values(
-        (RUNS.c.owner, sa.bindparam("new_owner", type_=sa.String())),
-        (
-            RUNS.c.is_active,
-            sa.case((RUNS.c.stuck.is_not(None), 1), else_=RUNS.c.is_active),
-        ),
-        (RUNS.c.stuck, None),
+    .values(
+        owner=sa.bindparam("new_owner", type_=sa.String()),
+        epoch=RUNS.c.epoch + sa.literal(1),
+        stuck=None,
     )
 )
+_at_rest_and_due: Final[dict[str, Any]] = {
+    "owner": None,
+    "wake_at": sa.bindparam("due"),
+}
 DISOWN_RUNS: Final = (
     sa.update(RUNS)
-    .where(*_MINE, RUNS.c.run_id.in_(_many("run_ids")))
-    .values(owner=None)
+    .where(_MINE, RUNS.c.run_id.in_(_many("run_ids")))
+    .values(**_at_rest_and_due)
 )
 DISOWN_ALL_RUNS: Final = (
-    sa.update(RUNS)
-    .where(_IS_OPEN, RUNS.c.owner.in_(_many("owners")))
-    .values(owner=None)
+    sa.update(RUNS).where(RUNS.c.owner.in_(_many("owners"))).values(**_at_rest_and_due)
 )
-# From one owner to the next by the index: they are few, and their runs are many. As
-# text, because building and compiling it would take longer than opening a database.
+# What has an owner is live, and little. As text, because building and compiling it
+# would take longer than opening a database.
 DISOWN_STRAYS: Final = sa.text(
-    "UPDATE durable_runs SET owner = NULL WHERE open_key IS NOT NULL AND owner IN"
-    " (WITH RECURSIVE owners(owner) AS ("
-    "SELECT min(owner) FROM durable_runs WHERE open_key IS NOT NULL AND owner IS NOT"
-    " NULL"
-    " UNION ALL SELECT (SELECT min(durable_runs.owner) FROM durable_runs"
-    " WHERE durable_runs.open_key IS NOT NULL AND durable_runs.owner > owners.owner)"
-    " FROM owners WHERE owners.owner IS NOT NULL)"
-    " SELECT owners.owner FROM owners WHERE owners.owner IS NOT NULL"
-    " AND NOT EXISTS (SELECT 1 FROM durable_workers WHERE worker_id = owners.owner))"
+    "UPDATE durable_runs SET owner = NULL, wake_at = :due WHERE owner IS NOT NULL"
+    " AND owner NOT IN (SELECT worker_id FROM durable_workers)"
 )
 FREE_RUN: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id == sa.bindparam("freed"))
-    .values(owner=None, is_active=1, wake_at=None, stuck=None)
+    .values(**_at_rest_and_due, stuck=None, epoch=RUNS.c.epoch + sa.literal(1))
 )
 
 # --- history, inbox, attempts ---------------------------------------------------------

@@ -43,7 +43,6 @@ RUNS: Final = sa.Table(
     sa.Column("request_id", _id(), nullable=False),
     sa.Column("closed_at", sa.BigInteger),
     sa.Column("owner", _id()),
-    sa.Column("is_active", sa.SmallInteger, nullable=False),
     sa.Column("wake_at", sa.BigInteger),
     sa.Column("stuck", _json()),
     sa.Column("version", _id()),
@@ -58,6 +57,7 @@ RUNS: Final = sa.Table(
     sa.Column("parent_close_policy", _id(32)),
     sa.Column("state", _json()),
     sa.Column("checkpoint_event_id", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
     # What tells rows apart comes first, because keys are compared from the left.
     sa.UniqueConstraint("open_key", "namespace", name="durable_runs_open_key"),
     sa.UniqueConstraint("request_id", "namespace", name="durable_runs_request_id"),
@@ -66,15 +66,30 @@ sa.Index(
     "durable_runs_workflow_id", RUNS.c.workflow_id, RUNS.c.namespace, RUNS.c.started_at
 )
 sa.Index("durable_runs_started_at", RUNS.c.namespace, RUNS.c.started_at)
-# Closed runs are many and have neither owner nor wake-up: leave them out where the
-# database can.
+# Closed runs are many, and have neither owner nor wake-up; many others wait for mail
+# alone. Leave them out where the database can.
 sa.Index(
     "durable_runs_due",
-    RUNS.c.owner,
-    RUNS.c.is_active,
+    RUNS.c.namespace,
+    RUNS.c.task_queue,
     RUNS.c.wake_at,
     RUNS.c.run_id,
-    sqlite_where=RUNS.c.open_key.is_not(None),
+    RUNS.c.workflow_type,
+    sqlite_where=sa.and_(RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None)),
+)
+sa.Index(
+    "durable_runs_owner",
+    RUNS.c.owner,
+    RUNS.c.wake_at,
+    RUNS.c.run_id,
+    sqlite_where=RUNS.c.owner.is_not(None),
+)
+sa.Index(
+    "durable_runs_stuck",
+    RUNS.c.namespace,
+    RUNS.c.task_queue,
+    RUNS.c.run_id,
+    sqlite_where=sa.and_(RUNS.c.stuck.is_not(None), RUNS.c.open_key.is_not(None)),
 )
 # Most runs have no parent: leave them out. The open key is in it so that the open
 # children of a run are found without walking those that have closed.

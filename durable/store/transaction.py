@@ -16,7 +16,6 @@ from durable.store import policies
 from durable.store.decide import DECIDED, Decided, decide
 from durable.store.lease import LEASE_MICROSECONDS, RegisterWorker, ReleaseWorker
 from durable.store.records import (
-    Claimed,
     ClaimRuns,
     ReapWorkers,
     ReleaseRuns,
@@ -107,24 +106,17 @@ class Transaction:
             raise policies.lease_lost(self.worker)
         return self.worker
 
-    def _claim(self, operation: ClaimRuns) -> Claimed:
+    def _claim(self, operation: ClaimRuns) -> dict[str, int]:
         worker = self._require_lease()
-        now = self._clock.now()
-        free = self._tables.find_claimable(
-            worker, operation.workflow_types, operation.limit
-        )
+        free = self._tables.find_claimable(worker, operation, self._clock.now())
         if free:
-            self._tables.own_runs([run_id for run_id, *_ in free], worker.worker_id)
-        ready = [
-            run_id
-            for run_id, is_active, wake_at, is_stuck, is_mailed in free
-            if is_active != 0 or is_stuck or is_mailed or policies.is_due(wake_at, now)
-        ]
-        return Claimed(ready=ready, count=len(free))
+            self._tables.own_runs(list(free), worker.worker_id)
+        return {run_id: epoch + 1 for run_id, epoch in free.items()}
 
     def _release_runs(self, operation: ReleaseRuns) -> None:
         worker = self._require_lease()
-        self._tables.disown_runs(operation.run_ids, worker.worker_id)
+        now = self._clock.now()
+        self._tables.disown_runs(operation.run_ids, worker.worker_id, now)
 
     def _reap(self, operation: ReapWorkers) -> list[str]:
         dead = self._tables.find_dead_workers(
@@ -132,10 +124,11 @@ class Transaction:
             self._clock.read(),
             operation.presumed_dead,
         )
+        now = self._clock.now()
         if dead:
-            self._tables.remove_workers(dead)
-        self._tables.disown_strays()
-        oldest = self._clock.now() - policies.REPLY_MICROSECONDS_MAX
+            self._tables.remove_workers(dead, now)
+        self._tables.disown_strays(now)
+        oldest = now - policies.REPLY_MICROSECONDS_MAX
         self._tables.delete_replies(oldest)
         return dead
 
@@ -143,7 +136,8 @@ class Transaction:
         run_id = operation.run_id
         if self._tables.find_positions(run_id) != operation.expected:
             return False
-        self._tables.repair_run(run_id, operation.keep, operation.rows)
+        now = self._clock.now()
+        self._tables.repair_run(run_id, operation.keep, operation.rows, now)
         return True
 
     def _register(self, operation: RegisterWorker) -> WorkerRecord:
@@ -163,7 +157,7 @@ class Transaction:
 
     def _release_worker(self, _: ReleaseWorker) -> None:
         if self.worker is not None:
-            self._tables.remove_workers([self.worker.worker_id])
+            self._tables.remove_workers([self.worker.worker_id], self._clock.now())
         self.worker = None
         self.lost = None
 

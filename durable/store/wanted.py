@@ -110,7 +110,7 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             else:
                 if runs.get(run_id, ADDRESSED) == ADDRESSED:
                     runs[run_id] = COMMITTED
-                if operation.sees_all_mail:
+                if operation.sees_all_mail or not operation.is_active:
                     mail[run_id] = None
             for message in operation.messages:
                 _want_message(wanted, message)
@@ -123,6 +123,8 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
         elif kind is RecordAttempts or kind is ParkRun:
             if runs.get(operation.run_id, ADDRESSED) == ADDRESSED:
                 runs[operation.run_id] = COMMITTED
+            if kind is RecordAttempts and not operation.is_active:
+                mail[operation.run_id] = None
         elif kind is TerminateRun:
             _want_addressed(wanted, operation, CLOSED)
     return wanted

@@ -10,26 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from durable import limits
 from durable.api.registry import Registry
 from durable.errors import LeaseLostError
 from durable.store.queries import (
-    CountUnowned,
     FindDueRuns,
     FindLostRuns,
     FindMailedRuns,
     FindNextWakeUp,
     ListWorkers,
 )
-from durable.store.records import Claimed, ClaimRuns, ReapWorkers
+from durable.store.records import ClaimRuns, ReapWorkers
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
 from durable.worker.runner import Runner
 
 _log: Final = logging.getLogger("durable.worker")
-_STUCK_RETRY_MICROSECONDS: Final = 5_000_000
 # Due runs that are being committed are looked at again after this long.
 _BUSY_MICROSECONDS: Final = 20_000
 # The loop's clock and the store's may drift apart over a long wait.
@@ -58,7 +56,6 @@ class Lookout:
         self._is_open = True
         self._is_seeking = False
         self._seek_again = False
-        self._stuck_at: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: int | None = None
         self._patrol: asyncio.TimerHandle | None = None
@@ -70,7 +67,6 @@ class Lookout:
         except LeaseLostError as error:
             # The process was paused as it began: it joins again, and takes over then.
             self._lease_lost(error.worker_id)
-        await self._arm()
         self._schedule_patrol()
 
     def stop(self) -> None:
@@ -81,9 +77,10 @@ class Lookout:
                 timer.cancel()
 
     async def take_over(self) -> None:
-        """Reap dead workers and claim runs without an owner."""
+        """Reap dead workers, try what is stuck once more, go on with what is due."""
         await self._reap()
-        await self._claim()
+        await self._try_stuck()
+        self.wake_by(self._store.now())
 
     # --- what others have committed ---------------------------------------------------
 
@@ -98,48 +95,44 @@ class Lookout:
 
     async def _seek(self) -> None:
         try:
-            read = self._store.read
             while True:
                 self._seek_again = False
-                types = tuple(self._registry.workflows)
-                if types and await read(CountUnowned(types)) > 0:
-                    await self._claim()
-                for run_id in await read(FindLostRuns(self._runner.working_runs())):
+                lost, mailed, next_at = await asyncio.gather(
+                    self._store.read(FindLostRuns(self._runner.working_runs())),
+                    self._store.read(FindMailedRuns(limits.LOAD_RUNS_MAX)),
+                    self._store.read(FindNextWakeUp(self._types())),
+                )
+                for run_id in lost:
                     self._runner.run_lost(run_id)
-                for run_id in await read(FindMailedRuns(limits.LOAD_RUNS_MAX)):
-                    if not self._was_stuck_just_now(run_id):
-                        self._runner.mail(run_id)
+                for run_id in mailed:
+                    self._runner.mail(run_id)
+                self._arm(next_at)
                 if not self._seek_again:
                     return
         finally:
             self._is_seeking = False
 
-    def was_stuck(self, run_id: str) -> None:
-        """A run has just been parked."""
-        self._stuck_at[run_id] = self._store.now()
+    def _types(self) -> tuple[str, ...]:
+        return tuple(self._registry.workflows)
 
-    def _was_stuck_just_now(self, run_id: str) -> bool:
-        """Whether a stuck run was tried a moment ago; mail must not make it spin."""
-        stuck_at = self._stuck_at.pop(run_id, None)
-        if stuck_at is None:
-            return False
-        if self._store.now() - stuck_at >= _STUCK_RETRY_MICROSECONDS:
-            return False
-        self._stuck_at[run_id] = stuck_at
-        return True
+    async def _claim(self, **what: Any) -> dict[str, int]:
+        """Take a bounded number of runs, and go on with them."""
+        types = self._types()
+        if not types:
+            return {}
+        claim = ClaimRuns(workflow_types=types, limit=limits.LOAD_RUNS_MAX, **what)
+        claimed: dict[str, int] = await self._store.perform(claim)
+        self._runner.claimed(claimed)
+        return claimed
 
-    async def _claim(self) -> None:
+    async def _try_stuck(self) -> None:
+        """Try every run once that is set aside: this worker may have right code."""
+        after = ""
         while True:
-            types = tuple(self._registry.workflows)
-            if not types:
+            claimed = await self._claim(stuck_after=after)
+            if len(claimed) < limits.LOAD_RUNS_MAX:
                 return
-            claimed: Claimed = await self._store.perform(
-                ClaimRuns(workflow_types=types, limit=limits.LOAD_RUNS_MAX)
-            )
-            self._runner.wake(claimed.ready)
-            if claimed.count < limits.LOAD_RUNS_MAX:
-                break
-        self.wake_by(self._store.now())
+            after = max(claimed)
 
     async def _reap(self) -> None:
         """Take the runs of workers that are dead, by lease or by process id."""
@@ -194,19 +187,22 @@ class Lookout:
         self._runner.spawn(self._find_due())
 
     async def _find_due(self) -> None:
-        now = self._store.now()
-        due = await self._store.read(FindDueRuns(now, limits.LOAD_RUNS_MAX))
-        fresh = [run_id for run_id in due if not self._runner.is_busy(run_id)]
-        self._runner.wake(fresh)
-        if fresh and len(due) == limits.LOAD_RUNS_MAX:
+        now, runner = self._store.now(), self._runner
+        own, next_at = await asyncio.gather(
+            self._store.read(FindDueRuns(now, limits.LOAD_RUNS_MAX)),
+            self._store.read(FindNextWakeUp(self._types())),
+        )
+        runner.wake([run_id for run_id in own if not runner.is_busy(run_id)])
+        if next_at is None or next_at > now:
+            self._arm(next_at)
+            return
+        claimed = await self._claim()
+        if len(claimed) == limits.LOAD_RUNS_MAX:
             self.wake_by(now)
-        elif due:
+        else:
             # Their commits move them on; look again soon for what came due meanwhile.
             self.wake_by(now + _BUSY_MICROSECONDS)
-        else:
-            await self._arm()
 
-    async def _arm(self) -> None:
-        wake_at = await self._store.read(FindNextWakeUp())
-        if wake_at is not None:
-            self.wake_by(wake_at)
+    def _arm(self, next_at: int | None) -> None:
+        if next_at is not None:
+            self.wake_by(next_at)

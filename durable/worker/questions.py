@@ -35,7 +35,7 @@ def look(run: LiveRun, question: Question) -> None:
         answer.set_exception(error)
 
 
-def reply_to(run: LiveRun, message: MessageRecord, now: int) -> CommitTask:
+def reply_to(run: LiveRun, message: MessageRecord, epoch: int, now: int) -> CommitTask:
     """What answers a query of another process."""
     try:
         query = decode_message(message.kind, message.data)
@@ -49,5 +49,9 @@ def reply_to(run: LiveRun, message: MessageRecord, now: int) -> CommitTask:
         created_at=now,
     )
     return CommitTask(
-        run_id=run.run_id, rows=[], consumed=(message.sequence,), replies=(reply,)
+        run_id=run.run_id,
+        rows=[],
+        epoch=epoch,
+        consumed=(message.sequence,),
+        replies=(reply,),
     )

@@ -10,7 +10,7 @@ import asyncio
 import collections
 import logging
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -224,7 +224,7 @@ class Runner:
             self.closed_elsewhere(run_id)
         if effects.torn_down is not None:
             effects.torn_down.tear_down()
-        if effects.ask or effects.unanswered:
+        if effects.ask or effects.reply or effects.unanswered:
             self._answer(run, effects)
         for attempt in effects.stop:
             self.pool.stop(attempt)
@@ -505,17 +505,22 @@ class Runner:
         for token in effects.unanswered:
             if isinstance(token, Question) and not token.answer.done():
                 token.answer.set_result(None)
+        for message, epoch in effects.reply:
+            reply = reply_to(run, message, epoch, self._store.now())
+            self._store.submit(reply, partial(self._replied, run))
+        if run.replayer.is_harmed:
+            self.feed(run, inputs.Harmed())
         for number, token in enumerate(effects.ask, 1):
-            if isinstance(token, Question):
-                look(run, token)
-            else:
-                reply = reply_to(run, token, self._store.now())
-                self._store.submit(reply, lambda _, __: None)
+            look(run, token)
             if run.replayer.is_harmed:
                 self.feed(run, inputs.Harmed())
                 for later in effects.ask[number:]:
                     self.feed(run, inputs.Asked(later))
                 return
+
+    def _replied(self, run: LiveRun, _: Any, error: BaseException | None) -> None:
+        if error is not None:  # others have the run, or had it since
+            self.feed(run, inputs.Harmed())
 
     # --- going on ---------------------------------------------------------------------
 
@@ -524,8 +529,21 @@ class Runner:
             _log.error("A background step of the worker failed: %s", error)
             self._outside.wake_by(self._store.now() + 1_000_000)
 
+    def claimed(self, epochs: Mapping[str, int]) -> None:
+        """Go on with runs that were at rest and are this worker's now."""
+        to_load: list[str] = []
+        for run_id, epoch in epochs.items():
+            run = self.runs.get(run_id)
+            if run is None:
+                to_load.append(run_id)
+            else:
+                self.hits += 1
+                self.feed(run, inputs.Claimed(epoch))
+        if to_load:
+            self.misses += self.loader.load(to_load)
+
     def wake(self, run_ids: Iterable[str]) -> None:
-        """Go on with these runs of ours: drive the live ones, load the others."""
+        """Go on with runs that are at rest or ours: drive the live, load the others."""
         to_load: list[str] = []
         for run_id in run_ids:
             run = self.runs.get(run_id)
@@ -542,9 +560,9 @@ class Runner:
         record, terms = loaded.record, self.terms
         if not self.is_open or record.run_id in self.runs:
             return
-        is_unreadable = record.damage is not None and record.owner is None
-        if record.status is not RunStatus.RUNNING or (
-            record.owner != terms.worker_id and not is_unreadable
+        if record.status is not RunStatus.RUNNING or record.owner not in (
+            None,
+            terms.worker_id,
         ):
             return
         run = new_run(not_read_yet(record), terms, UNREAD, record.started_at)

@@ -87,12 +87,11 @@ class Worker:
         self._options = options
         self._observer = observer
         self._watch: WorkerObserver | None = None
-        self._on_stuck = on_stuck
         self._parts = parts
         self._watchdog: Watchdog | None = None
         outside = Outside(
             closed=on_closed,
-            stuck=self._run_stuck,
+            stuck=on_stuck,
             update=on_update,
             wake_by=self._wake_by,
             look_around=self.changed,
@@ -334,10 +333,6 @@ class Worker:
             self._lookout.changed()
 
     # --- what runs have for it --------------------------------------------------------
-
-    def _run_stuck(self, run_id: str, failure: Failure) -> None:
-        self._lookout.was_stuck(run_id)
-        self._on_stuck(run_id, failure)
 
     def _wake_by(self, instant: int) -> None:
         self._lookout.wake_by(instant)
