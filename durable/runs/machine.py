@@ -137,7 +137,11 @@ def _rest(run: LiveRun, effects: Effects, now: int) -> None:
         writes.empty_inbox(run, effects)
     elif run.is_holding:
         _park_if_held(run, effects)
-    elif run.row[0] and not run.wanted_row(is_busy=False)[0]:
+    elif (
+        run.row[0]
+        and not run.incoming.is_reading
+        and not run.wanted_row(is_busy=False)[0]
+    ):
         writes.correct_row(run, effects)  # it is at rest, and nobody's
 
 
@@ -514,6 +518,7 @@ def _claimed(run: LiveRun, given: inputs.Claimed, effects: Effects, now: int) ->
         return
     run.epoch = given.epoch
     run.row, run.is_parked = (True, run.row[1]), False
+    messages.mail_came(run, effects)  # it may be what it was due for
     attempts.begin_due(run, effects, now)
     _proceed(run, effects, now)
 
