@@ -38,7 +38,7 @@ from durable.store.records import (
 if TYPE_CHECKING:
     from durable.store.records import WorkerRecord
     from durable.store.rows import Rows, Run, Seen
-    from durable.store.wanted import Wanted
+    from durable.store.wanted import Lack
 
 Outcomes: TypeAlias = list[tuple[Any, BaseException | None]]
 
@@ -59,14 +59,17 @@ class Decided(msgspec.Struct, frozen=True):
 
 
 def decide(
-    operations: Iterable[Any], seen: Seen, now: int, worker: WorkerRecord | None
-) -> Decided | Wanted:
+    operations: Iterable[Any],
+    seen: Seen,
+    now: int | None,
+    worker: WorkerRecord | None,
+) -> Decided | list[Lack]:
     """Carry operations out, in order.
 
     Args:
         operations: those of `DECIDED`.
         seen: what look brought for them; it is used up.
-        now: the database's time.
+        now: the database's time; None if `Wanted.has_time` was not set.
         worker: this store's worker, if one is registered.
 
     Returns:
@@ -76,8 +79,8 @@ def decide(
     decision = _Decision(draft, worker)
     attempt = decision.attempt
     outcomes: Outcomes = [attempt(operation) for operation in operations]
-    if decision.is_lacking:
-        return draft.more
+    if draft.lacking:
+        return draft.lacking
     decision.inboxes.finish()
     return Decided(outcomes, draft.finish(), decision.is_lost)
 
@@ -92,7 +95,7 @@ class _Decision:
         self._owner = worker.worker_id if worker is not None and has_lease else ""
         self.inboxes = Inboxes(draft)
         self._endings = Endings(draft, self.inboxes)
-        self.is_lacking = self.is_lost = False
+        self.is_lost = False
 
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
         """Carry an operation out, and return its outcome."""
@@ -101,7 +104,6 @@ class _Decision:
         except DurableError as error:
             return None, error
         except UnseenError:
-            self.is_lacking = True
             return _PENDING
 
     def _attempt_each(self, operations: Iterable[Any]) -> tuple[Any, ...]:

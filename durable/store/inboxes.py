@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from durable import limits
 from durable.errors import DurableError
 from durable.store import policies
-from durable.store.draft import UnseenError
 from durable.store.records import MessageKind, MessageRecord
 from durable.store.rows import CREATED
 
@@ -85,8 +84,7 @@ class Inboxes:
             return True
         if run_id in seen.all_mail or (run_id, request_id) in seen.looked:
             return False
-        self._draft.more.looked[run_id, request_id] = None
-        raise UnseenError
+        self._draft.lack("looked", (run_id, request_id))
 
     def _is_full(self, run: Run) -> bool:
         seen, run_id = self._seen, run.run_id
@@ -96,16 +94,14 @@ class Inboxes:
             waiting = self._last_sequence() - seen.first_sequence + 1
             if waiting + self._count >= most:
                 if run_id not in seen.all_mail:
-                    self._draft.more.mail[run_id] = None
-                    raise UnseenError
+                    self._draft.lack("mail", run_id)
                 waiting = len(seen.mail.get(run_id, ()))
         return waiting + len(self._put.get(run_id, ())) >= most
 
     def _last_sequence(self) -> int:
         last = self._seen.last_sequence
         if last is None:
-            self._draft.more.sequence = True
-            raise UnseenError
+            self._draft.lack("sequence", None)
         return last
 
     def _add(self, run_id: str, request_id: str, kind: str, data: str) -> None:
@@ -129,13 +125,11 @@ class Inboxes:
             if mail is None and run_id not in seen.all_mail:
                 run = self._draft.find_run(run_id)
                 if run is not None and not run.changes & CREATED:
-                    self._draft.more.mail[run_id] = None
-                    raise UnseenError
+                    self._draft.lack("mail", run_id)
             if mail and _has_unseen(operation, mail):
                 messages = seen.messages.get(run_id)
                 if messages is None:
-                    self._draft.more.messages[run_id] = None
-                    raise UnseenError
+                    self._draft.lack("messages", run_id)
                 if isinstance(messages, DurableError):
                     raise messages
                 waiting = [m for m in messages if m.request_id in mail]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from durable.store.rows import NameKey, RequestKey
+    from durable.store.rows import RequestKey
     from durable.store.wanted import Wanted
 
 _STATUSES: Final = {status.value: status for status in RunStatus}
@@ -145,12 +145,9 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
     if wanted.runs:
         look_for_runs(cursor, list(wanted.runs), seen, header)
     if seen.first_sequence is not None:
-        if wanted.mail:
-            rows = _FIND_MAIL.fetch(cursor, list(wanted.mail))
-            _take_mail(seen, rows)
-            seen.all_mail.update(wanted.mail)
-        if wanted.letters or wanted.looked:
-            _look_for_letters(cursor, wanted, seen)
+        looked = wanted.rare.get("looked", ())
+        if wanted.mail or wanted.letters or looked:
+            _look_for_mail(cursor, wanted, looked, seen)
     if wanted.families:
         _look_for_families(cursor, list(wanted.families), seen)
     return seen
@@ -167,7 +164,7 @@ def look_for_runs(
     before = (None, 0) if header is None else header
     for row in _FIND_RUNS.fetch(cursor, run_ids, before=before):
         if row[0] != _HEADER:
-            _take_run(seen, row)
+            _take_run(runs, row)
         elif header is not None:
             _take_header(seen, row)
     for run_id in run_ids:
@@ -180,11 +177,11 @@ def _take_header(seen: Seen, row: Sequence[Any]) -> None:
     seen.first_sequence, seen.last_sequence = row[2], row[3]
 
 
-def _take_run(seen: Seen, row: Sequence[Any]) -> Run:
+def _take_run(runs: dict[str, Run | None], row: Sequence[Any]) -> Run:
     run_id = row[2]
-    run = seen.runs.get(run_id)
+    run = runs.get(run_id)
     if run is None:
-        run = seen.runs[run_id] = Run(
+        runs[run_id] = run = Run(
             run_id, row[3], row[4], row[5], _STATUSES.get(row[6]), *row[7:13]
         )
     return run
@@ -194,13 +191,18 @@ def _look_for_names(
     cursor: sqlite3.Cursor, wanted: Wanted, header: Sequence[Any], seen: Seen
 ) -> None:
     asked: dict[str, tuple[list[str], list[str]]] = {}
-    for namespace, request_id in wanted.requests:
-        asked.setdefault(namespace, ([], []))[0].append(request_id)
-    for namespace, workflow_id in wanted.names:
-        asked.setdefault(namespace, ([], []))[1].append(workflow_id)
-    requests: dict[RequestKey, Run | None] = dict.fromkeys(wanted.requests)
-    names: dict[NameKey, Name] = {key: Name() for key in wanted.names}
-    seen.requests, seen.names = requests, names
+    requests, names = seen.requests, seen.names
+    for key in wanted.names:
+        names[key] = Name()
+        namespace, workflow_id = key
+        if namespace not in asked:
+            asked[namespace] = ([], [])
+        asked[namespace][1].append(workflow_id)
+    for key in wanted.requests:
+        requests[key] = None
+        namespace, request_id = key
+        asked[namespace][0].append(request_id)
+    runs = seen.runs
     for namespace, (request_ids, workflow_ids) in asked.items():
         where = (*header, namespace)
         for row in _FIND_NAMES.fetch(cursor, where, request_ids, workflow_ids):
@@ -208,7 +210,7 @@ def _look_for_names(
             if tag == _HEADER:
                 _take_header(seen, row)
                 continue
-            run = _take_run(seen, row)
+            run = _take_run(runs, row)
             key = (namespace, row[1])
             if tag == _BY_REQUEST:
                 requests[key] = run
@@ -218,15 +220,14 @@ def _look_for_names(
                 names[key].newest = run
 
 
-def _take_mail(seen: Seen, rows: Iterable[Any]) -> None:
-    mail = seen.mail
-    for run_id, request_id, sequence, kind in rows:
-        mail.setdefault(run_id, {})[request_id] = (sequence, kind)
-
-
-def _look_for_letters(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> None:
-    looked = seen.looked
-    looked.update(wanted.looked)
+def _look_for_mail(
+    cursor: sqlite3.Cursor, wanted: Wanted, rare: Iterable[RequestKey], seen: Seen
+) -> None:
+    mail: dict[str, dict[str, tuple[int, str]]] = {}
+    seen.mail = mail
+    seen.all_mail = wanted.mail
+    rows = _FIND_MAIL.fetch(cursor, list(wanted.mail))
+    seen.looked = looked = set(rare)
     for message in wanted.letters:
         run_id = message.run_id
         if run_id is None:
@@ -237,7 +238,7 @@ def _look_for_letters(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> Non
         looked.add((run_id, message.request_id))
     by_run: dict[str, list[str]] = {}
     for run_id, request_id in looked:
-        if run_id not in seen.all_mail:
+        if run_id not in wanted.mail:
             by_run.setdefault(run_id, []).append(request_id)
     pairs: list[RequestKey] = []
     for run_id, request_ids in by_run.items():
@@ -245,19 +246,22 @@ def _look_for_letters(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> Non
             pairs += [(run_id, request_id) for request_id in request_ids]
             continue
         where = (run_id,)
-        rows = _FIND_LETTERS_TO_ONE.fetch(cursor, request_ids, before=where)
-        _take_mail(seen, rows)
-    _take_mail(seen, _FIND_LETTERS.fetch(cursor, pairs))
+        rows += _FIND_LETTERS_TO_ONE.fetch(cursor, request_ids, before=where)
+    rows += _FIND_LETTERS.fetch(cursor, pairs)
+    for run_id, request_id, sequence, kind in rows:
+        mail.setdefault(run_id, {})[request_id] = (sequence, kind)
 
 
 def _look_for_families(cursor: sqlite3.Cursor, parents: list[str], seen: Seen) -> None:
     children: dict[str, dict[str, Run]] = {parent: {} for parent in parents}
+    seen.ends = ends = {}
     for row in _FIND_FAMILIES.fetch(cursor, parents):
-        run = _take_run(seen, row)
+        run = _take_run(seen.runs, row)
         task_number, time = (n if isinstance(n, int) else 0 for n in row[13:15])
-        seen.ends[run.run_id] = (run.last_event_id, task_number, time)
+        ends[run.run_id] = (run.last_event_id, task_number, time)
         children.setdefault(run.parent_run_id or "", {})[run.run_id] = run
         if run.parent_close_policy == TERMINATE:
             children.setdefault(run.run_id, {})
-    for parent, found in children.items():
-        seen.children[parent] = sorted(found.values(), key=age_of)
+    seen.children = {
+        parent: sorted(found.values(), key=age_of) for parent, found in children.items()
+    }
