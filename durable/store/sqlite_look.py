@@ -39,6 +39,7 @@ _BY_ID: Final = 1
 _BY_REQUEST: Final = 2
 _OPEN: Final = 3
 _NEWEST: Final = 4
+_USED: Final = 5
 _SELECT_HEADER: Final = (
     f"SELECT {_HEADER}, (SELECT 1 FROM durable_workers WHERE worker_id = ?1),"  # noqa: S608 - constant names
     " (SELECT min(sequence) FROM durable_inbox),"
@@ -51,36 +52,47 @@ _FIND_RUNS: Final = ManyKeys(
 )
 
 
+_USED_NAMES: Final = (
+    f"SELECT {_USED}, w.column1" + ", NULL" * 11 + " FROM (VALUES {rows}) AS w"
+    " WHERE EXISTS (SELECT 1 FROM durable_runs AS n"
+    " WHERE n.workflow_id = w.column1 AND n.namespace = ?3)"
+)
+# Of those that began at one instant the last one counts.
+_HELD_NAMES: Final = (
+    f"SELECT {_OPEN}, r.open_key, {_RUNS}"  # noqa: S608 - as above
+    " WHERE r.namespace = ?3 AND r.open_key IN ({names})"
+    f" UNION ALL SELECT {_NEWEST}, r.workflow_id, {_RUNS} WHERE r.rowid IN (SELECT"
+    " (SELECT n.rowid FROM durable_runs AS n WHERE n.workflow_id = w.column1"
+    " AND n.namespace = ?3 ORDER BY n.started_at DESC, n.run_id DESC LIMIT 1)"
+    " FROM (VALUES {rows}) AS w)"
+)
+
+
 class _Names:
     """Who holds request ids and workflow ids of one namespace, in a few sizes."""
 
-    def __init__(self) -> None:
-        self.texts = [(size, self._compose(size)) for size in (1, 4, 16, 128, 512)]
+    def __init__(self, *, is_new: bool) -> None:
+        """Compose the texts.
+
+        Args:
+            is_new: of workflow ids, only which of them were ever used.
+        """
+        parts = _USED_NAMES if is_new else _HELD_NAMES
+        self.texts = [(n, self._compose(parts, n)) for n in (1, 4, 16, 128, 512)]
 
     @staticmethod
-    def _compose(size: int) -> str:
-        def numbers(first: int) -> list[str]:
-            return [f"?{number}" for number in range(first, first + size)]
-
-        requests, names = numbers(4), numbers(4 + size)
-        # Of those that began at one instant the last one counts.
-        newest = (
-            "SELECT n.rowid FROM durable_runs AS n WHERE n.workflow_id = {}"
-            " AND n.namespace = ?3 ORDER BY n.started_at DESC, n.run_id DESC LIMIT 1"
+    def _compose(parts: str, size: int) -> str:
+        requests, names = (
+            [f"?{number}" for number in range(first, first + size)]
+            for first in (4, 4 + size)
         )
-        if size == 1:
-            newest = f"= ({newest.format(names[0])})"
-        else:
-            rows = ", ".join(f"({name})" for name in names)
-            newest = newest.format("w.column1")
-            newest = f"IN (SELECT ({newest}) FROM (VALUES {rows}) AS w)"  # noqa: S608 - as above
         return (
             f"{_SELECT_HEADER} UNION ALL SELECT {_BY_REQUEST}, r.request_id, {_RUNS}"
             f" WHERE r.namespace = ?3 AND r.request_id IN ({', '.join(requests)})"
-            f" UNION ALL SELECT {_OPEN}, r.open_key, {_RUNS}"
-            f" WHERE r.namespace = ?3 AND r.open_key IN ({', '.join(names)})"
-            f" UNION ALL SELECT {_NEWEST}, r.workflow_id, {_RUNS}"
-            f" WHERE r.rowid {newest}"
+            " UNION ALL "
+            + parts.replace("{names}", ", ".join(names)).replace(
+                "{rows}", ", ".join(f"({name})" for name in names)
+            )
         )
 
     def fetch(
@@ -105,7 +117,8 @@ class _Names:
         return rows
 
 
-_FIND_NAMES: Final = _Names()
+_FIND_NAMES: Final = _Names(is_new=False)
+_FIND_USED_NAMES: Final = _Names(is_new=True)
 _MAIL: Final = "SELECT m.run_id, m.request_id, m.sequence, m.kind FROM"
 _FIND_MAIL: Final = ManyKeys(f"{_MAIL} durable_inbox AS m WHERE m.run_id IN ({{}})")
 _FIND_LETTERS_TO_ONE: Final = ManyKeys(
@@ -203,12 +216,20 @@ def _look_for_names(
         namespace, request_id = key
         asked[namespace][0].append(request_id)
     runs = seen.runs
+    # Ids that runs are to be started under are new, as a rule; not those of messages.
+    find = _FIND_NAMES if wanted.letters else _FIND_USED_NAMES
     for namespace, (request_ids, workflow_ids) in asked.items():
         where = (*header, namespace)
-        for row in _FIND_NAMES.fetch(cursor, where, request_ids, workflow_ids):
+        rows = find.fetch(cursor, where, request_ids, workflow_ids)
+        used = [row[1] for row in rows if row[0] == _USED]
+        if used:
+            rows += _FIND_NAMES.fetch(cursor, where, [], used)
+        for row in rows:
             tag = row[0]
             if tag == _HEADER:
                 _take_header(seen, row)
+                continue
+            if tag == _USED:
                 continue
             run = _take_run(runs, row)
             key = (namespace, row[1])
