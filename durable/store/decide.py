@@ -130,14 +130,17 @@ class _Decision:
     # --- tasks ------------------------------------------------------------------------
 
     def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
-        draft = self._draft
-        run = self._get_owned(operation.run_id)
+        draft, run_id = self._draft, operation.run_id
+        run = self._seen.runs.get(run_id)
+        if run is None or run.owner != self._owner:
+            run = self._get_owned(run_id)
         rows, status = operation.rows, operation.status
         follows = policies.find_predecessor(rows) if rows else run.last_event_id
         if not 0 <= follows <= run.last_event_id:
             raise policies.position_missing(run.run_id)
-        if status is not None or operation.sees_all_mail:
-            unseen = self.inboxes.find_unseen(operation)
+        inboxes = self.inboxes
+        if inboxes.has_any and (status is not None or operation.sees_all_mail):
+            unseen = inboxes.find_unseen(operation)
             if unseen:
                 return MailArrived(messages=unseen)
         if follows != run.last_event_id:
@@ -146,26 +149,29 @@ class _Decision:
             draft.append(run, rows)
         if operation.attempts:
             self._put_attempts(operation)
-        for reply in operation.replies:
-            draft.rows.replies[reply.run_id, reply.request_id] = reply
+        if operation.replies:
+            for reply in operation.replies:
+                draft.rows.replies[reply.run_id, reply.request_id] = reply
         if operation.state is not None or operation.checkpoint_event_id is not None:
             draft.publish(run, operation.state, operation.checkpoint_event_id)
         if status is not None:
             closed_at = operation.closed_at
-            self.inboxes.empty(run)
+            if inboxes.has_any:
+                inboxes.empty(run)
             draft.close(run, status, draft.now if closed_at is None else closed_at)
         else:
-            if operation.consumed or operation.consumed_requests:
-                self.inboxes.consume(operation)
+            if inboxes.has_any:
+                inboxes.consume(operation)
             if operation.update_run:
                 draft.move(run, operation.is_active, operation.wake_at)
                 draft.park(run, None)
-        if not policies.has_committed(operation):
+        parts = operation.has_children and status is not None
+        if not (parts or operation.messages or operation.starts):
             return None
         deliveries = self._attempt_each(operation.messages)
         ended: tuple[str, ...] = ()
         cancelled: tuple[str, ...] = ()
-        if policies.parts_from_children(operation):
+        if parts:
             ended, cancelled = self._endings.part_from_children(run.run_id)
         return Committed(
             deliveries=deliveries,

@@ -208,7 +208,9 @@ class Draft:
             name = names.get((run.namespace, run.workflow_id))
             if name is not None and name.open is run:
                 name.open = None
-        self._change(run, _CLOSED)
+        if not run.changes:
+            self.rows.changed.append(run)
+        run.changes |= _CLOSED
 
     def _change(self, run: Run, change: int) -> None:
         if not run.changes:

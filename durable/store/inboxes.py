@@ -30,6 +30,8 @@ class Inboxes:
         self._seen = draft.seen
         self._put: dict[str, dict[str, MessageRecord]] = {}
         self._count = 0
+        self.has_any = draft.seen.first_sequence is not None
+        """Whether anything may wait in any inbox."""
 
     def find(self, request: PutMessage | TerminateRun) -> Run:
         """Return the open run that a request is for.
@@ -107,6 +109,7 @@ class Inboxes:
     def _add(self, run_id: str, request_id: str, kind: str, data: str) -> None:
         self._seen.last_sequence = sequence = self._last_sequence() + 1
         self._count += 1
+        self.has_any = True
         self._put.setdefault(run_id, {})[request_id] = MessageRecord(
             run_id=run_id,
             kind=kind,

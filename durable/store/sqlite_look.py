@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable import limits
 from durable.store.family import TERMINATE
-from durable.store.records import RunStatus
+from durable.store.records import RUNNING, RunStatus
 from durable.store.rows import Name, Run, Seen, age_of
 from durable.store.sqlite_texts import ManyKeys
 
@@ -65,6 +65,12 @@ _HELD_NAMES: Final = (
     " (SELECT n.rowid FROM durable_runs AS n WHERE n.workflow_id = w.column1"
     " AND n.namespace = ?3 ORDER BY n.started_at DESC, n.run_id DESC LIMIT 1)"
     " FROM (VALUES {rows}) AS w)"
+)
+_FIND_OTHERS: Final = ManyKeys(
+    f"{_SELECT_HEADER} UNION ALL SELECT {_BY_ID}, p.column1" + ", NULL" * 11 + " FROM"
+    " (VALUES {}) AS p LEFT JOIN durable_runs AS r ON r.run_id = p.column1"
+    f" WHERE r.owner IS NOT ?1 OR coalesce({_LAST}, 0) IS NOT p.column2",
+    2,
 )
 
 
@@ -156,7 +162,11 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
     if wanted.names:
         _look_for_names(cursor, wanted, header, seen)
     if wanted.runs:
-        look_for_runs(cursor, list(wanted.runs), seen, header)
+        run_ids = list(wanted.runs)
+        if not wanted.names and len(wanted.places) == len(run_ids):
+            run_ids = _look_for_places(cursor, wanted, header, seen)
+        if run_ids:
+            look_for_runs(cursor, run_ids, seen, header)
     if seen.first_sequence is not None:
         looked = wanted.rare.get("looked", ())
         if wanted.mail or wanted.letters or looked:
@@ -183,6 +193,29 @@ def look_for_runs(
     for run_id in run_ids:
         if run_id not in runs:
             runs[run_id] = None
+
+
+def _look_for_places(
+    cursor: sqlite3.Cursor, wanted: Wanted, header: Sequence[Any], seen: Seen
+) -> list[str]:
+    """Bring runs that are as their worker believes; return all others.
+
+    Nothing else of them matters, as no names are wanted: each row that is fetched
+    costs a change of threads.
+    """
+    places, worker_id = wanted.places, wanted.worker_id
+    rows = _FIND_OTHERS.fetch(cursor, list(places.items()), before=header)
+    _take_header(seen, rows[0])
+    seen.runs = {
+        run_id: Run(
+            run_id, "", "", "", RUNNING, None, worker_id, 0, None, None, event_id
+        )
+        for run_id, event_id in places.items()
+    }
+    others = {row[1]: None for row in rows if row[0] != _HEADER}
+    for run_id in others:
+        del seen.runs[run_id]
+    return list(others)
 
 
 def _take_header(seen: Seen, row: Sequence[Any]) -> None:

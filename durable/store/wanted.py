@@ -54,6 +54,9 @@ class Wanted(msgspec.Struct):
         worker_id: this store's worker, whose row says that it holds its lease.
         has_time: the time matters.
         runs: how each is to be locked.
+        places: of runs that are written to, the newest event as their worker believes.
+            Where nothing else of them is asked for, all a database need tell is that
+            the worker owns them, and that this is so.
         names: likewise, for the open run of each.
         letters: messages that will be put, whomever they reach: their sequences must
             be known, and whether they wait already.
@@ -68,6 +71,7 @@ class Wanted(msgspec.Struct):
     worker_id: str | None = None
     has_time: bool = False
     runs: dict[str, int] = {}
+    places: dict[str, int] = {}
     names: dict[NameKey, int] = {}
     requests: dict[RequestKey, str] = {}
     letters: list[PutMessage] = []
@@ -99,11 +103,13 @@ class Wanted(msgspec.Struct):
 def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
     """Return what these operations must look at."""
     wanted = Wanted(worker_id)
-    runs, mail = wanted.runs, wanted.mail
+    runs, mail, places = wanted.runs, wanted.mail, wanted.places
     for operation in operations:
         kind = type(operation)
         if kind is CommitTask:
             run_id = operation.run_id
+            if operation.rows and run_id not in places:
+                places[run_id] = operation.rows[0][1] - 1
             if operation.status is not None:
                 runs[run_id] = CLOSED
                 mail[run_id] = None
@@ -117,10 +123,12 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
                     runs[run_id] = COMMITTED
                 if operation.sees_all_mail:
                     mail[run_id] = None
-            for message in operation.messages:
-                _want_message(wanted, message)
-            for start in operation.starts:
-                _want_nested(wanted, start)
+            if operation.messages:
+                for message in operation.messages:
+                    _want_message(wanted, message)
+            if operation.starts:
+                for start in operation.starts:
+                    _want_nested(wanted, start)
         elif kind is StartRun:
             _want_start(wanted, operation)
         elif kind is PutMessage:
@@ -145,10 +153,12 @@ def _want_start(wanted: Wanted, start: StartRun) -> None:
     wanted.requests[record.namespace, record.request_id] = record.run_id
     if record.parent_run_id is not None and policies.needs_guardian(record):
         wanted.runs.setdefault(record.parent_run_id, ADDRESSED)
-    for message in start.messages:
-        _want_message(wanted, message)
-    for nested in start.starts:
-        _want_nested(wanted, nested)
+    if start.messages:
+        for message in start.messages:
+            _want_message(wanted, message)
+    if start.starts:
+        for nested in start.starts:
+            _want_nested(wanted, nested)
 
 
 def _want_nested(wanted: Wanted, start: StartRun) -> None:
