@@ -38,7 +38,7 @@ from durable.store.records import (
 if TYPE_CHECKING:
     from durable.store.records import WorkerRecord
     from durable.store.rows import Rows, Run, Seen
-    from durable.store.wanted import Wanted
+    from durable.store.wanted import Lack
 
 Outcomes: TypeAlias = list[tuple[Any, BaseException | None]]
 
@@ -59,14 +59,17 @@ class Decided(msgspec.Struct, frozen=True):
 
 
 def decide(
-    operations: Iterable[Any], seen: Seen, now: int, worker: WorkerRecord | None
-) -> Decided | Wanted:
+    operations: Iterable[Any],
+    seen: Seen,
+    now: int | None,
+    worker: WorkerRecord | None,
+) -> Decided | list[Lack]:
     """Carry operations out, in order.
 
     Args:
         operations: those of `DECIDED`.
         seen: what look brought for them; it is used up.
-        now: the database's time.
+        now: the database's time; None if `Wanted.has_time` was not set.
         worker: this store's worker, if one is registered.
 
     Returns:
@@ -76,8 +79,8 @@ def decide(
     decision = _Decision(draft, worker)
     attempt = decision.attempt
     outcomes: Outcomes = [attempt(operation) for operation in operations]
-    if decision.is_lacking:
-        return draft.more
+    if draft.lacking:
+        return draft.lacking
     decision.inboxes.finish()
     return Decided(outcomes, draft.finish(), decision.is_lost)
 
@@ -92,7 +95,7 @@ class _Decision:
         self._owner = worker.worker_id if worker is not None and has_lease else ""
         self.inboxes = Inboxes(draft)
         self._endings = Endings(draft, self.inboxes)
-        self.is_lacking = self.is_lost = False
+        self.is_lost = False
 
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
         """Carry an operation out, and return its outcome."""
@@ -101,7 +104,6 @@ class _Decision:
         except DurableError as error:
             return None, error
         except UnseenError:
-            self.is_lacking = True
             return _PENDING
 
     def _attempt_each(self, operations: Iterable[Any]) -> tuple[Any, ...]:
@@ -149,14 +151,17 @@ class _Decision:
     # --- tasks ------------------------------------------------------------------------
 
     def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
-        draft = self._draft
-        run = self._get_writable(operation)
+        draft, run_id = self._draft, operation.run_id
+        run = self._seen.runs.get(run_id)
+        if run is None or run.owner != self._owner:
+            run = self._get_writable(operation)
         rows, status = operation.rows, operation.status
         follows = policies.find_predecessor(rows) if rows else run.last_event_id
         if not 0 <= follows <= run.last_event_id:
             raise policies.position_missing(run.run_id)
-        if status is not None or operation.sees_all_mail:
-            unseen = self.inboxes.find_unseen(operation)
+        inboxes = self.inboxes
+        if inboxes.has_any and (status is not None or operation.sees_all_mail):
+            unseen = inboxes.find_unseen(operation)
             if unseen:
                 return MailArrived(messages=unseen)
         if follows != run.last_event_id:
@@ -165,29 +170,32 @@ class _Decision:
             draft.append(run, rows)
         if operation.attempts:
             self._put_attempts(operation)
-        for reply in operation.replies:
-            draft.rows.replies[reply.run_id, reply.request_id] = reply
+        if operation.replies:
+            for reply in operation.replies:
+                draft.rows.replies[reply.run_id, reply.request_id] = reply
         if operation.state is not None or operation.checkpoint_event_id is not None:
             draft.publish(run, operation.state, operation.checkpoint_event_id)
         if status is not None:
             closed_at = operation.closed_at
-            self.inboxes.empty(run)
+            if inboxes.has_any:
+                inboxes.empty(run)
             draft.close(run, status, draft.now if closed_at is None else closed_at)
         else:
-            if operation.consumed or operation.consumed_requests:
-                self.inboxes.consume(operation)
+            if inboxes.has_any:
+                inboxes.consume(operation)
             if operation.update_run:
                 self._move(run, operation)
                 draft.park(run, None)
             elif run.owner is None:
                 run.epoch += 1
                 draft.move(run, None, run.wake_at)
-        if not policies.has_committed(operation):
+        parts = operation.has_children and status is not None
+        if not (parts or operation.messages or operation.starts):
             return None
         deliveries = self._attempt_each(operation.messages)
         ended: tuple[str, ...] = ()
         cancelled: tuple[str, ...] = ()
-        if policies.parts_from_children(operation):
+        if parts:
             ended, cancelled = self._endings.part_from_children(run.run_id)
         return Committed(
             deliveries=deliveries,

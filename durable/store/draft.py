@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
 from durable.store import rows as bits
 from durable.store.records import RUNNING
 from durable.store.rows import Name, Rows, Run, age_of
-from durable.store.wanted import ADDRESSED, Wanted
 
 if TYPE_CHECKING:
     from durable.store.records import HistoryRow, RunRecord, RunStatus, StartRun
     from durable.store.rows import ChainKey, End, NameKey, RequestKey, Seen
+    from durable.store.wanted import Lack
 
 _CREATED: Final = bits.CREATED
 _CLOSED: Final = bits.CLOSED
@@ -23,58 +23,66 @@ _PUBLISHED: Final = bits.PUBLISHED
 
 
 class UnseenError(Exception):
-    """What look has not brought was needed; the draft's `more` says what."""
+    """What look has not brought was needed; the draft says what."""
 
 
 class Draft:
     """Runs as they are after some of a group's operations, and the rows to write.
 
-    Whatever is asked for and was not seen is noted in `more`: nothing of the draft
+    Whatever is asked for and was not seen is noted in `lacking`: nothing of the draft
     counts then, and the group is decided anew with all of it.
     """
 
-    def __init__(self, seen: Seen, now: int) -> None:
+    def __init__(self, seen: Seen, now: int | None) -> None:
         """Begin with nothing decided."""
         self.seen = seen
-        self.now = now
-        self.more = Wanted()
+        self._now = now
+        self.lacking: list[Lack] = []
         self.rows = Rows()
         self._created: list[Run] = []
         self._begun: dict[str, list[Run]] = {}
 
+    def lack(self, field: str, key: object) -> NoReturn:
+        """Say what has to be seen."""
+        self.lacking.append((field, key))
+        raise UnseenError
+
     # --- what is there ----------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """The database's time."""
+        if self._now is None:
+            self.lack("has_time", None)
+        return self._now
 
     def find_run(self, run_id: str) -> Run | None:
         """Return a run; None if there is none."""
         try:
             return self.seen.runs[run_id]
         except KeyError:
-            self.more.runs[run_id] = ADDRESSED
-            raise UnseenError from None
+            self.lack("runs", run_id)
 
     def find_name(self, key: NameKey) -> Name:
         """Return who holds a workflow id."""
         try:
             return self.seen.names[key]
         except KeyError:
-            self.more.names[key] = ADDRESSED
-            raise UnseenError from None
+            self.lack("names", key)
 
     def find_request(self, key: RequestKey) -> Run | None:
         """Return the run that was started under a request id."""
         try:
             return self.seen.requests[key]
         except KeyError:
-            self.more.requests[key] = None
-            raise UnseenError from None
+            self.lack("requests", key)
 
     def find_newest_of_chain(self, key: ChainKey) -> Run | None:
         """Return the newest run of a chain."""
         try:
             found = self.seen.chains[key]
         except KeyError:
-            self.more.chains[key] = None
-            raise UnseenError from None
+            self.lack("chains", key)
         chain = [
             run
             for run in self._created
@@ -91,8 +99,7 @@ class Draft:
             run = self.find_run(run_id)
             # The children of a run that the group began can only be of the group.
             if run is not None and not run.changes & _CREATED:
-                self.more.families[run_id] = None
-                raise UnseenError
+                self.lack("families", run_id)
             children = []
         begun = self._begun.get(run_id)
         if begun is not None:
@@ -105,8 +112,7 @@ class Draft:
             return _complete(run, run.record)
         record = self.seen.records.get(run.run_id)
         if record is None:
-            self.more.records[run.run_id] = None
-            raise UnseenError
+            self.lack("records", run.run_id)
         return _complete(run, record)
 
     def find_first_data(self, run_id: str) -> str | None:
@@ -117,8 +123,7 @@ class Draft:
         try:
             return self.seen.first_data[run_id]
         except KeyError:
-            self.more.first_data[run_id] = None
-            raise UnseenError from None
+            self.lack("first_data", run_id)
 
     def find_end(self, run: Run) -> End:
         """Return event id, task number and time of a run's newest event."""
@@ -129,8 +134,7 @@ class Draft:
             return 0, 0, 0
         end = self.seen.ends.get(run.run_id)
         if end is None:
-            self.more.records[run.run_id] = None
-            raise UnseenError
+            self.lack("records", run.run_id)
         return end
 
     # --- what becomes of it -----------------------------------------------------------
@@ -211,7 +215,9 @@ class Draft:
             name = names.get((run.namespace, run.workflow_id))
             if name is not None and name.open is run:
                 name.open = None
-        self._change(run, _CLOSED)
+        if not run.changes:
+            self.rows.changed.append(run)
+        run.changes |= _CLOSED
 
     def _change(self, run: Run, change: int) -> None:
         if not run.changes:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from durable import limits
 from durable.errors import DurableError
 from durable.store import policies
-from durable.store.draft import UnseenError
 from durable.store.records import MessageKind, MessageRecord
 from durable.store.rows import CREATED
 
@@ -36,6 +35,8 @@ class Inboxes:
         self._seen = draft.seen
         self._put: dict[str, dict[str, MessageRecord]] = {}
         self._count = 0
+        self.has_any = draft.seen.first_sequence is not None
+        """Whether anything may wait in any inbox."""
 
     def find(self, request: PutMessage | TerminateRun) -> Run:
         """Return the open run that a request is for.
@@ -90,8 +91,7 @@ class Inboxes:
             return True
         if run_id in seen.all_mail or (run_id, request_id) in seen.looked:
             return False
-        self._draft.more.looked[run_id, request_id] = None
-        raise UnseenError
+        self._draft.lack("looked", (run_id, request_id))
 
     def _is_full(self, run: Run) -> bool:
         seen, run_id = self._seen, run.run_id
@@ -101,16 +101,14 @@ class Inboxes:
             waiting = self._last_sequence() - seen.first_sequence + 1
             if waiting + self._count >= most:
                 if run_id not in seen.all_mail:
-                    self._draft.more.mail[run_id] = None
-                    raise UnseenError
+                    self._draft.lack("mail", run_id)
                 waiting = len(seen.mail.get(run_id, ()))
         return waiting + len(self._put.get(run_id, ())) >= most
 
     def _last_sequence(self) -> int:
         last = self._seen.last_sequence
         if last is None:
-            self._draft.more.sequence = True
-            raise UnseenError
+            self._draft.lack("sequence", None)
         return last
 
     def _add(self, run: Run, request_id: str, kind: str, data: str) -> None:
@@ -118,6 +116,7 @@ class Inboxes:
         self._draft.wake(run)
         self._seen.last_sequence = sequence = self._last_sequence() + 1
         self._count += 1
+        self.has_any = True
         self._put.setdefault(run_id, {})[request_id] = MessageRecord(
             run_id=run_id,
             kind=kind,
@@ -136,13 +135,11 @@ class Inboxes:
             if mail is None and run_id not in seen.all_mail:
                 run = self._draft.find_run(run_id)
                 if run is not None and not run.changes & CREATED:
-                    self._draft.more.mail[run_id] = None
-                    raise UnseenError
+                    self._draft.lack("mail", run_id)
             if mail and _has_unseen(operation, mail):
                 messages = seen.messages.get(run_id)
                 if messages is None:
-                    self._draft.more.messages[run_id] = None
-                    raise UnseenError
+                    self._draft.lack("messages", run_id)
                 if isinstance(messages, DurableError):
                     raise messages
                 waiting = [m for m in messages if m.request_id in mail]
@@ -153,6 +150,8 @@ class Inboxes:
 
     def has_more(self, operation: CommitTask | RecordAttempts) -> bool:
         """Whether messages wait for a run that it does not know of."""
+        if not self.has_any:
+            return False
         seen, run_id = self._seen, operation.run_id
         known = frozenset(operation.known)
         if seen.first_sequence is not None:
@@ -160,8 +159,7 @@ class Inboxes:
             if mail is None and run_id not in seen.all_mail:
                 run = self._draft.find_run(run_id)
                 if run is not None and not run.changes & CREATED:
-                    self._draft.more.mail[run_id] = None
-                    raise UnseenError
+                    self._draft.lack("mail", run_id)
             if mail and any(sequence not in known for sequence, _ in mail.values()):
                 return True
         put = self._put.get(run_id)

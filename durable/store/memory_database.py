@@ -95,7 +95,7 @@ class MemoryDatabase:
             first_sequence=min(self.inbox, default=None),
             last_sequence=self._latest_sequence,
         )
-        for run_id in itertools.chain(wanted.runs, wanted.begun):
+        for run_id in itertools.chain(wanted.runs, wanted.requests.values()):
             self._see(seen, run_id)
         for name in wanted.names:
             run_ids = self.run_ids_by_workflow.get(name, ())
@@ -107,24 +107,27 @@ class MemoryDatabase:
         for request in wanted.requests:
             found = self.run_ids_by_request.get(request)
             seen.requests[request] = self._see(seen, found)
-        for chain in wanted.chains:
+        rare = wanted.rare
+        seen.chains = chains = {}
+        for chain in rare.get("chains", ()):
             *key, first_run_id = chain
             run_ids = self.run_ids_by_workflow.get((key[0], key[1]), ())
             newest = self._find_newest(
                 r for r in run_ids if self.runs[r].first_run_id == first_run_id
             )
             found = None if newest is None else newest.run_id
-            seen.chains[chain] = self._see(seen, found)
-        for run_id in wanted.messages:
-            seen.messages[run_id] = self.messages_of(run_id)
+            chains[chain] = self._see(seen, found)
+        children: dict[str, list[Run]] = {}
         for run_id in wanted.families:
-            self._look_for_family(seen, run_id, limits.CHILD_DEPTH_MAX)
-        for run_id in wanted.records:
-            seen.records[run_id] = self.runs[run_id]
-            seen.ends[run_id] = self._end_of(run_id)
-        for run_id in wanted.first_data:
-            row = self.history[run_id].get(1)
-            seen.first_data[run_id] = None if row is None else row[5]
+            self._look_for_family(seen, children, run_id, limits.CHILD_DEPTH_MAX)
+        records = rare.get("records", ())
+        ends = [run.run_id for family in children.values() for run in family]
+        seen.children = children
+        seen.ends = {r: self._end_of(r) for r in itertools.chain(ends, records)}
+        seen.records = {run_id: self.runs[run_id] for run_id in records}
+        seen.messages = {r: self.messages_of(r) for r in rare.get("messages", ())}
+        firsts = {r: self.history[r].get(1) for r in rare.get("first_data", ())}
+        seen.first_data = {r: None if e is None else e[5] for r, e in firsts.items()}
         self._look_for_mail(seen)
         return seen
 
@@ -161,27 +164,33 @@ class MemoryDatabase:
         return event_id, task_number, time
 
     def _look_for_mail(self, seen: Seen) -> None:
-        for run_id in seen.runs:
-            seen.all_mail.add(run_id)
-            seen.mail[run_id] = {
+        seen.all_mail = seen.runs.keys()
+        seen.mail = {
+            run_id: {
                 request_id: (sequence, self.inbox[sequence].kind)
                 for request_id, sequence in self._waiting.get(run_id, {}).items()
             }
+            for run_id in seen.runs
+        }
 
-    def _look_for_family(self, seen: Seen, parent_run_id: str, depth: int) -> None:
-        if parent_run_id in seen.children:
+    def _look_for_family(
+        self,
+        seen: Seen,
+        children: dict[str, list[Run]],
+        parent_run_id: str,
+        depth: int,
+    ) -> None:
+        if parent_run_id in children:
             return
-        family: list[Run] = []
-        seen.children[parent_run_id] = family
+        children[parent_run_id] = family = []
         for record in self.open_runs():
             if record.parent_run_id != parent_run_id:
                 continue
             run = self._see(seen, record.run_id)
             assert run is not None  # noqa: S101 - its record is there
             family.append(run)
-            seen.ends[run.run_id] = self._end_of(run.run_id)
             if record.parent_close_policy == TERMINATE and depth:
-                self._look_for_family(seen, run.run_id, depth - 1)
+                self._look_for_family(seen, children, run.run_id, depth - 1)
 
     # --- writing ----------------------------------------------------------------------
 

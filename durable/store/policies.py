@@ -254,18 +254,6 @@ def find_unseen(
     ]
 
 
-def has_committed(operation: CommitTask) -> bool:
-    """Tell whether a task's commit answers with `Committed`."""
-    return bool(operation.messages or operation.starts) or parts_from_children(
-        operation
-    )
-
-
-def parts_from_children(operation: CommitTask) -> bool:
-    """Tell whether the parent close policies of a run's children apply now."""
-    return operation.has_children and operation.status is not None
-
-
 def lease_lost(worker: WorkerRecord | None) -> LeaseLostError:
     """Build the error of a fenced operation without a lease."""
     if worker is None:

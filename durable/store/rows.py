@@ -7,7 +7,9 @@ operations changed it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -25,6 +27,8 @@ ChainKey: TypeAlias = tuple[str, str, str]
 """namespace, workflow id, first run id."""
 End: TypeAlias = tuple[int, int, int]
 """event id, task number and time of a run's newest event; zeros if it has none."""
+
+NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 # What a group changes of a run.
 CREATED: Final = 1
@@ -100,20 +104,19 @@ class Seen(msgspec.Struct):
     has_worker: bool = False
     first_sequence: int | None = None
     last_sequence: int | None = None
-    runs: dict[str, Run | None] = msgspec.field(default_factory=dict)
-    names: dict[NameKey, Name] = msgspec.field(default_factory=dict)
-    requests: dict[RequestKey, Run | None] = msgspec.field(default_factory=dict)
-    chains: dict[ChainKey, Run | None] = msgspec.field(default_factory=dict)
-    mail: dict[str, dict[str, tuple[int, str]]] = msgspec.field(default_factory=dict)
-    all_mail: set[str] = msgspec.field(default_factory=set)
-    looked: set[RequestKey] = msgspec.field(default_factory=set)
-    messages: dict[str, list[MessageRecord] | DurableError] = msgspec.field(
-        default_factory=dict
-    )
-    children: dict[str, list[Run]] = msgspec.field(default_factory=dict)
-    ends: dict[str, End] = msgspec.field(default_factory=dict)
-    records: dict[str, RunRecord] = msgspec.field(default_factory=dict)
-    first_data: dict[str, str | None] = msgspec.field(default_factory=dict)
+    runs: dict[str, Run | None] = {}
+    names: dict[NameKey, Name] = {}
+    requests: dict[RequestKey, Run | None] = {}
+    # What most groups never ask for is made when they do.
+    mail: Mapping[str, dict[str, tuple[int, str]]] = NOTHING
+    all_mail: Collection[str] = ()
+    looked: Collection[RequestKey] = ()
+    chains: Mapping[ChainKey, Run | None] = NOTHING
+    messages: Mapping[str, list[MessageRecord] | DurableError] = NOTHING
+    children: Mapping[str, list[Run]] = NOTHING
+    ends: Mapping[str, End] = NOTHING
+    records: Mapping[str, RunRecord] = NOTHING
+    first_data: Mapping[str, str | None] = NOTHING
 
 
 class Rows(msgspec.Struct):
@@ -132,17 +135,15 @@ class Rows(msgspec.Struct):
         replies: to be inserted or replaced; None stands for one to delete.
     """
 
-    changed: list[Run] = msgspec.field(default_factory=list)
-    created: list[RunRecord] = msgspec.field(default_factory=list)
-    history: list[HistoryRow] = msgspec.field(default_factory=list)
-    attempts: dict[tuple[str, int, int], AttemptRecord] = msgspec.field(
-        default_factory=dict
-    )
-    replies: dict[RequestKey, ReplyRecord | None] = msgspec.field(default_factory=dict)
-    consumed: list[tuple[str, int]] = msgspec.field(default_factory=list)
-    consumed_requests: list[RequestKey] = msgspec.field(default_factory=list)
-    emptied: list[str] = msgspec.field(default_factory=list)
-    letters: list[MessageRecord] = msgspec.field(default_factory=list)
+    changed: list[Run] = []
+    created: list[RunRecord] = []
+    history: list[HistoryRow] = []
+    attempts: dict[tuple[str, int, int], AttemptRecord] = {}
+    replies: dict[RequestKey, ReplyRecord | None] = {}
+    consumed: list[tuple[str, int]] = []
+    consumed_requests: list[RequestKey] = []
+    emptied: list[str] = []
+    letters: list[MessageRecord] = []
     last_sequence: int | None = None
 
 

@@ -16,10 +16,16 @@ from durable.store import reads, salvage, statements
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from durable.errors import DurableError
     from durable.store.database import Session
-    from durable.store.records import ClaimRuns, HistoryRow, WorkerRecord
-    from durable.store.rows import Seen
-    from durable.store.wanted import Wanted
+    from durable.store.records import (
+        ClaimRuns,
+        HistoryRow,
+        MessageRecord,
+        RunRecord,
+        WorkerRecord,
+    )
+    from durable.store.rows import ChainKey, End, Seen
 
 # Lists of ids must stay below every database's limit on parameters.
 _IDS_PER_STATEMENT: Final = 1_000
@@ -48,42 +54,46 @@ class SqlTables:
 
     # --- what is looked at rarely -----------------------------------------------------
 
-    def find_chains(self, wanted: Wanted) -> dict[tuple[str, str, str], str | None]:
-        """Return the newest run of each chain that is wanted."""
-        found: dict[tuple[str, str, str], str | None] = {}
-        for key in wanted.chains:
-            namespace, workflow_id, first_run_id = key
-            rows = self._fetch(
-                statements.FIND_NEWEST_RUN_OF_CHAIN,
-                namespace=namespace,
-                workflow_id=workflow_id,
-                first_run_id=first_run_id,
-            )
-            found[key] = rows[0][0] if rows else None
-        return found
+    def find_newest_of_chain(self, key: ChainKey) -> str | None:
+        """Return the id of the newest run of a chain."""
+        namespace, workflow_id, first_run_id = key
+        rows = self._fetch(
+            statements.FIND_NEWEST_RUN_OF_CHAIN,
+            namespace=namespace,
+            workflow_id=workflow_id,
+            first_run_id=first_run_id,
+        )
+        return rows[0][0] if rows else None
 
-    def look_rarely(self, wanted: Wanted, seen: Seen) -> None:
-        """Bring what only `decide` has asked for, but for chains."""
-        for run_ids in chunks(list(wanted.records)):
-            for row in self._fetch(statements.LOAD_RUNS, run_ids=run_ids):
+    def look_rarely(self, rare: dict[str, dict[Any, None]], seen: Seen) -> None:
+        """Bring what only `decide` has asked for, but for letters and chains."""
+        run_ids = list(rare.get("records", ()))
+        ends: dict[str, End] = {**seen.ends, **dict.fromkeys(run_ids, (0, 0, 0))}
+        records: dict[str, RunRecord] = {}
+        for page in chunks(run_ids):
+            for row in self._fetch(statements.LOAD_RUNS, run_ids=page):
                 # Ending it is a way out, whatever else of its row cannot be read.
                 record = salvage.salvage_run(row)
-                seen.records[record.run_id] = record
-            seen.ends.update(dict.fromkeys(run_ids, (0, 0, 0)))
-            for row in self._fetch(statements.FIND_HISTORY_ENDS, run_ids=run_ids):
+                records[record.run_id] = record
+            for row in self._fetch(statements.FIND_HISTORY_ENDS, run_ids=page):
                 run_id, event_id, *others = row
                 task_number, time = (n if isinstance(n, int) else 0 for n in others)
-                seen.ends[run_id] = (event_id, task_number, time)
-        for run_id in wanted.messages:
-            rows = self._fetch(statements.LOAD_MESSAGES, run_ids=[run_id])
-            try:
-                seen.messages[run_id] = [salvage.to_message(row) for row in rows]
-            except CorruptHistoryError as error:
-                seen.messages[run_id] = error
-        for run_id in wanted.first_data:
+                ends[run_id] = (event_id, task_number, time)
+        seen.records, seen.ends = records, ends
+        seen.messages = {r: self._find_messages(r) for r in rare.get("messages", ())}
+        first_data: dict[str, str | None] = {}
+        for run_id in rare.get("first_data", ()):
             key = {"run_id": run_id, "event_id": 1}
             rows = self._fetch(statements.FIND_EVENT_DATA, **key)
-            seen.first_data[run_id] = rows[0][0] if rows else None
+            first_data[run_id] = rows[0][0] if rows else None
+        seen.first_data = first_data
+
+    def _find_messages(self, run_id: str) -> list[MessageRecord] | DurableError:
+        rows = self._fetch(statements.LOAD_MESSAGES, run_ids=[run_id])
+        try:
+            return [salvage.to_message(row) for row in rows]
+        except CorruptHistoryError as error:
+            return error
 
     # --- what workers do --------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable import limits
 from durable.store.family import TERMINATE
-from durable.store.records import RunStatus
+from durable.store.records import RUNNING, RunStatus
 from durable.store.rows import Name, Run, Seen, age_of
 from durable.store.sqlite_texts import ManyKeys
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from durable.store.rows import NameKey, RequestKey
+    from durable.store.rows import RequestKey
     from durable.store.wanted import Wanted
 
 _STATUSES: Final = {status.value: status for status in RunStatus}
@@ -39,6 +39,7 @@ _BY_ID: Final = 1
 _BY_REQUEST: Final = 2
 _OPEN: Final = 3
 _NEWEST: Final = 4
+_USED: Final = 5
 _SELECT_HEADER: Final = (
     f"SELECT {_HEADER}, (SELECT 1 FROM durable_workers WHERE worker_id = ?1),"  # noqa: S608 - constant names
     " (SELECT min(sequence) FROM durable_inbox),"
@@ -51,36 +52,53 @@ _FIND_RUNS: Final = ManyKeys(
 )
 
 
+_USED_NAMES: Final = (
+    f"SELECT {_USED}, w.column1" + ", NULL" * 13 + " FROM (VALUES {rows}) AS w"
+    " WHERE EXISTS (SELECT 1 FROM durable_runs AS n"
+    " WHERE n.workflow_id = w.column1 AND n.namespace = ?3)"
+)
+# Of those that began at one instant the last one counts.
+_HELD_NAMES: Final = (
+    f"SELECT {_OPEN}, r.open_key, {_RUNS}"  # noqa: S608 - as above
+    " WHERE r.namespace = ?3 AND r.open_key IN ({names})"
+    f" UNION ALL SELECT {_NEWEST}, r.workflow_id, {_RUNS} WHERE r.rowid IN (SELECT"
+    " (SELECT n.rowid FROM durable_runs AS n WHERE n.workflow_id = w.column1"
+    " AND n.namespace = ?3 ORDER BY n.started_at DESC, n.run_id DESC LIMIT 1)"
+    " FROM (VALUES {rows}) AS w)"
+)
+_FIND_OTHERS: Final = ManyKeys(
+    f"{_SELECT_HEADER} UNION ALL SELECT {_BY_ID}, p.column1" + ", NULL" * 13 + " FROM"
+    " (VALUES {}) AS p LEFT JOIN durable_runs AS r ON r.run_id = p.column1"
+    f" WHERE r.owner IS NOT ?1 OR coalesce({_LAST}, 0) IS NOT p.column2",
+    2,
+)
+
+
 class _Names:
     """Who holds request ids and workflow ids of one namespace, in a few sizes."""
 
-    def __init__(self) -> None:
-        self.texts = [(size, self._compose(size)) for size in (1, 4, 16, 128, 512)]
+    def __init__(self, *, is_new: bool) -> None:
+        """Compose the texts.
+
+        Args:
+            is_new: of workflow ids, only which of them were ever used.
+        """
+        parts = _USED_NAMES if is_new else _HELD_NAMES
+        self.texts = [(n, self._compose(parts, n)) for n in (1, 4, 16, 128, 512)]
 
     @staticmethod
-    def _compose(size: int) -> str:
-        def numbers(first: int) -> list[str]:
-            return [f"?{number}" for number in range(first, first + size)]
-
-        requests, names = numbers(4), numbers(4 + size)
-        # Of those that began at one instant the last one counts.
-        newest = (
-            "SELECT n.rowid FROM durable_runs AS n WHERE n.workflow_id = {}"
-            " AND n.namespace = ?3 ORDER BY n.started_at DESC, n.run_id DESC LIMIT 1"
+    def _compose(parts: str, size: int) -> str:
+        requests, names = (
+            [f"?{number}" for number in range(first, first + size)]
+            for first in (4, 4 + size)
         )
-        if size == 1:
-            newest = f"= ({newest.format(names[0])})"
-        else:
-            rows = ", ".join(f"({name})" for name in names)
-            newest = newest.format("w.column1")
-            newest = f"IN (SELECT ({newest}) FROM (VALUES {rows}) AS w)"  # noqa: S608 - as above
         return (
             f"{_SELECT_HEADER} UNION ALL SELECT {_BY_REQUEST}, r.request_id, {_RUNS}"
             f" WHERE r.namespace = ?3 AND r.request_id IN ({', '.join(requests)})"
-            f" UNION ALL SELECT {_OPEN}, r.open_key, {_RUNS}"
-            f" WHERE r.namespace = ?3 AND r.open_key IN ({', '.join(names)})"
-            f" UNION ALL SELECT {_NEWEST}, r.workflow_id, {_RUNS}"
-            f" WHERE r.rowid {newest}"
+            " UNION ALL "
+            + parts.replace("{names}", ", ".join(names)).replace(
+                "{rows}", ", ".join(f"({name})" for name in names)
+            )
         )
 
     def fetch(
@@ -105,7 +123,8 @@ class _Names:
         return rows
 
 
-_FIND_NAMES: Final = _Names()
+_FIND_NAMES: Final = _Names(is_new=False)
+_FIND_USED_NAMES: Final = _Names(is_new=True)
 _MAIL: Final = "SELECT m.run_id, m.request_id, m.sequence, m.kind FROM"
 _FIND_MAIL: Final = ManyKeys(f"{_MAIL} durable_inbox AS m WHERE m.run_id IN ({{}})")
 _FIND_LETTERS_TO_ONE: Final = ManyKeys(
@@ -143,14 +162,15 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
     if wanted.names:
         _look_for_names(cursor, wanted, header, seen)
     if wanted.runs:
-        look_for_runs(cursor, list(wanted.runs), seen, header)
+        run_ids = list(wanted.runs)
+        if not wanted.names and len(wanted.places) == len(run_ids):
+            run_ids = _look_for_places(cursor, wanted, header, seen)
+        if run_ids:
+            look_for_runs(cursor, run_ids, seen, header)
     if seen.first_sequence is not None:
-        if wanted.mail:
-            rows = _FIND_MAIL.fetch(cursor, list(wanted.mail))
-            _take_mail(seen, rows)
-            seen.all_mail.update(wanted.mail)
-        if wanted.letters or wanted.looked:
-            _look_for_letters(cursor, wanted, seen)
+        looked = wanted.rare.get("looked", ())
+        if wanted.mail or wanted.letters or looked:
+            _look_for_mail(cursor, wanted, looked, seen)
     if wanted.families:
         _look_for_families(cursor, list(wanted.families), seen)
     return seen
@@ -167,7 +187,7 @@ def look_for_runs(
     before = (None, 0) if header is None else header
     for row in _FIND_RUNS.fetch(cursor, run_ids, before=before):
         if row[0] != _HEADER:
-            _take_run(seen, row)
+            _take_run(runs, row)
         elif header is not None:
             _take_header(seen, row)
     for run_id in run_ids:
@@ -175,16 +195,39 @@ def look_for_runs(
             runs[run_id] = None
 
 
+def _look_for_places(
+    cursor: sqlite3.Cursor, wanted: Wanted, header: Sequence[Any], seen: Seen
+) -> list[str]:
+    """Bring runs that are as their worker believes; return all others.
+
+    Nothing else of them matters, as no names are wanted: each row that is fetched
+    costs a change of threads.
+    """
+    places, worker_id = wanted.places, wanted.worker_id
+    rows = _FIND_OTHERS.fetch(cursor, list(places.items()), before=header)
+    _take_header(seen, rows[0])
+    seen.runs = {
+        run_id: Run(
+            run_id, "", "", "", RUNNING, None, worker_id, 0, None, None, event_id
+        )
+        for run_id, event_id in places.items()
+    }
+    others = {row[1]: None for row in rows if row[0] != _HEADER}
+    for run_id in others:
+        del seen.runs[run_id]
+    return list(others)
+
+
 def _take_header(seen: Seen, row: Sequence[Any]) -> None:
     seen.has_worker = row[1] is not None
     seen.first_sequence, seen.last_sequence = row[2], row[3]
 
 
-def _take_run(seen: Seen, row: Sequence[Any]) -> Run:
+def _take_run(runs: dict[str, Run | None], row: Sequence[Any]) -> Run:
     run_id = row[2]
-    run = seen.runs.get(run_id)
+    run = runs.get(run_id)
     if run is None:
-        run = seen.runs[run_id] = Run(
+        runs[run_id] = run = Run(
             run_id, row[3], row[4], row[5], _STATUSES.get(row[6]), *row[7:15]
         )
     return run
@@ -194,21 +237,34 @@ def _look_for_names(
     cursor: sqlite3.Cursor, wanted: Wanted, header: Sequence[Any], seen: Seen
 ) -> None:
     asked: dict[str, tuple[list[str], list[str]]] = {}
-    for namespace, request_id in wanted.requests:
-        asked.setdefault(namespace, ([], []))[0].append(request_id)
-    for namespace, workflow_id in wanted.names:
-        asked.setdefault(namespace, ([], []))[1].append(workflow_id)
-    requests: dict[RequestKey, Run | None] = dict.fromkeys(wanted.requests)
-    names: dict[NameKey, Name] = {key: Name() for key in wanted.names}
-    seen.requests, seen.names = requests, names
+    requests, names = seen.requests, seen.names
+    for key in wanted.names:
+        names[key] = Name()
+        namespace, workflow_id = key
+        if namespace not in asked:
+            asked[namespace] = ([], [])
+        asked[namespace][1].append(workflow_id)
+    for key in wanted.requests:
+        requests[key] = None
+        namespace, request_id = key
+        asked[namespace][0].append(request_id)
+    runs = seen.runs
+    # Ids that runs are to be started under are new, as a rule; not those of messages.
+    find = _FIND_NAMES if wanted.letters else _FIND_USED_NAMES
     for namespace, (request_ids, workflow_ids) in asked.items():
         where = (*header, namespace)
-        for row in _FIND_NAMES.fetch(cursor, where, request_ids, workflow_ids):
+        rows = find.fetch(cursor, where, request_ids, workflow_ids)
+        used = [row[1] for row in rows if row[0] == _USED]
+        if used:
+            rows += _FIND_NAMES.fetch(cursor, where, [], used)
+        for row in rows:
             tag = row[0]
             if tag == _HEADER:
                 _take_header(seen, row)
                 continue
-            run = _take_run(seen, row)
+            if tag == _USED:
+                continue
+            run = _take_run(runs, row)
             key = (namespace, row[1])
             if tag == _BY_REQUEST:
                 requests[key] = run
@@ -218,15 +274,14 @@ def _look_for_names(
                 names[key].newest = run
 
 
-def _take_mail(seen: Seen, rows: Iterable[Any]) -> None:
-    mail = seen.mail
-    for run_id, request_id, sequence, kind in rows:
-        mail.setdefault(run_id, {})[request_id] = (sequence, kind)
-
-
-def _look_for_letters(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> None:
-    looked = seen.looked
-    looked.update(wanted.looked)
+def _look_for_mail(
+    cursor: sqlite3.Cursor, wanted: Wanted, rare: Iterable[RequestKey], seen: Seen
+) -> None:
+    mail: dict[str, dict[str, tuple[int, str]]] = {}
+    seen.mail = mail
+    seen.all_mail = wanted.mail
+    rows = _FIND_MAIL.fetch(cursor, list(wanted.mail))
+    seen.looked = looked = set(rare)
     for message in wanted.letters:
         run_id = message.run_id
         if run_id is None:
@@ -237,7 +292,7 @@ def _look_for_letters(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> Non
         looked.add((run_id, message.request_id))
     by_run: dict[str, list[str]] = {}
     for run_id, request_id in looked:
-        if run_id not in seen.all_mail:
+        if run_id not in wanted.mail:
             by_run.setdefault(run_id, []).append(request_id)
     pairs: list[RequestKey] = []
     for run_id, request_ids in by_run.items():
@@ -245,19 +300,22 @@ def _look_for_letters(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> Non
             pairs += [(run_id, request_id) for request_id in request_ids]
             continue
         where = (run_id,)
-        rows = _FIND_LETTERS_TO_ONE.fetch(cursor, request_ids, before=where)
-        _take_mail(seen, rows)
-    _take_mail(seen, _FIND_LETTERS.fetch(cursor, pairs))
+        rows += _FIND_LETTERS_TO_ONE.fetch(cursor, request_ids, before=where)
+    rows += _FIND_LETTERS.fetch(cursor, pairs)
+    for run_id, request_id, sequence, kind in rows:
+        mail.setdefault(run_id, {})[request_id] = (sequence, kind)
 
 
 def _look_for_families(cursor: sqlite3.Cursor, parents: list[str], seen: Seen) -> None:
     children: dict[str, dict[str, Run]] = {parent: {} for parent in parents}
+    seen.ends = ends = {}
     for row in _FIND_FAMILIES.fetch(cursor, parents):
-        run = _take_run(seen, row)
+        run = _take_run(seen.runs, row)
         task_number, time = (n if isinstance(n, int) else 0 for n in row[15:17])
-        seen.ends[run.run_id] = (run.last_event_id, task_number, time)
+        ends[run.run_id] = (run.last_event_id, task_number, time)
         children.setdefault(run.parent_run_id or "", {})[run.run_id] = run
         if run.parent_close_policy == TERMINATE:
             children.setdefault(run.run_id, {})
-    for parent, found in children.items():
-        seen.children[parent] = sorted(found.values(), key=age_of)
+    seen.children = {
+        parent: sorted(found.values(), key=age_of) for parent, found in children.items()
+    }

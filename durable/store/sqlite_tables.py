@@ -36,14 +36,18 @@ class SqliteTables(SqlTables):
 
     def _look(self, wanted: Wanted) -> Seen:
         seen = sqlite_look.look(self._cursor, wanted)
-        if wanted.chains:
-            chains = self.find_chains(wanted)
+        if wanted.rare:
+            self.look_rarely(wanted.rare, seen)
+            chains = {
+                key: self.find_newest_of_chain(key)
+                for key in wanted.rare.get("chains", ())
+            }
             newest = [run_id for run_id in chains.values() if run_id is not None]
             sqlite_look.look_for_runs(self._cursor, newest, seen)
-            for key, run_id in chains.items():
-                seen.chains[key] = None if run_id is None else seen.runs[run_id]
-        if wanted.records or wanted.messages or wanted.first_data:
-            self.look_rarely(wanted, seen)
+            seen.chains = {
+                key: None if run_id is None else seen.runs[run_id]
+                for key, run_id in chains.items()
+            }
         return seen
 
     def write(self, rows: Rows) -> None:

@@ -80,6 +80,7 @@ class ManyKeys:
             (size, text.replace("{}", ", ".join([key] * size)))
             for size in _KEYS_PER_STATEMENT
         ]
+        self._single = self.texts[0][1]
 
     def fetch(
         self, cursor: sqlite3.Cursor, keys: Sequence[Any], *, before: Sequence[Any] = ()
@@ -88,6 +89,10 @@ class ManyKeys:
 
         A key of several values is a tuple.
         """
+        if len(keys) == 1:  # a run by itself, as a rule
+            key = keys[0]
+            values = key if type(key) is tuple else keys
+            return cursor.execute(self._single, [*before, *values]).fetchall()
         rows: list[Any] = []
         largest = _KEYS_PER_STATEMENT[-1]
         for start in range(0, len(keys), largest):

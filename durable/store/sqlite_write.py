@@ -187,7 +187,7 @@ def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
         changes = run.changes
         if changes & _CLOSED:
             assert run.status is not None  # noqa: S101 - it was closed with one
-            closings += (run.run_id, run.status.value, run.closed_at)
+            closings += (run.run_id, str(run.status), run.closed_at)
         elif changes & _MOVED:
             wake_at = _NO_WAKE_UP if run.wake_at is None else run.wake_at
             move = (run.run_id, run.owner or "", wake_at, run.epoch)
@@ -224,7 +224,7 @@ def _insert_runs(cursor: sqlite3.Cursor, records: list[RunRecord]) -> None:
             record.task_queue,
             record.owner,
             record.version,
-            record.status.value,
+            str(record.status),
         )
         own: tuple[Any, ...] = (
             record.run_id,

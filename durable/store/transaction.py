@@ -79,7 +79,8 @@ class Transaction:
         wanted = want(operations, None if worker is None else worker.worker_id)
         while True:
             seen = self._tables.look(wanted)
-            decided = decide(operations, seen, self._clock.now(), worker)
+            now = self._clock.now() if wanted.has_time else None
+            decided = decide(operations, seen, now, worker)
             if isinstance(decided, Decided):
                 break
             if not wanted.add(decided):

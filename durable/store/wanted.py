@@ -7,7 +7,7 @@ from closing) is asked for by `decide`, and brought by a second look.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -21,7 +21,7 @@ from durable.store.records import (
     StartRun,
     TerminateRun,
 )
-from durable.store.rows import ChainKey, NameKey, RequestKey
+from durable.store.rows import NameKey, RequestKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,83 +39,96 @@ CLOSED: Final = 2
 _TERMINATE_EXISTING: Final = IdConflictPolicy.TERMINATE_EXISTING
 
 
+Lack: TypeAlias = tuple[str, Any]
+"""A field of `Wanted`, and a key of it; None for a flag.
+
+Or of `Seen`, of what only `decide` asks for: `looked`, `chains`, `records` (with their
+ends), `messages`, `first_data`.
+"""
+
+
 class Wanted(msgspec.Struct):
     """What to look at. Names of fields are those of `Seen`.
 
     Attributes:
         worker_id: this store's worker, whose row says that it holds its lease.
+        has_time: the time matters.
         runs: how each is to be locked.
+        places: of runs that are written to, the newest event as their worker believes.
+            Where nothing else of them is asked for, all a database need tell is that
+            the worker owns them, and that this is so.
         names: likewise, for the open run of each.
         letters: messages that will be put, whomever they reach: their sequences must
             be known, and whether they wait already.
         mail: runs of which all that waits must be known.
-        begun: ids of runs to be created. A key that refuses them will do as well.
+        requests: with the ids of the runs to be created under them. Whether those were
+            used before need not be known: keys will refuse them.
         families: runs whose open children are wanted, and theirs where a parent close
             policy terminates them, with their ends.
-        records: runs that are wanted whole, with their ends.
+        rare: the keys of all else, by field.
     """
 
     worker_id: str | None = None
-    runs: dict[str, int] = msgspec.field(default_factory=dict)
-    names: dict[NameKey, int] = msgspec.field(default_factory=dict)
-    requests: dict[RequestKey, None] = msgspec.field(default_factory=dict)
-    begun: list[str] = msgspec.field(default_factory=list)
-    letters: list[PutMessage] = msgspec.field(default_factory=list)
-    mail: dict[str, None] = msgspec.field(default_factory=dict)
-    families: dict[str, None] = msgspec.field(default_factory=dict)
+    has_time: bool = False
+    runs: dict[str, int] = {}
+    places: dict[str, int] = {}
+    names: dict[NameKey, int] = {}
+    requests: dict[RequestKey, str] = {}
+    letters: list[PutMessage] = []
+    mail: dict[str, None] = {}
+    families: dict[str, None] = {}
     # Only ever asked for by `decide`.
     sequence: bool = False
-    looked: dict[RequestKey, None] = msgspec.field(default_factory=dict)
-    chains: dict[ChainKey, None] = msgspec.field(default_factory=dict)
-    records: dict[str, None] = msgspec.field(default_factory=dict)
-    messages: dict[str, None] = msgspec.field(default_factory=dict)
-    first_data: dict[str, None] = msgspec.field(default_factory=dict)
+    rare: dict[str, dict[Any, None]] = {}
 
-    def add(self, more: Wanted) -> bool:
+    def add(self, lacking: Iterable[Lack]) -> bool:
         """Want that, too; False if all of it was wanted already."""
-        before = self.size
-        self.sequence = self.sequence or more.sequence
-        for field in _DICTS:
-            wanted = getattr(self, field)
-            for key, mode in getattr(more, field).items():
-                wanted[key] = mode if not mode else max(mode, wanted.get(key, 0))
-        return self.size > before
+        before = self._size
+        for field, key in lacking:
+            if key is None:
+                setattr(self, field, True)
+            elif field in self.__struct_fields__:
+                getattr(self, field).setdefault(key, ADDRESSED)
+            else:
+                self.rare.setdefault(field, {})[key] = None
+        return self._size > before
 
     @property
-    def size(self) -> int:
-        """How much is wanted."""
-        return self.sequence + sum(len(getattr(self, field)) for field in _DICTS)
-
-
-_DICTS: Final = tuple(
-    name
-    for name in Wanted.__struct_fields__
-    if name not in ("worker_id", "sequence", "begun", "letters")
-)
+    def _size(self) -> int:
+        size = self.has_time + self.sequence + len(self.runs) + len(self.names)
+        size += len(self.requests) + len(self.mail) + len(self.families)
+        return size + sum(map(len, self.rare.values()))
 
 
 def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
     """Return what these operations must look at."""
     wanted = Wanted(worker_id)
-    runs, mail = wanted.runs, wanted.mail
+    runs, mail, places = wanted.runs, wanted.mail, wanted.places
     for operation in operations:
         kind = type(operation)
         if kind is CommitTask:
             run_id = operation.run_id
+            if operation.rows and run_id not in places:
+                places[run_id] = operation.rows[0][1] - 1
             if operation.status is not None:
                 runs[run_id] = CLOSED
                 mail[run_id] = None
+                if operation.closed_at is None:
+                    wanted.has_time = True
                 if operation.has_children:
+                    wanted.has_time = True
                     wanted.families[run_id] = None
             else:
                 if runs.get(run_id, ADDRESSED) == ADDRESSED:
                     runs[run_id] = COMMITTED
                 if operation.sees_all_mail or not operation.is_active:
                     mail[run_id] = None
-            for message in operation.messages:
-                _want_message(wanted, message)
-            for start in operation.starts:
-                _want_nested(wanted, start)
+            if operation.messages:
+                for message in operation.messages:
+                    _want_message(wanted, message)
+            if operation.starts:
+                for start in operation.starts:
+                    _want_nested(wanted, start)
         elif kind is StartRun:
             _want_start(wanted, operation)
         elif kind is PutMessage:
@@ -126,25 +139,28 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             if kind is RecordAttempts and not operation.is_active:
                 mail[operation.run_id] = None
         elif kind is TerminateRun:
+            wanted.has_time = True
             _want_addressed(wanted, operation, CLOSED)
     return wanted
 
 
 def _want_start(wanted: Wanted, start: StartRun) -> None:
     record = start.record
-    wanted.begun.append(record.run_id)
     name = (record.namespace, record.workflow_id)
     if start.conflict_policy is _TERMINATE_EXISTING:
         wanted.names[name] = CLOSED
+        wanted.has_time = True
     else:
         wanted.names.setdefault(name, ADDRESSED)
-    wanted.requests[record.namespace, record.request_id] = None
+    wanted.requests[record.namespace, record.request_id] = record.run_id
     if record.parent_run_id is not None and policies.needs_guardian(record):
         wanted.runs.setdefault(record.parent_run_id, ADDRESSED)
-    for message in start.messages:
-        _want_message(wanted, message)
-    for nested in start.starts:
-        _want_nested(wanted, nested)
+    if start.messages:
+        for message in start.messages:
+            _want_message(wanted, message)
+    if start.starts:
+        for nested in start.starts:
+            _want_nested(wanted, nested)
 
 
 def _want_nested(wanted: Wanted, start: StartRun) -> None:
@@ -154,6 +170,7 @@ def _want_nested(wanted: Wanted, start: StartRun) -> None:
 
 
 def _want_message(wanted: Wanted, message: PutMessage) -> None:
+    wanted.has_time = True
     wanted.letters.append(message)
     _want_addressed(wanted, message, ADDRESSED)
 

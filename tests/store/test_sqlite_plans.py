@@ -143,7 +143,7 @@ HOT = {
 }
 # Lists of values, which are in the statement itself.
 LISTS = re.compile(
-    r"SCAN (\d+ CONSTANT ROWS?|CONSTANT ROW|\(subquery.*|new|used|sent|w"
+    r"SCAN (\d+ CONSTANT ROWS?|CONSTANT ROW|\(subquery.*|new|used|sent|w|p"
     # Generations, one from the other; and a table of a single row.
     r"|f|family|sqlite_sequence)$"
 )
