@@ -214,8 +214,10 @@ class RunWorld:
         self.harms = False
         self.sent: dict[str, TaskInput] = {}
         """Messages whose sender was told that it cannot be given by hand."""
+        self.mailed: list[str] = []
+        """Messages that came by mail in the end, in their order."""
         self.lost: set[str] = set()
-        """Messages that came when the run was closed."""
+        """Messages that came when there was no open run."""
 
     def new_terms(self) -> Terms:
         """What a worker tells its runs."""
@@ -442,8 +444,8 @@ class RunWorld:
             given = inputs.Settled(result) if error is None else inputs.Refused(error)
         if outcome == "lease lost" and one.worker_id == self.terms.worker_id:
             self.join()
-            if self.run is not None and self.run is not one.run:
-                self.feed(inputs.Leave())
+            if self.run is not one.run:
+                self.leave()
         return self.feed(given, one.run)
 
     def join(self) -> None:
@@ -528,6 +530,7 @@ class RunWorld:
         is_update = isinstance(event, UpdateRequest)
         if not is_update:
             self.answers[token] = []
+        self.drive()  # at once, for those outside
         if self.run is None or self.terms.is_draining:
             if not is_update:
                 self.answers[token].append(False)
@@ -542,13 +545,14 @@ class RunWorld:
         """Commit a message to the inbox, and let the run know."""
         key = event.update_id if isinstance(event, UpdateRequest) else key_of(event)
         self.sent.setdefault(key, event)
-        if self.record is None or not self.is_open:
-            if self.record is not None:
-                self.lost.add(key)
+        if not self.is_open:
+            self.lost.add(key)
             return False
         if not kind:
             is_update = isinstance(event, UpdateRequest)
             kind = MessageKind.UPDATE.value if is_update else MessageKind.SIGNAL.value
+        if not self.is_committed(key):
+            self.mailed.append(key)
         self.write_mail(kind, key_of(event), encode_message(event))
         if self.run is not None:
             self.feed(inputs.MailCame())
@@ -576,6 +580,7 @@ class RunWorld:
 
     def bring_mail(self) -> Effects | None:
         """Let the run have what was read."""
+        self.drive()  # at once, for those outside
         if self.run is None or not self.wants_mail:
             return None
         self.see_mail()
@@ -583,6 +588,13 @@ class RunWorld:
         return self.feed(inputs.MailRead(seen))
 
     # --- in and out of memory ---------------------------------------------------------
+
+    def leave(self) -> None:
+        """Take the run out of memory, if it is there."""
+        if self.run is not None and self.run.state is CREATING:
+            self.drive()  # at once
+        if self.run is not None:
+            self.feed(inputs.Leave())
 
     def loaded(self) -> LoadedRun | None:
         """What a reader finds."""
