@@ -35,14 +35,14 @@ from durable.runs.states import AT_REST, REPLAYING
 from durable.store.records import MessageKind, MessageRecord, ReplyRecord
 
 
-class MailedUpdate(msgspec.Struct, eq=False):
-    """An update of the inbox that the run knows, perhaps by what is not committed."""
+class Mailed(msgspec.Struct, eq=False):
+    """A message of the inbox that the run knows, perhaps by what is not committed."""
 
     sequence: int
-    update: UpdateRequest
+    event: TaskInput
 
 
-Held: TypeAlias = inputs.Told | MailedUpdate
+Held: TypeAlias = inputs.Told | Mailed
 
 # --- from this process ----------------------------------------------------------------
 
@@ -92,8 +92,8 @@ def take_held(run: LiveRun, effects: Effects, now: int) -> None:
     """Take what came from this process and had to wait."""
     held, run.incoming.held = run.incoming.held, ()
     for one in held:
-        if isinstance(one, MailedUpdate):
-            _take_update(run, one.sequence, one.update)
+        if isinstance(one, Mailed):
+            _take(run, one.sequence, one.event)
         else:
             told(run, one, effects, now)
 
@@ -172,32 +172,36 @@ def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
             continue
         if message.kind == MessageKind.QUERY.value:
             ask(run, message)
-        elif isinstance(event, UpdateRequest):
-            _take_update(run, number, event)
         elif event is None or isinstance(event, ActivityResolution):
             incoming.stale += (number,)
             if event is not None:
                 run.resolutions += (event,)
-        elif incoming.find(key_of(event)) is not None or is_recorded(
-            run.replayer, event
-        ):  # a late read brings it again, or it was handed in as well
-            incoming.stale += (number,)
         else:
-            incoming.add(Item(event, number))
+            _take(run, number, event)
     incoming.put_mail_first()
 
 
-def _take_update(run: LiveRun, sequence: int, update: UpdateRequest) -> None:
-    incoming = run.incoming
-    if run.replayer.knows_update(update.update_id):
+def _take(run: LiveRun, sequence: int, event: TaskInput) -> None:
+    """Let a message of the inbox wait, unless the run has it already."""
+    incoming, item = run.incoming, run.incoming.find(key_of(event))
+    if item is None and _knows(run, event):
         if run.state is AT_REST or run.state is REPLAYING:
             incoming.stale += (sequence,)
-        else:
-            incoming.held += (MailedUpdate(sequence, update),)
+        else:  # it may never be committed, and the inbox alone has it then
+            incoming.held += (Mailed(sequence, event),)
         return
-    incoming.updates[update.update_id] = sequence
-    if incoming.find(key_of(update)) is None:
-        incoming.add(Item(update, sequence))
+    if isinstance(event, UpdateRequest):
+        incoming.updates[event.update_id] = sequence
+    if item is None:
+        incoming.add(Item(event, sequence))
+    elif item.sequence is None:  # it was handed in as well
+        item.sequence = sequence
+
+
+def _knows(run: LiveRun, event: TaskInput) -> bool:
+    if isinstance(event, UpdateRequest):
+        return run.replayer.knows_update(event.update_id)
+    return is_recorded(run.replayer, event)
 
 
 def drop_recorded(run: LiveRun, effects: Effects, now: int) -> None:
