@@ -76,9 +76,7 @@ BROKEN: Final = [False]
 """Whether the code has a bug at present."""
 
 
-@activity(
-    name="machine.act", retry=RetryPolicy(max_attempts=3, initial_interval=1.0)
-)
+@activity(name="machine.act", retry=RetryPolicy(max_attempts=3, initial_interval=1.0))
 async def act() -> int:
     """Is never called: what becomes of its attempts is told by the test."""
     return 1
@@ -266,7 +264,9 @@ class RunWorld:
         self.queued += [attempt for attempt, _ in effects.seek]
         if effects.write is not None:
             assert run.operation is effects.write
-            assert not any(one.recording is None for one in self.queue if one.run is run)
+            assert not any(
+                one.recording is None for one in self.queue if one.run is run
+            )
             assert self.task is None or run is not self.run, "a drive beside a write"
             self._submit(Submitted(effects.write, run, ""))
         if effects.read_mail:
@@ -279,7 +279,9 @@ class RunWorld:
         if effects.wake_at is not None:
             self.wake_at = min(effects.wake_at, self.wake_at or effects.wake_at)
         if effects.drive is not None:
-            assert not any(one.recording is None for one in self.queue if one.run is run)
+            assert not any(
+                one.recording is None for one in self.queue if one.run is run
+            )
             assert self.task is None
             self.task = effects.drive
         if effects.left is not None and run is self.run:
@@ -410,10 +412,19 @@ class RunWorld:
     def drive(self) -> Effects | None:
         """Drive the code, if that is wanted."""
         run, task = self.run, self.task
-        if task is None or run is None or run.state not in (CREATING, DRIVING, REPLAYING):
+        if (
+            task is None
+            or run is None
+            or run.state not in (CREATING, DRIVING, REPLAYING)
+        ):
             return None
         self.task = None
         return self.feed(inputs.Driven(run.replayer.process(task)))
+
+    def drive_on(self) -> None:
+        """Drive it as far as it goes: nobody outside ever comes between."""
+        while self.drive() is not None:
+            pass
 
     def store(self, outcome: str = "ok") -> Effects | None:
         """Let the write that is next have its outcome."""
@@ -530,7 +541,7 @@ class RunWorld:
         is_update = isinstance(event, UpdateRequest)
         if not is_update:
             self.answers[token] = []
-        self.drive()  # at once, for those outside
+        self.drive_on()
         if self.run is None or self.terms.is_draining:
             if not is_update:
                 self.answers[token].append(False)
@@ -580,7 +591,7 @@ class RunWorld:
 
     def bring_mail(self) -> Effects | None:
         """Let the run have what was read."""
-        self.drive()  # at once, for those outside
+        self.drive_on()
         if self.run is None or not self.wants_mail:
             return None
         self.see_mail()
@@ -641,7 +652,9 @@ class RunWorld:
             case "completed":
                 given = inputs.AttemptCompleted(attempt, payload(1), self.now)
             case "failed":
-                given = inputs.AttemptFailed(attempt, failure_of(ValueError()), self.now)
+                given = inputs.AttemptFailed(
+                    attempt, failure_of(ValueError()), self.now
+                )
             case "timed out":
                 failure = Failure(kind="timeout", timeout_type="start_to_close")
                 given = inputs.AttemptFailed(attempt, failure, self.now)
@@ -685,6 +698,6 @@ class RunWorld:
         if self.run is None:
             if due is not None and due <= self.now:
                 self.enter()
-        elif self.wake_at is not None and self.wake_at <= self.now:
+        elif any(at is not None and at <= self.now for at in (due, self.wake_at)):
             self.wake_at = None
             self.feed(inputs.Due())
