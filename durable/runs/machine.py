@@ -531,7 +531,7 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptCompleted: _then_proceed(attempts.completed),
     inputs.AttemptFailed: _then_proceed(attempts.failed),
     inputs.AttemptStopped: _then_proceed(attempts.stopped),
-    inputs.AttemptNotBegun: attempts.not_begun,
+    inputs.AttemptNotBegun: _then_proceed(attempts.not_begun),
     inputs.AttemptUnrecorded: attempts.unrecorded,
     inputs.AttemptDoubtful: attempts.doubtful,
     inputs.AttemptQueued: attempts.queued,

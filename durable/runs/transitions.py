@@ -45,10 +45,10 @@ _OUTCOMES: Final[_Inputs] = (
     inputs.AttemptCompleted,
     inputs.AttemptFailed,
     inputs.AttemptStopped,
+    inputs.AttemptNotBegun,
     inputs.AttemptMended,
 )
 _CHANGES_OF_ATTEMPTS: Final[_Inputs] = (
-    inputs.AttemptNotBegun,
     inputs.AttemptUnrecorded,
     inputs.AttemptDoubtful,
     inputs.AttemptQueued,
@@ -196,8 +196,8 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
     CANCELLING: _end(
         *_WHATEVER_ENDS_IT,
         inputs.AttemptStopped,
+        inputs.AttemptNotBegun,
         also={
-            inputs.AttemptNotBegun: {BACKOFF},
             inputs.AttemptUnrecorded: {HELD},
             inputs.Recorded: {CANCELLING, OVER},
         },
