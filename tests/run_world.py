@@ -15,7 +15,16 @@ from typing import Any, Final
 import msgspec
 
 import durable
-from durable import RetryPolicy, Signal, activity, query, update, workflow
+from durable import (
+    RetryPolicy,
+    Signal,
+    activity,
+    external,
+    query,
+    start_child,
+    update,
+    workflow,
+)
 from durable.api.registry import REGISTRY
 from durable.converter.failures import failure_of
 from durable.core.codec import Row, decode_rows
@@ -32,7 +41,7 @@ from durable.core.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest, WorkflowTask
 from durable.errors import CommitUnknownError, HistoryTakenError, LeaseLostError
 from durable.runs import inputs, machine
-from durable.runs.effects import Effects, Recording
+from durable.runs.effects import Effects, Recording, Then
 from durable.runs.incoming import key_of
 from durable.runs.live_run import Attempt, LiveRun, Terms, new_run
 from durable.runs.states import CREATING, DRIVING, REPLAYING, UNREAD
@@ -111,14 +120,23 @@ class Obeyer:
                     for one in self.acts:
                         one.cancel()
                     self.acts.clear()
+                case "child":
+                    self.acts.append(asyncio.ensure_future(self.raise_child()))
+                case "send":
+                    await external("other").signal(letters(Letter()))
                 case "sleep":
                     await asyncio.sleep(2)
                 case "bug" if BROKEN[0]:
-                    raise RuntimeError("a bug")
+                    raise NameError("a bug")
                 case "end":
                     return self.count
                 case _:
                     pass
+
+    async def raise_child(self) -> int:
+        """Start a child and wait for it."""
+        child = await start_child(Obeyer.run.options(id="kid")())
+        return await child
 
     @query
     def counted(self) -> int:
@@ -177,6 +195,7 @@ class RunWorld:
         queue: what was submitted and has no answer, in order.
         running: attempts that the pool has begun.
         queued: attempts that wait for room.
+        children, deliveries: what is to be started, or sent again.
         answers: what each token was told.
         news: what was said of updates.
         looks: how often each question was answered; None counts as well.
@@ -202,6 +221,9 @@ class RunWorld:
         self.running: list[Attempt] = []
         self.queued: list[Attempt] = []
         self.begun: set[tuple[int, int]] = set()
+        self.unwritten: list[Recording] = []
+        self.children: list[HistoryEvent] = []
+        self.deliveries: list[HistoryEvent] = []
         self.answers: dict[Any, list[bool]] = {}
         self.news: list[tuple[str, Any]] = []
         self.looks: Counter[Any] = Counter()
@@ -262,6 +284,8 @@ class RunWorld:
         for attempt in effects.begin:
             self._begin(attempt)
         self.queued += [attempt for attempt, _ in effects.seek]
+        self.children += effects.start
+        self.deliveries += effects.deliver
         if effects.write is not None:
             assert run.operation is effects.write
             assert not any(
@@ -383,7 +407,9 @@ class RunWorld:
 
     # --- what a test does -------------------------------------------------------------
 
-    def start(self, *first: TaskInput, drive: bool = True) -> LiveRun:
+    def start(
+        self, *first: TaskInput, drive: bool = True, run_timeout: int | None = None
+    ) -> LiveRun:
         """Begin to create the run."""
         definition = Obeyer.run().definition
         started = WorkflowExecutionStarted(
@@ -395,6 +421,7 @@ class RunWorld:
             first_run_id=RUN,
             request_id=RUN,
             version=definition.version,
+            run_timeout=run_timeout,
         )
         run = self.run = new_run(started, self.terms, CREATING, self.now)
         request = StartRun(record=record_of(started, self.now), rows=[])
@@ -457,7 +484,19 @@ class RunWorld:
             self.join()
             if self.run is not one.run:
                 self.leave()
-        return self.feed(given, one.run)
+        effects = self.feed(given, one.run)
+        if one.recording is not None and error is not None:
+            self.unwritten.append(one.recording)
+        return effects
+
+    def hold_again(self) -> bool:
+        """Tell of outcomes that are held and not written, as a worker does later."""
+        unwritten, self.unwritten = self.unwritten, []
+        for recording in unwritten:
+            attempt = recording.attempt
+            if recording.then is Then.HOLD and attempt.run is self.run:
+                self.feed(inputs.HoldAgain(attempt, recording.row_state))
+        return bool(unwritten)
 
     def join(self) -> None:
         """Be another worker from now on."""
@@ -522,7 +561,9 @@ class RunWorld:
                 "wake_at": operation.wake_at,
                 "stuck": None,
             }
-        return Committed() if policies.has_committed(operation) else None
+        if not policies.has_committed(operation):
+            return None
+        return Committed(deliveries=("other run",) * len(operation.messages))
 
     def _put_attempts(self, attempts: tuple[AttemptRecord, ...]) -> None:
         for row in attempts:

@@ -184,18 +184,21 @@ def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
 def _take(run: LiveRun, sequence: int, event: TaskInput) -> None:
     """Let a message of the inbox wait, unless the run has it already."""
     incoming, item = run.incoming, run.incoming.find(key_of(event))
-    if item is None and _knows(run, event):
-        if run.state is AT_REST or run.state is REPLAYING:
-            incoming.stale += (sequence,)
-        else:  # it may never be committed, and the inbox alone has it then
-            incoming.held += (Mailed(sequence, event),)
-        return
-    if isinstance(event, UpdateRequest):
-        incoming.updates[event.update_id] = sequence
     if item is None:
+        if _knows(run, event):
+            if run.state is AT_REST or run.state is REPLAYING:
+                incoming.stale += (sequence,)
+            else:  # it may never be committed, and only the inbox has it then
+                incoming.held += (Mailed(sequence, event),)
+            return
         incoming.add(Item(event, sequence))
     elif item.sequence is None:  # it was handed in as well
         item.sequence = sequence
+    else:  # what the inbox had before was committed, though nobody has heard
+        incoming.stale += (sequence,)
+        return
+    if isinstance(event, UpdateRequest):
+        incoming.updates[event.update_id] = sequence
 
 
 def _knows(run: LiveRun, event: TaskInput) -> bool:

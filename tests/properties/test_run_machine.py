@@ -76,6 +76,7 @@ _STEPS: Final = (
     "enter",
     "break",
     "resolve",
+    "hold again",
     "mend",
     "unlearn",
 )
@@ -258,6 +259,9 @@ class Player:
     def _pass_time(self, which: int) -> None:
         self.world.pass_time(which * SECOND // 4)
 
+    def _hold_again(self, which: int) -> None:
+        self.world.hold_again()
+
     def _mend(self, which: int) -> None:
         self.world.mends = bool(which % 2)
 
@@ -308,6 +312,8 @@ class Player:
             world.read()
         elif world.task is not None:
             world.drive()
+        elif world.hold_again():
+            pass
         elif world.queued:
             world.make_room(world.queued[0])
         elif world.running:
