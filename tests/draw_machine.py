@@ -1,0 +1,53 @@
+"""Draws the tables of the machine of runs into its design note.
+
+`python -m tests.draw_machine` does so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from durable.runs.transitions import PHASES, TRANSITIONS
+
+PAGE: Final = Path(__file__).parents[1] / "docs/design/runs.md"
+COMMAND: Final = "python -m tests.draw_machine"
+
+
+def drawn(name: str, table: Mapping[Any, Mapping[Any, set[Any]]]) -> str:
+    """A table as Markdown; inputs that lead to the same share a row."""
+    rows = [f"| {name} | given | leads to |", "| --- | --- | --- |"]
+    for here, may_come in table.items():
+        by_target: dict[tuple[str, ...], list[str]] = {}
+        for given, there in may_come.items():
+            order = [member for member in type(here) if member in there]
+            targets = tuple(member.value for member in order)
+            by_target.setdefault(targets, []).append(_name(given))
+        first = here.value
+        for targets, names in sorted(by_target.items(), key=lambda row: row[0]):
+            rows.append(f"| {first} | {', '.join(names)} | {', '.join(targets)} |")
+            first = ""
+    return "\n".join(rows)
+
+
+def _name(given: type[Any] | str) -> str:
+    return f"*{given}*" if isinstance(given, str) else f"`{given.__name__}`"
+
+
+def redrawn(page: str) -> str:
+    """The page with both tables as the code has them."""
+    tables: list[tuple[str, Mapping[Any, Mapping[Any, set[Any]]]]] = [
+        ("run", TRANSITIONS),
+        ("attempt", PHASES),
+    ]
+    for name, table in tables:
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n\n{drawn(name, table)}\n\n{end}{after}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(redrawn(PAGE.read_text("utf-8")), "utf-8")
