@@ -76,7 +76,7 @@ def pytest_configure_node(node: Any) -> None:
 
 def pytest_sessionstart() -> None:
     """Every run of every engine in this process keeps to the tables of the machine."""
-    from durable.runs import machine  # noqa: PLC0415 - the kit is rewritten before
+    from durable.runs import machine
 
     machine.handle = checked(machine.handle)
 

@@ -6,37 +6,21 @@ answered and attempts end when a test says so. There is no loop, no database, no
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-import durable
-from durable import (
-    RetryPolicy,
-    Signal,
-    activity,
-    external,
-    query,
-    start_child,
-    update,
-    workflow,
-)
 from durable.api.registry import REGISTRY
 from durable.converter.failures import failure_of
-from durable.core.codec import Row, decode_rows
 from durable.core.events import (
     ActivityTaskScheduled,
     HistoryEvent,
-    WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
-    WorkflowExecutionUpdateAccepted,
 )
 from durable.core.messages import encode_message
-from durable.core.payload import Failure, Payload
+from durable.core.payload import Failure
 from durable.core.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest, WorkflowTask
 from durable.errors import CommitUnknownError, HistoryTakenError, LeaseLostError
@@ -45,130 +29,22 @@ from durable.runs.effects import Effects, Recording, Then
 from durable.runs.incoming import key_of
 from durable.runs.live_run import Attempt, LiveRun, Terms, new_run
 from durable.runs.states import CREATING, DRIVING, REPLAYING, UNREAD
-from durable.store import policies
 from durable.store.beginnings import record_of
 from durable.store.records import (
-    AttemptRecord,
     AttemptState,
     CommitTask,
-    Committed,
-    LoadedRun,
-    MailArrived,
     MessageKind,
     MessageRecord,
     ParkRun,
     RecordAttempts,
-    ReplyRecord,
-    RunRecord,
-    RunStatus,
-    Started,
     StartRun,
 )
 from durable.worker.guards import install_guards
+from tests.obeyer import Obeyer, payload
+from tests.run_store import RUN, RunStore
 
-RUN: Final = "run"
 START: Final = 1_700_000_000_000_000
 SECOND: Final = 1_000_000
-
-# --- code -----------------------------------------------------------------------------
-
-
-@dataclass
-class Letter:
-    """What the code is to do."""
-
-    do: str = ""
-
-
-letters: Final = Signal("letters", Letter)
-BROKEN: Final = [False]
-"""Whether the code has a bug at present."""
-
-
-@activity(name="machine.act", retry=RetryPolicy(max_attempts=3, initial_interval=1.0))
-async def act() -> int:
-    """Is never called: what becomes of its attempts is told by the test."""
-    return 1
-
-
-@activity(name="machine.act_once", retry=None, at_most_once=True)
-async def act_once() -> int:
-    """The same, at most once."""
-    return 1
-
-
-@workflow(name="machine.Obeyer")
-class Obeyer:
-    """Obeys letters."""
-
-    def __init__(self) -> None:
-        self.acts: list[asyncio.Task[int]] = []
-        self.count = 0
-
-    @durable.run
-    async def run(self) -> int:
-        """Obey until one says that it is over."""
-        while True:
-            letter = await letters.receive()
-            self.count += 1
-            match letter.do:
-                case "act":
-                    self.acts.append(asyncio.ensure_future(act()))
-                case "act once":
-                    self.acts.append(asyncio.ensure_future(act_once()))
-                case "cancel":
-                    for one in self.acts:
-                        one.cancel()
-                    self.acts.clear()
-                case "child":
-                    self.acts.append(asyncio.ensure_future(self.raise_child()))
-                case "send":
-                    await external("other").signal(letters(Letter()))
-                case "sleep":
-                    await asyncio.sleep(2)
-                case "bug" if BROKEN[0]:
-                    raise NameError("a bug")
-                case "end":
-                    return self.count
-                case _:
-                    pass
-
-    async def raise_child(self) -> int:
-        """Start a child and wait for it."""
-        child = await start_child(Obeyer.run.options(id="kid")())
-        return await child
-
-    @query
-    def counted(self) -> int:
-        """How many letters were received."""
-        return self.count
-
-    @update
-    def add(self, number: int) -> int:
-        """Accept a number."""
-        return number
-
-    @add.validator
-    def check(self, number: int) -> None:
-        if number < 0:
-            raise ValueError("no such number")
-
-
-def payload(number: int) -> Payload:
-    """A number as it is recorded."""
-    return Payload(json=msgspec.Raw(f"{number}".encode()))
-
-
-def letter(request_id: str, do: str = "") -> WorkflowExecutionSignaled:
-    """A signal."""
-    made = letters(Letter(do))
-    return WorkflowExecutionSignaled("letters", made.input, request_id=request_id)
-
-
-def addition(update_id: str, number: int = 1) -> UpdateRequest:
-    """An update; a negative number is refused."""
-    return UpdateRequest(update_id, "add", (payload(number),))
-
 
 # --- the world ------------------------------------------------------------------------
 
@@ -183,15 +59,11 @@ class Submitted:
     recording: Recording | None = None
 
 
-class RunWorld:
+class RunWorld(RunStore):
     """The store, the code and the pool of one run, all by hand.
 
     Attributes:
         run: the run, while it is in memory.
-        rows: its committed events.
-        record: its row, once it was created.
-        inbox: its messages, by sequence.
-        attempt_rows: rows of attempts.
         queue: what was submitted and has no answer, in order.
         running: attempts that the pool has begun.
         queued: attempts that wait for room.
@@ -203,17 +75,12 @@ class RunWorld:
 
     def __init__(self, *, max_tries: int = 3) -> None:
         install_guards()
+        super().__init__()
         self.now = START
         self.max_tries = max_tries
         self.workers = 1
         self.terms = self.new_terms()
         self.run: LiveRun | None = None
-        self.rows: list[Row] = []
-        self.record: RunRecord | None = None
-        self.inbox: dict[int, MessageRecord] = {}
-        self.attempt_rows: dict[tuple[int, int], AttemptRecord] = {}
-        self.replies: dict[str, ReplyRecord] = {}
-        self.sequence = 0
         self.queue: deque[Submitted] = deque()
         self.task: WorkflowTask | None = None
         self.wants_mail = self.wants_run = False
@@ -379,32 +246,6 @@ class RunWorld:
         else:
             self.feed(inputs.AttemptStillUnrecorded(attempt, problem), attempt.run)
 
-    # --- what is committed ------------------------------------------------------------
-
-    def events(self) -> list[HistoryEvent]:
-        """What was committed."""
-        return decode_rows(self.rows)
-
-    def keys(self) -> list[str]:
-        """The request ids of committed messages and updates, in order."""
-        found: list[str] = []
-        for event in self.events():
-            what = event.attributes
-            if isinstance(what, WorkflowExecutionUpdateAccepted):
-                found.append(what.update_id)
-            elif isinstance(what, WorkflowExecutionSignaled):
-                found.append(what.request_id)
-        return found
-
-    def is_committed(self, key: str) -> bool:
-        """Whether a message is in the history."""
-        return key in self.keys()
-
-    @property
-    def is_open(self) -> bool:
-        """The run has not closed."""
-        return self.record is not None and self.record.status is RunStatus.RUNNING
-
     # --- what a test does -------------------------------------------------------------
 
     def start(
@@ -470,7 +311,7 @@ class RunWorld:
             error = CommitUnknownError("unknown")
         else:
             try:
-                result = self._apply(one.operation)
+                result = self.apply(one.operation, one.worker_id)
             except HistoryTakenError as refused:
                 error = refused
             if outcome == "answer lost":
@@ -503,72 +344,6 @@ class RunWorld:
         self.workers += 1
         self.terms = self.new_terms()
 
-    def _apply(self, operation: Any) -> Any:
-        if isinstance(operation, StartRun):
-            if self.record is not None:
-                return Started(self.record.run_id, created=False)
-            self.record, self.rows = operation.record, [*operation.rows]
-            return Started(RUN, created=True)
-        if self.record is None or not self.is_open:
-            raise HistoryTakenError("closed")
-        if self.record.owner != self.terms.worker_id:
-            raise HistoryTakenError("another's")
-        change: dict[str, Any] = {}
-        result: Any = None
-        if isinstance(operation, CommitTask):
-            result = self._commit(operation, change)
-            if isinstance(result, MailArrived):
-                return result
-        elif isinstance(operation, ParkRun):
-            change = {"stuck": operation.stuck, "is_active": False, "wake_at": None}
-        else:
-            change = {"is_active": operation.is_active, "wake_at": operation.wake_at}
-            self._put_attempts(operation.attempts)
-        self.record = msgspec.structs.replace(self.record, **change)
-        return result
-
-    def _commit(self, operation: CommitTask, change: dict[str, Any]) -> Any:
-        if policies.must_see_mail(operation):
-            unseen = policies.find_unseen(operation, [*self.inbox.values()])
-            if unseen:
-                return MailArrived(messages=unseen)
-        positions = [row[1] for row in operation.rows]
-        expected = range(len(self.rows) + 1, len(self.rows) + 1 + len(positions))
-        if positions != [*expected]:
-            raise HistoryTakenError("position")
-        self.rows += operation.rows
-        self._put_attempts(operation.attempts)
-        for reply in operation.replies:
-            self.replies[reply.request_id] = reply
-        for number, message in [*self.inbox.items()]:
-            if (
-                number in operation.consumed
-                or message.request_id in operation.consumed_requests
-            ):
-                del self.inbox[number]
-        if operation.status is not None:
-            assert not [m for m in self.inbox.values() if m.kind != "query"]
-            self.inbox.clear()
-            change |= {
-                "status": operation.status,
-                "owner": None,
-                "is_active": False,
-                "wake_at": None,
-            }
-        elif operation.update_run:
-            change |= {
-                "is_active": operation.is_active,
-                "wake_at": operation.wake_at,
-                "stuck": None,
-            }
-        if not policies.has_committed(operation):
-            return None
-        return Committed(deliveries=("other run",) * len(operation.messages))
-
-    def _put_attempts(self, attempts: tuple[AttemptRecord, ...]) -> None:
-        for row in attempts:
-            self.attempt_rows[row.scheduled_event_id, row.attempt] = row
-
     # --- messages ---------------------------------------------------------------------
 
     def tell(
@@ -582,7 +357,8 @@ class RunWorld:
         is_update = isinstance(event, UpdateRequest)
         if not is_update:
             self.answers[token] = []
-        self.drive_on()
+        if self.run is not None and self.run.state is CREATING:
+            self.drive()  # at once
         if self.run is None or self.terms.is_draining:
             if not is_update:
                 self.answers[token].append(False)
@@ -610,21 +386,6 @@ class RunWorld:
             self.feed(inputs.MailCame())
         return True
 
-    def write_mail(self, kind: str, request_id: str, data: str) -> int:
-        """Put a row into the inbox, unless that request is there."""
-        if any(m.request_id == request_id for m in self.inbox.values()):
-            return self.sequence
-        self.sequence += 1
-        self.inbox[self.sequence] = MessageRecord(
-            run_id=RUN,
-            kind=kind,
-            request_id=request_id,
-            data=data,
-            created_at=self.now,
-            sequence=self.sequence,
-        )
-        return self.sequence
-
     def see_mail(self) -> None:
         """Read the inbox; the answer is on its way."""
         if self.wants_mail and self.seen_mail is None:
@@ -632,7 +393,6 @@ class RunWorld:
 
     def bring_mail(self) -> Effects | None:
         """Let the run have what was read."""
-        self.drive_on()
         if self.run is None or not self.wants_mail:
             return None
         self.see_mail()
@@ -647,18 +407,6 @@ class RunWorld:
             self.drive()  # at once
         if self.run is not None:
             self.feed(inputs.Leave())
-
-    def loaded(self) -> LoadedRun | None:
-        """What a reader finds."""
-        if self.record is None:
-            return None
-        rows = sorted(self.attempt_rows.items())
-        return LoadedRun(
-            record=self.record,
-            rows=[*self.rows],
-            messages=[*self.inbox.values()],
-            attempts=[row for _, row in rows],
-        )
 
     def read(self) -> Effects | None:
         """Let the run be read again."""

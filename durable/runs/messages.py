@@ -31,7 +31,7 @@ from durable.runs.effects import Effects, also
 from durable.runs.incoming import Item, Token, is_recorded, key_of
 from durable.runs.live_run import LiveRun
 from durable.runs.restoring import event_of_message
-from durable.runs.states import AT_REST, REPLAYING
+from durable.runs.states import AT_REST, DRIVING, REPLAYING
 from durable.store.records import MessageKind, MessageRecord, ReplyRecord
 
 
@@ -58,7 +58,7 @@ def told(run: LiveRun, given: inputs.Told, effects: Effects, now: int) -> None:
         return
     if given.may_repeat:
         key = key_of(event)
-        item = incoming.find(key)
+        item = _find(run, key)
         if item is None and run.replayer.knows_request(key):
             # It is durable, unless it is in the commit that is on its way.
             item = incoming.find_in_commit(key)
@@ -84,8 +84,16 @@ def _told_update(
     elif is_known:
         answer = run.replayer.update_answer(update_id) or update.accepted()
         effects.news = also(effects.news, (update_id, answer))
-    elif incoming.find(key_of(update)) is None:
+    elif _find(run, key_of(update)) is None:
         incoming.add(Item(update))
+
+
+def _find(run: LiveRun, key: str) -> Item | None:
+    """What no code has seen under a key."""
+    item = run.incoming.find(key)
+    if item is None and run.state is DRIVING:  # which is about to see what was taken
+        item = run.incoming.find_in_commit(key)
+    return item
 
 
 def take_held(run: LiveRun, effects: Effects, now: int) -> None:
@@ -101,7 +109,7 @@ def take_held(run: LiveRun, effects: Effects, now: int) -> None:
 def child_ended(run: LiveRun, given: inputs.ChildEnded) -> None:
     """Let a run see at once how a child in this process ended."""
     # Perhaps it has read that by mail already.
-    if run.incoming.find(key_of(given.event)) is None:
+    if _find(run, key_of(given.event)) is None:
         run.incoming.add(Item(given.event, request=given.request_id))
 
 
@@ -183,7 +191,7 @@ def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
 
 def _take(run: LiveRun, sequence: int, event: TaskInput) -> None:
     """Let a message of the inbox wait, unless the run has it already."""
-    incoming, item = run.incoming, run.incoming.find(key_of(event))
+    incoming, item = run.incoming, _find(run, key_of(event))
     if item is None:
         if _knows(run, event):
             if run.state is AT_REST or run.state is REPLAYING:

@@ -19,8 +19,9 @@ from durable.core.messages import ActivityResolution, encode_message
 from durable.runs import inputs
 from durable.runs.states import AT_REST, OVER
 from durable.store.records import AttemptState, RunStatus
-from tests import run_world
-from tests.run_world import SECOND, RunWorld, addition, letter
+from tests import obeyer
+from tests.obeyer import addition, letter
+from tests.run_world import SECOND, RunWorld
 from tests.sizes import examples
 
 Step: TypeAlias = tuple[str, int]
@@ -86,7 +87,7 @@ class Player:
     """Takes steps in a world, and lets it come to its end."""
 
     def __init__(self) -> None:
-        run_world.BROKEN[0] = True
+        obeyer.BROKEN[0] = True
         self.world = RunWorld()
         self.by_hand: list[str] = []
         self.by_mail: list[str] = []
@@ -221,7 +222,7 @@ class Player:
         self.world.enter()
 
     def _break(self, which: int) -> None:
-        run_world.BROKEN[0] = bool(which % 2)
+        obeyer.BROKEN[0] = bool(which % 2)
 
     def _unlearn(self, which: int) -> None:
         self.world.knows = bool(which % 2)
@@ -273,7 +274,7 @@ class Player:
         ]
         if held and world.is_open:
             row = held[which % len(held)]
-            result = run_world.payload(1) if which % 2 else None
+            result = obeyer.payload(1) if which % 2 else None
             said = ActivityResolution(row.scheduled_event_id, row.attempt, result)
             world.write_mail(
                 "resolve", f"resolve {world.sequence}", encode_message(said)
@@ -286,7 +287,7 @@ class Player:
     def flow(self) -> None:
         """Let everything happen, well, until nothing is left to happen."""
         world = self.world
-        run_world.BROKEN[0] = False
+        obeyer.BROKEN[0] = False
         world.mends = world.knows = True
         world.harms = False
         if world.terms.is_draining:
@@ -408,6 +409,6 @@ def test_a_run_keeps_its_promises_whatever_comes(steps: list[Step]) -> None:
         player.flow()
         player.check_end()
     finally:
-        run_world.BROKEN[0] = False
+        obeyer.BROKEN[0] = False
         if player.world.run is not None:
             player.world.run.replayer.tear_down()

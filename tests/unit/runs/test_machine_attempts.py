@@ -31,7 +31,8 @@ from durable.runs.states import (
     Phase,
 )
 from durable.store.records import AttemptState, RecordAttempts
-from tests.run_world import SECOND, RunWorld, letter, payload
+from tests.obeyer import letter, payload
+from tests.run_world import SECOND, RunWorld
 
 
 class Acting(RunWorld):
@@ -385,7 +386,9 @@ def test_one_that_may_run_once_is_not_run_again_after_a_crash() -> None:
     assert world.states() == [(1, "lost")]
 
 
-@pytest.mark.parametrize("phase", [RUNNING, QUEUED, RECORDING, BACKOFF, HELD, CANCELLING])
+@pytest.mark.parametrize(
+    "phase", [RUNNING, QUEUED, RECORDING, BACKOFF, HELD, CANCELLING]
+)
 @pytest.mark.parametrize(
     "given", [inputs.Leave(), inputs.ClosedElsewhere()], ids=["leave", "closed"]
 )

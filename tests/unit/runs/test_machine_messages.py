@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from durable.core.events import WorkflowExecutionUpdateAccepted
 from durable.core.messages import encode_message
 from durable.core.payload import Failure
-from durable.core.events import WorkflowExecutionUpdateAccepted
 from durable.runs import inputs
 from durable.runs.states import AT_REST, COMMITTING, DRIVING, REPLAYING, UNREAD, State
 from durable.store.records import CommitTask, RunStatus
-from tests.run_world import RunWorld, addition, letter
+from tests.obeyer import addition, letter
+from tests.run_world import RunWorld
 
 
 @pytest.fixture

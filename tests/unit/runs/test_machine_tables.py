@@ -13,7 +13,8 @@ from durable.runs.states import OVER, Phase, State
 from durable.runs.transitions import PHASES, TRANSITIONS
 from tests import machine_tables
 from tests.draw_machine import COMMAND, PAGE, redrawn
-from tests.run_world import RunWorld, letter
+from tests.obeyer import letter
+from tests.run_world import RunWorld
 
 
 def test_the_design_note_has_the_tables_of_the_code() -> None:
@@ -50,7 +51,7 @@ def test_what_may_not_come_is_refused(state: State) -> None:
     run = world.at_rest()
     run.state = state
     for kind in set(typing.get_args(inputs.AnyInput)) - set(TRANSITIONS[state]):
-        given = object.__new__(kind)
+        given = kind(*(None for _ in kind.__struct_fields__))
         with pytest.raises(InternalError, match=f"{state.value}, and was given"):
             machine.handle(run, given, world.now)
     run.state = State.AT_REST
@@ -64,7 +65,7 @@ def test_a_step_that_is_not_in_the_table_fails_its_test(
     row: dict[type[Any], set[State]] = {inputs.Told: {State.AT_REST}}
     monkeypatch.setitem(machine_tables.TRANSITIONS, State.AT_REST, row)
     try:
-        with pytest.raises(AssertionError, match="AT_REST to State.DRIVING"):
+        with pytest.raises(AssertionError, match=r"AT_REST to State\.DRIVING"):
             world.tell(letter("signal"))
         assert len(machine_tables.violations) == 1
     finally:

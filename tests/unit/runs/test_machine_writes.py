@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from durable.core.events import (
@@ -35,9 +36,9 @@ from durable.runs.states import (
     State,
 )
 from durable.store.records import CommitTask, RunStatus, Started
-from tests import run_world
-from tests.run_world import SECOND, RunWorld, addition, letter, payload
-
+from tests import obeyer
+from tests.obeyer import addition, letter, payload
+from tests.run_world import SECOND, RunWorld
 
 TAKEN = WorkflowAlreadyStartedError("taken", workflow_id="run", run_id="other")
 
@@ -65,9 +66,10 @@ def bring(world: RunWorld, state: State) -> LiveRun:
                 world.store("taken")
                 world.read()
             case State.PARKING:
+                world.drive()
                 world.tell(letter("bug", "bug"))
                 world.store()
-                run_world.BROKEN[0] = True
+                obeyer.BROKEN[0] = True
                 run.failed_tries = 2
                 world.drive()
                 if run.state is COMMITTING:  # its inputs are kept first
@@ -81,7 +83,7 @@ def bring(world: RunWorld, state: State) -> LiveRun:
 @pytest.fixture(autouse=True)
 def sound_code() -> Any:
     yield
-    run_world.BROKEN[0] = False
+    obeyer.BROKEN[0] = False
 
 
 LIVE = [s for s in State if s is not GONE]
@@ -91,9 +93,7 @@ LIVE = [s for s in State if s is not GONE]
 
 
 @pytest.mark.parametrize("how", ["taken", "unknown"])
-def test_what_was_not_committed_is_back_where_it_was(
-    world: RunWorld, how: str
-) -> None:
+def test_what_was_not_committed_is_back_where_it_was(world: RunWorld, how: str) -> None:
     run = world.at_rest()
     world.tell(letter("act", "act"))
     world.drive()
@@ -190,7 +190,7 @@ def test_a_run_is_parked_with_nothing_under_way(world: RunWorld) -> None:
     assert world.record is not None
     assert (world.record.is_active, world.record.wake_at) == (False, None)
     assert world.keys() == ["first", "bug"]
-    run_world.BROKEN[0] = False
+    obeyer.BROKEN[0] = False
     world.enter()
     world.drive_on()
     world.store()
@@ -219,9 +219,7 @@ def test_whoever_waits_for_a_run_that_leaves_must_ask_the_store(
         given = inputs.ClosedElsewhere()
     effects = world.feed(given)
     assert run.state is GONE
-    assert effects.left is (
-        Left.CLOSED_ELSEWHERE if how == "closed" else Left.DROPPED
-    )
+    assert effects.left is (Left.CLOSED_ELSEWHERE if how == "closed" else Left.DROPPED)
     assert effects.drive is None
     assert world.looks["question"] == 1
     while world.queue:
@@ -263,7 +261,7 @@ def test_a_row_of_an_attempt_may_tell_that_the_lease_is_lost(
 def test_a_run_that_another_has_is_dropped_when_it_is_read(world: RunWorld) -> None:
     run = bring(world, UNREAD)
     assert world.record is not None
-    world.record = run_world.msgspec.structs.replace(world.record, owner="another")
+    world.record = msgspec.structs.replace(world.record, owner="another")
     effects = world.read()
     assert effects is not None
     assert (run.state, effects.left) == (GONE, Left.DROPPED)
@@ -273,7 +271,7 @@ def test_a_run_that_is_closed_is_told_so_when_it_is_read(world: RunWorld) -> Non
     run = bring(world, UNREAD)
     assert world.record is not None
     status = RunStatus.TERMINATED
-    world.record = run_world.msgspec.structs.replace(world.record, status=status)
+    world.record = msgspec.structs.replace(world.record, status=status)
     effects = world.read()
     assert effects is not None
     assert (run.state, effects.left) == (GONE, Left.CLOSED_ELSEWHERE)
