@@ -12,6 +12,8 @@ from typing import Any, Final
 from durable.runs.transitions import PHASES, TRANSITIONS
 
 PAGE: Final = Path(__file__).parents[1] / "docs/design/runs.md"
+# So many inputs in one row are all those that come at any time.
+_MANY: Final = 16
 COMMAND: Final = "python -m tests.draw_machine"
 
 
@@ -20,13 +22,14 @@ def drawn(name: str, table: Mapping[Any, Mapping[Any, set[Any]]]) -> str:
     rows = [f"| {name} | given | leads to |", "| --- | --- | --- |"]
     for here, may_come in table.items():
         by_target: dict[tuple[str, ...], list[str]] = {}
-        for given, there in may_come.items():
+        for what, there in may_come.items():
             order = [member for member in type(here) if member in there]
             targets = tuple(member.value for member in order)
-            by_target.setdefault(targets, []).append(_name(given))
+            by_target.setdefault(targets, []).append(_name(what))
         first = here.value
-        for targets, names in sorted(by_target.items(), key=lambda row: row[0]):
-            rows.append(f"| {first} | {', '.join(names)} | {', '.join(targets)} |")
+        for targets, names in sorted(by_target.items(), key=lambda row: len(row[1])):
+            given = ", ".join(names) if len(names) < _MANY else "*anything else*"
+            rows.append(f"| {first} | {given} | {', '.join(targets)} |")
             first = ""
     return "\n".join(rows)
 

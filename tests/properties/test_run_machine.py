@@ -341,9 +341,12 @@ class Player:
         assert run is not None
         incoming = run.incoming
         assert run.state is AT_REST
-        assert not (incoming.waiting or incoming.in_commit or incoming.held)
-        assert not (incoming.updates or incoming.stale or incoming.stale_requests)
-        assert not (incoming.is_reading or run.ended or run.questions or run.must_read)
+        left = (
+            *(*incoming.waiting, *incoming.in_commit, *incoming.held),
+            *(*incoming.updates, *incoming.stale, *incoming.stale_requests),
+            *(*run.ended, *run.questions, *run.resolutions),
+        )
+        assert left == ()
         assert run.is_idle
         assert world.inbox == {}
         assert run.replayer.unprocessed == []
@@ -390,7 +393,7 @@ class Player:
         assert anew is not None
         assert anew.state is AT_REST
         assert anew.wanted_row(is_busy=False) == row
-        assert not (anew.incoming.waiting or anew.attempts or anew.backoffs)
+        assert (*anew.incoming.waiting, *anew.attempts, *anew.backoffs) == ()
         assert not world.queue
         assert all(one.phase is OVER for one in run.attempts.values())
 

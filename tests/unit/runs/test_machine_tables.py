@@ -31,6 +31,14 @@ def test_every_state_and_input_is_in_the_table() -> None:
     assert all(there for row in TRANSITIONS.values() for there in row.values())
 
 
+def test_only_what_was_asked_for_does_not_come_at_any_time() -> None:
+    answers = {inputs.Driven, inputs.Settled, inputs.Refused, inputs.Loaded}
+    at_any_time = set(typing.get_args(inputs.AnyInput)) - answers
+    for state, row in TRANSITIONS.items():
+        # Nothing has begun of a run that is not created.
+        assert (set(row) >= at_any_time) == (state is not State.CREATING)
+
+
 def test_no_run_comes_back() -> None:
     assert set().union(*TRANSITIONS[State.GONE].values()) == {State.GONE}
     assert set().union(*PHASES[OVER].values()) == {OVER}
