@@ -28,7 +28,9 @@ def drawn(name: str, table: Mapping[Any, Mapping[Any, set[Any]]]) -> str:
             by_target.setdefault(targets, []).append(_name(what))
         first = here.value
         for targets, names in sorted(by_target.items(), key=lambda row: len(row[1])):
-            given = ", ".join(names) if len(names) < _MANY else "*anything else*"
+            given = ", ".join(names)
+            if len(names) >= _MANY:
+                given = "*anything else*" if len(by_target) > 1 else "*anything*"
             rows.append(f"| {first} | {given} | {', '.join(targets)} |")
             first = ""
     return "\n".join(rows)

@@ -132,8 +132,15 @@ TRANSITIONS: Final[dict[State, dict[type[Any], set[State]]]] = {
     },
     GONE: _lead(
         (
-            *(*_MESSAGES, inputs.Harmed, *_OF_WHAT_BEGAN, inputs.Due, *_LEAVES),
-            *(inputs.Driven, inputs.Settled, inputs.Refused, inputs.Loaded),
+            *_MESSAGES,
+            inputs.Harmed,
+            *_OF_WHAT_BEGAN,
+            inputs.Due,
+            *_LEAVES,
+            inputs.Driven,
+            inputs.Settled,
+            inputs.Refused,
+            inputs.Loaded,
         ),
         GONE,
     ),

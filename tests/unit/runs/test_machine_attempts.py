@@ -273,12 +273,12 @@ def test_what_is_asked_for_and_called_off_in_one_turn_never_begins() -> None:
 
 def test_a_run_parks_for_what_it_holds_once_its_row_says_so(world: Acting) -> None:
     world.bring(HELD)
-    assert world.live.state is AT_REST
+    assert world.queue[0].recording is not None
     world.store()
     assert world.live.state is PARKING
     assert world.states() == [(1, "returned")]
     world.store()
-    assert world.live.state is GONE
+    assert world.run is None
     assert world.record is not None
     assert world.record.stuck
     assert (world.record.is_active, world.record.wake_at) == (False, None)
@@ -410,9 +410,9 @@ def test_one_whose_beginning_was_not_recorded_does_not_begin(world: Acting) -> N
 
 
 def test_an_unknown_activity_waits_for_a_worker_that_knows_it(world: Acting) -> None:
-    effects = world.end_attempt(world.attempt, "unknown")
-    assert effects is not None
-    (recording,) = effects.record
+    world.end_attempt(world.attempt, "unknown")
+    recording = world.queue[-1].recording
+    assert recording is not None
     assert (recording.then, recording.is_first) == (Then.SEEK, True)
     effects = world.store()
     assert effects is not None

@@ -71,7 +71,7 @@ def test_a_step_that_is_not_in_the_table_fails_its_test(
     world = RunWorld()
     world.at_rest()
     row: dict[type[Any], set[State]] = {inputs.Told: {State.AT_REST}}
-    monkeypatch.setitem(machine_tables.TRANSITIONS, State.AT_REST, row)
+    monkeypatch.setitem(TRANSITIONS, State.AT_REST, row)
     try:
         with pytest.raises(AssertionError, match=r"AT_REST to State\.DRIVING"):
             world.tell(letter("signal"))
