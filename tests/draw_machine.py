@@ -23,8 +23,8 @@ def drawn(name: str, table: Mapping[Any, Mapping[Any, set[Any]]]) -> str:
     for here, may_come in table.items():
         by_target: dict[tuple[str, ...], list[str]] = {}
         for what, there in may_come.items():
-            order = [member for member in type(here) if member in there]
-            targets = tuple(member.value for member in order)
+            members: Any = type(here)  # of an enum
+            targets = tuple(str(one.value) for one in members if one in there)
             by_target.setdefault(targets, []).append(_name(what))
         first = here.value
         for targets, names in sorted(by_target.items(), key=lambda row: len(row[1])):

@@ -26,7 +26,8 @@ def checked(handle: Handle) -> Handle:
     """The same, which raises if a step is not in the tables."""
 
     def handle_and_check(run: LiveRun, given: Any, now: int) -> Effects:
-        state, kind = run.state, type(given)
+        state = run.state
+        kind: type[Any] = type(given)
         there = TRANSITIONS[state].get(kind)
         named = _attempt_of(given)
         others: list[tuple[Attempt, Phase]] = []
