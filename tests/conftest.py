@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.machine_tables import checked, violations
 from tests.sizes import IS_ALL, NAMES
 
 # Each run draws new examples from the seed that its first lines tell. A deadline per
@@ -71,6 +72,36 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_configure_node(node: Any) -> None:
     node.workerinput[HYPOTHESIS_SEED] = node.config.getoption(HYPOTHESIS_SEED)
+
+
+def pytest_sessionstart() -> None:
+    """Every run of every engine in this process keeps to the tables of the machine."""
+    from durable.runs import machine
+
+    setattr(machine, "handle", checked(machine.handle))  # noqa: B010 - it is no method
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    try:
+        yield
+    finally:
+        _fail_for_violations()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    try:
+        yield
+    finally:
+        _fail_for_violations()
+
+
+def _fail_for_violations() -> None:
+    if violations:
+        found = "\n".join(violations)
+        violations.clear()
+        pytest.fail(found, pytrace=False)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

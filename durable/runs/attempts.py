@@ -227,9 +227,12 @@ def _try_again(
 def not_begun(
     run: LiveRun, given: inputs.AttemptNotBegun, effects: Effects, now: int
 ) -> None:
-    """An attempt could not begin: it is tried again soon."""
+    """An attempt could not begin: it is tried again soon, unless it is to stop."""
     attempt = given.attempt
     if attempt.phase is OVER:
+        return
+    if attempt.phase is CANCELLING:
+        _close_cancelled(attempt, effects, now)
         return
     attempt.phase, attempt.due_at = BACKOFF, given.again_at
     run.attempts.pop(attempt.scheduled_event_id, None)

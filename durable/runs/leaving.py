@@ -7,12 +7,14 @@ from typing import Any
 from durable.runs import attempts, inputs, messages
 from durable.runs.effects import CLOSED, Creation, Effects, Left
 from durable.runs.live_run import LiveRun
-from durable.runs.states import GONE
+from durable.runs.states import DRIVING, GONE
 from durable.store.records import Started
 
 
 def leave(run: LiveRun, left: Left, effects: Effects) -> None:
     """Take a run out of memory; whoever has to do with it must ask the store."""
+    if run.state is DRIVING:
+        run.incoming.take_back()  # no write will end that speaks of it
     run.state = GONE
     effects.left = left
     effects.drive = None

@@ -56,6 +56,7 @@ from durable.runs.states import (
     UNREAD,
     State,
 )
+from durable.runs.transitions import TRANSITIONS
 from durable.store.records import Committed, MailArrived, RunStatus, Started, StartRun
 
 Handler: TypeAlias = Callable[[LiveRun, Any, Effects, int], None]
@@ -533,7 +534,7 @@ def _left(run: LiveRun, given: inputs.Leave, effects: Effects, now: int) -> None
     leaving.leave(run, Left.DROPPED, effects)
 
 
-# --- the table ------------------------------------------------------------------------
+# --- who handles what -----------------------------------------------------------------
 
 _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.Told: _then_proceed(messages.told),
@@ -546,7 +547,7 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptCompleted: _then_proceed(attempts.completed),
     inputs.AttemptFailed: _then_proceed(attempts.failed),
     inputs.AttemptStopped: _then_proceed(attempts.stopped),
-    inputs.AttemptNotBegun: attempts.not_begun,
+    inputs.AttemptNotBegun: _then_proceed(attempts.not_begun),
     inputs.AttemptUnrecorded: attempts.unrecorded,
     inputs.AttemptDoubtful: attempts.doubtful,
     inputs.AttemptQueued: attempts.queued,
@@ -566,27 +567,27 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.ClosedElsewhere: _closed_elsewhere,
     inputs.Leave: _left,
 }
-_WHEN_GONE: Final[dict[type[Any], Handler]] = {
-    **dict.fromkeys(_ANY_TIME, leaving.ignored),
-    inputs.Told: leaving.told,
-    inputs.Asked: leaving.asked,
-    inputs.Settled: leaving.settled,
-    inputs.Refused: leaving.refused,
-    inputs.Loaded: leaving.ignored,
-    inputs.Driven: leaving.ignored,
-}
-_HANDLERS: Final[dict[State, dict[type[Any], Handler]]] = {
+_OF_STATE: Final[dict[State, dict[type[Any], Handler]]] = {
     CREATING: {
-        **_ANY_TIME,
         inputs.Driven: _first_turn,
         inputs.Settled: _created,
         inputs.Refused: _not_created,
     },
-    UNREAD: {**_ANY_TIME, inputs.Loaded: _loaded},
-    REPLAYING: {**_ANY_TIME, inputs.Driven: _caught_up},
-    AT_REST: _ANY_TIME,
-    DRIVING: {**_ANY_TIME, inputs.Driven: _driven},
-    COMMITTING: {**_ANY_TIME, inputs.Settled: _settled, inputs.Refused: _refused},
-    PARKING: {**_ANY_TIME, inputs.Settled: _parked, inputs.Refused: _not_parked},
-    GONE: _WHEN_GONE,
+    UNREAD: {inputs.Loaded: _loaded},
+    REPLAYING: {inputs.Driven: _caught_up},
+    AT_REST: {},
+    DRIVING: {inputs.Driven: _driven},
+    COMMITTING: {inputs.Settled: _settled, inputs.Refused: _refused},
+    PARKING: {inputs.Settled: _parked, inputs.Refused: _not_parked},
+    GONE: {
+        **dict.fromkeys(TRANSITIONS[GONE], leaving.ignored),
+        inputs.Told: leaving.told,
+        inputs.Asked: leaving.asked,
+        inputs.Settled: leaving.settled,
+        inputs.Refused: leaving.refused,
+    },
+}
+_HANDLERS: Final[dict[State, dict[type[Any], Handler]]] = {
+    state: {kind: (_ANY_TIME | _OF_STATE[state])[kind] for kind in may_come}
+    for state, may_come in TRANSITIONS.items()
 }

@@ -31,18 +31,18 @@ from durable.runs.effects import Effects, also
 from durable.runs.incoming import Item, Token, is_recorded, key_of
 from durable.runs.live_run import LiveRun
 from durable.runs.restoring import event_of_message
-from durable.runs.states import AT_REST, REPLAYING
+from durable.runs.states import AT_REST, DRIVING, REPLAYING
 from durable.store.records import MessageKind, MessageRecord, ReplyRecord
 
 
-class MailedUpdate(msgspec.Struct, eq=False):
-    """An update of the inbox that the run knows, perhaps by what is not committed."""
+class Mailed(msgspec.Struct, eq=False):
+    """A message of the inbox that the run knows, perhaps by what is not committed."""
 
     sequence: int
-    update: UpdateRequest
+    event: TaskInput
 
 
-Held: TypeAlias = inputs.Told | MailedUpdate
+Held: TypeAlias = inputs.Told | Mailed
 
 # --- from this process ----------------------------------------------------------------
 
@@ -58,7 +58,7 @@ def told(run: LiveRun, given: inputs.Told, effects: Effects, now: int) -> None:
         return
     if given.may_repeat:
         key = key_of(event)
-        item = incoming.find(key)
+        item = _find(run, key)
         if item is None and run.replayer.knows_request(key):
             # It is durable, unless it is in the commit that is on its way.
             item = incoming.find_in_commit(key)
@@ -84,16 +84,24 @@ def _told_update(
     elif is_known:
         answer = run.replayer.update_answer(update_id) or update.accepted()
         effects.news = also(effects.news, (update_id, answer))
-    elif incoming.find(key_of(update)) is None:
+    elif _find(run, key_of(update)) is None:
         incoming.add(Item(update))
+
+
+def _find(run: LiveRun, key: str) -> Item | None:
+    """What no code has seen under a key."""
+    item = run.incoming.find(key)
+    if item is None and run.state is DRIVING:  # which is about to see what was taken
+        item = run.incoming.find_in_commit(key)
+    return item
 
 
 def take_held(run: LiveRun, effects: Effects, now: int) -> None:
     """Take what came from this process and had to wait."""
     held, run.incoming.held = run.incoming.held, ()
     for one in held:
-        if isinstance(one, MailedUpdate):
-            _take_update(run, one.sequence, one.update)
+        if isinstance(one, Mailed):
+            _take(run, one.sequence, one.event)
         else:
             told(run, one, effects, now)
 
@@ -101,7 +109,7 @@ def take_held(run: LiveRun, effects: Effects, now: int) -> None:
 def child_ended(run: LiveRun, given: inputs.ChildEnded) -> None:
     """Let a run see at once how a child in this process ended."""
     # Perhaps it has read that by mail already.
-    if run.incoming.find(key_of(given.event)) is None:
+    if _find(run, key_of(given.event)) is None:
         run.incoming.add(Item(given.event, request=given.request_id))
 
 
@@ -172,32 +180,39 @@ def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
             continue
         if message.kind == MessageKind.QUERY.value:
             ask(run, message)
-        elif isinstance(event, UpdateRequest):
-            _take_update(run, number, event)
         elif event is None or isinstance(event, ActivityResolution):
             incoming.stale += (number,)
             if event is not None:
                 run.resolutions += (event,)
-        elif incoming.find(key_of(event)) is not None or is_recorded(
-            run.replayer, event
-        ):  # a late read brings it again, or it was handed in as well
-            incoming.stale += (number,)
         else:
-            incoming.add(Item(event, number))
+            _take(run, number, event)
     incoming.put_mail_first()
 
 
-def _take_update(run: LiveRun, sequence: int, update: UpdateRequest) -> None:
-    incoming = run.incoming
-    if run.replayer.knows_update(update.update_id):
-        if run.state is AT_REST or run.state is REPLAYING:
-            incoming.stale += (sequence,)
-        else:
-            incoming.held += (MailedUpdate(sequence, update),)
+def _take(run: LiveRun, sequence: int, event: TaskInput) -> None:
+    """Let a message of the inbox wait, unless the run has it already."""
+    incoming, item = run.incoming, _find(run, key_of(event))
+    if item is None:
+        if _knows(run, event):
+            if run.state is AT_REST or run.state is REPLAYING:
+                incoming.stale += (sequence,)
+            else:  # it may never be committed, and only the inbox has it then
+                incoming.held += (Mailed(sequence, event),)
+            return
+        incoming.add(Item(event, sequence))
+    elif item.sequence is None:  # it was handed in as well
+        item.sequence = sequence
+    else:  # what the inbox had before was committed, though nobody has heard
+        incoming.stale += (sequence,)
         return
-    incoming.updates[update.update_id] = sequence
-    if incoming.find(key_of(update)) is None:
-        incoming.add(Item(update, sequence))
+    if isinstance(event, UpdateRequest):
+        incoming.updates[event.update_id] = sequence
+
+
+def _knows(run: LiveRun, event: TaskInput) -> bool:
+    if isinstance(event, UpdateRequest):
+        return run.replayer.knows_update(event.update_id)
+    return is_recorded(run.replayer, event)
 
 
 def drop_recorded(run: LiveRun, effects: Effects, now: int) -> None:

@@ -1,0 +1,236 @@
+"""What may be given to a run in each state, and where that leads; attempts likewise.
+
+`durable.runs.machine` takes nothing that `TRANSITIONS` does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, TypeAlias
+
+from durable.runs import inputs
+from durable.runs.states import (
+    AT_REST,
+    BACKOFF,
+    CANCELLING,
+    COMMITTING,
+    CREATING,
+    DRIVING,
+    GONE,
+    HELD,
+    OVER,
+    PARKING,
+    QUEUED,
+    RECORDING,
+    REPLAYING,
+    RUNNING,
+    UNREAD,
+    Phase,
+    State,
+)
+
+_Inputs: TypeAlias = tuple[type[Any], ...]
+
+# --- groups of inputs that lead to the same -------------------------------------------
+
+_MESSAGES: Final[_Inputs] = (
+    inputs.Told,
+    inputs.ChildEnded,
+    inputs.MailCame,
+    inputs.MailRead,
+    inputs.MailFound,
+    inputs.Asked,
+)
+_OUTCOMES: Final[_Inputs] = (
+    inputs.AttemptCompleted,
+    inputs.AttemptFailed,
+    inputs.AttemptStopped,
+    inputs.AttemptNotBegun,
+    inputs.AttemptMended,
+)
+_CHANGES_OF_ATTEMPTS: Final[_Inputs] = (
+    inputs.AttemptUnrecorded,
+    inputs.AttemptDoubtful,
+    inputs.AttemptQueued,
+    inputs.AttemptUnknown,
+    inputs.AttemptReady,
+    inputs.AttemptLeft,
+    inputs.AttemptUnheard,
+    inputs.AttemptRepeated,
+    inputs.HoldAgain,
+)
+_OF_WHAT_BEGAN: Final[_Inputs] = (
+    *_OUTCOMES,
+    *_CHANGES_OF_ATTEMPTS,
+    inputs.AttemptStillUnrecorded,
+    inputs.Recorded,
+    inputs.ChildAnswered,
+    inputs.Delivered,
+)
+_LEAVES: Final[_Inputs] = (inputs.ClosedElsewhere, inputs.Leave)
+
+
+def _lead(kinds: Iterable[type[Any]], *there: State) -> dict[type[Any], set[State]]:
+    return {kind: set(there) for kind in kinds}
+
+
+def _wait(state: State) -> dict[type[Any], set[State]]:
+    """What comes while a run is busy waits; only its end does not."""
+    return {
+        **_lead((*_MESSAGES, inputs.Harmed, *_OF_WHAT_BEGAN, inputs.Due), state),
+        **_lead((inputs.Recorded,), state, GONE),  # its lease may be lost
+        **_lead(_LEAVES, GONE),
+    }
+
+
+# --- a run ----------------------------------------------------------------------------
+
+_NEXT: Final = (AT_REST, DRIVING, COMMITTING, PARKING, UNREAD)
+
+TRANSITIONS: Final[dict[State, dict[type[Any], set[State]]]] = {
+    CREATING: {
+        **_lead((*_MESSAGES, inputs.Harmed, inputs.Due), CREATING),
+        **_lead(_LEAVES, GONE),
+        inputs.Driven: {CREATING},
+        inputs.Settled: {*_NEXT, GONE},
+        inputs.Refused: {GONE},
+    },
+    UNREAD: {**_wait(UNREAD), inputs.Loaded: {REPLAYING, PARKING, GONE}},
+    REPLAYING: {**_wait(REPLAYING), inputs.Driven: {*_NEXT}},
+    AT_REST: {
+        **_lead((inputs.MailCame, *_CHANGES_OF_ATTEMPTS), AT_REST),
+        # Whatever comes drives what is due, and parks what waits for nothing else.
+        **_lead(
+            (inputs.Told, inputs.Asked, inputs.Due, inputs.AttemptStillUnrecorded),
+            *(AT_REST, DRIVING, PARKING),
+        ),
+        # A worker that drains keeps what came for the next.
+        **_lead(
+            (*_OUTCOMES, inputs.Delivered, inputs.MailFound),
+            *(AT_REST, DRIVING, COMMITTING, PARKING),
+        ),
+        inputs.ChildEnded: {DRIVING, COMMITTING},
+        inputs.ChildAnswered: {*_NEXT},
+        inputs.MailRead: {*_NEXT},
+        inputs.Recorded: {AT_REST, DRIVING, PARKING, UNREAD, GONE},
+        inputs.Harmed: {UNREAD},
+        **_lead(_LEAVES, GONE),
+    },
+    DRIVING: {
+        **_wait(DRIVING),
+        inputs.Harmed: {UNREAD},
+        inputs.Driven: {*_NEXT},
+    },
+    COMMITTING: {
+        **_wait(COMMITTING),
+        inputs.Settled: {*_NEXT, GONE},
+        inputs.Refused: {UNREAD, GONE},
+    },
+    PARKING: {
+        **_wait(PARKING),
+        **_lead((inputs.Settled, inputs.Refused), GONE),
+    },
+    GONE: _lead(
+        (
+            *_MESSAGES,
+            inputs.Harmed,
+            *_OF_WHAT_BEGAN,
+            inputs.Due,
+            *_LEAVES,
+            inputs.Driven,
+            inputs.Settled,
+            inputs.Refused,
+            inputs.Loaded,
+        ),
+        GONE,
+    ),
+}
+
+# --- an attempt -----------------------------------------------------------------------
+
+# What its run does with it, whatever that was given.
+CANCELLED: Final = "its run asks it to stop"
+COMES_DUE: Final = "its time has come"
+FORGOTTEN: Final = "its run leaves memory"
+
+_WHATEVER_ENDS_IT: Final[_Inputs] = (
+    inputs.AttemptCompleted,
+    inputs.AttemptFailed,
+    inputs.AttemptDoubtful,
+    inputs.AttemptUnheard,
+)
+
+
+def _end(
+    *kinds: type[Any] | str, also: dict[type[Any] | str, set[Phase]]
+) -> dict[type[Any] | str, set[Phase]]:
+    return {**{kind: {OVER} for kind in kinds}, FORGOTTEN: {OVER}, **also}
+
+
+PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
+    RECORDING: _end(
+        inputs.AttemptFailed,
+        CANCELLED,
+        also={inputs.Recorded: {RUNNING, RECORDING, OVER}},
+    ),
+    RUNNING: _end(
+        *_WHATEVER_ENDS_IT,
+        inputs.AttemptLeft,
+        also={
+            inputs.AttemptNotBegun: {BACKOFF},
+            inputs.AttemptUnrecorded: {HELD},
+            inputs.AttemptQueued: {QUEUED},
+            inputs.AttemptUnknown: {QUEUED},
+            inputs.Recorded: {RUNNING, OVER},
+            CANCELLED: {CANCELLING},
+        },
+    ),
+    QUEUED: _end(
+        inputs.AttemptFailed,
+        CANCELLED,
+        also={
+            inputs.AttemptReady: {RECORDING},
+            inputs.Recorded: {QUEUED, OVER},
+        },
+    ),
+    BACKOFF: _end(
+        CANCELLED,
+        also={
+            inputs.Recorded: {BACKOFF, OVER},
+            COMES_DUE: {RECORDING, QUEUED},
+        },
+    ),
+    CANCELLING: _end(
+        *_WHATEVER_ENDS_IT,
+        inputs.AttemptStopped,
+        inputs.AttemptNotBegun,
+        also={
+            inputs.AttemptUnrecorded: {HELD},
+            inputs.Recorded: {CANCELLING, OVER},
+        },
+    ),
+    HELD: _end(
+        inputs.AttemptMended,
+        inputs.AttemptRepeated,
+        CANCELLED,
+        also={
+            inputs.AttemptStillUnrecorded: {HELD},
+            inputs.HoldAgain: {HELD},
+            inputs.Recorded: {HELD, OVER},
+        },
+    ),
+    OVER: _end(
+        *_WHATEVER_ENDS_IT,
+        inputs.AttemptStopped,
+        inputs.AttemptNotBegun,
+        inputs.AttemptUnrecorded,
+        inputs.AttemptReady,
+        inputs.AttemptLeft,
+        inputs.AttemptMended,
+        inputs.AttemptStillUnrecorded,
+        inputs.AttemptRepeated,
+        inputs.HoldAgain,
+        inputs.Recorded,
+        also={},
+    ),
+}
