@@ -41,6 +41,7 @@ _MESSAGES: Final[_Inputs] = (
     inputs.MailFound,
     inputs.Asked,
 )
+_READ_ANEW: Final[_Inputs] = (inputs.Harmed, inputs.Claimed)
 _OUTCOMES: Final[_Inputs] = (
     inputs.AttemptCompleted,
     inputs.AttemptFailed,
@@ -77,7 +78,7 @@ def _lead(kinds: Iterable[type[Any]], *there: State) -> dict[type[Any], set[Stat
 def _wait(state: State) -> dict[type[Any], set[State]]:
     """What comes while a run is busy waits; only its end does not."""
     return {
-        **_lead((*_MESSAGES, inputs.Harmed, *_OF_WHAT_BEGAN, inputs.Due), state),
+        **_lead((*_MESSAGES, *_READ_ANEW, *_OF_WHAT_BEGAN, inputs.Due), state),
         **_lead((inputs.Recorded,), state, GONE),  # its lease may be lost
         **_lead(_LEAVES, GONE),
     }
@@ -89,7 +90,7 @@ _NEXT: Final = (AT_REST, DRIVING, COMMITTING, PARKING, UNREAD)
 
 TRANSITIONS: Final[dict[State, dict[type[Any], set[State]]]] = {
     CREATING: {
-        **_lead((*_MESSAGES, inputs.Harmed, inputs.Due), CREATING),
+        **_lead((*_MESSAGES, *_READ_ANEW, inputs.Due), CREATING),
         **_lead(_LEAVES, GONE),
         inputs.Driven: {CREATING},
         inputs.Settled: {*_NEXT, GONE},
@@ -99,21 +100,26 @@ TRANSITIONS: Final[dict[State, dict[type[Any], set[State]]]] = {
     REPLAYING: {**_wait(REPLAYING), inputs.Driven: {*_NEXT}},
     AT_REST: {
         **_lead((inputs.MailCame, *_CHANGES_OF_ATTEMPTS), AT_REST),
-        # Whatever comes drives what is due, and parks what waits for nothing else.
+        # Whatever comes drives what is due, and parks what waits for nothing else. A
+        # worker that drains keeps what came for the next; what is at rest is given up.
         **_lead(
-            (inputs.Told, inputs.Asked, inputs.Due, inputs.AttemptStillUnrecorded),
-            *(AT_REST, DRIVING, PARKING),
-        ),
-        # A worker that drains keeps what came for the next.
-        **_lead(
-            (*_OUTCOMES, inputs.Delivered, inputs.MailFound),
+            (
+                inputs.Told,
+                inputs.Asked,
+                inputs.Due,
+                inputs.AttemptStillUnrecorded,
+                *_OUTCOMES,
+                inputs.Delivered,
+                inputs.MailFound,
+            ),
             *(AT_REST, DRIVING, COMMITTING, PARKING),
         ),
         inputs.ChildEnded: {DRIVING, COMMITTING},
         inputs.ChildAnswered: {*_NEXT},
         inputs.MailRead: {*_NEXT},
-        inputs.Recorded: {AT_REST, DRIVING, PARKING, UNREAD, GONE},
+        inputs.Recorded: {*_NEXT, GONE},
         inputs.Harmed: {UNREAD},
+        inputs.Claimed: {*_NEXT},
         **_lead(_LEAVES, GONE),
     },
     DRIVING: {
@@ -133,7 +139,7 @@ TRANSITIONS: Final[dict[State, dict[type[Any], set[State]]]] = {
     GONE: _lead(
         (
             *_MESSAGES,
-            inputs.Harmed,
+            *_READ_ANEW,
             *_OF_WHAT_BEGAN,
             inputs.Due,
             *_LEAVES,

@@ -306,16 +306,16 @@ class MemoryDatabase:
                 del self.replies[key]
 
     def at_rest(
-        self, worker: WorkerRecord, workflow_types: Iterable[str] | None
+        self, worker: WorkerRecord, workflow_types: Iterable[str]
     ) -> list[RunRecord]:
         """Return the open runs at rest that a worker could claim, due or not."""
-        types = None if workflow_types is None else frozenset(workflow_types)
+        types = frozenset(workflow_types)
         return [
             run
             for run in self.owned_runs(None)
             if run.namespace == worker.namespace
             and run.task_queue == worker.task_queue
-            and (types is None or run.workflow_type in types)
+            and run.workflow_type in types
         ]
 
     def find_claimable(

@@ -120,12 +120,9 @@ class FindLostRuns(Query[list[str]], frozen=True):
 
 
 class FindNextWakeUp(Query[int | None], frozen=True):
-    """The earliest `wake_at` of this worker's own runs and of those it could claim.
+    """The earliest `wake_at` of this worker's own runs and of those it could claim."""
 
-    Of all types without `workflow_types`.
-    """
-
-    workflow_types: Sequence[str] | None = None
+    workflow_types: Sequence[str]
 
 
 class FindUnowned(Query[list[UnownedRun]], frozen=True):

@@ -245,11 +245,8 @@ def _next_wake_up(
 ) -> int | None:
     key = {"namespace": worker.namespace, "task_queue": worker.task_queue}
     found = fetch(session, statements.NEXT_OWN_WAKE_AT, myself=worker.worker_id)
-    if query.workflow_types is None:
-        found += fetch(session, statements.NEXT_WAKE_AT_OF_ALL, **key)
-    else:
-        types = list(query.workflow_types)
-        found += fetch(session, statements.NEXT_WAKE_AT, workflow_types=types, **key)
+    types = list(query.workflow_types)
+    found += fetch(session, statements.NEXT_WAKE_AT, workflow_types=types, **key)
     return min((at for (at,) in found if isinstance(at, int)), default=None)
 
 

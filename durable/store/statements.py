@@ -230,13 +230,12 @@ FIND_STUCK: Final = (
     .order_by(RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
-NEXT_WAKE_AT_OF_ALL: Final = (
+NEXT_WAKE_AT: Final = (
     sa.select(RUNS.c.wake_at)
-    .where(*_OF_QUEUE[:2], *_AT_REST)
+    .where(*_OF_QUEUE, *_AT_REST)
     .order_by(RUNS.c.wake_at)
     .limit(sa.literal(1))
 )
-NEXT_WAKE_AT: Final = NEXT_WAKE_AT_OF_ALL.where(_OF_QUEUE[2])
 # By the end of its index: `wake_at` is known there without a look at any row.
 UNOWNED_RUNS: Final = (
     sa.select(

@@ -102,7 +102,7 @@ class TestEnvironment(Engine):
         self._owns_clock = clock is None
         if isinstance(database, str):
             database = connect(database, clock=self.clock, observer=observer)
-        self._tracked = _TrackedStore(database)
+        self._tracked = _TrackedStore(database, lambda: self._registry.workflows)
         super().__init__(
             self._tracked,
             definitions=definitions,
@@ -294,8 +294,9 @@ def _is_housekeeping(callback: object) -> bool:
 class _TrackedStore:
     """A store that knows how many of its operations have not answered yet."""
 
-    def __init__(self, inner: Store) -> None:
+    def __init__(self, inner: Store, workflows: Callable[[], Iterable[str]]) -> None:
         self._inner = inner
+        self._workflows = workflows
         self.in_flight = 0
         self.operation_count = 0
 
@@ -349,4 +350,4 @@ class _TrackedStore:
 
     async def next_wake_at(self) -> int | None:
         """Asked by virtual time, so it does not count as an operation."""
-        return await self._inner.read(FindNextWakeUp())
+        return await self._inner.read(FindNextWakeUp(tuple(self._workflows())))

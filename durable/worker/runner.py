@@ -185,6 +185,16 @@ class Runner:
         self._carry_out(run, machine.handle(run, given, self._store.now()))
 
     def _carry_out(self, run: LiveRun, effects: Effects) -> None:
+        # What it writes goes first, in the order in which it was decided: whatever
+        # else is carried out may have it decide more.
+        for recording in effects.record:
+            recorded = partial(self._recorded, run, recording)
+            self._store.submit(recording.operation, recorded)
+        for message, epoch in effects.reply:
+            reply = reply_to(run, message, epoch, self._store.now())
+            self._store.submit(reply, partial(self._replied, run))
+        if effects.write is not None:
+            self._store.submit(effects.write, partial(self._written, run))
         if effects.creation is not None:
             self._creation_ended(effects.creation)
         if effects.tell:
@@ -196,8 +206,6 @@ class Runner:
         if effects.begin:
             for attempt in effects.begin:
                 self.pool.begin(attempt)
-        if effects.write is not None:
-            self._store.submit(effects.write, partial(self._written, run))
         if effects.wake_at is not None:
             self._outside.wake_by(effects.wake_at)
         # What was carried out may have brought the run away from there.
@@ -230,10 +238,6 @@ class Runner:
             self.pool.stop(attempt)
         for attempt in effects.unheard:
             self.pool.let_go(attempt)
-        for recording in effects.record:
-            self._store.submit(
-                recording.operation, partial(self._recorded, run, recording)
-            )
         self._see_to_attempts(run, effects)
         for event in effects.start:
             self._start_child(run, event)
@@ -505,9 +509,6 @@ class Runner:
         for token in effects.unanswered:
             if isinstance(token, Question) and not token.answer.done():
                 token.answer.set_result(None)
-        for message, epoch in effects.reply:
-            reply = reply_to(run, message, epoch, self._store.now())
-            self._store.submit(reply, partial(self._replied, run))
         if run.replayer.is_harmed:
             self.feed(run, inputs.Harmed())
         for number, token in enumerate(effects.ask, 1):
