@@ -34,7 +34,7 @@ from durable.core.machines.external import (
     DeliveryMachine,
 )
 from durable.core.machines.fact import FactEntry
-from durable.core.machines.machine import Entry, Machine, State
+from durable.core.machines.machine import CREATED, PENDING, Entry, Machine
 from durable.core.machines.marker import PatchEntry
 from durable.core.machines.timer import TimerMachine
 from durable.core.mailbox import Mailbox
@@ -191,6 +191,12 @@ class RunContext(OtherRuns):
         return mailbox
 
     # --- for the replayer -------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """How errors name the run."""
+        started = self.started
+        return f"{started.workflow_id!r} ({started.workflow_type}, {started.run_id})"
 
     def begin_task(self, time: int, history_length: int) -> None:
         """Set what the code sees during one turn."""
@@ -382,7 +388,7 @@ class RunContext(OtherRuns):
             try:
                 await asyncio.wait([machine.future])
             except asyncio.CancelledError as cancel:
-                if self.loop.is_torn_down or machine.state is State.CREATED:
+                if self.loop.is_torn_down or machine.state is CREATED:
                     machine.cancel()
                     raise
                 if outlasting is None:
@@ -532,10 +538,10 @@ class RunContext(OtherRuns):
             or not (self._mailbox is None or self._mailbox.is_quiet)
         ):
             return False
-        if any(timer.state is State.PENDING for timer in self.timers.values()):
+        if any(timer.state is PENDING for timer in self.timers.values()):
             return False
         for entry in self.entries:
-            if isinstance(entry, Machine) and entry.state is State.CREATED:
+            if isinstance(entry, Machine) and entry.state is CREATED:
                 return False
         return all(task is self.main or task.done() for task in self.loop.tasks)
 

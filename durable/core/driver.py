@@ -27,8 +27,8 @@ from durable.core.context import CheckpointReached, RunContext
 from durable.core.events import (
     ACTIVITY_OUTCOMES,
     CHILD_OUTCOMES,
+    CLOSING,
     DELIVERY_OUTCOMES,
-    TERMINAL_EVENTS,
     CheckpointRecorded,
     ChildWorkflowExecutionStarted,
     TimerFired,
@@ -222,13 +222,13 @@ class RunDriver:
         elif kind is WorkflowExecutionCancelRequested:
             self._remember(event.request_id)
             self._request_cancel(context, event.reason)
-        elif kind in TERMINAL_EVENTS:
+        elif kind in CLOSING:
             self.is_closed = True
         elif kind is WorkflowTaskStarted:
             pass  # only marks where the task begins
         else:
             raise CorruptHistoryError(
-                f"Run {name_of(context)}: {kind.__name__} is no input of a"
+                f"Run {context.name}: {kind.__name__} is no input of a"
                 " workflow task."
             )
 
@@ -357,12 +357,6 @@ class RunDriver:
         if self._is_cancel_requested and _is_cancellation(failure):
             return CancelWorkflowExecution(failure)
         return FailWorkflowExecution(failure)
-
-
-def name_of(context: RunContext) -> str:
-    """How errors name a run."""
-    started = context.started
-    return f"{started.workflow_id!r} ({started.workflow_type}, {started.run_id})"
 
 
 def _continue_command(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,29 +21,22 @@ from durable.core.driver import (
     RunDriver,
     end_context,
     exit_error,
-    name_of,
 )
 from durable.core.events import (
-    TERMINAL_EVENTS,
+    CLOSING,
     UNPROCESSED,
     Attributes,
     CheckpointRecorded,
     HistoryEvent,
     MarkerRecorded,
-    TimerCanceled,
     TimerFired,
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowTaskStarted,
     event_of,
 )
-from durable.core.machines.activity import ActivityMachine
-from durable.core.machines.child import ChildMachine
-from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.fact import find_dead_letter
-from durable.core.machines.machine import Entry, State
 from durable.core.machines.marker import find_patch
-from durable.core.machines.timer import TimerMachine
 from durable.core.matcher import match
 from durable.core.payload import Failure
 from durable.core.run_view import RunView
@@ -302,7 +294,7 @@ class Replayer(RunView):
 
     def _begin_recorded(self, history: Sequence[HistoryEvent]) -> None:
         first = history[0]
-        if not isinstance(first.attributes, WorkflowExecutionStarted):
+        if type(first.attributes) is not WorkflowExecutionStarted:
             raise CorruptHistoryError(
                 "A history must begin with WorkflowExecutionStarted, but event"
                 f" {first.event_id} is {type(first.attributes).__name__}."
@@ -359,7 +351,7 @@ class Replayer(RunView):
         self.event_count += position - start
         if context.checkpoint_follows and context.checkpoint_input is None:
             raise NondeterminismError(
-                f"Run {name_of(context)} cannot be replayed: event"
+                f"Run {context.name} cannot be replayed: event"
                 f" {self.event_count + 1} is CheckpointRecorded, but the code takes"
                 " no checkpoint there.",
                 hint="Restore the code, or guard the change with patched().",
@@ -369,9 +361,8 @@ class Replayer(RunView):
             )
         if not self.is_closed:
             entries = context.take_entries()
-            match(entries, recorded, lambda: name_of(context))
-            self._index(context, entries)
-            if recorded and isinstance(recorded[-1].attributes, TERMINAL_EVENTS):
+            match(context, entries, recorded)
+            if recorded and type(recorded[-1].attributes) in CLOSING:
                 self._get_driver().is_closed = True
                 self.closing = entries[-1].command()
         return position
@@ -403,9 +394,7 @@ class Replayer(RunView):
         if context is None:
             context = self._start_live(earlier, inputs)
         time = self._not_before_the_last(task.now)
-        if context.timers and not isinstance(
-            inputs[-1] if inputs else None, TERMINAL_EVENTS
-        ):
+        if context.timers and not (inputs and type(inputs[-1]) in CLOSING):
             inputs += self._due_timers(time)
         if not inputs:
             raise InternalError("A workflow task has neither inputs nor due timers.")
@@ -493,13 +482,13 @@ class Replayer(RunView):
         if not entries:
             return self._place(recorded, time), ()
         commands = tuple([entry.command() for entry in entries])
-        placed = self._place(
-            [*recorded, *[event_of(command) for command in commands]], time
-        )
-        for entry, event in zip(entries, placed[len(recorded) :], strict=True):
-            entry.recorded(event.event_id, time, event.attributes)
-        self._index(context, entries)
-        if isinstance(placed[-1].attributes, TERMINAL_EVENTS):
+        placed = self._place([*recorded, *[entry.event() for entry in entries]], time)
+        position = len(recorded)
+        for entry in entries:
+            event = placed[position]
+            entry.recorded(context, event.event_id, time, event.attributes)
+            position += 1
+        if type(placed[-1].attributes) in CLOSING:
             driver.is_closed = True
         return placed, commands
 
@@ -510,7 +499,7 @@ class Replayer(RunView):
         accepted = driver.context.mailbox.accepted
         recorded: list[Attributes] = []
         for event in inputs:
-            if not isinstance(event, UpdateRequest):
+            if type(event) is not UpdateRequest:
                 recorded.append(event)
             elif event.update_id in accepted:
                 recorded.append(event.accepted())
@@ -521,7 +510,7 @@ class Replayer(RunView):
         self, earlier: Sequence[HistoryEvent], inputs: Sequence[TaskInput]
     ) -> RunContext:
         first = earlier[0].attributes if earlier else inputs[0] if inputs else None
-        if not isinstance(first, WorkflowExecutionStarted):
+        if type(first) is not WorkflowExecutionStarted:
             raise InternalError("The first workflow task must start the run.")
         self._start(first)
         context = self._get_driver().context
@@ -553,24 +542,6 @@ class Replayer(RunView):
         )
 
     # --- results of a turn ------------------------------------------------------------
-
-    def _index(self, context: RunContext, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if type(entry) is ActivityMachine:
-                context.activities[entry.scheduled_event_id] = entry
-            elif type(entry) is TimerMachine:
-                if entry.state is State.PENDING:
-                    context.timers[entry.started_event_id] = entry
-                    heapq.heappush(
-                        context.timer_heap, (entry.due_at, entry.started_event_id)
-                    )
-            elif type(entry) is ChildMachine:
-                context.children[entry.initiated_event_id] = entry
-            elif isinstance(entry, DeliveryMachine):
-                context.deliveries[entry.initiated_event_id] = entry
-            elif entry.event_type is TimerCanceled:
-                command = entry.command()
-                context.timers.pop(command.started_event_id, None)  # type: ignore[union-attr]  # by its kind
 
     def _completion(
         self,

@@ -22,11 +22,13 @@ from durable.core.events import (
 )
 from durable.core.machines.machine import (
     CREATED,
+    PENDING,
     RECORD,
     RESOLVE,
     Entry,
     Machine,
     Move,
+    Operations,
     State,
     Table,
 )
@@ -94,8 +96,15 @@ class ActivityMachine(Machine, Entry):
 
     def command(self) -> ScheduleActivityTask:
         """The command as data."""
+        return ScheduleActivityTask(*self._fields())
+
+    def event(self) -> ActivityTaskScheduled:
+        """The event that records it, made at once: runs mostly call activities."""
+        return ActivityTaskScheduled(*self._fields())
+
+    def _fields(self) -> tuple[Any, ...]:
         target = self.target
-        return ScheduleActivityTask(
+        return (
             self.activity_id,
             target.activity_type,
             self.input,
@@ -107,7 +116,7 @@ class ActivityMachine(Machine, Entry):
 
     def differs(self, event: Attributes) -> str | None:
         """Compare id, type and arguments; never timeouts, retries or labels."""
-        assert isinstance(event, ActivityTaskScheduled)  # noqa: S101 - by `event_type`
+        assert type(event) is ActivityTaskScheduled  # noqa: S101 - by `event_type`
         target = self.target
         if event.activity_type != target.activity_type:
             return "the activity"
@@ -117,19 +126,22 @@ class ActivityMachine(Machine, Entry):
             return None
         return target.differing_input(event.input, self.input)
 
-    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+    def recorded(
+        self, run: Operations, event_id: int, time: int, event: Attributes
+    ) -> None:
         """Await the outcome."""
         self.move(RECORD)
+        run.activities[event_id] = self
         self.scheduled_event_id = event_id
         self.scheduled_at = time
         self.scheduled = event
 
     def cancel(self, *, send: bool = True) -> None:
         """Give the activity up; ask it to stop if it may be running."""
-        if self.state is State.CREATED:
+        if self.state is CREATED:
             self.move(Move.CANCEL)
             self.is_withdrawn = True
-        elif self.state is State.PENDING and send:
+        elif self.state is PENDING and send:
             self.move(Move.CANCEL)
             self._sender.send(_CancelEntry(self))
 
