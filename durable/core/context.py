@@ -51,6 +51,7 @@ from durable.core.runtime import (
     source_line,
 )
 from durable.core.seed import seed_of
+from durable.core.unawaited import Call
 from durable.errors import InvalidDurationError, WorkflowTaskError
 
 _PACKAGE: Final = __file__[: -len("core/context.py")]
@@ -129,11 +130,11 @@ class RunContext(OtherRuns):
         self.code = code
         self.loop = make_loop(self, zlib.crc32(started.run_id.encode()))
         self.entries: list[Entry] = []
-        self.calls = []
+        self.calls: list[Call] | tuple[()] = ()
         self.activities: dict[int, ActivityMachine] = {}
         self.timers: dict[int, TimerMachine] = {}
         # By due time; entries of timers that are gone are dropped when they surface.
-        self.timer_heap: list[tuple[int, int]] = []
+        self.timer_heap: list[tuple[int, int]] | None = None
         self.patches: dict[str, bool] = {}
         self.recorded_patches: frozenset[str] = frozenset()
         self.is_replaying = True
@@ -206,15 +207,17 @@ class RunContext(OtherRuns):
         self.history_length = history_length
         self.loop.begin_turn(time)
 
-    def take_entries(self) -> list[Entry]:
+    def take_entries(self) -> tuple[Entry, ...]:
         """The commands of the turn that were not withdrawn, in order."""
         entries = self.entries
-        if entries:
-            self.entries = []
-            for entry in entries:
-                if entry.is_withdrawn:
-                    return [entry for entry in entries if not entry.is_withdrawn]
-        return entries
+        if not entries:
+            return ()
+        taken = tuple(entries)
+        entries.clear()
+        for entry in taken:
+            if entry.is_withdrawn:
+                return tuple(entry for entry in taken if not entry.is_withdrawn)
+        return taken
 
     def drain(self) -> None:
         """Run the loop until nothing is ready and no condition has come true."""

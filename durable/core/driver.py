@@ -143,41 +143,51 @@ class RunDriver:
             BugError: the code must be mended before the run can go on.
         """
         context = self.context
+        loop = context.loop
         try:
-            begin: Payloads | None = None
-            others: list[Any] = []
-            # Remembered last, as they are live: acceptance is decided in the turn.
-            accepted: list[str] = []
+            accepted: list[str] | None = None
             for event in events:
-                kind = type(event)
-                if kind not in _FIRST:
-                    others.append(event)
-                elif kind is WorkflowExecutionSignaled:
-                    self._remember(event.request_id)  # type: ignore[union-attr]  # by its kind
-                    context.mailbox.signal(event)  # type: ignore[arg-type]  # by its kind
-                elif kind is UpdateRequest or kind is WorkflowExecutionUpdateAccepted:
-                    if kind is WorkflowExecutionUpdateAccepted:
-                        accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
-                    context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
-                else:
-                    begin = self._prepare(context, event)
-            if begin is not None:
-                # Nothing of the caller's context: a replay has another caller.
-                context.main = context.loop.create_task(
-                    self._run_main(context, begin), context=contextvars.Context()
-                )
-            for event in others:
-                self._apply_one(context, event)
+                if type(event) in _FIRST:
+                    accepted = self._apply_first(context, events)
+                    break
+            for event in events:
+                if type(event) not in _FIRST:
+                    self._apply_one(context, event)
+            # Remembered last, as they are live: acceptance is decided in the turn.
             if accepted:
                 self.request_ids.update(dict.fromkeys(accepted))
             if not self.is_closed:
                 context.drain()
         except RunTornDown:
             pass
-        if context.loop.is_torn_down:
+        if loop.is_torn_down:
             raise InternalError("A run was torn down while it was driven.")
         if not self.is_closed:
             self._end_turn(context)
+
+    def _apply_first(
+        self, context: RunContext, events: Sequence[TaskInput]
+    ) -> list[str]:
+        """Apply messages, then let the code begin; return which updates it accepted."""
+        accepted: list[str] = []
+        begin: Payloads | None = None
+        for event in events:
+            kind = type(event)
+            if kind is WorkflowExecutionSignaled:
+                self._remember(event.request_id)  # type: ignore[union-attr]  # by its kind
+                context.mailbox.signal(event)  # type: ignore[arg-type]  # by its kind
+            elif kind is UpdateRequest or kind is WorkflowExecutionUpdateAccepted:
+                if kind is WorkflowExecutionUpdateAccepted:
+                    accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
+                context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
+            elif kind in _FIRST:
+                begin = self._prepare(context, event)
+        if begin is not None:
+            # Nothing of the caller's context: a replay has another caller.
+            context.main = context.loop.create_task(
+                self._run_main(context, begin), context=contextvars.Context()
+            )
+        return accepted
 
     def _prepare(self, context: RunContext, event: Any) -> Payloads:
         """Let the code set its handlers, before the first message; return its input."""

@@ -33,10 +33,11 @@ from durable.core.events import (
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowTaskStarted,
-    event_of,
 )
 from durable.core.machines.fact import find_dead_letter
+from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
+from durable.core.machines.run import ClosingEntry
 from durable.core.matcher import match
 from durable.core.payload import Failure
 from durable.core.run_view import RunView
@@ -179,14 +180,16 @@ class Replayer(RunView):
         self.event_count = history[-1].event_id
         self.flags = flags.of_next_task(self.flags)
         events = [event for event in inputs if not isinstance(event, UpdateRequest)]
-        command = FailWorkflowExecution(failure)
+        end = ClosingEntry(FailWorkflowExecution(failure))
         placed = self._place(
-            [WorkflowTaskStarted(), *events, event_of(command)],
+            [WorkflowTaskStarted(), *events],
             max(now, history[-1].time),
+            driver.context,
+            (end,),
         )
         driver.context.has_had_children = True  # perhaps: not all of it was read
         driver.is_closed = True
-        return self._completion(placed, (command,))
+        return self._completion(placed, (end,))
 
     def unprocessed_events(
         self, now: int, inputs: Sequence[TaskInput]
@@ -386,16 +389,16 @@ class Replayer(RunView):
     # --- one live turn ----------------------------------------------------------------
 
     def _drive(self, task: WorkflowTask) -> WorkflowTaskCompletion:
-        inputs: list[TaskInput] = list(task.events)
+        inputs: Sequence[TaskInput] = task.events
         earlier = self._unprocessed
         if earlier:
-            inputs.insert(0, WorkflowTaskStarted())
+            inputs = (WorkflowTaskStarted(), *inputs)
         context = self._context
         if context is None:
             context = self._start_live(earlier, inputs)
         time = self._not_before_the_last(task.now)
         if context.timers and not (inputs and type(inputs[-1]) in CLOSING):
-            inputs += self._due_timers(time)
+            inputs = (*inputs, *self._due_timers(time))
         if not inputs:
             raise InternalError("A workflow task has neither inputs nor due timers.")
         refused: tuple[tuple[str, Failure], ...] = ()
@@ -407,24 +410,24 @@ class Replayer(RunView):
         if earlier:
             applied = [*(event.attributes for event in earlier), *inputs]
             self._unprocessed = ()
-        placed, commands = self._drive_turn(self._get_driver(), applied, inputs, time)
+        driver = self._get_driver()
+        placed, entries = self._drive_turn(driver, applied, inputs, time)
         if context.has_mailbox:
             refused += tuple(context.mailbox.rejected.items())
         checkpoint_event_id = None
         while context.checkpoint_input is not None:
-            driver = self._get_driver()
             checkpoint = driver.checkpoint()
             checkpoint_event_id = self.event_count + 1
             driver.begin_anew(checkpoint, checkpoint_event_id)
             context = self._context = driver.context
             more, further = self._drive_turn(driver, [checkpoint], [checkpoint], time)
             placed += more
-            commands += further
-        return self._completion(placed, commands, refused, checkpoint_event_id)
+            entries += further
+        return self._completion(placed, entries, refused, checkpoint_event_id)
 
     def _admit(
-        self, context: RunContext, inputs: list[TaskInput], time: int
-    ) -> tuple[list[TaskInput], tuple[tuple[str, Failure], ...]]:
+        self, context: RunContext, inputs: Sequence[TaskInput], time: int
+    ) -> tuple[Sequence[TaskInput], tuple[tuple[str, Failure], ...]]:
         """Ask validators first, if a turn would be for updates alone.
 
         What they refuse then leaves no trace, not even a turn. Once one is admitted
@@ -433,7 +436,7 @@ class Replayer(RunView):
         """
         if any(type(event) is not UpdateRequest for event in inputs):
             return inputs, ()
-        admitted: list[TaskInput] = []
+        admitted: Sequence[TaskInput] = ()
         earlier = context.task_time
         context.begin_task(time, context.history_length)
         outer = turn.enter(context.loop)
@@ -455,17 +458,18 @@ class Replayer(RunView):
         applied: Sequence[TaskInput],
         inputs: Sequence[TaskInput],
         time: int,
-    ) -> tuple[tuple[HistoryEvent, ...], tuple[Any, ...]]:
+    ) -> tuple[tuple[HistoryEvent, ...], tuple[Entry, ...]]:
         """Drive one turn live; return its events, and its commands."""
         context = driver.context
+        loop = context.loop
         self.task_count += 1
-        self.flags = context.loop.flags = flags.of_next_task(self.flags)
+        self.flags = loop.flags = flags.of_next_task(self.flags)
         context.is_replaying = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox
         if has_mailbox:
             context.mailbox.forget_judgements()
-        outer = turn.enter(context.loop)
+        outer = turn.enter(loop)
         try:
             driver.apply(applied)
         finally:
@@ -476,21 +480,12 @@ class Replayer(RunView):
         recorded: Sequence[Any] = inputs
         if has_mailbox or context.has_mailbox:
             recorded = self._recorded(driver, inputs)
-        if driver.is_closed:  # timed out or terminated: no code ran
-            return self._place(recorded, time), ()
-        entries = context.take_entries()
-        if not entries:
-            return self._place(recorded, time), ()
-        commands = tuple([entry.command() for entry in entries])
-        placed = self._place([*recorded, *[entry.event() for entry in entries]], time)
-        position = len(recorded)
-        for entry in entries:
-            event = placed[position]
-            entry.recorded(context, event.event_id, time, event.attributes)
-            position += 1
-        if type(placed[-1].attributes) in CLOSING:
+        # Timed out or terminated: no code ran.
+        entries = () if driver.is_closed else context.take_entries()
+        placed = self._place(recorded, time, context, entries)
+        if entries and type(placed[-1].attributes) in CLOSING:
             driver.is_closed = True
-        return placed, commands
+        return placed, entries
 
     def _recorded(
         self, driver: RunDriver, inputs: Sequence[TaskInput]
@@ -529,31 +524,39 @@ class Replayer(RunView):
         ]
 
     def _place(
-        self, events: Sequence[Attributes], time: int
+        self,
+        inputs: Sequence[Attributes],
+        time: int,
+        context: RunContext,
+        entries: Sequence[Entry],
     ) -> tuple[HistoryEvent, ...]:
-        first = self.event_count + 1
-        self.event_count += len(events)
-        number, bits = self.task_count, self.flags
-        return tuple(
-            [
-                HistoryEvent(event_id, number, time, attributes, bits)
-                for event_id, attributes in enumerate(events, first)
-            ]
-        )
+        """Put a turn's inputs and then its commands behind the last event."""
+        event_id, number, bits = self.event_count, self.task_count, self.flags
+        placed: list[HistoryEvent] = []
+        for attributes in inputs:
+            event_id += 1
+            placed.append(HistoryEvent(event_id, number, time, attributes, bits))
+        for entry in entries:
+            event_id += 1
+            attributes = entry.event()
+            placed.append(HistoryEvent(event_id, number, time, attributes, bits))
+            entry.recorded(context, event_id, time, attributes)
+        self.event_count = event_id
+        return tuple(placed)
 
     # --- results of a turn ------------------------------------------------------------
 
     def _completion(
         self,
         events: tuple[HistoryEvent, ...],
-        commands: tuple[Any, ...],
+        entries: tuple[Entry, ...],
         rejected: tuple[tuple[str, Failure], ...] = (),
         checkpoint_event_id: int | None = None,
     ) -> WorkflowTaskCompletion:
         is_closed = self.is_closed
         return WorkflowTaskCompletion(
             self.task_count,
-            commands,
+            entries,
             events,
             is_closed,
             None if is_closed else self.next_timer_at(),

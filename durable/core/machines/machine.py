@@ -116,7 +116,7 @@ class Operations(Protocol):
 
     activities: dict[int, Any]
     timers: dict[int, Any]
-    timer_heap: list[tuple[int, int]]
+    timer_heap: list[tuple[int, int]] | None
     children: dict[int, Any]
     deliveries: dict[int, Any]
 

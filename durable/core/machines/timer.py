@@ -89,6 +89,8 @@ class TimerMachine(Machine, Entry):
             self.delay = event.start_to_fire_timeout
         self.due_at = time + self.delay
         run.timers[event_id] = self
+        if run.timer_heap is None:
+            run.timer_heap = []
         heapq.heappush(run.timer_heap, (self.due_at, event_id))
 
     def cancel(self) -> None:
