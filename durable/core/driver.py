@@ -145,17 +145,13 @@ class RunDriver:
         context = self.context
         loop = context.loop
         try:
-            accepted: list[str] | None = None
             for event in events:
                 if type(event) in _FIRST:
-                    accepted = self._apply_first(context, events)
+                    self._apply_in_order(context, events)
                     break
-            for event in events:
-                if type(event) not in _FIRST:
+            else:
+                for event in events:
                     self._apply_one(context, event)
-            # Remembered last, as they are live: acceptance is decided in the turn.
-            if accepted:
-                self.request_ids.update(dict.fromkeys(accepted))
             if not self.is_closed:
                 context.drain()
         except RunTornDown:
@@ -165,10 +161,11 @@ class RunDriver:
         if not self.is_closed:
             self._end_turn(context)
 
-    def _apply_first(
+    def _apply_in_order(
         self, context: RunContext, events: Sequence[TaskInput]
-    ) -> list[str]:
-        """Apply messages, then let the code begin; return which updates it accepted."""
+    ) -> None:
+        """Apply messages, then let the code begin, then apply what else there is."""
+        # Remembered last, as they are live: acceptance is decided in the turn.
         accepted: list[str] = []
         begin: Payloads | None = None
         for event in events:
@@ -187,7 +184,11 @@ class RunDriver:
             context.main = context.loop.create_task(
                 self._run_main(context, begin), context=contextvars.Context()
             )
-        return accepted
+        for event in events:
+            if type(event) not in _FIRST:
+                self._apply_one(context, event)
+        if accepted:
+            self.request_ids.update(dict.fromkeys(accepted))
 
     def _prepare(self, context: RunContext, event: Any) -> Payloads:
         """Let the code set its handlers, before the first message; return its input."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from durable.core import flags, turn
 from durable.core.commands import Command, FailWorkflowExecution
@@ -57,6 +57,13 @@ from durable.errors import (
     NondeterminismError,
     WorkflowBlockedError,
 )
+
+
+_Turn: TypeAlias = tuple[
+    HistoryEvent | None, list[Attributes], list[HistoryEvent], HistoryEvent | None
+]
+"""What one task recorded: its first event (None of inputs that no task has taken), its
+inputs, its commands; and the event that follows."""
 
 
 class Replayer(RunView):
@@ -263,13 +270,19 @@ class Replayer(RunView):
         if self._context is None:
             self._begin_recorded(history)
         position = self._position_after_gap(history)
-        while position < len(history):
-            context = self._context_at(history[position])
+        following = history[position] if position < len(history) else None
+        turns = _turns(history[position:] if position else history, self.event_count)
+        while following is not None:
+            context = self._context_at(following)
             context.is_replaying = True
             outer = turn.enter(context.loop)
             try:
-                while position < len(history):
-                    position = self._replay_turn(context, history, position)
+                for begun, inputs, recorded, following in turns:  # noqa: B007, B020 - it is asked where the loop ends
+                    if begun is None:  # nobody has taken them yet; the next task does
+                        self._unprocessed = list(history[-len(inputs) :])
+                        self.event_count += len(inputs)
+                        break
+                    self._replay_turn(context, begun, inputs, recorded, following)
                     if context.checkpoint_input is not None:
                         break
                 context.loop.drop_done_tasks()  # unheard errors were reported live
@@ -306,52 +319,33 @@ class Replayer(RunView):
         self._get_driver().context.started_at = first.time
 
     def _replay_turn(
-        self, context: RunContext, history: Sequence[HistoryEvent], position: int
-    ) -> int:
-        """Drive the turn that begins at `position`; return where the next begins."""
-        inputs: list[Attributes] = []
-        recorded: list[HistoryEvent] = []
-        begun: HistoryEvent | None = None
-        known, count = self.event_count, len(history)
-        start = position
-        while position < count:
-            event = history[position]
-            if event.event_id != known + position - start + 1:
-                raise CorruptHistoryError(
-                    f"Event {event.event_id} stands where event"
-                    f" {known + position - start + 1} must be."
-                )
-            if begun is None:
-                if event.task_number != UNPROCESSED:
-                    begun = event
-            elif event.task_number != begun.task_number:
-                break
-            attributes = event.attributes
-            if attributes.is_input:
-                inputs.append(attributes)
-            else:
-                recorded.append(event)
-                if type(attributes) is MarkerRecorded:
-                    self._note_marker(context, attributes)
-            position += 1
-        if begun is None:  # nobody has taken them yet; the next task does
-            self._unprocessed = list(history[start:])
-            self.event_count += position - start
-            return position
+        self,
+        context: RunContext,
+        begun: HistoryEvent,
+        inputs: list[Attributes],
+        recorded: list[HistoryEvent],
+        following: HistoryEvent | None,
+    ) -> None:
+        """Drive a recorded turn again; its first event is `begun`."""
+        driver = self._get_driver()
         self.task_count = begun.task_number
         self.flags = context.loop.flags = bits = begun.flags
         context.trusts_arguments = not (
             bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
         )
         context.begin_task(begun.time, begun.event_id - 1)
-        context.checkpoint_follows = position < count and (
-            type(history[position].attributes) is CheckpointRecorded
+        last = None
+        if recorded:
+            last = type(recorded[-1].attributes)
+            for event in recorded:
+                if type(event.attributes) is MarkerRecorded:
+                    self._note_marker(context, event.attributes)
+        context.is_failing = last is WorkflowExecutionFailed
+        context.checkpoint_follows = (
+            following is not None and type(following.attributes) is CheckpointRecorded
         )
-        context.is_failing = bool(recorded) and (
-            type(recorded[-1].attributes) is WorkflowExecutionFailed
-        )
-        self._get_driver().apply(inputs)
-        self.event_count += position - start
+        driver.apply(inputs)
+        self.event_count += len(inputs) + len(recorded)
         if context.checkpoint_follows and context.checkpoint_input is None:
             raise NondeterminismError(
                 f"Run {context.name} cannot be replayed: event"
@@ -362,13 +356,12 @@ class Replayer(RunView):
                 recorded="CheckpointRecorded",
                 found=None,
             )
-        if not self.is_closed:
+        if not driver.is_closed:
             entries = context.take_entries()
             match(context, entries, recorded)
-            if recorded and type(recorded[-1].attributes) in CLOSING:
-                self._get_driver().is_closed = True
+            if last in CLOSING:
+                driver.is_closed = True
                 self.closing = entries[-1].command()
-        return position
 
     def _note_marker(self, context: RunContext, marker: MarkerRecorded) -> None:
         patch = find_patch(marker)
@@ -568,3 +561,32 @@ class Replayer(RunView):
         if self._driver is None:
             raise InternalError("The run has not started.")
         return self._driver
+
+
+def _turns(history: Sequence[HistoryEvent], event_id: int) -> Iterator[_Turn]:
+    """Part the events after that position by workflow task.
+
+    Raises:
+        CorruptHistoryError: they are not in order.
+    """
+    number, begun = UNPROCESSED, None
+    inputs: list[Attributes] = []
+    recorded: list[HistoryEvent] = []
+    for event in history:
+        event_id += 1
+        if event.event_id != event_id:
+            raise CorruptHistoryError(
+                f"Event {event.event_id} stands where event {event_id} must be."
+            )
+        if event.task_number != number:
+            if begun is not None:
+                yield begun, inputs, recorded, event
+                inputs, recorded = [], []
+            number = event.task_number
+            begun = None if number == UNPROCESSED else event
+        attributes = event.attributes
+        if attributes.is_input:
+            inputs.append(attributes)
+        else:
+            recorded.append(event)
+    yield begun, inputs, recorded, None
