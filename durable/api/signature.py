@@ -81,6 +81,9 @@ class CallSignature:
             p.default is p.empty and p.kind in _POSITIONAL for p in parameters
         )
         self._takes_only_positions = not self._keyword_only
+        is_plain = self._takes_only_positions and not self._has_rest
+        # How many arguments need no look at them: all there may be; -1 for no number.
+        self._exact = self._positional if is_plain else -1
         self._result_label = f"the result of {name!r}"
         self._result_decode: Callable[[msgspec.Raw], Any] | None = None
         self._hints: tuple[Any, ...] | None = None
@@ -228,6 +231,8 @@ class CallSignature:
         Raises:
             InvalidCallError: they do not fit the signature.
         """
+        if len(args) == self._exact and not kwargs:  # most calls
+            return args
         if (
             not kwargs
             and self._takes_only_positions

@@ -46,22 +46,22 @@ class Sender(Protocol):
         ...
 
 
-class ActivityMachine(Machine, Entry):
+# A struct, since runs mostly call activities: no step of Python sets its fields.
+class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One activity of a run; also the entry of its own ScheduleActivityTask."""
 
-    __slots__ = (
-        "_code",
-        "_instruction",
-        "_sender",
-        "activity_id",
-        "future",
-        "input",
-        "is_withdrawn",
-        "scheduled",
-        "scheduled_at",
-        "scheduled_event_id",
-        "target",
-    )
+    activity_id: str
+    target: ActivityTarget
+    input: Payloads
+    future: asyncio.Future[Any]
+    sender: Sender
+    code: CodeType | None
+    instruction: int
+    state: State = CREATED
+    is_withdrawn: bool = False
+    scheduled_event_id: int = 0
+    scheduled_at: int = 0
+    scheduled: Attributes | None = None
     event_type = ActivityTaskScheduled
     table: ClassVar[Table] = {
         (State.CREATED, Move.RECORD): State.PENDING,
@@ -70,29 +70,6 @@ class ActivityMachine(Machine, Entry):
         (State.PENDING, Move.RESOLVE): State.CLOSED,
         (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
     }
-
-    def __init__(
-        self,
-        activity_id: str,
-        target: ActivityTarget,
-        input: Payloads,
-        future: asyncio.Future[Any],
-        sender: Sender,
-        code: CodeType | None,
-        instruction: int,
-    ) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.activity_id = activity_id
-        self.target = target
-        self.input = input
-        self.future = future
-        self.scheduled_event_id = 0
-        self.scheduled_at = 0
-        self.scheduled: Attributes | None = None
-        self._sender = sender
-        self._code = code
-        self._instruction = instruction
 
     def command(self) -> ScheduleActivityTask:
         """The command as data."""
@@ -108,10 +85,10 @@ class ActivityMachine(Machine, Entry):
             self.activity_id,
             target.activity_type,
             self.input,
-            _on_queue(target.settings, self._sender.started.task_queue),
+            _on_queue(target.settings, self.sender.started.task_queue),
             {},
             target.summary,
-            source_line(self._code, self._instruction),
+            source_line(self.code, self.instruction),
         )
 
     def differs(self, event: Attributes) -> str | None:
@@ -143,7 +120,7 @@ class ActivityMachine(Machine, Entry):
             self.is_withdrawn = True
         elif self.state is PENDING and send:
             self.move(Move.CANCEL)
-            self._sender.send(_CancelEntry(self))
+            self.sender.send(_CancelEntry(self))
 
     def resolve(self, event: Attributes) -> None:
         """Take the outcome; whoever still waits is woken."""

@@ -83,6 +83,7 @@ class ChildMachine(Machine, Entry):
         "outcome",
         "run_id",
         "start",
+        "state",
         "target",
         "workflow_id",
     )

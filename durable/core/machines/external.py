@@ -47,6 +47,7 @@ class DeliveryMachine(Machine, Entry):
         "is_withdrawn",
         "outcome",
         "run_id",
+        "state",
         "workflow_id",
     )
     table: ClassVar[Table] = _TABLE

@@ -57,7 +57,7 @@ Table = Mapping[tuple[State, Move], State]
 class Machine:
     """One operation of one run."""
 
-    __slots__ = ("state",)
+    __slots__ = ()
     table: ClassVar[Table] = {}
     state: State
 

@@ -33,6 +33,7 @@ class TimerMachine(Machine, Entry):
         "due_at",
         "is_withdrawn",
         "started_event_id",
+        "state",
         "summary",
         "timer_id",
     )
