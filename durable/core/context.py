@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import CodeType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from durable import limits
 from durable.core.cancels import Outlasting, sees_every_cancel
@@ -63,6 +63,10 @@ _PLUMBING: Final = (
 )
 
 
+# What else waits on does so by futures of its own.
+_ENDED_BY_CANCELS: Final = ("try_cancel", "abandon")
+OutcomeAhead: TypeAlias = Callable[[str, ActivityTarget, Payloads], Payload | None]
+
 _DRAIN: Final = DeterministicLoop.drain.__code__
 
 
@@ -108,6 +112,7 @@ class RunContext(OtherRuns):
         "loop",
         "main",
         "on_unhandled",
+        "outcome_ahead",
         "patches",
         "recorded_patches",
         "started",
@@ -145,6 +150,8 @@ class RunContext(OtherRuns):
         self.history_length = 0
         self.cancellation_reason: str | None = None
         self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
+        # Set while a history is replayed; see `Replayer`.
+        self.outcome_ahead: OutcomeAhead | None = None
         self._conditions: Conditions | None = None
         self._random: random.Random | None = None
         self._activity_count = self._timer_count = self._child_count = 0
@@ -218,6 +225,20 @@ class RunContext(OtherRuns):
             if entry.is_withdrawn:
                 return tuple(entry for entry in taken if not entry.is_withdrawn)
         return taken
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the main code runs, and nothing else has been asked for or waits."""
+        loop = self.loop
+        return not (
+            self.entries
+            or self._mailbox is not None
+            or self._conditions is not None
+            or len(loop.tasks) != 1
+            or loop.has_ready()
+            or self.ending is not None
+            or self.bug is not None
+        )
 
     def drain(self) -> None:
         """Run the loop until nothing is ready and no condition has come true."""
@@ -356,8 +377,15 @@ class RunContext(OtherRuns):
         if loop.is_torn_down:
             await loop.create_future()  # see durable.core.teardown
         self._activity_count += 1
+        activity_id = str(self._activity_count)
+        cancellation = target.settings.cancellation_type
+        if self.outcome_ahead is not None and cancellation in _ENDED_BY_CANCELS:
+            result = self.outcome_ahead(activity_id, target, input)
+            if result is not None:
+                loop.next_number()  # that of the future
+                return result
         machine = ActivityMachine(
-            str(self._activity_count),
+            activity_id,
             target,
             input,
             loop.create_future(),
@@ -366,8 +394,7 @@ class RunContext(OtherRuns):
             instruction,
         )
         self.entries.append(machine)
-        cancellation = target.settings.cancellation_type
-        if cancellation == "wait_cancellation_completed":
+        if cancellation not in _ENDED_BY_CANCELS:
             outcome = await self._outlast_cancellation(machine)
         else:
             try:

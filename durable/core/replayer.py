@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from durable.core import flags, turn
 from durable.core.commands import Command, FailWorkflowExecution
@@ -25,6 +25,8 @@ from durable.core.driver import (
 from durable.core.events import (
     CLOSING,
     UNPROCESSED,
+    ActivityTaskCompleted,
+    ActivityTaskScheduled,
     Attributes,
     CheckpointRecorded,
     HistoryEvent,
@@ -39,9 +41,10 @@ from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
 from durable.core.machines.run import ClosingEntry
 from durable.core.matcher import match
-from durable.core.payload import Failure
+from durable.core.payload import Failure, Payload, Payloads
+from durable.core.recorded_turns import RecordedTurn, RecordedTurns
 from durable.core.run_view import RunView
-from durable.core.runtime import WorkflowCode
+from durable.core.runtime import ActivityTarget, WorkflowCode
 from durable.core.workflow_task import (
     TaskFailureKind,
     TaskInput,
@@ -57,13 +60,6 @@ from durable.errors import (
     NondeterminismError,
     WorkflowBlockedError,
 )
-
-
-_Turn: TypeAlias = tuple[
-    HistoryEvent | None, list[Attributes], list[HistoryEvent], HistoryEvent | None
-]
-"""What one task recorded: its first event (None of inputs that no task has taken), its
-inputs, its commands; and the event that follows."""
 
 
 class Replayer(RunView):
@@ -84,6 +80,7 @@ class Replayer(RunView):
         "_is_torn_down",
         "_on_unhandled",
         "_settled_count",
+        "_turns",
         "closing",
         "event_count",
         "flags",
@@ -100,6 +97,7 @@ class Replayer(RunView):
         self._on_unhandled = on_unhandled
         super().__init__()
         self._is_torn_down = self._checks_arguments = False
+        self._turns: RecordedTurns | None = None
         self.event_count = 0
         # The events before the turn: a failed one goes back to them.
         self._settled_count = 0
@@ -270,25 +268,30 @@ class Replayer(RunView):
         if self._context is None:
             self._begin_recorded(history)
         position = self._position_after_gap(history)
-        following = history[position] if position < len(history) else None
-        turns = _turns(history[position:] if position else history, self.event_count)
-        while following is not None:
-            context = self._context_at(following)
+        turns = self._turns = RecordedTurns(
+            history[position:] if position else history, self.event_count
+        )
+        while turns.ahead is not None:
+            context = self._context_at(turns.ahead[0])
             context.is_replaying = True
+            context.outcome_ahead = self._outcome_ahead
             outer = turn.enter(context.loop)
             try:
-                for begun, inputs, recorded, following in turns:  # noqa: B007, B020 - it is asked where the loop ends
-                    if begun is None:  # nobody has taken them yet; the next task does
-                        self._unprocessed = list(history[-len(inputs) :])
-                        self.event_count += len(inputs)
+                while turns.take() is not None:
+                    if turns.current[0] is None:  # the next task takes them
+                        left = len(turns.current[1])
+                        self._unprocessed = list(history[-left:])
+                        self.event_count += left
                         break
-                    self._replay_turn(context, begun, inputs, recorded, following)
+                    self._replay_turn(context, turns)
                     if context.checkpoint_input is not None:
                         break
                 context.loop.drop_done_tasks()  # unheard errors were reported live
             finally:
                 context.trusts_arguments = False
+                context.outcome_ahead = None
                 turn.leave(outer)
+        self._turns = None
 
     def _position_after_gap(self, history: Sequence[HistoryEvent]) -> int:
         """Where to begin: after the first event if only a checkpoint follows it."""
@@ -300,9 +303,9 @@ class Replayer(RunView):
         self.event_count = second.event_id - 1
         return 1
 
-    def _context_at(self, event: HistoryEvent) -> RunContext:
+    def _context_at(self, event: HistoryEvent | None) -> RunContext:
         """The run's context; a new one where a checkpoint begins it anew."""
-        if type(event.attributes) is CheckpointRecorded:
+        if event is not None and type(event.attributes) is CheckpointRecorded:
             driver = self._get_driver()
             driver.begin_anew(event.attributes, event.event_id)
             self._context = driver.context
@@ -318,34 +321,12 @@ class Replayer(RunView):
         self._start(first.attributes)
         self._get_driver().context.started_at = first.time
 
-    def _replay_turn(
-        self,
-        context: RunContext,
-        begun: HistoryEvent,
-        inputs: list[Attributes],
-        recorded: list[HistoryEvent],
-        following: HistoryEvent | None,
-    ) -> None:
-        """Drive a recorded turn again; its first event is `begun`."""
+    def _replay_turn(self, context: RunContext, turns: RecordedTurns) -> None:
+        """Drive a recorded turn again, and those that the code goes through with it."""
         driver = self._get_driver()
-        self.task_count = begun.task_number
-        self.flags = context.loop.flags = bits = begun.flags
-        context.trusts_arguments = not (
-            bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
-        )
-        context.begin_task(begun.time, begun.event_id - 1)
-        last = None
-        if recorded:
-            last = type(recorded[-1].attributes)
-            for event in recorded:
-                if type(event.attributes) is MarkerRecorded:
-                    self._note_marker(context, event.attributes)
-        context.is_failing = last is WorkflowExecutionFailed
-        context.checkpoint_follows = (
-            following is not None and type(following.attributes) is CheckpointRecorded
-        )
-        driver.apply(inputs)
-        self.event_count += len(inputs) + len(recorded)
+        self._begin_recorded_turn(context, turns.current)
+        driver.apply(turns.current[1])
+        recorded = turns.current[2]
         if context.checkpoint_follows and context.checkpoint_input is None:
             raise NondeterminismError(
                 f"Run {context.name} cannot be replayed: event"
@@ -359,9 +340,61 @@ class Replayer(RunView):
         if not driver.is_closed:
             entries = context.take_entries()
             match(context, entries, recorded)
-            if last in CLOSING:
+            if recorded and type(recorded[-1].attributes) in CLOSING:
                 driver.is_closed = True
                 self.closing = entries[-1].command()
+
+    def _begin_recorded_turn(self, context: RunContext, turn: RecordedTurn) -> None:
+        """Let the code see the time and the flags of a recorded turn."""
+        begun, inputs, recorded, following = turn
+        assert begun is not None  # noqa: S101 - the others are not driven
+        self.task_count = begun.task_number
+        self.flags = context.loop.flags = bits = begun.flags
+        context.trusts_arguments = not (
+            bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
+        )
+        context.begin_task(begun.time, begun.event_id - 1)
+        self.event_count += len(inputs) + len(recorded)
+        kind = None
+        for event in recorded:
+            kind = type(event.attributes)
+            if kind is MarkerRecorded:
+                self._note_marker(context, event.attributes)  # type: ignore[arg-type]  # by its kind
+        context.is_failing = kind is WorkflowExecutionFailed
+        context.checkpoint_follows = (
+            following is not None and type(following.attributes) is CheckpointRecorded
+        )
+
+    def _outcome_ahead(
+        self, activity_id: str, target: ActivityTarget, input: Payloads
+    ) -> Payload | None:
+        """Go on to the next turn at once if all that it brings is this result.
+
+        Most turns of most histories are so: one activity is asked for, and its result
+        is all that the next turn brings. The code need not be put aside in between.
+        None where anything else goes on, or differs: the long way then says what.
+        """
+        context, turns = self._context, self._turns
+        if context is None or turns is None or turns.ahead is None:
+            return None
+        recorded, (begun, inputs, _, _) = turns.current[2], turns.ahead
+        if len(recorded) != 1 or len(inputs) != 1 or begun is None:
+            return None
+        event, outcome = recorded[0], inputs[0]
+        scheduled = event.attributes
+        if (
+            type(outcome) is not ActivityTaskCompleted
+            or type(scheduled) is not ActivityTaskScheduled
+            or outcome.scheduled_event_id != event.event_id
+            or scheduled.activity_id != activity_id
+            or scheduled.activity_type != target.activity_type
+            or scheduled.input != input
+            or not context.is_alone
+        ):
+            return None
+        turns.take()
+        self._begin_recorded_turn(context, turns.current)
+        return outcome.result
 
     def _note_marker(self, context: RunContext, marker: MarkerRecorded) -> None:
         patch = find_patch(marker)
@@ -561,32 +594,3 @@ class Replayer(RunView):
         if self._driver is None:
             raise InternalError("The run has not started.")
         return self._driver
-
-
-def _turns(history: Sequence[HistoryEvent], event_id: int) -> Iterator[_Turn]:
-    """Part the events after that position by workflow task.
-
-    Raises:
-        CorruptHistoryError: they are not in order.
-    """
-    number, begun = UNPROCESSED, None
-    inputs: list[Attributes] = []
-    recorded: list[HistoryEvent] = []
-    for event in history:
-        event_id += 1
-        if event.event_id != event_id:
-            raise CorruptHistoryError(
-                f"Event {event.event_id} stands where event {event_id} must be."
-            )
-        if event.task_number != number:
-            if begun is not None:
-                yield begun, inputs, recorded, event
-                inputs, recorded = [], []
-            number = event.task_number
-            begun = None if number == UNPROCESSED else event
-        attributes = event.attributes
-        if attributes.is_input:
-            inputs.append(attributes)
-        else:
-            recorded.append(event)
-    yield begun, inputs, recorded, None
