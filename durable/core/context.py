@@ -229,15 +229,13 @@ class RunContext(OtherRuns):
     @property
     def is_alone(self) -> bool:
         """Whether the main code runs, and nothing else has been asked for or waits."""
-        loop = self.loop
         return not (
             self.entries
-            or self._mailbox is not None
-            or self._conditions is not None
-            or len(loop.tasks) != 1
-            or loop.has_ready()
-            or self.ending is not None
-            or self.bug is not None
+            or self.has_mailbox
+            or self._conditions
+            or len(self.loop.tasks) > 1
+            or self.loop.has_ready()
+            or self.bug
         )
 
     def drain(self) -> None:
