@@ -161,9 +161,7 @@ class RunDriver:
         if not self.is_closed:
             self._end_turn(context)
 
-    def _apply_in_order(
-        self, context: RunContext, events: Sequence[TaskInput]
-    ) -> None:
+    def _apply_in_order(self, context: RunContext, events: Sequence[TaskInput]) -> None:
         """Apply messages, then let the code begin, then apply what else there is."""
         # Remembered last, as they are live: acceptance is decided in the turn.
         accepted: list[str] = []
@@ -239,8 +237,7 @@ class RunDriver:
             pass  # only marks where the task begins
         else:
             raise CorruptHistoryError(
-                f"Run {context.name}: {kind.__name__} is no input of a"
-                " workflow task."
+                f"Run {context.name}: {kind.__name__} is no input of a workflow task."
             )
 
     def _end_turn(self, context: RunContext) -> None:
