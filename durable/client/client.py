@@ -158,7 +158,7 @@ class Client:
     def start(
         self, call: WorkflowCall[Any] | str, args: tuple[Any, ...], how: StartSettings
     ) -> Coroutine[Any, Any, Handle[Any]]:
-        """Start a run; see `Engine.start`. What is given does it, once it is awaited."""
+        """Give what starts a run once it is awaited; see `Engine.start`."""
         definition, name, payloads = _what_to_start(call, args)
         how = _with_call_options(call, how)
         now = self._store.now()
