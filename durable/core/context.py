@@ -228,13 +228,12 @@ class RunContext(OtherRuns):
 
     @property
     def is_alone(self) -> bool:
-        """Whether the main code runs, and nothing else has been asked for or waits."""
+        """Whether nothing but the code that runs can have a part in this turn."""
         return not (
             self.entries
-            or self.has_mailbox
-            or self._conditions
-            or len(self.loop.tasks) > 1
             or self.loop.has_ready()
+            or (self._conditions is not None and self._conditions.is_awaited)
+            or self.has_mailbox
             or self.bug
         )
 

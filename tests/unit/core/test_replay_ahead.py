@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from durable import activity, checkpoint, info, now, patched, sleep, workflow
+from durable import (
+    activity,
+    checkpoint,
+    info,
+    now,
+    patched,
+    set_state,
+    sleep,
+    wait_condition,
+    workflow,
+)
 from durable.api.workflow import WorkflowCall
 from durable.core.loop import DeterministicLoop
 from durable.errors import NondeterminismError
@@ -60,6 +70,22 @@ async def beside(times: int) -> int:
         await step(number)
     await ticking
     return times
+
+
+@workflow(name="ahead.conditions")
+async def conditions(times: int) -> list[int]:
+    seen: list[int] = []
+
+    async def watch() -> None:
+        for number in range(times):
+            await wait_condition(lambda: len(seen) > number)  # noqa: B023 - awaited at once
+            seen.append(await other(number))
+
+    watching = asyncio.create_task(watch())
+    for number in range(times):
+        seen.append(await step(number))
+    await watching
+    return seen
 
 
 @workflow(name="ahead.limited")
@@ -122,6 +148,7 @@ PROGRAMS = [
     plain(3),
     tasks(3),
     beside(3),
+    conditions(2),
     limited(2),
     queued(3),
     patched_code(3),
@@ -131,27 +158,33 @@ PROGRAMS = [
 ]
 
 
-def play(call: WorkflowCall[Any], before_turn: Callable[[Driver], None]) -> Driver:
-    """Drive a run to its end; every second activity of `caught` fails."""
+def play(
+    call: WorkflowCall[Any], before_turn: Callable[[Driver], None], which: int = 0
+) -> Driver:
+    """Drive a run to its end, each time by the outcome of this open activity.
+
+    Every second one of `caught` fails.
+    """
     driver = Driver(call)
     driver.start()
     while not driver.is_closed:
         before_turn(driver)
         if not driver.pending:
             driver.fire_next_timer()
-        elif call.definition is caught and int(driver.pending[0].activity_id) % 2:
-            driver.fail(driver.pending[0], ValueError("no"))
+        elif call.definition is caught and int(driver.pending[which].activity_id) % 2:
+            driver.fail(driver.pending[which], ValueError("no"))
         else:
-            driver.complete(driver.pending[0], 7)
+            driver.complete(driver.pending[which], len(driver.history))
     return driver
 
 
+@pytest.mark.parametrize("which", [0, -1], ids=["oldest", "newest"])
 @pytest.mark.parametrize("call", PROGRAMS, ids=lambda call: call.definition.name)
 def test_a_run_that_is_replayed_before_each_turn_decides_the_same(
-    call: WorkflowCall[Any],
+    call: WorkflowCall[Any], which: int
 ) -> None:
-    warm = play(call, lambda _: None)
-    cold = play(call, Driver.crash)
+    warm = play(call, lambda _: None, which)
+    cold = play(call, Driver.crash, which)
     assert cold.history == warm.history
     cold.crash()
     cold.replay()
@@ -160,7 +193,6 @@ def test_a_run_that_is_replayed_before_each_turn_decides_the_same(
 def test_the_code_is_not_put_aside_for_a_result_that_is_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    driver = play(plain(20), lambda _: None)
     made: list[None] = []
     create = DeterministicLoop.create_future
 
@@ -169,11 +201,11 @@ def test_the_code_is_not_put_aside_for_a_result_that_is_known(
         return create(self)
 
     monkeypatch.setattr(DeterministicLoop, "create_future", create_future)
+    driver = play(plain(20), lambda _: None)
+    assert len(made) == 20
     driver.crash()
     driver.replay()
-    assert len(made) == 0
-    play(beside(3), Driver.crash)
-    assert made
+    assert len(made) == 20
 
 
 def test_a_step_that_differs_later_is_found_where_it_is() -> None:
@@ -190,3 +222,20 @@ def test_a_step_that_differs_later_is_found_where_it_is() -> None:
         mended.replay()
     assert caught_here.value.event_id == 6
     assert "ahead.other" in (caught_here.value.found or "")
+
+
+def test_a_command_that_the_code_issues_beside_it_is_a_mismatch() -> None:
+    driver = play(plain(3), lambda _: None)
+
+    @workflow(name="ahead.more")
+    async def more(times: int) -> None:
+        for number in range(times):
+            if number == 1:
+                set_state(number)
+            await step(number)
+
+    mended = Driver(more(3))
+    mended.history = driver.history
+    with pytest.raises(NondeterminismError) as caught_here:
+        mended.replay()
+    assert caught_here.value.event_id == 4
