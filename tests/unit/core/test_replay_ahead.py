@@ -79,11 +79,11 @@ async def conditions(times: int) -> list[int]:
     async def watch() -> None:
         for number in range(times):
             await wait_condition(lambda: len(seen) > number)  # noqa: B023 - awaited at once
-            seen.append(await other(number))
+            seen.append(-number)
 
     watching = asyncio.create_task(watch())
     for number in range(times):
-        seen.append(await step(number))
+        seen += [await step(number)]
     await watching
     return seen
 
@@ -117,11 +117,11 @@ async def patched_code(times: int) -> int:
 
 
 @workflow(name="ahead.patient")
-async def waits(times: int) -> int:
+async def waits(times: int) -> list[int]:
     for number in range(times):
         await patient(number)
     later = {asyncio.create_task(other(number)) for number in range(7)}
-    return sum([await task for task in later])
+    return [await task for task in later]
 
 
 @workflow(name="ahead.checkpoints", checkpoint_every=4)
@@ -139,7 +139,7 @@ async def caught(times: int) -> list[str]:
     for number in range(times):
         try:
             await step(number)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as code does
             seen.append(type(error).__name__)
     return seen
 
@@ -218,7 +218,9 @@ def test_a_step_that_differs_later_is_found_where_it_is() -> None:
 
     mended = Driver(changed(4))
     mended.history = driver.history
-    with pytest.raises(NondeterminismError, match="'ahead.step', id 3") as caught_here:
+    with pytest.raises(
+        NondeterminismError, match=r"'ahead\.step', id 3"
+    ) as caught_here:
         mended.replay()
     assert caught_here.value.event_id == 6
     assert "ahead.other" in (caught_here.value.found or "")
