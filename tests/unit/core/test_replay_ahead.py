@@ -148,7 +148,7 @@ PROGRAMS = [
     plain(3),
     tasks(3),
     beside(3),
-    conditions(2),
+    conditions(3),
     limited(2),
     queued(3),
     patched_code(3),
