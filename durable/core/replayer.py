@@ -520,7 +520,7 @@ class Replayer(RunView):
         accepted = driver.context.mailbox.accepted
         recorded: list[Attributes] = []
         for event in inputs:
-            if type(event) is not UpdateRequest:
+            if not isinstance(event, UpdateRequest):
                 recorded.append(event)
             elif event.update_id in accepted:
                 recorded.append(event.accepted())

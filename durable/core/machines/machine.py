@@ -68,7 +68,7 @@ class Machine:
             InternalError: the table has no such move.
         """
         try:
-            self.state = self.table[self.state, move]
+            self.state = self.table[self.state, move]  # type: ignore[misc]  # a slot of each machine
         except KeyError:
             raise InternalError(
                 f"{type(self).__name__} cannot {move.name} while {self.state.name}."
