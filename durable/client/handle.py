@@ -92,31 +92,22 @@ class Handle(Generic[R_co]):
         self._outcome: RunOutcome = outcome or connection.outcomes.of(run_id)
         # Held so that an update which started the run finds what came of it.
         self.first_update: UpdateOutcome | None = None
-        self._client = connection
-        self._first_run_id = first_run_id
+        self._client, self._first_run_id = connection, first_run_id
         self._is_pinned = is_pinned
         self._known_chain: Chain | None = None
 
     @property
     def _chain(self) -> Chain:
         """Made at first use: most handles are asked for a result and nothing else."""
-        if self._known_chain is None:
-            self._known_chain = Chain(
-                self._client,
-                self.workflow_id,
-                self.run_id,
-                self._first_run_id,
-                is_pinned=self._is_pinned,
-            )
-        return self._known_chain
+        chain = self._known_chain
+        if chain is None:
+            of = self._client, self.workflow_id, self.run_id, self._first_run_id
+            chain = self._known_chain = Chain(*of, is_pinned=self._is_pinned)
+        return chain
 
     @property
     def _connection(self) -> Connection:
-        """The client, to be used now.
-
-        Raises:
-            EngineClosedError: its engine may not be used here.
-        """
+        """The client, to be used now: it raises if its engine may not be."""
         self._client.check()
         return self._client
 

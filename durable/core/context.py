@@ -27,7 +27,7 @@ from durable.core.events import (
     CheckpointRecorded,
     WorkflowExecutionStarted,
 )
-from durable.core.loop import DeterministicLoop, TimerHandle, make_loop
+from durable.core.loop import DeterministicLoop, TimerHandle, loop_delay, make_loop
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.child import ChildMachine
 from durable.core.machines.external import (
@@ -52,16 +52,8 @@ from durable.core.runtime import (
 )
 from durable.core.seed import seed_of
 from durable.core.unawaited import Call
-from durable.errors import InvalidDurationError, WorkflowTaskError
-
-_PACKAGE: Final = __file__[: -len("core/context.py")]
-# Where the line that asked for a wait is not to be found.
-_PLUMBING: Final = (
-    asyncio.__file__.removesuffix("__init__.py"),
-    _PACKAGE + "core",
-    _PACKAGE + "api",
-)
-
+from durable.core.user_code import is_plumbing
+from durable.errors import WorkflowTaskError
 
 # What else waits on does so by futures of its own.
 _ENDED_BY_CANCELS: Final = ("try_cancel", "abandon")
@@ -249,14 +241,14 @@ class RunContext(OtherRuns):
         """Start a durable timer for a call that asyncio wants later."""
         frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
         # Skip asyncio's frames and ours to the line that asked for the wait.
-        while frame.f_back is not None and _is_plumbing(frame.f_code.co_filename):
+        while frame.f_back is not None and is_plumbing(frame.f_code.co_filename):
             if frame.f_code is _DRAIN:  # a task of asyncio's own: no line asked for it
                 break
             frame = frame.f_back
         code = None if frame.f_code is _DRAIN else frame.f_code
         instruction = frame.f_lasti
         machine = self._add_timer(
-            _loop_delay(delay),
+            loop_delay(delay),
             fire=lambda: self.loop.queue(handle),
             summary=None,
             source=lambda: source_line(code, instruction),
@@ -601,17 +593,3 @@ class RunContext(OtherRuns):
             self.loop.refuse_change("Something that is recorded")
         if not self.loop.is_torn_down:
             self.entries.append(entry)
-
-
-def _is_plumbing(filename: str) -> bool:
-    return filename.startswith(_PLUMBING)
-
-
-def _loop_delay(seconds: float) -> int:
-    if not seconds <= limits.DURATION_SECONDS_MAX:
-        raise InvalidDurationError(
-            f"Workflow code asked to wait for {seconds!r} s; the limit is"
-            f" {limits.DURATION_SECONDS_MAX} s (100 years).",
-            hint="To wait without end, wait for an asyncio.Event instead.",
-        )
-    return max(1, round(seconds * 1_000_000))

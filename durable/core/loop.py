@@ -29,7 +29,12 @@ from durable.core.stable_asyncio import install_stable_asyncio
 from durable.core.tasks import WorkflowFuture, WorkflowTaskHandle
 from durable.core.teardown import RunTornDown
 from durable.core.user_code import line_in
-from durable.errors import ForbiddenInWorkflowError, ReadOnlyError, WorkflowTaskError
+from durable.errors import (
+    ForbiddenInWorkflowError,
+    InvalidDurationError,
+    ReadOnlyError,
+    WorkflowTaskError,
+)
 
 T = TypeVar("T")
 
@@ -508,3 +513,14 @@ def make_loop(owner: LoopOwner, seed: int) -> DeterministicLoop:
     # The abstract methods that checkers miss are the refusals set above.
     make: Callable[[LoopOwner, int], DeterministicLoop] = DeterministicLoop
     return make(owner, seed)
+
+
+def loop_delay(seconds: float) -> int:
+    """What asyncio asks for, in microseconds."""
+    if not seconds <= limits.DURATION_SECONDS_MAX:
+        raise InvalidDurationError(
+            f"Workflow code asked to wait for {seconds!r} s; the limit is"
+            f" {limits.DURATION_SECONDS_MAX} s (100 years).",
+            hint="To wait without end, wait for an asyncio.Event instead.",
+        )
+    return max(1, round(seconds * 1_000_000))
