@@ -279,6 +279,9 @@ class CallSignature:
         Raises:
             PayloadError: a value cannot be recorded as it is.
         """
+        hints = self._hints or self.hints()
+        if len(values) == 1 and hints:  # most calls
+            return (json.encode(values[0], hints[0], self._labels[0]),)
         return self.encode_with_copies(values)[0]
 
     def encode_with_copies(self, values: tuple[Any, ...]) -> tuple[Payloads, list[Any]]:

@@ -218,8 +218,8 @@ class Replayer(RunView):
     def _not_before_the_last(self, now: int) -> int:
         """Times never fall along a run, whoever's clock wrote what is there."""
         context, earlier = self._context, self._unprocessed
-        if context is not None:
-            now = max(now, context.task_time)
+        if context is not None and context.task_time > now:
+            now = context.task_time
         return max(now, earlier[-1].time) if earlier else now
 
     # --- the end of it ----------------------------------------------------------------
