@@ -1,143 +1,109 @@
-"""What one kind of SQL database does its own way, behind three protocols.
+"""What one kind of database does its own way, behind three protocols.
 
-`SqlStore` and everything it is made of speak to these. A further database adds one
-module that implements them.
+`Transaction` speaks to `Tables`, of every store. `SqlStore` and all it is made of speak
+to the others. A further database implements them, and decides nothing.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
 
     from durable.errors import StoreError
-    from durable.store.family import Letter
-    from durable.store.policies import Target
-    from durable.store.records import (
-        AttemptRecord,
-        HistoryRow,
-        MessageRecord,
-        ReplyRecord,
-        RunRecord,
-        StartRun,
-    )
+    from durable.store.records import HistoryRow, WorkerRecord
+    from durable.store.rows import Rows, Seen
+    from durable.store.wanted import Wanted
 
-Closing: TypeAlias = tuple[str, str, int, int]
-"""run id, status, closed at, and the event that its rows follow (see `Place`)."""
-WakeUp: TypeAlias = tuple[str, bool, int | None, int]
-"""run id, is active, wake at, and the event that its rows follow (see `Place`)."""
-Place: TypeAlias = tuple[str, int]
-"""run id, and the event that must be there because rows follow it; 0 if none do."""
-Published: TypeAlias = tuple[str, str | None, int | None]
-"""run id, state, checkpoint event id; None leaves what is there."""
-Mail: TypeAlias = tuple[str, int, str, str]
-"""run id, sequence, request id, kind: a waiting message without its data."""
-RequestKey: TypeAlias = tuple[str, str]
-"""run id, request id."""
+Claimable: TypeAlias = tuple[str, object, object, object, object]
+"""run id, is active, wake at, is stuck, has mail: whatever the rows hold."""
 
 
-class HotPath(Protocol):
-    """The statements of starts, commits, attempts and messages, for many rows at once.
+class Blame(enum.Enum):
+    """What an error of the database says of the group that met it."""
 
-    Each method costs a few statements however many rows it is given. They raise the
-    driver's own exceptions.
+    WHOLE = "whole"
+    """The database is at fault: the group ends with it."""
+    AGAIN = "again"
+    """Others were in the way: the same group may succeed when it is repeated."""
+    OPERATION = "operation"
+    """Something of the group is at fault, if it meets it alone, too."""
+
+
+class Tables(Protocol):
+    """The rows, within one transaction; they raise the driver's own exceptions.
+
+    `look` and `write` carry everything that runs do. Each costs a few statements
+    however much is asked of it. What only workers do, now and then, comes after them.
     """
 
-    def read_header(self, worker_id: str | None) -> tuple[int | None, bool]:
-        """Return the worker's fencing number, and whether any inbox holds anything."""
-        ...
+    def look(self, wanted: Wanted) -> Seen:
+        """Bring what is wanted, and keep it from changing until the end.
 
-    def find_holders(self, starts: Sequence[StartRun]) -> list[RunRecord]:
-        """Return the runs that hold a request id, or as open runs a workflow id.
-
-        And of each workflow id whose closed runs matter any one run.
+        A database that locks rows locks all of them first, and reads inboxes and
+        children after that.
         """
         ...
 
-    def is_used(self, namespace: str, workflow_id: str) -> bool:
-        """Tell whether any run, open or closed, has that workflow id."""
+    def write(self, rows: Rows) -> None:
+        """Write what was decided upon what was seen."""
         ...
 
-    def find_writable(self, places: Sequence[Place], owner: str) -> list[str]:
-        """Return which of these runs that worker owns, with no gap before its rows."""
+    def has_worker(self, worker_id: str) -> bool:
+        """Tell whether a worker has a row."""
         ...
 
-    def find_messages(self, run_id: str) -> list[MessageRecord]:
-        """Return the waiting messages of one run, oldest first."""
+    def insert_worker(self, worker: WorkerRecord) -> None:
+        """Insert a worker."""
         ...
 
-    def find_mail(self, run_ids: Sequence[str]) -> list[Mail]:
-        """Return what waits for these runs, in no order."""
+    def renew_worker(self, worker_id: str, until: int) -> bool:
+        """Move the end of a worker's lease; False if it has no row."""
         ...
 
-    def find_targets(self, run_ids: Sequence[str]) -> list[Target]:
-        """Return these runs, open or closed, in no order."""
+    def remove_workers(self, worker_ids: Sequence[str]) -> None:
+        """Delete workers, and make their runs nobody's."""
         ...
 
-    def find_open_targets(
-        self, namespace: str, workflow_ids: Sequence[str]
-    ) -> list[Target]:
-        """Return the open runs of these workflow ids, in no order."""
+    def find_dead_workers(
+        self, myself: str, now: int, presumed_dead: Sequence[str]
+    ) -> list[str]:
+        """Return other workers whose lease has ended or is presumed to, sorted."""
         ...
 
-    def find_requests(self, keys: Sequence[RequestKey]) -> list[RequestKey]:
-        """Return which of these messages wait."""
+    def disown_strays(self) -> None:
+        """Make runs nobody's whose owners have no row."""
         ...
 
-    def insert_runs(self, records: Sequence[RunRecord]) -> None:
-        """Insert runs."""
+    def delete_replies(self, before: int) -> None:
+        """Delete replies that were made before an instant."""
         ...
 
-    def append_history(self, parts: Iterable[tuple[Sequence[HistoryRow], int]]) -> None:
-        """Insert history rows, each part under its fencing number."""
+    def find_claimable(
+        self, worker: WorkerRecord, workflow_types: Sequence[str], limit: int
+    ) -> list[Claimable]:
+        """Return runs that nobody has, in the order of `ClaimRuns`."""
         ...
 
-    def close_runs(self, closings: Sequence[Closing], owner: str) -> int:
-        """Close runs of that worker; return how many `find_writable` would find."""
+    def own_runs(self, run_ids: Sequence[str], owner: str) -> None:
+        """Give runs to a worker; stuck ones are active, and stuck no more."""
         ...
 
-    def update_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
-        """Set wake-ups and unpark; return how many `find_writable` would find."""
+    def disown_runs(self, run_ids: Sequence[str], owner: str) -> None:
+        """Make those of these runs nobody's that a worker has."""
         ...
 
-    def wake_runs(self, wake_ups: Sequence[WakeUp], owner: str) -> int:
-        """Set wake-ups of that worker's runs; return how many it owned."""
+    def find_positions(self, run_id: str) -> tuple[int, ...] | None:
+        """Return the positions of an open run's history; None if it is not open."""
         ...
 
-    def put_attempts(self, attempts: Sequence[AttemptRecord]) -> None:
-        """Insert attempts, or replace those of the same key."""
-        ...
-
-    def publish(self, published: Sequence[Published]) -> None:
-        """Set states and checkpoints, whoever owns the runs; each run once."""
-        ...
-
-    def insert_messages(self, letters: Sequence[Letter], created_at: int) -> None:
-        """Insert messages, in this order of sequences."""
-        ...
-
-    def delete_messages(self, consumed: Sequence[tuple[str, int]]) -> None:
-        """Delete messages by run id and sequence."""
-        ...
-
-    def delete_requests(self, keys: Sequence[RequestKey]) -> None:
-        """Delete messages by run id and request id."""
-        ...
-
-    def delete_inboxes(self, run_ids: Sequence[str]) -> None:
-        """Delete all messages of these runs."""
-        ...
-
-    def put_replies(self, replies: Sequence[ReplyRecord]) -> None:
-        """Insert replies, or replace those of the same key."""
-        ...
-
-    def delete_replies(self, keys: Sequence[RequestKey]) -> None:
-        """Delete replies."""
+    def repair_run(self, run_id: str, keep: int, rows: Sequence[HistoryRow]) -> None:
+        """Replace what follows a position, and make the run nobody's and active."""
         ...
 
 
@@ -153,8 +119,8 @@ class Session(Protocol):
         ...
 
     @property
-    def hot(self) -> HotPath:
-        """The prebuilt statements, on the same connection."""
+    def tables(self) -> Tables:
+        """The rows, by the same connection."""
         ...
 
     @property
@@ -176,18 +142,6 @@ class Session(Protocol):
 
     def rollback(self) -> None:
         """Roll back if a transaction is open."""
-        ...
-
-    def savepoint(self, name: str) -> None:
-        """Mark a place to roll back to; the name is unlike those of all that stand."""
-        ...
-
-    def release_savepoint(self, name: str) -> None:
-        """Keep what was done since the mark."""
-        ...
-
-    def rollback_to_savepoint(self, name: str) -> None:
-        """Undo what was done since the mark, and take it away."""
         ...
 
     def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
@@ -261,11 +215,12 @@ class Database(Protocol):
         """Tell whether a unique key refused a row."""
         ...
 
-    def explain(self, error: BaseException) -> StoreError | None:
-        """Translate an error of the database as a whole.
+    def judge(self, error: BaseException) -> Blame:
+        """Tell who is at fault for an error within a transaction."""
+        ...
 
-        None means that the operation itself is at fault: its neighbours may succeed.
-        """
+    def explain(self, error: BaseException) -> StoreError | None:
+        """Translate an error of the database as a whole; None for any other."""
         ...
 
     def is_in_doubt(self, error: BaseException) -> bool:

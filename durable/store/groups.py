@@ -1,33 +1,39 @@
 """Executes groups of operations: one transaction each, yet each operation by itself.
 
-A group is first applied as if nothing could go wrong. If something does, all is rolled
-back and done again with a look first at who owns the runs, which tells most culprits.
-If an operation is refused even then, all is done again one by one, each within a
-savepoint, so that only the guilty one fails. Errors of the database as a whole end the
-group.
+What an operation may be refused for is known before anything is written, so a group is
+written as a whole. If the database refuses it all the same, the group is cut in two,
+and so on: an operation is found guilty only if it fails alone. Errors of the database
+as a whole end the group, and where others were in the way it is repeated as it is.
 """
 
 from __future__ import annotations
 
 import copy
+import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from durable.errors import CommitUnknownError, LeaseLostError, StoreError
-from durable.store import statements
-from durable.store.batches import Outcomes, apply_together
-from durable.store.isolation import Isolation
-from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS
+from durable.errors import CommitUnknownError, DurableError, LeaseLostError, StoreError
+from durable.store import policies, statements
+from durable.store.database import Blame
+from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
 from durable.store.records import CommitTask, Committed, Started, StartRun
 from durable.store.transaction import Transaction
-from durable.store.work import StaleViewError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable.store.database import Database, Session
+    from durable.store.decide import Outcomes
     from durable.store.records import WorkerRecord
     from durable.store.steady_clock import SteadyClock
+
+_Calls = list["Callable[[], None]"]
+
+# Others are through soon; so long as each waits for a different while.
+_TRIES: Final = 20
+_PAUSE_SECONDS: Final = 0.001
+_PAUSE_SECONDS_MAX: Final = 0.1
 
 
 class GroupExecutor:
@@ -66,34 +72,81 @@ class GroupExecutor:
         if self._session is not None and self._session.is_harmed_by_fork:
             self.close()
 
-    def execute(
-        self, operations: list[Any]
-    ) -> tuple[Outcomes, list[Callable[[], None]]]:
+    def execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
         """Apply and commit a group.
 
         Returns:
             Each operation's result or error, in order; and what else to call.
         """
-        try:
-            session = self.open()
-        except StoreError as error:
-            return _all_failed(operations, error), []
-        try:
-            transaction, outcomes = self._apply(session, operations)
-        except Exception as error:  # noqa: BLE001 - any error ends the group, typed
-            self._abandon(session)
-            return _all_failed(operations, self._explain(error)), []
-        try:
-            self._commit(session)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._abandon(session)
-            if not self._database.is_in_doubt(error):
+        for tries in range(1, _TRIES + 1):
+            try:
+                session = self.open()
+            except StoreError as error:
+                return _all_failed(operations, error), []
+            try:
+                session.begin()
+                transaction = self._begin(session)
+                outcomes = transaction.apply(operations)
+            except Exception as error:  # noqa: BLE001 - any error ends the group, typed
+                self._abandon(session)
+                blame = self._judge(error)
+                if blame is Blame.AGAIN and tries < _TRIES:
+                    _pause(tries)
+                    continue
+                if blame is Blame.OPERATION:
+                    return self._find_guilty(operations, error)
                 return _all_failed(operations, self._explain(error)), []
-            if not self._is_committed(operations, outcomes):
-                return _in_doubt(operations, outcomes, error), []
+            try:
+                self._commit(session)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._abandon(session)
+                if self._database.is_in_doubt(error):
+                    if not self._is_committed(operations, outcomes):
+                        return _in_doubt(operations, outcomes, error), []
+                elif self._judge(error) is Blame.AGAIN and tries < _TRIES:
+                    _pause(tries)
+                    continue
+                else:
+                    return _all_failed(operations, self._explain(error)), []
+            break
         return outcomes, self._take_over(transaction)
 
-    def renew(self) -> list[Callable[[], None]]:
+    def _judge(self, error: Exception) -> Blame:
+        if isinstance(error, StoreError):
+            return Blame.WHOLE
+        if isinstance(error, DurableError):
+            return Blame.OPERATION
+        return self._database.judge(error)
+
+    def _find_guilty(
+        self, operations: list[Any], error: Exception
+    ) -> tuple[Outcomes, _Calls]:
+        if len(operations) == 1:
+            return [(None, self._refuse(operations[0], error))], []
+        middle = len(operations) // 2
+        first, calls = self.execute(operations[:middle])
+        second, others = self.execute(operations[middle:])
+        return first + second, calls + others
+
+    def _refuse(self, operation: Any, error: Exception) -> DurableError:
+        if isinstance(error, DurableError):
+            return error
+        refusal: DurableError
+        if not self._database.is_conflict(error):
+            refusal = StoreError(
+                f"{type(operation).__name__} cannot be stored:"
+                f" {type(error).__name__} of the database driver.",
+            )
+        elif isinstance(operation, StartRun):
+            refusal = policies.run_id_taken(operation.record.run_id)
+        elif isinstance(operation, RegisterWorker):
+            refusal = policies.worker_taken(operation.worker.worker_id)
+        else:
+            refusal = policies.position_taken(getattr(operation, "run_id", ""))
+        refusal.__cause__ = error
+        return refusal
+
+    def renew(self) -> _Calls:
         """Renew the lease; return what to call if it turns out to be lost.
 
         Raises:
@@ -105,7 +158,7 @@ class GroupExecutor:
         try:
             session.begin()
             transaction = self._begin(session)
-            transaction.is_lost = not transaction.renew()
+            transaction.renew()
             self._commit(session)
         except Exception as error:
             self._abandon(session)
@@ -128,29 +181,9 @@ class GroupExecutor:
         self.check_place(session)
 
     def _begin(self, session: Session) -> Transaction:
-        return Transaction(session, self._clock, self._worker, self._lost)
+        return Transaction(session.tables, self._clock, self._worker, self._lost)
 
-    def _apply(
-        self, session: Session, operations: list[Any]
-    ) -> tuple[Transaction, Outcomes]:
-        for is_careful in (False, True):
-            session.begin()
-            transaction = self._begin(session)
-            transaction.is_careful = is_careful
-            try:
-                return transaction, apply_together(transaction, operations)
-            except StaleViewError:
-                session.rollback()
-            except Exception as error:
-                if self._database.explain(error) is not None:
-                    raise
-                session.rollback()
-        session.begin()
-        transaction = self._begin(session)
-        transaction.isolation = Isolation(self._database, session)
-        return transaction, [transaction.attempt(o) for o in operations]
-
-    def _take_over(self, transaction: Transaction) -> list[Callable[[], None]]:
+    def _take_over(self, transaction: Transaction) -> _Calls:
         worker, lost = transaction.worker, transaction.lost
         if worker is not None and worker.worker_id != self._worker_id:
             self.renew_at = time.monotonic() + RENEWAL_SECONDS
@@ -253,3 +286,8 @@ def _idempotency_key(operation: Any) -> str:
         if value is not None:
             return f"{name.replace('_', ' ')} {value!r}"
     return "this worker"
+
+
+def _pause(tries: int) -> None:
+    longest = min(_PAUSE_SECONDS * 2**tries, _PAUSE_SECONDS_MAX)
+    time.sleep(random.uniform(0, longest))  # noqa: S311 - no secret

@@ -22,7 +22,7 @@ RETRY_SECONDS: Final = 0.25
 
 
 class RegisterWorker(msgspec.Struct, frozen=True):
-    """Enter the worker with a new fencing number. Result: its `WorkerRecord`."""
+    """Enter the worker and give it a lease. Result: its `WorkerRecord`."""
 
     worker: WorkerRecord
     lost: Callable[[], None]

@@ -13,24 +13,20 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from durable.errors import DurableError
 from durable.store import policies, queries
 from durable.store.lease import RENEWAL_SECONDS, RegisterWorker, ReleaseWorker
 from durable.store.memory_database import MemoryDatabase
 from durable.store.records import LoadedRun, RunNews, RunStatus, UnownedRun
 from durable.store.steady_clock import SteadyClock
-from durable.store.submission import (
-    Admission,
-    deliver,
-    is_fenced,
-    wait_for_outcome,
-)
+from durable.store.submission import Admission, deliver, wait_for_outcome
+from durable.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from durable.clock import Clock
     from durable.observer import Observer
+    from durable.store.decide import Outcomes
     from durable.store.queries import Query
     from durable.store.records import (
         AttemptRecord,
@@ -153,7 +149,7 @@ class MemoryStore:
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]
     ) -> WorkerRecord:
-        """Enter this process as a worker; give it a lease and a fencing number."""
+        """Enter this process as a worker; give it a lease."""
         operation = RegisterWorker(worker, lost)
         registered: WorkerRecord = await wait_for_outcome(
             lambda done: self._enqueue(operation, done)
@@ -167,8 +163,7 @@ class MemoryStore:
     def holds_lease(self) -> bool:
         """Whether nobody has taken this worker's runs."""
         worker = self._worker
-        row = None if worker is None else self._database.workers.get(worker.worker_id)
-        return worker is not None and row is not None and row.fence == worker.fence
+        return worker is not None and self._database.has_worker(worker.worker_id)
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever another store of the same name has committed."""
@@ -179,14 +174,11 @@ class MemoryStore:
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_flush_due = False
         submitted, self._queue = self._queue, []
-        outcomes: list[tuple[Outcome, Any, BaseException | None]] = []
+        if not submitted:
+            return
         with self._database.lock:
-            for operation, done in submitted:
-                try:
-                    outcomes.append((done, self._apply(operation), None))
-                except DurableError as error:
-                    outcomes.append((done, None, error))
-        if not outcomes or loop.is_closed():
+            outcomes = self._apply_group([operation for operation, _ in submitted])
+        if loop.is_closed():
             return
         if self._observer is not None:
             rows = sum(len(getattr(o, "rows", ())) for o, _ in submitted)
@@ -197,68 +189,58 @@ class MemoryStore:
                 duration=0,
             )
             loop.call_soon(report)
-        loop.call_soon(deliver, loop, outcomes)
+        answers = [
+            (done, result, error)
+            for (_, done), (result, error) in zip(submitted, outcomes, strict=True)
+        ]
+        loop.call_soon(deliver, loop, answers)
         self._tell_others()
 
     def _apply(self, operation: Operation | RegisterWorker | ReleaseWorker) -> Any:
-        database = self._database
-        if isinstance(operation, RegisterWorker):
-            return self._register(operation)
-        if isinstance(operation, ReleaseWorker):
-            if self._holds_lease():
-                database.apply(operation, self._worker, self._require_lease)
-            self._forget_worker()
-            return None
-        if is_fenced(operation):
-            self._require_lease(operation)
-        result = database.apply(operation, self._worker, self._require_lease)
-        if self._worker is not None:
-            # Claiming raises the fencing number.
-            worker_id = self._worker.worker_id
-            self._worker = database.workers.get(worker_id, self._worker)
+        ((result, error),) = self._apply_group([operation])
+        if error is not None:
+            raise error
         return result
 
-    def _register(self, operation: RegisterWorker) -> WorkerRecord:
-        if self._worker is not None and self._holds_lease():
-            raise policies.worker_registered(self._worker)
-        self._worker = self._database.register(operation)
-        self._lost = operation.lost
-        self._schedule_renewal()
-        return self._worker
+    def _apply_group(self, operations: list[Any]) -> Outcomes:
+        transaction = self._begin()
+        outcomes = transaction.apply(operations)
+        self._take_over(transaction)
+        return outcomes
 
-    def _forget_worker(self) -> None:
-        self._worker = None
-        self._lost = None
+    def _begin(self) -> Transaction:
+        database = self._database
+        return Transaction(database, database.clock, self._worker, self._lost)
+
+    def _take_over(self, transaction: Transaction) -> None:
+        before, self._worker = self._worker, transaction.worker
+        self._lost = transaction.lost
+        worker = self._worker
+        if worker is None:
+            self._stop_renewing()
+        elif before is None or before.worker_id != worker.worker_id:
+            self._schedule_renewal()
+        if transaction.is_lost and self._lost is not None and self._loop is not None:
+            self._loop.call_soon(self._lost)
+            self._lost = None
+
+    def _stop_renewing(self) -> None:
         if self._renewal is not None:
             self._renewal.cancel()
             self._renewal = None
 
-    def _holds_lease(self) -> bool:
-        if self._worker is None:
-            return False
-        if self.holds_lease():
-            return True
-        if self._lost is not None and self._loop is not None:
-            self._loop.call_soon(self._lost)
-            self._lost = None
-        return False
-
-    def _require_lease(self, operation: object) -> None:
-        if not self._holds_lease():
-            raise policies.lease_lost(self._worker)
-        policies.check_owner(operation, self._worker)
-
     def _schedule_renewal(self) -> None:
-        if self._renewal is not None:
-            self._renewal.cancel()
+        self._stop_renewing()
         if self._loop is not None:
             self._renewal = self._loop.call_later(RENEWAL_SECONDS, self._renew)
 
     def _renew(self) -> None:
         with self._database.lock:
-            if self._worker is not None and self._holds_lease():
-                self._database.renew(self._worker)
-                self._schedule_renewal()
+            transaction = self._begin()
+            transaction.renew()
+            self._take_over(transaction)
+        if not transaction.is_lost:
+            self._schedule_renewal()
 
     def _tell_others(self) -> None:
         with _databases_lock:

@@ -7,9 +7,7 @@ accepted, nor in what a refusal says.
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from durable import limits
 from durable.clock import to_datetime
@@ -24,13 +22,9 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import (
-    ALLOW_DUPLICATE,
-    IdConflictPolicy,
-    IdReusePolicy,
-    ParentClosePolicy,
-)
+from durable.options import IdConflictPolicy, IdReusePolicy, ParentClosePolicy
 from durable.store.records import (
+    RUNNING,
     CommitTask,
     MessageKind,
     PutMessage,
@@ -43,13 +37,13 @@ from durable.store.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from durable.store.records import HistoryRow, MessageRecord, WorkerRecord
+    from durable.store.rows import Run
 
 TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
 REPLY_MICROSECONDS_MAX: Final = round(limits.REPLY_SECONDS_MAX * 1_000_000)
 
+_ABANDON: Final = ParentClosePolicy.ABANDON.value
 _POSITION: Final = itemgetter(1)  # of a history row
 _BOUNDED: Final = frozenset(
     kind.value for kind in (MessageKind.SIGNAL, MessageKind.UPDATE, MessageKind.QUERY)
@@ -64,27 +58,12 @@ _FAILED_STATUSES: Final = frozenset(
 )
 
 
-class Target(msgspec.Struct, frozen=True):
-    """As much of a run as a request for it must know."""
-
-    run_id: str
-    namespace: str
-    workflow_id: str
-    first_run_id: str
-    status: RunStatus | None
-    """None: one that no release up to this one wrote."""
-    closed_at: int | None
-
-
-_Found = TypeVar("_Found", RunRecord, Target)
-
-
 def find_start_answer(
     operation: StartRun,
     *,
-    same_request: RunRecord | None,
-    open_run: RunRecord | None,
-    newest: RunRecord | None,
+    same_request: Run | None,
+    open_run: Run | None,
+    newest: Run | None,
 ) -> Started | None:
     """Return the answer of a start that creates nothing, or None to create the run.
 
@@ -99,6 +78,7 @@ def find_start_answer(
 
     Raises:
         WorkflowAlreadyStartedError: the policies forbid the start.
+        CorruptHistoryError: nobody can tell whether they do.
     """
     if same_request is not None:
         return Started(run_id=same_request.run_id, created=False)
@@ -121,12 +101,7 @@ def find_start_answer(
     return None
 
 
-def allows_every_reuse(operation: StartRun) -> bool:
-    """Tell whether closed runs of the same workflow id do not matter."""
-    return operation.reuse_policy is ALLOW_DUPLICATE
-
-
-def _may_reuse(policy: IdReusePolicy, newest: RunRecord) -> bool:
+def _may_reuse(policy: IdReusePolicy, newest: Run) -> bool:
     match policy:
         case IdReusePolicy.ALLOW_DUPLICATE:
             return True
@@ -142,7 +117,7 @@ def _instant(microseconds: int | None) -> str:
     return to_datetime(microseconds).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _already_running(run: RunRecord) -> WorkflowAlreadyStartedError:
+def _already_running(run: Run) -> WorkflowAlreadyStartedError:
     return WorkflowAlreadyStartedError(
         f"Workflow id {run.workflow_id!r} has been running since"
         f" {_instant(run.started_at)} (run {run.run_id!r}).",
@@ -153,7 +128,9 @@ def _already_running(run: RunRecord) -> WorkflowAlreadyStartedError:
     )
 
 
-def _already_used(run: RunRecord, policy: IdReusePolicy) -> WorkflowAlreadyStartedError:
+def _already_used(run: Run, policy: IdReusePolicy) -> WorkflowAlreadyStartedError:
+    if run.status is None:
+        raise _unknown_status(run)
     return WorkflowAlreadyStartedError(
         f"Workflow id {run.workflow_id!r} was used by a run that ended as"
         f" {run.status.value} at {_instant(run.closed_at)} (run {run.run_id!r}), and"
@@ -164,7 +141,7 @@ def _already_used(run: RunRecord, policy: IdReusePolicy) -> WorkflowAlreadyStart
     )
 
 
-def is_addressed(operation: PutMessage | TerminateRun, run: RunRecord | Target) -> bool:
+def is_addressed(operation: PutMessage | TerminateRun, run: Run) -> bool:
     """Tell whether a request names the run, or its chain, or neither in particular."""
     return (
         (operation.namespace, operation.workflow_id) == (run.namespace, run.workflow_id)
@@ -193,7 +170,7 @@ def inbox_full(message: PutMessage) -> InboxFullError:
     )
 
 
-def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) -> _Found:
+def get_open_target(operation: PutMessage | TerminateRun, run: Run | None) -> Run:
     """Return the run that a request is for, if it can still take it.
 
     Args:
@@ -215,10 +192,7 @@ def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) ->
             f" in namespace {operation.namespace!r}."
         )
     if run.status is None:
-        raise CorruptHistoryError(
-            f"Run {run.run_id!r} has a status which this release does not know.",
-            hint="A newer release may have written it: use that.",
-        )
+        raise _unknown_status(run)
     if run.status is not RunStatus.RUNNING:
         raise WorkflowClosedError(
             f"Workflow {run.workflow_id!r} (run {run.run_id!r}) ended as"
@@ -228,9 +202,22 @@ def get_open_target(operation: PutMessage | TerminateRun, run: _Found | None) ->
     return run
 
 
-def must_see_mail(operation: CommitTask) -> bool:
-    """Tell whether messages that wait refuse a task's commit."""
-    return operation.status is not None or operation.sees_all_mail
+def _unknown_status(run: Run) -> CorruptHistoryError:
+    return CorruptHistoryError(
+        f"Run {run.run_id!r} has a status which this release does not know.",
+        hint="A newer release may have written it: use that.",
+    )
+
+
+def needs_guardian(record: RunRecord) -> bool:
+    """Tell whether a child's parent must be open for it to begin."""
+    return not (
+        record.parent_run_id is None
+        or record.parent_workflow_id is None
+        or record.parent_close_policy == _ABANDON
+        or record.status is not RUNNING
+        or record.continued_from_run_id is not None
+    )
 
 
 def guardian_of(operation: StartRun) -> PutMessage | None:
@@ -240,17 +227,11 @@ def guardian_of(operation: StartRun) -> PutMessage | None:
     Nor does one that ends in its first turn, or that is to outlive its parent.
     """
     record = operation.record
-    if (
-        record.parent_run_id is None
-        or record.parent_workflow_id is None
-        or record.parent_close_policy == ParentClosePolicy.ABANDON.value
-        or record.status is not RunStatus.RUNNING
-        or record.continued_from_run_id is not None
-    ):
+    if not needs_guardian(record):
         return None
     return PutMessage(
         namespace=record.namespace,
-        workflow_id=record.parent_workflow_id,
+        workflow_id=record.parent_workflow_id or "",
         run_id=record.parent_run_id,
         kind="",
         request_id="",
@@ -273,35 +254,6 @@ def find_unseen(
     ]
 
 
-def has_unseen(
-    operation: CommitTask, mail: Iterable[tuple[str, int, str, str]]
-) -> bool:
-    """Tell whether a message keeps a run from closing.
-
-    Of each message its run id, sequence, request id and kind are enough.
-    """
-    sequences = frozenset(operation.consumed)
-    requests = frozenset(operation.consumed_requests)
-    return any(
-        kind != MessageKind.QUERY.value
-        and sequence not in sequences
-        and request_id not in requests
-        for _, sequence, request_id, kind in mail
-    )
-
-
-def has_committed(operation: CommitTask) -> bool:
-    """Tell whether a task's commit answers with `Committed`."""
-    return bool(operation.messages or operation.starts) or parts_from_children(
-        operation
-    )
-
-
-def parts_from_children(operation: CommitTask) -> bool:
-    """Tell whether the parent close policies of a run's children apply now."""
-    return operation.has_children and operation.status is not None
-
-
 def lease_lost(worker: WorkerRecord | None) -> LeaseLostError:
     """Build the error of a fenced operation without a lease."""
     if worker is None:
@@ -309,8 +261,8 @@ def lease_lost(worker: WorkerRecord | None) -> LeaseLostError:
             "This operation needs a worker's lease and no worker is registered."
         )
     return LeaseLostError(
-        f"The lease of worker {worker.worker_id!r} (fencing number {worker.fence})"
-        " was taken over; what it wanted to write was refused.",
+        f"The lease of worker {worker.worker_id!r} was taken over; what it wanted to"
+        " write was refused.",
         worker_id=worker.worker_id,
     )
 
@@ -388,22 +340,14 @@ def worker_registered(worker: WorkerRecord) -> InternalError:
     )
 
 
-def check_owner(operation: object, worker: WorkerRecord | None) -> None:
-    """Return unless a start names another owner than this store's worker.
-
-    Raises:
-        LeaseLostError: it does, so it was made under an earlier lease.
-    """
-    if worker is None:
-        raise lease_lost(None)
-    if isinstance(operation, StartRun) and operation.driver != worker.worker_id:
-        owner = operation.driver or ""
-        raise LeaseLostError(
-            f"The lease of worker {owner!r}, under which run"
-            f" {operation.record.run_id!r} was to start, is over; it was not started.",
-            hint="Start it again.",
-            worker_id=owner,
-        )
+def owner_gone(owner: str, run_id: str) -> LeaseLostError:
+    """Build the error of a start that names another owner than this store's worker."""
+    return LeaseLostError(
+        f"The lease of worker {owner!r}, under which run {run_id!r} was to start, is"
+        " over; it was not started.",
+        hint="Start it again.",
+        worker_id=owner,
+    )
 
 
 def is_due(wake_at: object, now: int) -> bool:

@@ -18,8 +18,7 @@ from durable.options import IdConflictPolicy, IdReusePolicy
 HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
 """run id, event id, task number, event type, time, data (JSON text), flags.
 
-A bare tuple: it goes from the worker to the driver without another copy. The store
-adds the writer's fencing number.
+A bare tuple: it goes from the worker to the driver without another copy.
 """
 
 
@@ -177,13 +176,14 @@ class ReplyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker process's row: its lease and its fencing number.
+    """One worker process's row: its lease.
 
     Attributes:
+        worker_id: names this registration and no other, before or after it: what the
+            worker still writes when its row is gone is refused.
         host: identifies machine, boot and process namespace, so that a process id
             means something; two workers with the same host can check each other's pid.
         process_started_at: tells a process id that was used again from the same one.
-        fence: grows with every registration and takeover in this database.
         damage: why its row cannot be read, or None. Other fields are what is left of
             it then; a lease that cannot be read is over. Never stored.
     """
@@ -195,7 +195,6 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     process_started_at: str
     task_queue: str
     started_at: Instant
-    fence: int = 0
     lease_expires_at: Instant = 0
     damage: str | None = None
 
@@ -478,8 +477,8 @@ class PutMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
     """Close a run at once, whoever owns it; not fenced by the caller's lease.
 
-    Appends WorkflowExecutionTerminated after the newest event, with a new fencing
-    number, and takes the run from its owner, whose next write then collides. Messages
+    Appends WorkflowExecutionTerminated after the newest event, and takes the run from
+    its owner, whose next write is refused. Messages
     that wait in the inbox are deleted: nobody will read them. Its parent, if open, gets
     a CHILD message (unless no event of its asked for the run); its open children meet
     their parent close policies. Runs that a parent close policy terminates end in the
@@ -530,8 +529,7 @@ class DropReplies(msgspec.Struct, frozen=True, kw_only=True):
 class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
     """Make this worker the owner of runs that have none; fenced.
 
-    Raises this worker's fencing number above all others if it takes any run, so that
-    fencing numbers never fall along a run. Takes runs of `workflow_types` in this
+    Takes runs of `workflow_types` in this
     worker's namespace and on its task queue, at most `limit`: active ones first, then
     by the oldest wake-up, those without any last. Stuck runs are taken too, and are
     active and stuck no more: their new owner tries them with its own code.
@@ -587,6 +585,3 @@ Operation: TypeAlias = (
     | ReapWorkers
     | DropReplies
 )
-FENCED_OPERATIONS = (CommitTask, RecordAttempts, ParkRun, ClaimRuns, ReleaseRuns)
-"""Refused as a whole once this store's worker has lost its lease (and `StartRun` with
-an owner)."""

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from durable.errors import SchemaRevisionError
-from durable.store.tables import COUNTERS, FENCE_COUNTER, METADATA
+from durable.store.tables import METADATA
 
 if TYPE_CHECKING:
     from durable.store.database import Session
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest revision in `migrations/versions`."""
 
 _OWN_NAMES: Final = "0003"  # since when every table begins with `durable_`
@@ -137,7 +137,6 @@ def create_tables(connection: sa.Connection) -> None:
             connection.execute(CreateIndex(index))
     connection.execute(CreateTable(VERSION_TABLE))
     connection.execute(sa.insert(VERSION_TABLE), {"version_num": HEAD})
-    connection.execute(sa.insert(COUNTERS), {"name": FENCE_COUNTER, "value": 0})
 
 
 def find_migrations() -> Path:

@@ -134,7 +134,7 @@ class SqlStore:
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]
     ) -> WorkerRecord:
-        """Enter this process as a worker; give it a lease and a fencing number."""
+        """Enter this process as a worker; give it a lease."""
         operation = RegisterWorker(worker, lost)
 
         def submit(done: Outcome) -> None:

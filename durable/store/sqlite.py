@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from durable.errors import DatabaseUnavailableError, NotADatabaseError, StoreError
 from durable.store import sqlite_errors
+from durable.store.database import Blame
 from durable.store.forking import FileIdentity, is_inherited
 from durable.store.schema import (
     is_current,
@@ -36,9 +37,9 @@ from durable.store.sqlite_file import (
     log_of,
     size_of,
 )
-from durable.store.sqlite_hot import SqliteHotPath
 from durable.store.sqlite_locks import describe_holder, find_holders, is_gone
 from durable.store.sqlite_sharing import LockWatch, say_if_faulty
+from durable.store.sqlite_tables import SqliteTables
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -71,7 +72,7 @@ class SqliteSession:
         raw = connection.connection.driver_connection
         assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - the pool made it
         self._raw = raw
-        self._hot = SqliteHotPath(raw)
+        self._tables = SqliteTables(self, raw)
         self._cursor = raw.cursor()
         self._log = None if path is None else log_of(path)
         self._path = path
@@ -87,9 +88,9 @@ class SqliteSession:
         return self._connection
 
     @property
-    def hot(self) -> SqliteHotPath:
+    def tables(self) -> SqliteTables:
         """See `Session`."""
-        return self._hot
+        return self._tables
 
     @property
     def is_harmed_by_fork(self) -> bool:
@@ -138,19 +139,6 @@ class SqliteSession:
         # SQLite has ended the transaction itself after some errors.
         if self._raw.in_transaction:
             self._cursor.execute("ROLLBACK")
-
-    def savepoint(self, name: str) -> None:
-        """See `Session`."""
-        self._cursor.execute(f"SAVEPOINT {name}")
-
-    def release_savepoint(self, name: str) -> None:
-        """See `Session`."""
-        self._cursor.execute(f"RELEASE {name}")
-
-    def rollback_to_savepoint(self, name: str) -> None:
-        """See `Session`."""
-        self._cursor.execute(f"ROLLBACK TO {name}")
-        self._cursor.execute(f"RELEASE {name}")
 
     def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
         """See `Session`."""
@@ -566,6 +554,11 @@ class SqliteDatabase:
     def is_conflict(self, error: BaseException) -> bool:
         """See `Database`."""
         return sqlite_errors.code_of(error) == sqlite_errors.CONSTRAINT
+
+    def judge(self, error: BaseException) -> Blame:
+        """See `Database`. Who holds the write lock is in nobody's way."""
+        is_known = self.explain(error) is not None
+        return Blame.WHOLE if is_known else Blame.OPERATION
 
     def is_in_doubt(self, error: BaseException) -> bool:
         """See `Database`."""

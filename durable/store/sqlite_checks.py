@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from durable.store.tables import FENCE_COUNTER
-
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
@@ -21,7 +19,7 @@ _OF_RUNS: Final = (
 
 
 def check_file(connection: sqlite3.Connection) -> list[str]:
-    """Return what is wrong: the file's structure, rows of no run, keys, counters."""
+    """Return what is wrong: the file's structure, rows of no run, keys."""
     cursor = connection.cursor()
     found = [
         f"the file is damaged: {message}"
@@ -32,7 +30,6 @@ def check_file(connection: sqlite3.Connection) -> list[str]:
         found += _find_strays(cursor, table)
     found += _find_keys(cursor)
     found += _find_moved(cursor)
-    found += _find_counter(cursor)
     return found
 
 
@@ -85,20 +82,6 @@ def _find_moved(cursor: sqlite3.Cursor) -> list[str]:
             " history names another"
         ),
     )
-
-
-def _find_counter(cursor: sqlite3.Cursor) -> list[str]:
-    rows = cursor.execute(
-        "SELECT 1 FROM durable_counters WHERE name = ? AND typeof(value) = 'integer'"
-        " AND value >= 0",
-        (FENCE_COUNTER,),
-    ).fetchall()
-    if rows:
-        return []
-    return [
-        f"the counter {FENCE_COUNTER!r} is missing or no number; the next worker that"
-        " registers restores it"
-    ]
 
 
 def _list(rows: list[Any], describe: Callable[[Any], str]) -> list[str]:

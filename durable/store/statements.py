@@ -20,8 +20,6 @@ from durable.store.salvage import (
 )
 from durable.store.tables import (
     ATTEMPTS,
-    COUNTERS,
-    FENCE_COUNTER,
     HISTORY,
     INBOX,
     REPLIES,
@@ -108,17 +106,15 @@ FIND_OPEN_RUNS: Final = sa.select(RUNS.c.open_key, *RUN_COLUMNS).where(
     RUNS.c.namespace == sa.bindparam("namespace"),
     RUNS.c.open_key.in_(_many("workflow_ids")),
 )
-FIND_NEWEST_RUN: Final = (
-    sa.select(*RUN_COLUMNS)
+FIND_NEWEST_RUN_OF_CHAIN: Final = (
+    sa.select(RUNS.c.run_id)
     .where(
         RUNS.c.namespace == sa.bindparam("namespace"),
         RUNS.c.workflow_id == sa.bindparam("workflow_id"),
+        RUNS.c.first_run_id == sa.bindparam("first_run_id"),
     )
     .order_by(RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
     .limit(1)
-)
-FIND_NEWEST_RUN_OF_CHAIN: Final = FIND_NEWEST_RUN.where(
-    RUNS.c.first_run_id == sa.bindparam("first_run_id")
 )
 _latest_starts: Final = (
     sa.select(RUNS.c.workflow_id, sa.func.max(RUNS.c.started_at))
@@ -137,9 +133,6 @@ FIND_NEWEST_RUNS: Final = (
     )
     .order_by(RUNS.c.run_id)
 )
-FIND_OPEN_CHILDREN: Final = sa.select(
-    RUNS.c.run_id, RUNS.c.parent_run_id, RUNS.c.parent_close_policy, RUNS.c.started_at
-).where(RUNS.c.parent_run_id.in_(_many("run_ids")), _IS_OPEN)
 IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
     RUNS.c.run_id == sa.bindparam("run_id"), _IS_OPEN
 )
@@ -298,28 +291,10 @@ DISOWN_STRAYS: Final = sa.text(
     " SELECT owners.owner FROM owners WHERE owners.owner IS NOT NULL"
     " AND NOT EXISTS (SELECT 1 FROM durable_workers WHERE worker_id = owners.owner))"
 )
-PARK_RUN: Final = (
-    sa.update(RUNS)
-    .where(*_MINE, RUNS.c.run_id == sa.bindparam("parked"))
-    .values(stuck=sa.bindparam("reason"), is_active=0, wake_at=None)
-)
 FREE_RUN: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id == sa.bindparam("freed"))
     .values(owner=None, is_active=1, wake_at=None, stuck=None)
-)
-TERMINATE_RUN: Final = (
-    sa.update(RUNS)
-    .where(RUNS.c.run_id == sa.bindparam("terminated"))
-    .values(
-        status=RunStatus.TERMINATED.value,
-        closed_at=sa.bindparam("ended_at"),
-        owner=None,
-        is_active=0,
-        wake_at=None,
-        stuck=None,
-        open_key=None,
-    )
 )
 
 # --- history, inbox, attempts ---------------------------------------------------------
@@ -393,6 +368,7 @@ FIND_HISTORY_ENDS: Final = (
     )
     .where(RUNS.c.run_id.in_(_many("run_ids")))
 )
+INSERT_EVENTS: Final = sa.insert(HISTORY).inline()
 DELETE_EVENTS_AFTER: Final = sa.delete(HISTORY).where(
     HISTORY.c.run_id == sa.bindparam("repaired"),
     HISTORY.c.event_id > sa.bindparam("kept"),
@@ -405,12 +381,6 @@ LOAD_MESSAGES: Final = (
     sa.select(*MESSAGE_COLUMNS)
     .where(INBOX.c.run_id.in_(_many("run_ids")))
     .order_by(INBOX.c.sequence)
-)
-COUNT_INBOX: Final = sa.select(sa.func.count()).select_from(
-    sa.select(INBOX.c.sequence).limit(sa.bindparam("most")).subquery()
-)
-COUNT_MESSAGES: Final = sa.select(sa.func.count()).where(
-    INBOX.c.run_id == sa.bindparam("run_id")
 )
 READ_REPLY: Final = sa.select(REPLIES.c.data).where(
     REPLIES.c.run_id == sa.bindparam("run_id"),
@@ -463,43 +433,15 @@ FIND_DEAD_WORKERS: Final = (
     )
     .order_by(WORKERS.c.worker_id)
 )
+FIND_WORKER: Final = sa.select(WORKERS.c.worker_id).where(
+    WORKERS.c.worker_id == sa.bindparam("holder")
+)
 INSERT_WORKER: Final = sa.insert(WORKERS).inline()
 DELETE_WORKERS: Final = sa.delete(WORKERS).where(
     WORKERS.c.worker_id.in_(_many("worker_ids"))
 )
 RENEW_LEASE: Final = (
     sa.update(WORKERS)
-    .where(
-        WORKERS.c.worker_id == sa.bindparam("holder"),
-        WORKERS.c.fence == sa.bindparam("held"),
-    )
-    .values(lease_expires_at=sa.bindparam("until"))
-)
-RAISE_FENCE: Final = (
-    sa.update(WORKERS)
     .where(WORKERS.c.worker_id == sa.bindparam("holder"))
-    .values(fence=sa.bindparam("raised"))
-)
-COUNT_FENCE_UP: Final = (
-    sa.update(COUNTERS)
-    .where(COUNTERS.c.name == FENCE_COUNTER)
-    .values(value=COUNTERS.c.value + 1)
-)
-_FENCE_MAX: Final = 2**62
-HIGHEST_FENCE: Final = sa.select(sa.func.max(HISTORY.c.fence)).where(
-    HISTORY.c.fence <= sa.literal(_FENCE_MAX)
-)
-HIGHEST_WORKER_FENCE: Final = sa.select(sa.func.max(WORKERS.c.fence)).where(
-    WORKERS.c.fence <= sa.literal(_FENCE_MAX)
-)
-DELETE_FENCE_COUNTER: Final = sa.delete(COUNTERS).where(
-    COUNTERS.c.name == FENCE_COUNTER
-)
-INSERT_FENCE_COUNTER: Final = (
-    sa.insert(COUNTERS)
-    .values(name=FENCE_COUNTER, value=sa.bindparam("counted"))
-    .inline()
-)
-READ_FENCE_COUNTER: Final = sa.select(COUNTERS.c.value).where(
-    COUNTERS.c.name == FENCE_COUNTER
+    .values(lease_expires_at=sa.bindparam("until"))
 )

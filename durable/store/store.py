@@ -67,7 +67,7 @@ class Store(Protocol):
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]
     ) -> WorkerRecord:
-        """Enter this process as a worker; give it a lease and a fencing number.
+        """Enter this process as a worker; give it a lease.
 
         The lease is renewed by the store's own thread, whatever the event loop does.
         `lost` is called on the loop once, when the lease turns out to be taken over;

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable.core.collector import call_uncollected
 from durable.errors import EngineClosedError, InternalError
-from durable.store.records import FENCED_OPERATIONS, StartRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,13 +78,6 @@ class Admission:
                 f" this is its fork {os.getpid()}, which has no writer thread.",
                 hint="Open an engine of its own in each process, after the fork.",
             )
-
-
-def is_fenced(operation: object) -> bool:
-    """Tell whether an operation needs the lease of this store's worker."""
-    if isinstance(operation, StartRun):
-        return operation.driver is not None
-    return isinstance(operation, FENCED_OPERATIONS)
 
 
 async def wait_for_outcome(submit: Callable[[Outcome], None]) -> Any:

@@ -17,8 +17,6 @@ import sqlalchemy as sa
 
 METADATA: Final = sa.MetaData()
 
-FENCE_COUNTER: Final = "fence"
-
 
 def _id(length: int = 255) -> sa.String:
     # MariaDB's default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id.
@@ -97,7 +95,6 @@ HISTORY: Final = sa.Table(
     sa.Column("time", sa.BigInteger, nullable=False),
     sa.Column("data", _json(), nullable=False),
     sa.Column("flags", sa.BigInteger, nullable=False),
-    sa.Column("fence", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -157,15 +154,6 @@ WORKERS: Final = sa.Table(
     sa.Column("process_started_at", _id(), nullable=False),
     sa.Column("task_queue", _id(), nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
-    sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-COUNTERS: Final = sa.Table(
-    "durable_counters",
-    METADATA,
-    sa.Column("name", _id(64), primary_key=True),
-    sa.Column("value", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -66,7 +66,7 @@ class LeaseContract:
 
     shares_database: bool
 
-    async def test_register_gives_a_lease_and_a_fence(self, harness: Harness) -> None:
+    async def test_register_gives_a_lease(self, harness: Harness) -> None:
         store = await harness.open()
         harness.clock.advance(1)
 
@@ -75,20 +75,9 @@ class LeaseContract:
         assert registered == make_worker(
             "w1",
             pid=12,
-            fence=registered.fence,
             lease_expires_at=START + 1_000_000 + LEASE,
         )
-        assert registered.fence > 0
         assert await store.read(ListWorkers()) == [registered]
-
-    async def test_register_raises_the_fence_each_time(self, harness: Harness) -> None:
-        store = await harness.open()
-        first = await harness.register(store, "w1")
-        await store.release_worker()
-
-        second = await harness.register(store, "w2")
-
-        assert second.fence > first.fence
 
     async def test_register_is_refused_while_a_worker_is_registered(
         self, harness: Harness
@@ -107,7 +96,7 @@ class LeaseContract:
         await harness.register(store, "w1")
         assert store.holds_lease()
         await store.perform(make_start("r1"))
-        await store.perform(CLAIM)  # a new fence
+        await store.perform(CLAIM)
         assert store.holds_lease()
         await store.release_worker()
         assert not store.holds_lease()
@@ -344,35 +333,16 @@ class ClaimContract:
             Claimed(ready=[], count=0),
         ]
 
-    async def test_claim_of_nothing_leaves_the_fence(self, harness: Harness) -> None:
+    async def test_claim_leaves_the_worker_as_it_is(self, harness: Harness) -> None:
         store = await harness.open("w")
         (before,) = await store.read(ListWorkers())
+        await store.perform(make_start("r1"))
 
         await store.perform(CLAIM)
         await store.perform(ClaimRuns(workflow_types=("order",), limit=0))
         await store.perform(ClaimRuns(workflow_types=(), limit=5))
 
         assert await store.read(ListWorkers()) == [before]
-
-    async def test_claim_raises_the_fence_above_all_others(
-        self, harness: Harness
-    ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
-        store = await harness.open("w1")
-        other = await harness.open("w2")
-        await store.perform(make_start("r1"))
-
-        _, written, released = await perform_all(
-            store, CLAIM, make_commit("r1", 3, 3), ReleaseRuns(run_ids=("r1",))
-        )
-
-        assert (written, released) == (None, None)
-        fences = {w.worker_id: w.fence for w in await store.read(ListWorkers())}
-        assert fences["w1"] > fences["w2"]
-        await other.perform(CLAIM)
-        fences = {w.worker_id: w.fence for w in await store.read(ListWorkers())}
-        assert fences["w2"] > fences["w1"]
 
     async def test_released_runs_can_be_claimed(self, harness: Harness) -> None:
         store = await harness.open("w")

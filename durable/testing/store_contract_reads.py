@@ -438,6 +438,4 @@ class ReadContract:
         store = await harness.open("w")
         (worker,) = await store.read(ListWorkers())
 
-        assert msgspec.structs.replace(worker, fence=0, lease_expires_at=0) == (
-            make_worker("w")
-        )
+        assert msgspec.structs.replace(worker, lease_expires_at=0) == (make_worker("w"))

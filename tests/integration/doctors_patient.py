@@ -173,7 +173,7 @@ class Patient:
         self.plant(
             "INSERT INTO durable_history SELECT run_id, max(event_id) + 1, :a, :b,"
             " max(time),"
-            " :c, max(flags), max(fence) FROM durable_history WHERE run_id = :run"
+            " :c, max(flags) FROM durable_history WHERE run_id = :run"
             " GROUP BY run_id",
             workflow_id,
             task,
@@ -185,7 +185,7 @@ class Patient:
         self.execute(
             "INSERT INTO durable_workers VALUES (?, 'default', 'elsewhere', 1, '',"
             " 'default',"
-            " ?, 1000, ?)",
+            " ?, ?)",
             worker_id,
             self.now(),
             self.now() + round(lease_hours * HOUR),

@@ -185,8 +185,8 @@ CHANGES: dict[str, str] = {
     "history: all gone": f"DELETE FROM durable_history WHERE {_MINE}",
     "history: a row twice": (
         "INSERT INTO durable_history SELECT run_id, 900, task_number, type, time,"
-        " data, flags,"
-        f" fence FROM durable_history WHERE {_EVENT}"
+        " data, flags"
+        f" FROM durable_history WHERE {_EVENT}"
     ),
     "runs: the row gone": f"DELETE FROM durable_runs WHERE {_MINE}",
     "attempts: the first gone": (

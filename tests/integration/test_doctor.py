@@ -128,8 +128,7 @@ def closed_without_an_instant(patient: Patient) -> None:
 @fault(Check.OUTCOMES, "sleeping")
 def second_outcome_of_an_activity(patient: Patient) -> None:
     patient.plant(
-        "INSERT INTO durable_history SELECT run_id, 5, 3, type, time, data, flags,"
-        " fence"
+        "INSERT INTO durable_history SELECT run_id, 5, 3, type, time, data, flags"
         " FROM durable_history WHERE run_id = :run AND type = 'ActivityTaskCompleted'",
         "sleeping",
     )

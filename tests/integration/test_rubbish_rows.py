@@ -50,8 +50,7 @@ RUBBISH: dict[str, str] = {
     "a first event that is none": "DELETE FROM durable_history WHERE event_id = 1",
     "an event twice": (
         "INSERT INTO durable_history SELECT run_id, 5, task_number, type, time, data,"
-        " flags,"
-        " fence FROM durable_history WHERE event_id = 4"
+        " flags FROM durable_history WHERE event_id = 4"
     ),
     "behaviour of the future": (
         "UPDATE durable_history SET flags = 4096 WHERE event_id = 4"

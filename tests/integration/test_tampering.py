@@ -174,7 +174,6 @@ def test_the_command_line_lists_and_examines_what_cannot_be_read(
 ODD_WORKERS = {
     "pid": "'many'",
     "host": "CAST(x'fffe' AS TEXT)",
-    "fence": "'high'",
     "lease_expires_at": "'never'",
     "started_at": "x'00'",
     "process_started_at": "x'ff'",
@@ -193,7 +192,7 @@ async def test_one_odd_row_of_a_worker_keeps_no_engine_from_opening(
         connection.execute(
             "INSERT INTO durable_workers VALUES ('odd', 'default', 'here', 1, '',"
             " 'default',"
-            " 5, 1000, ?)",
+            " 5, ?)",
             (clock.now() + 3_600_000_000,),
         )
         connection.execute(
@@ -211,36 +210,6 @@ async def test_one_odd_row_of_a_worker_keeps_no_engine_from_opening(
 
     assert became == ["went on"] * len(HEALTHY)
     assert any(column in message and "Worker" in message for message in named)
-
-
-@pytest.mark.parametrize(
-    "change",
-    ["DELETE FROM durable_counters", "UPDATE durable_counters SET value = 'many'"],
-)
-async def test_a_spoiled_counter_is_named_and_restored(
-    tmp_path: Path, change: str
-) -> None:
-    path = tmp_path / "runs.db"
-    clock = await make_database(path, [])
-    with closing(sqlite3.connect(path)) as connection, connection:
-        (before,) = connection.execute(
-            "SELECT max(fence) FROM durable_history"
-        ).fetchone()
-        connection.execute(change)
-
-    named = [finding.message for finding in await consult(path, clock)]
-    async with TestEnvironment(f"sqlite:///{path}", clock=clock) as env:
-        await env.sleep("2h")
-        became = [await what_became_of(env, name) for name in HEALTHY]
-
-    assert became == ["went on"] * len(HEALTHY)
-    assert any("counter 'fence'" in message for message in named)
-    with closing(sqlite3.connect(path)) as connection:
-        (after,) = connection.execute(
-            "SELECT max(fence) FROM durable_history"
-        ).fetchone()
-    if change.startswith("DELETE"):
-        assert after > before
 
 
 async def test_runs_whose_owner_has_no_row_are_taken_over(tmp_path: Path) -> None:

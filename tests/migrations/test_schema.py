@@ -83,6 +83,7 @@ def make_empty_schema(path: Path) -> None:
 
 
 OLD_NAMES = ("runs", "history", "inbox", "replies", "attempts", "workers", "counters")
+KEPT_NAMES = OLD_NAMES[:-1]
 
 
 def set_revision(path: Path, revision: str) -> None:
@@ -134,11 +135,10 @@ def test_tables_made_directly_equal_the_migrated_ones(
 
     assert describe(migrated) == describe(session)
     assert read_revision(migrated) == read_revision(session) == HEAD
-    for table in ("durable_counters", "durable_schema"):
-        text = f"SELECT * FROM {table}"  # noqa: S608 - names are written here
-        rows = [s.connection.exec_driver_sql(text).all() for s in (migrated, session)]
-        assert rows[0] == rows[1]
-        assert len(rows[0]) == 1
+    text = "SELECT * FROM durable_schema"
+    rows = [s.connection.exec_driver_sql(text).all() for s in (migrated, session)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 1
     migrated.close()
 
 
@@ -214,20 +214,23 @@ async def test_runs_of_an_old_file_go_on(path: Path) -> None:
     assert (first.state.value, second.state.value) == ("failed", "completed")
 
 
+def read_without_fences(connection: sqlite3.Connection, table: str) -> list[Any]:
+    """All rows of a table, but for what revision 0004 has taken away."""
+    columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    names = ", ".join(name for _, name, *_ in columns if name != "fence")
+    return connection.execute(f"SELECT {names} FROM {table}").fetchall()  # noqa: S608 - names are written here
+
+
 def test_every_row_of_an_old_file_is_kept(path: Path) -> None:
     load_second_revision(path)
     with closing(sqlite3.connect(path)) as connection:
-        before = [
-            connection.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608 - names are written here
-            for name in OLD_NAMES
-        ]
+        before = [read_without_fences(connection, name) for name in KEPT_NAMES]
 
     SqliteDatabase(path).open_writer().close()
 
     with closing(sqlite3.connect(path)) as connection:
         after = [
-            connection.execute(f"SELECT * FROM durable_{name}").fetchall()  # noqa: S608 - as above
-            for name in OLD_NAMES
+            read_without_fences(connection, f"durable_{name}") for name in KEPT_NAMES
         ]
         (sequence,) = connection.execute("SELECT * FROM sqlite_sequence").fetchall()
     assert all(before)
@@ -322,7 +325,7 @@ def test_opening_again_changes_nothing(session: Session, path: Path) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("revision", ["0004", "9999", "abc123", "0001b"])
+@pytest.mark.parametrize("revision", ["0005", "9999", "abc123", "0001b"])
 def test_schema_of_another_release_is_refused_unchanged(
     path: Path, revision: str
 ) -> None:

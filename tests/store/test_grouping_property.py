@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple, replace
 
 from durable import limits
-from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
-from durable.store import groups, salvage, statements, tables
-from durable.store.batches import Batch, Outcomes
+from durable.store import salvage, statements, tables
 from durable.store.database import Session
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker, ReleaseWorker
@@ -53,6 +51,7 @@ from durable.testing.store_rows import (
     make_worker,
 )
 from tests.sizes import examples
+from tests.store.tracing import traced
 
 RUN_IDS = list("abcdefghijklmnopqrstuvwxyz")
 WORKFLOW_IDS = ["wf-a", "wf-b", "wf-c", "wf-d"]
@@ -369,8 +368,7 @@ def read_sqlite(session: Session) -> dict[str, Any]:
         "inbox": {r.sequence: tuple(r)[1:] for r in rows["durable_inbox"]},
         "replies": {tuple(r) for r in rows["durable_replies"]},
         "attempts": {(*tuple(r)[:4], r.state) for r in rows["durable_attempts"]},
-        "workers": {(r.worker_id, r.fence) for r in rows["durable_workers"]},
-        "fence": {r.value for r in rows["durable_counters"]},
+        "workers": {r.worker_id for r in rows["durable_workers"]},
     }
 
 
@@ -380,7 +378,7 @@ def read_memory(store: MemoryStore) -> dict[str, Any]:
         "runs": database.runs,
         "open": set(database.open_run_ids.values()),
         "history": {
-            (run_id, event_id): (*row, database.fences[run_id, event_id])
+            (run_id, event_id): row
             for run_id, rows in database.history.items()
             for event_id, row in rows.items()
         },
@@ -393,8 +391,7 @@ def read_memory(store: MemoryStore) -> dict[str, Any]:
             (a.run_id, a.scheduled_event_id, a.attempt, a.activity_type, a.state.value)
             for a in database.attempts.values()
         },
-        "workers": {(w.worker_id, w.fence) for w in database.workers.values()},
-        "fence": {database._latest_fence},
+        "workers": set(database.workers),
     }
 
 
@@ -412,9 +409,7 @@ class Databases:
         self.session.rollback()
         self.session.begin()
         for table in reversed(tables.METADATA.sorted_tables):
-            if table is not tables.COUNTERS:
-                connection.execute(sa.delete(table))
-        connection.execute(sa.update(tables.COUNTERS).values(value=0))
+            connection.execute(sa.delete(table))
         connection.exec_driver_sql("DELETE FROM sqlite_sequence")
         self.session.commit()
         return self.session
@@ -432,16 +427,11 @@ def databases() -> Iterator[Databases]:
     databases.session.close()
 
 
-def perform_in_memory(store: MemoryStore, operation: Any) -> Any:
-    if isinstance(operation, Takeover):
-        database = store._database
-        for worker_id in list(database.workers):
-            database._remove_worker(worker_id)
-        return None
-    try:
-        return show(store._apply(operation), None)
-    except DurableError as error:
-        return show(None, error)
+def perform_in_memory(store: MemoryStore, group: Sequence[Any]) -> list[Any]:
+    if isinstance(group[0], Takeover):
+        store._database.remove_workers(list(store._database.workers))
+        return [None]
+    return [show(*outcome) for outcome in store._apply_group(list(group))]
 
 
 def perform_group(executor: GroupExecutor, group: Sequence[Any]) -> list[Any]:
@@ -480,48 +470,23 @@ def test_groups_end_like_single_operations(
     databases: Databases, groups: list[list[tuple[Any, int | None]]]
 ) -> None:
     executor = databases.executor()
-    memory = MemoryStore(clock=SettableClock())
+    single, grouped = (MemoryStore(clock=SettableClock()) for _ in range(2))
 
     opening: list[tuple[Any, int | None]] = [(o, None) for o in OPENING]
     for drawn in [opening, *groups]:
         group: list[Any] = []
         expected: list[Any] = []
         for operation, at in drawn:
-            group.append(aim(operation, at, memory))
-            expected.append(perform_in_memory(memory, group[-1]))
+            group.append(aim(operation, at, single))
+            expected += perform_in_memory(single, group[-1:])
+        assert perform_in_memory(grouped, group) == expected
+        assert read_memory(grouped) == read_memory(single)
         assert perform_group(executor, group) == expected
-        assert read_sqlite(databases.session) == read_memory(memory)
-
-
-def test_generated_groups_do_fill_batches(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The property would hold trivially if every batch held one operation."""
-    sizes: list[int] = []
-    apply = Batch.apply
-
-    def spy(batch: Batch, outcomes: Outcomes) -> None:
-        sizes.append(len(batch.entries))
-        apply(batch, outcomes)
-
-    monkeypatch.setattr(Batch, "apply", spy)
-    executor = databases.executor()
-    perform_group(executor, [RegisterWorker(make_worker("w"), ignore)])
-    names = RUN_IDS[:3]
-    created = perform_group(
-        executor,
-        [
-            StartRun(record=make_run(n, owner="w"), rows=make_rows(n, 1, 2))
-            for n in names
-        ],
-    )
-
-    assert created == [("Started", (name, True, None, None, None)) for name in names]
-    assert max(sizes) == 3
+        assert read_sqlite(databases.session) == read_memory(single)
 
 
 def test_run_that_was_taken_away_does_not_slow_its_neighbours(
-    databases: Databases, monkeypatch: pytest.MonkeyPatch
+    databases: Databases,
 ) -> None:
     """One by one, a large group would take a hundred times as long."""
     executor = databases.executor()
@@ -533,11 +498,18 @@ def test_run_that_was_taken_away_does_not_slow_its_neighbours(
         [StartRun(record=run, rows=make_rows(run.run_id, 1, 2)) for run in runs],
     )
     perform_group(executor, [make_termination("b")])
-    monkeypatch.setattr(groups, "Isolation", None)
 
-    first, taken, *others = perform_group(
-        executor, [CommitTask(run_id=n, rows=make_rows(n, 3, 3)) for n in names]
-    )
+    with traced(executor.open()) as texts:
+        first, taken, *others = perform_group(
+            executor, [CommitTask(run_id=n, rows=make_rows(n, 3, 3)) for n in names]
+        )
 
     assert [first, *others] == [None, None, None]
     assert taken[0] == "HistoryTakenError"
+    assert [text.split()[0] for text in texts] == [
+        "BEGIN",
+        "SELECT",
+        "INSERT",
+        "INSERT",
+        "COMMIT",
+    ]

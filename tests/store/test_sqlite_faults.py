@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,19 @@ from durable.errors import (
     HistoryTakenError,
     LeaseLostError,
     StoreError,
+    WorkflowClosedError,
 )
 from durable.options import IdConflictPolicy
 from durable.store import sqlite
 from durable.store.connect import connect
+from durable.store.database import Blame
 from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker
 from durable.store.queries import FindRun, LoadRuns, ReadAttempts
 from durable.store.records import Committed, MailArrived, Started
+from durable.store.rows import Rows
 from durable.store.sqlite import SqliteDatabase, SqliteSession
-from durable.store.sqlite_hot import SqliteHotPath
+from durable.store.sqlite_tables import SqliteTables
 from durable.store.steady_clock import SteadyClock
 from durable.testing.store_rows import (
     make_attempt,
@@ -41,6 +45,7 @@ from durable.testing.store_rows import (
     make_start,
     make_worker,
 )
+from tests.store.tracing import traced
 
 
 def make_executor(path: Path) -> GroupExecutor:
@@ -246,7 +251,7 @@ def test_commit_that_another_row_contradicts_is_unknown(
     def commit_something_else(session: SqliteSession) -> None:
         session.rollback()
         session.begin()
-        session.hot.append_history([(make_rows("r1", 3, 3, '"other"'), 9)])
+        session.tables.write(Rows(history=make_rows("r1", 3, 3, '"other"')))
         session.commit()
 
     lose_answer(monkeypatch, commit_something_else)
@@ -264,7 +269,7 @@ def test_error_within_the_transaction_is_no_doubt(
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
         raise error
 
-    monkeypatch.setattr(SqliteHotPath, "append_history", fail)
+    monkeypatch.setattr(SqliteTables, "write", fail)
     outcomes = execute(executor, make_start("r1"), make_start("r2"))
     monkeypatch.undo()
 
@@ -295,41 +300,46 @@ def test_value_that_cannot_be_stored_harms_only_its_operation(
     assert count(executor, "runs") == 2
 
 
-def test_part_that_cannot_be_stored_harms_only_itself(
+def test_part_that_cannot_be_stored_is_refused_with_its_operation(
     executor: GroupExecutor,
 ) -> None:
     execute(executor, *(make_start(n, owner="w") for n in ("r1", "r2", "p")))
     surrogate = make_start("s", owner="w", events=0)
     surrogate.rows.append(("s", 1, 1, "TimerFired", 1, '"\ud800"', 0))
-    inner = make_start("t", starts=(surrogate, make_start("u", owner="w")))
     closing = make_closing(
-        "r1",
-        3,
-        3,
-        messages=(
-            make_message("p", "a"),
-            make_message("p", "b", data="\ud800"),
-            make_message("p", "c"),
-        ),
-        starts=(inner, surrogate, make_start("v", owner="w", workflow_id="wf-r1")),
+        "r1", 3, 3, messages=(make_message("p", "a"),), starts=(surrogate,)
     )
 
-    before, committed, after = execute(
+    before, refused, after = execute(
         executor, make_start("q"), closing, make_commit("r2", 3, 3)
     )
 
     assert (before.created, after) == (True, None)
-    first, refused, third = committed.deliveries
-    assert (first, third) == ("p", "p")
     assert isinstance(refused, StoreError)
-    nested, unstored, following = committed.started
-    assert isinstance(unstored, StoreError)
-    assert following == Started(run_id="v", created=True)
-    assert isinstance(nested.committed.started[0], StoreError)
-    assert nested.committed.started[1] == Started(run_id="u", created=True)
-    assert count(executor, "runs") == 7
-    assert count(executor, "inbox") == 2
-    assert execute(executor, make_commit("v", 3, 3)) == [None]
+    assert "CommitTask" in str(refused)
+    assert (count(executor, "runs"), count(executor, "inbox")) == (4, 0)
+    assert execute(executor, make_commit("r1", 3, 3)) == [None]
+
+
+def test_guilty_operation_is_found_without_trying_all_by_themselves(
+    executor: GroupExecutor,
+) -> None:
+    surrogate = make_start("r77", events=0)
+    surrogate.rows.append(("r77", 1, 1, "TimerFired", 1, '"\ud800"', 0))
+    operations = [make_start(f"r{n}") for n in range(100)]
+    operations[77] = surrogate
+
+    with traced(executor.open()) as texts:
+        outcomes = execute(executor, *operations)
+
+    refused = [n for n, outcome in enumerate(outcomes) if not is_started(outcome)]
+    assert refused == [77]
+    assert count(executor, "runs") == 99
+    assert texts.count("BEGIN IMMEDIATE") < 16
+
+
+def is_started(outcome: Any) -> bool:
+    return isinstance(outcome, Started) and outcome.created
 
 
 def test_message_follows_what_was_undone_in_its_group(
@@ -384,6 +394,56 @@ async def test_row_of_a_newer_release_is_named(
         with pytest.raises(CorruptHistoryError, match=r"'r1'.*'paused'"):
             await store.read(ReadAttempts("r1"))
     await store.close()
+
+
+# --- others are in the way --------------------------------------------------------
+
+
+def stand_in_the_way(monkeypatch: pytest.MonkeyPatch, times: int) -> list[float]:
+    """Let writing fail so often as if others were in the way; return the pauses."""
+    pauses: list[float] = []
+    write, left = SqliteTables.write, [True] * times
+
+    def fail(tables: SqliteTables, rows: Rows) -> None:
+        write(tables, rows)
+        if left:
+            left.pop()
+            raise ConnectionAbortedError
+
+    def judge(*_: object) -> Blame:
+        return Blame.AGAIN
+
+    monkeypatch.setattr(SqliteTables, "write", fail)
+    monkeypatch.setattr(SqliteDatabase, "judge", judge)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
+
+
+def test_group_that_others_were_in_the_way_of_is_repeated_as_it_is(
+    executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(executor, make_start("r1", owner="w"))
+    pauses = stand_in_the_way(monkeypatch, 3)
+
+    outcomes = execute(executor, make_closing("r1", 3, 3), make_message("r1"))
+
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], WorkflowClosedError)
+    assert len(pauses) == 3
+    assert count(executor, "history") == 3
+
+
+def test_group_is_not_repeated_for_ever(
+    executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = stand_in_the_way(monkeypatch, 1_000)
+
+    outcomes = execute(executor, make_start("r1"), make_start("r2"))
+
+    assert {type(outcome) for outcome in outcomes} == {StoreError}
+    assert 1 < len(pauses) < 50
+    assert sum(pauses) < 5
+    assert count(executor, "runs") == 0
 
 
 # --- a busy database ------------------------------------------------------------------

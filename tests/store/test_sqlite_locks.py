@@ -31,7 +31,7 @@ HOLD = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN IMMEDIATE")
-connection.execute("UPDATE durable_counters SET value = value")
+connection.execute("UPDATE durable_workers SET host = host")
 print("held", flush=True)
 sys.stdin.read()
 """

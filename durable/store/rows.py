@@ -1,0 +1,153 @@
+"""What a group of operations knows of rows, and what it makes of them.
+
+`look` brings a `Seen`, `decide` turns it and the operations into `Rows`, and `write`
+puts those into the database: one row for each run that changed, however many
+operations changed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from durable.store.records import HistoryRow, RunRecord, RunStatus
+
+if TYPE_CHECKING:
+    from durable.errors import DurableError
+    from durable.store.records import AttemptRecord, MessageRecord, ReplyRecord
+
+NameKey: TypeAlias = tuple[str, str]
+"""namespace, workflow id."""
+RequestKey: TypeAlias = tuple[str, str]
+"""run id, request id; of a start: namespace, request id."""
+ChainKey: TypeAlias = tuple[str, str, str]
+"""namespace, workflow id, first run id."""
+End: TypeAlias = tuple[int, int, int]
+"""event id, task number and time of a run's newest event; zeros if it has none."""
+
+NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+# What a group changes of a run.
+CREATED: Final = 1
+CLOSED: Final = 2
+"""Status and instant; it has no owner and waits for nothing any more."""
+MOVED: Final = 4
+"""`is_active` and `wake_at`."""
+PARKED: Final = 8
+"""`stuck`, with the two; None takes it away."""
+PUBLISHED: Final = 16
+"""`state` and `checkpoint_event_id`; None leaves what is there."""
+
+
+class Run(msgspec.Struct, gc=False):
+    """A run as one group of operations has it at some moment.
+
+    Attributes:
+        status: None for one that no release up to this one wrote.
+        last_event_id: its newest event; 0 for none.
+        is_active: with all that follow, meaningful only as far as `changes` says.
+        changes: what of it the group has changed.
+        last_row: the newest event, if the group wrote it.
+        record: what it was created with, if the group did that.
+    """
+
+    run_id: str
+    namespace: str
+    workflow_id: str
+    first_run_id: str
+    status: RunStatus | None
+    closed_at: int | None
+    owner: str | None
+    started_at: int
+    parent_run_id: str | None
+    parent_close_policy: str | None
+    last_event_id: int
+    changes: int = 0
+    is_active: bool = False
+    wake_at: int | None = None
+    stuck: str | None = None
+    state: str | None = None
+    checkpoint_event_id: int | None = None
+    last_row: HistoryRow | None = None
+    record: RunRecord | None = None
+
+
+class Name(msgspec.Struct):
+    """Who holds a workflow id: its open run, and its newest, open or closed."""
+
+    open: Run | None = None
+    newest: Run | None = None
+
+
+class Seen(msgspec.Struct):
+    """What `look` brought. Deciding uses it up.
+
+    A key that is missing was not looked for; None, or an empty value, stands for what
+    is not there. A database may bring more than was asked for.
+
+    Attributes:
+        has_worker: the worker of this store has its row.
+        first_sequence: the oldest message of all inboxes; None if all are empty, and
+            then `mail` and `requests_of_mail` need not be filled.
+        last_sequence: the highest that was ever given; None if it was not asked for.
+        mail: of each run the waiting messages by request id: sequence and kind.
+        all_mail: the runs whose `mail` is all that waits for them.
+        looked: the messages that were looked for one by one.
+        messages: all that waits for a run, with its data; or why it cannot be read.
+        children: the open children of a run.
+        first_data: JSON of a run's first event; None if that row is gone.
+    """
+
+    has_worker: bool = False
+    first_sequence: int | None = None
+    last_sequence: int | None = None
+    runs: dict[str, Run | None] = {}
+    names: dict[NameKey, Name] = {}
+    requests: dict[RequestKey, Run | None] = {}
+    # What most groups never ask for is made when they do.
+    mail: Mapping[str, dict[str, tuple[int, str]]] = NOTHING
+    all_mail: Collection[str] = ()
+    looked: Collection[RequestKey] = ()
+    chains: Mapping[ChainKey, Run | None] = NOTHING
+    messages: Mapping[str, list[MessageRecord] | DurableError] = NOTHING
+    children: Mapping[str, list[Run]] = NOTHING
+    ends: Mapping[str, End] = NOTHING
+    records: Mapping[str, RunRecord] = NOTHING
+    first_data: Mapping[str, str | None] = NOTHING
+
+
+class Rows(msgspec.Struct):
+    """What a group writes. No key of one table is in it twice, nor in two lists.
+
+    To be written in this order, but for what the database does not care about.
+
+    Attributes:
+        changed: runs that were there; `changes` says what of them is to be written.
+        created: runs as they are in the end, with all that was done to them since.
+        consumed: messages to delete, by run id and sequence.
+        consumed_requests: the same by run id and request id.
+        emptied: runs whose inboxes are to be emptied.
+        letters: messages to insert, in the order of their sequences.
+        last_sequence: the highest sequence that was given, if any was.
+        replies: to be inserted or replaced; None stands for one to delete.
+    """
+
+    changed: list[Run] = []
+    created: list[RunRecord] = []
+    history: list[HistoryRow] = []
+    attempts: dict[tuple[str, int, int], AttemptRecord] = {}
+    replies: dict[RequestKey, ReplyRecord | None] = {}
+    consumed: list[tuple[str, int]] = []
+    consumed_requests: list[RequestKey] = []
+    emptied: list[str] = []
+    letters: list[MessageRecord] = []
+    last_sequence: int | None = None
+
+
+def age_of(run: Run) -> tuple[bool, int, str]:
+    """Sort runs by it as the database does, whatever an instant was changed into."""
+    at = run.started_at
+    return (True, 0, run.run_id) if type(at) is not int else (False, at, run.run_id)
