@@ -117,7 +117,7 @@ class RunStore:
         return result
 
     def _commit(self, operation: CommitTask, change: dict[str, Any]) -> Any:
-        if policies.must_see_mail(operation):
+        if operation.status is not None or operation.sees_all_mail:
             unseen = policies.find_unseen(operation, [*self.inbox.values()])
             if unseen:
                 return MailArrived(messages=unseen)
@@ -150,7 +150,8 @@ class RunStore:
                 "wake_at": operation.wake_at,
                 "stuck": None,
             }
-        if not policies.has_committed(operation):
+        parts = operation.has_children and operation.status is not None
+        if not (parts or operation.messages or operation.starts):
             return None
         return Committed(deliveries=("other run",) * len(operation.messages))
 

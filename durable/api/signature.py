@@ -81,6 +81,9 @@ class CallSignature:
             p.default is p.empty and p.kind in _POSITIONAL for p in parameters
         )
         self._takes_only_positions = not self._keyword_only
+        is_plain = self._takes_only_positions and not self._has_rest
+        # How many arguments need no look at them: all there may be; -1 for no number.
+        self._exact = self._positional if is_plain else -1
         self._result_label = f"the result of {name!r}"
         self._result_decode: Callable[[msgspec.Raw], Any] | None = None
         self._hints: tuple[Any, ...] | None = None
@@ -228,6 +231,8 @@ class CallSignature:
         Raises:
             InvalidCallError: they do not fit the signature.
         """
+        if len(args) == self._exact and not kwargs:  # most calls
+            return args
         if (
             not kwargs
             and self._takes_only_positions
@@ -274,6 +279,9 @@ class CallSignature:
         Raises:
             PayloadError: a value cannot be recorded as it is.
         """
+        hints = self._hints or self.hints()
+        if len(values) == 1 and hints:  # most calls
+            return (json.encode(values[0], hints[0], self._labels[0]),)
         return self.encode_with_copies(values)[0]
 
     def encode_with_copies(self, values: tuple[Any, ...]) -> tuple[Payloads, list[Any]]:

@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import socket
+from collections.abc import Awaitable, Coroutine
 from typing import Any, Final, cast
 
 import msgspec
@@ -154,17 +155,28 @@ class Client:
 
     # --- starting ---------------------------------------------------------------------
 
-    async def start(
+    def start(
         self, call: WorkflowCall[Any] | str, args: tuple[Any, ...], how: StartSettings
-    ) -> Handle[Any]:
-        """Start a run; see `Engine.start`."""
+    ) -> Coroutine[Any, Any, Handle[Any]]:
+        """Give what starts a run once it is awaited; see `Engine.start`."""
         definition, name, payloads = _what_to_start(call, args)
         how = _with_call_options(call, how)
         now = self._store.now()
         run_id = self._run_ids.make(now, self._entropy.getrandbits(74))
         ids = how.workflow_id if how.workflow_id is not None else run_id, run_id
-        if self._observer is None:
-            return await self._start(definition, name, payloads, how, now, ids, {})
+        start = self._start if self._observer is None else self._start_observed
+        return start(definition, name, payloads, how, now, ids)
+
+    async def _start_observed(
+        self,
+        definition: Workflow[Any, Any] | None,
+        name: str,
+        payloads: tuple[Any, ...],
+        how: StartSettings,
+        now: int,
+        ids: tuple[str, str],
+    ) -> Handle[Any]:
+        assert self._observer is not None  # noqa: S101 - see `start`
         with self._observer.starting_workflow(
             workflow_type=name, workflow_id=ids[0]
         ) as headers:
@@ -180,9 +192,9 @@ class Client:
         how: StartSettings,
         now: int,
         ids: tuple[str, str],
-        headers: dict[str, str],
+        headers: dict[str, str] | None = None,
     ) -> Handle[Any]:
-        started = self._first_event(definition, name, payloads, how, ids, headers)
+        started = self._first_event(definition, name, payloads, how, ids, headers or {})
         definition = definition or self.registry.workflows.get(name)
         workflow_id, run_id = ids
         record = record_of(started, now)
@@ -192,7 +204,10 @@ class Client:
         if isinstance(how.first, UpdateRequest):
             update = self.answers.of(run_id, how.first.update_id)
         is_local = self._is_local(started)
-        result = await self._commit_start(started, record, how, is_local=is_local)
+        try:
+            result = await self._commit_start(started, record, how, is_local=is_local)
+        except CommitUnknownError:
+            result = await self._start_again(started, record, how, is_local=is_local)
         if result.terminated_run_id is not None:
             await self._observe_terminated(result.terminated_run_id)
         if result.found is not None and result.run_id != run_id:
@@ -305,7 +320,21 @@ class Client:
             and worker.knows(started.workflow_type)
         )
 
-    async def _commit_start(
+    def _commit_start(
+        self,
+        started: WorkflowExecutionStarted,
+        record: RunRecord,
+        how: StartSettings,
+        *,
+        is_local: bool,
+    ) -> Awaitable[Started]:
+        request = self._start_request(record, how)
+        if is_local and self.worker is not None:
+            inputs = () if how.first is None else (how.first,)
+            return self.worker.start_run(started, request, inputs)
+        return self._start_elsewhere(started, request, how.first)
+
+    async def _start_again(
         self,
         started: WorkflowExecutionStarted,
         record: RunRecord,
@@ -313,20 +342,17 @@ class Client:
         *,
         is_local: bool,
     ) -> Started:
-        """Start, and if the answer is lost ask again under the same request id."""
-        for attempt in range(_COMMIT_TRIES):
+        """The answer to a start was lost: ask again under the same request id."""
+        for tries_left in reversed(range(_COMMIT_TRIES - 1)):
             try:
-                request = self._start_request(record, how)
-                if is_local and self.worker is not None:
-                    inputs = () if how.first is None else (how.first,)
-                    result = await self.worker.start_run(started, request, inputs)
-                else:
-                    result = await self._start_elsewhere(started, request, how.first)
+                result = await self._commit_start(
+                    started, record, how, is_local=is_local
+                )
             except CommitUnknownError:
-                if attempt == _COMMIT_TRIES - 1:
+                if not tries_left:
                     raise
                 continue
-            if attempt and not result.created and self.worker is not None:
+            if not result.created and self.worker is not None:
                 self.worker.wake((result.run_id,))
             return result
         raise CommitUnknownError("unreachable")

@@ -92,13 +92,24 @@ class Handle(Generic[R_co]):
         self._outcome: RunOutcome = outcome or connection.outcomes.of(run_id)
         # Held so that an update which started the run finds what came of it.
         self.first_update: UpdateOutcome | None = None
-        self._chain = Chain(
-            connection, workflow_id, run_id, first_run_id, is_pinned=is_pinned
-        )
+        self._client, self._first_run_id = connection, first_run_id
+        self._is_pinned = is_pinned
+        self._known_chain: Chain | None = None
+
+    @property
+    def _chain(self) -> Chain:
+        """Made at first use: most handles are asked for a result and nothing else."""
+        chain = self._known_chain
+        if chain is None:
+            of = self._client, self.workflow_id, self.run_id, self._first_run_id
+            chain = self._known_chain = Chain(*of, is_pinned=self._is_pinned)
+        return chain
 
     @property
     def _connection(self) -> Connection:
-        return self._chain.connection
+        """The client, to be used now: it raises if its engine may not be."""
+        self._client.check()
+        return self._client
 
     def __repr__(self) -> str:
         return f"<run {self.workflow_id!r} ({self.run_id})>"
@@ -111,7 +122,7 @@ class Handle(Generic[R_co]):
             self.run_id,
             None,
             self._outcome,
-            is_pinned=self._chain.is_pinned,
+            is_pinned=self._is_pinned,
             is_new=self.is_new,
         )
 
@@ -134,7 +145,7 @@ class Handle(Generic[R_co]):
         """
         terminal = self._outcome.terminal
         if terminal is None:
-            self._connection.check()
+            self._client.check()
         if terminal is None or type(terminal) is WorkflowExecutionContinuedAsNew:
             if timeout is None:
                 terminal = await self._wait_closed()
@@ -145,7 +156,7 @@ class Handle(Generic[R_co]):
             terminal,
             self._definition,
             self.workflow_id,
-            self._chain.current,
+            self.run_id if self._known_chain is None else self._chain.current,
             hint=None if self.is_new else RUN_AGAIN,
         )
         return result
@@ -163,27 +174,24 @@ class Handle(Generic[R_co]):
     async def _wait_closed(self) -> Attributes:
         run_id, outcome = self.run_id, self._outcome
         while True:
-            terminal = await self._wait_run_closed(run_id, outcome)
-            if not isinstance(terminal, WorkflowExecutionContinuedAsNew):
+            terminal = outcome.terminal
+            if terminal is None:
+                # Listen before asking, or a change in between would go unheard.
+                ended = outcome.ended()
+                try:
+                    if not outcome.is_fresh:
+                        terminal = await self._read_terminal(run_id, outcome)
+                    if terminal is None:
+                        await ended
+                        continue
+                finally:
+                    outcome.forget(ended)
+            if type(terminal) is not WorkflowExecutionContinuedAsNew:
                 return terminal
             run_id = terminal.new_run_id
-            outcome = self._connection.outcomes.of(run_id)
-            if not self._chain.is_pinned:
+            outcome = self._client.outcomes.of(run_id)
+            if not self._is_pinned:
                 self._chain.current = run_id
-
-    async def _wait_run_closed(self, run_id: str, outcome: RunOutcome) -> Attributes:
-        while outcome.terminal is None:
-            # Listen before asking, or a change in between would go unheard.
-            ended = outcome.ended()
-            try:
-                if not outcome.is_fresh:
-                    terminal = await self._read_terminal(run_id, outcome)
-                    if terminal is not None:
-                        return terminal
-                await ended
-            finally:
-                outcome.forget(ended)
-        return outcome.terminal
 
     async def _read_terminal(
         self, run_id: str, outcome: RunOutcome

@@ -37,7 +37,7 @@ def result_of(
     Raises:
         WorkflowFailedError: it failed, was cancelled, was terminated or timed out.
     """
-    if not isinstance(terminal, WorkflowExecutionCompleted):
+    if type(terminal) is not WorkflowExecutionCompleted:
         raise _error_of(terminal, workflow_id, run_id, hint)
     if definition is not None:
         return definition.call_signature.decode_result(terminal.result)

@@ -48,6 +48,9 @@ class StartOptions(UpdateStartOptions, total=False):
     with_signal: SignalCall | None
 
 
+_NAMES: Final = StartOptions.__annotations__.keys()
+
+
 class StartSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How one run is started; durations in microseconds."""
 
@@ -88,8 +91,8 @@ def start_settings(options: StartOptions) -> StartSettings:
     Raises:
         InvalidIdError, InvalidOptionError, InvalidDurationError: one breaks its rule.
     """
-    if not options.keys() <= StartOptions.__annotations__.keys():
-        check_option_names(options, StartOptions.__annotations__, "option of a start")
+    if not options.keys() <= _NAMES:
+        check_option_names(options, _NAMES, "option of a start")
     # Most starts say little, and every run passes here.
     said: dict[str, Any] = {}
     for name, value in options.items():

@@ -270,6 +270,8 @@ def encode_all_again(values: tuple[Any, ...]) -> Payloads | None:
     if bytes in map(type, values):
         return None
     try:
+        if len(values) == 1:  # most calls
+            return (Payload(msgspec.Raw(_encode(values[0]))),)
         return tuple([Payload(msgspec.Raw(_encode(value))) for value in values])
     except Exception:  # noqa: BLE001 - the careful way says what is wrong
         return None

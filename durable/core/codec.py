@@ -6,7 +6,7 @@ is reported with its run and position; nothing in it chooses what is decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -24,9 +24,10 @@ INSTANT_MAX: Final = 253_402_300_799_999_999
 """The last microsecond of the year 9999, and more than any other number of a row."""
 
 _encoder: Final = msgspec.json.Encoder()
-_decoders: Final = {
-    name: msgspec.json.Decoder(event) for name, event in EVENT_TYPES.items()
+_decode: Final[dict[str, Callable[[str], Attributes]]] = {
+    name: msgspec.json.Decoder(event).decode for name, event in EVENT_TYPES.items()
 }
+_UNKNOWN: Final = ~flags.KNOWN
 
 
 def encode_event(run_id: str, event: HistoryEvent) -> Row:
@@ -55,31 +56,43 @@ def decode_rows(rows: Iterable[Row]) -> list[HistoryEvent]:
         CorruptHistoryError: a row's type or data is not one that this release knows, or
             its numbers are none.
     """
-    events: list[HistoryEvent] = []
-    append = events.append
-    known = flags.KNOWN
-    for run_id, event_id, task_number, kind, time, data, bits in rows:
-        try:
+    rows = [*rows]
+    try:
+        events = [
+            HistoryEvent(event_id, task_number, time, _decode[kind](data), bits)
+            for _, event_id, task_number, kind, time, data, bits in rows
             # One look at all numbers of the row: texts raise, and no sum of bits of
             # numbers that are in order is negative or much larger than they are.
-            if (event_id | task_number | time | bits) >> 58:
-                raise ValueError("a number of its row is out of range")
-            attributes: Attributes = _decoders[kind].decode(data)
-        except KeyError:
-            raise CorruptHistoryError(
-                f"Event {event_id} of run {run_id} has the type {kind!r}, which this"
-                " release does not know.",
-                hint="It was written by a newer release, or by hand.",
-            ) from None
-        except UNREADABLE as error:
-            raise CorruptHistoryError(
-                f"Event {event_id} of run {run_id}, {kind}, cannot be read: {error}."
-            ) from None
-        if bits & ~known:
-            raise CorruptHistoryError(
-                f"Event {event_id} of run {run_id} was written under library behaviour"
-                f" {bits:#x}, which this release does not know.",
-                hint="Use the release that wrote it, or a newer one.",
-            )
-        append(HistoryEvent(event_id, task_number, time, attributes, bits))
+            if not (event_id | task_number | time | bits) >> 58 and not bits & _UNKNOWN
+        ]
+    except (KeyError, *UNREADABLE):
+        events = []
+    if len(events) < len(rows):
+        for row in rows:
+            _refuse_unreadable(row)
     return events
+
+
+def _refuse_unreadable(row: Row) -> None:
+    """Say what is wrong with a row, if it is this one."""
+    run_id, event_id, task_number, kind, time, data, bits = row
+    try:
+        if (event_id | task_number | time | bits) >> 58:
+            raise ValueError("a number of its row is out of range")
+        _decode[kind](data)
+    except KeyError:
+        raise CorruptHistoryError(
+            f"Event {event_id} of run {run_id} has the type {kind!r}, which this"
+            " release does not know.",
+            hint="It was written by a newer release, or by hand.",
+        ) from None
+    except UNREADABLE as error:
+        raise CorruptHistoryError(
+            f"Event {event_id} of run {run_id}, {kind}, cannot be read: {error}."
+        ) from None
+    if bits & _UNKNOWN:
+        raise CorruptHistoryError(
+            f"Event {event_id} of run {run_id} was written under library behaviour"
+            f" {bits:#x}, which this release does not know.",
+            hint="Use the release that wrote it, or a newer one.",
+        )

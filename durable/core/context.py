@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import CodeType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from durable import limits
 from durable.core.cancels import Outlasting, sees_every_cancel
@@ -27,14 +27,14 @@ from durable.core.events import (
     CheckpointRecorded,
     WorkflowExecutionStarted,
 )
-from durable.core.loop import DeterministicLoop, TimerHandle, make_loop
+from durable.core.loop import DeterministicLoop, TimerHandle, loop_delay, make_loop
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.child import ChildMachine
 from durable.core.machines.external import (
     DeliveryMachine,
 )
 from durable.core.machines.fact import FactEntry
-from durable.core.machines.machine import Entry, Machine, State
+from durable.core.machines.machine import CREATED, PENDING, Entry, Machine
 from durable.core.machines.marker import PatchEntry
 from durable.core.machines.timer import TimerMachine
 from durable.core.mailbox import Mailbox
@@ -51,16 +51,13 @@ from durable.core.runtime import (
     source_line,
 )
 from durable.core.seed import seed_of
-from durable.errors import InvalidDurationError, WorkflowTaskError
+from durable.core.unawaited import Call
+from durable.core.user_code import is_plumbing
+from durable.errors import WorkflowTaskError
 
-_PACKAGE: Final = __file__[: -len("core/context.py")]
-# Where the line that asked for a wait is not to be found.
-_PLUMBING: Final = (
-    asyncio.__file__.removesuffix("__init__.py"),
-    _PACKAGE + "core",
-    _PACKAGE + "api",
-)
-
+# What else waits on does so by futures of its own.
+_ENDED_BY_CANCELS: Final = ("try_cancel", "abandon")
+OutcomeAhead: TypeAlias = Callable[[str, ActivityTarget, Payloads], Payload | None]
 
 _DRAIN: Final = DeterministicLoop.drain.__code__
 
@@ -107,6 +104,7 @@ class RunContext(OtherRuns):
         "loop",
         "main",
         "on_unhandled",
+        "outcome_ahead",
         "patches",
         "recorded_patches",
         "started",
@@ -129,11 +127,11 @@ class RunContext(OtherRuns):
         self.code = code
         self.loop = make_loop(self, zlib.crc32(started.run_id.encode()))
         self.entries: list[Entry] = []
-        self.calls = []
+        self.calls: list[Call] | tuple[()] = ()
         self.activities: dict[int, ActivityMachine] = {}
         self.timers: dict[int, TimerMachine] = {}
         # By due time; entries of timers that are gone are dropped when they surface.
-        self.timer_heap: list[tuple[int, int]] = []
+        self.timer_heap: list[tuple[int, int]] | None = None
         self.patches: dict[str, bool] = {}
         self.recorded_patches: frozenset[str] = frozenset()
         self.is_replaying = True
@@ -144,6 +142,8 @@ class RunContext(OtherRuns):
         self.history_length = 0
         self.cancellation_reason: str | None = None
         self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
+        # Set while a history is replayed; see `Replayer`.
+        self.outcome_ahead: OutcomeAhead | None = None
         self._conditions: Conditions | None = None
         self._random: random.Random | None = None
         self._activity_count = self._timer_count = self._child_count = 0
@@ -192,6 +192,12 @@ class RunContext(OtherRuns):
 
     # --- for the replayer -------------------------------------------------------------
 
+    @property
+    def name(self) -> str:
+        """How errors name the run."""
+        started = self.started
+        return f"{started.workflow_id!r} ({started.workflow_type}, {started.run_id})"
+
     def begin_task(self, time: int, history_length: int) -> None:
         """Set what the code sees during one turn."""
         if self.started_at == 0:
@@ -200,15 +206,28 @@ class RunContext(OtherRuns):
         self.history_length = history_length
         self.loop.begin_turn(time)
 
-    def take_entries(self) -> list[Entry]:
+    def take_entries(self) -> tuple[Entry, ...]:
         """The commands of the turn that were not withdrawn, in order."""
         entries = self.entries
-        if entries:
-            self.entries = []
-            for entry in entries:
-                if entry.is_withdrawn:
-                    return [entry for entry in entries if not entry.is_withdrawn]
-        return entries
+        if not entries:
+            return ()
+        taken = tuple(entries)
+        entries.clear()
+        for entry in taken:
+            if entry.is_withdrawn:
+                return tuple(entry for entry in taken if not entry.is_withdrawn)
+        return taken
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing but the code that runs can have a part in this turn."""
+        return not (
+            self.entries
+            or self.loop.has_ready()
+            or (self._conditions is not None and self._conditions.is_awaited)
+            or self.has_mailbox
+            or self.bug
+        )
 
     def drain(self) -> None:
         """Run the loop until nothing is ready and no condition has come true."""
@@ -222,14 +241,14 @@ class RunContext(OtherRuns):
         """Start a durable timer for a call that asyncio wants later."""
         frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
         # Skip asyncio's frames and ours to the line that asked for the wait.
-        while frame.f_back is not None and _is_plumbing(frame.f_code.co_filename):
+        while frame.f_back is not None and is_plumbing(frame.f_code.co_filename):
             if frame.f_code is _DRAIN:  # a task of asyncio's own: no line asked for it
                 break
             frame = frame.f_back
         code = None if frame.f_code is _DRAIN else frame.f_code
         instruction = frame.f_lasti
         machine = self._add_timer(
-            _loop_delay(delay),
+            loop_delay(delay),
             fire=lambda: self.loop.queue(handle),
             summary=None,
             source=lambda: source_line(code, instruction),
@@ -347,8 +366,15 @@ class RunContext(OtherRuns):
         if loop.is_torn_down:
             await loop.create_future()  # see durable.core.teardown
         self._activity_count += 1
+        activity_id = str(self._activity_count)
+        cancellation = target.settings.cancellation_type
+        if self.outcome_ahead is not None and cancellation in _ENDED_BY_CANCELS:
+            result = self.outcome_ahead(activity_id, target, input)
+            if result is not None:
+                loop.next_number()  # that of the future
+                return result
         machine = ActivityMachine(
-            str(self._activity_count),
+            activity_id,
             target,
             input,
             loop.create_future(),
@@ -357,8 +383,7 @@ class RunContext(OtherRuns):
             instruction,
         )
         self.entries.append(machine)
-        cancellation = target.settings.cancellation_type
-        if cancellation == "wait_cancellation_completed":
+        if cancellation not in _ENDED_BY_CANCELS:
             outcome = await self._outlast_cancellation(machine)
         else:
             try:
@@ -382,7 +407,7 @@ class RunContext(OtherRuns):
             try:
                 await asyncio.wait([machine.future])
             except asyncio.CancelledError as cancel:
-                if self.loop.is_torn_down or machine.state is State.CREATED:
+                if self.loop.is_torn_down or machine.state is CREATED:
                     machine.cancel()
                     raise
                 if outlasting is None:
@@ -532,10 +557,10 @@ class RunContext(OtherRuns):
             or not (self._mailbox is None or self._mailbox.is_quiet)
         ):
             return False
-        if any(timer.state is State.PENDING for timer in self.timers.values()):
+        if any(timer.state is PENDING for timer in self.timers.values()):
             return False
         for entry in self.entries:
-            if isinstance(entry, Machine) and entry.state is State.CREATED:
+            if isinstance(entry, Machine) and entry.state is CREATED:
                 return False
         return all(task is self.main or task.done() for task in self.loop.tasks)
 
@@ -568,17 +593,3 @@ class RunContext(OtherRuns):
             self.loop.refuse_change("Something that is recorded")
         if not self.loop.is_torn_down:
             self.entries.append(entry)
-
-
-def _is_plumbing(filename: str) -> bool:
-    return filename.startswith(_PLUMBING)
-
-
-def _loop_delay(seconds: float) -> int:
-    if not seconds <= limits.DURATION_SECONDS_MAX:
-        raise InvalidDurationError(
-            f"Workflow code asked to wait for {seconds!r} s; the limit is"
-            f" {limits.DURATION_SECONDS_MAX} s (100 years).",
-            hint="To wait without end, wait for an asyncio.Event instead.",
-        )
-    return max(1, round(seconds * 1_000_000))

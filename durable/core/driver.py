@@ -27,8 +27,8 @@ from durable.core.context import CheckpointReached, RunContext
 from durable.core.events import (
     ACTIVITY_OUTCOMES,
     CHILD_OUTCOMES,
+    CLOSING,
     DELIVERY_OUTCOMES,
-    TERMINAL_EVENTS,
     CheckpointRecorded,
     ChildWorkflowExecutionStarted,
     TimerFired,
@@ -143,41 +143,50 @@ class RunDriver:
             BugError: the code must be mended before the run can go on.
         """
         context = self.context
+        loop = context.loop
         try:
-            begin: Payloads | None = None
-            others: list[Any] = []
-            # Remembered last, as they are live: acceptance is decided in the turn.
-            accepted: list[str] = []
             for event in events:
-                kind = type(event)
-                if kind not in _FIRST:
-                    others.append(event)
-                elif kind is WorkflowExecutionSignaled:
-                    self._remember(event.request_id)  # type: ignore[union-attr]  # by its kind
-                    context.mailbox.signal(event)  # type: ignore[arg-type]  # by its kind
-                elif kind is UpdateRequest or kind is WorkflowExecutionUpdateAccepted:
-                    if kind is WorkflowExecutionUpdateAccepted:
-                        accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
-                    context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
-                else:
-                    begin = self._prepare(context, event)
-            if begin is not None:
-                # Nothing of the caller's context: a replay has another caller.
-                context.main = context.loop.create_task(
-                    self._run_main(context, begin), context=contextvars.Context()
-                )
-            for event in others:
-                self._apply_one(context, event)
-            if accepted:
-                self.request_ids.update(dict.fromkeys(accepted))
+                if type(event) in _FIRST:
+                    self._apply_in_order(context, events)
+                    break
+            else:
+                for event in events:
+                    self._apply_one(context, event)
             if not self.is_closed:
                 context.drain()
         except RunTornDown:
             pass
-        if context.loop.is_torn_down:
+        if loop.is_torn_down:
             raise InternalError("A run was torn down while it was driven.")
         if not self.is_closed:
             self._end_turn(context)
+
+    def _apply_in_order(self, context: RunContext, events: Sequence[TaskInput]) -> None:
+        """Apply messages, then let the code begin, then apply what else there is."""
+        # Remembered last, as they are live: acceptance is decided in the turn.
+        accepted: list[str] = []
+        begin: Payloads | None = None
+        for event in events:
+            kind = type(event)
+            if kind is WorkflowExecutionSignaled:
+                self._remember(event.request_id)  # type: ignore[union-attr]  # by its kind
+                context.mailbox.signal(event)  # type: ignore[arg-type]  # by its kind
+            elif kind is UpdateRequest or kind is WorkflowExecutionUpdateAccepted:
+                if kind is WorkflowExecutionUpdateAccepted:
+                    accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
+                context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
+            elif kind in _FIRST:
+                begin = self._prepare(context, event)
+        if begin is not None:
+            # Nothing of the caller's context: a replay has another caller.
+            context.main = context.loop.create_task(
+                self._run_main(context, begin), context=contextvars.Context()
+            )
+        for event in events:
+            if type(event) not in _FIRST:
+                self._apply_one(context, event)
+        if accepted:
+            self.request_ids.update(dict.fromkeys(accepted))
 
     def _prepare(self, context: RunContext, event: Any) -> Payloads:
         """Let the code set its handlers, before the first message; return its input."""
@@ -222,14 +231,13 @@ class RunDriver:
         elif kind is WorkflowExecutionCancelRequested:
             self._remember(event.request_id)
             self._request_cancel(context, event.reason)
-        elif kind in TERMINAL_EVENTS:
+        elif kind in CLOSING:
             self.is_closed = True
         elif kind is WorkflowTaskStarted:
             pass  # only marks where the task begins
         else:
             raise CorruptHistoryError(
-                f"Run {name_of(context)}: {kind.__name__} is no input of a"
-                " workflow task."
+                f"Run {context.name}: {kind.__name__} is no input of a workflow task."
             )
 
     def _end_turn(self, context: RunContext) -> None:
@@ -357,12 +365,6 @@ class RunDriver:
         if self._is_cancel_requested and _is_cancellation(failure):
             return CancelWorkflowExecution(failure)
         return FailWorkflowExecution(failure)
-
-
-def name_of(context: RunContext) -> str:
-    """How errors name a run."""
-    started = context.started
-    return f"{started.workflow_id!r} ({started.workflow_type}, {started.run_id})"
 
 
 def _continue_command(

@@ -416,6 +416,9 @@ TERMINAL_EVENTS: Final = (
     WorkflowExecutionContinuedAsNew,
 )
 
+CLOSING: Final[frozenset[type[Attributes]]] = frozenset(TERMINAL_EVENTS)
+"""The same as a set, for every turn: `isinstance` asks the abstract base of structs."""
+
 ActivityOutcome: TypeAlias = (
     ActivityTaskCompleted
     | ActivityTaskFailed

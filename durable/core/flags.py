@@ -6,34 +6,37 @@ bits they were written with and so the behaviour they had.
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
 
-class Flag(enum.IntFlag):
-    """One recorded behaviour each; bits are never used again."""
+class Flag:
+    """One recorded behaviour each; bits are never used again.
 
-    DRAIN_ONCE = 1
+    Plain numbers: each turn asks, and to take a bit of a number by a member of an enum
+    costs a hundred times as much.
+    """
+
+    DRAIN_ONCE: Final = 1
     """All events of a turn are applied before the loop is drained, once."""
-    EVERY_CANCEL_IS_SEEN = 2
+    EVERY_CANCEL_IS_SEEN: Final = 2
     """A cancel that a wait outlasts is raised at the task's next wait."""
-    SAME_ON_EVERY_PYTHON = 4
+    SAME_ON_EVERY_PYTHON: Final = 4
     """What asyncio does in another way from Python to Python is done in one."""
-    CONDITIONS_ONE_BY_ONE = 8
+    CONDITIONS_ONE_BY_ONE: Final = 8
     """Whoever waits for a condition is woken alone; the next one is asked after it."""
-    ARGUMENTS_REFUSED = 32
+    ARGUMENTS_REFUSED: Final = 32
     """Only of turns in which an argument was refused: a replay checks them, too."""
 
-    GUARDED = 512
+    GUARDED: Final = 512
     """The run began under guards: no refusal of theirs can be swallowed. A run keeps
     this bit as its first task had it, so that no upgrade parks a run."""
-    REMOTE_TRACEBACKS = 1024
+    REMOTE_TRACEBACKS: Final = 1024
     """Code sees the recorded traceback of what it awaited at the end of its causes."""
-    HANDLERS_CHECKED = 16384
+    HANDLERS_CHECKED: Final = 16384
     """Annotations of handlers and channels are checked where the code uses them."""
 
 
-CURRENT: Final = int(
+CURRENT: Final = (
     Flag.DRAIN_ONCE
     | Flag.EVERY_CANCEL_IS_SEEN
     | Flag.SAME_ON_EVERY_PYTHON
@@ -42,9 +45,9 @@ CURRENT: Final = int(
     | Flag.REMOTE_TRACEBACKS
     | Flag.HANDLERS_CHECKED
 )
-KNOWN: Final = CURRENT | int(Flag.ARGUMENTS_REFUSED)
-_OF_THE_RUN: Final = int(Flag.GUARDED)
-_OF_ONE_TASK: Final = int(Flag.ARGUMENTS_REFUSED)
+KNOWN: Final = CURRENT | Flag.ARGUMENTS_REFUSED
+_OF_THE_RUN: Final = Flag.GUARDED
+_OF_ONE_TASK: Final = Flag.ARGUMENTS_REFUSED
 
 
 def of_next_task(bits: int) -> int:

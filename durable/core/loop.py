@@ -18,8 +18,10 @@ import asyncio.events
 import collections
 import contextvars
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, Final, NoReturn, Protocol, TypeVar
+
+import msgspec
 
 from durable import limits
 from durable.core import flags
@@ -27,7 +29,12 @@ from durable.core.stable_asyncio import install_stable_asyncio
 from durable.core.tasks import WorkflowFuture, WorkflowTaskHandle
 from durable.core.teardown import RunTornDown
 from durable.core.user_code import line_in
-from durable.errors import ForbiddenInWorkflowError, ReadOnlyError, WorkflowTaskError
+from durable.errors import (
+    ForbiddenInWorkflowError,
+    InvalidDurationError,
+    ReadOnlyError,
+    WorkflowTaskError,
+)
 
 T = TypeVar("T")
 
@@ -41,21 +48,14 @@ allowed: Final[contextvars.ContextVar[str | None]] = contextvars.ContextVar(
 """Why the code that runs may do what cannot be replayed; see `durable.allow`."""
 
 
-class Handle:
+# Structs, since each step of a run makes one: no step of Python sets their fields.
+class Handle(msgspec.Struct, eq=False):
     """One queued call; what asyncio asks of a handle and no more."""
 
-    __slots__ = ("args", "callback", "context", "is_cancelled")
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: contextvars.Context | None,
-    ) -> None:
-        self.callback = callback
-        self.args = args
-        self.context = context if context is not None else contextvars.copy_context()
-        self.is_cancelled = False
+    callback: Callable[..., object]
+    args: tuple[Any, ...]
+    context: contextvars.Context
+    is_cancelled: bool = False
 
     def cancel(self) -> None:
         """Make the call not happen."""
@@ -66,25 +66,15 @@ class Handle:
         return self.is_cancelled
 
 
-class TimerHandle(Handle):
+class TimerHandle(Handle, eq=False):
     """One call that waits for a durable timer."""
 
-    __slots__ = ("_when", "on_cancel")
-
-    def __init__(
-        self,
-        when: float,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: contextvars.Context | None,
-    ) -> None:
-        super().__init__(callback, args, context)
-        self._when = when
-        self.on_cancel: Callable[[], None] | None = None
+    time: float = 0.0
+    on_cancel: Callable[[], None] | None = None
 
     def when(self) -> float:
         """The loop time at which the call is due."""
-        return self._when
+        return self.time
 
     def cancel(self) -> None:
         """Make the call not happen, and drop its timer."""
@@ -113,37 +103,39 @@ class LoopOwner(Protocol):
 class DeterministicLoop(asyncio.AbstractEventLoop):
     """The event loop of one run."""
 
+    # Most runs set few of these, so they are made at first use.
+    given_number = 0
+    """The number of the task that is just made, if it is not the next one."""
+    generators: list[AsyncGenerator[Any, Any]] | None = None
+    """Started async generators, held so that no collector finalizes them."""
+    is_torn_down = False
+    flags: int = flags.CURRENT
+    """The recorded behaviour of the turn that is driven."""
+    outside = 0
+    """The id of what is being handled where the turn is driven: by a client that starts
+    a run in its `except`, say. Python makes it the context of whatever the code raises.
+    """
+    read_only = ""
+    """What is running that may change nothing; empty for all other code."""
+    refusal: WorkflowTaskError | None = None
+    _created = 0
+    _task_names = 0
+    _tasks_kept = _TASKS_KEPT_MIN
+    _now = 0.0
+    _put_off: Sequence[Handle] = ()
+    """Calls that did nothing but ask for themselves again; the next turn has them."""
+    _is_careful = False
+    _changes: collections.deque[Handle]
+
     def __init__(self, owner: LoopOwner, seed: int) -> None:
         self._owner = owner
+        # How `durable.api` finds the runtime; any loop may carry one.
+        self.durable_runtime: Any = owner
         self._ready: collections.deque[Handle] = collections.deque()
-        self._changes = self._ready
         self._seed = seed & _HASH_MASK
-        self._created = 0
-        self._task_names = 0
-        # The number of the task that is just made, if it is not the next one.
-        self.given_number = 0
-        self._now = 0.0
         # In order of creation. Done ones are dropped now and then, not one by one: a
         # callback on each task would cost a turn of the loop.
         self.tasks: list[WorkflowTaskHandle[Any]] = []
-        self._tasks_kept = _TASKS_KEPT_MIN
-        # Started async generators, held so that no collector finalizes them.
-        self.generators: list[AsyncGenerator[Any, Any]] | None = None
-        self.is_torn_down = False
-        # The recorded behaviour of the turn that is driven.
-        self.flags = flags.CURRENT
-        # Calls that did nothing but ask for themselves again; the next turn has them.
-        self._put_off: list[Handle] = []
-        self._is_careful = False
-        # The id of what is being handled where the turn is driven: by a client that
-        # starts a run in its `except`, say. Python makes it the context of whatever the
-        # code raises.
-        self.outside = 0
-        # What is running that may change nothing; empty for all other code.
-        self.read_only = ""
-        self.refusal: WorkflowTaskError | None = None
-        # How `durable.api` finds the runtime; any loop may carry one.
-        self.durable_runtime: Any = owner
         install_stable_asyncio(DeterministicLoop)
 
     # --- order ------------------------------------------------------------------------
@@ -162,7 +154,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._now = instant / 1_000_000
         if self._put_off:
             self._ready.extend(self._put_off)
-            self._put_off = []
+            self._put_off = ()
 
     def time(self) -> float:
         """The workflow task's time, in seconds since 1970."""
@@ -213,7 +205,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             if not repeated or rounds > limits.ROUNDS_WITHOUT_PROGRESS:
                 break
             self._ready.extend(repeated)
-        self._put_off += repeated
+        self._put_off = (*self._put_off, *repeated)
         self._is_careful = False
 
     def _drain_but_for_repeats(self) -> list[Handle]:
@@ -245,6 +237,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> Handle:
         """Queue a call after all that are queued."""
+        if context is None:
+            context = contextvars.copy_context()
         handle = Handle(callback, args, context)
         if not self.is_torn_down:
             self._ready.append(handle)
@@ -262,7 +256,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         context: contextvars.Context | None = None,
     ) -> TimerHandle:
         """Start a durable timer; a delay that is not positive only queues the call."""
-        handle = TimerHandle(self._now + delay, callback, args, context)
+        if context is None:
+            context = contextvars.copy_context()
+        handle = TimerHandle(callback, args, context, time=self._now + delay)
         if self.is_torn_down:
             return handle  # never called
         if delay <= 0:
@@ -311,8 +307,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if name is None:
             self._task_names += 1
             name = f"Task-{self._task_names}"
+        elif type(name) is not str:
+            name = str(name)
         self.given_number = number
-        task = WorkflowTaskHandle(coro, loop=self, name=str(name), context=context)
+        task = WorkflowTaskHandle(coro, loop=self, name=name, context=context)
         if task.order_hash is None:  # a later Python's constructor may not ask for it
             hash(task)
         self.given_number = 0
@@ -515,3 +513,14 @@ def make_loop(owner: LoopOwner, seed: int) -> DeterministicLoop:
     # The abstract methods that checkers miss are the refusals set above.
     make: Callable[[LoopOwner, int], DeterministicLoop] = DeterministicLoop
     return make(owner, seed)
+
+
+def loop_delay(seconds: float) -> int:
+    """What asyncio asks for, in microseconds."""
+    if not seconds <= limits.DURATION_SECONDS_MAX:
+        raise InvalidDurationError(
+            f"Workflow code asked to wait for {seconds!r} s; the limit is"
+            f" {limits.DURATION_SECONDS_MAX} s (100 years).",
+            hint="To wait without end, wait for an asyncio.Event instead.",
+        )
+    return max(1, round(seconds * 1_000_000))

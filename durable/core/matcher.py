@@ -7,7 +7,7 @@ reported with its position, both sides and both source lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from durable.core.commands import (
@@ -23,6 +23,7 @@ from durable.core.commands import (
     StartChildWorkflowExecution,
     StartTimer,
 )
+from durable.core.context import RunContext
 from durable.core.events import (
     Attributes,
     HistoryEvent,
@@ -43,13 +44,9 @@ _ADVICE = (
 
 
 def match(
-    entries: Sequence[Entry],
-    events: Sequence[HistoryEvent],
-    run: Callable[[], str],
+    run: RunContext, entries: Sequence[Entry], events: Sequence[HistoryEvent]
 ) -> None:
     """Check a turn's commands against its recorded events, and bind them.
-
-    `run` names the run for an error.
 
     Raises:
         NondeterminismError: at the first position where they differ.
@@ -58,25 +55,26 @@ def match(
     count = len(events)
     for entry in entries:
         if position == count:
-            raise _mismatch(run(), None, entry, None)
+            raise _mismatch(run, None, entry, None)
         event = events[position]
         attributes = event.attributes
         while type(attributes) is MarkerRecorded and _may_be_missing(entry, event):
             position += 1
             if position == count:
-                raise _mismatch(run(), None, entry, None)
+                raise _mismatch(run, None, entry, None)
             event = events[position]
             attributes = event.attributes
         if type(attributes) is not entry.event_type:
-            raise _mismatch(run(), event, entry, None)
+            raise _mismatch(run, event, entry, None)
         difference = entry.differs(attributes)
         if difference is not None:
-            raise _mismatch(run(), event, entry, difference)
-        entry.recorded(event.event_id, event.time, attributes)
+            raise _mismatch(run, event, entry, difference)
+        entry.recorded(run, event.event_id, event.time, attributes)
         position += 1
-    for event in events[position:]:
-        if not _is_deprecated_marker(event):
-            raise _mismatch(run(), event, None, None)
+    while position < count:
+        if not _is_deprecated_marker(events[position]):
+            raise _mismatch(run, events[position], None, None)
+        position += 1
 
 
 def _is_deprecated_marker(event: HistoryEvent) -> bool:
@@ -92,7 +90,7 @@ def _may_be_missing(entry: Entry, event: HistoryEvent) -> bool:
 
 
 def _mismatch(
-    run: str,
+    run: RunContext,
     event: HistoryEvent | None,
     entry: Entry | None,
     difference: str | None,
@@ -116,7 +114,7 @@ def _mismatch(
             f" {difference} differ{'' if _is_plural(difference) else 's'}."
         )
     return NondeterminismError(
-        f"Run {run} cannot be replayed: {what}",
+        f"Run {run.name} cannot be replayed: {what}",
         hint=_ADVICE,
         event_id=None if event is None else event.event_id,
         recorded=recorded,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,33 +21,30 @@ from durable.core.driver import (
     RunDriver,
     end_context,
     exit_error,
-    name_of,
 )
 from durable.core.events import (
-    TERMINAL_EVENTS,
+    CLOSING,
     UNPROCESSED,
+    ActivityTaskCompleted,
+    ActivityTaskScheduled,
     Attributes,
     CheckpointRecorded,
     HistoryEvent,
     MarkerRecorded,
-    TimerCanceled,
     TimerFired,
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowTaskStarted,
-    event_of,
 )
-from durable.core.machines.activity import ActivityMachine
-from durable.core.machines.child import ChildMachine
-from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.fact import find_dead_letter
-from durable.core.machines.machine import Entry, State
+from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
-from durable.core.machines.timer import TimerMachine
+from durable.core.machines.run import ClosingEntry
 from durable.core.matcher import match
-from durable.core.payload import Failure
+from durable.core.payload import Failure, Payload, Payloads
+from durable.core.recorded_turns import RecordedTurn, RecordedTurns
 from durable.core.run_view import RunView
-from durable.core.runtime import WorkflowCode
+from durable.core.runtime import ActivityTarget, WorkflowCode
 from durable.core.workflow_task import (
     TaskFailureKind,
     TaskInput,
@@ -84,6 +80,7 @@ class Replayer(RunView):
         "_is_torn_down",
         "_on_unhandled",
         "_settled_count",
+        "_turns",
         "closing",
         "event_count",
         "flags",
@@ -100,6 +97,7 @@ class Replayer(RunView):
         self._on_unhandled = on_unhandled
         super().__init__()
         self._is_torn_down = self._checks_arguments = False
+        self._turns: RecordedTurns | None = None
         self.event_count = 0
         # The events before the turn: a failed one goes back to them.
         self._settled_count = 0
@@ -187,14 +185,16 @@ class Replayer(RunView):
         self.event_count = history[-1].event_id
         self.flags = flags.of_next_task(self.flags)
         events = [event for event in inputs if not isinstance(event, UpdateRequest)]
-        command = FailWorkflowExecution(failure)
+        end = ClosingEntry(FailWorkflowExecution(failure))
         placed = self._place(
-            [WorkflowTaskStarted(), *events, event_of(command)],
+            [WorkflowTaskStarted(), *events],
             max(now, history[-1].time),
+            driver.context,
+            (end,),
         )
         driver.context.has_had_children = True  # perhaps: not all of it was read
         driver.is_closed = True
-        return self._completion(placed, (command,))
+        return self._completion(placed, (end,))
 
     def unprocessed_events(
         self, now: int, inputs: Sequence[TaskInput]
@@ -218,8 +218,8 @@ class Replayer(RunView):
     def _not_before_the_last(self, now: int) -> int:
         """Times never fall along a run, whoever's clock wrote what is there."""
         context, earlier = self._context, self._unprocessed
-        if context is not None:
-            now = max(now, context.task_time)
+        if context is not None and context.task_time > now:
+            now = context.task_time
         return max(now, earlier[-1].time) if earlier else now
 
     # --- the end of it ----------------------------------------------------------------
@@ -268,19 +268,30 @@ class Replayer(RunView):
         if self._context is None:
             self._begin_recorded(history)
         position = self._position_after_gap(history)
-        while position < len(history):
-            context = self._context_at(history[position])
+        turns = self._turns = RecordedTurns(
+            history[position:] if position else history, self.event_count
+        )
+        while turns.ahead is not None:
+            context = self._context_at(turns.ahead[0])
             context.is_replaying = True
+            context.outcome_ahead = self._outcome_ahead
             outer = turn.enter(context.loop)
             try:
-                while position < len(history):
-                    position = self._replay_turn(context, history, position)
+                while turns.take() is not None:
+                    if turns.current[0] is None:  # the next task takes them
+                        left = len(turns.current[1])
+                        self._unprocessed = list(history[-left:])
+                        self.event_count += left
+                        break
+                    self._replay_turn(context, turns)
                     if context.checkpoint_input is not None:
                         break
                 context.loop.drop_done_tasks()  # unheard errors were reported live
             finally:
                 context.trusts_arguments = False
+                context.outcome_ahead = None
                 turn.leave(outer)
+        self._turns = None
 
     def _position_after_gap(self, history: Sequence[HistoryEvent]) -> int:
         """Where to begin: after the first event if only a checkpoint follows it."""
@@ -292,9 +303,9 @@ class Replayer(RunView):
         self.event_count = second.event_id - 1
         return 1
 
-    def _context_at(self, event: HistoryEvent) -> RunContext:
+    def _context_at(self, event: HistoryEvent | None) -> RunContext:
         """The run's context; a new one where a checkpoint begins it anew."""
-        if type(event.attributes) is CheckpointRecorded:
+        if event is not None and type(event.attributes) is CheckpointRecorded:
             driver = self._get_driver()
             driver.begin_anew(event.attributes, event.event_id)
             self._context = driver.context
@@ -302,7 +313,7 @@ class Replayer(RunView):
 
     def _begin_recorded(self, history: Sequence[HistoryEvent]) -> None:
         first = history[0]
-        if not isinstance(first.attributes, WorkflowExecutionStarted):
+        if type(first.attributes) is not WorkflowExecutionStarted:
             raise CorruptHistoryError(
                 "A history must begin with WorkflowExecutionStarted, but event"
                 f" {first.event_id} is {type(first.attributes).__name__}."
@@ -310,56 +321,15 @@ class Replayer(RunView):
         self._start(first.attributes)
         self._get_driver().context.started_at = first.time
 
-    def _replay_turn(
-        self, context: RunContext, history: Sequence[HistoryEvent], position: int
-    ) -> int:
-        """Drive the turn that begins at `position`; return where the next begins."""
-        inputs: list[Attributes] = []
-        recorded: list[HistoryEvent] = []
-        begun: HistoryEvent | None = None
-        known, count = self.event_count, len(history)
-        start = position
-        while position < count:
-            event = history[position]
-            if event.event_id != known + position - start + 1:
-                raise CorruptHistoryError(
-                    f"Event {event.event_id} stands where event"
-                    f" {known + position - start + 1} must be."
-                )
-            if begun is None:
-                if event.task_number != UNPROCESSED:
-                    begun = event
-            elif event.task_number != begun.task_number:
-                break
-            attributes = event.attributes
-            if attributes.is_input:
-                inputs.append(attributes)
-            else:
-                recorded.append(event)
-                if type(attributes) is MarkerRecorded:
-                    self._note_marker(context, attributes)
-            position += 1
-        if begun is None:  # nobody has taken them yet; the next task does
-            self._unprocessed = list(history[start:])
-            self.event_count += position - start
-            return position
-        self.task_count = begun.task_number
-        self.flags = context.loop.flags = bits = begun.flags
-        context.trusts_arguments = not (
-            bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
-        )
-        context.begin_task(begun.time, begun.event_id - 1)
-        context.checkpoint_follows = position < count and (
-            type(history[position].attributes) is CheckpointRecorded
-        )
-        context.is_failing = bool(recorded) and (
-            type(recorded[-1].attributes) is WorkflowExecutionFailed
-        )
-        self._get_driver().apply(inputs)
-        self.event_count += position - start
+    def _replay_turn(self, context: RunContext, turns: RecordedTurns) -> None:
+        """Drive a recorded turn again, and those that the code goes through with it."""
+        driver = self._get_driver()
+        self._begin_recorded_turn(context, turns.current)
+        driver.apply(turns.current[1])
+        recorded = turns.current[2]
         if context.checkpoint_follows and context.checkpoint_input is None:
             raise NondeterminismError(
-                f"Run {name_of(context)} cannot be replayed: event"
+                f"Run {context.name} cannot be replayed: event"
                 f" {self.event_count + 1} is CheckpointRecorded, but the code takes"
                 " no checkpoint there.",
                 hint="Restore the code, or guard the change with patched().",
@@ -367,14 +337,64 @@ class Replayer(RunView):
                 recorded="CheckpointRecorded",
                 found=None,
             )
-        if not self.is_closed:
+        if not driver.is_closed:
             entries = context.take_entries()
-            match(entries, recorded, lambda: name_of(context))
-            self._index(context, entries)
-            if recorded and isinstance(recorded[-1].attributes, TERMINAL_EVENTS):
-                self._get_driver().is_closed = True
+            match(context, entries, recorded)
+            if recorded and type(recorded[-1].attributes) in CLOSING:
+                driver.is_closed = True
                 self.closing = entries[-1].command()
-        return position
+
+    def _begin_recorded_turn(self, context: RunContext, turn: RecordedTurn) -> None:
+        """Let the code see the time and the flags of a recorded turn."""
+        begun, inputs, recorded, following = turn
+        assert begun is not None  # noqa: S101 - the others are not driven
+        self.task_count = begun.task_number
+        self.flags = context.loop.flags = bits = begun.flags
+        context.trusts_arguments = not (
+            bits & flags.Flag.ARGUMENTS_REFUSED or self._checks_arguments
+        )
+        context.begin_task(begun.time, begun.event_id - 1)
+        self.event_count += len(inputs) + len(recorded)
+        kind = None
+        for event in recorded:
+            kind = type(event.attributes)
+            if kind is MarkerRecorded:
+                self._note_marker(context, event.attributes)  # type: ignore[arg-type]  # by its kind
+        context.is_failing = kind is WorkflowExecutionFailed
+        context.checkpoint_follows = (
+            following is not None and type(following.attributes) is CheckpointRecorded
+        )
+
+    def _outcome_ahead(
+        self, activity_id: str, target: ActivityTarget, input: Payloads
+    ) -> Payload | None:
+        """Go on to the next turn at once if all that it brings is this result.
+
+        Most turns of most histories are so: one activity is asked for, and its result
+        is all that the next turn brings. The code need not be put aside in between.
+        None where anything else goes on, or differs: the long way then says what.
+        """
+        context, turns = self._context, self._turns
+        if context is None or turns is None or turns.ahead is None:
+            return None
+        recorded, (begun, inputs, _, _) = turns.current[2], turns.ahead
+        if len(recorded) != 1 or len(inputs) != 1 or begun is None:
+            return None
+        event, outcome = recorded[0], inputs[0]
+        scheduled = event.attributes
+        if (
+            type(outcome) is not ActivityTaskCompleted
+            or type(scheduled) is not ActivityTaskScheduled
+            or outcome.scheduled_event_id != event.event_id
+            or scheduled.activity_id != activity_id
+            or scheduled.activity_type != target.activity_type
+            or scheduled.input != input
+            or not context.is_alone
+        ):
+            return None
+        turns.take()
+        self._begin_recorded_turn(context, turns.current)
+        return outcome.result
 
     def _note_marker(self, context: RunContext, marker: MarkerRecorded) -> None:
         patch = find_patch(marker)
@@ -395,18 +415,16 @@ class Replayer(RunView):
     # --- one live turn ----------------------------------------------------------------
 
     def _drive(self, task: WorkflowTask) -> WorkflowTaskCompletion:
-        inputs: list[TaskInput] = list(task.events)
+        inputs: Sequence[TaskInput] = task.events
         earlier = self._unprocessed
         if earlier:
-            inputs.insert(0, WorkflowTaskStarted())
+            inputs = (WorkflowTaskStarted(), *inputs)
         context = self._context
         if context is None:
             context = self._start_live(earlier, inputs)
         time = self._not_before_the_last(task.now)
-        if context.timers and not isinstance(
-            inputs[-1] if inputs else None, TERMINAL_EVENTS
-        ):
-            inputs += self._due_timers(time)
+        if context.timers and not (inputs and type(inputs[-1]) in CLOSING):
+            inputs = (*inputs, *self._due_timers(time))
         if not inputs:
             raise InternalError("A workflow task has neither inputs nor due timers.")
         refused: tuple[tuple[str, Failure], ...] = ()
@@ -418,24 +436,24 @@ class Replayer(RunView):
         if earlier:
             applied = [*(event.attributes for event in earlier), *inputs]
             self._unprocessed = ()
-        placed, commands = self._drive_turn(self._get_driver(), applied, inputs, time)
+        driver = self._get_driver()
+        placed, entries = self._drive_turn(driver, applied, inputs, time)
         if context.has_mailbox:
             refused += tuple(context.mailbox.rejected.items())
         checkpoint_event_id = None
         while context.checkpoint_input is not None:
-            driver = self._get_driver()
             checkpoint = driver.checkpoint()
             checkpoint_event_id = self.event_count + 1
             driver.begin_anew(checkpoint, checkpoint_event_id)
             context = self._context = driver.context
             more, further = self._drive_turn(driver, [checkpoint], [checkpoint], time)
             placed += more
-            commands += further
-        return self._completion(placed, commands, refused, checkpoint_event_id)
+            entries += further
+        return self._completion(placed, entries, refused, checkpoint_event_id)
 
     def _admit(
-        self, context: RunContext, inputs: list[TaskInput], time: int
-    ) -> tuple[list[TaskInput], tuple[tuple[str, Failure], ...]]:
+        self, context: RunContext, inputs: Sequence[TaskInput], time: int
+    ) -> tuple[Sequence[TaskInput], tuple[tuple[str, Failure], ...]]:
         """Ask validators first, if a turn would be for updates alone.
 
         What they refuse then leaves no trace, not even a turn. Once one is admitted
@@ -444,7 +462,7 @@ class Replayer(RunView):
         """
         if any(type(event) is not UpdateRequest for event in inputs):
             return inputs, ()
-        admitted: list[TaskInput] = []
+        admitted: Sequence[TaskInput] = ()
         earlier = context.task_time
         context.begin_task(time, context.history_length)
         outer = turn.enter(context.loop)
@@ -466,17 +484,18 @@ class Replayer(RunView):
         applied: Sequence[TaskInput],
         inputs: Sequence[TaskInput],
         time: int,
-    ) -> tuple[tuple[HistoryEvent, ...], tuple[Any, ...]]:
+    ) -> tuple[tuple[HistoryEvent, ...], tuple[Entry, ...]]:
         """Drive one turn live; return its events, and its commands."""
         context = driver.context
+        loop = context.loop
         self.task_count += 1
-        self.flags = context.loop.flags = flags.of_next_task(self.flags)
+        self.flags = loop.flags = flags.of_next_task(self.flags)
         context.is_replaying = False
         context.begin_task(time, self.event_count)
         has_mailbox = context.has_mailbox
         if has_mailbox:
             context.mailbox.forget_judgements()
-        outer = turn.enter(context.loop)
+        outer = turn.enter(loop)
         try:
             driver.apply(applied)
         finally:
@@ -487,21 +506,12 @@ class Replayer(RunView):
         recorded: Sequence[Any] = inputs
         if has_mailbox or context.has_mailbox:
             recorded = self._recorded(driver, inputs)
-        if driver.is_closed:  # timed out or terminated: no code ran
-            return self._place(recorded, time), ()
-        entries = context.take_entries()
-        if not entries:
-            return self._place(recorded, time), ()
-        commands = tuple([entry.command() for entry in entries])
-        placed = self._place(
-            [*recorded, *[event_of(command) for command in commands]], time
-        )
-        for entry, event in zip(entries, placed[len(recorded) :], strict=True):
-            entry.recorded(event.event_id, time, event.attributes)
-        self._index(context, entries)
-        if isinstance(placed[-1].attributes, TERMINAL_EVENTS):
+        # Timed out or terminated: no code ran.
+        entries = () if driver.is_closed else context.take_entries()
+        placed = self._place(recorded, time, context, entries)
+        if entries and type(placed[-1].attributes) in CLOSING:
             driver.is_closed = True
-        return placed, commands
+        return placed, entries
 
     def _recorded(
         self, driver: RunDriver, inputs: Sequence[TaskInput]
@@ -521,7 +531,7 @@ class Replayer(RunView):
         self, earlier: Sequence[HistoryEvent], inputs: Sequence[TaskInput]
     ) -> RunContext:
         first = earlier[0].attributes if earlier else inputs[0] if inputs else None
-        if not isinstance(first, WorkflowExecutionStarted):
+        if type(first) is not WorkflowExecutionStarted:
             raise InternalError("The first workflow task must start the run.")
         self._start(first)
         context = self._get_driver().context
@@ -540,49 +550,39 @@ class Replayer(RunView):
         ]
 
     def _place(
-        self, events: Sequence[Attributes], time: int
+        self,
+        inputs: Sequence[Attributes],
+        time: int,
+        context: RunContext,
+        entries: Sequence[Entry],
     ) -> tuple[HistoryEvent, ...]:
-        first = self.event_count + 1
-        self.event_count += len(events)
-        number, bits = self.task_count, self.flags
-        return tuple(
-            [
-                HistoryEvent(event_id, number, time, attributes, bits)
-                for event_id, attributes in enumerate(events, first)
-            ]
-        )
+        """Put a turn's inputs and then its commands behind the last event."""
+        event_id, number, bits = self.event_count, self.task_count, self.flags
+        placed: list[HistoryEvent] = []
+        for attributes in inputs:
+            event_id += 1
+            placed.append(HistoryEvent(event_id, number, time, attributes, bits))
+        for entry in entries:
+            event_id += 1
+            attributes = entry.event()
+            placed.append(HistoryEvent(event_id, number, time, attributes, bits))
+            entry.recorded(context, event_id, time, attributes)
+        self.event_count = event_id
+        return tuple(placed)
 
     # --- results of a turn ------------------------------------------------------------
-
-    def _index(self, context: RunContext, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if type(entry) is ActivityMachine:
-                context.activities[entry.scheduled_event_id] = entry
-            elif type(entry) is TimerMachine:
-                if entry.state is State.PENDING:
-                    context.timers[entry.started_event_id] = entry
-                    heapq.heappush(
-                        context.timer_heap, (entry.due_at, entry.started_event_id)
-                    )
-            elif type(entry) is ChildMachine:
-                context.children[entry.initiated_event_id] = entry
-            elif isinstance(entry, DeliveryMachine):
-                context.deliveries[entry.initiated_event_id] = entry
-            elif entry.event_type is TimerCanceled:
-                command = entry.command()
-                context.timers.pop(command.started_event_id, None)  # type: ignore[union-attr]  # by its kind
 
     def _completion(
         self,
         events: tuple[HistoryEvent, ...],
-        commands: tuple[Any, ...],
+        entries: tuple[Entry, ...],
         rejected: tuple[tuple[str, Failure], ...] = (),
         checkpoint_event_id: int | None = None,
     ) -> WorkflowTaskCompletion:
         is_closed = self.is_closed
         return WorkflowTaskCompletion(
             self.task_count,
-            commands,
+            entries,
             events,
             is_closed,
             None if is_closed else self.next_timer_at(),

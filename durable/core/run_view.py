@@ -169,7 +169,7 @@ class RunView:
         context = self._context
         if context is None:
             return None
-        heap, timers = context.timer_heap, context.timers
+        heap, timers = context.timer_heap or (), context.timers
         while heap:
             due_at, event_id = heap[0]
             if event_id in timers:

@@ -207,7 +207,9 @@ def source_line(code: CodeType | None, instruction: int) -> str:
     if code is None:
         return ""
     # By identity, since code objects hash by their content; the value keeps it alive.
-    known = _source_lines.get((id(code), instruction))
+    # Not by `id`: audit hooks hear of each.
+    key = object.__hash__(code), instruction
+    known = _source_lines.get(key)
     if known is not None:
         return known[1]
     line = code.co_firstlineno
@@ -218,7 +220,7 @@ def source_line(code: CodeType | None, instruction: int) -> str:
     if len(_source_lines) >= _SOURCE_LINES_MAX:
         _source_lines.clear()
     text = f"{code.co_filename}:{line}"
-    _source_lines[id(code), instruction] = code, text
+    _source_lines[key] = code, text
     return text
 
 

@@ -14,6 +14,7 @@ T = TypeVar("T")
 class WorkflowFuture(asyncio.Future[T]):
     """A future that hashes by its creation number in the run."""
 
+    __slots__ = ("order",)
     order: int
 
     def __hash__(self) -> int:

@@ -49,11 +49,13 @@ def enter(loop: DeterministicLoop) -> Outer:
     """Begin a turn in this thread; give the answer to `leave`."""
     outer = _get_loop()
     task = _leave_task(outer) if _needs_task_swap and outer is not None else None
-    if not isinstance(sys.get_asyncgen_hooks().firstiter, _Hooks):
+    if type(sys.get_asyncgen_hooks().firstiter) is not _Hooks:
         _Hooks.install()
     was_collecting = gc.isenabled()
     gc.disable()
-    loop.outside = id(sys.exception())  # it outlives the turn, and nothing holds it
+    handled = sys.exception()  # it outlives the turn, and nothing holds it
+    # Audit hooks hear of each id that is taken.
+    loop.outside = 0 if handled is None else id(handled)
     _set_loop(loop)
     return outer, task, was_collecting
 

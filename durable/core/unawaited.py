@@ -11,11 +11,14 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from types import CodeType, CoroutineType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from durable.core.loop import DeterministicLoop
 from durable.core.runtime import source_line
 from durable.errors import WorkflowTaskError
+
+Call: TypeAlias = tuple[Coroutine[Any, Any, Any], str, CodeType, int]
+"""A call that somebody is to await, its name, and the line that made it."""
 
 # A call that only we hold: by its note, by a variable, by the argument of getrefcount.
 _OWN_REFERENCES: Final = 3
@@ -28,7 +31,7 @@ class CallNotes:
     loop: DeterministicLoop
     is_replaying: bool
     main: asyncio.Task[Any] | None
-    calls: list[tuple[Coroutine[Any, Any, Any], str, CodeType, int]]
+    calls: list[Call] | tuple[()]
 
     def note_call(
         self,
@@ -39,6 +42,8 @@ class CallNotes:
     ) -> None:
         """Workflow code has made a call. On replay nothing is refused that was not."""
         if not (self.is_replaying or self.loop.read_only):
+            if not self.calls:
+                self.calls = []
             self.calls.append((call, name, code, instruction))
 
     def check_calls(self) -> None:
@@ -50,7 +55,7 @@ class CallNotes:
         if not self.calls:
             return
         lost = None
-        waiting: list[tuple[Coroutine[Any, Any, Any], str, CodeType, int]] = []
+        waiting: list[Call] = []
         for item in self.calls:
             call, name, code, instruction = item
             if not _is_unbegun(call):
@@ -79,7 +84,7 @@ class CallNotes:
         for call, *_ in self.calls:
             if _is_unbegun(call):
                 call.close()
-        self.calls = []
+        self.calls = ()
 
 
 def _is_unbegun(call: Any) -> bool:

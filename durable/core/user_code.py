@@ -26,6 +26,13 @@ _CALLED: Final = tuple(
 )
 
 
+_PLUMBING: Final = (
+    _STDLIB + f"asyncio{_SEPARATOR}",
+    _PACKAGE + "core",
+    _PACKAGE + "api",
+)
+
+
 class Owner(enum.Enum):
     """Whose code it is."""
 
@@ -70,6 +77,11 @@ def adopt(code: CodeType, module: str) -> None:
     parts = filename.split(_SEPARATOR)
     _adopted.append(_SEPARATOR.join([*parts[:-depth], ""]) if depth else filename)
     _owners.clear()
+
+
+def is_plumbing(filename: str) -> bool:
+    """Whether a line that asked for a wait is not to be found in that file."""
+    return filename.startswith(_PLUMBING)
 
 
 def frames_in_turn(frame: FrameType | None) -> Iterator[FrameType]:

@@ -25,6 +25,7 @@ from durable.core.events import (
     HistoryEvent,
     WorkflowExecutionUpdateAccepted,
 )
+from durable.core.machines.machine import Entry
 from durable.core.payload import Failure, Payloads
 
 
@@ -96,7 +97,7 @@ class WorkflowTaskCompletion(msgspec.Struct, frozen=True):
 
     Attributes:
         task_number: the turn's number in the run, from 1.
-        commands: what the code asked for, in order.
+        entries: what the code asked for, in order; `commands` as data.
         events: all events to append: the turn's inputs, then one for each command.
         is_closed: the last event is the run's terminal event.
         next_timer_at: when the run's earliest timer is due, or None.
@@ -107,10 +108,15 @@ class WorkflowTaskCompletion(msgspec.Struct, frozen=True):
     """
 
     task_number: int
-    commands: tuple[Command, ...] = ()
+    entries: tuple[Entry, ...] = ()
     events: tuple[HistoryEvent, ...] = ()
     is_closed: bool = False
     next_timer_at: int | None = None
     rejected: tuple[tuple[str, Failure], ...] = ()
     checkpoint_event_id: int | None = None
     failure: WorkflowTaskFailure | None = None
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """What the code asked for, in order; `events` hold the same."""
+        return tuple(entry.command() for entry in self.entries)

@@ -6,6 +6,7 @@ the same of their runs, it takes no more statements than one would.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
@@ -84,6 +85,7 @@ def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) ->
         loaded[run.run_id] = LoadedRun(record=run, rows=[], messages=[], attempts=[])
     whole = [run.run_id for run in records if run.checkpoint_event_id <= 1]
     partly = [run.run_id for run in records if run.checkpoint_event_id > 1]
+    whole = _load_packed(session, whole, loaded)
     _load_rows(session, statements.LOAD_HISTORY, whole, loaded)
     _load_rows(session, statements.LOAD_FIRST_ROWS, partly, loaded)
     _load_rows(session, statements.LOAD_HISTORY_FROM_CHECKPOINT, partly, loaded)
@@ -120,6 +122,69 @@ def _damage(loaded: dict[str, LoadedRun], run_id: str, damage: str) -> None:
     if run.record.damage is None:
         record = msgspec.structs.replace(run.record, damage=damage)
         loaded[run_id] = msgspec.structs.replace(run, record=record)
+
+
+def _load_packed(
+    session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]
+) -> list[str]:
+    """Read whole histories, each as one row; return whose must be read row by row.
+
+    They are those that hold anything out of order, which is then told as it always is.
+    """
+    if not run_ids:
+        return []
+    try:
+        packed = fetch(session, statements.LOAD_PACKED_HISTORY, run_ids=run_ids)
+    except Exception:  # noqa: BLE001 - too large to be one text, or it is raised again
+        return run_ids
+    for row in packed:
+        with contextlib.suppress(TypeError, ValueError, AttributeError):
+            loaded[row[0]].rows.extend(_unpack(*row))
+    return [run_id for run_id in run_ids if not loaded[run_id].rows]
+
+
+_read_numbers: Final = msgspec.json.Decoder(list[int]).decode
+
+
+def _unpack(
+    run_id: str,
+    count: int,
+    first: int,
+    last: int,
+    sum_of_ids: int,
+    flags: int,
+    highest_flags: int,
+    *texts: str,
+) -> Iterator[HistoryRow]:
+    """Take a packed history apart.
+
+    Raises:
+        TypeError, ValueError, AttributeError: it is not as this library writes it.
+    """
+    numbers = _read_numbers(f"[{texts[0]}]")
+    times = _read_numbers(f"[{texts[1]}]")
+    kinds, data = texts[2].split(","), texts[3].split(statements.PACKED_SEPARATOR)
+    is_plain = (
+        # All different, so that they are the numbers from the first to the last.
+        (last - first + 1 == count and 2 * sum_of_ids == (first + last) * count)
+        and len(numbers) == len(times) == len(kinds) == len(data) == count
+        and type(flags) is int
+        and flags == highest_flags
+        # Times never fall along a run: they are in order of the events.
+        and times == sorted(times)
+    )
+    if not is_plain:
+        raise ValueError("it has to be read row by row")
+    return zip(
+        itertools.repeat(run_id),
+        range(first, last + 1),
+        numbers,
+        kinds,
+        times,
+        data,
+        itertools.repeat(flags),
+        strict=False,
+    )
 
 
 def _load_rows(

@@ -214,8 +214,11 @@ def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
 def _insert_runs(cursor: sqlite3.Cursor, records: list[RunRecord]) -> None:
     plain: dict[tuple[ManyRows, tuple[Any, ...]], list[Any]] = {}
     values: list[Any] = []
+    # Children of many parents share too little.
+    parents = {record.parent_run_id for record in records}
+    is_crowd = len(parents) <= max(4, len(records) // 4)
     for record in records:
-        if not _is_plain(record):
+        if not (_is_plain(record) and (is_crowd or record.parent_run_id is None)):
             values += statements.run_values(record)
             continue
         shared: tuple[Any, ...] = (

@@ -173,3 +173,72 @@ async def test_what_was_asked_before_the_end_is_answered(
     assert await first == []
     for (news,) in await asyncio.gather(*rest):
         assert news.run_id == "r1"
+
+
+# --- histories ------------------------------------------------------------------------
+
+
+async def test_whole_histories_come_as_one_row_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = [make_start(f"r{number}", events=9) for number in range(20)]
+    for start in starts:
+        await store.perform(start)
+    fetched = 0
+
+    def fetch(*args: Any, **values: Any) -> list[Any]:
+        nonlocal fetched
+        rows = reads_fetch(*args, **values)
+        fetched += len(rows)
+        return rows
+
+    reads_fetch = reads.fetch
+    monkeypatch.setattr(reads, "fetch", fetch)
+    loaded = await store.read(LoadRuns([start.record.run_id for start in starts]))
+
+    assert [run.rows for run in loaded] == [start.rows for start in starts]
+    assert fetched == 40  # one of each run, and one of its history
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flags = 7 WHERE event_id = 3",
+        "flags = 'many' WHERE event_id = 3",
+        "time = time - 10 WHERE event_id = 4",
+        "time = 'noon' WHERE event_id = 4",
+        "task_number = 1.5 WHERE event_id = 4",
+        "task_number = '1,2' WHERE event_id = 4",
+        "event_id = 40 WHERE event_id = 4",
+        "event_id = 2.5 WHERE event_id = 2",
+        "event_id = 'four' WHERE event_id = 4",
+        "type = 'A,B' WHERE event_id = 4",
+        "data = '{}' || replace(hex(zeroblob(4)), '00', char(30, 30)) || '{}'"
+        " WHERE event_id = 4",
+        "data = x'ff00ff' WHERE event_id = 4",
+        "data = CAST(x'ff00ff' AS TEXT) WHERE event_id = 4",
+    ],
+)
+async def test_a_history_that_is_out_of_order_is_read_row_by_row(
+    store: Store, tmp_path: Path, damage: str
+) -> None:
+    sound = make_start("r2", events=5)
+    await store.perform(make_start("r1", events=5))
+    await store.perform(sound)
+    with sqlite3.connect(tmp_path / "x.db") as database:
+        database.execute(f"UPDATE durable_history SET {damage} AND run_id = 'r1'")  # noqa: S608 - of this file
+        database.text_factory = bytes
+        kept = database.execute(
+            "SELECT event_id, data FROM durable_history WHERE run_id = 'r1'"
+            " ORDER BY event_id"
+        ).fetchall()
+    database.close()
+
+    damaged, other = await store.read(LoadRuns(["r1", "r2"]))
+
+    as_bytes = [
+        tuple(v.encode() if type(v) is str else v for v in (row[1], row[5]))
+        for row in damaged.rows
+    ]
+    assert as_bytes == kept
+    assert other.rows == sound.rows

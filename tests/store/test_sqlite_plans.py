@@ -58,6 +58,7 @@ INDEXED = [
     "LOAD_FIRST_ROWS",
     "LOAD_HISTORY",
     "LOAD_HISTORY_FROM_CHECKPOINT",
+    "LOAD_PACKED_HISTORY",
     "LOAD_MESSAGES",
     "LOAD_RUNS",
     "NEXT_NAMESPACE",
@@ -78,6 +79,7 @@ IN_ORDER = [
     "LOAD_FIRST_ROWS",
     "LOAD_HISTORY",
     "LOAD_HISTORY_FROM_CHECKPOINT",
+    "LOAD_PACKED_HISTORY",
     "NEXT_WAKE_AT",
     "READ_HISTORY",
 ]
@@ -124,7 +126,7 @@ def test_statement_searches_an_index(session: Session, name: str) -> None:
 
 @pytest.mark.parametrize("name", IN_ORDER)
 def test_statement_finds_its_order_in_the_index(session: Session, name: str) -> None:
-    assert not [step for step in read_plan(session, name) if "ORDER BY" in step]
+    assert not [step for step in read_plan(session, name) if " BY" in step]
 
 
 @pytest.mark.parametrize(

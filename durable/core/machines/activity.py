@@ -22,11 +22,13 @@ from durable.core.events import (
 )
 from durable.core.machines.machine import (
     CREATED,
+    PENDING,
     RECORD,
     RESOLVE,
     Entry,
     Machine,
     Move,
+    Operations,
     State,
     Table,
 )
@@ -44,22 +46,22 @@ class Sender(Protocol):
         ...
 
 
-class ActivityMachine(Machine, Entry):
+# A struct, since runs mostly call activities: no step of Python sets its fields.
+class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One activity of a run; also the entry of its own ScheduleActivityTask."""
 
-    __slots__ = (
-        "_code",
-        "_instruction",
-        "_sender",
-        "activity_id",
-        "future",
-        "input",
-        "is_withdrawn",
-        "scheduled",
-        "scheduled_at",
-        "scheduled_event_id",
-        "target",
-    )
+    activity_id: str
+    target: ActivityTarget
+    input: Payloads
+    future: asyncio.Future[Any]
+    sender: Sender
+    code: CodeType | None
+    instruction: int
+    state: State = CREATED
+    is_withdrawn: bool = False
+    scheduled_event_id: int = 0
+    scheduled_at: int = 0
+    scheduled: Attributes | None = None
     event_type = ActivityTaskScheduled
     table: ClassVar[Table] = {
         (State.CREATED, Move.RECORD): State.PENDING,
@@ -69,45 +71,29 @@ class ActivityMachine(Machine, Entry):
         (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
     }
 
-    def __init__(
-        self,
-        activity_id: str,
-        target: ActivityTarget,
-        input: Payloads,
-        future: asyncio.Future[Any],
-        sender: Sender,
-        code: CodeType | None,
-        instruction: int,
-    ) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.activity_id = activity_id
-        self.target = target
-        self.input = input
-        self.future = future
-        self.scheduled_event_id = 0
-        self.scheduled_at = 0
-        self.scheduled: Attributes | None = None
-        self._sender = sender
-        self._code = code
-        self._instruction = instruction
-
     def command(self) -> ScheduleActivityTask:
         """The command as data."""
+        return ScheduleActivityTask(*self._fields())
+
+    def event(self) -> ActivityTaskScheduled:
+        """The event that records it, made at once: runs mostly call activities."""
+        return ActivityTaskScheduled(*self._fields())
+
+    def _fields(self) -> tuple[Any, ...]:
         target = self.target
-        return ScheduleActivityTask(
+        return (
             self.activity_id,
             target.activity_type,
             self.input,
-            _on_queue(target.settings, self._sender.started.task_queue),
+            _on_queue(target.settings, self.sender.started.task_queue),
             {},
             target.summary,
-            source_line(self._code, self._instruction),
+            source_line(self.code, self.instruction),
         )
 
     def differs(self, event: Attributes) -> str | None:
         """Compare id, type and arguments; never timeouts, retries or labels."""
-        assert isinstance(event, ActivityTaskScheduled)  # noqa: S101 - by `event_type`
+        assert type(event) is ActivityTaskScheduled  # noqa: S101 - by `event_type`
         target = self.target
         if event.activity_type != target.activity_type:
             return "the activity"
@@ -117,21 +103,24 @@ class ActivityMachine(Machine, Entry):
             return None
         return target.differing_input(event.input, self.input)
 
-    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+    def recorded(
+        self, run: Operations, event_id: int, time: int, event: Attributes
+    ) -> None:
         """Await the outcome."""
         self.move(RECORD)
+        run.activities[event_id] = self
         self.scheduled_event_id = event_id
         self.scheduled_at = time
         self.scheduled = event
 
     def cancel(self, *, send: bool = True) -> None:
         """Give the activity up; ask it to stop if it may be running."""
-        if self.state is State.CREATED:
+        if self.state is CREATED:
             self.move(Move.CANCEL)
             self.is_withdrawn = True
-        elif self.state is State.PENDING and send:
+        elif self.state is PENDING and send:
             self.move(Move.CANCEL)
-            self._sender.send(_CancelEntry(self))
+            self.sender.send(_CancelEntry(self))
 
     def resolve(self, event: Attributes) -> None:
         """Take the outcome; whoever still waits is woken."""

@@ -28,7 +28,19 @@ from durable.core.events import (
     WorkflowExecutionStarted,
 )
 from durable.core.machines.external import CancelExternalMachine
-from durable.core.machines.machine import Entry, Machine, Move, Outcome, State, Table
+from durable.core.machines.machine import (
+    CREATED,
+    PENDING,
+    RECORD,
+    RESOLVE,
+    Entry,
+    Machine,
+    Move,
+    Operations,
+    Outcome,
+    State,
+    Table,
+)
 from durable.core.payload import Failure, Payload, Payloads
 from durable.core.runtime import ChildTarget, WorkflowCode, source_line
 from durable.errors import WorkflowAlreadyStartedError, WorkflowNotFoundError
@@ -71,6 +83,7 @@ class ChildMachine(Machine, Entry):
         "outcome",
         "run_id",
         "start",
+        "state",
         "target",
         "workflow_id",
     )
@@ -92,7 +105,7 @@ class ChildMachine(Machine, Entry):
         code: CodeType | None,
         instruction: int,
     ) -> None:
-        self.state = State.CREATED
+        self.state = CREATED
         self.is_withdrawn = False
         self.workflow_id = workflow_id
         self.run_id: str | None = None
@@ -133,7 +146,7 @@ class ChildMachine(Machine, Entry):
 
     def differs(self, event: Attributes) -> str | None:
         """Compare id, type and arguments; never timeouts, policies or labels."""
-        assert isinstance(event, StartChildWorkflowExecutionInitiated)  # noqa: S101 - by `event_type`
+        assert type(event) is StartChildWorkflowExecutionInitiated  # noqa: S101 - by `event_type`
         target = self.target
         if event.workflow_type != target.workflow_type:
             return "the workflow"
@@ -143,10 +156,13 @@ class ChildMachine(Machine, Entry):
             return None
         return target.differing_input(event.input, self.input)
 
-    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+    def recorded(
+        self, run: Operations, event_id: int, time: int, event: Attributes
+    ) -> None:
         """Await the start."""
-        assert isinstance(event, StartChildWorkflowExecutionInitiated)  # noqa: S101 - by `event_type`
-        self.move(Move.RECORD)
+        assert type(event) is StartChildWorkflowExecutionInitiated  # noqa: S101 - by `event_type`
+        self.move(RECORD)
+        run.children[event_id] = self
         self.initiated_event_id = event_id
         self.initiated_at = time
         self.initiated = event
@@ -160,7 +176,7 @@ class ChildMachine(Machine, Entry):
 
     def resolve(self, event: Attributes) -> None:
         """Take the outcome; whoever still waits is woken."""
-        self.move(Move.RESOLVE)
+        self.move(RESOLVE)
         if not isinstance(event, StartChildWorkflowExecutionFailed):
             self.run_id = getattr(event, "run_id", self.run_id)
         self.start.set(event)
@@ -168,10 +184,10 @@ class ChildMachine(Machine, Entry):
 
     def cancel(self, reason: str = DEFAULT_REASON) -> None:
         """Give the child up; ask it to stop if it may be running."""
-        if self.state is State.CREATED:
+        if self.state is CREATED:
             self.move(Move.CANCEL)
             self.is_withdrawn = True
-        elif self.state is State.PENDING:
+        elif self.state is PENDING:
             self.move(Move.CANCEL)
             self._stop = CancelExternalMachine(
                 self.workflow_id,
@@ -191,7 +207,7 @@ class ChildMachine(Machine, Entry):
         try:
             event = await self.start.wait()
         except asyncio.CancelledError:
-            if self.state is State.CREATED and not self._parent.is_torn_down:
+            if self.state is CREATED and not self._parent.is_torn_down:
                 self.cancel()  # asked for and given up within one turn
             raise
         if isinstance(event, StartChildWorkflowExecutionFailed):
@@ -209,7 +225,7 @@ class ChildMachine(Machine, Entry):
         except asyncio.CancelledError as cancel:
             if self._parent.is_torn_down:
                 raise
-            was_created = self.state is State.CREATED
+            was_created = self.state is CREATED
             if kind != "abandon" or was_created:
                 self.cancel(reason_of(cancel))
             if was_created or kind in ("abandon", "try_cancel"):

@@ -15,7 +15,18 @@ from durable.core.events import (
     RequestCancelExternalWorkflowExecutionInitiated,
     SignalExternalWorkflowExecutionInitiated,
 )
-from durable.core.machines.machine import Entry, Machine, Move, Outcome, State, Table
+from durable.core.machines.machine import (
+    CREATED,
+    RECORD,
+    RESOLVE,
+    Entry,
+    Machine,
+    Move,
+    Operations,
+    Outcome,
+    State,
+    Table,
+)
 from durable.core.payload import Payloads
 from durable.errors import InboxFullError, WorkflowClosedError, WorkflowNotFoundError
 
@@ -36,6 +47,7 @@ class DeliveryMachine(Machine, Entry):
         "is_withdrawn",
         "outcome",
         "run_id",
+        "state",
         "workflow_id",
     )
     table: ClassVar[Table] = _TABLE
@@ -48,7 +60,7 @@ class DeliveryMachine(Machine, Entry):
         *,
         is_child: bool,
     ) -> None:
-        self.state = State.CREATED
+        self.state = CREATED
         self.is_withdrawn = False
         self.workflow_id = workflow_id
         self.run_id = run_id
@@ -57,21 +69,24 @@ class DeliveryMachine(Machine, Entry):
         self.initiated_event_id = 0
         self.initiated: Attributes | None = None
 
-    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+    def recorded(
+        self, run: Operations, event_id: int, time: int, event: Attributes
+    ) -> None:
         """Await the answer."""
-        self.move(Move.RECORD)
+        self.move(RECORD)
+        run.deliveries[event_id] = self
         self.initiated_event_id = event_id
         self.initiated = event
 
     def cancel(self) -> None:
         """Take the message back if it was asked for in this very turn."""
-        if self.state is State.CREATED:
+        if self.state is CREATED:
             self.move(Move.CANCEL)
             self.is_withdrawn = True
 
     def resolve(self, event: Attributes) -> None:
         """Take the answer; whoever still waits is woken."""
-        self.move(Move.RESOLVE)
+        self.move(RESOLVE)
         self.outcome.set(event)
 
     async def wait(self) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Mapping
-from typing import ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from durable.core.commands import Command
-from durable.core.events import Attributes
+from durable.core.events import Attributes, event_of
 from durable.errors import InternalError
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class Move(enum.IntEnum):
 
 # For every run: on Python 3.11 reading a member of an enum is a call.
 CREATED: Final = State.CREATED
+PENDING: Final = State.PENDING
 RECORD: Final = Move.RECORD
 RESOLVE: Final = Move.RESOLVE
 
@@ -56,7 +57,7 @@ Table = Mapping[tuple[State, Move], State]
 class Machine:
     """One operation of one run."""
 
-    __slots__ = ("state",)
+    __slots__ = ()
     table: ClassVar[Table] = {}
     state: State
 
@@ -67,7 +68,7 @@ class Machine:
             InternalError: the table has no such move.
         """
         try:
-            self.state = self.table[self.state, move]
+            self.state = self.table[self.state, move]  # type: ignore[misc]  # a slot of each machine
         except KeyError:
             raise InternalError(
                 f"{type(self).__name__} cannot {move.name} while {self.state.name}."
@@ -107,6 +108,19 @@ class Outcome(Generic[T]):
         return self.value
 
 
+class Operations(Protocol):
+    """What a run has open: operations that are recorded and have no outcome.
+
+    By the event that recorded them. `timer_heap` is by due time, with the event.
+    """
+
+    activities: dict[int, Any]
+    timers: dict[int, Any]
+    timer_heap: list[tuple[int, int]] | None
+    children: dict[int, Any]
+    deliveries: dict[int, Any]
+
+
 class Entry:
     """One command in the order of its turn."""
 
@@ -118,6 +132,10 @@ class Entry:
         """The command as data."""
         raise InternalError(f"{type(self).__name__} has no command.")
 
+    def event(self) -> Attributes:
+        """The event that records the command."""
+        return event_of(self.command())
+
     def differs(self, event: Attributes) -> str | None:
         """How the recorded event differs from this command, or None.
 
@@ -125,5 +143,7 @@ class Entry:
         """
         raise InternalError(f"{type(self).__name__} cannot be matched.")
 
-    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
-        """Take note that the command is event `event_id` now."""
+    def recorded(
+        self, run: Operations, event_id: int, time: int, event: Attributes
+    ) -> None:
+        """Take note that the command is event `event_id` of the run now."""

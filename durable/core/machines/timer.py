@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from typing import ClassVar
 
 from durable.core.commands import CancelTimer, StartTimer
 from durable.core.events import Attributes, TimerCanceled, TimerStarted
-from durable.core.machines.machine import Entry, Machine, Move, State, Table
+from durable.core.machines.machine import (
+    CREATED,
+    PENDING,
+    RECORD,
+    RESOLVE,
+    Entry,
+    Machine,
+    Move,
+    Operations,
+    State,
+    Table,
+)
 
 
 class TimerMachine(Machine, Entry):
@@ -21,6 +33,7 @@ class TimerMachine(Machine, Entry):
         "due_at",
         "is_withdrawn",
         "started_event_id",
+        "state",
         "summary",
         "timer_id",
     )
@@ -42,7 +55,7 @@ class TimerMachine(Machine, Entry):
         summary: str | None,
         source: Callable[[], str],
     ) -> None:
-        self.state = State.CREATED
+        self.state = CREATED
         self.is_withdrawn = False
         self.timer_id = timer_id
         self.delay = delay
@@ -64,29 +77,35 @@ class TimerMachine(Machine, Entry):
 
     def differs(self, event: Attributes) -> str | None:
         """Compare the id only: a changed duration does not touch a running timer."""
-        assert isinstance(event, TimerStarted)  # noqa: S101 - by `event_type`
+        assert type(event) is TimerStarted  # noqa: S101 - by `event_type`
         return None if event.timer_id == self.timer_id else "the timer id"
 
-    def recorded(self, event_id: int, time: int, event: Attributes) -> None:
+    def recorded(
+        self, run: Operations, event_id: int, time: int, event: Attributes
+    ) -> None:
         """Begin to count, by the duration that was recorded."""
-        self.move(Move.RECORD)
+        self.move(RECORD)
         self.started_event_id = event_id
-        if isinstance(event, TimerStarted):
+        if type(event) is TimerStarted:
             self.delay = event.start_to_fire_timeout
         self.due_at = time + self.delay
+        run.timers[event_id] = self
+        if run.timer_heap is None:
+            run.timer_heap = []
+        heapq.heappush(run.timer_heap, (self.due_at, event_id))
 
     def cancel(self) -> None:
         """Drop the timer if it has not fired."""
-        if self.state is State.CREATED:
+        if self.state is CREATED:
             self.move(Move.CANCEL)
             self.is_withdrawn = True
-        elif self.state is State.PENDING:
+        elif self.state is PENDING:
             self.move(Move.CANCEL)
             self._send(_CancelEntry(self))
 
     def resolve(self) -> None:
         """Fire."""
-        self.move(Move.RESOLVE)
+        self.move(RESOLVE)
         self._fire()
 
 
@@ -99,6 +118,12 @@ class _CancelEntry(Entry):
     def __init__(self, machine: TimerMachine) -> None:
         self.is_withdrawn = False
         self._machine = machine
+
+    def recorded(
+        self, run: Operations, event_id: int, time: int, event: Attributes
+    ) -> None:
+        """The run waits for it no more."""
+        run.timers.pop(self._machine.started_event_id, None)
 
     def command(self) -> CancelTimer:
         """The command as data."""
