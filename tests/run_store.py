@@ -30,6 +30,8 @@ from durable.store.records import (
 )
 
 RUN: Final = "run"
+AT_ONCE: Final = 0
+"""When a run is due that has mail which it has not seen."""
 
 
 class RunStore:
@@ -100,23 +102,37 @@ class RunStore:
             return Started(RUN, created=True)
         if self.record is None or not self.is_open:
             raise HistoryTakenError("closed")
-        if self.record.owner != worker_id:
+        was_at_rest = self.record.owner is None
+        if self.record.owner not in (None, worker_id):
             raise HistoryTakenError("another's")
+        if was_at_rest and self.record.epoch != operation.epoch:
+            raise HistoryTakenError("another's since")
         change: dict[str, Any] = {}
         result: Any = None
         if isinstance(operation, CommitTask):
-            result = self._commit(operation, change)
+            result = self._commit(operation, change, worker_id)
             if isinstance(result, MailArrived):
                 return result
         elif isinstance(operation, ParkRun):
-            change = {"stuck": operation.stuck, "is_active": False, "wake_at": None}
+            change = {"stuck": operation.stuck, "owner": None, "wake_at": None}
         else:
-            change = {"is_active": operation.is_active, "wake_at": operation.wake_at}
             self._put_attempts(operation.attempts)
+            change = self._move(operation, worker_id)
+        if was_at_rest:
+            change["epoch"] = self.record.epoch + 1
         self.record = msgspec.structs.replace(self.record, **change)
         return result
 
-    def _commit(self, operation: CommitTask, change: dict[str, Any]) -> Any:
+    def _move(self, operation: Any, worker_id: str) -> dict[str, Any]:
+        """Whose it is from now on, and when it is due: at once for what it has not seen."""
+        if operation.is_active:
+            return {"owner": worker_id, "wake_at": operation.wake_at}
+        unseen = self.inbox.keys() - {*operation.known}
+        return {"owner": None, "wake_at": AT_ONCE if unseen else operation.wake_at}
+
+    def _commit(
+        self, operation: CommitTask, change: dict[str, Any], worker_id: str
+    ) -> Any:
         if operation.status is not None or operation.sees_all_mail:
             unseen = policies.find_unseen(operation, [*self.inbox.values()])
             if unseen:
@@ -141,15 +157,10 @@ class RunStore:
             change |= {
                 "status": operation.status,
                 "owner": None,
-                "is_active": False,
                 "wake_at": None,
             }
         elif operation.update_run:
-            change |= {
-                "is_active": operation.is_active,
-                "wake_at": operation.wake_at,
-                "stuck": None,
-            }
+            change |= {**self._move(operation, worker_id), "stuck": None}
         parts = operation.has_children and operation.status is not None
         if not (parts or operation.messages or operation.starts):
             return None
