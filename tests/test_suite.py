@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("pyproject.toml", "tests/conftest.py", "tests/sizes.py")
+OURS = (
+    "pyproject.toml",
+    "tests/conftest.py",
+    "tests/machine_tables.py",
+    "tests/sizes.py",
+)
 SAMPLE = """
 from pathlib import Path
 

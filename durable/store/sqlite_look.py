@@ -163,7 +163,7 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
         _look_for_names(cursor, wanted, header, seen)
     if wanted.runs:
         run_ids = list(wanted.runs)
-        if not wanted.names and len(wanted.places) == len(run_ids):
+        if wanted.is_narrow:
             run_ids = _look_for_places(cursor, wanted, header, seen)
         if run_ids:
             look_for_runs(cursor, run_ids, seen, header)
@@ -200,8 +200,7 @@ def _look_for_places(
 ) -> list[str]:
     """Bring runs that are as their worker believes; return all others.
 
-    Nothing else of them matters, as no names are wanted: each row that is fetched
-    costs a change of threads.
+    Each row that is fetched costs a change of threads.
     """
     places, worker_id = wanted.places, wanted.worker_id
     rows = _FIND_OTHERS.fetch(cursor, list(places.items()), before=header)

@@ -53,10 +53,11 @@ class Wanted(msgspec.Struct):
     Attributes:
         worker_id: this store's worker, whose row says that it holds its lease.
         has_time: the time matters.
+        is_addressed: some runs are looked for as messages name them.
         runs: how each is to be locked.
         places: of runs that are written to, the newest event as their worker believes.
-            Where nothing else of them is asked for, all a database need tell is that
-            the worker owns them, and that this is so.
+            If the group does nothing else (`is_narrow`), all that a database need tell
+            of a run is that the worker owns it, and that this is so.
         names: likewise, for the open run of each.
         letters: messages that will be put, whomever they reach: their sequences must
             be known, and whether they wait already.
@@ -70,6 +71,7 @@ class Wanted(msgspec.Struct):
 
     worker_id: str | None = None
     has_time: bool = False
+    is_addressed: bool = False
     runs: dict[str, int] = {}
     places: dict[str, int] = {}
     names: dict[NameKey, int] = {}
@@ -92,6 +94,13 @@ class Wanted(msgspec.Struct):
             else:
                 self.rare.setdefault(field, {})[key] = None
         return self._size > before
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether nothing of the runs matters but `places`."""
+        return len(self.places) == len(self.runs) and not (
+            self.names or self.is_addressed or self.families
+        )
 
     @property
     def _size(self) -> int:
@@ -178,6 +187,7 @@ def _want_message(wanted: Wanted, message: PutMessage) -> None:
 def _want_addressed(
     wanted: Wanted, request: PutMessage | TerminateRun, mode: int
 ) -> None:
+    wanted.is_addressed = True
     if request.run_id is not None:
         if wanted.runs.get(request.run_id, -1) < mode:
             wanted.runs[request.run_id] = mode

@@ -1,0 +1,60 @@
+"""Classes of this library keep the names by which rows know them, wherever they lie."""
+
+import dataclasses
+import enum
+import inspect
+
+import msgspec
+import pytest
+
+import durable
+from durable.converter import hints
+from durable.converter.exception_classes import ExceptionClasses, home_of
+
+RECORDED = {
+    "ActivityCancellationType": "durable.options",
+    "ActivityDescription": "durable.client.activities",
+    "ActivityInfo": "durable.api.activity_context",
+    "ActivityState": "durable.client.activities",
+    "ChildCancellationType": "durable.options",
+    "DeadLetter": "durable.core.machines.fact",
+    "HandlerUnfinishedPolicy": "durable.options",
+    "IdConflictPolicy": "durable.options",
+    "IdReusePolicy": "durable.options",
+    "ParentClosePolicy": "durable.options",
+    "QueryCall": "durable.api.messages",
+    "RetryPolicy": "durable.options",
+    "RunDescription": "durable.client.description",
+    "RunStatus": "durable.store.records",
+    "SignalCall": "durable.api.messages",
+    "StackFrame": "durable.core.stacks",
+    "TaskStack": "durable.core.stacks",
+    "UpdateCall": "durable.api.messages",
+    "UpdateInfo": "durable.api.operations",
+    "WorkflowInfo": "durable.core.runtime",
+}
+
+
+def is_data(value: object) -> bool:
+    return inspect.isclass(value) and (
+        issubclass(value, msgspec.Struct | enum.Enum | BaseException)
+        or dataclasses.is_dataclass(value)
+    )
+
+
+def test_every_public_class_that_is_data_has_a_recorded_name() -> None:
+    data = [name for name in durable.__all__ if is_data(getattr(durable, name))]
+    assert {name: home_of(getattr(durable, name)) for name in data} == {
+        **{name: "durable.errors" for name in data if hasattr(durable.errors, name)},
+        **RECORDED,
+    }
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_a_recorded_name_leads_to_its_class(name: str) -> None:
+    cls = getattr(durable, name)
+    assert hints.tag_of(cls, is_full=True) == f"{RECORDED[name]}:{name}"
+    classes = ExceptionClasses()
+    assert classes.reach(RECORDED[name], name) is None
+    classes.add_scope({"durable": durable})
+    assert classes.reach(RECORDED[name], name) is cls
