@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from durable.api.registry import Registry
-from durable.client.answers import Answers
-from durable.client.outcomes import Outcomes
-from durable.core.codec import encode_attributes
-from durable.core.events import Attributes, WorkflowExecutionStarted
-from durable.core.replayer import Replayer
+from durable.client.waiting.answers import Answers
+from durable.client.waiting.outcomes import Outcomes
+from durable.core.history.codec import encode_attributes
+from durable.core.history.events import Attributes, WorkflowExecutionStarted
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import WorkflowNotFoundError
 from durable.store.queries import FindRun

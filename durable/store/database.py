@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from durable.errors import StoreError
+    from durable.store.deciding.rows import Rows, Seen
+    from durable.store.deciding.wanted import Wanted
     from durable.store.records import ClaimRuns, HistoryRow, WorkerRecord
-    from durable.store.rows import Rows, Seen
-    from durable.store.wanted import Wanted
 
 
 class Blame(enum.Enum):
