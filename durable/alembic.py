@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable.store.schema import VERSION_TABLE
-from durable.store.tables import METADATA
+from durable.store.sql.schema import VERSION_TABLE
+from durable.store.sql.tables import METADATA
 
 __all__ = ["without_durable_tables"]
 

@@ -15,18 +15,18 @@ from typing import Any, NoReturn, Self, TypeVar, cast, overload
 from typing_extensions import Unpack
 
 from durable import limits
-from durable.api.activity_context import activity_engine
-from durable.api.entity_call import EntityCall
-from durable.api.messages import UpdateCall
+from durable.api.activities.activity_context import activity_engine
+from durable.api.entities.entity_call import EntityCall
+from durable.api.messages.messages import UpdateCall
 from durable.api.registry import REGISTRY
-from durable.api.workflow import Workflow, WorkflowCall
-from durable.api.workflow_definition import exception_classes
+from durable.api.workflows.workflow import Workflow, WorkflowCall
+from durable.api.workflows.workflow_definition import exception_classes
 from durable.client.client import Client
-from durable.client.description import RunDescription
+from durable.client.descriptions.description import RunDescription
+from durable.client.descriptions.listing import run_filter
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
-from durable.client.listing import run_filter
 from durable.client.start_options import (
     StartOptions,
     UpdateStartOptions,
@@ -35,7 +35,7 @@ from durable.client.start_options import (
 from durable.client.unserved import Unserved
 from durable.client.updates import UpdateHandle
 from durable.clock import Clock
-from durable.core.payload import Failure
+from durable.core.history.payload import Failure
 from durable.errors import EngineClosedError, InvalidCallError, InvalidOptionError
 from durable.loggers import revive_loggers
 from durable.observer import Observer
@@ -50,8 +50,12 @@ from durable.options import (
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
-from durable.worker.activity_code import BuiltIn, EngineParts
-from durable.worker.held_resources import HeldResources, Resources, closing_seconds
+from durable.worker.activities.activity_code import BuiltIn, EngineParts
+from durable.worker.activities.held_resources import (
+    HeldResources,
+    Resources,
+    closing_seconds,
+)
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 

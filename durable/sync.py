@@ -18,17 +18,17 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from typing_extensions import Unpack
 
-from durable.api.entity_call import EntityCall
-from durable.api.messages import QueryCall, SignalCall, UpdateCall
-from durable.api.workflow import Workflow, WorkflowCall
-from durable.client.activities import ActivityDescription
-from durable.client.description import RunDescription
+from durable.api.entities.entity_call import EntityCall
+from durable.api.messages.messages import QueryCall, SignalCall, UpdateCall
+from durable.api.workflows.workflow import Workflow, WorkflowCall
+from durable.client.descriptions.activities import ActivityDescription
+from durable.client.descriptions.description import RunDescription
 from durable.client.handle import Handle
 from durable.client.start_options import StartOptions, UpdateStartOptions
 from durable.client.updates import UpdateHandle
-from durable.core.events import HistoryEvent
+from durable.core.history.events import HistoryEvent
+from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter
-from durable.core.stacks import TaskStack
 from durable.engine import Engine
 from durable.errors import EngineClosedError, InvalidCallError
 from durable.loop_thread import LoopThread

@@ -1,9 +1,9 @@
-"""Runs the migrations on the connection that durable.store.schema hands over."""
+"""Runs the migrations on the connection that durable.store.sql.schema hands over."""
 
 from alembic import context
 
-from durable.store.schema import VERSION_TABLE
-from durable.store.tables import METADATA
+from durable.store.sql.schema import VERSION_TABLE
+from durable.store.sql.tables import METADATA
 
 # The caller holds the lock and the transaction, and commits.
 context.configure(

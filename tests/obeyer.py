@@ -19,8 +19,8 @@ from durable import (
     update,
     workflow,
 )
-from durable.core.events import WorkflowExecutionSignaled
-from durable.core.payload import Payload
+from durable.core.history.events import WorkflowExecutionSignaled
+from durable.core.history.payload import Payload
 from durable.core.workflow_task import UpdateRequest
 
 

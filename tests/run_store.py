@@ -6,14 +6,14 @@ from typing import Any, Final
 
 import msgspec
 
-from durable.core.codec import Row, decode_rows
-from durable.core.events import (
+from durable.core.history.codec import Row, decode_rows
+from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionSignaled,
     WorkflowExecutionUpdateAccepted,
 )
 from durable.errors import HistoryTakenError
-from durable.store import policies
+from durable.store.deciding import policies
 from durable.store.records import (
     AttemptRecord,
     CommitTask,

@@ -14,14 +14,14 @@ import msgspec
 
 from durable.api.registry import REGISTRY
 from durable.converter.failures import failure_of
-from durable.core.events import (
+from durable.core.history.events import (
     ActivityTaskScheduled,
     HistoryEvent,
     WorkflowExecutionStarted,
 )
+from durable.core.history.payload import Failure
 from durable.core.messages import encode_message
-from durable.core.payload import Failure
-from durable.core.replayer import Replayer
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest, WorkflowTask
 from durable.errors import CommitUnknownError, HistoryTakenError, LeaseLostError
 from durable.runs import inputs, machine
@@ -39,7 +39,7 @@ from durable.store.records import (
     RecordAttempts,
     StartRun,
 )
-from durable.worker.guards import install_guards
+from durable.worker.guards.guards import install_guards
 from tests.obeyer import Obeyer, payload
 from tests.run_store import RUN, RunStore
 

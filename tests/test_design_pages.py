@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs" / "design").glob("*.md"))
 README = (ROOT / "docs" / "design" / "README.md").read_text()
+FILES_MAX = 13
 PLACE = re.compile(r"`(durable/[\w/]+\.py)(?::([\w.]+))?`")
 
 
@@ -59,6 +61,16 @@ def test_the_layers_are_those_that_imports_keep_to() -> None:
     block = re.search(r"```text\n(.*?)```", README, re.S)
     assert block is not None
     assert block[1].split("\n")[:-1] == layers
+
+
+def test_no_folder_is_crowded() -> None:
+    files = sorted((ROOT / "durable").rglob("*.py"))
+    counts = Counter(
+        file.parent.relative_to(ROOT).as_posix()
+        for file in files
+        if not file.name.startswith("__")
+    )
+    assert {where: n for where, n in counts.items() if n > FILES_MAX} == {}
 
 
 def test_every_package_is_told_in_its_own_sentence() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from durable.core.loop import allowed
+from durable.core.loop.loop import allowed
 from durable.errors import InvalidOptionError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from durable.core.cancels import sees_every_cancel
-from durable.core.tasks import WorkflowTaskHandle
+from durable.core.loop.cancels import sees_every_cancel
+from durable.core.loop.tasks import WorkflowTaskHandle
 
 
 class Cancels(list[asyncio.CancelledError]):

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from durable.api.registry import Registry
 from durable.converter import json
-from durable.core.commands import (
+from durable.core.history.commands import (
     CancelWorkflowExecution,
     CompleteWorkflowExecution,
     ContinueAsNewWorkflowExecution,
     FailWorkflowExecution,
 )
-from durable.core.events import (
+from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionCanceled,
     WorkflowExecutionCompleted,
@@ -25,7 +25,7 @@ from durable.core.events import (
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
 )
-from durable.core.payload import Failure, Payload
+from durable.core.history.payload import Failure, Payload
 from durable.errors import NondeterminismError
 
 # Where an object lay in memory, as `repr` writes it.

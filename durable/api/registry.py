@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from durable.api.activity import Activity, is_activity
-from durable.api.activity_method import activity_methods_of
+from durable.api.activities.activity import Activity, is_activity
+from durable.api.activities.activity_method import activity_methods_of
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition
 from durable.api.resources import missing
-from durable.api.workflow_definition import Workflow, workflow_of
-from durable.core.events import WorkflowExecutionStarted
+from durable.api.workflows.workflow_definition import Workflow, workflow_of
+from durable.core.history.events import WorkflowExecutionStarted
 from durable.errors import DefinitionError
 
 

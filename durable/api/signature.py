@@ -18,7 +18,7 @@ import msgspec
 
 from durable.api.resources import Resource
 from durable.converter import json
-from durable.core.payload import JSON_PLAIN, Payload, Payloads
+from durable.core.history.payload import JSON_PLAIN, Payload, Payloads
 from durable.errors import (
     DefinitionError,
     InvalidCallError,

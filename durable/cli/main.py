@@ -20,23 +20,23 @@ from durable.cli.settings import read_settings, read_url_file
 from durable.suggestions import ending_with_closest
 
 COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
-    "run": ("running", "run", "Start a workflow here and wait for its result."),
-    "start": ("running", "start", "Start a workflow for workers to run."),
-    "worker": ("working", "worker", "Run workflows and activities until stopped."),
-    "list": ("listing", "list_runs", "List runs, newest first."),
-    "show": ("showing", "show", "Show what a run did, and what it waits for."),
-    "history": ("showing", "history", "Print a run's recorded events."),
-    "result": ("waiting", "result", "Wait for a run to end and print its result."),
-    "signal": ("messaging", "signal", "Send a signal to a run."),
-    "query": ("messaging", "query", "Ask a run's code, and print its answer."),
-    "update": ("messaging", "update", "Send an update, and print its answer."),
-    "stack": ("messaging", "stack", "Show where each task of a run waits."),
-    "cancel": ("stopping", "cancel", "Ask a run to stop; it may clean up."),
-    "terminate": ("stopping", "terminate", "End a run at once; none of its code runs."),
-    "resolve": ("resolving", "resolve", "Say what an unrecorded activity's result is."),
-    "replay": ("replaying", "replay", "Try recorded runs against today's code."),
-    "doctor": ("examining", "doctor", "Check the database for faults."),
-    "db": ("schema", "db", "Make, upgrade or look at the database's tables."),
+    "run": ("run", "run", "Start a workflow here and wait for its result."),
+    "start": ("run", "start", "Start a workflow for workers to run."),
+    "worker": ("worker", "worker", "Run workflows and activities until stopped."),
+    "list": ("list_runs", "list_runs", "List runs, newest first."),
+    "show": ("show", "show", "Show what a run did, and what it waits for."),
+    "history": ("show", "history", "Print a run's recorded events."),
+    "result": ("result", "result", "Wait for a run to end and print its result."),
+    "signal": ("messages", "signal", "Send a signal to a run."),
+    "query": ("messages", "query", "Ask a run's code, and print its answer."),
+    "update": ("messages", "update", "Send an update, and print its answer."),
+    "stack": ("messages", "stack", "Show where each task of a run waits."),
+    "cancel": ("stop", "cancel", "Ask a run to stop; it may clean up."),
+    "terminate": ("stop", "terminate", "End a run at once; none of its code runs."),
+    "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
+    "replay": ("replay", "replay", "Try recorded runs against today's code."),
+    "doctor": ("doctor", "doctor", "Check the database for faults."),
+    "db": ("db", "db", "Make, upgrade or look at the database's tables."),
 }
 """Each command with its module, its name in there, and its short help."""
 
@@ -54,7 +54,7 @@ class CommandLine(click.Group):
             return None
         module, name, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(
-            importlib.import_module(f"durable.cli.{module}"), name
+            importlib.import_module(f"durable.cli.commands.{module}"), name
         )
         return command
 

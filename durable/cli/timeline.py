@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from durable.core.events import HistoryEvent
-from durable.core.fold import fold
+from durable.core.folding.fold import fold
+from durable.core.folding.run_state import RunState
+from durable.core.history.events import HistoryEvent
+from durable.core.history.payload import JSON_PLAIN, Failure, innermost
 from durable.core.machines.fact import DeadLetter
-from durable.core.payload import JSON_PLAIN, Failure, innermost
-from durable.core.run_state import RunState
 from durable.store.records import (
     AttemptRecord,
     MessageRecord,

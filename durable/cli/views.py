@@ -7,10 +7,10 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from durable.client.description import failure_as_dict
-from durable.core.codec import UNREADABLE
-from durable.core.payload import JSON_PLAIN, Payload
-from durable.core.run_state import RunState
+from durable.client.descriptions.description import failure_as_dict
+from durable.core.folding.run_state import RunState
+from durable.core.history.codec import UNREADABLE
+from durable.core.history.payload import JSON_PLAIN, Payload
 from durable.store.records import AttemptRecord, HistoryRow, RunRecord
 from durable.telling.pieces import decode_failure, find_datetime, value_of
 

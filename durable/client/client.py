@@ -13,14 +13,23 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from durable.api.child_options import START_OPTIONS, encode_memo, refuse_others
-from durable.api.messages import SignalCall, UpdateCall, signal_call, update_call
+from durable.api.messages.messages import (
+    SignalCall,
+    UpdateCall,
+    signal_call,
+    update_call,
+)
 from durable.api.registry import Registry
-from durable.api.workflow import Workflow, WorkflowCall
-from durable.api.workflow_definition import workflow_of
-from durable.client.answers import Answers, News
+from durable.api.workflows.child_options import (
+    START_OPTIONS,
+    encode_memo,
+    refuse_others,
+)
+from durable.api.workflows.workflow import Workflow, WorkflowCall
+from durable.api.workflows.workflow_definition import workflow_of
 from durable.client.chain import LocalWorker
-from durable.client.description import RunDescription
+from durable.client.descriptions.description import RunDescription
+from durable.client.descriptions.listing import describe_runs
 from durable.client.found_runs import (
     check_same,
     say_found,
@@ -29,20 +38,20 @@ from durable.client.found_runs import (
 )
 from durable.client.handle import Handle
 from durable.client.home import Home
-from durable.client.listening import Listener
-from durable.client.listing import describe_runs
-from durable.client.outcomes import Outcomes
 from durable.client.start_options import StartOptions, StartSettings, start_settings
 from durable.client.updates import UpdateHandle
+from durable.client.waiting.answers import Answers, News
+from durable.client.waiting.listening import Listener
+from durable.client.waiting.outcomes import Outcomes
 from durable.converter import json
-from durable.core.codec import decode_rows, encode_attributes
-from durable.core.events import (
+from durable.core.history.codec import decode_rows, encode_attributes
+from durable.core.history.events import (
     Attributes,
     WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
 )
-from durable.core.ids import RunIds
+from durable.core.history.ids import RunIds
 from durable.core.messages import encode_message
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (

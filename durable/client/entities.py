@@ -15,8 +15,12 @@ from typing import Any, Final
 
 import msgspec
 
-from durable.api.activity_context import ActivityInfo, activity_info, in_activity
-from durable.api.entity_call import (
+from durable.api.activities.activity_context import (
+    ActivityInfo,
+    activity_info,
+    in_activity,
+)
+from durable.api.entities.entity_call import (
     CALL_ENTITY,
     CONTROL_COUNT,
     HOLD,
@@ -25,19 +29,23 @@ from durable.api.entity_call import (
     EntityCall,
     EntityTarget,
 )
-from durable.api.entity_caller import Caller, with_caller
-from durable.api.entity_definition import EntityWorkflow, is_busy
-from durable.api.messages import UpdateCall
-from durable.api.workflow_definition import Workflow, WorkflowCall, find_workflow
+from durable.api.entities.entity_caller import Caller, with_caller
+from durable.api.entities.entity_definition import EntityWorkflow, is_busy
+from durable.api.messages.messages import UpdateCall
+from durable.api.workflows.workflow_definition import (
+    Workflow,
+    WorkflowCall,
+    find_workflow,
+)
 from durable.client import questions
 from durable.client.chain import Chain
 from durable.client.client import Client
 from durable.client.start_options import start_settings
 from durable.client.updates import UpdateHandle, start_update
 from durable.converter import failures, json
-from durable.core.codec import decode_rows
-from durable.core.events import WorkflowExecutionUpdateAccepted
-from durable.core.payload import NULL, Payload, Payloads, innermost
+from durable.core.history.codec import decode_rows
+from durable.core.history.events import WorkflowExecutionUpdateAccepted
+from durable.core.history.payload import NULL, Payload, Payloads, innermost
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
     ApplicationError,

@@ -13,9 +13,9 @@ from typing import Final
 from durable.api.signature import CallSignature
 from durable.clock import to_datetime
 from durable.converter import json
-from durable.core.codec import decode_rows
-from durable.core.events import WorkflowExecutionStarted
-from durable.core.payload import Payload, Payloads
+from durable.core.history.codec import decode_rows
+from durable.core.history.events import WorkflowExecutionStarted
+from durable.core.history.payload import Payload, Payloads
 from durable.errors import (
     CorruptHistoryError,
     PayloadError,

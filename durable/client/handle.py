@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-from durable.api.messages import (
+from durable.api.messages.messages import (
     QueryCall,
     SignalCall,
     UpdateCall,
@@ -15,25 +15,28 @@ from durable.api.messages import (
     signal_call,
     update_call,
 )
-from durable.api.workflow import Workflow
+from durable.api.workflows.workflow import Workflow
 from durable.client import questions, resolving, updates
-from durable.client.activities import ActivityDescription, describe_activities
-from durable.client.answers import UpdateOutcome
 from durable.client.chain import Chain, Connection
-from durable.client.description import (
+from durable.client.descriptions.activities import (
+    ActivityDescription,
+    describe_activities,
+)
+from durable.client.descriptions.description import (
     RunDescription,
     decode_stuck,
     stuck_error,
 )
+from durable.client.descriptions.listing import describe_runs
 from durable.client.found_runs import RUN_AGAIN
-from durable.client.listening import terminal_of
-from durable.client.listing import describe_runs
-from durable.client.outcomes import RunOutcome
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
+from durable.client.waiting.answers import UpdateOutcome
+from durable.client.waiting.listening import terminal_of
+from durable.client.waiting.outcomes import RunOutcome
 from durable.converter import json
-from durable.core.codec import decode_rows, encode_attributes
-from durable.core.events import (
+from durable.core.history.codec import decode_rows
+from durable.core.history.events import (
     Attributes,
     HistoryEvent,
     WorkflowExecutionCancelRequested,
@@ -41,9 +44,9 @@ from durable.core.events import (
     WorkflowExecutionSignaled,
     WorkflowExecutionTerminated,
 )
+from durable.core.history.payload import Failure, Payload, decode_payload
+from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter, find_dead_letter
-from durable.core.payload import Failure, Payload, decode_payload
-from durable.core.stacks import TaskStack
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import CorruptHistoryError, ResultTimeoutError
 from durable.options import Duration, check_id, to_microseconds
@@ -52,8 +55,6 @@ from durable.store.records import (
     AttemptRecord,
     MessageKind,
     RunStatus,
-    Terminated,
-    TerminateRun,
 )
 
 R_co = TypeVar("R_co", covariant=True)
@@ -573,22 +574,10 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
         """
-        connection, chain = self._connection, self._chain
-        first = None if chain.is_pinned else await chain.find_first_run_id()
-        terminated: Terminated = await connection.store.perform(
-            TerminateRun(
-                namespace=connection.namespace,
-                workflow_id=self.workflow_id,
-                run_id=None if first is not None else chain.current,
-                first_run_id=first,
-                data=encode_attributes(
-                    WorkflowExecutionTerminated(
-                        reason=_reason(reason), identity=connection.identity
-                    )
-                ),
-            )
+        event = WorkflowExecutionTerminated(
+            reason=_reason(reason), identity=self._connection.identity
         )
-        await connection.terminated(terminated)
+        await self._connection.terminated(await self._chain.terminate(event))
 
 
 def _reason(given: object) -> str:

@@ -15,19 +15,19 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from durable.client.chain import Chain
-from durable.client.description import decode_stuck, stuck_error
+from durable.client.descriptions.description import decode_stuck, stuck_error
 from durable.converter.failures import exception_of, show_remote
-from durable.core.catching_up import catch_up
-from durable.core.codec import decode_rows
+from durable.core.history.codec import decode_rows
+from durable.core.history.payload import Failure, Payload, Payloads
+from durable.core.loop.stacks import STACK_QUERY, TaskStack
 from durable.core.messages import (
     QueryRequest,
     decode_message,
     decode_query_reply,
     encode_message,
 )
-from durable.core.payload import Failure, Payload, Payloads
-from durable.core.replayer import Replayer
-from durable.core.stacks import STACK_QUERY, TaskStack
+from durable.core.replay.catching_up import catch_up
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTask
 from durable.errors import (
     InboxFullError,

@@ -7,10 +7,10 @@ from typing import Any
 
 from durable.client.chain import Chain
 from durable.converter import json
-from durable.core.codec import decode_rows
-from durable.core.events import ActivityTaskScheduled
+from durable.core.history.codec import decode_rows
+from durable.core.history.events import ActivityTaskScheduled
+from durable.core.history.payload import Payload
 from durable.core.messages import ActivityResolution, encode_message
-from durable.core.payload import Payload
 from durable.errors import InvalidCallError, WorkflowClosedError
 from durable.store.queries import ReadAttempts, ReadHistory
 from durable.store.records import AttemptRecord, AttemptState, MessageKind

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from durable.api.workflow import Workflow
+from durable.api.workflows.workflow import Workflow
 from durable.converter import json
 from durable.converter.failures import exception_of, show_remote
-from durable.core.events import (
+from durable.core.history.events import (
     Attributes,
     WorkflowExecutionCanceled,
     WorkflowExecutionCompleted,
@@ -15,7 +15,7 @@ from durable.core.events import (
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
 )
-from durable.core.payload import summary_of
+from durable.core.history.payload import summary_of
 from durable.errors import (
     WorkflowCancelledError,
     WorkflowFailedError,

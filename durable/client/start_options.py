@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import TypedDict
 
-from durable.api.child_options import timeout_of
-from durable.api.messages import SignalCall
+from durable.api.messages.messages import SignalCall
+from durable.api.workflows.child_options import timeout_of
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,

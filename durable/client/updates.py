@@ -14,12 +14,12 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from durable.client.chain import Chain
-from durable.client.description import decode_stuck, stuck_error
-from durable.client.tails import RunTail
+from durable.client.descriptions.description import decode_stuck, stuck_error
+from durable.client.waiting.tails import RunTail
 from durable.converter.failures import exception_of, show_remote
-from durable.core.events import WorkflowExecutionContinuedAsNew
+from durable.core.history.events import WorkflowExecutionContinuedAsNew
+from durable.core.history.payload import Failure, Payload, summary_of
 from durable.core.messages import decode_update_reply, encode_message
-from durable.core.payload import Failure, Payload, summary_of
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
     NoAnswerError,

@@ -22,6 +22,17 @@ from durable import errors
 
 _E = TypeVar("_E", bound=BaseException)
 
+# Public classes that have moved keep the name by which rows know them.
+_RECORDED_HOMES: Final = {
+    "durable.api.activities.activity_context": "durable.api.activity_context",
+    "durable.api.messages.messages": "durable.api.messages",
+    "durable.api.workflows.operations": "durable.api.operations",
+    "durable.client.descriptions.activities": "durable.client.activities",
+    "durable.client.descriptions.description": "durable.client.description",
+    "durable.core.loop.stacks": "durable.core.stacks",
+}
+_HOMES_NOW: Final = {old: new for new, old in _RECORDED_HOMES.items()}
+
 
 class ExceptionClasses:
     """The classes that a failure may name, by module and qualified name."""
@@ -91,7 +102,7 @@ class ExceptionClasses:
     def _namespaces(self, home: str) -> Iterator[dict[str, Any]]:
         """Where classes of that module are named."""
         package = home.partition(".")[0]
-        loaded = sys.modules.get(home)
+        loaded = sys.modules.get(_HOMES_NOW.get(home, home))
         for scope in self._scopes:
             if _home_of_name(str(scope.get("__name__"))) == home:
                 yield scope
@@ -156,9 +167,14 @@ def home_of(cls: type) -> str:
     return _home_of_name(str(cls.__module__))
 
 
+def recorded_home(module: str) -> str:
+    """The name by which rows know a module."""
+    return _RECORDED_HOMES.get(module, module)
+
+
 def _home_of_name(module: str) -> str:
     if module != "__main__":
-        return module
+        return recorded_home(module)
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     if spec is not None:

@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from durable.converter.exception_classes import CLASSES, home_of
-from durable.core.payload import JSON_PLAIN, Failure, Payload
+from durable.core.history.payload import JSON_PLAIN, Failure, Payload
 
 JSON_TAGGED: Final = "json/tagged"
 _TAG: Final = "$"

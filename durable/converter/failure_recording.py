@@ -22,7 +22,7 @@ from durable import errors, limits
 from durable.converter.exception_classes import home_of
 from durable.converter.exception_values import UnkeptError, write
 from durable.converter.remote_traceback import recorded_in, without_remote
-from durable.core.payload import Failure, Payload
+from durable.core.history.payload import Failure, Payload
 from durable.options import to_microseconds
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from durable.converter.exception_classes import (
 from durable.converter.exception_values import read, read_attributes
 from durable.converter.failure_recording import Recorder, members_of
 from durable.converter.remote_traceback import MARK, recorded_in, show_remote
-from durable.core.payload import Failure
+from durable.core.history.payload import Failure
 
 __all__ = [
     "BUGS",

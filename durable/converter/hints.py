@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 import typing_extensions
 
+from durable.converter.exception_classes import recorded_home
 from durable.errors import DefinitionError
 
 MISSING: Final = object()
@@ -144,7 +145,7 @@ def tag_of(hint: Any, *, is_full: bool = False) -> str:
         return str(hint).removeprefix("typing.")
     name = hint.__qualname__.rpartition("<locals>.")[2]
     if is_full and hint.__module__ != "builtins":
-        return f"{hint.__module__}:{name}"
+        return f"{recorded_home(hint.__module__)}:{name}"
     return name
 
 

@@ -43,7 +43,13 @@ from durable.converter.refusals import (
     misfit_of,
 )
 from durable.converter.wire import NotDataError, name_of
-from durable.core.payload import BINARY_PLAIN, JSON_PLAIN, NULL, Payload, Payloads
+from durable.core.history.payload import (
+    BINARY_PLAIN,
+    JSON_PLAIN,
+    NULL,
+    Payload,
+    Payloads,
+)
 from durable.errors import (
     DefinitionError,
     PayloadError,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable.core.payload import Failure, innermost
+from durable.core.history.payload import Failure, innermost
 
 MARK: Final = "__durable_failure__"
 """Where an exception that was made from a failure keeps it."""

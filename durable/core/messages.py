@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from durable.core.events import (
+from durable.core.history.events import (
     CHILD_OUTCOMES,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionSignaled,
 )
-from durable.core.payload import Failure, Payload, Payloads
+from durable.core.history.payload import Failure, Payload, Payloads
 from durable.core.workflow_task import UpdateRequest
 
 
@@ -86,7 +86,7 @@ def encode_message(message: object) -> str:
 def decode_message(kind: str, data: str) -> Any:
     """What a message of that kind says; of a child, the event that tells of it.
 
-    Raises what `UNREADABLE` of `durable.core.codec` names.
+    Raises what `UNREADABLE` of `durable.core.history.codec` names.
 
     Raises:
         KeyError: this release does not know the kind.

@@ -1,8 +1,8 @@
 """The workflow runtime: the one protocol between workflow code and an engine.
 
-`durable.api` knows only this. `durable.core.context` implements it by replay; another
-engine may implement it on its own workers. A loop that drives workflow code carries
-its runtime as the attribute `durable_runtime`.
+`durable.api` knows only this. `durable.core.replay.context` implements it by replay;
+another engine may implement it on its own workers. A loop that drives workflow code
+carries its runtime as the attribute `durable_runtime`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar, 
 
 import msgspec
 
-from durable.core.commands import ActivitySettings, ChildSettings
-from durable.core.payload import Failure, Payload, Payloads
+from durable.core.history.commands import ActivitySettings, ChildSettings
+from durable.core.history.payload import Failure, Payload, Payloads
 from durable.errors import NotInWorkflowError
 
 T = TypeVar("T")

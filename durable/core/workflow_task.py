@@ -19,14 +19,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from durable.core.commands import Command
-from durable.core.events import (
+from durable.core.history.commands import Command
+from durable.core.history.events import (
     Attributes,
     HistoryEvent,
     WorkflowExecutionUpdateAccepted,
 )
+from durable.core.history.payload import Failure, Payloads
 from durable.core.machines.machine import Entry
-from durable.core.payload import Failure, Payloads
 
 
 class UpdateRequest(msgspec.Struct, frozen=True, gc=False):

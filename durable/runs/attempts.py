@@ -11,8 +11,7 @@ from typing import Final
 
 import msgspec
 
-from durable.core import retry
-from durable.core.events import (
+from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
     ActivityTaskFailed,
@@ -21,8 +20,9 @@ from durable.core.events import (
     Attributes,
     HistoryEvent,
 )
+from durable.core.history.payload import Failure
+from durable.core.machines import retry
 from durable.core.messages import ActivityResolution
-from durable.core.payload import Failure
 from durable.errors import NotRegisteredError
 from durable.runs import inputs
 from durable.runs.effects import AttemptEnd, Effects, Recording, Then, also

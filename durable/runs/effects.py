@@ -7,15 +7,15 @@ from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
-from durable.core import retry
-from durable.core.events import (
+from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
+from durable.core.history.payload import Failure
+from durable.core.machines import retry
 from durable.core.messages import ActivityResolution
-from durable.core.payload import Failure
-from durable.core.replayer import Replayer
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTask
 from durable.runs.incoming import Token
 from durable.runs.live_run import Attempt

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from durable.core.events import (
+from durable.core.history.events import (
     ACTIVITY_OUTCOMES,
     CHILD_OUTCOMES,
     DELIVERY_OUTCOMES,
@@ -21,7 +21,7 @@ from durable.core.events import (
     WorkflowExecutionSignaled,
     WorkflowExecutionTimedOut,
 )
-from durable.core.run_view import RunView
+from durable.core.replay.run_view import RunView
 from durable.core.workflow_task import TaskInput, UpdateRequest, update_request_id
 
 Token: TypeAlias = Any

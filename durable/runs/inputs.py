@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from durable.core.events import Attributes, HistoryEvent
-from durable.core.payload import Failure, Payload
+from durable.core.history.events import Attributes, HistoryEvent
+from durable.core.history.payload import Failure, Payload
 from durable.core.workflow_task import TaskInput, WorkflowTaskCompletion
 from durable.errors import DurableError
 from durable.runs.effects import Recording

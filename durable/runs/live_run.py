@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from durable.core.events import ActivityTaskScheduled, WorkflowExecutionStarted
+from durable.core.history.events import ActivityTaskScheduled, WorkflowExecutionStarted
+from durable.core.history.payload import Failure
 from durable.core.messages import ActivityResolution
-from durable.core.payload import Failure
-from durable.core.replayer import Replayer
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.runs.incoming import Incoming, Token
 from durable.runs.states import AT_REST, OVER, RUNNING, Phase, State

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from durable.core.events import (
+from durable.core.history.events import (
     ActivityTaskCancelRequested,
     ActivityTaskScheduled,
     StartChildWorkflowExecutionInitiated,
     WorkflowExecutionContinuedAsNew,
     WorkflowExecutionTimedOut,
 )
-from durable.core.payload import Failure
+from durable.core.history.payload import Failure
 from durable.core.workflow_task import (
     TaskFailureKind,
     WorkflowTask,

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from durable.core.events import (
+from durable.core.history.events import (
     CHILD_OUTCOMES,
     Attributes,
     WorkflowExecutionUpdateAccepted,

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from durable.core.codec import encode_attributes
-from durable.core.events import (
+from durable.core.history.codec import encode_attributes
+from durable.core.history.events import (
     ActivityTaskScheduled,
     Attributes,
     ChildWorkflowExecutionCanceled,

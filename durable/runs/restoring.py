@@ -16,9 +16,8 @@ from typing import Final
 import msgspec
 
 from durable import limits
-from durable.core import retry
-from durable.core.codec import UNREADABLE, decode_rows
-from durable.core.events import (
+from durable.core.history.codec import UNREADABLE, decode_rows
+from durable.core.history.events import (
     CHILD_OUTCOMES,
     DELIVERY_OUTCOMES,
     ActivityTaskCanceled,
@@ -28,10 +27,11 @@ from durable.core.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
+from durable.core.history.payload import Failure
+from durable.core.machines import retry
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
 from durable.core.messages import ActivityResolution, decode_message
-from durable.core.payload import Failure
 from durable.core.workflow_task import TaskInput
 from durable.errors import CorruptHistoryError
 from durable.runs import attempts

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from durable.core.codec import decode_rows, encode_event
-from durable.core.events import StateTransitioned
-from durable.core.payload import Failure
+from durable.core.history.codec import decode_rows, encode_event
+from durable.core.history.events import StateTransitioned
+from durable.core.history.payload import Failure
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.runs import messages
 from durable.runs.effects import Effects

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from durable.core.codec import encode_event
-from durable.core.events import (
+from durable.core.history.codec import encode_event
+from durable.core.history.events import (
     UNPROCESSED,
     Attributes,
     HistoryEvent,

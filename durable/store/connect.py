@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from durable.clock import Clock, SystemClock
 from durable.errors import InvalidOptionError, NotADatabaseError
-from durable.store.memory import MemoryStore
+from durable.store.memory.memory import MemoryStore
 
 if TYPE_CHECKING:
     from durable.observer import Observer
@@ -151,8 +151,8 @@ def _connect_sqlite(
     observer: Observer | None,
 ) -> Store:
     # SQLAlchemy takes 0.3 s to import, which a store in memory can do without.
-    from durable.store.sql_store import SqlStore
-    from durable.store.sqlite import SqliteDatabase
+    from durable.store.sql.sql_store import SqlStore
+    from durable.store.sqlite.sqlite import SqliteDatabase
 
     database = SqliteDatabase(path, synchronous=synchronous, migrate=migrate)
     return SqlStore(database, clock=clock, observer=observer)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from durable.errors import StoreError
+    from durable.store.deciding.rows import Rows, Seen
+    from durable.store.deciding.wanted import Wanted
     from durable.store.records import HistoryRow, WorkerRecord
-    from durable.store.rows import Rows, Seen
-    from durable.store.wanted import Wanted
 
 Claimable: TypeAlias = tuple[str, object, object, object, object]
 """run id, is active, wake at, is stuck, has mail: whatever the rows hold."""

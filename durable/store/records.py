@@ -11,7 +11,7 @@ from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from durable.core.codec import INSTANT_MAX
+from durable.core.history.codec import INSTANT_MAX
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
 

@@ -7,7 +7,7 @@ import enum
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from durable.core.collector import call_uncollected
+from durable.core.loop.collector import call_uncollected
 from durable.errors import EngineClosedError, InternalError
 
 if TYPE_CHECKING:

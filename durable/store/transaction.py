@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from durable.errors import DurableError, InternalError
-from durable.store import policies
-from durable.store.decide import DECIDED, Decided, decide
+from durable.store.deciding import policies
+from durable.store.deciding.decide import DECIDED, Decided, decide
+from durable.store.deciding.wanted import want
 from durable.store.lease import LEASE_MICROSECONDS, RegisterWorker, ReleaseWorker
 from durable.store.records import (
     Claimed,
@@ -22,11 +23,10 @@ from durable.store.records import (
     ReleaseRuns,
     RepairRun,
 )
-from durable.store.wanted import want
 
 if TYPE_CHECKING:
     from durable.store.database import Tables
-    from durable.store.decide import Outcomes
+    from durable.store.deciding.decide import Outcomes
     from durable.store.records import WorkerRecord
     from durable.store.steady_clock import SteadyClock
 

@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
 from durable import __version__
-from durable.api.operations import in_workflow
+from durable.api.workflows.operations import in_workflow
 from durable.errors import ApplicationError
 from durable.telemetry import names
 

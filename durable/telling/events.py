@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from durable.core import events as of
-from durable.core.codec import UNREADABLE
-from durable.core.events import UNPROCESSED, HistoryEvent
+from durable.core.history import events as of
+from durable.core.history.codec import UNREADABLE
+from durable.core.history.events import UNPROCESSED, HistoryEvent
+from durable.core.history.payload import Payload
 from durable.core.machines.fact import DeadLetter, find_dead_letter
 from durable.core.machines.marker import find_patch
-from durable.core.payload import Payload
 from durable.store.records import AttemptRecord, AttemptState
 from durable.telling.escaping import escape
 from durable.telling.pieces import (

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from durable.client.mail_checks import read_message
-from durable.core.events import CHILD_OUTCOMES, WorkflowExecutionSignaled
-from durable.core.messages import QueryRequest
-from durable.core.run_state import (
+from durable.core.folding.run_state import (
     PendingActivity,
     PendingChild,
     PendingDelivery,
     PendingUpdate,
     RunState,
 )
+from durable.core.history.events import CHILD_OUTCOMES, WorkflowExecutionSignaled
+from durable.core.messages import QueryRequest
 from durable.core.workflow_task import UpdateRequest
+from durable.doctor.mail_checks import read_message
 from durable.store.records import (
     AttemptRecord,
     AttemptState,

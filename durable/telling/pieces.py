@@ -12,8 +12,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from durable.clock import to_datetime
-from durable.core.codec import UNREADABLE
-from durable.core.payload import (
+from durable.core.history.codec import UNREADABLE
+from durable.core.history.payload import (
     JSON_PLAIN,
     Failure,
     Payload,

@@ -13,7 +13,7 @@ import msgspec
 
 from durable.api.endings import same_input, same_result
 from durable.api.registry import Registry
-from durable.core.events import (
+from durable.core.history.events import (
     ActivityTaskScheduled,
     HistoryEvent,
     StartChildWorkflowExecutionInitiated,

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar, overload
 
-from durable.api.messages import (
+from durable.api.messages.messages import (
     QueryCall,
     SignalCall,
     UpdateCall,
@@ -30,10 +30,10 @@ from durable.api.messages import (
     update_call,
 )
 from durable.api.registry import REGISTRY
-from durable.api.workflow import WorkflowCall
+from durable.api.workflows.workflow import WorkflowCall
 from durable.converter import json
 from durable.converter.failures import exception_of, failure_of, show_remote
-from durable.core.events import (
+from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
     ActivityTaskFailed,
@@ -49,10 +49,10 @@ from durable.core.events import (
     WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
 )
+from durable.core.history.payload import Failure, Payload
 from durable.core.machines.machine import State
-from durable.core.payload import Failure, Payload
-from durable.core.replayer import Replayer
-from durable.core.retry import MAXIMUM_ATTEMPTS_REACHED
+from durable.core.machines.retry import MAXIMUM_ATTEMPTS_REACHED
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import (
     TaskInput,
     UpdateRequest,
@@ -68,7 +68,7 @@ from durable.errors import (
 from durable.options import Duration
 from durable.testing.clock import DEFAULT_START, VirtualClock
 from durable.testing.pending import PendingActivity, PendingChild, PendingDelivery
-from durable.worker.guards import install_guards
+from durable.worker.guards.guards import install_guards
 
 R = TypeVar("R")
 RUN_ID: Final = "01942000-0000-7000-8000-000000000000"

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 from durable import limits
-from durable.api.activity import Activity
+from durable.api.activities.activity import Activity
 from durable.api.registry import Registry
 from durable.client.unserved import Unserved
 from durable.clock import to_datetime
@@ -30,12 +30,12 @@ from durable.errors import DurableError, InvalidOptionError
 from durable.observer import Observer
 from durable.options import Duration, to_microseconds
 from durable.store.connect import connect
-from durable.store.memory import MemoryStore
+from durable.store.memory.memory import MemoryStore
 from durable.store.queries import FindNextWakeUp, ListRuns, Query
 from durable.store.records import Operation, RunFilter, RunStatus, WorkerRecord
 from durable.store.store import Outcome, Store
 from durable.testing.clock import VirtualClock, VirtualTime
-from durable.worker.held_resources import Resources
+from durable.worker.activities.held_resources import Resources
 from durable.worker.lookout import Lookout
 from durable.worker.worker import Worker
 

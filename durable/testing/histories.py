@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from durable.core.codec import decode_rows, encode_event
-from durable.core.events import HistoryEvent
+from durable.core.history.codec import decode_rows, encode_event
+from durable.core.history.events import HistoryEvent
 from durable.errors import CorruptHistoryError
 
 

@@ -9,9 +9,9 @@ import msgspec
 from durable.api.registry import REGISTRY
 from durable.converter import json
 from durable.converter.failures import failure_of
-from durable.core import events as of
-from durable.core.events import Attributes
-from durable.core.payload import Failure, Payload
+from durable.core.history import events as of
+from durable.core.history.events import Attributes
+from durable.core.history.payload import Failure, Payload
 from durable.errors import (
     NotRegisteredError,
     WorkflowAlreadyStartedError,

@@ -15,9 +15,8 @@ import msgspec
 
 from durable.api.endings import check_ending
 from durable.api.registry import REGISTRY, Registry
-from durable.core import flags
-from durable.core.catching_up import catch_up, since_checkpoint
-from durable.core.events import (
+from durable.core.history import flags
+from durable.core.history.events import (
     TERMINAL_EVENTS,
     UNPROCESSED,
     Attributes,
@@ -29,7 +28,8 @@ from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
 )
-from durable.core.replayer import Replayer
+from durable.core.replay.catching_up import catch_up, since_checkpoint
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import (
     TaskInput,
     UpdateRequest,
@@ -39,7 +39,7 @@ from durable.core.workflow_task import (
 from durable.errors import CorruptHistoryError, NondeterminismError
 from durable.testing.comparing import first_difference
 from durable.testing.histories import load_history
-from durable.worker.guards import install_guards
+from durable.worker.guards.guards import install_guards
 
 History = Iterable[HistoryEvent] | str | bytes | Path
 """Events, the JSON text of `dump_history`, or the path of a file that holds it."""

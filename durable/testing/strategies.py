@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from durable.testing import programs as p
-from durable.testing.schedules import Answer, Case, Message, Step
+from durable.testing.programs import programs as p
+from durable.testing.programs.schedules import Answer, Case, Message, Step
 
 _SECONDS = st.integers(0, 3)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from durable import limits
-from durable.core.events import WorkflowExecutionStarted
+from durable.core.history.events import WorkflowExecutionStarted
 from durable.errors import DatabaseUnavailableError, StoreError
 from durable.runs.live_run import LiveRun
 from durable.store.queries import LoadRuns

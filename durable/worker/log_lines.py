@@ -6,16 +6,16 @@ import logging
 import re
 from typing import Any, Final, TypeAlias
 
-from durable.core import retry
-from durable.core.events import (
+from durable.core.history.events import (
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowExecutionTimedOut,
 )
-from durable.core.payload import Failure, innermost, summary_of
+from durable.core.history.payload import Failure, innermost, summary_of
+from durable.core.machines import retry
 from durable.loggers import revive_loggers
 from durable.runs.live_run import Attempt, LiveRun
-from durable.worker.places import line_of
+from durable.worker.activities.places import line_of
 
 _Run: TypeAlias = LiveRun | WorkflowExecutionStarted
 _log: Final = logging.getLogger("durable.worker")

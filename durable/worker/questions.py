@@ -10,7 +10,7 @@ import msgspec
 
 from durable.converter.failures import failure_of
 from durable.core.messages import QueryReply, decode_message, encode_message
-from durable.core.replayer import Replayer
+from durable.core.replay.replayer import Replayer
 from durable.runs.live_run import LiveRun
 from durable.store.records import CommitTask, MessageRecord, ReplyRecord
 

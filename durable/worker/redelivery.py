@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from durable.core.codec import decode_rows
-from durable.core.events import HistoryEvent
+from durable.core.history.codec import decode_rows
+from durable.core.history.events import HistoryEvent
 from durable.errors import WorkflowClosedError, WorkflowNotFoundError
 from durable.runs.inputs import Delivered
 from durable.runs.live_run import LiveRun

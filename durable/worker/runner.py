@@ -17,13 +17,13 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from durable.api.registry import Registry
-from durable.core.events import (
+from durable.core.history.events import (
     Attributes,
     HistoryEvent,
     StartChildWorkflowExecutionInitiated,
     WorkflowExecutionStarted,
 )
-from durable.core.payload import Failure
+from durable.core.history.payload import Failure
 from durable.core.workflow_task import TaskInput
 from durable.errors import (
     CorruptHistoryError,
@@ -64,15 +64,16 @@ from durable.store.records import (
     StartRun,
 )
 from durable.store.store import Store
-from durable.worker import log_lines, observing, unrecorded
-from durable.worker.activity_pool import ActivityPool
+from durable.worker import log_lines
+from durable.worker.activities import observing, unrecorded
+from durable.worker.activities.activity_pool import ActivityPool
+from durable.worker.activities.unknown_activities import UnknownActivities
 from durable.worker.background import Background
 from durable.worker.loader import Loader, not_read_yet
 from durable.worker.log_lines import ENDS_BADLY, extra_of, name_of
 from durable.worker.questions import Question, look, reply_to
 from durable.worker.redelivery import send_again
 from durable.worker.turns import Turns
-from durable.worker.unknown_activities import UnknownActivities
 
 _log: Final = logging.getLogger("durable.worker")
 _DRIVEN: Final = (DRIVING, CREATING, REPLAYING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable.core import turn
+from durable.core.loop import turn
 from durable.core.workflow_task import (
     TaskFailureKind,
     WorkflowTask,
@@ -13,8 +13,8 @@ from durable.observer import WorkerObserver
 from durable.runs.inputs import Driven
 from durable.runs.live_run import LiveRun
 from durable.store.store import Store
-from durable.worker import observing
-from durable.worker.watchdog import Watchdog
+from durable.worker.activities import observing
+from durable.worker.guards.watchdog import Watchdog
 
 
 class Turns:

@@ -17,10 +17,10 @@ from functools import partial
 from typing import Final, TypeVar
 
 from durable.api.registry import Registry
-from durable.core.events import Attributes, WorkflowExecutionStarted
-from durable.core.ids import RunIds
-from durable.core.payload import Failure
-from durable.core.replayer import Replayer
+from durable.core.history.events import Attributes, WorkflowExecutionStarted
+from durable.core.history.ids import RunIds
+from durable.core.history.payload import Failure
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import EngineClosedError, StoreError
 from durable.observer import Observer, WorkerObserver, WorkerState
@@ -37,17 +37,18 @@ from durable.store.records import (
     WorkerRecord,
 )
 from durable.store.store import Store
-from durable.worker import log_lines, observing
-from durable.worker.activity_code import EngineParts
-from durable.worker.activity_pool import ActivityPool
-from durable.worker.guards import install_guards
+from durable.worker import log_lines
+from durable.worker.activities import observing
+from durable.worker.activities.activity_code import EngineParts
+from durable.worker.activities.activity_pool import ActivityPool
+from durable.worker.guards.guards import install_guards
+from durable.worker.guards.watchdog import Watchdog
 from durable.worker.lookout import Lookout
 from durable.worker.process import host_identity, process_start
 from durable.worker.questions import Question
 from durable.worker.rejoining import Rejoining
 from durable.worker.runner import Outside, Runner
 from durable.worker.turns import Turns
-from durable.worker.watchdog import Watchdog
 from durable.worker.worker_options import WorkerOptions
 
 _log: Final = logging.getLogger("durable.worker")

@@ -30,8 +30,11 @@ def commit(directory: Path, size: int) -> dict[str, Any]:
 
 def core(directory: Path, size: int) -> dict[str, Any]:
     """Make and drive runs of one activity; the outcome is handed in, not computed."""
-    from durable.core.events import ActivityTaskCompleted, WorkflowExecutionStarted
-    from durable.core.replayer import Replayer
+    from durable.core.history.events import (
+        ActivityTaskCompleted,
+        WorkflowExecutionStarted,
+    )
+    from durable.core.replay.replayer import Replayer
     from durable.core.workflow_task import WorkflowTask
     from tests.benchmarks.durable_workloads import add, one
 
@@ -67,9 +70,12 @@ def core(directory: Path, size: int) -> dict[str, Any]:
 
 def replay_core(directory: Path, size: int) -> dict[str, Any]:
     """Decode the rows of a long history and drive its code to the end."""
-    from durable.core.codec import decode_rows, encode_event
-    from durable.core.events import ActivityTaskCompleted, WorkflowExecutionStarted
-    from durable.core.replayer import Replayer
+    from durable.core.history.codec import decode_rows, encode_event
+    from durable.core.history.events import (
+        ActivityTaskCompleted,
+        WorkflowExecutionStarted,
+    )
+    from durable.core.replay.replayer import Replayer
     from durable.core.workflow_task import WorkflowTask
     from tests.benchmarks.durable_workloads import add, sequence
 

@@ -34,7 +34,7 @@ from durable import (
     sleep,
     workflow,
 )
-from durable.client.doctor import examine
+from durable.doctor.doctor import examine
 from durable.store.connect import connect
 from tests.integration import crash_family
 
@@ -251,7 +251,7 @@ def try_point(scenario: Scenario, folder: Path, at: int) -> tuple[bool, int]:
 def main(name: str, first: int, step_size: int) -> None:
     """Visit every `step_size`-th point of a scenario, beginning with `first`."""
     scenario = SCENARIOS[name]
-    for module in ("sqlite", "sql_store", "memory", "schema"):
+    for module in ("sqlite.sqlite", "sql.sql_store", "memory.memory", "sql.schema"):
         importlib.import_module(f"durable.store.{module}")  # once, not in each child
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

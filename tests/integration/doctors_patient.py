@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from durable import Engine, RetryPolicy, activity, sleep, workflow
-from durable.client.doctor import examine
-from durable.client.findings import Finding
+from durable.doctor.doctor import examine
+from durable.doctor.findings import Finding
 from durable.store.connect import connect
 
 HOUR = 3_600 * 1_000_000

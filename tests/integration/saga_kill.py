@@ -156,7 +156,7 @@ def check_undone(at: int, ran: list[str]) -> None:
 
 def main(first: int, step_size: int) -> None:
     """Visit every `step_size`-th point, beginning with `first`."""
-    for module in ("sqlite", "sql_store", "memory", "schema"):
+    for module in ("sqlite.sqlite", "sql.sql_store", "memory.memory", "sql.schema"):
         importlib.import_module(f"durable.store.{module}")  # once, not in each child
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

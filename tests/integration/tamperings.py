@@ -14,8 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 from durable import Signal, activity, sleep, workflow
-from durable.core.codec import encode_attributes
-from durable.core.events import WorkflowExecutionSignaled
+from durable.core.history.codec import encode_attributes
+from durable.core.history.events import WorkflowExecutionSignaled
 from durable.store.records import PutMessage
 from durable.store.store import Store
 

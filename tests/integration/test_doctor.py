@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from durable import Engine
-from durable.client.doctor import (
+from durable.doctor.doctor import (
     examine,
     find_sqlite_bug,
 )
-from durable.client.findings import Check, Finding
+from durable.doctor.findings import Check, Finding
 from durable.store.connect import connect
 from durable.store.queries import CheckIntegrity, LoadRuns, Query
 from durable.store.records import RunStatus

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from durable import Engine
-from durable.client.doctor import examine
-from durable.client.findings import Check, Finding
+from durable.doctor.doctor import examine
+from durable.doctor.findings import Check, Finding
 from durable.store.connect import connect
 from tests.integration import doctors_family as app
 from tests.integration.doctors_patient import Patient

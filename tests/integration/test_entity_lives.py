@@ -19,7 +19,7 @@ from durable import (
     sleep,
     workflow,
 )
-from durable.api import entity_definition
+from durable.api.entities import entity_definition
 from durable.errors import UpdateRejectedError
 from durable.store.queries import LoadRuns, Query, ReadHistory
 from durable.testing.environment import TestEnvironment

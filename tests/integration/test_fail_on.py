@@ -15,7 +15,7 @@ from durable import (
     activity,
     workflow,
 )
-from durable.core.events import WorkflowExecutionSignaled
+from durable.core.history.events import WorkflowExecutionSignaled
 from durable.errors import UndecodableError, WorkflowStuckError
 from durable.testing import TestEnvironment
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import durable
-from durable.client.doctor import find_package_clash
-from durable.client.findings import Check
+from durable.doctor.doctor import find_package_clash
+from durable.doctor.findings import Check
 from durable.namesakes import OURS
 
 PACKAGE = Path(durable.__file__).parent

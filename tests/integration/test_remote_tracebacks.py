@@ -14,8 +14,8 @@ import pytest
 import durable
 from durable import Engine, activity, workflow
 from durable.converter.failures import exception_of, failure_of, show_remote
-from durable.core import flags
-from durable.core.events import WorkflowExecutionFailed
+from durable.core.history import flags
+from durable.core.history.events import WorkflowExecutionFailed
 from durable.testing import TestEnvironment
 from durable.testing.driver import Driver
 from durable.testing.replaying import replay_at_every_prefix

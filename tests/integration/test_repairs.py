@@ -14,13 +14,13 @@ from click.testing import CliRunner, Result
 
 from durable import Signal, activity, sleep, workflow
 from durable.cli.main import cli
-from durable.core.codec import encode_attributes
-from durable.core.events import (
+from durable.core.history.codec import encode_attributes
+from durable.core.history.events import (
     ActivityTaskCompleted,
     TimerStarted,
     WorkflowExecutionSignaled,
 )
-from durable.core.payload import Payload
+from durable.core.history.payload import Payload
 from durable.testing.clock import VirtualClock
 from durable.testing.environment import TestEnvironment
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from durable import Engine, Saga, activity, resource, workflow
-from durable.core.events import ActivityTaskScheduled
+from durable.core.history.events import ActivityTaskScheduled
 from durable.errors import (
     DurableError,
     ResourceError,

@@ -33,7 +33,7 @@ from durable import (
     wait_condition,
     workflow,
 )
-from durable.core.events import (
+from durable.core.history.events import (
     TERMINAL_EVENTS,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,

@@ -29,7 +29,7 @@ from durable import (
     wait_condition,
     workflow,
 )
-from durable.core.events import WorkflowExecutionSignaled
+from durable.core.history.events import WorkflowExecutionSignaled
 from durable.errors import InvalidOptionError
 from durable.testing.environment import TestEnvironment
 

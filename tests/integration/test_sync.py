@@ -22,7 +22,7 @@ from durable import (
     sleep,
     workflow,
 )
-from durable.api.messages import update_call
+from durable.api.messages.messages import update_call
 from durable.client.updates import UpdateHandle
 from durable.errors import EngineClosedError
 from durable.sync import SyncHandle, SyncUpdateHandle

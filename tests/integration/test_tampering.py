@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from durable import Engine, RunStatus, WorkflowStuckError
 from durable.cli.main import cli
-from durable.client.doctor import examine
-from durable.client.findings import Finding
+from durable.doctor.doctor import examine
+from durable.doctor.findings import Finding
 from durable.errors import DurableError
 from durable.store.connect import connect
 from durable.testing.clock import VirtualClock

@@ -20,7 +20,7 @@ from durable import (
     workflow,
 )
 from durable.client.updates import UpdateHandle
-from durable.core.codec import decode_rows
+from durable.core.history.codec import decode_rows
 
 COUNT = 100
 go = Signal("update_handles.go", int)
@@ -102,7 +102,7 @@ async def test_those_who_wait_in_another_process_read_the_history_together(
         rows_read += len(rows)
         return decode_rows(rows)
 
-    monkeypatch.setattr("durable.client.tails.decode_rows", counted)
+    monkeypatch.setattr("durable.client.waiting.tails.decode_rows", counted)
     url = f"sqlite:///{tmp_path / 'runs.db'}"
     async with Engine(url) as engine, Engine(url, worker=False) as away:
         await engine.start(Tally.count(COUNT), id="tally")

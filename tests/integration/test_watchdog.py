@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from durable import Engine, WorkflowStuckError, activity, workflow
-from durable.core.events import HistoryEvent
+from durable.core.history.events import HistoryEvent
 from durable.errors import ForbiddenInWorkflowError
-from durable.worker.watchdog import Patience, may_interrupt
+from durable.worker.guards.watchdog import Patience, may_interrupt
 
 
 @workflow(name="watchdog.quick")
@@ -321,14 +321,14 @@ def frame_of(*modules: str) -> FrameType:
 @pytest.mark.parametrize(
     ("modules", "is_safe"),
     [
-        (["durable.core.loop", "shop"], True),
-        (["durable.core.loop", "shop", "json.decoder"], True),
-        (["durable.core.loop", "shop", "durable.api.workflow"], False),
-        (["durable.core.loop", "shop", "asyncio.tasks", "shop"], True),
-        (["durable.core.loop"], False),
-        (["durable.core.loop", "shop", "logging"], False),
-        (["durable.core.loop", "shop", "importlib._bootstrap", "heavy"], False),
-        (["threading", "durable.core.loop", "shop"], True),
+        (["durable.core.loop.loop", "shop"], True),
+        (["durable.core.loop.loop", "shop", "json.decoder"], True),
+        (["durable.core.loop.loop", "shop", "durable.api.workflows.workflow"], False),
+        (["durable.core.loop.loop", "shop", "asyncio.tasks", "shop"], True),
+        (["durable.core.loop.loop"], False),
+        (["durable.core.loop.loop", "shop", "logging"], False),
+        (["durable.core.loop.loop", "shop", "importlib._bootstrap", "heavy"], False),
+        (["threading", "durable.core.loop.loop", "shop"], True),
     ],
 )
 def test_an_interruption_hits_the_users_code_alone(

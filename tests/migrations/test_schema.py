@@ -20,15 +20,15 @@ from alembic.script import ScriptDirectory
 
 from durable import Engine, Signal, activity, workflow
 from durable.errors import SchemaRevisionError, StoreError
-from durable.store import schema
 from durable.store.connect import connect
 from durable.store.database import Session
 from durable.store.queries import LoadRuns
 from durable.store.records import ClaimRuns, Committed
-from durable.store.schema import HEAD, find_migrations, read_revision
-from durable.store.sqlite import SqliteDatabase
-from durable.store.sqlite_backup import back_up
-from durable.testing.store_rows import (
+from durable.store.sql import schema
+from durable.store.sql.schema import HEAD, find_migrations, read_revision
+from durable.store.sqlite.backup import back_up
+from durable.store.sqlite.sqlite import SqliteDatabase
+from durable.testing.contract.rows import (
     START,
     make_child,
     make_closing,

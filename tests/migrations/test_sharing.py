@@ -10,8 +10,8 @@ from alembic import command
 from alembic.config import Config
 
 from durable import Engine, activity, workflow
-from durable.store.schema import VERSION_TABLE
-from durable.store.tables import METADATA
+from durable.store.sql.schema import VERSION_TABLE
+from durable.store.sql.tables import METADATA
 
 # As `alembic init` writes it, without logging, and with the line of the documentation.
 ENV = """

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from durable.core.events import (
+from durable.core.history.events import (
     CHILD_OUTCOMES,
     ChildWorkflowExecutionStarted,
     HistoryEvent,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from durable.clock import Clock
 from durable.errors import CommitUnknownError, DatabaseUnavailableError, DurableError
 from durable.store.lease import RegisterWorker, ReleaseWorker
-from durable.store.memory import MemoryStore
+from durable.store.memory.memory import MemoryStore
 from durable.store.queries import Query
 from durable.store.records import Operation, WorkerRecord
 from durable.store.store import Outcome

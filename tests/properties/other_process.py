@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
-from durable.core.events import HistoryEvent
+from durable.core.history.events import HistoryEvent
 from durable.testing.histories import dump_history, load_history
+from durable.testing.programs.schedules import Case, drive_case
 from durable.testing.replaying import replay_at_every_prefix
-from durable.testing.schedules import Case, drive_case
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _PROBE: Final = "import sys, msgspec, typing_extensions; print(*sys.version_info[:2])"

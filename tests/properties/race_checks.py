@@ -8,11 +8,9 @@ import msgspec
 
 from durable import UpdateFailedError, UpdateRejectedError
 from durable.api.registry import REGISTRY
-from durable.client.doctor import examine
-from durable.client.findings import Check
 from durable.converter import json
-from durable.core.codec import decode_rows
-from durable.core.events import (
+from durable.core.history.codec import decode_rows
+from durable.core.history.events import (
     TERMINAL_EVENTS,
     HistoryEvent,
     StateTransitioned,
@@ -23,9 +21,11 @@ from durable.core.events import (
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
-from durable.core.payload import Payload
-from durable.core.replayer import Replayer
+from durable.core.history.payload import Payload
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTask
+from durable.doctor.doctor import examine
+from durable.doctor.findings import Check
 from durable.errors import (
     EngineClosedError,
     StoreError,

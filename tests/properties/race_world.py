@@ -15,7 +15,7 @@ import msgspec
 
 from durable import DurableError, Engine, Handle
 from durable.limits import LEASE_SECONDS
-from durable.store.memory import MemoryStore
+from durable.store.memory.memory import MemoryStore
 from durable.store.records import ReapWorkers, RunRecord
 from durable.testing.clock import VirtualClock
 from tests.properties.gated_store import MOVES, GatedStore

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from durable.core.events import TERMINAL_EVENTS
+from durable.core.history.events import TERMINAL_EVENTS
 from durable.testing.histories import comparable, dump_history
+from durable.testing.programs.schedules import Case, drive_case
 from durable.testing.replaying import replay, replay_at_every_prefix
-from durable.testing.schedules import Case, drive_case
 from durable.testing.strategies import cases
 from tests.properties.other_process import OtherProcess, find_other_python
 from tests.sizes import examples

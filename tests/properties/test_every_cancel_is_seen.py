@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from durable import sleep, workflow
-from durable.core.events import WorkflowExecutionCancelRequested
-from durable.testing import programs as p
-from durable.testing.interpreter import Interpreter
+from durable.core.history.events import WorkflowExecutionCancelRequested
+from durable.testing.programs import programs as p
+from durable.testing.programs.interpreter import Interpreter
+from durable.testing.programs.schedules import Step, drive
 from durable.testing.replaying import replay_at_every_prefix
-from durable.testing.schedules import Step, drive
 from durable.testing.strategies import schedules
 from tests.sizes import examples
 

@@ -31,7 +31,7 @@ from durable import (
     skip,
     workflow,
 )
-from durable.core.events import ActivityTaskScheduled
+from durable.core.history.events import ActivityTaskScheduled
 from durable.errors import DefinitionError
 from durable.testing import Driver
 from durable.testing.pending import PendingActivity

@@ -27,7 +27,8 @@ from durable import (
     update,
     workflow,
 )
-from durable.core.events import (
+from durable.core.folding.fold import fold
+from durable.core.history.events import (
     ActivityTaskCompleted,
     Attributes,
     ChildWorkflowExecutionCanceled,
@@ -43,9 +44,8 @@ from durable.core.events import (
     WorkflowExecutionCancelRequested,
     WorkflowExecutionSignaled,
 )
-from durable.core.fold import fold
-from durable.core.payload import NULL, Failure, Payload
-from durable.core.replayer import Replayer
+from durable.core.history.payload import NULL, Failure, Payload
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import UpdateRequest, WorkflowTask
 from durable.testing.driver import Driver
 from tests.sizes import examples

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable.core.events import WorkflowExecutionSignaled
+from durable.core.history.events import WorkflowExecutionSignaled
 from durable.core.messages import ActivityResolution, encode_message
 from durable.runs import inputs
 from durable.runs.states import AT_REST, OVER

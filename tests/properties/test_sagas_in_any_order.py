@@ -24,7 +24,7 @@ from durable import (
     sleep,
     workflow,
 )
-from durable.core.events import ActivityTaskCompleted, ActivityTaskScheduled
+from durable.core.history.events import ActivityTaskCompleted, ActivityTaskScheduled
 from durable.testing import Driver, replay_at_every_prefix
 from tests.sizes import examples
 

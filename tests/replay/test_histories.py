@@ -13,7 +13,7 @@ import pytest
 
 import durable
 from durable import NondeterminismError
-from durable.core.events import EVENT_TYPES, RESERVED_EVENT_TYPES, HistoryEvent
+from durable.core.history.events import EVENT_TYPES, RESERVED_EVENT_TYPES, HistoryEvent
 from durable.testing.histories import comparable, dump_history, load_history
 from durable.testing.replaying import replay_at_every_prefix
 from tests.replay import message_workflows, workflows

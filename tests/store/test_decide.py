@@ -15,7 +15,16 @@ from durable.errors import (
     WorkflowClosedError,
 )
 from durable.options import IdConflictPolicy
-from durable.store.decide import Decided, decide
+from durable.store.deciding.decide import Decided, decide
+from durable.store.deciding.rows import (
+    CLOSED,
+    MOVED,
+    PARKED,
+    PUBLISHED,
+    Name,
+    Run,
+    Seen,
+)
 from durable.store.records import (
     CommitTask,
     MailArrived,
@@ -25,8 +34,7 @@ from durable.store.records import (
     RunStatus,
     Started,
 )
-from durable.store.rows import CLOSED, MOVED, PARKED, PUBLISHED, Name, Run, Seen
-from durable.testing.store_rows import (
+from durable.testing.contract.rows import (
     START,
     make_attempt,
     make_child,

@@ -11,12 +11,10 @@ from msgspec.structs import astuple, replace
 
 from durable import limits
 from durable.options import IdConflictPolicy, IdReusePolicy
-from durable.store import salvage, statements, tables
 from durable.store.database import Session
-from durable.store.groups import GroupExecutor
 from durable.store.lease import RegisterWorker, ReleaseWorker
-from durable.store.memory import MemoryStore
-from durable.store.memory_database import MemoryDatabase
+from durable.store.memory.memory import MemoryStore
+from durable.store.memory.memory_database import MemoryDatabase
 from durable.store.records import (
     AttemptState,
     ClaimRuns,
@@ -36,9 +34,11 @@ from durable.store.records import (
     Terminated,
     TerminateRun,
 )
-from durable.store.sqlite import SqliteDatabase
+from durable.store.sql import salvage, statements, tables
+from durable.store.sql.groups import GroupExecutor
+from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
-from durable.testing.store_rows import (
+from durable.testing.contract.rows import (
     START,
     SettableClock,
     make_attempt,

@@ -5,7 +5,7 @@ from pathlib import Path
 from durable.clock import Clock
 from durable.store.connect import connect
 from durable.store.store import Store
-from durable.testing.store_contract import StoreContract
+from durable.testing.contract.store_contract import StoreContract
 
 
 class TestMemoryStore(StoreContract):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from durable.errors import CorruptHistoryError
-from durable.store import reads
 from durable.store.connect import connect
 from durable.store.queries import (
     FindRun,
@@ -21,8 +20,9 @@ from durable.store.queries import (
     ReadHistory,
     ReadNews,
 )
+from durable.store.sql import reads
 from durable.store.store import Store
-from durable.testing.store_rows import (
+from durable.testing.contract.rows import (
     NAMESPACE,
     make_attempt,
     make_closing,

@@ -17,15 +17,15 @@ from durable.errors import (
     DatabaseUnavailableError,
     NotADatabaseError,
 )
-from durable.store import sqlite
 from durable.store.connect import connect
-from durable.store.groups import GroupExecutor
 from durable.store.queries import LoadRuns
-from durable.store.sqlite import SqliteDatabase, SqliteSession
+from durable.store.sql.groups import GroupExecutor
+from durable.store.sqlite import sqlite
+from durable.store.sqlite.sqlite import SqliteDatabase, SqliteSession
 from durable.store.steady_clock import SteadyClock
 from durable.store.store import Store
-from durable.testing.store_contract import StoreContract
-from durable.testing.store_rows import make_start
+from durable.testing.contract.rows import make_start
+from durable.testing.contract.store_contract import StoreContract
 
 
 class TestSqliteFile(StoreContract):

@@ -25,18 +25,18 @@ from durable.errors import (
     WorkflowClosedError,
 )
 from durable.options import IdConflictPolicy
-from durable.store import sqlite
 from durable.store.connect import connect
 from durable.store.database import Blame
-from durable.store.groups import GroupExecutor
+from durable.store.deciding.rows import Rows
 from durable.store.lease import RegisterWorker
 from durable.store.queries import FindRun, LoadRuns, ReadAttempts
 from durable.store.records import Committed, MailArrived, Started
-from durable.store.rows import Rows
-from durable.store.sqlite import SqliteDatabase, SqliteSession
-from durable.store.sqlite_tables import SqliteTables
+from durable.store.sql.groups import GroupExecutor
+from durable.store.sqlite import sqlite
+from durable.store.sqlite.sqlite import SqliteDatabase, SqliteSession
+from durable.store.sqlite.tables import SqliteTables
 from durable.store.steady_clock import SteadyClock
-from durable.testing.store_rows import (
+from durable.testing.contract.rows import (
     make_attempt,
     make_closing,
     make_commit,

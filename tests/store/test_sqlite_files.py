@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from durable.errors import DatabaseUnavailableError, InvalidOptionError, StoreError
-from durable.store import sqlite_file
 from durable.store.connect import connect
 from durable.store.queries import ListRuns, LoadRuns, ReadHistory
 from durable.store.records import RunFilter
-from durable.store.sqlite import SqliteDatabase
-from durable.store.sqlite_backup import back_up
+from durable.store.sqlite import file as sqlite_file
+from durable.store.sqlite.backup import back_up
+from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.store import Store
-from durable.testing.store_rows import NAMESPACE, make_start, make_worker
+from durable.testing.contract.rows import NAMESPACE, make_start, make_worker
 
 
 async def open_store(path: Path) -> Store:
@@ -179,7 +179,7 @@ async def test_file_that_a_killed_process_left_alone_is_refused(tmp_path: Path) 
     code = """
 import asyncio, os, signal, sys
 from durable.store.connect import connect
-from durable.testing.store_rows import *
+from durable.testing.contract.rows import *
 async def main():
     store = connect(f"sqlite:///{sys.argv[1]}")
     await store.open()

@@ -17,11 +17,12 @@ from click.testing import CliRunner
 from durable import Engine
 from durable.cli.main import cli
 from durable.errors import DatabaseUnavailableError
-from durable.store import sqlite, sqlite_sharing
 from durable.store.connect import connect
 from durable.store.queries import LoadRuns
-from durable.store.sqlite_locks import describe_holder, find_holders, is_gone
-from durable.testing.store_rows import make_start
+from durable.store.sqlite import sharing as sqlite_sharing
+from durable.store.sqlite import sqlite
+from durable.store.sqlite.locks import describe_holder, find_holders, is_gone
+from durable.testing.contract.rows import make_start
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="only Linux tells who holds a lock"

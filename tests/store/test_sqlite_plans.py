@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from durable.store import sqlite_look, sqlite_write, statements
 from durable.store.database import Session
 from durable.store.records import RunFilter
-from durable.store.sqlite import SqliteDatabase
-from durable.store.sqlite_texts import ManyKeys, ManyRows
-from durable.testing.store_rows import START
+from durable.store.sql import statements
+from durable.store.sqlite import look as sqlite_look
+from durable.store.sqlite import write as sqlite_write
+from durable.store.sqlite.sqlite import SqliteDatabase
+from durable.store.sqlite.texts import ManyKeys, ManyRows
+from durable.testing.contract.rows import START
 
 VALUES = {
     "active": 1,

@@ -16,7 +16,7 @@ import pytest
 from durable.store.connect import connect
 from durable.store.queries import ListRuns, ReadHistory
 from durable.store.records import Claimed, ClaimRuns, ReapWorkers, RunFilter
-from durable.testing.store_rows import NAMESPACE, make_commit, make_worker
+from durable.testing.contract.rows import NAMESPACE, make_commit, make_worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -28,7 +28,7 @@ import asyncio, os, sys
 from durable.errors import *
 from durable.store.connect import connect
 from durable.store.records import *
-from durable.testing.store_rows import *
+from durable.testing.contract.rows import *
 
 path, name = sys.argv[1:]
 

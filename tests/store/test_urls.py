@@ -8,10 +8,10 @@ import pytest
 
 from durable.errors import DurableError, InvalidOptionError, NotADatabaseError
 from durable.store.connect import connect
-from durable.store.memory import MemoryStore
+from durable.store.memory.memory import MemoryStore
 from durable.store.queries import LoadRuns
-from durable.store.sql_store import SqlStore
-from durable.testing.store_rows import make_start
+from durable.store.sql.sql_store import SqlStore
+from durable.testing.contract.rows import make_start
 
 
 @pytest.mark.parametrize(

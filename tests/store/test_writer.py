@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from durable import limits
-from durable.store import groups, memory
 from durable.store.connect import connect
+from durable.store.memory import memory
 from durable.store.queries import ListWorkers
 from durable.store.records import ReapWorkers
+from durable.store.sql import groups
 from durable.store.store import Store
-from durable.testing.store_rows import (
+from durable.testing.contract.rows import (
     START,
     Gathering,
     SettableClock,

@@ -48,8 +48,8 @@ import msgspec
 
 from durable import ApplicationError, DurableError
 from durable.clock import to_datetime
-from durable.core.events import HistoryEvent, WorkflowExecutionTerminated
-from durable.core.payload import Payload
+from durable.core.history.events import HistoryEvent, WorkflowExecutionTerminated
+from durable.core.history.payload import Payload
 from durable.core.workflow_task import TaskInput, WorkflowTaskCompletion
 from durable.testing.driver import Driver
 from tests.transcripts import workflows

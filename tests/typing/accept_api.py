@@ -19,7 +19,7 @@ from durable import (
     wait_condition,
     workflow,
 )
-from durable.api.workflow import WorkflowCall
+from durable.api.workflows.workflow import WorkflowCall
 
 
 @activity

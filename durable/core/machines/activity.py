@@ -9,17 +9,18 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from durable.core.commands import (
+from durable.core.history.commands import (
     ActivitySettings,
     RequestCancelActivityTask,
     ScheduleActivityTask,
 )
-from durable.core.events import (
+from durable.core.history.events import (
     ActivityTaskCancelRequested,
     ActivityTaskScheduled,
     Attributes,
     WorkflowExecutionStarted,
 )
+from durable.core.history.payload import Payloads
 from durable.core.machines.machine import (
     CREATED,
     PENDING,
@@ -32,7 +33,6 @@ from durable.core.machines.machine import (
     State,
     Table,
 )
-from durable.core.payload import Payloads
 from durable.core.runtime import ActivityTarget, source_line
 
 

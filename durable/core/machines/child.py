@@ -8,14 +8,8 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from durable.core.cancels import (
-    DEFAULT_REASON,
-    Outlasting,
-    reason_of,
-    sees_every_cancel,
-)
-from durable.core.commands import ChildSettings, StartChildWorkflowExecution
-from durable.core.events import (
+from durable.core.history.commands import ChildSettings, StartChildWorkflowExecution
+from durable.core.history.events import (
     Attributes,
     ChildWorkflowExecutionCanceled,
     ChildWorkflowExecutionCompleted,
@@ -26,6 +20,13 @@ from durable.core.events import (
     StartChildWorkflowExecutionFailed,
     StartChildWorkflowExecutionInitiated,
     WorkflowExecutionStarted,
+)
+from durable.core.history.payload import Failure, Payload, Payloads
+from durable.core.loop.cancels import (
+    DEFAULT_REASON,
+    Outlasting,
+    reason_of,
+    sees_every_cancel,
 )
 from durable.core.machines.external import CancelExternalMachine
 from durable.core.machines.machine import (
@@ -41,7 +42,6 @@ from durable.core.machines.machine import (
     State,
     Table,
 )
-from durable.core.payload import Failure, Payload, Payloads
 from durable.core.runtime import ChildTarget, WorkflowCode, source_line
 from durable.errors import WorkflowAlreadyStartedError, WorkflowNotFoundError
 
@@ -203,7 +203,7 @@ class ChildMachine(Machine, Entry):
     async def wait_started(self) -> str:
         """Wait until the child exists; return its run id."""
         if self._parent.is_torn_down:
-            await self._parent.loop.create_future()  # see durable.core.teardown
+            await self._parent.loop.create_future()  # see durable.core.loop.teardown
         try:
             event = await self.start.wait()
         except asyncio.CancelledError:
@@ -218,7 +218,7 @@ class ChildMachine(Machine, Entry):
     async def wait_result(self) -> Payload:
         """Wait for the child's result; raise its failure."""
         if self._parent.is_torn_down:
-            await self._parent.loop.create_future()  # see durable.core.teardown
+            await self._parent.loop.create_future()  # see durable.core.loop.teardown
         kind = self.target.settings.cancellation_type
         try:
             return self._result(await self.outcome.wait())

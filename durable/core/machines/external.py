@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from durable.core.commands import (
+from durable.core.history.commands import (
     RequestCancelExternalWorkflowExecution,
     SignalExternalWorkflowExecution,
 )
-from durable.core.events import (
+from durable.core.history.events import (
     Attributes,
     ExternalWorkflowExecutionCancelRequested,
     ExternalWorkflowExecutionSignaled,
     RequestCancelExternalWorkflowExecutionInitiated,
     SignalExternalWorkflowExecutionInitiated,
 )
+from durable.core.history.payload import Payloads
 from durable.core.machines.machine import (
     CREATED,
     RECORD,
@@ -27,7 +28,6 @@ from durable.core.machines.machine import (
     State,
     Table,
 )
-from durable.core.payload import Payloads
 from durable.errors import InboxFullError, WorkflowClosedError, WorkflowNotFoundError
 
 _TABLE: Table = {

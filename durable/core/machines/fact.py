@@ -6,10 +6,10 @@ from typing import Final
 
 import msgspec
 
-from durable.core.commands import Command, RecordMarker
-from durable.core.events import EVENT_OF, Attributes, MarkerRecorded
+from durable.core.history.commands import Command, RecordMarker
+from durable.core.history.events import EVENT_OF, Attributes, MarkerRecorded
+from durable.core.history.payload import Failure, Payload
 from durable.core.machines.machine import Entry
-from durable.core.payload import Failure, Payload
 
 DEAD_LETTER_MARKER: Final = "dead_letter"
 

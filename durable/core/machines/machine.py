@@ -11,8 +11,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
-from durable.core.commands import Command
-from durable.core.events import Attributes, event_of
+from durable.core.history.commands import Command
+from durable.core.history.events import Attributes, event_of
 from durable.errors import InternalError
 
 T = TypeVar("T")

@@ -6,10 +6,10 @@ from typing import Final
 
 import msgspec
 
-from durable.core.commands import RecordMarker
-from durable.core.events import Attributes, MarkerRecorded
+from durable.core.history.commands import RecordMarker
+from durable.core.history.events import Attributes, MarkerRecorded
+from durable.core.history.payload import Payload
 from durable.core.machines.machine import Entry
-from durable.core.payload import Payload
 
 PATCH_MARKER: Final = "core_patch"  # Temporal's name for it
 

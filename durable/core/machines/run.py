@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from durable.core.commands import (
+from durable.core.history.commands import (
     CancelWorkflowExecution,
     CompleteWorkflowExecution,
     ContinueAsNewWorkflowExecution,
     FailWorkflowExecution,
 )
-from durable.core.events import EVENT_OF, Attributes
+from durable.core.history.events import EVENT_OF, Attributes
 from durable.core.machines.machine import Entry
 
 ClosingCommand = (

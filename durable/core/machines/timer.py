@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Callable
 from typing import ClassVar
 
-from durable.core.commands import CancelTimer, StartTimer
-from durable.core.events import Attributes, TimerCanceled, TimerStarted
+from durable.core.history.commands import CancelTimer, StartTimer
+from durable.core.history.events import Attributes, TimerCanceled, TimerStarted
 from durable.core.machines.machine import (
     CREATED,
     PENDING,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from durable import Workflow, WorkflowCall
-from durable.api.messages import QueryCall, SignalCall, UpdateCall
+from durable.api.messages.messages import QueryCall, SignalCall, UpdateCall
 from durable.converter.failures import exception_of
-from durable.core.events import (
+from durable.core.history.events import (
     Attributes,
     HistoryEvent,
     WorkflowExecutionCancelRequested,
@@ -20,7 +20,7 @@ from durable.core.events import (
     WorkflowExecutionStarted,
     WorkflowExecutionUpdateCompleted,
 )
-from durable.core.replayer import Replayer
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import (
     UpdateRequest,
     WorkflowTask,

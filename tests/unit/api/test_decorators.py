@@ -15,7 +15,7 @@ import pytest
 import durable
 from durable import Activity, Engine, RetryPolicy, Workflow, activity, workflow
 from durable.api.registry import REGISTRY, Registry
-from durable.core.payload import NULL
+from durable.core.history.payload import NULL
 from durable.errors import (
     DefinitionError,
     InvalidCallError,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable.api.signature import CallSignature
-from durable.core.payload import Payloads
+from durable.core.history.payload import Payloads
 from durable.errors import InvalidCallError, PayloadError, UndecodableError
 
 

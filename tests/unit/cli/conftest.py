@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from durable import Engine
-from durable.cli import checking
+from durable.cli.user_code import checking
 from durable.errors import WorkflowFailedError, WorkflowStuckError
 from tests.unit.cli import messages_app
 from tests.unit.cli import orders_app as app

@@ -16,7 +16,7 @@ import pytest
 
 from durable import ApplicationError
 from durable.converter.failures import exception_of, failure_of
-from durable.core.payload import Failure
+from durable.core.history.payload import Failure
 from durable.errors import ActivityError, RemoteError
 from tests.unit.converter.test_failure_parts import (
     Declined,

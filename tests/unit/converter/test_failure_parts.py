@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from durable import ApplicationError, activity, limits
 from durable.converter.failures import exception_of, failure_of, is_bug
-from durable.core.payload import Failure
+from durable.core.history.payload import Failure
 
 
 class Code(enum.StrEnum):

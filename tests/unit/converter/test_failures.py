@@ -18,7 +18,7 @@ from durable.converter.failures import (
     is_bug,
     is_of_child,
 )
-from durable.core.payload import Failure
+from durable.core.history.payload import Failure
 from durable.errors import (
     ActivityError,
     ActivityTimeoutError,

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
 from durable.converter import json
-from durable.core.payload import Payload
+from durable.core.history.payload import Payload
 from durable.errors import (
     DefinitionError,
     PayloadError,

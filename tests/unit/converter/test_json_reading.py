@@ -9,7 +9,7 @@ import pytest
 
 from durable import limits
 from durable.converter import json
-from durable.core.payload import BINARY_PLAIN, NULL, Payload
+from durable.core.history.payload import BINARY_PLAIN, NULL, Payload
 from durable.errors import (
     DefinitionError,
     PayloadTooLargeError,

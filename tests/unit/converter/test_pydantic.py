@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from durable.converter import json
-from durable.core.payload import Payload
+from durable.core.history.payload import Payload
 from durable.errors import PayloadError, UndecodableError
 
 # By Any: the library works without it, and is checked without it.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from durable.converter import json
 from durable.converter.failures import failure_of
-from durable.core.payload import Payload
+from durable.core.history.payload import Payload
 from durable.errors import PayloadError, UndecodableError
 from tests.unit.converter.test_json import (
     Colour,

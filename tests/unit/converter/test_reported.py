@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from durable.converter import json
-from durable.core.payload import Payload
+from durable.core.history.payload import Payload
 from durable.errors import PayloadError, UndecodableError
 
 pydantic: Any = pytest.importorskip("pydantic")

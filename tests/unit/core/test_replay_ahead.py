@@ -21,8 +21,8 @@ from durable import (
     wait_condition,
     workflow,
 )
-from durable.api.workflow import WorkflowCall
-from durable.core.loop import DeterministicLoop
+from durable.api.workflows.workflow import WorkflowCall
+from durable.core.loop.loop import DeterministicLoop
 from durable.errors import NondeterminismError
 from durable.options import ActivityCancellationType
 from durable.testing.driver import Driver

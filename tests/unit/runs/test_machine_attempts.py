@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from durable.core.events import (
+from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
     ActivityTaskFailed,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from durable.core.events import WorkflowExecutionUpdateAccepted
+from durable.core.history.events import WorkflowExecutionUpdateAccepted
+from durable.core.history.payload import Failure
 from durable.core.messages import encode_message
-from durable.core.payload import Failure
 from durable.runs import inputs
 from durable.runs.states import AT_REST, COMMITTING, DRIVING, REPLAYING, UNREAD, State
 from durable.store.records import CommitTask, RunStatus

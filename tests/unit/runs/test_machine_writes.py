@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable.core.events import (
+from durable.core.history.events import (
     ChildWorkflowExecutionCompleted,
     ChildWorkflowExecutionStarted,
     ExternalWorkflowExecutionSignaled,

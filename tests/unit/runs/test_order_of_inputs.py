@@ -6,14 +6,14 @@ import msgspec
 import pytest
 
 from durable import Signal, start_child, workflow
-from durable.core.events import (
+from durable.core.folding.fold import fold
+from durable.core.history.events import (
     Attributes,
     ChildWorkflowExecutionCompleted,
     ChildWorkflowExecutionStarted,
     WorkflowExecutionSignaled,
 )
-from durable.core.fold import fold
-from durable.core.replayer import Replayer
+from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput
 from durable.runs.incoming import Item
 from durable.runs.live_run import LiveRun, Terms

@@ -23,7 +23,7 @@ from durable import (
     workflow,
 )
 from durable.api.registry import REGISTRY
-from durable.core.events import HistoryEvent, WorkflowExecutionTerminated
+from durable.core.history.events import HistoryEvent, WorkflowExecutionTerminated
 from durable.errors import CorruptHistoryError, InternalError, NotRegisteredError
 from durable.testing.driver import Driver
 from durable.testing.environment import TestEnvironment

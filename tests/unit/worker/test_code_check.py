@@ -38,7 +38,7 @@ from durable import (
     workflow,
 )
 from durable import allow as harmless
-from durable.worker.code_check import _Code, _Reading, find_sites
+from durable.worker.guards.code_check import _Code, _Reading, find_sites
 
 DRAWN = random.Random(7)
 
@@ -435,7 +435,7 @@ async def test_an_engine_opens_though_the_look_at_its_code_fails(
     def fail(_: object) -> list[Any]:
         raise RuntimeError("an opcode that nobody knows")
 
-    monkeypatch.setattr("durable.worker.code_check.find_sites", fail)
+    monkeypatch.setattr("durable.worker.guards.code_check.find_sites", fail)
     caplog.set_level("DEBUG")
     async with Engine("memory://"):
         assert "could not be looked through" in caplog.text

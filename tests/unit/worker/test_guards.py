@@ -29,13 +29,14 @@ import pytest
 
 import durable
 from durable import QueryFailedError, activity, workflow
-from durable.core import flags, user_code
-from durable.core.events import HistoryEvent
-from durable.core.flags import Flag
+from durable.core.history import flags
+from durable.core.history.events import HistoryEvent
+from durable.core.history.flags import Flag
+from durable.core.loop import user_code
 from durable.errors import ForbiddenInWorkflowError, InvalidOptionError
 from durable.testing import replay, replay_at_every_prefix
 from durable.testing.driver import Driver
-from durable.worker import guards
+from durable.worker.guards import guards
 
 HERE = __file__
 

@@ -17,8 +17,11 @@ from durable import (
     sleep,
     workflow,
 )
-from durable.core.commands import CompleteWorkflowExecution, RequestCancelActivityTask
-from durable.core.events import ActivityTaskScheduled
+from durable.core.history.commands import (
+    CompleteWorkflowExecution,
+    RequestCancelActivityTask,
+)
+from durable.core.history.events import ActivityTaskScheduled
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import Move, State
 from durable.errors import InternalError

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from durable import NondeterminismError, activity, deprecate_patch, patched, workflow
-from durable.core.events import MarkerRecorded
+from durable.core.history.events import MarkerRecorded
+from durable.core.history.payload import Payload
 from durable.core.machines.marker import find_patch
-from durable.core.payload import Payload
 from durable.testing.driver import Driver
 
 

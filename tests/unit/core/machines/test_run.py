@@ -15,8 +15,8 @@ from durable import (
     wait_condition,
     workflow,
 )
-from durable.core.commands import CancelWorkflowExecution, FailWorkflowExecution
-from durable.core.events import (
+from durable.core.history.commands import CancelWorkflowExecution, FailWorkflowExecution
+from durable.core.history.events import (
     WorkflowExecutionCompleted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,

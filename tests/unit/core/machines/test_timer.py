@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from durable import NondeterminismError, activity, sleep, wait_condition, workflow
-from durable.core.commands import CancelTimer, CompleteWorkflowExecution
-from durable.core.events import TimerCanceled, TimerFired, TimerStarted
+from durable.core.history.commands import CancelTimer, CompleteWorkflowExecution
+from durable.core.history.events import TimerCanceled, TimerFired, TimerStarted
 from durable.core.machines.machine import Move, State
 from durable.core.machines.timer import TimerMachine
 from durable.errors import InternalError

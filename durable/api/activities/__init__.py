@@ -1,0 +1,1 @@
+"""Activities: functions and methods with effects, whose results are recorded."""

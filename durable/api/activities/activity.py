@@ -1,0 +1,496 @@
+"""`@activity`: a function whose result is recorded, so that it is not run again.
+
+Inside a workflow, awaiting a call schedules the activity and waits for its recorded
+outcome. Anywhere else it simply runs the function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from types import CodeType
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeGuard,
+    TypeVar,
+    overload,
+)
+
+from typing_extensions import Unpack
+
+from durable.api.activities.activity_context import CURRENT
+from durable.api.definitions import (
+    ACTIVITIES,
+    check_function,
+    check_name,
+    decorate,
+    import_definition,
+    register,
+)
+from durable.api.resources import find_resource, name_of
+from durable.api.sagas.compensation import Compensation
+from durable.api.sagas.ledger import find_ledger
+from durable.api.signature import CallSignature, shown
+from durable.core.history.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
+from durable.core.history.payload import Payloads
+from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
+from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
+from durable.options import (
+    ActivityCancellationType,
+    ActivityOptions,
+    RetryPolicy,
+    check_option_names,
+    to_microseconds,
+)
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+DEFAULT_START_TO_CLOSE: Final = 60.0
+DEFAULTS: Final = ActivityOptions(
+    retry=RetryPolicy(),
+    start_to_close_timeout=DEFAULT_START_TO_CLOSE,
+    schedule_to_close_timeout=None,
+    schedule_to_start_timeout=None,
+    cancellation_type=ActivityCancellationType.TRY_CANCEL,
+    at_most_once=False,
+    match_arguments=True,
+    summary=None,
+)
+
+
+class Activity(Generic[P, R]):
+    """A decorated activity: call it like the function, await the result.
+
+    Attributes:
+        compensate: the activity that undoes it, if it was given one.
+        resources: the keys of what the engine gives to it, by parameter.
+    """
+
+    kind: ClassVar[str] = "activity"
+    _skip: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        options: ActivityOptions,
+        compensate: Activity[..., Any] | None = None,
+    ) -> None:
+        self.function = function
+        self.origin = function
+        self.name = name
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.call_signature = CallSignature(
+            function, name, skip=self._skip, takes_resources=True
+        )
+        self.resources = self.call_signature.resources
+        self._options = options
+        self._target = ActivityTarget(
+            name,
+            _settings(name, options),
+            options.get("summary"),
+            self.call_signature.differing_input
+            if options.get("match_arguments", True)
+            else _any_input,
+        )
+        self.compensate = compensate
+        self._compensation = (
+            None if compensate is None else self._make_compensation(compensate)
+        )
+        functools.update_wrapper(self, function, updated=())
+        if sys.version_info >= (3, 12):
+            inspect.markcoroutinefunction(self)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
+        """Schedule the activity (inside a workflow) or run it (anywhere else).
+
+        The coroutine raises what the activity raised, once its retries are used up.
+
+        Raises:
+            InvalidCallError: the arguments do not fit the signature.
+            PayloadError: an argument cannot be recorded as it is.
+        """
+        runtime = find_runtime()
+        if runtime is None:
+            return self._run(args, kwargs)
+        frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
+        code, instruction = frame.f_code, frame.f_lasti
+        call = self._schedule(runtime, args, kwargs, code, instruction)
+        runtime.note_call(call, self.name, code, instruction)
+        return call
+
+    async def _schedule(
+        self,
+        runtime: WorkflowRuntime,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        code: CodeType,
+        instruction: int,
+    ) -> R:
+        signature = self.call_signature
+        values = signature.bind(args, kwargs)
+        # Live, a value that would change is refused; what was recorded passed then,
+        # unless the history says that something of its turn did not.
+        if runtime.trusts_arguments:
+            payloads = signature.encode_again(values)
+        else:
+            try:
+                payloads = signature.encode(values)
+            except Exception:
+                runtime.has_refused = True
+                raise
+        compensation = self._compensation
+        ledger = None if compensation is None else find_ledger()
+        if compensation is None or ledger is None:
+            payload = await runtime.execute_activity(
+                self._target, payloads, code, instruction
+            )
+        else:
+            payload = await ledger.run_step(
+                compensation, runtime, payloads, code, instruction
+            )
+        result: R = signature.decode_result(payload)
+        return result
+
+    def _make_compensation(self, compensate: Activity[..., Any]) -> Compensation:
+        if compensate._options.get("summary") is None:
+            compensate = compensate.options(summary=f"undoes {self.name}")
+        return Compensation(self.call_signature, compensate, self._target)
+
+    async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        function = self.function
+        if self.resources:
+            function, args, kwargs = self._fill_in(args, kwargs)
+        else:
+            self.call_signature.bind(args, kwargs)
+        result: Any = (
+            function(*args, **kwargs)
+            if self.is_async
+            else await asyncio.to_thread(function, *args, **kwargs)
+        )
+        # A plain function may give a coroutine: one that wraps an async function.
+        return await result if inspect.isawaitable(result) else result  # type: ignore[no-any-return]  # of R, by the function's own annotation
+
+    def _fill_in(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Put the resources that are not passed among the arguments of a plain call.
+
+        Raises:
+            InvalidCallError: the arguments do not fit, or there is no engine here.
+        """
+        whole = inspect.signature(self.function)
+        try:
+            bound = whole.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidCallError(
+                f"{self.name}{shown(whole)} was called wrongly: {error}."
+            ) from None
+        for parameter, key in self.call_signature.resources.items():
+            if parameter not in bound.arguments:
+                hint = f"Pass it: {self.name}(..., {parameter}=...)."
+                kwargs[parameter] = self._find_here(key, parameter, hint)
+        return self.function, args, kwargs
+
+    def _find_here(self, key: object, parameter: str, hint: str) -> object:
+        """A resource for a plain call: within an activity, its engine has them."""
+        context = CURRENT.get()
+        if context is None:
+            raise InvalidCallError(
+                f"Activity {self.name!r} was called without an engine, and so without"
+                f" its resource {name_of(key)}.",
+                hint=hint,
+            )
+        return find_resource(context.resources, key, self.name, parameter)
+
+    def supply(
+        self, kwargs: dict[str, Any], resources: Mapping[Any, object]
+    ) -> Callable[..., Any]:
+        """Put an engine's resources among the arguments; give what takes them.
+
+        Raises:
+            ResourceError: the engine was not given one.
+        """
+        for parameter, key in self.call_signature.resources.items():
+            kwargs[parameter] = find_resource(resources, key, self.name, parameter)
+        return self.function
+
+    def options(self, **options: Unpack[ActivityOptions]) -> Self:
+        """The same activity under other options, for this call.
+
+        Raises:
+            InvalidOptionError, InvalidDurationError: an option has a wrong value.
+        """
+        merged = merge_options(self._options, options)
+        return type(self)(self.function, self.name, merged, self.compensate)
+
+    def __repr__(self) -> str:
+        return f"<activity {self.name!r}>"
+
+    def __copy__(self) -> Self:
+        """Itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: it never changes."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Pickle by registered name and module, with the options of `options()`."""
+        known = ACTIVITIES.get(self.name)
+        is_registered = known is not None and known._options == self._options
+        options = None if is_registered else dict(self._options)
+        return find_activity, (self.name, self.origin.__module__, options)
+
+
+def find_activity(
+    name: str, module: str = "__main__", options: Mapping[str, Any] | None = None
+) -> Activity[Any, Any]:
+    """The activity of that name; how a pickled one is found again.
+
+    Args:
+        name: its name.
+        module: the module that defines it, imported if the name is not known.
+        options: what `Activity.options` is to be given; None for nothing.
+
+    Raises:
+        NotRegisteredError: there is none.
+    """
+    found: Activity[Any, Any] = import_definition(ACTIVITIES, name, module, "activity")
+    return found if options is None else found.options(**options)
+
+
+def _any_input(recorded: Payloads, found: Payloads) -> str | None:
+    """Accept any arguments, but not another number of them."""
+    return None if len(recorded) == len(found) else "the number of arguments"
+
+
+def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOptions:
+    """Put more options over others.
+
+    Raises:
+        InvalidOptionError: one has a name that none has.
+    """
+    check_option_names(more, DEFAULTS, "activity option")
+    merged: ActivityOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
+    return merged
+
+
+def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
+    where = f"of activity {name!r}"
+
+    def duration(key: str) -> int | None:
+        value = options.get(key)
+        if value is None:
+            return None
+        microseconds = to_microseconds(value, f"{key} {where}")  # type: ignore[arg-type]  # by the key
+        if microseconds == 0:
+            raise InvalidOptionError(
+                f"{key} {where} is 0: nothing could finish in time.",
+                hint="Give a positive duration, or None for no limit.",
+            )
+        return microseconds
+
+    start_to_close = duration("start_to_close_timeout")
+    schedule_to_close = duration("schedule_to_close_timeout")
+    if start_to_close is None and schedule_to_close is None:
+        raise InvalidOptionError(
+            f"Activity {name!r} has neither start_to_close_timeout nor"
+            " schedule_to_close_timeout, so a lost attempt would never be noticed.",
+            hint="Set one of them.",
+        )
+    cancellation = options.get("cancellation_type")
+    if not isinstance(cancellation, ActivityCancellationType):
+        raise InvalidOptionError(
+            f"cancellation_type {where} is {cancellation!r}:"
+            " give an ActivityCancellationType."
+        )
+    for flag in ("at_most_once", "match_arguments"):
+        if not isinstance(options.get(flag), bool):
+            raise InvalidOptionError(f"{flag} {where} is no bool.")
+    summary = options.get("summary")
+    if summary is not None and not isinstance(summary, str):
+        raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
+    return ActivitySettings(
+        task_queue="",
+        start_to_close_timeout=start_to_close,
+        schedule_to_close_timeout=schedule_to_close,
+        schedule_to_start_timeout=duration("schedule_to_start_timeout"),
+        heartbeat_timeout=None,
+        retry_policy=retry_settings(options.get("retry"), where),
+        cancellation_type=cancellation.value,
+        at_most_once=bool(options.get("at_most_once")),
+    )
+
+
+def retry_settings(policy: object, where: str) -> RetrySettings:
+    """Write a retry policy out as plain data; `None` is one attempt.
+
+    Raises:
+        InvalidOptionError: it is no RetryPolicy.
+    """
+    if policy is None:
+        return ONE_ATTEMPT
+    if not isinstance(policy, RetryPolicy):
+        raise InvalidOptionError(
+            f"retry {where} is {policy!r}: give a RetryPolicy, or None for one attempt."
+        )
+    return RetrySettings(
+        max_attempts=policy.max_attempts,
+        initial_interval=to_microseconds(policy.initial_interval, "initial_interval"),
+        max_interval=to_microseconds(policy.max_interval, "max_interval"),
+        backoff_coefficient=float(policy.backoff_coefficient),
+        retryable_errors=tuple(map(_pattern, policy.retryable_errors)),
+        non_retryable=tuple(map(_pattern, policy.non_retryable)),
+    )
+
+
+def _pattern(pattern: str | type[BaseException]) -> str:
+    return pattern if isinstance(pattern, str) else pattern.__name__
+
+
+class ActivityDecorator(Protocol):
+    """What `@activity(...)` with options returns."""
+
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
+
+
+class CompensatedDecorator(Protocol[P, R_co]):
+    """What `@activity(compensate=...)` returns, for a compensation of (R, *P).
+
+    It takes functions of P that give R. If P is empty, the compensation wants the
+    result alone, and the parameters are free. A function that gives nothing is checked
+    when it is decorated, and not by type checkers.
+    """
+
+    @overload
+    def __call__(
+        self: CompensatedDecorator[P, R],
+        function: Callable[P, Coroutine[Any, Any, R]],
+        /,
+    ) -> Activity[P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Q, Coroutine[Any, Any, None]], /
+    ) -> Activity[Q, None]: ...
+    @overload
+    def __call__(
+        self: CompensatedDecorator[[], R],
+        function: Callable[Q, Coroutine[Any, Any, R]],
+        /,
+    ) -> Activity[Q, R]: ...
+    @overload
+    def __call__(
+        self: CompensatedDecorator[P, R], function: Callable[P, R], /
+    ) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Q, None], /) -> Activity[Q, None]: ...
+    @overload
+    def __call__(
+        self: CompensatedDecorator[[], R], function: Callable[Q, R], /
+    ) -> Activity[Q, R]: ...
+
+
+@overload
+def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
+@overload
+def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
+@overload
+def activity(
+    *,
+    compensate: Callable[Concatenate[R, P], Coroutine[None, None, object]],
+    name: str | None = None,
+    **options: Unpack[ActivityOptions],
+) -> CompensatedDecorator[P, R]: ...
+@overload
+def activity(
+    *,
+    compensate: Callable[[], Coroutine[None, None, object]] | None = None,
+    name: str | None = None,
+    **options: Unpack[ActivityOptions],
+) -> ActivityDecorator: ...
+def activity(
+    function: Any = None,
+    /,
+    *,
+    compensate: Any = None,
+    name: str | None = None,
+    **options: Unpack[ActivityOptions],
+) -> Any:
+    """Make a function an activity: its effects happen once its result is recorded.
+
+    Works with and without arguments, on async functions and on plain ones, which run
+    in a thread with full context.
+
+    Args:
+        function: the function.
+        compensate: the activity that undoes it; a `Saga` calls it. It takes the result
+            and then the same parameters, by the same names; or the result alone; or
+            the parameters alone. What it takes first is the result if it is called
+            like no parameter.
+        name: what histories call it; the function's name by default. Keep it when you
+            rename the function while workflows are running.
+        **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
+            like "30s".
+
+    Raises:
+        DefinitionError: the function cannot be an activity, or its name is taken; or
+            its compensation is no activity, or does not fit it.
+        InvalidOptionError, InvalidDurationError: an option has a wrong value.
+    """
+    merged = merge_options(DEFAULTS, options)
+    return decorate(_define, function, name=name, compensate=compensate, options=merged)
+
+
+def _define(
+    function: Any,
+    /,
+    *,
+    name: str | None,
+    compensate: object,
+    options: ActivityOptions,
+) -> Activity[Any, Any]:
+    check_function(function, "activity")
+    checked = check_name(function.__name__ if name is None else name, "activity")
+    definition: Activity[Any, Any] = Activity(
+        function, checked, options, find_undoing(compensate, checked)
+    )
+    register(ACTIVITIES, definition, "activity")
+    return definition
+
+
+def find_undoing(compensate: object, name: str) -> Activity[..., Any] | None:
+    """What undoes an activity.
+
+    Raises:
+        DefinitionError: it is no activity.
+    """
+    if compensate is None or is_activity(compensate):
+        return compensate
+    raise DefinitionError(
+        f"compensate of activity {name!r} is {compensate!r}, which is no activity.",
+        hint="Put @activity on it too: undoing has effects, and they are recorded.",
+    )
+
+
+def is_activity(value: object) -> TypeGuard[Activity[..., Any]]:
+    """Whether a value is an activity."""
+    return isinstance(value, Activity)

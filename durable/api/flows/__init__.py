@@ -1,0 +1,1 @@
+"""Flows: activities, workflows and functions composed into one."""

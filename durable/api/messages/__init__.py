@@ -1,0 +1,1 @@
+"""Signals, queries and updates as values, and the functions that handle them."""

@@ -1,0 +1,1 @@
+"""Sagas: the steps of a block, and how they are undone."""

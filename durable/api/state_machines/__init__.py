@@ -1,0 +1,1 @@
+"""State machines: workflows as states and the transitions between them."""

@@ -1,0 +1,1 @@
+"""Workflows: functions and classes, and what their code may call."""

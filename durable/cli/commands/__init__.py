@@ -1,0 +1,1 @@
+"""The commands of `durable`, each imported when it is used."""

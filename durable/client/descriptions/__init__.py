@@ -1,0 +1,1 @@
+"""What users see of runs and their activities, one by one and in listings."""

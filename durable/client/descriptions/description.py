@@ -1,0 +1,203 @@
+"""What users see of a run's row."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from durable.clock import from_datetime, to_datetime
+from durable.converter.failures import exception_of, show_remote
+from durable.core.history.codec import UNREADABLE
+from durable.core.history.payload import Failure, summary_of
+from durable.errors import InvalidOptionError, WorkflowStuckError
+from durable.options import check_id
+from durable.store.records import STUCK, RunRecord, RunStatus
+from durable.suggestions import ending_with_closest
+
+_failure_decoder: Final = msgspec.json.Decoder(Failure)
+
+
+class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """What the store says about a run.
+
+    Web frameworks may return it as it is: `to_dict` gives it as plain data, `dict` of
+    it does the same, and pydantic knows it as a field or a response.
+
+    Attributes:
+        stuck: why it is parked, or None.
+        wake_at: when its next timer, retry or timeout is due, if it waits for one.
+        owner: the worker that has it, or None.
+        root_workflow_id, root_run_id: the run at the top of its family: its parent's
+            parent and so on; its own or that of its chain's first run without a
+            parent. The workflow id is None if that run is not in the database any more.
+    """
+
+    namespace: str
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    task_queue: str
+    status: RunStatus
+    started_at: datetime
+    closed_at: datetime | None
+    wake_at: datetime | None
+    owner: str | None
+    version: str | None
+    stuck: Failure | None
+    first_run_id: str
+    continued_from_run_id: str | None
+    parent_workflow_id: str | None
+    parent_run_id: str | None
+    root_workflow_id: str | None
+    root_run_id: str | None
+
+    @property
+    def cursor(self) -> str:
+        """Where it stands in a listing: `list(after=...)` goes on behind it."""
+        return _cursor(from_datetime(self.started_at), self.run_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data: instants as ISO 8601 text, no value of an error."""
+        plain: dict[str, Any] = msgspec.to_builtins(
+            {**msgspec.structs.asdict(self), "stuck": None}
+        )
+        if self.stuck is not None:
+            plain["stuck"] = failure_as_dict(self.stuck)
+        return plain
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """The items of `to_dict`, so that `dict()` makes plain data of it."""
+        return iter(self.to_dict().items())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """How pydantic, and whatever rests on it, writes it as JSON."""
+        # Whoever asks has pydantic; nobody else needs it.
+        schemas: Any = importlib.import_module("pydantic_core.core_schema")
+        return schemas.is_instance_schema(
+            cls,
+            serialization=schemas.plain_serializer_function_ser_schema(
+                cls.to_dict, return_schema=schemas.dict_schema()
+            ),
+        )
+
+
+def failure_as_dict(failure: Failure) -> dict[str, Any]:
+    """A failure as plain data, without the values that may be attached to it."""
+    cause = failure.cause
+    return {
+        "type": failure.type,
+        "message": failure.message,
+        "stack_trace": failure.stack_trace,
+        "cause": None if cause is None else failure_as_dict(cause),
+    }
+
+
+def _cursor(started_at: int, run_id: str) -> str:
+    # The run id tells apart those that started at one instant.
+    return f"{started_at:x}.{run_id}"
+
+
+def cursor_of(record: RunRecord) -> str:
+    """Where a run stands in a listing; see `RunDescription.cursor`."""
+    return _cursor(record.started_at, record.run_id)
+
+
+def read_cursor(text: object, name: str = "after") -> tuple[int, str]:
+    """The start and the run id that a cursor is made of.
+
+    Args:
+        text: the cursor.
+        name: what messages call it.
+
+    Raises:
+        InvalidOptionError: it is no cursor.
+    """
+    instant, dot, run_id = (
+        text.partition(".") if isinstance(text, str) else ("", "", "")
+    )
+    try:
+        if dot:
+            return int(instant, 16), check_id(run_id, "the run id of the cursor")
+    except ValueError:  # an InvalidIdError is one
+        pass
+    raise InvalidOptionError(
+        f"{name} is {text!r}: give the `cursor` of the last run of the page before."
+    )
+
+
+def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescription:
+    """Turn a run's row into what users see.
+
+    `root_workflow_id` is looked at where the row itself does not tell.
+    """
+    root_run_id = record.root_run_id
+    if record.parent_run_id is None:
+        root_run_id = root_run_id or record.first_run_id
+        root_workflow_id = record.workflow_id
+    elif root_run_id == record.parent_run_id:
+        root_workflow_id = record.parent_workflow_id
+    return RunDescription(
+        namespace=record.namespace,
+        workflow_id=record.workflow_id,
+        run_id=record.run_id,
+        workflow_type=record.workflow_type,
+        task_queue=record.task_queue,
+        status=record.status,
+        started_at=to_datetime(record.started_at),
+        closed_at=None if record.closed_at is None else to_datetime(record.closed_at),
+        wake_at=None if record.wake_at is None else to_datetime(record.wake_at),
+        owner=record.owner,
+        version=record.version,
+        stuck=decode_stuck(record.stuck),
+        first_run_id=record.first_run_id,
+        continued_from_run_id=record.continued_from_run_id,
+        parent_workflow_id=record.parent_workflow_id,
+        parent_run_id=record.parent_run_id,
+        root_workflow_id=root_workflow_id,
+        root_run_id=root_run_id,
+    )
+
+
+def decode_stuck(text: str | None) -> Failure | None:
+    """Read why a run is parked; whatever stands there, say something."""
+    if text is None:
+        return None
+    try:
+        return _failure_decoder.decode(text)
+    except UNREADABLE:
+        return Failure(message="The reason cannot be read.", type="CorruptHistoryError")
+
+
+def stuck_error(record: RunRecord, failure: Failure) -> WorkflowStuckError:
+    """The error that says why a run is parked, with that as its cause."""
+    trace = f"\n{failure.stack_trace}" if failure.stack_trace else ""
+    error = WorkflowStuckError(
+        f"Run {record.workflow_id!r} is stuck, nothing is lost:"
+        f" {summary_of(failure)}{trace}",
+        hint="Mend the code and start the program again: the run then goes on.",
+        workflow_id=record.workflow_id,
+        run_id=record.run_id,
+    )
+    error.__cause__ = show_remote(exception_of(failure))
+    return error
+
+
+def to_status(value: Any) -> RunStatus:
+    """Read a status.
+
+    Raises:
+        InvalidOptionError: there is no such status.
+    """
+    with contextlib.suppress(ValueError):
+        return RunStatus(value)
+    words = [*(status.value for status in RunStatus), STUCK]
+    raise InvalidOptionError(
+        f"status is {value!r}: give one of {', '.join(words)}"
+        f"{ending_with_closest(value, words)}"
+    )

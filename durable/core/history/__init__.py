@@ -1,0 +1,1 @@
+"""Histories as plain data: commands, events, payloads, and their rows."""

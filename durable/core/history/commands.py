@@ -1,0 +1,209 @@
+"""One struct per command: what a workflow asks for, before it is an event.
+
+Names and meanings are Temporal's. Durations are microseconds. A command is plain data;
+`source` is the line of workflow code that issued it and is never compared.
+The event that records a command is derived from it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from durable.core.history.payload import Failure, Payload, Payloads
+
+
+class RetrySettings(msgspec.Struct, frozen=True, gc=False):
+    """A retry policy written out, defaults included."""
+
+    max_attempts: int
+    initial_interval: int
+    max_interval: int
+    backoff_coefficient: float
+    retryable_errors: tuple[str, ...]
+    non_retryable: tuple[str, ...]
+
+
+ONE_ATTEMPT = RetrySettings(
+    max_attempts=1,
+    initial_interval=1_000_000,
+    max_interval=60_000_000,
+    backoff_coefficient=2.0,
+    retryable_errors=(),
+    non_retryable=(),
+)
+
+
+class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
+    """Everything that rules how an activity runs, written out in its event."""
+
+    task_queue: str
+    start_to_close_timeout: int | None
+    schedule_to_close_timeout: int | None
+    schedule_to_start_timeout: int | None
+    heartbeat_timeout: int | None
+    retry_policy: RetrySettings
+    cancellation_type: str
+    at_most_once: bool
+
+
+class ScheduleActivityTask(msgspec.Struct, frozen=True, gc=False):
+    """Run an activity."""
+
+    activity_id: str
+    activity_type: str
+    input: Payloads
+    settings: ActivitySettings
+    headers: dict[str, str]
+    summary: str | None = None
+    source: str = ""
+
+
+class RequestCancelActivityTask(msgspec.Struct, frozen=True, gc=False):
+    """Ask a running activity to stop."""
+
+    activity_id: str
+    scheduled_event_id: int
+    source: str = ""
+
+
+class StartTimer(msgspec.Struct, frozen=True, gc=False):
+    """Wake the workflow after a while."""
+
+    timer_id: str
+    start_to_fire_timeout: int
+    summary: str | None = None
+    source: str = ""
+
+
+class CancelTimer(msgspec.Struct, frozen=True, gc=False):
+    """Drop a timer that has not fired."""
+
+    timer_id: str
+    started_event_id: int
+    source: str = ""
+
+
+class RecordMarker(msgspec.Struct, frozen=True, gc=False):
+    """Keep a fact of the library itself: a patch, a side effect."""
+
+    marker_name: str
+    details: dict[str, Payload]
+    source: str = ""
+
+
+class ChildSettings(msgspec.Struct, frozen=True, gc=False):
+    """Everything that rules a child workflow, written out in its event.
+
+    `inherit_parent_timeout`, `propagate_failures` and `wait_for_cancellation` are the
+    code's business; they are recorded to be read.
+    """
+
+    task_queue: str
+    run_timeout: int | None
+    execution_timeout: int | None
+    parent_close_policy: str
+    cancellation_type: str
+    id_reuse_policy: str
+    version: str | None
+    memo: dict[str, Payload]
+    inherit_parent_timeout: bool
+    propagate_failures: bool
+
+
+class StartChildWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """Start a run of another workflow as this run's child."""
+
+    workflow_id: str
+    workflow_type: str
+    input: Payloads
+    settings: ChildSettings
+    headers: dict[str, str]
+    summary: str | None = None
+    source: str = ""
+
+
+class SignalExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """Send a signal to another run."""
+
+    workflow_id: str
+    run_id: str | None
+    signal_name: str
+    input: Payloads
+    headers: dict[str, str]
+    child_workflow_only: bool = False
+    source: str = ""
+
+
+class RequestCancelExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """Ask another run to stop."""
+
+    workflow_id: str
+    run_id: str | None
+    reason: str
+    child_workflow_only: bool = False
+    source: str = ""
+
+
+class CompleteWorkflowExecutionUpdate(msgspec.Struct, frozen=True, gc=False):
+    """Answer an accepted update: with a result, or with a failure."""
+
+    update_id: str
+    result: Payload | None = None
+    failure: Failure | None = None
+
+
+class SetState(msgspec.Struct, frozen=True, gc=False):
+    """Publish what the run shows of itself."""
+
+    previous: Payload | None
+    current: Payload
+
+
+class ContinueAsNewWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """End the run, and begin the next of its chain with a fresh history."""
+
+    new_run_id: str
+    workflow_type: str
+    input: Payloads
+    task_queue: str
+    run_timeout: int | None
+    memo: dict[str, Payload]
+    headers: dict[str, str]
+
+
+class CompleteWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """End the run with a result."""
+
+    result: Payload
+
+
+class FailWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """End the run with a failure."""
+
+    failure: Failure
+
+
+class CancelWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+    """End the run as cancelled, after cancellation was requested."""
+
+    failure: Failure | None = None
+
+
+Command: TypeAlias = (
+    ScheduleActivityTask
+    | RequestCancelActivityTask
+    | StartTimer
+    | CancelTimer
+    | RecordMarker
+    | StartChildWorkflowExecution
+    | SignalExternalWorkflowExecution
+    | RequestCancelExternalWorkflowExecution
+    | CompleteWorkflowExecutionUpdate
+    | SetState
+    | ContinueAsNewWorkflowExecution
+    | CompleteWorkflowExecution
+    | FailWorkflowExecution
+    | CancelWorkflowExecution
+)

@@ -1,0 +1,90 @@
+"""Retry arithmetic: (settings, attempt, failure) to the next attempt, or the end.
+
+Pure. Attempts count from 1 and include the first.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from durable.core.history.commands import ActivitySettings, RetrySettings
+from durable.core.history.payload import Failure
+
+MAXIMUM_ATTEMPTS_REACHED: Final = "maximum_attempts_reached"
+NON_RETRYABLE: Final = "non_retryable_failure"
+SCHEDULE_TO_CLOSE: Final = "timeout"
+CANCEL_REQUESTED: Final = "cancel_requested"
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """The next attempt is due after `delay` microseconds."""
+
+    delay: int
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """There is no further attempt; `retry_state` says why."""
+
+    retry_state: str
+
+
+def decide(
+    settings: ActivitySettings,
+    *,
+    attempt: int,
+    failure: Failure,
+    scheduled_at: int,
+    now: int,
+) -> Retry | GiveUp:
+    """Decide what follows a failed attempt.
+
+    A failure that may not be tried again is named so even on the last attempt. A next
+    attempt that would begin after `schedule_to_close_timeout` ends the activity now.
+    """
+    policy = settings.retry_policy
+    if not is_retryable(policy, failure):
+        return GiveUp(NON_RETRYABLE)
+    if policy.max_attempts and attempt >= policy.max_attempts:
+        return GiveUp(MAXIMUM_ATTEMPTS_REACHED)
+    delay = failure.next_retry_delay
+    if delay is None:
+        delay = backoff(policy, attempt)
+    deadline = settings.schedule_to_close_timeout
+    if deadline is not None and now + delay >= scheduled_at + deadline:
+        return GiveUp(SCHEDULE_TO_CLOSE)
+    return Retry(delay)
+
+
+def backoff(policy: RetrySettings, attempt: int) -> int:
+    """The wait after attempt `attempt`, in microseconds."""
+    try:
+        factor = policy.backoff_coefficient ** (attempt - 1)
+        interval = policy.initial_interval * factor
+    except OverflowError:
+        return policy.max_interval
+    return int(min(interval, policy.max_interval))
+
+
+def is_retryable(policy: RetrySettings, failure: Failure) -> bool:
+    """Whether the policy lets this failure be tried again, attempts aside.
+
+    A timed-out attempt always is, unless the whole activity's time is up.
+    """
+    if failure.kind == "timeout":
+        return failure.timeout_type in ("start_to_close", "heartbeat")
+    if failure.kind in ("cancelled", "terminated") or failure.non_retryable:
+        return False
+    if any(_matches(pattern, failure) for pattern in policy.non_retryable):
+        return False
+    if not policy.retryable_errors:
+        return True
+    return any(
+        _matches(pattern, failure) or pattern in failure.message
+        for pattern in policy.retryable_errors
+    )
+
+
+def _matches(pattern: str, failure: Failure) -> bool:
+    return pattern == failure.type or pattern in failure.bases

@@ -1,0 +1,117 @@
+"""What a run asks of other runs: children, signals and requests to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from types import CodeType
+
+from durable.core.history.events import WorkflowExecutionStarted
+from durable.core.history.payload import Payloads
+from durable.core.loop.unawaited import CallNotes
+from durable.core.machines.child import ChildMachine
+from durable.core.machines.external import (
+    CancelExternalMachine,
+    DeliveryMachine,
+    SignalExternalMachine,
+)
+from durable.core.machines.machine import Entry, Outcome
+from durable.core.runtime import Child, ChildTarget, WorkflowCode
+
+
+class OtherRuns(CallNotes):
+    """The part of a run's context that speaks with other runs."""
+
+    __slots__ = ("_child_count", "has_had_children")
+    started: WorkflowExecutionStarted
+    code: WorkflowCode
+    has_had_children: bool
+    _child_count: int
+
+    @property
+    def is_torn_down(self) -> bool:
+        """Nothing may come of the run any more."""
+        return self.loop.is_torn_down
+
+    def random(self) -> random.Random:
+        """The run's own generator."""
+        raise NotImplementedError
+
+    def send(self, entry: Entry) -> None:
+        """Take a command."""
+        raise NotImplementedError
+
+    def refuse_if_read_only(self, what: str) -> None:
+        """Raise if a query or a validator runs."""
+        if self.loop.read_only:
+            self.loop.refuse_change(what)
+
+    def start_child(
+        self,
+        target: ChildTarget,
+        workflow_id: str | None,
+        input: Payloads,
+        code: CodeType | None,
+        instruction: int,
+    ) -> Child:
+        """Ask for a child workflow."""
+        self.refuse_if_read_only("A child workflow")
+        self._child_count += 1
+        self.has_had_children = True
+        if workflow_id is None:
+            workflow_id = str(uuid.UUID(int=self.random().getrandbits(128), version=4))
+        child = ChildMachine(workflow_id, target, input, self, code, instruction)
+        self.send(child)
+        return child
+
+    async def signal_external(
+        self,
+        workflow_id: str,
+        run_id: str | None,
+        name: str,
+        input: Payloads,
+        *,
+        is_child: bool = False,
+    ) -> None:
+        """Send a signal to another run."""
+        await self._deliver(
+            SignalExternalMachine(
+                workflow_id,
+                run_id,
+                name,
+                input,
+                Outcome(self.loop),
+                is_child=is_child,
+            )
+        )
+
+    async def cancel_external(
+        self,
+        workflow_id: str,
+        run_id: str | None,
+        reason: str,
+        *,
+        is_child: bool = False,
+    ) -> None:
+        """Ask another run to stop."""
+        await self._deliver(
+            CancelExternalMachine(
+                workflow_id,
+                run_id,
+                reason,
+                Outcome(self.loop),
+                is_child=is_child,
+            )
+        )
+
+    async def _deliver(self, machine: DeliveryMachine) -> None:
+        if self.loop.is_torn_down:
+            await self.loop.create_future()  # see durable.core.loop.teardown
+        self.send(machine)
+        try:
+            await machine.wait()
+        except asyncio.CancelledError:
+            if not self.loop.is_torn_down:
+                machine.cancel()
+            raise

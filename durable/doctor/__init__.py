@@ -1,0 +1,1 @@
+"""What must be true in a database, checked from outside, and mended."""

@@ -1,0 +1,1 @@
+"""What operations change, decided alike for all databases: pure."""

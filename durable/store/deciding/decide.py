@@ -1,0 +1,291 @@
+"""What a group of operations does to the rows that it has looked at: pure.
+
+Operations take effect one after the other, each on what those before it have left, so
+it does not matter how they are grouped. What one of them is refused for is known
+before anything of it is done, and a refused one harms no neighbour. This is the only
+place that decides: every database looks and writes, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+
+import msgspec
+
+from durable.errors import CorruptHistoryError, DurableError
+from durable.options import ALLOW_DUPLICATE
+from durable.store.deciding import policies
+from durable.store.deciding.draft import Draft, UnseenError
+from durable.store.deciding.endings import Endings
+from durable.store.deciding.inboxes import Inboxes
+from durable.store.records import (
+    RUNNING,
+    CommitTask,
+    Committed,
+    DropReplies,
+    FoundRun,
+    MailArrived,
+    ParkRun,
+    PutMessage,
+    RecordAttempts,
+    Started,
+    StartRun,
+    Terminated,
+    TerminateRun,
+)
+
+if TYPE_CHECKING:
+    from durable.store.deciding.rows import Rows, Run, Seen
+    from durable.store.deciding.wanted import Lack
+    from durable.store.records import WorkerRecord
+
+Outcomes: TypeAlias = list[tuple[Any, BaseException | None]]
+
+_PENDING: Final = (None, None)
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What becomes of a group.
+
+    Attributes:
+        outcomes: of each operation its result, or why it was refused.
+        is_lost: an operation has found the lease gone.
+    """
+
+    outcomes: Outcomes
+    rows: Rows
+    is_lost: bool
+
+
+def decide(
+    operations: Iterable[Any],
+    seen: Seen,
+    now: int | None,
+    worker: WorkerRecord | None,
+) -> Decided | list[Lack]:
+    """Carry operations out, in order.
+
+    Args:
+        operations: those of `DECIDED`.
+        seen: what look brought for them; it is used up.
+        now: the database's time; None if `Wanted.has_time` was not set.
+        worker: this store's worker, if one is registered.
+
+    Returns:
+        What becomes of them; or what else must be looked at before that is known.
+    """
+    draft = Draft(seen, now)
+    decision = _Decision(draft, worker)
+    attempt = decision.attempt
+    outcomes: Outcomes = [attempt(operation) for operation in operations]
+    if draft.lacking:
+        return draft.lacking
+    decision.inboxes.finish()
+    return Decided(outcomes, draft.finish(), decision.is_lost)
+
+
+class _Decision:
+    def __init__(self, draft: Draft, worker: WorkerRecord | None) -> None:
+        self._draft = draft
+        self._seen = draft.seen
+        self._worker = worker
+        has_lease = worker is not None and draft.seen.has_worker
+        # No worker has the empty id.
+        self._owner = worker.worker_id if worker is not None and has_lease else ""
+        self.inboxes = Inboxes(draft)
+        self._endings = Endings(draft, self.inboxes)
+        self.is_lost = False
+
+    def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
+        """Carry an operation out, and return its outcome."""
+        try:
+            return self._DECIDED[type(operation)](self, operation), None
+        except DurableError as error:
+            return None, error
+        except UnseenError:
+            return _PENDING
+
+    def _attempt_each(self, operations: Iterable[Any]) -> tuple[Any, ...]:
+        outcomes = map(self.attempt, operations)
+        return tuple(result if error is None else error for result, error in outcomes)
+
+    def _refuse_lease(self) -> DurableError:
+        self.is_lost = self._worker is not None
+        return policies.lease_lost(self._worker)
+
+    def _get_owned(self, run_id: str) -> Run:
+        """Return a run that this store's worker may write to.
+
+        Raises:
+            LeaseLostError, HistoryTakenError: it may not.
+        """
+        if not self._owner:
+            raise self._refuse_lease()
+        run = self._draft.find_run(run_id)
+        if run is None or run.owner != self._owner:
+            raise policies.not_owner(run_id)
+        return run
+
+    # --- tasks ------------------------------------------------------------------------
+
+    def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
+        draft, run_id = self._draft, operation.run_id
+        run = self._seen.runs.get(run_id)
+        if run is None or run.owner != self._owner:
+            run = self._get_owned(run_id)
+        rows, status = operation.rows, operation.status
+        follows = policies.find_predecessor(rows) if rows else run.last_event_id
+        if not 0 <= follows <= run.last_event_id:
+            raise policies.position_missing(run.run_id)
+        inboxes = self.inboxes
+        if inboxes.has_any and (status is not None or operation.sees_all_mail):
+            unseen = inboxes.find_unseen(operation)
+            if unseen:
+                return MailArrived(messages=unseen)
+        if follows != run.last_event_id:
+            raise policies.position_taken(run.run_id)
+        if rows:
+            draft.append(run, rows)
+        if operation.attempts:
+            self._put_attempts(operation)
+        if operation.replies:
+            for reply in operation.replies:
+                draft.rows.replies[reply.run_id, reply.request_id] = reply
+        if operation.state is not None or operation.checkpoint_event_id is not None:
+            draft.publish(run, operation.state, operation.checkpoint_event_id)
+        if status is not None:
+            closed_at = operation.closed_at
+            if inboxes.has_any:
+                inboxes.empty(run)
+            draft.close(run, status, draft.now if closed_at is None else closed_at)
+        else:
+            if inboxes.has_any:
+                inboxes.consume(operation)
+            if operation.update_run:
+                draft.move(run, operation.is_active, operation.wake_at)
+                draft.park(run, None)
+        parts = operation.has_children and status is not None
+        if not (parts or operation.messages or operation.starts):
+            return None
+        deliveries = self._attempt_each(operation.messages)
+        ended: tuple[str, ...] = ()
+        cancelled: tuple[str, ...] = ()
+        if parts:
+            ended, cancelled = self._endings.part_from_children(run.run_id)
+        return Committed(
+            deliveries=deliveries,
+            started=self._attempt_each(operation.starts),
+            ended=ended,
+            cancelled=cancelled,
+        )
+
+    def _put_attempts(self, operation: CommitTask | RecordAttempts) -> None:
+        attempts = self._draft.rows.attempts
+        for attempt in operation.attempts:
+            key = (attempt.run_id, attempt.scheduled_event_id, attempt.attempt)
+            attempts[key] = attempt
+
+    def _record_attempts(self, operation: RecordAttempts) -> None:
+        run = self._get_owned(operation.run_id)
+        self._put_attempts(operation)
+        self._draft.move(run, operation.is_active, operation.wake_at)
+
+    def _park(self, operation: ParkRun) -> None:
+        run = self._get_owned(operation.run_id)
+        self._draft.move(run, is_active=False, wake_at=None)
+        self._draft.park(run, operation.stuck)
+
+    # --- starts -----------------------------------------------------------------------
+
+    def _start(self, operation: StartRun) -> Started:
+        draft, record = self._draft, operation.record
+        driver = record.owner or (operation.driver if operation.starts else None)
+        if driver is not None:
+            if not self._owner:
+                raise self._refuse_lease()
+            if driver != self._owner:
+                raise policies.owner_gone(driver, record.run_id)
+        policies.check_beginning(operation)
+        name = draft.find_name((record.namespace, record.workflow_id))
+        same = draft.find_request((record.namespace, record.request_id))
+        open_run = name.open
+        if same is not None or name.newest is not None or open_run is not None:
+            answer = policies.find_start_answer(
+                operation,
+                same_request=same,
+                open_run=open_run,
+                newest=None
+                if operation.reuse_policy is ALLOW_DUPLICATE
+                else name.newest,
+            )
+            if answer is not None:
+                return self._answer(operation, answer)
+        if record.parent_run_id is not None:
+            guardian = policies.guardian_of(operation)
+            if guardian is not None:
+                self.inboxes.find(guardian)
+        # One that was not looked for is refused by its key.
+        if self._seen.runs.get(record.run_id) is not None:
+            raise policies.run_id_taken(record.run_id)
+        committed = Committed()
+        if open_run is not None:
+            committed = self._endings.terminate(open_run, operation.terminated_data)
+        draft.create(operation, name)
+        if operation.messages or operation.starts:
+            committed = msgspec.structs.replace(
+                committed,
+                deliveries=self._attempt_each(operation.messages),
+                started=self._attempt_each(operation.starts),
+            )
+        elif open_run is None:
+            return Started(record.run_id, True)
+        return Started(
+            run_id=record.run_id,
+            created=True,
+            terminated_run_id=None if open_run is None else open_run.run_id,
+            committed=committed if committed != Committed() else None,
+        )
+
+    def _answer(self, operation: StartRun, answer: Started) -> Started:
+        draft, message = self._draft, operation.message_if_open
+        existing = draft.find_run(answer.run_id)
+        assert existing is not None  # noqa: S101 - it was found by its id or request
+        if operation.wants_found:
+            record = draft.find_record(existing)
+            if record.damage is not None:
+                raise CorruptHistoryError(record.damage)
+            first_data = draft.find_first_data(record.first_run_id)
+            found = FoundRun(record, first_data)
+            answer = msgspec.structs.replace(answer, found=found)
+        if message is None or existing.status is not RUNNING:
+            return answer
+        committed = Committed(deliveries=(self.inboxes.send(existing, message),))
+        return msgspec.structs.replace(answer, committed=committed)
+
+    # --- whoever asks -----------------------------------------------------------------
+
+    def _put_message(self, operation: PutMessage) -> str:
+        return self.inboxes.send(self.inboxes.find(operation), operation)
+
+    def _terminate(self, operation: TerminateRun) -> Terminated:
+        run = self.inboxes.find(operation)
+        committed = self._endings.terminate(run, operation.data)
+        return Terminated(run_id=run.run_id, committed=committed)
+
+    def _drop_replies(self, operation: DropReplies) -> None:
+        self._draft.rows.replies.update(dict.fromkeys(operation.keys))
+
+    _DECIDED: ClassVar[dict[type[Any], Callable[[_Decision, Any], Any]]] = {
+        StartRun: _start,
+        CommitTask: _commit,
+        RecordAttempts: _record_attempts,
+        ParkRun: _park,
+        PutMessage: _put_message,
+        TerminateRun: _terminate,
+        DropReplies: _drop_replies,
+    }
+
+
+DECIDED: Final = frozenset(_Decision._DECIDED)
+"""The kinds of operations that are decided here."""

@@ -1,0 +1,251 @@
+"""What a group of operations has decided so far, upon what was seen: pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import msgspec
+
+from durable.store.deciding import rows as bits
+from durable.store.deciding.rows import Name, Rows, Run, age_of
+from durable.store.records import RUNNING
+
+if TYPE_CHECKING:
+    from durable.store.deciding.rows import ChainKey, End, NameKey, RequestKey, Seen
+    from durable.store.deciding.wanted import Lack
+    from durable.store.records import HistoryRow, RunRecord, RunStatus, StartRun
+
+_CREATED: Final = bits.CREATED
+_CLOSED: Final = bits.CLOSED
+_MOVED: Final = bits.MOVED
+_PARKED: Final = bits.PARKED
+_PUBLISHED: Final = bits.PUBLISHED
+
+
+class UnseenError(Exception):
+    """What look has not brought was needed; the draft says what."""
+
+
+class Draft:
+    """Runs as they are after some of a group's operations, and the rows to write.
+
+    Whatever is asked for and was not seen is noted in `lacking`: nothing of the draft
+    counts then, and the group is decided anew with all of it.
+    """
+
+    def __init__(self, seen: Seen, now: int | None) -> None:
+        """Begin with nothing decided."""
+        self.seen = seen
+        self._now = now
+        self.lacking: list[Lack] = []
+        self.rows = Rows()
+        self._created: list[Run] = []
+        self._begun: dict[str, list[Run]] = {}
+
+    def lack(self, field: str, key: object) -> NoReturn:
+        """Say what has to be seen."""
+        self.lacking.append((field, key))
+        raise UnseenError
+
+    # --- what is there ----------------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """The database's time."""
+        if self._now is None:
+            self.lack("has_time", None)
+        return self._now
+
+    def find_run(self, run_id: str) -> Run | None:
+        """Return a run; None if there is none."""
+        try:
+            return self.seen.runs[run_id]
+        except KeyError:
+            self.lack("runs", run_id)
+
+    def find_name(self, key: NameKey) -> Name:
+        """Return who holds a workflow id."""
+        try:
+            return self.seen.names[key]
+        except KeyError:
+            self.lack("names", key)
+
+    def find_request(self, key: RequestKey) -> Run | None:
+        """Return the run that was started under a request id."""
+        try:
+            return self.seen.requests[key]
+        except KeyError:
+            self.lack("requests", key)
+
+    def find_newest_of_chain(self, key: ChainKey) -> Run | None:
+        """Return the newest run of a chain."""
+        try:
+            found = self.seen.chains[key]
+        except KeyError:
+            self.lack("chains", key)
+        chain = [
+            run
+            for run in self._created
+            if (run.namespace, run.workflow_id, run.first_run_id) == key
+        ]
+        if found is not None:
+            chain.append(found)
+        return max(chain, key=age_of, default=None)
+
+    def find_children(self, run_id: str) -> list[Run]:
+        """Return the open children of a run, in no order."""
+        children = self.seen.children.get(run_id)
+        if children is None:
+            run = self.find_run(run_id)
+            # The children of a run that the group began can only be of the group.
+            if run is not None and not run.changes & _CREATED:
+                self.lack("families", run_id)
+            children = []
+        begun = self._begun.get(run_id)
+        if begun is not None:
+            children = children + begun
+        return [run for run in children if run.status is RUNNING]
+
+    def find_record(self, run: Run) -> RunRecord:
+        """Return a run's whole row as it is now."""
+        if run.record is not None:
+            return _complete(run, run.record)
+        record = self.seen.records.get(run.run_id)
+        if record is None:
+            self.lack("records", run.run_id)
+        return _complete(run, record)
+
+    def find_first_data(self, run_id: str) -> str | None:
+        """Return what a run began with."""
+        run = self.seen.runs.get(run_id)
+        if run is not None and run.changes & _CREATED:
+            return next((row[5] for row in self.rows.history if row[0] == run_id), None)
+        try:
+            return self.seen.first_data[run_id]
+        except KeyError:
+            self.lack("first_data", run_id)
+
+    def find_end(self, run: Run) -> End:
+        """Return event id, task number and time of a run's newest event."""
+        row = run.last_row
+        if row is not None:
+            return row[1], row[2], row[4]
+        if run.changes & _CREATED:
+            return 0, 0, 0
+        end = self.seen.ends.get(run.run_id)
+        if end is None:
+            self.lack("records", run.run_id)
+        return end
+
+    # --- what becomes of it -----------------------------------------------------------
+
+    def create(self, operation: StartRun, name: Name) -> Run:
+        """Create a run that has a name."""
+        record = operation.record
+        status = record.status
+        run = Run(
+            record.run_id,
+            record.namespace,
+            record.workflow_id,
+            record.first_run_id,
+            status,
+            record.closed_at,
+            record.owner,
+            record.started_at,
+            record.parent_run_id,
+            record.parent_close_policy,
+            0,
+            _CREATED,
+        )
+        run.record = record
+        seen = self.seen
+        seen.runs[record.run_id] = run
+        seen.requests[record.namespace, record.request_id] = run
+        if status is RUNNING:
+            name.open = run
+        if name.newest is None or age_of(run) > age_of(name.newest):
+            name.newest = run
+        self._created.append(run)
+        if record.parent_run_id is not None:
+            self._begun.setdefault(record.parent_run_id, []).append(run)
+        if operation.rows:
+            self.append(run, operation.rows)
+        return run
+
+    def append(self, run: Run, rows: list[HistoryRow]) -> None:
+        """Append events to a run's history."""
+        self.rows.history += rows
+        last = rows[-1]
+        run.last_row = last
+        run.last_event_id = last[1]
+
+    def move(self, run: Run, is_active: bool, wake_at: int | None) -> None:
+        """Say whether something of a run goes on, and when it is to be woken."""
+        run.is_active = is_active
+        run.wake_at = wake_at
+        self._change(run, _MOVED)
+
+    def park(self, run: Run, stuck: str | None) -> None:
+        """Set a run aside that was moved; None takes it up again."""
+        run.stuck = stuck
+        self._change(run, _PARKED)
+
+    def publish(self, run: Run, state: str | None, checkpoint: int | None) -> None:
+        """Set a run's state and checkpoint; None leaves what is there."""
+        if state is not None:
+            run.state = state
+        if checkpoint is not None:
+            run.checkpoint_event_id = checkpoint
+        self._change(run, _PUBLISHED)
+
+    def close(self, run: Run, status: RunStatus, closed_at: int) -> None:
+        """Close a run: nobody owns it, and it waits for nothing."""
+        run.status = status
+        run.closed_at = closed_at
+        run.owner = None
+        names = self.seen.names
+        if names:
+            name = names.get((run.namespace, run.workflow_id))
+            if name is not None and name.open is run:
+                name.open = None
+        if not run.changes:
+            self.rows.changed.append(run)
+        run.changes |= _CLOSED
+
+    def _change(self, run: Run, change: int) -> None:
+        if not run.changes:
+            self.rows.changed.append(run)
+        run.changes |= change
+
+    def finish(self) -> Rows:
+        """Return the rows to write."""
+        if self._created:
+            self.rows.created = [
+                run.record
+                if run.changes == _CREATED and run.record is not None
+                else self.find_record(run)
+                for run in self._created
+            ]
+        return self.rows
+
+
+def _complete(run: Run, record: RunRecord) -> RunRecord:
+    """Put into a run's row what the group has changed of it."""
+    changes = run.changes
+    if not changes & ~_CREATED:
+        return record
+    new: dict[str, object] = {}
+    if changes & _PUBLISHED:
+        if run.state is not None:
+            new["state"] = run.state
+        if run.checkpoint_event_id is not None:
+            new["checkpoint_event_id"] = run.checkpoint_event_id
+    if changes & _CLOSED:
+        new |= {"status": run.status, "closed_at": run.closed_at, "owner": None}
+        new |= {"is_active": False, "wake_at": None, "stuck": None}
+    else:
+        if changes & _MOVED:
+            new |= {"is_active": run.is_active, "wake_at": run.wake_at}
+        if changes & _PARKED:
+            new["stuck"] = run.stuck
+    return msgspec.structs.replace(record, **new)

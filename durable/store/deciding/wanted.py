@@ -1,0 +1,195 @@
+"""What a group of operations must look at before anything is decided: pure.
+
+All that the operations name is known beforehand. What depends on what is found there
+(the parent of a run that is to be terminated, the text of a message that keeps a run
+from closing) is asked for by `decide`, and brought by a second look.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from durable.options import IdConflictPolicy
+from durable.store.deciding import policies
+from durable.store.deciding.rows import NameKey, RequestKey
+from durable.store.records import (
+    CommitTask,
+    ParkRun,
+    PutMessage,
+    RecordAttempts,
+    StartRun,
+    TerminateRun,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# How a run is locked, where a database locks rows: all of a group in one statement, in
+# the order of run ids, and never more strongly later.
+ADDRESSED: Final = 0
+"""It must stay open: it gets a message, or a child."""
+COMMITTED: Final = 1
+"""It is written to."""
+CLOSED: Final = 2
+"""It may close."""
+
+# On Python 3.11 reading a member is a call.
+_TERMINATE_EXISTING: Final = IdConflictPolicy.TERMINATE_EXISTING
+
+
+Lack: TypeAlias = tuple[str, Any]
+"""A field of `Wanted`, and a key of it; None for a flag.
+
+Or of `Seen`, of what only `decide` asks for: `looked`, `chains`, `records` (with their
+ends), `messages`, `first_data`.
+"""
+
+
+class Wanted(msgspec.Struct):
+    """What to look at. Names of fields are those of `Seen`.
+
+    Attributes:
+        worker_id: this store's worker, whose row says that it holds its lease.
+        has_time: the time matters.
+        is_addressed: some runs are looked for as messages name them.
+        runs: how each is to be locked.
+        places: of runs that are written to, the newest event as their worker believes.
+            If the group does nothing else (`is_narrow`), all that a database need tell
+            of a run is that the worker owns it, and that this is so.
+        names: likewise, for the open run of each.
+        letters: messages that will be put, whomever they reach: their sequences must
+            be known, and whether they wait already.
+        mail: runs of which all that waits must be known.
+        requests: with the ids of the runs to be created under them. Whether those were
+            used before need not be known: keys will refuse them.
+        families: runs whose open children are wanted, and theirs where a parent close
+            policy terminates them, with their ends.
+        rare: the keys of all else, by field.
+    """
+
+    worker_id: str | None = None
+    has_time: bool = False
+    is_addressed: bool = False
+    runs: dict[str, int] = {}
+    places: dict[str, int] = {}
+    names: dict[NameKey, int] = {}
+    requests: dict[RequestKey, str] = {}
+    letters: list[PutMessage] = []
+    mail: dict[str, None] = {}
+    families: dict[str, None] = {}
+    # Only ever asked for by `decide`.
+    sequence: bool = False
+    rare: dict[str, dict[Any, None]] = {}
+
+    def add(self, lacking: Iterable[Lack]) -> bool:
+        """Want that, too; False if all of it was wanted already."""
+        before = self._size
+        for field, key in lacking:
+            if key is None:
+                setattr(self, field, True)
+            elif field in self.__struct_fields__:
+                getattr(self, field).setdefault(key, ADDRESSED)
+            else:
+                self.rare.setdefault(field, {})[key] = None
+        return self._size > before
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether nothing of the runs matters but `places`."""
+        return len(self.places) == len(self.runs) and not (
+            self.names or self.is_addressed or self.families
+        )
+
+    @property
+    def _size(self) -> int:
+        size = self.has_time + self.sequence + len(self.runs) + len(self.names)
+        size += len(self.requests) + len(self.mail) + len(self.families)
+        return size + sum(map(len, self.rare.values()))
+
+
+def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
+    """Return what these operations must look at."""
+    wanted = Wanted(worker_id)
+    runs, mail, places = wanted.runs, wanted.mail, wanted.places
+    for operation in operations:
+        kind = type(operation)
+        if kind is CommitTask:
+            run_id = operation.run_id
+            if operation.rows and run_id not in places:
+                places[run_id] = operation.rows[0][1] - 1
+            if operation.status is not None:
+                runs[run_id] = CLOSED
+                mail[run_id] = None
+                if operation.closed_at is None:
+                    wanted.has_time = True
+                if operation.has_children:
+                    wanted.has_time = True
+                    wanted.families[run_id] = None
+            else:
+                if runs.get(run_id, ADDRESSED) == ADDRESSED:
+                    runs[run_id] = COMMITTED
+                if operation.sees_all_mail:
+                    mail[run_id] = None
+            if operation.messages:
+                for message in operation.messages:
+                    _want_message(wanted, message)
+            if operation.starts:
+                for start in operation.starts:
+                    _want_nested(wanted, start)
+        elif kind is StartRun:
+            _want_start(wanted, operation)
+        elif kind is PutMessage:
+            _want_message(wanted, operation)
+        elif kind is RecordAttempts or kind is ParkRun:
+            if runs.get(operation.run_id, ADDRESSED) == ADDRESSED:
+                runs[operation.run_id] = COMMITTED
+        elif kind is TerminateRun:
+            wanted.has_time = True
+            _want_addressed(wanted, operation, CLOSED)
+    return wanted
+
+
+def _want_start(wanted: Wanted, start: StartRun) -> None:
+    record = start.record
+    name = (record.namespace, record.workflow_id)
+    if start.conflict_policy is _TERMINATE_EXISTING:
+        wanted.names[name] = CLOSED
+        wanted.has_time = True
+    else:
+        wanted.names.setdefault(name, ADDRESSED)
+    wanted.requests[record.namespace, record.request_id] = record.run_id
+    if record.parent_run_id is not None and policies.needs_guardian(record):
+        wanted.runs.setdefault(record.parent_run_id, ADDRESSED)
+    if start.messages:
+        for message in start.messages:
+            _want_message(wanted, message)
+    if start.starts:
+        for nested in start.starts:
+            _want_nested(wanted, nested)
+
+
+def _want_nested(wanted: Wanted, start: StartRun) -> None:
+    # A key that refuses it would refuse what it is part of, so it must be looked at.
+    wanted.runs.setdefault(start.record.run_id, ADDRESSED)
+    _want_start(wanted, start)
+
+
+def _want_message(wanted: Wanted, message: PutMessage) -> None:
+    wanted.has_time = True
+    wanted.letters.append(message)
+    _want_addressed(wanted, message, ADDRESSED)
+
+
+def _want_addressed(
+    wanted: Wanted, request: PutMessage | TerminateRun, mode: int
+) -> None:
+    wanted.is_addressed = True
+    if request.run_id is not None:
+        if wanted.runs.get(request.run_id, -1) < mode:
+            wanted.runs[request.run_id] = mode
+        return
+    name = (request.namespace, request.workflow_id)
+    if wanted.names.get(name, -1) < mode:
+        wanted.names[name] = mode

@@ -1,0 +1,367 @@
+"""The tables of `MemoryStore`: plain dicts, and how they are looked at and written."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from durable import limits
+from durable.store.deciding import rows as bits
+from durable.store.deciding.family import TERMINATE
+from durable.store.deciding.rows import Name, Run, Seen
+from durable.store.records import RUNNING, AttemptRecord, MessageRecord, RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from durable.store.database import Claimable
+    from durable.store.deciding.rows import End, Rows
+    from durable.store.deciding.wanted import Wanted
+    from durable.store.records import HistoryRow, ReplyRecord, WorkerRecord
+    from durable.store.steady_clock import SteadyClock
+
+replace = msgspec.structs.replace
+
+
+class MemoryDatabase:
+    """Runs, histories, inboxes, attempts and workers of one in-process database.
+
+    Implements `Tables`. Several stores may share one, from several threads: hold
+    `lock` around every use.
+    """
+
+    def __init__(self, clock: SteadyClock) -> None:
+        """Make an empty database that reads the time from `clock`."""
+        self.lock = threading.RLock()
+        self.clock = clock
+        self.runs: dict[str, RunRecord] = {}
+        self.run_ids_by_workflow: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.run_ids_by_request: dict[tuple[str, str], str] = {}
+        self.open_run_ids: dict[tuple[str, str], str] = {}
+        self.history: dict[str, dict[int, HistoryRow]] = defaultdict(dict)
+        self.inbox: dict[int, MessageRecord] = {}
+        self._waiting: dict[str, dict[str, int]] = defaultdict(dict)
+        self.replies: dict[tuple[str, str], ReplyRecord] = {}
+        self.attempts: dict[tuple[str, int, int], AttemptRecord] = {}
+        self.workers: dict[str, WorkerRecord] = {}
+        self._latest_sequence = 0
+
+    def open_runs(self) -> Iterator[RunRecord]:
+        """Yield the records of all open runs."""
+        return (self.runs[run_id] for run_id in self.open_run_ids.values())
+
+    def owned_runs(self, owner: str | None) -> Iterator[RunRecord]:
+        """Yield the open runs of one worker, or of none."""
+        return (run for run in self.open_runs() if run.owner == owner)
+
+    def messages_of(self, run_id: str) -> list[MessageRecord]:
+        """Return the run's waiting messages, oldest first."""
+        sequences = self._waiting.get(run_id, {}).values()
+        return [self.inbox[sequence] for sequence in sorted(sequences)]
+
+    def _find_newest(self, run_ids: Iterable[str]) -> RunRecord | None:
+        return max((self.runs[r] for r in run_ids), key=_age_key, default=None)
+
+    def find_run(
+        self, namespace: str, workflow_id: str, run_id: str | None
+    ) -> RunRecord | None:
+        """Return one run; without `run_id` the open or newest of that workflow id."""
+        key = (namespace, workflow_id)
+        if run_id is None:
+            open_run_id = self.open_run_ids.get(key)
+            if open_run_id is not None:
+                return self.runs[open_run_id]
+            return self._find_newest(self.run_ids_by_workflow.get(key, ()))
+        run = self.runs.get(run_id)
+        if run is None or (run.namespace, run.workflow_id) != key:
+            return None
+        return run
+
+    # --- looking ----------------------------------------------------------------------
+
+    def look(self, wanted: Wanted) -> Seen:
+        """See `Tables`."""
+        seen = Seen(
+            has_worker=wanted.worker_id in self.workers,
+            first_sequence=min(self.inbox, default=None),
+            last_sequence=self._latest_sequence,
+        )
+        for run_id in itertools.chain(wanted.runs, wanted.requests.values()):
+            self._see(seen, run_id)
+        for name in wanted.names:
+            run_ids = self.run_ids_by_workflow.get(name, ())
+            newest = self._find_newest(run_ids)
+            seen.names[name] = Name(
+                self._see(seen, self.open_run_ids.get(name)),
+                self._see(seen, None if newest is None else newest.run_id),
+            )
+        for request in wanted.requests:
+            found = self.run_ids_by_request.get(request)
+            seen.requests[request] = self._see(seen, found)
+        rare = wanted.rare
+        seen.chains = chains = {}
+        for chain in rare.get("chains", ()):
+            *key, first_run_id = chain
+            run_ids = self.run_ids_by_workflow.get((key[0], key[1]), ())
+            newest = self._find_newest(
+                r for r in run_ids if self.runs[r].first_run_id == first_run_id
+            )
+            found = None if newest is None else newest.run_id
+            chains[chain] = self._see(seen, found)
+        children: dict[str, list[Run]] = {}
+        for run_id in wanted.families:
+            self._look_for_family(seen, children, run_id, limits.CHILD_DEPTH_MAX)
+        records = rare.get("records", ())
+        ends = [run.run_id for family in children.values() for run in family]
+        seen.children = children
+        seen.ends = {r: self._end_of(r) for r in itertools.chain(ends, records)}
+        seen.records = {run_id: self.runs[run_id] for run_id in records}
+        seen.messages = {r: self.messages_of(r) for r in rare.get("messages", ())}
+        firsts = {r: self.history[r].get(1) for r in rare.get("first_data", ())}
+        seen.first_data = {r: None if e is None else e[5] for r, e in firsts.items()}
+        self._look_for_mail(seen)
+        return seen
+
+    def _see(self, seen: Seen, run_id: str | None) -> Run | None:
+        if run_id is None:
+            return None
+        if run_id not in seen.runs:
+            record = self.runs.get(run_id)
+            seen.runs[run_id] = None if record is None else self._to_run(record)
+        return seen.runs[run_id]
+
+    def _to_run(self, record: RunRecord) -> Run:
+        return Run(
+            record.run_id,
+            record.namespace,
+            record.workflow_id,
+            record.first_run_id,
+            record.status,
+            record.closed_at,
+            record.owner,
+            record.started_at,
+            record.parent_run_id,
+            record.parent_close_policy,
+            max(self.history.get(record.run_id, {}), default=0),
+        )
+
+    def _end_of(self, run_id: str) -> End:
+        rows = self.history.get(run_id)
+        if not rows:
+            return 0, 0, 0
+        _, event_id, task_number, _, time, *_ = rows[max(rows)]
+        return event_id, task_number, time
+
+    def _look_for_mail(self, seen: Seen) -> None:
+        seen.all_mail = seen.runs.keys()
+        seen.mail = {
+            run_id: {
+                request_id: (sequence, self.inbox[sequence].kind)
+                for request_id, sequence in self._waiting.get(run_id, {}).items()
+            }
+            for run_id in seen.runs
+        }
+
+    def _look_for_family(
+        self,
+        seen: Seen,
+        children: dict[str, list[Run]],
+        parent_run_id: str,
+        depth: int,
+    ) -> None:
+        if parent_run_id in children:
+            return
+        children[parent_run_id] = family = []
+        for record in self.open_runs():
+            if record.parent_run_id != parent_run_id:
+                continue
+            run = self._see(seen, record.run_id)
+            assert run is not None  # noqa: S101 - its record is there
+            family.append(run)
+            if record.parent_close_policy == TERMINATE and depth:
+                self._look_for_family(seen, children, run.run_id, depth - 1)
+
+    # --- writing ----------------------------------------------------------------------
+
+    def write(self, rows: Rows) -> None:
+        """See `Tables`."""
+        for run in rows.changed:
+            self._update(run)
+        for record in rows.created:
+            key = (record.namespace, record.workflow_id)
+            self.runs[record.run_id] = record
+            self.run_ids_by_workflow[key].append(record.run_id)
+            request = (record.namespace, record.request_id)
+            self.run_ids_by_request[request] = record.run_id
+            if record.status is RUNNING:
+                self.open_run_ids[key] = record.run_id
+        for row in rows.history:
+            self.history[row[0]][row[1]] = row
+        self.attempts.update(rows.attempts)
+        for reply_key, reply in rows.replies.items():
+            if reply is None:
+                self.replies.pop(reply_key, None)
+            else:
+                self.replies[reply_key] = reply
+        self._write_mail(rows)
+
+    def _update(self, run: Run) -> None:
+        record, changes = self.runs[run.run_id], run.changes
+        fields: dict[str, Any] = {}
+        if changes & bits.CLOSED:
+            fields = {"status": run.status, "closed_at": run.closed_at, "owner": None}
+            fields |= {"is_active": False, "wake_at": None, "stuck": None}
+            del self.open_run_ids[record.namespace, record.workflow_id]
+        elif changes & bits.MOVED:
+            fields = {"is_active": run.is_active, "wake_at": run.wake_at}
+            if changes & bits.PARKED:
+                fields["stuck"] = run.stuck
+        if run.state is not None:
+            fields["state"] = run.state
+        if run.checkpoint_event_id is not None:
+            fields["checkpoint_event_id"] = run.checkpoint_event_id
+        self.runs[run.run_id] = replace(record, **fields)
+
+    def _write_mail(self, rows: Rows) -> None:
+        for run_id, sequence in rows.consumed:
+            message = self.inbox.get(sequence)
+            if message is not None and message.run_id == run_id:
+                self._delete_message(message)
+        for run_id, request_id in rows.consumed_requests:
+            waiting = self._waiting[run_id].get(request_id)
+            if waiting is not None:
+                self._delete_message(self.inbox[waiting])
+        for run_id in rows.emptied:
+            for message in self.messages_of(run_id):
+                self._delete_message(message)
+        for message in rows.letters:
+            self.inbox[message.sequence] = message
+            self._waiting[message.run_id][message.request_id] = message.sequence
+        if rows.last_sequence is not None:
+            self._latest_sequence = rows.last_sequence
+
+    def _delete_message(self, message: MessageRecord) -> None:
+        del self.inbox[message.sequence]
+        del self._waiting[message.run_id][message.request_id]
+
+    def _change(self, run_id: str, **fields: Any) -> None:
+        self.runs[run_id] = replace(self.runs[run_id], **fields)
+
+    # --- what workers do --------------------------------------------------------------
+
+    def has_worker(self, worker_id: str) -> bool:
+        """See `Tables`."""
+        return worker_id in self.workers
+
+    def insert_worker(self, worker: WorkerRecord) -> None:
+        """See `Tables`."""
+        self.workers[worker.worker_id] = worker
+
+    def renew_worker(self, worker_id: str, until: int) -> bool:
+        """See `Tables`."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return False
+        self.workers[worker_id] = replace(worker, lease_expires_at=until)
+        return True
+
+    def remove_workers(self, worker_ids: Sequence[str]) -> None:
+        """See `Tables`."""
+        for worker_id in worker_ids:
+            self.workers.pop(worker_id, None)
+            for run in list(self.owned_runs(worker_id)):
+                self._change(run.run_id, owner=None)
+
+    def find_dead_workers(
+        self, myself: str, now: int, presumed_dead: Sequence[str]
+    ) -> list[str]:
+        """See `Tables`."""
+        return sorted(
+            worker_id
+            for worker_id, row in self.workers.items()
+            if worker_id != myself
+            and (row.lease_expires_at <= now or worker_id in presumed_dead)
+        )
+
+    def disown_strays(self) -> None:
+        """See `Tables`."""
+        for run in list(self.open_runs()):
+            if run.owner is not None and run.owner not in self.workers:
+                self._change(run.run_id, owner=None)
+
+    def delete_replies(self, before: int) -> None:
+        """See `Tables`."""
+        for key, reply in list(self.replies.items()):
+            if reply.created_at < before:
+                del self.replies[key]
+
+    def claimable(
+        self, workflow_types: Iterable[str], worker: WorkerRecord
+    ) -> list[RunRecord]:
+        """Return the ownerless open runs that a worker could claim."""
+        types = frozenset(workflow_types)
+        return [
+            run
+            for run in self.owned_runs(None)
+            if run.namespace == worker.namespace
+            and run.task_queue == worker.task_queue
+            and run.workflow_type in types
+        ]
+
+    def find_claimable(
+        self, worker: WorkerRecord, workflow_types: Sequence[str], limit: int
+    ) -> list[Claimable]:
+        """See `Tables`."""
+        free = self.claimable(workflow_types, worker)
+        return [
+            (
+                run.run_id,
+                run.is_active,
+                run.wake_at,
+                run.stuck is not None,
+                bool(self._waiting.get(run.run_id)),
+            )
+            for run in heapq.nsmallest(limit, free, key=_claim_key)
+        ]
+
+    def own_runs(self, run_ids: Sequence[str], owner: str) -> None:
+        """See `Tables`."""
+        for run_id in run_ids:
+            run = self.runs[run_id]
+            is_active = run.is_active or run.stuck is not None
+            self._change(run_id, owner=owner, is_active=is_active, stuck=None)
+
+    def disown_runs(self, run_ids: Sequence[str], owner: str) -> None:
+        """See `Tables`."""
+        for run_id in run_ids:
+            run = self.runs.get(run_id)
+            if run is not None and run.owner == owner:
+                self._change(run_id, owner=None)
+
+    def find_positions(self, run_id: str) -> tuple[int, ...] | None:
+        """See `Tables`."""
+        run = self.runs.get(run_id)
+        if run is None or run.status is not RUNNING:
+            return None
+        return tuple(sorted(self.history.get(run_id, {})))
+
+    def repair_run(self, run_id: str, keep: int, rows: Sequence[HistoryRow]) -> None:
+        """See `Tables`."""
+        history = self.history[run_id]
+        for event_id in [e for e in history if e > keep]:
+            del history[event_id]
+        history.update((row[1], row) for row in rows)
+        self._change(run_id, owner=None, is_active=True, wake_at=None, stuck=None)
+
+
+def _age_key(run: RunRecord) -> tuple[int, str]:
+    return run.started_at, run.run_id
+
+
+def _claim_key(run: RunRecord) -> tuple[bool, bool, int, str]:
+    return not run.is_active, run.wake_at is None, run.wake_at or 0, run.run_id

@@ -1,0 +1,1 @@
+"""The store upon a SQL database: its threads, groups, tables and statements."""

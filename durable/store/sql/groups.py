@@ -1,0 +1,294 @@
+"""Executes groups of operations: one transaction each, yet each operation by itself.
+
+What an operation may be refused for is known before anything is written, so a group is
+written as a whole. If the database refuses it all the same, the group is cut in two,
+and so on: an operation is found guilty only if it fails alone. Errors of the database
+as a whole end the group, and where others were in the way it is repeated as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from durable.errors import CommitUnknownError, DurableError, LeaseLostError, StoreError
+from durable.store.database import Blame
+from durable.store.deciding import policies
+from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
+from durable.store.records import CommitTask, Committed, Started, StartRun
+from durable.store.sql import statements
+from durable.store.transaction import Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from durable.store.database import Database, Session
+    from durable.store.deciding.decide import Outcomes
+    from durable.store.records import WorkerRecord
+    from durable.store.steady_clock import SteadyClock
+
+_Calls = list["Callable[[], None]"]
+
+# Others are through soon; so long as each waits for a different while.
+_TRIES: Final = 20
+_PAUSE_SECONDS: Final = 0.001
+_PAUSE_SECONDS_MAX: Final = 0.1
+
+
+class GroupExecutor:
+    """Owns the writing session and this store's lease; belongs to one thread."""
+
+    def __init__(self, database: Database, clock: SteadyClock) -> None:
+        """Work on a database that is not opened yet."""
+        self._database = database
+        self._clock = clock
+        self._session: Session | None = None
+        self._worker: WorkerRecord | None = None
+        self._lost: Callable[[], None] | None = None
+        self.lease_expires_at = 0
+        """When the lease ends that was heard of last; 0 without. Any thread asks."""
+        self.renew_at: float | None = None
+        """When to renew the lease, by the monotonic clock; None without a lease."""
+
+    def open(self) -> Session:
+        """Return the session; connect if there is none.
+
+        Raises:
+            StoreError: the database cannot be reached.
+        """
+        if self._session is None:
+            self._session = self._database.open_writer()
+        return self._session
+
+    def close(self) -> None:
+        """Disconnect."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def disconnect_for_fork(self) -> None:
+        """Disconnect if a forked child must not inherit the session."""
+        if self._session is not None and self._session.is_harmed_by_fork:
+            self.close()
+
+    def execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
+        """Apply and commit a group.
+
+        Returns:
+            Each operation's result or error, in order; and what else to call.
+        """
+        for tries in range(1, _TRIES + 1):
+            try:
+                session = self.open()
+            except StoreError as error:
+                return _all_failed(operations, error), []
+            try:
+                session.begin()
+                transaction = self._begin(session)
+                outcomes = transaction.apply(operations)
+            except Exception as error:  # noqa: BLE001 - any error ends the group, typed
+                self._abandon(session)
+                blame = self._judge(error)
+                if blame is Blame.AGAIN and tries < _TRIES:
+                    _pause(tries)
+                    continue
+                if blame is Blame.OPERATION:
+                    return self._find_guilty(operations, error)
+                return _all_failed(operations, self._explain(error)), []
+            try:
+                self._commit(session)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._abandon(session)
+                if self._database.is_in_doubt(error):
+                    if not self._is_committed(operations, outcomes):
+                        return _in_doubt(operations, outcomes, error), []
+                elif self._judge(error) is Blame.AGAIN and tries < _TRIES:
+                    _pause(tries)
+                    continue
+                else:
+                    return _all_failed(operations, self._explain(error)), []
+            break
+        return outcomes, self._take_over(transaction)
+
+    def _judge(self, error: Exception) -> Blame:
+        if isinstance(error, StoreError):
+            return Blame.WHOLE
+        if isinstance(error, DurableError):
+            return Blame.OPERATION
+        return self._database.judge(error)
+
+    def _find_guilty(
+        self, operations: list[Any], error: Exception
+    ) -> tuple[Outcomes, _Calls]:
+        if len(operations) == 1:
+            return [(None, self._refuse(operations[0], error))], []
+        middle = len(operations) // 2
+        first, calls = self.execute(operations[:middle])
+        second, others = self.execute(operations[middle:])
+        return first + second, calls + others
+
+    def _refuse(self, operation: Any, error: Exception) -> DurableError:
+        if isinstance(error, DurableError):
+            return error
+        refusal: DurableError
+        if not self._database.is_conflict(error):
+            refusal = StoreError(
+                f"{type(operation).__name__} cannot be stored:"
+                f" {type(error).__name__} of the database driver.",
+            )
+        elif isinstance(operation, StartRun):
+            refusal = policies.run_id_taken(operation.record.run_id)
+        elif isinstance(operation, RegisterWorker):
+            refusal = policies.worker_taken(operation.worker.worker_id)
+        else:
+            refusal = policies.position_taken(getattr(operation, "run_id", ""))
+        refusal.__cause__ = error
+        return refusal
+
+    def renew(self) -> _Calls:
+        """Renew the lease; return what to call if it turns out to be lost.
+
+        Raises:
+            StoreError: the database cannot be reached now.
+        """
+        # If this attempt fails, the next one comes soon.
+        self.renew_at = time.monotonic() + RETRY_SECONDS
+        session = self.open()
+        try:
+            session.begin()
+            transaction = self._begin(session)
+            transaction.renew()
+            self._commit(session)
+        except Exception as error:
+            self._abandon(session)
+            raise self._explain(error) from error
+        self.renew_at = time.monotonic() + RENEWAL_SECONDS
+        return self._take_over(transaction)
+
+    def check_place(self, session: Session) -> None:
+        """Return if others still find what this session has written.
+
+        Raises:
+            StoreError: the database was moved or deleted under it.
+        """
+        if not session.is_in_place():
+            raise self._database.not_in_place()
+
+    def _commit(self, session: Session) -> None:
+        session.commit()
+        # After it, so that nothing is acknowledged that nobody can find again.
+        self.check_place(session)
+
+    def _begin(self, session: Session) -> Transaction:
+        return Transaction(session.tables, self._clock, self._worker, self._lost)
+
+    def _take_over(self, transaction: Transaction) -> _Calls:
+        worker, lost = transaction.worker, transaction.lost
+        if worker is not None and worker.worker_id != self._worker_id:
+            self.renew_at = time.monotonic() + RENEWAL_SECONDS
+        self._worker, self._lost = worker, lost
+        self.lease_expires_at = 0 if worker is None else worker.lease_expires_at
+        if lost is None or not transaction.is_lost:
+            if worker is None:
+                self.renew_at = None
+            return []
+        self._lost = self.renew_at = None
+        return [lost]
+
+    @property
+    def _worker_id(self) -> str | None:
+        return None if self._worker is None else self._worker.worker_id
+
+    def _abandon(self, session: Session) -> None:
+        try:
+            session.rollback()
+        except Exception:  # noqa: BLE001 - the connection is of no more use
+            self.close()
+
+    def _explain(self, error: Exception) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
+        explained = self._database.explain(error)
+        if explained is None:
+            explained = StoreError(
+                f"{self._database.name}: {type(error).__name__} of the database driver."
+            )
+        explained.__cause__ = error
+        return explained
+
+    def _is_committed(self, operations: list[Any], outcomes: Outcomes) -> bool:
+        """Look for one row of the group: it was committed as a whole or not at all."""
+        self.close()
+        for operation, (result, error) in zip(operations, outcomes, strict=True):
+            rows = getattr(operation, "rows", ())
+            is_kept = error is None and (
+                (isinstance(operation, StartRun) and _is_new(result))
+                or (isinstance(operation, CommitTask) and _is_kept(result))
+            )
+            if not is_kept or not rows:
+                continue
+            run_id, event_id, _, _, _, data, _ = rows[-1]
+            try:
+                found = self.open().connection.execute(
+                    statements.FIND_EVENT_DATA, {"run_id": run_id, "event_id": event_id}
+                )
+                return bool(found.scalar() == data)
+            except Exception:  # noqa: BLE001 - then it stays unknown
+                return False
+        return False
+
+
+def _is_new(result: Any) -> bool:
+    return isinstance(result, Started) and result.created
+
+
+def _is_kept(result: Any) -> bool:
+    return result is None or isinstance(result, Committed)
+
+
+def _all_failed(operations: list[Any], error: StoreError) -> Outcomes:
+    # One exception object raised in many tasks would gather all their tracebacks.
+    return [(None, _copy(error)) for _ in operations]
+
+
+def _copy(error: StoreError) -> StoreError:
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
+def _in_doubt(
+    operations: list[Any], outcomes: Outcomes, cause: BaseException
+) -> Outcomes:
+    answers: Outcomes = []
+    for operation, (result, error) in zip(operations, outcomes, strict=True):
+        if isinstance(error, LeaseLostError):
+            # True whatever became of the others; other refusals may rest on them.
+            answers.append((result, error))
+            continue
+        key = _idempotency_key(operation)
+        unknown = CommitUnknownError(
+            f"The database failed while it committed {type(operation).__name__} of"
+            f" {key}, and re-reading did not show it.",
+            hint="It may still have been written: look before you repeat it.",
+        )
+        unknown.__cause__ = cause
+        answers.append((None, unknown))
+    return answers
+
+
+def _idempotency_key(operation: Any) -> str:
+    if isinstance(operation, StartRun):
+        return f"request {operation.record.request_id!r}"
+    for name in ("request_id", "run_id", "workflow_id"):
+        value = getattr(operation, name, None)
+        if value is not None:
+            return f"{name.replace('_', ' ')} {value!r}"
+    return "this worker"
+
+
+def _pause(tries: int) -> None:
+    longest = min(_PAUSE_SECONDS * 2**tries, _PAUSE_SECONDS_MAX)
+    time.sleep(random.uniform(0, longest))  # noqa: S311 - no secret

@@ -1,0 +1,160 @@
+"""Brings a database's schema to the one this release works with, or refuses.
+
+The version table is compared first: it costs a millisecond, where importing alembic
+costs a third of a second. A brand-new database gets its tables directly. Only an older
+one goes through the migrations.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from durable.errors import SchemaRevisionError
+from durable.store.sql.tables import METADATA
+
+if TYPE_CHECKING:
+    from durable.store.database import Session
+
+HEAD: Final = "0004"
+"""The newest revision in `migrations/versions`."""
+
+_OWN_NAMES: Final = "0003"  # since when every table begins with `durable_`
+
+# Alembic keeps the migration that is going on in a global of its own.
+_alembic_lock: Final = threading.Lock()
+
+VERSION_TABLE: Final = sa.Table(
+    "durable_schema",
+    # Not part of METADATA: alembic makes and keeps it.
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="durable_schema_pkc"),
+)
+
+
+def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
+    """Make the schema current.
+
+    Args:
+        session: a connection without a transaction.
+        name: what messages call the database.
+        migrate: whether anything may be changed.
+
+    Raises:
+        SchemaRevisionError: the schema is newer than this release, or it is older and
+            `migrate` is false, or the database holds tables of the same names.
+    """
+    if is_current(session, name, migrate=migrate):
+        return
+    session.begin()
+    try:
+        # Another process may have done it while this one waited for the lock.
+        if not is_current(session, name, migrate=migrate):
+            refuse_foreign(session, name)
+            if read_revision(session) is None:
+                create_tables(session.connection)
+            else:
+                _run_migrations(session.connection)
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+
+
+def read_revision(session: Session) -> str | None:
+    """Return the revision of the schema; "" before the first, None if there is none."""
+    if not _has_table(session, VERSION_TABLE.name):
+        return None
+    return session.connection.execute(sa.select(VERSION_TABLE)).scalar() or ""
+
+
+def _has_table(session: Session, table: str) -> bool:
+    connection = session.connection
+    return connection.dialect.has_table(connection, table)
+
+
+def is_current(session: Session, name: str, *, migrate: bool) -> bool:
+    """Tell whether the schema is current; change nothing.
+
+    Raises:
+        SchemaRevisionError: it is newer than this release, or it is older and
+            `migrate` is false.
+    """
+    revision = read_revision(session)
+    if revision == HEAD:
+        return True
+    # Revisions are numbered; whatever is not an earlier number was made by a release
+    # that this one knows nothing of.
+    if revision and not (revision.isdecimal() and revision < HEAD):
+        raise SchemaRevisionError(
+            f"{name} is at schema revision {revision!r} and this release knows only"
+            f" {HEAD!r} and older.",
+            hint="Use the release of 'durable' that made it, or a newer one.",
+        )
+    if not migrate:
+        raise no_schema(name)
+    return False
+
+
+def refuse_foreign(session: Session, name: str) -> None:
+    """Return if the tables to be made are not there; within a transaction.
+
+    Raises:
+        SchemaRevisionError: the database holds tables of the same names.
+    """
+    revision = read_revision(session)
+    if revision is not None and revision >= _OWN_NAMES:
+        return
+    foreign = [t for t in METADATA.tables if _has_table(session, t)]
+    if foreign:
+        raise SchemaRevisionError(
+            f"{name} has tables that this library did not make under names it needs:"
+            f" {', '.join(foreign)}.",
+            hint="Rename them, or give the library a database of its own.",
+        )
+
+
+def no_schema(name: str) -> SchemaRevisionError:
+    """Build the error of a database that may not be given its tables."""
+    return SchemaRevisionError(
+        f"{name} has no current schema; this release needs revision {HEAD}, and"
+        " the store was told not to migrate.",
+        hint="Run 'durable db upgrade'.",
+    )
+
+
+def create_tables(connection: sa.Connection) -> None:
+    """Make all tables in a database that has none of them."""
+    for table in METADATA.sorted_tables:
+        connection.execute(CreateTable(table))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(CreateIndex(index))
+    connection.execute(CreateTable(VERSION_TABLE))
+    connection.execute(sa.insert(VERSION_TABLE), {"version_num": HEAD})
+
+
+def find_migrations() -> Path:
+    """Return the folder of the migration scripts: the wheel's, else the checkout's."""
+    package = Path(str(importlib.resources.files("durable")))
+    # In this order: the other way a foreign `site-packages/migrations` could win.
+    packed = package / "_migrations"
+    return packed if packed.is_dir() else package.parent / "migrations"
+
+
+def _run_migrations(connection: sa.Connection) -> None:
+    # Only an older schema pays for this import: it takes a third of a second.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    # The config parser would take a percent sign for the start of a name.
+    config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    with _alembic_lock:
+        command.upgrade(config, "head")

@@ -1,0 +1,187 @@
+"""The rows of a SQL database: what is looked at rarely, and what workers do.
+
+Statements of SQLAlchemy, alike on all databases. Each adds `look` and `write` of its
+own, which must be fast.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from durable.errors import CorruptHistoryError
+from durable.store.sql import reads, salvage, statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from durable.errors import DurableError
+    from durable.store.database import Claimable, Session
+    from durable.store.deciding.rows import ChainKey, End, Seen
+    from durable.store.records import (
+        HistoryRow,
+        MessageRecord,
+        RunRecord,
+        WorkerRecord,
+    )
+
+# Lists of ids must stay below every database's limit on parameters.
+_IDS_PER_STATEMENT: Final = 1_000
+
+
+def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Split ids into lists that one statement may take."""
+    return (
+        ids[start : start + _IDS_PER_STATEMENT]
+        for start in range(0, len(ids), _IDS_PER_STATEMENT)
+    )
+
+
+class SqlTables:
+    """Implements `Tables` but for `look` and `write`."""
+
+    def __init__(self, session: Session) -> None:
+        """Work in the transactions of a session."""
+        self._session = session
+
+    def _fetch(self, statement: Any, **values: Any) -> list[Any]:
+        return reads.fetch(self._session, statement, **values)
+
+    def _execute(self, statement: Any, **values: Any) -> Any:
+        return self._session.connection.execute(statement, values)
+
+    # --- what is looked at rarely -----------------------------------------------------
+
+    def find_newest_of_chain(self, key: ChainKey) -> str | None:
+        """Return the id of the newest run of a chain."""
+        namespace, workflow_id, first_run_id = key
+        rows = self._fetch(
+            statements.FIND_NEWEST_RUN_OF_CHAIN,
+            namespace=namespace,
+            workflow_id=workflow_id,
+            first_run_id=first_run_id,
+        )
+        return rows[0][0] if rows else None
+
+    def look_rarely(self, rare: dict[str, dict[Any, None]], seen: Seen) -> None:
+        """Bring what only `decide` has asked for, but for letters and chains."""
+        run_ids = list(rare.get("records", ()))
+        ends: dict[str, End] = {**seen.ends, **dict.fromkeys(run_ids, (0, 0, 0))}
+        records: dict[str, RunRecord] = {}
+        for page in chunks(run_ids):
+            for row in self._fetch(statements.LOAD_RUNS, run_ids=page):
+                # Ending it is a way out, whatever else of its row cannot be read.
+                record = salvage.salvage_run(row)
+                records[record.run_id] = record
+            for row in self._fetch(statements.FIND_HISTORY_ENDS, run_ids=page):
+                run_id, event_id, *others = row
+                task_number, time = (n if isinstance(n, int) else 0 for n in others)
+                ends[run_id] = (event_id, task_number, time)
+        seen.records, seen.ends = records, ends
+        seen.messages = {r: self._find_messages(r) for r in rare.get("messages", ())}
+        first_data: dict[str, str | None] = {}
+        for run_id in rare.get("first_data", ()):
+            key = {"run_id": run_id, "event_id": 1}
+            rows = self._fetch(statements.FIND_EVENT_DATA, **key)
+            first_data[run_id] = rows[0][0] if rows else None
+        seen.first_data = first_data
+
+    def _find_messages(self, run_id: str) -> list[MessageRecord] | DurableError:
+        rows = self._fetch(statements.LOAD_MESSAGES, run_ids=[run_id])
+        try:
+            return [salvage.to_message(row) for row in rows]
+        except CorruptHistoryError as error:
+            return error
+
+    # --- what workers do --------------------------------------------------------------
+
+    def has_worker(self, worker_id: str) -> bool:
+        """See `Tables`."""
+        return bool(self._fetch(statements.FIND_WORKER, holder=worker_id))
+
+    def insert_worker(self, worker: WorkerRecord) -> None:
+        """See `Tables`."""
+        fields = msgspec.structs.asdict(worker)
+        self._execute(
+            statements.INSERT_WORKER,
+            **{name: fields[name] for name in salvage.WORKER_FIELDS},
+        )
+
+    def renew_worker(self, worker_id: str, until: int) -> bool:
+        """See `Tables`."""
+        renewed = self._execute(statements.RENEW_LEASE, holder=worker_id, until=until)
+        return bool(renewed.rowcount)
+
+    def remove_workers(self, worker_ids: Sequence[str]) -> None:
+        """See `Tables`."""
+        self._execute(statements.DISOWN_ALL_RUNS, owners=worker_ids)
+        self._execute(statements.DELETE_WORKERS, worker_ids=worker_ids)
+
+    def find_dead_workers(
+        self, myself: str, now: int, presumed_dead: Sequence[str]
+    ) -> list[str]:
+        """See `Tables`."""
+        rows = self._fetch(
+            statements.FIND_DEAD_WORKERS,
+            myself=myself,
+            now=now,
+            presumed_dead=presumed_dead,
+        )
+        return [worker_id for (worker_id,) in rows if isinstance(worker_id, str)]
+
+    def disown_strays(self) -> None:
+        """See `Tables`."""
+        self._execute(statements.DISOWN_STRAYS)
+
+    def delete_replies(self, before: int) -> None:
+        """See `Tables`."""
+        self._execute(statements.DELETE_OLD_REPLIES, until=before)
+
+    def find_claimable(
+        self, worker: WorkerRecord, workflow_types: Sequence[str], limit: int
+    ) -> list[Claimable]:
+        """See `Tables`."""
+        found: list[Claimable] = []
+        where: dict[str, Any] = {
+            "namespace": worker.namespace,
+            "task_queue": worker.task_queue,
+            "workflow_types": workflow_types,
+        }
+        for statement, active in (
+            (statements.FIND_CLAIMABLE_AWAITING, {"active": 1}),
+            (statements.FIND_CLAIMABLE_WAITING, {"active": 1}),
+            (statements.FIND_CLAIMABLE_AWAITING, {"active": 0}),
+            (statements.FIND_CLAIMABLE_WAITING, {"active": 0}),
+            (statements.FIND_CLAIMABLE_ODD, {}),
+        ):
+            page = limit - len(found)
+            if page > 0:
+                rows = self._fetch(statement, **where, **active, page=page)
+                found += [row for row in rows if isinstance(row[0], str)]
+        return found
+
+    def own_runs(self, run_ids: Sequence[str], owner: str) -> None:
+        """See `Tables`."""
+        for ids in chunks(run_ids):
+            self._execute(statements.OWN_RUNS, run_ids=ids, new_owner=owner)
+
+    def disown_runs(self, run_ids: Sequence[str], owner: str) -> None:
+        """See `Tables`."""
+        for ids in chunks(run_ids):
+            self._execute(statements.DISOWN_RUNS, myself=owner, run_ids=ids)
+
+    def find_positions(self, run_id: str) -> tuple[int, ...] | None:
+        """See `Tables`."""
+        if not self._fetch(statements.IS_OPEN, run_id=run_id):
+            return None
+        return tuple(row[1] for row in reads.read_rows(self._session, run_id))
+
+    def repair_run(self, run_id: str, keep: int, rows: Sequence[HistoryRow]) -> None:
+        """See `Tables`."""
+        self._execute(statements.DELETE_EVENTS_AFTER, repaired=run_id, kept=keep)
+        if rows:
+            names = [column.name for column in statements.HISTORY_COLUMNS]
+            values = [dict(zip(names, row, strict=True)) for row in rows]
+            self._session.connection.execute(statements.INSERT_EVENTS, values)
+        self._execute(statements.FREE_RUN, freed=run_id)

@@ -1,0 +1,447 @@
+"""The statements that need not be fastest: SQLAlchemy Core, alike on all databases.
+
+They are module constants, so that each is compiled once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from durable.store.records import (
+    RunStatus,
+)
+from durable.store.sql.salvage import (
+    ATTEMPT_FIELDS,
+    MESSAGE_FIELDS,
+    RUN_FIELDS,
+    WORKER_FIELDS,
+)
+from durable.store.sql.tables import (
+    ATTEMPTS,
+    HISTORY,
+    INBOX,
+    REPLIES,
+    RUNS,
+    WORKERS,
+)
+
+if TYPE_CHECKING:
+    from durable.store.records import (
+        AttemptRecord,
+        RunFilter,
+        RunRecord,
+    )
+
+_IS_OPEN: Final = RUNS.c.open_key.is_not(None)
+
+
+def _many(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, expanding=True)
+
+
+# --- columns and values ---------------------------------------------------------------
+
+RUN_COLUMNS: Final = [RUNS.c[field] for field in RUN_FIELDS]
+ATTEMPT_COLUMNS: Final = [ATTEMPTS.c[field] for field in ATTEMPT_FIELDS]
+MESSAGE_COLUMNS: Final = [INBOX.c[field] for field in MESSAGE_FIELDS]
+_WORKER_COLUMNS: Final = [WORKERS.c[field] for field in WORKER_FIELDS]
+
+
+def run_values(record: RunRecord) -> tuple[Any, ...]:
+    """Return a run's values in the order of `RUN_COLUMNS`, and its open key."""
+    return (
+        record.namespace,
+        record.workflow_id,
+        record.run_id,
+        record.workflow_type,
+        record.task_queue,
+        record.status.value,
+        record.started_at,
+        record.first_run_id,
+        record.request_id,
+        record.closed_at,
+        record.owner,
+        record.is_active,
+        record.wake_at,
+        record.stuck,
+        record.version,
+        record.continued_from_run_id,
+        record.parent_workflow_id,
+        record.parent_run_id,
+        record.root_run_id,
+        record.parent_initiated_event_id,
+        record.parent_close_policy,
+        record.state,
+        record.checkpoint_event_id,
+        record.workflow_id if record.status is RunStatus.RUNNING else None,
+    )
+
+
+def attempt_values(attempt: AttemptRecord) -> tuple[Any, ...]:
+    """Return an attempt's values in the order of `ATTEMPT_COLUMNS`."""
+    return (
+        attempt.run_id,
+        attempt.scheduled_event_id,
+        attempt.attempt,
+        attempt.activity_type,
+        attempt.state.value,
+        attempt.due_at,
+        attempt.started_at,
+        attempt.closed_at,
+        attempt.failure,
+        attempt.worker_id,
+    )
+
+
+HISTORY_COLUMNS: Final = [
+    HISTORY.c[name]
+    for name in ("run_id", "event_id", "task_number", "type", "time", "data", "flags")
+]
+
+# --- runs -----------------------------------------------------------------------------
+
+FIND_OPEN_RUNS: Final = sa.select(RUNS.c.open_key, *RUN_COLUMNS).where(
+    RUNS.c.namespace == sa.bindparam("namespace"),
+    RUNS.c.open_key.in_(_many("workflow_ids")),
+)
+FIND_NEWEST_RUN_OF_CHAIN: Final = (
+    sa.select(RUNS.c.run_id)
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        RUNS.c.workflow_id == sa.bindparam("workflow_id"),
+        RUNS.c.first_run_id == sa.bindparam("first_run_id"),
+    )
+    .order_by(RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
+    .limit(1)
+)
+_latest_starts: Final = (
+    sa.select(RUNS.c.workflow_id, sa.func.max(RUNS.c.started_at))
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        RUNS.c.workflow_id.in_(_many("workflow_ids")),
+    )
+    .group_by(RUNS.c.workflow_id)
+)
+# Of those that began at one instant the last one counts.
+FIND_NEWEST_RUNS: Final = (
+    sa.select(RUNS.c.workflow_id, *RUN_COLUMNS)
+    .where(
+        RUNS.c.namespace == sa.bindparam("namespace"),
+        sa.tuple_(RUNS.c.workflow_id, RUNS.c.started_at).in_(_latest_starts),
+    )
+    .order_by(RUNS.c.run_id)
+)
+IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
+    RUNS.c.run_id == sa.bindparam("run_id"), _IS_OPEN
+)
+LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
+
+
+# No namespace is empty, so all of them follow "".
+NEXT_NAMESPACE: Final = sa.select(sa.func.min(RUNS.c.namespace)).where(
+    RUNS.c.namespace > sa.bindparam("after")
+)
+
+
+def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
+    """Build the statement of one page of a listing."""
+    # Of a parent's children there are few: the bare column would lure SQLite into
+    # walking all runs of the namespace, because they come in the order of the listing.
+    is_family = where.parent_run_id is not None
+    column = RUNS.c.namespace.concat("") if is_family else RUNS.c.namespace
+    conditions = [column == namespace]
+    if where.status is not None:
+        conditions.append(RUNS.c.status == where.status.value)
+    if where.workflow_type is not None:
+        conditions.append(RUNS.c.workflow_type == where.workflow_type)
+    if where.workflow_id is not None:
+        conditions.append(RUNS.c.workflow_id == where.workflow_id)
+    if where.parent_run_id is not None:
+        conditions.append(RUNS.c.parent_run_id == where.parent_run_id)
+    if where.stuck is not None:
+        stuck = RUNS.c.stuck
+        conditions.append(stuck.is_not(None) if where.stuck else stuck.is_(None))
+    if where.started_before is not None:
+        conditions.append(RUNS.c.started_at < where.started_before)
+    if where.after is not None:
+        instant, run_id = where.after
+        # The first condition alone tells where in the index the page begins.
+        conditions.append(RUNS.c.started_at <= instant)
+        conditions.append(sa.or_(RUNS.c.started_at < instant, RUNS.c.run_id < run_id))
+    if where.run_ids is not None:
+        conditions.append(RUNS.c.run_id.in_(where.run_ids))
+    return (
+        sa.select(*RUN_COLUMNS)
+        .where(*conditions)
+        .order_by(RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
+        .limit(limit)
+    )
+
+
+_MINE: Final = (_IS_OPEN, RUNS.c.owner == sa.bindparam("myself"))
+# For active runs and for others apart: within each, the index has them in order.
+_MINE_AWAITING: Final = (
+    *_MINE,
+    RUNS.c.is_active == sa.bindparam("active"),
+    RUNS.c.wake_at.is_not(None),
+    RUNS.c.stuck.is_(None),
+)
+
+DUE_RUNS: Final = (
+    sa.select(RUNS.c.wake_at, RUNS.c.run_id)
+    .where(*_MINE_AWAITING, RUNS.c.wake_at <= sa.bindparam("until"))
+    .order_by(RUNS.c.wake_at, RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
+NEXT_WAKE_AT: Final = (
+    sa.select(RUNS.c.wake_at)
+    .where(*_MINE_AWAITING)
+    .order_by(RUNS.c.wake_at)
+    .limit(sa.literal(1))
+)
+_owner_of_message: Final = (
+    sa.select(RUNS.c.owner).where(RUNS.c.run_id == INBOX.c.run_id).scalar_subquery()
+)
+# Walks the inbox, which is small, and not the worker's runs, which may be many.
+MAILED_RUNS: Final = (
+    sa.select(INBOX.c.run_id)
+    .where(_owner_of_message == sa.bindparam("myself"))
+    .group_by(INBOX.c.run_id)
+    .order_by(sa.func.min(INBOX.c.sequence))
+    .limit(sa.bindparam("page"))
+)
+KEPT_RUNS: Final = sa.select(RUNS.c.run_id).where(
+    *_MINE, RUNS.c.run_id.in_(_many("run_ids"))
+)
+_CLAIMABLE: Final = (
+    _IS_OPEN,
+    RUNS.c.owner.is_(None),
+    # Bare, the column would lure SQLite into walking every open run of the namespace,
+    # owned or not, by the unique key, in place of the index that knows the owners.
+    RUNS.c.namespace.concat("") == sa.bindparam("namespace"),
+    RUNS.c.task_queue == sa.bindparam("task_queue"),
+    RUNS.c.workflow_type.in_(_many("workflow_types")),
+)
+UNOWNED_RUNS: Final = (
+    sa.select(
+        RUNS.c.run_id, RUNS.c.workflow_id, RUNS.c.workflow_type, RUNS.c.task_queue
+    )
+    .where(*_CLAIMABLE[:3], RUNS.c.stuck.is_(None))
+    .order_by(RUNS.c.started_at, RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
+COUNT_UNOWNED: Final = sa.select(sa.func.count()).select_from(RUNS).where(*_CLAIMABLE)
+_FIND_CLAIMABLE: Final = (
+    sa.select(
+        RUNS.c.run_id,
+        RUNS.c.is_active,
+        RUNS.c.wake_at,
+        RUNS.c.stuck.is_not(None),
+        sa.exists().where(INBOX.c.run_id == RUNS.c.run_id),
+    )
+    .where(*_CLAIMABLE, RUNS.c.is_active == sa.bindparam("active"))
+    .order_by(RUNS.c.wake_at, RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
+# Apart again, because databases do not agree on where NULL belongs in an order.
+FIND_CLAIMABLE_AWAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_not(None))
+FIND_CLAIMABLE_WAITING: Final = _FIND_CLAIMABLE.where(RUNS.c.wake_at.is_(None))
+# Neither active nor inactive: their new owner finds out why.
+FIND_CLAIMABLE_ODD: Final = (
+    sa.select(*_FIND_CLAIMABLE.selected_columns)
+    .where(*_CLAIMABLE, RUNS.c.is_active.not_in((0, 1)))
+    .order_by(RUNS.c.run_id)
+    .limit(sa.bindparam("page"))
+)
+OWN_RUNS: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+    # MySQL assigns from left to right, so `is_active` must come before `stuck`.
+    .ordered_values(
+        (RUNS.c.owner, sa.bindparam("new_owner", type_=sa.String())),
+        (
+            RUNS.c.is_active,
+            sa.case((RUNS.c.stuck.is_not(None), 1), else_=RUNS.c.is_active),
+        ),
+        (RUNS.c.stuck, None),
+    )
+)
+DISOWN_RUNS: Final = (
+    sa.update(RUNS)
+    .where(*_MINE, RUNS.c.run_id.in_(_many("run_ids")))
+    .values(owner=None)
+)
+DISOWN_ALL_RUNS: Final = (
+    sa.update(RUNS)
+    .where(_IS_OPEN, RUNS.c.owner.in_(_many("owners")))
+    .values(owner=None)
+)
+# From one owner to the next by the index: they are few, and their runs are many. As
+# text, because building and compiling it would take longer than opening a database.
+DISOWN_STRAYS: Final = sa.text(
+    "UPDATE durable_runs SET owner = NULL WHERE open_key IS NOT NULL AND owner IN"
+    " (WITH RECURSIVE owners(owner) AS ("
+    "SELECT min(owner) FROM durable_runs WHERE open_key IS NOT NULL AND owner IS NOT"
+    " NULL"
+    " UNION ALL SELECT (SELECT min(durable_runs.owner) FROM durable_runs"
+    " WHERE durable_runs.open_key IS NOT NULL AND durable_runs.owner > owners.owner)"
+    " FROM owners WHERE owners.owner IS NOT NULL)"
+    " SELECT owners.owner FROM owners WHERE owners.owner IS NOT NULL"
+    " AND NOT EXISTS (SELECT 1 FROM durable_workers WHERE worker_id = owners.owner))"
+)
+FREE_RUN: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id == sa.bindparam("freed"))
+    .values(owner=None, is_active=1, wake_at=None, stuck=None)
+)
+
+# --- history, inbox, attempts ---------------------------------------------------------
+
+READ_HISTORY: Final = (
+    sa.select(*HISTORY_COLUMNS)
+    .where(
+        HISTORY.c.run_id == sa.bindparam("run_id"),
+        HISTORY.c.event_id > sa.bindparam("after"),
+    )
+    .order_by(HISTORY.c.event_id)
+)
+LOAD_HISTORY: Final = (
+    sa.select(*HISTORY_COLUMNS)
+    .where(HISTORY.c.run_id.in_(_many("run_ids")))
+    .order_by(HISTORY.c.run_id, HISTORY.c.event_id)
+)
+# A character that JSON has no use for; many, since the longer a separator is, the
+# faster Python finds it.
+PACKED_SEPARATOR: Final = 8 * "\x1e"
+# A driver takes much longer to hand over a row than a database to find it, so a run's
+# history comes as one: `reads` takes it apart, and asks for the rows if it cannot.
+LOAD_PACKED_HISTORY: Final = (
+    sa.select(
+        HISTORY.c.run_id,
+        sa.func.count(),
+        sa.func.min(HISTORY.c.event_id),
+        sa.func.max(HISTORY.c.event_id),
+        sa.func.sum(HISTORY.c.event_id),
+        sa.func.min(HISTORY.c.flags),
+        sa.func.max(HISTORY.c.flags),
+        sa.func.aggregate_strings(HISTORY.c.task_number, ","),
+        sa.func.aggregate_strings(HISTORY.c.time, ","),
+        sa.func.aggregate_strings(HISTORY.c.type, ","),
+        sa.func.aggregate_strings(HISTORY.c.data, PACKED_SEPARATOR),
+    )
+    .where(HISTORY.c.run_id.in_(_many("run_ids")))
+    .group_by(HISTORY.c.run_id)
+)
+LOAD_FIRST_ROWS: Final = LOAD_HISTORY.where(HISTORY.c.event_id == sa.literal(1))
+LOAD_HISTORY_FROM_CHECKPOINT: Final = (
+    sa.select(*HISTORY_COLUMNS)
+    .join_from(
+        RUNS,
+        HISTORY,
+        sa.and_(
+            HISTORY.c.run_id == RUNS.c.run_id,
+            HISTORY.c.event_id >= RUNS.c.checkpoint_event_id,
+        ),
+    )
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+    .order_by(RUNS.c.run_id, HISTORY.c.event_id)
+)
+_end: Final = HISTORY.alias()
+_latest_event_id: Final = (
+    sa.select(sa.func.max(_end.c.event_id))
+    # Whatever else was put there, SQLite takes text to be greater than any number.
+    .where(_end.c.run_id == RUNS.c.run_id, _end.c.event_id <= sa.literal(2**31 - 1))
+    .scalar_subquery()
+)
+FIND_HISTORY_ENDS: Final = (
+    sa.select(
+        HISTORY.c.run_id, HISTORY.c.event_id, HISTORY.c.task_number, HISTORY.c.time
+    )
+    .join_from(
+        RUNS,
+        HISTORY,
+        sa.and_(
+            HISTORY.c.run_id == RUNS.c.run_id, HISTORY.c.event_id == _latest_event_id
+        ),
+    )
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+)
+INSERT_EVENTS: Final = sa.insert(HISTORY).inline()
+DELETE_EVENTS_AFTER: Final = sa.delete(HISTORY).where(
+    HISTORY.c.run_id == sa.bindparam("repaired"),
+    HISTORY.c.event_id > sa.bindparam("kept"),
+)
+FIND_EVENT_DATA: Final = sa.select(HISTORY.c.data).where(
+    HISTORY.c.run_id == sa.bindparam("run_id"),
+    HISTORY.c.event_id == sa.bindparam("event_id"),
+)
+LOAD_MESSAGES: Final = (
+    sa.select(*MESSAGE_COLUMNS)
+    .where(INBOX.c.run_id.in_(_many("run_ids")))
+    .order_by(INBOX.c.sequence)
+)
+READ_REPLY: Final = sa.select(REPLIES.c.data).where(
+    REPLIES.c.run_id == sa.bindparam("run_id"),
+    REPLIES.c.request_id == sa.bindparam("request_id"),
+)
+# With the newest row of those that have closed.
+READ_NEWS: Final = (
+    sa.select(
+        RUNS.c.run_id,
+        _IS_OPEN,
+        RUNS.c.stuck.is_not(None),
+        _latest_event_id,
+        *HISTORY_COLUMNS,
+    )
+    .join_from(
+        RUNS,
+        HISTORY,
+        sa.and_(
+            RUNS.c.open_key.is_(None),
+            HISTORY.c.run_id == RUNS.c.run_id,
+            HISTORY.c.event_id == _latest_event_id,
+        ),
+        isouter=True,
+    )
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+)
+FIND_REPLIES: Final = sa.select(REPLIES.c.run_id, REPLIES.c.request_id).where(
+    REPLIES.c.run_id.in_(_many("run_ids"))
+)
+DELETE_OLD_REPLIES: Final = sa.delete(REPLIES).where(
+    REPLIES.c.created_at < sa.bindparam("until")
+)
+LOAD_ATTEMPTS: Final = (
+    sa.select(*ATTEMPT_COLUMNS)
+    .where(ATTEMPTS.c.run_id.in_(_many("run_ids")))
+    .order_by(ATTEMPTS.c.run_id, ATTEMPTS.c.scheduled_event_id, ATTEMPTS.c.attempt)
+)
+
+# --- workers --------------------------------------------------------------------------
+
+LIST_WORKERS: Final = sa.select(*_WORKER_COLUMNS).order_by(WORKERS.c.worker_id)
+FIND_DEAD_WORKERS: Final = (
+    sa.select(WORKERS.c.worker_id)
+    .where(
+        WORKERS.c.worker_id != sa.bindparam("myself"),
+        sa.or_(
+            WORKERS.c.lease_expires_at <= sa.bindparam("now"),
+            WORKERS.c.worker_id.in_(_many("presumed_dead")),
+        ),
+    )
+    .order_by(WORKERS.c.worker_id)
+)
+FIND_WORKER: Final = sa.select(WORKERS.c.worker_id).where(
+    WORKERS.c.worker_id == sa.bindparam("holder")
+)
+INSERT_WORKER: Final = sa.insert(WORKERS).inline()
+DELETE_WORKERS: Final = sa.delete(WORKERS).where(
+    WORKERS.c.worker_id.in_(_many("worker_ids"))
+)
+RENEW_LEASE: Final = (
+    sa.update(WORKERS)
+    .where(WORKERS.c.worker_id == sa.bindparam("holder"))
+    .values(lease_expires_at=sa.bindparam("until"))
+)

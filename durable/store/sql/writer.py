@@ -1,0 +1,282 @@
+"""The writer thread: takes submitted operations, commits them in groups, answers.
+
+It also does what must not depend on the event loop: it renews the lease, notices what
+other processes have committed, and looks after the database when nothing else is to
+do.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from durable import limits
+from durable.errors import InternalError, StoreError
+from durable.store.lease import RETRY_SECONDS, ReleaseWorker
+from durable.store.sql.forking import Gate
+from durable.store.sql.reader import read_explained
+from durable.store.sql.reads import Question
+from durable.store.submission import deliver
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from durable.observer import Observer
+    from durable.store.database import Database, Session
+    from durable.store.sql.groups import GroupExecutor
+    from durable.store.store import Outcome
+
+_Item: TypeAlias = "tuple[Any, Outcome]"
+
+# How often to look for foreign commits: soon after one, another is likely.
+_POLL_SECONDS_ACTIVE: Final = 0.005
+_POLL_SECONDS_QUIET: Final = 0.020
+_ACTIVE_SECONDS: Final = 1.0
+# How long nothing must have happened before the database is looked after.
+_IDLE_SECONDS: Final = 0.020
+
+
+class Writer:
+    """Runs a `GroupExecutor` on a thread of its own.
+
+    All methods belong to the event loop.
+    """
+
+    def __init__(
+        self,
+        executor: GroupExecutor,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        database: Database,
+        observer: Observer | None,
+        ended: Callable[[], None],
+    ) -> None:
+        """Prepare; `start` starts the thread; `ended` is called as it ends."""
+        self._executor = executor
+        self._database = database
+        self._gate = Gate(executor)
+        self._ended = ended
+        self._loop = loop
+        self._observer = observer
+        self._queue: deque[_Item] = deque()
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
+        self._is_asleep = False
+        self._is_stopping = False
+        self._changed: Callable[[], None] | None = None
+        self._is_change_due = False
+        self._poll_at = 0.0
+        self._active_until = 0.0
+        self._is_dirty = False
+        self._idle_at = 0.0
+        self._polled: Session | None = None
+        # A daemon: a program that forgets to close its engine must still be able to
+        # end. The database survives being cut off at any point.
+        self._thread = threading.Thread(
+            target=self._run, name=f"durable writer of {database.name}", daemon=True
+        )
+
+    def start(self, started: Outcome) -> None:
+        """Start the thread; `started` receives whether the database was opened."""
+        self._started = started
+        self._thread.start()
+
+    def submit(self, operation: Any, done: Outcome) -> None:
+        """Queue an operation."""
+        self._queue.append((operation, done))
+        if self._is_asleep:
+            self._wake()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` on the loop when another connection has committed."""
+        self._changed = changed
+        self._wake()
+
+    def stop(self, stopped: Outcome) -> None:
+        """Finish what was submitted, then disconnect; `stopped` is called last."""
+        self._stopped = stopped
+        self._is_stopping = True
+        self._wake()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the event loop was closed, and the writer was not stopped before."""
+        return self._loop.is_closed()
+
+    def _wake(self) -> None:
+        self._is_asleep = False
+        # The thread may have woken up by itself in between, so the alarm may be set.
+        if self._alarm.locked():
+            self._alarm.release()
+
+    # --- on the thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        with self._gate:
+            try:
+                self._polled = self._executor.open()
+            except Exception as error:  # noqa: BLE001 - the opener waits for an answer
+                self._post([(self._started, None, error)])
+                return
+        self._post([(self._started, None, None)])
+        while self._round():
+            if not self._queue:
+                self._sleep()
+        self._ended()
+        with self._gate:
+            self._executor.close()
+        if self._is_stopping:
+            self._post([(self._stopped, None, None)])
+
+    def _round(self) -> bool:
+        """Do what there is to do; False if that was all, for ever."""
+        with self._gate:
+            # Once the loop is closed nobody can submit, nor hear. A thread that went on
+            # would renew the lease of a worker that does nothing.
+            is_abandoned = self._loop.is_closed()
+            if self._queue and not is_abandoned:
+                self._work()
+            elif self._is_stopping or is_abandoned:
+                if self._executor.renew_at is not None:
+                    self._executor.execute([ReleaseWorker()])
+                return False
+            self._keep_house()
+        return True
+
+    def _work(self) -> None:
+        queue = self._queue
+        if isinstance(queue[0][0], Question):
+            question, done = queue.popleft()
+            self._post([(done, *self._read(question))])
+            return
+        operations: list[Any] = []
+        receivers: list[Outcome] = []
+        # Only this thread takes from the queue, so what was there stays there.
+        for _ in range(min(len(queue), limits.COMMIT_OPERATIONS_MAX)):
+            if isinstance(queue[0][0], Question):
+                break
+            operation, done = queue.popleft()
+            operations.append(operation)
+            receivers.append(done)
+        began = time.perf_counter_ns()
+        try:
+            outcomes, calls = self._executor.execute(operations)
+        except Exception as error:  # noqa: BLE001 - the thread must go on
+            failure = InternalError(f"A group of operations failed: {error!r}")
+            outcomes, calls = [(None, failure) for _ in operations], []
+        duration = (time.perf_counter_ns() - began) // 1_000
+        self._is_dirty = True
+        self._idle_at = time.monotonic() + _IDLE_SECONDS
+        answers = [
+            (done, result, error)
+            for done, (result, error) in zip(receivers, outcomes, strict=True)
+        ]
+        self._post(answers)
+        for call in calls:
+            self._call_on_loop(call)
+        self._observe(operations, duration)
+
+    def _read(self, question: Question) -> tuple[Any, BaseException | None]:
+        try:
+            session = self._executor.open()
+            return read_explained(self._database, session, [question])[0], None
+        except Exception as error:  # noqa: BLE001 - the reader gets it
+            return None, error
+
+    def _observe(self, operations: list[Any], duration: int) -> None:
+        if self._observer is None:
+            return
+        rows = sum(len(getattr(operation, "rows", ())) for operation in operations)
+        # On the loop, where an observer that raises harms nobody.
+        self._call_on_loop(
+            functools.partial(
+                self._observer.committed,
+                operations=len(operations),
+                rows=rows,
+                duration=duration,
+            )
+        )
+
+    def _sleep(self) -> None:
+        self._is_asleep = True
+        # Whoever submits after this line sees the flag; who came before left an item.
+        if not self._queue and not self._is_stopping:
+            timeout = self._time_to_sleep()
+            self._alarm.acquire(timeout=-1 if timeout is None else timeout)
+        self._is_asleep = False
+
+    def _time_to_sleep(self) -> float | None:
+        moments: list[float] = []
+        now = time.monotonic()
+        if self._executor.renew_at is not None:
+            moments.append(self._executor.renew_at)
+        if self._changed is not None:
+            moments.append(self._poll_at)
+        if self._is_dirty:
+            moments.append(self._idle_at)
+        if not moments:
+            return None
+        return min(max(0.0, min(moments) - now), threading.TIMEOUT_MAX)
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        try:
+            renew_at = self._executor.renew_at
+            if renew_at is not None and now >= renew_at:
+                for call in self._executor.renew():
+                    self._call_on_loop(call)
+            if self._changed is not None and now >= self._poll_at:
+                self._poll(now)
+            if self._is_dirty:
+                is_idle = now >= self._idle_at
+                is_done = self._executor.open().maintain(is_idle=is_idle)
+                self._is_dirty = not (is_idle and is_done)
+                if is_idle and not is_done:
+                    self._idle_at = now + RETRY_SECONDS
+        except StoreError:
+            # Operations report the error themselves.
+            self._poll_at = self._idle_at = now + RETRY_SECONDS
+        except Exception:  # noqa: BLE001 - the thread must go on
+            # The next who needs a connection gets a new one, or learns the reason.
+            self._executor.close()
+            self._poll_at = self._idle_at = now + RETRY_SECONDS
+
+    def _poll(self, now: float) -> None:
+        session = self._executor.open()
+        self._executor.check_place(session)
+        # A new connection cannot know what happened before it.
+        is_new = session is not self._polled
+        self._polled = session
+        if session.has_changed() or is_new:
+            self._active_until = now + _ACTIVE_SECONDS
+            if not self._is_change_due:
+                self._is_change_due = True
+                self._call_on_loop(self._report_change)
+        is_active = now < self._active_until
+        self._poll_at = now + (
+            _POLL_SECONDS_ACTIVE if is_active else _POLL_SECONDS_QUIET
+        )
+
+    def _post(self, answers: list[tuple[Outcome, Any, BaseException | None]]) -> None:
+        self._call_on_loop(deliver, self._loop, answers)
+
+    def _call_on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:  # it was closed, and so was everybody who could listen
+            return
+
+    # --- on the loop again ------------------------------------------------------------
+
+    def _report_change(self) -> None:
+        self._is_change_due = False
+        if self._changed is not None:
+            self._changed()

@@ -1,0 +1,1 @@
+"""What only SQLite needs: its file, its locks, its errors, its statements."""

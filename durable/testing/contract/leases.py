@@ -1,0 +1,387 @@
+"""What the store's contract says of workers, their leases and their runs."""
+
+# ruff: noqa: S101 - these assertions are for pytest
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from durable import limits
+from durable.errors import (
+    InternalError,
+    LeaseLostError,
+)
+from durable.store.queries import CountUnowned, FindUnowned, ListWorkers, LoadRuns
+from durable.store.records import (
+    Claimed,
+    ClaimRuns,
+    CommitTask,
+    ParkRun,
+    ReapWorkers,
+    RecordAttempts,
+    ReleaseRuns,
+    RunStatus,
+)
+from durable.testing.contract.rows import (
+    START,
+    make_closing,
+    make_commit,
+    make_message,
+    make_rows,
+    make_start,
+    make_worker,
+    perform_all,
+)
+
+if TYPE_CHECKING:
+    from durable.testing.contract.rows import Harness
+
+LEASE = round(limits.LEASE_SECONDS * 1_000_000)
+CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
+
+
+def fenced_operations(worker_id: str) -> list[Any]:
+    """Every kind of operation that needs the lease, for a run `r1`."""
+    return [
+        make_start("r9", owner=worker_id),
+        CommitTask(run_id="r1", rows=make_rows("r1", 3, 3)),
+        RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=None),
+        ParkRun(run_id="r1", stuck="{}"),
+        CLAIM,
+        ReleaseRuns(run_ids=("r1",)),
+    ]
+
+
+async def wait_until(condition: Any) -> None:
+    """Let the loop run until something holds; the test's timeout is the bound."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.001)
+
+
+class LeaseContract:
+    """Registering, losing and releasing."""
+
+    shares_database: bool
+
+    async def test_register_gives_a_lease(self, harness: Harness) -> None:
+        store = await harness.open()
+        harness.clock.advance(1)
+
+        registered = await harness.register(store, "w1", pid=12)
+
+        assert registered == make_worker(
+            "w1",
+            pid=12,
+            lease_expires_at=START + 1_000_000 + LEASE,
+        )
+        assert await store.read(ListWorkers()) == [registered]
+
+    async def test_register_is_refused_while_a_worker_is_registered(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w1")
+
+        with pytest.raises(InternalError, match="w1"):
+            await harness.register(store, "w2")
+        await store.perform(make_start("r1", owner="w1"))
+
+    async def test_store_knows_whether_it_may_hold_a_lease(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        assert not store.holds_lease()
+        await harness.register(store, "w1")
+        assert store.holds_lease()
+        await store.perform(make_start("r1"))
+        await store.perform(CLAIM)
+        assert store.holds_lease()
+        await store.release_worker()
+        assert not store.holds_lease()
+
+    async def test_lease_that_is_over_is_not_held_before_its_loss_is_heard(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open()
+        harness.clock.advance(LEASE / 1_000_000 + 1)
+        assert await other.perform(ReapWorkers(presumed_dead=())) == ["w1"]
+        assert not store.holds_lease()
+
+    async def test_release_frees_every_run_at_once(self, harness: Harness) -> None:
+        store = await harness.open("w1")
+        await store.perform(make_start("r1", owner="w1", is_active=True))
+        await perform_all(store, make_start("r2", owner="w1"), make_closing("r2", 3, 3))
+
+        await store.release_worker()
+        await store.release_worker()
+
+        assert await store.read(ListWorkers()) == []
+        one, two = await store.read(LoadRuns(["r1", "r2"]))
+        assert (one.record.owner, one.record.is_active) == (None, True)
+        assert two.record.status is RunStatus.COMPLETED
+        assert harness.lost == []
+        with pytest.raises(LeaseLostError):
+            await store.perform(make_commit("r1", 3, 3))
+
+    async def test_lost_lease_refuses_every_fenced_operation(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await store.perform(make_start("r1", owner="w1"))
+        assert await other.perform(ReapWorkers(presumed_dead=("w1",))) == ["w1"]
+
+        unfenced = make_start("r2")
+        *refused, kept = await perform_all(store, *fenced_operations("w1"), unfenced)
+
+        assert [type(error) for error in refused] == [LeaseLostError] * 6
+        assert kept.created
+        assert await store.perform(make_message("r1")) == "r1"
+        loaded, untouched = await other.read(LoadRuns(["r1", "r2", "r9"]))
+        assert (loaded.record.owner, loaded.record.stuck) == (None, None)
+        assert loaded.rows == make_rows("r1", 1, 2)
+        assert untouched.record.run_id == "r2"
+
+    async def test_lost_lease_is_reported_once(self, harness: Harness) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await other.perform(ReapWorkers(presumed_dead=("w1",)))
+
+        for operation in fenced_operations("w1"):
+            with pytest.raises(LeaseLostError):
+                await store.perform(operation)
+        await wait_until(lambda: harness.lost)
+        with pytest.raises(LeaseLostError):
+            await store.perform(CLAIM)
+
+        assert harness.lost == ["w1"]
+
+    async def test_lost_lease_is_replaced_by_registering_again(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await other.perform(ReapWorkers(presumed_dead=("w1",)))
+        with pytest.raises(LeaseLostError):
+            await store.perform(CLAIM)
+
+        with pytest.raises(LeaseLostError, match="w2"):
+            await harness.register(store, "w2")
+        await harness.register(store, "w3")
+
+        assert (await store.perform(make_start("r1", owner="w3"))).created
+        with pytest.raises(LeaseLostError):
+            await store.perform(make_start("r2", owner="w1"))
+
+    async def test_reaping_takes_workers_whose_lease_has_ended(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        await store.perform(make_start("r1", owner="w1", is_active=True))
+        other = await harness.open()
+        assert await other.perform(ReapWorkers()) == []
+        harness.clock.advance(limits.LEASE_SECONDS)
+
+        assert await other.perform(ReapWorkers()) == ["w1"]
+
+        assert await other.read(ListWorkers()) == []
+        (loaded,) = await other.read(LoadRuns(["r1"]))
+        assert (loaded.record.owner, loaded.record.is_active) == (None, True)
+        with pytest.raises(LeaseLostError):
+            await store.perform(make_commit("r1", 3, 3))
+
+    async def test_reaping_sees_the_clock_that_was_set_back(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        harness.clock.advance(3_600)
+        store.now()
+        harness.clock.advance(-3_600)
+        await harness.open("w2")
+
+        assert await store.perform(ReapWorkers()) == []
+
+    async def test_reaping_spares_the_worker_itself(self, harness: Harness) -> None:
+        store = await harness.open("w1")
+        harness.clock.advance(2 * limits.LEASE_SECONDS)
+
+        assert await store.perform(ReapWorkers(presumed_dead=("w1", "w0"))) == []
+        assert (await store.perform(make_start("r1", owner="w1"))).created
+
+
+class ClaimContract:
+    """Claiming and releasing runs."""
+
+    shares_database: bool
+
+    async def test_claim_takes_ownerless_runs_of_known_types(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1"),
+            make_start("r2", workflow_type="other"),
+            make_start("r3", task_queue="elsewhere"),
+            make_start("r4", namespace="elsewhere"),
+            make_start("r5", owner="w"),
+            make_start("r6", owner="w"),
+            make_closing("r6", 3, 3),
+        )
+        assert await store.read(CountUnowned(["order"])) == 1
+        assert await store.read(CountUnowned(["order", "other"])) == 2
+        assert await store.read(CountUnowned([])) == 0
+        unowned = await store.read(FindUnowned("default", 10))
+        assert [run.run_id for run in unowned] == ["r1", "r2", "r3"]
+        assert [run.workflow_type for run in unowned] == ["order", "other", "order"]
+        assert unowned[2].task_queue == "elsewhere"
+        assert await store.read(FindUnowned("default", 1)) == unowned[:1]
+
+        assert await store.perform(CLAIM) == Claimed(ready=[], count=1)
+
+        owners = {
+            loaded.record.run_id: loaded.record.owner
+            for loaded in await store.read(
+                LoadRuns(["r1", "r2", "r3", "r4", "r5", "r6"])
+            )
+        }
+        assert owners == {
+            "r1": "w",
+            "r2": None,
+            "r3": None,
+            "r4": None,
+            "r5": "w",
+            "r6": None,
+        }
+        assert await store.read(CountUnowned(["order"])) == 0
+
+    async def test_claim_tells_which_runs_to_load_at_once(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("sleeping", wake_at=START + 1),
+            make_start("waiting"),
+            make_start("due", wake_at=START),
+            make_start("active", is_active=True),
+            make_start("mailed", wake_at=START + 2),
+            make_message("mailed"),
+            make_start("stuck", owner="w"),
+            ParkRun(run_id="stuck", stuck="{}"),
+            ReleaseRuns(run_ids=("stuck",)),
+        )
+
+        claimed = await store.perform(CLAIM)
+
+        assert claimed.count == 6
+        assert sorted(claimed.ready) == ["active", "due", "mailed", "stuck"]
+
+    async def test_claim_frees_a_stuck_run(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1", owner="w"),
+            make_start("r2", owner="w"),
+            ParkRun(run_id="r1", stuck="{}"),
+            ReleaseRuns(run_ids=("r1", "r2")),
+            CLAIM,
+        )
+
+        stuck, other = await store.read(LoadRuns(["r1", "r2"]))
+
+        assert (stuck.record.stuck, stuck.record.is_active) == (None, True)
+        assert (other.record.stuck, other.record.is_active) == (None, False)
+
+    async def test_claim_takes_the_oldest_first_and_not_too_many(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("a-never"),
+            make_start("b-late", wake_at=START - 1),
+            make_start("c-later", wake_at=START),
+            make_start("d-early", wake_at=START - 9),
+            make_start("e-active", is_active=True),
+        )
+
+        taken = [
+            await store.perform(ClaimRuns(workflow_types=("order",), limit=2))
+            for _ in range(4)
+        ]
+
+        assert taken == [
+            Claimed(ready=["e-active", "d-early"], count=2),
+            Claimed(ready=["b-late", "c-later"], count=2),
+            Claimed(ready=[], count=1),
+            Claimed(ready=[], count=0),
+        ]
+
+    async def test_claim_leaves_the_worker_as_it_is(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        (before,) = await store.read(ListWorkers())
+        await store.perform(make_start("r1"))
+
+        await store.perform(CLAIM)
+        await store.perform(ClaimRuns(workflow_types=("order",), limit=0))
+        await store.perform(ClaimRuns(workflow_types=(), limit=5))
+
+        assert await store.read(ListWorkers()) == [before]
+
+    async def test_released_runs_can_be_claimed(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1", owner="w", is_active=True, wake_at=START + 5),
+            make_start("r2", owner="w"),
+        )
+
+        await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
+
+        one, two = await store.read(LoadRuns(["r1", "r2"]))
+        assert (one.record.owner, one.record.is_active) == (None, True)
+        assert one.record.wake_at == START + 5
+        assert two.record.owner == "w"
+        assert await store.perform(CLAIM) == Claimed(ready=["r1"], count=1)
+
+    async def test_many_runs_can_be_released_at_once(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        names = [f"r{number}" for number in range(2_100)]
+        await perform_all(
+            store,
+            *(make_start(name, owner="w") for name in names),
+            ReleaseRuns(run_ids=tuple(names)),
+        )
+
+        assert await store.read(CountUnowned(["order"])) == len(names)
+        claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=10**6))
+        assert claimed.count == len(names)
+
+    async def test_release_of_runs_leaves_those_of_others(
+        self, harness: Harness
+    ) -> None:
+        if not self.shares_database:
+            pytest.skip("needs a second store")
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await store.perform(make_start("r1", owner="w1"))
+
+        await other.perform(ReleaseRuns(run_ids=("r1",)))
+
+        assert await store.perform(make_commit("r1", 3, 3)) is None

@@ -1,0 +1,441 @@
+"""What the store's contract says of reads."""
+
+# ruff: noqa: S101 - these assertions are for pytest
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from durable.store.queries import (
+    CountUnowned,
+    FindDueRuns,
+    FindLostRuns,
+    FindMailedRuns,
+    FindNextWakeUp,
+    FindRun,
+    ListNamespaces,
+    ListRuns,
+    ListWorkers,
+    LoadRuns,
+    Query,
+    ReadAttempts,
+    ReadHistory,
+    ReadMessages,
+    ReadNews,
+)
+from durable.store.records import (
+    CommitTask,
+    ParkRun,
+    RecordAttempts,
+    ReplyRecord,
+    RunFilter,
+    RunStatus,
+)
+from durable.testing.contract.rows import (
+    NAMESPACE,
+    START,
+    make_attempt,
+    make_child,
+    make_closing,
+    make_message,
+    make_rows,
+    make_start,
+    make_termination,
+    make_worker,
+    perform_all,
+)
+
+if TYPE_CHECKING:
+    from durable.testing.contract.rows import Harness
+
+
+class ReadContract:
+    """Reads."""
+
+    async def test_load_keeps_the_order_and_leaves_out_unknown_runs(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        names = [f"r{number}" for number in range(7)]
+        await perform_all(store, *(make_start(n, owner="w", events=3) for n in names))
+        asked = ["r5", "unknown", "r0", "r3"]
+
+        loaded = await store.read(LoadRuns(asked))
+
+        assert [run.record.run_id for run in loaded] == ["r5", "r0", "r3"]
+        assert all(run.rows == make_rows(run.record.run_id, 1, 3) for run in loaded)
+        assert await store.read(LoadRuns([])) == []
+
+    async def test_load_serves_more_runs_than_one_query_takes(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        names = [f"r{number:04}" for number in range(1_203)]
+        await perform_all(store, *(make_start(n, events=1) for n in names))
+
+        loaded = await store.read(LoadRuns(names))
+
+        assert [run.record.run_id for run in loaded] == names
+        assert all(len(run.rows) == 1 for run in loaded)
+
+    async def test_history_is_read_from_a_position_on(self, harness: Harness) -> None:
+        store = await harness.open()
+        await store.perform(make_start("r1", events=12))
+
+        assert await store.read(ReadHistory("r1")) == make_rows("r1", 1, 12)
+        assert await store.read(ReadHistory("r1", 10)) == make_rows("r1", 11, 12)
+        assert await store.read(ReadHistory("r1", 12)) == []
+        assert await store.read(ReadHistory("unknown")) == []
+
+    async def test_history_keeps_text_and_numbers_as_they_are(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        row = ("r1", 1, 2**31 - 1, "Ereignis", 2**62, '{"é": "\\u0000 😀 \'"}', 2**40)
+        start = make_start("r1", events=0)
+        start.rows.append(row)
+
+        await store.perform(start)
+
+        assert await store.read(ReadHistory("r1")) == [row]
+
+    async def test_ids_are_compared_byte_by_byte(self, harness: Harness) -> None:
+        store = await harness.open()
+        names = ["Order-1", "order-1", "Ordér-1", "Orde\u0301r-1", "order-1.", "%"]
+
+        outcomes = await perform_all(store, *(make_start(name) for name in names))
+
+        assert [outcome.created for outcome in outcomes] == [True] * len(names)
+        for name in names:
+            found = await store.read(FindRun(NAMESPACE, f"wf-{name}"))
+            assert found is not None
+            assert found.run_id == name
+        assert await store.read(FindRun(NAMESPACE, "wf-ORDER-1")) is None
+
+    async def test_attempts_are_read_in_order(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+        attempts = [
+            make_attempt("r1", attempt, scheduled_event_id=event)
+            for event, attempt in ((2, 1), (2, 2), (2, 10), (11, 1))
+        ]
+
+        await store.perform(
+            RecordAttempts(
+                run_id="r1",
+                attempts=tuple(reversed(attempts)),
+                is_active=True,
+                wake_at=None,
+            )
+        )
+
+        assert await store.read(ReadAttempts("r1")) == attempts
+        assert await store.read(ReadAttempts("unknown")) == []
+
+    async def test_find_run_prefers_the_newest(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        for run_id, age in (("a", 1), ("c", 3), ("b", 2)):
+            await store.perform(
+                make_start(run_id, owner="w", workflow_id="wf", started_at=START + age)
+            )
+            await store.perform(make_closing(run_id, 3, 3))
+
+        newest = await store.read(FindRun(NAMESPACE, "wf"))
+        chosen = await store.read(FindRun(NAMESPACE, "wf", "a"))
+
+        assert newest is not None
+        assert chosen is not None
+        assert (newest.run_id, chosen.run_id) == ("c", "a")
+        assert await store.read(FindRun(NAMESPACE, "wf", "x")) is None
+        assert await store.read(FindRun(NAMESPACE, "other", "a")) is None
+
+    async def test_open_run_is_found_before_one_that_a_wrong_clock_made_newer(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        late = make_start("late", owner="w", workflow_id="wf", started_at=START + 9)
+        early = make_start("early", owner="w", workflow_id="wf", started_at=START)
+        await perform_all(store, late, make_closing("late", 3, 3), early)
+
+        found = await store.read(FindRun(NAMESPACE, "wf"))
+
+        assert found is not None
+        assert found.run_id == "early"
+        await store.perform(make_closing("early", 3, 3))
+        found = await store.read(FindRun(NAMESPACE, "wf"))
+        assert found is not None
+        assert found.run_id == "late"
+
+    @pytest.mark.parametrize(
+        ("where", "expected"),
+        [
+            ({}, "edcba"),
+            ({"limit": 2}, "ed"),
+            ({"limit": 0}, ""),
+            ({"limit": 10**9}, "edcba"),
+            ({"status": RunStatus.RUNNING}, "dcb"),
+            ({"status": RunStatus.COMPLETED}, "a"),
+            ({"workflow_type": "other"}, "c"),
+            ({"workflow_id": "wf-b"}, "b"),
+            ({"stuck": True}, "d"),
+            ({"stuck": False}, "ecba"),
+            ({"started_before": START + 4}, "cba"),
+            ({"started_before": START + 4, "limit": 1}, "c"),
+            ({"after": (START + 4, "d")}, "cba"),
+            ({"after": (START + 4, "d"), "stuck": False}, "cba"),
+            ({"after": (START + 4, "a"), "limit": 1}, "c"),
+            ({"after": (START, "z")}, ""),
+            ({"run_ids": ("a", "d", "x")}, "da"),
+            ({"run_ids": ()}, ""),
+            ({"status": RunStatus.RUNNING, "workflow_type": "order"}, "db"),
+        ],
+    )
+    async def test_listing_filters_and_shows_the_newest_first(
+        self, harness: Harness, where: dict[str, Any], expected: str
+    ) -> None:
+        store = await harness.open("w")
+        starts = [
+            make_start(name, owner="w", started_at=START + age)
+            for age, name in enumerate("abcde", 1)
+        ]
+        starts[2] = make_start(
+            "c", owner="w", started_at=START + 3, workflow_type="other"
+        )
+        await perform_all(
+            store,
+            *starts,
+            make_start("elsewhere", namespace="elsewhere"),
+            make_closing("a", 3, 3),
+            make_termination("e"),
+            ParkRun(run_id="d", stuck="{}"),
+        )
+
+        runs = await store.read(ListRuns(NAMESPACE, RunFilter(**where)))
+
+        assert "".join(run.run_id for run in runs) == expected
+
+    async def test_pages_skip_none_of_the_runs_that_started_at_one_instant(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        ages = {
+            name: age
+            for age, names in enumerate(("ab", "cdefg", "h"))
+            for name in names
+        }
+        await perform_all(
+            store,
+            *(make_start(name, started_at=START + age) for name, age in ages.items()),
+        )
+
+        found, after = "", None
+        while page := await store.read(
+            ListRuns(NAMESPACE, RunFilter(limit=2, after=after))
+        ):
+            found += "".join(run.run_id for run in page)
+            after = (page[-1].started_at, page[-1].run_id)
+
+        assert found == "hgfedcba"
+
+    async def test_news_of_runs_cost_no_history(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            *(make_start(name, owner="w", events=3) for name in "abcd"),
+            make_closing("b", 4, 6),
+            make_termination("c"),
+            ParkRun(run_id="d", stuck="{}"),
+            CommitTask(
+                run_id="a",
+                rows=make_rows("a", 4, 5),
+                replies=tuple(
+                    ReplyRecord(run_id="a", request_id=name, data="1", created_at=START)
+                    for name in ("q2", "q1")
+                ),
+            ),
+        )
+
+        news = {
+            one.run_id: one for one in await store.read(ReadNews(["a", "x", *"dcb"]))
+        }
+
+        assert set(news) == set("abcd")
+        assert [news[name].is_open for name in "abcd"] == [True, False, False, True]
+        assert [news[name].is_stuck for name in "abcd"] == [False, False, False, True]
+        assert news["a"].replies == ("q1", "q2")
+        assert news["d"].replies == ()
+        for name, one in news.items():
+            rows = await store.read(ReadHistory(name))
+            assert one.last_event_id == len(rows)
+            assert one.last_row == (None if one.is_open else rows[-1])
+        assert await store.read(ReadNews([])) == []
+
+    async def test_news_serve_more_runs_than_one_query_takes(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        names = [f"r{number:04}" for number in range(1_203)]
+        await perform_all(store, *(make_start(n, events=1) for n in names))
+
+        assert {one.run_id for one in await store.read(ReadNews(names))} == set(names)
+
+    async def test_what_is_asked_at_once_is_answered_each_by_itself(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        for name in "abc":
+            for run_id in (f"{name}1", f"{name}3", f"{name}2"):
+                await store.perform(make_start(run_id, owner="w", workflow_id=name))
+                if run_id != "a2":
+                    await store.perform(make_closing(run_id, 3, 3))
+        asked: list[Query[Any]] = [
+            *(FindRun(NAMESPACE, name) for name in "abcxa"),
+            *(FindRun(name, "a", "a1") for name in (NAMESPACE, "other")),
+            *(ReadNews([name, "c3", name]) for name in ("a1", "b2", "x")),
+            *(ReadHistory(name) for name in ("a1", "b2", "x")),
+        ]
+
+        together = await asyncio.gather(*(store.read(query) for query in asked))
+
+        found = [run and run.run_id for run in together[:5]]
+        assert found == ["a2", "b3", "c3", None, "a2"]
+        assert together == [await store.read(query) for query in asked]
+
+    async def test_listing_shows_the_children_of_a_run(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("p", owner="w"),
+            make_child("a", "p", "terminate", owner="w", started_at=START + 1),
+            make_child("b", "p", "abandon", owner="w", started_at=START + 2),
+            make_child("c", "b", "terminate", owner="w"),
+            make_child("d", "p", "abandon", namespace="elsewhere"),
+            make_closing("a", 3, 3),
+        )
+
+        for where, expected in (
+            (RunFilter(parent_run_id="p"), "ba"),
+            (RunFilter(parent_run_id="p", status=RunStatus.RUNNING), "b"),
+            (RunFilter(parent_run_id="p", limit=1), "b"),
+            (RunFilter(parent_run_id="p", started_before=START + 2), "a"),
+        ):
+            runs = await store.read(ListRuns(NAMESPACE, where))
+            assert "".join(run.run_id for run in runs) == expected
+        assert await store.read(ListRuns(NAMESPACE, RunFilter(parent_run_id="x"))) == []
+
+    async def test_messages_are_read_in_order(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("r1", owner="w"),
+            make_start("r2", owner="w"),
+            make_message("r1", "b"),
+            make_message("r2", "c"),
+            make_message("r1", "a"),
+        )
+
+        messages = await store.read(ReadMessages("r1"))
+
+        assert [message.request_id for message in messages] == ["b", "a"]
+        (loaded,) = await store.read(LoadRuns(["r1"]))
+        assert messages == loaded.messages
+        assert await store.read(ReadMessages("unknown")) == []
+
+    async def test_due_runs_are_this_workers_open_unparked_runs(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            make_start("later", owner="w", wake_at=START + 10),
+            make_start("third", owner="w", wake_at=START + 3, is_active=True),
+            make_start("second", owner="w", wake_at=START + 2),
+            make_start("first", owner="w", wake_at=START + 1, is_active=True),
+            make_start("never", owner="w"),
+            make_start("unowned", wake_at=START),
+            make_start("parked", owner="w", wake_at=START),
+            ParkRun(run_id="parked", stuck="{}"),
+            make_start("closed", owner="w", wake_at=START),
+            make_closing("closed", 3, 3),
+        )
+
+        assert await store.read(FindDueRuns(START + 3, 10)) == [
+            "first",
+            "second",
+            "third",
+        ]
+        assert await store.read(FindDueRuns(START + 10, 2)) == ["first", "second"]
+        assert await store.read(FindDueRuns(START, 10)) == []
+        assert await store.read(FindDueRuns(START + 10, 0)) == []
+        assert await store.read(FindNextWakeUp()) == START + 1
+
+    async def test_mailed_runs_come_by_their_oldest_message(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            *(make_start(name, owner="w") for name in ("a", "b", "c", "d")),
+            make_start("unowned"),
+            make_message("unowned"),
+            make_message("c"),
+            make_message("a"),
+            make_message("c", "cancel-2"),
+            make_message("d"),
+            ParkRun(run_id="d", stuck="{}"),
+        )
+
+        assert await store.read(FindMailedRuns(10)) == ["c", "a", "d"]
+        assert await store.read(FindMailedRuns(1)) == ["c"]
+        assert await store.read(FindMailedRuns(0)) == []
+
+    async def test_lost_runs_are_those_closed_or_taken(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await perform_all(
+            store,
+            *(make_start(name, owner="w") for name in ("a", "b", "c")),
+            make_start("unowned"),
+            make_termination("b"),
+        )
+
+        asked = ["nobody", "a", "unowned", "b", "c"]
+        assert await store.read(FindLostRuns(asked)) == ["nobody", "unowned", "b"]
+        assert await store.read(FindLostRuns([])) == []
+
+    async def test_worker_reads_are_empty_without_a_worker(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open()
+        await perform_all(store, make_start("r1", wake_at=START), make_message("r1"))
+
+        assert await store.read(FindDueRuns(START, 9)) == []
+        assert await store.read(FindMailedRuns(9)) == []
+        assert await store.read(FindNextWakeUp()) is None
+        assert await store.read(CountUnowned(["order"])) == 0
+
+    async def test_namespaces_are_listed_once_each(self, harness: Harness) -> None:
+        store = await harness.open()
+        assert await store.read(ListNamespaces()) == []
+        await perform_all(
+            store,
+            make_start("r1", namespace="shop"),
+            make_start("r2", namespace="Shop"),
+            make_start("r3", namespace="shop"),
+            make_start("r4", namespace="\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        )
+
+        assert await store.read(ListNamespaces()) == [
+            "Shop",
+            "shop",
+            "\N{LATIN SMALL LETTER E WITH ACUTE}",
+        ]
+
+    async def test_workers_are_listed_by_id(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        (worker,) = await store.read(ListWorkers())
+
+        assert msgspec.structs.replace(worker, lease_expires_at=0) == (make_worker("w"))

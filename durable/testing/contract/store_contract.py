@@ -1,0 +1,66 @@
+"""StoreContract: what every store must do, as tests to inherit.
+
+A store's test class derives from `StoreContract` and implements `make_store`. The
+tests are coroutines: run them with pytest-asyncio in auto mode.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import pytest
+
+from durable.testing.contract.commits import CommitContract
+from durable.testing.contract.deliveries import DeliveryContract
+from durable.testing.contract.families import FamilyContract
+from durable.testing.contract.leases import ClaimContract, LeaseContract
+from durable.testing.contract.lifecycle import LifecycleContract
+from durable.testing.contract.messages import MessageContract
+from durable.testing.contract.publishing import PublishingContract
+from durable.testing.contract.reads import ReadContract
+from durable.testing.contract.rows import Harness
+from durable.testing.contract.starts import StartContract
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from durable.clock import Clock
+    from durable.store.store import Store
+
+
+class StoreContract(
+    LifecycleContract,
+    StartContract,
+    CommitContract,
+    MessageContract,
+    DeliveryContract,
+    FamilyContract,
+    PublishingContract,
+    LeaseContract,
+    ClaimContract,
+    ReadContract,
+    ABC,
+):
+    """The contract of `durable.store.store.Store`, sentence by sentence.
+
+    Attributes:
+        shares_database: whether two stores of one test can work on one database. If
+            not, the tests that need two stores are skipped.
+    """
+
+    @abstractmethod
+    def make_store(self, clock: Clock, tmp_path: Path) -> Store:
+        """Return a store that is not opened yet.
+
+        All stores of one test, which is all that have the same `tmp_path`, must share
+        one database.
+        """
+
+    @pytest.fixture
+    async def harness(self, tmp_path: Path) -> AsyncIterator[Harness]:
+        """Open and close the stores of one test."""
+        harness = Harness(lambda clock: self.make_store(clock, tmp_path))
+        yield harness
+        await harness.close()

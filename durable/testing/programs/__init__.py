@@ -1,0 +1,1 @@
+"""Workflow programs as data, and the workflow that walks them."""

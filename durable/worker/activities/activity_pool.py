@@ -1,0 +1,382 @@
+"""Runs attempts of activities, and tells their runs how they end.
+
+What follows from an end is decided by the run (`durable.runs.attempts`); tasks, threads
+and timers live here, and a run that is told twice hears the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import Callable, Collection
+from typing import Any, Final, TypeAlias
+
+from durable.api.registry import Registry
+from durable.converter.failures import failure_of
+from durable.core.history.payload import Failure
+from durable.observer import WorkerObserver, WorkerState
+from durable.runs import inputs
+from durable.runs.live_run import Attempt, LiveRun
+from durable.runs.states import GONE
+from durable.store.records import AttemptState
+from durable.store.store import Store
+from durable.worker.activities import unrecorded
+from durable.worker.activities.activity_code import BuiltIn, Code, EngineParts
+from durable.worker.activities.activity_threads import NotBegunError, speaks_of_shutdown
+from durable.worker.activities.calls import Call, starts_by
+from durable.worker.activities.invoking import (
+    Invoker,
+    UnfitArgumentsError,
+    UnfitResultError,
+    exit_error,
+)
+from durable.worker.activities.places import Places, describe_running
+
+Feed: TypeAlias = Callable[[LiveRun, inputs.AnyInput], None]
+"""Gives a run something, and carries out what it wants then."""
+
+_log: Final = logging.getLogger("durable.worker")
+# What could not begin, for want of a thread say, is tried again after this long.
+_AGAIN_SECONDS: Final = 1.0
+# A loop that ends cancels what runs on it, and is gone by then.
+_LOOP_END_SECONDS: Final = 1.0
+# How long what is cut short by a drain may take to clean up.
+_UNWIND_SECONDS: Final = 1.0
+
+
+class ActivityPool:
+    """The activities of one worker.
+
+    Args:
+        feed: tells runs what became of their attempts.
+        concurrency: how many run at once; more wait in order.
+        threads: how many of them may be plain functions, each in a thread.
+        parts: what the engine hands to its activities.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        feed: Feed,
+        *,
+        concurrency: int,
+        threads: int,
+        observer: WorkerObserver | None,
+        parts: EngineParts,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._feed = feed
+        self._parts = parts
+        self._invoker = Invoker(store, parts, observer)
+        self._places = Places(concurrency, threads)
+        # Attempts begin wherever their run was driven; they must not see that place.
+        self._context = contextvars.copy_context()
+        self._patient: set[Call] = set()  # built-in ones that are under way
+        self._idle: asyncio.Event | None = None
+        self.is_draining = False
+
+    def state(self, cached: int, hits: int, misses: int, loading: int) -> WorkerState:
+        """How busy the worker is; any thread may ask."""
+        waiting = [call.attempt for call in self._places.waiting()]
+        since = min((a.due_at or a.scheduled_at for a in waiting), default=0)
+        return WorkerState(
+            cached_runs=cached,
+            cache_hits=hits,
+            cache_misses=misses,
+            slots=self._places.slots,
+            slots_used=len(self._places.running),
+            waiting=loading + len(waiting),
+            waiting_for=max(0, self._store.now() - since) if since else 0,
+        )
+
+    def running(self) -> list[str]:
+        """What runs, and at which line; any thread may ask."""
+        return sorted(map(describe_running, self._places.running.copy()))
+
+    # --- beginning --------------------------------------------------------------------
+
+    def begin(self, attempt: Attempt) -> None:
+        """Run an attempt that is recorded, now or when there is room."""
+        call = attempt.call
+        if call is None:
+            call = attempt.call = Call(attempt)
+        else:
+            self._places.forget_promise(call)
+        code = self.find_code(attempt.scheduled.activity_type)
+        if code is None:
+            self._feed(attempt.run, inputs.AttemptUnknown(attempt))
+        elif isinstance(code, BuiltIn) or self._places.has_room(code):
+            self._start(call, code)
+        else:
+            self._places.enqueue(call, code)
+            self._feed(attempt.run, inputs.AttemptQueued(attempt))
+            # No other limit counts as long as it waits.
+            limit = starts_by(attempt)
+            if limit is not None:
+                self.call_at(call, limit[0], self.never_started, call, limit[1])
+
+    def find_code(self, name: str) -> Code | None:
+        """What attempts of an activity run; None if this worker does not know it."""
+        built_in = self._parts.built_in.get(name)
+        return built_in or self._registry.find_activity(name)
+
+    def knows(self, name: str) -> bool:
+        """Whether attempts of an activity can run here."""
+        return self.find_code(name) is not None
+
+    def call_at(self, call: Call, instant: int, then: Any, *args: Any) -> None:
+        """Set the timer of an attempt."""
+        if call.timer is not None:
+            call.timer.cancel()
+        delay = max(0, instant - self._store.now()) / 1_000_000
+        call.timer = asyncio.get_running_loop().call_later(delay, then, *args)
+
+    def never_started(self, call: Call, timeout_type: str) -> None:
+        """An attempt has not begun within its time."""
+        if call.task is None and not call.attempt.is_over:
+            call.started_at = self._store.now()
+            self._timed_out(call, timeout_type)
+
+    def _start(self, call: Call, code: Code) -> None:
+        call.code = code
+        if isinstance(code, BuiltIn):
+            self._patient.add(call)
+        else:
+            self._places.take(call, code)
+        call.cancel_timer()
+        attempt = call.attempt
+        now = call.started_at = self._store.now()
+        loop = asyncio.get_running_loop()
+        scheduled = attempt.scheduled
+        settings = scheduled.settings
+        limit, kind = settings.start_to_close_timeout, "start_to_close"
+        if settings.schedule_to_close_timeout is not None:
+            left = attempt.scheduled_at + settings.schedule_to_close_timeout - now
+            if limit is None or left < limit:
+                limit, kind = max(left, 0), "schedule_to_close"
+        if limit is not None:
+            call.timer = loop.call_later(limit / 1_000_000, self._timed_out, call, kind)
+        run = attempt.run
+        call.task = loop.create_task(
+            self._run(call, code),
+            name=(
+                f"Activity {code.name!r} (id {scheduled.activity_id},"
+                f" attempt {attempt.attempt}) of run {run.started.workflow_id!r}"
+                f" (run id {run.run_id})"
+            ),
+            context=self._context.copy(),
+        )
+
+    # --- running ----------------------------------------------------------------------
+
+    async def _run(self, call: Call, code: Code) -> None:
+        attempt = call.attempt
+        try:
+            result = await self._invoker.call(call, code, self._thread_ended)
+        except asyncio.CancelledError as error:
+            self._stopped(call, error)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # the program ends: the next one sees to the attempt
+        except NotBegunError as error:
+            self._not_begun(call, error)
+        except UnfitArgumentsError as error:
+            failure = unrecorded.unfit_arguments(attempt, error)
+            self._hold(call, failure, AttemptState.BACKOFF)
+        except UnfitResultError as error:
+            failure = unrecorded.unfit_result(attempt, error)
+            self._hold(call, failure, AttemptState.RETURNED)
+        except BaseException as error:  # noqa: BLE001 - whatever an activity raises is its outcome
+            if speaks_of_shutdown(error):
+                self._doubt(call, "was cut short because its process ended")
+            else:
+                self._failed(call, failure_of(error))
+        else:
+            call.cancel_timer()
+            self._feed(
+                attempt.run, inputs.AttemptCompleted(attempt, result, call.started_at)
+            )
+        finally:
+            self._leave(call, code)
+
+    def _leave(self, call: Call, code: Code) -> None:
+        if isinstance(code, BuiltIn):
+            self._patient.discard(call)
+            return
+        self._places.leave(call, code)
+        if self._idle is not None and not self._places.running:
+            self._idle.set()
+        self._start_waiting()
+
+    def _thread_ended(self, call: Call) -> None:
+        self._places.thread_ended(call)
+        self._start_waiting()
+
+    def _interrupt(self, call: Call) -> None:
+        """Ask an attempt that has a task to stop."""
+        if call.context is not None:
+            call.context.cancel()
+        task, code = call.task, call.code
+        if task is None or code is None:
+            return
+        task.cancel()
+        if call.context is None:
+            # Cancelled before its first step it takes none, and would hold its place.
+            self._leave(call, code)
+            if call.is_stopping:
+                self._say_stopped(call)
+
+    def _start_waiting(self) -> None:
+        """Have it recorded that waiting attempts begin, one for each free place."""
+        while not self.is_draining:
+            call = self._places.next_waiting()
+            if call is None:
+                return
+            self._feed(call.attempt.run, inputs.AttemptReady(call.attempt))
+
+    def _not_begun(self, call: Call, error: NotBegunError) -> None:
+        """Try again soon, unless the process ends or the run is another worker's."""
+        attempt = call.attempt
+        if attempt.is_over or attempt.run.state is GONE:
+            return
+        call.cancel_timer()
+        _log.warning(
+            "%s has not begun (%s); it is tried again.", describe_running(call), error
+        )
+        attempt.call = None
+        again_at = self._store.now() + round(_AGAIN_SECONDS * 1_000_000)
+        self._feed(attempt.run, inputs.AttemptNotBegun(attempt, again_at))
+
+    # --- how it ended -----------------------------------------------------------------
+
+    def _failed(self, call: Call, failure: Failure) -> None:
+        if not call.attempt.is_over:
+            call.cancel_timer()
+            said = inputs.AttemptFailed(call.attempt, failure, call.started_at)
+            self._feed(call.attempt.run, said)
+
+    def _say_stopped(self, call: Call) -> None:
+        call.cancel_timer()
+        said = inputs.AttemptStopped(call.attempt, call.started_at)
+        self._feed(call.attempt.run, said)
+
+    def _hold(self, call: Call, problem: Failure, row_state: AttemptState) -> None:
+        call.cancel_timer()
+        said = inputs.AttemptUnrecorded(
+            call.attempt, problem, row_state, call.started_at
+        )
+        self._feed(call.attempt.run, said)
+
+    def _stopped(self, call: Call, error: asyncio.CancelledError) -> None:
+        if call.is_stopping:
+            self._say_stopped(call)
+        elif not call.attempt.is_over and not call.is_cut_short:
+            # As a CancelledError a task group of the workflow would swallow it.
+            failure = failure_of(exit_error(error))
+            if call.task is not None and call.task.cancelling():
+                # Somebody else has cancelled its task: perhaps the loop that ends.
+                again_at = self._store.now() + round(_LOOP_END_SECONDS * 1_000_000)
+                self.call_at(call, again_at, self._failed, call, failure)
+            else:
+                self._failed(call, failure)
+
+    def _timed_out(self, call: Call, timeout_type: str) -> None:
+        """An attempt's time is up: say so now, whatever its function does."""
+        attempt = call.attempt
+        settings = attempt.scheduled.settings
+        limit = getattr(settings, f"{timeout_type}_timeout") or 0
+        failure = Failure(
+            message=f"{timeout_type}_timeout of {limit / 1_000_000:g} s passed",
+            kind="timeout",
+            type="TimeoutError",
+            timeout_type=timeout_type,
+            cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
+        )
+        self._failed(call, failure)
+        self._interrupt(call)
+        self._places.warn_if_exhausted()
+
+    def stop(self, attempt: Attempt) -> None:
+        """End what waits, and ask what runs to stop."""
+        call = attempt.call
+        if call is None:
+            return
+        self._places.forget_promise(call)
+        if attempt.is_over:
+            call.cancel_timer()
+        else:
+            call.is_stopping = True
+        self._interrupt(call)
+
+    def let_go(self, attempt: Attempt) -> None:
+        """Let an attempt run on that nobody hears of any more."""
+        if attempt.call is not None:
+            attempt.call.cancel_timer()
+
+    # --- the end ----------------------------------------------------------------------
+
+    async def drain(self, grace: float) -> None:
+        """Begin nothing more; wait for what runs, then ask it to stop.
+
+        What only waits is not waited for. What answers by then is recorded as ever;
+        of all else the rows say that this worker could not wait for it.
+        """
+        self.is_draining = True
+        patient = [*self._patient]
+        for call in patient:
+            call.cancel_timer()
+            self._feed(call.attempt.run, inputs.AttemptUnheard(call.attempt))
+        await self._cut_short(patient)
+        running = self._places.running
+        if running:
+            self._idle = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._idle.wait()
+        left = [*running]
+        await self._cut_short(left)
+        for call in left:
+            if not call.attempt.is_over:
+                _log.warning(
+                    "The drain waited %g s for %s and leaves it to the next worker.",
+                    grace,
+                    describe_running(call),
+                )
+                why = (
+                    f"was cut short when its worker closed, after {grace:g} s of grace"
+                )
+                self._doubt(call, why)
+        self._invoker.close()
+
+    async def _cut_short(self, calls: Collection[Call]) -> None:
+        """Ask attempts to stop, and give them a moment for it."""
+        tasks: list[asyncio.Task[None]] = []
+        for call in calls:
+            call.is_cut_short = True
+            if call.context is None and not call.attempt.is_over:
+                # Its first line has not run, and will not.
+                call.cancel_timer()
+                self._feed(call.attempt.run, inputs.AttemptLeft(call.attempt))
+            elif call.task is not None:
+                tasks.append(call.task)
+            self._interrupt(call)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_UNWIND_SECONDS)
+
+    def _doubt(self, call: Call, what: str) -> None:
+        """Say why the outcome of an attempt is not known, for who comes next."""
+        attempt = call.attempt
+        if attempt.is_over:
+            return
+        call.cancel_timer()
+        failure = Failure(
+            message=f"attempt {attempt.attempt} {what}; nobody knows whether it took"
+            " effect",
+            kind="outcome_unknown",
+            type="OutcomeUnknown",
+        )
+        said = inputs.AttemptDoubtful(attempt, failure, call.started_at)
+        self._feed(attempt.run, said)

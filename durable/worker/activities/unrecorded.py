@@ -1,0 +1,157 @@
+"""What to say of attempts that cannot end for a bug, and how they end once mended.
+
+A function that has returned is never called again because its result does not fit the
+annotation: it has had its effect. What it returned is kept in the attempt's row, as it
+is without the annotation, for code that declares it rightly.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import msgspec
+
+from durable.api.activities.activity import Activity
+from durable.api.registry import Registry
+from durable.core.history.payload import Failure, Payload
+from durable.core.messages import ActivityResolution
+from durable.errors import DurableError, PayloadError
+from durable.runs import inputs
+from durable.runs.live_run import Attempt
+from durable.worker.activities.invoking import UnfitArgumentsError, UnfitResultError
+
+_log: Final = logging.getLogger("durable.worker")
+
+KIND: Final = "unrecorded"
+"""The kind of a failure that says why a result could not be recorded."""
+
+_RESOLVE: Final = (
+    " or say what to do: `durable resolve WORKFLOW_ID {id} --result JSON` (or"
+    " Handle.complete_activity) takes a result, `--again` (or Handle.retry_activity)"
+    " runs the activity again."
+)
+
+
+def _failure(text: str, problem: Exception, details: tuple[Payload, ...]) -> Failure:
+    return Failure(
+        message=text, kind=KIND, type=type(problem).__name__, details=details
+    )
+
+
+def _said(problem: Exception) -> str:
+    return problem.message if isinstance(problem, DurableError) else str(problem)
+
+
+def _name(attempt: Attempt, activity: Activity[Any, Any]) -> str:
+    return (
+        f"Activity {activity.name!r} (id {attempt.scheduled.activity_id}, attempt"
+        f" {attempt.attempt})"
+    )
+
+
+def unfit_result(attempt: Attempt, error: UnfitResultError) -> Failure:
+    """What is recorded of an attempt whose result cannot be."""
+    activity = error.activity
+    try:
+        kept = activity.call_signature.keep_result(error.value)
+    except Exception:  # noqa: BLE001 - a value's own code may raise anything
+        kept = None
+    resolve = _RESOLVE.format(id=attempt.scheduled.activity_id)
+    if kept is None:
+        mend = f" The value could not be kept; mend the code and{resolve[3:]}"
+    else:
+        mend = f" What it returned is kept: mend the annotation,{resolve}"
+    text = (
+        f"{_name(attempt, activity)} has returned, but: {_said(error.problem)}"
+        f" It is not run again.{mend}"
+    )
+    return _failure(text, error.problem, () if kept is None else (kept,))
+
+
+def unfit_arguments(attempt: Attempt, error: UnfitArgumentsError) -> Failure:
+    """What is recorded of an attempt that could not be called with its arguments."""
+    text = (
+        f"{_name(attempt, error.activity)} was not called: {_said(error.problem)} It is"
+    )
+    text += f" defined at {error.activity.call_signature.defined_at()}."
+    return _failure(text, error.problem, ())
+
+
+def recover_result(activity: Activity[Any, Any], failure: Failure) -> Payload:
+    """The result that was kept, as today's annotation records it.
+
+    Raises:
+        PayloadError: nothing was kept, or it still would change.
+        DurableError: it does not fit today's annotation.
+    """
+    if not failure.details:
+        raise PayloadError("The value was not kept.")
+    return activity.call_signature.recover_result(failure.details[0])
+
+
+def still_unfit(failure: Failure, problem: DurableError) -> Failure:
+    """What is said of a kept result that today's code cannot read either."""
+    if not failure.details:
+        return failure
+    text = f"{failure.message} With the present code: {problem.message}"
+    if problem.message in failure.message:
+        text = failure.message
+    return msgspec.structs.replace(failure, message=text)
+
+
+def refused(failure: Failure, problem: DurableError) -> Failure:
+    """What is said of an attempt after a result that was given for it is not one."""
+    return msgspec.structs.replace(
+        failure,
+        message=f"{failure.message} A result that was given is not taken:"
+        f" {problem.message}",
+    )
+
+
+# --- what an operator or mended code makes of it --------------------------------------
+
+
+def mend(registry: Registry, attempt: Attempt) -> inputs.AnyInput:
+    """What becomes of an attempt that has returned, by the code of today."""
+    activity = registry.find_activity(attempt.scheduled.activity_type)
+    problem = attempt.problem or Failure()
+    if activity is not None:
+        try:
+            return inputs.AttemptMended(attempt, recover_result(activity, problem))
+        except DurableError as error:
+            problem = still_unfit(problem, error)
+    return inputs.AttemptStillUnrecorded(attempt, problem)
+
+
+def resolve(
+    registry: Registry, attempt: Attempt, resolution: ActivityResolution
+) -> inputs.AnyInput:
+    """What becomes of an attempt by what an operator has decided."""
+    scheduled, result = attempt.scheduled, resolution.result
+    _log.info(
+        "%s has decided of activity %r (id %s) of run %r: %s",
+        resolution.identity or "an operator",
+        scheduled.activity_type,
+        scheduled.activity_id,
+        attempt.run.workflow_id,
+        "run again" if result is None else "result taken",
+    )
+    if result is None:
+        return inputs.AttemptRepeated(attempt)
+    activity = registry.find_activity(scheduled.activity_type)
+    if activity is not None:
+        try:
+            activity.call_signature.decode_result(result)
+        except DurableError as error:
+            _log.warning(
+                "A result that was given for activity %r (id %s) of run %r is not"
+                " taken: %s",
+                activity.name,
+                scheduled.activity_id,
+                attempt.run.workflow_id,
+                error,
+            )
+            problem = refused(attempt.problem or Failure(), error)
+            return inputs.AttemptStillUnrecorded(attempt, problem)
+    return inputs.AttemptMended(attempt, result)
