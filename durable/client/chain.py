@@ -28,6 +28,7 @@ from durable.store.records import (
     Started,
     StartRun,
     Terminated,
+    TerminateRun,
 )
 from durable.store.store import Store
 
@@ -262,3 +263,23 @@ class Chain:
             if taken is not None and await taken:
                 return
         await self.put(kind, request_id, encode_attributes(event))
+
+    async def terminate(self, event: Attributes) -> Terminated:
+        """Close the run by this event, whoever has it.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has closed already.
+        """
+        connection = self.connection
+        first = None if self.is_pinned else await self.find_first_run_id()
+        terminated: Terminated = await connection.store.perform(
+            TerminateRun(
+                namespace=connection.namespace,
+                workflow_id=self.workflow_id,
+                run_id=None if first is not None else self.current,
+                first_run_id=first,
+                data=encode_attributes(event),
+            )
+        )
+        return terminated

@@ -35,7 +35,7 @@ from durable.client.waiting.answers import UpdateOutcome
 from durable.client.waiting.listening import terminal_of
 from durable.client.waiting.outcomes import RunOutcome
 from durable.converter import json
-from durable.core.history.codec import decode_rows, encode_attributes
+from durable.core.history.codec import decode_rows
 from durable.core.history.events import (
     Attributes,
     HistoryEvent,
@@ -55,8 +55,6 @@ from durable.store.records import (
     AttemptRecord,
     MessageKind,
     RunStatus,
-    Terminated,
-    TerminateRun,
 )
 
 R_co = TypeVar("R_co", covariant=True)
@@ -576,22 +574,10 @@ class Handle(Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
         """
-        connection, chain = self._connection, self._chain
-        first = None if chain.is_pinned else await chain.find_first_run_id()
-        terminated: Terminated = await connection.store.perform(
-            TerminateRun(
-                namespace=connection.namespace,
-                workflow_id=self.workflow_id,
-                run_id=None if first is not None else chain.current,
-                first_run_id=first,
-                data=encode_attributes(
-                    WorkflowExecutionTerminated(
-                        reason=_reason(reason), identity=connection.identity
-                    )
-                ),
-            )
+        event = WorkflowExecutionTerminated(
+            reason=_reason(reason), identity=self._connection.identity
         )
-        await connection.terminated(terminated)
+        await self._connection.terminated(await self._chain.terminate(event))
 
 
 def _reason(given: object) -> str:
