@@ -258,6 +258,10 @@ class MemoryDatabase:
     def _change(self, run_id: str, **fields: Any) -> None:
         self.runs[run_id] = replace(self.runs[run_id], **fields)
 
+    def _set_free(self, run_id: str, now: int) -> None:
+        epoch = self.runs[run_id].epoch + 1
+        self._change(run_id, owner=None, wake_at=now, epoch=epoch)
+
     # --- what workers do --------------------------------------------------------------
 
     def has_worker(self, worker_id: str) -> bool:
@@ -297,7 +301,7 @@ class MemoryDatabase:
         """See `Tables`."""
         for run in list(self.open_runs()):
             if run.owner is not None and run.owner not in self.workers:
-                self._change(run.run_id, owner=None, wake_at=now)
+                self._set_free(run.run_id, now)
 
     def delete_replies(self, before: int) -> None:
         """See `Tables`."""
@@ -342,7 +346,7 @@ class MemoryDatabase:
         for run_id in run_ids:
             run = self.runs.get(run_id)
             if run is not None and run.owner == owner:
-                self._change(run_id, owner=None, wake_at=now)
+                self._set_free(run_id, now)
 
     def find_positions(self, run_id: str) -> tuple[int, ...] | None:
         """See `Tables`."""
@@ -359,8 +363,8 @@ class MemoryDatabase:
         for event_id in [e for e in history if e > keep]:
             del history[event_id]
         history.update((row[1], row) for row in rows)
-        epoch = self.runs[run_id].epoch + 1
-        self._change(run_id, owner=None, wake_at=now, stuck=None, epoch=epoch)
+        self._set_free(run_id, now)
+        self._change(run_id, stuck=None)
 
 
 def _age_key(run: RunRecord) -> tuple[int, str]:

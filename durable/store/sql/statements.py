@@ -262,6 +262,7 @@ OWN_RUNS: Final = (
 _at_rest_and_due: Final[dict[str, Any]] = {
     "owner": None,
     "wake_at": sa.bindparam("due"),
+    "epoch": RUNS.c.epoch + sa.literal(1),
 }
 DISOWN_RUNS: Final = (
     sa.update(RUNS)
@@ -274,13 +275,14 @@ DISOWN_ALL_RUNS: Final = (
 # What has an owner is live, and little. As text, because building and compiling it
 # would take longer than opening a database.
 DISOWN_STRAYS: Final = sa.text(
-    "UPDATE durable_runs SET owner = NULL, wake_at = :due WHERE owner IS NOT NULL"
+    "UPDATE durable_runs SET owner = NULL, wake_at = :due, epoch = epoch + 1"
+    " WHERE owner IS NOT NULL"
     " AND owner NOT IN (SELECT worker_id FROM durable_workers)"
 )
 FREE_RUN: Final = (
     sa.update(RUNS)
     .where(RUNS.c.run_id == sa.bindparam("freed"))
-    .values(**_at_rest_and_due, stuck=None, epoch=RUNS.c.epoch + sa.literal(1))
+    .values(**_at_rest_and_due, stuck=None)
 )
 
 # --- history, inbox, attempts ---------------------------------------------------------

@@ -18,6 +18,7 @@ from durable.store.queries import (
     LoadRuns,
     ReadAttempts,
     ReadHistory,
+    ReadMessages,
 )
 from durable.store.records import (
     AttemptState,
@@ -25,7 +26,6 @@ from durable.store.records import (
     MailArrived,
     ParkRun,
     RecordAttempts,
-    ReleaseRuns,
     RepairRun,
     RunStatus,
     Started,
@@ -87,7 +87,7 @@ class CommitContract:
         self, harness: Harness
     ) -> None:
         store = await harness.open("w")
-        started = make_start("r1", owner="w", is_active=True, wake_at=START)
+        started = make_start("r1", owner="w", wake_at=START)
         await store.perform(started)
 
         assert await store.perform(make_commit("r1", 3, 5)) is None
@@ -98,7 +98,7 @@ class CommitContract:
 
     async def test_commit_may_update_the_run(self, harness: Harness) -> None:
         store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", is_active=True))
+        await store.perform(make_start("r1", owner="w"))
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
 
         await store.perform(
@@ -106,14 +106,14 @@ class CommitContract:
         )
 
         record = (await load(store, "r1")).record
-        assert record == make_run("r1", owner="w", is_active=False, wake_at=77)
+        assert record == make_run("r1", wake_at=77, epoch=1)
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_commit_closes_the_run(
         self, harness: Harness, status: RunStatus
     ) -> None:
         store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", is_active=True, wake_at=START))
+        await store.perform(make_start("r1", owner="w", wake_at=START))
 
         await store.perform(make_closing("r1", 3, 4, status=status))
 
@@ -165,7 +165,7 @@ class CommitContract:
     ) -> None:
         """No belief of a worker about where a history ends can make a hole in it."""
         store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", is_active=True))
+        await store.perform(make_start("r1", owner="w"))
         ahead = make_commit("r1", 4, 5, attempts=(make_attempt("r1", 1),), **changes)
 
         refused = (await perform_all(store, ahead))[0]
@@ -174,7 +174,7 @@ class CommitContract:
         loaded = await load(store, "r1")
         assert loaded.rows == make_rows("r1", 1, 2)
         assert loaded.attempts == []
-        assert loaded.record == make_run("r1", owner="w", is_active=True)
+        assert loaded.record == make_run("r1", owner="w")
 
     @pytest.mark.parametrize("changes", GAPS)
     async def test_commit_that_would_leave_a_gap_harms_no_neighbour(
@@ -273,21 +273,67 @@ class CommitContract:
         )
         assert loaded.attempts == []
 
-    @pytest.mark.parametrize("run_id", ["unowned", "unknown"])
-    async def test_commit_to_a_run_of_no_or_another_owner_is_refused(
-        self, harness: Harness, run_id: str
+    async def test_commit_to_a_run_that_is_not_there_is_refused(
+        self, harness: Harness
     ) -> None:
         store = await harness.open("w")
-        await store.perform(make_start("unowned", owner="w"))
-        await store.perform(ReleaseRuns(run_ids=("unowned",)))
-
         with pytest.raises(HistoryTakenError):
-            await store.perform(make_commit(run_id, 3, 3))
-        assert await store.read(ReadHistory(run_id, 2)) == []
+            await store.perform(make_commit("unknown", 3, 3))
+        assert await store.read(ReadHistory("unknown")) == []
+
+    async def test_commit_to_a_run_at_rest_ends_its_epoch(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1"))
+        rest: dict[str, Any] = {"update_run": True, "is_active": False}
+
+        first, again, next_one, work, owned, stale = await perform_all(
+            store,
+            make_commit("r1", 3, 3, **rest),
+            make_commit("r1", 4, 4, **rest),
+            make_commit("r1", 4, 4, epoch=1, **rest),
+            RecordAttempts(
+                run_id="r1", attempts=(), is_active=True, wake_at=None, epoch=2
+            ),
+            make_commit("r1", 5, 5, **rest),
+            RecordAttempts(
+                run_id="r1", attempts=(), is_active=True, wake_at=None, epoch=2
+            ),
+        )
+
+        assert [first, next_one, work, owned] == [None] * 4
+        assert isinstance(again, HistoryTakenError)
+        assert isinstance(stale, HistoryTakenError)
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run("r1", epoch=3)
+        assert loaded.rows == make_rows("r1", 1, 5)
+
+    @pytest.mark.parametrize("known", [(), (1,)])
+    async def test_run_at_rest_is_due_for_what_it_has_not_seen(
+        self, harness: Harness, known: tuple[int, ...]
+    ) -> None:
+        store = await harness.open("w")
+        await perform_all(store, make_start("r1", owner="w"), make_message("r1"))
+        (message,) = await store.read(ReadMessages("r1"))
+        rest = make_commit(
+            "r1",
+            3,
+            3,
+            update_run=True,
+            is_active=False,
+            wake_at=START + 9,
+            known=tuple(message.sequence for _ in known),
+        )
+
+        await store.perform(rest)
+
+        record = (await load(store, "r1")).record
+        assert record == make_run("r1", wake_at=START + 9 if known else START)
 
     async def test_attempts_are_inserted_or_replaced(self, harness: Harness) -> None:
         store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", is_active=True))
+        await store.perform(make_start("r1", owner="w"))
         waiting = make_attempt("r1", 2, state=AttemptState.BACKOFF, due_at=START + 9)
         first = make_attempt("r1", 1, state=AttemptState.FAILED)
         begun = make_attempt("r1", 2, started_at=START + 9, worker_id="w")
@@ -322,28 +368,25 @@ class CommitContract:
 
         record = (await load(store, "r1")).record
         assert (record.stuck, record.wake_at) == ("{}", START)
-        assert await store.read(FindDueRuns(START, 10)) == []
-        assert await store.read(FindNextWakeUp()) is None
+        assert (record.owner, record.epoch) == ("w", 1)
 
-    async def test_parking_keeps_owner_and_history(self, harness: Harness) -> None:
+    async def test_parking_leaves_the_run_at_rest(self, harness: Harness) -> None:
         store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", is_active=True, wake_at=START))
+        await store.perform(make_start("r1", owner="w", wake_at=START))
 
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
 
         loaded = await load(store, "r1")
-        assert loaded.record == make_run("r1", owner="w", stuck='{"message": "bug"}')
+        assert loaded.record == make_run("r1", stuck='{"message": "bug"}')
         assert loaded.rows == make_rows("r1", 1, 2)
         assert await store.read(FindDueRuns(START, 10)) == []
-        assert await store.read(FindNextWakeUp()) is None
+        assert await store.read(FindNextWakeUp(["order"])) is None
 
     async def test_repair_replaces_the_end_and_sets_the_run_free(
         self, harness: Harness
     ) -> None:
         store = await harness.open("w")
-        await store.perform(
-            make_start("r1", owner="w", events=5, is_active=False, wake_at=START)
-        )
+        await store.perform(make_start("r1", owner="w", events=5, wake_at=START))
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "hole"}'))
         others = make_rows("r1", 3, 3, '{"other": 1}')
 
@@ -354,7 +397,7 @@ class CommitContract:
         assert done is True
         loaded = await load(store, "r1")
         assert loaded.rows == make_rows("r1", 1, 2) + others
-        assert loaded.record == make_run("r1", owner=None, is_active=True)
+        assert loaded.record == make_run("r1", wake_at=START, epoch=1)
         with pytest.raises(HistoryTakenError):
             await store.perform(make_commit("r1", 4, 4))
 
@@ -366,21 +409,21 @@ class CommitContract:
 
         loaded = await load(store, "r1")
         assert loaded.rows == make_rows("r1", 1, 2)
-        assert loaded.record == make_run("r1", owner=None, is_active=True)
+        assert loaded.record == make_run("r1", wake_at=START, epoch=1)
 
     @pytest.mark.parametrize("expected", [(1,), (1, 2, 3), ()])
     async def test_repair_changes_nothing_if_the_history_is_another(
         self, harness: Harness, expected: tuple[int, ...]
     ) -> None:
         store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", is_active=True))
+        await store.perform(make_start("r1", owner="w"))
 
         for run_id in ("r1", "unknown"):
             repair = RepairRun(run_id=run_id, expected=expected, keep=0)
             assert await store.perform(repair) is False
 
         loaded = await load(store, "r1")
-        assert loaded.record == make_run("r1", owner="w", is_active=True)
+        assert loaded.record == make_run("r1", owner="w")
         assert loaded.rows == make_rows("r1", 1, 2)
 
     async def test_repair_leaves_a_closed_run_alone(self, harness: Harness) -> None:

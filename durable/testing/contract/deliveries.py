@@ -364,7 +364,7 @@ class DeliveryContract:
             store,
             make_commit("taken", 2, 3, messages=(message,)),
             make_closing("mailed", 3, 3, messages=(message,)),
-            make_commit("unowned", 3, 3, messages=(message,)),
+            make_commit("unowned", 3, 3, messages=(message,), epoch=7),
         )
 
         assert isinstance(taken, HistoryTakenError)

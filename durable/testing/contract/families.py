@@ -66,7 +66,7 @@ async def open_family(harness: Harness) -> Store:
         store,
         make_start("p", owner="w"),
         make_start("other", owner="w"),
-        make_child("t1", "p", "terminate", owner="w", is_active=True, wake_at=START),
+        make_child("t1", "p", "terminate", owner="w", wake_at=START),
         make_child("t2", "p", "terminate", started_at=START - 1),
         make_child("gone", "p", "terminate", owner="w"),
         make_closing("gone", 3, 3),

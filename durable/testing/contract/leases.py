@@ -14,9 +14,8 @@ from durable.errors import (
     InternalError,
     LeaseLostError,
 )
-from durable.store.queries import CountUnowned, FindUnowned, ListWorkers, LoadRuns
+from durable.store.queries import FindUnowned, ListWorkers, LoadRuns
 from durable.store.records import (
-    Claimed,
     ClaimRuns,
     CommitTask,
     ParkRun,
@@ -95,7 +94,7 @@ class LeaseContract:
         assert not store.holds_lease()
         await harness.register(store, "w1")
         assert store.holds_lease()
-        await store.perform(make_start("r1"))
+        await store.perform(make_start("r1", wake_at=START))
         await store.perform(CLAIM)
         assert store.holds_lease()
         await store.release_worker()
@@ -114,7 +113,7 @@ class LeaseContract:
 
     async def test_release_frees_every_run_at_once(self, harness: Harness) -> None:
         store = await harness.open("w1")
-        await store.perform(make_start("r1", owner="w1", is_active=True))
+        await store.perform(make_start("r1", owner="w1"))
         await perform_all(store, make_start("r2", owner="w1"), make_closing("r2", 3, 3))
 
         await store.release_worker()
@@ -122,7 +121,7 @@ class LeaseContract:
 
         assert await store.read(ListWorkers()) == []
         one, two = await store.read(LoadRuns(["r1", "r2"]))
-        assert (one.record.owner, one.record.is_active) == (None, True)
+        assert (one.record.owner, one.record.wake_at) == (None, START)
         assert two.record.status is RunStatus.COMPLETED
         assert harness.lost == []
         with pytest.raises(LeaseLostError):
@@ -190,7 +189,7 @@ class LeaseContract:
         if not self.shares_database:
             pytest.skip("needs a second store")
         store = await harness.open("w1")
-        await store.perform(make_start("r1", owner="w1", is_active=True))
+        await store.perform(make_start("r1", owner="w1"))
         other = await harness.open()
         assert await other.perform(ReapWorkers()) == []
         harness.clock.advance(limits.LEASE_SECONDS)
@@ -199,7 +198,8 @@ class LeaseContract:
 
         assert await other.read(ListWorkers()) == []
         (loaded,) = await other.read(LoadRuns(["r1"]))
-        assert (loaded.record.owner, loaded.record.is_active) == (None, True)
+        due = START + LEASE
+        assert (loaded.record.owner, loaded.record.wake_at) == (None, due)
         with pytest.raises(LeaseLostError):
             await store.perform(make_commit("r1", 3, 3))
 
@@ -229,84 +229,69 @@ class ClaimContract:
 
     shares_database: bool
 
-    async def test_claim_takes_ownerless_runs_of_known_types(
+    async def test_claim_takes_due_runs_at_rest_of_known_types(
         self, harness: Harness
     ) -> None:
         store = await harness.open("w")
         await perform_all(
             store,
-            make_start("r1"),
-            make_start("r2", workflow_type="other"),
-            make_start("r3", task_queue="elsewhere"),
-            make_start("r4", namespace="elsewhere"),
-            make_start("r5", owner="w"),
-            make_start("r6", owner="w"),
-            make_closing("r6", 3, 3),
+            make_start("r1", wake_at=START),
+            make_start("r2", wake_at=START, workflow_type="other"),
+            make_start("r3", wake_at=START, task_queue="elsewhere"),
+            make_start("r4", wake_at=START, namespace="elsewhere"),
+            make_start("r5", wake_at=START, owner="w"),
+            make_start("r6", wake_at=START + 1),
+            make_start("r7"),
         )
-        assert await store.read(CountUnowned(["order"])) == 1
-        assert await store.read(CountUnowned(["order", "other"])) == 2
-        assert await store.read(CountUnowned([])) == 0
-        unowned = await store.read(FindUnowned("default", 10))
+        unowned = await store.read(FindUnowned("default", START, 10))
         assert [run.run_id for run in unowned] == ["r1", "r2", "r3"]
         assert [run.workflow_type for run in unowned] == ["order", "other", "order"]
         assert unowned[2].task_queue == "elsewhere"
-        assert await store.read(FindUnowned("default", 1)) == unowned[:1]
+        assert await store.read(FindUnowned("default", START, 1)) == unowned[:1]
 
-        assert await store.perform(CLAIM) == Claimed(ready=[], count=1)
+        assert await store.perform(CLAIM) == {"r1": 1}
 
-        owners = {
-            loaded.record.run_id: loaded.record.owner
-            for loaded in await store.read(
-                LoadRuns(["r1", "r2", "r3", "r4", "r5", "r6"])
-            )
-        }
-        assert owners == {
-            "r1": "w",
-            "r2": None,
-            "r3": None,
-            "r4": None,
-            "r5": "w",
-            "r6": None,
-        }
-        assert await store.read(CountUnowned(["order"])) == 0
+        names = [f"r{number}" for number in range(1, 8)]
+        owners = [one.record.owner for one in await store.read(LoadRuns(names))]
+        assert owners == ["w", None, None, None, "w", None, None]
+        assert await store.perform(CLAIM) == {}
 
-    async def test_claim_tells_which_runs_to_load_at_once(
+    async def test_run_at_rest_is_due_once_it_has_a_message(
         self, harness: Harness
     ) -> None:
         store = await harness.open("w")
         await perform_all(
             store,
-            make_start("sleeping", wake_at=START + 1),
-            make_start("waiting"),
-            make_start("due", wake_at=START),
-            make_start("active", is_active=True),
-            make_start("mailed", wake_at=START + 2),
-            make_message("mailed"),
-            make_start("stuck", owner="w"),
-            ParkRun(run_id="stuck", stuck="{}"),
-            ReleaseRuns(run_ids=("stuck",)),
+            make_start("never"),
+            make_start("later", wake_at=START + 9),
+            make_start("earlier", wake_at=START - 9),
+            make_start("owned", owner="w", wake_at=START + 9),
+            *map(make_message, ("never", "later", "earlier", "owned")),
         )
 
+        names = ["never", "later", "earlier", "owned"]
+        due = [one.record.wake_at for one in await store.read(LoadRuns(names))]
+
+        assert due == [START, START, START - 9, START + 9]
         claimed = await store.perform(CLAIM)
+        assert list(claimed) == ["earlier", "later", "never"]
 
-        assert claimed.count == 6
-        assert sorted(claimed.ready) == ["active", "due", "mailed", "stuck"]
-
-    async def test_claim_frees_a_stuck_run(self, harness: Harness) -> None:
+    async def test_stuck_runs_are_claimed_page_by_page(self, harness: Harness) -> None:
         store = await harness.open("w")
         await perform_all(
             store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
-            ParkRun(run_id="r1", stuck="{}"),
-            ReleaseRuns(run_ids=("r1", "r2")),
-            CLAIM,
+            *(make_start(name, owner="w") for name in "abc"),
+            make_start("sound", wake_at=START),
+            *(ParkRun(run_id=name, stuck="{}") for name in "abc"),
         )
+        first = ClaimRuns(workflow_types=("order",), limit=2, stuck_after="")
 
-        stuck, other = await store.read(LoadRuns(["r1", "r2"]))
+        assert await store.perform(first) == {"a": 1, "b": 1}
+        rest = ClaimRuns(workflow_types=("order",), limit=2, stuck_after="b")
+        assert await store.perform(rest) == {"c": 1}
 
-        assert (stuck.record.stuck, stuck.record.is_active) == (None, True)
-        assert (other.record.stuck, other.record.is_active) == (None, False)
+        (taken,) = await store.read(LoadRuns(["a"]))
+        assert (taken.record.stuck, taken.record.owner) == (None, "w")
 
     async def test_claim_takes_the_oldest_first_and_not_too_many(
         self, harness: Harness
@@ -314,24 +299,17 @@ class ClaimContract:
         store = await harness.open("w")
         await perform_all(
             store,
-            make_start("a-never"),
             make_start("b-late", wake_at=START - 1),
             make_start("c-later", wake_at=START),
             make_start("d-early", wake_at=START - 9),
-            make_start("e-active", is_active=True),
         )
 
         taken = [
-            await store.perform(ClaimRuns(workflow_types=("order",), limit=2))
-            for _ in range(4)
+            list(await store.perform(ClaimRuns(workflow_types=("order",), limit=2)))
+            for _ in range(3)
         ]
 
-        assert taken == [
-            Claimed(ready=["e-active", "d-early"], count=2),
-            Claimed(ready=["b-late", "c-later"], count=2),
-            Claimed(ready=[], count=1),
-            Claimed(ready=[], count=0),
-        ]
+        assert taken == [["d-early", "b-late"], ["c-later"], []]
 
     async def test_claim_leaves_the_worker_as_it_is(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -348,17 +326,16 @@ class ClaimContract:
         store = await harness.open("w")
         await perform_all(
             store,
-            make_start("r1", owner="w", is_active=True, wake_at=START + 5),
+            make_start("r1", owner="w", wake_at=START + 5),
             make_start("r2", owner="w"),
         )
 
         await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
 
         one, two = await store.read(LoadRuns(["r1", "r2"]))
-        assert (one.record.owner, one.record.is_active) == (None, True)
-        assert one.record.wake_at == START + 5
+        assert (one.record.owner, one.record.wake_at) == (None, START)
         assert two.record.owner == "w"
-        assert await store.perform(CLAIM) == Claimed(ready=["r1"], count=1)
+        assert await store.perform(CLAIM) == {"r1": 2}
 
     async def test_many_runs_can_be_released_at_once(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -369,9 +346,8 @@ class ClaimContract:
             ReleaseRuns(run_ids=tuple(names)),
         )
 
-        assert await store.read(CountUnowned(["order"])) == len(names)
         claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=10**6))
-        assert claimed.count == len(names)
+        assert claimed == dict.fromkeys(names, 2)
 
     async def test_release_of_runs_leaves_those_of_others(
         self, harness: Harness

@@ -13,7 +13,7 @@ from durable.errors import (
     EngineClosedError,
     InternalError,
 )
-from durable.store.queries import CountUnowned, ListRuns, ListWorkers, LoadRuns
+from durable.store.queries import FindNextWakeUp, ListRuns, ListWorkers, LoadRuns
 from durable.store.records import (
     ClaimRuns,
     RunFilter,
@@ -81,7 +81,7 @@ class LifecycleContract:
         with pytest.raises(EngineClosedError):
             await store.read(ListWorkers())
         with pytest.raises(EngineClosedError):
-            await store.read(CountUnowned(["order"]))
+            await store.read(FindNextWakeUp(["order"]))
         with pytest.raises(EngineClosedError):
             await harness.register(store, "w2")
 
@@ -108,7 +108,7 @@ class LifecycleContract:
         await store.close()
 
         assert [w.worker_id for w in await other.read(ListWorkers())] == ["w2"]
-        assert (await other.perform(CLAIM)).count == 1
+        assert await other.perform(CLAIM) == {"r1": 2}
         assert harness.lost == []
 
     async def test_now_never_steps_back_and_never_stands_still(

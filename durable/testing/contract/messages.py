@@ -274,7 +274,7 @@ class MessageContract:
         store = await harness.open("w")
         await perform_all(
             store,
-            make_start("r1", owner="w", is_active=True, wake_at=START),
+            make_start("r1", owner="w", wake_at=START),
             make_message("r1"),
         )
         harness.clock.advance(2)

@@ -59,7 +59,6 @@ class PublishingContract:
                 owner="w",
                 state='{"at": 1}',
                 checkpoint_event_id=5,
-                is_active=True,
                 wake_at=7,
             ),
             make_run("r2", owner="w", checkpoint_event_id=3),

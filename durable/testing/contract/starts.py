@@ -57,7 +57,6 @@ class StartContract:
         operation = make_start(
             "r1",
             owner="w",
-            is_active=True,
             wake_at=START + 9,
             version="1.2",
             continued_from_run_id="r0",
@@ -82,7 +81,6 @@ class StartContract:
         ("field", "value"),
         [
             ("first_run_id", "r0"),
-            ("is_active", True),
             ("wake_at", START),
             ("stuck", "{}"),
             ("version", "1.2"),
@@ -94,6 +92,7 @@ class StartContract:
             ("parent_close_policy", "abandon"),
             ("state", "1"),
             ("checkpoint_event_id", 1),
+            ("epoch", 5),
         ],
     )
     async def test_start_keeps_each_field_by_itself(
@@ -296,7 +295,7 @@ class StartContract:
         self, harness: Harness
     ) -> None:
         store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", is_active=True, wake_at=START))
+        await store.perform(make_start("r1", owner="w", wake_at=START))
         harness.clock.advance(5)
 
         result = await store.perform(
