@@ -114,7 +114,7 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
     wanted = Wanted(worker_id)
     runs, mail, places = wanted.runs, wanted.mail, wanted.places
     for operation in operations:
-        kind = type(operation)
+        kind: Any = operation.__class__
         if kind is CommitTask:
             run_id = operation.run_id
             if operation.rows and run_id not in places:
