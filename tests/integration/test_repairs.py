@@ -53,8 +53,7 @@ def append(
     task: int = 0,
 ) -> None:
     connection.execute(
-        "INSERT INTO durable_history SELECT run_id, ?, ?, ?, max(time), ?, max(flags),"
-        " 1"
+        "INSERT INTO durable_history SELECT run_id, ?, ?, ?, max(time), ?, max(flags)"
         " FROM durable_history WHERE run_id = ? GROUP BY run_id",
         (
             event_id,
@@ -168,7 +167,7 @@ def an_activity_after_the_hole(
     connection: sqlite3.Connection, run_id: str, last: int
 ) -> None:
     connection.execute(
-        "INSERT INTO durable_history SELECT run_id, ?, 9, type, time, data, flags, 1"
+        "INSERT INTO durable_history SELECT run_id, ?, 9, type, time, data, flags"
         " FROM durable_history WHERE run_id = ? AND type = 'ActivityTaskScheduled'",
         (last + 3, run_id),
     )
@@ -205,7 +204,7 @@ def an_ending_after_the_hole(
     connection.execute(
         "INSERT INTO durable_history SELECT run_id, ?, 9, 'WorkflowExecutionTimedOut',"
         " time,"
-        ' \'{"timeout_type": "run"}\', flags, 1 FROM durable_history'
+        ' \'{"timeout_type": "run"}\', flags FROM durable_history'
         " WHERE run_id = ? AND event_id = 1",
         (last + 3, run_id),
     )
