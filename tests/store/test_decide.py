@@ -25,6 +25,7 @@ from durable.store.deciding.rows import (
     Run,
     Seen,
 )
+from durable.store.deciding.wanted import want
 from durable.store.records import (
     CommitTask,
     MailArrived,
@@ -342,3 +343,23 @@ def test_without_a_worker_no_lease_is_lost() -> None:
 
     assert [type(error) for error in results(decided)] == [LeaseLostError]
     assert not decided.is_lost
+
+
+# --- what is looked at ----------------------------------------------------------------
+
+
+def test_runs_are_known_by_their_places_if_only_their_workers_write_to_them() -> None:
+    turns = [make_commit("a", 3, 3), make_closing("p", 3, 4)]
+    to_p = make_message("p", run_id="p")
+
+    assert want(turns, "w").is_narrow
+    assert want(turns, "w").places == {"a": 2, "p": 2}
+    for other in (
+        make_commit("a", 3, 3, messages=(to_p,)),
+        make_closing("p", 3, 4, has_children=True),
+        make_termination("a", run_id="a"),
+        make_start("b"),
+        ParkRun(run_id="b", stuck="{}"),
+        to_p,
+    ):
+        assert not want([*turns, other], "w").is_narrow

@@ -18,22 +18,22 @@ GROUP_STATEMENTS_MAX = 14
 go = Signal("go", int)
 
 
-@activity
+@activity(name="statements.step")
 async def step(number: int) -> int:
     return number + 1
 
 
-@workflow
+@workflow(name="statements.child")
 async def child(number: int) -> int:
     return await step(number)
 
 
-@workflow
+@workflow(name="statements.parent")
 async def parent(number: int) -> int:
     return await child(number)
 
 
-@workflow
+@workflow(name="statements.waits")
 async def waits(number: int) -> int:
     return number + await go.receive()
 

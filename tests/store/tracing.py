@@ -1,12 +1,12 @@
 """What SQLite executes."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def traced(session: Any) -> Iterator[list[str]]:
+def traced(session: Any) -> Generator[list[str]]:
     """Gather the texts of all statements of a session meanwhile."""
     texts: list[str] = []
     session._raw.set_trace_callback(texts.append)

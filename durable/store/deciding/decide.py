@@ -100,7 +100,7 @@ class _Decision:
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
         """Carry an operation out, and return its outcome."""
         try:
-            return self._DECIDED[type(operation)](self, operation), None
+            return self.HANDLERS[type(operation)](self, operation), None
         except DurableError as error:
             return None, error
         except UnseenError:
@@ -302,7 +302,7 @@ class _Decision:
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
-    _DECIDED: ClassVar[dict[type[Any], Callable[[_Decision, Any], Any]]] = {
+    HANDLERS: ClassVar[dict[type[Any], Callable[[_Decision, Any], Any]]] = {
         StartRun: _start,
         CommitTask: _commit,
         RecordAttempts: _record_attempts,
@@ -313,5 +313,5 @@ class _Decision:
     }
 
 
-DECIDED: Final = frozenset(_Decision._DECIDED)
+DECIDED: Final = frozenset(_Decision.HANDLERS)
 """The kinds of operations that are decided here."""

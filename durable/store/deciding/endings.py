@@ -51,7 +51,7 @@ class Endings:
         for _ in range(limits.CHILD_DEPTH_MAX):
             children = [c for p in parents for c in self._draft.find_children(p)]
             children.sort(key=age_of)
-            parents = []
+            doomed: list[str] = []
             for child in children:
                 policy = child.parent_close_policy
                 if policy == family.REQUEST_CANCEL:
@@ -60,11 +60,12 @@ class Endings:
                     self._inboxes.put(child, letter)
                     cancelled.append(child.run_id)
                 elif policy == family.TERMINATE:
-                    parents.append(child.run_id)
+                    doomed.append(child.run_id)
                     self._end(child, family.TERMINATED_BY_POLICY)
-            if not parents:
+            if not doomed:
                 break
-            ended += parents
+            ended += doomed
+            parents = doomed
         return tuple(ended), tuple(cancelled)
 
     def _end(self, run: Run, data: str) -> None:

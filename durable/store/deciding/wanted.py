@@ -114,7 +114,7 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
     wanted = Wanted(worker_id)
     runs, mail, places = wanted.runs, wanted.mail, wanted.places
     for operation in operations:
-        kind = type(operation)
+        kind: Any = operation.__class__
         if kind is CommitTask:
             run_id = operation.run_id
             if operation.rows and run_id not in places:
@@ -161,7 +161,10 @@ def _want_start(wanted: Wanted, start: StartRun) -> None:
         wanted.has_time = True
     else:
         wanted.names.setdefault(name, ADDRESSED)
-    wanted.requests[record.namespace, record.request_id] = record.run_id
+    request = (record.namespace, record.request_id)
+    if wanted.requests.setdefault(request, record.run_id) != record.run_id:
+        # Two of one request: the id of this one is not looked for beside its request.
+        wanted.runs.setdefault(record.run_id, ADDRESSED)
     if record.parent_run_id is not None and policies.needs_guardian(record):
         wanted.runs.setdefault(record.parent_run_id, ADDRESSED)
     if start.messages:

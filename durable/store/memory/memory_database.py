@@ -182,7 +182,8 @@ class MemoryDatabase:
     ) -> None:
         if parent_run_id in children:
             return
-        children[parent_run_id] = family = []
+        family: list[Run] = []
+        children[parent_run_id] = family
         for record in self.open_runs():
             if record.parent_run_id != parent_run_id:
                 continue

@@ -79,7 +79,9 @@ class GroupExecutor:
         Returns:
             Each operation's result or error, in order; and what else to call.
         """
-        for tries in range(1, _TRIES + 1):
+        tries = 0
+        while True:
+            tries += 1
             try:
                 session = self.open()
             except StoreError as error:
@@ -109,8 +111,7 @@ class GroupExecutor:
                     continue
                 else:
                     return _all_failed(operations, self._explain(error)), []
-            break
-        return outcomes, self._take_over(transaction)
+            return outcomes, self._take_over(transaction)
 
     def _judge(self, error: Exception) -> Blame:
         if isinstance(error, StoreError):

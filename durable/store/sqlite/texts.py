@@ -81,6 +81,7 @@ class ManyKeys:
             for size in _KEYS_PER_STATEMENT
         ]
         self._single = self.texts[0][1]
+        self._is_wide = width > 1
 
     def fetch(
         self, cursor: sqlite3.Cursor, keys: Sequence[Any], *, before: Sequence[Any] = ()
@@ -90,8 +91,7 @@ class ManyKeys:
         A key of several values is a tuple.
         """
         if len(keys) == 1:  # a run by itself, as a rule
-            key = keys[0]
-            values = key if type(key) is tuple else keys
+            values: Sequence[Any] = keys[0] if self._is_wide else keys
             return cursor.execute(self._single, [*before, *values]).fetchall()
         rows: list[Any] = []
         largest = _KEYS_PER_STATEMENT[-1]
@@ -99,8 +99,6 @@ class ManyKeys:
             chunk = list(keys[start : start + largest])
             size, text = next(t for t in self.texts if t[0] >= len(chunk))
             chunk += chunk[-1:] * (size - len(chunk))
-            values = chunk
-            if type(chunk[0]) is tuple:
-                values = [value for key in chunk for value in key]
+            values = [v for key in chunk for v in key] if self._is_wide else chunk
             rows += cursor.execute(text, [*before, *values]).fetchall()
         return rows

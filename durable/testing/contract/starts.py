@@ -118,6 +118,22 @@ class StartContract:
         assert (await store.perform(make_start("r1"))).created
         assert (await load(store, "r1")).record.owner is None
 
+    async def test_run_id_that_was_used_is_refused_beside_a_start_of_its_request(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1", owner="w"))
+
+        refused, created = await perform_all(
+            store,
+            make_start("r1", owner="w", workflow_id="x", request_id="q"),
+            make_start("r2", owner="w", workflow_id="y", request_id="q"),
+        )
+
+        assert isinstance(refused, HistoryTakenError)
+        assert created.run_id == "r2"
+        assert (await load(store, "r1")).record.workflow_id == "wf-r1"
+
     async def test_start_with_an_owner_needs_the_lease(self, harness: Harness) -> None:
         store = await harness.open()
 
