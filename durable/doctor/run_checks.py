@@ -359,7 +359,7 @@ def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> Breach |
             f"{state.unprocessed} recorded inputs wait for a workflow task that nothing"
             " calls for",
         )
-    if not record.is_active:
+    if not record.is_active and not is_soon:
         under_way = _find_under_way(state, latest)
         if under_way is not None:
             return (

@@ -103,7 +103,7 @@ CHANGES: dict[str, str] = {
             "request_id": {k: v for k, v in _TEXTS.items() if k != "empty"},
             "closed_at": _NUMBERS,
             "owner": _TEXTS,
-            "is_active": _NUMBERS,
+            "epoch": _NUMBERS,
             "wake_at": _NUMBERS | _NULL,
             "stuck": _JSON,
             "version": _TEXTS,

@@ -89,7 +89,7 @@ def close(patient: Patient, workflow_id: str) -> None:
     patient.append(workflow_id, "WorkflowExecutionTerminated", '{"reason": ""}')
     patient.plant(
         "UPDATE durable_runs SET status = 'terminated', closed_at = 1, open_key = NULL,"
-        " owner = NULL, wake_at = NULL, is_active = 0 WHERE run_id = :run",
+        " owner = NULL, wake_at = NULL WHERE run_id = :run",
         workflow_id,
     )
 

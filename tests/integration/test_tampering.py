@@ -313,7 +313,7 @@ async def test_a_run_that_cannot_be_read_can_be_terminated(tmp_path: Path) -> No
         name
         for name in CHANGES
         if name.split(":")[0]
-        in ("runs.wake_at", "runs.version", "runs.is_active", "history.event_id")
+        in ("runs.wake_at", "runs.version", "runs.epoch", "history.event_id")
     ]
     clock = await make_database(path, changed)
     plant(path, {name: CHANGES[name] for name in changed})

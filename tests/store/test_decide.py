@@ -83,6 +83,8 @@ def to_run(record: RunRecord) -> Run:
         record.parent_run_id,
         record.parent_close_policy,
         2,
+        record.wake_at,
+        record.epoch,
     )
 
 
@@ -96,7 +98,7 @@ def results(decided: Decided) -> list[Any]:
     return [result if error is None else error for result, error in decided.outcomes]
 
 
-A = make_run("a", owner="w", is_active=True)
+A = make_run("a", owner="w")
 P = make_run("p", owner="w")
 
 
@@ -232,11 +234,15 @@ def test_run_that_changed_often_is_one_row() -> None:
         make_commit("a", 3, 3, update_run=True, is_active=False, wake_at=START),
         make_commit("a", 4, 4, state="1"),
         RecordAttempts(
-            run_id="a", attempts=(make_attempt("a", 1),), is_active=True, wake_at=None
+            run_id="a",
+            attempts=(make_attempt("a", 1),),
+            is_active=True,
+            wake_at=None,
+            epoch=1,
         ),
         ParkRun(run_id="a", stuck="{}"),
-        make_commit("a", 5, 5, state="2", checkpoint_event_id=5),
-        make_closing("a", 6, 6),
+        make_commit("a", 5, 5, state="2", checkpoint_event_id=5, epoch=2),
+        make_closing("a", 6, 6, epoch=3),
     )
 
     assert results(decided) == [None] * 6
@@ -250,7 +256,7 @@ def test_run_that_changed_often_is_one_row() -> None:
 def test_run_that_began_in_the_group_is_inserted_as_it_ends() -> None:
     decided = carry_out(
         see(),
-        make_start("a", owner="w", is_active=True),
+        make_start("a", owner="w"),
         make_commit("a", 3, 3, update_run=True, wake_at=START, state="1"),
         make_message("a", "m"),
         make_closing("a", 4, 4, consumed_requests=("m",)),

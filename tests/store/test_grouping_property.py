@@ -69,6 +69,8 @@ run_ids = st.sampled_from(RUN_IDS)
 # The earliest runs are the likeliest to be there.
 old_run_ids = st.sampled_from(RUN_IDS[:8])
 workflow_ids = st.sampled_from(WORKFLOW_IDS)
+# Mostly right: runs begin in the first.
+epochs = st.sampled_from([0, 0, 0, 1, 1, 2])
 wake_ups = st.sampled_from([None, START - 1, START, START + 1])
 
 
@@ -121,16 +123,15 @@ def starts(draw: st.DrawFn, depth: int = 2) -> StartRun:
     closed: dict[str, Any] = {}
     if draw(st.integers(0, 5)) == 5:
         closed = {"status": RunStatus.COMPLETED, "closed_at": START + 4}
-        closed |= {"owner": None, "is_active": False, "wake_at": None}
+        closed |= {"owner": None, "wake_at": None}
     record = make_run(
         run_id,
         workflow_id=draw(workflow_ids),
         request_id=draw(st.sampled_from([f"start-{run_id}", "q1", "q2"])),
         namespace=draw(st.sampled_from(["default", "default", "other"])),
-        owner=draw(st.sampled_from(["w", "w", "w", None, "old"])),
+        owner=draw(st.sampled_from(["w", "w", "w", None, None, "old"])),
         first_run_id=draw(st.just(run_id) | old_run_ids),
         started_at=START + draw(st.integers(0, 3)),
-        is_active=draw(st.booleans()),
         wake_at=draw(wake_ups),
         state=draw(st.sampled_from([None, None, "{}"])),
         **draw(parents()),
@@ -180,6 +181,8 @@ def commits(draw: st.DrawFn) -> CommitTask:
         update_run=draw(st.booleans()),
         is_active=draw(st.booleans()),
         wake_at=draw(wake_ups),
+        epoch=draw(epochs),
+        known=draw(few(st.integers(1, 3))),
         attempts=draw(attempts(run_id)),
         consumed=tuple(draw(st.lists(st.integers(1, 3), max_size=2, unique=True))),
         consumed_requests=draw(few(st.sampled_from(["m1", "m2", "m3"]))),
@@ -200,6 +203,8 @@ def recordings(draw: st.DrawFn) -> RecordAttempts:
         attempts=draw(attempts(run_id)),
         is_active=draw(st.booleans()),
         wake_at=draw(wake_ups),
+        epoch=draw(epochs),
+        known=draw(few(st.integers(1, 3))),
     )
 
 
@@ -429,7 +434,8 @@ def databases() -> Iterator[Databases]:
 
 def perform_in_memory(store: MemoryStore, group: Sequence[Any]) -> list[Any]:
     if isinstance(group[0], Takeover):
-        store._database.remove_workers(list(store._database.workers))
+        workers = list(store._database.workers)
+        store._database.remove_workers(workers, START)
         return [None]
     return [show(*outcome) for outcome in store._apply_group(list(group))]
 
@@ -438,7 +444,11 @@ def perform_group(executor: GroupExecutor, group: Sequence[Any]) -> list[Any]:
     if isinstance(group[0], Takeover):
         session = executor.open()
         session.begin()
-        session.connection.execute(sa.update(tables.RUNS).values(owner=None))
+        runs = tables.RUNS.c
+        at_rest = {"owner": None, "wake_at": START, "epoch": runs.epoch + 1}
+        session.connection.execute(
+            sa.update(tables.RUNS).where(runs.owner.is_not(None)).values(at_rest)
+        )
         session.connection.execute(sa.delete(tables.WORKERS))
         session.commit()
         return [None]

@@ -17,8 +17,8 @@ from durable.store.sqlite.texts import ManyKeys, ManyRows
 from durable.testing.contract.rows import START
 
 VALUES = {
-    "active": 1,
     "after": 0,
+    "due": START,
     "event_id": 1,
     "ended_at": START,
     "first_run_id": "r1",
@@ -41,14 +41,13 @@ VALUES = {
     "workflow_types": ["order", "other"],
 }
 INDEXED = [
-    "COUNT_UNOWNED",
     "DELETE_OLD_REPLIES",
     "DISOWN_ALL_RUNS",
     "DISOWN_RUNS",
-    "FIND_CLAIMABLE_ODD",
+    "DISOWN_STRAYS",
     "DUE_RUNS",
-    "FIND_CLAIMABLE_AWAITING",
-    "FIND_CLAIMABLE_WAITING",
+    "FIND_CLAIMABLE",
+    "FIND_STUCK",
     "FIND_EVENT_DATA",
     "FIND_HISTORY_ENDS",
     "FIND_NEWEST_RUNS",
@@ -75,8 +74,7 @@ INDEXED = [
 ]
 IN_ORDER = [
     "DUE_RUNS",
-    "FIND_CLAIMABLE_AWAITING",
-    "FIND_CLAIMABLE_WAITING",
+    "FIND_CLAIMABLE",
     "LOAD_ATTEMPTS",
     "LOAD_FIRST_ROWS",
     "LOAD_HISTORY",
@@ -131,11 +129,10 @@ def test_statement_finds_its_order_in_the_index(session: Session, name: str) -> 
     assert not [step for step in read_plan(session, name) if " BY" in step]
 
 
-@pytest.mark.parametrize(
-    "name", ["COUNT_UNOWNED", "FIND_CLAIMABLE_AWAITING", "UNOWNED_RUNS"]
-)
-def test_claims_do_not_walk_owned_runs(session: Session, name: str) -> None:
-    assert "durable_runs_due (owner=?" in read_plan(session, name)[0]
+@pytest.mark.parametrize("name", ["FIND_CLAIMABLE", "NEXT_WAKE_AT"])
+def test_what_is_due_is_found_without_what_is_not(session: Session, name: str) -> None:
+    plan = read_plan(session, name)[0]
+    assert "durable_runs_due (namespace=? AND task_queue=?" in plan
 
 
 HOT = {
@@ -192,15 +189,8 @@ def test_children_are_listed_from_the_index_of_their_parent(session: Session) ->
     assert plan[0].endswith("USING INDEX durable_runs_parent (parent_run_id=?)")
 
 
-def test_mail_is_found_from_the_inbox_not_from_the_runs(session: Session) -> None:
+def test_mail_is_found_from_the_runs_that_are_live(session: Session) -> None:
     plan = read_plan(session, "MAILED_RUNS")
 
-    assert plan[0].startswith("SCAN durable_inbox")
-    assert not [step for step in plan if step.startswith("SCAN runs")]
-
-
-def test_strays_are_found_from_one_owner_to_the_next(session: Session) -> None:
-    plan = read_plan(session, "DISOWN_STRAYS")
-
-    walks = [step for step in plan if step.startswith("SCAN")]
-    assert set(walks) == {"SCAN owners"}
+    assert "durable_runs_owner (owner=?" in plan[0]
+    assert not [step for step in plan if step.startswith("SCAN")]
