@@ -124,7 +124,7 @@ class RunStore:
         return result
 
     def _move(self, operation: Any, worker_id: str) -> dict[str, Any]:
-        """Whose it is from now on, and when it is due: at once for what it has not seen."""
+        """Whose it is from now on, and when it is due: at once for unseen mail."""
         if operation.is_active:
             return {"owner": worker_id, "wake_at": operation.wake_at}
         unseen = self.inbox.keys() - {*operation.known}

@@ -225,13 +225,10 @@ class ChildAnswered(msgspec.Struct, eq=False):
 
 
 class Delivered(msgspec.Struct, eq=False):
-    """What was sent again has an answer: the receiver, or why there is none.
-
-    None if it could not be sent now.
-    """
+    """What was sent again has an answer: the receiver, or why there is none."""
 
     event: HistoryEvent
-    outcome: str | DurableError | None
+    outcome: str | DurableError
 
 
 # --- the rest of the world ------------------------------------------------------------

@@ -505,8 +505,7 @@ def _delivered(
     run: LiveRun, given: inputs.Delivered, effects: Effects, now: int
 ) -> None:
     run.asked -= {given.event.event_id}
-    if given.outcome is not None:
-        run.incoming.add(Item(delivered(given.event, given.outcome)))
+    run.incoming.add(Item(delivered(given.event, given.outcome)))
 
 
 def _due(run: LiveRun, given: inputs.Due, effects: Effects, now: int) -> None:

@@ -96,9 +96,8 @@ def upgrade() -> None:
                 "request_id", "namespace", name="durable_runs_request_id"
             ),
         )
-        op.execute(
-            f"INSERT INTO durable_runs ({names}) SELECT {names} FROM durable_runs_before"  # noqa: S608 - names are written here
-        )
+        kept = f"SELECT {names} FROM durable_runs_before"  # noqa: S608 - names are written here
+        op.execute(f"INSERT INTO durable_runs ({names}) {kept}")
         op.drop_table("durable_runs_before")
         indexes = (*_KEPT_INDEXES, *_INDEXES)
     else:

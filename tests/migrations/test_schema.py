@@ -214,7 +214,7 @@ async def test_runs_of_an_old_file_go_on(path: Path) -> None:
     assert (first.state.value, second.state.value) == ("failed", "completed")
 
 
-# What was taken away, or says from revision 0005 on who has a run only while it is live.
+# What was taken away, or says who has a run, which is only while it is live.
 _CHANGED = {"fence", "is_active", "owner", "wake_at", "epoch"}
 
 
