@@ -161,11 +161,16 @@ class Incoming(msgspec.Struct, eq=False):
         numbers, requests = self.stale, self.stale_requests
         self.stale_in_commit = numbers, requests
         self.stale, self.stale_requests = (), ()
+        # Lists first: thousands may have come by the inbox.
+        mailed: list[int] = []
+        others: list[str] = []
         for item in self.in_commit:
             if item.sequence is not None and not isinstance(item.event, UpdateRequest):
-                numbers += (item.sequence,)
+                mailed.append(item.sequence)
             if item.request is not None:
-                requests += (item.request,)
+                others.append(item.request)
+        if mailed or others:
+            return (*numbers, *mailed), (*requests, *others)
         return numbers, requests
 
     def take_back(self) -> None:
@@ -201,7 +206,9 @@ class Incoming(msgspec.Struct, eq=False):
         """A turn failed, and updates are no events: they wait for the next try."""
         updates = [i for i in self.in_commit if isinstance(i.event, UpdateRequest)]
         if updates:
-            self.in_commit = [i for i in self.in_commit if i not in updates]
+            self.in_commit = [
+                i for i in self.in_commit if not isinstance(i.event, UpdateRequest)
+            ]
             self.waiting[:0] = updates
             self.keys = None
 

@@ -136,6 +136,8 @@ class LiveRun(msgspec.Struct, eq=False):
     """What is being written."""
     completion: WorkflowTaskCompletion | None = None
     """The turn that it came of, if it came of one."""
+    untold: tuple[str, ...] = ()
+    """Updates that were answered in a commit which was refused: perhaps it is there."""
     creator: Token | None = None
     """Who wants to hear how its creation ended."""
     loaded: LoadedRun | None = None

@@ -233,6 +233,11 @@ def drop_recorded(run: LiveRun, effects: Effects, now: int) -> None:
         if isinstance(event, UpdateRequest):  # its sender hears of it once at rest
             incoming.updates.pop(event.update_id, None)
             told(run, inputs.Told(event), effects, now)
+    untold, run.untold = run.untold, ()
+    for update_id in untold:  # else it is answered again
+        answer = run.replayer.update_answer(update_id)
+        if answer is not None:
+            effects.news = also(effects.news, (update_id, answer))
 
 
 # --- questions ------------------------------------------------------------------------
@@ -343,6 +348,8 @@ def give_back(run: LiveRun, effects: Effects) -> None:
     for one in held:
         refuse(one, effects)
     give_back_updates(incoming.waiting, effects)
+    for update_id in run.untold:
+        effects.news = also(effects.news, (update_id, None))
     incoming.waiting, incoming.keys, incoming.held = [], None, ()
 
 

@@ -7,7 +7,10 @@ from typing import Any
 import msgspec
 
 from durable.core.history.codec import decode_rows, encode_event
-from durable.core.history.events import StateTransitioned
+from durable.core.history.events import (
+    StateTransitioned,
+    WorkflowExecutionUpdateCompleted,
+)
 from durable.core.history.payload import Failure
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.runs import messages
@@ -187,8 +190,12 @@ def reason_of(problem: Failure) -> Failure:
 
 def take_back(run: LiveRun) -> None:
     """Put what was not committed back to where it waits."""
-    operation = run.operation
+    operation, completion = run.operation, run.completion
     run.incoming.take_back()
+    if completion is not None and run.replayer.has_mailbox:
+        for event in completion.events:
+            if isinstance(event.attributes, WorkflowExecutionUpdateCompleted):
+                run.untold += (event.attributes.update_id,)
     if isinstance(operation, CommitTask):
         run.ended = operation.attempts + run.ended
     run.operation = run.completion = None

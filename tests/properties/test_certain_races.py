@@ -62,6 +62,22 @@ def test_a_commit_took_place_though_its_answer_was_lost(world: World) -> None:
     finish(world, is_faulty=True)
 
 
+@pytest.mark.parametrize("gates", range(8))
+def test_an_update_was_answered_though_that_answer_was_lost(
+    world: World, gates: int
+) -> None:
+    """Whichever commit it is that took place, the sender hears of the outcome."""
+    world.start("a", is_home=True)
+    world.flow()
+    asked = world.update("work", "a", is_home=True, number=4)
+    for gate in ("read", "hand", "apply", "deliver", "read", "hand", "apply")[:gates]:
+        world.move(gate)
+    world.gate.fail_next("lost")
+    world.flow()
+    finish(world, is_faulty=True)
+    assert asked.ended
+
+
 @pytest.mark.parametrize("do", ["finish", "continue"])
 def test_an_end_took_place_though_its_answer_was_lost(world: World, do: str) -> None:
     world.start("a", is_home=True)

@@ -177,11 +177,6 @@ class RunView:
             heapq.heappop(heap)
         return None
 
-    @property
-    def has_timers(self) -> bool:
-        """Whether it waits for any timer."""
-        return self._context is not None and bool(self._context.timers)
-
     def has_due_timer(self, now: int) -> bool:
         """Whether any timer is due."""
         due_at = self.next_timer_at()
