@@ -33,6 +33,7 @@ from durable.store.records import (
     StartRun,
     Terminated,
     TerminateRun,
+    at_once,
 )
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Decision:
         if not operation.is_active:
             owner = None
             if self.inboxes.has_more(operation):
-                wake_at = self._draft.now
+                wake_at = at_once(self._draft.now)
         if run.owner is None:
             run.epoch += 1
         self._draft.move(run, owner, wake_at)
