@@ -159,7 +159,8 @@ class Transaction:
 
     def _release_worker(self, _: ReleaseWorker) -> None:
         if self.worker is not None:
-            self._tables.remove_workers([self.worker.worker_id], self._clock.now())
+            due = at_once(self._clock.now())
+            self._tables.remove_workers([self.worker.worker_id], due)
         self.worker = None
         self.lost = None
 

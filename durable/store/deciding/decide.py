@@ -124,7 +124,9 @@ class _Decision:
         if not self._owner:
             raise self._refuse_lease()
         run = self._draft.find_run(operation.run_id)
-        if run is None or run.status is not RUNNING:
+        # One whose status nobody can read must not be tried for ever.
+        can_park = type(operation) is ParkRun and run is not None and run.status is None
+        if run is None or not (run.status is RUNNING or can_park):
             raise policies.not_owner(operation.run_id)
         owner = run.owner
         if owner is None:
