@@ -18,13 +18,12 @@ from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import WorkflowNotFoundError
-from durable.store.queries import FindRun
+from durable.store.queries import FindRun, RunNews
 from durable.store.records import (
     Committed,
     MessageKind,
     MessageRecord,
     PutMessage,
-    RunNews,
     RunRecord,
     Started,
     StartRun,

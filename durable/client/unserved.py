@@ -13,8 +13,7 @@ from typing import Final, TypeAlias
 from durable import limits
 from durable.errors import DurableError
 from durable.loggers import revive_loggers
-from durable.store.queries import FindUnowned
-from durable.store.records import UnownedRun
+from durable.store.queries import FindUnowned, UnownedRun
 from durable.store.store import Store
 
 _log: Final = logging.getLogger("durable.client")

@@ -9,7 +9,7 @@ Where they speak of "this worker" and none is registered, the answer is empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,9 +19,7 @@ from durable.store.records import (
     LoadedRun,
     MessageRecord,
     RunFilter,
-    RunNews,
     RunRecord,
-    UnownedRun,
     WorkerRecord,
 )
 
@@ -30,6 +28,36 @@ T_co = TypeVar("T_co", covariant=True)
 
 class Query(msgspec.Struct, Generic[T_co], frozen=True, gc=False):
     """Something that a store can be asked; it answers with a `T_co`."""
+
+
+# --- answers --------------------------------------------------------------------------
+
+
+class RunNews(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody who waits for a run may wait for.
+
+    Attributes:
+        is_stuck: it is parked.
+        last_event_id: its newest event; 0 for none.
+        replies: the request ids of the replies that wait.
+        last_row: the newest event's row, of a closed run.
+    """
+
+    run_id: str
+    is_open: bool
+    is_stuck: bool
+    last_event_id: int
+    replies: tuple[str, ...]
+    last_row: HistoryRow | None
+
+
+class UnownedRun(NamedTuple):
+    """An open run that is due, and that no worker has taken."""
+
+    run_id: str
+    workflow_id: str
+    workflow_type: str
+    task_queue: str
 
 
 # --- one run, or some -----------------------------------------------------------------

@@ -7,7 +7,7 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
@@ -224,15 +224,6 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     damage: str | None = None
 
 
-class UnownedRun(NamedTuple):
-    """An open run that no worker has taken."""
-
-    run_id: str
-    workflow_id: str
-    workflow_type: str
-    task_queue: str
-
-
 class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a worker needs to go on with a run, read at one instant.
 
@@ -266,24 +257,6 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     """
     run_ids: tuple[str, ...] | None = None
     """Only these, at most `limits.LOAD_RUNS_MAX`."""
-
-
-class RunNews(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody who waits for a run may wait for.
-
-    Attributes:
-        is_stuck: it is parked.
-        last_event_id: its newest event; 0 for none.
-        replies: the request ids of the replies that wait.
-        last_row: the newest event's row, of a closed run.
-    """
-
-    run_id: str
-    is_open: bool
-    is_stuck: bool
-    last_event_id: int
-    replies: tuple[str, ...]
-    last_row: HistoryRow | None
 
 
 # --- operations -----------------------------------------------------------------------

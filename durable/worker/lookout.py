@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from durable import limits
 from durable.api.registry import Registry
@@ -115,12 +115,14 @@ class Lookout:
     def _types(self) -> tuple[str, ...]:
         return tuple(self._registry.workflows)
 
-    async def _claim(self, **what: Any) -> dict[str, int]:
+    async def _claim(
+        self, limit: int, stuck_after: str | None = None
+    ) -> dict[str, int]:
         """Take a bounded number of runs, and go on with them."""
         types = self._types()
         if not types:
             return {}
-        claim = ClaimRuns(workflow_types=types, limit=limits.LOAD_RUNS_MAX, **what)
+        claim = ClaimRuns(workflow_types=types, limit=limit, stuck_after=stuck_after)
         claimed: dict[str, int] = await self._store.perform(claim)
         self._runner.claimed(claimed)
         return claimed
@@ -129,8 +131,8 @@ class Lookout:
         """Try every run once that is set aside: this worker may have right code."""
         after = ""
         while True:
-            claimed = await self._claim(stuck_after=after)
-            if len(claimed) < limits.LOAD_RUNS_MAX:
+            claimed = await self._claim(limits.CLAIM_RUNS_MAX, stuck_after=after)
+            if len(claimed) < limits.CLAIM_RUNS_MAX:
                 return
             after = max(claimed)
 
@@ -196,8 +198,11 @@ class Lookout:
         if next_at is None or next_at > now:
             self._arm(next_at)
             return
-        claimed = await self._claim()
-        if len(claimed) == limits.LOAD_RUNS_MAX:
+        most = limits.CLAIM_RUNS_MAX
+        if (
+            len(runner.loader.loading) <= most // 2
+            and len(await self._claim(most)) == most
+        ):
             self.wake_by(now)
         else:
             # Their commits move them on; look again soon for what came due meanwhile.

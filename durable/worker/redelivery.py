@@ -7,26 +7,47 @@ receiver takes it once.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
+from typing import Final
 
 from durable.core.history.codec import decode_rows
 from durable.core.history.events import HistoryEvent
-from durable.errors import WorkflowClosedError, WorkflowNotFoundError
+from durable.errors import StoreError, WorkflowClosedError, WorkflowNotFoundError
 from durable.runs.inputs import Delivered
 from durable.runs.live_run import LiveRun
 from durable.runs.outgoing import delivery
+from durable.runs.states import GONE
 from durable.store.queries import FindRun, ReadHistory
 from durable.store.records import PutMessage
 from durable.store.store import Store
+from durable.worker.log_lines import name_of
+
+_log: Final = logging.getLogger("durable.worker")
+_AGAIN_SECONDS: Final = 1.0
 
 
 async def send_again(
     store: Store, run: LiveRun, event: HistoryEvent, mail: Callable[[str], None]
-) -> Delivered:
+) -> Delivered | None:
     """Send what a run that was just caught up has no answer to.
 
-    `mail` is told the run that has a message now.
+    It is tried until there is an answer, since nobody else would send it; None if the
+    run has left memory meanwhile. `mail` is told the run that has a message now.
     """
+    while run.state is not GONE:
+        try:
+            return await _send(store, run, event, mail)
+        except StoreError as error:
+            _log.error("What run %s sent has no answer: %s", name_of(run), error)
+            await asyncio.sleep(_AGAIN_SECONDS)
+    return None
+
+
+async def _send(
+    store: Store, run: LiveRun, event: HistoryEvent, mail: Callable[[str], None]
+) -> Delivered:
     message = delivery(run, event)
     try:
         receiver: str = await store.perform(message)

@@ -97,8 +97,6 @@ _rare_of: Final = operator.attrgetter(
 )
 # That an outcome is held, which nobody else knows, is written again after this long.
 _HOLD_SECONDS: Final = 1.0
-# What could not be sent again is tried again after this long.
-_AGAIN_SECONDS: Final = 1.0
 T = TypeVar("T")
 
 
@@ -477,16 +475,9 @@ class Runner:
             self.feed(parent, inputs.ChildEnded(event, request_id))
 
     async def _deliver(self, run: LiveRun, event: HistoryEvent) -> None:
-        # Until it has an answer it is under way: nobody else would send it.
-        while run.state is not GONE:
-            try:
-                delivered = await send_again(self._store, run, event, self.mail)
-            except StoreError as error:
-                _log.error("What run %s sent has no answer: %s", name_of(run), error)
-                await asyncio.sleep(_AGAIN_SECONDS)
-            else:
-                self.feed(run, delivered)
-                return
+        delivered = await send_again(self._store, run, event, self.mail)
+        if delivered is not None:
+            self.feed(run, delivered)
 
     # --- messages and questions -------------------------------------------------------
 

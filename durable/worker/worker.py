@@ -28,11 +28,11 @@ from durable.runs.effects import UpdateNews
 from durable.runs.inputs import Asked, MailFound, Told
 from durable.runs.live_run import Terms
 from durable.runs.states import AT_REST
+from durable.store.queries import RunNews
 from durable.store.records import (
     Committed,
     MessageRecord,
     ReleaseRuns,
-    RunNews,
     Started,
     StartRun,
     WorkerRecord,

@@ -8,8 +8,7 @@ from durable.client.waiting.outcomes import Outcomes
 from durable.core.history.codec import decode_rows
 from durable.core.history.events import TERMINAL_EVENTS, Attributes
 from durable.errors import CorruptHistoryError, DurableError
-from durable.store.queries import ReadNews
-from durable.store.records import RunNews
+from durable.store.queries import ReadNews, RunNews
 from durable.store.store import Store
 
 

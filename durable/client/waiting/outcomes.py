@@ -7,7 +7,7 @@ import weakref
 from typing import TypeAlias
 
 from durable.core.history.events import Attributes
-from durable.store.records import RunNews
+from durable.store.queries import RunNews
 
 _Waiters: TypeAlias = dict[asyncio.Future[None], None]
 

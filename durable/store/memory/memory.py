@@ -17,7 +17,8 @@ from durable.store import queries
 from durable.store.deciding import policies
 from durable.store.lease import RENEWAL_SECONDS, RegisterWorker, ReleaseWorker
 from durable.store.memory.memory_database import MemoryDatabase
-from durable.store.records import LoadedRun, RunNews, RunStatus, UnownedRun
+from durable.store.queries import RunNews, UnownedRun
+from durable.store.records import LoadedRun, RunStatus
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, deliver, wait_for_outcome
 from durable.store.transaction import Transaction

@@ -17,7 +17,8 @@ import msgspec
 from durable.errors import CorruptHistoryError
 from durable.store import queries
 from durable.store.deciding import policies
-from durable.store.records import LoadedRun, RunNews, UnownedRun
+from durable.store.queries import RunNews, UnownedRun
+from durable.store.records import LoadedRun
 from durable.store.sql import salvage, statements
 
 if TYPE_CHECKING:
