@@ -19,7 +19,7 @@ from durable.core.history.payload import Failure
 from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
 from durable.runs.live_run import Attempt, LiveRun
-from durable.runs.states import GONE
+from durable.runs.states import GONE, OVER
 from durable.store.records import AttemptState
 from durable.store.store import Store
 from durable.worker.activities import unrecorded
@@ -203,6 +203,8 @@ class ActivityPool:
             self._leave(call, code)
 
     def _leave(self, call: Call, code: Code) -> None:
+        if call.attempt.phase is OVER:
+            call.attempt.call = None  # or both would wait for the cyclic collector
         if isinstance(code, BuiltIn):
             self._patient.discard(call)
             return
