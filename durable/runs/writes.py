@@ -176,7 +176,7 @@ def fail_run(
 
 def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
     """Set the run aside with its reason; nobody loses anything."""
-    run.stuck = effects.parking = failure
+    run.stuck = effects.rare.parking = failure
     run.state = PARKING
     stuck = msgspec.json.encode(failure).decode()
     epoch = run.spend_epoch()
