@@ -271,14 +271,13 @@ def answer(run: LiveRun, effects: Effects) -> None:
 def passed_by_inbox(run: LiveRun) -> bool:
     """Whether the turn has messages that came from this process directly."""
     updates = run.incoming.updates
-    return any(
-        item.tokens
-        or (
-            isinstance(item.event, UpdateRequest)
-            and item.event.update_id not in updates
-        )
-        for item in run.incoming.in_commit
-    )
+    for item in run.incoming.in_commit:
+        event = item.event
+        if item.tokens or (
+            type(event) is UpdateRequest and event.update_id not in updates
+        ):
+            return True
+    return False
 
 
 def settled_updates(
