@@ -91,7 +91,8 @@ def begin(
         creator: who wants to hear how that ended.
     """
     run.operation, run.creator = request, creator
-    run.incoming.in_commit = [Item(event) for event in first]
+    if first:
+        run.incoming.in_commit = [Item(event) for event in first]
     task = WorkflowTask(request.record.started_at, (run.started, *first))
     return Effects(drive=task)
 

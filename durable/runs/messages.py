@@ -336,6 +336,9 @@ def give_back(run: LiveRun, effects: Effects) -> None:
     Who waits for an update that is being committed hears of it once that has ended.
     """
     incoming = run.incoming
+    anything = incoming.in_commit or incoming.waiting or incoming.held
+    if not (anything or run.questions or run.untold):
+        return
     if run.questions:
         effects.rare.unanswered = [
             *effects.rare.unanswered,

@@ -318,7 +318,8 @@ class Runner:
                 )
         run.replayer.tear_down()
         if event is not None:
-            self._tell_parent(run, event.attributes)
+            if run.started.parent_run_id is not None:
+                self._tell_parent(run, event.attributes)
             self._outside.closed(run.run_id, event.attributes)
         elif left is Left.CLOSED_ELSEWHERE:
             self._outside.closed(run.run_id, None)

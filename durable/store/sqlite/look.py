@@ -70,7 +70,7 @@ _HELD_NAMES: Final = (
     " FROM (VALUES {rows}) AS w)"
 )
 _FIND_OTHERS: Final = ManyKeys(
-    f"{_SELECT_HEADER} UNION ALL SELECT {_BY_ID}, p.column1, NULL, NULL FROM"
+    f"{_SELECT_HEADER} UNION ALL SELECT {_BY_ID}, p.column1, NULL, NULL FROM"  # noqa: S608 - as above
     " (VALUES {}) AS p LEFT JOIN durable_runs AS r ON r.run_id = p.column1"
     f" WHERE r.owner IS NOT ?1 OR coalesce({_LAST}, 0) IS NOT p.column2",
     2,
