@@ -138,21 +138,21 @@ class RunWorld(RunStore):
             assert not is_durable or self.is_committed(token[0]), token
             if not is_durable:
                 given_back.append(self.sent[token[0]])
-        for update_id, what in effects.news:
+        for update_id, what in effects.rare.news:
             self.news.append((update_id, what))
             if what is None:
                 given_back.append(self.sent[update_id])
             elif not isinstance(what, Failure):
                 assert self.is_committed(update_id), update_id
-        for attempt in (*effects.stop, *effects.unheard):
+        for attempt in (*effects.rare.stop, *effects.rare.unheard):
             self._let_go(attempt)
-        for recording in effects.record:
+        for recording in effects.rare.record:
             self._submit(Submitted(recording.operation, run, "", recording))
         for attempt in effects.begin:
             self._begin(attempt)
-        self.queued += [attempt for attempt, _ in effects.seek]
-        self.children += effects.start
-        self.deliveries += effects.deliver
+        self.queued += [attempt for attempt, _ in effects.rare.seek]
+        self.children += effects.rare.start
+        self.deliveries += effects.rare.deliver
         if effects.write is not None:
             assert run.operation is effects.write
             assert not any(
@@ -160,10 +160,10 @@ class RunWorld(RunStore):
             )
             assert self.task is None or run is not self.run, "a drive beside a write"
             self._submit(Submitted(effects.write, run, ""))
-        if effects.read_mail:
+        if effects.rare.read_mail:
             assert not self.wants_mail
             self.wants_mail = True
-        if effects.read_run:
+        if effects.rare.read_run:
             assert run.state is UNREAD
             assert not self.wants_run
             self.wants_run, self.task = True, None
@@ -177,16 +177,16 @@ class RunWorld(RunStore):
             self.task = effects.drive
         if effects.left is not None and run is self.run:
             self._left()
-        for token in effects.unanswered:
+        for token in effects.rare.unanswered:
             self.looks[token] += 1
         self._show(run, effects)
         for event in given_back:
             self.put(event)
-        if effects.error is not None:
-            raise effects.error
-        for attempt in effects.mend:
+        if effects.rare.error is not None:
+            raise effects.rare.error
+        for attempt in effects.rare.mend:
             self.mend(attempt)
-        for attempt, resolution in effects.resolve:
+        for attempt, resolution in effects.rare.resolve:
             if resolution.result is None:
                 self.feed(inputs.AttemptRepeated(attempt), run)
             else:
@@ -194,13 +194,13 @@ class RunWorld(RunStore):
         return effects
 
     def _show(self, run: LiveRun, effects: Effects) -> None:
-        for number, token in enumerate(effects.ask, 1):
+        for number, token in enumerate(effects.rare.ask, 1):
             self.looks[token] += 1
             if self.harms:
                 self.harms = False
                 run.replayer.is_harmed = True
                 self.feed(inputs.Harmed(), run)
-                for later in effects.ask[number:]:
+                for later in effects.rare.ask[number:]:
                     self.feed(inputs.Asked(later), run)
                 return
 

@@ -100,7 +100,6 @@ class WorkflowTaskCompletion(msgspec.Struct, frozen=True):
         entries: what the code asked for, in order; `commands` as data.
         events: all events to append: the turn's inputs, then one for each command.
         is_closed: the last event is the run's terminal event.
-        next_timer_at: when the run's earliest timer is due, or None.
         rejected: updates that were refused, by id, with why. Nothing records them. If
             the whole turn came to nothing but that, `events` is empty.
         checkpoint_event_id: the newest checkpoint among `events`, or None.
@@ -111,7 +110,6 @@ class WorkflowTaskCompletion(msgspec.Struct, frozen=True):
     entries: tuple[Entry, ...] = ()
     events: tuple[HistoryEvent, ...] = ()
     is_closed: bool = False
-    next_timer_at: int | None = None
     rejected: tuple[tuple[str, Failure], ...] = ()
     checkpoint_event_id: int | None = None
     failure: WorkflowTaskFailure | None = None

@@ -23,7 +23,7 @@ import msgspec
 
 from durable.core.folding.fold import fold
 from durable.core.folding.run_state import RunState
-from durable.core.history.codec import decode_rows, encode_event
+from durable.core.history.codec import decode_rows, encode_events
 from durable.core.history.events import (
     ACTIVITY_OUTCOMES,
     CHILD_OUTCOMES,
@@ -137,7 +137,7 @@ def plan(loaded: LoadedRun) -> tuple[RepairRun, str]:
         run_id=record.run_id,
         expected=expected,
         keep=len(kept),
-        rows=[encode_event(record.run_id, event) for event in placed],
+        rows=encode_events(record.run_id, placed),
     )
     return repair, _describe(len(kept), tail[0].event_id, inputs, dropped)
 

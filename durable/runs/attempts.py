@@ -367,7 +367,7 @@ def is_meant(resolution: ActivityResolution, attempt: Attempt) -> bool:
 def resolve(run: LiveRun, effects: Effects) -> None:
     """Do what operators have decided of a run's attempts."""
     resolutions, run.resolutions = run.resolutions, ()
-    effects.resolve = [
+    effects.rare.resolve = [
         (attempt, resolution)
         for resolution in resolutions
         for attempt in run.attempts.values()
@@ -384,7 +384,7 @@ def cancel(run: LiveRun, scheduled_event_id: int, effects: Effects, now: int) ->
     attempt = waiting or run.attempts.get(scheduled_event_id)
     if attempt is None or attempt.phase is OVER:
         return
-    effects.stop = also(effects.stop, attempt)
+    effects.rare.stop = also(effects.rare.stop, attempt)
     if attempt.phase in _RUNS:
         attempt.phase = CANCELLING
     else:  # of one that is held, nobody waits for what it returned
@@ -405,7 +405,7 @@ def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
         attempt.phase = OVER
         kind = attempt.scheduled.settings.cancellation_type
         (unheard if is_closed and kind == "abandon" else stop).append(attempt)
-    effects.stop, effects.unheard = [*effects.stop, *stop], unheard
+    effects.rare.stop, effects.rare.unheard = [*effects.rare.stop, *stop], unheard
     run.attempts, run.backoffs = {}, {}
 
 
@@ -449,7 +449,7 @@ def _end(
     """Nothing more is heard of an attempt; say how it ended."""
     has_run = attempt.phase in _RUNS
     end = AttemptEnd(attempt, state, failure, decision, has_run=has_run)
-    effects.attempt_ends = also(effects.attempt_ends, end)
+    effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     attempt.phase = OVER
 
 
@@ -526,7 +526,7 @@ def _submit(
         known=run.incoming.known(),
     )
     recording = Recording(operation, attempt, then, state)
-    effects.record = also(effects.record, recording)
+    effects.rare.record = also(effects.rare.record, recording)
     return recording
 
 
@@ -544,11 +544,11 @@ def recorded(
             if run.attempts.get(attempt.scheduled_event_id) is attempt:
                 del run.attempts[attempt.scheduled_event_id]
             attempt.phase = OVER
-            effects.stop = also(effects.stop, attempt)
+            effects.rare.stop = also(effects.rare.stop, attempt)
         elif then is Then.BEGIN:
             order(attempt, effects, now)
         elif attempt.phase is not OVER:
-            effects.seek = also(effects.seek, (attempt, recording.is_first))
+            effects.rare.seek = also(effects.rare.seek, (attempt, recording.is_first))
     elif then is Then.WAIT or then is Then.FOLLOW:
         if recording.ended is not None and not is_done:
             run.ended += (recording.ended,)

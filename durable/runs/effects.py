@@ -116,13 +116,11 @@ def also(items: Some[T], item: T) -> list[T]:
     return [item]
 
 
-class Effects(msgspec.Struct, eq=False):
-    """What is to be done, in the order of the fields.
+class RareEffects(msgspec.Struct, eq=False):
+    """What a plain run never wants done.
 
     Attributes:
         attempt_ends: attempts that have ended.
-        creation: the run is created, or is not.
-        tell: who waits for a message is told whether it is durable.
         news: what became of updates, by id.
         spread: a commit did something to other runs.
         closed: runs that others have closed.
@@ -133,7 +131,6 @@ class Effects(msgspec.Struct, eq=False):
         stop: attempts that are to end; what runs is asked to.
         unheard: attempts that go on, though nobody hears of them.
         record: rows of attempts -> `Recorded`.
-        begin: attempts that may run; their rows are written.
         seek: attempts that wait for a worker which knows their activity, and whether
             another worker has left them for that already.
         mend: attempts that have returned; perhaps today's code can record what.
@@ -143,21 +140,13 @@ class Effects(msgspec.Struct, eq=False):
         refused: why a write was refused, for the log; `is_of_attempt` says that it was
             for an attempt.
         parking: why the run is being set aside, for the log.
-        look_around: there may be runs that nobody owns.
-        write: -> `Settled` or `Refused`.
         read_mail: its inbox is to be read -> `MailRead`.
         read_run: its history is -> `Loaded`.
-        wake_at: look for what is due no later than this instant.
-        ready_at: when the turn that is to be driven was due, if somebody observes.
-        drive: one turn -> `Driven`.
-        left: the run leaves memory.
-        terminal: its last event, if this worker has it.
+        look_around: there may be runs that nobody owns.
         error: what nobody expected; it is raised.
     """
 
     attempt_ends: Some[AttemptEnd] = ()
-    creation: Creation | None = None
-    tell: Some[tuple[Token, bool]] = ()
     news: Some[tuple[str, UpdateNews]] = ()
     spread: Committed | None = None
     closed: Some[str] = ()
@@ -168,7 +157,6 @@ class Effects(msgspec.Struct, eq=False):
     stop: Some[Attempt] = ()
     unheard: Some[Attempt] = ()
     record: Some[Recording] = ()
-    begin: Some[Attempt] = ()
     seek: Some[tuple[Attempt, bool]] = ()
     mend: Some[Attempt] = ()
     resolve: Some[tuple[Attempt, ActivityResolution]] = ()
@@ -177,16 +165,46 @@ class Effects(msgspec.Struct, eq=False):
     refused: BaseException | None = None
     is_of_attempt: bool = False
     parking: Failure | None = None
-    look_around: bool = False
-    write: StartRun | CommitTask | ParkRun | None = None
     read_mail: bool = False
     read_run: bool = False
+    look_around: bool = False
+    error: BaseException | None = None
+
+
+class Effects(msgspec.Struct, eq=False):
+    """What is to be done, in the order of the fields.
+
+    Attributes:
+        rare: all that a plain run never wants; it is made when it is first asked for.
+        write: -> `Settled` or `Refused`.
+        creation: the run is created, or is not.
+        tell: who waits for a message is told whether it is durable.
+        begin: attempts that may run; their rows are written.
+        wake_at: look for what is due no later than this instant.
+        ready_at: when the turn that is to be driven was due, if somebody observes.
+        drive: one turn -> `Driven`.
+        left: the run leaves memory.
+        terminal: its last event, if this worker has it.
+    """
+
+    found_rare: RareEffects | None = None
+    """`rare`, if there is any."""
+    write: StartRun | CommitTask | ParkRun | None = None
+    creation: Creation | None = None
+    tell: Some[tuple[Token, bool]] = ()
+    begin: Some[Attempt] = ()
     wake_at: int | None = None
     ready_at: int = 0
     drive: WorkflowTask | None = None
     left: Left | None = None
     terminal: HistoryEvent | None = None
-    error: BaseException | None = None
+
+    @property
+    def rare(self) -> RareEffects:
+        """What a plain run never wants done."""
+        if self.found_rare is None:
+            self.found_rare = RareEffects()
+        return self.found_rare
 
     def wake_by(self, instant: int) -> None:
         """Have it looked for what is due, no later than this."""

@@ -38,7 +38,7 @@ def told(run: LiveRun, given: inputs.Told, effects: Effects, now: int) -> None:
 
 def asked(run: LiveRun, given: inputs.Asked, effects: Effects, now: int) -> None:
     """Who wants to look at it must ask the store."""
-    effects.unanswered = [given.token]
+    effects.rare.unanswered = [given.token]
 
 
 def settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
@@ -48,11 +48,11 @@ def settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> 
         effects.creation = Creation(run.creator, given.result, has_ended=False)
         if given.result.created:
             if given.result.terminated_run_id is not None:
-                effects.closed = [given.result.terminated_run_id]
+                effects.rare.closed = [given.result.terminated_run_id]
             if run.completion is not None and run.completion.is_closed:
-                effects.closed = [*effects.closed, run.run_id]
+                effects.rare.closed = [*effects.rare.closed, run.run_id]
         else:
-            effects.spread = given.result.committed
+            effects.rare.spread = given.result.committed
     messages.give_back_updates(run.incoming.in_commit, effects)
 
 

@@ -91,7 +91,8 @@ def begin(
         creator: who wants to hear how that ended.
     """
     run.operation, run.creator = request, creator
-    run.incoming.in_commit = [Item(event) for event in first]
+    if first:
+        run.incoming.in_commit = [Item(event) for event in first]
     task = WorkflowTask(request.record.started_at, (run.started, *first))
     return Effects(drive=task)
 
@@ -159,7 +160,7 @@ def _read_again(run: LiveRun, effects: Effects) -> None:
     """Have the history read again; inputs and attempts stay."""
     run.must_read = False
     run.state = UNREAD
-    effects.read_run = True
+    effects.rare.read_run = True
 
 
 def _want_read(run: LiveRun, effects: Effects) -> None:
@@ -188,11 +189,11 @@ def _created(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
     run.commits += 1
     if not result.created:
         run.incoming.in_commit = ()
-        effects.spread = result.committed
+        effects.rare.spread = result.committed
         leaving.leave(run, Left.DROPPED, effects)
         return
     if result.terminated_run_id is not None:
-        effects.closed = [result.terminated_run_id]
+        effects.rare.closed = [result.terminated_run_id]
     if completion.failure is None:
         _turn_committed(run, result.committed, effects, now)
         return
@@ -223,7 +224,7 @@ def _not_created(
     if isinstance(given.error, CommitUnknownError):
         # If it took place, what it started is ours perhaps, or waits for all.
         effects.wake_by(now)
-        effects.look_around = True
+        effects.rare.look_around = True
     run.incoming.in_commit = ()
     leaving.leave(run, Left.DROPPED, effects)
 
@@ -281,7 +282,7 @@ def _turn_committed(
     events = completion.events
     run.failed_tries = run.refusals = 0
     if committed is not None:
-        effects.spread = committed
+        effects.rare.spread = committed
     if completion.is_closed:
         # Whatever the last turn asked for or called off ends with the run.
         effects.terminal = events[-1]
@@ -303,7 +304,7 @@ def _turn_committed(
             attempts.cancel(run, attributes.scheduled_event_id, effects, now)
         elif kind is StartChildWorkflowExecutionInitiated:
             run.asked |= {event.event_id}
-            effects.start = also(effects.start, event)
+            effects.rare.start = also(effects.rare.start, event)
     if run.row[1] is not None:
         effects.wake_by(run.row[1])
     run.state = AT_REST
@@ -314,7 +315,7 @@ def _turn_committed(
 def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) -> None:
     error = given.error
     writes.take_back(run)
-    effects.refused = error
+    effects.rare.refused = error
     if isinstance(error, LeaseLostError):
         # Whatever lease that was: it has lived through what never happened.
         leaving.leave(run, Left.LEASE_LOST, effects)
@@ -323,10 +324,10 @@ def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) ->
         if isinstance(error, CommitUnknownError):
             # If it took place, it did something to other runs perhaps.
             effects.wake_by(now)
-            effects.look_around = True
+            effects.rare.look_around = True
         _read_again(run, effects)
     else:
-        effects.error = error
+        effects.rare.error = error
         leaving.leave(run, Left.DROPPED, effects)
 
 
@@ -346,7 +347,7 @@ def _parked(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> 
 def _not_parked(
     run: LiveRun, given: inputs.Refused, effects: Effects, now: int
 ) -> None:
-    effects.refused = given.error
+    effects.rare.refused = given.error
     is_lost = isinstance(given.error, LeaseLostError)
     leaving.leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
 
@@ -356,7 +357,7 @@ def _not_parked(
 
 def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> None:
     loaded = given.loaded
-    effects.torn_down = run.replayer
+    effects.rare.torn_down = run.replayer
     if loaded is None or loaded.record.status is not RunStatus.RUNNING:
         leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
         return
@@ -469,7 +470,7 @@ def _harmed(run: LiveRun, given: inputs.Harmed, effects: Effects, now: int) -> N
 
 def _recorded(run: LiveRun, given: inputs.Recorded, effects: Effects, now: int) -> None:
     error = given.error
-    effects.refused, effects.is_of_attempt = error, True
+    effects.rare.refused, effects.rare.is_of_attempt = error, True
     if isinstance(error, LeaseLostError):
         leaving.leave(run, Left.LEASE_LOST, effects)
     elif error is not None:
@@ -503,7 +504,7 @@ def _child_answered(
     elif isinstance(outcome, DurableError):
         run.incoming.add(Item(child_begun(event, outcome)))
     else:
-        effects.error = outcome
+        effects.rare.error = outcome
         return
     _proceed(run, effects, now)
 

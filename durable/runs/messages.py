@@ -80,10 +80,10 @@ def _told_update(
         # It may be known by what is not committed, and never will be.
         incoming.held += (given,)
     elif run.has_forgotten(update_id):
-        effects.news = also(effects.news, (update_id, None))
+        effects.rare.news = also(effects.rare.news, (update_id, None))
     elif is_known:
         answer = run.replayer.update_answer(update_id) or update.accepted()
-        effects.news = also(effects.news, (update_id, answer))
+        effects.rare.news = also(effects.rare.news, (update_id, answer))
     elif _find(run, key_of(update)) is None:
         incoming.add(Item(update))
 
@@ -144,7 +144,7 @@ def mail_came(run: LiveRun, effects: Effects) -> None:
         run.incoming.has_more = True
     else:
         run.incoming.is_reading = True
-        effects.read_mail = True
+        effects.rare.read_mail = True
 
 
 def mail_read(run: LiveRun, given: inputs.MailRead, effects: Effects, now: int) -> bool:
@@ -158,7 +158,7 @@ def mail_read(run: LiveRun, given: inputs.MailRead, effects: Effects, now: int) 
             is_readable = False
     if incoming.has_more and is_readable:
         incoming.has_more = False
-        effects.read_mail = True
+        effects.rare.read_mail = True
     else:
         incoming.is_reading = incoming.has_more = False
         if incoming.held:
@@ -237,7 +237,7 @@ def drop_recorded(run: LiveRun, effects: Effects, now: int) -> None:
     for update_id in untold:  # else it is answered again
         answer = run.replayer.update_answer(update_id)
         if answer is not None:
-            effects.news = also(effects.news, (update_id, answer))
+            effects.rare.news = also(effects.rare.news, (update_id, answer))
 
 
 # --- questions ------------------------------------------------------------------------
@@ -260,9 +260,9 @@ def answer(run: LiveRun, effects: Effects) -> None:
             run.questions += (question,)
         elif isinstance(question[1], MessageRecord):
             reply = question[1], run.spend_epoch()
-            effects.reply = also(effects.reply, reply)
+            effects.rare.reply = also(effects.rare.reply, reply)
         else:
-            effects.ask = also(effects.ask, question[1])
+            effects.rare.ask = also(effects.rare.ask, question[1])
 
 
 # --- around a commit ------------------------------------------------------------------
@@ -271,14 +271,13 @@ def answer(run: LiveRun, effects: Effects) -> None:
 def passed_by_inbox(run: LiveRun) -> bool:
     """Whether the turn has messages that came from this process directly."""
     updates = run.incoming.updates
-    return any(
-        item.tokens
-        or (
-            isinstance(item.event, UpdateRequest)
-            and item.event.update_id not in updates
-        )
-        for item in run.incoming.in_commit
-    )
+    for item in run.incoming.in_commit:
+        event = item.event
+        if item.tokens or (
+            type(event) is UpdateRequest and event.update_id not in updates
+        ):
+            return True
+    return False
 
 
 def settled_updates(
@@ -319,7 +318,7 @@ def tell(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -> 
         effects.tell = [*effects.tell, *told]
     if not run.replayer.has_mailbox:
         return  # then nothing was said of updates
-    news = [*effects.news, *completion.rejected]
+    news = [*effects.rare.news, *completion.rejected]
     for event in completion.events:
         what = event.attributes
         if isinstance(
@@ -328,7 +327,7 @@ def tell(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -> 
             news.append((what.update_id, what))
     for update_id, _ in news:
         incoming.updates.pop(update_id, None)
-    effects.news = news
+    effects.rare.news = news
 
 
 def give_back(run: LiveRun, effects: Effects) -> None:
@@ -337,8 +336,14 @@ def give_back(run: LiveRun, effects: Effects) -> None:
     Who waits for an update that is being committed hears of it once that has ended.
     """
     incoming = run.incoming
+    anything = incoming.in_commit or incoming.waiting or incoming.held
+    if not (anything or run.questions or run.untold):
+        return
     if run.questions:
-        effects.unanswered = [*effects.unanswered, *(q[1] for q in run.questions)]
+        effects.rare.unanswered = [
+            *effects.rare.unanswered,
+            *(q[1] for q in run.questions),
+        ]
         run.questions = ()
     for item in (*incoming.in_commit, *incoming.waiting):
         for token in item.tokens:
@@ -349,14 +354,14 @@ def give_back(run: LiveRun, effects: Effects) -> None:
         refuse(one, effects)
     give_back_updates(incoming.waiting, effects)
     for update_id in run.untold:
-        effects.news = also(effects.news, (update_id, None))
+        effects.rare.news = also(effects.rare.news, (update_id, None))
     incoming.waiting, incoming.keys, incoming.held = [], None, ()
 
 
 def refuse(given: inputs.Told, effects: Effects) -> None:
     """Let who has a message for a run that cannot take it ask the store."""
     if isinstance(given.event, UpdateRequest):
-        effects.news = also(effects.news, (given.event.update_id, None))
+        effects.rare.news = also(effects.rare.news, (given.event.update_id, None))
     elif given.token is not None:
         effects.tell = also(effects.tell, (given.token, False))
 
@@ -365,4 +370,4 @@ def give_back_updates(items: Iterable[Item], effects: Effects) -> None:
     """Let those ask the store who wait for updates of a run that left memory."""
     for item in items:
         if isinstance(item.event, UpdateRequest):
-            effects.news = also(effects.news, (item.event.update_id, None))
+            effects.rare.news = also(effects.rare.news, (item.event.update_id, None))

@@ -7,6 +7,7 @@ next run of its chain, and the children that are to outlive it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -72,9 +73,18 @@ STATUS_OF: Final[dict[type[Attributes], RunStatus]] = {
     WorkflowExecutionTerminated: RunStatus.TERMINATED,
 }
 
+_attributes: Final = operator.attrgetter("attributes")
+_STARTS: Final = frozenset(
+    {StartChildWorkflowExecutionInitiated, WorkflowExecutionContinuedAsNew}
+)
 _WORK: Final = frozenset(
     {*DELIVERIES, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
 )
+
+
+def kinds_of(events: Iterable[HistoryEvent]) -> set[type[Attributes]]:
+    """The kinds of a turn's events; without a step of Python for each."""
+    return {*map(type, map(_attributes, events))}
 
 
 def has_work(kinds: set[type[Attributes]]) -> bool:
@@ -98,10 +108,13 @@ def messages_of(
     run: LiveRun, completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
 ) -> tuple[PutMessage, ...]:
     """What a turn with these kinds of events sends to other runs."""
+    has_parent = run.started.parent_run_id is not None
+    if not has_parent and kinds.isdisjoint(DELIVERIES):
+        return ()
     messages: list[PutMessage] = []
     if not kinds.isdisjoint(DELIVERIES) and completion.failure is None:
         messages += [delivery(run, e) for e in deliveries_of(completion.events)]
-    if completion.is_closed and run.started.parent_run_id is not None:
+    if completion.is_closed and has_parent:
         news = news_for_parent(run, completion.events[-1].attributes)
         if news is not None:
             messages.append(news)
@@ -269,8 +282,12 @@ def unowned_start(
     return unowned(StartRun(record=record, rows=[], reuse_policy=policy), [started])
 
 
-def starts_of(run: LiveRun, events: Sequence[HistoryEvent]) -> tuple[StartRun, ...]:
-    """What the turn that ends a run starts."""
+def starts_of(
+    run: LiveRun, events: Sequence[HistoryEvent], kinds: set[type[Attributes]]
+) -> tuple[StartRun, ...]:
+    """What the turn with these kinds of events, which ends a run, starts."""
+    if kinds.isdisjoint(_STARTS):
+        return ()
     closing = events[-1]
     starts = _surviving_children(run, events, closing.time)
     going = closing.attributes

@@ -130,14 +130,14 @@ def restore_others(run: LiveRun, effects: Effects) -> None:
             assert child.initiated is not None  # noqa: S101 - it is recorded
             event = HistoryEvent(number, 0, child.initiated_at, child.initiated)
             run.asked |= {number}
-            effects.start = also(effects.start, event)
+            effects.rare.start = also(effects.rare.start, event)
     for sent in run.replayer.pending_deliveries():
         number = sent.initiated_event_id
         if number not in heard:
             assert sent.initiated is not None  # noqa: S101 - it is recorded
             run.asked |= {number}
             event = HistoryEvent(number, 0, 0, sent.initiated)
-            effects.deliver = also(effects.deliver, event)
+            effects.rare.deliver = also(effects.rare.deliver, event)
 
 
 def restore_activities(
@@ -194,7 +194,7 @@ def _hold(run: LiveRun, attempt: Attempt, failure: Failure, effects: Effects) ->
     attempt.phase, attempt.problem = HELD, failure
     run.attempts[attempt.scheduled_event_id] = attempt
     if not any(attempts.is_meant(r, attempt) for r in run.resolutions):
-        effects.mend = also(effects.mend, attempt)
+        effects.rare.mend = also(effects.rare.mend, attempt)
 
 
 def _resolve_doubt(
@@ -221,7 +221,7 @@ def _resolve_doubt(
     ):
         decision = retry.GiveUp("outcome_unknown")
     end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
-    effects.attempt_ends = also(effects.attempt_ends, end)
+    effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     if isinstance(decision, retry.GiveUp):
         run.incoming.add(Item(_doubtful(attempt, failure)))
         run.ended += (attempts.lost(attempt, failure, now),)

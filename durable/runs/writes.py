@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from durable.core.history.codec import decode_rows, encode_event
+from durable.core.history.codec import decode_rows, encode_events
 from durable.core.history.events import (
     StateTransitioned,
     WorkflowExecutionUpdateCompleted,
@@ -20,6 +18,7 @@ from durable.runs.live_run import LiveRun
 from durable.runs.outgoing import (
     STATUS_OF,
     has_work,
+    kinds_of,
     messages_of,
     published_state,
     starts_of,
@@ -33,7 +32,7 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
     request = run.operation
     assert isinstance(request, StartRun)  # noqa: S101 - by the state
     events, closes = completion.events, completion.is_closed
-    kinds: set[type[Any]] = {type(event.attributes) for event in events}
+    kinds = kinds_of(events)
     begins_work = has_work(kinds) or completion.failure is not None
     run.row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
     status, closed_at = RUNNING, None
@@ -49,9 +48,9 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
             closed_at=closed_at,
             state=published_state(events) if StateTransitioned in kinds else None,
         ),
-        rows=[encode_event(run.run_id, event) for event in events],
+        rows=encode_events(run.run_id, events),
         messages=messages_of(run, completion, kinds),
-        starts=starts_of(run, events) if closes else (),
+        starts=starts_of(run, events, kinds) if closes else (),
     )
     run.operation, run.completion = operation, completion
     effects.write = operation
@@ -67,13 +66,13 @@ def commit(
     if not (events or numbers or requests or settled):
         return False
     run_id, closes = run.run_id, completion.is_closed
-    kinds: set[type[Any]] = {type(event.attributes) for event in events}
+    kinds = kinds_of(events)
     # Inputs that a failed turn leaves unseen must not wait for a restart.
     begins_work = has_work(kinds) or completion.failure is not None
     row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
     operation = CommitTask(
         run_id=run_id,
-        rows=[encode_event(run_id, event) for event in events],
+        rows=encode_events(run_id, events),
         epoch=run.spend_epoch(),
         status=STATUS_OF[type(events[-1].attributes)] if closes else None,
         closed_at=events[-1].time if closes else None,
@@ -88,7 +87,7 @@ def commit(
         state=published_state(events) if StateTransitioned in kinds else None,
         checkpoint_event_id=completion.checkpoint_event_id,
         messages=messages_of(run, completion, kinds),
-        starts=starts_of(run, events) if closes else (),
+        starts=starts_of(run, events, kinds) if closes else (),
         has_children=closes and run.replayer.has_had_children,
         sees_all_mail=messages.passed_by_inbox(run),
     )
@@ -109,7 +108,7 @@ def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
     events = run.replayer.unprocessed_events(now, kept)
     operation = CommitTask(
         run_id=run.run_id,
-        rows=[encode_event(run.run_id, event) for event in events],
+        rows=encode_events(run.run_id, events),
         epoch=run.spend_epoch(),
         update_run=True,
         is_active=True,
@@ -176,7 +175,7 @@ def fail_run(
 
 def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
     """Set the run aside with its reason; nobody loses anything."""
-    run.stuck = effects.parking = failure
+    run.stuck = effects.rare.parking = failure
     run.state = PARKING
     stuck = msgspec.json.encode(failure).decode()
     epoch = run.spend_epoch()

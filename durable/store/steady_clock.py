@@ -32,8 +32,9 @@ class SteadyClock:
         self._has_pace = pace is not None
         self._pace: Callable[[], int] = pace or monotonic_ns
         self._latest = 0
-        # How far, in nanoseconds, the time is ahead of the pace.
-        self._offset = -1 << 80
+        # How far, in nanoseconds, the time is ahead of the pace; and how far it must be
+        # or the clock was set back, which is beyond all while that is so.
+        self._offset = self._least = -1 << 80
         self._is_behind = self._has_warned = False
         # The event loop and the writer thread both ask. While all is well they may
         # overtake each other, by less than the time that one of them takes to ask.
@@ -43,13 +44,15 @@ class SteadyClock:
         """Microseconds since 1970, UTC; never less than an earlier answer."""
         now = self._read()
         offset = now * 1_000 - self._pace()
-        if self._is_behind or now < self._latest or offset < self._offset - _STEP:
+        if now < self._latest or offset < self._least:
             with self._lock:
                 now, offset = self._go_on()
                 self._latest, self._offset = now, offset
+                self._least = 1 << 80 if self._is_behind else offset - _STEP
             return now
         self._latest = now
         self._offset = offset
+        self._least = offset - _STEP
         return now
 
     def _go_on(self) -> tuple[int, int]:

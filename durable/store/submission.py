@@ -11,8 +11,9 @@ from durable.core.loop.collector import call_uncollected
 from durable.errors import EngineClosedError, InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from durable.store.deciding.decide import Outcomes
     from durable.store.store import Outcome
 
 
@@ -101,17 +102,16 @@ async def wait_for_outcome(submit: Callable[[Outcome], None]) -> Any:
 
 
 def deliver(
-    loop: asyncio.AbstractEventLoop, outcomes: list[tuple[Outcome, Any, Any]]
+    loop: asyncio.AbstractEventLoop, receivers: Iterable[Outcome], outcomes: Outcomes
 ) -> None:
     """Call the receivers in order; one that raises harms no other."""
-    call_uncollected(_deliver_each, loop, outcomes)
+    call_uncollected(_deliver_each, loop, receivers, outcomes)
 
 
 def _deliver_each(
-    loop: asyncio.AbstractEventLoop,
-    outcomes: list[tuple[Outcome, Any, BaseException | None]],
+    loop: asyncio.AbstractEventLoop, receivers: Iterable[Outcome], outcomes: Outcomes
 ) -> None:
-    for done, result, error in outcomes:
+    for done, (result, error) in zip(receivers, outcomes, strict=True):
         try:
             done(result, error)
         except Exception as failure:  # noqa: BLE001 - whatever a callback raises

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -40,6 +39,7 @@ from durable.runs.effects import (
     Creation,
     Effects,
     Left,
+    RareEffects,
     Recording,
     Then,
     UpdateNews,
@@ -77,24 +77,6 @@ from durable.worker.turns import Turns
 
 _log: Final = logging.getLogger("durable.worker")
 _DRIVEN: Final = (DRIVING, CREATING, REPLAYING)
-_USUAL: Final = frozenset(
-    [
-        "begin",
-        "creation",
-        "drive",
-        "error",
-        "left",
-        "ready_at",
-        "tell",
-        "terminal",
-        "wake_at",
-        "write",
-    ]
-)
-# Whether there are others is asked with one look: a plain run has none.
-_rare_of: Final = operator.attrgetter(
-    *(name for name in Effects.__struct_fields__ if name not in _USUAL)
-)
 # That an outcome is held, which nobody else knows, is written again after this long.
 _HOLD_SECONDS: Final = 1.0
 T = TypeVar("T")
@@ -183,17 +165,15 @@ class Runner:
 
     def feed(self, run: LiveRun, given: inputs.AnyInput) -> None:
         """Give a run something, and carry out what it wants then."""
-        self._carry_out(run, machine.handle(run, given, self._store.now()))
+        now = self._store.now()
+        self._carry_out(run, machine.handle(run, given, now), now)
 
-    def _carry_out(self, run: LiveRun, effects: Effects) -> None:
+    def _carry_out(self, run: LiveRun, effects: Effects, now: int) -> None:
         # What it writes goes first, in the order in which it was decided: whatever
         # else is carried out may have it decide more.
-        for recording in effects.record:
-            recorded = partial(self._recorded, run, recording)
-            self._store.submit(recording.operation, recorded)
-        for message, epoch in effects.reply:
-            reply = reply_to(run, message, epoch, self._store.now())
-            self._store.submit(reply, partial(self._replied, run))
+        rare = effects.found_rare
+        if rare is not None:
+            self._submit_rare(run, rare)
         if effects.write is not None:
             self._store.submit(effects.write, partial(self._written, run))
         if effects.creation is not None:
@@ -202,57 +182,67 @@ class Runner:
             for token, answer in effects.tell:
                 if not token.done():
                     token.set_result(answer)
-        if any(_rare_of(effects)):
-            self._carry_out_rare(run, effects)
+        if rare is not None:
+            self._carry_out_rare(run, rare, effects.left)
         if effects.begin:
             for attempt in effects.begin:
-                self.pool.begin(attempt)
+                self.pool.begin(attempt, now)
         if effects.wake_at is not None:
             self._outside.wake_by(effects.wake_at)
         # What was carried out may have brought the run away from there.
         task = effects.drive
         if task is not None and run.state in _DRIVEN:
             driven = self._turns.drive(run, task, effects.ready_at)
-            self._carry_out(run, machine.handle(run, driven, task.now))
-        if effects.left is not None:
-            self._leave(run, effects.left, effects)
+            self._carry_out(run, machine.handle(run, driven, task.now), task.now)
+        elif effects.left is not None:
+            self._leave(run, effects.left, effects.terminal)
         elif run.state is AT_REST:
             self._settle(run)
-        if effects.error is not None:
-            raise effects.error
+        if rare is not None and rare.error is not None:
+            raise rare.error
 
-    def _carry_out_rare(self, run: LiveRun, effects: Effects) -> None:
-        for end in effects.attempt_ends:
+    def _submit_rare(self, run: LiveRun, rare: RareEffects) -> None:
+        for recording in rare.record:
+            recorded = partial(self._recorded, run, recording)
+            self._store.submit(recording.operation, recorded)
+        for message, epoch in rare.reply:
+            reply = reply_to(run, message, epoch, self._store.now())
+            self._store.submit(reply, partial(self._replied, run))
+
+    def _carry_out_rare(
+        self, run: LiveRun, rare: RareEffects, left: Left | None
+    ) -> None:
+        for end in rare.attempt_ends:
             self._attempt_ended(end)
-        for update_id, news in effects.news:
+        for update_id, news in rare.news:
             self._outside.update(run.run_id, update_id, news)
-        if effects.spread is not None:
-            parent = self.find_parent(run) if effects.left is not None else None
-            self.spread(effects.spread, None if parent is None else parent.run_id)
-        for run_id in effects.closed:
+        if rare.spread is not None:
+            parent = self.find_parent(run) if left is not None else None
+            self.spread(rare.spread, None if parent is None else parent.run_id)
+        for run_id in rare.closed:
             self.closed_elsewhere(run_id)
-        if effects.torn_down is not None:
-            effects.torn_down.tear_down()
-        if effects.ask or effects.reply or effects.unanswered:
-            self._answer(run, effects)
-        for attempt in effects.stop:
+        if rare.torn_down is not None:
+            rare.torn_down.tear_down()
+        if rare.ask or rare.reply or rare.unanswered:
+            self._answer(run, rare)
+        for attempt in rare.stop:
             self.pool.stop(attempt)
-        for attempt in effects.unheard:
+        for attempt in rare.unheard:
             self.pool.let_go(attempt)
-        self._see_to_attempts(run, effects)
-        for event in effects.start:
+        self._see_to_attempts(run, rare)
+        for event in rare.start:
             self._start_child(run, event)
-        for event in effects.deliver:
+        for event in rare.deliver:
             self.spawn(self._deliver(run, event))
-        if effects.refused is not None:
-            self._log_refused(run, effects.refused, effects)
-        if effects.parking is not None:
-            log_lines.log_parked(run, effects.parking)
-        if effects.read_mail:
+        if rare.refused is not None:
+            self._log_refused(run, rare.refused, rare, left)
+        if rare.parking is not None:
+            log_lines.log_parked(run, rare.parking)
+        if rare.read_mail:
             self.spawn(self._read_mail(run))
-        if effects.read_run:
+        if rare.read_run:
             self.spawn(self._read_again(run))
-        if effects.look_around:
+        if rare.look_around:
             self._outside.look_around()
 
     def _written(self, run: LiveRun, result: Any, error: BaseException | None) -> None:
@@ -272,14 +262,14 @@ class Runner:
             asyncio.get_running_loop().call_later(_HOLD_SECONDS, self.feed, run, again)
 
     def _log_refused(
-        self, run: LiveRun, error: BaseException, effects: Effects
+        self, run: LiveRun, error: BaseException, rare: RareEffects, left: Left | None
     ) -> None:
         if isinstance(error, LeaseLostError):
             self._outside.lease_lost(error.worker_id)
             return
-        if effects.left is Left.PARKED:
+        if left is Left.PARKED:
             text = "Run %s could not be parked: %s"
-        elif effects.is_of_attempt:
+        elif rare.is_of_attempt:
             text = "An attempt of run %s could not be recorded (%s); it is not begun."
         elif isinstance(error, StoreError) and not isinstance(error, HistoryTakenError):
             text = (
@@ -296,12 +286,12 @@ class Runner:
         if end.was_here and self._turns.observer is not None:
             observing.attempt_closed(self._turns.observer, end, self._store.now())
 
-    def _see_to_attempts(self, run: LiveRun, effects: Effects) -> None:
-        for attempt, is_first in effects.seek:
+    def _see_to_attempts(self, run: LiveRun, rare: RareEffects) -> None:
+        for attempt, is_first in rare.seek:
             self._unknown.seek(attempt, may_offer=is_first)
-        for attempt in effects.mend:
+        for attempt in rare.mend:
             self.feed(run, unrecorded.mend(self._registry, attempt))
-        for attempt, resolution in effects.resolve:
+        for attempt, resolution in rare.resolve:
             self.feed(run, unrecorded.resolve(self._registry, attempt, resolution))
 
     # --- in and out of memory ---------------------------------------------------------
@@ -311,12 +301,11 @@ class Runner:
         run = self.runs.get(run_id)
         return None if run is None or self.terms.is_draining else run
 
-    def _leave(self, run: LiveRun, left: Left, effects: Effects) -> None:
+    def _leave(self, run: LiveRun, left: Left, event: HistoryEvent | None) -> None:
         """Take a run out of memory; whoever waits for it must ask the store."""
         if self.runs.get(run.run_id) is run:
             del self.runs[run.run_id]
         self._idle.pop(run.run_id, None)
-        event = effects.terminal
         if event is not None:
             if type(event.attributes) in ENDS_BADLY:
                 log_lines.log_failed_run(run, event.attributes)
@@ -327,7 +316,8 @@ class Runner:
                 )
         run.replayer.tear_down()
         if event is not None:
-            self._tell_parent(run, event.attributes)
+            if run.started.parent_run_id is not None:
+                self._tell_parent(run, event.attributes)
             self._outside.closed(run.run_id, event.attributes)
         elif left is Left.CLOSED_ELSEWHERE:
             self._outside.closed(run.run_id, None)
@@ -389,7 +379,8 @@ class Runner:
         # what they bring must find it, or it would be loaded beside itself. A start
         # whose answer was lost may be asked again for what was loaded since.
         self.runs.setdefault(run.run_id, run)
-        self._carry_out(run, machine.begin(run, request, first, creator))
+        begun = machine.begin(run, request, first, creator)
+        self._carry_out(run, begun, record.started_at)
 
     def _creation_ended(self, creation: Creation) -> None:
         creator, outcome = creation.creator, creation.outcome
@@ -504,17 +495,17 @@ class Runner:
         finally:
             self.feed(run, inputs.MailRead(messages))
 
-    def _answer(self, run: LiveRun, effects: Effects) -> None:
-        for token in effects.unanswered:
+    def _answer(self, run: LiveRun, rare: RareEffects) -> None:
+        for token in rare.unanswered:
             if isinstance(token, Question) and not token.answer.done():
                 token.answer.set_result(None)
         if run.replayer.is_harmed:
             self.feed(run, inputs.Harmed())
-        for number, token in enumerate(effects.ask, 1):
+        for number, token in enumerate(rare.ask, 1):
             look(run, token)
             if run.replayer.is_harmed:
                 self.feed(run, inputs.Harmed())
-                for later in effects.ask[number:]:
+                for later in rare.ask[number:]:
                     self.feed(run, inputs.Asked(later))
                 return
 

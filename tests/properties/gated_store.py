@@ -113,9 +113,10 @@ class GatedStore:
     def _deliver(self) -> bool:
         if not self._applied:
             return False
-        asyncio.get_event_loop().call_soon(
-            deliver, asyncio.get_event_loop(), self._applied.popleft()
-        )
+        answers = self._applied.popleft()
+        loop = asyncio.get_event_loop()
+        outcomes = [(result, error) for _, result, error in answers]
+        loop.call_soon(deliver, loop, [answer[0] for answer in answers], outcomes)
         return True
 
     def _read(self) -> bool:

@@ -32,16 +32,26 @@ _UNKNOWN: Final = ~flags.KNOWN
 
 def encode_event(run_id: str, event: HistoryEvent) -> Row:
     """Turn an event into a row."""
-    attributes = event.attributes
-    return (
-        run_id,
-        event.event_id,
-        event.task_number,
-        type(attributes).__name__,
-        event.time,
-        _encoder.encode(attributes).decode(),
-        event.flags,
-    )
+    return encode_events(run_id, (event,))[0]
+
+
+def encode_events(run_id: str, events: Iterable[HistoryEvent]) -> list[Row]:
+    """Turn events into rows."""
+    rows: list[Row] = []
+    encode = _encoder.encode
+    for event in events:
+        what = event.attributes
+        row = (
+            run_id,
+            event.event_id,
+            event.task_number,
+            type(what).__name__,
+            event.time,
+            encode(what).decode(),
+            event.flags,
+        )
+        rows.append(row)
+    return rows
 
 
 def encode_attributes(attributes: Attributes) -> str:

@@ -128,7 +128,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     _changes: collections.deque[Handle]
 
     def __init__(self, owner: LoopOwner, seed: int) -> None:
-        self._owner = owner
+        self._owner: Any = owner
         # How `durable.api` finds the runtime; any loop may carry one.
         self.durable_runtime: Any = owner
         self._ready: collections.deque[Handle] = collections.deque()
@@ -137,6 +137,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         # callback on each task would cost a turn of the loop.
         self.tasks: list[WorkflowTaskHandle[Any]] = []
         install_stable_asyncio(DeterministicLoop)
+
+    def part(self) -> None:
+        """Part from its run, both of which would wait for the cyclic collector."""
+        self._owner = self.durable_runtime = None
 
     # --- order ------------------------------------------------------------------------
 

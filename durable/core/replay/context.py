@@ -190,6 +190,10 @@ class RunContext(OtherRuns):
             self.has_mailbox = True
         return mailbox
 
+    def drop_mailbox(self) -> None:
+        """Part from it: both would wait for the cyclic collector."""
+        self._mailbox = None
+
     # --- for the replayer -------------------------------------------------------------
 
     @property

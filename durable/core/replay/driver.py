@@ -413,6 +413,9 @@ def end_context(context: RunContext) -> None:
     loop.tasks.clear()
     loop.generators = None
     context.entries.clear()
+    if not loop.is_running():  # else the code that tore it down goes on for a while
+        loop.part()
+        context.drop_mailbox()
 
 
 def exit_error(error: SystemExit) -> WorkflowTaskError:

@@ -580,13 +580,11 @@ class Replayer(RunView):
         rejected: tuple[tuple[str, Failure], ...] = (),
         checkpoint_event_id: int | None = None,
     ) -> WorkflowTaskCompletion:
-        is_closed = self.is_closed
         return WorkflowTaskCompletion(
             self.task_count,
             entries,
             events,
-            is_closed,
-            None if is_closed else self.next_timer_at(),
+            self._get_driver().is_closed,
             rejected,
             checkpoint_event_id,
         )

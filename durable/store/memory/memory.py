@@ -191,11 +191,8 @@ class MemoryStore:
                 duration=0,
             )
             loop.call_soon(report)
-        answers = [
-            (done, result, error)
-            for (_, done), (result, error) in zip(submitted, outcomes, strict=True)
-        ]
-        loop.call_soon(deliver, loop, answers)
+        receivers = [done for _, done in submitted]
+        loop.call_soon(deliver, loop, receivers, outcomes)
         self._tell_others()
 
     def _apply(self, operation: Operation | RegisterWorker | ReleaseWorker) -> Any:

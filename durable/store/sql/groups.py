@@ -187,6 +187,8 @@ class GroupExecutor:
 
     def _take_over(self, transaction: Transaction) -> _Calls:
         worker, lost = transaction.worker, transaction.lost
+        if worker is self._worker and lost is self._lost and not transaction.is_lost:
+            return []
         if worker is not None and worker.worker_id != self._worker_id:
             self.renew_at = time.monotonic() + RENEWAL_SECONDS
         self._worker, self._lost = worker, lost

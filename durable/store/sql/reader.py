@@ -68,7 +68,12 @@ class Reader:
                 answers = [a for part in by_kind.values() for a in self._answer(part)]
             # If the loop was closed, then so was everybody who could want an answer.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(deliver, self._loop, answers)
+                self._loop.call_soon_threadsafe(
+                    deliver,
+                    self._loop,
+                    [done for done, _ in answers],
+                    [outcome for _, outcome in answers],
+                )
         with self._gate:
             self.disconnect()
 
@@ -83,15 +88,15 @@ class Reader:
             self._queue.put(None)  # the end comes after them
         return group
 
-    def _answer(self, part: list[_Asked]) -> list[tuple[Outcome, Any, Any]]:
+    def _answer(self, part: list[_Asked]) -> list[tuple[Outcome, tuple[Any, Any]]]:
         try:
             answers = self._read([question for question, _ in part])
         except Exception as error:  # noqa: BLE001 - who reads gets it
             if len(part) == 1:
-                return [(part[0][1], None, error)]
+                return [(part[0][1], (None, error))]
             # What is wrong with one of them harms no other.
             return [answer for asked in part for answer in self._answer([asked])]
-        return [(part[i][1], answer, None) for i, answer in enumerate(answers)]
+        return [(part[i][1], (answer, None)) for i, answer in enumerate(answers)]
 
     def _read(self, questions: list[Question]) -> Sequence[Any]:
         try:

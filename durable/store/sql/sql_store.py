@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from durable.store.lease import RegisterWorker, ReleaseWorker
 from durable.store.queries import ListWorkers
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from durable.store.store import Outcome
 
 T = TypeVar("T")
+_Operation: TypeAlias = "Operation | RegisterWorker | ReleaseWorker | Question"
 # For what the threads had begun when the loop ended.
 _ABANDONED_SECONDS: Final = 5.0
 
@@ -42,6 +43,8 @@ class SqlStore:
         """Use a database that is not opened yet."""
         self._database = database
         self._clock = SteadyClock(clock)
+        self.now = self._clock.now
+        """Microseconds since 1970 by the injected clock; never steps back."""
         self._observer = observer
         self._admission = Admission(database.name)
         self._writer: Writer | None = None
@@ -111,17 +114,10 @@ class SqlStore:
         # The writer's thread ends the reader's, and waits for it.
         await wait_for_outcome(writer.stop)
 
-    def now(self) -> int:
-        """Microseconds since 1970 by the injected clock; never steps back."""
-        return self._clock.now()
-
     # --- writes -----------------------------------------------------------------------
 
-    def submit(self, operation: Operation, done: Outcome) -> None:
+    def submit(self, operation: _Operation, done: Outcome) -> None:
         """Queue an operation for the next commit."""
-        self._submit(operation, done)
-
-    def _submit(self, operation: Any, done: Outcome) -> None:
         self._admission.check()
         assert self._writer is not None  # noqa: S101 - open sets both
         self._writer.submit(operation, done)
@@ -129,7 +125,7 @@ class SqlStore:
     async def perform(self, operation: Operation) -> Any:
         """Submit an operation, wait for its commit, return its result or raise."""
         self._admission.check()
-        return await wait_for_outcome(lambda done: self._submit(operation, done))
+        return await wait_for_outcome(lambda done: self.submit(operation, done))
 
     async def register_worker(
         self, worker: WorkerRecord, lost: Callable[[], None]
@@ -144,14 +140,14 @@ class SqlStore:
                     self._worker = result
                 done(result, error)
 
-            self._submit(operation, receive)
+            self.submit(operation, receive)
 
         registered: WorkerRecord = await wait_for_outcome(submit)
         return registered
 
     async def release_worker(self) -> None:
         """Give up the lease and every run of this worker, in one transaction."""
-        await wait_for_outcome(lambda done: self._submit(ReleaseWorker(), done))
+        await wait_for_outcome(lambda done: self.submit(ReleaseWorker(), done))
         self._worker = None
 
     def holds_lease(self) -> bool:
@@ -178,7 +174,7 @@ class SqlStore:
             answer = await wait_for_outcome(lambda done: reader.submit(question, done))
         if answer is NO_READER:
             self._reads_by_writer = True
-            answer = await wait_for_outcome(lambda done: self._submit(question, done))
+            answer = await wait_for_outcome(lambda done: self.submit(question, done))
         if type(query) is ListWorkers:
             self._note_workers(answer)
         found: T = answer

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from durable.observer import Observer
     from durable.store.database import Database, Session
+    from durable.store.deciding.decide import Outcomes
     from durable.store.sql.groups import GroupExecutor
     from durable.store.store import Outcome
 
@@ -124,9 +125,9 @@ class Writer:
             try:
                 self._polled = self._executor.open()
             except Exception as error:  # noqa: BLE001 - the opener waits for an answer
-                self._post([(self._started, None, error)])
+                self._post([self._started], [(None, error)])
                 return
-        self._post([(self._started, None, None)])
+        self._post([self._started], [(None, None)])
         while self._round():
             if not self._queue:
                 self._sleep()
@@ -134,7 +135,7 @@ class Writer:
         with self._gate:
             self._executor.close()
         if self._is_stopping:
-            self._post([(self._stopped, None, None)])
+            self._post([self._stopped], [(None, None)])
 
     def _round(self) -> bool:
         """Do what there is to do; False if that was all, for ever."""
@@ -153,19 +154,19 @@ class Writer:
 
     def _work(self) -> None:
         queue = self._queue
-        if isinstance(queue[0][0], Question):
-            question, done = queue.popleft()
-            self._post([(done, *self._read(question))])
-            return
         operations: list[Any] = []
         receivers: list[Outcome] = []
         # Only this thread takes from the queue, so what was there stays there.
         for _ in range(min(len(queue), limits.COMMIT_OPERATIONS_MAX)):
-            if isinstance(queue[0][0], Question):
+            if type(queue[0][0]) is Question:
                 break
             operation, done = queue.popleft()
             operations.append(operation)
             receivers.append(done)
+        if not operations:
+            question, done = queue.popleft()
+            self._post([done], [self._read(question)])
+            return
         began = time.perf_counter_ns()
         try:
             outcomes, calls = self._executor.execute(operations)
@@ -175,14 +176,11 @@ class Writer:
         duration = (time.perf_counter_ns() - began) // 1_000
         self._is_dirty = True
         self._idle_at = time.monotonic() + _IDLE_SECONDS
-        answers = [
-            (done, result, error)
-            for done, (result, error) in zip(receivers, outcomes, strict=True)
-        ]
-        self._post(answers)
+        self._post(receivers, outcomes)
         for call in calls:
             self._call_on_loop(call)
-        self._observe(operations, duration)
+        if self._observer is not None:
+            self._observe(self._observer, operations, duration)
 
     def _read(self, question: Question) -> tuple[Any, BaseException | None]:
         try:
@@ -191,14 +189,14 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - the reader gets it
             return None, error
 
-    def _observe(self, operations: list[Any], duration: int) -> None:
-        if self._observer is None:
-            return
+    def _observe(
+        self, observer: Observer, operations: list[Any], duration: int
+    ) -> None:
         rows = sum(len(getattr(operation, "rows", ())) for operation in operations)
         # On the loop, where an observer that raises harms nobody.
         self._call_on_loop(
             functools.partial(
-                self._observer.committed,
+                observer.committed,
                 operations=len(operations),
                 rows=rows,
                 duration=duration,
@@ -214,17 +212,14 @@ class Writer:
         self._is_asleep = False
 
     def _time_to_sleep(self) -> float | None:
-        moments: list[float] = []
-        now = time.monotonic()
-        if self._executor.renew_at is not None:
-            moments.append(self._executor.renew_at)
-        if self._changed is not None:
-            moments.append(self._poll_at)
-        if self._is_dirty:
-            moments.append(self._idle_at)
-        if not moments:
+        moment = self._executor.renew_at
+        if self._changed is not None and (moment is None or self._poll_at < moment):
+            moment = self._poll_at
+        if self._is_dirty and (moment is None or self._idle_at < moment):
+            moment = self._idle_at
+        if moment is None:
             return None
-        return min(max(0.0, min(moments) - now), threading.TIMEOUT_MAX)
+        return min(max(0.0, moment - time.monotonic()), threading.TIMEOUT_MAX)
 
     def _keep_house(self) -> None:
         now = time.monotonic()
@@ -265,8 +260,8 @@ class Writer:
             _POLL_SECONDS_ACTIVE if is_active else _POLL_SECONDS_QUIET
         )
 
-    def _post(self, answers: list[tuple[Outcome, Any, BaseException | None]]) -> None:
-        self._call_on_loop(deliver, self._loop, answers)
+    def _post(self, receivers: list[Outcome], outcomes: Outcomes) -> None:
+        self._call_on_loop(deliver, self._loop, receivers, outcomes)
 
     def _call_on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         try:

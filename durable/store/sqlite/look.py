@@ -40,26 +40,29 @@ _BY_REQUEST: Final = 2
 _OPEN: Final = 3
 _NEWEST: Final = 4
 _USED: Final = 5
+# The driver reads the name of each column of each answer: most have four.
 _SELECT_HEADER: Final = (
     f"SELECT {_HEADER}, (SELECT 1 FROM durable_workers WHERE worker_id = ?1),"  # noqa: S608 - constant names
     " (SELECT min(sequence) FROM durable_inbox),"
     " CASE WHEN ?2 THEN coalesce((SELECT seq FROM sqlite_sequence"
-    " WHERE name = 'durable_inbox'), 0) END" + ", NULL" * 11
+    " WHERE name = 'durable_inbox'), 0) END"
 )
+_WIDE_HEADER: Final = _SELECT_HEADER + ", NULL" * 11
 _FIND_RUNS: Final = ManyKeys(
-    f"{_SELECT_HEADER} UNION ALL"
-    f" SELECT {_BY_ID}, NULL, {_RUNS} WHERE r.run_id IN ({{}})"
+    f"{_WIDE_HEADER} UNION ALL SELECT {_BY_ID}, NULL, {_RUNS} WHERE r.run_id IN ({{}})"
 )
-
-
+_OF_REQUESTS: Final = "r.namespace = ?3 AND r.request_id IN ({requests}) UNION ALL"
 _USED_NAMES: Final = (
-    f"SELECT {_USED}, w.column1" + ", NULL" * 13 + " FROM (VALUES {rows}) AS w"
+    f"{_SELECT_HEADER} UNION ALL SELECT {_BY_REQUEST}, r.request_id, NULL, NULL"  # noqa: S608 - as above
+    f" FROM durable_runs AS r WHERE {_OF_REQUESTS}"
+    f" SELECT {_USED}, w.column1, NULL, NULL FROM (VALUES {{rows}}) AS w"
     " WHERE EXISTS (SELECT 1 FROM durable_runs AS n"
     " WHERE n.workflow_id = w.column1 AND n.namespace = ?3)"
 )
 # Of those that began at one instant the last one counts.
 _HELD_NAMES: Final = (
-    f"SELECT {_OPEN}, r.open_key, {_RUNS}"  # noqa: S608 - as above
+    f"{_WIDE_HEADER} UNION ALL SELECT {_BY_REQUEST}, r.request_id, {_RUNS}"  # noqa: S608 - as above
+    f" WHERE {_OF_REQUESTS} SELECT {_OPEN}, r.open_key, {_RUNS}"
     " WHERE r.namespace = ?3 AND r.open_key IN ({names})"
     f" UNION ALL SELECT {_NEWEST}, r.workflow_id, {_RUNS} WHERE r.rowid IN (SELECT"
     " (SELECT n.rowid FROM durable_runs AS n WHERE n.workflow_id = w.column1"
@@ -67,7 +70,7 @@ _HELD_NAMES: Final = (
     " FROM (VALUES {rows}) AS w)"
 )
 _FIND_OTHERS: Final = ManyKeys(
-    f"{_SELECT_HEADER} UNION ALL SELECT {_BY_ID}, p.column1" + ", NULL" * 13 + " FROM"
+    f"{_SELECT_HEADER} UNION ALL SELECT {_BY_ID}, p.column1, NULL, NULL FROM"  # noqa: S608 - as above
     " (VALUES {}) AS p LEFT JOIN durable_runs AS r ON r.run_id = p.column1"
     f" WHERE r.owner IS NOT ?1 OR coalesce({_LAST}, 0) IS NOT p.column2",
     2,
@@ -81,24 +84,30 @@ class _Names:
         """Compose the texts.
 
         Args:
-            is_new: of workflow ids, only which of them were ever used.
+            is_new: of all ids, only which of them were ever used.
         """
-        parts = _USED_NAMES if is_new else _HELD_NAMES
-        self.texts = [(n, self._compose(parts, n)) for n in (1, 4, 16, 128, 512)]
+        compose = self._compose_used if is_new else self._compose_held
+        self.texts = [(n, compose(n)) for n in (1, 4, 16, 128, 512)]
 
     @staticmethod
-    def _compose(parts: str, size: int) -> str:
+    def _compose_used(size: int) -> str:
+        # Each place has its own value, so none needs a number, for which SQLite looks
+        # through all others.
+        places = ["?"] * size
+        return _USED_NAMES.replace("{requests}", ", ".join(places)).replace(
+            "{rows}", ", ".join(f"({place})" for place in places)
+        )
+
+    @staticmethod
+    def _compose_held(size: int) -> str:
         requests, names = (
             [f"?{number}" for number in range(first, first + size)]
             for first in (4, 4 + size)
         )
         return (
-            f"{_SELECT_HEADER} UNION ALL SELECT {_BY_REQUEST}, r.request_id, {_RUNS}"
-            f" WHERE r.namespace = ?3 AND r.request_id IN ({', '.join(requests)})"
-            " UNION ALL "
-            + parts.replace("{names}", ", ".join(names)).replace(
-                "{rows}", ", ".join(f"({name})" for name in names)
-            )
+            _HELD_NAMES.replace("{requests}", ", ".join(requests))
+            .replace("{names}", ", ".join(names))
+            .replace("{rows}", ", ".join(f"({name})" for name in names))
         )
 
     def fetch(
@@ -253,15 +262,16 @@ def _look_for_names(
     for namespace, (request_ids, workflow_ids) in asked.items():
         where = (*header, namespace)
         rows = find.fetch(cursor, where, request_ids, workflow_ids)
-        used = [row[1] for row in rows if row[0] == _USED]
-        if used:
-            rows += _FIND_NAMES.fetch(cursor, where, [], used)
+        _take_header(seen, rows[0])
+        if find is _FIND_USED_NAMES and len(rows) > 1:
+            used = [row[1] for row in rows if row[0] == _USED]
+            taken = [row[1] for row in rows if row[0] == _BY_REQUEST]
+            if used or taken:
+                used = used or workflow_ids[:1]
+                rows = _FIND_NAMES.fetch(cursor, where, taken, used)
         for row in rows:
             tag = row[0]
             if tag == _HEADER:
-                _take_header(seen, row)
-                continue
-            if tag == _USED:
                 continue
             run = _take_run(runs, row)
             key = (namespace, row[1])

@@ -310,6 +310,17 @@ class CommitContract:
         assert loaded.record == make_run("r1", epoch=3)
         assert loaded.rows == make_rows("r1", 1, 5)
 
+    async def test_epoch_never_falls(self, harness: Harness) -> None:
+        store = await harness.open("w")
+        await store.perform(make_start("r1"))
+        taken = RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=None)
+        await store.perform(taken)
+
+        await store.perform(make_commit("r1", 3, 3, update_run=True, is_active=False))
+
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run("r1", epoch=1)
+
     @pytest.mark.parametrize("known", [(), (1,)])
     async def test_run_at_rest_is_due_for_what_it_has_not_seen(
         self, harness: Harness, known: tuple[int, ...]

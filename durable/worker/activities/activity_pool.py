@@ -19,7 +19,7 @@ from durable.core.history.payload import Failure
 from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
 from durable.runs.live_run import Attempt, LiveRun
-from durable.runs.states import GONE
+from durable.runs.states import GONE, OVER
 from durable.store.records import AttemptState
 from durable.store.store import Store
 from durable.worker.activities import unrecorded
@@ -99,7 +99,7 @@ class ActivityPool:
 
     # --- beginning --------------------------------------------------------------------
 
-    def begin(self, attempt: Attempt) -> None:
+    def begin(self, attempt: Attempt, now: int) -> None:
         """Run an attempt that is recorded, now or when there is room."""
         call = attempt.call
         if call is None:
@@ -110,7 +110,7 @@ class ActivityPool:
         if code is None:
             self._feed(attempt.run, inputs.AttemptUnknown(attempt))
         elif isinstance(code, BuiltIn) or self._places.has_room(code):
-            self._start(call, code)
+            self._start(call, code, now)
         else:
             self._places.enqueue(call, code)
             self._feed(attempt.run, inputs.AttemptQueued(attempt))
@@ -141,7 +141,7 @@ class ActivityPool:
             call.started_at = self._store.now()
             self._timed_out(call, timeout_type)
 
-    def _start(self, call: Call, code: Code) -> None:
+    def _start(self, call: Call, code: Code, now: int) -> None:
         call.code = code
         if isinstance(code, BuiltIn):
             self._patient.add(call)
@@ -149,7 +149,7 @@ class ActivityPool:
             self._places.take(call, code)
         call.cancel_timer()
         attempt = call.attempt
-        now = call.started_at = self._store.now()
+        call.started_at = now
         loop = asyncio.get_running_loop()
         scheduled = attempt.scheduled
         settings = scheduled.settings
@@ -203,6 +203,8 @@ class ActivityPool:
             self._leave(call, code)
 
     def _leave(self, call: Call, code: Code) -> None:
+        if call.attempt.phase is OVER:
+            call.attempt.call = None  # or both would wait for the cyclic collector
         if isinstance(code, BuiltIn):
             self._patient.discard(call)
             return

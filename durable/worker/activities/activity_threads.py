@@ -52,6 +52,7 @@ class ThreadCall:
     def _end(self) -> None:
         self.has_ended = True
         self._on_end()
+        del self._call, self._on_end  # which lead back here
 
     def frame(self) -> FrameType | None:
         """Where the function is now."""

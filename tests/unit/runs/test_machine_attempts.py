@@ -396,7 +396,7 @@ def test_no_attempt_outlives_its_run(world: Acting, phase: Phase, given: Any) ->
     attempt = world.bring(phase)
     effects = world.feed(given)
     assert attempt.phase is OVER
-    assert attempt in effects.stop
+    assert attempt in effects.rare.stop
     while world.queue:
         world.store()
     assert world.running == []
@@ -416,6 +416,6 @@ def test_an_unknown_activity_waits_for_a_worker_that_knows_it(world: Acting) -> 
     assert (recording.then, recording.is_first) == (Then.SEEK, True)
     effects = world.store()
     assert effects is not None
-    assert effects.seek == [(world.attempt, True)]
+    assert effects.rare.seek == [(world.attempt, True)]
     assert isinstance(recording.operation, RecordAttempts)
     assert recording.operation.is_active

@@ -210,11 +210,11 @@ def test_messages_that_were_there_first_are_seen_before_a_direct_one(
     world.write_mail("signal", "mailed", encode_message(letter("mailed")))
     effects = world.store()
     assert effects is not None
-    assert effects.read_run
+    assert effects.rare.read_run
     assert at(world) is UNREAD
     assert world.answers[token] == []
     world.read()
-    assert effects.refused is None
+    assert effects.rare.refused is None
     assert at(world) is REPLAYING
     world.drive()
     world.drive()

@@ -127,7 +127,7 @@ def test_what_was_not_committed_is_back_where_it_was(world: RunWorld, how: str) 
     assert run.ended == operation.attempts
     assert world.answers[by_hand] == []
     # What may have taken place did something to others perhaps.
-    assert effects.look_around == (how == "unknown")
+    assert effects.rare.look_around == (how == "unknown")
     world.read()
     world.drive_on()
     again = world.queue[0].operation
@@ -179,7 +179,7 @@ def test_a_run_that_could_not_be_parked_leaves_all_the_same(
     effects = world.store(how)
     assert effects is not None
     assert (run.state, effects.left) == (GONE, left)
-    assert effects.refused is not None
+    assert effects.rare.refused is not None
 
 
 def test_a_run_is_parked_with_nothing_under_way(world: RunWorld) -> None:
@@ -230,7 +230,7 @@ def test_whoever_waits_for_a_run_that_leaves_must_ask_the_store(
     # Whatever still comes for it is answered, or changes nothing.
     again = world.feed(inputs.Told(letter("late"), None), run)
     assert again.tell == ()
-    assert world.feed(inputs.Asked("late"), run).unanswered == ["late"]
+    assert world.feed(inputs.Asked("late"), run).rare.unanswered == ["late"]
     for late in (inputs.MailCame(), inputs.MailRead([]), inputs.Due(), inputs.Harmed()):
         assert world.feed(late, run).left is None
     assert run.state is GONE
@@ -255,7 +255,7 @@ def test_a_row_of_an_attempt_may_tell_that_the_lease_is_lost(
     error = LeaseLostError("gone", worker_id="w")
     effects = world.feed(inputs.Recorded(recording, error))
     assert (run.state, effects.left) == (GONE, Left.LEASE_LOST)
-    assert effects.refused is error
+    assert effects.rare.refused is error
 
 
 def test_a_run_that_another_has_is_dropped_when_it_is_read(world: RunWorld) -> None:
@@ -332,7 +332,7 @@ def test_a_start_that_was_refused_says_why(
     assert (run.state, effects.left) == (GONE, Left.DROPPED)
     assert world.creations[0].outcome is error
     assert world.answers[token] == [False]
-    assert effects.look_around == isinstance(error, CommitUnknownError)
+    assert effects.rare.look_around == isinstance(error, CommitUnknownError)
 
 
 @pytest.mark.parametrize("do", ["", "end"])
@@ -345,7 +345,7 @@ def test_a_run_that_was_created_after_it_left_is_there_all_the_same(
     effects = world.store()
     assert effects is not None
     assert world.creations[0].outcome.created
-    assert effects.closed == (["run"] if do else ())
+    assert effects.rare.closed == (["run"] if do else ())
     assert run.state is GONE
     assert (world.enter() is None) == bool(do)
 
