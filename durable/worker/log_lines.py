@@ -13,7 +13,9 @@ from durable.core.history.events import (
 )
 from durable.core.history.payload import Failure, innermost, summary_of
 from durable.core.machines import retry
+from durable.errors import HistoryTakenError, StoreError
 from durable.loggers import revive_loggers
+from durable.runs.effects import Left, RareEffects
 from durable.runs.live_run import Attempt, LiveRun
 from durable.worker.activities.places import line_of
 
@@ -138,3 +140,21 @@ def _raised_at(failure: Failure) -> str:
         failure = innermost(failure.group[0])
     frames = _FRAME.findall(failure.stack_trace)
     return " (at {}:{}, in {})".format(*frames[-1]) if frames else ""
+
+
+def log_refused(
+    run: LiveRun, error: BaseException, rare: RareEffects, left: Left | None
+) -> None:
+    """A write was refused. That others were there first is no news."""
+    if left is Left.PARKED:
+        text = "Run %s could not be parked: %s"
+    elif rare.is_of_attempt:
+        text = "An attempt of run %s could not be recorded (%s); it is not begun."
+    elif isinstance(error, StoreError) and not isinstance(error, HistoryTakenError):
+        text = (
+            "A workflow task of run %s was not committed (%s); it will be driven"
+            " again from its history."
+        )
+    else:
+        return
+    _log.error(text, name_of(run), error, extra=extra_of(run))

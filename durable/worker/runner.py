@@ -27,9 +27,7 @@ from durable.core.workflow_task import TaskInput
 from durable.errors import (
     CorruptHistoryError,
     DurableError,
-    HistoryTakenError,
     LeaseLostError,
-    StoreError,
 )
 from durable.observer import Observer
 from durable.options import IdConflictPolicy, IdReusePolicy
@@ -70,7 +68,7 @@ from durable.worker.activities.activity_pool import ActivityPool
 from durable.worker.activities.unknown_activities import UnknownActivities
 from durable.worker.background import Background
 from durable.worker.loader import Loader, not_read_yet
-from durable.worker.log_lines import ENDS_BADLY, extra_of, name_of
+from durable.worker.log_lines import ENDS_BADLY, extra_of
 from durable.worker.questions import Question, look, reply_to
 from durable.worker.redelivery import send_again
 from durable.worker.turns import Turns
@@ -235,7 +233,10 @@ class Runner:
         for event in rare.deliver:
             self.spawn(self._deliver(run, event))
         if rare.refused is not None:
-            self._log_refused(run, rare.refused, rare, left)
+            if isinstance(rare.refused, LeaseLostError):
+                self._outside.lease_lost(rare.refused.worker_id)
+            else:
+                log_lines.log_refused(run, rare.refused, rare, left)
         if rare.parking is not None:
             log_lines.log_parked(run, rare.parking)
         if rare.read_mail:
@@ -260,25 +261,6 @@ class Runner:
         if error is not None and recording.then is Then.HOLD and run.state is not GONE:
             again = inputs.HoldAgain(recording.attempt, recording.row_state)
             asyncio.get_running_loop().call_later(_HOLD_SECONDS, self.feed, run, again)
-
-    def _log_refused(
-        self, run: LiveRun, error: BaseException, rare: RareEffects, left: Left | None
-    ) -> None:
-        if isinstance(error, LeaseLostError):
-            self._outside.lease_lost(error.worker_id)
-            return
-        if left is Left.PARKED:
-            text = "Run %s could not be parked: %s"
-        elif rare.is_of_attempt:
-            text = "An attempt of run %s could not be recorded (%s); it is not begun."
-        elif isinstance(error, StoreError) and not isinstance(error, HistoryTakenError):
-            text = (
-                "A workflow task of run %s was not committed (%s); it will be driven"
-                " again from its history."
-            )
-        else:
-            return
-        _log.error(text, name_of(run), error, extra=extra_of(run))
 
     def _attempt_ended(self, end: AttemptEnd) -> None:
         if end.decision is not None and end.failure is not None:
