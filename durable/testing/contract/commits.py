@@ -321,6 +321,17 @@ class CommitContract:
         loaded = await load(store, "r1")
         assert loaded.record == make_run("r1", epoch=1)
 
+        await store.perform(msgspec.structs.replace(taken, epoch=1))
+        rest: dict[str, Any] = {"update_run": True, "is_active": False}
+        outcomes = await perform_all(
+            store,
+            make_commit("r1", 4, 4, **rest),
+            make_commit("r1", 5, 5, epoch=2, **rest),
+        )
+        assert outcomes == [None, None]
+        loaded = await load(store, "r1")
+        assert loaded.record == make_run("r1", epoch=3)
+
     @pytest.mark.parametrize("known", [(), (1,)])
     async def test_run_at_rest_is_due_for_what_it_has_not_seen(
         self, harness: Harness, known: tuple[int, ...]
