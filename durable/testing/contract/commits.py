@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from durable.errors import (
-    HistoryTakenError,
-)
+from durable.errors import HistoryTakenError
 from durable.store.queries import (
     FindDueRuns,
     FindNextWakeUp,
@@ -37,6 +35,7 @@ from durable.testing.contract.rows import (
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_run,
     make_start,
@@ -45,7 +44,7 @@ from durable.testing.contract.rows import (
 )
 
 if TYPE_CHECKING:
-    from durable.testing.contract.rows import Harness
+    from durable.store.store import Store
 
 # What a commit may change of its run, each written by a statement of its own.
 GAPS: list[dict[str, Any]] = [
@@ -60,13 +59,12 @@ class CommitContract:
     """Appending to histories, attempts, parking."""
 
     async def test_commit_that_must_see_all_mail_is_refused_by_it(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
             store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+            make_owned("r1"),
+            make_owned("r2"),
             make_message("r2", "theirs"),
             make_message("r1", "asks", kind="query"),
         )
@@ -84,10 +82,9 @@ class CommitContract:
         assert await store.perform(taken) is None
 
     async def test_commit_appends_and_leaves_the_run_as_it_is(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        started = make_start("r1", owner="w", wake_at=START)
+        started = make_owned("r1", wake_at=START)
         await store.perform(started)
 
         assert await store.perform(make_commit("r1", 3, 5)) is None
@@ -96,9 +93,8 @@ class CommitContract:
         assert loaded.record == started.record
         assert loaded.rows == make_rows("r1", 1, 5)
 
-    async def test_commit_may_update_the_run(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+    async def test_commit_may_update_the_run(self, store: Store) -> None:
+        await store.perform(make_owned("r1"))
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
 
         await store.perform(
@@ -109,11 +105,8 @@ class CommitContract:
         assert record == make_run("r1", wake_at=77, epoch=1)
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
-    async def test_commit_closes_the_run(
-        self, harness: Harness, status: RunStatus
-    ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", wake_at=START))
+    async def test_commit_closes_the_run(self, store: Store, status: RunStatus) -> None:
+        await store.perform(make_owned("r1", wake_at=START))
 
         await store.perform(make_closing("r1", 3, 4, status=status))
 
@@ -122,9 +115,8 @@ class CommitContract:
         assert len(loaded.rows) == 4
         assert (await store.perform(make_start("r2", workflow_id="wf-r1"))).created
 
-    async def test_commit_writes_attempts_with_its_rows(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+    async def test_commit_writes_attempts_with_its_rows(self, store: Store) -> None:
+        await store.perform(make_owned("r1"))
         attempt = make_attempt(
             "r1",
             2,
@@ -141,10 +133,9 @@ class CommitContract:
         assert (await load(store, "r1")).attempts == [attempt]
 
     async def test_commit_to_a_taken_position_is_refused_whole(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
 
         before, refused, after = await perform_all(
             store,
@@ -161,11 +152,10 @@ class CommitContract:
 
     @pytest.mark.parametrize("changes", GAPS)
     async def test_commit_that_would_leave_a_gap_is_refused_whole(
-        self, harness: Harness, changes: dict[str, Any]
+        self, store: Store, changes: dict[str, Any]
     ) -> None:
         """No belief of a worker about where a history ends can make a hole in it."""
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         ahead = make_commit("r1", 4, 5, attempts=(make_attempt("r1", 1),), **changes)
 
         refused = (await perform_all(store, ahead))[0]
@@ -178,16 +168,15 @@ class CommitContract:
 
     @pytest.mark.parametrize("changes", GAPS)
     async def test_commit_that_would_leave_a_gap_harms_no_neighbour(
-        self, harness: Harness, changes: dict[str, Any]
+        self, store: Store, changes: dict[str, Any]
     ) -> None:
-        store = await harness.open("w")
         names = [f"r{number}" for number in range(6)]
-        await perform_all(store, *(make_start(name, owner="w") for name in names))
+        await perform_all(store, *(make_owned(name) for name in names))
 
         outcomes = await perform_all(
             store,
             *(make_commit(n, 4 if n == "r3" else 3, 4, **changes) for n in names),
-            make_start("r9", owner="w"),
+            make_owned("r9"),
         )
 
         assert isinstance(outcomes.pop(3), HistoryTakenError)
@@ -197,15 +186,14 @@ class CommitContract:
 
     @pytest.mark.parametrize("positions", [(3, 5), (4, 3), (3, 4, 4), (0, 1), (-1,)])
     async def test_rows_that_do_not_follow_each_other_are_refused(
-        self, harness: Harness, positions: tuple[int, ...]
+        self, store: Store, positions: tuple[int, ...]
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         rows = [row for at in positions for row in make_rows("r1", at, at)]
 
         for operation in (
             CommitTask(run_id="r1", rows=rows),
-            msgspec.structs.replace(make_start("r2", owner="w"), rows=rows),
+            msgspec.structs.replace(make_owned("r2"), rows=rows),
         ):
             refused = (await perform_all(store, operation))[0]
             assert isinstance(refused, HistoryTakenError)
@@ -213,29 +201,25 @@ class CommitContract:
         assert (await load(store, "r1")).rows == make_rows("r1", 1, 2)
         assert await store.read(LoadRuns(["r2"])) == []
 
-    async def test_a_start_begins_with_event_1(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        late = msgspec.structs.replace(
-            make_start("r1", owner="w"), rows=make_rows("r1", 2, 3)
-        )
+    async def test_a_start_begins_with_event_1(self, store: Store) -> None:
+        late = msgspec.structs.replace(make_owned("r1"), rows=make_rows("r1", 2, 3))
 
-        before, refused = await perform_all(store, make_start("r0", owner="w"), late)
+        before, refused = await perform_all(store, make_owned("r0"), late)
 
         assert before.created
         assert isinstance(refused, HistoryTakenError)
         assert await store.read(LoadRuns(["r1"])) == []
 
     async def test_commit_harms_no_neighbour_when_it_is_refused(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         names = [f"r{number}" for number in range(6)]
-        await perform_all(store, *(make_start(name, owner="w") for name in names))
+        await perform_all(store, *(make_owned(name) for name in names))
 
         outcomes = await perform_all(
             store,
             *(make_commit(n, 2 if n == "r3" else 3, 3) for n in names),
-            make_start("r9", owner="w"),
+            make_owned("r9"),
         )
 
         assert isinstance(outcomes.pop(3), HistoryTakenError)
@@ -243,11 +227,8 @@ class CommitContract:
         lengths = [len(loaded.rows) for loaded in await store.read(LoadRuns(names))]
         assert lengths == [3, 3, 3, 2, 3, 3]
 
-    async def test_commit_after_a_termination_is_refused(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+    async def test_commit_after_a_termination_is_refused(self, store: Store) -> None:
+        await store.perform(make_owned("r1"))
 
         terminated, *refused = await perform_all(
             store,
@@ -274,17 +255,13 @@ class CommitContract:
         assert loaded.attempts == []
 
     async def test_commit_to_a_run_that_is_not_there_is_refused(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         with pytest.raises(HistoryTakenError):
             await store.perform(make_commit("unknown", 3, 3))
         assert await store.read(ReadHistory("unknown")) == []
 
-    async def test_commit_to_a_run_at_rest_ends_its_epoch(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_commit_to_a_run_at_rest_ends_its_epoch(self, store: Store) -> None:
         await store.perform(make_start("r1"))
         rest: dict[str, Any] = {"update_run": True, "is_active": False}
 
@@ -311,10 +288,9 @@ class CommitContract:
 
     @pytest.mark.parametrize("known", [(), (1,)])
     async def test_run_at_rest_is_due_for_what_it_has_not_seen(
-        self, harness: Harness, known: tuple[int, ...]
+        self, store: Store, known: tuple[int, ...]
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(store, make_start("r1", owner="w"), make_message("r1"))
+        await perform_all(store, make_owned("r1"), make_message("r1"))
         (message,) = await store.read(ReadMessages("r1"))
         rest = make_commit(
             "r1",
@@ -331,9 +307,8 @@ class CommitContract:
         record = (await load(store, "r1")).record
         assert record == make_run("r1", wake_at=START + 9 if known else START)
 
-    async def test_attempts_are_inserted_or_replaced(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+    async def test_attempts_are_inserted_or_replaced(self, store: Store) -> None:
+        await store.perform(make_owned("r1"))
         waiting = make_attempt("r1", 2, state=AttemptState.BACKOFF, due_at=START + 9)
         first = make_attempt("r1", 1, state=AttemptState.FAILED)
         begun = make_attempt("r1", 2, started_at=START + 9, worker_id="w")
@@ -357,9 +332,8 @@ class CommitContract:
         record = (await load(store, "r1")).record
         assert (record.is_active, record.wake_at) == (True, None)
 
-    async def test_attempts_leave_a_parked_run_parked(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+    async def test_attempts_leave_a_parked_run_parked(self, store: Store) -> None:
+        await store.perform(make_owned("r1"))
         await store.perform(ParkRun(run_id="r1", stuck="{}"))
 
         await store.perform(
@@ -370,9 +344,8 @@ class CommitContract:
         assert (record.stuck, record.wake_at) == ("{}", START)
         assert (record.owner, record.epoch) == ("w", 1)
 
-    async def test_parking_leaves_the_run_at_rest(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", wake_at=START))
+    async def test_parking_leaves_the_run_at_rest(self, store: Store) -> None:
+        await store.perform(make_owned("r1", wake_at=START))
 
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
 
@@ -383,10 +356,9 @@ class CommitContract:
         assert await store.read(FindNextWakeUp(["order"])) is None
 
     async def test_repair_replaces_the_end_and_sets_the_run_free(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", events=5, wake_at=START))
+        await store.perform(make_owned("r1", events=5, wake_at=START))
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "hole"}'))
         others = make_rows("r1", 3, 3, '{"other": 1}')
 
@@ -401,9 +373,8 @@ class CommitContract:
         with pytest.raises(HistoryTakenError):
             await store.perform(make_commit("r1", 4, 4))
 
-    async def test_repair_may_only_set_the_run_free(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", wake_at=START))
+    async def test_repair_may_only_set_the_run_free(self, store: Store) -> None:
+        await store.perform(make_owned("r1", wake_at=START))
 
         assert await store.perform(RepairRun(run_id="r1", expected=(1, 2), keep=2))
 
@@ -413,10 +384,9 @@ class CommitContract:
 
     @pytest.mark.parametrize("expected", [(1,), (1, 2, 3), ()])
     async def test_repair_changes_nothing_if_the_history_is_another(
-        self, harness: Harness, expected: tuple[int, ...]
+        self, store: Store, expected: tuple[int, ...]
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
 
         for run_id in ("r1", "unknown"):
             repair = RepairRun(run_id=run_id, expected=expected, keep=0)
@@ -426,9 +396,8 @@ class CommitContract:
         assert loaded.record == make_run("r1", owner="w")
         assert loaded.rows == make_rows("r1", 1, 2)
 
-    async def test_repair_leaves_a_closed_run_alone(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(store, make_start("r1", owner="w"), make_closing("r1", 3, 3))
+    async def test_repair_leaves_a_closed_run_alone(self, store: Store) -> None:
+        await perform_all(store, make_owned("r1"), make_closing("r1", 3, 3))
 
         repair = RepairRun(run_id="r1", expected=(1, 2, 3), keep=2)
         assert await store.perform(repair) is False

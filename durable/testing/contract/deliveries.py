@@ -16,13 +16,7 @@ from durable.errors import (
 )
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.queries import FindMailedRuns, FindRun, LoadRuns, ReadMessages
-from durable.store.records import (
-    Committed,
-    MailArrived,
-    RunStatus,
-    Started,
-    Terminated,
-)
+from durable.store.records import Committed, MailArrived, RunStatus, Started, Terminated
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
@@ -30,6 +24,7 @@ from durable.testing.contract.rows import (
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_start,
     make_termination,
@@ -60,14 +55,13 @@ class DeliveryContract:
 
     @pytest.mark.parametrize("make", [make_message, make_termination])
     async def test_request_for_a_chain_reaches_its_open_run(
-        self, harness: Harness, make: MakeRequest
+        self, store: Store, make: MakeRequest
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
             store,
-            make_start("r1", owner="w", workflow_id="wf"),
+            make_owned("r1", workflow_id="wf"),
             make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW),
-            make_start("r2", owner="w", workflow_id="wf", first_run_id="r1"),
+            make_owned("r2", workflow_id="wf", first_run_id="r1"),
         )
 
         result = await store.perform(make("r2", workflow_id="wf", first_run_id="r1"))
@@ -76,20 +70,13 @@ class DeliveryContract:
 
     @pytest.mark.parametrize("make", [make_message, make_termination])
     async def test_request_for_a_chain_that_has_closed_is_refused(
-        self, harness: Harness, make: MakeRequest
+        self, store: Store, make: MakeRequest
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
             store,
-            make_start("r1", owner="w", workflow_id="wf"),
+            make_owned("r1", workflow_id="wf"),
             make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW),
-            make_start(
-                "r2",
-                owner="w",
-                workflow_id="wf",
-                first_run_id="r1",
-                started_at=START + 1,
-            ),
+            make_owned("r2", workflow_id="wf", first_run_id="r1", started_at=START + 1),
             make_closing("r2", 3, 3),
         )
         request = make("r1", workflow_id="wf", first_run_id="r1")
@@ -97,21 +84,17 @@ class DeliveryContract:
         with pytest.raises(WorkflowClosedError, match=r"'r2'.* completed"):
             await store.perform(request)
         # Another chain's open run is not meant.
-        await store.perform(make_start("r3", owner="w", workflow_id="wf"))
+        await store.perform(make_owned("r3", workflow_id="wf"))
         with pytest.raises(WorkflowClosedError, match=r"'r2'.* completed"):
             await store.perform(request)
         assert await waiting(store, "r3") == []
 
     @pytest.mark.parametrize("make", [make_message, make_termination])
     async def test_request_for_no_chain_is_refused(
-        self, harness: Harness, make: MakeRequest
+        self, store: Store, make: MakeRequest
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
-            make_closing("r2", 3, 3),
+            store, make_owned("r1"), make_owned("r2"), make_closing("r2", 3, 3)
         )
 
         for request in (
@@ -126,12 +109,11 @@ class DeliveryContract:
 
     # --- consuming --------------------------------------------------------------------
 
-    async def test_commit_consumes_requests_by_name(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_commit_consumes_requests_by_name(self, store: Store) -> None:
         await perform_all(
             store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+            make_owned("r1"),
+            make_owned("r2"),
             *(make_message("r1", name) for name in ("a", "b", "c")),
             make_message("r2", "a"),
         )
@@ -145,13 +127,11 @@ class DeliveryContract:
         assert await waiting(store, "r2") == ["a"]
 
     async def test_commit_consumes_messages_of_its_own_group(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-
         *_, put, consumed, again = await perform_all(
             store,
-            make_start("r1", owner="w"),
+            make_owned("r1"),
             make_message("r1", "a"),
             make_commit("r1", 3, 3, consumed_requests=("a",)),
             make_message("r1", "a"),
@@ -161,11 +141,10 @@ class DeliveryContract:
         assert await waiting(store, "r1") == ["a"]
 
     async def test_commit_consumes_more_requests_than_one_statement_takes(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         names = [f"q{number}" for number in range(2_500)]
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
 
         results = await perform_all(store, *(make_message("r1", n) for n in names))
 
@@ -176,14 +155,10 @@ class DeliveryContract:
         assert await waiting(store, "r1") == ["q0"]
 
     async def test_closing_sees_the_messages_it_consumes_by_name(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_message("r1", "a"),
-            make_message("r1", "b"),
+            store, make_owned("r1"), make_message("r1", "a"), make_message("r1", "b")
         )
 
         refused = await store.perform(
@@ -197,13 +172,11 @@ class DeliveryContract:
         assert await store.perform(closing) is None
         assert await waiting(store, "r1") == []
 
-    async def test_queries_never_keep_a_run_open(self, harness: Harness) -> None:
-        store = await harness.open("w")
-
+    async def test_queries_never_keep_a_run_open(self, store: Store) -> None:
         *_, refused, closed = await perform_all(
             store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+            make_owned("r1"),
+            make_owned("r2"),
             make_message("r1", "ask", kind="query"),
             make_message("r1", "a", kind="signal"),
             make_message("r2", "ask", kind="query"),
@@ -220,12 +193,11 @@ class DeliveryContract:
 
     @pytest.mark.parametrize("is_closing", [False, True])
     async def test_commit_puts_messages_each_with_an_outcome(
-        self, harness: Harness, is_closing: bool
+        self, harness: Harness, store: Store, is_closing: bool
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
             store,
-            *(make_start(name, owner="w") for name in ("r1", "r2", "r3", "done")),
+            *(make_owned(name) for name in ("r1", "r2", "r3", "done")),
             make_closing("done", 3, 3),
             make_message("r3", "x"),
         )
@@ -266,15 +238,10 @@ class DeliveryContract:
         assert (loaded.record.status is RunStatus.RUNNING) is not is_closing
 
     async def test_messages_of_many_commits_keep_their_order(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         names = [f"r{number}" for number in range(150)]
-        await perform_all(
-            store,
-            make_start("p", owner="w"),
-            *(make_start(name, owner="w") for name in names),
-        )
+        await perform_all(store, make_owned("p"), *(make_owned(name) for name in names))
 
         results = await perform_all(
             store,
@@ -292,24 +259,23 @@ class DeliveryContract:
         assert await waiting(store, "p") == names[-2:]
 
     async def test_message_follows_what_its_group_does_to_the_run(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         message = make_message("a", "m", workflow_id="wf")
 
         *outcomes, last = await perform_all(
             store,
             message,
-            make_start("a", owner="w", workflow_id="wf"),
+            make_owned("a", workflow_id="wf"),
             message,
             make_closing("a", 3, 3, consumed_requests=("m",)),
             message,
-            make_start("b", owner="w", workflow_id="wf"),
+            make_owned("b", workflow_id="wf"),
             message,
             make_termination("b", workflow_id="wf"),
             message,
-            make_start("c", owner="w", workflow_id="wf"),
-            make_start("x", owner="w"),
+            make_owned("c", workflow_id="wf"),
+            make_owned("x"),
             make_commit("x", 3, 3, messages=(message,)),
         )
 
@@ -324,12 +290,9 @@ class DeliveryContract:
         assert await waiting(store, "c") == ["m"]
 
     async def test_message_follows_what_was_undone_in_its_group(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store, make_start("r1", owner="w"), make_start("r2", owner="w")
-        )
+        await perform_all(store, make_owned("r1"), make_owned("r2"))
 
         before, undone, after = await perform_all(
             store,
@@ -348,14 +311,13 @@ class DeliveryContract:
         assert isinstance(undone, HistoryTakenError)
         assert await waiting(store, "r1") == ["a", "b"]
 
-    async def test_refused_commit_puts_nothing(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_refused_commit_puts_nothing(self, store: Store) -> None:
         message = make_message("p", "m")
         await perform_all(
             store,
-            make_start("p", owner="w"),
-            make_start("taken", owner="w"),
-            make_start("mailed", owner="w"),
+            make_owned("p"),
+            make_owned("taken"),
+            make_owned("mailed"),
             make_start("unowned"),
             make_message("mailed", "x"),
         )
@@ -372,13 +334,8 @@ class DeliveryContract:
         assert isinstance(unowned, HistoryTakenError)
         assert await waiting(store, "p") == []
 
-    async def test_commit_without_the_lease_puts_nothing(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store, make_start("p", owner="w"), make_start("r1", owner="w")
-        )
+    async def test_commit_without_the_lease_puts_nothing(self, store: Store) -> None:
+        await perform_all(store, make_owned("p"), make_owned("r1"))
         await store.release_worker()
 
         with pytest.raises(LeaseLostError):
@@ -388,10 +345,9 @@ class DeliveryContract:
         assert await waiting(store, "p") == []
 
     async def test_message_to_the_run_itself_reaches_it_if_it_stays_open(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         to_itself = make_message("r1", "m")
 
         stayed = await store.perform(make_commit("r1", 3, 3, messages=(to_itself,)))
@@ -409,10 +365,9 @@ class DeliveryContract:
 
     @pytest.mark.parametrize("count", [1, 2])
     async def test_start_puts_messages_if_it_creates_the_run(
-        self, harness: Harness, count: int
+        self, store: Store, count: int
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("p", owner="w"))
+        await store.perform(make_owned("p"))
         closed: Any = {"status": RunStatus.COMPLETED, "closed_at": START + 1}
 
         def start(run_id: str, name: str) -> Any:
@@ -432,11 +387,10 @@ class DeliveryContract:
 
     @pytest.mark.parametrize("count", [1, 2])
     async def test_start_may_put_a_message_to_the_open_run_it_meets(
-        self, harness: Harness, count: int
+        self, store: Store, count: int
     ) -> None:
-        store = await harness.open("w")
         names = [f"r{number}" for number in range(count)]
-        await perform_all(store, *(make_start(name, owner="w") for name in names))
+        await perform_all(store, *(make_owned(name) for name in names))
 
         results = await perform_all(
             store,
@@ -462,14 +416,13 @@ class DeliveryContract:
         assert await store.read(LoadRuns([f"new-{name}" for name in names])) == []
 
     async def test_messages_of_starts_keep_their_order_among_others(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         names = ["a", "b", "c", "d"]
         await perform_all(
             store,
-            *(make_start(name, owner="w") for name in names),
-            make_start("failed", owner="w"),
+            *(make_owned(name) for name in names),
+            make_owned("failed"),
             make_closing("failed", 3, 3, status=RunStatus.FAILED),
         )
 
@@ -498,10 +451,9 @@ class DeliveryContract:
         assert await store.read(FindMailedRuns(9)) == names
 
     async def test_start_repeated_puts_its_message_while_the_run_is_open(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        start = make_start("r1", owner="w", message_if_open=make_message("r1", "m"))
+        start = make_owned("r1", message_if_open=make_message("r1", "m"))
 
         created = await store.perform(start)
 
@@ -518,10 +470,9 @@ class DeliveryContract:
         assert await waiting(store, "r1") == []
 
     async def test_run_that_begins_closed_needs_its_id_to_be_free(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         closed = make_start(
             "r2",
             workflow_id="wf-r1",

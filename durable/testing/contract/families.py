@@ -44,6 +44,7 @@ from durable.testing.contract.rows import (
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_run,
     make_start,
@@ -59,13 +60,12 @@ TERMINATED_DATA = {"reason": "Its parent closed.", "identity": ""}
 CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUNNING]
 
 
-async def open_family(harness: Harness) -> Store:
-    """Open a store with a parent `p` and a child of each policy and state."""
-    store = await harness.open("w")
+async def start_family(store: Store) -> None:
+    """Start a parent `p` and a child of each policy and state."""
     await perform_all(
         store,
-        make_start("p", owner="w"),
-        make_start("other", owner="w"),
+        make_owned("p"),
+        make_owned("other"),
         make_child("t1", "p", "terminate", owner="w", wake_at=START),
         make_child("t2", "p", "terminate", started_at=START - 1),
         make_child("gone", "p", "terminate", owner="w"),
@@ -78,7 +78,6 @@ async def open_family(harness: Harness) -> Store:
         make_child("a-t", "a", "terminate", owner="w"),
         make_message("t1", "m"),
     )
-    return store
 
 
 async def statuses(store: Store) -> dict[str, str]:
@@ -108,9 +107,9 @@ class FamilyContract:
     # --- children ---------------------------------------------------------------------
 
     async def test_closing_with_children_applies_their_policies(
-        self, harness: Harness
+        self, harness: Harness, store: Store
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
         harness.clock.advance(3)
 
         result = await store.perform(make_closing("p", 3, 3, has_children=True))
@@ -136,8 +135,8 @@ class FamilyContract:
         assert json.loads(last[5]) == TERMINATED_DATA
         assert last[6] == 0
 
-    async def test_child_is_asked_to_stop_by_a_message(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_child_is_asked_to_stop_by_a_message(self, store: Store) -> None:
+        await start_family(store)
 
         await store.perform(make_closing("p", 3, 3, has_children=True))
 
@@ -153,9 +152,9 @@ class FamilyContract:
         assert await store.read(FindMailedRuns(9)) == ["c", "t1-c"]
 
     async def test_owner_of_a_run_that_its_parent_ended_writes_no_more(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
         _, refused, kept = await perform_all(
             store,
@@ -169,9 +168,9 @@ class FamilyContract:
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_every_closing_status_parts_from_children(
-        self, harness: Harness, status: RunStatus
+        self, store: Store, status: RunStatus
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
         result = await store.perform(
             make_closing("p", 3, 3, status=status, has_children=True)
@@ -181,10 +180,9 @@ class FamilyContract:
 
     @pytest.mark.parametrize("policy", ["terminate", "request_cancel"])
     async def test_child_does_not_begin_after_its_parent_has_ended(
-        self, harness: Harness, policy: str
+        self, store: Store, policy: str
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(store, make_start("p", owner="w"), make_closing("p", 3, 3))
+        await perform_all(store, make_owned("p"), make_closing("p", 3, 3))
 
         with pytest.raises(WorkflowClosedError):
             await store.perform(make_child("late", "p", policy, owner="w"))
@@ -194,10 +192,9 @@ class FamilyContract:
         assert await statuses(store) == {"p": "completed"}
 
     async def test_only_children_that_need_their_parent_ask_for_it(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(store, make_start("p", owner="w"), make_closing("p", 3, 3))
+        await perform_all(store, make_owned("p"), make_closing("p", 3, 3))
 
         await perform_all(
             store,
@@ -209,10 +206,9 @@ class FamilyContract:
         assert (await statuses(store)).keys() == {"p", "free", "next", "done"}
 
     async def test_child_and_the_end_of_its_parent_keep_their_order(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("p", owner="w"))
+        await store.perform(make_owned("p"))
 
         outcomes: tuple[Any, ...] = await asyncio.gather(
             store.perform(make_child("early", "p", "terminate", owner="w")),
@@ -226,9 +222,9 @@ class FamilyContract:
         assert await statuses(store) == {"p": "completed", "early": "terminated"}
 
     async def test_closing_that_claims_no_children_leaves_them_alone(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
         assert await store.perform(make_commit("p", 3, 3, has_children=True)) is None
         assert await store.perform(make_closing("p", 4, 4)) is None
@@ -236,9 +232,9 @@ class FamilyContract:
         assert "terminated" not in (await statuses(store)).values()
 
     async def test_closing_that_mail_prevents_leaves_the_children_alone(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
         await store.perform(make_message("p", "m"))
 
         refused = await store.perform(
@@ -248,7 +244,7 @@ class FamilyContract:
                 3,
                 has_children=True,
                 messages=(make_message("other", "m"),),
-                starts=(make_start("next", owner="w"),),
+                starts=(make_owned("next"),),
             )
         )
 
@@ -258,23 +254,19 @@ class FamilyContract:
         assert await store.read(LoadRuns(["next"])) == []
 
     async def test_closing_without_children_has_nothing_to_tell(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("p", owner="w"))
+        await store.perform(make_owned("p"))
 
         result = await store.perform(make_closing("p", 3, 3, has_children=True))
 
         assert result == Committed()
 
-    async def test_generations_are_followed_up_to_the_limit(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_generations_are_followed_up_to_the_limit(self, store: Store) -> None:
         depth = limits.CHILD_DEPTH_MAX + 1
         await perform_all(
             store,
-            make_start("g0", owner="w"),
+            make_owned("g0"),
             *(
                 make_child(f"g{n}", f"g{n - 1}", "terminate", owner="w")
                 for n in range(1, depth + 1)
@@ -287,14 +279,11 @@ class FamilyContract:
         (last,) = await store.read(LoadRuns([f"g{depth}"]))
         assert last.record.status is RunStatus.RUNNING
 
-    async def test_crowd_of_children_ends_with_its_parent(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_crowd_of_children_ends_with_its_parent(self, store: Store) -> None:
         names = [f"c{number:04}" for number in range(1_203)]
         await perform_all(
             store,
-            make_start("p", owner="w"),
+            make_owned("p"),
             *(make_child(name, "p", "terminate", owner="w") for name in names),
         )
 
@@ -305,22 +294,19 @@ class FamilyContract:
 
     # --- terminations -----------------------------------------------------------------
 
-    async def test_termination_parts_from_children(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_termination_parts_from_children(self, store: Store) -> None:
+        await start_family(store)
 
         result = await store.perform(make_termination("p"))
 
         assert result == Terminated(run_id="p", committed=PARTED)
         assert await statuses(store) == {"p": "terminated"} | AFTER_THE_PARENT
 
-    async def test_termination_is_told_to_the_open_parent(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_termination_is_told_to_the_open_parent(self, store: Store) -> None:
         child = make_child(
             "c2", "p", "terminate", owner="w", workflow_id="wf-c", first_run_id="c1"
         )
-        await perform_all(store, make_start("p", owner="w"), child)
+        await perform_all(store, make_owned("p"), child)
 
         result = await store.perform(make_termination("c2", workflow_id="wf-c"))
 
@@ -338,12 +324,11 @@ class FamilyContract:
         }
 
     async def test_termination_is_not_told_to_a_parent_that_has_closed(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         *_, terminated = await perform_all(
             store,
-            make_start("p", owner="w"),
+            make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
             make_closing("p", 3, 3),
             make_termination("c"),
@@ -352,13 +337,10 @@ class FamilyContract:
         assert terminated == Terminated(run_id="c", committed=Committed())
         assert await store.read(ReadMessages("p")) == []
 
-    async def test_run_that_its_parent_ended_tells_nobody(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_run_that_its_parent_ended_tells_nobody(self, store: Store) -> None:
         *_, terminated = await perform_all(
             store,
-            make_start("p", owner="w"),
+            make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
             make_child("g", "c", "terminate", owner="w"),
             make_termination("c"),
@@ -367,13 +349,10 @@ class FamilyContract:
         assert terminated.committed == Committed(ended=("g",), notified=("p",))
         assert len(await store.read(ReadMessages("p"))) == 1
 
-    async def test_run_that_no_event_asked_for_tells_nobody(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_run_that_no_event_asked_for_tells_nobody(self, store: Store) -> None:
         *_, terminated = await perform_all(
             store,
-            make_start("p", owner="w"),
+            make_owned("p"),
             make_child("c", "p", "abandon", parent_initiated_event_id=None),
             make_termination("c"),
         )
@@ -382,12 +361,11 @@ class FamilyContract:
         assert await store.read(ReadMessages("p")) == []
 
     async def test_start_that_terminates_a_run_tells_parent_and_children(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
             store,
-            make_start("p", owner="w"),
+            make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
             make_child("g", "c", "terminate", owner="w"),
             make_child("h", "c", "request_cancel", owner="w"),
@@ -395,9 +373,8 @@ class FamilyContract:
 
         result, refused = await perform_all(
             store,
-            make_start(
+            make_owned(
                 "new",
-                owner="w",
                 workflow_id="wf-c",
                 conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
                 terminated_data="{}",
@@ -417,8 +394,8 @@ class FamilyContract:
 
     # --- starts within commits --------------------------------------------------------
 
-    async def test_chain_goes_on_in_the_same_commit(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_chain_goes_on_in_the_same_commit(self, store: Store) -> None:
+        await start_family(store)
         following = make_child(
             "t1-next",
             "p",
@@ -453,12 +430,9 @@ class FamilyContract:
         assert set(ended.ended) == {"t2", "t1-next"}
 
     async def test_starts_within_a_commit_have_outcomes_of_their_own(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store, make_start("p", owner="w"), make_start("there", owner="w")
-        )
+        await perform_all(store, make_owned("p"), make_owned("there"))
 
         result = await store.perform(
             make_closing(
@@ -467,9 +441,9 @@ class FamilyContract:
                 3,
                 messages=(make_message("there", "m"),),
                 starts=(
-                    make_start("c1", owner="w"),
-                    make_start("c2", owner="w", workflow_id="wf-there"),
-                    make_start("there", owner="w", workflow_id="wf-x", request_id="x"),
+                    make_owned("c1"),
+                    make_owned("c2", workflow_id="wf-there"),
+                    make_owned("there", workflow_id="wf-x", request_id="x"),
                     make_start("c3", owner="earlier"),
                     make_start("c4", request_id="start-c1"),
                     make_start("c5"),
@@ -501,7 +475,7 @@ class FamilyContract:
         """Else a chain would end in a run that names a successor nobody has."""
         store = await harness.open(worker or None)
         closed: Any = {"status": RunStatus.CONTINUED_AS_NEW, "closed_at": START}
-        last = make_start("r3", owner="w", workflow_id="wf")
+        last = make_owned("r3", workflow_id="wf")
         if is_nested:
             last = make_start("r2", workflow_id="wf", starts=(last,), **closed)
         start = make_start("r1", workflow_id="wf", starts=(last,), **closed)
@@ -512,11 +486,10 @@ class FamilyContract:
             assert isinstance(refused, LeaseLostError)
         assert await statuses(store) == {"r5": "running"}
 
-    async def test_starts_and_messages_may_be_nested(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("p", owner="w"))
-        innermost = make_start(
-            "r3", owner="w", workflow_id="wf", messages=(make_message("p", "r3"),)
+    async def test_starts_and_messages_may_be_nested(self, store: Store) -> None:
+        await store.perform(make_owned("p"))
+        innermost = make_owned(
+            "r3", workflow_id="wf", messages=(make_message("p", "r3"),)
         )
         closed: Any = {"status": RunStatus.CONTINUED_AS_NEW, "closed_at": START}
         inner = make_start("r2", workflow_id="wf", starts=(innermost,), **closed)
@@ -543,12 +516,12 @@ class FamilyContract:
         newest = await store.read(FindRun(NAMESPACE, "wf", "r3"))
         assert newest == innermost.record
 
-    async def test_refused_commit_starts_nothing(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_refused_commit_starts_nothing(self, store: Store) -> None:
+        await start_family(store)
         await store.perform(ReleaseRuns(run_ids=("other",)))
         others = {
             "messages": (make_message("c", "m"),),
-            "starts": (make_start("next", owner="w"),),
+            "starts": (make_owned("next"),),
             "has_children": True,
         }
 
@@ -565,9 +538,9 @@ class FamilyContract:
         assert await store.read(ReadMessages("c")) == []
 
     async def test_message_is_put_before_the_receiver_is_ended(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
         result, after = await perform_all(
             store,

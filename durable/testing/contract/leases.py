@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from durable import limits
-from durable.errors import (
-    InternalError,
-    LeaseLostError,
-)
+from durable.errors import InternalError, LeaseLostError
 from durable.store.queries import FindUnowned, ListWorkers, LoadRuns
 from durable.store.records import (
     ClaimRuns,
@@ -29,6 +26,7 @@ from durable.testing.contract.rows import (
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_start,
     make_worker,
@@ -36,6 +34,7 @@ from durable.testing.contract.rows import (
 )
 
 if TYPE_CHECKING:
+    from durable.store.store import Store
     from durable.testing.contract.rows import Harness
 
 LEASE = round(limits.LEASE_SECONDS * 1_000_000)
@@ -63,8 +62,6 @@ async def wait_until(condition: Any) -> None:
 class LeaseContract:
     """Registering, losing and releasing."""
 
-    shares_database: bool
-
     async def test_register_gives_a_lease(self, harness: Harness) -> None:
         store = await harness.open()
         harness.clock.advance(1)
@@ -72,9 +69,7 @@ class LeaseContract:
         registered = await harness.register(store, "w1", pid=12)
 
         assert registered == make_worker(
-            "w1",
-            pid=12,
-            lease_expires_at=START + 1_000_000 + LEASE,
+            "w1", pid=12, lease_expires_at=START + 1_000_000 + LEASE
         )
         assert await store.read(ListWorkers()) == [registered]
 
@@ -103,8 +98,6 @@ class LeaseContract:
     async def test_lease_that_is_over_is_not_held_before_its_loss_is_heard(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open()
         harness.clock.advance(LEASE / 1_000_000 + 1)
@@ -130,8 +123,6 @@ class LeaseContract:
     async def test_lost_lease_refuses_every_fenced_operation(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await store.perform(make_start("r1", owner="w1"))
@@ -149,8 +140,6 @@ class LeaseContract:
         assert untouched.record.run_id == "r2"
 
     async def test_lost_lease_is_reported_once(self, harness: Harness) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await other.perform(ReapWorkers(presumed_dead=("w1",)))
@@ -167,8 +156,6 @@ class LeaseContract:
     async def test_lost_lease_is_replaced_by_registering_again(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await other.perform(ReapWorkers(presumed_dead=("w1",)))
@@ -186,8 +173,6 @@ class LeaseContract:
     async def test_reaping_takes_workers_whose_lease_has_ended(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         await store.perform(make_start("r1", owner="w1"))
         other = await harness.open()
@@ -206,8 +191,6 @@ class LeaseContract:
     async def test_reaping_sees_the_clock_that_was_set_back(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         harness.clock.advance(3_600)
         store.now()
@@ -227,12 +210,9 @@ class LeaseContract:
 class ClaimContract:
     """Claiming and releasing runs."""
 
-    shares_database: bool
-
     async def test_claim_takes_due_runs_at_rest_of_known_types(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
             store,
             make_start("r1", wake_at=START),
@@ -256,16 +236,13 @@ class ClaimContract:
         assert owners == ["w", None, None, None, "w", None, None]
         assert await store.perform(CLAIM) == {}
 
-    async def test_run_at_rest_is_due_once_it_has_a_message(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_run_at_rest_is_due_once_it_has_a_message(self, store: Store) -> None:
         await perform_all(
             store,
             make_start("never"),
             make_start("later", wake_at=START + 9),
             make_start("earlier", wake_at=START - 9),
-            make_start("owned", owner="w", wake_at=START + 9),
+            make_owned("owned", wake_at=START + 9),
             *map(make_message, ("never", "later", "earlier", "owned")),
         )
 
@@ -276,11 +253,10 @@ class ClaimContract:
         claimed = await store.perform(CLAIM)
         assert list(claimed) == ["earlier", "later", "never"]
 
-    async def test_stuck_runs_are_claimed_page_by_page(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_stuck_runs_are_claimed_page_by_page(self, store: Store) -> None:
         await perform_all(
             store,
-            *(make_start(name, owner="w") for name in "abc"),
+            *(make_owned(name) for name in "abc"),
             make_start("sound", wake_at=START),
             *(ParkRun(run_id=name, stuck="{}") for name in "abc"),
         )
@@ -294,9 +270,8 @@ class ClaimContract:
         assert (taken.record.stuck, taken.record.owner) == (None, "w")
 
     async def test_claim_takes_the_oldest_first_and_not_too_many(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
         await perform_all(
             store,
             make_start("b-late", wake_at=START - 1),
@@ -311,8 +286,7 @@ class ClaimContract:
 
         assert taken == [["d-early", "b-late"], ["c-later"], []]
 
-    async def test_claim_leaves_the_worker_as_it_is(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_claim_leaves_the_worker_as_it_is(self, store: Store) -> None:
         (before,) = await store.read(ListWorkers())
         await store.perform(make_start("r1"))
 
@@ -322,13 +296,8 @@ class ClaimContract:
 
         assert await store.read(ListWorkers()) == [before]
 
-    async def test_released_runs_can_be_claimed(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w", wake_at=START + 5),
-            make_start("r2", owner="w"),
-        )
+    async def test_released_runs_can_be_claimed(self, store: Store) -> None:
+        await perform_all(store, make_owned("r1", wake_at=START + 5), make_owned("r2"))
 
         await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
 
@@ -337,12 +306,11 @@ class ClaimContract:
         assert two.record.owner == "w"
         assert await store.perform(CLAIM) == {"r1": 2}
 
-    async def test_many_runs_can_be_released_at_once(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_many_runs_can_be_released_at_once(self, store: Store) -> None:
         names = [f"r{number}" for number in range(2_100)]
         await perform_all(
             store,
-            *(make_start(name, owner="w") for name in names),
+            *(make_owned(name) for name in names),
             ReleaseRuns(run_ids=tuple(names)),
         )
 
@@ -352,8 +320,6 @@ class ClaimContract:
     async def test_release_of_runs_leaves_those_of_others(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await store.perform(make_start("r1", owner="w1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
 from durable.store.queries import LoadRuns
 from durable.store.records import (
@@ -87,10 +88,13 @@ def make_start(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
         if name in changes
     }
     return StartRun(
-        record=make_run(run_id, **changes),
-        rows=make_rows(run_id, 1, events),
-        **own,
+        record=make_run(run_id, **changes), rows=make_rows(run_id, 1, events), **own
     )
+
+
+def make_owned(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
+    """Build the start of a run that the worker `w` owns."""
+    return make_start(run_id, events=events, owner="w", **changes)
 
 
 def make_child(run_id: str, parent: str, policy: str, /, **changes: Any) -> StartRun:
@@ -172,9 +176,12 @@ def make_worker(worker_id: str, **changes: Any) -> WorkerRecord:
 class Harness:
     """Opens the stores of one test, all on one database, and closes them."""
 
-    def __init__(self, make_store: Callable[[Clock], Store]) -> None:
-        """Take the function that makes a store."""
+    def __init__(
+        self, make_store: Callable[[Clock], Store], *, shares_database: bool = True
+    ) -> None:
+        """Take the function that makes a store; without sharing only one is opened."""
         self._make_store = make_store
+        self._shares_database = shares_database
         self._stores: list[Store] = []
         self.clock = SettableClock()
         self.lost: list[str] = []
@@ -182,6 +189,8 @@ class Harness:
 
     def make(self, clock: Clock | None = None) -> Store:
         """Make a store that is not opened yet; it is closed after the test."""
+        if self._stores and not self._shares_database:
+            pytest.skip("needs a second store")
         store = self._make_store(clock or self.clock)
         self._stores.append(store)
         return store

@@ -16,18 +16,14 @@ from durable.errors import (
 )
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.queries import FindRun, LoadRuns
-from durable.store.records import (
-    FoundRun,
-    RunStatus,
-    Started,
-    StartRun,
-)
+from durable.store.records import FoundRun, RunStatus, Started, StartRun
 from durable.testing.contract.rows import (
     START,
     load,
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_run,
     make_start,
@@ -35,6 +31,7 @@ from durable.testing.contract.rows import (
 )
 
 if TYPE_CHECKING:
+    from durable.store.store import Store
     from durable.testing.contract.rows import Harness
 
 FAILED_STATUSES = {
@@ -50,13 +47,9 @@ CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUN
 class StartContract:
     """Starting runs."""
 
-    shares_database: bool
-
-    async def test_start_creates_the_run_and_its_events(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        operation = make_start(
+    async def test_start_creates_the_run_and_its_events(self, store: Store) -> None:
+        operation = make_owned(
             "r1",
-            owner="w",
             wake_at=START + 9,
             version="1.2",
             continued_from_run_id="r0",
@@ -96,9 +89,8 @@ class StartContract:
         ],
     )
     async def test_start_keeps_each_field_by_itself(
-        self, harness: Harness, field: str, value: object
+        self, store: Store, field: str, value: object
     ) -> None:
-        store = await harness.open("w")
         changes = {field: value}
         records = [make_run(name, owner="w", **changes) for name in ("r1", "r2")]
 
@@ -119,15 +111,14 @@ class StartContract:
         assert (await load(store, "r1")).record.owner is None
 
     async def test_run_id_that_was_used_is_refused_beside_a_start_of_its_request(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
 
         refused, created = await perform_all(
             store,
-            make_start("r1", owner="w", workflow_id="x", request_id="q"),
-            make_start("r2", owner="w", workflow_id="y", request_id="q"),
+            make_owned("r1", workflow_id="x", request_id="q"),
+            make_owned("r2", workflow_id="y", request_id="q"),
         )
 
         assert isinstance(refused, HistoryTakenError)
@@ -138,20 +129,17 @@ class StartContract:
         store = await harness.open()
 
         with pytest.raises(LeaseLostError):
-            await store.perform(make_start("r1", owner="w"))
+            await store.perform(make_owned("r1"))
         assert await store.read(LoadRuns(["r1"])) == []
 
-    async def test_start_for_another_worker_is_refused(self, harness: Harness) -> None:
-        store = await harness.open("w")
-
+    async def test_start_for_another_worker_is_refused(self, store: Store) -> None:
         with pytest.raises(LeaseLostError):
             await store.perform(make_start("r1", owner="earlier"))
 
     async def test_start_with_the_same_request_answers_with_the_first_run(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         again = make_start("r2", workflow_id="wf-r1", request_id="start-r1")
 
         assert await store.perform(again) == Started(run_id="r1", created=False)
@@ -185,9 +173,7 @@ class StartContract:
 
         result = await store.perform(
             make_start(
-                "r2",
-                workflow_id="wf-r1",
-                conflict_policy=IdConflictPolicy.USE_EXISTING,
+                "r2", workflow_id="wf-r1", conflict_policy=IdConflictPolicy.USE_EXISTING
             )
         )
 
@@ -219,14 +205,11 @@ class StartContract:
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_start_of_the_same_finds_the_newest_closed_run_that_keeps_its_id(
-        self, harness: Harness, status: RunStatus
+        self, store: Store, status: RunStatus
     ) -> None:
-        store = await harness.open("w")
         for run_id in ("r0", "r1"):
             at = START + int(run_id[1:])
-            await store.perform(
-                make_start(run_id, owner="w", workflow_id="wf", started_at=at)
-            )
+            await store.perform(make_owned(run_id, workflow_id="wf", started_at=at))
             await store.perform(make_closing(run_id, 3, 3, status=status))
 
         for policy in (IdConflictPolicy.USE_SAME, IdConflictPolicy.USE_EXISTING):
@@ -241,16 +224,13 @@ class StartContract:
             assert result == Started(run_id="r1", created=False)
 
     async def test_start_of_the_same_shows_what_a_chain_began_with(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        first = make_start("r1", owner="w", workflow_id="wf")
+        first = make_owned("r1", workflow_id="wf")
         await store.perform(first)
         closing = make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW)
         await store.perform(closing)
-        await store.perform(
-            make_start("r2", owner="w", workflow_id="wf", first_run_id="r1")
-        )
+        await store.perform(make_owned("r2", workflow_id="wf", first_run_id="r1"))
 
         result = await store.perform(
             make_start(
@@ -266,10 +246,9 @@ class StartContract:
         assert result.found.first_data == first.rows[0][5]
 
     async def test_start_with_a_message_finds_no_closed_run_for_it(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         await store.perform(make_closing("r1", 3, 3))
 
         with pytest.raises(WorkflowAlreadyStartedError, match="'r1'"):
@@ -286,8 +265,6 @@ class StartContract:
     async def test_start_of_the_same_from_two_stores_at_once_is_one_run(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         stores = [await harness.open(), await harness.open()]
 
         results = await asyncio.gather(
@@ -308,10 +285,9 @@ class StartContract:
         assert len({result.run_id for result in results}) == 1
 
     async def test_start_of_an_open_id_may_terminate_the_existing_run(
-        self, harness: Harness
+        self, harness: Harness, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", wake_at=START))
+        await store.perform(make_owned("r1", wake_at=START))
         harness.clock.advance(5)
 
         result = await store.perform(
@@ -344,10 +320,9 @@ class StartContract:
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     @pytest.mark.parametrize("policy", IdReusePolicy)
     async def test_start_of_a_closed_id_follows_the_reuse_policy(
-        self, harness: Harness, policy: IdReusePolicy, status: RunStatus
+        self, store: Store, policy: IdReusePolicy, status: RunStatus
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         await store.perform(make_closing("r1", 3, 3, status=status))
         is_allowed = policy is IdReusePolicy.ALLOW_DUPLICATE or (
             policy is IdReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
@@ -364,12 +339,11 @@ class StartContract:
                 await store.perform(operation)
             assert e.value.run_id == "r1"
 
-    async def test_start_judges_reuse_by_the_newest_run(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_start_judges_reuse_by_the_newest_run(self, store: Store) -> None:
         for run_id, status in (("r1", RunStatus.COMPLETED), ("r2", RunStatus.FAILED)):
             started_at = START + int(run_id[1:])
             await store.perform(
-                make_start(run_id, owner="w", workflow_id="wf", started_at=started_at)
+                make_owned(run_id, workflow_id="wf", started_at=started_at)
             )
             await store.perform(make_closing(run_id, 3, 3, status=status))
 
@@ -403,12 +377,9 @@ class StartContract:
             await store.perform(make_start("r1", workflow_id="w2", request_id="q2"))
 
     async def test_start_that_cannot_be_written_terminates_nothing(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store, make_start("r1", owner="w"), make_start("r2", owner="w")
-        )
+        await perform_all(store, make_owned("r1"), make_owned("r2"))
 
         with pytest.raises(HistoryTakenError):
             await store.perform(
@@ -425,18 +396,16 @@ class StartContract:
         assert loaded.rows == make_rows("r2", 1, 2)
 
     async def test_starts_submitted_together_act_as_one_after_the_other(
-        self, harness: Harness
+        self, store: Store
     ) -> None:
-        store = await harness.open("w")
-
         first, second, third, closed, fourth, other = await perform_all(
             store,
-            make_start("r1", owner="w", workflow_id="wf"),
-            make_start("r2", owner="w", workflow_id="wf"),
-            make_start("r3", owner="w", workflow_id="x", request_id="start-r1"),
+            make_owned("r1", workflow_id="wf"),
+            make_owned("r2", workflow_id="wf"),
+            make_owned("r3", workflow_id="x", request_id="start-r1"),
             make_closing("r1", 3, 4),
-            make_start("r4", owner="w", workflow_id="wf"),
-            make_start("r5", owner="w"),
+            make_owned("r4", workflow_id="wf"),
+            make_owned("r5"),
         )
 
         assert first == Started(run_id="r1", created=True)

@@ -61,6 +61,14 @@ class StoreContract(
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[Harness]:
         """Open and close the stores of one test."""
-        harness = Harness(lambda clock: self.make_store(clock, tmp_path))
+        harness = Harness(
+            lambda clock: self.make_store(clock, tmp_path),
+            shares_database=self.shares_database,
+        )
         yield harness
         await harness.close()
+
+    @pytest.fixture
+    async def store(self, harness: Harness) -> Store:
+        """Open a store with a worker `w`."""
+        return await harness.open("w")
