@@ -15,7 +15,11 @@ from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar, 
 
 import msgspec
 
-from durable.core.history.commands import ActivitySettings, ChildSettings
+from durable.core.history.commands import (
+    ActivitySettings,
+    ChildSettings,
+    ExternalCommand,
+)
 from durable.core.history.payload import Failure, Payload, Payloads
 from durable.errors import NotInWorkflowError
 
@@ -355,34 +359,14 @@ class WorkflowRuntime(Protocol):
         """
         ...
 
-    async def signal_external(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        name: str,
-        input: Payloads,
-        *,
-        is_child: bool = False,
-    ) -> None:
-        """Send a signal to another run; returns once that has it, durably.
+    async def tell_external(self, command: ExternalCommand) -> None:
+        """Send a signal, or a request to stop, to another run.
+
+        It returns once that has it, durably.
 
         Raises:
-            WorkflowNotFoundError, WorkflowClosedError: it cannot take it.
-        """
-        ...
-
-    async def cancel_external(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        reason: str,
-        *,
-        is_child: bool = False,
-    ) -> None:
-        """Ask another run to stop; returns once that has the request, durably.
-
-        Raises:
-            WorkflowNotFoundError, WorkflowClosedError: it cannot take it.
+            WorkflowNotFoundError, WorkflowClosedError, InboxFullError: it cannot take
+                it.
         """
         ...
 

@@ -378,12 +378,13 @@ class Driver:
         return [
             PendingDelivery(
                 machine.initiated_event_id,
-                machine.workflow_id,
-                machine.run_id,
-                getattr(machine, "name", None),
-                getattr(machine, "input", ()),
+                command.workflow_id,
+                command.run_id,
+                getattr(command, "signal_name", None),
+                getattr(command, "input", ()),
             )
             for machine in self._live().pending_deliveries()
+            for command in [machine.command()]
         ]
 
     def unread_signals(self) -> tuple[UnreadSignal, ...]:

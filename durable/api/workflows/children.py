@@ -8,6 +8,10 @@ from typing import Any, Generic, TypeVar, overload
 
 from durable.api.messages.messages import SignalCall, signal_call
 from durable.api.workflows.workflow_definition import WorkflowCall
+from durable.core.history.commands import (
+    RequestCancelExternalWorkflowExecution,
+    SignalExternalWorkflowExecution,
+)
 from durable.core.runtime import Child, get_runtime
 from durable.errors import InvalidCallError
 from durable.options import check_id
@@ -64,9 +68,15 @@ class ChildHandle(Generic[R_co]):
             NotInWorkflowError: called outside of a workflow.
         """
         message = signal_call(call, args)
-        await get_runtime("ChildHandle.signal()").signal_external(
-            self.workflow_id, None, message.name, message.input, is_child=True
+        command = SignalExternalWorkflowExecution(
+            self.workflow_id,
+            None,
+            message.name,
+            message.input,
+            {},
+            child_workflow_only=True,
         )
+        await get_runtime("ChildHandle.signal()").tell_external(command)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask the child to stop. When this returns, the child has the request.
@@ -75,9 +85,10 @@ class ChildHandle(Generic[R_co]):
             WorkflowClosedError, WorkflowNotFoundError: the child can take none.
             NotInWorkflowError: called outside of a workflow.
         """
-        await get_runtime("ChildHandle.cancel()").cancel_external(
-            self.workflow_id, None, reason, is_child=True
+        command = RequestCancelExternalWorkflowExecution(
+            self.workflow_id, None, reason, child_workflow_only=True
         )
+        await get_runtime("ChildHandle.cancel()").tell_external(command)
 
     def __repr__(self) -> str:
         return f"<child workflow {self.workflow_id!r}>"
@@ -147,9 +158,10 @@ class ExternalHandle:
             NotInWorkflowError: called outside of a workflow.
         """
         message = signal_call(call, args)
-        await get_runtime("ExternalHandle.signal()").signal_external(
-            self.workflow_id, self.run_id, message.name, message.input
+        command = SignalExternalWorkflowExecution(
+            self.workflow_id, self.run_id, message.name, message.input, {}
         )
+        await get_runtime("ExternalHandle.signal()").tell_external(command)
 
     async def cancel(self, reason: str = "") -> None:
         """Ask the run to stop. When this returns, the run has the request, durably.
@@ -159,9 +171,10 @@ class ExternalHandle:
             WorkflowClosedError: it has ended.
             NotInWorkflowError: called outside of a workflow.
         """
-        await get_runtime("ExternalHandle.cancel()").cancel_external(
+        command = RequestCancelExternalWorkflowExecution(
             self.workflow_id, self.run_id, reason
         )
+        await get_runtime("ExternalHandle.cancel()").tell_external(command)
 
     def __repr__(self) -> str:
         return f"<external workflow {self.workflow_id!r}>"

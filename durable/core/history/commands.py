@@ -146,6 +146,11 @@ class RequestCancelExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=Fal
     source: str = ""
 
 
+ExternalCommand: TypeAlias = (
+    SignalExternalWorkflowExecution | RequestCancelExternalWorkflowExecution
+)
+
+
 class CompleteWorkflowExecutionUpdate(msgspec.Struct, frozen=True, gc=False):
     """Answer an accepted update: with a result, or with a failure."""
 

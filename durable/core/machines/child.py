@@ -8,7 +8,11 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from durable.core.history.commands import ChildSettings, StartChildWorkflowExecution
+from durable.core.history.commands import (
+    ChildSettings,
+    RequestCancelExternalWorkflowExecution,
+    StartChildWorkflowExecution,
+)
 from durable.core.history.events import (
     Attributes,
     ChildWorkflowExecutionCanceled,
@@ -28,7 +32,7 @@ from durable.core.loop.cancels import (
     reason_of,
     sees_every_cancel,
 )
-from durable.core.machines.external import CancelExternalMachine
+from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.machine import (
     CREATED,
     PENDING,
@@ -117,7 +121,7 @@ class ChildMachine(Machine, Entry):
         self.start: Outcome[Attributes] = Outcome(parent.loop)
         self.outcome: Outcome[Attributes] = Outcome(parent.loop)
         self._parent = parent
-        self._stop: CancelExternalMachine | None = None
+        self._stop: DeliveryMachine | None = None
         self._code = code
         self._instruction = instruction
 
@@ -189,13 +193,10 @@ class ChildMachine(Machine, Entry):
             self.is_withdrawn = True
         elif self.state is PENDING:
             self.move(Move.CANCEL)
-            self._stop = CancelExternalMachine(
-                self.workflow_id,
-                None,
-                reason,
-                Outcome(self._parent.loop),
-                is_child=True,
+            command = RequestCancelExternalWorkflowExecution(
+                self.workflow_id, None, reason, child_workflow_only=True
             )
+            self._stop = DeliveryMachine(command, Outcome(self._parent.loop))
             self._parent.send(self._stop)
 
     # --- what the parent's code holds -------------------------------------------------

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from durable.core.history.commands import CancelTimer, StartTimer
-from durable.core.history.events import Attributes, TimerCanceled, TimerStarted
+from durable.core.history.events import Attributes, TimerStarted
+from durable.core.machines.fact import FactEntry
 from durable.core.machines.machine import (
     CREATED,
     PENDING,
@@ -109,30 +110,18 @@ class TimerMachine(Machine, Entry):
         self._fire()
 
 
-class _CancelEntry(Entry):
+class _CancelEntry(FactEntry):
     """The entry of a CancelTimer."""
 
-    __slots__ = ("_machine", "is_withdrawn")
-    event_type = TimerCanceled
+    __slots__ = ("_started_event_id",)
 
-    def __init__(self, machine: TimerMachine) -> None:
-        self.is_withdrawn = False
-        self._machine = machine
+    def __init__(self, timer: TimerMachine) -> None:
+        self._started_event_id = timer.started_event_id
+        command = CancelTimer(timer.timer_id, timer.started_event_id)
+        super().__init__(command, "timer_id", "the timer")
 
     def recorded(
         self, run: Operations, event_id: int, time: int, event: Attributes
     ) -> None:
         """The run waits for it no more."""
-        run.timers.pop(self._machine.started_event_id, None)
-
-    def command(self) -> CancelTimer:
-        """The command as data."""
-        return CancelTimer(
-            timer_id=self._machine.timer_id,
-            started_event_id=self._machine.started_event_id,
-        )
-
-    def differs(self, event: Attributes) -> str | None:
-        """Compare which timer is meant."""
-        assert isinstance(event, TimerCanceled)  # noqa: S101 - by `event_type`
-        return None if event.timer_id == self._machine.timer_id else "the timer"
+        run.timers.pop(self._started_event_id, None)
