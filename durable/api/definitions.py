@@ -14,9 +14,19 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import CodeType
-from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Final,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 from durable import limits
 from durable.converter.failures import CLASSES
@@ -39,6 +49,14 @@ class Definition(Protocol):
     function: Callable[..., Any]
     origin: Any
 
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+AsyncFunction: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
+Method: TypeAlias = Callable[Concatenate[S, P], R]
+AsyncMethod: TypeAlias = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+"""What decorators take, as type checkers see it."""
 
 WORKFLOWS: Final[dict[str, Any]] = {}
 """Every decorated workflow of this program, by name."""

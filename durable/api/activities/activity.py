@@ -31,6 +31,7 @@ from typing_extensions import Unpack
 from durable.api.activities.activity_context import CURRENT
 from durable.api.definitions import (
     ACTIVITIES,
+    AsyncFunction,
     check_function,
     check_name,
     decorate,
@@ -366,9 +367,7 @@ class ActivityDecorator(Protocol):
     """What `@activity(...)` with options returns."""
 
     @overload
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> Activity[P, R]: ...
+    def __call__(self, function: AsyncFunction[P, R], /) -> Activity[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
 
@@ -383,19 +382,13 @@ class CompensatedDecorator(Protocol[P, R_co]):
 
     @overload
     def __call__(
-        self: CompensatedDecorator[P, R],
-        function: Callable[P, Coroutine[Any, Any, R]],
-        /,
+        self: CompensatedDecorator[P, R], function: AsyncFunction[P, R], /
     ) -> Activity[P, R]: ...
     @overload
-    def __call__(
-        self, function: Callable[Q, Coroutine[Any, Any, None]], /
-    ) -> Activity[Q, None]: ...
+    def __call__(self, function: AsyncFunction[Q, None], /) -> Activity[Q, None]: ...
     @overload
     def __call__(
-        self: CompensatedDecorator[[], R],
-        function: Callable[Q, Coroutine[Any, Any, R]],
-        /,
+        self: CompensatedDecorator[[], R], function: AsyncFunction[Q, R], /
     ) -> Activity[Q, R]: ...
     @overload
     def __call__(
@@ -410,7 +403,7 @@ class CompensatedDecorator(Protocol[P, R_co]):
 
 
 @overload
-def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
+def activity(function: AsyncFunction[P, R], /) -> Activity[P, R]: ...
 @overload
 def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
 @overload
@@ -461,12 +454,7 @@ def activity(
 
 
 def _define(
-    function: Any,
-    /,
-    *,
-    name: str | None,
-    compensate: object,
-    options: ActivityOptions,
+    function: Any, /, *, name: str | None, compensate: object, options: ActivityOptions
 ) -> Activity[Any, Any]:
     check_function(function, "activity")
     checked = check_name(function.__name__ if name is None else name, "activity")
