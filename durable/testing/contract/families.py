@@ -22,7 +22,6 @@ from durable.options import IdConflictPolicy
 from durable.store.queries import (
     FindMailedRuns,
     FindRun,
-    ListRuns,
     LoadRuns,
     ReadHistory,
     ReadMessages,
@@ -31,7 +30,6 @@ from durable.store.records import (
     Committed,
     MailArrived,
     ReleaseRuns,
-    RunFilter,
     RunStatus,
     Started,
     Terminated,
@@ -39,7 +37,6 @@ from durable.store.records import (
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
-    load,
     make_child,
     make_closing,
     make_commit,
@@ -49,21 +46,18 @@ from durable.testing.contract.rows import (
     make_run,
     make_start,
     make_termination,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.store.store import Store
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 TERMINATED_DATA = {"reason": "Its parent closed.", "identity": ""}
 CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUNNING]
 
 
-async def start_family(store: Store) -> None:
+async def start_family(store: Opened) -> None:
     """Start a parent `p` and a child of each policy and state."""
-    await perform_all(
-        store,
+    await store.together(
         make_owned("p"),
         make_owned("other"),
         make_child("t1", "p", "terminate", owner="w", wake_at=START),
@@ -78,12 +72,6 @@ async def start_family(store: Store) -> None:
         make_child("a-t", "a", "terminate", owner="w"),
         make_message("t1", "m"),
     )
-
-
-async def statuses(store: Store) -> dict[str, str]:
-    """Return the status of every run."""
-    runs = await store.read(ListRuns(NAMESPACE, RunFilter()))
-    return {run.run_id: run.status.value for run in runs}
 
 
 AFTER_THE_PARENT = {
@@ -107,7 +95,7 @@ class FamilyContract:
     # --- children ---------------------------------------------------------------------
 
     async def test_closing_with_children_applies_their_policies(
-        self, harness: Harness, store: Store
+        self, harness: Harness, store: Opened
     ) -> None:
         await start_family(store)
         harness.clock.advance(3)
@@ -115,8 +103,8 @@ class FamilyContract:
         result = await store.perform(make_closing("p", 3, 3, has_children=True))
 
         assert result == PARTED
-        assert await statuses(store) == {"p": "completed"} | AFTER_THE_PARENT
-        ended = await load(store, "t1")
+        assert await store.statuses() == {"p": "completed"} | AFTER_THE_PARENT
+        ended = await store.load("t1")
         ended_at = START + 3_000_000
         assert ended.record == make_run(
             "t1",
@@ -135,7 +123,7 @@ class FamilyContract:
         assert json.loads(last[5]) == TERMINATED_DATA
         assert last[6] == 0
 
-    async def test_child_is_asked_to_stop_by_a_message(self, store: Store) -> None:
+    async def test_child_is_asked_to_stop_by_a_message(self, store: Opened) -> None:
         await start_family(store)
 
         await store.perform(make_closing("p", 3, 3, has_children=True))
@@ -152,12 +140,11 @@ class FamilyContract:
         assert await store.read(FindMailedRuns(9)) == ["c", "t1-c"]
 
     async def test_owner_of_a_run_that_its_parent_ended_writes_no_more(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await start_family(store)
 
-        _, refused, kept = await perform_all(
-            store,
+        _, refused, kept = await store.together(
             make_closing("p", 3, 3, has_children=True),
             make_commit("t1", 3, 3),
             make_commit("a", 3, 3),
@@ -168,7 +155,7 @@ class FamilyContract:
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_every_closing_status_parts_from_children(
-        self, store: Store, status: RunStatus
+        self, store: Opened, status: RunStatus
     ) -> None:
         await start_family(store)
 
@@ -180,33 +167,32 @@ class FamilyContract:
 
     @pytest.mark.parametrize("policy", ["terminate", "request_cancel"])
     async def test_child_does_not_begin_after_its_parent_has_ended(
-        self, store: Store, policy: str
+        self, store: Opened, policy: str
     ) -> None:
-        await perform_all(store, make_owned("p"), make_closing("p", 3, 3))
+        await store.together(make_owned("p"), make_closing("p", 3, 3))
 
         with pytest.raises(WorkflowClosedError):
             await store.perform(make_child("late", "p", policy, owner="w"))
         with pytest.raises(WorkflowNotFoundError):
             await store.perform(make_child("lost", "nobody", policy, owner="w"))
 
-        assert await statuses(store) == {"p": "completed"}
+        assert await store.statuses() == {"p": "completed"}
 
     async def test_only_children_that_need_their_parent_ask_for_it(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        await perform_all(store, make_owned("p"), make_closing("p", 3, 3))
+        await store.together(make_owned("p"), make_closing("p", 3, 3))
 
-        await perform_all(
-            store,
+        await store.together(
             make_child("free", "p", "abandon", owner="w"),
             make_child("next", "p", "terminate", continued_from_run_id="first"),
             make_child("done", "p", "terminate", status=RunStatus.FAILED),
         )
 
-        assert (await statuses(store)).keys() == {"p", "free", "next", "done"}
+        assert (await store.statuses()).keys() == {"p", "free", "next", "done"}
 
     async def test_child_and_the_end_of_its_parent_keep_their_order(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await store.perform(make_owned("p"))
 
@@ -219,20 +205,20 @@ class FamilyContract:
 
         assert outcomes[0].created
         assert isinstance(outcomes[2], WorkflowClosedError)
-        assert await statuses(store) == {"p": "completed", "early": "terminated"}
+        assert await store.statuses() == {"p": "completed", "early": "terminated"}
 
     async def test_closing_that_claims_no_children_leaves_them_alone(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await start_family(store)
 
         assert await store.perform(make_commit("p", 3, 3, has_children=True)) is None
         assert await store.perform(make_closing("p", 4, 4)) is None
 
-        assert "terminated" not in (await statuses(store)).values()
+        assert "terminated" not in (await store.statuses()).values()
 
     async def test_closing_that_mail_prevents_leaves_the_children_alone(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await start_family(store)
         await store.perform(make_message("p", "m"))
@@ -249,12 +235,12 @@ class FamilyContract:
         )
 
         assert isinstance(refused, MailArrived)
-        assert "terminated" not in (await statuses(store)).values()
+        assert "terminated" not in (await store.statuses()).values()
         assert await store.read(ReadMessages("other")) == []
         assert await store.read(LoadRuns(["next"])) == []
 
     async def test_closing_without_children_has_nothing_to_tell(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await store.perform(make_owned("p"))
 
@@ -262,10 +248,11 @@ class FamilyContract:
 
         assert result == Committed()
 
-    async def test_generations_are_followed_up_to_the_limit(self, store: Store) -> None:
+    async def test_generations_are_followed_up_to_the_limit(
+        self, store: Opened
+    ) -> None:
         depth = limits.CHILD_DEPTH_MAX + 1
-        await perform_all(
-            store,
+        await store.together(
             make_owned("g0"),
             *(
                 make_child(f"g{n}", f"g{n - 1}", "terminate", owner="w")
@@ -279,10 +266,9 @@ class FamilyContract:
         (last,) = await store.read(LoadRuns([f"g{depth}"]))
         assert last.record.status is RunStatus.RUNNING
 
-    async def test_crowd_of_children_ends_with_its_parent(self, store: Store) -> None:
+    async def test_crowd_of_children_ends_with_its_parent(self, store: Opened) -> None:
         names = [f"c{number:04}" for number in range(1_203)]
-        await perform_all(
-            store,
+        await store.together(
             make_owned("p"),
             *(make_child(name, "p", "terminate", owner="w") for name in names),
         )
@@ -290,23 +276,23 @@ class FamilyContract:
         result = await store.perform(make_closing("p", 3, 3, has_children=True))
 
         assert result == Committed(ended=tuple(names))
-        assert set((await statuses(store)).values()) == {"completed", "terminated"}
+        assert set((await store.statuses()).values()) == {"completed", "terminated"}
 
     # --- terminations -----------------------------------------------------------------
 
-    async def test_termination_parts_from_children(self, store: Store) -> None:
+    async def test_termination_parts_from_children(self, store: Opened) -> None:
         await start_family(store)
 
         result = await store.perform(make_termination("p"))
 
         assert result == Terminated(run_id="p", committed=PARTED)
-        assert await statuses(store) == {"p": "terminated"} | AFTER_THE_PARENT
+        assert await store.statuses() == {"p": "terminated"} | AFTER_THE_PARENT
 
-    async def test_termination_is_told_to_the_open_parent(self, store: Store) -> None:
+    async def test_termination_is_told_to_the_open_parent(self, store: Opened) -> None:
         child = make_child(
             "c2", "p", "terminate", owner="w", workflow_id="wf-c", first_run_id="c1"
         )
-        await perform_all(store, make_owned("p"), child)
+        await store.together(make_owned("p"), child)
 
         result = await store.perform(make_termination("c2", workflow_id="wf-c"))
 
@@ -324,10 +310,9 @@ class FamilyContract:
         }
 
     async def test_termination_is_not_told_to_a_parent_that_has_closed(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        *_, terminated = await perform_all(
-            store,
+        *_, terminated = await store.together(
             make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
             make_closing("p", 3, 3),
@@ -337,9 +322,8 @@ class FamilyContract:
         assert terminated == Terminated(run_id="c", committed=Committed())
         assert await store.read(ReadMessages("p")) == []
 
-    async def test_run_that_its_parent_ended_tells_nobody(self, store: Store) -> None:
-        *_, terminated = await perform_all(
-            store,
+    async def test_run_that_its_parent_ended_tells_nobody(self, store: Opened) -> None:
+        *_, terminated = await store.together(
             make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
             make_child("g", "c", "terminate", owner="w"),
@@ -349,9 +333,10 @@ class FamilyContract:
         assert terminated.committed == Committed(ended=("g",), notified=("p",))
         assert len(await store.read(ReadMessages("p"))) == 1
 
-    async def test_run_that_no_event_asked_for_tells_nobody(self, store: Store) -> None:
-        *_, terminated = await perform_all(
-            store,
+    async def test_run_that_no_event_asked_for_tells_nobody(
+        self, store: Opened
+    ) -> None:
+        *_, terminated = await store.together(
             make_owned("p"),
             make_child("c", "p", "abandon", parent_initiated_event_id=None),
             make_termination("c"),
@@ -361,18 +346,16 @@ class FamilyContract:
         assert await store.read(ReadMessages("p")) == []
 
     async def test_start_that_terminates_a_run_tells_parent_and_children(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        await perform_all(
-            store,
+        await store.together(
             make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
             make_child("g", "c", "terminate", owner="w"),
             make_child("h", "c", "request_cancel", owner="w"),
         )
 
-        result, refused = await perform_all(
-            store,
+        result, refused = await store.together(
             make_owned(
                 "new",
                 workflow_id="wf-c",
@@ -394,7 +377,7 @@ class FamilyContract:
 
     # --- starts within commits --------------------------------------------------------
 
-    async def test_chain_goes_on_in_the_same_commit(self, store: Store) -> None:
+    async def test_chain_goes_on_in_the_same_commit(self, store: Opened) -> None:
         await start_family(store)
         following = make_child(
             "t1-next",
@@ -430,9 +413,9 @@ class FamilyContract:
         assert set(ended.ended) == {"t2", "t1-next"}
 
     async def test_starts_within_a_commit_have_outcomes_of_their_own(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        await perform_all(store, make_owned("p"), make_owned("there"))
+        await store.together(make_owned("p"), make_owned("there"))
 
         result = await store.perform(
             make_closing(
@@ -459,13 +442,13 @@ class FamilyContract:
         assert isinstance(lost, LeaseLostError)
         assert known == Started(run_id="c1", created=False)
         assert unowned == Started(run_id="c5", created=True)
-        assert await statuses(store) == {
+        assert await store.statuses() == {
             "p": "completed",
             "there": "running",
             "c1": "running",
             "c5": "running",
         }
-        assert (await load(store, "there")).rows == make_rows("there", 1, 2)
+        assert (await store.load("there")).rows == make_rows("there", 1, 2)
 
     @pytest.mark.parametrize("is_nested", [False, True])
     @pytest.mark.parametrize("worker", ["", "later"])
@@ -481,12 +464,12 @@ class FamilyContract:
         start = make_start("r1", workflow_id="wf", starts=(last,), **closed)
 
         for operations in ([start], [make_start("r5"), start]):
-            refused = (await perform_all(store, *operations))[-1]
+            refused = (await store.together(*operations))[-1]
 
             assert isinstance(refused, LeaseLostError)
-        assert await statuses(store) == {"r5": "running"}
+        assert await store.statuses() == {"r5": "running"}
 
-    async def test_starts_and_messages_may_be_nested(self, store: Store) -> None:
+    async def test_starts_and_messages_may_be_nested(self, store: Opened) -> None:
         await store.perform(make_owned("p"))
         innermost = make_owned(
             "r3", workflow_id="wf", messages=(make_message("p", "r3"),)
@@ -516,7 +499,7 @@ class FamilyContract:
         newest = await store.read(FindRun(NAMESPACE, "wf", "r3"))
         assert newest == innermost.record
 
-    async def test_refused_commit_starts_nothing(self, store: Store) -> None:
+    async def test_refused_commit_starts_nothing(self, store: Opened) -> None:
         await start_family(store)
         await store.perform(ReleaseRuns(run_ids=("other",)))
         others = {
@@ -525,25 +508,23 @@ class FamilyContract:
             "has_children": True,
         }
 
-        refused = await perform_all(
-            store,
+        refused = await store.together(
             make_closing("p", 2, 2, **others),
             make_closing("other", 3, 3, **others),
             make_closing("unknown", 3, 3, **others),
         )
 
         assert [type(error) for error in refused] == [HistoryTakenError] * 3
-        assert "terminated" not in (await statuses(store)).values()
+        assert "terminated" not in (await store.statuses()).values()
         assert await store.read(LoadRuns(["next"])) == []
         assert await store.read(ReadMessages("c")) == []
 
     async def test_message_is_put_before_the_receiver_is_ended(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await start_family(store)
 
-        result, after = await perform_all(
-            store,
+        result, after = await store.together(
             make_closing(
                 "p", 3, 3, has_children=True, messages=(make_message("t2", "m"),)
             ),

@@ -30,12 +30,10 @@ from durable.testing.contract.rows import (
     make_rows,
     make_start,
     make_worker,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.store.store import Store
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 LEASE = round(limits.LEASE_SECONDS * 1_000_000)
 CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
@@ -107,7 +105,7 @@ class LeaseContract:
     async def test_release_frees_every_run_at_once(self, harness: Harness) -> None:
         store = await harness.open("w1")
         await store.perform(make_start("r1", owner="w1"))
-        await perform_all(store, make_start("r2", owner="w1"), make_closing("r2", 3, 3))
+        await store.together(make_start("r2", owner="w1"), make_closing("r2", 3, 3))
 
         await store.release_worker()
         await store.release_worker()
@@ -129,7 +127,7 @@ class LeaseContract:
         assert await other.perform(ReapWorkers(presumed_dead=("w1",))) == ["w1"]
 
         unfenced = make_start("r2")
-        *refused, kept = await perform_all(store, *fenced_operations("w1"), unfenced)
+        *refused, kept = await store.together(*fenced_operations("w1"), unfenced)
 
         assert [type(error) for error in refused] == [LeaseLostError] * 6
         assert kept.created
@@ -211,10 +209,9 @@ class ClaimContract:
     """Claiming and releasing runs."""
 
     async def test_claim_takes_due_runs_at_rest_of_known_types(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        await perform_all(
-            store,
+        await store.together(
             make_start("r1", wake_at=START),
             make_start("r2", wake_at=START, workflow_type="other"),
             make_start("r3", wake_at=START, task_queue="elsewhere"),
@@ -236,9 +233,10 @@ class ClaimContract:
         assert owners == ["w", None, None, None, "w", None, None]
         assert await store.perform(CLAIM) == {}
 
-    async def test_run_at_rest_is_due_once_it_has_a_message(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_run_at_rest_is_due_once_it_has_a_message(
+        self, store: Opened
+    ) -> None:
+        await store.together(
             make_start("never"),
             make_start("later", wake_at=START + 9),
             make_start("earlier", wake_at=START - 9),
@@ -253,9 +251,8 @@ class ClaimContract:
         claimed = await store.perform(CLAIM)
         assert list(claimed) == ["earlier", "later", "never"]
 
-    async def test_stuck_runs_are_claimed_page_by_page(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_stuck_runs_are_claimed_page_by_page(self, store: Opened) -> None:
+        await store.together(
             *(make_owned(name) for name in "abc"),
             make_start("sound", wake_at=START),
             *(ParkRun(run_id=name, stuck="{}") for name in "abc"),
@@ -270,10 +267,9 @@ class ClaimContract:
         assert (taken.record.stuck, taken.record.owner) == (None, "w")
 
     async def test_claim_takes_the_oldest_first_and_not_too_many(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        await perform_all(
-            store,
+        await store.together(
             make_start("b-late", wake_at=START - 1),
             make_start("c-later", wake_at=START),
             make_start("d-early", wake_at=START - 9),
@@ -286,7 +282,7 @@ class ClaimContract:
 
         assert taken == [["d-early", "b-late"], ["c-later"], []]
 
-    async def test_claim_leaves_the_worker_as_it_is(self, store: Store) -> None:
+    async def test_claim_leaves_the_worker_as_it_is(self, store: Opened) -> None:
         (before,) = await store.read(ListWorkers())
         await store.perform(make_start("r1"))
 
@@ -296,8 +292,8 @@ class ClaimContract:
 
         assert await store.read(ListWorkers()) == [before]
 
-    async def test_released_runs_can_be_claimed(self, store: Store) -> None:
-        await perform_all(store, make_owned("r1", wake_at=START + 5), make_owned("r2"))
+    async def test_released_runs_can_be_claimed(self, store: Opened) -> None:
+        await store.together(make_owned("r1", wake_at=START + 5), make_owned("r2"))
 
         await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
 
@@ -306,12 +302,10 @@ class ClaimContract:
         assert two.record.owner == "w"
         assert await store.perform(CLAIM) == {"r1": 2}
 
-    async def test_many_runs_can_be_released_at_once(self, store: Store) -> None:
+    async def test_many_runs_can_be_released_at_once(self, store: Opened) -> None:
         names = [f"r{number}" for number in range(2_100)]
-        await perform_all(
-            store,
-            *(make_owned(name) for name in names),
-            ReleaseRuns(run_ids=tuple(names)),
+        await store.together(
+            *(make_owned(name) for name in names), ReleaseRuns(run_ids=tuple(names))
         )
 
         claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=10**6))

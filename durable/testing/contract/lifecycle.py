@@ -15,8 +15,7 @@ from durable.store.records import ClaimRuns, RunFilter
 from durable.testing.contract.rows import NAMESPACE, Gathering, make_start
 
 if TYPE_CHECKING:
-    from durable.store.store import Store
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
 
@@ -58,7 +57,7 @@ class LifecycleContract:
         assert (await store.perform(make_start("r1"))).created
 
     async def test_store_refuses_use_after_it_was_closed(
-        self, harness: Harness, store: Store
+        self, harness: Harness, store: Opened
     ) -> None:
         await store.close()
         await store.close()
@@ -75,7 +74,7 @@ class LifecycleContract:
             await harness.register(store, "w2")
 
     async def test_close_finishes_what_was_submitted(
-        self, harness: Harness, store: Store
+        self, harness: Harness, store: Opened
     ) -> None:
         gathering = Gathering()
         for number in range(50):
@@ -111,7 +110,7 @@ class LifecycleContract:
         harness.clock.advance(31)
         assert store.now() == before + 31_000_000
 
-    async def test_outcomes_come_later_and_in_order(self, store: Store) -> None:
+    async def test_outcomes_come_later_and_in_order(self, store: Opened) -> None:
         gathering = Gathering()
 
         for number in range(9):
@@ -164,7 +163,7 @@ class LifecycleContract:
         result = await store.perform(make_start("r2", request_id="start-r1"))
         assert result.run_id == "r1"
 
-    async def test_reads_see_every_delivered_outcome(self, store: Store) -> None:
+    async def test_reads_see_every_delivered_outcome(self, store: Opened) -> None:
         for number in range(20):
             await store.perform(make_start(f"r{number}", owner="w"))
             assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == number + 1

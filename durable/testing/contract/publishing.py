@@ -14,7 +14,6 @@ from durable.store.queries import LoadRuns, ReadHistory, ReadReply
 from durable.store.records import DropReplies, ReapWorkers, ReplyRecord, RunStatus
 from durable.testing.contract.rows import (
     START,
-    load,
     make_closing,
     make_commit,
     make_message,
@@ -22,12 +21,10 @@ from durable.testing.contract.rows import (
     make_rows,
     make_run,
     make_termination,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.store.store import Store
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 
 def make_reply(run_id: str, request_id: str, data: str = "1", **changes: Any) -> Any:
@@ -39,11 +36,10 @@ def make_reply(run_id: str, request_id: str, data: str = "1", **changes: Any) ->
 class PublishingContract:
     """States, checkpoints, replies."""
 
-    async def test_commit_publishes_state_and_checkpoint(self, store: Store) -> None:
-        await perform_all(store, *(make_owned(n) for n in ("r1", "r2")))
+    async def test_commit_publishes_state_and_checkpoint(self, store: Opened) -> None:
+        await store.together(*(make_owned(n) for n in ("r1", "r2")))
 
-        await perform_all(
-            store,
+        await store.together(
             make_commit("r1", 3, 3, state='{"at": 1}'),
             make_commit("r2", 3, 3, checkpoint_event_id=3),
             make_commit("r1", 4, 4),
@@ -58,9 +54,8 @@ class PublishingContract:
             make_run("r2", owner="w", checkpoint_event_id=3),
         ]
 
-    async def test_run_keeps_its_state_when_it_has_closed(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_run_keeps_its_state_when_it_has_closed(self, store: Opened) -> None:
+        await store.together(
             make_owned("r1", state="1", checkpoint_event_id=2),
             make_owned("r2", state="1"),
             make_closing("r1", 3, 3, state="2"),
@@ -72,14 +67,13 @@ class PublishingContract:
         assert first.record.status is RunStatus.COMPLETED
         assert first.record.checkpoint_event_id == 2
 
-    async def test_refused_commit_publishes_nothing(self, store: Store) -> None:
+    async def test_refused_commit_publishes_nothing(self, store: Opened) -> None:
         published: dict[str, Any] = {
             "state": "2",
             "checkpoint_event_id": 2,
             "replies": (make_reply("r1", "q"),),
         }
-        *_, taken, mailed = await perform_all(
-            store,
+        *_, taken, mailed = await store.together(
             make_owned("r1"),
             make_message("r1"),
             make_commit("r1", 2, 2, **published),
@@ -88,14 +82,13 @@ class PublishingContract:
 
         assert isinstance(taken, HistoryTakenError)
         assert mailed is not None
-        assert (await load(store, "r1")).record == make_run("r1", owner="w")
+        assert (await store.load("r1")).record == make_run("r1", owner="w")
         assert await store.read(ReadReply("r1", "q")) is None
 
     async def test_load_leaves_out_what_a_checkpoint_made_needless(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        await perform_all(
-            store,
+        await store.together(
             *(make_owned(n, events=9) for n in ("r0", "r1", "r2", "r9")),
             make_commit("r1", 10, 9, checkpoint_event_id=1),
             make_commit("r2", 10, 12, checkpoint_event_id=2),
@@ -120,7 +113,7 @@ class PublishingContract:
     # --- replies ----------------------------------------------------------------------
 
     @pytest.mark.parametrize("is_closing", [False, True])
-    async def test_commit_replies(self, store: Store, is_closing: bool) -> None:
+    async def test_commit_replies(self, store: Opened, is_closing: bool) -> None:
         make: Any = make_closing if is_closing else make_commit
         await store.perform(make_owned("r1"))
 
@@ -135,9 +128,8 @@ class PublishingContract:
         assert await store.read(ReadReply("r1", "c")) is None
         assert await store.read(ReadReply("r2", "a")) is None
 
-    async def test_reply_replaces_an_earlier_one(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_reply_replaces_an_earlier_one(self, store: Opened) -> None:
+        await store.together(
             make_owned("r1"),
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a"),)),
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a", "2"),)),
@@ -145,18 +137,16 @@ class PublishingContract:
 
         assert await store.read(ReadReply("r1", "a")) == "2"
 
-    async def test_replies_that_were_read_are_dropped(self, store: Store) -> None:
+    async def test_replies_that_were_read_are_dropped(self, store: Opened) -> None:
         names = [f"q{number}" for number in range(150)]
-        await perform_all(
-            store,
+        await store.together(
             make_owned("r1"),
             make_owned("r2"),
             make_commit("r1", 3, 2, replies=tuple(make_reply("r1", n) for n in names)),
             make_commit("r2", 3, 2, replies=(make_reply("r2", "q1"),)),
         )
 
-        results = await perform_all(
-            store,
+        results = await store.together(
             DropReplies(keys=()),
             DropReplies(keys=(("r1", "q0"), ("r1", "unknown"))),
             DropReplies(keys=tuple(("r1", name) for name in names[2:])),
@@ -167,11 +157,10 @@ class PublishingContract:
         assert left == ["q1"]
         assert await store.read(ReadReply("r2", "q1")) == "1"
 
-    async def test_dropping_takes_effect_in_order(self, store: Store) -> None:
+    async def test_dropping_takes_effect_in_order(self, store: Opened) -> None:
         drop = DropReplies(keys=(("r1", "a"), ("r1", "b")))
 
-        await perform_all(
-            store,
+        await store.together(
             make_owned("r1"),
             make_owned("r2"),
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a"),)),
@@ -188,10 +177,9 @@ class PublishingContract:
         assert await store.perform(DropReplies(keys=(("r1", "a"),))) is None
 
     async def test_replies_that_nobody_reads_are_dropped_by_age(
-        self, harness: Harness, store: Store
+        self, harness: Harness, store: Opened
     ) -> None:
-        await perform_all(
-            store,
+        await store.together(
             make_owned("r1"),
             make_commit(
                 "r1",

@@ -46,22 +46,20 @@ from durable.testing.contract.rows import (
     make_start,
     make_termination,
     make_worker,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.store.store import Store
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 
 class ReadContract:
     """Reads."""
 
     async def test_load_keeps_the_order_and_leaves_out_unknown_runs(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         names = [f"r{number}" for number in range(7)]
-        await perform_all(store, *(make_owned(n, events=3) for n in names))
+        await store.together(*(make_owned(n, events=3) for n in names))
         asked = ["r5", "unknown", "r0", "r3"]
 
         loaded = await store.read(LoadRuns(asked))
@@ -75,7 +73,7 @@ class ReadContract:
     ) -> None:
         store = await harness.open()
         names = [f"r{number:04}" for number in range(1_203)]
-        await perform_all(store, *(make_start(n, events=1) for n in names))
+        await store.together(*(make_start(n, events=1) for n in names))
 
         loaded = await store.read(LoadRuns(names))
 
@@ -107,7 +105,7 @@ class ReadContract:
         store = await harness.open()
         names = ["Order-1", "order-1", "Ordér-1", "Orde\u0301r-1", "order-1.", "%"]
 
-        outcomes = await perform_all(store, *(make_start(name) for name in names))
+        outcomes = await store.together(*(make_start(name) for name in names))
 
         assert [outcome.created for outcome in outcomes] == [True] * len(names)
         for name in names:
@@ -116,7 +114,7 @@ class ReadContract:
             assert found.run_id == name
         assert await store.read(FindRun(NAMESPACE, "wf-ORDER-1")) is None
 
-    async def test_attempts_are_read_in_order(self, store: Store) -> None:
+    async def test_attempts_are_read_in_order(self, store: Opened) -> None:
         await store.perform(make_owned("r1"))
         attempts = [
             make_attempt("r1", attempt, scheduled_event_id=event)
@@ -135,7 +133,7 @@ class ReadContract:
         assert await store.read(ReadAttempts("r1")) == attempts
         assert await store.read(ReadAttempts("unknown")) == []
 
-    async def test_find_run_prefers_the_newest(self, store: Store) -> None:
+    async def test_find_run_prefers_the_newest(self, store: Opened) -> None:
         for run_id, age in (("a", 1), ("c", 3), ("b", 2)):
             await store.perform(
                 make_owned(run_id, workflow_id="wf", started_at=START + age)
@@ -152,11 +150,11 @@ class ReadContract:
         assert await store.read(FindRun(NAMESPACE, "other", "a")) is None
 
     async def test_open_run_is_found_before_one_that_a_wrong_clock_made_newer(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         late = make_owned("late", workflow_id="wf", started_at=START + 9)
         early = make_owned("early", workflow_id="wf", started_at=START)
-        await perform_all(store, late, make_closing("late", 3, 3), early)
+        await store.together(late, make_closing("late", 3, 3), early)
 
         found = await store.read(FindRun(NAMESPACE, "wf"))
 
@@ -192,15 +190,14 @@ class ReadContract:
         ],
     )
     async def test_listing_filters_and_shows_the_newest_first(
-        self, store: Store, where: dict[str, Any], expected: str
+        self, store: Opened, where: dict[str, Any], expected: str
     ) -> None:
         starts = [
             make_owned(name, started_at=START + age)
             for age, name in enumerate("abcde", 1)
         ]
         starts[2] = make_owned("c", started_at=START + 3, workflow_type="other")
-        await perform_all(
-            store,
+        await store.together(
             *starts,
             make_start("elsewhere", namespace="elsewhere"),
             make_closing("a", 3, 3),
@@ -221,9 +218,8 @@ class ReadContract:
             for age, names in enumerate(("ab", "cdefg", "h"))
             for name in names
         }
-        await perform_all(
-            store,
-            *(make_start(name, started_at=START + age) for name, age in ages.items()),
+        await store.together(
+            *(make_start(name, started_at=START + age) for name, age in ages.items())
         )
 
         found, after = "", None
@@ -235,9 +231,8 @@ class ReadContract:
 
         assert found == "hgfedcba"
 
-    async def test_news_of_runs_cost_no_history(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_news_of_runs_cost_no_history(self, store: Opened) -> None:
+        await store.together(
             *(make_owned(name, events=3) for name in "abcd"),
             make_closing("b", 4, 6),
             make_termination("c"),
@@ -272,12 +267,12 @@ class ReadContract:
     ) -> None:
         store = await harness.open()
         names = [f"r{number:04}" for number in range(1_203)]
-        await perform_all(store, *(make_start(n, events=1) for n in names))
+        await store.together(*(make_start(n, events=1) for n in names))
 
         assert {one.run_id for one in await store.read(ReadNews(names))} == set(names)
 
     async def test_what_is_asked_at_once_is_answered_each_by_itself(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         for name in "abc":
             for run_id in (f"{name}1", f"{name}3", f"{name}2"):
@@ -297,9 +292,8 @@ class ReadContract:
         assert found == ["a2", "b3", "c3", None, "a2"]
         assert together == [await store.read(query) for query in asked]
 
-    async def test_listing_shows_the_children_of_a_run(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_listing_shows_the_children_of_a_run(self, store: Opened) -> None:
+        await store.together(
             make_owned("p"),
             make_child("a", "p", "terminate", owner="w", started_at=START + 1),
             make_child("b", "p", "abandon", owner="w", started_at=START + 2),
@@ -318,9 +312,8 @@ class ReadContract:
             assert "".join(run.run_id for run in runs) == expected
         assert await store.read(ListRuns(NAMESPACE, RunFilter(parent_run_id="x"))) == []
 
-    async def test_messages_are_read_in_order(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_messages_are_read_in_order(self, store: Opened) -> None:
+        await store.together(
             make_owned("r1"),
             make_owned("r2"),
             make_message("r1", "b"),
@@ -335,9 +328,8 @@ class ReadContract:
         assert messages == loaded.messages
         assert await store.read(ReadMessages("unknown")) == []
 
-    async def test_due_runs_are_this_workers_own(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_due_runs_are_this_workers_own(self, store: Opened) -> None:
+        await store.together(
             make_owned("later", wake_at=START + 10),
             make_owned("third", wake_at=START + 3),
             make_owned("second", wake_at=START + 2),
@@ -361,9 +353,10 @@ class ReadContract:
         assert await store.read(FindNextWakeUp(["order"])) == START
         assert await store.read(FindNextWakeUp(["other"])) == START + 1
 
-    async def test_mailed_runs_come_by_their_oldest_message(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_mailed_runs_come_by_their_oldest_message(
+        self, store: Opened
+    ) -> None:
+        await store.together(
             *(make_owned(name) for name in ("a", "b", "c", "d")),
             make_start("unowned"),
             make_message("unowned"),
@@ -378,9 +371,8 @@ class ReadContract:
         assert await store.read(FindMailedRuns(1)) == ["c"]
         assert await store.read(FindMailedRuns(0)) == []
 
-    async def test_lost_runs_are_those_closed_or_taken(self, store: Store) -> None:
-        await perform_all(
-            store,
+    async def test_lost_runs_are_those_closed_or_taken(self, store: Opened) -> None:
+        await store.together(
             *(make_owned(name) for name in ("a", "b", "c")),
             make_start("unowned"),
             make_termination("b"),
@@ -394,7 +386,7 @@ class ReadContract:
         self, harness: Harness
     ) -> None:
         store = await harness.open()
-        await perform_all(store, make_start("r1", wake_at=START), make_message("r1"))
+        await store.together(make_start("r1", wake_at=START), make_message("r1"))
 
         assert await store.read(FindDueRuns(START, 9)) == []
         assert await store.read(FindMailedRuns(9)) == []
@@ -403,8 +395,7 @@ class ReadContract:
     async def test_namespaces_are_listed_once_each(self, harness: Harness) -> None:
         store = await harness.open()
         assert await store.read(ListNamespaces()) == []
-        await perform_all(
-            store,
+        await store.together(
             make_start("r1", namespace="shop"),
             make_start("r2", namespace="Shop"),
             make_start("r3", namespace="shop"),
@@ -417,7 +408,7 @@ class ReadContract:
             "\N{LATIN SMALL LETTER E WITH ACUTE}",
         ]
 
-    async def test_workers_are_listed_by_id(self, store: Store) -> None:
+    async def test_workers_are_listed_by_id(self, store: Opened) -> None:
         (worker,) = await store.read(ListWorkers())
 
         assert msgspec.structs.replace(worker, lease_expires_at=0) == (make_worker("w"))

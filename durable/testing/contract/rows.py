@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from durable.store.queries import LoadRuns
+from durable.store.queries import ListRuns, LoadRuns, ReadMessages
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
     CommitTask,
     PutMessage,
+    RunFilter,
     RunRecord,
     RunStatus,
     StartRun,
@@ -173,6 +174,37 @@ def make_worker(worker_id: str, **changes: Any) -> WorkerRecord:
     return msgspec.structs.replace(worker, **changes)
 
 
+class Opened:
+    """An open store, and what tests ask of it time and again."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self.open, self.close, self.now = store.open, store.close, store.now
+        self.perform, self.submit, self.read = store.perform, store.submit, store.read
+        self.watch, self.holds_lease = store.watch, store.holds_lease
+        self.register_worker = store.register_worker
+        self.release_worker = store.release_worker
+        self._store = store
+
+    async def together(self, *operations: Operation) -> list[Any]:
+        """Submit operations at once; see `perform_all`."""
+        return await perform_all(self._store, *operations)
+
+    async def load(self, run_id: str) -> LoadedRun:
+        """Load one run, which must be there."""
+        (loaded,) = await self.read(LoadRuns([run_id]))
+        return loaded
+
+    async def waiting(self, run_id: str) -> list[str]:
+        """Return the request ids that wait for a run, in order."""
+        return [one.request_id for one in await self.read(ReadMessages(run_id))]
+
+    async def statuses(self) -> dict[str, str]:
+        """Return the status of every run."""
+        runs = await self.read(ListRuns(NAMESPACE, RunFilter()))
+        return {run.run_id: run.status.value for run in runs}
+
+
 class Harness:
     """Opens the stores of one test, all on one database, and closes them."""
 
@@ -195,16 +227,16 @@ class Harness:
         self._stores.append(store)
         return store
 
-    async def open(self, worker_id: str | None = None) -> Store:
+    async def open(self, worker_id: str | None = None) -> Opened:
         """Open a store, and register a worker if an id is given."""
-        store = self.make()
+        store = Opened(self.make())
         await store.open()
         if worker_id is not None:
             await self.register(store, worker_id)
         return store
 
     async def register(
-        self, store: Store, worker_id: str, **changes: Any
+        self, store: Opened, worker_id: str, **changes: Any
     ) -> WorkerRecord:
         """Register a worker and note when its lease is lost."""
         return await store.register_worker(
@@ -240,9 +272,3 @@ async def perform_all(store: Store, *operations: Operation) -> list[Any]:
     except Exception as error:  # noqa: BLE001 - it is the outcome
         last = error
     return [*gathering.outcomes, last]
-
-
-async def load(store: Store, run_id: str) -> LoadedRun:
-    """Load one run, which must be there."""
-    (loaded,) = await store.read(LoadRuns([run_id]))
-    return loaded

@@ -19,7 +19,6 @@ from durable.store.queries import FindRun, LoadRuns
 from durable.store.records import FoundRun, RunStatus, Started, StartRun
 from durable.testing.contract.rows import (
     START,
-    load,
     make_closing,
     make_commit,
     make_message,
@@ -27,12 +26,10 @@ from durable.testing.contract.rows import (
     make_rows,
     make_run,
     make_start,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.store.store import Store
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 FAILED_STATUSES = {
     RunStatus.FAILED,
@@ -47,7 +44,7 @@ CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUN
 class StartContract:
     """Starting runs."""
 
-    async def test_start_creates_the_run_and_its_events(self, store: Store) -> None:
+    async def test_start_creates_the_run_and_its_events(self, store: Opened) -> None:
         operation = make_owned(
             "r1",
             wake_at=START + 9,
@@ -65,7 +62,7 @@ class StartContract:
         result = await store.perform(operation)
 
         assert result == Started(run_id="r1", created=True)
-        loaded = await load(store, "r1")
+        loaded = await store.load("r1")
         assert loaded.record == operation.record
         assert loaded.rows == operation.rows
         assert (loaded.messages, loaded.attempts) == ([], [])
@@ -89,14 +86,13 @@ class StartContract:
         ],
     )
     async def test_start_keeps_each_field_by_itself(
-        self, store: Store, field: str, value: object
+        self, store: Opened, field: str, value: object
     ) -> None:
         changes = {field: value}
         records = [make_run(name, owner="w", **changes) for name in ("r1", "r2")]
 
-        await perform_all(
-            store,
-            *(StartRun(record=r, rows=make_rows(r.run_id, 1, 1)) for r in records),
+        await store.together(
+            *(StartRun(record=r, rows=make_rows(r.run_id, 1, 1)) for r in records)
         )
 
         loaded = await store.read(LoadRuns(["r1", "r2"]))
@@ -108,22 +104,21 @@ class StartContract:
         store = await harness.open()
 
         assert (await store.perform(make_start("r1"))).created
-        assert (await load(store, "r1")).record.owner is None
+        assert (await store.load("r1")).record.owner is None
 
     async def test_run_id_that_was_used_is_refused_beside_a_start_of_its_request(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await store.perform(make_owned("r1"))
 
-        refused, created = await perform_all(
-            store,
+        refused, created = await store.together(
             make_owned("r1", workflow_id="x", request_id="q"),
             make_owned("r2", workflow_id="y", request_id="q"),
         )
 
         assert isinstance(refused, HistoryTakenError)
         assert created.run_id == "r2"
-        assert (await load(store, "r1")).record.workflow_id == "wf-r1"
+        assert (await store.load("r1")).record.workflow_id == "wf-r1"
 
     async def test_start_with_an_owner_needs_the_lease(self, harness: Harness) -> None:
         store = await harness.open()
@@ -132,12 +127,12 @@ class StartContract:
             await store.perform(make_owned("r1"))
         assert await store.read(LoadRuns(["r1"])) == []
 
-    async def test_start_for_another_worker_is_refused(self, store: Store) -> None:
+    async def test_start_for_another_worker_is_refused(self, store: Opened) -> None:
         with pytest.raises(LeaseLostError):
             await store.perform(make_start("r1", owner="earlier"))
 
     async def test_start_with_the_same_request_answers_with_the_first_run(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await store.perform(make_owned("r1"))
         again = make_start("r2", workflow_id="wf-r1", request_id="start-r1")
@@ -194,7 +189,7 @@ class StartContract:
         )
 
         if is_together:
-            _, result = await perform_all(store, first, again)
+            _, result = await store.together(first, again)
         else:
             await store.perform(first)
             result = await store.perform(again)
@@ -205,7 +200,7 @@ class StartContract:
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_start_of_the_same_finds_the_newest_closed_run_that_keeps_its_id(
-        self, store: Store, status: RunStatus
+        self, store: Opened, status: RunStatus
     ) -> None:
         for run_id in ("r0", "r1"):
             at = START + int(run_id[1:])
@@ -224,7 +219,7 @@ class StartContract:
             assert result == Started(run_id="r1", created=False)
 
     async def test_start_of_the_same_shows_what_a_chain_began_with(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         first = make_owned("r1", workflow_id="wf")
         await store.perform(first)
@@ -246,7 +241,7 @@ class StartContract:
         assert result.found.first_data == first.rows[0][5]
 
     async def test_start_with_a_message_finds_no_closed_run_for_it(
-        self, store: Store
+        self, store: Opened
     ) -> None:
         await store.perform(make_owned("r1"))
         await store.perform(make_closing("r1", 3, 3))
@@ -285,7 +280,7 @@ class StartContract:
         assert len({result.run_id for result in results}) == 1
 
     async def test_start_of_an_open_id_may_terminate_the_existing_run(
-        self, harness: Harness, store: Store
+        self, harness: Harness, store: Opened
     ) -> None:
         await store.perform(make_owned("r1", wake_at=START))
         harness.clock.advance(5)
@@ -320,7 +315,7 @@ class StartContract:
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     @pytest.mark.parametrize("policy", IdReusePolicy)
     async def test_start_of_a_closed_id_follows_the_reuse_policy(
-        self, store: Store, policy: IdReusePolicy, status: RunStatus
+        self, store: Opened, policy: IdReusePolicy, status: RunStatus
     ) -> None:
         await store.perform(make_owned("r1"))
         await store.perform(make_closing("r1", 3, 3, status=status))
@@ -339,7 +334,7 @@ class StartContract:
                 await store.perform(operation)
             assert e.value.run_id == "r1"
 
-    async def test_start_judges_reuse_by_the_newest_run(self, store: Store) -> None:
+    async def test_start_judges_reuse_by_the_newest_run(self, store: Opened) -> None:
         for run_id, status in (("r1", RunStatus.COMPLETED), ("r2", RunStatus.FAILED)):
             started_at = START + int(run_id[1:])
             await store.perform(
@@ -360,8 +355,7 @@ class StartContract:
     async def test_start_keeps_namespaces_apart(self, harness: Harness) -> None:
         store = await harness.open()
 
-        results = await perform_all(
-            store,
+        results = await store.together(
             make_start("r1"),
             make_start("r2", namespace="b", workflow_id="wf-r1", request_id="start-r1"),
         )
@@ -377,9 +371,9 @@ class StartContract:
             await store.perform(make_start("r1", workflow_id="w2", request_id="q2"))
 
     async def test_start_that_cannot_be_written_terminates_nothing(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        await perform_all(store, make_owned("r1"), make_owned("r2"))
+        await store.together(make_owned("r1"), make_owned("r2"))
 
         with pytest.raises(HistoryTakenError):
             await store.perform(
@@ -391,15 +385,14 @@ class StartContract:
                 )
             )
 
-        loaded = await load(store, "r2")
+        loaded = await store.load("r2")
         assert loaded.record.status is RunStatus.RUNNING
         assert loaded.rows == make_rows("r2", 1, 2)
 
     async def test_starts_submitted_together_act_as_one_after_the_other(
-        self, store: Store
+        self, store: Opened
     ) -> None:
-        first, second, third, closed, fourth, other = await perform_all(
-            store,
+        first, second, third, closed, fourth, other = await store.together(
             make_owned("r1", workflow_id="wf"),
             make_owned("r2", workflow_id="wf"),
             make_owned("r3", workflow_id="x", request_id="start-r1"),

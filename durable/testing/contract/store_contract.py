@@ -19,7 +19,7 @@ from durable.testing.contract.lifecycle import LifecycleContract
 from durable.testing.contract.messages import MessageContract
 from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
-from durable.testing.contract.rows import Harness
+from durable.testing.contract.rows import Harness, Opened
 from durable.testing.contract.starts import StartContract
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ class StoreContract(
         await harness.close()
 
     @pytest.fixture
-    async def store(self, harness: Harness) -> Store:
+    async def store(self, harness: Harness) -> Opened:
         """Open a store with a worker `w`."""
         return await harness.open("w")
