@@ -16,12 +16,7 @@ from durable.core.history.events import CHILD_OUTCOMES, WorkflowExecutionSignale
 from durable.core.messages import QueryRequest
 from durable.core.workflow_task import UpdateRequest
 from durable.doctor.mail_checks import read_message
-from durable.store.records import (
-    AttemptRecord,
-    AttemptState,
-    MessageRecord,
-    RunRecord,
-)
+from durable.store.records import AttemptRecord, AttemptState, MessageRecord, RunRecord
 from durable.telling.escaping import escape
 from durable.telling.pieces import (
     Line,

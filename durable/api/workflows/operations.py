@@ -15,12 +15,7 @@ import msgspec
 from durable.api.activities.activity_context import CURRENT
 from durable.clock import to_datetime
 from durable.converter import json
-from durable.core.runtime import (
-    WorkflowInfo,
-    find_runtime,
-    get_runtime,
-    source_line,
-)
+from durable.core.runtime import WorkflowInfo, find_runtime, get_runtime, source_line
 from durable.options import Duration, to_microseconds
 
 

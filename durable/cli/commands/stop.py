@@ -8,11 +8,7 @@ import click
 
 from durable.cli.connection import ask_run
 from durable.cli.output import ids_of, tell, title_of
-from durable.cli.parameters import (
-    run_id_option,
-    standard_options,
-    workflow_id_argument,
-)
+from durable.cli.parameters import run_id_option, standard_options, workflow_id_argument
 from durable.cli.session import Session, pass_session
 
 

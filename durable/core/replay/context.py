@@ -33,9 +33,7 @@ from durable.core.loop.unawaited import Call
 from durable.core.loop.user_code import is_plumbing
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.child import ChildMachine
-from durable.core.machines.external import (
-    DeliveryMachine,
-)
+from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.fact import FactEntry
 from durable.core.machines.machine import CREATED, PENDING, Entry, Machine
 from durable.core.machines.marker import PatchEntry

@@ -51,11 +51,7 @@ from durable.core.replay.context import CheckpointReached, RunContext
 from durable.core.replay.seed import siphash13
 from durable.core.runtime import ContinueAsNew, find_continuation
 from durable.core.workflow_task import TaskInput, UpdateRequest, update_request_id
-from durable.errors import (
-    CorruptHistoryError,
-    InternalError,
-    WorkflowTaskError,
-)
+from durable.errors import CorruptHistoryError, InternalError, WorkflowTaskError
 
 _FIRST: Final = frozenset(
     {

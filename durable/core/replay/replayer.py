@@ -35,12 +35,7 @@ from durable.core.machines.fact import FactEntry, find_dead_letter
 from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
 from durable.core.replay.context import RunContext
-from durable.core.replay.driver import (
-    BugError,
-    RunDriver,
-    end_context,
-    exit_error,
-)
+from durable.core.replay.driver import BugError, RunDriver, end_context, exit_error
 from durable.core.replay.matcher import match
 from durable.core.replay.recorded_turns import RecordedTurn, RecordedTurns
 from durable.core.replay.run_view import RunView
