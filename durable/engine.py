@@ -380,25 +380,14 @@ class Engine:
 
     @overload
     async def start(
-        self,
-        call: WorkflowCall[R],
-        /,
-        **options: Unpack[StartOptions],
+        self, call: WorkflowCall[R], /, **options: Unpack[StartOptions]
     ) -> Handle[R]: ...
     @overload
     async def start(
-        self,
-        call: str,
-        /,
-        *args: Any,
-        **options: Unpack[StartOptions],
+        self, call: str, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Handle[Any]: ...
     async def start(
-        self,
-        call: Any,
-        /,
-        *args: Any,
-        **options: Unpack[StartOptions],
+        self, call: Any, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Handle[Any]:
         """Start a run. When this returns, the run and its input are durable.
 

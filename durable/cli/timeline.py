@@ -197,10 +197,7 @@ def _table(rows: Iterable[tuple[Piece, Line]]) -> list[Line]:
 
 
 def _timeline(
-    events: Sequence[HistoryEvent],
-    attempts: Sequence[AttemptRecord],
-    *,
-    payloads: bool,
+    events: Sequence[HistoryEvent], attempts: Sequence[AttemptRecord], *, payloads: bool
 ) -> list[Line]:
     if not events:
         return [[Piece("  nothing is recorded yet", "dim")]]

@@ -471,10 +471,7 @@ class Client:
     # --- finding ----------------------------------------------------------------------
 
     async def find(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        workflow: object,
+        self, workflow_id: str, run_id: str | None, workflow: object
     ) -> Handle[Any]:
         """A handle to a run; see `Engine.get`."""
         definition = None if workflow is None else workflow_of(workflow)

@@ -219,11 +219,7 @@ async def _find_open(client: Client, target: EntityTarget) -> tuple[Chain, int] 
     if record is None or record.status is not RunStatus.RUNNING:
         return None
     chain = Chain(
-        client,
-        target.workflow_id,
-        record.run_id,
-        record.first_run_id,
-        is_pinned=False,
+        client, target.workflow_id, record.run_id, record.first_run_id, is_pinned=False
     )
     return chain, record.checkpoint_event_id
 

@@ -121,10 +121,7 @@ def examine_run(loaded: LoadedRun, workers: Workers) -> Examined:
 
 
 def _breaches(
-    loaded: LoadedRun,
-    workers: Workers,
-    events: Sequence[HistoryEvent],
-    state: RunState,
+    loaded: LoadedRun, workers: Workers, events: Sequence[HistoryEvent], state: RunState
 ) -> Iterator[Breach]:
     yield from _check_payloads(loaded, events)
     for violation in state.violations:

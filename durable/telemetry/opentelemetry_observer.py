@@ -81,11 +81,7 @@ class OpenTelemetryObserver:
             started_at=started_at,
             closed_at=closed_at,
             error_type=error_type,
-            attributes={
-                **shared,
-                names.WORKFLOW_ID: workflow_id,
-                names.RUN_ID: run_id,
-            },
+            attributes={**shared, names.WORKFLOW_ID: workflow_id, names.RUN_ID: run_id},
             headers=headers,
         )
 

@@ -283,8 +283,7 @@ def _is_housekeeping(callback: object) -> bool:
     the store itself when the next run is due.
     """
     return isinstance(
-        getattr(callback, "__self__", None),
-        Lookout | Worker | MemoryStore | Unserved,
+        getattr(callback, "__self__", None), Lookout | Worker | MemoryStore | Unserved
     )
 
 

@@ -151,11 +151,7 @@ def entity(
 ) -> EntityDecorator: ...
 @dataclass_transform(field_specifiers=(dataclasses.field, dataclasses.Field))
 def entity(
-    cls: Any = None,
-    /,
-    *,
-    name: str | None = None,
-    **options: Unpack[EntityOptions],
+    cls: Any = None, /, *, name: str | None = None, **options: Unpack[EntityOptions]
 ) -> Any:
     """Make a class an entity: an object for each key, that lives until it is ended.
 

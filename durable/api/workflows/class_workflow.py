@@ -140,9 +140,7 @@ def define_class(
 _Runs: TypeAlias = list[RunMethod[Any, ..., Any]]
 
 
-def _find_methods(
-    cls: type[Any],
-) -> tuple[_Runs, tuple[HandlerMethod, ...], list[str]]:
+def _find_methods(cls: type[Any]) -> tuple[_Runs, tuple[HandlerMethod, ...], list[str]]:
     """The run methods and the handlers of a class, and overrides that are wrong."""
     runs: _Runs = []
     handlers: list[HandlerMethod] = []

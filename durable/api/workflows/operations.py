@@ -70,9 +70,7 @@ def uuid4() -> uuid.UUID:
 
 
 async def wait_condition(
-    predicate: Callable[[], bool],
-    *,
-    timeout: Duration | None = None,
+    predicate: Callable[[], bool], *, timeout: Duration | None = None
 ) -> None:
     """Wait until a condition on the workflow's own state holds.
 

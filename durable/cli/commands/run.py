@@ -150,9 +150,7 @@ async def _run(
 
 
 async def handle_result(
-    handle: Handle[Any],
-    plain: Handle[Any],
-    timeout: str | None,
+    handle: Handle[Any], plain: Handle[Any], timeout: str | None
 ) -> Any:
     """Wait by one handle, which hears of the end at once, and read by the other."""
     await handle.result(timeout=timeout)

@@ -372,13 +372,7 @@ class RunContext(OtherRuns):
                 loop.next_number()  # that of the future
                 return result
         machine = ActivityMachine(
-            activity_id,
-            target,
-            input,
-            loop.create_future(),
-            self,
-            code,
-            instruction,
+            activity_id, target, input, loop.create_future(), self, code, instruction
         )
         self.entries.append(machine)
         if cancellation not in _ENDED_BY_CANCELS:
@@ -465,9 +459,7 @@ class RunContext(OtherRuns):
             raise
 
     async def wait_condition(
-        self,
-        predicate: Callable[[], bool],
-        timeout: int | None,
+        self, predicate: Callable[[], bool], timeout: int | None
     ) -> None:
         """Wait until the predicate holds; raise TimeoutError after `timeout`."""
         if self.loop.is_torn_down:
