@@ -110,30 +110,16 @@ class OpenTelemetryWorkerObserver:
         self._tracing = tracing
         self._worker_id = worker_id
         self._queue = task_queue
-        self._by_workflow: dict[str, dict[str, str]] = {}
-        self._by_activity: dict[tuple[str, str], dict[str, str]] = {}
         self._task: RunningWorkflowTask | None = None
         # The attempts that run, so that one which has run out of time says so.
         self.attempts: dict[tuple[str, str, int], RunningActivity] = {}
 
     def _of_workflow(self, workflow_type: str) -> dict[str, str]:
-        known = self._by_workflow.get(workflow_type)
-        if known is None:
-            known = {names.WORKFLOW_TYPE: workflow_type, names.QUEUE: self._queue}
-            self._by_workflow[workflow_type] = known
-        return known
+        return {names.WORKFLOW_TYPE: workflow_type, names.QUEUE: self._queue}
 
     def _of_activity(self, activity_type: str, workflow_type: str) -> dict[str, str]:
-        key = activity_type, workflow_type
-        known = self._by_activity.get(key)
-        if known is None:
-            known = {
-                names.ACTIVITY_TYPE: activity_type,
-                names.WORKFLOW_TYPE: workflow_type,
-                names.QUEUE: self._queue,
-            }
-            self._by_activity[key] = known
-        return known
+        shared = self._of_workflow(workflow_type)
+        return {names.ACTIVITY_TYPE: activity_type, **shared}
 
     def running_workflow_task(
         self,
