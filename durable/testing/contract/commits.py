@@ -65,7 +65,7 @@ class CommitContract:
             make_message("r2", "theirs"),
             make_message("r1", "asks", kind="query"),
         )
-        seeing = make_commit("r1", 3, 3, sees_all_mail=True)
+        seeing = make_commit("r1", sees_all_mail=True)
         assert await store.perform(seeing) is None
 
         await store.perform(make_message("r1", "mine"))
@@ -95,7 +95,7 @@ class CommitContract:
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
 
         await store.perform(
-            make_commit("r1", 3, 3, update_run=True, is_active=False, wake_at=77)
+            make_commit("r1", update_run=True, is_active=False, wake_at=77)
         )
 
         record = (await store.load("r1")).record
@@ -126,7 +126,7 @@ class CommitContract:
             worker_id="w",
         )
 
-        await store.perform(make_commit("r1", 3, 3, attempts=(attempt,)))
+        await store.perform(make_commit("r1", attempts=(attempt,)))
 
         assert await store.read(ReadAttempts("r1")) == [attempt]
         assert (await store.load("r1")).attempts == [attempt]
@@ -137,7 +137,7 @@ class CommitContract:
         await store.perform(make_owned("r1"))
 
         before, refused, after = await store.together(
-            make_commit("r1", 3, 3),
+            make_commit("r1"),
             make_commit("r1", 3, 4, attempts=(make_attempt("r1", 1),)),
             make_commit("r1", 4, 4),
         )
@@ -227,7 +227,7 @@ class CommitContract:
 
         terminated, *refused = await store.together(
             make_termination("r1"),
-            make_commit("r1", 3, 3),
+            make_commit("r1"),
             make_commit("r1", 4, 4),
             make_commit("r1", 4, 3, update_run=True, wake_at=9),
             make_closing("r1", 4, 4),
@@ -252,7 +252,7 @@ class CommitContract:
         self, store: Opened
     ) -> None:
         with pytest.raises(HistoryTakenError):
-            await store.perform(make_commit("unknown", 3, 3))
+            await store.perform(make_commit("unknown"))
         assert await store.read(ReadHistory("unknown")) == []
 
     async def test_commit_to_a_run_at_rest_ends_its_epoch(self, store: Opened) -> None:
@@ -260,7 +260,7 @@ class CommitContract:
         rest: dict[str, Any] = {"update_run": True, "is_active": False}
 
         first, again, next_one, work, owned, stale = await store.together(
-            make_commit("r1", 3, 3, **rest),
+            make_commit("r1", **rest),
             make_commit("r1", 4, 4, **rest),
             make_commit("r1", 4, 4, epoch=1, **rest),
             RecordAttempts(
@@ -287,8 +287,6 @@ class CommitContract:
         (message,) = await store.read(ReadMessages("r1"))
         rest = make_commit(
             "r1",
-            3,
-            3,
             update_run=True,
             is_active=False,
             wake_at=START + 9,
@@ -390,7 +388,7 @@ class CommitContract:
         assert loaded.rows == make_rows("r1", 1, 2)
 
     async def test_repair_leaves_a_closed_run_alone(self, store: Opened) -> None:
-        await store.together(make_owned("r1"), make_closing("r1", 3, 3))
+        await store.together(make_owned("r1"), make_closing("r1"))
 
         repair = RepairRun(run_id="r1", expected=(1, 2, 3), keep=2)
         assert await store.perform(repair) is False

@@ -14,7 +14,7 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.options import TERMINATE_EXISTING, USE_EXISTING, IdReusePolicy
 from durable.store.queries import FindMailedRuns, FindRun, LoadRuns, ReadMessages
 from durable.store.records import Committed, MailArrived, RunStatus, Started, Terminated
 from durable.testing.contract.rows import (
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     MakeRequest = Callable[..., PutMessage | TerminateRun]
 
-USE_EXISTING = IdConflictPolicy.USE_EXISTING
-
 
 class DeliveryContract:
     """Chains, requests consumed by name, messages sent along."""
@@ -51,7 +49,7 @@ class DeliveryContract:
     ) -> None:
         await store.together(
             make_owned("r1", workflow_id="wf"),
-            make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW),
+            make_closing("r1", status=RunStatus.CONTINUED_AS_NEW),
             make_owned("r2", workflow_id="wf", first_run_id="r1"),
         )
 
@@ -65,9 +63,9 @@ class DeliveryContract:
     ) -> None:
         await store.together(
             make_owned("r1", workflow_id="wf"),
-            make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW),
+            make_closing("r1", status=RunStatus.CONTINUED_AS_NEW),
             make_owned("r2", workflow_id="wf", first_run_id="r1", started_at=START + 1),
-            make_closing("r2", 3, 3),
+            make_closing("r2"),
         )
         request = make("r1", workflow_id="wf", first_run_id="r1")
 
@@ -83,9 +81,7 @@ class DeliveryContract:
     async def test_request_for_no_chain_is_refused(
         self, store: Opened, make: MakeRequest
     ) -> None:
-        await store.together(
-            make_owned("r1"), make_owned("r2"), make_closing("r2", 3, 3)
-        )
+        await store.together(make_owned("r1"), make_owned("r2"), make_closing("r2"))
 
         for request in (
             make("r1", first_run_id="r2"),
@@ -108,7 +104,7 @@ class DeliveryContract:
         )
 
         result = await store.perform(
-            make_commit("r1", 3, 3, consumed_requests=("c", "a", "unknown"))
+            make_commit("r1", consumed_requests=("c", "a", "unknown"))
         )
 
         assert result is None
@@ -121,7 +117,7 @@ class DeliveryContract:
         *_, put, consumed, again = await store.together(
             make_owned("r1"),
             make_message("r1", "a"),
-            make_commit("r1", 3, 3, consumed_requests=("a",)),
+            make_commit("r1", consumed_requests=("a",)),
             make_message("r1", "a"),
         )
 
@@ -139,7 +135,7 @@ class DeliveryContract:
         assert results == ["r1"] * 2_500
         assert await store.waiting("r1") == names
         consumed = tuple(names[1:])
-        await store.perform(make_commit("r1", 3, 3, consumed_requests=consumed))
+        await store.perform(make_commit("r1", consumed_requests=consumed))
         assert await store.waiting("r1") == ["q0"]
 
     async def test_closing_sees_the_messages_it_consumes_by_name(
@@ -149,14 +145,12 @@ class DeliveryContract:
             make_owned("r1"), make_message("r1", "a"), make_message("r1", "b")
         )
 
-        refused = await store.perform(
-            make_closing("r1", 3, 3, consumed_requests=("a",))
-        )
+        refused = await store.perform(make_closing("r1", consumed_requests=("a",)))
 
         messages = await store.read(ReadMessages("r1"))
         assert refused == MailArrived(messages=messages[1:])
         assert [message.request_id for message in messages] == ["a", "b"]
-        closing = make_closing("r1", 3, 3, consumed_requests=("a", "b"))
+        closing = make_closing("r1", consumed_requests=("a", "b"))
         assert await store.perform(closing) is None
         assert await store.waiting("r1") == []
 
@@ -167,8 +161,8 @@ class DeliveryContract:
             make_message("r1", "ask", kind="query"),
             make_message("r1", "a", kind="signal"),
             make_message("r2", "ask", kind="query"),
-            make_closing("r1", 3, 3),
-            make_closing("r2", 3, 3),
+            make_closing("r1"),
+            make_closing("r2"),
         )
 
         assert [message.request_id for message in refused.messages] == ["a"]
@@ -184,7 +178,7 @@ class DeliveryContract:
     ) -> None:
         await store.together(
             *(make_owned(name) for name in ("r1", "r2", "r3", "done")),
-            make_closing("done", 3, 3),
+            make_closing("done"),
             make_message("r3", "x"),
         )
         harness.clock.advance(1)
@@ -193,8 +187,6 @@ class DeliveryContract:
         result = await store.perform(
             make(
                 "r1",
-                3,
-                3,
                 messages=(
                     make_message("r2", "a", kind="child", data='{"a": 1}'),
                     make_message("done", "a"),
@@ -231,12 +223,10 @@ class DeliveryContract:
 
         results = await store.together(
             *(
-                make_closing(
-                    name, 3, 3, messages=(make_message("p", name, run_id="p"),)
-                )
+                make_closing(name, messages=(make_message("p", name, run_id="p"),))
                 for name in names
             ),
-            make_commit("p", 3, 3, consumed_requests=tuple(names[:-2])),
+            make_commit("p", consumed_requests=tuple(names[:-2])),
         )
 
         assert results[:-1] == [Committed(deliveries=("p",))] * 150
@@ -252,7 +242,7 @@ class DeliveryContract:
             message,
             make_owned("a", workflow_id="wf"),
             message,
-            make_closing("a", 3, 3, consumed_requests=("m",)),
+            make_closing("a", consumed_requests=("m",)),
             message,
             make_owned("b", workflow_id="wf"),
             message,
@@ -260,7 +250,7 @@ class DeliveryContract:
             message,
             make_owned("c", workflow_id="wf"),
             make_owned("x"),
-            make_commit("x", 3, 3, messages=(message,)),
+            make_commit("x", messages=(message,)),
         )
 
         puts = [outcomes[place] for place in (0, 2, 4, 6, 8)]
@@ -284,7 +274,7 @@ class DeliveryContract:
                 "r2",  # which is taken, but r1 is terminated before that shows
                 workflow_id="wf-r1",
                 request_id="again",
-                conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                conflict_policy=TERMINATE_EXISTING,
                 terminated_data="{}",
             ),
             make_message("r1", "b"),
@@ -306,8 +296,8 @@ class DeliveryContract:
 
         taken, mailed, unowned = await store.together(
             make_commit("taken", 2, 3, messages=(message,)),
-            make_closing("mailed", 3, 3, messages=(message,)),
-            make_commit("unowned", 3, 3, messages=(message,), epoch=7),
+            make_closing("mailed", messages=(message,)),
+            make_commit("unowned", messages=(message,), epoch=7),
         )
 
         assert isinstance(taken, HistoryTakenError)
@@ -320,9 +310,7 @@ class DeliveryContract:
         await store.release_worker()
 
         with pytest.raises(LeaseLostError):
-            await store.perform(
-                make_commit("r1", 3, 3, messages=(make_message("p", "m"),))
-            )
+            await store.perform(make_commit("r1", messages=(make_message("p", "m"),)))
         assert await store.waiting("p") == []
 
     async def test_message_to_the_run_itself_reaches_it_if_it_stays_open(
@@ -331,7 +319,7 @@ class DeliveryContract:
         await store.perform(make_owned("r1"))
         to_itself = make_message("r1", "m")
 
-        stayed = await store.perform(make_commit("r1", 3, 3, messages=(to_itself,)))
+        stayed = await store.perform(make_commit("r1", messages=(to_itself,)))
 
         assert stayed == Committed(deliveries=("r1",))
         assert await store.waiting("r1") == ["m"]
@@ -402,7 +390,7 @@ class DeliveryContract:
         await store.together(
             *(make_owned(name) for name in names),
             make_owned("failed"),
-            make_closing("failed", 3, 3, status=RunStatus.FAILED),
+            make_closing("failed", status=RunStatus.FAILED),
         )
 
         # Both must be looked at by themselves, and yet send something.
@@ -442,7 +430,7 @@ class DeliveryContract:
         assert await store.perform(start) == reminded
         assert await store.perform(start) == reminded
         assert await store.waiting("r1") == ["m"]
-        await store.perform(make_closing("r1", 3, 3, consumed_requests=("m",)))
+        await store.perform(make_closing("r1", consumed_requests=("m",)))
         assert await store.perform(start) == Started(run_id="r1", created=False)
         assert await store.waiting("r1") == []
 

@@ -18,7 +18,7 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import IdConflictPolicy
+from durable.options import TERMINATE_EXISTING
 from durable.store.queries import (
     FindMailedRuns,
     FindRun,
@@ -63,7 +63,7 @@ async def start_family(store: Opened) -> None:
         make_child("t1", "p", "terminate", owner="w", wake_at=START),
         make_child("t2", "p", "terminate", started_at=START - 1),
         make_child("gone", "p", "terminate", owner="w"),
-        make_closing("gone", 3, 3),
+        make_closing("gone"),
         make_child("a", "p", "abandon", owner="w"),
         make_child("c", "p", "request_cancel", owner="w"),
         make_child("foreign", "other", "terminate", owner="w"),
@@ -100,7 +100,7 @@ class FamilyContract:
         await start_family(store)
         harness.clock.advance(3)
 
-        result = await store.perform(make_closing("p", 3, 3, has_children=True))
+        result = await store.perform(make_closing("p", has_children=True))
 
         assert result == PARTED
         assert await store.statuses() == {"p": "completed"} | AFTER_THE_PARENT
@@ -126,7 +126,7 @@ class FamilyContract:
     async def test_child_is_asked_to_stop_by_a_message(self, store: Opened) -> None:
         await start_family(store)
 
-        await store.perform(make_closing("p", 3, 3, has_children=True))
+        await store.perform(make_closing("p", has_children=True))
 
         for child, parent in (("c", "p"), ("t1-c", "t1")):
             (message,) = await store.read(ReadMessages(child))
@@ -145,9 +145,7 @@ class FamilyContract:
         await start_family(store)
 
         _, refused, kept = await store.together(
-            make_closing("p", 3, 3, has_children=True),
-            make_commit("t1", 3, 3),
-            make_commit("a", 3, 3),
+            make_closing("p", has_children=True), make_commit("t1"), make_commit("a")
         )
 
         assert isinstance(refused, HistoryTakenError)
@@ -160,7 +158,7 @@ class FamilyContract:
         await start_family(store)
 
         result = await store.perform(
-            make_closing("p", 3, 3, status=status, has_children=True)
+            make_closing("p", status=status, has_children=True)
         )
 
         assert result == PARTED
@@ -169,7 +167,7 @@ class FamilyContract:
     async def test_child_does_not_begin_after_its_parent_has_ended(
         self, store: Opened, policy: str
     ) -> None:
-        await store.together(make_owned("p"), make_closing("p", 3, 3))
+        await store.together(make_owned("p"), make_closing("p"))
 
         with pytest.raises(WorkflowClosedError):
             await store.perform(make_child("late", "p", policy, owner="w"))
@@ -181,7 +179,7 @@ class FamilyContract:
     async def test_only_children_that_need_their_parent_ask_for_it(
         self, store: Opened
     ) -> None:
-        await store.together(make_owned("p"), make_closing("p", 3, 3))
+        await store.together(make_owned("p"), make_closing("p"))
 
         await store.together(
             make_child("free", "p", "abandon", owner="w"),
@@ -198,7 +196,7 @@ class FamilyContract:
 
         outcomes: tuple[Any, ...] = await asyncio.gather(
             store.perform(make_child("early", "p", "terminate", owner="w")),
-            store.perform(make_closing("p", 3, 3, has_children=True)),
+            store.perform(make_closing("p", has_children=True)),
             store.perform(make_child("late", "p", "terminate", owner="w")),
             return_exceptions=True,
         )
@@ -212,7 +210,7 @@ class FamilyContract:
     ) -> None:
         await start_family(store)
 
-        assert await store.perform(make_commit("p", 3, 3, has_children=True)) is None
+        assert await store.perform(make_commit("p", has_children=True)) is None
         assert await store.perform(make_closing("p", 4, 4)) is None
 
         assert "terminated" not in (await store.statuses()).values()
@@ -226,8 +224,6 @@ class FamilyContract:
         refused = await store.perform(
             make_closing(
                 "p",
-                3,
-                3,
                 has_children=True,
                 messages=(make_message("other", "m"),),
                 starts=(make_owned("next"),),
@@ -244,7 +240,7 @@ class FamilyContract:
     ) -> None:
         await store.perform(make_owned("p"))
 
-        result = await store.perform(make_closing("p", 3, 3, has_children=True))
+        result = await store.perform(make_closing("p", has_children=True))
 
         assert result == Committed()
 
@@ -260,7 +256,7 @@ class FamilyContract:
             ),
         )
 
-        result = await store.perform(make_closing("g0", 3, 3, has_children=True))
+        result = await store.perform(make_closing("g0", has_children=True))
 
         assert result.ended == tuple(f"g{n}" for n in range(1, depth))
         (last,) = await store.read(LoadRuns([f"g{depth}"]))
@@ -273,7 +269,7 @@ class FamilyContract:
             *(make_child(name, "p", "terminate", owner="w") for name in names),
         )
 
-        result = await store.perform(make_closing("p", 3, 3, has_children=True))
+        result = await store.perform(make_closing("p", has_children=True))
 
         assert result == Committed(ended=tuple(names))
         assert set((await store.statuses()).values()) == {"completed", "terminated"}
@@ -315,7 +311,7 @@ class FamilyContract:
         *_, terminated = await store.together(
             make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
-            make_closing("p", 3, 3),
+            make_closing("p"),
             make_termination("c"),
         )
 
@@ -359,10 +355,10 @@ class FamilyContract:
             make_owned(
                 "new",
                 workflow_id="wf-c",
-                conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                conflict_policy=TERMINATE_EXISTING,
                 terminated_data="{}",
             ),
-            make_commit("g", 3, 3),
+            make_commit("g"),
         )
 
         assert result == Started(
@@ -390,8 +386,6 @@ class FamilyContract:
         )
         closing = make_closing(
             "t1",
-            3,
-            3,
             status=RunStatus.CONTINUED_AS_NEW,
             consumed_requests=("m",),
             has_children=True,
@@ -409,7 +403,7 @@ class FamilyContract:
         assert found == following.record
         assert await store.read(ReadHistory("t1-next")) == following.rows
         # It is the parent's child still.
-        ended = await store.perform(make_closing("p", 3, 3, has_children=True))
+        ended = await store.perform(make_closing("p", has_children=True))
         assert set(ended.ended) == {"t2", "t1-next"}
 
     async def test_starts_within_a_commit_have_outcomes_of_their_own(
@@ -420,8 +414,6 @@ class FamilyContract:
         result = await store.perform(
             make_closing(
                 "p",
-                3,
-                3,
                 messages=(make_message("there", "m"),),
                 starts=(
                     make_owned("c1"),
@@ -502,7 +494,7 @@ class FamilyContract:
     async def test_refused_commit_starts_nothing(self, store: Opened) -> None:
         await start_family(store)
         await store.perform(ReleaseRuns(run_ids=("other",)))
-        others = {
+        others: dict[str, Any] = {
             "messages": (make_message("c", "m"),),
             "starts": (make_owned("next"),),
             "has_children": True,
@@ -510,8 +502,8 @@ class FamilyContract:
 
         refused = await store.together(
             make_closing("p", 2, 2, **others),
-            make_closing("other", 3, 3, **others),
-            make_closing("unknown", 3, 3, **others),
+            make_closing("other", **others),
+            make_closing("unknown", **others),
         )
 
         assert [type(error) for error in refused] == [HistoryTakenError] * 3
@@ -525,9 +517,7 @@ class FamilyContract:
         await start_family(store)
 
         result, after = await store.together(
-            make_closing(
-                "p", 3, 3, has_children=True, messages=(make_message("t2", "m"),)
-            ),
+            make_closing("p", has_children=True, messages=(make_message("t2", "m"),)),
             make_message("t2", "n"),
         )
 

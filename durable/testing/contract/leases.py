@@ -105,7 +105,7 @@ class LeaseContract:
     async def test_release_frees_every_run_at_once(self, harness: Harness) -> None:
         store = await harness.open("w1")
         await store.perform(make_start("r1", owner="w1"))
-        await store.together(make_start("r2", owner="w1"), make_closing("r2", 3, 3))
+        await store.together(make_start("r2", owner="w1"), make_closing("r2"))
 
         await store.release_worker()
         await store.release_worker()
@@ -116,7 +116,7 @@ class LeaseContract:
         assert two.record.status is RunStatus.COMPLETED
         assert harness.lost == []
         with pytest.raises(LeaseLostError):
-            await store.perform(make_commit("r1", 3, 3))
+            await store.perform(make_commit("r1"))
 
     async def test_lost_lease_refuses_every_fenced_operation(
         self, harness: Harness
@@ -184,7 +184,7 @@ class LeaseContract:
         due = START + LEASE
         assert (loaded.record.owner, loaded.record.wake_at) == (None, due)
         with pytest.raises(LeaseLostError):
-            await store.perform(make_commit("r1", 3, 3))
+            await store.perform(make_commit("r1"))
 
     async def test_reaping_sees_the_clock_that_was_set_back(
         self, harness: Harness
@@ -320,4 +320,4 @@ class ClaimContract:
 
         await other.perform(ReleaseRuns(run_ids=("r1",)))
 
-        assert await store.perform(make_commit("r1", 3, 3)) is None
+        assert await store.perform(make_commit("r1")) is None

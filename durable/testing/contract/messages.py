@@ -140,7 +140,7 @@ class MessageContract:
         self, store: Opened, make: MakeRequest, run_id: str | None
     ) -> None:
         await store.perform(make_owned("r1"))
-        await store.perform(make_closing("r1", 3, 3))
+        await store.perform(make_closing("r1"))
 
         with pytest.raises(WorkflowClosedError, match="completed"):
             await store.perform(make("r1", run_id=run_id))
@@ -151,7 +151,7 @@ class MessageContract:
         await store.perform(
             make_owned("old", workflow_id="wf-r1", started_at=START + 9)
         )
-        await store.perform(make_closing("old", 3, 3))
+        await store.perform(make_closing("old"))
         await store.perform(make_owned("r1"))
 
         assert await store.perform(make_message("r1")) == "r1"
@@ -180,14 +180,12 @@ class MessageContract:
         )
         first, second = (await store.load("r1")).messages
 
-        refused = await store.perform(
-            make_closing("r1", 3, 3, consumed=(first.sequence,))
-        )
+        refused = await store.perform(make_closing("r1", consumed=(first.sequence,)))
 
         assert refused == MailArrived(messages=[second])
         assert (await store.load("r1")).messages == [first, second]
         consumed = (first.sequence, second.sequence)
-        assert await store.perform(make_closing("r1", 3, 3, consumed=consumed)) is None
+        assert await store.perform(make_closing("r1", consumed=consumed)) is None
         loaded = await store.load("r1")
         assert (loaded.record.status, loaded.messages) == (RunStatus.COMPLETED, [])
 
@@ -197,7 +195,7 @@ class MessageContract:
         )
         first, second = (await store.load("r1")).messages
 
-        await store.perform(make_commit("r1", 3, 3, consumed=(first.sequence,)))
+        await store.perform(make_commit("r1", consumed=(first.sequence,)))
 
         assert (await store.load("r1")).messages == [second]
 
@@ -206,8 +204,8 @@ class MessageContract:
             make_owned("r1"),
             make_owned("r2"),
             make_message("r1"),
-            make_closing("r1", 3, 3),
-            make_closing("r2", 3, 3),
+            make_closing("r1"),
+            make_closing("r2"),
         )
 
         assert isinstance(mailed, MailArrived)
@@ -220,7 +218,7 @@ class MessageContract:
             make_owned("r1"),
             make_message("r1"),
             ReleaseRuns(run_ids=("r1",)),
-            make_closing("r1", 3, 3),
+            make_closing("r1"),
         )
 
         assert isinstance(outcome, HistoryTakenError)
@@ -228,7 +226,7 @@ class MessageContract:
     async def test_sequence_is_never_used_again(self, store: Opened) -> None:
         await store.together(make_owned("r1"), make_message("r1"))
         (first,) = (await store.load("r1")).messages
-        await store.perform(make_commit("r1", 3, 3, consumed=(first.sequence,)))
+        await store.perform(make_commit("r1", consumed=(first.sequence,)))
 
         await store.perform(make_message("r1", "cancel-2"))
 

@@ -40,8 +40,8 @@ class PublishingContract:
         await store.together(*(make_owned(n) for n in ("r1", "r2")))
 
         await store.together(
-            make_commit("r1", 3, 3, state='{"at": 1}'),
-            make_commit("r2", 3, 3, checkpoint_event_id=3),
+            make_commit("r1", state='{"at": 1}'),
+            make_commit("r2", checkpoint_event_id=3),
             make_commit("r1", 4, 4),
             make_commit("r1", 5, 5, checkpoint_event_id=5, update_run=True, wake_at=7),
         )
@@ -58,7 +58,7 @@ class PublishingContract:
         await store.together(
             make_owned("r1", state="1", checkpoint_event_id=2),
             make_owned("r2", state="1"),
-            make_closing("r1", 3, 3, state="2"),
+            make_closing("r1", state="2"),
             make_termination("r2"),
         )
 
@@ -77,7 +77,7 @@ class PublishingContract:
             make_owned("r1"),
             make_message("r1"),
             make_commit("r1", 2, 2, **published),
-            make_closing("r1", 3, 3, **published),
+            make_closing("r1", **published),
         )
 
         assert isinstance(taken, HistoryTakenError)
@@ -118,9 +118,7 @@ class PublishingContract:
         await store.perform(make_owned("r1"))
 
         await store.perform(
-            make(
-                "r1", 3, 3, replies=(make_reply("r1", "a"), make_reply("r1", "b", "2"))
-            )
+            make("r1", replies=(make_reply("r1", "a"), make_reply("r1", "b", "2")))
         )
 
         assert await store.read(ReadReply("r1", "a")) == "1"

@@ -138,7 +138,7 @@ class ReadContract:
             await store.perform(
                 make_owned(run_id, workflow_id="wf", started_at=START + age)
             )
-            await store.perform(make_closing(run_id, 3, 3))
+            await store.perform(make_closing(run_id))
 
         newest = await store.read(FindRun(NAMESPACE, "wf"))
         chosen = await store.read(FindRun(NAMESPACE, "wf", "a"))
@@ -154,13 +154,13 @@ class ReadContract:
     ) -> None:
         late = make_owned("late", workflow_id="wf", started_at=START + 9)
         early = make_owned("early", workflow_id="wf", started_at=START)
-        await store.together(late, make_closing("late", 3, 3), early)
+        await store.together(late, make_closing("late"), early)
 
         found = await store.read(FindRun(NAMESPACE, "wf"))
 
         assert found is not None
         assert found.run_id == "early"
-        await store.perform(make_closing("early", 3, 3))
+        await store.perform(make_closing("early"))
         found = await store.read(FindRun(NAMESPACE, "wf"))
         assert found is not None
         assert found.run_id == "late"
@@ -200,7 +200,7 @@ class ReadContract:
         await store.together(
             *starts,
             make_start("elsewhere", namespace="elsewhere"),
-            make_closing("a", 3, 3),
+            make_closing("a"),
             make_termination("e"),
             ParkRun(run_id="d", stuck="{}"),
         )
@@ -278,7 +278,7 @@ class ReadContract:
             for run_id in (f"{name}1", f"{name}3", f"{name}2"):
                 await store.perform(make_owned(run_id, workflow_id=name))
                 if run_id != "a2":
-                    await store.perform(make_closing(run_id, 3, 3))
+                    await store.perform(make_closing(run_id))
         asked: list[Query[Any]] = [
             *(FindRun(NAMESPACE, name) for name in "abcxa"),
             *(FindRun(name, "a", "a1") for name in (NAMESPACE, "other")),
@@ -299,7 +299,7 @@ class ReadContract:
             make_child("b", "p", "abandon", owner="w", started_at=START + 2),
             make_child("c", "b", "terminate", owner="w"),
             make_child("d", "p", "abandon", namespace="elsewhere"),
-            make_closing("a", 3, 3),
+            make_closing("a"),
         )
 
         for where, expected in (
@@ -339,7 +339,7 @@ class ReadContract:
             make_owned("parked", wake_at=START),
             ParkRun(run_id="parked", stuck="{}"),
             make_owned("closed", wake_at=START),
-            make_closing("closed", 3, 3),
+            make_closing("closed"),
         )
 
         assert await store.read(FindDueRuns(START + 3, 10)) == [

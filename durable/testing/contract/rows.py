@@ -110,12 +110,16 @@ def make_child(run_id: str, parent: str, policy: str, /, **changes: Any) -> Star
     return make_start(run_id, **(family | changes))
 
 
-def make_commit(run_id: str, first: int, last: int, **changes: Any) -> CommitTask:
-    """Build a task's commit of events `first` to `last`."""
+def make_commit(
+    run_id: str, first: int = 3, last: int = 3, **changes: Any
+) -> CommitTask:
+    """Build a task's commit of events; by default of the first that no start brings."""
     return CommitTask(run_id=run_id, rows=make_rows(run_id, first, last), **changes)
 
 
-def make_closing(run_id: str, first: int, last: int, **changes: Any) -> CommitTask:
+def make_closing(
+    run_id: str, first: int = 3, last: int = 3, **changes: Any
+) -> CommitTask:
     """Build a commit that completes the run."""
     fields = {"status": RunStatus.COMPLETED, "closed_at": START + 7} | changes
     return make_commit(run_id, first, last, **fields)

@@ -14,7 +14,14 @@ from durable.errors import (
     LeaseLostError,
     WorkflowAlreadyStartedError,
 )
-from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.options import (
+    ALLOW_DUPLICATE,
+    REJECT_DUPLICATE,
+    TERMINATE_EXISTING,
+    USE_EXISTING,
+    USE_SAME,
+    IdReusePolicy,
+)
 from durable.store.queries import FindRun, LoadRuns
 from durable.store.records import FoundRun, RunStatus, Started, StartRun
 from durable.testing.contract.rows import (
@@ -139,7 +146,7 @@ class StartContract:
 
         assert await store.perform(again) == Started(run_id="r1", created=False)
 
-        await store.perform(make_closing("r1", 3, 3))
+        await store.perform(make_closing("r1"))
         assert await store.perform(again) == Started(run_id="r1", created=False)
         assert await store.read(LoadRuns(["r2"])) == []
 
@@ -167,9 +174,7 @@ class StartContract:
         await store.perform(make_start("r1"))
 
         result = await store.perform(
-            make_start(
-                "r2", workflow_id="wf-r1", conflict_policy=IdConflictPolicy.USE_EXISTING
-            )
+            make_start("r2", workflow_id="wf-r1", conflict_policy=USE_EXISTING)
         )
 
         assert result == Started(run_id="r1", created=False)
@@ -183,8 +188,8 @@ class StartContract:
         again = make_start(
             "r2",
             workflow_id="wf-r1",
-            conflict_policy=IdConflictPolicy.USE_SAME,
-            reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+            conflict_policy=USE_SAME,
+            reuse_policy=REJECT_DUPLICATE,
             wants_found=True,
         )
 
@@ -205,15 +210,15 @@ class StartContract:
         for run_id in ("r0", "r1"):
             at = START + int(run_id[1:])
             await store.perform(make_owned(run_id, workflow_id="wf", started_at=at))
-            await store.perform(make_closing(run_id, 3, 3, status=status))
+            await store.perform(make_closing(run_id, status=status))
 
-        for policy in (IdConflictPolicy.USE_SAME, IdConflictPolicy.USE_EXISTING):
+        for policy in (USE_SAME, USE_EXISTING):
             result = await store.perform(
                 make_start(
                     "r2",
                     workflow_id="wf",
                     conflict_policy=policy,
-                    reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                    reuse_policy=REJECT_DUPLICATE,
                 )
             )
             assert result == Started(run_id="r1", created=False)
@@ -223,16 +228,13 @@ class StartContract:
     ) -> None:
         first = make_owned("r1", workflow_id="wf")
         await store.perform(first)
-        closing = make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW)
+        closing = make_closing("r1", status=RunStatus.CONTINUED_AS_NEW)
         await store.perform(closing)
         await store.perform(make_owned("r2", workflow_id="wf", first_run_id="r1"))
 
         result = await store.perform(
             make_start(
-                "r3",
-                workflow_id="wf",
-                conflict_policy=IdConflictPolicy.USE_SAME,
-                wants_found=True,
+                "r3", workflow_id="wf", conflict_policy=USE_SAME, wants_found=True
             )
         )
 
@@ -244,15 +246,15 @@ class StartContract:
         self, store: Opened
     ) -> None:
         await store.perform(make_owned("r1"))
-        await store.perform(make_closing("r1", 3, 3))
+        await store.perform(make_closing("r1"))
 
         with pytest.raises(WorkflowAlreadyStartedError, match="'r1'"):
             await store.perform(
                 make_start(
                     "r2",
                     workflow_id="wf-r1",
-                    conflict_policy=IdConflictPolicy.USE_EXISTING,
-                    reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                    conflict_policy=USE_EXISTING,
+                    reuse_policy=REJECT_DUPLICATE,
                     message_if_open=make_message("r2"),
                 )
             )
@@ -268,8 +270,8 @@ class StartContract:
                     make_start(
                         name,
                         workflow_id="wf",
-                        conflict_policy=IdConflictPolicy.USE_SAME,
-                        reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                        conflict_policy=USE_SAME,
+                        reuse_policy=REJECT_DUPLICATE,
                     )
                 )
                 for name, store in zip(("r1", "r2"), stores, strict=True)
@@ -289,7 +291,7 @@ class StartContract:
             make_start(
                 "r2",
                 workflow_id="wf-r1",
-                conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                conflict_policy=TERMINATE_EXISTING,
                 terminated_data='{"by": "r2"}',
             )
         )
@@ -310,7 +312,7 @@ class StartContract:
         )
         assert new.record.status is RunStatus.RUNNING
         with pytest.raises(HistoryTakenError):
-            await store.perform(make_commit("r1", 3, 3))
+            await store.perform(make_commit("r1"))
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     @pytest.mark.parametrize("policy", IdReusePolicy)
@@ -318,8 +320,8 @@ class StartContract:
         self, store: Opened, policy: IdReusePolicy, status: RunStatus
     ) -> None:
         await store.perform(make_owned("r1"))
-        await store.perform(make_closing("r1", 3, 3, status=status))
-        is_allowed = policy is IdReusePolicy.ALLOW_DUPLICATE or (
+        await store.perform(make_closing("r1", status=status))
+        is_allowed = policy is ALLOW_DUPLICATE or (
             policy is IdReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
             and status in FAILED_STATUSES
         )
@@ -340,7 +342,7 @@ class StartContract:
             await store.perform(
                 make_owned(run_id, workflow_id="wf", started_at=started_at)
             )
-            await store.perform(make_closing(run_id, 3, 3, status=status))
+            await store.perform(make_closing(run_id, status=status))
 
         result = await store.perform(
             make_start(
@@ -381,7 +383,7 @@ class StartContract:
                     "r1",
                     workflow_id="wf-r2",
                     request_id="again",
-                    conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                    conflict_policy=TERMINATE_EXISTING,
                 )
             )
 
