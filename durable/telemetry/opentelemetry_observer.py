@@ -229,17 +229,6 @@ class RunningWorkflowTask:
         error_type: set while it runs if it could not be driven on.
     """
 
-    __slots__ = (
-        "_began",
-        "_headers",
-        "_metrics",
-        "_outer",
-        "_parent",
-        "_shared",
-        "_span",
-        "error_type",
-    )
-
     def __init__(
         self,
         metrics: Metrics,
@@ -295,16 +284,6 @@ class RunningActivity:
         outcome: set if it was decided before the function came to its end.
         error_type: what it failed with, in that case.
     """
-
-    __slots__ = (
-        "_attempts",
-        "_key",
-        "_parent",
-        "_span",
-        "_token",
-        "error_type",
-        "outcome",
-    )
 
     def __init__(
         self,

@@ -384,7 +384,7 @@ class Driver:
                 getattr(command, "input", ()),
             )
             for machine in self._live().pending_deliveries()
-            for command in [machine.command()]
+            for command in [machine.sent]
         ]
 
     def unread_signals(self) -> tuple[UnreadSignal, ...]:

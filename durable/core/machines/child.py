@@ -71,26 +71,24 @@ class Parent(Protocol):
         ...
 
 
-class ChildMachine(Machine, Entry):
+class ChildMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One child of a run; also the entry of its own StartChildWorkflowExecution."""
 
-    __slots__ = (
-        "_code",
-        "_instruction",
-        "_parent",
-        "_stop",
-        "initiated",
-        "initiated_at",
-        "initiated_event_id",
-        "input",
-        "is_withdrawn",
-        "outcome",
-        "run_id",
-        "start",
-        "state",
-        "target",
-        "workflow_id",
-    )
+    workflow_id: str
+    target: ChildTarget
+    input: Payloads
+    parent: Parent
+    code: CodeType | None
+    instruction: int
+    start: Outcome[Attributes]
+    outcome: Outcome[Attributes]
+    state: State = CREATED
+    is_withdrawn: bool = False
+    run_id: str | None = None
+    initiated_event_id: int = 0
+    initiated_at: int = 0
+    initiated: StartChildWorkflowExecutionInitiated | None = None
+    stop: DeliveryMachine | None = None
     event_type = StartChildWorkflowExecutionInitiated
     table: ClassVar[Table] = {
         (State.CREATED, Move.RECORD): State.PENDING,
@@ -99,31 +97,6 @@ class ChildMachine(Machine, Entry):
         (State.PENDING, Move.RESOLVE): State.CLOSED,
         (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
     }
-
-    def __init__(
-        self,
-        workflow_id: str,
-        target: ChildTarget,
-        input: Payloads,
-        parent: Parent,
-        code: CodeType | None,
-        instruction: int,
-    ) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.workflow_id = workflow_id
-        self.run_id: str | None = None
-        self.target = target
-        self.input = input
-        self.initiated_event_id = 0
-        self.initiated_at = 0
-        self.initiated: StartChildWorkflowExecutionInitiated | None = None
-        self.start: Outcome[Attributes] = Outcome(parent.loop)
-        self.outcome: Outcome[Attributes] = Outcome(parent.loop)
-        self._parent = parent
-        self._stop: DeliveryMachine | None = None
-        self._code = code
-        self._instruction = instruction
 
     # --- the entry --------------------------------------------------------------------
 
@@ -137,7 +110,7 @@ class ChildMachine(Machine, Entry):
             self._settings(),
             {},
             target.summary,
-            source_line(self._code, self._instruction),
+            source_line(self.code, self.instruction),
         )
 
     def _settings(self) -> ChildSettings:
@@ -145,7 +118,7 @@ class ChildMachine(Machine, Entry):
         settings = self.target.settings
         if settings.task_queue:
             return settings
-        queue = self._parent.started.task_queue
+        queue = self.parent.started.task_queue
         return msgspec.structs.replace(settings, task_queue=queue)
 
     def differs(self, event: Attributes) -> str | None:
@@ -196,19 +169,19 @@ class ChildMachine(Machine, Entry):
             command = RequestCancelExternalWorkflowExecution(
                 self.workflow_id, None, reason, child_workflow_only=True
             )
-            self._stop = DeliveryMachine(command, Outcome(self._parent.loop))
-            self._parent.send(self._stop)
+            self.stop = DeliveryMachine(command, Outcome(self.parent.loop))
+            self.parent.send(self.stop)
 
     # --- what the parent's code holds -------------------------------------------------
 
     async def wait_started(self) -> str:
         """Wait until the child exists; return its run id."""
-        if self._parent.is_torn_down:
-            await self._parent.loop.create_future()  # see durable.core.loop.teardown
+        if self.parent.is_torn_down:
+            await self.parent.loop.create_future()  # see durable.core.loop.teardown
         try:
             event = await self.start.wait()
         except asyncio.CancelledError:
-            if self.state is CREATED and not self._parent.is_torn_down:
+            if self.state is CREATED and not self.parent.is_torn_down:
                 self.cancel()  # asked for and given up within one turn
             raise
         if isinstance(event, StartChildWorkflowExecutionFailed):
@@ -218,13 +191,13 @@ class ChildMachine(Machine, Entry):
 
     async def wait_result(self) -> Payload:
         """Wait for the child's result; raise its failure."""
-        if self._parent.is_torn_down:
-            await self._parent.loop.create_future()  # see durable.core.loop.teardown
+        if self.parent.is_torn_down:
+            await self.parent.loop.create_future()  # see durable.core.loop.teardown
         kind = self.target.settings.cancellation_type
         try:
             return self._result(await self.outcome.wait())
         except asyncio.CancelledError as cancel:
-            if self._parent.is_torn_down:
+            if self.parent.is_torn_down:
                 raise
             was_created = self.state is CREATED
             if kind != "abandon" or was_created:
@@ -242,13 +215,13 @@ class ChildMachine(Machine, Entry):
         event: Attributes | None = None
         while event is None:
             try:
-                if kind == "wait_cancellation_requested" and self._stop is not None:
-                    await self._stop.outcome.wait()
+                if kind == "wait_cancellation_requested" and self.stop is not None:
+                    await self.stop.outcome.wait()
                     if self.outcome.value is None:
                         break
                 event = await self.outcome.wait()
             except asyncio.CancelledError as another:
-                if self._parent.is_torn_down:
+                if self.parent.is_torn_down:
                     raise
                 outlasting.take(another)
         if event is None or isinstance(event, ChildWorkflowExecutionCanceled):
@@ -263,7 +236,7 @@ class ChildMachine(Machine, Entry):
             raise _start_error(event)
         if isinstance(event, ChildWorkflowExecutionCanceled):
             raise asyncio.CancelledError
-        raise self._parent.code.exception_of(
+        raise self.parent.code.exception_of(
             Failure(
                 message=f"Child workflow {event.workflow_id!r}"
                 f" ({event.workflow_type}) failed.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
+
 from durable.core.history.commands import ExternalCommand
 from durable.core.history.events import (
     EVENT_OF,
@@ -27,44 +29,36 @@ from durable.core.machines.machine import (
 from durable.errors import InboxFullError, WorkflowClosedError, WorkflowNotFoundError
 
 
-class DeliveryMachine(Machine, Entry):
+class DeliveryMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One message to another run; also the entry of its own command."""
 
-    __slots__ = (
-        "_command",
-        "event_type",
-        "initiated",
-        "initiated_event_id",
-        "is_withdrawn",
-        "outcome",
-        "state",
-    )
+    sent: ExternalCommand
+    outcome: Outcome[Attributes]
+    state: State = CREATED
+    is_withdrawn: bool = False
+    initiated_event_id: int = 0
+    initiated: Attributes | None = None
+    event_type: Any = None
     table: ClassVar[Table] = {
         (State.CREATED, Move.RECORD): State.PENDING,
         (State.CREATED, Move.CANCEL): State.CLOSED,
         (State.PENDING, Move.RESOLVE): State.CLOSED,
     }
 
-    def __init__(self, command: ExternalCommand, outcome: Outcome[Attributes]) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.event_type = EVENT_OF[type(command)]
-        self._command = command
-        self.outcome = outcome
-        self.initiated_event_id = 0
-        self.initiated: Attributes | None = None
+    def __post_init__(self) -> None:
+        self.event_type = EVENT_OF[type(self.sent)]
 
     def command(self) -> ExternalCommand:
         """The command as data."""
-        return self._command
+        return self.sent
 
     def differs(self, event: Any) -> str | None:
         """Compare the receiver, and a signal's name."""
-        if event.workflow_id != self._command.workflow_id:
+        if event.workflow_id != self.sent.workflow_id:
             return "the workflow id"
         if not isinstance(event, SignalExternalWorkflowExecutionInitiated):
             return None
-        name = getattr(self._command, "signal_name", None)
+        name = getattr(self.sent, "signal_name", None)
         return None if event.signal_name == name else "the signal"
 
     def recorded(

@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Callable
 from typing import ClassVar
 
+import msgspec
+
 from durable.core.history.commands import CancelTimer, StartTimer
 from durable.core.history.events import Attributes, TimerStarted
 from durable.core.machines.fact import FactEntry
@@ -23,21 +25,19 @@ from durable.core.machines.machine import (
 )
 
 
-class TimerMachine(Machine, Entry):
+class TimerMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One timer of a run; also the entry of its own StartTimer."""
 
-    __slots__ = (
-        "_fire",
-        "_send",
-        "_source",
-        "delay",
-        "due_at",
-        "is_withdrawn",
-        "started_event_id",
-        "state",
-        "summary",
-        "timer_id",
-    )
+    timer_id: str
+    delay: int
+    fire: Callable[[], None]
+    send: Callable[[Entry], None]
+    summary: str | None
+    source: Callable[[], str]
+    state: State = CREATED
+    is_withdrawn: bool = False
+    due_at: int = 0
+    started_event_id: int = 0
     event_type = TimerStarted
     table: ClassVar[Table] = {
         (State.CREATED, Move.RECORD): State.PENDING,
@@ -46,34 +46,13 @@ class TimerMachine(Machine, Entry):
         (State.PENDING, Move.RESOLVE): State.CLOSED,
     }
 
-    def __init__(
-        self,
-        timer_id: str,
-        delay: int,
-        *,
-        fire: Callable[[], None],
-        send: Callable[[Entry], None],
-        summary: str | None,
-        source: Callable[[], str],
-    ) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.timer_id = timer_id
-        self.delay = delay
-        self.due_at = 0
-        self.started_event_id = 0
-        self.summary = summary
-        self._fire = fire
-        self._send = send
-        self._source = source
-
     def command(self) -> StartTimer:
         """The command as data."""
         return StartTimer(
             timer_id=self.timer_id,
             start_to_fire_timeout=self.delay,
             summary=self.summary,
-            source=self._source(),
+            source=self.source(),
         )
 
     def differs(self, event: Attributes) -> str | None:
@@ -102,12 +81,12 @@ class TimerMachine(Machine, Entry):
             self.is_withdrawn = True
         elif self.state is PENDING:
             self.move(Move.CANCEL)
-            self._send(_CancelEntry(self))
+            self.send(_CancelEntry(self))
 
     def resolve(self) -> None:
         """Fire."""
         self.move(RESOLVE)
-        self._fire()
+        self.fire()
 
 
 class _CancelEntry(FactEntry):

@@ -567,12 +567,7 @@ class RunContext(OtherRuns):
         self.refuse_if_read_only("A timer")
         self._timer_count += 1
         machine = TimerMachine(
-            str(self._timer_count),
-            delay,
-            fire=fire,
-            send=self.send,
-            summary=summary,
-            source=source,
+            str(self._timer_count), delay, fire, self.send, summary, source
         )
         self.entries.append(machine)
         return machine

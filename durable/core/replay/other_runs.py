@@ -8,7 +8,7 @@ import uuid
 from types import CodeType
 
 from durable.core.history.commands import ExternalCommand
-from durable.core.history.events import WorkflowExecutionStarted
+from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.history.payload import Payloads
 from durable.core.loop.unawaited import CallNotes
 from durable.core.machines.child import ChildMachine
@@ -58,7 +58,10 @@ class OtherRuns(CallNotes):
         self.has_had_children = True
         if workflow_id is None:
             workflow_id = str(uuid.UUID(int=self.random().getrandbits(128), version=4))
-        child = ChildMachine(workflow_id, target, input, self, code, instruction)
+        outcomes = Outcome[Attributes](self.loop), Outcome[Attributes](self.loop)
+        child = ChildMachine(
+            workflow_id, target, input, self, code, instruction, *outcomes
+        )
         self.send(child)
         return child
 

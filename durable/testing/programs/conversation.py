@@ -127,7 +127,7 @@ class Conversation:
 
     # --- messages ---------------------------------------------------------------------
 
-    async def receive(self, node: p.Receive) -> int:
+    async def walk_receive(self, node: p.Receive) -> int:
         channel = CHANNELS[node.channel % 3]
         if not node.waits:
             try:
@@ -141,7 +141,7 @@ class Conversation:
             self.note(f"received {await self.catch(waiting)}")
         return 1
 
-    async def handle(self, node: p.Handle) -> int:
+    async def walk_handle(self, node: p.Handle) -> int:
         index = None if node.channel is None else node.channel % 3
         setters = (self._handle_signals, self._handle_updates, self._handle_queries)
         setters[node.what % 3](index, node)
@@ -229,18 +229,18 @@ class Conversation:
             self.note(await self.catch(ACTIVITIES[value % 3](value)))
         self._take(value)
 
-    async def finish(self, node: p.Finish) -> int:
+    async def walk_finish(self, node: p.Finish) -> int:
         await self.catch(wait_condition(all_handlers_finished, timeout=node.seconds))
         self.note(f"finished {all_handlers_finished()}")
         return 1
 
-    async def show(self, node: p.Show) -> int:
+    async def walk_show(self, node: p.Show) -> int:
         set_state(node.value)
         return 1
 
     # --- other runs -------------------------------------------------------------------
 
-    async def bring_up(self, node: p.Raise) -> int:
+    async def walk_raise(self, node: p.Raise) -> int:
         kinds, policies = tuple(ChildCancellationType), tuple(ParentClosePolicy)
         call = step_child.options(
             id=None if node.name is None else f"child-{node.name}",
@@ -258,7 +258,7 @@ class Conversation:
                 self.note(f"child = {await ending}")
         return 1
 
-    async def tell(self, node: p.Tell) -> int:
+    async def walk_tell(self, node: p.Tell) -> int:
         other = external(f"run-{node.to}")
         sending: Coroutine[Any, Any, None]
         if node.what % 2:
