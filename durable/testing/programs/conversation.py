@@ -148,34 +148,7 @@ class Conversation:
         self.note(f"handles {node.what % 3} {index} {not node.remove}")
         return 1
 
-    def _handle_signals(self, index: int | None, node: p.Handle) -> None:
-        async def take(value: int) -> None:
-            await self._take_slowly(value)
-
-        async def take_any(name: str, value: int) -> None:
-            await self._take_slowly(value)
-
-        def take_at_once(value: int) -> None:
-            self._take(value)
-
-        def take_any_at_once(name: str, value: int) -> None:
-            self._take(value)
-
-        if index is None:
-            anyone = take_any if node.is_async else take_any_at_once
-            set_signal_handler(None, None if node.remove else anyone)
-        else:
-            one: Callable[[int], object] = take if node.is_async else take_at_once
-            set_signal_handler(CHANNELS[index], None if node.remove else one)
-
-    def _handle_updates(self, index: int | None, node: p.Handle) -> None:
-        def check(value: int) -> None:
-            if value % 4 == 3:
-                raise ApplicationError("not this one")
-
-        def check_any(name: str, value: int) -> None:
-            check(value)
-
+    def _taker(self, index: int | None, node: p.Handle) -> Callable[..., object]:
         async def take(value: int) -> int:
             await self._take_slowly(value)
             return value
@@ -190,15 +163,25 @@ class Conversation:
         def take_any_at_once(name: str, value: int) -> int:
             return take_at_once(value)
 
-        name = None if index is None else UPDATES[index]
-        handler: Callable[..., object]
         if index is None:
-            handler = take_any if node.is_async else take_any_at_once
-        else:
-            handler = take if node.is_async else take_at_once
+            return take_any if node.is_async else take_any_at_once
+        return take if node.is_async else take_at_once
+
+    def _handle_signals(self, index: int | None, node: p.Handle) -> None:
+        handler = None if node.remove else self._taker(index, node)
+        set_signal_handler(None if index is None else CHANNELS[index], handler)
+
+    def _handle_updates(self, index: int | None, node: p.Handle) -> None:
+        def check(value: int) -> None:
+            if value % 4 == 3:
+                raise ApplicationError("not this one")
+
+        def check_any(name: str, value: int) -> None:
+            check(value)
+
         set_update_handler(
-            name,
-            None if node.remove else handler,
+            None if index is None else UPDATES[index],
+            None if node.remove else self._taker(index, node),
             validator=check_any if index is None else check,
         )
 
