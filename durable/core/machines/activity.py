@@ -26,6 +26,7 @@ from durable.core.machines.machine import (
     PENDING,
     RECORD,
     RESOLVE,
+    STOPPABLE,
     Entry,
     Machine,
     Move,
@@ -63,13 +64,7 @@ class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
     scheduled_at: int = 0
     scheduled: Attributes | None = None
     event_type = ActivityTaskScheduled
-    table: ClassVar[Table] = {
-        (State.CREATED, Move.RECORD): State.PENDING,
-        (State.CREATED, Move.CANCEL): State.CLOSED,
-        (State.PENDING, Move.CANCEL): State.CANCEL_REQUESTED,
-        (State.PENDING, Move.RESOLVE): State.CLOSED,
-        (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
-    }
+    table: ClassVar[Table] = STOPPABLE
 
     def command(self) -> ScheduleActivityTask:
         """The command as data."""

@@ -38,6 +38,7 @@ from durable.core.machines.machine import (
     PENDING,
     RECORD,
     RESOLVE,
+    STOPPABLE,
     Entry,
     Machine,
     Move,
@@ -90,13 +91,7 @@ class ChildMachine(Machine, Entry, msgspec.Struct, eq=False):
     initiated: StartChildWorkflowExecutionInitiated | None = None
     stop: DeliveryMachine | None = None
     event_type = StartChildWorkflowExecutionInitiated
-    table: ClassVar[Table] = {
-        (State.CREATED, Move.RECORD): State.PENDING,
-        (State.CREATED, Move.CANCEL): State.CLOSED,
-        (State.PENDING, Move.CANCEL): State.CANCEL_REQUESTED,
-        (State.PENDING, Move.RESOLVE): State.CLOSED,
-        (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
-    }
+    table: ClassVar[Table] = STOPPABLE
 
     # --- the entry --------------------------------------------------------------------
 
