@@ -23,6 +23,7 @@ from typing import (
     Final,
     ParamSpec,
     Protocol,
+    Self,
     TypeAlias,
     TypeVar,
     runtime_checkable,
@@ -57,6 +58,19 @@ AsyncFunction: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
 Method: TypeAlias = Callable[Concatenate[S, P], R]
 AsyncMethod: TypeAlias = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
 """What decorators take, as type checkers see it."""
+
+
+class Unchanging:
+    """A definition: copying it gives itself."""
+
+    def __copy__(self) -> Self:
+        """Itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: it never changes."""
+        return self
+
 
 WORKFLOWS: Final[dict[str, Any]] = {}
 """Every decorated workflow of this program, by name."""

@@ -32,6 +32,7 @@ from durable.api.activities.activity_context import CURRENT
 from durable.api.definitions import (
     ACTIVITIES,
     AsyncFunction,
+    Unchanging,
     check_function,
     check_name,
     decorate,
@@ -72,7 +73,7 @@ DEFAULTS: Final = ActivityOptions(
 )
 
 
-class Activity(Generic[P, R]):
+class Activity(Unchanging, Generic[P, R]):
     """A decorated activity: call it like the function, await the result.
 
     Attributes:
@@ -240,14 +241,6 @@ class Activity(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<activity {self.name!r}>"
-
-    def __copy__(self) -> Self:
-        """Itself: it never changes."""
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Itself: it never changes."""
-        return self
 
     def __reduce__(self) -> Any:
         """Pickle by registered name and module, with the options of `options()`."""
