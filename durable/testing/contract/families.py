@@ -74,6 +74,7 @@ async def start_family(store: Opened) -> None:
     )
 
 
+CHILD = make_child("c", "p", "abandon", owner="w")
 AFTER_THE_PARENT = {
     "other": "running",
     "t1": "terminated",
@@ -305,41 +306,31 @@ class FamilyContract:
             },
         }
 
-    async def test_termination_is_not_told_to_a_parent_that_has_closed(
-        self, store: Opened
+    @pytest.mark.parametrize(
+        ("operations", "committed"),
+        [
+            # Its parent has closed; no event asked for it; what it ends tells nobody.
+            ([CHILD, make_closing("p")], Committed()),
+            (
+                [make_child("c", "p", "abandon", parent_initiated_event_id=None)],
+                Committed(),
+            ),
+            (
+                [CHILD, make_child("g", "c", "terminate", owner="w")],
+                Committed(ended=("g",), notified=("p",)),
+            ),
+        ],
+    )
+    async def test_termination_is_told_to_nobody_else(
+        self, store: Opened, operations: list[Any], committed: Committed
     ) -> None:
         *_, terminated = await store.together(
-            make_owned("p"),
-            make_child("c", "p", "abandon", owner="w"),
-            make_closing("p"),
-            make_termination("c"),
+            make_owned("p"), *operations, make_termination("c")
         )
 
-        assert terminated == Terminated(run_id="c", committed=Committed())
-        assert await store.read(ReadMessages("p")) == []
-
-    async def test_run_that_its_parent_ended_tells_nobody(self, store: Opened) -> None:
-        *_, terminated = await store.together(
-            make_owned("p"),
-            make_child("c", "p", "abandon", owner="w"),
-            make_child("g", "c", "terminate", owner="w"),
-            make_termination("c"),
-        )
-
-        assert terminated.committed == Committed(ended=("g",), notified=("p",))
-        assert len(await store.read(ReadMessages("p"))) == 1
-
-    async def test_run_that_no_event_asked_for_tells_nobody(
-        self, store: Opened
-    ) -> None:
-        *_, terminated = await store.together(
-            make_owned("p"),
-            make_child("c", "p", "abandon", parent_initiated_event_id=None),
-            make_termination("c"),
-        )
-
-        assert terminated == Terminated(run_id="c", committed=Committed())
-        assert await store.read(ReadMessages("p")) == []
+        assert terminated == Terminated(run_id="c", committed=committed)
+        told = len(await store.read(ReadMessages("p")))
+        assert told == len(committed.notified)
 
     async def test_start_that_terminates_a_run_tells_parent_and_children(
         self, store: Opened

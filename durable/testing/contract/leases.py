@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +21,7 @@ from durable.store.records import (
     RunStatus,
 )
 from durable.testing.contract.rows import (
+    CLAIM,
     START,
     make_closing,
     make_commit,
@@ -30,13 +30,13 @@ from durable.testing.contract.rows import (
     make_rows,
     make_start,
     make_worker,
+    wait_until,
 )
 
 if TYPE_CHECKING:
     from durable.testing.contract.rows import Harness, Opened
 
 LEASE = round(limits.LEASE_SECONDS * 1_000_000)
-CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
 
 
 def fenced_operations(worker_id: str) -> list[Any]:
@@ -49,12 +49,6 @@ def fenced_operations(worker_id: str) -> list[Any]:
         CLAIM,
         ReleaseRuns(run_ids=("r1",)),
     ]
-
-
-async def wait_until(condition: Any) -> None:
-    """Let the loop run until something holds; the test's timeout is the bound."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(0.001)
 
 
 class LeaseContract:

@@ -11,19 +11,17 @@ import pytest
 
 from durable.errors import EngineClosedError, InternalError
 from durable.store.queries import FindNextWakeUp, ListRuns, ListWorkers, LoadRuns
-from durable.store.records import ClaimRuns, RunFilter
-from durable.testing.contract.rows import NAMESPACE, Gathering, make_start
+from durable.store.records import RunFilter
+from durable.testing.contract.rows import (
+    CLAIM,
+    NAMESPACE,
+    Gathering,
+    make_start,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from durable.testing.contract.rows import Harness, Opened
-
-CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
-
-
-async def wait_until(condition: Any) -> None:
-    """Let the loop run until something holds; the test's timeout is the bound."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(0.001)
 
 
 class LifecycleContract:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,7 @@ from durable.store.queries import ListRuns, LoadRuns, ReadMessages
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
+    ClaimRuns,
     CommitTask,
     PutMessage,
     RunFilter,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 NAMESPACE = "default"
 QUEUE = "queue"
 START = 1_800_000_000_000_000
+CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
 
 
 class SettableClock:
@@ -276,3 +279,9 @@ async def perform_all(store: Store, *operations: Operation) -> list[Any]:
     except Exception as error:  # noqa: BLE001 - it is the outcome
         last = error
     return [*gathering.outcomes, last]
+
+
+async def wait_until(condition: Any) -> None:
+    """Let the loop run until something holds; the test's timeout is the bound."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.001)
