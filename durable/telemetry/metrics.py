@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from opentelemetry import metrics
@@ -135,10 +136,13 @@ class WorkerGauges:
         )
         for name, unit, description, read in sums:
             meter.create_observable_up_down_counter(
-                name, [self._sum(read)], unit, description
+                name, [self._of_each(partial(_sum, read))], unit, description
             )
         meter.create_observable_gauge(
-            names.QUEUE_LAG, [self._lag], "s", "Age of what has waited longest"
+            names.QUEUE_LAG,
+            [self._of_each(_lag)],
+            "s",
+            "Age of what has waited longest",
         )
         meter.create_observable_counter(
             names.CACHE_HITS, [self._total(0)], "{run}", "Runs that were in memory"
@@ -172,25 +176,17 @@ class WorkerGauges:
             found.setdefault(task_queue, []).append(state())
         return found
 
-    def _sum(self, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _of_each(
+        self, read: Callable[[list[WorkerState]], float]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
                 return [
-                    Observation(sum(map(read, states)), {names.QUEUE: task_queue})
+                    Observation(read(states), {names.QUEUE: task_queue})
                     for task_queue, states in self._by_queue().items()
                 ]
 
         return observe
-
-    def _lag(self, _: CallbackOptions) -> Iterable[Observation]:
-        with self._lock:
-            return [
-                Observation(
-                    max(state.waiting_for for state in states) / 1_000_000,
-                    {names.QUEUE: task_queue},
-                )
-                for task_queue, states in self._by_queue().items()
-            ]
 
     def _total(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
@@ -210,3 +206,11 @@ class WorkerGauges:
             ]
 
         return observe
+
+
+def _sum(read: Read, states: list[WorkerState]) -> float:
+    return sum(map(read, states))
+
+
+def _lag(states: list[WorkerState]) -> float:
+    return max(state.waiting_for for state in states) / 1_000_000

@@ -99,7 +99,6 @@ class TestEnvironment(Engine):
     ) -> None:
         """See the class."""
         self.clock = clock or VirtualClock()
-        self._owns_clock = clock is None
         if isinstance(database, str):
             database = connect(database, clock=self.clock, observer=observer)
         self._tracked = _TrackedStore(database, lambda: self._registry.workflows)
