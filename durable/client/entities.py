@@ -66,7 +66,7 @@ from durable.options import (
     IdConflictPolicy,
     IdReusePolicy,
     check_id,
-    to_microseconds,
+    to_seconds,
 )
 from durable.store.queries import FindRun, ReadHistory
 from durable.store.records import RunStatus
@@ -126,9 +126,7 @@ async def call_entity(
             raise InvalidCallError(
                 f"An update id was given for {call!r}, which changes nothing."
             )
-    limit = None
-    if timeout is not None:
-        limit = to_microseconds(timeout, "the timeout of call()") / 1_000_000
+    limit = to_seconds(timeout, "the timeout of call()")
     request = EntityRequest(call.target, call.method, call.input, call.is_exclusive)
     if call.is_exclusive and in_activity():
         _refuse_own_key(request, activity_info())

@@ -165,10 +165,8 @@ class WorkerGauges:
             if state is not None:
                 last = state()
                 hits, misses = self._past.get(task_queue, (0, 0))
-                self._past[task_queue] = (
-                    hits + last.cache_hits,
-                    misses + last.cache_misses,
-                )
+                hits, misses = hits + last.cache_hits, misses + last.cache_misses
+                self._past[task_queue] = hits, misses
 
     def _by_queue(self) -> dict[str, list[WorkerState]]:
         found: dict[str, list[WorkerState]] = {}
