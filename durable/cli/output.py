@@ -12,14 +12,16 @@ import shutil
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 import msgspec
 
 from durable.cli.session import Session
-from durable.client.handle import Handle
 from durable.telling.escaping import escape, escape_json
+
+if TYPE_CHECKING:  # it brings the database layer, and help need not wait for that
+    from durable.client.handle import Handle
 
 _PAINT: Final = re.compile("(\x1b\\[(?:[0-2]|3[1-3])m)")
 
