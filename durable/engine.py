@@ -46,6 +46,7 @@ from durable.options import (
     check_id,
     check_option_names,
     to_microseconds,
+    to_seconds,
 )
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
@@ -150,11 +151,7 @@ class Engine:
             threads=max_activity_threads,
             cached_runs=max_cached_runs,
             max_tries=workflow_task_attempts,
-            blocked_seconds=(
-                None
-                if blocked_after is None
-                else to_microseconds(blocked_after, "blocked_after") / 1_000_000
-            ),
+            blocked_seconds=to_seconds(blocked_after, "blocked_after"),
             grace_seconds=to_microseconds(drain_timeout, "drain_timeout") / 1_000_000,
         )
         self._registry = (
@@ -380,25 +377,14 @@ class Engine:
 
     @overload
     async def start(
-        self,
-        call: WorkflowCall[R],
-        /,
-        **options: Unpack[StartOptions],
+        self, call: WorkflowCall[R], /, **options: Unpack[StartOptions]
     ) -> Handle[R]: ...
     @overload
     async def start(
-        self,
-        call: str,
-        /,
-        *args: Any,
-        **options: Unpack[StartOptions],
+        self, call: str, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Handle[Any]: ...
     async def start(
-        self,
-        call: Any,
-        /,
-        *args: Any,
-        **options: Unpack[StartOptions],
+        self, call: Any, /, *args: Any, **options: Unpack[StartOptions]
     ) -> Handle[Any]:
         """Start a run. When this returns, the run and its input are durable.
 

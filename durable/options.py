@@ -42,6 +42,14 @@ _UNIT_SECONDS: Final = {
 }
 
 
+def to_seconds(value: Duration | None, name: str) -> float | None:
+    """Turn a duration into seconds; None stays None.
+
+    Raises: as `to_microseconds`.
+    """
+    return None if value is None else to_microseconds(value, name) / 1_000_000
+
+
 def to_microseconds(value: Duration, name: str) -> int:
     """Turn a duration into whole microseconds.
 

@@ -341,25 +341,14 @@ class SyncEngine:
 
     @overload
     def start(
-        self,
-        call: WorkflowCall[R],
-        /,
-        **options: Unpack[StartOptions],
+        self, call: WorkflowCall[R], /, **options: Unpack[StartOptions]
     ) -> SyncHandle[R]: ...
     @overload
     def start(
-        self,
-        call: str,
-        /,
-        *args: Any,
-        **options: Unpack[StartOptions],
+        self, call: str, /, *args: Any, **options: Unpack[StartOptions]
     ) -> SyncHandle[Any]: ...
     def start(
-        self,
-        call: Any,
-        /,
-        *args: Any,
-        **options: Unpack[StartOptions],
+        self, call: Any, /, *args: Any, **options: Unpack[StartOptions]
     ) -> SyncHandle[Any]:
         """Start a run; see `Engine.start`."""
         thread = self._open_thread()
@@ -397,12 +386,7 @@ class SyncEngine:
         run_id: str | None = None,
     ) -> SyncHandle[Any]: ...
     def get(
-        self,
-        workflow_id: str,
-        /,
-        *,
-        workflow: Any = None,
-        run_id: str | None = None,
+        self, workflow_id: str, /, *, workflow: Any = None, run_id: str | None = None
     ) -> SyncHandle[Any]:
         """Find a run by its workflow id; see `Engine.get`."""
         thread = self._open_thread()

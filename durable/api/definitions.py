@@ -14,9 +14,20 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import CodeType
-from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Final,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 from durable import limits
 from durable.converter.failures import CLASSES
@@ -38,6 +49,27 @@ class Definition(Protocol):
     name: str
     function: Callable[..., Any]
     origin: Any
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+AsyncFunction: TypeAlias = Callable[P, Coroutine[Any, Any, R]]
+Method: TypeAlias = Callable[Concatenate[S, P], R]
+AsyncMethod: TypeAlias = Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
+"""What decorators take, as type checkers see it."""
+
+
+class Unchanging:
+    """A definition: copying it gives itself."""
+
+    def __copy__(self) -> Self:
+        """Itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: it never changes."""
+        return self
 
 
 WORKFLOWS: Final[dict[str, Any]] = {}

@@ -333,10 +333,7 @@ class CallSignature:
             return zip(items, hints, self._labels, strict=False)
         indexes = range(count)
         return zip(
-            items,
-            map(self.hint_at, indexes),
-            map(self.label_at, indexes),
-            strict=True,
+            items, map(self.hint_at, indexes), map(self.label_at, indexes), strict=True
         )
 
     def decode(self, payloads: Payloads) -> list[Any]:

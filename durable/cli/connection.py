@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from durable import limits
 from durable.cli.session import Session
+from durable.client.handle import Handle
 from durable.engine import Engine
 from durable.errors import DatabaseUnavailableError, WorkflowNotFoundError
 from durable.store.connect import connect
@@ -15,6 +16,8 @@ from durable.store.queries import ListRuns
 from durable.store.records import RunFilter
 from durable.store.store import Store
 from durable.suggestions import closest
+
+T = TypeVar("T")
 
 
 class Connection(NamedTuple):
@@ -45,6 +48,21 @@ async def open_client(session: Session) -> AsyncGenerator[Connection]:
             if close is not None:
                 error.hint = f"Did you mean {close!r}?"
             raise
+
+
+async def ask_run(
+    session: Session,
+    workflow_id: str,
+    run_id: str | None,
+    ask: Callable[[Handle[Any]], Awaitable[T]],
+) -> tuple[Handle[Any], T]:
+    """Find a run, and ask it something.
+
+    Raises: as `open_client`, and what the question raises.
+    """
+    async with open_client(session) as (engine, _):
+        handle: Handle[Any] = await engine.get(workflow_id, run_id=run_id)
+        return handle, await ask(handle)
 
 
 def require_database(session: Session) -> None:

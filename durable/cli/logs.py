@@ -19,14 +19,8 @@ from durable.telling.escaping import escape, escape_lines
 _INDENT: Final = "    "
 # What the library's own lines and `durable.logger` say of the run.
 _ABOUT: Final = (
-    "workflow_id",
-    "run_id",
-    "workflow_type",
-    "update_id",
-    "update_name",
-    "activity_type",
-    "activity_id",
-    "attempt",
+    "workflow_id run_id workflow_type update_id update_name activity_type activity_id"
+    " attempt"
 )
 
 
@@ -56,7 +50,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name in _ABOUT:
+        for name in _ABOUT.split():
             if hasattr(record, name):
                 entry[name] = str(getattr(record, name))
         trace = _trace(self, record)

@@ -12,12 +12,16 @@ import shutil
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 import msgspec
 
+from durable.cli.session import Session
 from durable.telling.escaping import escape, escape_json
+
+if TYPE_CHECKING:  # it brings the database layer, and help need not wait for that
+    from durable.client.handle import Handle
 
 _PAINT: Final = re.compile("(\x1b\\[(?:[0-2]|3[1-3])m)")
 
@@ -58,6 +62,24 @@ def write_json(value: Any) -> None:
 def write_value(value: Any) -> None:
     """Write a result: indented for a reader, on one line for a program."""
     click.echo(to_json(value, indent=2 if _is_terminal(sys.stdout) else 0))
+
+
+def tell(session: Session, data: dict[str, Any], text: str) -> None:
+    """Say what was done: as JSON, or in a line of text."""
+    if session.is_json:
+        write_json(data)
+    else:
+        write_line(escape(text))
+
+
+def ids_of(handle: Handle[Any]) -> dict[str, Any]:
+    """Which run is meant, as JSON has it."""
+    return {"workflow_id": handle.workflow_id, "run_id": handle.run_id}
+
+
+def title_of(handle: Handle[Any]) -> str:
+    """Which run is meant, in words."""
+    return f"{handle.workflow_id} (run {handle.run_id})"
 
 
 def note(text: str) -> None:

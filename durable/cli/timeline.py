@@ -14,12 +14,7 @@ from durable.core.folding.run_state import RunState
 from durable.core.history.events import HistoryEvent
 from durable.core.history.payload import JSON_PLAIN, Failure, innermost
 from durable.core.machines.fact import DeadLetter
-from durable.store.records import (
-    AttemptRecord,
-    MessageRecord,
-    RunRecord,
-    RunStatus,
-)
+from durable.store.records import AttemptRecord, MessageRecord, RunRecord, RunStatus
 from durable.telling.escaping import escape, escape_lines
 from durable.telling.events import Moment, tell
 from durable.telling.pending import tell_pending
@@ -202,10 +197,7 @@ def _table(rows: Iterable[tuple[Piece, Line]]) -> list[Line]:
 
 
 def _timeline(
-    events: Sequence[HistoryEvent],
-    attempts: Sequence[AttemptRecord],
-    *,
-    payloads: bool,
+    events: Sequence[HistoryEvent], attempts: Sequence[AttemptRecord], *, payloads: bool
 ) -> list[Line]:
     if not events:
         return [[Piece("  nothing is recorded yet", "dim")]]

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from durable.api.registry import Registry
 from durable.client.waiting.answers import Answers
 from durable.client.waiting.outcomes import Outcomes
@@ -130,7 +132,7 @@ class Connection(Protocol):
         ...
 
 
-class Chain:
+class Chain(msgspec.Struct, eq=False):
     """The run or runs that a handle means.
 
     Args:
@@ -139,31 +141,16 @@ class Chain:
         is_pinned: it means that one run and no other.
     """
 
-    __slots__ = (
-        "_connection",
-        "current",
-        "first_run_id",
-        "is_pinned",
-        "run_id",
-        "workflow_id",
-    )
+    client: Connection
+    workflow_id: str
+    run_id: str
+    first_run_id: str | None
+    is_pinned: bool
+    current: str = ""
+    """The run of the chain that was heard of last."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        workflow_id: str,
-        run_id: str,
-        first_run_id: str | None,
-        *,
-        is_pinned: bool,
-    ) -> None:
-        self._connection = connection
-        self.workflow_id = workflow_id
-        self.run_id = run_id
-        self.first_run_id = first_run_id
-        self.is_pinned = is_pinned
-        self.current = run_id
-        """The run of the chain that was heard of last."""
+    def __post_init__(self) -> None:
+        self.current = self.run_id
 
     @property
     def connection(self) -> Connection:
@@ -172,13 +159,13 @@ class Chain:
         Raises:
             EngineClosedError: its engine may not be used here.
         """
-        self._connection.check()
-        return self._connection
+        self.client.check()
+        return self.client
 
     @property
     def answers(self) -> Answers:
         """What this process knows of updates."""
-        return self._connection.answers
+        return self.client.answers
 
     async def record(self) -> RunRecord:
         """The row of the run that is meant now.

@@ -52,6 +52,7 @@ from durable.core.history.events import (
     WorkflowExecutionTerminated,
 )
 from durable.core.history.ids import RunIds
+from durable.core.history.payload import Payloads
 from durable.core.messages import encode_message
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
@@ -80,6 +81,19 @@ from durable.store.records import (
 from durable.store.store import Store
 
 _COMMIT_TRIES: Final = 3
+
+
+class _Wanted(msgspec.Struct):
+    """A run that is to be started, and how."""
+
+    definition: Workflow[Any, Any] | None
+    name: str
+    input: Payloads
+    how: StartSettings
+    now: int
+    workflow_id: str
+    run_id: str
+    headers: dict[str, str] = {}
 
 
 class Client:
@@ -172,40 +186,24 @@ class Client:
         how = _with_call_options(call, how)
         now = self._store.now()
         run_id = self._run_ids.make(now, self._entropy.getrandbits(74))
-        ids = how.workflow_id if how.workflow_id is not None else run_id, run_id
+        workflow_id = how.workflow_id if how.workflow_id is not None else run_id
+        wanted = _Wanted(definition, name, payloads, how, now, workflow_id, run_id)
         start = self._start if self._observer is None else self._start_observed
-        return start(definition, name, payloads, how, now, ids)
+        return start(wanted)
 
-    async def _start_observed(
-        self,
-        definition: Workflow[Any, Any] | None,
-        name: str,
-        payloads: tuple[Any, ...],
-        how: StartSettings,
-        now: int,
-        ids: tuple[str, str],
-    ) -> Handle[Any]:
+    async def _start_observed(self, wanted: _Wanted) -> Handle[Any]:
         assert self._observer is not None  # noqa: S101 - see `start`
         with self._observer.starting_workflow(
-            workflow_type=name, workflow_id=ids[0]
+            workflow_type=wanted.name, workflow_id=wanted.workflow_id
         ) as headers:
-            return await self._start(
-                definition, name, payloads, how, now, ids, dict(headers)
-            )
+            wanted.headers = dict(headers)
+            return await self._start(wanted)
 
-    async def _start(
-        self,
-        definition: Workflow[Any, Any] | None,
-        name: str,
-        payloads: tuple[Any, ...],
-        how: StartSettings,
-        now: int,
-        ids: tuple[str, str],
-        headers: dict[str, str] | None = None,
-    ) -> Handle[Any]:
-        started = self._first_event(definition, name, payloads, how, ids, headers or {})
-        definition = definition or self.registry.workflows.get(name)
-        workflow_id, run_id = ids
+    async def _start(self, wanted: _Wanted) -> Handle[Any]:
+        started = self._first_event(wanted)
+        definition = wanted.definition or self.registry.workflows.get(wanted.name)
+        how, now = wanted.how, wanted.now
+        workflow_id, run_id = wanted.workflow_id, wanted.run_id
         record = record_of(started, now)
         # The handle's outcome must exist before the run can close.
         outcome = self.outcomes.of(run_id)
@@ -285,22 +283,15 @@ class Client:
         except WorkflowClosedError:
             raise takes_no_message(record) from None
 
-    def _first_event(
-        self,
-        definition: Workflow[Any, Any] | None,
-        name: str,
-        payloads: tuple[Any, ...],
-        how: StartSettings,
-        ids: tuple[str, str],
-        headers: dict[str, str],
-    ) -> WorkflowExecutionStarted:
+    def _first_event(self, wanted: _Wanted) -> WorkflowExecutionStarted:
         """The event that a run begins with, with the workflow's own defaults."""
-        workflow_id, run_id = ids
+        definition, how = wanted.definition, wanted.how
+        workflow_id, run_id = wanted.workflow_id, wanted.run_id
         request_id = how.request_id or run_id
         queue = how.task_queue or (definition.task_queue if definition else None)
         return WorkflowExecutionStarted(
-            workflow_type=name,
-            input=payloads,
+            workflow_type=wanted.name,
+            input=wanted.input,
             task_queue=queue or self.task_queue,
             workflow_id=workflow_id,
             run_id=run_id,
@@ -317,7 +308,7 @@ class Client:
             root_run_id=run_id,
             version=definition.version if definition else None,
             identity=self.identity,
-            headers=headers,
+            headers=wanted.headers,
             memo=encode_memo(how.memo),
         )
 
@@ -471,10 +462,7 @@ class Client:
     # --- finding ----------------------------------------------------------------------
 
     async def find(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        workflow: object,
+        self, workflow_id: str, run_id: str | None, workflow: object
     ) -> Handle[Any]:
         """A handle to a run; see `Engine.get`."""
         definition = None if workflow is None else workflow_of(workflow)
@@ -514,7 +502,7 @@ class Client:
 
 def _what_to_start(
     call: object, args: tuple[Any, ...]
-) -> tuple[Workflow[Any, Any] | None, str, tuple[Any, ...]]:
+) -> tuple[Workflow[Any, Any] | None, str, Payloads]:
     if isinstance(call, WorkflowCall):
         if args:
             raise InvalidCallError(

@@ -66,7 +66,7 @@ from durable.options import (
     IdConflictPolicy,
     IdReusePolicy,
     check_id,
-    to_microseconds,
+    to_seconds,
 )
 from durable.store.queries import FindRun, ReadHistory
 from durable.store.records import RunStatus
@@ -126,9 +126,7 @@ async def call_entity(
             raise InvalidCallError(
                 f"An update id was given for {call!r}, which changes nothing."
             )
-    limit = None
-    if timeout is not None:
-        limit = to_microseconds(timeout, "the timeout of call()") / 1_000_000
+    limit = to_seconds(timeout, "the timeout of call()")
     request = EntityRequest(call.target, call.method, call.input, call.is_exclusive)
     if call.is_exclusive and in_activity():
         _refuse_own_key(request, activity_info())
@@ -219,11 +217,7 @@ async def _find_open(client: Client, target: EntityTarget) -> tuple[Chain, int] 
     if record is None or record.status is not RunStatus.RUNNING:
         return None
     chain = Chain(
-        client,
-        target.workflow_id,
-        record.run_id,
-        record.first_run_id,
-        is_pinned=False,
+        client, target.workflow_id, record.run_id, record.first_run_id, is_pinned=False
     )
     return chain, record.checkpoint_event_id
 

@@ -32,9 +32,7 @@ RUN_AGAIN: Final = (
 
 
 def check_same(
-    found: FoundRun,
-    started: WorkflowExecutionStarted,
-    signature: CallSignature | None,
+    found: FoundRun, started: WorkflowExecutionStarted, signature: CallSignature | None
 ) -> None:
     """Return if a start asked for the run that it was answered with.
 

@@ -51,11 +51,7 @@ from durable.core.workflow_task import UpdateRequest
 from durable.errors import CorruptHistoryError, ResultTimeoutError
 from durable.options import Duration, check_id, to_microseconds
 from durable.store.queries import ListWorkers, ReadAttempts, ReadHistory, ReadNews
-from durable.store.records import (
-    AttemptRecord,
-    MessageKind,
-    RunStatus,
-)
+from durable.store.records import AttemptRecord, MessageKind, RunStatus
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from durable.errors import (
     UpdateRejectedError,
     WorkflowClosedError,
 )
-from durable.options import Duration, to_microseconds
+from durable.options import Duration, to_seconds
 from durable.store.queries import FindRun, ReadReply
 from durable.store.records import DropReplies, MessageKind
 
@@ -86,9 +86,7 @@ class UpdateHandle(Generic[R_co]):
             NoAnswerError: `timeout` passed; the update itself goes on.
             WorkflowStuckError: the run's code must be mended first.
         """
-        limit = None
-        if timeout is not None:
-            limit = to_microseconds(timeout, "the timeout of result()") / 1_000_000
+        limit = to_seconds(timeout, "the timeout of result()")
         self._chain.connection.check()
         try:
             async with asyncio.timeout(limit):

@@ -18,27 +18,14 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from durable import errors
-from durable.converter.exception_classes import (
-    CLASSES,
-    ExceptionClasses,
-    register_exception,
-)
+from durable.converter.exception_classes import CLASSES as CLASSES
+from durable.converter.exception_classes import ExceptionClasses as ExceptionClasses
+from durable.converter.exception_classes import register_exception as register_exception
 from durable.converter.exception_values import read, read_attributes
 from durable.converter.failure_recording import Recorder, members_of
-from durable.converter.remote_traceback import MARK, recorded_in, show_remote
+from durable.converter.remote_traceback import MARK, recorded_in
+from durable.converter.remote_traceback import show_remote as show_remote
 from durable.core.history.payload import Failure
-
-__all__ = [
-    "BUGS",
-    "CLASSES",
-    "ExceptionClasses",
-    "exception_of",
-    "failure_of",
-    "is_bug",
-    "is_of_child",
-    "register_exception",
-    "show_remote",
-]
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -159,11 +159,14 @@ HINT_OF_DATA: Final = (
     " client by resource()."
 )
 HINT_OF_EXACT_TYPE: Final = "Annotate it with its exact type, or pass plain data."
+_OF_FUNCTIONS: Final = "Pass a name, and look the function up where it is used."
+_OF_SECRETS: Final = (
+    "Secrets are not recorded. Pass the name of the secret, and read it in the"
+    " activity."
+)
 _ADVICE: Final[dict[str, str]] = {
-    "pydantic.types.SecretStr": "Secrets are not recorded. Pass the name of the secret,"
-    " and read it in the activity.",
-    "pydantic.types.SecretBytes": "Secrets are not recorded. Pass the name of the"
-    " secret, and read it in the activity.",
+    "pydantic.types.SecretStr": _OF_SECRETS,
+    "pydantic.types.SecretBytes": _OF_SECRETS,
     "re.Pattern": "Pass the pattern's text, and compile it where it is used.",
     "collections.OrderedDict": "Pass a dict: `dict(value)`.",
     "collections.defaultdict": "Pass a dict: `dict(value)`.",
@@ -177,12 +180,10 @@ _ADVICE: Final[dict[str, str]] = {
     "fractions.Fraction": "Pass its numerator and denominator.",
     "_thread.lock": "Make it where it is used.",
     "_thread.RLock": "Make it where it is used.",
-    "builtins.function": "Pass a name, and look the function up where it is used.",
-    "builtins.builtin_function_or_method": "Pass a name, and look the function up where"
-    " it is used.",
-    "builtins.method": "Pass a name, and look the function up where it is used.",
-    "collections.abc.Callable": "Pass a name, and look the function up where it is"
-    " used.",
+    "builtins.function": _OF_FUNCTIONS,
+    "builtins.builtin_function_or_method": _OF_FUNCTIONS,
+    "builtins.method": _OF_FUNCTIONS,
+    "collections.abc.Callable": _OF_FUNCTIONS,
     "collections.abc.Iterable": "Annotate it as a list.",
     "builtins.type": "Pass a name, and look the class up where it is used.",
     "builtins.module": "Import it where it is used.",

@@ -15,7 +15,11 @@ from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar, 
 
 import msgspec
 
-from durable.core.history.commands import ActivitySettings, ChildSettings
+from durable.core.history.commands import (
+    ActivitySettings,
+    ChildSettings,
+    ExternalCommand,
+)
 from durable.core.history.payload import Failure, Payload, Payloads
 from durable.errors import NotInWorkflowError
 
@@ -55,7 +59,7 @@ class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
     cancellation_reason: str | None
 
 
-class ActivityTarget:
+class ActivityTarget(msgspec.Struct, eq=False):
     """An activity as a workflow calls it: the same for all its calls.
 
     `differing_input` says on replay which recorded arguments differ from those of the
@@ -64,46 +68,20 @@ class ActivityTarget:
     through any cancellation, wants one too that comes together with the cancellation.
     """
 
-    __slots__ = (
-        "activity_type",
-        "differing_input",
-        "is_outcome_kept",
-        "settings",
-        "summary",
-    )
-
-    def __init__(
-        self,
-        activity_type: str,
-        settings: ActivitySettings,
-        summary: str | None,
-        differing_input: Callable[[Payloads, Payloads], str | None],
-        *,
-        is_outcome_kept: bool = False,
-    ) -> None:
-        self.activity_type = activity_type
-        self.is_outcome_kept = is_outcome_kept
-        self.settings = settings
-        self.summary = summary
-        self.differing_input = differing_input
+    activity_type: str
+    settings: ActivitySettings
+    summary: str | None
+    differing_input: Callable[[Payloads, Payloads], str | None]
+    is_outcome_kept: bool = False
 
 
-class ChildTarget:
+class ChildTarget(msgspec.Struct, eq=False):
     """A workflow as its parent calls it: the same for all its calls."""
 
-    __slots__ = ("differing_input", "settings", "summary", "workflow_type")
-
-    def __init__(
-        self,
-        workflow_type: str,
-        settings: ChildSettings,
-        summary: str | None,
-        differing_input: Callable[[Payloads, Payloads], str | None],
-    ) -> None:
-        self.workflow_type = workflow_type
-        self.settings = settings
-        self.summary = summary
-        self.differing_input = differing_input
+    workflow_type: str
+    settings: ChildSettings
+    summary: str | None
+    differing_input: Callable[[Payloads, Payloads], str | None]
 
 
 class Child(Protocol):
@@ -131,7 +109,7 @@ class Child(Protocol):
         ...
 
 
-class Handler:
+class Handler(msgspec.Struct, eq=False):
     """A handler of signals, updates or queries as the core sees it: payloads in.
 
     Args:
@@ -143,22 +121,11 @@ class Handler:
         warns_unfinished: a run that ends before this handler has is worth a warning.
     """
 
-    __slots__ = ("bind", "encode", "is_async", "validate", "warns_unfinished")
-
-    def __init__(
-        self,
-        bind: Callable[[str, Payloads], Callable[[], Any]],
-        *,
-        is_async: bool,
-        encode: Callable[[Any], Payload],
-        validate: Callable[[str, Payloads], None] | None = None,
-        warns_unfinished: bool = True,
-    ) -> None:
-        self.bind = bind
-        self.is_async = is_async
-        self.encode = encode
-        self.validate = validate
-        self.warns_unfinished = warns_unfinished
+    bind: Callable[[str, Payloads], Callable[[], Any]]
+    is_async: bool
+    encode: Callable[[Any], Payload]
+    validate: Callable[[str, Payloads], None] | None = None
+    warns_unfinished: bool = True
 
 
 class ContinueAsNew(BaseException):
@@ -355,34 +322,14 @@ class WorkflowRuntime(Protocol):
         """
         ...
 
-    async def signal_external(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        name: str,
-        input: Payloads,
-        *,
-        is_child: bool = False,
-    ) -> None:
-        """Send a signal to another run; returns once that has it, durably.
+    async def tell_external(self, command: ExternalCommand) -> None:
+        """Send a signal, or a request to stop, to another run.
+
+        It returns once that has it, durably.
 
         Raises:
-            WorkflowNotFoundError, WorkflowClosedError: it cannot take it.
-        """
-        ...
-
-    async def cancel_external(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        reason: str,
-        *,
-        is_child: bool = False,
-    ) -> None:
-        """Ask another run to stop; returns once that has the request, durably.
-
-        Raises:
-            WorkflowNotFoundError, WorkflowClosedError: it cannot take it.
+            WorkflowNotFoundError, WorkflowClosedError, InboxFullError: it cannot take
+                it.
         """
         ...
 

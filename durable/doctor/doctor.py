@@ -22,12 +22,7 @@ from durable.doctor.run_checks import PATIENCE, Workers, examine_run
 from durable.doctor.whole_histories import with_whole_history
 from durable.errors import CorruptHistoryError
 from durable.namesakes import find_namesakes
-from durable.store.queries import (
-    CheckIntegrity,
-    ListNamespaces,
-    ListRuns,
-    LoadRuns,
-)
+from durable.store.queries import CheckIntegrity, ListNamespaces, ListRuns, LoadRuns
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus, due_since
 from durable.store.store import Store
 

@@ -92,10 +92,7 @@ class Relations:
         if successor.damage is None and (
             successor.continued_from_run_id,
             successor.first_run_id,
-        ) != (
-            record.run_id,
-            record.first_run_id,
-        ):
+        ) != (record.run_id, record.first_run_id):
             return f"it goes on as run {named}, whose row names another predecessor"
         return None
 

@@ -80,6 +80,12 @@ PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
 # A run begins later than the one that it continues, be it by a microsecond; and clocks
 # are corrected by less than a second all the time.
 _SOON: Final = 1_000_000
+# What a run's row repeats of its first event.
+_REPEATED: Final = (
+    "namespace workflow_id run_id workflow_type task_queue first_run_id request_id"
+    " version continued_from_run_id parent_workflow_id parent_run_id"
+    " parent_initiated_event_id root_run_id"
+)
 _CLOSE_POLICIES: Final = {None, *(policy.value for policy in ParentClosePolicy)}
 _ENCODINGS: Final = frozenset({JSON_PLAIN, BINARY_PLAIN})
 _PATIENT: Final = frozenset({MessageKind.UPDATE.value, MessageKind.QUERY.value})
@@ -122,10 +128,7 @@ def examine_run(loaded: LoadedRun, workers: Workers) -> Examined:
 
 
 def _breaches(
-    loaded: LoadedRun,
-    workers: Workers,
-    events: Sequence[HistoryEvent],
-    state: RunState,
+    loaded: LoadedRun, workers: Workers, events: Sequence[HistoryEvent], state: RunState
 ) -> Iterator[Breach]:
     yield from _check_payloads(loaded, events)
     for violation in state.violations:
@@ -219,21 +222,7 @@ def _check_identity(record: RunRecord, state: RunState) -> Iterator[Breach]:
     started = state.started
     if started is None:
         return
-    for field in (
-        "namespace",
-        "workflow_id",
-        "run_id",
-        "workflow_type",
-        "task_queue",
-        "first_run_id",
-        "request_id",
-        "version",
-        "continued_from_run_id",
-        "parent_workflow_id",
-        "parent_run_id",
-        "parent_initiated_event_id",
-        "root_run_id",
-    ):
+    for field in _REPEATED.split():
         ours, theirs = getattr(record, field), getattr(started, field)
         if ours != theirs:
             yield (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from opentelemetry import metrics
@@ -55,69 +56,58 @@ class Metrics:
         self.workflow_completed = meter.create_counter(
             names.WORKFLOW_COMPLETED, "{run}", "Runs that have closed, by outcome"
         )
-        self.workflow_duration = _histogram(
-            meter,
-            names.WORKFLOW_DURATION,
-            "Time from the start of a run to its end",
-            _WORKFLOW_SECONDS,
-        )
-        self.workflow_task_duration = _histogram(
-            meter,
-            names.WORKFLOW_TASK_DURATION,
-            "Time that one live workflow task drove its code",
-            _TASK_SECONDS,
-        )
-        self.replay_duration = _histogram(
-            meter,
-            names.REPLAY_DURATION,
-            "Time to bring a run back from its history",
-            _TASK_SECONDS,
-        )
-        self.workflow_task_wait = _histogram(
-            meter,
-            names.WORKFLOW_TASK_SCHEDULE_TO_START,
-            "Time that a workflow task was due before it began",
-            _WAIT_SECONDS,
-        )
-        self.activity_duration = _histogram(
-            meter,
-            names.ACTIVITY_DURATION,
-            "Time that one attempt of an activity took",
-            _ACTIVITY_SECONDS,
-        )
-        self.activity_wait = _histogram(
-            meter,
-            names.ACTIVITY_SCHEDULE_TO_START,
-            "Time that an attempt of an activity was due before it began",
-            _WAIT_SECONDS,
-        )
         self.activity_failed = meter.create_counter(
             names.ACTIVITY_FAILED,
             "{attempt}",
             "Attempts of activities that failed or ran out of time",
         )
-        self.commit_duration = _histogram(
-            meter,
-            names.COMMIT_DURATION,
-            "Time that one transaction took, its commit included",
-            _TASK_SECONDS,
+
+        def histogram(
+            name: str, bounds: tuple[float, ...], text: str, unit: str = "s"
+        ) -> Histogram:
+            return meter.create_histogram(
+                name, unit, text, explicit_bucket_boundaries_advisory=bounds
+            )
+
+        self.workflow_duration = histogram(
+            names.WORKFLOW_DURATION,
+            _WORKFLOW_SECONDS,
+            "Time from the start of a run to its end",
         )
-        self.commit_rows = _histogram(
-            meter, names.COMMIT_ROWS, "Events that one commit wrote", _ROWS, "{row}"
+        self.workflow_task_duration = histogram(
+            names.WORKFLOW_TASK_DURATION,
+            _TASK_SECONDS,
+            "Time that one live workflow task drove its code",
+        )
+        self.replay_duration = histogram(
+            names.REPLAY_DURATION,
+            _TASK_SECONDS,
+            "Time to bring a run back from its history",
+        )
+        self.workflow_task_wait = histogram(
+            names.WORKFLOW_TASK_SCHEDULE_TO_START,
+            _WAIT_SECONDS,
+            "Time that a workflow task was due before it began",
+        )
+        self.activity_duration = histogram(
+            names.ACTIVITY_DURATION,
+            _ACTIVITY_SECONDS,
+            "Time that one attempt of an activity took",
+        )
+        self.activity_wait = histogram(
+            names.ACTIVITY_SCHEDULE_TO_START,
+            _WAIT_SECONDS,
+            "Time that an attempt of an activity was due before it began",
+        )
+        self.commit_duration = histogram(
+            names.COMMIT_DURATION,
+            _TASK_SECONDS,
+            "Time that one transaction took, its commit included",
+        )
+        self.commit_rows = histogram(
+            names.COMMIT_ROWS, _ROWS, "Events that one commit wrote", "{row}"
         )
         self.workers = WorkerGauges(meter)
-
-
-def _histogram(
-    meter: Meter,
-    name: str,
-    description: str,
-    boundaries: tuple[float, ...],
-    unit: str = "s",
-) -> Histogram:
-    return meter.create_histogram(
-        name, unit, description, explicit_bucket_boundaries_advisory=boundaries
-    )
 
 
 class WorkerGauges:
@@ -146,10 +136,13 @@ class WorkerGauges:
         )
         for name, unit, description, read in sums:
             meter.create_observable_up_down_counter(
-                name, [self._sum(read)], unit, description
+                name, [self._of_each(partial(_sum, read))], unit, description
             )
         meter.create_observable_gauge(
-            names.QUEUE_LAG, [self._lag], "s", "Age of what has waited longest"
+            names.QUEUE_LAG,
+            [self._of_each(_lag)],
+            "s",
+            "Age of what has waited longest",
         )
         meter.create_observable_counter(
             names.CACHE_HITS, [self._total(0)], "{run}", "Runs that were in memory"
@@ -172,10 +165,8 @@ class WorkerGauges:
             if state is not None:
                 last = state()
                 hits, misses = self._past.get(task_queue, (0, 0))
-                self._past[task_queue] = (
-                    hits + last.cache_hits,
-                    misses + last.cache_misses,
-                )
+                hits, misses = hits + last.cache_hits, misses + last.cache_misses
+                self._past[task_queue] = hits, misses
 
     def _by_queue(self) -> dict[str, list[WorkerState]]:
         found: dict[str, list[WorkerState]] = {}
@@ -183,25 +174,17 @@ class WorkerGauges:
             found.setdefault(task_queue, []).append(state())
         return found
 
-    def _sum(self, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _of_each(
+        self, read: Callable[[list[WorkerState]], float]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
                 return [
-                    Observation(sum(map(read, states)), {names.QUEUE: task_queue})
+                    Observation(read(states), {names.QUEUE: task_queue})
                     for task_queue, states in self._by_queue().items()
                 ]
 
         return observe
-
-    def _lag(self, _: CallbackOptions) -> Iterable[Observation]:
-        with self._lock:
-            return [
-                Observation(
-                    max(state.waiting_for for state in states) / 1_000_000,
-                    {names.QUEUE: task_queue},
-                )
-                for task_queue, states in self._by_queue().items()
-            ]
 
     def _total(self, index: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
@@ -221,3 +204,11 @@ class WorkerGauges:
             ]
 
         return observe
+
+
+def _sum(read: Read, states: list[WorkerState]) -> float:
+    return sum(map(read, states))
+
+
+def _lag(states: list[WorkerState]) -> float:
+    return max(state.waiting_for for state in states) / 1_000_000

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from contextvars import Token
 from types import TracebackType
 
+import msgspec
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -81,11 +82,7 @@ class OpenTelemetryObserver:
             started_at=started_at,
             closed_at=closed_at,
             error_type=error_type,
-            attributes={
-                **shared,
-                names.WORKFLOW_ID: workflow_id,
-                names.RUN_ID: run_id,
-            },
+            attributes={**shared, names.WORKFLOW_ID: workflow_id, names.RUN_ID: run_id},
             headers=headers,
         )
 
@@ -114,30 +111,16 @@ class OpenTelemetryWorkerObserver:
         self._tracing = tracing
         self._worker_id = worker_id
         self._queue = task_queue
-        self._by_workflow: dict[str, dict[str, str]] = {}
-        self._by_activity: dict[tuple[str, str], dict[str, str]] = {}
         self._task: RunningWorkflowTask | None = None
         # The attempts that run, so that one which has run out of time says so.
         self.attempts: dict[tuple[str, str, int], RunningActivity] = {}
 
     def _of_workflow(self, workflow_type: str) -> dict[str, str]:
-        known = self._by_workflow.get(workflow_type)
-        if known is None:
-            known = {names.WORKFLOW_TYPE: workflow_type, names.QUEUE: self._queue}
-            self._by_workflow[workflow_type] = known
-        return known
+        return {names.WORKFLOW_TYPE: workflow_type, names.QUEUE: self._queue}
 
     def _of_activity(self, activity_type: str, workflow_type: str) -> dict[str, str]:
-        key = activity_type, workflow_type
-        known = self._by_activity.get(key)
-        if known is None:
-            known = {
-                names.ACTIVITY_TYPE: activity_type,
-                names.WORKFLOW_TYPE: workflow_type,
-                names.QUEUE: self._queue,
-            }
-            self._by_activity[key] = known
-        return known
+        shared = self._of_workflow(workflow_type)
+        return {names.ACTIVITY_TYPE: activity_type, **shared}
 
     def running_workflow_task(
         self,
@@ -240,52 +223,31 @@ class OpenTelemetryWorkerObserver:
         self.metrics.workers.remove(self._worker_id)
 
 
-class RunningWorkflowTask:
+class RunningWorkflowTask(msgspec.Struct, eq=False):
     """Surrounds one workflow task.
 
     Attributes:
         error_type: set while it runs if it could not be driven on.
     """
 
-    __slots__ = (
-        "_began",
-        "_headers",
-        "_metrics",
-        "_outer",
-        "_parent",
-        "_shared",
-        "_span",
-        "error_type",
-    )
-
-    def __init__(
-        self,
-        metrics: Metrics,
-        shared: dict[str, str],
-        span: Span,
-        parent: Context,
-        headers: Mapping[str, str],
-    ) -> None:
-        self._metrics = metrics
-        self._shared = shared
-        self._span = span
-        self._parent = parent
-        self._headers = headers
-        self._outer: Span | None = None
-        self._began = 0
-        self.error_type: str | None = None
+    metrics: Metrics
+    shared: dict[str, str]
+    span: Span
+    parent: Context
+    headers: Mapping[str, str]
+    outer: Span | None = None
+    began: int = 0
+    error_type: str | None = None
 
     def __enter__(self) -> Mapping[str, str]:
-        headers = self._headers
-        if self._span.is_recording():
+        headers = self.headers
+        if self.span.is_recording():
             # A span that is not recorded must not become a parent that nobody finds.
             carried: dict[str, str] = {}
-            propagate.inject(
-                carried, trace.set_span_in_context(self._span, self._parent)
-            )
+            propagate.inject(carried, trace.set_span_in_context(self.span, self.parent))
             headers = carried
-        self._outer = tracing.enter_workflow_task(self._span)
-        self._began = time.perf_counter_ns()
+        self.outer = tracing.enter_workflow_task(self.span)
+        self.began = time.perf_counter_ns()
         return headers
 
     def __exit__(
@@ -294,19 +256,19 @@ class RunningWorkflowTask:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        seconds = (time.perf_counter_ns() - self._began) / 1_000_000_000
-        tracing.leave_workflow_task(self._outer)
+        seconds = (time.perf_counter_ns() - self.began) / 1_000_000_000
+        tracing.leave_workflow_task(self.outer)
         failed = self.error_type if error is None else error_type_of(error)
-        shared = self._shared
+        shared = self.shared
         if failed is not None:
             shared = {**shared, names.ERROR_TYPE: failed}
-            if self._span.is_recording():
-                mark_failed(self._span, failed)
-        self._span.end()
-        self._metrics.workflow_task_duration.record(seconds, shared)
+            if self.span.is_recording():
+                mark_failed(self.span, failed)
+        self.span.end()
+        self.metrics.workflow_task_duration.record(seconds, shared)
 
 
-class RunningActivity:
+class RunningActivity(msgspec.Struct, eq=False):
     """Surrounds one attempt; the activity's code runs within its span.
 
     Attributes:
@@ -314,34 +276,17 @@ class RunningActivity:
         error_type: what it failed with, in that case.
     """
 
-    __slots__ = (
-        "_attempts",
-        "_key",
-        "_parent",
-        "_span",
-        "_token",
-        "error_type",
-        "outcome",
-    )
-
-    def __init__(
-        self,
-        attempts: dict[tuple[str, str, int], RunningActivity],
-        key: tuple[str, str, int],
-        span: Span,
-        parent: Context,
-    ) -> None:
-        self._attempts = attempts
-        self._key = key
-        self._span = span
-        self._parent = parent
-        self._token: Token[Context] | None = None
-        self.outcome: str | None = None
-        self.error_type: str | None = None
+    attempts: dict[tuple[str, str, int], RunningActivity]
+    key: tuple[str, str, int]
+    span: Span
+    parent: Context
+    token: Token[Context] | None = None
+    outcome: str | None = None
+    error_type: str | None = None
 
     def __enter__(self) -> None:
-        context = trace.set_span_in_context(self._span, self._parent)
-        self._token = contexts.attach(context)
+        context = trace.set_span_in_context(self.span, self.parent)
+        self.token = contexts.attach(context)
 
     def __exit__(
         self,
@@ -349,12 +294,12 @@ class RunningActivity:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._token is not None:
-            contexts.detach(self._token)
-        self._attempts.pop(self._key, None)
-        if self._span.is_recording():
+        if self.token is not None:
+            contexts.detach(self.token)
+        self.attempts.pop(self.key, None)
+        if self.span.is_recording():
             self._describe(error)
-        self._span.end()
+        self.span.end()
 
     def _describe(self, error: BaseException | None) -> None:
         outcome, failed = self.outcome, self.error_type
@@ -365,6 +310,6 @@ class RunningActivity:
                 outcome = "cancelled"
             else:
                 outcome, failed = "failed", error_type_of(error)
-        self._span.set_attribute(names.OUTCOME, outcome)
+        self.span.set_attribute(names.OUTCOME, outcome)
         if failed is not None:
-            mark_failed(self._span, failed)
+            mark_failed(self.span, failed)

@@ -63,13 +63,11 @@ class Tracing:
         self, workflow_type: str, headers: Mapping[str, str]
     ) -> tuple[Span, Context]:
         """Begin the span of a workflow task, below the span that started its run."""
-        parent = propagate.extract(headers)
-        span = self._tracer.start_span(
-            f"{names.RUN_WORKFLOW_TASK} {workflow_type}",
-            context=parent,
-            kind=SpanKind.CONSUMER,
-        )
-        return span, parent
+        return self._begin(f"{names.RUN_WORKFLOW_TASK} {workflow_type}", headers)
+
+    def _begin(self, name: str, headers: Mapping[str, str]) -> tuple[Span, Context]:
+        parent, kind = propagate.extract(headers), SpanKind.CONSUMER
+        return self._tracer.start_span(name, context=parent, kind=kind), parent
 
     def run_activity(
         self,
@@ -78,12 +76,7 @@ class Tracing:
         run_headers: Mapping[str, str],
     ) -> tuple[Span, Context]:
         """Begin the span of an attempt, below the task that scheduled its activity."""
-        parent = propagate.extract(headers)
-        span = self._tracer.start_span(
-            f"{names.RUN_ACTIVITY} {activity_type}",
-            context=parent,
-            kind=SpanKind.CONSUMER,
-        )
+        span, parent = self._begin(f"{names.RUN_ACTIVITY} {activity_type}", headers)
         if headers is not run_headers and span.is_recording():
             start = trace.get_current_span(propagate.extract(run_headers))
             span.add_link(start.get_span_context())

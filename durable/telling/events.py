@@ -104,9 +104,7 @@ _WORDS: Final[dict[type[Any], _Words]] = {
     ),
     of.StateTransitioned: _Words("state", " published", fields="current"),
     of.StartChildWorkflowExecutionInitiated: _Words(
-        "child {workflow_type}",
-        " asked for",
-        fields="summary workflow_id input source",
+        "child {workflow_type}", " asked for", fields="summary workflow_id input source"
     ),
     of.ChildWorkflowExecutionStarted: _Words(
         "{begun}", " started", fields="workflow_id run_id"

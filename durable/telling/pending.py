@@ -16,16 +16,12 @@ from durable.core.history.events import CHILD_OUTCOMES, WorkflowExecutionSignale
 from durable.core.messages import QueryRequest
 from durable.core.workflow_task import UpdateRequest
 from durable.doctor.mail_checks import read_message
-from durable.store.records import (
-    AttemptRecord,
-    AttemptState,
-    MessageRecord,
-    RunRecord,
-)
+from durable.store.records import AttemptRecord, AttemptState, MessageRecord, RunRecord
 from durable.telling.escaping import escape
 from durable.telling.pieces import (
     Line,
     Piece,
+    Role,
     decode_failure,
     failure_text,
     instant,
@@ -45,9 +41,9 @@ def tell_pending(
     """Name everything that an open run waits for, and how that stands."""
     yield from _tell_activities(state, attempts, now)
     for timer in state.pending_timers:
-        label = "" if timer.summary is None else f" {escape(repr(timer.summary))}"
-        due = Piece(_until(timer.due_at, now) + label)
-        yield Piece(f"timer {escape(timer.timer_id)}", "strong"), [due]
+        label = "" if timer.summary is None else f" {timer.summary!r}"
+        due = _until(timer.due_at, now)
+        yield _named(f"timer {timer.timer_id}", due + label)
     for child in state.pending_children:
         yield _tell_child(child, now)
     for delivery in state.pending_deliveries:
@@ -55,16 +51,17 @@ def tell_pending(
     for update in state.pending_updates:
         yield _tell_update(update, now)
     if state.deadline_at is not None:
-        yield Piece("run timeout", "strong"), [Piece(_until(state.deadline_at, now))]
+        yield _named("run timeout", _until(state.deadline_at, now))
     for message in messages:
         yield _tell_message(message, now)
     if state.unprocessed and record.stuck is None:
         count = state.unprocessed
         inputs = "1 event" if count == 1 else f"{count} events"
-        yield (
-            Piece("workflow task", "warn"),
-            [Piece(f"{inputs} to be seen by the code")],
-        )
+        yield _named("workflow task", f"{inputs} to be seen by the code", "warn")
+
+
+def _named(name: str, text: str, role: Role = "strong") -> Named:
+    return Piece(escape(name), role), [Piece(escape(text))]
 
 
 def _until(due_at: int, now: int) -> str:
@@ -125,9 +122,7 @@ def _tell_child(child: PendingChild, now: int) -> Named:
     text += f" {_since(child.initiated_at, now)}"
     if child.is_cancel_requested:
         text += ", asked to stop"
-    return Piece(f"child {escape(child.workflow_type)}", "strong"), [
-        Piece(escape(text))
-    ]
+    return _named(f"child {child.workflow_type}", text)
 
 
 def _tell_delivery(delivery: PendingDelivery, now: int) -> Named:
@@ -135,14 +130,12 @@ def _tell_delivery(delivery: PendingDelivery, now: int) -> Named:
     if delivery.signal_name is not None:
         name = f"signal {delivery.signal_name}"
     text = f"on its way to {delivery.workflow_id} {_since(delivery.sent_at, now)}"
-    return Piece(escape(name), "strong"), [Piece(escape(text))]
+    return _named(name, text)
 
 
 def _tell_update(update: PendingUpdate, now: int) -> Named:
     text = f"id {update.update_id}, under way {_since(update.accepted_at, now)}"
-    return Piece(f"update {escape(update.update_name)}", "strong"), [
-        Piece(escape(text))
-    ]
+    return _named(f"update {update.update_name}", text)
 
 
 # --- what it has not seen -------------------------------------------------------------
@@ -161,5 +154,4 @@ def _tell_message(message: MessageRecord, now: int) -> Named:
         name, text = f"query {body.name}", "not answered yet"
     elif isinstance(body, CHILD_OUTCOMES):
         name, text = f"end of child {body.workflow_id}", text
-    line = f"{text}, {_since(message.created_at, now)}"
-    return Piece(escape(name), "warn"), [Piece(escape(line))]
+    return _named(name, f"{text}, {_since(message.created_at, now)}", "warn")

@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import selectors
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from durable.clock import from_datetime, to_datetime
 from durable.errors import InvalidOptionError
 from durable.options import Duration, to_microseconds
 
+Select: TypeAlias = Callable[[float | None], list[Any]]
 DEFAULT_START: Final = datetime(2025, 1, 1, tzinfo=UTC)
 
 # A thread that nobody told us of may still wake the loop: wait this long, really,
@@ -204,7 +204,8 @@ class VirtualTime:
         loop: Any = self._loop  # its methods are replaced, on this object only
         self._loop_origin = loop.time()
         call_at, run_in_executor = loop.call_at, loop.run_in_executor
-        inner, resolution = loop._selector, loop._clock_resolution
+        selector, resolution = loop._selector, loop._clock_resolution
+        select = selector.select
 
         def virtual_call_at(when: float, callback: Any, *args: Any, **kw: Any) -> Any:
             handle = call_at(when, callback, *args, **kw)
@@ -218,19 +219,25 @@ class VirtualTime:
             future.add_done_callback(self._thread_done)
             return future
 
+        def virtual_select(timeout: float | None = None) -> list[Any]:
+            events: list[Any] = select(0)
+            if events or (timeout is not None and timeout <= 0):
+                return events
+            return self._pass_time(select)
+
         loop.time = self._loop_time
         loop.call_at = virtual_call_at
         loop.run_in_executor = counted_executor
-        loop._selector = _JumpingSelector(inner, self._pass_time)
+        selector.select = virtual_select
         # Loop times are sums of floats: what is due this very microsecond, by the
         # rounding of _instant_of, must be due for the loop as well, and no more.
         loop._clock_resolution = 7e-7
-        known_files = len(inner.get_map())
-        self._has_sockets = lambda: len(inner.get_map()) > known_files
+        known_files = len(selector.get_map())
+        self._has_sockets = lambda: len(selector.get_map()) > known_files
 
         def restore() -> None:
-            del loop.time, loop.call_at, loop.run_in_executor
-            loop._selector, loop._clock_resolution = inner, resolution
+            del loop.time, loop.call_at, loop.run_in_executor, selector.select
+            loop._clock_resolution = resolution
 
         self._undo.append(restore)
 
@@ -257,12 +264,12 @@ class VirtualTime:
 
     # --- when the loop would sleep ----------------------------------------------------
 
-    def _pass_time(self, inner: selectors.BaseSelector) -> list[Any]:
+    def _pass_time(self, select: Select) -> list[Any]:
         """Do what a sleep of the loop is for, without sleeping."""
         if self._threads or any(source.in_flight for source in self._sources):
-            return inner.select(None)
+            return select(None)
         if self._has_sockets():
-            events = inner.select(_SOCKET_GRACE_SECONDS)
+            events = select(_SOCKET_GRACE_SECONDS)
             if events:
                 return events
         count = self._operation_count()
@@ -270,10 +277,10 @@ class VirtualTime:
             if self._asking is None:
                 self._asking = self._loop.create_task(self._ask(count))
                 return []
-            return inner.select(None)
+            return select(None)
         wake_at = None if self._answer is None else self._answer[1]
         self._answer = None
-        return self._jump(inner, wake_at)
+        return self._jump(select, wake_at)
 
     def _operation_count(self) -> int:
         return sum(source.operation_count for source in self._sources)
@@ -289,7 +296,7 @@ class VirtualTime:
         finally:
             self._asking = None
 
-    def _jump(self, inner: selectors.BaseSelector, wake_at: int | None) -> list[Any]:
+    def _jump(self, select: Select, wake_at: int | None) -> list[Any]:
         now = self.clock.monotonic()
         is_overdue = wake_at is not None and wake_at <= now
         if self._settling and not is_overdue:
@@ -306,51 +313,14 @@ class VirtualTime:
             self._is_stalled = False
             self.clock.advance_to(self.clock.now() + min(instants) - now)
             return []
-        return self._stall(inner)
+        return self._stall(select)
 
-    def _stall(self, inner: selectors.BaseSelector) -> list[Any]:
+    def _stall(self, select: Select) -> list[Any]:
         if self._is_stalled:
-            return inner.select(None)
-        events = inner.select(_STALL_GRACE_SECONDS)
+            return select(None)
+        events = select(_STALL_GRACE_SECONDS)
         if not events:
             self._is_stalled = True
             for tell in self.on_stall:
                 tell()
         return events
-
-
-class _JumpingSelector(selectors.BaseSelector):
-    """A selector that lets virtual time pass where it would wait."""
-
-    def __init__(
-        self,
-        inner: selectors.BaseSelector,
-        pass_time: Callable[[selectors.BaseSelector], list[Any]],
-    ) -> None:
-        self._inner = inner
-        self._pass_time = pass_time
-
-    def register(
-        self, fileobj: Any, events: int, data: Any = None
-    ) -> selectors.SelectorKey:
-        return self._inner.register(fileobj, events, data)
-
-    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        return self._inner.unregister(fileobj)
-
-    def modify(
-        self, fileobj: Any, events: int, data: Any = None
-    ) -> selectors.SelectorKey:
-        return self._inner.modify(fileobj, events, data)
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        events = self._inner.select(0)
-        if events or (timeout is not None and timeout <= 0):
-            return events
-        return self._pass_time(self._inner)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        return self._inner.get_map()

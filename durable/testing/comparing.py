@@ -75,12 +75,9 @@ def _same_values(
                 recorded.input, found.input
             )
         case (
-            StartChildWorkflowExecutionInitiated(),
-            StartChildWorkflowExecutionInitiated(),
+            StartChildWorkflowExecutionInitiated() | WorkflowExecutionContinuedAsNew(),
+            StartChildWorkflowExecutionInitiated() | WorkflowExecutionContinuedAsNew(),
         ):
-            name = recorded.workflow_type
-            return same_input(registry, name, recorded.input, found.input)
-        case WorkflowExecutionContinuedAsNew(), WorkflowExecutionContinuedAsNew():
             name = recorded.workflow_type
             return same_input(registry, name, recorded.input, found.input)
         case WorkflowExecutionCompleted(), WorkflowExecutionCompleted():

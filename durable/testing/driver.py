@@ -253,52 +253,36 @@ class Driver:
         Raises:
             PayloadError: the value does not fit the activity's annotation.
         """
-        scheduled, at = self._scheduled(activity)
-        return ActivityTaskCompleted(
-            scheduled_event_id=_event_id(activity),
-            result=_encode(scheduled.activity_type, value),
-            attempt=attempt,
-            started_at=at,
-        )
+        number, at, scheduled = self._scheduled(activity)
+        result = _encode(scheduled.activity_type, value)
+        return ActivityTaskCompleted(number, result, attempt, at)
 
     def failed(
         self, activity: PendingActivity | int, error: BaseException, *, attempt: int = 1
     ) -> ActivityTaskFailed:
         """The input that an activity has raised for the last time."""
-        _, at = self._scheduled(activity)
+        number, at, _ = self._scheduled(activity)
         return ActivityTaskFailed(
-            scheduled_event_id=_event_id(activity),
-            failure=failure_of(error),
-            attempt=attempt,
-            started_at=at,
-            retry_state=MAXIMUM_ATTEMPTS_REACHED,
+            number, failure_of(error), attempt, at, MAXIMUM_ATTEMPTS_REACHED
         )
 
     def timed_out(
         self, activity: PendingActivity | int, timeout_type: str = "start_to_close"
     ) -> ActivityTaskTimedOut:
         """The input that an activity has run out of time for good."""
-        _, at = self._scheduled(activity)
+        number, at, _ = self._scheduled(activity)
         failure = Failure(
             message=f"{timeout_type}_timeout passed",
             kind="timeout",
             type="TimeoutError",
             timeout_type=timeout_type,
         )
-        return ActivityTaskTimedOut(
-            scheduled_event_id=_event_id(activity),
-            failure=failure,
-            attempt=1,
-            started_at=at,
-            retry_state=MAXIMUM_ATTEMPTS_REACHED,
-        )
+        return ActivityTaskTimedOut(number, failure, 1, at, MAXIMUM_ATTEMPTS_REACHED)
 
     def cancelled(self, activity: PendingActivity | int) -> ActivityTaskCanceled:
         """The input that an activity has stopped because it was asked to."""
-        _, at = self._scheduled(activity)
-        return ActivityTaskCanceled(
-            scheduled_event_id=_event_id(activity), attempt=1, started_at=at
-        )
+        number, at, _ = self._scheduled(activity)
+        return ActivityTaskCanceled(number, 1, at)
 
     def cancel_requested(self, reason: str = "") -> WorkflowExecutionCancelRequested:
         """The input that somebody asked the run to stop."""
@@ -329,11 +313,13 @@ class Driver:
 
     def _scheduled(
         self, activity: PendingActivity | int
-    ) -> tuple[ActivityTaskScheduled, int]:
-        event = self.history[_event_id(activity) - 1]
+    ) -> tuple[int, int, ActivityTaskScheduled]:
+        """The event that schedules an activity: its number, its time, what it says."""
+        number = activity if isinstance(activity, int) else activity.scheduled_event_id
+        event = self.history[number - 1]
         if not isinstance(event.attributes, ActivityTaskScheduled):
-            raise InternalError(f"Event {event.event_id} schedules no activity.")
-        return event.attributes, event.time
+            raise InternalError(f"Event {number} schedules no activity.")
+        return number, event.time, event.attributes
 
     # --- what can be seen -------------------------------------------------------------
 
@@ -343,7 +329,7 @@ class Driver:
         self.replay()
         found: list[PendingActivity] = []
         for machine in self._live().pending_activities():
-            scheduled, _ = self._scheduled(machine.scheduled_event_id)
+            scheduled = self._scheduled(machine.scheduled_event_id)[2]
             found.append(
                 PendingActivity(
                     machine.scheduled_event_id,
@@ -378,12 +364,13 @@ class Driver:
         return [
             PendingDelivery(
                 machine.initiated_event_id,
-                machine.workflow_id,
-                machine.run_id,
-                getattr(machine, "name", None),
-                getattr(machine, "input", ()),
+                command.workflow_id,
+                command.run_id,
+                getattr(command, "signal_name", None),
+                getattr(command, "input", ()),
             )
             for machine in self._live().pending_deliveries()
+            for command in [machine.sent]
         ]
 
     def unread_signals(self) -> tuple[UnreadSignal, ...]:
@@ -432,10 +419,6 @@ def result_of(history: Iterable[HistoryEvent], signature: Any) -> Any:
     if isinstance(terminal, WorkflowExecutionCanceled):
         raise WorkflowCancelledError("The run was cancelled.", **ids)
     raise InternalError(f"The history ends with {type(terminal).__name__}.")
-
-
-def _event_id(activity: PendingActivity | int) -> int:
-    return activity if isinstance(activity, int) else activity.scheduled_event_id
 
 
 def _encode(activity_type: str, value: Any) -> Payload:

@@ -99,7 +99,6 @@ class TestEnvironment(Engine):
     ) -> None:
         """See the class."""
         self.clock = clock or VirtualClock()
-        self._owns_clock = clock is None
         if isinstance(database, str):
             database = connect(database, clock=self.clock, observer=observer)
         self._tracked = _TrackedStore(database, lambda: self._registry.workflows)
@@ -283,8 +282,7 @@ def _is_housekeeping(callback: object) -> bool:
     the store itself when the next run is due.
     """
     return isinstance(
-        getattr(callback, "__self__", None),
-        Lookout | Worker | MemoryStore | Unserved,
+        getattr(callback, "__self__", None), Lookout | Worker | MemoryStore | Unserved
     )
 
 

@@ -31,6 +31,8 @@ from typing_extensions import Unpack
 from durable.api.activities.activity_context import CURRENT
 from durable.api.definitions import (
     ACTIVITIES,
+    AsyncFunction,
+    Unchanging,
     check_function,
     check_name,
     decorate,
@@ -71,7 +73,7 @@ DEFAULTS: Final = ActivityOptions(
 )
 
 
-class Activity(Generic[P, R]):
+class Activity(Unchanging, Generic[P, R]):
     """A decorated activity: call it like the function, await the result.
 
     Attributes:
@@ -240,14 +242,6 @@ class Activity(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<activity {self.name!r}>"
 
-    def __copy__(self) -> Self:
-        """Itself: it never changes."""
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Itself: it never changes."""
-        return self
-
     def __reduce__(self) -> Any:
         """Pickle by registered name and module, with the options of `options()`."""
         known = ACTIVITIES.get(self.name)
@@ -366,9 +360,7 @@ class ActivityDecorator(Protocol):
     """What `@activity(...)` with options returns."""
 
     @overload
-    def __call__(
-        self, function: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> Activity[P, R]: ...
+    def __call__(self, function: AsyncFunction[P, R], /) -> Activity[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
 
@@ -383,19 +375,13 @@ class CompensatedDecorator(Protocol[P, R_co]):
 
     @overload
     def __call__(
-        self: CompensatedDecorator[P, R],
-        function: Callable[P, Coroutine[Any, Any, R]],
-        /,
+        self: CompensatedDecorator[P, R], function: AsyncFunction[P, R], /
     ) -> Activity[P, R]: ...
     @overload
-    def __call__(
-        self, function: Callable[Q, Coroutine[Any, Any, None]], /
-    ) -> Activity[Q, None]: ...
+    def __call__(self, function: AsyncFunction[Q, None], /) -> Activity[Q, None]: ...
     @overload
     def __call__(
-        self: CompensatedDecorator[[], R],
-        function: Callable[Q, Coroutine[Any, Any, R]],
-        /,
+        self: CompensatedDecorator[[], R], function: AsyncFunction[Q, R], /
     ) -> Activity[Q, R]: ...
     @overload
     def __call__(
@@ -410,7 +396,7 @@ class CompensatedDecorator(Protocol[P, R_co]):
 
 
 @overload
-def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
+def activity(function: AsyncFunction[P, R], /) -> Activity[P, R]: ...
 @overload
 def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
 @overload
@@ -461,12 +447,7 @@ def activity(
 
 
 def _define(
-    function: Any,
-    /,
-    *,
-    name: str | None,
-    compensate: object,
-    options: ActivityOptions,
+    function: Any, /, *, name: str | None, compensate: object, options: ActivityOptions
 ) -> Activity[Any, Any]:
     check_function(function, "activity")
     checked = check_name(function.__name__ if name is None else name, "activity")

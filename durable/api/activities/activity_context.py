@@ -43,22 +43,14 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
 NO_RESOURCES: Final[Mapping[Any, object]] = MappingProxyType({})
 
 
-class ActivityContext:
+class ActivityContext(msgspec.Struct, eq=False):
     """The attempt that the current task or thread runs."""
 
-    __slots__ = ("engine", "info", "is_cancelled", "resources")
-
-    def __init__(
-        self,
-        info: ActivityInfo,
-        engine: object = None,
-        resources: Mapping[Any, object] = NO_RESOURCES,
-    ) -> None:
-        self.info = info
-        self.engine = engine
-        self.resources = resources
-        # A plain flag: threads read it, the loop's thread sets it, nobody waits.
-        self.is_cancelled = False
+    info: ActivityInfo
+    engine: object = None
+    resources: Mapping[Any, object] = NO_RESOURCES
+    is_cancelled: bool = False
+    """A plain flag: threads read it, the loop's thread sets it, nobody waits."""
 
     def cancel(self) -> None:
         """Ask the attempt to stop."""

@@ -8,18 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from typing import (
-    Any,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    Protocol,
-    Self,
-    TypeGuard,
-    TypeVar,
-    overload,
-)
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeGuard, TypeVar, overload
 
 from typing_extensions import Unpack
 
@@ -32,6 +22,8 @@ from durable.api.activities.activity import (
 from durable.api.definitions import (
     ACTIVITIES,
     METHOD,
+    AsyncMethod,
+    Method,
     check_function,
     check_name,
     decorate,
@@ -178,22 +170,16 @@ class ActivityMethodDecorator(Protocol):
 
     @overload
     def __call__(
-        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+        self, function: AsyncMethod[S, P, R], /
     ) -> ActivityMethod[S, P, R]: ...
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[S, P], R], /
-    ) -> ActivityMethod[S, P, R]: ...
+    def __call__(self, function: Method[S, P, R], /) -> ActivityMethod[S, P, R]: ...
 
 
 @overload
-def activity_method(
-    function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
-) -> ActivityMethod[S, P, R]: ...
+def activity_method(function: AsyncMethod[S, P, R], /) -> ActivityMethod[S, P, R]: ...
 @overload
-def activity_method(
-    function: Callable[Concatenate[S, P], R], /
-) -> ActivityMethod[S, P, R]: ...
+def activity_method(function: Method[S, P, R], /) -> ActivityMethod[S, P, R]: ...
 @overload
 def activity_method(
     *,
@@ -237,12 +223,7 @@ def activity_method(
 
 
 def _define(
-    function: Any,
-    /,
-    *,
-    name: str | None,
-    compensate: object,
-    options: ActivityOptions,
+    function: Any, /, *, name: str | None, compensate: object, options: ActivityOptions
 ) -> ActivityMethod[Any, Any, Any]:
     check_function(function, METHOD)
     own_name = function.__qualname__.rpartition("<locals>.")[2]

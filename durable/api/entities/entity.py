@@ -15,12 +15,7 @@ import msgspec
 from typing_extensions import Unpack, dataclass_transform
 
 from durable.api.activities.activity_method import find_misplaced_activities
-from durable.api.definitions import (
-    WORKFLOWS,
-    check_name,
-    decorate,
-    register,
-)
+from durable.api.definitions import WORKFLOWS, check_name, decorate, register
 from durable.api.entities.entity_call import EntityCall, EntityTarget
 from durable.api.entities.entity_definition import EntityOptions, EntityWorkflow
 from durable.api.entities.entity_method import EntityMethod
@@ -156,11 +151,7 @@ def entity(
 ) -> EntityDecorator: ...
 @dataclass_transform(field_specifiers=(dataclasses.field, dataclasses.Field))
 def entity(
-    cls: Any = None,
-    /,
-    *,
-    name: str | None = None,
-    **options: Unpack[EntityOptions],
+    cls: Any = None, /, *, name: str | None = None, **options: Unpack[EntityOptions]
 ) -> Any:
     """Make a class an entity: an object for each key, that lives until it is ended.
 

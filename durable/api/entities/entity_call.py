@@ -129,18 +129,6 @@ class EntityCall(Coroutine[Any, Any, R_co], Generic[R_co]):
             raises UndecodableError.
     """
 
-    __slots__ = (
-        "_code",
-        "_differing_input",
-        "_instruction",
-        "_running",
-        "decode_result",
-        "input",
-        "is_exclusive",
-        "method",
-        "target",
-    )
-
     def __init__(
         self,
         target: EntityTarget,

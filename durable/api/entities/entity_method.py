@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from typing import (
     Any,
     ClassVar,
-    Concatenate,
     Final,
     Generic,
     NoReturn,
@@ -20,7 +19,7 @@ from typing import (
     overload,
 )
 
-from durable.api.definitions import decorate
+from durable.api.definitions import AsyncMethod, Method, decorate
 from durable.api.entities.entity_call import EntityCall, EntityTarget
 from durable.api.workflows.decorated import (
     CallMaker,
@@ -112,30 +111,24 @@ class ExclusiveDecorator(Protocol):
 
     @overload
     def __call__(
-        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+        self, function: AsyncMethod[S, P, R], /
     ) -> ExclusiveMethod[S, P, R, Coroutine[Any, Any, R]]: ...
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[S, P], R], /
-    ) -> ExclusiveMethod[S, P, R, R]: ...
+    def __call__(self, function: Method[S, P, R], /) -> ExclusiveMethod[S, P, R, R]: ...
 
 
 class SharedDecorator(Protocol):
     """What `@shared(...)` with options returns."""
 
-    def __call__(
-        self, function: Callable[Concatenate[S, P], R], /
-    ) -> SharedMethod[S, P, R]: ...
+    def __call__(self, function: Method[S, P, R], /) -> SharedMethod[S, P, R]: ...
 
 
 @overload
 def exclusive(
-    function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+    function: AsyncMethod[S, P, R], /
 ) -> ExclusiveMethod[S, P, R, Coroutine[Any, Any, R]]: ...
 @overload
-def exclusive(
-    function: Callable[Concatenate[S, P], R], /
-) -> ExclusiveMethod[S, P, R, R]: ...
+def exclusive(function: Method[S, P, R], /) -> ExclusiveMethod[S, P, R, R]: ...
 @overload
 def exclusive(*, name: str | None = None) -> ExclusiveDecorator: ...
 def exclusive(function: Any = None, /, *, name: str | None = None) -> Any:
@@ -160,7 +153,7 @@ def exclusive(function: Any = None, /, *, name: str | None = None) -> Any:
 
 
 @overload
-def shared(function: Callable[Concatenate[S, P], R], /) -> SharedMethod[S, P, R]: ...
+def shared(function: Method[S, P, R], /) -> SharedMethod[S, P, R]: ...
 @overload
 def shared(*, name: str | None = None) -> SharedDecorator: ...
 def shared(function: Any = None, /, *, name: str | None = None) -> Any:

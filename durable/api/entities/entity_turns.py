@@ -24,17 +24,12 @@ class Section(msgspec.Struct, frozen=True):
     run_id: str
 
 
-class _Waiter:
+class _Waiter(msgspec.Struct, eq=False):
     """A call, or the request of a section, that waits for its turn."""
 
-    __slots__ = ("future", "request", "section")
-
-    def __init__(
-        self, section: str | None, request: str | None, future: asyncio.Future[None]
-    ) -> None:
-        self.section = section
-        self.request = request
-        self.future = future
+    section: str | None
+    request: str | None
+    future: asyncio.Future[None]
 
 
 class Turns:

@@ -37,6 +37,8 @@ T = TypeVar("T")
 A_contra = TypeVar("A_contra", contravariant=True)
 B_co = TypeVar("B_co", covariant=True)
 
+_To: TypeAlias = Callable[[A], Awaitable[B]]
+"""What may be a part: a function of one value."""
 _Tokens: TypeAlias = collections.defaultdict[str, asyncio.Event]
 
 
@@ -285,37 +287,19 @@ def _is_flow(value: object) -> TypeGuard[Flow[Any, Any]]:
 
 
 @overload
-def seq(f: Callable[[A], Awaitable[B]], /) -> Flow[A, B]: ...
+def seq(f: _To[A, B], /) -> Flow[A, B]: ...
+@overload
+def seq(f: _To[A, B], g: _To[B, C], /) -> Flow[A, C]: ...
+@overload
+def seq(f: _To[A, B], g: _To[B, C], h: _To[C, D], /) -> Flow[A, D]: ...
+@overload
+def seq(f: _To[A, B], g: _To[B, C], h: _To[C, D], i: _To[D, E], /) -> Flow[A, E]: ...
 @overload
 def seq(
-    f: Callable[[A], Awaitable[B]], g: Callable[[B], Awaitable[C]], /
-) -> Flow[A, C]: ...
-@overload
-def seq(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[B], Awaitable[C]],
-    h: Callable[[C], Awaitable[D]],
-    /,
-) -> Flow[A, D]: ...
-@overload
-def seq(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[B], Awaitable[C]],
-    h: Callable[[C], Awaitable[D]],
-    i: Callable[[D], Awaitable[E]],
-    /,
-) -> Flow[A, E]: ...
-@overload
-def seq(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[B], Awaitable[C]],
-    h: Callable[[C], Awaitable[D]],
-    i: Callable[[D], Awaitable[E]],
-    j: Callable[[E], Awaitable[F]],
-    /,
+    f: _To[A, B], g: _To[B, C], h: _To[C, D], i: _To[D, E], j: _To[E, F], /
 ) -> Flow[A, F]: ...
 @overload
-def seq(*parts: Callable[[A], Awaitable[A]]) -> Flow[A, A]: ...
+def seq(*parts: _To[A, A]) -> Flow[A, A]: ...
 def seq(*parts: Any) -> Any:
     """Run one part after the other, each on the result of the one before.
 
@@ -329,37 +313,21 @@ def seq(*parts: Any) -> Any:
 
 
 @overload
-def par(f: Callable[[A], Awaitable[B]], /) -> Flow[A, tuple[B]]: ...
+def par(f: _To[A, B], /) -> Flow[A, tuple[B]]: ...
+@overload
+def par(f: _To[A, B], g: _To[A, C], /) -> Flow[A, tuple[B, C]]: ...
+@overload
+def par(f: _To[A, B], g: _To[A, C], h: _To[A, D], /) -> Flow[A, tuple[B, C, D]]: ...
 @overload
 def par(
-    f: Callable[[A], Awaitable[B]], g: Callable[[A], Awaitable[C]], /
-) -> Flow[A, tuple[B, C]]: ...
-@overload
-def par(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[A], Awaitable[C]],
-    h: Callable[[A], Awaitable[D]],
-    /,
-) -> Flow[A, tuple[B, C, D]]: ...
-@overload
-def par(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[A], Awaitable[C]],
-    h: Callable[[A], Awaitable[D]],
-    i: Callable[[A], Awaitable[E]],
-    /,
+    f: _To[A, B], g: _To[A, C], h: _To[A, D], i: _To[A, E], /
 ) -> Flow[A, tuple[B, C, D, E]]: ...
 @overload
 def par(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[A], Awaitable[C]],
-    h: Callable[[A], Awaitable[D]],
-    i: Callable[[A], Awaitable[E]],
-    j: Callable[[A], Awaitable[F]],
-    /,
+    f: _To[A, B], g: _To[A, C], h: _To[A, D], i: _To[A, E], j: _To[A, F], /
 ) -> Flow[A, tuple[B, C, D, E, F]]: ...
 @overload
-def par(*parts: Callable[[A], Awaitable[B]]) -> Flow[A, tuple[B, ...]]: ...
+def par(*parts: _To[A, B]) -> Flow[A, tuple[B, ...]]: ...
 def par(*parts: Any) -> Any:
     """Run all parts at once on the same value; the result is the tuple of theirs.
 
@@ -373,37 +341,21 @@ def par(*parts: Any) -> Any:
 
 
 @overload
-def choice(f: Callable[[A], Awaitable[B]], /) -> Flow[A, B]: ...
+def choice(f: _To[A, B], /) -> Flow[A, B]: ...
+@overload
+def choice(f: _To[A, B], g: _To[A, C], /) -> Flow[A, B | C]: ...
+@overload
+def choice(f: _To[A, B], g: _To[A, C], h: _To[A, D], /) -> Flow[A, B | C | D]: ...
 @overload
 def choice(
-    f: Callable[[A], Awaitable[B]], g: Callable[[A], Awaitable[C]], /
-) -> Flow[A, B | C]: ...
-@overload
-def choice(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[A], Awaitable[C]],
-    h: Callable[[A], Awaitable[D]],
-    /,
-) -> Flow[A, B | C | D]: ...
-@overload
-def choice(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[A], Awaitable[C]],
-    h: Callable[[A], Awaitable[D]],
-    i: Callable[[A], Awaitable[E]],
-    /,
+    f: _To[A, B], g: _To[A, C], h: _To[A, D], i: _To[A, E], /
 ) -> Flow[A, B | C | D | E]: ...
 @overload
 def choice(
-    f: Callable[[A], Awaitable[B]],
-    g: Callable[[A], Awaitable[C]],
-    h: Callable[[A], Awaitable[D]],
-    i: Callable[[A], Awaitable[E]],
-    j: Callable[[A], Awaitable[F]],
-    /,
+    f: _To[A, B], g: _To[A, C], h: _To[A, D], i: _To[A, E], j: _To[A, F], /
 ) -> Flow[A, B | C | D | E | F]: ...
 @overload
-def choice(*parts: Callable[[A], Awaitable[B]]) -> Flow[A, B]: ...
+def choice(*parts: _To[A, B]) -> Flow[A, B]: ...
 def choice(*parts: Any) -> Any:
     """Run all parts at once on the same value; the first to end wins.
 

@@ -63,17 +63,6 @@ class Ledger:
         parent: the block around it, or that which took its steps.
     """
 
-    __slots__ = (
-        "_failure_within",
-        "_finished",
-        "_inner",
-        "_is_parallel",
-        "_running",
-        "_state",
-        "_undoing",
-        "parent",
-    )
-
     def __init__(self, parent: Ledger | None, *, is_parallel: bool) -> None:
         self.parent = parent
         self._is_parallel = is_parallel

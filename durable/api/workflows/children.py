@@ -8,6 +8,11 @@ from typing import Any, Generic, TypeVar, overload
 
 from durable.api.messages.messages import SignalCall, signal_call
 from durable.api.workflows.workflow_definition import WorkflowCall
+from durable.core.history.commands import (
+    ExternalCommand,
+    RequestCancelExternalWorkflowExecution,
+    SignalExternalWorkflowExecution,
+)
 from durable.core.runtime import Child, get_runtime
 from durable.errors import InvalidCallError
 from durable.options import check_id
@@ -16,10 +21,62 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class ChildHandle(Generic[R_co]):
+class _Receiver:
+    """A run that workflow code sends messages to."""
+
+    def __init__(self, workflow_id: str, run_id: str | None, *, is_child: bool) -> None:
+        self._whom = workflow_id, run_id
+        self._is_child = is_child
+
+    @overload
+    async def signal(self, call: SignalCall, /) -> None: ...
+    @overload
+    async def signal(self, call: str, /, *args: Any) -> None: ...
+    async def signal(self, call: SignalCall | str, /, *args: Any) -> None:
+        """Send the run a signal. When this returns, the run has it, durably.
+
+        Args:
+            call: a call of a signal, such as `approved(True)`; or a signal's name.
+            *args: arguments, only with a name.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has ended.
+            InboxFullError: too many messages wait for it.
+            InvalidInputError: an argument breaks its rule.
+            NotInWorkflowError: called outside of a workflow.
+        """
+        message = signal_call(call, args)
+        await self._tell(
+            "signal",
+            SignalExternalWorkflowExecution(
+                *self._whom, message.name, message.input, {}, self._is_child
+            ),
+        )
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask the run to stop. When this returns, the run has the request, durably.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has ended.
+            NotInWorkflowError: called outside of a workflow.
+        """
+        await self._tell(
+            "cancel",
+            RequestCancelExternalWorkflowExecution(*self._whom, reason, self._is_child),
+        )
+
+    async def _tell(self, method: str, command: ExternalCommand) -> None:
+        operation = f"{type(self).__name__}.{method}()"
+        await get_runtime(operation).tell_external(command)
+
+
+class ChildHandle(_Receiver, Generic[R_co]):
     """A child workflow that has started. Await it for its result."""
 
     def __init__(self, call: WorkflowCall[R_co], child: Child) -> None:
+        super().__init__(child.workflow_id, None, is_child=True)
         self._call = call
         self._child = child
 
@@ -46,38 +103,6 @@ class ChildHandle(Generic[R_co]):
     def __await__(self) -> Generator[Any, Any, R_co]:
         """Wait for the child's result; the same as `result`."""
         return self.result().__await__()
-
-    @overload
-    async def signal(self, call: SignalCall, /) -> None: ...
-    @overload
-    async def signal(self, call: str, /, *args: Any) -> None: ...
-    async def signal(self, call: SignalCall | str, /, *args: Any) -> None:
-        """Send the child a signal. When this returns, the child has it, durably.
-
-        Args:
-            call: a call of a signal, such as `approved(True)`; or a signal's name.
-            *args: arguments, only with a name.
-
-        Raises:
-            WorkflowClosedError, WorkflowNotFoundError: the child can take none.
-            InvalidInputError: an argument breaks its rule.
-            NotInWorkflowError: called outside of a workflow.
-        """
-        message = signal_call(call, args)
-        await get_runtime("ChildHandle.signal()").signal_external(
-            self.workflow_id, None, message.name, message.input, is_child=True
-        )
-
-    async def cancel(self, reason: str = "") -> None:
-        """Ask the child to stop. When this returns, the child has the request.
-
-        Raises:
-            WorkflowClosedError, WorkflowNotFoundError: the child can take none.
-            NotInWorkflowError: called outside of a workflow.
-        """
-        await get_runtime("ChildHandle.cancel()").cancel_external(
-            self.workflow_id, None, reason, is_child=True
-        )
 
     def __repr__(self) -> str:
         return f"<child workflow {self.workflow_id!r}>"
@@ -121,47 +146,13 @@ async def start_child(
     return ChildHandle(call, child)
 
 
-class ExternalHandle:
+class ExternalHandle(_Receiver):
     """A run that workflow code knows by its id."""
 
     def __init__(self, workflow_id: str, run_id: str | None) -> None:
+        super().__init__(workflow_id, run_id, is_child=False)
         self.workflow_id = workflow_id
         self.run_id = run_id
-
-    @overload
-    async def signal(self, call: SignalCall, /) -> None: ...
-    @overload
-    async def signal(self, call: str, /, *args: Any) -> None: ...
-    async def signal(self, call: SignalCall | str, /, *args: Any) -> None:
-        """Send the run a signal. When this returns, the run has it, durably.
-
-        Args:
-            call: a call of a signal, such as `approved(True)`; or a signal's name.
-            *args: arguments, only with a name.
-
-        Raises:
-            WorkflowNotFoundError: there is no such run.
-            WorkflowClosedError: it has ended.
-            InboxFullError: too many messages wait for it.
-            InvalidInputError: an argument breaks its rule.
-            NotInWorkflowError: called outside of a workflow.
-        """
-        message = signal_call(call, args)
-        await get_runtime("ExternalHandle.signal()").signal_external(
-            self.workflow_id, self.run_id, message.name, message.input
-        )
-
-    async def cancel(self, reason: str = "") -> None:
-        """Ask the run to stop. When this returns, the run has the request, durably.
-
-        Raises:
-            WorkflowNotFoundError: there is no such run.
-            WorkflowClosedError: it has ended.
-            NotInWorkflowError: called outside of a workflow.
-        """
-        await get_runtime("ExternalHandle.cancel()").cancel_external(
-            self.workflow_id, self.run_id, reason
-        )
 
     def __repr__(self) -> str:
         return f"<external workflow {self.workflow_id!r}>"

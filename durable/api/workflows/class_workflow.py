@@ -12,12 +12,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 from durable.api.activities.activity_method import find_misplaced_activities
 from durable.api.definitions import WORKFLOWS, check_name, register
 from durable.api.sagas.ledger import closing_blocks
-from durable.api.signature import (
-    CallSignature,
-    gives_coroutine,
-    same_parameters,
-    shown,
-)
+from durable.api.signature import CallSignature, gives_coroutine, same_parameters, shown
 from durable.api.workflows.decorated import attributes_of, refuse_problems, refuse_twice
 from durable.api.workflows.methods import HandlerMethod, RunMethod
 from durable.api.workflows.workflow_definition import (
@@ -145,9 +140,7 @@ def define_class(
 _Runs: TypeAlias = list[RunMethod[Any, ..., Any]]
 
 
-def _find_methods(
-    cls: type[Any],
-) -> tuple[_Runs, tuple[HandlerMethod, ...], list[str]]:
+def _find_methods(cls: type[Any]) -> tuple[_Runs, tuple[HandlerMethod, ...], list[str]]:
     """The run methods and the handlers of a class, and overrides that are wrong."""
     runs: _Runs = []
     handlers: list[HandlerMethod] = []

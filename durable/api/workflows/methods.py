@@ -22,7 +22,7 @@ from typing import (
     overload,
 )
 
-from durable.api.definitions import check_name, decorate
+from durable.api.definitions import AsyncMethod, Method, check_name, decorate
 from durable.api.messages.handlers import (
     MESSAGE_NAME,
     Unfinished,
@@ -53,9 +53,7 @@ N = TypeVar("N", bound=Coroutine[Any, Any, None] | None)
 class RunMethod(Generic[S, P, R]):
     """The method that is the workflow; on a decorated class its `Workflow`."""
 
-    def __init__(
-        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]]
-    ) -> None:
+    def __init__(self, function: AsyncMethod[S, P, R]) -> None:
         self.function = function
         functools.update_wrapper(self, function, updated=())
 
@@ -249,9 +247,7 @@ class SignalDecorator(Protocol):
 class QueryDecorator(Protocol):
     """What `@query(...)` with options returns."""
 
-    def __call__(
-        self, function: Callable[Concatenate[S, P], R], /
-    ) -> QueryMethod[S, P, R]: ...
+    def __call__(self, function: Method[S, P, R], /) -> QueryMethod[S, P, R]: ...
 
 
 class UpdateDecorator(Protocol):
@@ -259,17 +255,13 @@ class UpdateDecorator(Protocol):
 
     @overload
     def __call__(
-        self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+        self, function: AsyncMethod[S, P, R], /
     ) -> UpdateMethod[S, P, R, Coroutine[Any, Any, R]]: ...
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[S, P], R], /
-    ) -> UpdateMethod[S, P, R, R]: ...
+    def __call__(self, function: Method[S, P, R], /) -> UpdateMethod[S, P, R, R]: ...
 
 
-def run(
-    function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
-) -> RunMethod[S, P, R]:
+def run(function: AsyncMethod[S, P, R], /) -> RunMethod[S, P, R]:
     """Make a method the one that a class workflow runs.
 
     Raises:
@@ -314,7 +306,7 @@ def signal(
 
 
 @overload
-def query(function: Callable[Concatenate[S, P], R], /) -> QueryMethod[S, P, R]: ...
+def query(function: Method[S, P, R], /) -> QueryMethod[S, P, R]: ...
 @overload
 def query(*, name: str | None = None, dynamic: bool = False) -> QueryDecorator: ...
 def query(
@@ -338,10 +330,10 @@ def query(
 
 @overload
 def update(
-    function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+    function: AsyncMethod[S, P, R], /
 ) -> UpdateMethod[S, P, R, Coroutine[Any, Any, R]]: ...
 @overload
-def update(function: Callable[Concatenate[S, P], R], /) -> UpdateMethod[S, P, R, R]: ...
+def update(function: Method[S, P, R], /) -> UpdateMethod[S, P, R, R]: ...
 @overload
 def update(
     *, name: str | None = None, dynamic: bool = False, unfinished: Unfinished = ...

@@ -15,12 +15,7 @@ import msgspec
 from durable.api.activities.activity_context import CURRENT
 from durable.clock import to_datetime
 from durable.converter import json
-from durable.core.runtime import (
-    WorkflowInfo,
-    find_runtime,
-    get_runtime,
-    source_line,
-)
+from durable.core.runtime import WorkflowInfo, find_runtime, get_runtime, source_line
 from durable.options import Duration, to_microseconds
 
 
@@ -75,9 +70,7 @@ def uuid4() -> uuid.UUID:
 
 
 async def wait_condition(
-    predicate: Callable[[], bool],
-    *,
-    timeout: Duration | None = None,
+    predicate: Callable[[], bool], *, timeout: Duration | None = None
 ) -> None:
     """Wait until a condition on the workflow's own state holds.
 

@@ -16,23 +16,12 @@ from durable.api.definitions import (
     register,
 )
 from durable.api.workflows.class_workflow import define_class
-from durable.api.workflows.workflow_definition import (
-    Workflow,
-    WorkflowCall,
-    WorkflowOptions,
-    find_workflow,
-)
+from durable.api.workflows.workflow_definition import Workflow as Workflow
+from durable.api.workflows.workflow_definition import WorkflowCall as WorkflowCall
+from durable.api.workflows.workflow_definition import WorkflowOptions as WorkflowOptions
+from durable.api.workflows.workflow_definition import find_workflow as find_workflow
 from durable.errors import DefinitionError
 from durable.options import check_option_names
-
-__all__ = [
-    "Workflow",
-    "WorkflowCall",
-    "WorkflowDecorator",
-    "WorkflowOptions",
-    "find_workflow",
-    "workflow",
-]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,7 +18,6 @@ from typing import (
     Generic,
     Literal,
     ParamSpec,
-    Self,
     TypeGuard,
     TypeVar,
     cast,
@@ -28,7 +27,7 @@ from typing import (
 from typing_extensions import TypedDict, Unpack
 
 from durable import limits
-from durable.api.definitions import WORKFLOWS, import_definition
+from durable.api.definitions import WORKFLOWS, Unchanging, import_definition
 from durable.api.messages.messages import channels_of
 from durable.api.sagas.ledger import closing_blocks
 from durable.api.signature import CallSignature
@@ -228,7 +227,7 @@ class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
         return WorkflowCall, (self.definition, self.input)
 
 
-class Workflow(Generic[P, R]):
+class Workflow(Unchanging, Generic[P, R]):
     """A decorated workflow: call it to get a value that an engine starts."""
 
     kind: ClassVar[str] = "workflow"
@@ -353,14 +352,6 @@ class Workflow(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<workflow {self.name!r}>"
-
-    def __copy__(self) -> Self:
-        """Itself: it never changes."""
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Itself: it never changes."""
-        return self
 
     def __reduce__(self) -> Any:
         """Pickle by registered name and module, with the options of `options()`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from durable.cli.connection import require_database
-from durable.cli.output import write_json, write_line
+from durable.cli.output import tell
 from durable.cli.parameters import standard_options
 from durable.cli.reporting import mask
 from durable.cli.session import Session, pass_session
@@ -17,7 +17,6 @@ from durable.store.connect import connect
 from durable.store.sql.schema import HEAD
 from durable.store.sqlite.backup import back_up
 from durable.store.sqlite.sqlite import SqliteDatabase
-from durable.telling.escaping import escape
 
 
 @click.group("db")
@@ -77,20 +76,17 @@ def backup(session: Session, /, *, destination: Path) -> None:
     itself would leave out what is in its log.
     """
     made = back_up(_require_file(session), destination)
-    if session.is_json:
-        write_json(
-            {
-                "database": mask(session.database_url, session.secrets()),
-                "file": str(destination),
-                "runs": made.runs,
-                "bytes": made.bytes,
-                "revision": made.revision,
-            }
-        )
-    else:
-        write_line(
-            f"{escape(str(destination))}: {made.runs} runs, {made.bytes} bytes, checked"
-        )
+    tell(
+        session,
+        {
+            "database": _url(session),
+            "file": str(destination),
+            "runs": made.runs,
+            "bytes": made.bytes,
+            "revision": made.revision,
+        },
+        f"{destination}: {made.runs} runs, {made.bytes} bytes, checked",
+    )
 
 
 @db.command("accept-loss")
@@ -99,11 +95,8 @@ def backup(session: Session, /, *, destination: Path) -> None:
 def accept_loss(session: Session) -> None:
     """Use a file whose log is missing as it is, without what was in the log."""
     SqliteDatabase(_require_file(session)).accept_loss()
-    url = mask(session.database_url, session.secrets())
-    if session.is_json:
-        write_json({"database": url, "accepted": True})
-    else:
-        write_line(f"{escape(url)} is taken as it is")
+    url = _url(session)
+    tell(session, {"database": url, "accepted": True}, f"{url} is taken as it is")
 
 
 def _require_file(session: Session) -> Path:
@@ -116,15 +109,17 @@ def _require_file(session: Session) -> Path:
 
 
 def _write(session: Session, revision: str | None) -> None:
-    url = mask(session.database_url, session.secrets())
-    if session.is_json:
-        write_json(
-            {
-                "database": url,
-                "revision": revision,
-                "head": HEAD,
-                "is_current": revision == HEAD,
-            }
-        )
-    else:
-        write_line(f"{escape(revision or 'none')}  {escape(url)}")
+    tell(
+        session,
+        {
+            "database": _url(session),
+            "revision": revision,
+            "head": HEAD,
+            "is_current": revision == HEAD,
+        },
+        f"{revision or 'none'}  {_url(session)}",
+    )
+
+
+def _url(session: Session) -> str:
+    return mask(session.database_url, session.secrets())

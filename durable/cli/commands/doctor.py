@@ -70,51 +70,40 @@ async def _examine(session: Session, fix: bool) -> tuple[list[Finding], set[RunK
 
 
 def _write(session: Session, finding: Finding) -> None:
-    if session.is_json:
-        write_json(_view(finding))
-        return
-    style = COLORED if is_colored(sys.stdout) else PLAIN
-    role: Role = "warn" if finding.check.is_notice else "bad"
-    place = ""
-    if finding.run is not None:
-        place = _place(finding.run)
-    name = style.paint(Piece(f"{finding.check.value:<14}", role))
-    write_line(f"{name}  {escape(place + finding.message)}")
+    check = finding.check
+    role: Role = "warn" if check.is_notice else "bad"
+    about = {"check": check.value, "is_notice": check.is_notice}
+    _tell(session, about, finding.run, Piece(check.value, role), finding.message)
 
 
 def _write_repaired(session: Session, repaired: Repaired) -> None:
-    run = repaired.run
+    is_mended = repaired.is_mended
+    word = Piece("mended", "good") if is_mended else Piece("not mended", "bad")
+    about = {"check": "fix", "is_mended": is_mended}
+    _tell(session, about, repaired.run, word, repaired.message)
+
+
+def _tell(
+    session: Session,
+    about: dict[str, Any],
+    run: RunKey | None,
+    word: Piece,
+    message: str,
+) -> None:
     if session.is_json:
-        write_json(
-            {
-                "check": "fix",
-                "is_mended": repaired.is_mended,
-                "namespace": run.namespace,
-                "workflow_id": run.workflow_id,
-                "run_id": run.run_id,
-                "message": repaired.message,
-            }
-        )
+        ids = {
+            "namespace": None if run is None else run.namespace,
+            "workflow_id": None if run is None else run.workflow_id,
+            "run_id": None if run is None else run.run_id,
+        }
+        write_json({**about, **ids, "message": message})
         return
     style = COLORED if is_colored(sys.stdout) else PLAIN
-    word = "mended" if repaired.is_mended else "not mended"
-    name = style.paint(Piece(f"{word:<14}", "good" if repaired.is_mended else "bad"))
-    place = _place(run)
-    write_line(f"{name}  {escape(place + repaired.message)}")
+    name = style.paint(Piece(f"{word.text:<14}", word.role))
+    place = "" if run is None else _place(run)
+    write_line(f"{name}  {escape(place + message)}")
 
 
 def _place(run: RunKey) -> str:
     within = "" if run.namespace == "default" else f" in namespace {run.namespace!r}"
     return f"{run.workflow_id} (run {run.run_id}{within}): "
-
-
-def _view(finding: Finding) -> dict[str, Any]:
-    run = finding.run
-    return {
-        "check": finding.check.value,
-        "is_notice": finding.check.is_notice,
-        "namespace": None if run is None else run.namespace,
-        "workflow_id": None if run is None else run.workflow_id,
-        "run_id": None if run is None else run.run_id,
-        "message": finding.message,
-    }

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from durable.api.workflows.workflow import Workflow
-from durable.cli.connection import open_client
+from durable.cli.connection import ask_run
 from durable.cli.output import (
+    ids_of,
     note,
+    tell,
+    title_of,
     users_code_prints_to_stderr,
     write_json,
-    write_line,
     write_lines,
     write_value,
 )
@@ -30,16 +33,16 @@ from durable.cli.parameters import (
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_interruptible
 from durable.cli.user_code.checking import checked_call, definition_of
-from durable.cli.user_code.loading import load_modules, read_arguments
+from durable.cli.user_code.loading import Arguments, load_modules, read_arguments
 from durable.client.handle import Handle
 from durable.core.loop.stacks import TaskStack
+from durable.core.runtime import MessageKind
 from durable.errors import NoAnswerError, QueryFailedError
 from durable.options import to_microseconds
 from durable.telling.escaping import escape
 from durable.worker.guards.guards import install_guards
 
 T = TypeVar("T")
-_Definition: TypeAlias = Workflow[Any, Any] | None
 
 _name_argument: Final = click.argument("name", metavar="NAME")
 _modules_option: Final = click.option(
@@ -70,100 +73,115 @@ _timeout_option: Final = click.option(
 )
 
 
+class _Message(NamedTuple):
+    """What a command is to send, and to which run."""
+
+    session: Session
+    workflow_id: str
+    run_id: str | None
+    modules: tuple[str, ...]
+    kind: MessageKind
+    name: str
+    arguments: Arguments
+
+    async def send(
+        self, send: Callable[[Handle[Any], tuple[Any, ...]], Awaitable[T]]
+    ) -> tuple[Handle[Any], T]:
+        """Find the run, check the message by its code if that was given, and send."""
+
+        async def ask(run: Handle[Any]) -> T:
+            definition = None
+            if self.modules:
+                found = await run.describe()
+                definition = definition_of(self.modules, found.workflow_type)
+            call = checked_call(self.kind, definition, self.name, self.arguments)
+            return await send(run, call)
+
+        return await ask_run(self.session, self.workflow_id, self.run_id, ask)
+
+
+def _message_command(
+    kind: MessageKind, *options: Callable[[Any], Any]
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command that sends a message to a run."""
+
+    def make(function: Callable[..., None]) -> click.Command:
+        @functools.wraps(function)
+        def command(
+            session: Session,
+            /,
+            *,
+            workflow_id: str,
+            run_id: str | None,
+            modules: tuple[str, ...],
+            name: str,
+            values: tuple[str, ...],
+            given: str | None,
+            **how: Any,
+        ) -> None:
+            arguments = read_arguments(values, given)
+            _load(modules)
+            about = session, workflow_id, run_id, modules, kind, name, arguments
+            function(_Message(*about), **how)
+
+        made: Any = pass_session(command)
+        before = workflow_id_argument, _name_argument, values_argument
+        for option in reversed((*before, *options, standard_options)):
+            made = option(made)
+        return command_with_arguments(kind)(made)
+
+    return make
+
+
 # --- signals --------------------------------------------------------------------------
 
 
-@command_with_arguments("signal")
-@workflow_id_argument
-@_name_argument
-@values_argument
-@_check_option
-@run_id_option
-@click.option(
-    "--request-id",
-    metavar="ID",
-    help="Your idempotency key: the same one again changes nothing.",
+@_message_command(
+    "signal",
+    _check_option,
+    run_id_option,
+    click.option(
+        "--request-id",
+        metavar="ID",
+        help="Your idempotency key: the same one again changes nothing.",
+    ),
 )
-@standard_options
-@pass_session
-def signal(
-    session: Session,
-    /,
-    *,
-    workflow_id: str,
-    name: str,
-    values: tuple[str, ...],
-    given: str | None,
-    modules: tuple[str, ...],
-    run_id: str | None,
-    request_id: str | None,
-) -> None:
+def signal(message: _Message, /, *, request_id: str | None) -> None:
     """Send a signal to a run.
 
     Each argument is JSON: a number, true, '"a text"', '{"key": "value"}', @FILE with
     JSON, or - for JSON on stdin. Returns when the signal is durable. With --module a
     name or an argument that the run's code does not take is refused.
     """
-    arguments = read_arguments(values, given)
-    _load(modules)
     key = secrets.token_hex(16) if request_id is None else request_id
 
-    async def send(run: Handle[Any], definition: _Definition) -> None:
-        call = checked_call("signal", definition, name, arguments)
+    async def send(run: Handle[Any], call: tuple[Any, ...]) -> None:
         await run.signal(*call, request_id=key)
 
-    handle, _ = asyncio.run(_ask(session, workflow_id, run_id, modules, send))
-    if session.is_json:
-        write_json(
-            {
-                **_ids(handle),
-                "done": "signaled",
-                "signal": name,
-                "request_id": key,
-            }
-        )
-    else:
-        write_line(f"{_title(handle)} was sent signal {escape(name)}")
+    handle, _ = asyncio.run(message.send(send))
+    done = {"done": "signaled", "signal": message.name, "request_id": key}
+    text = f"{title_of(handle)} was sent signal {message.name}"
+    tell(message.session, {**ids_of(handle), **done}, text)
 
 
 # --- questions ------------------------------------------------------------------------
 
 
-@command_with_arguments("query")
-@workflow_id_argument
-@_name_argument
-@values_argument
-@_modules_option
-@run_id_option
-@_timeout_option
-@standard_options
-@pass_session
-def query(
-    session: Session,
-    /,
-    *,
-    workflow_id: str,
-    name: str,
-    values: tuple[str, ...],
-    given: str | None,
-    modules: tuple[str, ...],
-    run_id: str | None,
-    timeout: str,
-) -> None:
+@_message_command("query", _modules_option, run_id_option, _timeout_option)
+def query(message: _Message, /, *, timeout: str) -> None:
     """Ask a run's code, and print its answer as JSON.
 
     Each argument is JSON, as for `durable signal`. Nothing is recorded. With --module
     the run is replayed here and no worker is needed; only so do closed runs answer.
     """
-    arguments = read_arguments(values, given)
 
-    async def ask(run: Handle[Any], definition: _Definition) -> Any:
-        call = checked_call("query", definition, name, arguments)
+    async def send(run: Handle[Any], call: tuple[Any, ...]) -> Any:
         return await run.query(*call, timeout=timeout)
 
-    handle, answer = _ask_code(session, workflow_id, run_id, modules, ask)
-    if session.is_json:
-        write_json({**_ids(handle), "query": name, "result": answer})
+    with _by_code(message.modules):
+        handle, answer = asyncio.run(message.send(send))
+    if message.session.is_json:
+        write_json({**ids_of(handle), "query": message.name, "result": answer})
     else:
         write_value(answer)
 
@@ -188,11 +206,17 @@ def stack(
 
     With --module the run is replayed here and no worker is needed.
     """
-    handle, tasks = _ask_code(
-        session, workflow_id, run_id, modules, lambda run, _: run.stack(timeout=timeout)
-    )
+    _load(modules)
+
+    async def ask(run: Handle[Any]) -> list[TaskStack]:
+        if modules:
+            definition_of(modules, (await run.describe()).workflow_type)
+        return await run.stack(timeout=timeout)
+
+    with _by_code(modules):
+        handle, tasks = asyncio.run(ask_run(session, workflow_id, run_id, ask))
     if session.is_json:
-        write_json({**_ids(handle), "tasks": tasks})
+        write_json({**ids_of(handle), "tasks": tasks})
     elif not tasks:
         note("no task of it waits: it has closed, or its code has not begun")
     for task in () if session.is_json else tasks:
@@ -208,20 +232,14 @@ def _stack_lines(task: TaskStack) -> list[str]:
     return [escape(line) for line in lines]
 
 
-def _ask_code(
-    session: Session,
-    workflow_id: str,
-    run_id: str | None,
-    modules: tuple[str, ...],
-    ask: Callable[[Handle[Any], _Definition], Awaitable[T]],
-) -> tuple[Handle[Any], T]:
-    """Ask the code that was given, or else the worker that has the run."""
-    _load(modules)
+@contextmanager
+def _by_code(modules: tuple[str, ...]) -> Generator[None]:
+    """While the code that was given is asked, or else the worker that has the run."""
     if modules:
         install_guards()
     try:
         with users_code_prints_to_stderr():
-            return asyncio.run(_ask(session, workflow_id, run_id, modules, ask))
+            yield
     except (QueryFailedError, NoAnswerError) as error:
         if error.hint is not None and not modules:
             error.hint = "Give the run's code with --module, or start a worker with it."
@@ -231,52 +249,34 @@ def _ask_code(
 # --- updates --------------------------------------------------------------------------
 
 
-@command_with_arguments("update")
-@workflow_id_argument
-@_name_argument
-@values_argument
-@_check_option
-@run_id_option
-@click.option(
-    "--update-id",
-    metavar="ID",
-    help="Your idempotency key: the same one again is the same update.",
+@_message_command(
+    "update",
+    _check_option,
+    run_id_option,
+    click.option(
+        "--update-id",
+        metavar="ID",
+        help="Your idempotency key: the same one again is the same update.",
+    ),
+    click.option(
+        "--timeout",
+        type=SPAN,
+        metavar="SPAN",
+        help='How long to wait in all, such as "30s"; by default 10s for a worker to'
+        " accept it, and for its answer without end.",
+    ),
 )
-@click.option(
-    "--timeout",
-    type=SPAN,
-    metavar="SPAN",
-    help='How long to wait in all, such as "30s"; by default 10s for a worker to'
-    " accept it, and for its answer without end.",
-)
-@standard_options
-@pass_session
-def update(
-    session: Session,
-    /,
-    *,
-    workflow_id: str,
-    name: str,
-    values: tuple[str, ...],
-    given: str | None,
-    modules: tuple[str, ...],
-    run_id: str | None,
-    update_id: str | None,
-    timeout: str | None,
-) -> None:
+def update(message: _Message, /, *, update_id: str | None, timeout: str | None) -> None:
     """Send an update to a run, and print its handler's answer as JSON.
 
     Each argument is JSON, as for `durable signal`. It takes a worker that has the run;
     with --module what its code does not take is refused without one.
     Waiting may be broken off and taken up again under the same --update-id.
     """
-    arguments = read_arguments(values, given)
-    _load(modules)
     key = secrets.token_hex(16) if update_id is None else update_id
     limit = None if timeout is None else to_microseconds(timeout, "--timeout")
 
-    async def send(run: Handle[Any], definition: _Definition) -> Any:
-        call = checked_call("update", definition, name, arguments)
+    async def send(run: Handle[Any], call: tuple[Any, ...]) -> Any:
         again = f"To wait for it again, give it with --update-id {key}."
         try:
             return await _update(run, call, key, limit)
@@ -284,15 +284,14 @@ def update(
             error.hint = f"Is a worker with its code running? {again}"
             raise
         except asyncio.CancelledError:
-            if not session.is_json:
+            if not message.session.is_json:
                 note(again)
             raise
 
-    handle, answer = run_interruptible(
-        _ask(session, workflow_id, run_id, modules, send)
-    )
-    if session.is_json:
-        write_json({**_ids(handle), "update": name, "update_id": key, "result": answer})
+    handle, answer = run_interruptible(message.send(send))
+    if message.session.is_json:
+        told = {"update": message.name, "update_id": key, "result": answer}
+        write_json({**ids_of(handle), **told})
     else:
         write_value(answer)
 
@@ -308,34 +307,6 @@ async def _update(
     return await sent.result(timeout=max(0.0, deadline - loop.time()))
 
 
-# --- what they share ------------------------------------------------------------------
-
-
 def _load(modules: tuple[str, ...]) -> None:
     if modules:  # before any event loop runs, as programs import theirs
         load_modules(modules)
-
-
-async def _ask(
-    session: Session,
-    workflow_id: str,
-    run_id: str | None,
-    modules: tuple[str, ...],
-    ask: Callable[[Handle[Any], _Definition], Awaitable[T]],
-) -> tuple[Handle[Any], T]:
-    """Find a run, and its code if that was given, and ask."""
-    async with open_client(session) as (engine, _):
-        handle: Handle[Any] = await engine.get(workflow_id, run_id=run_id)
-        definition = None
-        if modules:
-            found = await handle.describe()
-            definition = definition_of(modules, found.workflow_type)
-        return handle, await ask(handle, definition)
-
-
-def _ids(handle: Handle[Any]) -> dict[str, Any]:
-    return {"workflow_id": handle.workflow_id, "run_id": handle.run_id}
-
-
-def _title(handle: Handle[Any]) -> str:
-    return f"{escape(handle.workflow_id)} (run {handle.run_id})"

@@ -36,11 +36,7 @@ from durable.core.workflow_task import (
 )
 from durable.doctor.doctor import read_pages
 from durable.doctor.run_checks import payloads_of
-from durable.errors import (
-    CorruptHistoryError,
-    DurableError,
-    NondeterminismError,
-)
+from durable.errors import CorruptHistoryError, DurableError, NondeterminismError
 from durable.store.queries import ReadHistory
 from durable.store.records import HistoryRow, RunFilter, RunStatus
 from durable.telling.escaping import escape, escape_lines

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import click
 
-from durable.cli.connection import open_client
-from durable.cli.output import write_json, write_line
-from durable.cli.parameters import (
-    run_id_option,
-    standard_options,
-    workflow_id_argument,
-)
+from durable.cli.connection import ask_run
+from durable.cli.output import ids_of, tell, title_of
+from durable.cli.parameters import run_id_option, standard_options, workflow_id_argument
 from durable.cli.session import Session, pass_session
 from durable.cli.user_code.loading import read_value
-from durable.telling.escaping import escape
+from durable.client.handle import Handle
 
 
 @click.command("resolve")
@@ -47,21 +44,17 @@ def resolve(
         raise click.UsageError("Give either --again or --result.")
     value = None if result is None else read_value(result, "--result")
 
-    async def ask() -> str:
-        async with open_client(session) as (engine, _):
-            handle = await engine.get(workflow_id, run_id=run_id)
-            if again:
-                await handle.retry_activity(activity_id)
-            else:
-                await handle.complete_activity(activity_id, value)
-            return handle.run_id
+    async def decide(run: Handle[Any]) -> None:
+        if again:
+            await run.retry_activity(activity_id)
+        else:
+            await run.complete_activity(activity_id, value)
 
-    found = asyncio.run(ask())
-    if session.is_json:
-        done = "run_again" if again else "result_taken"
-        ids = {"workflow_id": workflow_id, "run_id": found}
-        write_json({**ids, "activity_id": activity_id, "done": done})
-    else:
-        words = "will be run again" if again else "gets that result, if it fits"
-        what = f"activity {activity_id} of {workflow_id} (run {found})"
-        write_line(escape(f"{what} {words}"))
+    handle, _ = asyncio.run(ask_run(session, workflow_id, run_id, decide))
+    done = "run_again" if again else "result_taken"
+    words = "will be run again" if again else "gets that result, if it fits"
+    tell(
+        session,
+        {**ids_of(handle), "activity_id": activity_id, "done": done},
+        f"activity {activity_id} of {title_of(handle)} {words}",
+    )

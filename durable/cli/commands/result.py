@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from durable.cli.connection import open_client
-from durable.cli.output import write_json, write_value
+from durable.cli.connection import ask_run
+from durable.cli.output import ids_of, write_json, write_value
 from durable.cli.parameters import (
     SPAN,
     run_id_option,
@@ -39,14 +39,11 @@ def result(
 ) -> None:
     """Wait for a run to end and print its result, as JSON."""
 
-    async def wait() -> tuple[Handle[Any], Any]:
-        async with open_client(session) as (engine, _):
-            handle = await engine.get(workflow_id, run_id=run_id)
-            with pointing_to(workflow_id):
-                return handle, await handle.result(timeout=timeout)
+    async def wait(run: Handle[Any]) -> Any:
+        with pointing_to(workflow_id):
+            return await run.result(timeout=timeout)
 
-    handle, value = asyncio.run(wait())
-    write_result(session, handle, value)
+    write_result(session, *asyncio.run(ask_run(session, workflow_id, run_id, wait)))
 
 
 @contextlib.contextmanager
@@ -63,13 +60,6 @@ def pointing_to(workflow_id: str) -> Generator[None]:
 def write_result(session: Session, handle: Handle[Any], value: Any) -> None:
     """Print what a run returned."""
     if session.is_json:
-        write_json(
-            {
-                "workflow_id": handle.workflow_id,
-                "run_id": handle.run_id,
-                "status": "completed",
-                "result": value,
-            }
-        )
+        write_json({**ids_of(handle), "status": "completed", "result": value})
     else:
         write_value(value)

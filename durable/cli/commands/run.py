@@ -11,7 +11,7 @@ import click
 from durable.api.workflows.workflow import WorkflowCall
 from durable.cli.commands.result import pointing_to, write_result
 from durable.cli.logs import logging_to_stderr
-from durable.cli.output import note, users_code_prints_to_stderr, write_json, write_line
+from durable.cli.output import ids_of, note, tell, users_code_prints_to_stderr
 from durable.cli.parameters import (
     SPAN,
     Word,
@@ -33,7 +33,6 @@ from durable.cli.user_code.loading import (
 from durable.client.handle import Handle
 from durable.engine import Engine
 from durable.options import IdConflictPolicy, IdReusePolicy
-from durable.telling.escaping import escape
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -151,9 +150,7 @@ async def _run(
 
 
 async def handle_result(
-    handle: Handle[Any],
-    plain: Handle[Any],
-    timeout: str | None,
+    handle: Handle[Any], plain: Handle[Any], timeout: str | None
 ) -> Any:
     """Wait by one handle, which hears of the end at once, and read by the other."""
     await handle.result(timeout=timeout)
@@ -185,10 +182,7 @@ def start(
     session.refuse_memory()
     arguments = read_arguments(values, given)
     handle = asyncio.run(_start(session, target, arguments, queue, how))
-    if session.is_json:
-        write_json({"workflow_id": handle.workflow_id, "run_id": handle.run_id})
-    else:
-        write_line(escape(handle.workflow_id))
+    tell(session, ids_of(handle), handle.workflow_id)
 
 
 async def _start(

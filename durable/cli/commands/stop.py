@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import click
 
-from durable.cli.connection import open_client
-from durable.cli.output import write_json, write_line
-from durable.cli.parameters import (
-    run_id_option,
-    standard_options,
-    workflow_id_argument,
-)
+from durable.cli.connection import ask_run
+from durable.cli.output import ids_of, tell, title_of
+from durable.cli.parameters import run_id_option, standard_options, workflow_id_argument
 from durable.cli.session import Session, pass_session
-from durable.client.handle import Handle
-from durable.telling.escaping import escape
 
 
 @click.command("cancel")
@@ -34,8 +26,11 @@ def cancel(
     Returns when the request is durable, not when the run has ended: `durable result`
     waits for that.
     """
-    handle = _stop(session, workflow_id, run_id, lambda found: found.cancel(reason))
-    _say(session, handle, "cancel_requested", "was asked to stop")
+    handle, _ = asyncio.run(
+        ask_run(session, workflow_id, run_id, lambda run: run.cancel(reason))
+    )
+    done = {**ids_of(handle), "done": "cancel_requested"}
+    tell(session, done, f"{title_of(handle)} was asked to stop")
 
 
 @click.command("terminate")
@@ -48,29 +43,8 @@ def terminate(
     session: Session, /, *, workflow_id: str, run_id: str | None, reason: str
 ) -> None:
     """End a run at once; none of its code runs any more, not even to clean up."""
-    handle = _stop(session, workflow_id, run_id, lambda found: found.terminate(reason))
-    _say(session, handle, "terminated", "was terminated")
-
-
-def _stop(
-    session: Session,
-    workflow_id: str,
-    run_id: str | None,
-    request: Callable[[Handle[Any]], Awaitable[None]],
-) -> Handle[Any]:
-    async def ask() -> Handle[Any]:
-        async with open_client(session) as (engine, _):
-            handle: Handle[Any] = await engine.get(workflow_id, run_id=run_id)
-            await request(handle)
-            return handle
-
-    return asyncio.run(ask())
-
-
-def _say(session: Session, handle: Handle[Any], done: str, words: str) -> None:
-    if session.is_json:
-        write_json(
-            {"workflow_id": handle.workflow_id, "run_id": handle.run_id, "done": done}
-        )
-    else:
-        write_line(f"{escape(handle.workflow_id)} (run {handle.run_id}) {words}")
+    handle, _ = asyncio.run(
+        ask_run(session, workflow_id, run_id, lambda run: run.terminate(reason))
+    )
+    done = {**ids_of(handle), "done": "terminated"}
+    tell(session, done, f"{title_of(handle)} was terminated")

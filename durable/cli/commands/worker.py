@@ -7,9 +7,9 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -28,12 +28,21 @@ from durable.store.connect import connect
 from durable.store.queries import ListWorkers
 from durable.worker.activities.held_resources import closing_seconds
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _log: Final = logging.getLogger("durable.cli")
 # A run is some eighty objects that the collector looks at. By Python's own thresholds
 # a burst of runs that begin has all of them looked at again and again.
 _THRESHOLDS: Final = (50_000, 20, 50)
 # How long after --drain-timeout the process is ended by force.
 _LEAVE_SECONDS: Final = 2.0
+
+
+def _at_least_one(name: str, default: int, text: str, **how: Any) -> Callable[[F], F]:
+    count = click.IntRange(min=1)
+    return click.option(
+        name, type=count, default=default, show_default=True, help=text, **how
+    )
 
 
 @click.command("worker")
@@ -49,28 +58,20 @@ _LEAVE_SECONDS: Final = 2.0
     show_envvar=True,
     help="The task queue to serve; may be given several times.",
 )
-@click.option(
+@_at_least_one(
     "--max-activities",
-    type=click.IntRange(min=1),
-    default=limits.ACTIVITIES_MAX,
-    show_default=True,
+    limits.ACTIVITIES_MAX,
+    "How many activities run at once.",
     envvar="DURABLE_MAX_ACTIVITIES",
     show_envvar=True,
-    help="How many activities run at once.",
 )
-@click.option(
+@_at_least_one(
     "--max-activity-threads",
-    type=click.IntRange(min=1),
-    default=limits.ACTIVITY_THREADS_MAX,
-    show_default=True,
-    help="How many of them may be plain functions.",
+    limits.ACTIVITY_THREADS_MAX,
+    "How many of them may be plain functions.",
 )
-@click.option(
-    "--max-cached-runs",
-    type=click.IntRange(min=1),
-    default=limits.CACHED_RUNS_MAX,
-    show_default=True,
-    help="How many idle runs are kept live.",
+@_at_least_one(
+    "--max-cached-runs", limits.CACHED_RUNS_MAX, "How many idle runs are kept live."
 )
 @click.option(
     "--drain-timeout",

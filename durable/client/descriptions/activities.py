@@ -82,10 +82,7 @@ _OPEN: Final = (AttemptState.BACKOFF, AttemptState.STARTED, AttemptState.RETURNE
 
 
 def _describe(
-    activity: PendingActivity,
-    rows: list[AttemptRecord],
-    now: int,
-    owner: str | None,
+    activity: PendingActivity, rows: list[AttemptRecord], now: int, owner: str | None
 ) -> ActivityDescription:
     row = rows[-1] if rows else None
     failed = next((r for r in reversed(rows) if r.failure is not None), None)

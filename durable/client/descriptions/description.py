@@ -143,25 +143,20 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
     elif root_run_id == record.parent_run_id:
         root_workflow_id = record.parent_workflow_id
     return RunDescription(
-        namespace=record.namespace,
-        workflow_id=record.workflow_id,
-        run_id=record.run_id,
-        workflow_type=record.workflow_type,
-        task_queue=record.task_queue,
-        status=record.status,
+        **{name: getattr(record, name) for name in _AS_IN_THE_ROW},
         started_at=to_datetime(record.started_at),
         closed_at=None if record.closed_at is None else to_datetime(record.closed_at),
         wake_at=None if wake_at is None else to_datetime(due_since(wake_at)),
-        owner=record.owner,
-        version=record.version,
         stuck=decode_stuck(record.stuck),
-        first_run_id=record.first_run_id,
-        continued_from_run_id=record.continued_from_run_id,
-        parent_workflow_id=record.parent_workflow_id,
-        parent_run_id=record.parent_run_id,
         root_workflow_id=root_workflow_id,
         root_run_id=root_run_id,
     )
+
+
+_CHANGED: Final = "started_at closed_at wake_at stuck root_workflow_id root_run_id"
+_AS_IN_THE_ROW: Final = tuple(
+    name for name in RunDescription.__struct_fields__ if name not in _CHANGED.split()
+)
 
 
 def decode_stuck(text: str | None) -> Failure | None:

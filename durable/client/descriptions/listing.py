@@ -38,12 +38,10 @@ def run_filter(
     """
     if status == STUCK:
         status, stuck = None, True
-    for value, name in (
-        (workflow_type, "the workflow's name"),
-        (workflow_id, "the workflow id"),
-    ):
-        if value is not None:
-            check_id(value, name)
+    if workflow_type is not None:
+        check_id(workflow_type, "the workflow's name")
+    if workflow_id is not None:
+        check_id(workflow_id, "the workflow id")
     if stuck is not None and not isinstance(stuck, bool):
         raise InvalidOptionError(f"stuck is {stuck!r}: give True, False or None.")
     if (

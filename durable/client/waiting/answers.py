@@ -6,6 +6,8 @@ import asyncio
 import weakref
 from typing import TypeAlias
 
+import msgspec
+
 from durable.client.waiting.tails import RunTail
 from durable.core.history.events import (
     WorkflowExecutionUpdateAccepted,
@@ -19,7 +21,7 @@ News: TypeAlias = (
 """Accepted, answered, refused and why; None if its run could not take it."""
 
 
-class UpdateOutcome:
+class UpdateOutcome(msgspec.Struct, eq=False, weakref=True):
     """What this process knows about one update; shared by its handles.
 
     Attributes:
@@ -29,21 +31,11 @@ class UpdateOutcome:
         is_given_back: the run could not take it; the store must be asked.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_waiters",
-        "answer",
-        "is_accepted",
-        "is_given_back",
-        "refusal",
-    )
-
-    def __init__(self) -> None:
-        self.is_accepted = False
-        self.is_given_back = False
-        self.answer: WorkflowExecutionUpdateCompleted | None = None
-        self.refusal: Failure | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+    is_accepted: bool = False
+    is_given_back: bool = False
+    answer: WorkflowExecutionUpdateCompleted | None = None
+    refusal: Failure | None = None
+    waiters: list[asyncio.Future[None]] = []
 
     def take(self, news: News) -> None:
         """Note what came of it, and let everybody who waits look."""
@@ -55,7 +47,7 @@ class UpdateOutcome:
             self.refusal = news
         else:
             self.is_given_back = True
-        waiters, self._waiters = self._waiters, []
+        waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -63,7 +55,7 @@ class UpdateOutcome:
     def changed(self) -> asyncio.Future[None]:
         """Done at the next news."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
         return waiter
 
 

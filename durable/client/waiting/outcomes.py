@@ -6,59 +6,49 @@ import asyncio
 import weakref
 from typing import TypeAlias
 
+import msgspec
+
 from durable.core.history.events import Attributes
 from durable.store.queries import RunNews
 
 _Waiters: TypeAlias = dict[asyncio.Future[None], None]
 
 
-class RunOutcome:
+class RunOutcome(msgspec.Struct, eq=False, weakref=True):
     """What this process knows about how one run ended; shared by its handles.
 
     Attributes:
         terminal: the terminal event, once this process has seen it committed.
         is_fresh: the run was created here a moment ago, so there is no need to ask
             the store whether it is open.
+        known: where it has an entry, which goes with it.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_end_waiters",
-        "_known",
-        "_run_id",
-        "_seen",
-        "_waiters",
-        "is_fresh",
-        "terminal",
-    )
-
-    def __init__(self, run_id: str, known: dict[str, weakref.ref[RunOutcome]]) -> None:
-        """An outcome that somebody holds; with it goes its entry in `known`."""
-        self._run_id = run_id
-        self._known = known
-        self.terminal: Attributes | None = None
-        self.is_fresh = False
-        self._waiters: _Waiters = {}
-        self._end_waiters: _Waiters = {}
-        self._seen = 0
+    run_id: str
+    known: dict[str, weakref.ref[RunOutcome]]
+    terminal: Attributes | None = None
+    is_fresh: bool = False
+    waiters: _Waiters = {}
+    end_waiters: _Waiters = {}
+    seen: int = 0
 
     def __del__(self) -> None:
-        known = self._known.get(self._run_id)
+        known = self.known.get(self.run_id)
         if known is not None and known() in (None, self):  # else that of a later one
-            del self._known[self._run_id]
+            del self.known[self.run_id]
 
     @property
     def is_awaited(self) -> bool:
         """Whether anybody waits."""
-        return bool(self._waiters or self._end_waiters)
+        return bool(self.waiters or self.end_waiters)
 
     def nudge(self) -> None:
         """Let everybody who waits look again."""
         self.is_fresh = False
-        if self._end_waiters:
-            _wake(self._end_waiters)
-        if self._waiters:
-            _wake(self._waiters)
+        if self.end_waiters:
+            _wake(self.end_waiters)
+        if self.waiters:
+            _wake(self.waiters)
 
     def hear(self, news: RunNews, terminal: Attributes | None) -> None:
         """Take what the store says; let those look again to whom it may be new."""
@@ -68,25 +58,25 @@ class RunOutcome:
             self.nudge()
             return
         # A reply that waits may be another than the one of its name that was taken.
-        if news.replies or news.last_event_id != self._seen:
-            self._seen = news.last_event_id
-            _wake(self._waiters)
+        if news.replies or news.last_event_id != self.seen:
+            self.seen = news.last_event_id
+            _wake(self.waiters)
 
     def changed(self) -> asyncio.Future[None]:
         """Listen, from now on, for an event, a reply or an end that may be new.
 
         Whoever waits holds this object meanwhile, and says `forget` afterwards.
         """
-        return _listen_in(self._waiters)
+        return _listen_in(self.waiters)
 
     def ended(self) -> asyncio.Future[None]:
         """Listen, as for `changed`, until the run may have closed or parked."""
-        return _listen_in(self._end_waiters)
+        return _listen_in(self.end_waiters)
 
     def forget(self, waiter: asyncio.Future[None]) -> None:
         """Nobody waits for that any more."""
-        self._waiters.pop(waiter, None)
-        self._end_waiters.pop(waiter, None)
+        self.waiters.pop(waiter, None)
+        self.end_waiters.pop(waiter, None)
 
 
 def _listen_in(waiters: _Waiters) -> asyncio.Future[None]:

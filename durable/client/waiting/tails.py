@@ -81,8 +81,7 @@ class RunTail:
             what = event.attributes
             self.seen = event.event_id
             if isinstance(
-                what,
-                WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted,
+                what, WorkflowExecutionUpdateAccepted | WorkflowExecutionUpdateCompleted
             ):
                 self._tell(self.run_id, what.update_id, what)
             elif isinstance(what, TERMINAL_EVENTS):

@@ -66,6 +66,7 @@ class _Fold:
 
     def __init__(self) -> None:
         self._violations = Violations()
+        self._blame = self._violations.blame
         self._operations = Operations(self._violations)
         self._messages = Messages(self._violations)
         self._takers: dict[type[Any], Taker] = {
@@ -108,18 +109,11 @@ class _Fold:
         last = self._last
         expected = 1 if last is None else last.event_id + 1
         if event.event_id != expected:
-            self._violations.note(
-                "V1",
-                event,
-                f"event {event.event_id} stands where event {expected} must be",
-            )
+            self._blame("V1", event, f"stands where event {expected} must be")
         if last is not None and event.time < last.time:
             back = (last.time - event.time) / 1_000_000
-            self._violations.note(
-                "V7",
-                event,
-                f"event {event.event_id} is {back:g} s older than event"
-                f" {last.event_id} before it",
+            self._blame(
+                "V7", event, f"is {back:g} s older than event {last.event_id} before it"
             )
         if self._terminal is not None and not self._is_overrun_reported:
             self._is_overrun_reported = True
@@ -148,11 +142,11 @@ class _Fold:
             return
         self._unprocessed = 0
         if event.task_number < self._task_count:
-            self._violations.note(
+            self._blame(
                 "V1",
                 event,
-                f"event {event.event_id} belongs to workflow task {event.task_number},"
-                f" after events of task {self._task_count}",
+                f"belongs to workflow task {event.task_number}, after events of task"
+                f" {self._task_count}",
             )
         self._task_count = max(self._task_count, event.task_number)
 
@@ -170,11 +164,7 @@ class _Fold:
             isinstance(ending, WorkflowExecutionCanceled)
             and self._messages.cancel_requested_at is None
         ):
-            self._violations.note(
-                "V9",
-                event,
-                f"event {event.event_id} ends the run as cancelled, but nobody asked",
-            )
+            self._blame("V9", event, "ends the run as cancelled, but nobody asked")
 
     # --- checkpoints ------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class Messages:
     """The messages of a run, while it is being folded."""
 
     def __init__(self, violations: Violations) -> None:
-        self._violations = violations
+        self._blame = violations.blame
         # A signal's number is its place in this, from 1.
         self._signal_names: list[str] = []
         self._request_ids: set[str] = set()
@@ -69,12 +69,7 @@ class Messages:
 
     def _note_request(self, event: HistoryEvent, request_id: str, what: str) -> None:
         if request_id and request_id in self._request_ids:
-            self._violations.note(
-                "V9",
-                event,
-                f"event {event.event_id} records the {what} {request_id!r} a second"
-                " time",
-            )
+            self._blame("V9", event, f"records the {what} {request_id!r} a second time")
         self._request_ids.add(request_id)
 
     def _signal(self, event: HistoryEvent, signal: WorkflowExecutionSignaled) -> None:
@@ -112,7 +107,7 @@ class Messages:
             self._dead.add(letter.number)
             self.dead_letters.append(letter)
         if problem is not None:
-            self._violations.note("V9", event, f"event {event.event_id} {problem}")
+            self._blame("V9", event, problem)
 
     def _has_come(self, number: int, name: str) -> bool:
         return (
@@ -127,12 +122,7 @@ class Messages:
     ) -> None:
         update_id = update.update_id
         if update_id in self.updates or update_id in self._completed_updates:
-            self._violations.note(
-                "V9",
-                event,
-                f"event {event.event_id} accepts the update {update_id!r} a second"
-                " time",
-            )
+            self._blame("V9", event, f"accepts the update {update_id!r} a second time")
         self._completed_updates.discard(update_id)
         self.updates[update_id] = PendingUpdate(
             accepted_event_id=event.event_id,
@@ -148,11 +138,7 @@ class Messages:
         if self.updates.pop(update_id, None) is None:
             is_closed = update_id in self._completed_updates
             why = "has its outcome already" if is_closed else "was not accepted"
-            self._violations.note(
-                "V4",
-                event,
-                f"event {event.event_id} answers the update {update_id!r}, which {why}",
-            )
+            self._blame("V4", event, f"answers the update {update_id!r}, which {why}")
         self._completed_updates.add(update_id)
 
     # --- what the run shows, and carries on -------------------------------------------

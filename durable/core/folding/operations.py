@@ -36,6 +36,7 @@ class Operations:
 
     def __init__(self, violations: Violations) -> None:
         self._violations = violations
+        self._blame = violations.blame
         self.activities: dict[int, PendingActivity] = {}
         self.timers: dict[int, PendingTimer] = {}
         self.children: dict[int, PendingChild] = {}
@@ -95,11 +96,7 @@ class Operations:
 
     def _open(self, event: HistoryEvent, ids: set[str], own: str, what: str) -> None:
         if own in ids:
-            self._violations.note(
-                "V4",
-                event,
-                f"event {event.event_id} {what} {own!r}, which is open already",
-            )
+            self._blame("V4", event, f"{what} {own!r}, which is open already")
         ids.add(own)
 
     def _refuse(self, event: HistoryEvent, what: str, begun_by: int) -> None:
@@ -115,11 +112,11 @@ class Operations:
         self, event: HistoryEvent, begun_by: int, what: str, ours: str, theirs: str
     ) -> None:
         if ours != theirs:
-            self._violations.note(
+            self._blame(
                 "V4",
                 event,
-                f"event {event.event_id} is about {what} {ours!r}, but event"
-                f" {begun_by} began {what} {theirs!r}",
+                f"is about {what} {ours!r}, but event {begun_by} began {what}"
+                f" {theirs!r}",
             )
 
     # --- activities -------------------------------------------------------------------
@@ -175,9 +172,7 @@ class Operations:
         self._compare(event, begun_by, "timer", outcome.timer_id, timer.timer_id)
         if isinstance(outcome, of.TimerFired) and event.time < timer.due_at:
             early = (timer.due_at - event.time) / 1_000_000
-            self._violations.note(
-                "V7", event, f"event {event.event_id} fires {early:g} s before its time"
-            )
+            self._blame("V7", event, f"fires {early:g} s before its time")
 
     # --- children ---------------------------------------------------------------------
 
@@ -201,11 +196,11 @@ class Operations:
             self._refuse(event, "child", begun_by)
             return
         if child.run_id is not None:
-            self._violations.note(
+            self._blame(
                 "V4",
                 event,
-                f"event {event.event_id} starts the child {child.workflow_id!r} of"
-                f" event {begun_by} a second time",
+                f"starts the child {child.workflow_id!r} of event {begun_by} a second"
+                " time",
             )
         self._compare(event, begun_by, "child", started.workflow_id, child.workflow_id)
         self.children[begun_by] = msgspec.structs.replace(child, run_id=started.run_id)
@@ -217,11 +212,11 @@ class Operations:
             return
         self._compare(event, begun_by, "child", outcome.workflow_id, child.workflow_id)
         if child.run_id and isinstance(outcome, of.StartChildWorkflowExecutionFailed):
-            self._violations.note(
+            self._blame(
                 "V4",
                 event,
-                f"event {event.event_id} says that child {child.workflow_id!r} could"
-                " not start, but it had started",
+                f"says that child {child.workflow_id!r} could not start, but it had"
+                " started",
             )
 
     # --- messages to other runs -------------------------------------------------------

@@ -54,6 +54,10 @@ class Violations:
         event_id = None if event is None else event.event_id
         self.found.append(Violation(rule, event_id, message))
 
+    def blame(self, rule: Rule, event: HistoryEvent, what: str) -> None:
+        """Note what an event does wrong."""
+        self.note(rule, event, f"event {event.event_id} {what}")
+
 
 class PendingActivity(msgspec.Struct, frozen=True, kw_only=True):
     """An activity without an outcome."""

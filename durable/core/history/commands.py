@@ -7,7 +7,7 @@ The event that records a command is derived from it.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgspec
 
@@ -48,7 +48,12 @@ class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
     at_most_once: bool
 
 
-class ScheduleActivityTask(msgspec.Struct, frozen=True, gc=False):
+class _Command(msgspec.Struct, frozen=True, gc=False):
+    is_input: ClassVar[bool] = False
+    """Of the event that records it: replay does not hand it to the code."""
+
+
+class ScheduleActivityTask(_Command, frozen=True):
     """Run an activity."""
 
     activity_id: str
@@ -60,7 +65,7 @@ class ScheduleActivityTask(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
-class RequestCancelActivityTask(msgspec.Struct, frozen=True, gc=False):
+class RequestCancelActivityTask(_Command, frozen=True):
     """Ask a running activity to stop."""
 
     activity_id: str
@@ -68,7 +73,7 @@ class RequestCancelActivityTask(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
-class StartTimer(msgspec.Struct, frozen=True, gc=False):
+class StartTimer(_Command, frozen=True):
     """Wake the workflow after a while."""
 
     timer_id: str
@@ -77,7 +82,7 @@ class StartTimer(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
-class CancelTimer(msgspec.Struct, frozen=True, gc=False):
+class CancelTimer(_Command, frozen=True):
     """Drop a timer that has not fired."""
 
     timer_id: str
@@ -85,7 +90,7 @@ class CancelTimer(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
-class RecordMarker(msgspec.Struct, frozen=True, gc=False):
+class RecordMarker(_Command, frozen=True):
     """Keep a fact of the library itself: a patch, a side effect."""
 
     marker_name: str
@@ -112,7 +117,7 @@ class ChildSettings(msgspec.Struct, frozen=True, gc=False):
     propagate_failures: bool
 
 
-class StartChildWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+class StartChildWorkflowExecution(_Command, frozen=True):
     """Start a run of another workflow as this run's child."""
 
     workflow_id: str
@@ -124,7 +129,7 @@ class StartChildWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
-class SignalExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+class SignalExternalWorkflowExecution(_Command, frozen=True):
     """Send a signal to another run."""
 
     workflow_id: str
@@ -136,7 +141,7 @@ class SignalExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
     source: str = ""
 
 
-class RequestCancelExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+class RequestCancelExternalWorkflowExecution(_Command, frozen=True):
     """Ask another run to stop."""
 
     workflow_id: str
@@ -146,7 +151,12 @@ class RequestCancelExternalWorkflowExecution(msgspec.Struct, frozen=True, gc=Fal
     source: str = ""
 
 
-class CompleteWorkflowExecutionUpdate(msgspec.Struct, frozen=True, gc=False):
+ExternalCommand: TypeAlias = (
+    SignalExternalWorkflowExecution | RequestCancelExternalWorkflowExecution
+)
+
+
+class CompleteWorkflowExecutionUpdate(_Command, frozen=True):
     """Answer an accepted update: with a result, or with a failure."""
 
     update_id: str
@@ -154,14 +164,14 @@ class CompleteWorkflowExecutionUpdate(msgspec.Struct, frozen=True, gc=False):
     failure: Failure | None = None
 
 
-class SetState(msgspec.Struct, frozen=True, gc=False):
+class SetState(_Command, frozen=True):
     """Publish what the run shows of itself."""
 
     previous: Payload | None
     current: Payload
 
 
-class ContinueAsNewWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+class ContinueAsNewWorkflowExecution(_Command, frozen=True):
     """End the run, and begin the next of its chain with a fresh history."""
 
     new_run_id: str
@@ -173,19 +183,19 @@ class ContinueAsNewWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
 
 
-class CompleteWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+class CompleteWorkflowExecution(_Command, frozen=True):
     """End the run with a result."""
 
     result: Payload
 
 
-class FailWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+class FailWorkflowExecution(_Command, frozen=True):
     """End the run with a failure."""
 
     failure: Failure
 
 
-class CancelWorkflowExecution(msgspec.Struct, frozen=True, gc=False):
+class CancelWorkflowExecution(_Command, frozen=True):
     """End the run as cancelled, after cancellation was requested."""
 
     failure: Failure | None = None

@@ -103,19 +103,13 @@ class WorkflowExecutionStarted(_Input, frozen=True, kw_only=True):
 class WorkflowExecutionCompleted(CompleteWorkflowExecution, frozen=True):
     """The run ended with a result."""
 
-    is_input: ClassVar[bool] = False
-
 
 class WorkflowExecutionFailed(FailWorkflowExecution, frozen=True):
     """The run ended with a failure."""
 
-    is_input: ClassVar[bool] = False
-
 
 class WorkflowExecutionCanceled(CancelWorkflowExecution, frozen=True):
     """The run ended as cancelled."""
-
-    is_input: ClassVar[bool] = False
 
 
 class WorkflowExecutionTimedOut(_Input, frozen=True):
@@ -149,8 +143,6 @@ class WorkflowTaskStarted(_Input, frozen=True):
 class ActivityTaskScheduled(ScheduleActivityTask, frozen=True):
     """An activity was asked for. Its first local attempt is recorded by this."""
 
-    is_input: ClassVar[bool] = False
-
 
 class ActivityTaskCompleted(_Input, frozen=True):
     """An activity returned. Earlier attempts are rows of the attempts table."""
@@ -174,8 +166,6 @@ class ActivityTaskTimedOut(_ActivityFailure, frozen=True):
 class ActivityTaskCancelRequested(RequestCancelActivityTask, frozen=True):
     """The workflow asked a running activity to stop."""
 
-    is_input: ClassVar[bool] = False
-
 
 class ActivityTaskCanceled(_Input, frozen=True):
     """An activity stopped because it was asked to."""
@@ -190,8 +180,6 @@ class ActivityTaskCanceled(_Input, frozen=True):
 class TimerStarted(StartTimer, frozen=True):
     """A timer was set; it is due at the event's time plus the timeout."""
 
-    is_input: ClassVar[bool] = False
-
 
 class TimerFired(_Input, frozen=True):
     """A timer came due."""
@@ -203,13 +191,9 @@ class TimerFired(_Input, frozen=True):
 class TimerCanceled(CancelTimer, frozen=True):
     """A timer was dropped before it fired."""
 
-    is_input: ClassVar[bool] = False
-
 
 class MarkerRecorded(RecordMarker, frozen=True):
     """A fact of the library itself."""
-
-    is_input: ClassVar[bool] = False
 
 
 class WorkflowExecutionSignaled(_Input, frozen=True):
@@ -235,19 +219,13 @@ class WorkflowExecutionUpdateAccepted(_Input, frozen=True):
 class WorkflowExecutionUpdateCompleted(CompleteWorkflowExecutionUpdate, frozen=True):
     """The handler of an update returned or raised."""
 
-    is_input: ClassVar[bool] = False
-
 
 class StateTransitioned(SetState, frozen=True):
     """The run published what it shows of itself."""
 
-    is_input: ClassVar[bool] = False
-
 
 class StartChildWorkflowExecutionInitiated(StartChildWorkflowExecution, frozen=True):
     """A child workflow was asked for."""
-
-    is_input: ClassVar[bool] = False
 
 
 class ChildWorkflowExecutionStarted(_OfChild, frozen=True):
@@ -299,8 +277,6 @@ class SignalExternalWorkflowExecutionInitiated(
 ):
     """A signal to another run is on its way."""
 
-    is_input: ClassVar[bool] = False
-
 
 class ExternalWorkflowExecutionSignaled(_Reached, frozen=True):
     """The other run has the signal, durably."""
@@ -314,8 +290,6 @@ class RequestCancelExternalWorkflowExecutionInitiated(
     RequestCancelExternalWorkflowExecution, frozen=True
 ):
     """A request to stop is on its way to another run."""
-
-    is_input: ClassVar[bool] = False
 
 
 class ExternalWorkflowExecutionCancelRequested(_Reached, frozen=True):
@@ -353,8 +327,6 @@ class CheckpointRecorded(_Input, frozen=True, kw_only=True):
 
 class WorkflowExecutionContinuedAsNew(ContinueAsNewWorkflowExecution, frozen=True):
     """The run ended; its chain goes on as `new_run_id`."""
-
-    is_input: ClassVar[bool] = False
 
 
 Attributes: TypeAlias = (

@@ -458,6 +458,15 @@ class _ReadOnlyQueue(collections.deque[Handle]):
 
 
 _IN_ACTIVITY: Final = "Do it in an activity and await that."
+# What reaches outside of the run.
+_OUTSIDE: Final = (
+    "add_reader remove_reader add_writer remove_writer getaddrinfo getnameinfo"
+    " create_connection create_server create_unix_connection create_unix_server"
+    " create_datagram_endpoint connect_accepted_socket start_tls sendfile"
+    " connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec sock_recv"
+    " sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto"
+    " sock_sendfile sock_connect sock_accept"
+)
 _FORBIDDEN: Final = {
     "run_forever": "A workflow's loop is driven by the library; return from the task.",
     "run_until_complete": "Use await.",
@@ -468,33 +477,7 @@ _FORBIDDEN: Final = {
     "set_task_factory": "The order of tasks is part of the history.",
     "set_exception_handler": "Handle exceptions where they are raised.",
     "set_debug": "Debug mode has no meaning here.",
-    "add_reader": _IN_ACTIVITY,
-    "remove_reader": _IN_ACTIVITY,
-    "add_writer": _IN_ACTIVITY,
-    "remove_writer": _IN_ACTIVITY,
-    "getaddrinfo": _IN_ACTIVITY,
-    "getnameinfo": _IN_ACTIVITY,
-    "create_connection": _IN_ACTIVITY,
-    "create_server": _IN_ACTIVITY,
-    "create_unix_connection": _IN_ACTIVITY,
-    "create_unix_server": _IN_ACTIVITY,
-    "create_datagram_endpoint": _IN_ACTIVITY,
-    "connect_accepted_socket": _IN_ACTIVITY,
-    "start_tls": _IN_ACTIVITY,
-    "sendfile": _IN_ACTIVITY,
-    "connect_read_pipe": _IN_ACTIVITY,
-    "connect_write_pipe": _IN_ACTIVITY,
-    "subprocess_shell": _IN_ACTIVITY,
-    "subprocess_exec": _IN_ACTIVITY,
-    "sock_recv": _IN_ACTIVITY,
-    "sock_recv_into": _IN_ACTIVITY,
-    "sock_recvfrom": _IN_ACTIVITY,
-    "sock_recvfrom_into": _IN_ACTIVITY,
-    "sock_sendall": _IN_ACTIVITY,
-    "sock_sendto": _IN_ACTIVITY,
-    "sock_sendfile": _IN_ACTIVITY,
-    "sock_connect": _IN_ACTIVITY,
-    "sock_accept": _IN_ACTIVITY,
+    **dict.fromkeys(_OUTSIDE.split(), _IN_ACTIVITY),
     "add_signal_handler": "Signals of the process belong to the program, not to a run.",
     "remove_signal_handler": "Signals of the process belong to the program.",
 }

@@ -15,17 +15,18 @@ from durable.core.history.commands import (
     ScheduleActivityTask,
 )
 from durable.core.history.events import (
-    ActivityTaskCancelRequested,
     ActivityTaskScheduled,
     Attributes,
     WorkflowExecutionStarted,
 )
 from durable.core.history.payload import Payloads
+from durable.core.machines.fact import FactEntry
 from durable.core.machines.machine import (
     CREATED,
     PENDING,
     RECORD,
     RESOLVE,
+    STOPPABLE,
     Entry,
     Machine,
     Move,
@@ -63,13 +64,7 @@ class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
     scheduled_at: int = 0
     scheduled: Attributes | None = None
     event_type = ActivityTaskScheduled
-    table: ClassVar[Table] = {
-        (State.CREATED, Move.RECORD): State.PENDING,
-        (State.CREATED, Move.CANCEL): State.CLOSED,
-        (State.PENDING, Move.CANCEL): State.CANCEL_REQUESTED,
-        (State.PENDING, Move.RESOLVE): State.CLOSED,
-        (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
-    }
+    table: ClassVar[Table] = STOPPABLE
 
     def command(self) -> ScheduleActivityTask:
         """The command as data."""
@@ -120,7 +115,10 @@ class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
             self.is_withdrawn = True
         elif self.state is PENDING and send:
             self.move(Move.CANCEL)
-            self.sender.send(_CancelEntry(self))
+            command = RequestCancelActivityTask(
+                self.activity_id, self.scheduled_event_id
+            )
+            self.sender.send(FactEntry(command, "scheduled_event_id", "the activity"))
 
     def resolve(self, event: Attributes) -> None:
         """Take the outcome; whoever still waits is woken."""
@@ -133,28 +131,3 @@ class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
 def _on_queue(settings: ActivitySettings, task_queue: str) -> ActivitySettings:
     """Write out the run's own queue, which settings leave empty."""
     return msgspec.structs.replace(settings, task_queue=task_queue)
-
-
-class _CancelEntry(Entry):
-    """The entry of a RequestCancelActivityTask."""
-
-    __slots__ = ("_machine", "is_withdrawn")
-    event_type = ActivityTaskCancelRequested
-
-    def __init__(self, machine: ActivityMachine) -> None:
-        self.is_withdrawn = False
-        self._machine = machine
-
-    def command(self) -> RequestCancelActivityTask:
-        """The command as data."""
-        return RequestCancelActivityTask(
-            activity_id=self._machine.activity_id,
-            scheduled_event_id=self._machine.scheduled_event_id,
-        )
-
-    def differs(self, event: Attributes) -> str | None:
-        """Compare which activity is meant."""
-        assert isinstance(event, ActivityTaskCancelRequested)  # noqa: S101 - by `event_type`
-        if event.scheduled_event_id != self._machine.scheduled_event_id:
-            return "the activity"
-        return None

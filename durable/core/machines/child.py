@@ -8,7 +8,11 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from durable.core.history.commands import ChildSettings, StartChildWorkflowExecution
+from durable.core.history.commands import (
+    ChildSettings,
+    RequestCancelExternalWorkflowExecution,
+    StartChildWorkflowExecution,
+)
 from durable.core.history.events import (
     Attributes,
     ChildWorkflowExecutionCanceled,
@@ -28,12 +32,13 @@ from durable.core.loop.cancels import (
     reason_of,
     sees_every_cancel,
 )
-from durable.core.machines.external import CancelExternalMachine
+from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.machine import (
     CREATED,
     PENDING,
     RECORD,
     RESOLVE,
+    STOPPABLE,
     Entry,
     Machine,
     Move,
@@ -67,59 +72,26 @@ class Parent(Protocol):
         ...
 
 
-class ChildMachine(Machine, Entry):
+class ChildMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One child of a run; also the entry of its own StartChildWorkflowExecution."""
 
-    __slots__ = (
-        "_code",
-        "_instruction",
-        "_parent",
-        "_stop",
-        "initiated",
-        "initiated_at",
-        "initiated_event_id",
-        "input",
-        "is_withdrawn",
-        "outcome",
-        "run_id",
-        "start",
-        "state",
-        "target",
-        "workflow_id",
-    )
+    workflow_id: str
+    target: ChildTarget
+    input: Payloads
+    parent: Parent
+    code: CodeType | None
+    instruction: int
+    start: Outcome[Attributes]
+    outcome: Outcome[Attributes]
+    state: State = CREATED
+    is_withdrawn: bool = False
+    run_id: str | None = None
+    initiated_event_id: int = 0
+    initiated_at: int = 0
+    initiated: StartChildWorkflowExecutionInitiated | None = None
+    stop: DeliveryMachine | None = None
     event_type = StartChildWorkflowExecutionInitiated
-    table: ClassVar[Table] = {
-        (State.CREATED, Move.RECORD): State.PENDING,
-        (State.CREATED, Move.CANCEL): State.CLOSED,
-        (State.PENDING, Move.CANCEL): State.CANCEL_REQUESTED,
-        (State.PENDING, Move.RESOLVE): State.CLOSED,
-        (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
-    }
-
-    def __init__(
-        self,
-        workflow_id: str,
-        target: ChildTarget,
-        input: Payloads,
-        parent: Parent,
-        code: CodeType | None,
-        instruction: int,
-    ) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.workflow_id = workflow_id
-        self.run_id: str | None = None
-        self.target = target
-        self.input = input
-        self.initiated_event_id = 0
-        self.initiated_at = 0
-        self.initiated: StartChildWorkflowExecutionInitiated | None = None
-        self.start: Outcome[Attributes] = Outcome(parent.loop)
-        self.outcome: Outcome[Attributes] = Outcome(parent.loop)
-        self._parent = parent
-        self._stop: CancelExternalMachine | None = None
-        self._code = code
-        self._instruction = instruction
+    table: ClassVar[Table] = STOPPABLE
 
     # --- the entry --------------------------------------------------------------------
 
@@ -133,7 +105,7 @@ class ChildMachine(Machine, Entry):
             self._settings(),
             {},
             target.summary,
-            source_line(self._code, self._instruction),
+            source_line(self.code, self.instruction),
         )
 
     def _settings(self) -> ChildSettings:
@@ -141,7 +113,7 @@ class ChildMachine(Machine, Entry):
         settings = self.target.settings
         if settings.task_queue:
             return settings
-        queue = self._parent.started.task_queue
+        queue = self.parent.started.task_queue
         return msgspec.structs.replace(settings, task_queue=queue)
 
     def differs(self, event: Attributes) -> str | None:
@@ -189,25 +161,22 @@ class ChildMachine(Machine, Entry):
             self.is_withdrawn = True
         elif self.state is PENDING:
             self.move(Move.CANCEL)
-            self._stop = CancelExternalMachine(
-                self.workflow_id,
-                None,
-                reason,
-                Outcome(self._parent.loop),
-                is_child=True,
+            command = RequestCancelExternalWorkflowExecution(
+                self.workflow_id, None, reason, child_workflow_only=True
             )
-            self._parent.send(self._stop)
+            self.stop = DeliveryMachine(command, Outcome(self.parent.loop))
+            self.parent.send(self.stop)
 
     # --- what the parent's code holds -------------------------------------------------
 
     async def wait_started(self) -> str:
         """Wait until the child exists; return its run id."""
-        if self._parent.is_torn_down:
-            await self._parent.loop.create_future()  # see durable.core.loop.teardown
+        if self.parent.is_torn_down:
+            await self.parent.loop.create_future()  # see durable.core.loop.teardown
         try:
             event = await self.start.wait()
         except asyncio.CancelledError:
-            if self.state is CREATED and not self._parent.is_torn_down:
+            if self.state is CREATED and not self.parent.is_torn_down:
                 self.cancel()  # asked for and given up within one turn
             raise
         if isinstance(event, StartChildWorkflowExecutionFailed):
@@ -217,13 +186,13 @@ class ChildMachine(Machine, Entry):
 
     async def wait_result(self) -> Payload:
         """Wait for the child's result; raise its failure."""
-        if self._parent.is_torn_down:
-            await self._parent.loop.create_future()  # see durable.core.loop.teardown
+        if self.parent.is_torn_down:
+            await self.parent.loop.create_future()  # see durable.core.loop.teardown
         kind = self.target.settings.cancellation_type
         try:
             return self._result(await self.outcome.wait())
         except asyncio.CancelledError as cancel:
-            if self._parent.is_torn_down:
+            if self.parent.is_torn_down:
                 raise
             was_created = self.state is CREATED
             if kind != "abandon" or was_created:
@@ -241,13 +210,13 @@ class ChildMachine(Machine, Entry):
         event: Attributes | None = None
         while event is None:
             try:
-                if kind == "wait_cancellation_requested" and self._stop is not None:
-                    await self._stop.outcome.wait()
+                if kind == "wait_cancellation_requested" and self.stop is not None:
+                    await self.stop.outcome.wait()
                     if self.outcome.value is None:
                         break
                 event = await self.outcome.wait()
             except asyncio.CancelledError as another:
-                if self._parent.is_torn_down:
+                if self.parent.is_torn_down:
                     raise
                 outlasting.take(another)
         if event is None or isinstance(event, ChildWorkflowExecutionCanceled):
@@ -262,7 +231,7 @@ class ChildMachine(Machine, Entry):
             raise _start_error(event)
         if isinstance(event, ChildWorkflowExecutionCanceled):
             raise asyncio.CancelledError
-        raise self._parent.code.exception_of(
+        raise self.parent.code.exception_of(
             Failure(
                 message=f"Child workflow {event.workflow_id!r}"
                 f" ({event.workflow_type}) failed.",

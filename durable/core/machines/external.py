@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from durable.core.history.commands import (
-    RequestCancelExternalWorkflowExecution,
-    SignalExternalWorkflowExecution,
-)
+import msgspec
+
+from durable.core.history.commands import ExternalCommand
 from durable.core.history.events import (
+    EVENT_OF,
     Attributes,
     ExternalWorkflowExecutionCancelRequested,
     ExternalWorkflowExecutionSignaled,
-    RequestCancelExternalWorkflowExecutionInitiated,
     SignalExternalWorkflowExecutionInitiated,
 )
-from durable.core.history.payload import Payloads
 from durable.core.machines.machine import (
     CREATED,
     RECORD,
@@ -30,44 +28,38 @@ from durable.core.machines.machine import (
 )
 from durable.errors import InboxFullError, WorkflowClosedError, WorkflowNotFoundError
 
-_TABLE: Table = {
-    (State.CREATED, Move.RECORD): State.PENDING,
-    (State.CREATED, Move.CANCEL): State.CLOSED,
-    (State.PENDING, Move.RESOLVE): State.CLOSED,
-}
 
-
-class DeliveryMachine(Machine, Entry):
+class DeliveryMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One message to another run; also the entry of its own command."""
 
-    __slots__ = (
-        "initiated",
-        "initiated_event_id",
-        "is_child",
-        "is_withdrawn",
-        "outcome",
-        "run_id",
-        "state",
-        "workflow_id",
-    )
-    table: ClassVar[Table] = _TABLE
+    sent: ExternalCommand
+    outcome: Outcome[Attributes]
+    state: State = CREATED
+    is_withdrawn: bool = False
+    initiated_event_id: int = 0
+    initiated: Attributes | None = None
+    event_type: Any = None
+    table: ClassVar[Table] = {
+        (State.CREATED, Move.RECORD): State.PENDING,
+        (State.CREATED, Move.CANCEL): State.CLOSED,
+        (State.PENDING, Move.RESOLVE): State.CLOSED,
+    }
 
-    def __init__(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        outcome: Outcome[Attributes],
-        *,
-        is_child: bool,
-    ) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.workflow_id = workflow_id
-        self.run_id = run_id
-        self.outcome = outcome
-        self.is_child = is_child
-        self.initiated_event_id = 0
-        self.initiated: Attributes | None = None
+    def __post_init__(self) -> None:
+        self.event_type = EVENT_OF[type(self.sent)]
+
+    def command(self) -> ExternalCommand:
+        """The command as data."""
+        return self.sent
+
+    def differs(self, event: Any) -> str | None:
+        """Compare the receiver, and a signal's name."""
+        if event.workflow_id != self.sent.workflow_id:
+            return "the workflow id"
+        if not isinstance(event, SignalExternalWorkflowExecutionInitiated):
+            return None
+        name = getattr(self.sent, "signal_name", None)
+        return None if event.signal_name == name else "the signal"
 
     def recorded(
         self, run: Operations, event_id: int, time: int, event: Attributes
@@ -103,75 +95,3 @@ class DeliveryMachine(Machine, Entry):
         if event.cause == InboxFullError.code:
             raise InboxFullError(event.message)
         raise WorkflowNotFoundError(event.message)
-
-
-class SignalExternalMachine(DeliveryMachine):
-    """One signal to another run."""
-
-    __slots__ = ("input", "name")
-    event_type = SignalExternalWorkflowExecutionInitiated
-
-    def __init__(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        name: str,
-        input: Payloads,
-        outcome: Outcome[Attributes],
-        *,
-        is_child: bool,
-    ) -> None:
-        super().__init__(workflow_id, run_id, outcome, is_child=is_child)
-        self.name = name
-        self.input = input
-
-    def command(self) -> SignalExternalWorkflowExecution:
-        """The command as data."""
-        return SignalExternalWorkflowExecution(
-            workflow_id=self.workflow_id,
-            run_id=self.run_id,
-            signal_name=self.name,
-            input=self.input,
-            headers={},
-            child_workflow_only=self.is_child,
-        )
-
-    def differs(self, event: Attributes) -> str | None:
-        """Compare the receiver and the signal's name."""
-        assert isinstance(event, SignalExternalWorkflowExecutionInitiated)  # noqa: S101 - by `event_type`
-        if event.workflow_id != self.workflow_id:
-            return "the workflow id"
-        return None if event.signal_name == self.name else "the signal"
-
-
-class CancelExternalMachine(DeliveryMachine):
-    """One request to stop to another run."""
-
-    __slots__ = ("reason",)
-    event_type = RequestCancelExternalWorkflowExecutionInitiated
-
-    def __init__(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        reason: str,
-        outcome: Outcome[Attributes],
-        *,
-        is_child: bool,
-    ) -> None:
-        super().__init__(workflow_id, run_id, outcome, is_child=is_child)
-        self.reason = reason
-
-    def command(self) -> RequestCancelExternalWorkflowExecution:
-        """The command as data."""
-        return RequestCancelExternalWorkflowExecution(
-            workflow_id=self.workflow_id,
-            run_id=self.run_id,
-            reason=self.reason,
-            child_workflow_only=self.is_child,
-        )
-
-    def differs(self, event: Attributes) -> str | None:
-        """Compare the receiver."""
-        assert isinstance(event, RequestCancelExternalWorkflowExecutionInitiated)  # noqa: S101 - by `event_type`
-        return None if event.workflow_id == self.workflow_id else "the workflow id"

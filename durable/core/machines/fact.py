@@ -1,4 +1,7 @@
-"""Facts that a run records and awaits nothing for: answers, states, dead letters."""
+"""What a run records and awaits nothing for: its end, answers, states, markers.
+
+Markers are facts of the library itself: which patches a run goes by, dead letters.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Final
 import msgspec
 
 from durable.core.history.commands import Command, RecordMarker
-from durable.core.history.events import EVENT_OF, Attributes, MarkerRecorded
+from durable.core.history.events import EVENT_OF, Attributes
 from durable.core.history.payload import Failure, Payload
 from durable.core.machines.machine import Entry
 
@@ -20,14 +23,18 @@ class FactEntry(Entry):
     Args:
         command: the command.
         identity: the field that must agree on replay, if any; values may change.
+        label: how a difference calls it; the field by default.
     """
 
-    __slots__ = ("_command", "_identity", "event_type", "is_withdrawn")
+    __slots__ = ("_command", "_identity", "_label", "event_type", "is_withdrawn")
 
-    def __init__(self, command: Command, identity: str | None = None) -> None:
+    def __init__(
+        self, command: Command, identity: str | None = None, label: str | None = None
+    ) -> None:
         self.is_withdrawn = False
         self._command = command
         self._identity = identity
+        self._label = label
         self.event_type = EVENT_OF[type(command)]
 
     def command(self) -> Command:
@@ -39,7 +46,7 @@ class FactEntry(Entry):
         name = self._identity
         if name is None or getattr(event, name) == getattr(self._command, name):
             return None
-        return f"the {name.replace('_', ' ')}"
+        return self._label or f"the {name.replace('_', ' ')}"
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -50,23 +57,15 @@ class DeadLetter(msgspec.Struct, frozen=True):
     error: Failure
 
 
-class DeadLetterEntry(Entry):
+class DeadLetterEntry(FactEntry):
     """The entry of a dead letter's marker."""
 
-    __slots__ = ("_letter", "is_withdrawn")
-    event_type = MarkerRecorded
+    __slots__ = ("_letter",)
 
     def __init__(self, letter: DeadLetter) -> None:
-        self.is_withdrawn = False
+        data = Payload(json=msgspec.Raw(msgspec.json.encode(letter)))
+        super().__init__(RecordMarker(DEAD_LETTER_MARKER, {"letter": data}))
         self._letter = letter
-
-    def command(self) -> RecordMarker:
-        """The command as data."""
-        data = msgspec.json.encode(self._letter)
-        return RecordMarker(
-            marker_name=DEAD_LETTER_MARKER,
-            details={"letter": Payload(json=msgspec.Raw(data))},
-        )
 
     def differs(self, event: Attributes) -> str | None:
         """Compare which signal it is; the reason may read otherwise."""

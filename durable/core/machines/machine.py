@@ -52,6 +52,14 @@ RECORD: Final = Move.RECORD
 RESOLVE: Final = Move.RESOLVE
 
 Table = Mapping[tuple[State, Move], State]
+STOPPABLE: Final[Table] = {
+    (State.CREATED, Move.RECORD): State.PENDING,
+    (State.CREATED, Move.CANCEL): State.CLOSED,
+    (State.PENDING, Move.CANCEL): State.CANCEL_REQUESTED,
+    (State.PENDING, Move.RESOLVE): State.CLOSED,
+    (State.CANCEL_REQUESTED, Move.RESOLVE): State.CLOSED,
+}
+"""The moves of what may be asked to stop and closes by an outcome of its own."""
 
 
 class Machine:

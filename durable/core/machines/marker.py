@@ -7,35 +7,23 @@ from typing import Final
 import msgspec
 
 from durable.core.history.commands import RecordMarker
-from durable.core.history.events import Attributes, MarkerRecorded
+from durable.core.history.events import Attributes
 from durable.core.history.payload import Payload
-from durable.core.machines.machine import Entry
+from durable.core.machines.fact import FactEntry
 
 PATCH_MARKER: Final = "core_patch"  # Temporal's name for it
 
 
-class PatchEntry(Entry):
+class PatchEntry(FactEntry):
     """The entry of a patch marker."""
 
-    __slots__ = ("_deprecated", "_source", "is_withdrawn", "patch_id")
-    event_type = MarkerRecorded
+    __slots__ = ("patch_id",)
 
     def __init__(self, patch_id: str, *, deprecated: bool, source: str) -> None:
-        self.is_withdrawn = False
+        data = msgspec.json.encode({"id": patch_id, "deprecated": deprecated})
+        details = {"patch": Payload(json=msgspec.Raw(data))}
+        super().__init__(RecordMarker(PATCH_MARKER, details, source))
         self.patch_id = patch_id
-        self._deprecated = deprecated
-        self._source = source
-
-    def command(self) -> RecordMarker:
-        """The command as data."""
-        data = msgspec.json.encode(
-            {"id": self.patch_id, "deprecated": self._deprecated}
-        )
-        return RecordMarker(
-            marker_name=PATCH_MARKER,
-            details={"patch": Payload(json=msgspec.Raw(data))},
-            source=self._source,
-        )
 
     def differs(self, event: Attributes) -> str | None:
         """Compare which patch it is; deprecation may come later."""

@@ -6,8 +6,11 @@ import heapq
 from collections.abc import Callable
 from typing import ClassVar
 
+import msgspec
+
 from durable.core.history.commands import CancelTimer, StartTimer
-from durable.core.history.events import Attributes, TimerCanceled, TimerStarted
+from durable.core.history.events import Attributes, TimerStarted
+from durable.core.machines.fact import FactEntry
 from durable.core.machines.machine import (
     CREATED,
     PENDING,
@@ -22,21 +25,19 @@ from durable.core.machines.machine import (
 )
 
 
-class TimerMachine(Machine, Entry):
+class TimerMachine(Machine, Entry, msgspec.Struct, eq=False):
     """One timer of a run; also the entry of its own StartTimer."""
 
-    __slots__ = (
-        "_fire",
-        "_send",
-        "_source",
-        "delay",
-        "due_at",
-        "is_withdrawn",
-        "started_event_id",
-        "state",
-        "summary",
-        "timer_id",
-    )
+    timer_id: str
+    delay: int
+    fire: Callable[[], None]
+    send: Callable[[Entry], None]
+    summary: str | None
+    source: Callable[[], str]
+    state: State = CREATED
+    is_withdrawn: bool = False
+    due_at: int = 0
+    started_event_id: int = 0
     event_type = TimerStarted
     table: ClassVar[Table] = {
         (State.CREATED, Move.RECORD): State.PENDING,
@@ -45,34 +46,13 @@ class TimerMachine(Machine, Entry):
         (State.PENDING, Move.RESOLVE): State.CLOSED,
     }
 
-    def __init__(
-        self,
-        timer_id: str,
-        delay: int,
-        *,
-        fire: Callable[[], None],
-        send: Callable[[Entry], None],
-        summary: str | None,
-        source: Callable[[], str],
-    ) -> None:
-        self.state = CREATED
-        self.is_withdrawn = False
-        self.timer_id = timer_id
-        self.delay = delay
-        self.due_at = 0
-        self.started_event_id = 0
-        self.summary = summary
-        self._fire = fire
-        self._send = send
-        self._source = source
-
     def command(self) -> StartTimer:
         """The command as data."""
         return StartTimer(
             timer_id=self.timer_id,
             start_to_fire_timeout=self.delay,
             summary=self.summary,
-            source=self._source(),
+            source=self.source(),
         )
 
     def differs(self, event: Attributes) -> str | None:
@@ -101,38 +81,26 @@ class TimerMachine(Machine, Entry):
             self.is_withdrawn = True
         elif self.state is PENDING:
             self.move(Move.CANCEL)
-            self._send(_CancelEntry(self))
+            self.send(_CancelEntry(self))
 
     def resolve(self) -> None:
         """Fire."""
         self.move(RESOLVE)
-        self._fire()
+        self.fire()
 
 
-class _CancelEntry(Entry):
+class _CancelEntry(FactEntry):
     """The entry of a CancelTimer."""
 
-    __slots__ = ("_machine", "is_withdrawn")
-    event_type = TimerCanceled
+    __slots__ = ("_started_event_id",)
 
-    def __init__(self, machine: TimerMachine) -> None:
-        self.is_withdrawn = False
-        self._machine = machine
+    def __init__(self, timer: TimerMachine) -> None:
+        self._started_event_id = timer.started_event_id
+        command = CancelTimer(timer.timer_id, timer.started_event_id)
+        super().__init__(command, "timer_id", "the timer")
 
     def recorded(
         self, run: Operations, event_id: int, time: int, event: Attributes
     ) -> None:
         """The run waits for it no more."""
-        run.timers.pop(self._machine.started_event_id, None)
-
-    def command(self) -> CancelTimer:
-        """The command as data."""
-        return CancelTimer(
-            timer_id=self._machine.timer_id,
-            started_event_id=self._machine.started_event_id,
-        )
-
-    def differs(self, event: Attributes) -> str | None:
-        """Compare which timer is meant."""
-        assert isinstance(event, TimerCanceled)  # noqa: S101 - by `event_type`
-        return None if event.timer_id == self._machine.timer_id else "the timer"
+        run.timers.pop(self._started_event_id, None)

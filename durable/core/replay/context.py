@@ -33,9 +33,7 @@ from durable.core.loop.unawaited import Call
 from durable.core.loop.user_code import is_plumbing
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.child import ChildMachine
-from durable.core.machines.external import (
-    DeliveryMachine,
-)
+from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.fact import FactEntry
 from durable.core.machines.machine import CREATED, PENDING, Entry, Machine
 from durable.core.machines.marker import PatchEntry
@@ -378,13 +376,7 @@ class RunContext(OtherRuns):
                 loop.next_number()  # that of the future
                 return result
         machine = ActivityMachine(
-            activity_id,
-            target,
-            input,
-            loop.create_future(),
-            self,
-            code,
-            instruction,
+            activity_id, target, input, loop.create_future(), self, code, instruction
         )
         self.entries.append(machine)
         if cancellation not in _ENDED_BY_CANCELS:
@@ -471,9 +463,7 @@ class RunContext(OtherRuns):
             raise
 
     async def wait_condition(
-        self,
-        predicate: Callable[[], bool],
-        timeout: int | None,
+        self, predicate: Callable[[], bool], timeout: int | None
     ) -> None:
         """Wait until the predicate holds; raise TimeoutError after `timeout`."""
         if self.loop.is_torn_down:
@@ -581,12 +571,7 @@ class RunContext(OtherRuns):
         self.refuse_if_read_only("A timer")
         self._timer_count += 1
         machine = TimerMachine(
-            str(self._timer_count),
-            delay,
-            fire=fire,
-            send=self.send,
-            summary=summary,
-            source=source,
+            str(self._timer_count), delay, fire, self.send, summary, source
         )
         self.entries.append(machine)
         return machine

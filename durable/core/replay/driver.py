@@ -18,6 +18,7 @@ from msgspec import UNSET
 from durable import limits
 from durable.core.history.commands import (
     CancelWorkflowExecution,
+    Command,
     CompleteWorkflowExecution,
     ContinueAsNewWorkflowExecution,
     FailWorkflowExecution,
@@ -45,16 +46,12 @@ from durable.core.loop.teardown import (
     close_async_generator,
     close_coroutine,
 )
-from durable.core.machines.run import ClosingCommand, ClosingEntry
+from durable.core.machines.fact import FactEntry
 from durable.core.replay.context import CheckpointReached, RunContext
 from durable.core.replay.seed import siphash13
 from durable.core.runtime import ContinueAsNew, find_continuation
 from durable.core.workflow_task import TaskInput, UpdateRequest, update_request_id
-from durable.errors import (
-    CorruptHistoryError,
-    InternalError,
-    WorkflowTaskError,
-)
+from durable.errors import CorruptHistoryError, InternalError, WorkflowTaskError
 
 _FIRST: Final = frozenset(
     {
@@ -251,11 +248,11 @@ class RunDriver:
             except WorkflowTaskError as error:
                 raise BugError(error) from None
         if context.ending is not None:
-            context.entries.append(ClosingEntry(self._ending_command(context.ending)))
+            context.entries.append(FactEntry(self._ending_command(context.ending)))
         elif context.checkpoint_input is not None:
             self._check_checkpoint(context)
         elif main is not None and main.done():
-            context.entries.append(ClosingEntry(self._closing_command(main)))
+            context.entries.append(FactEntry(self._closing_command(main)))
         else:
             return
         if context.checkpoint_input is None and not context.is_replaying:
@@ -336,7 +333,7 @@ class RunDriver:
 
     # --- how the run ends -------------------------------------------------------------
 
-    def _closing_command(self, main: asyncio.Task[Payload]) -> ClosingCommand:
+    def _closing_command(self, main: asyncio.Task[Payload]) -> Command:
         if main.cancelled():
             if self._is_cancel_requested:
                 return CancelWorkflowExecution()
@@ -354,7 +351,7 @@ class RunDriver:
             return CompleteWorkflowExecution(main.result())
         return self._ending_command(error)
 
-    def _ending_command(self, error: BaseException) -> ClosingCommand:
+    def _ending_command(self, error: BaseException) -> Command:
         context = self.context
         going = find_continuation(error)
         if going is not None:

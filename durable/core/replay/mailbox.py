@@ -34,12 +34,7 @@ from durable.core.loop.loop import DeterministicLoop
 from durable.core.loop.teardown import RunTornDown
 from durable.core.machines.fact import DeadLetter, DeadLetterEntry, FactEntry
 from durable.core.machines.machine import Entry
-from durable.core.runtime import (
-    Handler,
-    MessageKind,
-    WorkflowCode,
-    find_continuation,
-)
+from durable.core.runtime import Handler, MessageKind, WorkflowCode, find_continuation
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
     NondeterminismError,

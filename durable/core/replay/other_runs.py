@@ -7,15 +7,12 @@ import random
 import uuid
 from types import CodeType
 
-from durable.core.history.events import WorkflowExecutionStarted
+from durable.core.history.commands import ExternalCommand
+from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.history.payload import Payloads
 from durable.core.loop.unawaited import CallNotes
 from durable.core.machines.child import ChildMachine
-from durable.core.machines.external import (
-    CancelExternalMachine,
-    DeliveryMachine,
-    SignalExternalMachine,
-)
+from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.machine import Entry, Outcome
 from durable.core.runtime import Child, ChildTarget, WorkflowCode
 
@@ -61,53 +58,18 @@ class OtherRuns(CallNotes):
         self.has_had_children = True
         if workflow_id is None:
             workflow_id = str(uuid.UUID(int=self.random().getrandbits(128), version=4))
-        child = ChildMachine(workflow_id, target, input, self, code, instruction)
+        outcomes = Outcome[Attributes](self.loop), Outcome[Attributes](self.loop)
+        child = ChildMachine(
+            workflow_id, target, input, self, code, instruction, *outcomes
+        )
         self.send(child)
         return child
 
-    async def signal_external(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        name: str,
-        input: Payloads,
-        *,
-        is_child: bool = False,
-    ) -> None:
-        """Send a signal to another run."""
-        await self._deliver(
-            SignalExternalMachine(
-                workflow_id,
-                run_id,
-                name,
-                input,
-                Outcome(self.loop),
-                is_child=is_child,
-            )
-        )
-
-    async def cancel_external(
-        self,
-        workflow_id: str,
-        run_id: str | None,
-        reason: str,
-        *,
-        is_child: bool = False,
-    ) -> None:
-        """Ask another run to stop."""
-        await self._deliver(
-            CancelExternalMachine(
-                workflow_id,
-                run_id,
-                reason,
-                Outcome(self.loop),
-                is_child=is_child,
-            )
-        )
-
-    async def _deliver(self, machine: DeliveryMachine) -> None:
+    async def tell_external(self, command: ExternalCommand) -> None:
+        """Send a signal, or a request to stop, to another run."""
         if self.loop.is_torn_down:
             await self.loop.create_future()  # see durable.core.loop.teardown
+        machine = DeliveryMachine(command, Outcome(self.loop))
         self.send(machine)
         try:
             await machine.wait()

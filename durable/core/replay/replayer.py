@@ -31,17 +31,11 @@ from durable.core.history.events import (
 )
 from durable.core.history.payload import Failure, Payload, Payloads
 from durable.core.loop import turn
-from durable.core.machines.fact import find_dead_letter
+from durable.core.machines.fact import FactEntry, find_dead_letter
 from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
-from durable.core.machines.run import ClosingEntry
 from durable.core.replay.context import RunContext
-from durable.core.replay.driver import (
-    BugError,
-    RunDriver,
-    end_context,
-    exit_error,
-)
+from durable.core.replay.driver import BugError, RunDriver, end_context, exit_error
 from durable.core.replay.matcher import match
 from durable.core.replay.recorded_turns import RecordedTurn, RecordedTurns
 from durable.core.replay.run_view import RunView
@@ -186,7 +180,7 @@ class Replayer(RunView):
         self.event_count = history[-1].event_id
         self.flags = flags.of_next_task(self.flags)
         events = [event for event in inputs if not isinstance(event, UpdateRequest)]
-        end = ClosingEntry(FailWorkflowExecution(failure))
+        end = FactEntry(FailWorkflowExecution(failure))
         placed = self._place(
             [WorkflowTaskStarted(), *events],
             max(now, history[-1].time),

@@ -18,11 +18,10 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import IdConflictPolicy
+from durable.options import TERMINATE_EXISTING
 from durable.store.queries import (
     FindMailedRuns,
     FindRun,
-    ListRuns,
     LoadRuns,
     ReadHistory,
     ReadMessages,
@@ -31,7 +30,6 @@ from durable.store.records import (
     Committed,
     MailArrived,
     ReleaseRuns,
-    RunFilter,
     RunStatus,
     Started,
     Terminated,
@@ -39,37 +37,33 @@ from durable.store.records import (
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
-    load,
     make_child,
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_run,
     make_start,
     make_termination,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.store.store import Store
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 TERMINATED_DATA = {"reason": "Its parent closed.", "identity": ""}
 CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUNNING]
 
 
-async def open_family(harness: Harness) -> Store:
-    """Open a store with a parent `p` and a child of each policy and state."""
-    store = await harness.open("w")
-    await perform_all(
-        store,
-        make_start("p", owner="w"),
-        make_start("other", owner="w"),
+async def start_family(store: Opened) -> None:
+    """Start a parent `p` and a child of each policy and state."""
+    await store.together(
+        make_owned("p"),
+        make_owned("other"),
         make_child("t1", "p", "terminate", owner="w", wake_at=START),
         make_child("t2", "p", "terminate", started_at=START - 1),
         make_child("gone", "p", "terminate", owner="w"),
-        make_closing("gone", 3, 3),
+        make_closing("gone"),
         make_child("a", "p", "abandon", owner="w"),
         make_child("c", "p", "request_cancel", owner="w"),
         make_child("foreign", "other", "terminate", owner="w"),
@@ -78,15 +72,9 @@ async def open_family(harness: Harness) -> Store:
         make_child("a-t", "a", "terminate", owner="w"),
         make_message("t1", "m"),
     )
-    return store
 
 
-async def statuses(store: Store) -> dict[str, str]:
-    """Return the status of every run."""
-    runs = await store.read(ListRuns(NAMESPACE, RunFilter()))
-    return {run.run_id: run.status.value for run in runs}
-
-
+CHILD = make_child("c", "p", "abandon", owner="w")
 AFTER_THE_PARENT = {
     "other": "running",
     "t1": "terminated",
@@ -108,16 +96,16 @@ class FamilyContract:
     # --- children ---------------------------------------------------------------------
 
     async def test_closing_with_children_applies_their_policies(
-        self, harness: Harness
+        self, harness: Harness, store: Opened
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
         harness.clock.advance(3)
 
-        result = await store.perform(make_closing("p", 3, 3, has_children=True))
+        result = await store.perform(make_closing("p", has_children=True))
 
         assert result == PARTED
-        assert await statuses(store) == {"p": "completed"} | AFTER_THE_PARENT
-        ended = await load(store, "t1")
+        assert await store.statuses() == {"p": "completed"} | AFTER_THE_PARENT
+        ended = await store.load("t1")
         ended_at = START + 3_000_000
         assert ended.record == make_run(
             "t1",
@@ -136,10 +124,10 @@ class FamilyContract:
         assert json.loads(last[5]) == TERMINATED_DATA
         assert last[6] == 0
 
-    async def test_child_is_asked_to_stop_by_a_message(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_child_is_asked_to_stop_by_a_message(self, store: Opened) -> None:
+        await start_family(store)
 
-        await store.perform(make_closing("p", 3, 3, has_children=True))
+        await store.perform(make_closing("p", has_children=True))
 
         for child, parent in (("c", "p"), ("t1-c", "t1")):
             (message,) = await store.read(ReadMessages(child))
@@ -153,15 +141,12 @@ class FamilyContract:
         assert await store.read(FindMailedRuns(9)) == ["c", "t1-c"]
 
     async def test_owner_of_a_run_that_its_parent_ended_writes_no_more(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
-        _, refused, kept = await perform_all(
-            store,
-            make_closing("p", 3, 3, has_children=True),
-            make_commit("t1", 3, 3),
-            make_commit("a", 3, 3),
+        _, refused, kept = await store.together(
+            make_closing("p", has_children=True), make_commit("t1"), make_commit("a")
         )
 
         assert isinstance(refused, HistoryTakenError)
@@ -169,158 +154,142 @@ class FamilyContract:
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_every_closing_status_parts_from_children(
-        self, harness: Harness, status: RunStatus
+        self, store: Opened, status: RunStatus
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
         result = await store.perform(
-            make_closing("p", 3, 3, status=status, has_children=True)
+            make_closing("p", status=status, has_children=True)
         )
 
         assert result == PARTED
 
     @pytest.mark.parametrize("policy", ["terminate", "request_cancel"])
     async def test_child_does_not_begin_after_its_parent_has_ended(
-        self, harness: Harness, policy: str
+        self, store: Opened, policy: str
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(store, make_start("p", owner="w"), make_closing("p", 3, 3))
+        await store.together(make_owned("p"), make_closing("p"))
 
         with pytest.raises(WorkflowClosedError):
             await store.perform(make_child("late", "p", policy, owner="w"))
         with pytest.raises(WorkflowNotFoundError):
             await store.perform(make_child("lost", "nobody", policy, owner="w"))
 
-        assert await statuses(store) == {"p": "completed"}
+        assert await store.statuses() == {"p": "completed"}
 
     async def test_only_children_that_need_their_parent_ask_for_it(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(store, make_start("p", owner="w"), make_closing("p", 3, 3))
+        await store.together(make_owned("p"), make_closing("p"))
 
-        await perform_all(
-            store,
+        await store.together(
             make_child("free", "p", "abandon", owner="w"),
             make_child("next", "p", "terminate", continued_from_run_id="first"),
             make_child("done", "p", "terminate", status=RunStatus.FAILED),
         )
 
-        assert (await statuses(store)).keys() == {"p", "free", "next", "done"}
+        assert (await store.statuses()).keys() == {"p", "free", "next", "done"}
 
     async def test_child_and_the_end_of_its_parent_keep_their_order(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("p", owner="w"))
+        await store.perform(make_owned("p"))
 
         outcomes: tuple[Any, ...] = await asyncio.gather(
             store.perform(make_child("early", "p", "terminate", owner="w")),
-            store.perform(make_closing("p", 3, 3, has_children=True)),
+            store.perform(make_closing("p", has_children=True)),
             store.perform(make_child("late", "p", "terminate", owner="w")),
             return_exceptions=True,
         )
 
         assert outcomes[0].created
         assert isinstance(outcomes[2], WorkflowClosedError)
-        assert await statuses(store) == {"p": "completed", "early": "terminated"}
+        assert await store.statuses() == {"p": "completed", "early": "terminated"}
 
     async def test_closing_that_claims_no_children_leaves_them_alone(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
-        assert await store.perform(make_commit("p", 3, 3, has_children=True)) is None
+        assert await store.perform(make_commit("p", has_children=True)) is None
         assert await store.perform(make_closing("p", 4, 4)) is None
 
-        assert "terminated" not in (await statuses(store)).values()
+        assert "terminated" not in (await store.statuses()).values()
 
     async def test_closing_that_mail_prevents_leaves_the_children_alone(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
         await store.perform(make_message("p", "m"))
 
         refused = await store.perform(
             make_closing(
                 "p",
-                3,
-                3,
                 has_children=True,
                 messages=(make_message("other", "m"),),
-                starts=(make_start("next", owner="w"),),
+                starts=(make_owned("next"),),
             )
         )
 
         assert isinstance(refused, MailArrived)
-        assert "terminated" not in (await statuses(store)).values()
+        assert "terminated" not in (await store.statuses()).values()
         assert await store.read(ReadMessages("other")) == []
         assert await store.read(LoadRuns(["next"])) == []
 
     async def test_closing_without_children_has_nothing_to_tell(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("p", owner="w"))
+        await store.perform(make_owned("p"))
 
-        result = await store.perform(make_closing("p", 3, 3, has_children=True))
+        result = await store.perform(make_closing("p", has_children=True))
 
         assert result == Committed()
 
     async def test_generations_are_followed_up_to_the_limit(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
         depth = limits.CHILD_DEPTH_MAX + 1
-        await perform_all(
-            store,
-            make_start("g0", owner="w"),
+        await store.together(
+            make_owned("g0"),
             *(
                 make_child(f"g{n}", f"g{n - 1}", "terminate", owner="w")
                 for n in range(1, depth + 1)
             ),
         )
 
-        result = await store.perform(make_closing("g0", 3, 3, has_children=True))
+        result = await store.perform(make_closing("g0", has_children=True))
 
         assert result.ended == tuple(f"g{n}" for n in range(1, depth))
         (last,) = await store.read(LoadRuns([f"g{depth}"]))
         assert last.record.status is RunStatus.RUNNING
 
-    async def test_crowd_of_children_ends_with_its_parent(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_crowd_of_children_ends_with_its_parent(self, store: Opened) -> None:
         names = [f"c{number:04}" for number in range(1_203)]
-        await perform_all(
-            store,
-            make_start("p", owner="w"),
+        await store.together(
+            make_owned("p"),
             *(make_child(name, "p", "terminate", owner="w") for name in names),
         )
 
-        result = await store.perform(make_closing("p", 3, 3, has_children=True))
+        result = await store.perform(make_closing("p", has_children=True))
 
         assert result == Committed(ended=tuple(names))
-        assert set((await statuses(store)).values()) == {"completed", "terminated"}
+        assert set((await store.statuses()).values()) == {"completed", "terminated"}
 
     # --- terminations -----------------------------------------------------------------
 
-    async def test_termination_parts_from_children(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_termination_parts_from_children(self, store: Opened) -> None:
+        await start_family(store)
 
         result = await store.perform(make_termination("p"))
 
         assert result == Terminated(run_id="p", committed=PARTED)
-        assert await statuses(store) == {"p": "terminated"} | AFTER_THE_PARENT
+        assert await store.statuses() == {"p": "terminated"} | AFTER_THE_PARENT
 
-    async def test_termination_is_told_to_the_open_parent(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
+    async def test_termination_is_told_to_the_open_parent(self, store: Opened) -> None:
         child = make_child(
             "c2", "p", "terminate", owner="w", workflow_id="wf-c", first_run_id="c1"
         )
-        await perform_all(store, make_start("p", owner="w"), child)
+        await store.together(make_owned("p"), child)
 
         result = await store.perform(make_termination("c2", workflow_id="wf-c"))
 
@@ -337,72 +306,50 @@ class FamilyContract:
             },
         }
 
-    async def test_termination_is_not_told_to_a_parent_that_has_closed(
-        self, harness: Harness
+    @pytest.mark.parametrize(
+        ("operations", "committed"),
+        [
+            # Its parent has closed; no event asked for it; what it ends tells nobody.
+            ([CHILD, make_closing("p")], Committed()),
+            (
+                [make_child("c", "p", "abandon", parent_initiated_event_id=None)],
+                Committed(),
+            ),
+            (
+                [CHILD, make_child("g", "c", "terminate", owner="w")],
+                Committed(ended=("g",), notified=("p",)),
+            ),
+        ],
+    )
+    async def test_termination_is_told_to_nobody_else(
+        self, store: Opened, operations: list[Any], committed: Committed
     ) -> None:
-        store = await harness.open("w")
-        *_, terminated = await perform_all(
-            store,
-            make_start("p", owner="w"),
-            make_child("c", "p", "abandon", owner="w"),
-            make_closing("p", 3, 3),
-            make_termination("c"),
+        *_, terminated = await store.together(
+            make_owned("p"), *operations, make_termination("c")
         )
 
-        assert terminated == Terminated(run_id="c", committed=Committed())
-        assert await store.read(ReadMessages("p")) == []
-
-    async def test_run_that_its_parent_ended_tells_nobody(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-        *_, terminated = await perform_all(
-            store,
-            make_start("p", owner="w"),
-            make_child("c", "p", "abandon", owner="w"),
-            make_child("g", "c", "terminate", owner="w"),
-            make_termination("c"),
-        )
-
-        assert terminated.committed == Committed(ended=("g",), notified=("p",))
-        assert len(await store.read(ReadMessages("p"))) == 1
-
-    async def test_run_that_no_event_asked_for_tells_nobody(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-        *_, terminated = await perform_all(
-            store,
-            make_start("p", owner="w"),
-            make_child("c", "p", "abandon", parent_initiated_event_id=None),
-            make_termination("c"),
-        )
-
-        assert terminated == Terminated(run_id="c", committed=Committed())
-        assert await store.read(ReadMessages("p")) == []
+        assert terminated == Terminated(run_id="c", committed=committed)
+        told = len(await store.read(ReadMessages("p")))
+        assert told == len(committed.notified)
 
     async def test_start_that_terminates_a_run_tells_parent_and_children(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("p", owner="w"),
+        await store.together(
+            make_owned("p"),
             make_child("c", "p", "abandon", owner="w"),
             make_child("g", "c", "terminate", owner="w"),
             make_child("h", "c", "request_cancel", owner="w"),
         )
 
-        result, refused = await perform_all(
-            store,
-            make_start(
+        result, refused = await store.together(
+            make_owned(
                 "new",
-                owner="w",
                 workflow_id="wf-c",
-                conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                conflict_policy=TERMINATE_EXISTING,
                 terminated_data="{}",
             ),
-            make_commit("g", 3, 3),
+            make_commit("g"),
         )
 
         assert result == Started(
@@ -417,8 +364,8 @@ class FamilyContract:
 
     # --- starts within commits --------------------------------------------------------
 
-    async def test_chain_goes_on_in_the_same_commit(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_chain_goes_on_in_the_same_commit(self, store: Opened) -> None:
+        await start_family(store)
         following = make_child(
             "t1-next",
             "p",
@@ -430,8 +377,6 @@ class FamilyContract:
         )
         closing = make_closing(
             "t1",
-            3,
-            3,
             status=RunStatus.CONTINUED_AS_NEW,
             consumed_requests=("m",),
             has_children=True,
@@ -449,27 +394,22 @@ class FamilyContract:
         assert found == following.record
         assert await store.read(ReadHistory("t1-next")) == following.rows
         # It is the parent's child still.
-        ended = await store.perform(make_closing("p", 3, 3, has_children=True))
+        ended = await store.perform(make_closing("p", has_children=True))
         assert set(ended.ended) == {"t2", "t1-next"}
 
     async def test_starts_within_a_commit_have_outcomes_of_their_own(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store, make_start("p", owner="w"), make_start("there", owner="w")
-        )
+        await store.together(make_owned("p"), make_owned("there"))
 
         result = await store.perform(
             make_closing(
                 "p",
-                3,
-                3,
                 messages=(make_message("there", "m"),),
                 starts=(
-                    make_start("c1", owner="w"),
-                    make_start("c2", owner="w", workflow_id="wf-there"),
-                    make_start("there", owner="w", workflow_id="wf-x", request_id="x"),
+                    make_owned("c1"),
+                    make_owned("c2", workflow_id="wf-there"),
+                    make_owned("there", workflow_id="wf-x", request_id="x"),
                     make_start("c3", owner="earlier"),
                     make_start("c4", request_id="start-c1"),
                     make_start("c5"),
@@ -485,13 +425,13 @@ class FamilyContract:
         assert isinstance(lost, LeaseLostError)
         assert known == Started(run_id="c1", created=False)
         assert unowned == Started(run_id="c5", created=True)
-        assert await statuses(store) == {
+        assert await store.statuses() == {
             "p": "completed",
             "there": "running",
             "c1": "running",
             "c5": "running",
         }
-        assert (await load(store, "there")).rows == make_rows("there", 1, 2)
+        assert (await store.load("there")).rows == make_rows("there", 1, 2)
 
     @pytest.mark.parametrize("is_nested", [False, True])
     @pytest.mark.parametrize("worker", ["", "later"])
@@ -501,22 +441,21 @@ class FamilyContract:
         """Else a chain would end in a run that names a successor nobody has."""
         store = await harness.open(worker or None)
         closed: Any = {"status": RunStatus.CONTINUED_AS_NEW, "closed_at": START}
-        last = make_start("r3", owner="w", workflow_id="wf")
+        last = make_owned("r3", workflow_id="wf")
         if is_nested:
             last = make_start("r2", workflow_id="wf", starts=(last,), **closed)
         start = make_start("r1", workflow_id="wf", starts=(last,), **closed)
 
         for operations in ([start], [make_start("r5"), start]):
-            refused = (await perform_all(store, *operations))[-1]
+            refused = (await store.together(*operations))[-1]
 
             assert isinstance(refused, LeaseLostError)
-        assert await statuses(store) == {"r5": "running"}
+        assert await store.statuses() == {"r5": "running"}
 
-    async def test_starts_and_messages_may_be_nested(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("p", owner="w"))
-        innermost = make_start(
-            "r3", owner="w", workflow_id="wf", messages=(make_message("p", "r3"),)
+    async def test_starts_and_messages_may_be_nested(self, store: Opened) -> None:
+        await store.perform(make_owned("p"))
+        innermost = make_owned(
+            "r3", workflow_id="wf", messages=(make_message("p", "r3"),)
         )
         closed: Any = {"status": RunStatus.CONTINUED_AS_NEW, "closed_at": START}
         inner = make_start("r2", workflow_id="wf", starts=(innermost,), **closed)
@@ -543,37 +482,33 @@ class FamilyContract:
         newest = await store.read(FindRun(NAMESPACE, "wf", "r3"))
         assert newest == innermost.record
 
-    async def test_refused_commit_starts_nothing(self, harness: Harness) -> None:
-        store = await open_family(harness)
+    async def test_refused_commit_starts_nothing(self, store: Opened) -> None:
+        await start_family(store)
         await store.perform(ReleaseRuns(run_ids=("other",)))
-        others = {
+        others: dict[str, Any] = {
             "messages": (make_message("c", "m"),),
-            "starts": (make_start("next", owner="w"),),
+            "starts": (make_owned("next"),),
             "has_children": True,
         }
 
-        refused = await perform_all(
-            store,
+        refused = await store.together(
             make_closing("p", 2, 2, **others),
-            make_closing("other", 3, 3, **others),
-            make_closing("unknown", 3, 3, **others),
+            make_closing("other", **others),
+            make_closing("unknown", **others),
         )
 
         assert [type(error) for error in refused] == [HistoryTakenError] * 3
-        assert "terminated" not in (await statuses(store)).values()
+        assert "terminated" not in (await store.statuses()).values()
         assert await store.read(LoadRuns(["next"])) == []
         assert await store.read(ReadMessages("c")) == []
 
     async def test_message_is_put_before_the_receiver_is_ended(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await open_family(harness)
+        await start_family(store)
 
-        result, after = await perform_all(
-            store,
-            make_closing(
-                "p", 3, 3, has_children=True, messages=(make_message("t2", "m"),)
-            ),
+        result, after = await store.together(
+            make_closing("p", has_children=True, messages=(make_message("t2", "m"),)),
             make_message("t2", "n"),
         )
 

@@ -4,16 +4,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from durable import limits
-from durable.errors import (
-    InternalError,
-    LeaseLostError,
-)
+from durable.errors import InternalError, LeaseLostError
 from durable.store.queries import FindUnowned, ListWorkers, LoadRuns
 from durable.store.records import (
     ClaimRuns,
@@ -26,21 +22,22 @@ from durable.store.records import (
     at_once,
 )
 from durable.testing.contract.rows import (
+    CLAIM,
     START,
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_start,
     make_worker,
-    perform_all,
+    wait_until,
 )
 
 if TYPE_CHECKING:
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 LEASE = round(limits.LEASE_SECONDS * 1_000_000)
-CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
 
 
 def fenced_operations(worker_id: str) -> list[Any]:
@@ -55,16 +52,8 @@ def fenced_operations(worker_id: str) -> list[Any]:
     ]
 
 
-async def wait_until(condition: Any) -> None:
-    """Let the loop run until something holds; the test's timeout is the bound."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(0.001)
-
-
 class LeaseContract:
     """Registering, losing and releasing."""
-
-    shares_database: bool
 
     async def test_register_gives_a_lease(self, harness: Harness) -> None:
         store = await harness.open()
@@ -73,9 +62,7 @@ class LeaseContract:
         registered = await harness.register(store, "w1", pid=12)
 
         assert registered == make_worker(
-            "w1",
-            pid=12,
-            lease_expires_at=START + 1_000_000 + LEASE,
+            "w1", pid=12, lease_expires_at=START + 1_000_000 + LEASE
         )
         assert await store.read(ListWorkers()) == [registered]
 
@@ -104,8 +91,6 @@ class LeaseContract:
     async def test_lease_that_is_over_is_not_held_before_its_loss_is_heard(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open()
         harness.clock.advance(LEASE / 1_000_000 + 1)
@@ -115,7 +100,7 @@ class LeaseContract:
     async def test_release_frees_every_run_at_once(self, harness: Harness) -> None:
         store = await harness.open("w1")
         await store.perform(make_start("r1", owner="w1"))
-        await perform_all(store, make_start("r2", owner="w1"), make_closing("r2", 3, 3))
+        await store.together(make_start("r2", owner="w1"), make_closing("r2"))
 
         await store.release_worker()
         await store.release_worker()
@@ -126,20 +111,18 @@ class LeaseContract:
         assert two.record.status is RunStatus.COMPLETED
         assert harness.lost == []
         with pytest.raises(LeaseLostError):
-            await store.perform(make_commit("r1", 3, 3))
+            await store.perform(make_commit("r1"))
 
     async def test_lost_lease_refuses_every_fenced_operation(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await store.perform(make_start("r1", owner="w1"))
         assert await other.perform(ReapWorkers(presumed_dead=("w1",))) == ["w1"]
 
         unfenced = make_start("r2")
-        *refused, kept = await perform_all(store, *fenced_operations("w1"), unfenced)
+        *refused, kept = await store.together(*fenced_operations("w1"), unfenced)
 
         assert [type(error) for error in refused] == [LeaseLostError] * 6
         assert kept.created
@@ -150,8 +133,6 @@ class LeaseContract:
         assert untouched.record.run_id == "r2"
 
     async def test_lost_lease_is_reported_once(self, harness: Harness) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await other.perform(ReapWorkers(presumed_dead=("w1",)))
@@ -168,8 +149,6 @@ class LeaseContract:
     async def test_lost_lease_is_replaced_by_registering_again(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await other.perform(ReapWorkers(presumed_dead=("w1",)))
@@ -187,8 +166,6 @@ class LeaseContract:
     async def test_reaping_takes_workers_whose_lease_has_ended(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         await store.perform(make_start("r1", owner="w1"))
         other = await harness.open()
@@ -202,13 +179,11 @@ class LeaseContract:
         due = at_once(START + LEASE)
         assert (loaded.record.owner, loaded.record.wake_at) == (None, due)
         with pytest.raises(LeaseLostError):
-            await store.perform(make_commit("r1", 3, 3))
+            await store.perform(make_commit("r1"))
 
     async def test_reaping_sees_the_clock_that_was_set_back(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         harness.clock.advance(3_600)
         store.now()
@@ -228,14 +203,10 @@ class LeaseContract:
 class ClaimContract:
     """Claiming and releasing runs."""
 
-    shares_database: bool
-
     async def test_claim_takes_due_runs_at_rest_of_known_types(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
+        await store.together(
             make_start("r1", wake_at=START),
             make_start("r2", wake_at=START, workflow_type="other"),
             make_start("r3", wake_at=START, task_queue="elsewhere"),
@@ -258,15 +229,13 @@ class ClaimContract:
         assert await store.perform(CLAIM) == {}
 
     async def test_run_at_rest_is_due_once_it_has_a_message(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
+        await store.together(
             make_start("never"),
             make_start("later", wake_at=START + 9),
             make_start("earlier", wake_at=START - 9),
-            make_start("owned", owner="w", wake_at=START + 9),
+            make_owned("owned", wake_at=START + 9),
             *map(make_message, ("never", "later", "earlier", "owned")),
         )
 
@@ -277,11 +246,9 @@ class ClaimContract:
         claimed = await store.perform(CLAIM)
         assert list(claimed) == ["earlier", "later", "never"]
 
-    async def test_stuck_runs_are_claimed_page_by_page(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            *(make_start(name, owner="w") for name in "abc"),
+    async def test_stuck_runs_are_claimed_page_by_page(self, store: Opened) -> None:
+        await store.together(
+            *(make_owned(name) for name in "abc"),
             make_start("sound", wake_at=START),
             *(ParkRun(run_id=name, stuck="{}") for name in "abc"),
         )
@@ -295,11 +262,9 @@ class ClaimContract:
         assert (taken.record.stuck, taken.record.owner) == (None, "w")
 
     async def test_claim_takes_the_oldest_first_and_not_too_many(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
+        await store.together(
             make_start("b-late", wake_at=START - 1),
             make_start("c-later", wake_at=START),
             make_start("d-early", wake_at=START - 9),
@@ -312,8 +277,7 @@ class ClaimContract:
 
         assert taken == [["d-early", "b-late"], ["c-later"], []]
 
-    async def test_claim_leaves_the_worker_as_it_is(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_claim_leaves_the_worker_as_it_is(self, store: Opened) -> None:
         (before,) = await store.read(ListWorkers())
         await store.perform(make_start("r1"))
 
@@ -323,13 +287,8 @@ class ClaimContract:
 
         assert await store.read(ListWorkers()) == [before]
 
-    async def test_released_runs_can_be_claimed(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w", wake_at=START + 5),
-            make_start("r2", owner="w"),
-        )
+    async def test_released_runs_can_be_claimed(self, store: Opened) -> None:
+        await store.together(make_owned("r1", wake_at=START + 5), make_owned("r2"))
 
         await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
 
@@ -338,13 +297,10 @@ class ClaimContract:
         assert two.record.owner == "w"
         assert await store.perform(CLAIM) == {"r1": 2}
 
-    async def test_many_runs_can_be_released_at_once(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_many_runs_can_be_released_at_once(self, store: Opened) -> None:
         names = [f"r{number}" for number in range(2_100)]
-        await perform_all(
-            store,
-            *(make_start(name, owner="w") for name in names),
-            ReleaseRuns(run_ids=tuple(names)),
+        await store.together(
+            *(make_owned(name) for name in names), ReleaseRuns(run_ids=tuple(names))
         )
 
         claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=10**6))
@@ -353,12 +309,10 @@ class ClaimContract:
     async def test_release_of_runs_leaves_those_of_others(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await store.perform(make_start("r1", owner="w1"))
 
         await other.perform(ReleaseRuns(run_ids=("r1",)))
 
-        assert await store.perform(make_commit("r1", 3, 3)) is None
+        assert await store.perform(make_commit("r1")) is None

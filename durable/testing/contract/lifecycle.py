@@ -9,31 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from durable.errors import (
-    EngineClosedError,
-    InternalError,
-)
+from durable.errors import EngineClosedError, InternalError
 from durable.store.queries import FindNextWakeUp, ListRuns, ListWorkers, LoadRuns
-from durable.store.records import (
-    ClaimRuns,
-    RunFilter,
-)
+from durable.store.records import RunFilter
 from durable.testing.contract.rows import (
+    CLAIM,
     NAMESPACE,
     Gathering,
     make_start,
+    wait_until,
 )
 
 if TYPE_CHECKING:
-    from durable.testing.contract.rows import Harness
-
-CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
-
-
-async def wait_until(condition: Any) -> None:
-    """Let the loop run until something holds; the test's timeout is the bound."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
-        await asyncio.sleep(0.001)
+    from durable.testing.contract.rows import Harness, Opened
 
 
 class LifecycleContract:
@@ -67,10 +55,8 @@ class LifecycleContract:
         assert (await store.perform(make_start("r1"))).created
 
     async def test_store_refuses_use_after_it_was_closed(
-        self, harness: Harness
+        self, harness: Harness, store: Opened
     ) -> None:
-        store = await harness.open("w")
-
         await store.close()
         await store.close()
 
@@ -85,8 +71,9 @@ class LifecycleContract:
         with pytest.raises(EngineClosedError):
             await harness.register(store, "w2")
 
-    async def test_close_finishes_what_was_submitted(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_close_finishes_what_was_submitted(
+        self, harness: Harness, store: Opened
+    ) -> None:
         gathering = Gathering()
         for number in range(50):
             store.submit(make_start(f"r{number}", owner="w"), gathering.receive)
@@ -99,8 +86,6 @@ class LifecycleContract:
             assert len(await other.read(ListRuns(NAMESPACE, RunFilter()))) == 50
 
     async def test_close_ends_the_lease(self, harness: Harness) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open("w1")
         other = await harness.open("w2")
         await store.perform(make_start("r1", owner="w1"))
@@ -123,8 +108,7 @@ class LifecycleContract:
         harness.clock.advance(31)
         assert store.now() == before + 31_000_000
 
-    async def test_outcomes_come_later_and_in_order(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_outcomes_come_later_and_in_order(self, store: Opened) -> None:
         gathering = Gathering()
 
         for number in range(9):
@@ -177,16 +161,12 @@ class LifecycleContract:
         result = await store.perform(make_start("r2", request_id="start-r1"))
         assert result.run_id == "r1"
 
-    async def test_reads_see_every_delivered_outcome(self, harness: Harness) -> None:
-        store = await harness.open("w")
-
+    async def test_reads_see_every_delivered_outcome(self, store: Opened) -> None:
         for number in range(20):
             await store.perform(make_start(f"r{number}", owner="w"))
             assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == number + 1
 
     async def test_watcher_hears_of_other_stores_only(self, harness: Harness) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         store = await harness.open()
         other = await harness.open()
         heard: list[str] = []

@@ -28,23 +28,22 @@ from durable.store.records import (
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
-    load,
     make_attempt,
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_run,
     make_start,
     make_termination,
-    perform_all,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable.store.records import PutMessage, TerminateRun
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
     MakeRequest = Callable[..., PutMessage | TerminateRun]
 
@@ -53,15 +52,14 @@ class MessageContract:
     """Messages and terminations."""
 
     async def test_message_reaches_the_inbox_of_the_open_run(
-        self, harness: Harness
+        self, harness: Harness, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         harness.clock.advance(1)
 
         assert await store.perform(make_message("r1")) == "r1"
 
-        (message,) = (await load(store, "r1")).messages
+        (message,) = (await store.load("r1")).messages
         assert message.sequence > 0
         assert message.run_id == "r1"
         assert message.kind == "cancel"
@@ -71,14 +69,11 @@ class MessageContract:
         assert await store.read(FindMailedRuns(10)) == ["r1"]
 
     async def test_message_with_the_same_request_changes_nothing(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-
-        _, _, first, again, other, elsewhere = await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+        _, _, first, again, other, elsewhere = await store.together(
+            make_owned("r1"),
+            make_owned("r2"),
             make_message("r1"),
             make_message("r1", data="{}"),
             make_message("r1", "cancel-2"),
@@ -86,18 +81,17 @@ class MessageContract:
         )
 
         assert [first, again, other, elsewhere] == ["r1", "r1", "r1", "r2"]
-        messages = (await load(store, "r1")).messages
+        messages = (await store.load("r1")).messages
         assert [message.request_id for message in messages] == ["cancel-1", "cancel-2"]
         assert messages[0].data == '{"reason": "enough"}'
         assert messages[0].sequence < messages[1].sequence
 
     @pytest.mark.parametrize("together", [False, True])
     async def test_inbox_has_a_bound_that_spares_what_must_arrive(
-        self, harness: Harness, monkeypatch: pytest.MonkeyPatch, *, together: bool
+        self, store: Opened, monkeypatch: pytest.MonkeyPatch, *, together: bool
     ) -> None:
         monkeypatch.setattr(limits, "INBOX_MESSAGES_MAX", 3)
-        store = await harness.open("w")
-        await perform_all(store, *(make_start(n, owner="w") for n in ("r1", "r2")))
+        await store.together(*(make_owned(n) for n in ("r1", "r2")))
         signals = [make_message("r1", f"s{n}", kind="signal") for n in range(5)]
         others = [
             make_message("r1", "s0", kind="signal"),  # it waits already
@@ -119,18 +113,17 @@ class MessageContract:
         assert refused[3:5] == [True, True]
         assert refused[6:] == [True, True, False, False, False]
         assert refused[5] is False
-        waiting = [m.request_id for m in (await load(store, "r1")).messages]
+        waiting = [m.request_id for m in (await store.load("r1")).messages]
         assert waiting == ["s0", "s1", "s2", "c", "k"]
-        read = tuple(m.sequence for m in (await load(store, "r1")).messages[:3])
+        read = tuple(m.sequence for m in (await store.load("r1")).messages[:3])
         await store.perform(CommitTask(run_id="r1", rows=[], consumed=read))
         assert await store.perform(signals[4]) == "r1"
 
     @pytest.mark.parametrize("make", [make_message, make_termination])
     async def test_request_for_no_run_is_refused(
-        self, harness: Harness, make: MakeRequest
+        self, store: Opened, make: MakeRequest
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
 
         for operation in (
             make("r2"),
@@ -144,42 +137,35 @@ class MessageContract:
     @pytest.mark.parametrize("make", [make_message, make_termination])
     @pytest.mark.parametrize("run_id", [None, "r1"])
     async def test_request_for_a_closed_run_is_refused(
-        self, harness: Harness, make: MakeRequest, run_id: str | None
+        self, store: Opened, make: MakeRequest, run_id: str | None
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
-        await store.perform(make_closing("r1", 3, 3))
+        await store.perform(make_owned("r1"))
+        await store.perform(make_closing("r1"))
 
         with pytest.raises(WorkflowClosedError, match="completed"):
             await store.perform(make("r1", run_id=run_id))
 
     async def test_request_without_run_id_means_the_open_run(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
         await store.perform(
-            make_start("old", owner="w", workflow_id="wf-r1", started_at=START + 9)
+            make_owned("old", workflow_id="wf-r1", started_at=START + 9)
         )
-        await store.perform(make_closing("old", 3, 3))
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_closing("old"))
+        await store.perform(make_owned("r1"))
 
         assert await store.perform(make_message("r1")) == "r1"
         terminated = await store.perform(make_termination("r1", run_id="r1"))
         assert terminated == Terminated(run_id="r1", committed=Committed())
 
-    async def test_closing_is_refused_while_messages_wait(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-
-        _, _, refused = await perform_all(
-            store,
-            make_start("r1", owner="w"),
+    async def test_closing_is_refused_while_messages_wait(self, store: Opened) -> None:
+        _, _, refused = await store.together(
+            make_owned("r1"),
             make_message("r1"),
             make_closing("r1", 3, 4, attempts=(make_attempt("r1", 1),)),
         )
 
-        loaded = await load(store, "r1")
+        loaded = await store.load("r1")
         assert refused == MailArrived(messages=loaded.messages)
         assert len(loaded.messages) == 1
         assert loaded.record.status is RunStatus.RUNNING
@@ -187,102 +173,76 @@ class MessageContract:
         assert loaded.attempts == []
 
     async def test_closing_is_refused_for_the_messages_it_did_not_consume(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_message("r1"),
-            make_message("r1", "cancel-2"),
+        await store.together(
+            make_owned("r1"), make_message("r1"), make_message("r1", "cancel-2")
         )
-        first, second = (await load(store, "r1")).messages
+        first, second = (await store.load("r1")).messages
 
-        refused = await store.perform(
-            make_closing("r1", 3, 3, consumed=(first.sequence,))
-        )
+        refused = await store.perform(make_closing("r1", consumed=(first.sequence,)))
 
         assert refused == MailArrived(messages=[second])
-        assert (await load(store, "r1")).messages == [first, second]
+        assert (await store.load("r1")).messages == [first, second]
         consumed = (first.sequence, second.sequence)
-        assert await store.perform(make_closing("r1", 3, 3, consumed=consumed)) is None
-        loaded = await load(store, "r1")
+        assert await store.perform(make_closing("r1", consumed=consumed)) is None
+        loaded = await store.load("r1")
         assert (loaded.record.status, loaded.messages) == (RunStatus.COMPLETED, [])
 
-    async def test_open_commit_consumes_only_what_it_names(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_message("r1"),
-            make_message("r1", "cancel-2"),
+    async def test_open_commit_consumes_only_what_it_names(self, store: Opened) -> None:
+        await store.together(
+            make_owned("r1"), make_message("r1"), make_message("r1", "cancel-2")
         )
-        first, second = (await load(store, "r1")).messages
+        first, second = (await store.load("r1")).messages
 
-        await store.perform(make_commit("r1", 3, 3, consumed=(first.sequence,)))
+        await store.perform(make_commit("r1", consumed=(first.sequence,)))
 
-        assert (await load(store, "r1")).messages == [second]
+        assert (await store.load("r1")).messages == [second]
 
-    async def test_message_of_one_run_lets_another_close(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-
-        *_, mailed, other = await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+    async def test_message_of_one_run_lets_another_close(self, store: Opened) -> None:
+        *_, mailed, other = await store.together(
+            make_owned("r1"),
+            make_owned("r2"),
             make_message("r1"),
-            make_closing("r1", 3, 3),
-            make_closing("r2", 3, 3),
+            make_closing("r1"),
+            make_closing("r2"),
         )
 
         assert isinstance(mailed, MailArrived)
         assert other is None
 
     async def test_closing_of_a_run_that_is_not_owned_is_refused_before_mail(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-
-        *_, outcome = await perform_all(
-            store,
-            make_start("r1", owner="w"),
+        *_, outcome = await store.together(
+            make_owned("r1"),
             make_message("r1"),
             ReleaseRuns(run_ids=("r1",)),
-            make_closing("r1", 3, 3),
+            make_closing("r1"),
         )
 
         assert isinstance(outcome, HistoryTakenError)
 
-    async def test_sequence_is_never_used_again(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(store, make_start("r1", owner="w"), make_message("r1"))
-        (first,) = (await load(store, "r1")).messages
-        await store.perform(make_commit("r1", 3, 3, consumed=(first.sequence,)))
+    async def test_sequence_is_never_used_again(self, store: Opened) -> None:
+        await store.together(make_owned("r1"), make_message("r1"))
+        (first,) = (await store.load("r1")).messages
+        await store.perform(make_commit("r1", consumed=(first.sequence,)))
 
         await store.perform(make_message("r1", "cancel-2"))
 
-        (second,) = (await load(store, "r1")).messages
+        (second,) = (await store.load("r1")).messages
         assert second.sequence > first.sequence
 
     async def test_termination_closes_the_run_whoever_owns_it(
-        self, harness: Harness
+        self, harness: Harness, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w", wake_at=START),
-            make_message("r1"),
-        )
+        await store.together(make_owned("r1", wake_at=START), make_message("r1"))
         harness.clock.advance(2)
 
         terminated = await store.perform(make_termination("r1"))
 
         assert terminated == Terminated(run_id="r1", committed=Committed())
-        loaded = await load(store, "r1")
+        loaded = await store.load("r1")
         ended_at = START + 2_000_000
         assert loaded.record == make_run(
             "r1", status=RunStatus.TERMINATED, closed_at=ended_at
@@ -301,10 +261,9 @@ class MessageContract:
         assert loaded.messages == []
 
     async def test_termination_is_not_older_than_the_last_event(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         late = ("r1", 3, 2, "TimerFired", START + 60_000_000, "{}", 0)
         commit = make_commit("r1", 3, 2)
         commit.rows.append(late)

@@ -14,19 +14,17 @@ from durable.store.queries import LoadRuns, ReadHistory, ReadReply
 from durable.store.records import DropReplies, ReapWorkers, ReplyRecord, RunStatus
 from durable.testing.contract.rows import (
     START,
-    load,
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_run,
-    make_start,
     make_termination,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 
 def make_reply(run_id: str, request_id: str, data: str = "1", **changes: Any) -> Any:
@@ -38,16 +36,12 @@ def make_reply(run_id: str, request_id: str, data: str = "1", **changes: Any) ->
 class PublishingContract:
     """States, checkpoints, replies."""
 
-    async def test_commit_publishes_state_and_checkpoint(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-        await perform_all(store, *(make_start(n, owner="w") for n in ("r1", "r2")))
+    async def test_commit_publishes_state_and_checkpoint(self, store: Opened) -> None:
+        await store.together(*(make_owned(n) for n in ("r1", "r2")))
 
-        await perform_all(
-            store,
-            make_commit("r1", 3, 3, state='{"at": 1}'),
-            make_commit("r2", 3, 3, checkpoint_event_id=3),
+        await store.together(
+            make_commit("r1", state='{"at": 1}'),
+            make_commit("r2", checkpoint_event_id=3),
             make_commit("r1", 4, 4),
             make_commit("r1", 5, 5, checkpoint_event_id=5, update_run=True, wake_at=7),
         )
@@ -55,24 +49,16 @@ class PublishingContract:
         runs = [loaded.record for loaded in await store.read(LoadRuns(["r1", "r2"]))]
         assert runs == [
             make_run(
-                "r1",
-                owner="w",
-                state='{"at": 1}',
-                checkpoint_event_id=5,
-                wake_at=7,
+                "r1", owner="w", state='{"at": 1}', checkpoint_event_id=5, wake_at=7
             ),
             make_run("r2", owner="w", checkpoint_event_id=3),
         ]
 
-    async def test_run_keeps_its_state_when_it_has_closed(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w", state="1", checkpoint_event_id=2),
-            make_start("r2", owner="w", state="1"),
-            make_closing("r1", 3, 3, state="2"),
+    async def test_run_keeps_its_state_when_it_has_closed(self, store: Opened) -> None:
+        await store.together(
+            make_owned("r1", state="1", checkpoint_event_id=2),
+            make_owned("r2", state="1"),
+            make_closing("r1", state="2"),
             make_termination("r2"),
         )
 
@@ -81,33 +67,29 @@ class PublishingContract:
         assert first.record.status is RunStatus.COMPLETED
         assert first.record.checkpoint_event_id == 2
 
-    async def test_refused_commit_publishes_nothing(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_refused_commit_publishes_nothing(self, store: Opened) -> None:
         published: dict[str, Any] = {
             "state": "2",
             "checkpoint_event_id": 2,
             "replies": (make_reply("r1", "q"),),
         }
-        *_, taken, mailed = await perform_all(
-            store,
-            make_start("r1", owner="w"),
+        *_, taken, mailed = await store.together(
+            make_owned("r1"),
             make_message("r1"),
             make_commit("r1", 2, 2, **published),
-            make_closing("r1", 3, 3, **published),
+            make_closing("r1", **published),
         )
 
         assert isinstance(taken, HistoryTakenError)
         assert mailed is not None
-        assert (await load(store, "r1")).record == make_run("r1", owner="w")
+        assert (await store.load("r1")).record == make_run("r1", owner="w")
         assert await store.read(ReadReply("r1", "q")) is None
 
     async def test_load_leaves_out_what_a_checkpoint_made_needless(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            *(make_start(n, owner="w", events=9) for n in ("r0", "r1", "r2", "r9")),
+        await store.together(
+            *(make_owned(n, events=9) for n in ("r0", "r1", "r2", "r9")),
             make_commit("r1", 10, 9, checkpoint_event_id=1),
             make_commit("r2", 10, 12, checkpoint_event_id=2),
             make_commit("r9", 10, 12, checkpoint_event_id=4),
@@ -131,15 +113,12 @@ class PublishingContract:
     # --- replies ----------------------------------------------------------------------
 
     @pytest.mark.parametrize("is_closing", [False, True])
-    async def test_commit_replies(self, harness: Harness, is_closing: bool) -> None:
-        store = await harness.open("w")
+    async def test_commit_replies(self, store: Opened, is_closing: bool) -> None:
         make: Any = make_closing if is_closing else make_commit
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
 
         await store.perform(
-            make(
-                "r1", 3, 3, replies=(make_reply("r1", "a"), make_reply("r1", "b", "2"))
-            )
+            make("r1", replies=(make_reply("r1", "a"), make_reply("r1", "b", "2")))
         )
 
         assert await store.read(ReadReply("r1", "a")) == "1"
@@ -147,31 +126,25 @@ class PublishingContract:
         assert await store.read(ReadReply("r1", "c")) is None
         assert await store.read(ReadReply("r2", "a")) is None
 
-    async def test_reply_replaces_an_earlier_one(self, harness: Harness) -> None:
-        store = await harness.open("w")
-
-        await perform_all(
-            store,
-            make_start("r1", owner="w"),
+    async def test_reply_replaces_an_earlier_one(self, store: Opened) -> None:
+        await store.together(
+            make_owned("r1"),
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a"),)),
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a", "2"),)),
         )
 
         assert await store.read(ReadReply("r1", "a")) == "2"
 
-    async def test_replies_that_were_read_are_dropped(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_replies_that_were_read_are_dropped(self, store: Opened) -> None:
         names = [f"q{number}" for number in range(150)]
-        await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+        await store.together(
+            make_owned("r1"),
+            make_owned("r2"),
             make_commit("r1", 3, 2, replies=tuple(make_reply("r1", n) for n in names)),
             make_commit("r2", 3, 2, replies=(make_reply("r2", "q1"),)),
         )
 
-        results = await perform_all(
-            store,
+        results = await store.together(
             DropReplies(keys=()),
             DropReplies(keys=(("r1", "q0"), ("r1", "unknown"))),
             DropReplies(keys=tuple(("r1", name) for name in names[2:])),
@@ -182,14 +155,12 @@ class PublishingContract:
         assert left == ["q1"]
         assert await store.read(ReadReply("r2", "q1")) == "1"
 
-    async def test_dropping_takes_effect_in_order(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_dropping_takes_effect_in_order(self, store: Opened) -> None:
         drop = DropReplies(keys=(("r1", "a"), ("r1", "b")))
 
-        await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+        await store.together(
+            make_owned("r1"),
+            make_owned("r2"),
             make_commit("r1", 3, 2, replies=(make_reply("r1", "a"),)),
             drop,
             make_commit("r2", 3, 2, replies=(make_reply("r1", "b"),)),
@@ -204,12 +175,10 @@ class PublishingContract:
         assert await store.perform(DropReplies(keys=(("r1", "a"),))) is None
 
     async def test_replies_that_nobody_reads_are_dropped_by_age(
-        self, harness: Harness
+        self, harness: Harness, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w"),
+        await store.together(
+            make_owned("r1"),
             make_commit(
                 "r1",
                 3,

@@ -41,26 +41,25 @@ from durable.testing.contract.rows import (
     make_child,
     make_closing,
     make_message,
+    make_owned,
     make_rows,
     make_start,
     make_termination,
     make_worker,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 
 class ReadContract:
     """Reads."""
 
     async def test_load_keeps_the_order_and_leaves_out_unknown_runs(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
         names = [f"r{number}" for number in range(7)]
-        await perform_all(store, *(make_start(n, owner="w", events=3) for n in names))
+        await store.together(*(make_owned(n, events=3) for n in names))
         asked = ["r5", "unknown", "r0", "r3"]
 
         loaded = await store.read(LoadRuns(asked))
@@ -69,17 +68,18 @@ class ReadContract:
         assert all(run.rows == make_rows(run.record.run_id, 1, 3) for run in loaded)
         assert await store.read(LoadRuns([])) == []
 
-    async def test_load_serves_more_runs_than_one_query_takes(
+    async def test_more_runs_are_read_than_one_query_takes(
         self, harness: Harness
     ) -> None:
         store = await harness.open()
         names = [f"r{number:04}" for number in range(1_203)]
-        await perform_all(store, *(make_start(n, events=1) for n in names))
+        await store.together(*(make_start(n, events=1) for n in names))
 
         loaded = await store.read(LoadRuns(names))
 
         assert [run.record.run_id for run in loaded] == names
         assert all(len(run.rows) == 1 for run in loaded)
+        assert {one.run_id for one in await store.read(ReadNews(names))} == set(names)
 
     async def test_history_is_read_from_a_position_on(self, harness: Harness) -> None:
         store = await harness.open()
@@ -106,7 +106,7 @@ class ReadContract:
         store = await harness.open()
         names = ["Order-1", "order-1", "Ordér-1", "Orde\u0301r-1", "order-1.", "%"]
 
-        outcomes = await perform_all(store, *(make_start(name) for name in names))
+        outcomes = await store.together(*(make_start(name) for name in names))
 
         assert [outcome.created for outcome in outcomes] == [True] * len(names)
         for name in names:
@@ -115,9 +115,8 @@ class ReadContract:
             assert found.run_id == name
         assert await store.read(FindRun(NAMESPACE, "wf-ORDER-1")) is None
 
-    async def test_attempts_are_read_in_order(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+    async def test_attempts_are_read_in_order(self, store: Opened) -> None:
+        await store.perform(make_owned("r1"))
         attempts = [
             make_attempt("r1", attempt, scheduled_event_id=event)
             for event, attempt in ((2, 1), (2, 2), (2, 10), (11, 1))
@@ -135,13 +134,12 @@ class ReadContract:
         assert await store.read(ReadAttempts("r1")) == attempts
         assert await store.read(ReadAttempts("unknown")) == []
 
-    async def test_find_run_prefers_the_newest(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_find_run_prefers_the_newest(self, store: Opened) -> None:
         for run_id, age in (("a", 1), ("c", 3), ("b", 2)):
             await store.perform(
-                make_start(run_id, owner="w", workflow_id="wf", started_at=START + age)
+                make_owned(run_id, workflow_id="wf", started_at=START + age)
             )
-            await store.perform(make_closing(run_id, 3, 3))
+            await store.perform(make_closing(run_id))
 
         newest = await store.read(FindRun(NAMESPACE, "wf"))
         chosen = await store.read(FindRun(NAMESPACE, "wf", "a"))
@@ -153,18 +151,17 @@ class ReadContract:
         assert await store.read(FindRun(NAMESPACE, "other", "a")) is None
 
     async def test_open_run_is_found_before_one_that_a_wrong_clock_made_newer(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        late = make_start("late", owner="w", workflow_id="wf", started_at=START + 9)
-        early = make_start("early", owner="w", workflow_id="wf", started_at=START)
-        await perform_all(store, late, make_closing("late", 3, 3), early)
+        late = make_owned("late", workflow_id="wf", started_at=START + 9)
+        early = make_owned("early", workflow_id="wf", started_at=START)
+        await store.together(late, make_closing("late"), early)
 
         found = await store.read(FindRun(NAMESPACE, "wf"))
 
         assert found is not None
         assert found.run_id == "early"
-        await store.perform(make_closing("early", 3, 3))
+        await store.perform(make_closing("early"))
         found = await store.read(FindRun(NAMESPACE, "wf"))
         assert found is not None
         assert found.run_id == "late"
@@ -194,21 +191,17 @@ class ReadContract:
         ],
     )
     async def test_listing_filters_and_shows_the_newest_first(
-        self, harness: Harness, where: dict[str, Any], expected: str
+        self, store: Opened, where: dict[str, Any], expected: str
     ) -> None:
-        store = await harness.open("w")
         starts = [
-            make_start(name, owner="w", started_at=START + age)
+            make_owned(name, started_at=START + age)
             for age, name in enumerate("abcde", 1)
         ]
-        starts[2] = make_start(
-            "c", owner="w", started_at=START + 3, workflow_type="other"
-        )
-        await perform_all(
-            store,
+        starts[2] = make_owned("c", started_at=START + 3, workflow_type="other")
+        await store.together(
             *starts,
             make_start("elsewhere", namespace="elsewhere"),
-            make_closing("a", 3, 3),
+            make_closing("a"),
             make_termination("e"),
             ParkRun(run_id="d", stuck="{}"),
         )
@@ -226,9 +219,8 @@ class ReadContract:
             for age, names in enumerate(("ab", "cdefg", "h"))
             for name in names
         }
-        await perform_all(
-            store,
-            *(make_start(name, started_at=START + age) for name, age in ages.items()),
+        await store.together(
+            *(make_start(name, started_at=START + age) for name, age in ages.items())
         )
 
         found, after = "", None
@@ -240,11 +232,9 @@ class ReadContract:
 
         assert found == "hgfedcba"
 
-    async def test_news_of_runs_cost_no_history(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            *(make_start(name, owner="w", events=3) for name in "abcd"),
+    async def test_news_of_runs_cost_no_history(self, store: Opened) -> None:
+        await store.together(
+            *(make_owned(name, events=3) for name in "abcd"),
             make_closing("b", 4, 6),
             make_termination("c"),
             ParkRun(run_id="d", stuck="{}"),
@@ -273,24 +263,14 @@ class ReadContract:
             assert one.last_row == (None if one.is_open else rows[-1])
         assert await store.read(ReadNews([])) == []
 
-    async def test_news_serve_more_runs_than_one_query_takes(
-        self, harness: Harness
-    ) -> None:
-        store = await harness.open()
-        names = [f"r{number:04}" for number in range(1_203)]
-        await perform_all(store, *(make_start(n, events=1) for n in names))
-
-        assert {one.run_id for one in await store.read(ReadNews(names))} == set(names)
-
     async def test_what_is_asked_at_once_is_answered_each_by_itself(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
         for name in "abc":
             for run_id in (f"{name}1", f"{name}3", f"{name}2"):
-                await store.perform(make_start(run_id, owner="w", workflow_id=name))
+                await store.perform(make_owned(run_id, workflow_id=name))
                 if run_id != "a2":
-                    await store.perform(make_closing(run_id, 3, 3))
+                    await store.perform(make_closing(run_id))
         asked: list[Query[Any]] = [
             *(FindRun(NAMESPACE, name) for name in "abcxa"),
             *(FindRun(name, "a", "a1") for name in (NAMESPACE, "other")),
@@ -304,16 +284,14 @@ class ReadContract:
         assert found == ["a2", "b3", "c3", None, "a2"]
         assert together == [await store.read(query) for query in asked]
 
-    async def test_listing_shows_the_children_of_a_run(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("p", owner="w"),
+    async def test_listing_shows_the_children_of_a_run(self, store: Opened) -> None:
+        await store.together(
+            make_owned("p"),
             make_child("a", "p", "terminate", owner="w", started_at=START + 1),
             make_child("b", "p", "abandon", owner="w", started_at=START + 2),
             make_child("c", "b", "terminate", owner="w"),
             make_child("d", "p", "abandon", namespace="elsewhere"),
-            make_closing("a", 3, 3),
+            make_closing("a"),
         )
 
         for where, expected in (
@@ -326,12 +304,10 @@ class ReadContract:
             assert "".join(run.run_id for run in runs) == expected
         assert await store.read(ListRuns(NAMESPACE, RunFilter(parent_run_id="x"))) == []
 
-    async def test_messages_are_read_in_order(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("r1", owner="w"),
-            make_start("r2", owner="w"),
+    async def test_messages_are_read_in_order(self, store: Opened) -> None:
+        await store.together(
+            make_owned("r1"),
+            make_owned("r2"),
             make_message("r1", "b"),
             make_message("r2", "c"),
             make_message("r1", "a"),
@@ -344,20 +320,18 @@ class ReadContract:
         assert messages == loaded.messages
         assert await store.read(ReadMessages("unknown")) == []
 
-    async def test_due_runs_are_this_workers_own(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            make_start("later", owner="w", wake_at=START + 10),
-            make_start("third", owner="w", wake_at=START + 3),
-            make_start("second", owner="w", wake_at=START + 2),
-            make_start("first", owner="w", wake_at=START + 1),
-            make_start("never", owner="w"),
+    async def test_due_runs_are_this_workers_own(self, store: Opened) -> None:
+        await store.together(
+            make_owned("later", wake_at=START + 10),
+            make_owned("third", wake_at=START + 3),
+            make_owned("second", wake_at=START + 2),
+            make_owned("first", wake_at=START + 1),
+            make_owned("never"),
             make_start("unowned", wake_at=START),
-            make_start("parked", owner="w", wake_at=START),
+            make_owned("parked", wake_at=START),
             ParkRun(run_id="parked", stuck="{}"),
-            make_start("closed", owner="w", wake_at=START),
-            make_closing("closed", 3, 3),
+            make_owned("closed", wake_at=START),
+            make_closing("closed"),
         )
 
         assert await store.read(FindDueRuns(START + 3, 10)) == [
@@ -372,12 +346,10 @@ class ReadContract:
         assert await store.read(FindNextWakeUp(["other"])) == START + 1
 
     async def test_mailed_runs_come_by_their_oldest_message(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            *(make_start(name, owner="w") for name in ("a", "b", "c", "d")),
+        await store.together(
+            *(make_owned(name) for name in ("a", "b", "c", "d")),
             make_start("unowned"),
             make_message("unowned"),
             make_message("c"),
@@ -391,11 +363,9 @@ class ReadContract:
         assert await store.read(FindMailedRuns(1)) == ["c"]
         assert await store.read(FindMailedRuns(0)) == []
 
-    async def test_lost_runs_are_those_closed_or_taken(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store,
-            *(make_start(name, owner="w") for name in ("a", "b", "c")),
+    async def test_lost_runs_are_those_closed_or_taken(self, store: Opened) -> None:
+        await store.together(
+            *(make_owned(name) for name in ("a", "b", "c")),
             make_start("unowned"),
             make_termination("b"),
         )
@@ -408,7 +378,7 @@ class ReadContract:
         self, harness: Harness
     ) -> None:
         store = await harness.open()
-        await perform_all(store, make_start("r1", wake_at=START), make_message("r1"))
+        await store.together(make_start("r1", wake_at=START), make_message("r1"))
 
         assert await store.read(FindDueRuns(START, 9)) == []
         assert await store.read(FindMailedRuns(9)) == []
@@ -417,8 +387,7 @@ class ReadContract:
     async def test_namespaces_are_listed_once_each(self, harness: Harness) -> None:
         store = await harness.open()
         assert await store.read(ListNamespaces()) == []
-        await perform_all(
-            store,
+        await store.together(
             make_start("r1", namespace="shop"),
             make_start("r2", namespace="Shop"),
             make_start("r3", namespace="shop"),
@@ -431,8 +400,7 @@ class ReadContract:
             "\N{LATIN SMALL LETTER E WITH ACUTE}",
         ]
 
-    async def test_workers_are_listed_by_id(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_workers_are_listed_by_id(self, store: Opened) -> None:
         (worker,) = await store.read(ListWorkers())
 
         assert msgspec.structs.replace(worker, lease_expires_at=0) == (make_worker("w"))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
-from durable.store.queries import LoadRuns
+from durable.store.queries import ListRuns, LoadRuns, ReadMessages
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
+    ClaimRuns,
     CommitTask,
     PutMessage,
+    RunFilter,
     RunRecord,
     RunStatus,
     StartRun,
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 NAMESPACE = "default"
 QUEUE = "queue"
 START = 1_800_000_000_000_000
+CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
 
 
 class SettableClock:
@@ -87,10 +92,13 @@ def make_start(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
         if name in changes
     }
     return StartRun(
-        record=make_run(run_id, **changes),
-        rows=make_rows(run_id, 1, events),
-        **own,
+        record=make_run(run_id, **changes), rows=make_rows(run_id, 1, events), **own
     )
+
+
+def make_owned(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
+    """Build the start of a run that the worker `w` owns."""
+    return make_start(run_id, events=events, owner="w", **changes)
 
 
 def make_child(run_id: str, parent: str, policy: str, /, **changes: Any) -> StartRun:
@@ -105,12 +113,16 @@ def make_child(run_id: str, parent: str, policy: str, /, **changes: Any) -> Star
     return make_start(run_id, **(family | changes))
 
 
-def make_commit(run_id: str, first: int, last: int, **changes: Any) -> CommitTask:
-    """Build a task's commit of events `first` to `last`."""
+def make_commit(
+    run_id: str, first: int = 3, last: int = 3, **changes: Any
+) -> CommitTask:
+    """Build a task's commit of events; by default of the first that no start brings."""
     return CommitTask(run_id=run_id, rows=make_rows(run_id, first, last), **changes)
 
 
-def make_closing(run_id: str, first: int, last: int, **changes: Any) -> CommitTask:
+def make_closing(
+    run_id: str, first: int = 3, last: int = 3, **changes: Any
+) -> CommitTask:
     """Build a commit that completes the run."""
     fields = {"status": RunStatus.COMPLETED, "closed_at": START + 7} | changes
     return make_commit(run_id, first, last, **fields)
@@ -169,12 +181,46 @@ def make_worker(worker_id: str, **changes: Any) -> WorkerRecord:
     return msgspec.structs.replace(worker, **changes)
 
 
+class Opened:
+    """An open store, and what tests ask of it time and again."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self.open, self.close, self.now = store.open, store.close, store.now
+        self.perform, self.submit, self.read = store.perform, store.submit, store.read
+        self.watch, self.holds_lease = store.watch, store.holds_lease
+        self.register_worker = store.register_worker
+        self.release_worker = store.release_worker
+        self._store = store
+
+    async def together(self, *operations: Operation) -> list[Any]:
+        """Submit operations at once; see `perform_all`."""
+        return await perform_all(self._store, *operations)
+
+    async def load(self, run_id: str) -> LoadedRun:
+        """Load one run, which must be there."""
+        (loaded,) = await self.read(LoadRuns([run_id]))
+        return loaded
+
+    async def waiting(self, run_id: str) -> list[str]:
+        """Return the request ids that wait for a run, in order."""
+        return [one.request_id for one in await self.read(ReadMessages(run_id))]
+
+    async def statuses(self) -> dict[str, str]:
+        """Return the status of every run."""
+        runs = await self.read(ListRuns(NAMESPACE, RunFilter()))
+        return {run.run_id: run.status.value for run in runs}
+
+
 class Harness:
     """Opens the stores of one test, all on one database, and closes them."""
 
-    def __init__(self, make_store: Callable[[Clock], Store]) -> None:
-        """Take the function that makes a store."""
+    def __init__(
+        self, make_store: Callable[[Clock], Store], *, shares_database: bool = True
+    ) -> None:
+        """Take the function that makes a store; without sharing only one is opened."""
         self._make_store = make_store
+        self._shares_database = shares_database
         self._stores: list[Store] = []
         self.clock = SettableClock()
         self.lost: list[str] = []
@@ -182,20 +228,22 @@ class Harness:
 
     def make(self, clock: Clock | None = None) -> Store:
         """Make a store that is not opened yet; it is closed after the test."""
+        if self._stores and not self._shares_database:
+            pytest.skip("needs a second store")
         store = self._make_store(clock or self.clock)
         self._stores.append(store)
         return store
 
-    async def open(self, worker_id: str | None = None) -> Store:
+    async def open(self, worker_id: str | None = None) -> Opened:
         """Open a store, and register a worker if an id is given."""
-        store = self.make()
+        store = Opened(self.make())
         await store.open()
         if worker_id is not None:
             await self.register(store, worker_id)
         return store
 
     async def register(
-        self, store: Store, worker_id: str, **changes: Any
+        self, store: Opened, worker_id: str, **changes: Any
     ) -> WorkerRecord:
         """Register a worker and note when its lease is lost."""
         return await store.register_worker(
@@ -233,7 +281,7 @@ async def perform_all(store: Store, *operations: Operation) -> list[Any]:
     return [*gathering.outcomes, last]
 
 
-async def load(store: Store, run_id: str) -> LoadedRun:
-    """Load one run, which must be there."""
-    (loaded,) = await store.read(LoadRuns([run_id]))
-    return loaded
+async def wait_until(condition: Any) -> None:
+    """Let the loop run until something holds; the test's timeout is the bound."""
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(0.001)

@@ -14,28 +14,29 @@ from durable.errors import (
     LeaseLostError,
     WorkflowAlreadyStartedError,
 )
-from durable.options import IdConflictPolicy, IdReusePolicy
-from durable.store.queries import FindRun, LoadRuns
-from durable.store.records import (
-    FoundRun,
-    RunStatus,
-    Started,
-    StartRun,
+from durable.options import (
+    ALLOW_DUPLICATE,
+    REJECT_DUPLICATE,
+    TERMINATE_EXISTING,
+    USE_EXISTING,
+    USE_SAME,
+    IdReusePolicy,
 )
+from durable.store.queries import FindRun, LoadRuns
+from durable.store.records import FoundRun, RunStatus, Started, StartRun
 from durable.testing.contract.rows import (
     START,
-    load,
     make_closing,
     make_commit,
     make_message,
+    make_owned,
     make_rows,
     make_run,
     make_start,
-    perform_all,
 )
 
 if TYPE_CHECKING:
-    from durable.testing.contract.rows import Harness
+    from durable.testing.contract.rows import Harness, Opened
 
 FAILED_STATUSES = {
     RunStatus.FAILED,
@@ -50,13 +51,9 @@ CLOSED_STATUSES = [status for status in RunStatus if status is not RunStatus.RUN
 class StartContract:
     """Starting runs."""
 
-    shares_database: bool
-
-    async def test_start_creates_the_run_and_its_events(self, harness: Harness) -> None:
-        store = await harness.open("w")
-        operation = make_start(
+    async def test_start_creates_the_run_and_its_events(self, store: Opened) -> None:
+        operation = make_owned(
             "r1",
-            owner="w",
             wake_at=START + 9,
             version="1.2",
             continued_from_run_id="r0",
@@ -72,7 +69,7 @@ class StartContract:
         result = await store.perform(operation)
 
         assert result == Started(run_id="r1", created=True)
-        loaded = await load(store, "r1")
+        loaded = await store.load("r1")
         assert loaded.record == operation.record
         assert loaded.rows == operation.rows
         assert (loaded.messages, loaded.attempts) == ([], [])
@@ -96,15 +93,13 @@ class StartContract:
         ],
     )
     async def test_start_keeps_each_field_by_itself(
-        self, harness: Harness, field: str, value: object
+        self, store: Opened, field: str, value: object
     ) -> None:
-        store = await harness.open("w")
         changes = {field: value}
         records = [make_run(name, owner="w", **changes) for name in ("r1", "r2")]
 
-        await perform_all(
-            store,
-            *(StartRun(record=r, rows=make_rows(r.run_id, 1, 1)) for r in records),
+        await store.together(
+            *(StartRun(record=r, rows=make_rows(r.run_id, 1, 1)) for r in records)
         )
 
         loaded = await store.read(LoadRuns(["r1", "r2"]))
@@ -116,47 +111,42 @@ class StartContract:
         store = await harness.open()
 
         assert (await store.perform(make_start("r1"))).created
-        assert (await load(store, "r1")).record.owner is None
+        assert (await store.load("r1")).record.owner is None
 
     async def test_run_id_that_was_used_is_refused_beside_a_start_of_its_request(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
 
-        refused, created = await perform_all(
-            store,
-            make_start("r1", owner="w", workflow_id="x", request_id="q"),
-            make_start("r2", owner="w", workflow_id="y", request_id="q"),
+        refused, created = await store.together(
+            make_owned("r1", workflow_id="x", request_id="q"),
+            make_owned("r2", workflow_id="y", request_id="q"),
         )
 
         assert isinstance(refused, HistoryTakenError)
         assert created.run_id == "r2"
-        assert (await load(store, "r1")).record.workflow_id == "wf-r1"
+        assert (await store.load("r1")).record.workflow_id == "wf-r1"
 
     async def test_start_with_an_owner_needs_the_lease(self, harness: Harness) -> None:
         store = await harness.open()
 
         with pytest.raises(LeaseLostError):
-            await store.perform(make_start("r1", owner="w"))
+            await store.perform(make_owned("r1"))
         assert await store.read(LoadRuns(["r1"])) == []
 
-    async def test_start_for_another_worker_is_refused(self, harness: Harness) -> None:
-        store = await harness.open("w")
-
+    async def test_start_for_another_worker_is_refused(self, store: Opened) -> None:
         with pytest.raises(LeaseLostError):
             await store.perform(make_start("r1", owner="earlier"))
 
     async def test_start_with_the_same_request_answers_with_the_first_run(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
+        await store.perform(make_owned("r1"))
         again = make_start("r2", workflow_id="wf-r1", request_id="start-r1")
 
         assert await store.perform(again) == Started(run_id="r1", created=False)
 
-        await store.perform(make_closing("r1", 3, 3))
+        await store.perform(make_closing("r1"))
         assert await store.perform(again) == Started(run_id="r1", created=False)
         assert await store.read(LoadRuns(["r2"])) == []
 
@@ -184,11 +174,7 @@ class StartContract:
         await store.perform(make_start("r1"))
 
         result = await store.perform(
-            make_start(
-                "r2",
-                workflow_id="wf-r1",
-                conflict_policy=IdConflictPolicy.USE_EXISTING,
-            )
+            make_start("r2", workflow_id="wf-r1", conflict_policy=USE_EXISTING)
         )
 
         assert result == Started(run_id="r1", created=False)
@@ -202,13 +188,13 @@ class StartContract:
         again = make_start(
             "r2",
             workflow_id="wf-r1",
-            conflict_policy=IdConflictPolicy.USE_SAME,
-            reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+            conflict_policy=USE_SAME,
+            reuse_policy=REJECT_DUPLICATE,
             wants_found=True,
         )
 
         if is_together:
-            _, result = await perform_all(store, first, again)
+            _, result = await store.together(first, again)
         else:
             await store.perform(first)
             result = await store.perform(again)
@@ -219,45 +205,36 @@ class StartContract:
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_start_of_the_same_finds_the_newest_closed_run_that_keeps_its_id(
-        self, harness: Harness, status: RunStatus
+        self, store: Opened, status: RunStatus
     ) -> None:
-        store = await harness.open("w")
         for run_id in ("r0", "r1"):
             at = START + int(run_id[1:])
-            await store.perform(
-                make_start(run_id, owner="w", workflow_id="wf", started_at=at)
-            )
-            await store.perform(make_closing(run_id, 3, 3, status=status))
+            await store.perform(make_owned(run_id, workflow_id="wf", started_at=at))
+            await store.perform(make_closing(run_id, status=status))
 
-        for policy in (IdConflictPolicy.USE_SAME, IdConflictPolicy.USE_EXISTING):
+        for policy in (USE_SAME, USE_EXISTING):
             result = await store.perform(
                 make_start(
                     "r2",
                     workflow_id="wf",
                     conflict_policy=policy,
-                    reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                    reuse_policy=REJECT_DUPLICATE,
                 )
             )
             assert result == Started(run_id="r1", created=False)
 
     async def test_start_of_the_same_shows_what_a_chain_began_with(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        first = make_start("r1", owner="w", workflow_id="wf")
+        first = make_owned("r1", workflow_id="wf")
         await store.perform(first)
-        closing = make_closing("r1", 3, 3, status=RunStatus.CONTINUED_AS_NEW)
+        closing = make_closing("r1", status=RunStatus.CONTINUED_AS_NEW)
         await store.perform(closing)
-        await store.perform(
-            make_start("r2", owner="w", workflow_id="wf", first_run_id="r1")
-        )
+        await store.perform(make_owned("r2", workflow_id="wf", first_run_id="r1"))
 
         result = await store.perform(
             make_start(
-                "r3",
-                workflow_id="wf",
-                conflict_policy=IdConflictPolicy.USE_SAME,
-                wants_found=True,
+                "r3", workflow_id="wf", conflict_policy=USE_SAME, wants_found=True
             )
         )
 
@@ -266,19 +243,18 @@ class StartContract:
         assert result.found.first_data == first.rows[0][5]
 
     async def test_start_with_a_message_finds_no_closed_run_for_it(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
-        await store.perform(make_closing("r1", 3, 3))
+        await store.perform(make_owned("r1"))
+        await store.perform(make_closing("r1"))
 
         with pytest.raises(WorkflowAlreadyStartedError, match="'r1'"):
             await store.perform(
                 make_start(
                     "r2",
                     workflow_id="wf-r1",
-                    conflict_policy=IdConflictPolicy.USE_EXISTING,
-                    reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                    conflict_policy=USE_EXISTING,
+                    reuse_policy=REJECT_DUPLICATE,
                     message_if_open=make_message("r2"),
                 )
             )
@@ -286,8 +262,6 @@ class StartContract:
     async def test_start_of_the_same_from_two_stores_at_once_is_one_run(
         self, harness: Harness
     ) -> None:
-        if not self.shares_database:
-            pytest.skip("needs a second store")
         stores = [await harness.open(), await harness.open()]
 
         results = await asyncio.gather(
@@ -296,8 +270,8 @@ class StartContract:
                     make_start(
                         name,
                         workflow_id="wf",
-                        conflict_policy=IdConflictPolicy.USE_SAME,
-                        reuse_policy=IdReusePolicy.REJECT_DUPLICATE,
+                        conflict_policy=USE_SAME,
+                        reuse_policy=REJECT_DUPLICATE,
                     )
                 )
                 for name, store in zip(("r1", "r2"), stores, strict=True)
@@ -308,17 +282,16 @@ class StartContract:
         assert len({result.run_id for result in results}) == 1
 
     async def test_start_of_an_open_id_may_terminate_the_existing_run(
-        self, harness: Harness
+        self, harness: Harness, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w", wake_at=START))
+        await store.perform(make_owned("r1", wake_at=START))
         harness.clock.advance(5)
 
         result = await store.perform(
             make_start(
                 "r2",
                 workflow_id="wf-r1",
-                conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                conflict_policy=TERMINATE_EXISTING,
                 terminated_data='{"by": "r2"}',
             )
         )
@@ -339,17 +312,16 @@ class StartContract:
         )
         assert new.record.status is RunStatus.RUNNING
         with pytest.raises(HistoryTakenError):
-            await store.perform(make_commit("r1", 3, 3))
+            await store.perform(make_commit("r1"))
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     @pytest.mark.parametrize("policy", IdReusePolicy)
     async def test_start_of_a_closed_id_follows_the_reuse_policy(
-        self, harness: Harness, policy: IdReusePolicy, status: RunStatus
+        self, store: Opened, policy: IdReusePolicy, status: RunStatus
     ) -> None:
-        store = await harness.open("w")
-        await store.perform(make_start("r1", owner="w"))
-        await store.perform(make_closing("r1", 3, 3, status=status))
-        is_allowed = policy is IdReusePolicy.ALLOW_DUPLICATE or (
+        await store.perform(make_owned("r1"))
+        await store.perform(make_closing("r1", status=status))
+        is_allowed = policy is ALLOW_DUPLICATE or (
             policy is IdReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
             and status in FAILED_STATUSES
         )
@@ -364,14 +336,13 @@ class StartContract:
                 await store.perform(operation)
             assert e.value.run_id == "r1"
 
-    async def test_start_judges_reuse_by_the_newest_run(self, harness: Harness) -> None:
-        store = await harness.open("w")
+    async def test_start_judges_reuse_by_the_newest_run(self, store: Opened) -> None:
         for run_id, status in (("r1", RunStatus.COMPLETED), ("r2", RunStatus.FAILED)):
             started_at = START + int(run_id[1:])
             await store.perform(
-                make_start(run_id, owner="w", workflow_id="wf", started_at=started_at)
+                make_owned(run_id, workflow_id="wf", started_at=started_at)
             )
-            await store.perform(make_closing(run_id, 3, 3, status=status))
+            await store.perform(make_closing(run_id, status=status))
 
         result = await store.perform(
             make_start(
@@ -386,8 +357,7 @@ class StartContract:
     async def test_start_keeps_namespaces_apart(self, harness: Harness) -> None:
         store = await harness.open()
 
-        results = await perform_all(
-            store,
+        results = await store.together(
             make_start("r1"),
             make_start("r2", namespace="b", workflow_id="wf-r1", request_id="start-r1"),
         )
@@ -403,12 +373,9 @@ class StartContract:
             await store.perform(make_start("r1", workflow_id="w2", request_id="q2"))
 
     async def test_start_that_cannot_be_written_terminates_nothing(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-        await perform_all(
-            store, make_start("r1", owner="w"), make_start("r2", owner="w")
-        )
+        await store.together(make_owned("r1"), make_owned("r2"))
 
         with pytest.raises(HistoryTakenError):
             await store.perform(
@@ -416,27 +383,24 @@ class StartContract:
                     "r1",
                     workflow_id="wf-r2",
                     request_id="again",
-                    conflict_policy=IdConflictPolicy.TERMINATE_EXISTING,
+                    conflict_policy=TERMINATE_EXISTING,
                 )
             )
 
-        loaded = await load(store, "r2")
+        loaded = await store.load("r2")
         assert loaded.record.status is RunStatus.RUNNING
         assert loaded.rows == make_rows("r2", 1, 2)
 
     async def test_starts_submitted_together_act_as_one_after_the_other(
-        self, harness: Harness
+        self, store: Opened
     ) -> None:
-        store = await harness.open("w")
-
-        first, second, third, closed, fourth, other = await perform_all(
-            store,
-            make_start("r1", owner="w", workflow_id="wf"),
-            make_start("r2", owner="w", workflow_id="wf"),
-            make_start("r3", owner="w", workflow_id="x", request_id="start-r1"),
+        first, second, third, closed, fourth, other = await store.together(
+            make_owned("r1", workflow_id="wf"),
+            make_owned("r2", workflow_id="wf"),
+            make_owned("r3", workflow_id="x", request_id="start-r1"),
             make_closing("r1", 3, 4),
-            make_start("r4", owner="w", workflow_id="wf"),
-            make_start("r5", owner="w"),
+            make_owned("r4", workflow_id="wf"),
+            make_owned("r5"),
         )
 
         assert first == Started(run_id="r1", created=True)

@@ -19,7 +19,7 @@ from durable.testing.contract.lifecycle import LifecycleContract
 from durable.testing.contract.messages import MessageContract
 from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
-from durable.testing.contract.rows import Harness
+from durable.testing.contract.rows import Harness, Opened
 from durable.testing.contract.starts import StartContract
 
 if TYPE_CHECKING:
@@ -61,6 +61,14 @@ class StoreContract(
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[Harness]:
         """Open and close the stores of one test."""
-        harness = Harness(lambda clock: self.make_store(clock, tmp_path))
+        harness = Harness(
+            lambda clock: self.make_store(clock, tmp_path),
+            shares_database=self.shares_database,
+        )
         yield harness
         await harness.close()
+
+    @pytest.fixture
+    async def store(self, harness: Harness) -> Opened:
+        """Open a store with a worker `w`."""
+        return await harness.open("w")

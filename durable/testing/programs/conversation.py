@@ -127,7 +127,7 @@ class Conversation:
 
     # --- messages ---------------------------------------------------------------------
 
-    async def receive(self, node: p.Receive) -> int:
+    async def walk_receive(self, node: p.Receive) -> int:
         channel = CHANNELS[node.channel % 3]
         if not node.waits:
             try:
@@ -141,41 +141,14 @@ class Conversation:
             self.note(f"received {await self.catch(waiting)}")
         return 1
 
-    async def handle(self, node: p.Handle) -> int:
+    async def walk_handle(self, node: p.Handle) -> int:
         index = None if node.channel is None else node.channel % 3
         setters = (self._handle_signals, self._handle_updates, self._handle_queries)
         setters[node.what % 3](index, node)
         self.note(f"handles {node.what % 3} {index} {not node.remove}")
         return 1
 
-    def _handle_signals(self, index: int | None, node: p.Handle) -> None:
-        async def take(value: int) -> None:
-            await self._take_slowly(value)
-
-        async def take_any(name: str, value: int) -> None:
-            await self._take_slowly(value)
-
-        def take_at_once(value: int) -> None:
-            self._take(value)
-
-        def take_any_at_once(name: str, value: int) -> None:
-            self._take(value)
-
-        if index is None:
-            anyone = take_any if node.is_async else take_any_at_once
-            set_signal_handler(None, None if node.remove else anyone)
-        else:
-            one: Callable[[int], object] = take if node.is_async else take_at_once
-            set_signal_handler(CHANNELS[index], None if node.remove else one)
-
-    def _handle_updates(self, index: int | None, node: p.Handle) -> None:
-        def check(value: int) -> None:
-            if value % 4 == 3:
-                raise ApplicationError("not this one")
-
-        def check_any(name: str, value: int) -> None:
-            check(value)
-
+    def _taker(self, index: int | None, node: p.Handle) -> Callable[..., object]:
         async def take(value: int) -> int:
             await self._take_slowly(value)
             return value
@@ -190,15 +163,25 @@ class Conversation:
         def take_any_at_once(name: str, value: int) -> int:
             return take_at_once(value)
 
-        name = None if index is None else UPDATES[index]
-        handler: Callable[..., object]
         if index is None:
-            handler = take_any if node.is_async else take_any_at_once
-        else:
-            handler = take if node.is_async else take_at_once
+            return take_any if node.is_async else take_any_at_once
+        return take if node.is_async else take_at_once
+
+    def _handle_signals(self, index: int | None, node: p.Handle) -> None:
+        handler = None if node.remove else self._taker(index, node)
+        set_signal_handler(None if index is None else CHANNELS[index], handler)
+
+    def _handle_updates(self, index: int | None, node: p.Handle) -> None:
+        def check(value: int) -> None:
+            if value % 4 == 3:
+                raise ApplicationError("not this one")
+
+        def check_any(name: str, value: int) -> None:
+            check(value)
+
         set_update_handler(
-            name,
-            None if node.remove else handler,
+            None if index is None else UPDATES[index],
+            None if node.remove else self._taker(index, node),
             validator=check_any if index is None else check,
         )
 
@@ -229,18 +212,18 @@ class Conversation:
             self.note(await self.catch(ACTIVITIES[value % 3](value)))
         self._take(value)
 
-    async def finish(self, node: p.Finish) -> int:
+    async def walk_finish(self, node: p.Finish) -> int:
         await self.catch(wait_condition(all_handlers_finished, timeout=node.seconds))
         self.note(f"finished {all_handlers_finished()}")
         return 1
 
-    async def show(self, node: p.Show) -> int:
+    async def walk_show(self, node: p.Show) -> int:
         set_state(node.value)
         return 1
 
     # --- other runs -------------------------------------------------------------------
 
-    async def bring_up(self, node: p.Raise) -> int:
+    async def walk_raise(self, node: p.Raise) -> int:
         kinds, policies = tuple(ChildCancellationType), tuple(ParentClosePolicy)
         call = step_child.options(
             id=None if node.name is None else f"child-{node.name}",
@@ -258,7 +241,7 @@ class Conversation:
                 self.note(f"child = {await ending}")
         return 1
 
-    async def tell(self, node: p.Tell) -> int:
+    async def walk_tell(self, node: p.Tell) -> int:
         other = external(f"run-{node.to}")
         sending: Coroutine[Any, Any, None]
         if node.what % 2:

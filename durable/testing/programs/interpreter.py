@@ -60,7 +60,9 @@ class Interpreter(Conversation):
     async def run(self, node: p.Node) -> int:
         """Walk one node; return how many leaves it walked, for the sake of a value."""
         try:
-            return await _WALK[type(node)](self, node)
+            walk: Callable[[Any], Awaitable[int]]
+            walk = getattr(self, f"walk_{type(node).__name__.lower()}")
+            return await walk(node)
         except asyncio.CancelledError:
             self.note(f"{type(node).__name__} cancelled")
             raise
@@ -72,23 +74,23 @@ class Interpreter(Conversation):
 
     # --- leaves -----------------------------------------------------------------------
 
-    async def act(self, node: p.Act) -> int:
+    async def walk_act(self, node: p.Act) -> int:
         acting = ACTIVITIES[node.kind % 3](node.value)
         result = await (acting if node.raises else self.catch(acting))
         self.note(f"act {node.value} = {result}")
         return 1
 
-    async def sleep(self, node: p.Sleep) -> int:
+    async def walk_sleep(self, node: p.Sleep) -> int:
         await sleep(node.seconds)
         self.note(f"slept {node.seconds}")
         return 1
 
-    async def pause(self, node: p.Pause) -> int:
+    async def walk_pause(self, node: p.Pause) -> int:
         await asyncio.sleep(node.seconds)
         self.note(f"paused {node.seconds}")
         return 1
 
-    async def draw(self, node: p.Draw) -> int:
+    async def walk_draw(self, node: p.Draw) -> int:
         draws: tuple[Callable[[], object], ...] = (
             lambda: run_random().randrange(1_000_000),
             uuid4,
@@ -98,16 +100,16 @@ class Interpreter(Conversation):
         self.note(draws[node.what % 4]())
         return 1
 
-    async def patch(self, node: p.Patch) -> int:
+    async def walk_patch(self, node: p.Patch) -> int:
         is_new = patched(f"patch-{node.patch}")
         self.note(f"patch {node.patch} {is_new}")
         return await self.run(node.then if is_new else node.otherwise)
 
-    async def fail(self, node: p.Fail) -> int:
+    async def walk_fail(self, node: p.Fail) -> int:
         self.note("fail")
         raise ApplicationError("a program's own failure", type=f"Kind{node.kind}")
 
-    async def put(self, node: p.Put) -> int:
+    async def walk_put(self, node: p.Put) -> int:
         self.count += 1
         self._event.set()
         if not self._queue.full():
@@ -115,11 +117,11 @@ class Interpreter(Conversation):
         self.note(f"put {node.value}")
         return 1
 
-    async def take(self, node: p.Take) -> int:
+    async def walk_take(self, node: p.Take) -> int:
         self.note(await self.catch(asyncio.wait_for(self._queue.get(), node.seconds)))
         return 1
 
-    async def wait(self, node: p.Await) -> int:
+    async def walk_await(self, node: p.Await) -> int:
         wanted = node.count
         await self.catch(
             wait_condition(lambda: self.count >= wanted, timeout=node.seconds)
@@ -129,28 +131,28 @@ class Interpreter(Conversation):
         self.note(f"waited for {wanted}, {self.count}")
         return 1
 
-    async def notify(self, node: p.Notify) -> int:
+    async def walk_notify(self, node: p.Notify) -> int:
         async with self._condition:
             self._condition.notify(node.count)
         self.note(f"notified {node.count}")
         return 1
 
-    async def noticed(self, node: p.Noticed) -> int:
+    async def walk_noticed(self, node: p.Noticed) -> int:
         async with self._condition:
             await self.catch(asyncio.wait_for(self._condition.wait(), node.seconds))
         self.note("noticed")
         return 1
 
-    async def signalled(self, node: p.Signalled) -> int:
+    async def walk_signalled(self, node: p.Signalled) -> int:
         await self.catch(asyncio.wait_for(self._event.wait(), node.seconds))
         self._event.clear()
         return 1
 
-    async def again(self, node: p.Again) -> int:
+    async def walk_again(self, node: p.Again) -> int:
         self.note("again")
         continue_as_new(run_program(self._program, node.value))
 
-    async def mark(self, node: p.Mark) -> int:
+    async def walk_mark(self, node: p.Mark) -> int:
         if asyncio.current_task() is not self._main or self._laps >= _LAPS_MAX:
             return 0
         checkpoint(run_program(self._program, self._laps + 1))
@@ -159,13 +161,13 @@ class Interpreter(Conversation):
 
     # --- one after the other ----------------------------------------------------------
 
-    async def seq(self, node: p.Seq) -> int:
+    async def walk_seq(self, node: p.Seq) -> int:
         total = 0
         for step in node.steps:
             total += await self.run(step)
         return total
 
-    async def within(self, node: p.Within) -> int:
+    async def walk_within(self, node: p.Within) -> int:
         if node.how % 2:
             return int(
                 await self.catch(asyncio.wait_for(self.run(node.step), node.seconds))
@@ -177,32 +179,32 @@ class Interpreter(Conversation):
             self.note("timeout")
             return -1
 
-    async def shield(self, node: p.Shield) -> int:
+    async def walk_shield(self, node: p.Shield) -> int:
         return int(await asyncio.shield(self.run(node.step)))
 
-    async def cleanup(self, node: p.Cleanup) -> int:
+    async def walk_cleanup(self, node: p.Cleanup) -> int:
         try:
             return await self.run(node.step)
         finally:
             self.note("cleanup")
             await self.run(node.cleanup)
 
-    async def swallow(self, node: p.Swallow) -> int:
+    async def walk_swallow(self, node: p.Swallow) -> int:
         try:
             return await self.run(node.step)
         except asyncio.CancelledError:
             self.note("swallowed")
             return -1
 
-    async def locked(self, node: p.Locked) -> int:
+    async def walk_locked(self, node: p.Locked) -> int:
         async with self._lock:
             return await self.run(node.step)
 
-    async def limited(self, node: p.Limited) -> int:
+    async def walk_limited(self, node: p.Limited) -> int:
         async with self._places:
             return await self.run(node.step)
 
-    async def generate(self, node: p.Generate) -> int:
+    async def walk_generate(self, node: p.Generate) -> int:
         generator = self._results(node.steps)
         total = 0
         if node.close:
@@ -229,7 +231,7 @@ class Interpreter(Conversation):
 
     # --- all at once ------------------------------------------------------------------
 
-    async def gather(self, node: p.Gather) -> int:
+    async def walk_gather(self, node: p.Gather) -> int:
         each: list[Any] = [self.run(step) for step in node.steps]
         if node.turns is not None:
             each = [asyncio.create_task(one) for one in each]
@@ -241,7 +243,7 @@ class Interpreter(Conversation):
         self.note(f"gathered {_outcomes(results)}")
         return len(node.steps)
 
-    async def group(self, node: p.Group) -> int:
+    async def walk_group(self, node: p.Group) -> int:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for step in node.steps:
@@ -250,7 +252,7 @@ class Interpreter(Conversation):
             self.note(f"group raised {name_of(group)}")
         return len(node.steps)
 
-    async def race(self, node: p.Race) -> int:
+    async def walk_race(self, node: p.Race) -> int:
         tasks = self._tasks(node.steps)
         if not tasks:
             return 0
@@ -264,18 +266,18 @@ class Interpreter(Conversation):
                 self.note(f"{task.get_name()}: {_outcome(await _settled(task))}")
         return len(done)
 
-    async def completed(self, node: p.Completed) -> int:
+    async def walk_completed(self, node: p.Completed) -> int:
         each: Any = map(self.run, node.steps) if node.bare else self._tasks(node.steps)
         for number, next_one in enumerate(asyncio.as_completed(each)):
             self.note(f"completed {number}: {await self.catch(next_one)}")
         return len(node.steps)
 
-    async def bag(self, node: p.Bag) -> int:
+    async def walk_bag(self, node: p.Bag) -> int:
         for task in self._tasks(node.steps):
             self.note(f"{task.get_name()}: {_outcome(await _settled(task))}")
         return len(node.steps)
 
-    async def cancel(self, node: p.Cancel) -> int:
+    async def walk_cancel(self, node: p.Cancel) -> int:
         task = asyncio.create_task(self.run(node.step))
         for _ in range(node.turns):
             await asyncio.sleep(0)
@@ -309,41 +311,3 @@ def _outcomes(results: Any) -> str:
         return str(results)
     each: list[Any] = [*results]
     return str([name_of(r) if isinstance(r, BaseException) else r for r in each])
-
-
-_WALK: Final[dict[type[Any], Callable[[Interpreter, Any], Awaitable[int]]]] = {
-    p.Act: Interpreter.act,
-    p.Sleep: Interpreter.sleep,
-    p.Pause: Interpreter.pause,
-    p.Draw: Interpreter.draw,
-    p.Patch: Interpreter.patch,
-    p.Fail: Interpreter.fail,
-    p.Put: Interpreter.put,
-    p.Take: Interpreter.take,
-    p.Await: Interpreter.wait,
-    p.Notify: Interpreter.notify,
-    p.Noticed: Interpreter.noticed,
-    p.Signalled: Interpreter.signalled,
-    p.Seq: Interpreter.seq,
-    p.Gather: Interpreter.gather,
-    p.Group: Interpreter.group,
-    p.Race: Interpreter.race,
-    p.Completed: Interpreter.completed,
-    p.Bag: Interpreter.bag,
-    p.Within: Interpreter.within,
-    p.Shield: Interpreter.shield,
-    p.Cancel: Interpreter.cancel,
-    p.Cleanup: Interpreter.cleanup,
-    p.Swallow: Interpreter.swallow,
-    p.Locked: Interpreter.locked,
-    p.Limited: Interpreter.limited,
-    p.Generate: Interpreter.generate,
-    p.Receive: Interpreter.receive,
-    p.Handle: Interpreter.handle,
-    p.Finish: Interpreter.finish,
-    p.Show: Interpreter.show,
-    p.Raise: Interpreter.bring_up,
-    p.Tell: Interpreter.tell,
-    p.Again: Interpreter.again,
-    p.Mark: Interpreter.mark,
-}

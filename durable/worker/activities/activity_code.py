@@ -22,9 +22,7 @@ class BuiltIn:
     is_async: Final = True
 
     def __init__(
-        self,
-        name: str,
-        perform: Callable[[Payloads, ActivityInfo], Awaitable[Payload]],
+        self, name: str, perform: Callable[[Payloads, ActivityInfo], Awaitable[Payload]]
     ) -> None:
         self.name = name
         self.perform = perform

@@ -74,10 +74,7 @@ class Invoker:
         self._threads: ActivityThreads | None = None
 
     def call(
-        self,
-        call: Call,
-        code: Code,
-        on_thread_end: Callable[[Call], None],
+        self, call: Call, code: Code, on_thread_end: Callable[[Call], None]
     ) -> Coroutine[Any, Any, Payload]:
         """Run an attempt in this task; raise what its code raises.
 
@@ -109,10 +106,7 @@ class Invoker:
         return called if observer is None else self._observed(call, info, called)
 
     async def _observed(
-        self,
-        call: Call,
-        info: ActivityInfo,
-        called: Coroutine[Any, Any, Payload],
+        self, call: Call, info: ActivityInfo, called: Coroutine[Any, Any, Payload]
     ) -> Payload:
         attempt, observer = call.attempt, self._observer
         assert observer is not None  # noqa: S101 - by the caller

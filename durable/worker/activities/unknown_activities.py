@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from durable.api.registry import Registry
@@ -25,6 +26,7 @@ _AGAIN_MICROSECONDS: Final = 60_000_000
 _NAMED_MAX: Final = 20
 
 
+@dataclass(eq=False)
 class UnknownActivities:
     """The attempts of one worker that wait for another.
 
@@ -34,25 +36,15 @@ class UnknownActivities:
         spawn: runs a step in the background; its errors are logged.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        registry: Registry,
-        worker_id: str,
-        pool: ActivityPool,
-        feed: Feed,
-        release: Callable[[LiveRun], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-    ) -> None:
-        self._store = store
-        self._registry = registry
-        self._worker_id = worker_id
-        self._pool = pool
-        self._feed = feed
-        self._release = release
-        self._spawn = spawn
-        self._named: dict[str, int] = {}
-        """When each activity was last named in the log."""
+    _store: Store
+    _registry: Registry
+    _worker_id: str
+    _pool: ActivityPool
+    _feed: Feed
+    _release: Callable[[LiveRun], None]
+    _spawn: Callable[[Coroutine[Any, Any, None]], None]
+    _named: dict[str, int] = field(default_factory=dict[str, int])
+    """When each activity was last named in the log."""
 
     def seek(self, attempt: Attempt, *, may_offer: bool) -> None:
         """Wait for a worker that knows the activity of an attempt; its row says so."""

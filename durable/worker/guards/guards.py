@@ -42,106 +42,48 @@ _THREAD: Final = "Threads cannot be replayed: use asyncio tasks, or an activity.
 _INPUT: Final = "Ask before the run starts, or wait for a signal or an update."
 _HOST: Final = "Another host may replay the run: pass it in, or ask an activity."
 _ENVIRONMENT: Final = "It belongs to the process: set it before the engine opens."
-_FORBIDDEN: Final = {
-    "time.sleep": "Use `await durable.sleep(...)`: it survives a restart.",
-    "socket.connect": _ACTIVITY,
-    "socket.bind": _ACTIVITY,
-    "socket.getaddrinfo": _ACTIVITY,
-    "socket.gethostbyname": _ACTIVITY,
-    "subprocess.Popen": _ACTIVITY,
-    "os.system": _ACTIVITY,
-    "os.exec": _ACTIVITY,
-    "os.fork": _ACTIVITY,
-    "os.forkpty": _ACTIVITY,
-    "os.posix_spawn": _ACTIVITY,
-    "os.spawn": _ACTIVITY,
-    "_thread.start_new_thread": _THREAD,
-    "_thread.start_joinable_thread": _THREAD,
-    "signal.pthread_kill": "Signals belong to the program, not to a run.",
-}
-_FORBIDDEN_TO_USERS_CODE: Final = {
-    "builtins.input": _INPUT,
-    "os.chdir": _ENVIRONMENT,
-    "os.putenv": _ENVIRONMENT,
-    "os.unsetenv": _ENVIRONMENT,
-    "socket.gethostname": _HOST,
-    **dict.fromkeys(
-        [
-            "glob.glob",
-            "open",
-            "os.chflags",
-            "os.chmod",
-            "os.chown",
-            "os.fwalk",
-            "os.kill",
-            "os.killpg",
-            "os.link",
-            "os.listdir",
-            "os.mkdir",
-            "os.remove",
-            "os.rename",
-            "os.rmdir",
-            "os.scandir",
-            "os.startfile",
-            "os.symlink",
-            "os.truncate",
-            "os.utime",
-            "os.walk",
-            "pathlib.Path.glob",
-            "pathlib.Path.rglob",
-            "shutil.chown",
-            "shutil.copyfile",
-            "shutil.copymode",
-            "shutil.copystat",
-            "shutil.copytree",
-            "shutil.make_archive",
-            "shutil.move",
-            "shutil.rmtree",
-            "shutil.unpack_archive",
-            "socket.gethostbyaddr",
-            "socket.getnameinfo",
-            "sqlite3.connect",
-            "tempfile.mkdtemp",
-            "tempfile.mkstemp",
-            "urllib.Request",
-        ],
+
+
+def _advising(*rows: tuple[str, str]) -> dict[str, str]:
+    """By the name of an audit event, what to do instead."""
+    return {name: advice for names, advice in rows for name in names.split()}
+
+
+_FORBIDDEN: Final = _advising(
+    ("time.sleep", "Use `await durable.sleep(...)`: it survives a restart."),
+    (
+        "socket.connect socket.bind socket.getaddrinfo socket.gethostbyname"
+        " subprocess.Popen os.system os.exec os.fork os.forkpty os.posix_spawn"
+        " os.spawn",
         _ACTIVITY,
     ),
-}
-_ADVICE: Final = {**_FORBIDDEN, **_FORBIDDEN_TO_USERS_CODE}
-_DOORS: Final = frozenset(
-    [
-        "asyncio",
-        "bz2",
-        "codecs",
-        "concurrent",
-        "configparser",
-        "contextlib",
-        "dbm",
-        "fileinput",
-        "functools",
-        "genericpath",
-        "glob",
-        "gzip",
-        "http",
-        "io",
-        "lzma",
-        "ntpath",
-        "os",
-        "pathlib",
-        "platform",
-        "posixpath",
-        "shelve",
-        "shutil",
-        "socket",
-        "sqlite3",
-        "tarfile",
-        "tempfile",
-        "urllib",
-        "zipfile",
-    ]
+    ("_thread.start_new_thread _thread.start_joinable_thread", _THREAD),
+    ("signal.pthread_kill", "Signals belong to the program, not to a run."),
 )
-"""Modules of the standard library that do what their caller wants done outside."""
+_FORBIDDEN_TO_USERS_CODE: Final = _advising(
+    ("builtins.input", _INPUT),
+    ("os.chdir os.putenv os.unsetenv", _ENVIRONMENT),
+    ("socket.gethostname", _HOST),
+    (
+        "glob.glob open os.chflags os.chmod os.chown os.fwalk os.kill os.killpg"
+        " os.link os.listdir os.mkdir os.remove os.rename os.rmdir os.scandir"
+        " os.startfile os.symlink os.truncate os.utime os.walk pathlib.Path.glob"
+        " pathlib.Path.rglob shutil.chown shutil.copyfile shutil.copymode"
+        " shutil.copystat shutil.copytree shutil.make_archive shutil.move"
+        " shutil.rmtree shutil.unpack_archive socket.gethostbyaddr"
+        " socket.getnameinfo sqlite3.connect tempfile.mkdtemp tempfile.mkstemp"
+        " urllib.Request",
+        _ACTIVITY,
+    ),
+)
+_ADVICE: Final = {**_FORBIDDEN, **_FORBIDDEN_TO_USERS_CODE}
+# Modules of the standard library that do what their caller wants done outside.
+_DOOR_NAMES: Final = (
+    "asyncio bz2 codecs concurrent configparser contextlib dbm fileinput functools"
+    " genericpath glob gzip http io lzma ntpath os pathlib platform posixpath"
+    " shelve shutil socket sqlite3 tarfile tempfile urllib zipfile"
+)
+_DOORS: Final = frozenset(_DOOR_NAMES.split())
 _INNOCENT: Final = frozenset({"importlib", "logging", "warnings"})
 """What is done in their name is no doing of the workflow: an import, a log line."""
 _DEBUGGERS: Final = ("_pydev", "debugpy", "pydev")

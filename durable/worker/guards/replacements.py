@@ -26,6 +26,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Final
 
+import msgspec
+
 _NOW: Final = "write durable.now()"
 _RANDOM: Final = "write durable.random()"
 _UUID: Final = "write durable.uuid4()"
@@ -114,7 +116,7 @@ MODULES: Final = frozenset(
 """Where all that is found."""
 
 
-class Replacement:
+class Replacement(msgspec.Struct, eq=False):
     """What to write instead, and when.
 
     Args:
@@ -124,17 +126,9 @@ class Replacement:
             is not called there.
     """
 
-    __slots__ = ("advice", "is_judged", "name")
-
-    def __init__(
-        self,
-        name: str,
-        advice: str,
-        is_judged: Callable[[int | None], bool] = lambda _: True,
-    ) -> None:
-        self.name = name
-        self.advice = advice
-        self.is_judged = is_judged
+    name: str
+    advice: str
+    is_judged: Callable[[int | None], bool] = lambda _: True
 
 
 def _original(value: object) -> object:

@@ -115,11 +115,7 @@ def test_every_command_becomes_an_event_with_its_fields() -> None:
     assert set(EVENT_OF) == set(typing.get_args(Command))
     for command, event in EVENT_OF.items():
         assert command.__struct_fields__ == event.__struct_fields__
-        assert typing.get_type_hints(command) == {
-            name: hint
-            for name, hint in typing.get_type_hints(event).items()
-            if name != "is_input"
-        }
+        assert typing.get_type_hints(command) == typing.get_type_hints(event)
         assert event.is_input is False
 
 
