@@ -300,12 +300,12 @@ def header(
         title.append(Piece(f" after {span(record.closed_at - record.started_at)}"))
     else:
         title.append(Piece(f" for {span(max(0, now - record.started_at))}"))
-    facts = [*_facts(record), *_folded_facts(state, payloads=payloads)]
+    facts = [*_facts(record, now), *_folded_facts(state, payloads=payloads)]
     rows = [(Piece(name, "dim"), [Piece(escape(value))]) for name, value in facts]
     return [title, *_table(rows)]
 
 
-def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
+def _facts(record: RunRecord, now: int) -> Iterator[tuple[str, str]]:
     """What the run's row says of it."""
     yield "run id", record.run_id
     if record.continued_from_run_id is not None:
@@ -319,7 +319,10 @@ def _facts(record: RunRecord) -> Iterator[tuple[str, str]]:
     if record.version is not None:
         yield "version", record.version
     if record.status is RunStatus.RUNNING:
-        yield "worker", record.owner or "none; it waits for one that knows it"
+        is_due = record.wake_at is not None and record.wake_at <= now
+        is_wanted = is_due or record.stuck is not None
+        none = "none; it waits for one that knows it" if is_wanted else "none, at rest"
+        yield "worker", record.owner or none
 
 
 def _folded_facts(state: RunState, *, payloads: bool) -> Iterator[tuple[str, str]]:

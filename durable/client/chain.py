@@ -24,6 +24,7 @@ from durable.store.records import (
     MessageKind,
     MessageRecord,
     PutMessage,
+    RunNews,
     RunRecord,
     Started,
     StartRun,
@@ -81,8 +82,10 @@ class LocalWorker(Protocol):
         """Give a live run an update; False if it is not live."""
         ...
 
-    def take_mail(self, run_id: str, messages: Sequence[MessageRecord]) -> None:
-        """Hand a live run what was just read from its inbox."""
+    def take_found(
+        self, run_id: str, messages: Sequence[MessageRecord], news: Sequence[RunNews]
+    ) -> None:
+        """Hand a live run what was just read of its inbox, and of itself after that."""
         ...
 
     def ask(

@@ -38,7 +38,7 @@ from durable.errors import (
     WorkflowNotFoundError,
     WorkflowStuckError,
 )
-from durable.store.queries import LoadRuns, ReadMessages, ReadReply
+from durable.store.queries import LoadRuns, ReadMessages, ReadNews, ReadReply
 from durable.store.records import (
     DropReplies,
     LoadedRun,
@@ -100,9 +100,13 @@ async def _look(
     connection = chain.connection
     worker = connection.worker
     if worker is not None and worker.is_live(chain.current):
-        # Other processes may have put messages that the run has not seen.
-        messages = await connection.store.read(ReadMessages(chain.current))
-        worker.take_mail(chain.current, messages)
+        # Other processes may have put messages that the run has not seen, or gone on
+        # with it while it was at rest.
+        messages, news = await asyncio.gather(
+            connection.store.read(ReadMessages(chain.current)),
+            connection.store.read(ReadNews([chain.current])),
+        )
+        worker.take_found(chain.current, messages, news)
         asked = worker.ask(chain.current, ask)
         answer = None if asked is None else await asked
         if answer is not None:

@@ -28,7 +28,7 @@ from durable.store.queries import (
     ListRuns,
     LoadRuns,
 )
-from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
+from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus, due_since
 from durable.store.store import Store
 
 
@@ -195,7 +195,8 @@ class _Survey:
         if record.stuck is not None:
             return
         # At rest a run is nobody's; it is the due one that somebody should have taken.
-        if record.wake_at is not None and record.wake_at + PATIENCE <= workers.now:
+        wake_at = record.wake_at
+        if wake_at is not None and due_since(wake_at) + PATIENCE <= workers.now:
             self._unclaimed[
                 record.namespace, record.task_queue, record.workflow_type
             ] += 1

@@ -42,6 +42,7 @@ from durable.store.records import (
     RunRecord,
     RunStatus,
     WorkerRecord,
+    due_since,
 )
 from durable.store.store import Store
 
@@ -405,10 +406,11 @@ def _find_under_way(state: RunState, latest: dict[int, AttemptRecord]) -> str | 
 def _find_overdue(
     record: RunRecord, messages: Sequence[MessageRecord], now: int
 ) -> Breach | None:
-    if record.wake_at is not None and record.wake_at + PATIENCE <= now:
+    since = None if record.wake_at is None else due_since(record.wake_at)
+    if since is not None and since + PATIENCE <= now:
         if not record.is_active:
             return None  # whether a worker knows its workflow is told of all such
-        late = (now - record.wake_at) / 1_000_000
+        late = (now - since) / 1_000_000
         what = f"it should have been woken {late:.0f} s ago"
     else:
         # An update may wait until its run has a handler for it.

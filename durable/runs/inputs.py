@@ -94,9 +94,13 @@ class MailRead(msgspec.Struct, eq=False):
 
 
 class MailFound(msgspec.Struct, eq=False):
-    """Somebody else has read its inbox."""
+    """Somebody else has read its inbox, and then which event is its newest.
+
+    At rest it is nobody's: others may have gone on with it.
+    """
 
     messages: list[MessageRecord]
+    last_event_id: int
 
 
 class Asked(msgspec.Struct, eq=False):

@@ -446,7 +446,14 @@ def _mail_read(
 def _mail_found(
     run: LiveRun, given: inputs.MailFound, effects: Effects, now: int
 ) -> None:
-    messages.take_mail(run, given.messages)
+    is_behind = given.last_event_id > run.replayer.event_count
+    if is_behind and run.state is AT_REST and not run.row[0]:
+        _read_again(run, effects)
+        return
+    try:
+        messages.take_mail(run, given.messages)
+    except CorruptHistoryError:
+        _want_read(run, effects)  # which finds out, and parks it
 
 
 def _asked(run: LiveRun, given: inputs.Asked, effects: Effects, now: int) -> None:

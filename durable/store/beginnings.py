@@ -13,7 +13,7 @@ from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
-from durable.store.records import RUNNING, RunRecord, StartRun
+from durable.store.records import RUNNING, RunRecord, StartRun, at_once
 
 
 def record_of(
@@ -46,7 +46,7 @@ def unowned(request: StartRun, events: Sequence[Attributes]) -> StartRun:
     now = record.started_at
     return msgspec.structs.replace(
         request,
-        record=msgspec.structs.replace(record, wake_at=now),
+        record=msgspec.structs.replace(record, wake_at=at_once(now)),
         rows=[
             encode_event(record.run_id, HistoryEvent(number, UNPROCESSED, now, event))
             for number, event in enumerate(events, start=1)

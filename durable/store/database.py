@@ -63,7 +63,7 @@ class Tables(Protocol):
         """Move the end of a worker's lease; False if it has no row."""
         ...
 
-    def remove_workers(self, worker_ids: Sequence[str], now: int) -> None:
+    def remove_workers(self, worker_ids: Sequence[str], due: int) -> None:
         """Delete workers, and leave their runs at rest and due."""
         ...
 
@@ -73,7 +73,7 @@ class Tables(Protocol):
         """Return other workers whose lease has ended or is presumed to, sorted."""
         ...
 
-    def disown_strays(self, now: int) -> None:
+    def disown_strays(self, due: int) -> None:
         """Leave runs at rest and due whose owners have no row."""
         ...
 
@@ -91,7 +91,7 @@ class Tables(Protocol):
         """Give runs to a worker, in a new epoch; they are stuck no more."""
         ...
 
-    def disown_runs(self, run_ids: Sequence[str], owner: str, now: int) -> None:
+    def disown_runs(self, run_ids: Sequence[str], owner: str, due: int) -> None:
         """Leave those of these runs at rest and due that a worker has."""
         ...
 
@@ -100,7 +100,7 @@ class Tables(Protocol):
         ...
 
     def repair_run(
-        self, run_id: str, keep: int, rows: Sequence[HistoryRow], now: int
+        self, run_id: str, keep: int, rows: Sequence[HistoryRow], due: int
     ) -> None:
         """Replace what follows a position, and leave the run at rest and due."""
         ...

@@ -24,6 +24,13 @@ A bare tuple: it goes from the worker to the driver without another copy.
 
 Instant: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=INSTANT_MAX)]
 """Microseconds since 1970, before the year 10000; rows are checked against it."""
+AT_ONCE: Final = 1 << 60
+"""What lies between now and a `wake_at` that is due by every clock.
+
+A message is there, whatever the clock of who put it said, or of who takes it.
+"""
+WakeUp: TypeAlias = Annotated[int, msgspec.Meta(ge=-AT_ONCE, le=INSTANT_MAX)]
+"""An instant, or if it is negative: at once, since `AT_ONCE` more."""
 Position: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 """The number of an event or attempt; likewise."""
 
@@ -44,6 +51,16 @@ STUCK: Final = "stuck"
 """What people ask for as if it were a status: runs that are parked, and so running."""
 
 
+def at_once(now: int) -> int:
+    """A `wake_at` that is due by every clock, behind those that were so before."""
+    return now - AT_ONCE
+
+
+def due_since(wake_at: int) -> int:
+    """The instant that a `wake_at` stands for."""
+    return wake_at + AT_ONCE if wake_at < 0 else wake_at
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One run's row.
 
@@ -51,8 +68,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         owner: the worker that has something of it under way: attempts, starts of
             children, inputs that no task has taken. None at rest: then any worker that
             knows its type goes on with it at `wake_at`.
-        wake_at: when its earliest timer, retry or timeout is due; at rest it is the
-            instant of a message if one waits that nobody has seen.
+        wake_at: when its earliest timer, retry or timeout is due; at rest it is at
+            once (see `at_once`) if a message waits that nobody has seen.
         stuck: why it is parked (a `Failure` as JSON), or None.
         request_id: the idempotency key of its start.
         parent_initiated_event_id: the event of its parent that asked for it.
@@ -77,7 +94,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     request_id: str
     closed_at: Instant | None = None
     owner: str | None = None
-    wake_at: Instant | None = None
+    wake_at: WakeUp | None = None
     stuck: str | None = None
     version: str | None = None
     continued_from_run_id: str | None = None

@@ -21,6 +21,7 @@ from durable.store.records import (
     ReapWorkers,
     ReleaseRuns,
     RepairRun,
+    at_once,
 )
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class Transaction:
 
     def _release_runs(self, operation: ReleaseRuns) -> None:
         worker = self._require_lease()
-        now = self._clock.now()
-        self._tables.disown_runs(operation.run_ids, worker.worker_id, now)
+        due = at_once(self._clock.now())
+        self._tables.disown_runs(operation.run_ids, worker.worker_id, due)
 
     def _reap(self, operation: ReapWorkers) -> list[str]:
         dead = self._tables.find_dead_workers(
@@ -127,8 +128,8 @@ class Transaction:
         )
         now = self._clock.now()
         if dead:
-            self._tables.remove_workers(dead, now)
-        self._tables.disown_strays(now)
+            self._tables.remove_workers(dead, at_once(now))
+        self._tables.disown_strays(at_once(now))
         oldest = now - policies.REPLY_MICROSECONDS_MAX
         self._tables.delete_replies(oldest)
         return dead
@@ -137,8 +138,8 @@ class Transaction:
         run_id = operation.run_id
         if self._tables.find_positions(run_id) != operation.expected:
             return False
-        now = self._clock.now()
-        self._tables.repair_run(run_id, operation.keep, operation.rows, now)
+        due = at_once(self._clock.now())
+        self._tables.repair_run(run_id, operation.keep, operation.rows, due)
         return True
 
     def _register(self, operation: RegisterWorker) -> WorkerRecord:
@@ -158,7 +159,8 @@ class Transaction:
 
     def _release_worker(self, _: ReleaseWorker) -> None:
         if self.worker is not None:
-            self._tables.remove_workers([self.worker.worker_id], self._clock.now())
+            due = at_once(self._clock.now())
+            self._tables.remove_workers([self.worker.worker_id], due)
         self.worker = None
         self.lost = None
 

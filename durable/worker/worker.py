@@ -32,6 +32,7 @@ from durable.store.records import (
     Committed,
     MessageRecord,
     ReleaseRuns,
+    RunNews,
     Started,
     StartRun,
     WorkerRecord,
@@ -291,11 +292,14 @@ class Worker:
         self._runner.feed(run, Told(update))
         return True
 
-    def take_mail(self, run_id: str, messages: Sequence[MessageRecord]) -> None:
-        """Hand a live run what was just read from its inbox."""
+    def take_found(
+        self, run_id: str, messages: Sequence[MessageRecord], news: Sequence[RunNews]
+    ) -> None:
+        """Hand a live run what was just read of its inbox, and of itself after that."""
         run = self._runner.find_live(run_id)
-        if run is not None and messages:
-            self._runner.feed(run, MailFound([*messages]))
+        if run is not None and news:
+            found = MailFound([*messages], news[0].last_event_id)
+            self._runner.feed(run, found)
 
     def ask(
         self, run_id: str, ask: Callable[[Replayer], T]

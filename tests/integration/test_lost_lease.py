@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from durable import Engine, Signal, workflow
+from durable import Engine, Signal, activity, workflow
 from durable.errors import DatabaseUnavailableError, LeaseLostError
 from durable.store.connect import connect
 from durable.store.queries import ListWorkers, ReadHistory
@@ -21,11 +21,19 @@ from durable.worker.lookout import Lookout
 GO = Signal("lost_lease.go", int)
 
 
+@activity(name="lost_lease.hold")
+async def hold() -> None:
+    await asyncio.Event().wait()
+
+
 @workflow(name="lost_lease.adding")
 async def adding(count: int) -> int:
+    """Add; it is owned for as long as it waits, since an activity is under way."""
+    holding = asyncio.create_task(hold())
     total = 0
     for _ in range(count):
         total += await GO.receive()
+    holding.cancel()
     return total
 
 

@@ -16,7 +16,7 @@ from durable.core.history.codec import UNREADABLE
 from durable.core.history.payload import Failure, summary_of
 from durable.errors import InvalidOptionError, WorkflowStuckError
 from durable.options import check_id
-from durable.store.records import STUCK, RunRecord, RunStatus
+from durable.store.records import STUCK, RunRecord, RunStatus, due_since
 from durable.suggestions import ending_with_closest
 
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
@@ -136,7 +136,7 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
 
     `root_workflow_id` is looked at where the row itself does not tell.
     """
-    root_run_id = record.root_run_id
+    root_run_id, wake_at = record.root_run_id, record.wake_at
     if record.parent_run_id is None:
         root_run_id = root_run_id or record.first_run_id
         root_workflow_id = record.workflow_id
@@ -151,7 +151,7 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
         status=record.status,
         started_at=to_datetime(record.started_at),
         closed_at=None if record.closed_at is None else to_datetime(record.closed_at),
-        wake_at=None if record.wake_at is None else to_datetime(record.wake_at),
+        wake_at=None if wake_at is None else to_datetime(due_since(wake_at)),
         owner=record.owner,
         version=record.version,
         stuck=decode_stuck(record.stuck),

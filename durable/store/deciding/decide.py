@@ -33,6 +33,7 @@ from durable.store.records import (
     StartRun,
     Terminated,
     TerminateRun,
+    at_once,
 )
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ class _Decision:
         if not self._owner:
             raise self._refuse_lease()
         run = self._draft.find_run(operation.run_id)
-        if run is None or run.status is not RUNNING:
+        # One whose status nobody can read must not be tried for ever.
+        can_park = type(operation) is ParkRun and run is not None and run.status is None
+        if run is None or not (run.status is RUNNING or can_park):
             raise policies.not_owner(operation.run_id)
         owner = run.owner
         if owner is None:
@@ -143,7 +146,7 @@ class _Decision:
         if not operation.is_active:
             owner = None
             if self.inboxes.has_more(operation):
-                wake_at = self._draft.now
+                wake_at = at_once(self._draft.now)
         if run.owner is None:
             run.epoch += 1
         self._draft.move(run, owner, wake_at)

@@ -8,7 +8,7 @@ import msgspec
 
 from durable.store.deciding import rows as bits
 from durable.store.deciding.rows import Name, Rows, Run, age_of
-from durable.store.records import RUNNING
+from durable.store.records import RUNNING, at_once
 
 if TYPE_CHECKING:
     from durable.store.deciding.rows import ChainKey, End, NameKey, RequestKey, Seen
@@ -189,8 +189,8 @@ class Draft:
 
     def wake(self, run: Run) -> None:
         """Have a run that is at rest woken now; who owns one looks into its inbox."""
-        if run.owner is None and (run.wake_at is None or run.wake_at > self.now):
-            self.move(run, None, self.now)
+        if run.owner is None and (run.wake_at is None or run.wake_at >= 0):
+            self.move(run, None, at_once(self.now))
 
     def park(self, run: Run, stuck: str | None) -> None:
         """Set a run aside that was moved; None takes it up again."""

@@ -259,9 +259,9 @@ class MemoryDatabase:
     def _change(self, run_id: str, **fields: Any) -> None:
         self.runs[run_id] = replace(self.runs[run_id], **fields)
 
-    def _set_free(self, run_id: str, now: int) -> None:
+    def _set_free(self, run_id: str, due: int) -> None:
         epoch = self.runs[run_id].epoch + 1
-        self._change(run_id, owner=None, wake_at=now, epoch=epoch)
+        self._change(run_id, owner=None, wake_at=due, epoch=epoch)
 
     # --- what workers do --------------------------------------------------------------
 
@@ -281,11 +281,11 @@ class MemoryDatabase:
         self.workers[worker_id] = replace(worker, lease_expires_at=until)
         return True
 
-    def remove_workers(self, worker_ids: Sequence[str], now: int) -> None:
+    def remove_workers(self, worker_ids: Sequence[str], due: int) -> None:
         """See `Tables`."""
         for worker_id in worker_ids:
             self.workers.pop(worker_id, None)
-        self.disown_strays(now)
+        self.disown_strays(due)
 
     def find_dead_workers(
         self, myself: str, now: int, presumed_dead: Sequence[str]
@@ -298,11 +298,11 @@ class MemoryDatabase:
             and (row.lease_expires_at <= now or worker_id in presumed_dead)
         )
 
-    def disown_strays(self, now: int) -> None:
+    def disown_strays(self, due: int) -> None:
         """See `Tables`."""
         for run in list(self.open_runs()):
             if run.owner is not None and run.owner not in self.workers:
-                self._set_free(run.run_id, now)
+                self._set_free(run.run_id, due)
 
     def delete_replies(self, before: int) -> None:
         """See `Tables`."""
@@ -342,12 +342,12 @@ class MemoryDatabase:
             epoch = self.runs[run_id].epoch + 1
             self._change(run_id, owner=owner, epoch=epoch, stuck=None)
 
-    def disown_runs(self, run_ids: Sequence[str], owner: str, now: int) -> None:
+    def disown_runs(self, run_ids: Sequence[str], owner: str, due: int) -> None:
         """See `Tables`."""
         for run_id in run_ids:
             run = self.runs.get(run_id)
             if run is not None and run.owner == owner:
-                self._set_free(run_id, now)
+                self._set_free(run_id, due)
 
     def find_positions(self, run_id: str) -> tuple[int, ...] | None:
         """See `Tables`."""
@@ -357,14 +357,14 @@ class MemoryDatabase:
         return tuple(sorted(self.history.get(run_id, {})))
 
     def repair_run(
-        self, run_id: str, keep: int, rows: Sequence[HistoryRow], now: int
+        self, run_id: str, keep: int, rows: Sequence[HistoryRow], due: int
     ) -> None:
         """See `Tables`."""
         history = self.history[run_id]
         for event_id in [e for e in history if e > keep]:
             del history[event_id]
         history.update((row[1], row) for row in rows)
-        self._set_free(run_id, now)
+        self._set_free(run_id, due)
         self._change(run_id, stuck=None)
 
 

@@ -114,9 +114,9 @@ class SqlTables:
         renewed = self._execute(statements.RENEW_LEASE, holder=worker_id, until=until)
         return bool(renewed.rowcount)
 
-    def remove_workers(self, worker_ids: Sequence[str], now: int) -> None:
+    def remove_workers(self, worker_ids: Sequence[str], due: int) -> None:
         """See `Tables`."""
-        self._execute(statements.DISOWN_ALL_RUNS, owners=worker_ids, due=now)
+        self._execute(statements.DISOWN_ALL_RUNS, owners=worker_ids, due=due)
         self._execute(statements.DELETE_WORKERS, worker_ids=worker_ids)
 
     def find_dead_workers(
@@ -131,9 +131,9 @@ class SqlTables:
         )
         return [worker_id for (worker_id,) in rows if isinstance(worker_id, str)]
 
-    def disown_strays(self, now: int) -> None:
+    def disown_strays(self, due: int) -> None:
         """See `Tables`."""
-        self._execute(statements.DISOWN_STRAYS, due=now)
+        self._execute(statements.DISOWN_STRAYS, due=due)
 
     def delete_replies(self, before: int) -> None:
         """See `Tables`."""
@@ -165,10 +165,10 @@ class SqlTables:
         for ids in chunks(run_ids):
             self._execute(statements.OWN_RUNS, run_ids=ids, new_owner=owner)
 
-    def disown_runs(self, run_ids: Sequence[str], owner: str, now: int) -> None:
+    def disown_runs(self, run_ids: Sequence[str], owner: str, due: int) -> None:
         """See `Tables`."""
         for ids in chunks(run_ids):
-            self._execute(statements.DISOWN_RUNS, myself=owner, run_ids=ids, due=now)
+            self._execute(statements.DISOWN_RUNS, myself=owner, run_ids=ids, due=due)
 
     def find_positions(self, run_id: str) -> tuple[int, ...] | None:
         """See `Tables`."""
@@ -177,7 +177,7 @@ class SqlTables:
         return tuple(row[1] for row in reads.read_rows(self._session, run_id))
 
     def repair_run(
-        self, run_id: str, keep: int, rows: Sequence[HistoryRow], now: int
+        self, run_id: str, keep: int, rows: Sequence[HistoryRow], due: int
     ) -> None:
         """See `Tables`."""
         self._execute(statements.DELETE_EVENTS_AFTER, repaired=run_id, kept=keep)
@@ -185,4 +185,4 @@ class SqlTables:
             names = [column.name for column in statements.HISTORY_COLUMNS]
             values = [dict(zip(names, row, strict=True)) for row in rows]
             self._session.connection.execute(statements.INSERT_EVENTS, values)
-        self._execute(statements.FREE_RUN, freed=run_id, due=now)
+        self._execute(statements.FREE_RUN, freed=run_id, due=due)

@@ -29,6 +29,7 @@ from durable.store.records import (
     RepairRun,
     RunStatus,
     Started,
+    at_once,
 )
 from durable.testing.contract.rows import (
     START,
@@ -329,7 +330,7 @@ class CommitContract:
         await store.perform(rest)
 
         record = (await load(store, "r1")).record
-        assert record == make_run("r1", wake_at=START + 9 if known else START)
+        assert record == make_run("r1", wake_at=START + 9 if known else at_once(START))
 
     async def test_attempts_are_inserted_or_replaced(self, harness: Harness) -> None:
         store = await harness.open("w")
@@ -397,7 +398,7 @@ class CommitContract:
         assert done is True
         loaded = await load(store, "r1")
         assert loaded.rows == make_rows("r1", 1, 2) + others
-        assert loaded.record == make_run("r1", wake_at=START, epoch=1)
+        assert loaded.record == make_run("r1", wake_at=at_once(START), epoch=1)
         with pytest.raises(HistoryTakenError):
             await store.perform(make_commit("r1", 4, 4))
 
@@ -409,7 +410,7 @@ class CommitContract:
 
         loaded = await load(store, "r1")
         assert loaded.rows == make_rows("r1", 1, 2)
-        assert loaded.record == make_run("r1", wake_at=START, epoch=1)
+        assert loaded.record == make_run("r1", wake_at=at_once(START), epoch=1)
 
     @pytest.mark.parametrize("expected", [(1,), (1, 2, 3), ()])
     async def test_repair_changes_nothing_if_the_history_is_another(

@@ -23,6 +23,7 @@ from durable.store.records import (
     RecordAttempts,
     ReleaseRuns,
     RunStatus,
+    at_once,
 )
 from durable.testing.contract.rows import (
     START,
@@ -121,7 +122,7 @@ class LeaseContract:
 
         assert await store.read(ListWorkers()) == []
         one, two = await store.read(LoadRuns(["r1", "r2"]))
-        assert (one.record.owner, one.record.wake_at) == (None, START)
+        assert (one.record.owner, one.record.wake_at) == (None, at_once(START))
         assert two.record.status is RunStatus.COMPLETED
         assert harness.lost == []
         with pytest.raises(LeaseLostError):
@@ -198,7 +199,7 @@ class LeaseContract:
 
         assert await other.read(ListWorkers()) == []
         (loaded,) = await other.read(LoadRuns(["r1"]))
-        due = START + LEASE
+        due = at_once(START + LEASE)
         assert (loaded.record.owner, loaded.record.wake_at) == (None, due)
         with pytest.raises(LeaseLostError):
             await store.perform(make_commit("r1", 3, 3))
@@ -272,7 +273,7 @@ class ClaimContract:
         names = ["never", "later", "earlier", "owned"]
         due = [one.record.wake_at for one in await store.read(LoadRuns(names))]
 
-        assert due == [START, START, START - 9, START + 9]
+        assert due == [*([at_once(START)] * 3), START + 9]
         claimed = await store.perform(CLAIM)
         assert list(claimed) == ["earlier", "later", "never"]
 
@@ -333,7 +334,7 @@ class ClaimContract:
         await store.perform(ReleaseRuns(run_ids=("r1", "unknown")))
 
         one, two = await store.read(LoadRuns(["r1", "r2"]))
-        assert (one.record.owner, one.record.wake_at) == (None, START)
+        assert (one.record.owner, one.record.wake_at) == (None, at_once(START))
         assert two.record.owner == "w"
         assert await store.perform(CLAIM) == {"r1": 2}
 
