@@ -42,7 +42,8 @@ def test_every_figure_of_durable_comes_out(workload: str, tmp_path: Path) -> Non
     figures = {row["key"]: row for row in found["figures"]}
     assert set(figures) == {f.key for f in FIGURES if f.workload == workload}
     for row in figures.values():
-        if not row["key"].startswith("sleeping"):  # too few to be seen in the memory
+        # Too few to be seen in the memory, in what opening takes, or to be shared.
+        if not row["key"].startswith(("sleeping", "opened", "shared")):
             assert row["durable"]["best"] > 0, row
         if row["must"] is not None:
             assert row["label"] in done.stdout

@@ -65,7 +65,7 @@ def _parse() -> argparse.Namespace:
     )
     for scale, what in (
         ("quick", "less than a minute"),
-        ("full", "100,000 sleepers, and a run of 100,000 steps without a checkpoint"),
+        ("full", "1,000,000 sleepers, and a run of 100,000 steps without a checkpoint"),
     ):
         parser.add_argument(
             f"--{scale}", dest="scale", action="store_const", const=scale, help=what

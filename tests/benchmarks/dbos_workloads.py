@@ -26,14 +26,19 @@ class Dbos(Protocol):
     def launch(self) -> None: ...
     def destroy(self) -> None: ...
     async def start_workflow_async(self, *call: object) -> Any: ...
+    async def retrieve_workflow_async(self, workflow_id: str) -> Any: ...
+    async def send_async(self, workflow_id: str, message: object) -> None: ...
+    async def recv_async(self, *, timeout_seconds: float) -> Any: ...
     async def list_workflows_async(self, **where: object) -> list[Any]: ...
 
 
-DBOS: Dbos = importlib.import_module("dbos").DBOS
+_MODULE = importlib.import_module("dbos")
+DBOS: Dbos = _MODULE.DBOS
 
 STEPS = 10
 _WARM_UP = 20
 _WINDOW = 200
+_DAY = 86_400.0
 _OPEN = ["PENDING", "ENQUEUED"]
 
 
@@ -43,13 +48,14 @@ class World:
     times: list[float]
     blocked_step: int = 0
     blocked = 0
+    halfway = 0
     resumed: set[str]
     finished = 0
 
 
 def _begin() -> None:
     World.times = []
-    World.blocked_step = World.blocked = World.finished = 0
+    World.blocked_step = World.blocked = World.halfway = World.finished = 0
     World.resumed = set()
 
 
@@ -65,6 +71,7 @@ async def step(run: str, number: int) -> int:
         World.blocked += 1
         await asyncio.Event().wait()
     World.resumed.add(run)
+    World.halfway += number == STEPS // 2
     World.finished += number == STEPS
     return number
 
@@ -91,6 +98,16 @@ async def fan_out(count: int) -> int:
 async def ten_steps(run: str) -> int:
     total = 0
     for number in range(1, STEPS + 1):
+        total += await step(run, number)
+    return total
+
+
+@DBOS.workflow()
+async def ten_steps_and_a_signal(run: str) -> int:
+    total = 0
+    for number in range(1, STEPS + 1):
+        if number == STEPS // 2 + 1:
+            total += await DBOS.recv_async(timeout_seconds=_DAY)
         total += await step(run, number)
     return total
 
@@ -185,6 +202,24 @@ async def recover(directory: Path, size: int) -> dict[str, Any]:
     return {"resumed_at": resumed_at, "finished_at": time.time()}
 
 
+async def prepare_waits(directory: Path, size: int) -> dict[str, Any]:
+    _launch(directory)
+    for number in range(size):
+        with _MODULE.SetWorkflowID(f"r{number}"):
+            await DBOS.start_workflow_async(ten_steps_and_a_signal, f"r{number}")
+    await _until(lambda: World.halfway == size)
+    return await tell_parent("ready")
+
+
+async def recover_by_id(directory: Path, size: int) -> dict[str, Any]:
+    _launch(directory)
+    ids = [f"r{number}" for number in range(size)]
+    runs = await asyncio.gather(*[DBOS.retrieve_workflow_async(i) for i in ids])
+    await asyncio.gather(*[DBOS.send_async(i, 0) for i in ids])
+    await asyncio.gather(*[run.get_result() for run in runs])
+    return {"finished_at": time.time()}
+
+
 async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
     World.blocked_step = 1
     _launch(directory)
@@ -211,6 +246,8 @@ WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]]
     "fanned": fanned,
     "prepare_crash": prepare_crash,
     "recover": recover,
+    "prepare_waits": prepare_waits,
+    "recover_by_id": recover_by_id,
     "prepare_history": prepare_history,
     "replay": replay,
 }

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from durable import Engine, RunStatus, activity, sleep, workflow
-from tests.benchmarks import message_workloads
+from durable import Engine, RunStatus, Signal, activity, sleep, workflow
+from tests.benchmarks import message_workloads, resting_workloads
 from tests.benchmarks.children import tell_parent
 from tests.benchmarks.machine import Yardstick, resident_bytes
 
@@ -26,6 +26,7 @@ _BATCH = 1_000
 # to what batches of this size need; from there on each sleeper counts.
 _SETTLING = 8 * _BATCH
 _DAY = 86_400.0
+go_on = Signal("go on", int)
 
 
 class World:
@@ -34,6 +35,7 @@ class World:
     times: list[float]
     blocked_step: int = 0
     blocked = 0
+    halfway = 0
     resumed: set[str]
     finished = 0
     changed: asyncio.Event
@@ -41,7 +43,7 @@ class World:
 
 def _begin() -> None:
     World.times = []
-    World.blocked_step = World.blocked = World.finished = 0
+    World.blocked_step = World.blocked = World.halfway = World.finished = 0
     World.resumed = set()
     World.changed = asyncio.Event()
 
@@ -59,6 +61,7 @@ async def step(run: str, number: int) -> int:
         World.changed.set()
         await asyncio.Event().wait()
     World.resumed.add(run)
+    World.halfway += number == STEPS // 2
     World.finished += number == STEPS
     World.changed.set()
     return number
@@ -86,6 +89,16 @@ async def fan_out(count: int) -> int:
 async def ten_steps(run: str) -> int:
     total = 0
     for number in range(1, STEPS + 1):
+        total += await step(run, number)
+    return total
+
+
+@workflow
+async def ten_steps_and_a_signal(run: str) -> int:
+    total = 0
+    for number in range(1, STEPS + 1):
+        if number == STEPS // 2 + 1:
+            total += await go_on.receive()
         total += await step(run, number)
     return total
 
@@ -206,6 +219,28 @@ async def recover(directory: Path, size: int) -> dict[str, Any]:
         return {"resumed_at": resumed_at, "finished_at": time.time()}
 
 
+async def prepare_waits(directory: Path, size: int) -> dict[str, Any]:
+    """Bring all runs to where they wait for a signal, and wait to be killed."""
+    engine = await Engine(_url(directory)).open()
+    await asyncio.gather(
+        *[
+            engine.start(ten_steps_and_a_signal(f"r{n}"), id=f"r{n}")
+            for n in range(size)
+        ]
+    )
+    await _until(lambda: World.halfway == size)
+    return await tell_parent("ready")
+
+
+async def recover_by_id(directory: Path, size: int) -> dict[str, Any]:
+    """Find what was killed by its ids, signal all of it, and await all results."""
+    async with Engine(_url(directory)) as engine:
+        runs = await asyncio.gather(*[engine.get(f"r{n}") for n in range(size)])
+        await asyncio.gather(*[run.signal(go_on(0)) for run in runs])
+        await asyncio.gather(*[run.result() for run in runs])
+        return {"finished_at": time.time()}
+
+
 async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
     """Make one long history, whose last activity waits to be killed."""
     World.blocked_step = 1
@@ -276,6 +311,8 @@ WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]]
     "fanned": fanned,
     "prepare_crash": prepare_crash,
     "recover": recover,
+    "prepare_waits": prepare_waits,
+    "recover_by_id": recover_by_id,
     "prepare_history": prepare_history,
     "replay": replay,
     "sleeping": sleeping,
@@ -285,6 +322,8 @@ WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]]
 def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
     if workload in message_workloads.WORKLOADS:
         return message_workloads.run_workload(workload, directory, size)
+    if workload in resting_workloads.WORKLOADS:
+        return resting_workloads.run_workload(workload, directory, size)
 
     async def main() -> dict[str, Any]:
         _begin()

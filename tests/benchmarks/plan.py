@@ -59,12 +59,24 @@ WORKLOADS = [
     Workload("fanned", BOTH, (20, 1_000, 1_000, 1_000), dbos_quick=200),
     Workload("recover", BOTH, (5, 1_000, 1_000, 1_000), dbos_quick=20),
     Workload(
+        "recover_by_id",
+        BOTH,
+        (5, 1_000, 1_000, 1_000),
+        dbos_quick=20,
+        repetitions_max=2,
+    ),
+    Workload(
         "replay", BOTH, (20, 5_000, 10_000, 20_000), dbos_quick=200, quick_once=True
     ),
     Workload("signals", (DURABLE,), (20, 1_000, 1_000, 1_000)),
     Workload("signal_effect", (DURABLE,), (5, 200, 300, 300)),
     Workload("signals_across", (DURABLE,), (20, 1_000, 1_000, 1_000)),
     Workload("signal_effect_across", (DURABLE,), (5, 100, 200, 200)),
+    Workload("signal_at_rest", (DURABLE,), (5, 200, 300, 300)),
+    Workload("gets", (DURABLE,), (20, 1_000, 1_000, 1_000), times=3),
+    Workload("waiting", (DURABLE,), (20, 200, 200, 200), repetitions_max=1),
+    Workload("shared", (DURABLE,), (20, 1_000, 1_000, 1_000), quick_once=True),
+    Workload("opened", (DURABLE,), (20, 20_000, 100_000, 1_000_000), repetitions_max=1),
     Workload("queries", (DURABLE,), (5, 300, 500, 500)),
     Workload("children", (DURABLE,), (20, 1_000, 1_000, 1_000), times=3),
     Workload(
@@ -88,6 +100,12 @@ WORKLOADS = [
         quick_once=True,
     ),
 ]
+# What is killed before they begin.
+_KILLED = {
+    "recover": "prepare_crash",
+    "recover_by_id": "prepare_waits",
+    "opened": "prepare_sleepers",
+}
 # Replaying grows dearer for DBOS with the square of the length: ten thousand steps
 # would take minutes to prepare, so its history is as long as its W7 was.
 _DBOS_REPLAY_MAX = 1_000
@@ -141,13 +159,12 @@ def run_all(
 def _run(name: str, subject: str, size: int, parent: Path | None) -> Sample:
     directory = Path(tempfile.mkdtemp(prefix="durable-bench-", dir=parent))
     try:
-        if name == "recover":
-            with killed_child(subject, "prepare_crash", directory, size):
-                pass
-            raw = run_child(subject, "recover", directory, size)
-        elif name == "replay":
+        if name == "replay":
             raw = _replay(subject, directory, size)
         else:
+            if name in _KILLED:
+                with killed_child(subject, _KILLED[name], directory, size):
+                    pass
             raw = run_child(subject, name, directory, size)
     finally:
         shutil.rmtree(directory, ignore_errors=True)

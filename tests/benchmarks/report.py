@@ -26,6 +26,7 @@ def summarize(samples: list[Sample]) -> list[dict[str, Any]]:
             "must": figure.must,
             "aim": figure.aim,
             "more_is_better": figure.more_is_better,
+            "times_must": figure.times_must,
         }
         row["durable"] = _summarize(figure, ours)
         row["dbos"] = _summarize(figure, theirs)
@@ -73,7 +74,8 @@ def budget_table(rows: list[dict[str, Any]]) -> str:
 
 
 def dbos_table(rows: list[dict[str, Any]]) -> str:
-    table = [["workload", "durable", "dbos", "median", "median", "times", "sizes"]]
+    head = ["workload", "durable", "dbos", "median", "median", "times", "must", ""]
+    table = [[*head, "sizes"]]
     for row in rows:
         ours, theirs = row["durable"], row["dbos"]
         if ours is None or theirs is None:
@@ -87,6 +89,7 @@ def dbos_table(rows: list[dict[str, Any]]) -> str:
                 _show(ours["median"], unit),
                 _show(theirs["median"], unit),
                 f"x{row['times_dbos']:.1f}" if "times_dbos" in row else "",
+                *_times_verdict(row),
                 f"{ours['size']:,} / {theirs['size']:,}",
             ]
         )
@@ -106,11 +109,22 @@ def _verdict(row: dict[str, Any]) -> str:
     return "aim" if reached else "kept"
 
 
+def _times_verdict(row: dict[str, Any]) -> tuple[str, str]:
+    must, times = row["times_must"], row.get("times_dbos")
+    if must is None or times is None:
+        return "", ""
+    return f"x{must:g}", "kept" if times >= must else "MISS"
+
+
 def _show(value: float | None, unit: str) -> str:
     if value is None:
         return ""
     if unit == "/s":
         return f"{value:,.0f}/s"
+    if unit == "":
+        return f"{value:,.0f}"
+    if unit == "%":
+        return f"{value:.0%}"
     if unit == "x":
         return f"x{value:.2f}"
     sizes = _BYTES if unit == "B" else _SIZES

@@ -13,7 +13,6 @@ be right, nothing that was recorded may have run again, and the checker must be 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import signal
@@ -248,11 +247,24 @@ def try_point(scenario: Scenario, folder: Path, at: int) -> tuple[bool, int]:
     return code != 0, outcome["moments"]
 
 
+def warm_up() -> None:
+    """Live once here: what that imports and compiles, no child must again."""
+    global LEDGER
+
+    async def live(database: Path) -> None:
+        async with Engine(f"sqlite:///{database}", blocked_after=None) as engine:
+            await run_reference(engine)
+
+    with tempfile.TemporaryDirectory() as folder:
+        database, LEDGER = Path(folder, "first.db"), Path(folder, "first.ledger")
+        asyncio.run(live(database))
+        check_database(database)
+
+
 def main(name: str, first: int, step_size: int) -> None:
     """Visit every `step_size`-th point of a scenario, beginning with `first`."""
     scenario = SCENARIOS[name]
-    for module in ("sqlite.sqlite", "sql.sql_store", "memory.memory", "sql.schema"):
-        importlib.import_module(f"durable.store.{module}")  # once, not in each child
+    warm_up()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _, moments = try_point(scenario, folder, 0)

@@ -9,7 +9,6 @@ held any more.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import signal
 import sys
@@ -35,6 +34,7 @@ from tests.integration.crash_sweep import (
     check_database,
     in_child,
     note,
+    warm_up,
     watch_statements,
 )
 
@@ -135,8 +135,7 @@ def try_point(folder: Path, at: int) -> tuple[bool, int]:
 
 def main(first: int, step_size: int) -> None:
     """Visit every `step_size`-th point, beginning with `first`."""
-    for module in ("sqlite.sqlite", "sql.sql_store", "memory.memory", "sql.schema"):
-        importlib.import_module(f"durable.store.{module}")  # once, not in each child
+    warm_up()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _, moments = try_point(folder, 0)

@@ -8,7 +8,6 @@ end everything is undone, last booking first, and nothing that was recorded ran 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import signal
 import sys
@@ -33,6 +32,7 @@ from tests.integration.crash_sweep import (
     in_child,
     note,
     recorded,
+    warm_up,
     watch_statements,
 )
 
@@ -156,8 +156,7 @@ def check_undone(at: int, ran: list[str]) -> None:
 
 def main(first: int, step_size: int) -> None:
     """Visit every `step_size`-th point, beginning with `first`."""
-    for module in ("sqlite.sqlite", "sql.sql_store", "memory.memory", "sql.schema"):
-        importlib.import_module(f"durable.store.{module}")  # once, not in each child
+    warm_up()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         *_, moments = try_point(folder, 0)

@@ -1,6 +1,7 @@
 """The command line in processes of its own: started, stopped, killed, taken over."""
 # size: one shop, whose processes begin and end alike, serves all of these tests.
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
+
+from durable.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS_MAX = 20
@@ -157,9 +161,21 @@ class Shop:
         assert "Traceback" not in done.stderr
         return done
 
+    def ask(self, *args: str, exit_code: int = 0) -> Result:
+        """Likewise, where no code is needed: this process is another than theirs."""
+        with contextlib.chdir(self.folder):
+            done = CliRunner().invoke(
+                cli,
+                args,
+                env={"DURABLE_DATABASE_URL": "sqlite:///runs.db", "FORCE_COLOR": None},
+            )
+        assert done.exit_code == exit_code, f"{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
     def show(self, workflow_id: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(
-            self.call("show", workflow_id, "--json").stdout
+            self.ask("show", workflow_id, "--json").stdout
         )
         return found
 
@@ -209,12 +225,12 @@ def test_run_that_comes_before_any_worker_waits_for_one(shop: Shop) -> None:
 
     shop.worker()
 
-    assert json.loads(shop.call("result", "early").stdout) == "TEA"
+    assert json.loads(shop.ask("result", "early").stdout) == "TEA"
 
 
 def test_worker_drains_at_sigterm_and_gives_its_runs_up(shop: Shop) -> None:
     worker = shop.worker()
-    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     wait_for(lambda: shop.began("tea"), "the activity's begin")
 
     worker.signal(signal.SIGTERM)
@@ -231,7 +247,7 @@ def test_worker_drains_at_sigterm_and_gives_its_runs_up(shop: Shop) -> None:
         [],
     )
     shop.worker()
-    assert json.loads(shop.call("result", "order-1").stdout) == "teaTEA"
+    assert json.loads(shop.ask("result", "order-1").stdout) == "teaTEA"
     assert len(shop.began("tea")) == 1
     assert shop.show("order-1")["attempts"] == []
 
@@ -241,7 +257,7 @@ def test_second_signal_ends_a_worker_at_once(
     shop: Shop, number: signal.Signals
 ) -> None:
     worker = shop.worker("app.py", "--drain-timeout", "1h")
-    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     wait_for(lambda: shop.began("tea"), "the activity's begin")
 
     worker.signal(number)
@@ -269,23 +285,23 @@ def test_signal_that_comes_twice_within_a_moment_is_one(shop: Shop) -> None:
 
 def test_killed_worker_is_taken_over_by_the_next(shop: Shop) -> None:
     first = shop.worker()
-    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     wait_for(lambda: shop.began("tea"), "the first attempt's begin")
     first.signal(signal.SIGKILL)
     first.end()
-    (dead,) = json.loads(shop.call("show", "order-1", "--json").stdout)["owner"].split()
+    (dead,) = json.loads(shop.ask("show", "order-1", "--json").stdout)["owner"].split()
 
     second = shop.worker()
     wait_for(lambda: len(shop.began("tea")) == 2, "the second attempt's begin")
     shop.open_gate("tea")
 
-    assert json.loads(shop.call("result", "order-1").stdout) == "teaTEA"
+    assert json.loads(shop.ask("result", "order-1").stdout) == "teaTEA"
     alive = second.wait_for_log("worker (\\S+) ready").group(1)
-    shown = shop.call("show", "order-1").stdout
+    shown = shop.ask("show", "order-1").stdout
     assert "gated attempt 1 lost with its worker" in shown
     assert re.search(rf"gated completed +attempt 2, .*worker {alive}", shown)
     assert dead != alive
-    assert shop.call("doctor").stdout == ""
+    assert shop.ask("doctor").stdout == ""
 
 
 def test_code_that_changed_is_found_before_it_is_deployed(shop: Shop) -> None:
@@ -305,7 +321,7 @@ def test_code_that_changed_is_found_before_it_is_deployed(shop: Shop) -> None:
 
 def test_recorded_history_replays_where_there_is_no_database(shop: Shop) -> None:
     shop.call("run", "app:quick", "--input", '["tea"]', "--id", "order-1")
-    recorded = shop.call("history", "order-1", "--json", "--payloads").stdout
+    recorded = shop.ask("history", "order-1", "--json", "--payloads").stdout
     (shop.folder / "history.json").write_text(recorded)
     (shop.folder / "runs.db").unlink()
 
@@ -318,12 +334,12 @@ def test_recorded_history_replays_where_there_is_no_database(shop: Shop) -> None
 def test_stuck_run_goes_on_once_its_code_is_mended(shop: Shop) -> None:
     shop.write(APP.replace("return await plain(name)", "return await plain(nmae)"))
     first = shop.worker()
-    shop.call("start", "quick", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "quick", "--input", '["tea"]', "--id", "order-1")
 
-    stuck = shop.call("result", "order-1", exit_code=1)
+    stuck = shop.ask("result", "order-1", exit_code=1)
     assert "NameError: name 'nmae' is not defined" in stuck.stderr
     assert "code: workflow_stuck" in stuck.stderr
-    assert "NameError" in shop.call("show", "order-1").stdout
+    assert "NameError" in shop.ask("show", "order-1").stdout
     first.signal(signal.SIGTERM)
     assert first.end() == 0
 
@@ -332,7 +348,7 @@ def test_stuck_run_goes_on_once_its_code_is_mended(shop: Shop) -> None:
     wait_for(
         lambda: shop.count_events("WorkflowExecutionCompleted"), "the end of the run"
     )
-    assert json.loads(shop.call("result", "order-1").stdout) == "TEA"
+    assert json.loads(shop.ask("result", "order-1").stdout) == "TEA"
 
 
 def test_data_alone_goes_to_stdout(shop: Shop) -> None:
@@ -349,7 +365,7 @@ def test_run_that_is_stopped_is_kept_and_goes_on(
     running = shop.begin("run", "app:passing", "--input", '["tea"]', "--id", "order-1")
     wait_for(lambda: shop.began("tea"), "the activity's begin")
     (run,) = [
-        json.loads(line) for line in shop.call("list", "--json").stdout.splitlines()
+        json.loads(line) for line in shop.ask("list", "--json").stdout.splitlines()
     ]
     assert (run["status"], run["workflow_id"]) == ("running", "order-1")
 
@@ -368,7 +384,7 @@ def test_run_that_is_stopped_is_kept_and_goes_on(
 
 
 def test_waiting_for_a_result_can_be_broken_off(shop: Shop) -> None:
-    shop.call("start", "nobody_knows", "--id", "order-1")
+    shop.ask("start", "nobody_knows", "--id", "order-1")
     waiting = shop.begin("result", "order-1")
     wait_for(lambda: len(list(shop.folder.glob("runs.db-*"))), "the wait")
 
@@ -380,14 +396,14 @@ def test_waiting_for_a_result_can_be_broken_off(shop: Shop) -> None:
 
 def test_cancel_from_another_process_reaches_the_code(shop: Shop) -> None:
     shop.worker()
-    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     wait_for(lambda: shop.began("tea"), "the activity's begin")
 
-    shop.call("cancel", "order-1", "--reason", "enough")
+    shop.ask("cancel", "order-1", "--reason", "enough")
 
-    failed = shop.call("result", "order-1", exit_code=5)
+    failed = shop.ask("result", "order-1", exit_code=5)
     assert "was cancelled" in failed.stderr
-    assert "cancel requested: enough" in shop.call("show", "order-1").stdout
+    assert "cancel requested: enough" in shop.ask("show", "order-1").stdout
 
 
 # --- messages -------------------------------------------------------------------------
@@ -436,39 +452,39 @@ class Cart:
 def test_messages_reach_a_run_of_another_process_without_its_code(shop: Shop) -> None:
     shop.write(CART, "cart.py")
     shop.worker("cart.py")
-    shop.call("start", "Cart", "--id", "cart-1")
+    shop.ask("start", "Cart", "--id", "cart-1")
 
-    shop.call("signal", "cart-1", "put", '"tea"')
-    shop.call("signal", "cart-1", "put", '"milk"')
+    shop.ask("signal", "cart-1", "put", '"tea"')
+    shop.ask("signal", "cart-1", "put", '"milk"')
 
-    assert shop.call("query", "cart-1", "count").stdout == "2\n"
-    stack = shop.call("stack", "cart-1").stdout
+    assert shop.ask("query", "cart-1", "count").stdout == "2\n"
+    stack = shop.ask("stack", "cart-1").stdout
     assert "waits for a condition" in stack
     assert "cart.py:15 in Cart.shop" in stack
-    done = shop.call("update", "cart-1", "close", '"enough"', "--json")
+    done = shop.ask("update", "cart-1", "close", '"enough"', "--json")
     assert json.loads(done.stdout)["result"] == "enough"
-    assert json.loads(shop.call("result", "cart-1").stdout) == ["tea", "milk"]
+    assert json.loads(shop.ask("result", "cart-1").stdout) == ["tea", "milk"]
 
 
 def test_closed_run_is_asked_by_way_of_its_code(shop: Shop) -> None:
     shop.write(CART, "cart.py")
     shop.worker("cart.py")
-    shop.call("start", "Cart", "--id", "cart-1")
-    shop.call("signal", "cart-1", "put", '"tea"')
-    shop.call("update", "cart-1", "close", '"enough"')
+    shop.ask("start", "Cart", "--id", "cart-1")
+    shop.ask("signal", "cart-1", "put", '"tea"')
+    shop.ask("update", "cart-1", "close", '"enough"')
 
     # Nobody has it in memory now: the code answers, or nobody does.
-    closed = shop.call("query", "cart-1", "count", exit_code=5)
+    closed = shop.ask("query", "cart-1", "count", exit_code=5)
     assert "hint: Give the run's code with --module" in closed.stderr
     assert shop.call("query", "cart-1", "count", "-m", "cart").stdout == "1\n"
     refused = shop.call("query", "cart-1", "reach_out", "-m", "cart", exit_code=5)
     assert "called os.system() at " in refused.stderr
     assert "cart.py:28, which cannot be replayed" in refused.stderr
-    assert shop.call("doctor").stdout == ""
+    assert shop.ask("doctor").stdout == ""
 
 
 def test_question_that_nobody_answers_ends_in_time(shop: Shop) -> None:
-    shop.call("start", "Cart", "--id", "cart-1")
+    shop.ask("start", "Cart", "--id", "cart-1")
 
     for command in ("query", "stack"):
         name = ["count"] if command == "query" else []
@@ -483,7 +499,7 @@ def test_waiting_for_an_update_can_be_broken_off_and_taken_up(
 ) -> None:
     shop.write(CART, "cart.py")
     shop.worker("cart.py")
-    shop.call("start", "Cart", "--id", "cart-1")
+    shop.ask("start", "Cart", "--id", "cart-1")
     waiting = shop.begin("update", "cart-1", "dawdle", "--update-id", "u1")
     wait_for(
         lambda: shop.count_events("WorkflowExecutionUpdateAccepted"), "the acceptance"
@@ -495,13 +511,13 @@ def test_waiting_for_an_update_can_be_broken_off_and_taken_up(
     assert waiting.stdout == ""
     assert "--update-id u1" in waiting.stderr
     assert "Traceback" not in waiting.stderr
-    again = shop.call(
+    again = shop.ask(
         "update", "cart-1", "dawdle", "--update-id", "u1", "--timeout", "100ms",
         exit_code=6,
     )  # fmt: skip
     assert "was not answered" in again.stderr
     assert shop.count_events("WorkflowExecutionUpdateAccepted") == 1
-    assert "update dawdle  id u1, under way" in shop.call("show", "cart-1").stdout
+    assert "update dawdle  id u1, under way" in shop.ask("show", "cart-1").stdout
 
 
 def test_module_that_cannot_be_imported_is_an_error_without_traceback(
@@ -541,7 +557,7 @@ def test_help_does_not_wait_for_the_database_layer(shop: Shop) -> None:
 
 
 def test_followed_run_is_told_of_as_another_process_records_it(shop: Shop) -> None:
-    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     followed = shop.begin("show", "order-1", "--follow")
     wait_for(lambda: "passing started" in followed.stdout, "its first line")
     assert "gated" not in followed.stdout
@@ -561,7 +577,7 @@ def test_followed_run_is_told_of_as_another_process_records_it(shop: Shop) -> No
 def test_followed_run_that_is_parked_is_waited_for(shop: Shop) -> None:
     shop.write(APP.replace("return await plain(name)", "return await plain(nmae)"))
     first = shop.worker()
-    shop.call("start", "quick", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "quick", "--input", '["tea"]', "--id", "order-1")
     followed = shop.begin("show", "order-1", "-f", "--json")
     wait_for(lambda: "parked" in followed.stdout, "what it is parked for")
     first.signal(signal.SIGTERM)
@@ -580,7 +596,7 @@ def test_followed_run_that_is_parked_is_waited_for(shop: Shop) -> None:
 
 
 def test_following_ends_in_order_when_it_is_interrupted(shop: Shop) -> None:
-    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     followed = shop.begin("show", "order-1", "--follow")
     wait_for(lambda: "passing started" in followed.stdout, "its first line")
 
@@ -591,7 +607,7 @@ def test_following_ends_in_order_when_it_is_interrupted(shop: Shop) -> None:
 
 
 def test_following_ends_when_nobody_reads_it_any_more(shop: Shop) -> None:
-    shop.call("start", "passing", "--input", '["tea"]', "--id", "order-1")
+    shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "durable", "show", "order-1", "-f"],
         cwd=shop.folder,
