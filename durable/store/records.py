@@ -78,7 +78,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         state: what its code published last (a `Payload` as JSON), or None.
         checkpoint_event_id: its newest checkpoint; replay begins there. 0 without one.
         epoch: grows with each write of a worker that did not own it. What a worker
-            keeps of a run at rest is of an epoch, and stale in the next.
+            keeps of a run is of an epoch, and stale in the next.
         damage: why what the database holds cannot be read, or None. Other fields are
             what is left of it then, and mean little. Never stored.
     """
@@ -346,9 +346,9 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     nothing of the operation is kept then. A closed run has no owner, no `wake_at` and
     is not stuck.
 
-    It is taken of a run that this worker owns, or that is at rest and still in `epoch`,
-    which is over with it. At rest the run is due at once while messages wait that are
-    neither consumed nor `known`.
+    It is taken of a run that this worker owns or that is at rest, in `epoch`; if it was
+    at rest, that is over then. At rest the run is due at once while messages wait that
+    are neither consumed nor `known`.
 
     Queries that wait never keep a run from closing; they are deleted with it.
 

@@ -240,7 +240,7 @@ def test_run_that_changed_often_is_one_row() -> None:
             wake_at=None,
             epoch=1,
         ),
-        ParkRun(run_id="a", stuck="{}"),
+        ParkRun(run_id="a", stuck="{}", epoch=2),
         make_commit("a", 5, 5, state="2", checkpoint_event_id=5, epoch=2),
         make_closing("a", 6, 6, epoch=3),
     )
@@ -359,7 +359,7 @@ def test_runs_are_known_by_their_places_if_only_their_workers_write_to_them() ->
     to_p = make_message("p", run_id="p")
 
     assert want(turns, "w").is_narrow
-    assert want(turns, "w").places == {"a": 2, "p": 2}
+    assert want(turns, "w").places == {"a": (2, 0), "p": (2, 0)}
     for other in (
         make_commit("a", 3, 3, messages=(to_p,)),
         make_closing("p", 3, 4, has_children=True),

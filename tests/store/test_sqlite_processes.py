@@ -329,7 +329,7 @@ async def test_stopped_process_can_write_nothing_once_its_lease_was_taken(
 
     assert await store.perform(ReapWorkers(presumed_dead=("zombie",))) == ["zombie"]
     claimed = await store.perform(ClaimRuns(workflow_types=("order",), limit=9))
-    await store.perform(make_commit("r1", 3, 3))
+    await store.perform(make_commit("r1", 3, 3, epoch=2))
     os.kill(zombie.pid, signal.SIGCONT)
     tell(zombie)
 
@@ -339,7 +339,7 @@ async def test_stopped_process_can_write_nothing_once_its_lease_was_taken(
     assert await asyncio.to_thread(zombie.wait) == 0
     assert len(await store.read(ReadHistory("r1"))) == 3
     assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == 1
-    assert await store.perform(make_commit("r1", 4, 4)) is None
+    assert await store.perform(make_commit("r1", 4, 4, epoch=2)) is None
     await store.close()
 
 

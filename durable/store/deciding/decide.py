@@ -128,11 +128,9 @@ class _Decision:
         can_park = type(operation) is ParkRun and run is not None and run.status is None
         if run is None or not (run.status is RUNNING or can_park):
             raise policies.not_owner(operation.run_id)
-        owner = run.owner
-        if owner is None:
-            if run.epoch != operation.epoch:
-                raise policies.not_owner(operation.run_id)
-        elif owner != self._owner:
+        # That this worker owns it says nothing of what it remembers: it may have taken
+        # the run just now, after others had it.
+        if run.owner not in (None, self._owner) or run.epoch != operation.epoch:
             raise policies.not_owner(operation.run_id)
         return run
 
@@ -156,7 +154,7 @@ class _Decision:
     def _commit(self, operation: CommitTask) -> MailArrived | Committed | None:
         draft, run_id = self._draft, operation.run_id
         run = self._seen.runs.get(run_id)
-        if run is None or run.owner != self._owner:
+        if run is None or run.owner != self._owner or run.epoch != operation.epoch:
             run = self._get_writable(operation)
         rows, status = operation.rows, operation.status
         follows = policies.find_predecessor(rows) if rows else run.last_event_id

@@ -54,12 +54,10 @@ class Wanted(msgspec.Struct):
         worker_id: this store's worker, whose row says that it holds its lease.
         has_time: the time matters.
         is_addressed: some runs are looked for as messages name them.
-        is_repeated: a run is written to more than once: it may come to rest in between,
-            and then its epoch counts.
         runs: how each is to be locked.
-        places: of runs that are written to, the newest event as their worker believes.
-            If the group does nothing else (`is_narrow`), all that a database need tell
-            of a run is that the worker owns it, and that this is so.
+        places: of runs that are written to, the newest event and the epoch as their
+            worker believes. If the group does nothing else (`is_narrow`), all that a
+            database need tell of a run is that the worker owns it, and that this is so.
         names: likewise, for the open run of each.
         letters: messages that will be put, whomever they reach: their sequences must
             be known, and whether they wait already.
@@ -74,9 +72,8 @@ class Wanted(msgspec.Struct):
     worker_id: str | None = None
     has_time: bool = False
     is_addressed: bool = False
-    is_repeated: bool = False
     runs: dict[str, int] = {}
-    places: dict[str, int] = {}
+    places: dict[str, tuple[int, int]] = {}
     names: dict[NameKey, int] = {}
     requests: dict[RequestKey, str] = {}
     letters: list[PutMessage] = []
@@ -102,7 +99,7 @@ class Wanted(msgspec.Struct):
     def is_narrow(self) -> bool:
         """Whether nothing of the runs matters but `places`."""
         return len(self.places) == len(self.runs) and not (
-            self.names or self.is_addressed or self.is_repeated or self.families
+            self.names or self.is_addressed or self.families
         )
 
     @property
@@ -120,10 +117,8 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
         kind: Any = operation.__class__
         if kind is CommitTask:
             run_id = operation.run_id
-            if run_id in runs:
-                wanted.is_repeated = True
-            elif operation.rows:
-                places[run_id] = operation.rows[0][1] - 1
+            if operation.rows and run_id not in runs:
+                places[run_id] = (operation.rows[0][1] - 1, operation.epoch)
             if operation.status is not None:
                 runs[run_id] = CLOSED
                 mail[run_id] = None
@@ -148,7 +143,6 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
         elif kind is PutMessage:
             _want_message(wanted, operation)
         elif kind is RecordAttempts or kind is ParkRun:
-            wanted.is_repeated = wanted.is_repeated or operation.run_id in runs
             if runs.get(operation.run_id, ADDRESSED) == ADDRESSED:
                 runs[operation.run_id] = COMMITTED
             if kind is RecordAttempts and not operation.is_active:

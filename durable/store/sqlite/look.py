@@ -72,8 +72,9 @@ _HELD_NAMES: Final = (
 _FIND_OTHERS: Final = ManyKeys(
     f"{_SELECT_HEADER} UNION ALL SELECT {_BY_ID}, p.column1, NULL, NULL FROM"  # noqa: S608 - as above
     " (VALUES {}) AS p LEFT JOIN durable_runs AS r ON r.run_id = p.column1"
-    f" WHERE r.owner IS NOT ?1 OR coalesce({_LAST}, 0) IS NOT p.column2",
-    2,
+    " WHERE r.owner IS NOT ?1 OR r.epoch IS NOT p.column3"
+    f" OR coalesce({_LAST}, 0) IS NOT p.column2",
+    3,
 )
 
 
@@ -212,13 +213,15 @@ def _look_for_places(
     Each row that is fetched costs a change of threads.
     """
     places, worker_id = wanted.places, wanted.worker_id
-    rows = _FIND_OTHERS.fetch(cursor, list(places.items()), before=header)
+    believed = [(run_id, *place) for run_id, place in places.items()]
+    rows = _FIND_OTHERS.fetch(cursor, believed, before=header)
     _take_header(seen, rows[0])
     seen.runs = {
         run_id: Run(
-            run_id, "", "", "", RUNNING, None, worker_id, 0, None, None, event_id
+            *(run_id, "", "", "", RUNNING, None, worker_id, 0, None, None),
+            *(event_id, None, epoch),
         )
-        for run_id, event_id in places.items()
+        for run_id, event_id, epoch in believed
     }
     others = {row[1]: None for row in rows if row[0] != _HEADER}
     for run_id in others:

@@ -99,10 +99,8 @@ _CLOSE_RUNS: Final = _update(
 )
 # Binding None is slow, so the least integer stands for it, and the empty text.
 _NO_WAKE_UP: Final = -(2**63)
-# Of a run that its worker owns nobody has looked at the epoch; it never falls.
 _MOVE: Final = (
-    "owner = nullif({}, ''), wake_at = nullif({}, -9223372036854775808),"
-    " epoch = max(epoch, {})"
+    "owner = nullif({}, ''), wake_at = nullif({}, -9223372036854775808), epoch = {}"
 )
 _MOVE_RUNS: Final = _update(_MOVE, 4)
 _TAKE_UP_RUNS: Final = _update(f"{_MOVE}, stuck = NULL", 4)

@@ -247,40 +247,42 @@ class CommitContract:
         await store.perform(make_start("r1"))
         rest: dict[str, Any] = {"update_run": True, "is_active": False}
 
-        first, again, next_one, work, owned, stale = await store.together(
+        first, again, next_one, work, forgotten, owned, stale = await store.together(
             make_commit("r1", **rest),
             make_commit("r1", 4, 4, **rest),
             make_commit("r1", 4, 4, epoch=1, **rest),
             RecordAttempts(
                 run_id="r1", attempts=(), is_active=True, wake_at=None, epoch=2
             ),
-            make_commit("r1", 5, 5, **rest),
+            # That it is this worker's again says nothing of what is remembered of it.
+            make_commit("r1", 5, 5, epoch=2, **rest),
+            make_commit("r1", 5, 5, epoch=3, **rest),
             RecordAttempts(
                 run_id="r1", attempts=(), is_active=True, wake_at=None, epoch=2
             ),
         )
 
         assert [first, next_one, work, owned] == [None] * 4
-        assert isinstance(again, HistoryTakenError)
-        assert isinstance(stale, HistoryTakenError)
+        for refused in (again, forgotten, stale):
+            assert isinstance(refused, HistoryTakenError)
         loaded = await store.load("r1")
         assert loaded.record == make_run("r1", epoch=3)
         assert loaded.rows == make_rows("r1", 1, 5)
 
     async def test_epoch_never_falls(self, store: Opened) -> None:
+        rest: dict[str, Any] = {"update_run": True, "is_active": False}
         await store.perform(make_start("r1"))
         taken = RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=None)
         await store.perform(taken)
 
-        await store.perform(make_commit("r1", 3, 3, update_run=True, is_active=False))
+        await store.perform(make_commit("r1", 3, 3, epoch=1, **rest))
 
         loaded = await store.load("r1")
         assert loaded.record == make_run("r1", epoch=1)
 
         await store.perform(msgspec.structs.replace(taken, epoch=1))
-        rest: dict[str, Any] = {"update_run": True, "is_active": False}
         outcomes = await store.together(
-            make_commit("r1", 4, 4, **rest),
+            make_commit("r1", 4, 4, epoch=2, **rest),
             make_commit("r1", 5, 5, epoch=2, **rest),
         )
         assert outcomes == [None, None]
