@@ -105,7 +105,7 @@ class RunStore:
         was_at_rest = self.record.owner is None
         if self.record.owner not in (None, worker_id):
             raise HistoryTakenError("another's")
-        if was_at_rest and self.record.epoch != operation.epoch:
+        if self.record.epoch != operation.epoch:
             raise HistoryTakenError("another's since")
         change: dict[str, Any] = {}
         result: Any = None
