@@ -62,6 +62,7 @@ class Rejoining:
             worker_id,
             limits.LEASE_SECONDS,
         )
+        runner.has_lease = False
         runner.forget_all()
         if not self._is_under_way:
             self._is_under_way = True
@@ -80,6 +81,7 @@ class Rejoining:
                     await asyncio.sleep(_RETRY_SECONDS)
                     with contextlib.suppress(DurableError):
                         await self._store.release_worker()
+            runner.has_lease = True
         finally:
             self._is_under_way = False
         await self._take_over()

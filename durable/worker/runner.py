@@ -114,6 +114,8 @@ class Runner:
         runs: those, by run id.
         terms: what they know of the worker; replaced when it joins again.
         is_open: the worker works.
+        has_lease: it can write. Until it has joined again it loads nothing: at rest a
+            run is there for all, and its first commit would be refused.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Runner:
             store, entered=self._entered, mail=self._mail_if_live, spawn=self.spawn
         )
         self.is_open = False
+        self.has_lease = True
         self.hits = self.misses = 0
         self.terms: Terms
         self.pool: ActivityPool
@@ -147,7 +150,8 @@ class Runner:
         self._unknown: UnknownActivities
 
     def join(self, terms: Terms, turns: Turns, pool: ActivityPool) -> None:
-        """Belong to a new worker."""
+        """Belong to a new worker; what began under the last one is there for all."""
+        self.forget_all()
         self.terms, self._turns, self.pool = terms, turns, pool
         self._unknown = UnknownActivities(
             self._store,
@@ -525,13 +529,13 @@ class Runner:
             else:
                 self.hits += 1
                 self.feed(run, inputs.Due())
-        if to_load:
+        if to_load and self.has_lease:
             self.misses += self.loader.load(to_load)
 
     def _entered(self, loaded: LoadedRun) -> None:
         """A run was read that was not in memory."""
         record, terms = loaded.record, self.terms
-        if not self.is_open or record.run_id in self.runs:
+        if not (self.is_open and self.has_lease) or record.run_id in self.runs:
             return
         if record.status is not RunStatus.RUNNING or record.owner not in (
             None,
