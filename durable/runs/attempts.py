@@ -36,7 +36,9 @@ from durable.runs.states import (
     OVER,
     QUEUED,
     RECORDING,
+    REPLAYING,
     RUNNING,
+    UNREAD,
 )
 from durable.store.records import (
     ATTEMPT_COMPLETED,
@@ -47,6 +49,8 @@ from durable.store.records import (
 
 _OPEN: Final = (AttemptState.BACKOFF, AttemptState.STARTED)
 _RUNS: Final = (RUNNING, CANCELLING)
+_READS: Final = (UNREAD, REPLAYING)
+"""Others may have begun meanwhile what it remembers as waiting."""
 
 # --- beginning ------------------------------------------------------------------------
 
@@ -74,7 +78,7 @@ def order(attempt: Attempt, effects: Effects, now: int) -> None:
 
 def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
     """Begin the attempts whose time has come; each is recorded first."""
-    if not run.backoffs or run.terms.is_draining:
+    if not run.backoffs or run.terms.is_draining or run.state in _READS:
         return
     for attempt in list(run.backoffs.values()):
         if attempt.due_at > now:

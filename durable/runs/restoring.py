@@ -38,7 +38,7 @@ from durable.runs import attempts
 from durable.runs.effects import AttemptEnd, Effects, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
-from durable.runs.states import BACKOFF, HELD
+from durable.runs.states import BACKOFF, HELD, OVER
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -149,13 +149,14 @@ def restore_activities(
     inputs, are left alone: only the code was driven again.
     """
     pending = run.replayer.pending_activities()
+    latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
+    decided = {getattr(event, "scheduled_event_id", None) for event in _heard(run)}
+    _drop_stale_backoffs(run, latest, decided)
     if not pending:
         return
-    latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
     lost = Counter(
         row.scheduled_event_id for row in rows if row.state is AttemptState.LOST
     )
-    decided = {getattr(event, "scheduled_event_id", None) for event in _heard(run)}
     for machine in pending:
         event_id = machine.scheduled_event_id
         if event_id in decided or event_id in run.attempts or event_id in run.backoffs:
@@ -173,6 +174,24 @@ def restore_activities(
             _hold(run, attempt, _failure_of(row), effects)
         else:
             _resolve_doubt(run, attempt, row, effects, now)
+
+
+def _drop_stale_backoffs(
+    run: LiveRun, latest: dict[int, AttemptRecord], decided: set[int | None]
+) -> None:
+    """Drop attempts that others have begun since, while the run was at rest."""
+    for event_id, attempt in list(run.backoffs.items()):
+        row = latest.get(event_id)
+        is_ahead = row is not None and (
+            row.attempt > attempt.attempt
+            or (
+                row.attempt == attempt.attempt and row.state is not AttemptState.BACKOFF
+            )
+        )
+        is_over = run.replayer.find_activity(event_id) is None
+        if is_ahead or is_over or event_id in decided:
+            attempt.phase = OVER
+            del run.backoffs[event_id]
 
 
 def _heard(run: LiveRun) -> Iterator[TaskInput]:
