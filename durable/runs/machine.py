@@ -401,7 +401,7 @@ def _caught_up(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -
             _read_again(run, effects)
         return
     messages.drop_recorded(run, effects, now)
-    messages.take_mail(run, loaded.messages)
+    messages.take_inbox(run, loaded.messages, effects)
     # No turn before all is found that is under way.
     restoring.restore_activities(run, loaded.attempts, effects, now)
     restoring.restore_others(run, effects)

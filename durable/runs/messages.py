@@ -7,7 +7,7 @@ turns, on what is committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -166,6 +166,40 @@ def mail_read(run: LiveRun, given: inputs.MailRead, effects: Effects, now: int) 
     return is_readable
 
 
+def take_inbox(
+    run: LiveRun, messages: Sequence[MessageRecord], effects: Effects
+) -> None:
+    """Take all that the inbox of a run holds that was just caught up.
+
+    What was made of it before goes: that may have been by an older history, if others
+    have gone on with the run while it was at rest.
+
+    Raises:
+        CorruptHistoryError: one cannot be read.
+    """
+    incoming = run.incoming
+    incoming.read, incoming.stale, run.resolutions = None, (), ()
+    incoming.held = tuple([h for h in incoming.held if not isinstance(h, Mailed)])
+    run.questions = tuple(
+        [q for q in run.questions if not isinstance(q[1], MessageRecord)]
+    )
+    there = {message.sequence for message in messages}
+    incoming.updates = {u: n for u, n in incoming.updates.items() if n in there}
+    gone = [
+        item
+        for item in incoming.waiting
+        if isinstance(item.event, UpdateRequest)
+        and item.sequence is not None
+        and item.sequence not in there
+    ]
+    if gone:  # others have refused it, or it came after the inbox was read
+        incoming.waiting = [item for item in incoming.waiting if item not in gone]
+        incoming.keys = None
+        give_back_updates(gone, effects)
+        mail_came(run, effects)
+    take_mail(run, messages)
+
+
 def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
     """Put messages where the next turn takes them, each once.
 
@@ -202,7 +236,8 @@ def _take(run: LiveRun, sequence: int, event: TaskInput) -> None:
         incoming.add(Item(event, sequence))
     elif item.sequence is None:  # it was handed in as well
         item.sequence = sequence
-    else:  # what the inbox had before was committed, though nobody has heard
+    elif item.sequence != sequence:
+        # What the inbox had before was committed, though nobody has heard.
         incoming.stale += (sequence,)
         return
     if isinstance(event, UpdateRequest):

@@ -162,7 +162,7 @@ def fail_run(
     run: LiveRun, loaded: LoadedRun, failure: Failure, effects: Effects, now: int
 ) -> None:
     """Fail a run whose code says that this does; its mail becomes part of it."""
-    messages.take_mail(run, loaded.messages)
+    messages.take_inbox(run, loaded.messages, effects)
     kept, left = run.incoming.keep()
     for item in left:
         effects.tell = [*effects.tell, *((token, False) for token in item.tokens)]
