@@ -198,7 +198,8 @@ class World:
     def outcome_of(self, machine: Any, choice: int) -> Attributes:
         if hasattr(machine, "activity_id"):
             return ActivityTaskCompleted(machine.scheduled_event_id, NULL, 1, self.now)
-        number, name = machine.initiated_event_id, machine.workflow_id
+        number = machine.initiated_event_id
+        name = getattr(machine, "sent", machine).workflow_id
         if hasattr(machine, "target"):
             about = (number, name, "run-2", "fold_house")
             if machine.run_id is None and choice % 2:
