@@ -83,7 +83,7 @@ _KEPT_INDEXES = (
 def upgrade() -> None:
     op.execute(_REST)
     op.drop_index("durable_runs_due", table_name="durable_runs")
-    indexes = _INDEXES
+    indexes: tuple[tuple[str, list[str], str | None], ...] = _INDEXES
     if op.get_context().dialect.name == "sqlite":
         names = ", ".join(column.name for column in _COLUMNS)
         op.rename_table("durable_runs", "durable_runs_before")
