@@ -172,7 +172,8 @@ class Writer:
             outcomes, calls = self._executor.execute(operations)
         except Exception as error:  # noqa: BLE001 - the thread must go on
             failure = InternalError(f"A group of operations failed: {error!r}")
-            outcomes, calls = [(None, failure) for _ in operations], []
+            answer: tuple[Any, BaseException | None] = (None, failure)
+            outcomes, calls = [answer] * len(operations), []
         duration = (time.perf_counter_ns() - began) // 1_000
         self._is_dirty = True
         self._idle_at = time.monotonic() + _IDLE_SECONDS
