@@ -138,11 +138,8 @@ class FindMailedRuns(Query[list[str]], frozen=True):
     limit: int
 
 
-class FindLostRuns(Query[list[str]], frozen=True):
-    """Which of these runs are no longer open, or no longer this worker's.
-
-    In the order asked; unknown ids are among them.
-    """
+class FindClosedRuns(Query[list[str]], frozen=True):
+    """Which of these runs are not open; in the order asked, unknown ids among them."""
 
     run_ids: Sequence[str]
 

@@ -16,8 +16,8 @@ from durable import limits
 from durable.api.registry import Registry
 from durable.errors import LeaseLostError
 from durable.store.queries import (
+    FindClosedRuns,
     FindDueRuns,
-    FindLostRuns,
     FindMailedRuns,
     FindNextWakeUp,
     ListWorkers,
@@ -97,13 +97,13 @@ class Lookout:
         try:
             while True:
                 self._seek_again = False
-                lost, mailed, next_at = await asyncio.gather(
-                    self._store.read(FindLostRuns(self._runner.working_runs())),
+                closed, mailed, next_at = await asyncio.gather(
+                    self._store.read(FindClosedRuns(self._runner.working_runs())),
                     self._store.read(FindMailedRuns(limits.LOAD_RUNS_MAX)),
                     self._store.read(FindNextWakeUp(self._types())),
                 )
-                for run_id in lost:
-                    self._runner.run_lost(run_id)
+                for run_id in closed:
+                    self._runner.run_closed(run_id)
                 for run_id in mailed:
                     self._runner.mail(run_id)
                 self._arm(next_at)

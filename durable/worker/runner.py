@@ -575,8 +575,8 @@ class Runner:
             if run.attempts and run.state is AT_REST
         ]
 
-    def run_lost(self, run_id: str) -> None:
-        """Another process has closed or taken this run."""
+    def run_closed(self, run_id: str) -> None:
+        """Another process has closed this run."""
         run = self.runs.get(run_id)
         if run is not None and run.state is AT_REST:
             self.closed_elsewhere(run_id)

@@ -361,9 +361,9 @@ class MemoryStore:
         }
         return list(mailed)[: max(query.limit, 0)]
 
-    def _find_lost(self, query: queries.FindLostRuns) -> list[str]:
-        kept = {run.run_id for run in self._own_runs()}
-        return [run_id for run_id in query.run_ids if run_id not in kept]
+    def _find_closed(self, query: queries.FindClosedRuns) -> list[str]:
+        still_open = {run.run_id for run in self._database.open_runs()}
+        return [run_id for run_id in query.run_ids if run_id not in still_open]
 
     def _find_next_wake_up(self, query: queries.FindNextWakeUp) -> int | None:
         if self._worker is None:
@@ -403,7 +403,7 @@ class MemoryStore:
         queries.ListRuns: _list_runs,
         queries.FindDueRuns: _find_due,
         queries.FindMailedRuns: _find_mailed,
-        queries.FindLostRuns: _find_lost,
+        queries.FindClosedRuns: _find_closed,
         queries.FindNextWakeUp: _find_next_wake_up,
         queries.FindUnowned: _find_unowned,
         queries.ListNamespaces: _list_namespaces,

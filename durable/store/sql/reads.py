@@ -300,12 +300,12 @@ def _mailed(session: Session, query: queries.FindMailedRuns, owner: str) -> list
     return [run_id for (run_id,) in rows if isinstance(run_id, str)]
 
 
-def _lost(session: Session, query: queries.FindLostRuns, owner: str) -> list[str]:
-    kept: set[str] = set()
+def _closed(session: Session, query: queries.FindClosedRuns) -> list[str]:
+    still_open: set[str] = set()
     for page in _pages(query.run_ids):
-        rows = fetch(session, statements.KEPT_RUNS, myself=owner, run_ids=page)
-        kept.update(run_id for (run_id,) in rows)
-    return [run_id for run_id in query.run_ids if run_id not in kept]
+        rows = fetch(session, statements.OPEN_RUNS, run_ids=page)
+        still_open.update(run_id for (run_id,) in rows)
+    return [run_id for run_id in query.run_ids if run_id not in still_open]
 
 
 def _next_wake_up(
@@ -380,7 +380,7 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.ListRuns: _each(_listed),
     queries.FindDueRuns: _own(_due),
     queries.FindMailedRuns: _own(_mailed),
-    queries.FindLostRuns: _own(_lost),
+    queries.FindClosedRuns: _each(_closed),
     queries.FindNextWakeUp: lambda session, asked: [
         None if worker is None else _next_wake_up(session, query, worker)
         for query, worker in asked

@@ -203,8 +203,8 @@ MAILED_RUNS: Final = (
     .order_by(sa.func.min(INBOX.c.sequence))
     .limit(sa.bindparam("page"))
 )
-KEPT_RUNS: Final = sa.select(RUNS.c.run_id).where(
-    _MINE, RUNS.c.run_id.in_(_many("run_ids"))
+OPEN_RUNS: Final = sa.select(RUNS.c.run_id).where(
+    _IS_OPEN, RUNS.c.run_id.in_(_many("run_ids"))
 )
 _OF_QUEUE: Final = (
     RUNS.c.namespace == sa.bindparam("namespace"),

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from durable.store.queries import (
+    FindClosedRuns,
     FindDueRuns,
-    FindLostRuns,
     FindMailedRuns,
     FindNextWakeUp,
     FindRun,
@@ -363,7 +363,7 @@ class ReadContract:
         assert await store.read(FindMailedRuns(1)) == ["c"]
         assert await store.read(FindMailedRuns(0)) == []
 
-    async def test_lost_runs_are_those_closed_or_taken(self, store: Opened) -> None:
+    async def test_closed_runs_are_found_by_their_ids(self, store: Opened) -> None:
         await store.together(
             *(make_owned(name) for name in ("a", "b", "c")),
             make_start("unowned"),
@@ -371,8 +371,8 @@ class ReadContract:
         )
 
         asked = ["nobody", "a", "unowned", "b", "c"]
-        assert await store.read(FindLostRuns(asked)) == ["nobody", "unowned", "b"]
-        assert await store.read(FindLostRuns([])) == []
+        assert await store.read(FindClosedRuns(asked)) == ["nobody", "b"]
+        assert await store.read(FindClosedRuns([])) == []
 
     async def test_worker_reads_are_empty_without_a_worker(
         self, harness: Harness
