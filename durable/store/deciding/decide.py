@@ -124,13 +124,16 @@ class _Decision:
         if not self._owner:
             raise self._refuse_lease()
         run = self._draft.find_run(operation.run_id)
-        # One whose status nobody can read must not be tried for ever.
-        can_park = type(operation) is ParkRun and run is not None and run.status is None
-        if run is None or not (run.status is RUNNING or can_park):
+        parks = type(operation) is ParkRun
+        # One whose row nobody can read must not be tried for ever.
+        if run is None or not (run.status is RUNNING or (parks and run.status is None)):
             raise policies.not_owner(operation.run_id)
         # That this worker owns it says nothing of what it remembers: it may have taken
         # the run just now, after others had it.
-        if run.owner not in (None, self._owner) or run.epoch != operation.epoch:
+        is_as_known = run.epoch == operation.epoch or (
+            parks and not policies.is_position(run.epoch)
+        )
+        if not is_as_known or run.owner not in (None, self._owner):
             raise policies.not_owner(operation.run_id)
         return run
 
@@ -219,7 +222,7 @@ class _Decision:
     def _park(self, operation: ParkRun) -> None:
         run = self._get_writable(operation)
         if run.owner is None:
-            run.epoch += 1
+            run.epoch = operation.epoch + 1
         self._draft.move(run, None, None)
         self._draft.park(run, operation.stuck)
 

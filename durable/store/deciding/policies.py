@@ -360,6 +360,11 @@ def is_due(wake_at: object, now: int) -> bool:
     return not isinstance(wake_at, int) or wake_at <= now or wake_at > INSTANT_MAX
 
 
+def is_position(value: object) -> bool:
+    """Tell whether a number of a row can be what it says: see `records.Position`."""
+    return isinstance(value, int) and 0 <= value < 2**31
+
+
 def page_size(where: RunFilter) -> int:
     """Return how many runs a page of a listing may hold."""
     return max(0, min(where.limit, limits.LIST_PAGE_MAX))
