@@ -269,7 +269,11 @@ async def test_database_of_the_first_release_keeps_its_runs(path: Path) -> None:
     child = make_child("c", "r1", "terminate", owner="w")
     await store.perform(child)
     closing = make_closing(
-        "r1", 3, 3, consumed_requests=("cancel-1",), state="1", has_children=True
+        *("r1", 3, 3),
+        epoch=1,
+        consumed_requests=("cancel-1",),
+        state="1",
+        has_children=True,
     )
     assert await store.perform(closing) == Committed(ended=("c",))
     await store.close()
