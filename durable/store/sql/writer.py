@@ -168,12 +168,13 @@ class Writer:
             self._post([done], [self._read(question)])
             return
         began = time.perf_counter_ns()
+        outcomes: Outcomes
         try:
             outcomes, calls = self._executor.execute(operations)
         except Exception as error:  # noqa: BLE001 - the thread must go on
             failure = InternalError(f"A group of operations failed: {error!r}")
-            answer: tuple[Any, BaseException | None] = (None, failure)
-            outcomes, calls = [answer] * len(operations), []
+            outcomes = [(None, failure) for _ in operations]
+            calls = []
         duration = (time.perf_counter_ns() - began) // 1_000
         self._is_dirty = True
         self._idle_at = time.monotonic() + _IDLE_SECONDS
