@@ -181,6 +181,29 @@ class LeaseContract:
         with pytest.raises(LeaseLostError):
             await store.perform(make_commit("r1"))
 
+    async def test_reaping_leaves_runs_at_rest_as_they_are(
+        self, harness: Harness
+    ) -> None:
+        """However many sleep: a takeover writes what the dead worker had under way."""
+        store = await harness.open("w1")
+        sleeping = [f"s{number}" for number in range(20)]
+        await store.together(
+            *(make_start(run_id, wake_at=START + 9) for run_id in sleeping),
+            make_start("busy", owner="w1"),
+        )
+        await store.perform(make_commit("s0", is_active=False, wake_at=START + 7))
+        other = await harness.open("w2")
+
+        assert await other.perform(ReapWorkers(presumed_dead=("w1",))) == ["w1"]
+
+        changed = [
+            loaded.record.run_id
+            for loaded in await other.read(LoadRuns(["busy", *sleeping]))
+            if loaded.record.epoch
+        ]
+        assert changed == ["busy", "s0"]
+        assert (await other.load("s0")).record.epoch == 1  # by the commit
+
     async def test_reaping_sees_the_clock_that_was_set_back(
         self, harness: Harness
     ) -> None:
