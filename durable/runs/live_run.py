@@ -15,6 +15,7 @@ from durable.core.history.payload import Failure
 from durable.core.messages import ActivityResolution
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTaskCompletion
+from durable.errors import HistoryTakenError
 from durable.runs.incoming import Incoming, Token
 from durable.runs.states import AT_REST, OVER, RUNNING, Phase, State
 from durable.store.records import (
@@ -126,7 +127,10 @@ class LiveRun(msgspec.Struct, eq=False):
     """Those that have ended well since it came into memory."""
     failed_tries: int = 0
     refusals: int = 0
-    """Writes of its that the database has refused since the last it took."""
+    """Writes of its that the database has refused since the last it took.
+
+    One that came after others' is an eighth of one: those have gone on with the run.
+    """
     must_read: bool = False
     """It has to be read again, once it is at rest."""
     ready_at: int = 0
@@ -206,6 +210,15 @@ class LiveRun(msgspec.Struct, eq=False):
         if not self.row[0]:
             self.epoch += 1
         return epoch
+
+    def count_refusal(self, error: BaseException) -> None:
+        """Count a write that was refused; see `refusals`."""
+        self.refusals += 1 if isinstance(error, HistoryTakenError) else 8
+
+    @property
+    def should_pause(self) -> bool:
+        """Whether so much was refused that the next write would be, too."""
+        return self.refusals > 8
 
     def next_due_at(self) -> int | None:
         """The earliest of its timers, waiting attempts and deadline."""

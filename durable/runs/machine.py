@@ -320,7 +320,7 @@ def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) ->
         # Whatever lease that was: it has lived through what never happened.
         leaving.leave(run, Left.LEASE_LOST, effects)
     elif isinstance(error, StoreError):
-        run.refusals += 1
+        run.count_refusal(error)
         if isinstance(error, CommitUnknownError):
             # If it took place, it did something to other runs perhaps.
             effects.wake_by(now)
@@ -474,7 +474,7 @@ def _recorded(run: LiveRun, given: inputs.Recorded, effects: Effects, now: int) 
     if isinstance(error, LeaseLostError):
         leaving.leave(run, Left.LEASE_LOST, effects)
     elif error is not None:
-        run.refusals += 1
+        run.count_refusal(error)
     attempts.recorded(
         run,
         given.recording,
@@ -498,7 +498,7 @@ def _child_answered(
         if given.has_ended:
             return  # how it ended follows at once
     elif isinstance(outcome, StoreError):
-        run.refusals += 1
+        run.count_refusal(outcome)
         _want_read(run, effects)  # which asks again
         return
     elif isinstance(outcome, DurableError):

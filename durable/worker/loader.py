@@ -81,7 +81,7 @@ class Loader:
 
     async def read_again(self, run: LiveRun) -> LoadedRun | None:
         """Read a run that is in memory; None if there is no such run any more."""
-        if run.refusals > 1:  # as long as writes fail, so will the next
+        if run.should_pause:
             await asyncio.sleep(_RETRY_SECONDS)
         loaded = await self._read([run.run_id])
         return loaded[0] if loaded else None
