@@ -336,8 +336,13 @@ def test_order_goes_on_with_the_code_that_was_saved(
     before = server.workers()
     source = server.folder / orders
     source.write_text(source.read_text().replace('f"parcel-', 'f"new-parcel-'))
-    # No process that has the old code may be left with a share in the work.
-    server.wait_until(lambda: bool(server.workers()) and not server.workers() & before)
+
+    def has_only_new_code() -> bool:
+        """Whether no process that has the old code is left with a share in the work."""
+        server.see("dear")  # Flask's process opens its engine when it is asked
+        return bool(server.workers()) and not server.workers() & before
+
+    server.wait_until(has_only_new_code)
 
     server.ask("POST", "/orders/dear/approval", {"approved": True})
 
