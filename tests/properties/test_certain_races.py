@@ -501,3 +501,21 @@ def test_failure_of_an_activity_is_no_cause_of_what_another_task_raises(
     world.stage.finish(0, fails=True)
     world.settle()
     finish(world)
+
+
+def test_a_run_is_terminated_that_has_inputs_which_no_task_has_taken(
+    world: World,
+) -> None:
+    """Its last event belongs to no task, and the terminal one comes after them all."""
+    world.start("a", is_home=True)
+    world.move("apply")
+    world.send("a", is_home=False, do="act")
+    world.let_reads_through()
+    world.update("work", "a", is_home=False)
+    world.crash()
+    for _ in range(2):
+        world.stage.finish(0)
+        world.settle()
+    world.stop("terminate", "a", is_home=True)
+    world.restart()
+    finish(world)

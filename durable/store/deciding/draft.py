@@ -126,16 +126,17 @@ class Draft:
             self.lack("first_data", run_id)
 
     def find_end(self, run: Run) -> End:
-        """Return event id, task number and time of a run's newest event."""
-        row = run.last_row
+        """Return id, number of the last workflow task, and time of its newest event."""
+        row, end = run.last_row, (0, 0, 0)
+        number = 0  # of an input that no task has taken, too
         if row is not None:
-            return row[1], row[2], row[4]
-        if run.changes & _CREATED:
-            return 0, 0, 0
-        end = self.seen.ends.get(run.run_id)
-        if end is None:
-            self.lack("records", run.run_id)
-        return end
+            number = max(one[2] for one in self.rows.history if one[0] == run.run_id)
+        if not number and not run.changes & _CREATED:
+            found = self.seen.ends.get(run.run_id)
+            if found is None:
+                self.lack("records", run.run_id)
+            end = found
+        return end if row is None else (row[1], number or end[1], row[4])
 
     # --- what becomes of it -----------------------------------------------------------
 

@@ -26,7 +26,7 @@ RequestKey: TypeAlias = tuple[str, str]
 ChainKey: TypeAlias = tuple[str, str, str]
 """namespace, workflow id, first run id."""
 End: TypeAlias = tuple[int, int, int]
-"""event id, task number and time of a run's newest event; zeros if it has none."""
+"""Id of a run's newest event, number of its last workflow task, time of that event."""
 
 NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 

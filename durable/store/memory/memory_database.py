@@ -160,8 +160,10 @@ class MemoryDatabase:
         rows = self.history.get(run_id)
         if not rows:
             return 0, 0, 0
-        _, event_id, task_number, _, time, *_ = rows[max(rows)]
-        return event_id, task_number, time
+        _, event_id, number, _, time, *_ = rows[max(rows)]
+        if not number:  # of inputs that no task has taken
+            number = max(row[2] for row in rows.values())
+        return event_id, number, time
 
     def _look_for_mail(self, seen: Seen) -> None:
         seen.all_mail = seen.runs.keys()

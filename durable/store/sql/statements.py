@@ -343,10 +343,18 @@ _latest_event_id: Final = (
     .where(_end.c.run_id == RUNS.c.run_id, _end.c.event_id <= sa.literal(2**31 - 1))
     .scalar_subquery()
 )
+# Inputs that no task has taken have no number of their own.
+_last_task: Final = sa.case(
+    (
+        HISTORY.c.task_number == 0,
+        sa.select(sa.func.max(_end.c.task_number))
+        .where(_end.c.run_id == RUNS.c.run_id)
+        .scalar_subquery(),
+    ),
+    else_=HISTORY.c.task_number,
+)
 FIND_HISTORY_ENDS: Final = (
-    sa.select(
-        HISTORY.c.run_id, HISTORY.c.event_id, HISTORY.c.task_number, HISTORY.c.time
-    )
+    sa.select(HISTORY.c.run_id, HISTORY.c.event_id, _last_task, HISTORY.c.time)
     .join_from(
         RUNS,
         HISTORY,

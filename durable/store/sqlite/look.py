@@ -159,7 +159,10 @@ _FIND_FAMILIES: Final = ManyKeys(
         "family AS f CROSS JOIN durable_runs AS c ON c.parent_run_id = f.run_id",
     )
     + f" AND f.policy = '{TERMINATE}' AND f.depth < {limits.CHILD_DEPTH_MAX})"  # noqa: S608 - as above
-    f" SELECT {_BY_ID}, NULL, {_COLUMNS}, h.task_number, h.time"
+    # Inputs that no task has taken have no number of their own.
+    f" SELECT {_BY_ID}, NULL, {_COLUMNS}, CASE h.task_number WHEN 0 THEN"
+    " (SELECT max(t.task_number) FROM durable_history AS t WHERE t.run_id = r.run_id)"
+    " ELSE h.task_number END, h.time"
     " FROM family CROSS JOIN durable_runs AS r ON r.run_id = family.run_id"
     f" LEFT JOIN durable_history AS h ON h.run_id = r.run_id AND h.event_id = {_LAST}"
 )

@@ -236,6 +236,24 @@ class CommitContract:
         )
         assert loaded.attempts == []
 
+    @pytest.mark.parametrize("is_one_group", [False, True])
+    async def test_termination_comes_after_all_tasks_of_its_run(
+        self, store: Opened, *, is_one_group: bool
+    ) -> None:
+        """The newest event may be an input that no task has taken, without a number."""
+        untaken = make_commit("r1", 3, 3)
+        untaken.rows[0] = (*untaken.rows[0][:2], 0, *untaken.rows[0][3:])
+        await store.perform(make_owned("r1"))
+        if is_one_group:
+            await store.together(untaken, make_termination("r1"))
+        else:
+            await store.perform(untaken)
+            await store.perform(make_termination("r1"))
+
+        loaded = await store.load("r1")
+
+        assert [row[1:3] for row in loaded.rows] == [(1, 1), (2, 2), (3, 0), (4, 3)]
+
     async def test_commit_to_a_run_that_is_not_there_is_refused(
         self, store: Opened
     ) -> None:
