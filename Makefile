@@ -10,7 +10,7 @@ NEWEST_VENV ?= .venv-newest
 # More words for pytest, as in: make test PYTEST_ARGS="-k timer"
 PYTEST_ARGS ?=
 # So many processes share the tests, which are handed out one by one: some take long.
-WORKERS ?= auto
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1 )))
 
 BIN := $(VENV)/bin
 # Folders that a sparse tree lacks are left out, as mypy refuses a missing one.

@@ -80,7 +80,7 @@ async def test_an_outcome_of_an_earlier_lease_says_nothing_about_this_one(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = connect(url)
-    async with Engine(url) as engine:
+    async with Engine(url, drain_timeout=0) as engine:
         await other.open()
         thief = Thief(engine, other)
         run = await engine.start(adding(2), id="victim")
