@@ -128,7 +128,7 @@ def run_in_own_process(
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(10)
+@pytest.mark.sweep(6)
 @pytest.mark.timeout(SECONDS_MAX + 10)
 @pytest.mark.parametrize(
     "document", WITH_BLOCKS, ids=lambda path: path.relative_to(ROOT).as_posix()

@@ -14,7 +14,7 @@ SECONDS_MAX = 60
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(4)
+@pytest.mark.sweep(3)
 @pytest.mark.timeout(SECONDS_MAX + 10)
 @pytest.mark.parametrize(
     "example", EXAMPLES, ids=lambda path: path.relative_to(ROOT).as_posix()

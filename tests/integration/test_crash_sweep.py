@@ -60,7 +60,7 @@ def sweep(*words: str, shard: tuple[int, int], stride: int = 1) -> Swept:
     return swept
 
 
-@shards(36)
+@shards(60)
 def test_a4_a_kill_at_any_statement_loses_and_repeats_nothing(
     shard: tuple[int, int],
 ) -> None:
@@ -71,7 +71,7 @@ def test_a4_a_kill_at_any_statement_loses_and_repeats_nothing(
 
 
 @pytest.mark.timeout(max(60, 960 // STRIDE))
-@shards(16)
+@shards(24)
 def test_a_kill_at_any_statement_of_a_family_loses_and_repeats_nothing(
     shard: tuple[int, int],
 ) -> None:
