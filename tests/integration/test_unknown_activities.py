@@ -15,6 +15,7 @@ from durable import (
     activity,
     workflow,
 )
+from durable.store import transaction
 from durable.store.records import AttemptState
 from durable.testing.environment import TestEnvironment
 
@@ -24,6 +25,12 @@ RAN: list[int] = []
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     RAN.clear()
+
+
+@pytest.fixture
+def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual time jumps over the leases of all but its own environment."""
+    monkeypatch.setattr(transaction, "LEASE_MICROSECONDS", 3_600_000_000)
 
 
 @activity(name="unknown.charge", retry=None, at_most_once=True)
@@ -78,6 +85,7 @@ async def test_it_waits_with_one_warning_a_minute(
     assert sorted(RAN) == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("_long_leases")
 async def test_another_worker_that_knows_it_gets_the_run(database: str) -> None:
     async with (
         TestEnvironment(database, definitions=[order, other]) as env,
@@ -88,6 +96,7 @@ async def test_another_worker_that_knows_it_gets_the_run(database: str) -> None:
     assert RAN == [1]
 
 
+@pytest.mark.usefixtures("_long_leases")
 async def test_a_worker_that_comes_later_gets_it_within_a_minute(
     database: str,
 ) -> None:
