@@ -20,9 +20,14 @@ from durable.store.queries import ListRuns, LoadRuns, ReadHistory
 from durable.store.records import RunFilter
 from durable.store.sqlite import file as sqlite_file
 from durable.store.sqlite.backup import back_up
-from durable.store.sqlite.sqlite import SqliteDatabase
+from durable.store.sqlite.sqlite import SqliteDatabase, SqliteSession
 from durable.store.store import Store
-from durable.testing.contract.rows import NAMESPACE, make_start, make_worker
+from durable.testing.contract.rows import (
+    NAMESPACE,
+    make_start,
+    make_worker,
+    wait_until,
+)
 
 
 async def open_store(path: Path) -> Store:
@@ -253,6 +258,33 @@ async def test_complete_copies_are_never_taken_for_one_without_its_log(
     store = await open_store(copied)
 
     assert len(await store.read(ListRuns(NAMESPACE, RunFilter()))) == 2
+    await store.close()
+
+
+async def test_file_is_marked_once_who_reads_it_lets_it_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark is the last page to be copied, and a reader may hold it back."""
+    path = tmp_path / "x.db"
+    tried: list[bool] = []
+    maintain = SqliteSession.maintain
+
+    def note(self: SqliteSession, *, is_idle: bool) -> bool:
+        tried.append(maintain(self, is_idle=is_idle))
+        return tried[-1]
+
+    store = await open_store(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM durable_runs").fetchall()
+        monkeypatch.setattr(SqliteSession, "maintain", note)
+        await store.perform(make_start("r1"))
+        await wait_until(lambda: len(tried) > 1)
+        reader.execute("ROLLBACK")
+
+        await wait_until_marked(path)
+
+    assert tried[-1]
     await store.close()
 
 

@@ -56,6 +56,7 @@ _WORD_AFTER_SECONDS: Final = 1.0
 _SWITCH_RETRY_SECONDS: Final = 0.005
 # The log is copied into the database when nothing else is to do, or, if that never
 # happens, when it has grown so long that reading it slows everything down.
+_MARK_SECONDS_MAX: Final = 60.0
 _CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 _CHECKPOINT_CHANGES_IDLE: Final = 500
 _CHECKPOINT_CHANGES_BUSY: Final = 10_000
@@ -79,6 +80,7 @@ class SqliteSession:
         self._data_version: int | None = None
         self._copied_changes = 0
         self._is_marked = False
+        self._mark_at = self._mark_pause = 0.0
         self._locks = locks
         self._place: Place | None = None
 
@@ -227,6 +229,8 @@ class SqliteSession:
                 return True
             if size_of(self._log) < _CHECKPOINT_BYTES:
                 return True
+        elif time.monotonic() < self._mark_at:
+            return False
         if not self.is_in_place():
             return True
         path = self._main_file()
@@ -248,7 +252,13 @@ class SqliteSession:
                 finally:
                     lock.execute("ROLLBACK")
             # A reader may have held some pages back: then try again before long.
-            self._copied_changes = changes if copied == in_log else changes - limit // 2
+            is_whole = copied == in_log
+            self._copied_changes = changes if is_whole else changes - limit // 2
+            # The mark is the last of them. Each try makes the log longer.
+            if not self._is_marked and not is_whole:
+                self._mark_pause = min(2 * self._mark_pause + 0.1, _MARK_SECONDS_MAX)
+                self._mark_at = time.monotonic() + self._mark_pause
+                return False
             self._is_marked = True
             return True
         return False
