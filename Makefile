@@ -10,6 +10,7 @@ NEWEST_VENV ?= .venv-newest
 # More words for pytest, as in: make test PYTEST_ARGS="-k timer"
 PYTEST_ARGS ?=
 # So many processes share the tests, which are handed out one by one: some take long.
+# One more than there are cores, since many wait for a process or a disk.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1 )))
 
 BIN := $(VENV)/bin

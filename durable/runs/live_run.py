@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -85,6 +85,9 @@ class Attempt(msgspec.Struct, eq=False):
     def is_over(self) -> bool:
         """Whether its outcome is decided."""
         return self.phase is OVER
+
+
+_REFUSAL: Final = 8
 
 
 class LiveRun(msgspec.Struct, eq=False):
@@ -213,12 +216,12 @@ class LiveRun(msgspec.Struct, eq=False):
 
     def count_refusal(self, error: BaseException) -> None:
         """Count a write that was refused; see `refusals`."""
-        self.refusals += 1 if isinstance(error, HistoryTakenError) else 8
+        self.refusals += 1 if isinstance(error, HistoryTakenError) else _REFUSAL
 
     @property
     def should_pause(self) -> bool:
         """Whether so much was refused that the next write would be, too."""
-        return self.refusals > 8
+        return self.refusals > _REFUSAL
 
     def next_due_at(self) -> int | None:
         """The earliest of its timers, waiting attempts and deadline."""

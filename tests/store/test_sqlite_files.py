@@ -19,6 +19,7 @@ from durable.store.connect import connect
 from durable.store.queries import ListRuns, LoadRuns, ReadHistory
 from durable.store.records import RunFilter
 from durable.store.sqlite import file as sqlite_file
+from durable.store.sqlite import sqlite
 from durable.store.sqlite.backup import back_up
 from durable.store.sqlite.sqlite import SqliteDatabase, SqliteSession
 from durable.store.store import Store
@@ -284,8 +285,32 @@ async def test_file_is_marked_once_who_reads_it_lets_it_be(
 
         await wait_until_marked(path)
 
-    assert tried[-1]
+    await wait_until(lambda: tried[-1])  # it is still tidying up
     await store.close()
+
+
+async def test_log_that_is_long_is_copied_though_the_mark_has_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where somebody always reads, the log would grow for as long as the mark waits."""
+    path = tmp_path / "x.db"
+    session = SqliteDatabase(path).open_writer()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM durable_runs").fetchall()
+        session.begin()
+        session.connection.exec_driver_sql("DELETE FROM durable_replies")
+        session.commit()
+        assert not session.maintain(is_idle=True)
+    assert isinstance(session, SqliteSession)
+    session._mark_at = float("inf")
+    assert not session.maintain(is_idle=True)
+    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(sqlite, "_CHECKPOINT_CHANGES_IDLE", 0)
+
+    assert session.maintain(is_idle=True)
+
+    session.close()
 
 
 async def test_user_version_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ _OLDEST_SQLITE: Final = (3, 33, 0)
 BUSY_SECONDS: Final = 30.0
 _WORD_AFTER_SECONDS: Final = 1.0
 _SWITCH_RETRY_SECONDS: Final = 0.005
+_MARK_SECONDS_MAX: Final = 60.0
 # The log is copied into the database when nothing else is to do, or, if that never
 # happens, when it has grown so long that reading it slows everything down.
-_MARK_SECONDS_MAX: Final = 60.0
 _CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 _CHECKPOINT_CHANGES_IDLE: Final = 500
 _CHECKPOINT_CHANGES_BUSY: Final = 10_000
@@ -224,13 +224,12 @@ class SqliteSession:
         # The log's file never shrinks, so its size says too little: count, too.
         limit = _CHECKPOINT_CHANGES_IDLE if is_idle else _CHECKPOINT_CHANGES_BUSY
         changes = self._raw.total_changes
-        if self._is_marked:
-            if changes - self._copied_changes < limit:
-                return True
-            if size_of(self._log) < _CHECKPOINT_BYTES:
-                return True
-        elif time.monotonic() < self._mark_at:
-            return False
+        is_long = (
+            changes - self._copied_changes >= limit
+            and size_of(self._log) >= _CHECKPOINT_BYTES
+        )
+        if not is_long and (self._is_marked or time.monotonic() < self._mark_at):
+            return self._is_marked
         if not self.is_in_place():
             return True
         path = self._main_file()
@@ -254,7 +253,7 @@ class SqliteSession:
             # A reader may have held some pages back: then try again before long.
             is_whole = copied == in_log
             self._copied_changes = changes if is_whole else changes - limit // 2
-            # The mark is the last of them. Each try makes the log longer.
+            # The mark is the last of them, and each try makes the log longer.
             if not self._is_marked and not is_whole:
                 self._mark_pause = min(2 * self._mark_pause + 0.1, _MARK_SECONDS_MAX)
                 self._mark_at = time.monotonic() + self._mark_pause
