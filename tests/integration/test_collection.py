@@ -13,12 +13,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import CoroutineType, FrameType
 
 import pytest
 
 from durable import Engine, Signal, activity, run, sleep, update, workflow
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 ROUNDS = 3
 LIVES = 3
 
@@ -108,9 +110,8 @@ def describe(thing: object) -> str:
     if isinstance(thing, FrameType | CoroutineType):
         code = thing.f_code if isinstance(thing, FrameType) else thing.cr_code
         return f"{type(thing).__name__} of {code.co_qualname}"
-    if isinstance(thing, BaseException):
-        return repr(thing)
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+    kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    return f"{kind}: {thing!r}" if isinstance(thing, BaseException) else kind
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -118,8 +119,10 @@ def test_a_run_that_has_ended_leaves_nothing_to_the_collector(
     database: str, shape: str
 ) -> None:
     # In a process of its own: what other tests have left may end at any time.
-    program = [sys.executable, "-m", __name__, database, shape]
-    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    program = [sys.executable, "-W", "error", "-m", __name__, database, shape]
+    ended = subprocess.run(
+        program, cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
 
 

@@ -470,8 +470,7 @@ OPENING: list[Any] = [
 
 
 @pytest.mark.slow
-# Tells a hang, not speed: all of its examples, each with a database of its own.
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)  # for all of its examples, each with a database of its own
 @settings(
     max_examples=examples(300),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
