@@ -102,7 +102,6 @@ def connect(
         NotADatabaseError: the URL names no database that this release can use.
         InvalidOptionError: it has an option that does not exist, or a wrong value.
     """
-    clock = clock or SystemClock()
     given: object = url
     if not isinstance(given, str):
         raise NotADatabaseError(
@@ -117,12 +116,15 @@ def connect(
         raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=hint)
     scheme, rest = match.group(1).lower(), match.group(2)
     kind = scheme.partition("+")[0]
+    if kind in ("postgresql", "postgres"):
+        return _connect_postgresql(given, shown, clock, migrate, observer)
     if kind in _SERVERS:
         raise NotADatabaseError(
             f"{shown!r} names a {_SERVERS[kind]} database, and this release can use"
             " SQLite only.",
             hint=_FORMS,
         )
+    clock = clock or SystemClock()
     if scheme == "memory":
         return MemoryStore(_memory_name(rest, shown), clock=clock, observer=observer)
     if scheme != "sqlite":
@@ -151,11 +153,38 @@ def _connect_sqlite(
     observer: Observer | None,
 ) -> Store:
     # SQLAlchemy takes 0.3 s to import, which a store in memory can do without.
-    from durable.store.sql.sql_store import SqlStore
     from durable.store.sqlite.sqlite import SqliteDatabase
+    from durable.store.threads.sql_store import SqlStore
 
     database = SqliteDatabase(path, synchronous=synchronous, migrate=migrate)
     return SqlStore(database, clock=clock, observer=observer)
+
+
+def _connect_postgresql(
+    url: str,
+    shown: str,
+    clock: Clock | None,
+    migrate: bool,
+    observer: Observer | None,
+) -> Store:
+    try:
+        from durable.store.postgresql.postgresql import PostgresDatabase
+        from durable.store.postgresql.url import parse
+    except ModuleNotFoundError as error:
+        raise _no_driver(shown, "psycopg", "postgresql") from error
+    from durable.store.servers.server_clock import ServerClock
+    from durable.store.threads.sql_store import SqlStore
+
+    server = ServerClock()
+    database = PostgresDatabase(parse(url, shown), server, migrate=migrate)
+    return SqlStore(database, clock=clock or server, observer=observer)
+
+
+def _no_driver(shown: str, driver: str, extra: str) -> NotADatabaseError:
+    return NotADatabaseError(
+        f"{shown!r} needs the driver {driver}, which is not installed.",
+        hint=f"Run: pip install 'durable-asyncio[{extra}]'",
+    )
 
 
 def _memory_name(rest: str, shown: str) -> str:

@@ -123,12 +123,21 @@ class Session(Protocol):
         ...
 
     @property
+    def fate(self) -> object:
+        """What `Database.find_fate` must know of the transaction that began last."""
+        ...
+
+    @property
     def is_harmed_by_fork(self) -> bool:
         """Whether it must be closed before this process forks."""
         ...
 
     def begin(self) -> None:
         """Begin a writing transaction; wait for other writers."""
+        ...
+
+    def begin_migrating(self) -> None:
+        """Begin one that changes the schema, when nobody else is doing that."""
         ...
 
     def begin_reading(self) -> None:
@@ -140,7 +149,11 @@ class Session(Protocol):
         ...
 
     def rollback(self) -> None:
-        """Roll back if a transaction is open."""
+        """Roll back if a transaction is open.
+
+        Raises:
+            Exception: the connection is of no more use.
+        """
         ...
 
     def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
@@ -156,6 +169,29 @@ class Session(Protocol):
 
     def has_changed(self) -> bool:
         """Tell whether another connection has committed since the last call."""
+        ...
+
+    @property
+    def poll_seconds(self) -> tuple[float, float]:
+        """How often to ask that: soon after others have committed, and else."""
+        ...
+
+    @property
+    def news_descriptor(self) -> int | None:
+        """What becomes readable when another has committed; None if nothing does."""
+        ...
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether another is known to have committed, without asking."""
+        ...
+
+    def hear(self) -> None:
+        """Take what has come by `news_descriptor`.
+
+        Raises:
+            Exception: the connection is of no more use.
+        """
         ...
 
     def is_in_place(self) -> bool:
@@ -224,4 +260,12 @@ class Database(Protocol):
 
     def is_in_doubt(self, error: BaseException) -> bool:
         """Tell whether a commit that raised this may have happened all the same."""
+        ...
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Tell whether a new connection may fare better."""
+        ...
+
+    def find_fate(self, fate: object) -> bool | None:
+        """Tell whether a transaction was committed; None if the database cannot say."""
         ...

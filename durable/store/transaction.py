@@ -55,23 +55,14 @@ class Transaction:
         self.is_lost = False
 
     def apply(self, operations: list[Any]) -> Outcomes:
-        """Carry operations out, in order.
+        """Carry operations out, in order: such as are decided, or none of those.
 
         Raises:
             Exception: the driver's; nothing counts then.
         """
         if DECIDED.issuperset(map(type, operations)):
             return self._apply_together(operations)
-        outcomes: Outcomes = []
-        group: list[Any] = []
-        for operation in operations:
-            if type(operation) in DECIDED:
-                group.append(operation)
-                continue
-            outcomes += self._apply_together(group)
-            group = []
-            outcomes.append(self._apply_alone(operation))
-        return outcomes + self._apply_together(group)
+        return [self._apply_alone(operation) for operation in operations]
 
     def _apply_together(self, operations: list[Any]) -> Outcomes:
         if not operations:

@@ -35,9 +35,9 @@ from durable.store.records import (
     TerminateRun,
 )
 from durable.store.sql import salvage, statements, tables
-from durable.store.sql.groups import GroupExecutor
 from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
+from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import (
     START,
     SettableClock,

@@ -19,11 +19,12 @@ from durable.errors import (
 )
 from durable.store.connect import connect
 from durable.store.queries import LoadRuns
-from durable.store.sql.groups import GroupExecutor
 from durable.store.sqlite import sqlite
-from durable.store.sqlite.sqlite import SqliteDatabase, SqliteSession
+from durable.store.sqlite.session import SqliteSession
+from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
 from durable.store.store import Store
+from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import make_start
 from durable.testing.contract.store_contract import StoreContract
 

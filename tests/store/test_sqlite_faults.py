@@ -31,11 +31,12 @@ from durable.store.deciding.rows import Rows
 from durable.store.lease import RegisterWorker
 from durable.store.queries import FindRun, LoadRuns, ReadAttempts
 from durable.store.records import Committed, MailArrived, Started
-from durable.store.sql.groups import GroupExecutor
 from durable.store.sqlite import sqlite
-from durable.store.sqlite.sqlite import SqliteDatabase, SqliteSession
+from durable.store.sqlite.session import SqliteSession
+from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.sqlite.tables import SqliteTables
 from durable.store.steady_clock import SteadyClock
+from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import (
     make_attempt,
     make_closing,

@@ -21,7 +21,8 @@ from durable.store.records import RunFilter
 from durable.store.sqlite import file as sqlite_file
 from durable.store.sqlite import sqlite
 from durable.store.sqlite.backup import back_up
-from durable.store.sqlite.sqlite import SqliteDatabase, SqliteSession
+from durable.store.sqlite.session import SqliteSession
+from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.store import Store
 from durable.testing.contract.rows import (
     NAMESPACE,

@@ -9,7 +9,7 @@ import pytest
 
 from durable import Engine, Signal, activity, workflow
 from durable.store.records import StartRun
-from durable.store.sql.groups import GroupExecutor
+from durable.store.threads.groups import GroupExecutor
 from tests.store.tracing import traced
 
 # A group writes more rows than one statement takes in several: those count once.

@@ -10,7 +10,7 @@ from durable.errors import DurableError, InvalidOptionError, NotADatabaseError
 from durable.store.connect import connect
 from durable.store.memory.memory import MemoryStore
 from durable.store.queries import LoadRuns
-from durable.store.sql.sql_store import SqlStore
+from durable.store.threads.sql_store import SqlStore
 from durable.testing.contract.rows import make_start
 
 

@@ -13,8 +13,8 @@ from durable.store.connect import connect
 from durable.store.memory import memory
 from durable.store.queries import ListWorkers
 from durable.store.records import ReapWorkers
-from durable.store.sql import groups
 from durable.store.store import Store
+from durable.store.threads import groups
 from durable.testing.contract.rows import (
     START,
     Gathering,

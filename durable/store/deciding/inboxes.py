@@ -97,8 +97,11 @@ class Inboxes:
         seen, run_id = self._seen, run.run_id
         most, waiting = limits.INBOX_MESSAGES_MAX, 0
         if seen.first_sequence is not None and not run.changes & CREATED:
-            # No more can wait in all inboxes together.
-            waiting = self._last_sequence() - seen.first_sequence + 1
+            most_waiting = seen.most_waiting
+            if most_waiting is None:
+                # No more can wait in all inboxes together.
+                most_waiting = self._last_sequence() - seen.first_sequence + 1
+            waiting = most_waiting
             if waiting + self._count >= most:
                 if run_id not in seen.all_mail:
                     self._draft.lack("mail", run_id)
@@ -189,10 +192,13 @@ class Inboxes:
 
     def empty(self, run: Run) -> None:
         """Take away whatever waits for a run that closes."""
-        if self._seen.first_sequence is not None and not run.changes & CREATED:
-            self._draft.rows.emptied.append(run.run_id)
+        seen, run_id = self._seen, run.run_id
+        if seen.first_sequence is not None and not run.changes & CREATED:
+            is_empty = run_id in seen.all_mail and not seen.mail.get(run_id)
+            if not is_empty:
+                self._draft.rows.emptied.append(run_id)
         if self._put:
-            self._put.pop(run.run_id, None)
+            self._put.pop(run_id, None)
 
     def finish(self) -> None:
         """Put all that waits of this group into the rows to write."""

@@ -93,6 +93,8 @@ class Seen(msgspec.Struct):
         first_sequence: the oldest message of all inboxes; None if all are empty, and
             then `mail` and `requests_of_mail` need not be filled.
         last_sequence: the highest that was ever given; None if it was not asked for.
+        most_waiting: no inbox of those that messages go to holds more; None if only the
+            sequences tell.
         mail: of each run the waiting messages by request id: sequence and kind.
         all_mail: the runs whose `mail` is all that waits for them.
         looked: the messages that were looked for one by one.
@@ -104,6 +106,7 @@ class Seen(msgspec.Struct):
     has_worker: bool = False
     first_sequence: int | None = None
     last_sequence: int | None = None
+    most_waiting: int | None = None
     runs: dict[str, Run | None] = {}
     names: dict[NameKey, Name] = {}
     requests: dict[RequestKey, Run | None] = {}

@@ -33,7 +33,7 @@ ADDRESSED: Final = 0
 COMMITTED: Final = 1
 """It is written to."""
 CLOSED: Final = 2
-"""It may close."""
+"""It may close, or come to rest: whoever addresses it must wait for that."""
 
 # On Python 3.11 reading a member is a call.
 _TERMINATE_EXISTING: Final = IdConflictPolicy.TERMINATE_EXISTING
@@ -128,7 +128,9 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
                     wanted.has_time = True
                     wanted.families[run_id] = None
             else:
-                if runs.get(run_id, ADDRESSED) == ADDRESSED:
+                if operation.update_run and not operation.is_active:
+                    runs[run_id] = CLOSED
+                elif runs.get(run_id, ADDRESSED) == ADDRESSED:
                     runs[run_id] = COMMITTED
                 if operation.sees_all_mail or not operation.is_active:
                     mail[run_id] = None
@@ -143,7 +145,9 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
         elif kind is PutMessage:
             _want_message(wanted, operation)
         elif kind is RecordAttempts or kind is ParkRun:
-            if runs.get(operation.run_id, ADDRESSED) == ADDRESSED:
+            if kind is ParkRun or not operation.is_active:
+                runs[operation.run_id] = CLOSED
+            elif runs.get(operation.run_id, ADDRESSED) == ADDRESSED:
                 runs[operation.run_id] = COMMITTED
             if kind is RecordAttempts and not operation.is_active:
                 mail[operation.run_id] = None

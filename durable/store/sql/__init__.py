@@ -1,1 +1,1 @@
-"""The store upon a SQL database: its threads, groups, tables and statements."""
+"""The store upon a SQL database: its tables, schema, reads and other statements."""

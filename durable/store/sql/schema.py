@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from durable.errors import SchemaRevisionError
-from durable.store.sql.tables import METADATA
+from durable.store.sql.tables import METADATA, SERVER_TABLES
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -52,7 +52,7 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
     """
     if is_current(session, name, migrate=migrate):
         return
-    session.begin()
+    session.begin_migrating()
     try:
         # Another process may have done it while this one waited for the lock.
         if not is_current(session, name, migrate=migrate):
@@ -135,6 +135,8 @@ def create_tables(connection: sa.Connection) -> None:
         connection.execute(CreateTable(table))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             connection.execute(CreateIndex(index))
+    for table in SERVER_TABLES.get(connection.dialect.name, ()):
+        connection.execute(CreateTable(table))
     connection.execute(CreateTable(VERSION_TABLE))
     connection.execute(sa.insert(VERSION_TABLE), {"version_num": HEAD})
 

@@ -42,6 +42,9 @@ def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 class SqlTables:
     """Implements `Tables` but for `look` and `write`."""
 
+    _find_claimable = statements.FIND_CLAIMABLE
+    _find_stuck = statements.FIND_STUCK
+
     def __init__(self, session: Session) -> None:
         """Work in the transactions of a session."""
         self._session = session
@@ -150,10 +153,10 @@ class SqlTables:
             "page": max(claim.limit, 0),
         }
         if claim.stuck_after is None:
-            rows = self._fetch(statements.FIND_CLAIMABLE, **where, until=now)
+            rows = self._fetch(self._find_claimable, **where, until=now)
         else:
             after = claim.stuck_after
-            rows = self._fetch(statements.FIND_STUCK, **where, after=after)
+            rows = self._fetch(self._find_stuck, **where, after=after)
         return {
             run_id: epoch if isinstance(epoch, int) else 0
             for run_id, epoch in rows

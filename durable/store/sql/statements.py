@@ -230,6 +230,9 @@ FIND_STUCK: Final = (
     .order_by(RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
+# What others are taking just now is theirs.
+TAKE_CLAIMABLE: Final = FIND_CLAIMABLE.with_for_update(skip_locked=True)
+TAKE_STUCK: Final = FIND_STUCK.with_for_update(skip_locked=True)
 NEXT_WAKE_AT: Final = (
     sa.select(RUNS.c.wake_at)
     .where(*_OF_QUEUE, *_AT_REST)
@@ -249,6 +252,22 @@ UNOWNED_RUNS: Final = (
     )
     .order_by(RUNS.c.started_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
+)
+# For databases that lock rows.
+LOCK_RUNS: Final = (
+    sa.select(RUNS.c.run_id)
+    .where(RUNS.c.run_id.in_(_many("run_ids")))
+    .order_by(RUNS.c.run_id)
+    .with_for_update()
+)
+LOCK_RUNS_OF_OWNERS: Final = (
+    sa.select(RUNS.c.run_id)
+    .where(RUNS.c.owner.in_(_many("owners")))
+    .order_by(RUNS.c.run_id)
+    .with_for_update()
+)
+FIND_STRAYS: Final = sa.select(RUNS.c.run_id).where(
+    RUNS.c.owner.is_not(None), RUNS.c.owner.not_in(sa.select(WORKERS.c.worker_id))
 )
 OWN_RUNS: Final = (
     sa.update(RUNS)
@@ -429,8 +448,16 @@ FIND_DEAD_WORKERS: Final = (
     )
     .order_by(WORKERS.c.worker_id)
 )
+LOCK_DEAD_WORKERS: Final = FIND_DEAD_WORKERS.with_for_update(skip_locked=True)
 FIND_WORKER: Final = sa.select(WORKERS.c.worker_id).where(
     WORKERS.c.worker_id == sa.bindparam("holder")
+)
+LOCK_WORKER: Final = FIND_WORKER.with_for_update(read=True, key_share=True)
+LOCK_WORKERS: Final = (
+    sa.select(WORKERS.c.worker_id)
+    .where(WORKERS.c.worker_id.in_(_many("worker_ids")))
+    .order_by(WORKERS.c.worker_id)
+    .with_for_update()
 )
 INSERT_WORKER: Final = sa.insert(WORKERS).inline()
 DELETE_WORKERS: Final = sa.delete(WORKERS).where(

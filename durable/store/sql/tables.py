@@ -21,7 +21,13 @@ METADATA: Final = sa.MetaData()
 def _id(length: int = 255) -> sa.String:
     # MariaDB's default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id.
     binary = sa.String(length, collation="utf8mb4_bin")
-    return sa.String(length).with_variant(binary, "mysql", "mariadb")
+    # Locks are taken in the order of ids, which is Python's then.
+    plain = sa.String(length, collation="C")
+    return (
+        sa.String(length)
+        .with_variant(binary, "mysql", "mariadb")
+        .with_variant(plain, "postgresql")
+    )
 
 
 def _json() -> sa.Text:
@@ -76,6 +82,7 @@ sa.Index(
     RUNS.c.run_id,
     RUNS.c.workflow_type,
     sqlite_where=sa.and_(RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None)),
+    postgresql_where=sa.and_(RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None)),
 )
 sa.Index(
     "durable_runs_owner",
@@ -83,6 +90,7 @@ sa.Index(
     RUNS.c.wake_at,
     RUNS.c.run_id,
     sqlite_where=RUNS.c.owner.is_not(None),
+    postgresql_where=RUNS.c.owner.is_not(None),
 )
 sa.Index(
     "durable_runs_stuck",
@@ -90,6 +98,7 @@ sa.Index(
     RUNS.c.task_queue,
     RUNS.c.run_id,
     sqlite_where=sa.and_(RUNS.c.stuck.is_not(None), RUNS.c.open_key.is_not(None)),
+    postgresql_where=sa.and_(RUNS.c.stuck.is_not(None), RUNS.c.open_key.is_not(None)),
 )
 # Most runs have no parent: leave them out. The open key is in it so that the open
 # children of a run are found without walking those that have closed.
@@ -98,6 +107,7 @@ sa.Index(
     RUNS.c.parent_run_id,
     RUNS.c.open_key,
     sqlite_where=RUNS.c.parent_run_id.is_not(None),
+    postgresql_where=RUNS.c.parent_run_id.is_not(None),
 )
 
 HISTORY: Final = sa.Table(
@@ -172,3 +182,15 @@ WORKERS: Final = sa.Table(
     sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# A crash of PostgreSQL empties it. Transactions of before and after it may have the
+# same number.
+INCARNATION: Final = sa.Table(
+    "durable_incarnation",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("life", _id(32), nullable=False),
+    prefixes=["UNLOGGED"],
+)
+SERVER_TABLES: Final = {"postgresql": (INCARNATION,)}
+"""Tables that only one kind of database has, by SQLAlchemy's name of it."""

@@ -14,7 +14,8 @@ from durable.errors import (
     InvalidOptionError,
 )
 from durable.store.sqlite.file import create_private, is_copied_mark
-from durable.store.sqlite.sqlite import BUSY_SECONDS, SqliteDatabase
+from durable.store.sqlite.session import BUSY_SECONDS
+from durable.store.sqlite.sqlite import SqliteDatabase
 
 
 class Backup(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from durable.clock import SystemClock
-from durable.store.sql.forking import FileIdentity
+from durable.store.threads.forking import FileIdentity
 
 _MARK: Final = 0x64
 _MARK_SHIFT: Final = 24

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from durable.errors import DurableError, StoreError
 from durable.store.sql import reads
-from durable.store.sql.forking import Gate
 from durable.store.submission import deliver
+from durable.store.threads.forking import Gate
 
 if TYPE_CHECKING:
     import asyncio

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from durable.store.lease import RegisterWorker, ReleaseWorker
 from durable.store.queries import ListWorkers
-from durable.store.sql.groups import GroupExecutor
-from durable.store.sql.reader import NO_READER, Reader
 from durable.store.sql.reads import Question
-from durable.store.sql.writer import Writer
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, wait_for_outcome
+from durable.store.threads.groups import GroupExecutor
+from durable.store.threads.reader import NO_READER, Reader
+from durable.store.threads.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,6 +8,7 @@ do.
 from __future__ import annotations
 
 import functools
+import random
 import threading
 import time
 from collections import deque
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from durable import limits
 from durable.errors import InternalError, StoreError
 from durable.store.lease import RETRY_SECONDS, ReleaseWorker
-from durable.store.sql.forking import Gate
-from durable.store.sql.reader import read_explained
 from durable.store.sql.reads import Question
 from durable.store.submission import deliver
+from durable.store.threads.alarm import Alarm
+from durable.store.threads.forking import Gate
+from durable.store.threads.reader import read_explained
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,15 +30,15 @@ if TYPE_CHECKING:
     from durable.observer import Observer
     from durable.store.database import Database, Session
     from durable.store.deciding.decide import Outcomes
-    from durable.store.sql.groups import GroupExecutor
     from durable.store.store import Outcome
+    from durable.store.threads.groups import GroupExecutor
 
 _Item: TypeAlias = "tuple[Any, Outcome]"
 
-# How often to look for foreign commits: soon after one, another is likely.
-_POLL_SECONDS_ACTIVE: Final = 0.005
-_POLL_SECONDS_QUIET: Final = 0.020
+# Soon after a foreign commit another is likely.
 _ACTIVE_SECONDS: Final = 1.0
+# Many processes must not ask at one moment.
+_JITTER: Final = 0.1
 # How long nothing must have happened before the database is looked after.
 _IDLE_SECONDS: Final = 0.020
 
@@ -64,8 +66,7 @@ class Writer:
         self._loop = loop
         self._observer = observer
         self._queue: deque[_Item] = deque()
-        self._alarm = threading.Lock()
-        self._alarm.acquire()
+        self._alarm = Alarm()
         self._is_asleep = False
         self._is_stopping = False
         self._changed: Callable[[], None] | None = None
@@ -73,6 +74,7 @@ class Writer:
         self._poll_at = 0.0
         self._active_until = 0.0
         self._is_dirty = False
+        self._has_news = False
         self._idle_at = 0.0
         self._polled: Session | None = None
         # A daemon: a program that forgets to close its engine must still be able to
@@ -114,9 +116,7 @@ class Writer:
 
     def _wake(self) -> None:
         self._is_asleep = False
-        # The thread may have woken up by itself in between, so the alarm may be set.
-        if self._alarm.locked():
-            self._alarm.release()
+        self._alarm.ring()
 
     # --- on the thread ----------------------------------------------------------------
 
@@ -134,6 +134,7 @@ class Writer:
         self._ended()
         with self._gate:
             self._executor.close()
+        self._alarm.close()
         if self._is_stopping:
             self._post([self._stopped], [(None, None)])
 
@@ -209,8 +210,10 @@ class Writer:
         self._is_asleep = True
         # Whoever submits after this line sees the flag; who came before left an item.
         if not self._queue and not self._is_stopping:
-            timeout = self._time_to_sleep()
-            self._alarm.acquire(timeout=-1 if timeout is None else timeout)
+            session = self._executor.session
+            descriptor = None if session is None else session.news_descriptor
+            if self._alarm.sleep(self._time_to_sleep(), descriptor):
+                self._has_news = True
         self._is_asleep = False
 
     def _time_to_sleep(self) -> float | None:
@@ -230,7 +233,12 @@ class Writer:
             if renew_at is not None and now >= renew_at:
                 for call in self._executor.renew():
                     self._call_on_loop(call)
-            if self._changed is not None and now >= self._poll_at:
+            if self._has_news:
+                self._has_news = False
+                self._executor.open().hear()
+            session = self._executor.session
+            has_heard = session is not None and session.has_heard
+            if self._changed is not None and (has_heard or now >= self._poll_at):
                 self._poll(now)
             if self._is_dirty:
                 is_idle = now >= self._idle_at
@@ -257,10 +265,9 @@ class Writer:
             if not self._is_change_due:
                 self._is_change_due = True
                 self._call_on_loop(self._report_change)
-        is_active = now < self._active_until
-        self._poll_at = now + (
-            _POLL_SECONDS_ACTIVE if is_active else _POLL_SECONDS_QUIET
-        )
+        soon, late = session.poll_seconds
+        seconds = soon if now < self._active_until else late
+        self._poll_at = now + seconds * random.uniform(1 - _JITTER, 1)  # noqa: S311 - no secret
 
     def _post(self, receivers: list[Outcome], outcomes: Outcomes) -> None:
         self._call_on_loop(deliver, self._loop, receivers, outcomes)

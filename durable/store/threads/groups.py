@@ -9,6 +9,7 @@ as a whole end the group, and where others were in the way it is repeated as it 
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durable.errors import CommitUnknownError, DurableError, LeaseLostError, StoreError
 from durable.store.database import Blame
 from durable.store.deciding import policies
+from durable.store.deciding.decide import DECIDED
 from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
 from durable.store.records import CommitTask, Committed, Started, StartRun
 from durable.store.sql import statements
@@ -35,6 +37,11 @@ _Calls = list["Callable[[], None]"]
 _TRIES: Final = 20
 _PAUSE_SECONDS: Final = 0.001
 _PAUSE_SECONDS_MAX: Final = 0.1
+_BUSY_SECONDS: Final = 30.0
+# A server that is restarted is back soon. Until then nobody need hear of it.
+_OUTAGE_SECONDS: Final = 5.0
+_PAUSE_SECONDS_LOST: Final = 0.02
+_PAUSE_SECONDS_LOST_MAX: Final = 0.5
 
 
 class GroupExecutor:
@@ -62,6 +69,11 @@ class GroupExecutor:
             self._session = self._database.open_writer()
         return self._session
 
+    @property
+    def session(self) -> Session | None:
+        """The session, if there is one."""
+        return self._session
+
     def close(self) -> None:
         """Disconnect."""
         session, self._session = self._session, None
@@ -79,38 +91,49 @@ class GroupExecutor:
         Returns:
             Each operation's result or error, in order; and what else to call.
         """
-        tries = 0
+        outcomes: Outcomes = []
+        calls: _Calls = []
+        # A look begins its transaction, so what is not looked at has one of its own.
+        for is_decided, part in itertools.groupby(operations, _is_decided):
+            group = list(part)
+            for some in [group] if is_decided else [[one] for one in group]:
+                answers, others = self._execute(some)
+                outcomes += answers
+                calls += others
+        return outcomes, calls
+
+    def _execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
+        patience = _Patience()
         while True:
-            tries += 1
+            outcomes: Outcomes = []
+            session: Session | None = None
+            is_committing = False
             try:
                 session = self.open()
-            except StoreError as error:
-                return _all_failed(operations, error), []
-            try:
                 session.begin()
                 transaction = self._begin(session)
                 outcomes = transaction.apply(operations)
+                is_committing = True
+                self._commit(session)
             except Exception as error:  # noqa: BLE001 - any error ends the group, typed
+                fate = None if session is None else session.fate
                 self._abandon(session)
+                is_again = False
+                if is_committing and self._database.is_in_doubt(error):
+                    is_committed = self._find_fate(fate, operations, outcomes)
+                    if is_committed is None:
+                        return _in_doubt(operations, outcomes, error), []
+                    if is_committed:
+                        return outcomes, self._take_over(transaction)
+                    is_again = True
                 blame = self._judge(error)
-                if blame is Blame.AGAIN and tries < _TRIES:
-                    _pause(tries)
+                is_again = is_again or blame is Blame.AGAIN
+                is_lost = self._database.is_lost(error)
+                if (is_again or is_lost) and patience.waits(is_lost=is_lost):
                     continue
                 if blame is Blame.OPERATION:
                     return self._find_guilty(operations, error)
                 return _all_failed(operations, self._explain(error)), []
-            try:
-                self._commit(session)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._abandon(session)
-                if self._database.is_in_doubt(error):
-                    if not self._is_committed(operations, outcomes):
-                        return _in_doubt(operations, outcomes, error), []
-                elif self._judge(error) is Blame.AGAIN and tries < _TRIES:
-                    _pause(tries)
-                    continue
-                else:
-                    return _all_failed(operations, self._explain(error)), []
             return outcomes, self._take_over(transaction)
 
     def _judge(self, error: Exception) -> Blame:
@@ -204,7 +227,9 @@ class GroupExecutor:
     def _worker_id(self) -> str | None:
         return None if self._worker is None else self._worker.worker_id
 
-    def _abandon(self, session: Session) -> None:
+    def _abandon(self, session: Session | None) -> None:
+        if session is None:
+            return
         try:
             session.rollback()
         except Exception:  # noqa: BLE001 - the connection is of no more use
@@ -221,9 +246,19 @@ class GroupExecutor:
         explained.__cause__ = error
         return explained
 
-    def _is_committed(self, operations: list[Any], outcomes: Outcomes) -> bool:
-        """Look for one row of the group: it was committed as a whole or not at all."""
+    def _find_fate(
+        self, fate: object, operations: list[Any], outcomes: Outcomes
+    ) -> bool | None:
+        """Find out whether a group was committed; None if nothing tells."""
         self.close()
+        if fate is not None:
+            is_committed = self._database.find_fate(fate)
+            if is_committed is not None:
+                return is_committed
+        return self._has_row_of(operations, outcomes) or None
+
+    def _has_row_of(self, operations: list[Any], outcomes: Outcomes) -> bool:
+        """Look for one row of the group: it was committed as a whole or not at all."""
         for operation, (result, error) in zip(operations, outcomes, strict=True):
             rows = getattr(operation, "rows", ())
             is_kept = error is None and (
@@ -292,6 +327,28 @@ def _idempotency_key(operation: Any) -> str:
     return "this worker"
 
 
-def _pause(tries: int) -> None:
-    longest = min(_PAUSE_SECONDS * 2**tries, _PAUSE_SECONDS_MAX)
-    time.sleep(random.uniform(0, longest))  # noqa: S311 - no secret
+class _Patience:
+    """How often, and for how long, a group is repeated."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._tries = 0
+
+    def waits(self, *, is_lost: bool) -> bool:
+        """Pause, differently each time; False if it has taken too long."""
+        self._tries += 1
+        passed = time.monotonic() - self._began
+        if is_lost:
+            if passed > _OUTAGE_SECONDS:
+                return False
+            longest = min(_PAUSE_SECONDS_LOST * 2**self._tries, _PAUSE_SECONDS_LOST_MAX)
+        elif self._tries >= _TRIES or passed > _BUSY_SECONDS:
+            return False
+        else:
+            longest = min(_PAUSE_SECONDS * 2**self._tries, _PAUSE_SECONDS_MAX)
+        time.sleep(random.uniform(longest / 4, longest))  # noqa: S311 - no secret
+        return True
+
+
+def _is_decided(operation: Any) -> bool:
+    return type(operation) in DECIDED

@@ -1,0 +1,1 @@
+"""What only PostgreSQL needs: its driver, its locks, its statements, its errors."""

@@ -1,0 +1,189 @@
+"""What a group of operations looks at, on PostgreSQL: one trip, or two.
+
+The locks, their order and their strengths are explained in docs/design/servers.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+from durable import limits
+from durable.store.deciding.family import TERMINATE
+from durable.store.deciding.wanted import ADDRESSED
+from durable.store.postgresql.driver import Statement, numbers, texts
+from durable.store.servers.locked_look import ABANDON, RUN_COLUMNS, LockedLook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from durable.store.deciding.wanted import Wanted
+    from durable.store.postgresql.driver import Row
+
+    Send = Callable[[dict[str, Statement]], dict[str, list[Row]]]
+
+_R: Final = RUN_COLUMNS.format("r")
+# All that is open of a family whose members end with their parents.
+_FAMILY: Final = (
+    "family(id, policy, depth) AS ("
+    "SELECT c.run_id, c.parent_close_policy, 1 FROM unnest(%b::text[]) AS p(id)"
+    " JOIN durable_runs AS c ON c.parent_run_id = p.id AND c.open_key IS NOT NULL"
+    " UNION SELECT c.run_id, c.parent_close_policy, f.depth + 1 FROM family AS f"
+    " JOIN durable_runs AS c ON c.parent_run_id = f.id AND c.open_key IS NOT NULL"
+    f" WHERE f.policy = '{TERMINATE}' AND f.depth < {limits.CHILD_DEPTH_MAX})"
+)
+_NAMED: Final = (
+    "SELECT * FROM unnest(%b::text[], %b::int8[]) AS n(id, mode),"
+    " (SELECT false) AS k(keyed)"
+)
+_KEYED: Final = (
+    " UNION ALL SELECT r.run_id, k.mode, true"
+    " FROM unnest(%b::text[], %b::text[], %b::int8[]) AS k(name, namespace, mode)"
+    " JOIN durable_runs AS r ON r.open_key = k.name AND r.namespace = k.namespace"
+    " UNION ALL SELECT r.run_id, 0, false"
+    " FROM unnest(%b::text[], %b::text[]) AS q(request, namespace)"
+    " JOIN durable_runs AS r"
+    " ON r.request_id = q.request AND r.namespace = q.namespace"
+)
+_OF_FAMILY: Final = (
+    f" UNION ALL SELECT id, CASE policy WHEN '{TERMINATE}' THEN 2 ELSE 0 END, false"
+    f" FROM family WHERE policy IS DISTINCT FROM '{ABANDON}'"
+)
+# In sub-selects, as a set operation takes no lock by itself. A target at rest needs its
+# wake-up written, so it is locked for that; all others only against closing.
+_LOCK: Final = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT {_R} FROM durable_runs AS r"  # noqa: S608 - as above
+    f" WHERE r.run_id = w.id AND w.mode = {condition}) AS m{number}"
+    for number, condition in enumerate(
+        (
+            "2 FOR UPDATE",
+            "1 FOR NO KEY UPDATE",
+            "0 AND r.owner IS NULL AND r.open_key IS NOT NULL"
+            " AND (r.wake_at IS NULL OR r.wake_at >= 0) FOR NO KEY UPDATE",
+            "0 FOR KEY SHARE",
+        )
+    )
+)
+
+
+@functools.cache
+def _lock_text(*, by_keys: bool, families: bool) -> str:
+    """Compose the statement that locks everything, in the order of run ids."""
+    found = _NAMED + (_KEYED if by_keys else "") + (_OF_FAMILY if families else "")
+    return (
+        f"WITH RECURSIVE {_FAMILY + ', ' if families else ''}wanted AS MATERIALIZED ("  # noqa: S608 - as above
+        " SELECT id, max(mode) AS mode, bool_or(keyed) AS keyed"
+        f" FROM ({found}) AS found GROUP BY id ORDER BY id)"
+        f" SELECT w.mode, w.keyed, l.* FROM wanted AS w CROSS JOIN LATERAL ({_LOCK})"
+        " AS l"
+    )
+
+
+_LOCK_WORKER: Final = "SELECT 1 FROM durable_workers WHERE worker_id = %b FOR KEY SHARE"
+_NEWEST: Final = (
+    f"SELECT l.* FROM unnest(%b::text[], %b::text[]) AS k(name, namespace)"  # noqa: S608 - as above
+    f" CROSS JOIN LATERAL (SELECT {_R} FROM durable_runs AS r"
+    " WHERE r.workflow_id = k.name AND r.namespace = k.namespace"
+    " ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1) AS l"
+)
+_ENDS: Final = (
+    "SELECT w.id, (SELECT max(h.event_id) FROM durable_history AS h"
+    " WHERE h.run_id = w.id) FROM unnest(%b::text[]) AS w(id)"
+)
+_MAIL: Final = (
+    "SELECT m.run_id, m.request_id, m.sequence, m.kind FROM durable_inbox AS m"
+    " WHERE m.run_id = ANY(%b::text[])"
+)
+_LETTERS: Final = (
+    "SELECT m.run_id, m.request_id, m.sequence, m.kind"
+    " FROM unnest(%b::text[], %b::text[]) AS s(run_id, request_id)"
+    " JOIN durable_inbox AS m ON m.run_id = s.run_id AND m.request_id = s.request_id"
+)
+_WAITING: Final = "SELECT count(*) FROM durable_inbox WHERE run_id = ANY(%b::text[])"
+_CHILDREN: Final = (
+    f"WITH RECURSIVE {_FAMILY} SELECT {_R} FROM (SELECT DISTINCT id FROM family) AS f"  # noqa: S608 - as above
+    " JOIN durable_runs AS r ON r.run_id = f.id ORDER BY r.run_id"
+)
+_CHAIN: Final = (
+    f"SELECT {_R} FROM durable_runs AS r WHERE r.namespace = %b"  # noqa: S608 - as above
+    " AND r.workflow_id = %b AND r.first_run_id = %b"
+    " ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1"
+)
+
+
+def lock(wanted: Wanted) -> dict[str, Statement]:
+    """Return the statements of the first trip, by what they bring."""
+    runs, families = wanted.runs, bool(wanted.families)
+    by_keys = bool(wanted.names or wanted.requests)
+    values: list[Any] = []
+    if families:
+        values.append(texts(list(wanted.families)))
+    values += (texts(list(runs)), numbers(list(runs.values())))
+    if by_keys:
+        names, requests = wanted.names, wanted.requests
+        values += (*_pairs(names), numbers(list(names.values())), *_pairs(requests))
+    asked = {
+        "worker": Statement(_LOCK_WORKER, (wanted.worker_id or "",)),
+        "locked": Statement(
+            _lock_text(by_keys=by_keys, families=families), tuple(values)
+        ),
+    }
+    if wanted.names:
+        asked["newest"] = Statement(_NEWEST, _pairs(wanted.names))
+    written = [run_id for run_id, mode in runs.items() if mode != ADDRESSED]
+    if written:
+        asked["ends"] = Statement(_ENDS, (texts(written),))
+    if wanted.mail:
+        asked["mail"] = Statement(_MAIL, (texts(list(wanted.mail)),))
+    return asked
+
+
+def _pairs(keys: Iterable[tuple[str, str]]) -> tuple[Any, Any]:
+    """Arrays of names, and of the namespace of each."""
+    pairs = list(keys)
+    return texts([name for _, name in pairs]), texts([space for space, _ in pairs])
+
+
+def look(wanted: Wanted, first: dict[str, list[Row]], send: Send) -> LockedLook:
+    """Make something of the first trip's answers, and read what they ask for.
+
+    Raises:
+        RowsMovedError: something has changed meanwhile.
+    """
+    found = LockedLook(wanted)
+    seen = found.seen
+    seen.has_worker = bool(first["worker"])
+    found.take_locked(first["locked"])
+    found.take_newest(first.get("newest", ()))
+    found.take_ends(first.get("ends", ()))
+    asked: dict[str, Statement] = {}
+    further = found.find_further()
+    if further:
+        asked["ends"] = Statement(_ENDS, (texts(further),))
+    letters = found.find_letters()
+    if letters:
+        run_ids = texts([run_id for run_id, _ in letters])
+        request_ids = texts([request_id for _, request_id in letters])
+        asked["letters"] = Statement(_LETTERS, (run_ids, request_ids))
+        asked["waiting"] = Statement(_WAITING, (run_ids,))
+    if wanted.families:
+        parents = texts(list(wanted.families))
+        asked["children"] = Statement(_CHILDREN, (parents,))
+    chains = list(wanted.rare.get("chains", ()))
+    for number, (namespace, name, first_run_id) in enumerate(chains):
+        values = (namespace, name, first_run_id)
+        asked[f"chain{number}"] = Statement(_CHAIN, values)
+    answers = send(asked) if asked else {}
+    found.take_ends(answers.get("ends", ()))
+    found.take_mail([*first.get("mail", ()), *answers.get("letters", ())])
+    if letters:
+        ((seen.most_waiting,),) = answers["waiting"]
+    if wanted.families:
+        found.take_children(answers["children"])
+    found.take_chains(
+        {
+            key: next(iter(answers[f"chain{number}"]), None)
+            for number, key in enumerate(chains)
+        }
+    )
+    return found

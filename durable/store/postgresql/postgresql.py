@@ -1,0 +1,158 @@
+"""How a PostgreSQL database is reached, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from psycopg import sql
+from sqlalchemy.pool import NullPool
+
+from durable import limits
+from durable.errors import DatabaseUnavailableError, StoreError
+from durable.store.postgresql import errors
+from durable.store.postgresql.driver import PatientConnection
+from durable.store.postgresql.session import PostgresSession
+from durable.store.servers.server import ServerDatabase
+from durable.store.sql.schema import prepare_schema, read_revision
+
+if TYPE_CHECKING:
+    from durable.store.database import Blame, Session
+    from durable.store.servers.server_clock import ServerClock
+    from durable.store.servers.server_url import ServerUrl
+
+_OLDEST: Final = 130000
+_CONNECT_SECONDS: Final = 5
+# Longer than what the server ends by itself, and shorter than a lease.
+_PATIENCE_SECONDS: Final = limits.LEASE_SECONDS * 0.8
+_READ_SECONDS: Final = limits.LEASE_SECONDS * 3
+_CONNECTION_OPTIONS: Final[dict[str, Any]] = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": round(_PATIENCE_SECONDS * 1_000),
+    "application_name": "durable",
+    "client_encoding": "utf8",
+}
+_FATE_PAUSE_SECONDS: Final = 0.1
+
+
+class PostgresDatabase(ServerDatabase):
+    """One database, or one schema of it.
+
+    Args:
+        url: where it is, and who comes.
+        clock: is told the server's time.
+        migrate: whether its tables may be made or upgraded.
+    """
+
+    def __init__(self, url: ServerUrl, clock: ServerClock, *, migrate: bool) -> None:
+        """Connect to nothing yet."""
+        super().__init__(url)
+        self._clock = clock
+        self._migrate = migrate
+        self._engine: sa.Engine | None = None
+
+    # --- connections ------------------------------------------------------------------
+
+    def _connect_raw(self) -> PatientConnection:
+        url = self.url
+        where = {
+            "host": url.host,
+            "port": url.port,
+            "dbname": url.database,
+            "user": url.user,
+            "password": url.password,
+        }
+        options: dict[str, Any] = _CONNECTION_OPTIONS | url.options | where
+        raw = PatientConnection.connect(autocommit=True, **options)
+        raw.patience = _PATIENCE_SECONDS
+        version = raw.info.server_version
+        if version < _OLDEST:
+            raw.close()
+            raise DatabaseUnavailableError(
+                f"{self.name} is PostgreSQL {version // 10_000}, and this release needs"
+                f" {_OLDEST // 10_000} or later."
+            )
+        if url.schema is not None:
+            raw.execute(
+                sql.SQL("SET search_path = {}").format(sql.Identifier(url.schema))
+            )
+        return raw
+
+    def _connect(self) -> PostgresSession:
+        if self._engine is None:
+            self._engine = sa.create_engine(
+                "postgresql+psycopg://",
+                creator=self._connect_raw,
+                poolclass=NullPool,
+                hide_parameters=True,
+                use_native_hstore=False,
+            )
+        try:
+            connection = self._engine.connect()
+        except Exception as error:
+            raise self.as_store_error(error) from error
+        return PostgresSession(connection, self._clock, self.url.schema)
+
+    def open_writer(self) -> Session:
+        """See `Database`."""
+        session = self._connect()
+        try:
+            prepare_schema(session, self.name, migrate=self._migrate)
+            session.note_life()
+            session.listen()
+        except Exception as error:
+            session.close()
+            raise self.as_store_error(error) from error
+        return session
+
+    def open_reader(self) -> Session:
+        """See `Database`."""
+        session = self._connect()
+        session.raw.patience = _READ_SECONDS
+        return session
+
+    def read_revision(self) -> str | None:
+        """See `ServerDatabase`."""
+        with contextlib.closing(self._connect()) as session:
+            return read_revision(session)
+
+    # --- errors -----------------------------------------------------------------------
+
+    def find_fate(self, fate: Any) -> bool | None:
+        """See `Database`. The server keeps how its transactions ended."""
+        transaction, life = fate
+        deadline = time.monotonic() + limits.LEASE_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                with contextlib.closing(self._connect()) as session:
+                    status, now = session.read_fate(transaction)
+                if now != life:  # numbers are given again after a crash
+                    return None
+                if status != "in progress":
+                    return None if status is None else bool(status == "committed")
+            time.sleep(random.uniform(0.5, 1) * _FATE_PAUSE_SECONDS)  # noqa: S311 - no secret
+        return None
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return errors.is_conflict(error)
+
+    def judge(self, error: BaseException) -> Blame:
+        """See `Database`."""
+        return errors.judge(error)
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return errors.is_in_doubt(error)
+
+    def explain(self, error: BaseException) -> StoreError | None:
+        """See `Database`."""
+        if isinstance(error, StoreError):
+            return None
+        return errors.explain(error, self.name)

@@ -1,0 +1,280 @@
+"""One connection to PostgreSQL: its transactions, and what it hears of others."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+from durable import limits
+from durable.store.postgresql.driver import PatientConnection, Statement, Trips
+from durable.store.postgresql.tables import PostgresTables
+from durable.store.servers.server import Phase, ServerSession
+
+if TYPE_CHECKING:
+    import psycopg
+    import sqlalchemy as sa
+
+    from durable.store.postgresql.driver import Row
+    from durable.store.servers.server_clock import ServerClock
+
+_CHANNEL: Final = "durable_changes"
+# Each transaction takes numbers of its own for messages, in one step.
+_SEQUENCE_BITS: Final = 20
+_BEGIN: Final = Statement("BEGIN ISOLATION LEVEL READ COMMITTED")
+_BEGIN_READING: Final = Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+_COMMIT: Final = Statement("COMMIT")
+_ROLLBACK: Final = Statement("ROLLBACK")
+_LEASE_MILLISECONDS: Final = round(limits.LEASE_SECONDS * 1_000)
+_SETTINGS: Final = {
+    # A process that stops in the middle keeps others waiting for no longer, whether
+    # between two trips or within one.
+    "idle_in_transaction_session_timeout": _LEASE_MILLISECONDS // 3,
+    "statement_timeout": _LEASE_MILLISECONDS * 7 // 10,
+    "lock_timeout": _LEASE_MILLISECONDS // 3,
+    # Planning takes longer than running; and a plan that was made while tables were
+    # empty must not walk them once they are full.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+# They last for the transaction: behind a pooler the session is not ours.
+_SET: Final = ", ".join(
+    f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()
+)
+_HEADER: Final = (
+    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"
+    f" pg_current_xact_id()::text, {{}}, {_SET}"
+)
+_WITHOUT_SEQUENCE: Final = _HEADER.format("NULL::int8")
+_WITH_SEQUENCE: Final = _HEADER.format("nextval('durable_inbox_sequence_seq')")
+_NOTE_LIFE: Final = (
+    "INSERT INTO durable_incarnation (id, life) VALUES (1, %b) ON CONFLICT DO NOTHING"
+)
+_READ_LIFE: Final = Statement("SELECT life FROM durable_incarnation WHERE id = 1")
+_STATUS: Final = "SELECT pg_xact_status(%b::xid8)"
+_LATEST: Final = Statement("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+_UNSYNCED: Final = Statement("SET LOCAL synchronous_commit = off")
+# Others may be told of many commits at once.
+_TOLD_TOGETHER_SECONDS: Final = 0.02
+
+
+class PostgresSession(ServerSession):
+    """Implements `Session` by trips of many statements."""
+
+    def __init__(
+        self, connection: sa.Connection, clock: ServerClock, schema: str | None
+    ) -> None:
+        """Take over a connection that is in autocommit mode."""
+        super().__init__(connection)
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, PatientConnection)  # noqa: S101 - the pool made it
+        self.raw = self._raw = raw
+        """The driver's connection."""
+        self._clock = clock
+        self._path: Statement | None = None
+        if schema is not None:
+            values = (f'"{schema.replace(chr(34), 2 * chr(34))}"',)
+            self._path = Statement("SELECT set_config('search_path', %b, true)", values)
+        self._life = ""
+        self._trips = Trips(raw)
+        self._tables = PostgresTables(self)
+        self._pending: list[Statement] = []
+        self._is_broken = False
+        self._has_written = False
+        self._listens = False
+        self._has_heard = False
+        self._has_news = False
+        self._told_at = 0.0
+        self._latest: str | None = None
+        self.sequence: int | None = None
+        """The number before those that the transaction may give to messages."""
+        self._fate: tuple[str, str] | None = None
+
+    @property
+    def tables(self) -> PostgresTables:
+        """See `Session`."""
+        return self._tables
+
+    # --- transactions -----------------------------------------------------------------
+
+    def send(self, asked: dict[str, Statement]) -> dict[str, list[Row]]:
+        """Carry statements out in one trip; their answers by the same names."""
+        try:
+            return dict(zip(asked, self._trips.send(asked.values()), strict=True))
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    def begin_with(
+        self, asked: dict[str, Statement], *, takes_sequence: bool
+    ) -> dict[str, list[Row]]:
+        """Begin a transaction that writes, with its first statements.
+
+        One that has only looked is over by that.
+        """
+        header = _WITH_SEQUENCE if takes_sequence else _WITHOUT_SEQUENCE
+        first = {"begin": _BEGIN, "header": Statement(header)}
+        if self._path is not None:
+            first["path"] = self._path
+        if self.phase is Phase.BEGUN:
+            first = {"commit": _COMMIT, **first}
+        self.phase = Phase.BEGUN
+        before = time.monotonic_ns()
+        answers = self.send(first | asked)
+        instant, transaction, number, *_ = answers["header"][0]
+        self._clock.hear(instant, before, time.monotonic_ns())
+        self._fate = (transaction, self._life)
+        self.sequence = None if number is None else number << _SEQUENCE_BITS
+        return answers
+
+    @property
+    def connection(self) -> sa.Connection:
+        """See `Session`."""
+        connection = super().connection
+        self._trips.end()
+        return connection
+
+    def begin_writing_now(self) -> None:
+        """See `ServerSession`."""
+        self.begin_with({}, takes_sequence=False)
+        self._has_written = True  # whoever takes the connection may
+
+    def begin_reading_now(self) -> None:
+        """See `ServerSession`."""
+        self.phase = Phase.BEGUN
+        self.send({"begin": _BEGIN_READING})
+
+    def write_later(self, statements: list[Statement]) -> None:
+        """Carry statements out together with the commit."""
+        self._pending += statements
+
+    def commit(self) -> None:
+        """See `Session`."""
+        pending, self._pending = self._pending, []
+        if self.phase is Phase.BEGUN:
+            has_news = self._has_written or bool(pending)
+            self.send({str(n): s for n, s in enumerate((*pending, _COMMIT))})
+            self._has_news = self._has_news or has_news
+        self.phase = Phase.NONE
+        self._has_written = False
+
+    def rollback(self) -> None:
+        """See `Session`.
+
+        Raises:
+            ConnectionError: an error was met on this connection: it is of no more use.
+        """
+        self._pending.clear()
+        has_begun = self.phase is Phase.BEGUN
+        self.phase = Phase.NONE
+        if self._is_broken or self._raw.broken:
+            raise ConnectionError("an error was met before")
+        if has_begun:
+            # The driver forgets prepared statements when it rolls back.
+            end = _ROLLBACK if self._has_written else _COMMIT
+            self._has_written = False
+            self.send({"end": end})
+
+    @property
+    def fate(self) -> object:
+        """See `Session`: the transaction's number, and the server's life."""
+        return self._fate
+
+    def note_life(self) -> None:
+        """Know the server's life, which a crash ends, by a table that it empties."""
+        noted = Statement(_NOTE_LIFE, (secrets.token_hex(8),))
+        answers = self.send({"noted": noted, "life": _READ_LIFE})
+        self._life = answers["life"][0][0]
+
+    def read_fate(self, transaction: str) -> tuple[str | None, str]:
+        """Return what has become of a transaction, and in which life that is said."""
+        asked = {"status": Statement(_STATUS, (transaction,)), "life": _READ_LIFE}
+        answers = self.send(asked)
+        life = answers["life"][0][0] if answers["life"] else ""
+        return answers["status"][0][0], life
+
+    def begin_migrating(self) -> None:
+        """See `Session`."""
+        self.begin()
+        self.connection.exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(hashtext('durable_schema'))"
+        )
+
+    # --- what others do ---------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Hear of other processes' commits, if nothing in between keeps it from that.
+
+        A pooler takes the words for it, and gives the next transaction another
+        connection.
+        """
+        self._raw.add_notify_handler(self._hear)
+        self._trips.end()
+        for text in (
+            f"LISTEN {_CHANNEL}",
+            f"NOTIFY {_CHANNEL}, 'listening'",
+            "SELECT 1",
+        ):
+            self._raw.execute(text)
+
+    def _hear(self, notice: psycopg.Notify) -> None:
+        if notice.payload == "listening":
+            is_own = notice.pid == self._raw.info.backend_pid
+            self._listens = self._listens or is_own
+        elif notice.pid != self._raw.info.backend_pid:
+            self._has_heard = True
+
+    @property
+    def news_descriptor(self) -> int | None:
+        """See `Session`."""
+        return self._raw.fileno() if self._listens else None
+
+    @property
+    def poll_seconds(self) -> tuple[float, float]:
+        """See `Session`."""
+        return (1.0, 1.0) if self._listens else (0.005, 0.05)
+
+    @property
+    def has_heard(self) -> bool:
+        """See `Session`."""
+        return self._has_heard
+
+    def hear(self) -> None:
+        """See `Session`."""
+        # A statement would be a trip, and the driver's own way waits.
+        pgconn = self._raw.pgconn
+        pgconn.consume_input()
+        while (notice := pgconn.notifies()) is not None:
+            if notice.be_pid != pgconn.backend_pid:
+                self._has_heard = True
+
+    def has_changed(self) -> bool:
+        """See `Session`."""
+        has_heard, self._has_heard = self._has_heard, False
+        ((latest,),) = self.send({"latest": _LATEST})["latest"]
+        before, self._latest = self._latest, latest
+        return has_heard or (before is not None and before != latest)
+
+    def maintain(self, *, is_idle: bool) -> bool:
+        """Tell others that something was committed."""
+        now = time.monotonic()
+        if self._has_news and (
+            is_idle or now >= self._told_at + _TOLD_TOGETHER_SECONDS
+        ):
+            self._has_news = False
+            self._told_at = now
+            told = Statement("SELECT pg_notify(%b, %b)", (_CHANNEL, ""))
+            self.send({"begin": _BEGIN, "set": _UNSYNCED, "told": told, "end": _COMMIT})
+        return not self._has_news
+
+    def close(self) -> None:
+        """See `Session`."""
+        with contextlib.suppress(Exception):
+            self.rollback()
+        with contextlib.suppress(Exception):
+            self._raw.close()
+        self.disconnect()

@@ -1,0 +1,166 @@
+"""What a group of operations writes, on PostgreSQL: one statement a kind of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from durable.store.deciding import rows as bits
+from durable.store.postgresql.driver import Statement, numbers, texts
+from durable.store.sql import salvage, statements, tables
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from durable.store.deciding.rows import Rows, Run
+
+_Pack = Callable[[Sequence[Any]], Any]
+
+
+class _ManyRows:
+    """A statement that takes rows as one array a column."""
+
+    def __init__(self, columns: Iterable[sa.Column[Any]], text: str) -> None:
+        """Compose the text; {columns} are the names, {rows} the rows by those names."""
+        names, casts, self._packs = [], [], []
+        for column in columns:
+            is_number = column.type.python_type is int
+            names.append(column.name)
+            casts.append("%b::int8[]" if is_number else "%b::text[]")
+            pack: _Pack = numbers if is_number else texts
+            self._packs.append(pack)
+        listed = ", ".join(names)
+        rows = f"unnest({', '.join(casts)}) AS n({listed})"
+        self._text = text.format(columns=listed, rows=rows)
+
+    def fill(self, rows: Iterable[Sequence[Any]]) -> Statement:
+        """Return it with its rows; there is at least one."""
+        columns = zip(*rows, strict=True)
+        return Statement(
+            self._text,
+            tuple(
+                pack(column) for pack, column in zip(self._packs, columns, strict=True)
+            ),
+        )
+
+
+def _insert(columns: Sequence[sa.Column[Any]], after: str = "") -> _ManyRows:
+    table = columns[0].table.name
+    return _ManyRows(
+        columns, f"INSERT INTO {table} ({{columns}}) SELECT * FROM {{rows}}{after}"
+    )
+
+
+def _put(columns: Sequence[sa.Column[Any]], keys: int) -> _ManyRows:
+    names = [column.name for column in columns]
+    replaced = ", ".join(f"{name} = excluded.{name}" for name in names[keys:])
+    return _insert(
+        columns, f" ON CONFLICT ({', '.join(names[:keys])}) DO UPDATE SET {replaced}"
+    )
+
+
+def _update(names: Sequence[str], changes: str) -> _ManyRows:
+    columns = [tables.RUNS.c[name] for name in ("run_id", *names)]
+    return _ManyRows(
+        columns,
+        f"UPDATE durable_runs SET {changes} FROM {{rows}}"
+        " WHERE durable_runs.run_id = n.run_id",
+    )
+
+
+def _delete(columns: Sequence[sa.Column[Any]]) -> _ManyRows:
+    table = columns[0].table.name
+    same = " AND ".join(f"{table}.{c.name} = n.{c.name}" for c in columns)
+    return _ManyRows(columns, f"DELETE FROM {table} USING {{rows}} WHERE {same}")
+
+
+_CLOSE: Final = _update(
+    ["status", "closed_at"],
+    "status = n.status, closed_at = n.closed_at, owner = NULL, wake_at = NULL,"
+    " stuck = NULL, open_key = NULL",
+)
+_PLACE: Final = ["owner", "wake_at", "epoch"]
+_MOVED: Final = "owner = n.owner, wake_at = n.wake_at, epoch = n.epoch"
+_MOVE: Final = _update(_PLACE, _MOVED)
+_PARK: Final = _update([*_PLACE, "stuck"], f"{_MOVED}, stuck = n.stuck")
+_PUBLISH: Final = _update(
+    ["state", "checkpoint_event_id"],
+    "state = coalesce(n.state, durable_runs.state), checkpoint_event_id ="
+    " coalesce(n.checkpoint_event_id, durable_runs.checkpoint_event_id)",
+)
+_RUNS: Final = _insert([*statements.RUN_COLUMNS, tables.RUNS.c.open_key])
+_HISTORY: Final = _insert(statements.HISTORY_COLUMNS)
+_ATTEMPTS: Final = _put([tables.ATTEMPTS.c[n] for n in salvage.ATTEMPT_FIELDS], 3)
+_REPLIES: Final = _put(list(tables.REPLIES.c), 2)
+_I: Final = tables.INBOX.c
+_MESSAGES: Final = _insert(
+    [_I.sequence, _I.run_id, _I.request_id, _I.kind, _I.data, _I.created_at]
+)
+_TAKEN: Final = _delete([_I.run_id, _I.sequence])
+_TAKEN_REQUESTS: Final = _delete([_I.run_id, _I.request_id])
+_EMPTIED: Final = _delete([_I.run_id])
+_READ: Final = _delete([tables.REPLIES.c.run_id, tables.REPLIES.c.request_id])
+
+
+def write(rows: Rows) -> list[Statement]:
+    """Return the statements that write a group's rows."""
+    # Who closes gives up its id before another takes it.
+    found = _write_runs(rows.changed) if rows.changed else []
+    if rows.created:
+        found.append(_RUNS.fill(map(statements.run_values, rows.created)))
+    if rows.history:
+        found.append(_HISTORY.fill(rows.history))
+    if rows.attempts:
+        attempts = map(statements.attempt_values, rows.attempts.values())
+        found.append(_ATTEMPTS.fill(attempts))
+    if rows.replies:
+        put = [
+            (r.run_id, r.request_id, r.data, r.created_at)
+            for r in rows.replies.values()
+            if r is not None
+        ]
+        if put:
+            found.append(_REPLIES.fill(put))
+        read = [key for key, reply in rows.replies.items() if reply is None]
+        if read:
+            found.append(_READ.fill(read))
+    if rows.consumed:
+        found.append(_TAKEN.fill(rows.consumed))
+    if rows.consumed_requests:
+        found.append(_TAKEN_REQUESTS.fill(rows.consumed_requests))
+    if rows.emptied:
+        found.append(_EMPTIED.fill([(run_id,) for run_id in rows.emptied]))
+    if rows.letters:
+        found.append(
+            _MESSAGES.fill(
+                (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
+                for m in rows.letters
+            )
+        )
+    return found
+
+
+def _write_runs(changed: list[Run]) -> list[Statement]:
+    closings: list[tuple[Any, ...]] = []
+    moves: list[tuple[Any, ...]] = []
+    parkings: list[tuple[Any, ...]] = []
+    published: list[tuple[Any, ...]] = []
+    for run in changed:
+        changes = run.changes
+        if changes & bits.CLOSED:
+            closings.append((run.run_id, str(run.status), run.closed_at))
+        elif changes & bits.MOVED:
+            move = (run.run_id, run.owner, run.wake_at, run.epoch)
+            if changes & bits.PARKED:
+                parkings.append((*move, run.stuck))
+            else:
+                moves.append(move)
+        if changes & bits.PUBLISHED:
+            published.append((run.run_id, run.state, run.checkpoint_event_id))
+    filled = (
+        (_CLOSE, closings),
+        (_MOVE, moves),
+        (_PARK, parkings),
+        (_PUBLISH, published),
+    )
+    return [statement.fill(rows) for statement, rows in filled if rows]

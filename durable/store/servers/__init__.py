@@ -1,0 +1,1 @@
+"""What stores upon database servers share: time, sessions, what a lock has brought."""

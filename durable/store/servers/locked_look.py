@@ -1,0 +1,199 @@
+"""What a look on a server has brought: rows that were locked, and what was read then.
+
+A statement that waits for a lock goes on with the picture it had before the waiting.
+So all runs are locked first, in the order of their ids; messages, children and ends of
+histories are read by later statements. What has moved in between is looked at anew.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from durable.store.deciding.family import TERMINATE
+from durable.store.deciding.rows import Name, Run, Seen, age_of
+from durable.store.deciding.wanted import ADDRESSED, CLOSED
+from durable.store.records import RUNNING, RunStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from durable.store.deciding.rows import RequestKey
+    from durable.store.deciding.wanted import Wanted
+
+ABANDON: Final = "abandon"
+_STATUSES: Final = {status.value: status for status in RunStatus}
+
+RUN_COLUMNS: Final = (
+    "{0}.run_id, {0}.namespace, {0}.workflow_id, {0}.first_run_id, {0}.status,"
+    " {0}.closed_at, {0}.owner, {0}.started_at, {0}.parent_run_id,"
+    " {0}.parent_close_policy, {0}.wake_at, {0}.epoch, {0}.request_id"
+)
+"""What `LockedLook` reads of a run; {0} is the table."""
+
+
+class RowsMovedError(Exception):
+    """Rows changed between two steps of a look: the group is to be repeated."""
+
+
+class LockedLook:
+    """Makes a `Seen` of locked rows, and of what was read after that.
+
+    Attributes:
+        locked: how strongly each run is locked, as `Wanted.runs` says it.
+        ending: open children that end with their parents: their ends are to be read.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        """Begin with nothing seen."""
+        self.wanted = wanted
+        # Anything may wait in some inbox: counting all of them would be dear.
+        self.seen = Seen(first_sequence=0, most_waiting=0)
+        self.locked: dict[str, int] = {}
+        self.ending: list[str] = []
+
+    def take_locked(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take runs that are locked: mode, whether by a key, `RUN_COLUMNS`.
+
+        One that is only addressed comes twice if its row may be written to.
+
+        Raises:
+            RowsMovedError: one was not what it was found by any more.
+        """
+        seen, wanted = self.seen, self.wanted
+        runs, names, requests = seen.runs, seen.names, seen.requests
+        names.update((key, Name()) for key in wanted.names)
+        requests.update(dict.fromkeys(wanted.requests))
+        weak: dict[str, Run] = {}
+        for mode, is_keyed, *row in rows:
+            run = _to_run(row)
+            run_id = run.run_id
+            if run_id in runs:
+                weak.pop(run_id, None)
+                continue
+            runs[run_id] = run
+            self.locked[run_id] = mode
+            key = (run.namespace, run.workflow_id)
+            if run.status is not RUNNING:
+                if is_keyed:  # its id may have another run now
+                    raise RowsMovedError
+            elif key in names:
+                names[key].open = run
+            request = (run.namespace, row[12])
+            if request in requests:
+                requests[request] = run
+            if mode == ADDRESSED:
+                weak[run_id] = run
+        if any(map(_needs_waking, weak.values())):
+            raise RowsMovedError
+        for run_id in wanted.runs:
+            runs.setdefault(run_id, None)
+
+    def take_newest(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take the newest run of each name: `RUN_COLUMNS`.
+
+        Raises:
+            RowsMovedError: one has begun since runs were locked.
+        """
+        for row in rows:
+            run = self._take_unlocked(row)
+            self.seen.names[run.namespace, run.workflow_id].newest = run
+
+    def _take_unlocked(self, row: Sequence[Any]) -> Run:
+        run = self.seen.runs.get(row[0])
+        if run is None:
+            run = _to_run(row)
+            if run.status is RUNNING:
+                raise RowsMovedError
+            self.seen.runs[run.run_id] = run
+        return run
+
+    def take_ends(self, rows: Iterable[tuple[str, int | None]]) -> None:
+        """Take the newest event of runs: run id, event id."""
+        for run_id, event_id in rows:
+            run = self.seen.runs[run_id]
+            if run is not None:
+                run.last_event_id = event_id or 0
+
+    def take_mail(self, rows: Iterable[tuple[str, str, int, str]]) -> None:
+        """Take messages: run id, request id, sequence, kind."""
+        mail: dict[str, dict[str, tuple[int, str]]] = {}
+        for run_id, request_id, sequence, kind in rows:
+            mail.setdefault(run_id, {})[request_id] = (sequence, kind)
+        self.seen.mail = mail
+        self.seen.all_mail = self.wanted.mail
+
+    def find_letters(self) -> list[RequestKey]:
+        """Return the run and request of each message that will be put, if it can be."""
+        found = set(self.wanted.rare.get("looked", ()))
+        for message in self.wanted.letters:
+            run_id = message.run_id
+            if run_id is None:
+                name = self.seen.names[message.namespace, message.workflow_id]
+                if name.open is None:
+                    continue
+                run_id = name.open.run_id
+            found.add((run_id, message.request_id))
+        self.seen.looked = found
+        return sorted(found)
+
+    def find_further(self) -> list[str]:
+        """Return the runs beside those named by id that may be written to."""
+        runs = self.wanted.runs
+        return [
+            run_id
+            for run_id, mode in self.locked.items()
+            if mode != ADDRESSED and run_id not in runs
+        ]
+
+    def take_children(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Take the open children of families: `RUN_COLUMNS`.
+
+        Raises:
+            RowsMovedError: one has begun since runs were locked.
+        """
+        seen = self.seen
+        children: dict[str, dict[str, Run]] = {r: {} for r in self.wanted.families}
+        for row in rows:
+            run_id, policy = row[0], row[9]
+            mode = self.locked.get(run_id, -1)
+            if policy != ABANDON and mode < (CLOSED if policy == TERMINATE else 0):
+                raise RowsMovedError
+            run = seen.runs.get(run_id)
+            if run is None:
+                seen.runs[run_id] = run = _to_run(row)
+            children.setdefault(run.parent_run_id or "", {})[run_id] = run
+            if policy == TERMINATE:
+                children.setdefault(run_id, {})
+                self.ending.append(run_id)
+        seen.children = {
+            parent: sorted(found.values(), key=age_of)
+            for parent, found in children.items()
+        }
+
+    def take_chains(self, chains: dict[Any, Sequence[Any] | None]) -> None:
+        """Take the newest run of each chain that was asked for: `RUN_COLUMNS`.
+
+        Raises:
+            RowsMovedError: one has begun since runs were locked.
+        """
+        self.seen.chains = {
+            key: None if row is None else self._take_unlocked(row)
+            for key, row in chains.items()
+        }
+
+
+def _to_run(row: Sequence[Any]) -> Run:
+    run_id, namespace, workflow_id, first_run_id, status, *others = row
+    closed_at, owner, started_at, parent_run_id, policy, wake_at, epoch, _ = others
+    return Run(
+        *(run_id, namespace, workflow_id, first_run_id, _STATUSES.get(status)),
+        *(closed_at, owner, started_at, parent_run_id, policy, 0, wake_at, epoch),
+    )
+
+
+def _needs_waking(run: Run) -> bool:
+    return (
+        run.status is RUNNING
+        and run.owner is None
+        and (run.wake_at is None or run.wake_at >= 0)
+    )
