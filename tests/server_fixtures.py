@@ -17,7 +17,13 @@ from typing import Any
 import pytest
 
 from tests.guard import start_guard, sweep
-from tests.servers import PostgresDatabases, PostgresServer, Server
+from tests.servers import (
+    MariaDatabases,
+    MariaServer,
+    PostgresDatabases,
+    PostgresServer,
+    Server,
+)
 
 CONTROLLER = "controller"
 """The process that is the whole run, to which all others belong."""
@@ -67,7 +73,7 @@ def require(server: type[Server]) -> None:
         pytest.skip(lack)
 
 
-def _shared_port(folder: Path, kind: type[PostgresServer]) -> int:
+def _shared_port(folder: Path, kind: type[PostgresServer | MariaServer]) -> int:
     port = folder / f"port-of-{kind.kind}"
     with (folder / f"lock-of-{kind.kind}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -104,5 +110,33 @@ def own_postgres(
 ) -> Iterator[PostgresServer]:
     """A PostgreSQL server of the test's own, to stop, freeze and kill."""
     server = PostgresServer(servers_folder)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def needs_mariadb() -> None:
+    """Skip where MariaDB is not installed."""
+    require(MariaServer)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(needs_mariadb: None, servers_folder: Path) -> MariaDatabases:
+    """The MariaDB server of this run. Do not harm it: others use it."""
+    return MariaDatabases(_shared_port(servers_folder, MariaServer))
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDatabases) -> Iterator[str]:
+    """An empty database of the test's own on the MariaDB server of this run."""
+    url = mariadb_server.create_database()
+    yield url
+    mariadb_server.drop_database(url)
+
+
+@pytest.fixture
+def own_mariadb(needs_mariadb: None, servers_folder: Path) -> Iterator[MariaServer]:
+    """A MariaDB server of the test's own, to stop, freeze and kill."""
+    server = MariaServer(servers_folder)
     yield server
     server.close()

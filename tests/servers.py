@@ -6,6 +6,7 @@ one elsewhere gives its folder to a guard (tests/guard.py), which survives kill 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -60,8 +61,8 @@ class Databases(ABC):
         """Execute one statement, committed, as the superuser; answer its rows."""
 
     @abstractmethod
-    def create_database(self, template: str | None = None) -> str:
-        """Create an empty database, or a copy of the template, and return its URL."""
+    def create_database(self) -> str:
+        """Create an empty database and return its URL."""
 
     @abstractmethod
     def drop_database(self, url: str) -> None:
@@ -77,6 +78,8 @@ class Server(Databases):
 
     kind: ClassVar[str]
     accounts: ClassVar[tuple[str, ...]]
+    quick: ClassVar[signal.Signals]
+    """Stops it in order, without waiting for anybody."""
 
     def __init__(self, parent: Path, *, options: tuple[str, ...] = ()) -> None:
         super().__init__(free_port())
@@ -138,9 +141,12 @@ class Server(Databases):
     def thaw(self) -> None:
         send(signal.SIGCONT, processes_in(self.folder))
 
+    def stop(self) -> None:
+        """Stop it in order, with all sessions cut."""
+        self._end_by(self.quick)
+
     def restart(self) -> None:
-        """Stop it in order, with all sessions cut, and start it again."""
-        self._end_by(signal.SIGINT)
+        self.stop()
         self.start()
 
     def close(self) -> None:
@@ -201,6 +207,7 @@ class PostgresDatabases(Databases):
             return cursor.fetchall() if cursor.description else []
 
     def create_database(self, template: str | None = None) -> str:
+        """Create an empty database, or a copy of the template; return its URL."""
         name = f"test_{secrets.token_hex(6)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template or 'template0'}")
         return self.url(name)
@@ -219,6 +226,7 @@ class PostgresServer(Server, PostgresDatabases):
 
     kind = "postgresql"
     accounts = ("postgres", "nobody")
+    quick = signal.SIGINT
 
     def __init__(
         self,
@@ -246,7 +254,7 @@ class PostgresServer(Server, PostgresDatabases):
     def find_lack(cls) -> str | None:
         if find_postgres() is None:
             return "PostgreSQL is not installed"
-        return _find_lack_of("psycopg")
+        return find_lack_of_driver("psycopg")
 
     def prepare(self) -> None:
         words = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]
@@ -277,7 +285,130 @@ class PostgresServer(Server, PostgresDatabases):
         return str(folder / name)
 
 
-def _find_lack_of(driver: str) -> str | None:
+class MariaDatabases(Databases):
+    def url(self, database: str) -> str:
+        return f"mysql://root@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, sql: str, database: str | None = None) -> Rows:
+        import pymysql
+
+        with (
+            contextlib.closing(
+                pymysql.connect(
+                    host="127.0.0.1",
+                    port=self.port,
+                    user="root",
+                    database=database,
+                    autocommit=True,
+                    connect_timeout=10,
+                )
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    def create_database(self) -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        collation = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
+        self.execute(f"CREATE DATABASE {name} {collation}")
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        import pymysql
+
+        name = url.rpartition("/")[2]
+        connected = self.execute(
+            f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"  # noqa: S608 - the name is ours
+        )
+        for (number,) in connected:  # DROP would wait for their transactions
+            with contextlib.suppress(pymysql.OperationalError):  # it has gone
+                self.execute(f"KILL CONNECTION {number}")
+        self.execute(f"DROP DATABASE IF EXISTS {name}")
+
+
+class MariaServer(Server, MariaDatabases):
+    """A MariaDB server in which anybody on this machine is `root`.
+
+    Its databases compare texts byte by byte. What is committed survives `kill` even
+    without `fsync`, as the system lives on.
+    """
+
+    kind = "mariadb"
+    accounts = ("mysql", "nobody")
+    quick = signal.SIGTERM
+
+    def __init__(
+        self,
+        parent: Path,
+        *,
+        fsync: bool = False,
+        max_connections: int = 100,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        settings = (
+            "bind-address=127.0.0.1",
+            f"innodb-flush-log-at-trx-commit={1 if fsync else 2}",
+            f"max-connections={max_connections}",
+            "innodb-buffer-pool-size=32M",
+            "innodb-log-file-size=16M",
+            "character-set-server=utf8mb4",
+            "skip-log-bin",
+            "skip-name-resolve",
+            *options,
+        )
+        super().__init__(parent, options=tuple(f"--{option}" for option in settings))
+
+    @classmethod
+    def find_lack(cls) -> str | None:
+        if not (find_program("mariadbd") and find_program("mariadb-install-db")):
+            return "MariaDB is not installed"
+        return find_lack_of_driver("pymysql")
+
+    def prepare(self) -> None:
+        words = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        log = "--innodb-log-file-size=16M"  # as later, or it is made twice
+        self._run([self._program("mariadb-install-db"), *self._place(), *words, log])
+        (self.folder / "init.sql").write_text(
+            "CREATE USER IF NOT EXISTS root@'127.0.0.1';\n"
+            "GRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n"
+        )
+
+    def command(self) -> list[str]:
+        return [
+            self._program("mariadbd"),
+            *self._place(),
+            f"--socket={self.folder / 'socket'}",
+            f"--pid-file={self.folder / 'pid'}",
+            f"--init-file={self.folder / 'init.sql'}",
+            f"--port={self.port}",
+            *self.options,
+        ]
+
+    def ask(self) -> bool:
+        import pymysql
+
+        try:
+            self.execute("SELECT 1")
+        except pymysql.OperationalError:
+            return False
+        return True
+
+    def _place(self) -> list[str]:
+        return ["--no-defaults", f"--datadir={self.folder / 'data'}"]
+
+    def _program(self, name: str) -> str:
+        program = find_program(name)
+        assert program is not None
+        return program
+
+
+def find_program(name: str) -> str | None:
+    """Find a program of a server, which may be where only root looks."""
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+def find_lack_of_driver(driver: str) -> str | None:
     if not Path("/proc/self/cwd").exists():
         return "this system has no /proc to find the processes of a server in"
     if importlib.util.find_spec(driver) is None:
