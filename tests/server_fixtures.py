@@ -140,3 +140,16 @@ def own_mariadb(needs_mariadb: None, servers_folder: Path) -> Iterator[MariaServ
     server = MariaServer(servers_folder)
     yield server
     server.close()
+
+
+@pytest.fixture
+def pooled_url(
+    postgres_server: PostgresDatabases, postgres_url: str, servers_folder: Path
+) -> Iterator[str]:
+    """The database of `postgres_url`, through a PgBouncer in transaction mode."""
+    from tests.pooler import Pooler
+
+    require(Pooler)
+    pooler = Pooler(servers_folder, server_port=postgres_server.port)
+    yield pooler.url(postgres_url.rpartition("/")[2])
+    pooler.close()

@@ -68,6 +68,10 @@ class Databases(ABC):
     def drop_database(self, url: str) -> None:
         """Drop the database of the URL, whoever is still connected to it."""
 
+    @abstractmethod
+    def ask(self) -> bool:
+        """Tell whether it answers a query by now."""
+
 
 class Server(Databases):
     """The process of a server, which runs as another user where we are root.
@@ -110,10 +114,6 @@ class Server(Databases):
 
     @abstractmethod
     def command(self) -> list[str]: ...
-
-    @abstractmethod
-    def ask(self) -> bool:
-        """Tell whether it answers a query by now."""
 
     def start(self) -> None:
         """Start it again on the same port, and wait until it answers."""
@@ -216,8 +216,17 @@ class PostgresDatabases(Databases):
         name = url.rpartition("/")[2]
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
+    def ask(self) -> bool:
+        import psycopg
 
-class PostgresServer(Server, PostgresDatabases):
+        try:
+            self.execute("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+class PostgresServer(PostgresDatabases, Server):
     """A PostgreSQL server, UTF8, in which anybody on this machine is `postgres`.
 
     What is committed survives `kill` even without `fsync`, as the system lives on. With
@@ -265,15 +274,6 @@ class PostgresServer(Server, PostgresDatabases):
         words = ["-D", data, "-p", str(self.port)]
         return [self._program("postgres"), *words, *self.options]
 
-    def ask(self) -> bool:
-        import psycopg
-
-        try:
-            self.execute("SELECT 1")
-        except psycopg.OperationalError:
-            return False
-        return True
-
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop it as `pg_ctl stop` does; "smart" waits for all to disconnect."""
         signals = {"smart": signal.SIGTERM, "fast": signal.SIGINT}
@@ -308,6 +308,15 @@ class MariaDatabases(Databases):
             cursor.execute(sql)
             return list(cursor.fetchall())
 
+    def ask(self) -> bool:
+        import pymysql
+
+        try:
+            self.execute("SELECT 1")
+        except pymysql.OperationalError:
+            return False
+        return True
+
     def create_database(self) -> str:
         name = f"test_{secrets.token_hex(6)}"
         collation = "CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin"
@@ -327,7 +336,7 @@ class MariaDatabases(Databases):
         self.execute(f"DROP DATABASE IF EXISTS {name}")
 
 
-class MariaServer(Server, MariaDatabases):
+class MariaServer(MariaDatabases, Server):
     """A MariaDB server in which anybody on this machine is `root`.
 
     Its databases compare texts byte by byte. What is committed survives `kill` even
@@ -384,15 +393,6 @@ class MariaServer(Server, MariaDatabases):
             f"--port={self.port}",
             *self.options,
         ]
-
-    def ask(self) -> bool:
-        import pymysql
-
-        try:
-            self.execute("SELECT 1")
-        except pymysql.OperationalError:
-            return False
-        return True
 
     def _place(self) -> list[str]:
         return ["--no-defaults", f"--datadir={self.folder / 'data'}"]

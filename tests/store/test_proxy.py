@@ -46,11 +46,10 @@ class Echo:
             threading.Thread(target=self._talk, args=[connection], daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
-        with connection:
-            with suppress(OSError):
-                while piece := connection.recv(65536):
-                    self.heard += piece
-                    connection.sendall(piece)
+        with connection, suppress(OSError):
+            while piece := connection.recv(65536):
+                self.heard += piece
+                connection.sendall(piece)
         self.ends.release()
 
 

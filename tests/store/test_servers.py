@@ -97,3 +97,15 @@ def test_what_was_committed_in_mariadb_is_there_after_a_kill(
 
     assert own_mariadb.execute("SELECT n FROM kept", database) == [(1,)]
     assert "crash recovery" in own_mariadb.read_log()
+
+
+def test_pooler_shares_a_session_between_transactions(pooled_url: str) -> None:
+    with (
+        psycopg.connect(pooled_url, autocommit=True) as one,
+        psycopg.connect(pooled_url, autocommit=True) as other,
+    ):
+        ask = "SELECT pg_backend_pid()"
+        assert one.execute(ask).fetchone() == other.execute(ask).fetchone()
+        with one.transaction():
+            one.execute(ask)
+            assert one.execute(ask).fetchone() != other.execute(ask).fetchone()
