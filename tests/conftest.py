@@ -46,6 +46,8 @@ pytest.register_assert_rewrite("durable.testing")
 sys.dont_write_bytecode = False
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
+pytest_plugins = ["tests.server_fixtures"]
+
 HYPOTHESIS_SEED = "hypothesis_seed"
 """Where the option `--hypothesis-seed` is kept."""
 

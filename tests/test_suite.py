@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = (
     "pyproject.toml",
     "tests/conftest.py",
+    "tests/guard.py",
     "tests/machine_tables.py",
+    "tests/server_fixtures.py",
+    "tests/servers.py",
     "tests/sizes.py",
 )
 SAMPLE = """
