@@ -123,6 +123,11 @@ class Session(Protocol):
         ...
 
     @property
+    def packs_rows(self) -> bool:
+        """Whether many rows had better come as one: the driver is slow with rows."""
+        ...
+
+    @property
     def fate(self) -> object:
         """What `Database.find_fate` must know of the transaction that began last."""
         ...

@@ -6,7 +6,8 @@ do now and then (claim, reap, register) is done by itself, in its turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from durable.store.deciding.decide import Outcomes
     from durable.store.records import WorkerRecord
     from durable.store.steady_clock import SteadyClock
+
+
+def split(operations: list[Any]) -> Iterator[list[Any]]:
+    """Cut a group into what one transaction may take: such as are decided, or one.
+
+    A look begins its transaction, so what is not looked at has one of its own.
+    """
+    for is_decided, part in itertools.groupby(operations, lambda o: type(o) in DECIDED):
+        if is_decided:
+            yield list(part)
+        else:
+            yield from ([one] for one in part)
 
 
 class Transaction:
@@ -55,7 +68,7 @@ class Transaction:
         self.is_lost = False
 
     def apply(self, operations: list[Any]) -> Outcomes:
-        """Carry operations out, in order: such as are decided, or none of those.
+        """Carry out what `split` has left together, in order.
 
         Raises:
             Exception: the driver's; nothing counts then.

@@ -21,7 +21,7 @@ from durable.store.queries import RunNews, UnownedRun
 from durable.store.records import LoadedRun, RunStatus
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, deliver, wait_for_outcome
-from durable.store.transaction import Transaction
+from durable.store.transaction import Transaction, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,9 +202,11 @@ class MemoryStore:
         return result
 
     def _apply_group(self, operations: list[Any]) -> Outcomes:
-        transaction = self._begin()
-        outcomes = transaction.apply(operations)
-        self._take_over(transaction)
+        outcomes: Outcomes = []
+        for part in split(operations):
+            transaction = self._begin()
+            outcomes += transaction.apply(part)
+            self._take_over(transaction)
         return outcomes
 
     def _begin(self) -> Transaction:

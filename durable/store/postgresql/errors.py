@@ -56,6 +56,29 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(origin, (psycopg.OperationalError, psycopg.InterfaceError))
 
 
+# What a server says while it starts, stops or has too many guests: in English, and else
+# it is not waited for.
+_PASSING: Final = (
+    "starting up",
+    "shutting down",
+    "not yet accepting",
+    "in recovery",
+    "too many",
+    "terminating",
+)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether the same may succeed soon, on a new connection."""
+    if isinstance(error, DatabaseUnavailableError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, StoreError) or not is_lost(error):
+        return False
+    # Of a connection that is refused the driver gives no SQLSTATE.
+    text = str(origin_of(error))
+    return "FATAL" not in text or any(words in text for words in _PASSING)
+
+
 def is_conflict(error: BaseException) -> bool:
     """Tell whether a unique key refused a row."""
     return code_of(error) in _CONFLICTS

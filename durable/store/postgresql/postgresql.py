@@ -151,6 +151,10 @@ class PostgresDatabase(ServerDatabase):
         """See `Database`."""
         return errors.is_in_doubt(error)
 
+    def is_lost(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return errors.may_pass(error)
+
     def explain(self, error: BaseException) -> StoreError | None:
         """See `Database`."""
         if isinstance(error, StoreError):

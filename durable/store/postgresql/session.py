@@ -277,4 +277,6 @@ class PostgresSession(ServerSession):
             self.rollback()
         with contextlib.suppress(Exception):
             self._raw.close()
+        with contextlib.suppress(Exception):
+            self._trips.end()  # closed already, or the driver would log that it is
         self.disconnect()

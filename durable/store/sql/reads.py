@@ -134,8 +134,8 @@ def _load_packed(
 
     They are those that hold anything out of order, which is then told as it always is.
     """
-    if not run_ids:
-        return []
+    if not run_ids or not session.packs_rows:
+        return run_ids
     try:
         packed = fetch(session, statements.LOAD_PACKED_HISTORY, run_ids=run_ids)
     except Exception:  # noqa: BLE001 - too large to be one text, or it is raised again

@@ -7,6 +7,11 @@ class SqlSession:
     """Those members of `Session` that only some databases have a use for."""
 
     @property
+    def packs_rows(self) -> bool:
+        """See `Session`."""
+        return False
+
+    @property
     def fate(self) -> object:
         """See `Session`."""
         return None

@@ -47,6 +47,7 @@ class SqliteSession(SqlSession):
 
     # One that has changed is likely to change again.
     poll_seconds = (0.005, 0.020)
+    packs_rows = True
 
     def __init__(
         self, connection: sa.Connection, path: Path | None, locks: LockWatch

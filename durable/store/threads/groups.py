@@ -9,7 +9,6 @@ as a whole end the group, and where others were in the way it is repeated as it 
 from __future__ import annotations
 
 import copy
-import itertools
 import random
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 from durable.errors import CommitUnknownError, DurableError, LeaseLostError, StoreError
 from durable.store.database import Blame
 from durable.store.deciding import policies
-from durable.store.deciding.decide import DECIDED
 from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
 from durable.store.records import CommitTask, Committed, Started, StartRun
 from durable.store.sql import statements
-from durable.store.transaction import Transaction
+from durable.store.transaction import Transaction, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +36,7 @@ _TRIES: Final = 20
 _PAUSE_SECONDS: Final = 0.001
 _PAUSE_SECONDS_MAX: Final = 0.1
 _BUSY_SECONDS: Final = 30.0
+_CONFLICTS: Final = 2
 # A server that is restarted is back soon. Until then nobody need hear of it.
 _OUTAGE_SECONDS: Final = 5.0
 _PAUSE_SECONDS_LOST: Final = 0.02
@@ -93,17 +92,15 @@ class GroupExecutor:
         """
         outcomes: Outcomes = []
         calls: _Calls = []
-        # A look begins its transaction, so what is not looked at has one of its own.
-        for is_decided, part in itertools.groupby(operations, _is_decided):
-            group = list(part)
-            for some in [group] if is_decided else [[one] for one in group]:
-                answers, others = self._execute(some)
-                outcomes += answers
-                calls += others
+        for part in split(operations):
+            answers, others = self._execute(part)
+            outcomes += answers
+            calls += others
         return outcomes, calls
 
     def _execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
         patience = _Patience()
+        conflicts = 0
         while True:
             outcomes: Outcomes = []
             session: Session | None = None
@@ -127,6 +124,11 @@ class GroupExecutor:
                         return outcomes, self._take_over(transaction)
                     is_again = True
                 blame = self._judge(error)
+                if blame is Blame.AGAIN and self._database.is_conflict(error):
+                    # Others were faster; what is still there then is no race.
+                    conflicts += 1
+                    if conflicts > _CONFLICTS:
+                        blame = Blame.OPERATION
                 is_again = is_again or blame is Blame.AGAIN
                 is_lost = self._database.is_lost(error)
                 if (is_again or is_lost) and patience.waits(is_lost=is_lost):
@@ -348,7 +350,3 @@ class _Patience:
             longest = min(_PAUSE_SECONDS * 2**self._tries, _PAUSE_SECONDS_MAX)
         time.sleep(random.uniform(longest / 4, longest))  # noqa: S311 - no secret
         return True
-
-
-def _is_decided(operation: Any) -> bool:
-    return type(operation) in DECIDED
