@@ -118,7 +118,7 @@ class RunStore:
         else:
             self._put_attempts(operation.attempts)
             change = self._move(operation, worker_id)
-        if was_at_rest:
+        if was_at_rest or change.get("owner", "") is None:
             change["epoch"] = self.record.epoch + 1
         self.record = msgspec.structs.replace(self.record, **change)
         return result

@@ -519,8 +519,9 @@ def _submit(
     effects: Effects,
 ) -> Recording:
     run = attempt.run
-    epoch = run.spend_epoch()
-    run.row = run.wanted_row(is_busy=run.state is not AT_REST)
+    row = run.wanted_row(is_busy=run.state is not AT_REST)
+    epoch = run.spend_epoch(stays=row[0])
+    run.row = row
     operation = RecordAttempts(
         run_id=run.run_id,
         attempts=rows,

@@ -207,10 +207,13 @@ class LiveRun(msgspec.Struct, eq=False):
         )
         return is_active, self.next_due_at()
 
-    def spend_epoch(self) -> int:
-        """The epoch in which its next write finds it; at rest it ends with that."""
+    def spend_epoch(self, *, stays: bool) -> int:
+        """The epoch in which its next write finds it, which ends with that at rest.
+
+        `stays` is whether this worker owns it after the write.
+        """
         epoch = self.epoch
-        if not self.row[0]:
+        if not (stays and self.row[0]):
             self.epoch += 1
         return epoch
 

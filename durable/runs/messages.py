@@ -294,7 +294,7 @@ def answer(run: LiveRun, effects: Effects) -> None:
         if question[0] > run.commits and run.incoming.waiting:
             run.questions += (question,)
         elif isinstance(question[1], MessageRecord):
-            reply = question[1], run.spend_epoch()
+            reply = question[1], run.spend_epoch(stays=run.row[0])
             effects.rare.reply = also(effects.rare.reply, reply)
         else:
             effects.rare.ask = also(effects.rare.ask, question[1])

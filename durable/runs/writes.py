@@ -73,7 +73,7 @@ def commit(
     operation = CommitTask(
         run_id=run_id,
         rows=encode_events(run_id, events),
-        epoch=run.spend_epoch(),
+        epoch=run.spend_epoch(stays=row[0]),
         status=STATUS_OF[type(events[-1].attributes)] if closes else None,
         closed_at=events[-1].time if closes else None,
         update_run=run.is_parked or row != run.row or not row[0],
@@ -109,7 +109,7 @@ def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
     operation = CommitTask(
         run_id=run.run_id,
         rows=encode_events(run.run_id, events),
-        epoch=run.spend_epoch(),
+        epoch=run.spend_epoch(stays=True),
         update_run=True,
         is_active=True,
         wake_at=run.row[1],
@@ -127,7 +127,7 @@ def empty_inbox(run: LiveRun, effects: Effects) -> None:
     operation = CommitTask(
         run_id=run.run_id,
         rows=[],
-        epoch=run.spend_epoch(),
+        epoch=run.spend_epoch(stays=run.row[0]),
         update_run=True,
         is_active=run.row[0],
         wake_at=run.row[1],
@@ -146,7 +146,7 @@ def correct_row(run: LiveRun, effects: Effects) -> None:
     operation = CommitTask(
         run_id=run.run_id,
         rows=[],
-        epoch=run.spend_epoch(),
+        epoch=run.spend_epoch(stays=row[0]),
         update_run=True,
         is_active=row[0],
         wake_at=row[1],
@@ -178,7 +178,7 @@ def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
     run.stuck = effects.rare.parking = failure
     run.state = PARKING
     stuck = msgspec.json.encode(failure).decode()
-    epoch = run.spend_epoch()
+    epoch = run.spend_epoch(stays=False)
     effects.write = run.operation = ParkRun(run_id=run.run_id, stuck=stuck, epoch=epoch)
 
 

@@ -77,8 +77,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             `abandon` or `request_cancel`; None without a parent.
         state: what its code published last (a `Payload` as JSON), or None.
         checkpoint_event_id: its newest checkpoint; replay begins there. 0 without one.
-        epoch: grows with each write of a worker that did not own it. What a worker
-            keeps of a run is of an epoch, and stale in the next.
+        epoch: grows with each write of a worker that does not own it before and after
+            that. What a worker keeps of a run is of an epoch, and stale in the next.
         damage: why what the database holds cannot be read, or None. Other fields are
             what is left of it then, and mean little. Never stored.
     """

@@ -232,17 +232,17 @@ def test_run_that_changed_often_is_one_row() -> None:
     decided = carry_out(
         see(A),
         make_commit("a", 3, 3, update_run=True, is_active=False, wake_at=START),
-        make_commit("a", 4, 4, state="1"),
+        make_commit("a", 4, 4, state="1", epoch=1),
         RecordAttempts(
             run_id="a",
             attempts=(make_attempt("a", 1),),
             is_active=True,
             wake_at=None,
-            epoch=1,
+            epoch=2,
         ),
-        ParkRun(run_id="a", stuck="{}", epoch=2),
-        make_commit("a", 5, 5, state="2", checkpoint_event_id=5, epoch=2),
-        make_closing("a", 6, 6, epoch=3),
+        ParkRun(run_id="a", stuck="{}", epoch=3),
+        make_commit("a", 5, 5, state="2", checkpoint_event_id=5, epoch=4),
+        make_closing("a", 6, 6, epoch=5),
     )
 
     assert results(decided) == [None] * 6

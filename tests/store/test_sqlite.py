@@ -19,7 +19,7 @@ from durable.errors import (
 )
 from durable.store.connect import connect
 from durable.store.queries import LoadRuns
-from durable.store.sqlite import sqlite
+from durable.store.sqlite import session as sqlite_session
 from durable.store.sqlite.session import SqliteSession
 from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.steady_clock import SteadyClock
@@ -234,9 +234,9 @@ class Opened:
 
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 256 * 1024)
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_CHANGES_IDLE", 1_000)
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_CHANGES_BUSY", 4_000)
+    monkeypatch.setattr(sqlite_session, "_CHECKPOINT_BYTES", 256 * 1024)
+    monkeypatch.setattr(sqlite_session, "_CHECKPOINT_CHANGES_IDLE", 1_000)
+    monkeypatch.setattr(sqlite_session, "_CHECKPOINT_CHANGES_BUSY", 4_000)
     opened = Opened(tmp_path)
     yield opened
     opened.executor.close()
@@ -312,7 +312,7 @@ def test_log_that_a_reader_holds_back_is_copied_later(opened: Opened) -> None:
 async def test_writer_copies_the_log_when_it_is_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 256 * 1024)
+    monkeypatch.setattr(sqlite_session, "_CHECKPOINT_BYTES", 256 * 1024)
     store = connect(f"sqlite:///{tmp_path}/x.db")
     await store.open()
     before = (tmp_path / "x.db").stat().st_size

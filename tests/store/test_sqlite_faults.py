@@ -31,7 +31,7 @@ from durable.store.deciding.rows import Rows
 from durable.store.lease import RegisterWorker
 from durable.store.queries import FindRun, LoadRuns, ReadAttempts
 from durable.store.records import Committed, MailArrived, Started
-from durable.store.sqlite import sqlite
+from durable.store.sqlite import session as sqlite_session
 from durable.store.sqlite.session import SqliteSession
 from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.sqlite.tables import SqliteTables
@@ -453,7 +453,7 @@ def test_group_is_not_repeated_for_ever(
 def test_locked_database_is_waited_for_and_then_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_session, "BUSY_SECONDS", 0.05)
     executor = make_executor(tmp_path / "x.db")
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -19,7 +19,7 @@ from durable.store.connect import connect
 from durable.store.queries import ListRuns, LoadRuns, ReadHistory
 from durable.store.records import RunFilter
 from durable.store.sqlite import file as sqlite_file
-from durable.store.sqlite import sqlite
+from durable.store.sqlite import session as sqlite_session
 from durable.store.sqlite.backup import back_up
 from durable.store.sqlite.session import SqliteSession
 from durable.store.sqlite.sqlite import SqliteDatabase
@@ -306,8 +306,8 @@ async def test_log_that_is_long_is_copied_though_the_mark_has_to_wait(
     assert isinstance(session, SqliteSession)
     session._mark_at = float("inf")
     assert not session.maintain(is_idle=True)
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_BYTES", 0)
-    monkeypatch.setattr(sqlite, "_CHECKPOINT_CHANGES_IDLE", 0)
+    monkeypatch.setattr(sqlite_session, "_CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(sqlite_session, "_CHECKPOINT_CHANGES_IDLE", 0)
 
     assert session.maintain(is_idle=True)
 

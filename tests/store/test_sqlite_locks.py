@@ -20,7 +20,7 @@ from durable.errors import DatabaseUnavailableError
 from durable.store.connect import connect
 from durable.store.queries import LoadRuns
 from durable.store.sqlite import sharing as sqlite_sharing
-from durable.store.sqlite import sqlite
+from durable.store.sqlite import session as sqlite_session
 from durable.store.sqlite.locks import describe_holder, find_holders, is_gone
 from durable.testing.contract.rows import make_start
 
@@ -90,7 +90,7 @@ async def test_a_process_paused_in_a_commit_is_named(
 async def test_a_write_that_waited_in_vain_says_for_whom(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_session, "BUSY_SECONDS", 0.05)
     await make(database)
     store = connect(f"sqlite:///{database}")
     await store.open()
@@ -173,7 +173,7 @@ async def test_a_process_that_only_reads_is_not_named(database: Path) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_WORD_AFTER_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite_session, "_WORD_AFTER_SECONDS", 0.01)
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -187,7 +187,7 @@ async def test_a_lock_that_lasts_is_one_warning_that_names_its_holder(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(sqlite_session, "BUSY_SECONDS", 0.02)
     await make(database)
     store = connect(f"sqlite:///{database}")
     await store.open()

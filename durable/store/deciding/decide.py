@@ -148,7 +148,9 @@ class _Decision:
             owner = None
             if self.inboxes.has_more(operation):
                 wake_at = at_once(self._draft.now)
-        if run.owner is None:
+        # A worker whose write was refused may have others on their way. The epoch that
+        # they name must not come again, though the run be at rest once more.
+        if run.owner is None or owner is None:
             run.epoch += 1
         self._draft.move(run, owner, wake_at)
 
@@ -221,8 +223,7 @@ class _Decision:
 
     def _park(self, operation: ParkRun) -> None:
         run = self._get_writable(operation)
-        if run.owner is None:
-            run.epoch = operation.epoch + 1
+        run.epoch = operation.epoch + 1
         self._draft.move(run, None, None)
         self._draft.park(run, operation.stuck)
 

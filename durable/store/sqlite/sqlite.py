@@ -24,6 +24,7 @@ from durable.store.sql.schema import (
     refuse_foreign,
 )
 from durable.store.sqlite import errors as sqlite_errors
+from durable.store.sqlite import session as sqlite_session
 from durable.store.sqlite.file import (
     connect_existing,
     create_private,
@@ -33,7 +34,7 @@ from durable.store.sqlite.file import (
     size_of,
 )
 from durable.store.sqlite.locks import describe_holder, find_holders, is_gone
-from durable.store.sqlite.session import BUSY_SECONDS, SqliteSession
+from durable.store.sqlite.session import SqliteSession
 from durable.store.sqlite.sharing import LockWatch, say_if_faulty
 from durable.store.threads.forking import FileIdentity, is_inherited
 
@@ -244,7 +245,7 @@ class SqliteDatabase:
         engine = sa.create_engine(
             "sqlite://",
             creator=lambda: connect_existing(
-                self._path, timeout=BUSY_SECONDS, mode=mode
+                self._path, timeout=sqlite_session.BUSY_SECONDS, mode=mode
             ),
             poolclass=NullPool,
             hide_parameters=True,
@@ -289,7 +290,7 @@ class SqliteDatabase:
             session.rollback()
 
     def _switch_to_log(self, connection: sa.Connection) -> object:
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + sqlite_session.BUSY_SECONDS
         while True:
             try:
                 return connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
@@ -350,7 +351,9 @@ class SqliteDatabase:
             return None
         if sqlite_errors.code_of(error) in (sqlite_errors.BUSY, 6):  # or LOCKED
             blockers = self._locks.find_holders()
-            return sqlite_errors.locked(self.name, BUSY_SECONDS, blockers)
+            return sqlite_errors.locked(
+                self.name, sqlite_session.BUSY_SECONDS, blockers
+            )
         return sqlite_errors.explain(error, self.name)
 
     def _as_store_error(self, error: Exception) -> StoreError:

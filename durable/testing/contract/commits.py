@@ -96,11 +96,11 @@ class CommitContract:
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
 
         await store.perform(
-            make_commit("r1", update_run=True, is_active=False, wake_at=77)
+            make_commit("r1", update_run=True, is_active=False, wake_at=77, epoch=1)
         )
 
         record = (await store.load("r1")).record
-        assert record == make_run("r1", wake_at=77, epoch=1)
+        assert record == make_run("r1", wake_at=77, epoch=2)
 
     @pytest.mark.parametrize("status", CLOSED_STATUSES)
     async def test_commit_closes_the_run(
@@ -275,6 +275,7 @@ class CommitContract:
             # That it is this worker's again says nothing of what is remembered of it.
             make_commit("r1", 5, 5, epoch=2, **rest),
             make_commit("r1", 5, 5, epoch=3, **rest),
+            # Nor does that it is at rest again.
             RecordAttempts(
                 run_id="r1", attempts=(), is_active=True, wake_at=None, epoch=2
             ),
@@ -284,7 +285,7 @@ class CommitContract:
         for refused in (again, forgotten, stale):
             assert isinstance(refused, HistoryTakenError)
         loaded = await store.load("r1")
-        assert loaded.record == make_run("r1", epoch=3)
+        assert loaded.record == make_run("r1", epoch=4)
         assert loaded.rows == make_rows("r1", 1, 5)
 
     async def test_epoch_never_falls(self, store: Opened) -> None:
@@ -296,16 +297,16 @@ class CommitContract:
         await store.perform(make_commit("r1", 3, 3, epoch=1, **rest))
 
         loaded = await store.load("r1")
-        assert loaded.record == make_run("r1", epoch=1)
+        assert loaded.record == make_run("r1", epoch=2)
 
-        await store.perform(msgspec.structs.replace(taken, epoch=1))
+        await store.perform(msgspec.structs.replace(taken, epoch=2))
         outcomes = await store.together(
-            make_commit("r1", 4, 4, epoch=2, **rest),
-            make_commit("r1", 5, 5, epoch=2, **rest),
+            make_commit("r1", 4, 4, epoch=3, **rest),
+            make_commit("r1", 5, 5, epoch=4, **rest),
         )
         assert outcomes == [None, None]
         loaded = await store.load("r1")
-        assert loaded.record == make_run("r1", epoch=3)
+        assert loaded.record == make_run("r1", epoch=5)
 
     @pytest.mark.parametrize("known", [(), (1,)])
     async def test_run_at_rest_is_due_for_what_it_has_not_seen(
@@ -324,7 +325,8 @@ class CommitContract:
         await store.perform(rest)
 
         record = (await store.load("r1")).record
-        assert record == make_run("r1", wake_at=START + 9 if known else at_once(START))
+        wake_at = START + 9 if known else at_once(START)
+        assert record == make_run("r1", wake_at=wake_at, epoch=1)
 
     async def test_attempts_are_inserted_or_replaced(self, store: Opened) -> None:
         await store.perform(make_owned("r1"))
@@ -345,7 +347,9 @@ class CommitContract:
         assert (record.is_active, record.wake_at) == (False, START + 9)
         assert await store.read(ReadAttempts("r1")) == [first, waiting]
         await store.perform(
-            RecordAttempts(run_id="r1", attempts=(begun,), is_active=True, wake_at=None)
+            RecordAttempts(
+                run_id="r1", attempts=(begun,), is_active=True, wake_at=None, epoch=1
+            )
         )
         assert await store.read(ReadAttempts("r1")) == [first, begun]
         record = (await store.load("r1")).record
@@ -356,12 +360,14 @@ class CommitContract:
         await store.perform(ParkRun(run_id="r1", stuck="{}"))
 
         await store.perform(
-            RecordAttempts(run_id="r1", attempts=(), is_active=True, wake_at=START)
+            RecordAttempts(
+                run_id="r1", attempts=(), is_active=True, wake_at=START, epoch=1
+            )
         )
 
         record = (await store.load("r1")).record
         assert (record.stuck, record.wake_at) == ("{}", START)
-        assert (record.owner, record.epoch) == ("w", 1)
+        assert (record.owner, record.epoch) == ("w", 2)
 
     async def test_parking_leaves_the_run_at_rest(self, store: Opened) -> None:
         await store.perform(make_owned("r1", wake_at=START))
@@ -369,7 +375,7 @@ class CommitContract:
         await store.perform(ParkRun(run_id="r1", stuck='{"message": "bug"}'))
 
         loaded = await store.load("r1")
-        assert loaded.record == make_run("r1", stuck='{"message": "bug"}')
+        assert loaded.record == make_run("r1", stuck='{"message": "bug"}', epoch=1)
         assert loaded.rows == make_rows("r1", 1, 2)
         assert await store.read(FindDueRuns(START, 10)) == []
         assert await store.read(FindNextWakeUp(["order"])) is None
@@ -388,7 +394,7 @@ class CommitContract:
         assert done is True
         loaded = await store.load("r1")
         assert loaded.rows == make_rows("r1", 1, 2) + others
-        assert loaded.record == make_run("r1", wake_at=at_once(START), epoch=1)
+        assert loaded.record == make_run("r1", wake_at=at_once(START), epoch=2)
         with pytest.raises(HistoryTakenError):
             await store.perform(make_commit("r1", 4, 4))
 

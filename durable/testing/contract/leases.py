@@ -277,9 +277,9 @@ class ClaimContract:
         )
         first = ClaimRuns(workflow_types=("order",), limit=2, stuck_after="")
 
-        assert await store.perform(first) == {"a": 1, "b": 1}
+        assert await store.perform(first) == {"a": 2, "b": 2}
         rest = ClaimRuns(workflow_types=("order",), limit=2, stuck_after="b")
-        assert await store.perform(rest) == {"c": 1}
+        assert await store.perform(rest) == {"c": 2}
 
         (taken,) = await store.read(LoadRuns(["a"]))
         assert (taken.record.stuck, taken.record.owner) == (None, "w")
