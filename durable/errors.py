@@ -512,6 +512,8 @@ class StoreError(DurableError):
     """The database refused, or could not be reached."""
 
     code = "store_error"
+    is_told = False
+    """Whether the log has it already: an outage is two lines, not thousands."""
 
 
 class DatabaseUnavailableError(StoreError):

@@ -98,12 +98,13 @@ class Loader:
             except StoreError as error:
                 if not isinstance(error, DatabaseUnavailableError):
                     return await self._read_apart(run_ids, error)
-                _log.error(
-                    "%d runs could not be read (%s); trying again in %g s.",
-                    len(run_ids),
-                    error,
-                    delay,
-                )
+                if not error.is_told:
+                    _log.error(
+                        "%d runs could not be read (%s); trying again in %g s.",
+                        len(run_ids),
+                        error,
+                        delay,
+                    )
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _RETRY_SECONDS_MAX)
 

@@ -142,10 +142,17 @@ def _raised_at(failure: Failure) -> str:
     return " (at {}:{}, in {})".format(*frames[-1]) if frames else ""
 
 
+def is_told(error: BaseException) -> bool:
+    """Whether the store has said so itself."""
+    return isinstance(error, StoreError) and error.is_told
+
+
 def log_refused(
     run: LiveRun, error: BaseException, rare: RareEffects, left: Left | None
 ) -> None:
     """A write was refused. That others were there first is no news."""
+    if is_told(error):
+        return
     if left is Left.PARKED:
         text = "Run %s could not be parked: %s"
     elif rare.is_of_attempt:

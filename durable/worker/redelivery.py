@@ -40,7 +40,8 @@ async def send_again(
         try:
             return await _send(store, run, event, mail)
         except StoreError as error:
-            _log.error("What run %s sent has no answer: %s", name_of(run), error)
+            if not error.is_told:
+                _log.error("What run %s sent has no answer: %s", name_of(run), error)
             await asyncio.sleep(_AGAIN_SECONDS)
     return None
 

@@ -17,6 +17,7 @@ from typing import Final
 from durable import limits
 from durable.errors import DurableError
 from durable.store.store import Store
+from durable.worker.log_lines import is_told
 from durable.worker.runner import Runner
 
 _log: Final = logging.getLogger("durable.worker")
@@ -77,7 +78,8 @@ class Rejoining:
                 except DurableError as error:
                     # The new id has no lease either.
                     self._lost = runner.terms.worker_id
-                    _log.error("The worker cannot join again yet: %s", error)
+                    if not is_told(error):
+                        _log.error("The worker cannot join again yet: %s", error)
                     await asyncio.sleep(_RETRY_SECONDS)
                     with contextlib.suppress(DurableError):
                         await self._store.release_worker()

@@ -68,7 +68,7 @@ from durable.worker.activities.activity_pool import ActivityPool
 from durable.worker.activities.unknown_activities import UnknownActivities
 from durable.worker.background import Background
 from durable.worker.loader import Loader, not_read_yet
-from durable.worker.log_lines import ENDS_BADLY, extra_of
+from durable.worker.log_lines import ENDS_BADLY, extra_of, is_told
 from durable.worker.questions import Question, look, reply_to
 from durable.worker.redelivery import send_again
 from durable.worker.turns import Turns
@@ -503,7 +503,8 @@ class Runner:
 
     def _step_failed(self, error: DurableError) -> None:
         if self.is_open:
-            _log.error("A background step of the worker failed: %s", error)
+            if not is_told(error):
+                _log.error("A background step of the worker failed: %s", error)
             self._outside.wake_by(self._store.now() + 1_000_000)
 
     def claimed(self, epochs: Mapping[str, int]) -> None:
@@ -590,5 +591,5 @@ class Runner:
 
 
 def _ignore(_: Any, error: BaseException | None) -> None:
-    if error is not None:
+    if error is not None and not is_told(error):
         _log.error("A background write was refused: %s", error)

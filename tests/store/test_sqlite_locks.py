@@ -19,8 +19,8 @@ from durable.cli.main import cli
 from durable.errors import DatabaseUnavailableError
 from durable.store.connect import connect
 from durable.store.queries import LoadRuns
-from durable.store.sqlite import sharing as sqlite_sharing
 from durable.store.sqlite import session as sqlite_session
+from durable.store.sqlite import sharing as sqlite_sharing
 from durable.store.sqlite.locks import describe_holder, find_holders, is_gone
 from durable.testing.contract.rows import make_start
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _R: Final = RUN_COLUMNS.format("r")
 # All that is open of a family whose members end with their parents.
 _FAMILY: Final = (
-    "family(id, policy, depth) AS ("
+    "family(id, policy, depth) AS ("  # noqa: S608 - constant names, here and below
     "SELECT c.run_id, c.parent_close_policy, 1 FROM unnest(%b::text[]) AS p(id)"
     " JOIN durable_runs AS c ON c.parent_run_id = p.id AND c.open_key IS NOT NULL"
     " UNION SELECT c.run_id, c.parent_close_policy, f.depth + 1 FROM family AS f"
@@ -46,7 +46,7 @@ _KEYED: Final = (
     " ON r.request_id = q.request AND r.namespace = q.namespace"
 )
 _OF_FAMILY: Final = (
-    f" UNION ALL SELECT id, CASE policy WHEN '{TERMINATE}' THEN 2 ELSE 0 END, false"
+    f" UNION ALL SELECT id, CASE policy WHEN '{TERMINATE}' THEN 2 ELSE 0 END, false"  # noqa: S608 - as above
     f" FROM family WHERE policy IS DISTINCT FROM '{ABANDON}'"
 )
 # In sub-selects, as a set operation takes no lock by itself. A target at rest needs its

@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL: its transactions, and what it hears of others."""
+"""One connection to PostgreSQL: its transactions, its rows, what it hears of others."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from durable import limits
+from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
-from durable.store.postgresql.tables import PostgresTables
+from durable.store.postgresql.write import write
 from durable.store.servers.server import Phase, ServerSession
+from durable.store.servers.server_tables import ServerTables
+from durable.store.sql import statements
 
 if TYPE_CHECKING:
     import psycopg
     import sqlalchemy as sa
 
+    from durable.store.deciding.rows import Rows
+    from durable.store.deciding.wanted import Wanted
     from durable.store.postgresql.driver import Row
+    from durable.store.servers.locked_look import LockedLook
     from durable.store.servers.server_clock import ServerClock
 
 _CHANNEL: Final = "durable_changes"
@@ -46,7 +52,7 @@ _SET: Final = ", ".join(
     f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()
 )
 _HEADER: Final = (
-    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"
+    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"  # noqa: S608 - constants
     f" pg_current_xact_id()::text, {{}}, {_SET}"
 )
 _WITHOUT_SEQUENCE: Final = _HEADER.format("NULL::int8")
@@ -148,9 +154,9 @@ class PostgresSession(ServerSession):
         self.phase = Phase.BEGUN
         self.send({"begin": _BEGIN_READING})
 
-    def write_later(self, statements: list[Statement]) -> None:
+    def write_later(self, written: list[Statement]) -> None:
         """Carry statements out together with the commit."""
-        self._pending += statements
+        self._pending += written
 
     def commit(self) -> None:
         """See `Session`."""
@@ -280,3 +286,26 @@ class PostgresSession(ServerSession):
         with contextlib.suppress(Exception):
             self._trips.end()  # closed already, or the driver would log that it is
         self.disconnect()
+
+
+class PostgresTables(ServerTables):
+    """Implements `Tables`; what is fast goes in trips of many statements."""
+
+    _session: PostgresSession
+    _find_claimable = statements.TAKE_CLAIMABLE
+    _find_stuck = statements.TAKE_STUCK
+
+    def _look(self, wanted: Wanted) -> LockedLook:
+        session = self._session
+        has_letters = bool(wanted.letters or wanted.sequence)
+        first = session.begin_with(
+            postgresql_look.lock(wanted), takes_sequence=has_letters
+        )
+        found = postgresql_look.look(wanted, first, session.send)
+        if has_letters:
+            found.seen.last_sequence = session.sequence
+        return found
+
+    def write(self, rows: Rows) -> None:
+        """See `Tables`. They go together with the commit."""
+        self._session.write_later(write(rows))

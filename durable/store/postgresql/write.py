@@ -47,7 +47,8 @@ class _ManyRows:
 def _insert(columns: Sequence[sa.Column[Any]], after: str = "") -> _ManyRows:
     table = columns[0].table.name
     return _ManyRows(
-        columns, f"INSERT INTO {table} ({{columns}}) SELECT * FROM {{rows}}{after}"
+        columns,
+        f"INSERT INTO {table} ({{columns}}) SELECT * FROM {{rows}}{after}",  # noqa: S608 - constant names, here and below
     )
 
 
@@ -63,7 +64,7 @@ def _update(names: Sequence[str], changes: str) -> _ManyRows:
     columns = [tables.RUNS.c[name] for name in ("run_id", *names)]
     return _ManyRows(
         columns,
-        f"UPDATE durable_runs SET {changes} FROM {{rows}}"
+        f"UPDATE durable_runs SET {changes} FROM {{rows}}"  # noqa: S608 - as above
         " WHERE durable_runs.run_id = n.run_id",
     )
 
@@ -71,7 +72,7 @@ def _update(names: Sequence[str], changes: str) -> _ManyRows:
 def _delete(columns: Sequence[sa.Column[Any]]) -> _ManyRows:
     table = columns[0].table.name
     same = " AND ".join(f"{table}.{c.name} = n.{c.name}" for c in columns)
-    return _ManyRows(columns, f"DELETE FROM {table} USING {{rows}} WHERE {same}")
+    return _ManyRows(columns, f"DELETE FROM {table} USING {{rows}} WHERE {same}")  # noqa: S608 - as above
 
 
 _CLOSE: Final = _update(

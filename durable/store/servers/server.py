@@ -93,7 +93,7 @@ class ServerDatabase(ABC):
         self.url = url
         self.name = url.name
 
-    def forget_file(self) -> None:
+    def forget_file(self) -> None:  # noqa: B027 - it has no file, whoever it is
         """See `Database`."""
 
     def note_workers(self, process_ids: list[int]) -> None:

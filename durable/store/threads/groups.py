@@ -9,7 +9,6 @@ as a whole end the group, and where others were in the way it is repeated as it 
 from __future__ import annotations
 
 import copy
-import random
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +18,7 @@ from durable.store.deciding import policies
 from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
 from durable.store.records import CommitTask, Committed, Started, StartRun
 from durable.store.sql import statements
+from durable.store.threads.patience import Outage, Patience
 from durable.store.transaction import Transaction, split
 
 if TYPE_CHECKING:
@@ -31,24 +31,19 @@ if TYPE_CHECKING:
 
 _Calls = list["Callable[[], None]"]
 
-# Others are through soon; so long as each waits for a different while.
-_TRIES: Final = 20
-_PAUSE_SECONDS: Final = 0.001
-_PAUSE_SECONDS_MAX: Final = 0.1
-_BUSY_SECONDS: Final = 30.0
+# Others were faster; what is still there then is no race.
 _CONFLICTS: Final = 2
-# A server that is restarted is back soon. Until then nobody need hear of it.
-_OUTAGE_SECONDS: Final = 5.0
-_PAUSE_SECONDS_LOST: Final = 0.02
-_PAUSE_SECONDS_LOST_MAX: Final = 0.5
 
 
 class GroupExecutor:
     """Owns the writing session and this store's lease; belongs to one thread."""
 
-    def __init__(self, database: Database, clock: SteadyClock) -> None:
-        """Work on a database that is not opened yet."""
+    def __init__(
+        self, database: Database, clock: SteadyClock, outage: Outage | None = None
+    ) -> None:
+        """Work on a database that is not opened yet; tell `outage` if it is away."""
         self._database = database
+        self._outage = outage or Outage(database.name)
         self._clock = clock
         self._session: Session | None = None
         self._worker: WorkerRecord | None = None
@@ -65,7 +60,13 @@ class GroupExecutor:
             StoreError: the database cannot be reached.
         """
         if self._session is None:
-            self._session = self._database.open_writer()
+            try:
+                self._session = self._database.open_writer()
+            except StoreError as error:
+                if self._database.is_lost(error):
+                    self._outage.met(error)
+                raise
+            self._outage.over()
         return self._session
 
     @property
@@ -99,7 +100,7 @@ class GroupExecutor:
         return outcomes, calls
 
     def _execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
-        patience = _Patience()
+        patience = Patience()
         conflicts = 0
         while True:
             outcomes: Outcomes = []
@@ -125,7 +126,6 @@ class GroupExecutor:
                     is_again = True
                 blame = self._judge(error)
                 if blame is Blame.AGAIN and self._database.is_conflict(error):
-                    # Others were faster; what is still there then is no race.
                     conflicts += 1
                     if conflicts > _CONFLICTS:
                         blame = Blame.OPERATION
@@ -135,7 +135,10 @@ class GroupExecutor:
                     continue
                 if blame is Blame.OPERATION:
                     return self._find_guilty(operations, error)
-                return _all_failed(operations, self._explain(error)), []
+                explained = self._explain(error)
+                if is_lost:
+                    self._outage.met(explained)
+                return _all_failed(operations, explained), []
             return outcomes, self._take_over(transaction)
 
     def _judge(self, error: Exception) -> Blame:
@@ -327,26 +330,3 @@ def _idempotency_key(operation: Any) -> str:
         if value is not None:
             return f"{name.replace('_', ' ')} {value!r}"
     return "this worker"
-
-
-class _Patience:
-    """How often, and for how long, a group is repeated."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._tries = 0
-
-    def waits(self, *, is_lost: bool) -> bool:
-        """Pause, differently each time; False if it has taken too long."""
-        self._tries += 1
-        passed = time.monotonic() - self._began
-        if is_lost:
-            if passed > _OUTAGE_SECONDS:
-                return False
-            longest = min(_PAUSE_SECONDS_LOST * 2**self._tries, _PAUSE_SECONDS_LOST_MAX)
-        elif self._tries >= _TRIES or passed > _BUSY_SECONDS:
-            return False
-        else:
-            longest = min(_PAUSE_SECONDS * 2**self._tries, _PAUSE_SECONDS_MAX)
-        time.sleep(random.uniform(longest / 4, longest))  # noqa: S311 - no secret
-        return True

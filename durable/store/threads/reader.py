@@ -8,9 +8,11 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from durable.errors import DurableError, StoreError
+from durable.store.database import Blame
 from durable.store.sql import reads
 from durable.store.submission import deliver
 from durable.store.threads.forking import Gate
+from durable.store.threads.patience import Outage, Patience
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,9 +32,12 @@ _GROUP_MAX: Final = 1_000
 class Reader:
     """Reads a database on a thread that starts with the first read."""
 
-    def __init__(self, database: Database, *, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer on `loop`."""
+    def __init__(
+        self, database: Database, *, loop: asyncio.AbstractEventLoop, outage: Outage
+    ) -> None:
+        """Answer on `loop`; tell `outage` if the database is away."""
         self._database = database
+        self._outage = outage
         self._loop = loop
         self._queue: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._session: Session | None = None
@@ -90,13 +95,29 @@ class Reader:
 
     def _answer(self, part: list[_Asked]) -> list[tuple[Outcome, tuple[Any, Any]]]:
         try:
-            answers = self._read([question for question, _ in part])
+            answers = self._read_patiently([question for question, _ in part])
         except Exception as error:  # noqa: BLE001 - who reads gets it
-            if len(part) == 1:
-                return [(part[0][1], (None, error))]
+            if len(part) == 1 or self._database.is_lost(error):
+                return [(done, (None, error)) for _, done in part]
             # What is wrong with one of them harms no other.
             return [answer for asked in part for answer in self._answer([asked])]
         return [(part[i][1], (answer, None)) for i, answer in enumerate(answers)]
+
+    def _read_patiently(self, questions: list[Question]) -> Sequence[Any]:
+        patience = Patience()
+        while True:
+            try:
+                answers = self._read(questions)
+            except Exception as error:
+                is_lost = self._database.is_lost(error)
+                is_again = self._database.judge(error.__cause__ or error) is Blame.AGAIN
+                if (is_lost or is_again) and patience.waits(is_lost=is_lost):
+                    continue
+                if is_lost and isinstance(error, StoreError):
+                    self._outage.met(error)
+                raise
+            self._outage.over()
+            return answers
 
     def _read(self, questions: list[Question]) -> Sequence[Any]:
         try:

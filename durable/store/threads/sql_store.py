@@ -11,6 +11,7 @@ from durable.store.sql.reads import Question
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, wait_for_outcome
 from durable.store.threads.groups import GroupExecutor
+from durable.store.threads.patience import Outage
 from durable.store.threads.reader import NO_READER, Reader
 from durable.store.threads.writer import Writer
 
@@ -67,8 +68,9 @@ class SqlStore:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        reader = Reader(self._database, loop=loop)
-        executor = GroupExecutor(self._database, self._clock)
+        outage = Outage(self._database.name)
+        reader = Reader(self._database, loop=loop, outage=outage)
+        executor = GroupExecutor(self._database, self._clock, outage)
         writer = Writer(
             executor,
             loop=loop,
