@@ -64,6 +64,14 @@ class Pooler(PostgresDatabases, Server):
         configuration.write_text("\n".join(lines) + "\n")
         return [self._program, str(configuration)]
 
+    def ask(self) -> bool:
+        import psycopg
+
+        try:
+            return self.execute("SELECT 1", wait_seconds=2) == [(1,)]
+        except psycopg.OperationalError:
+            return False
+
     def _prepares(self) -> bool:
         said = subprocess.run(
             [self._program, "--version"], capture_output=True, text=True, timeout=10
