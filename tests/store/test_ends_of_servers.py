@@ -94,6 +94,11 @@ def ports(folder: Path) -> list[list[str]]:
     return sorted(path.name.split("-") for path in (folder / "came").iterdir())
 
 
+def makers_of_shared_memory() -> set[int]:
+    _, *lines = Path("/proc/sysvipc/shm").read_text().splitlines()
+    return {int(line.split()[4]) for line in lines}
+
+
 def left_in(temporary: Path) -> list[str]:
     return [path.name for path in temporary.glob("durable-servers-*")]
 
@@ -125,12 +130,14 @@ def test_servers_of_a_killed_run_are_ended_by_its_guard(
     run = begin(end, *words)
     tests = len(words) or 1
     wait_until(lambda: len(ports(tmp_path)) == tests, "tests do not begin")
-    assert processes_in(temporary)
+    servers = set(processes_in(temporary))
+    assert servers & makers_of_shared_memory()
 
     run.send_signal(signal.SIGKILL)
 
     wait_until(lambda: not processes_in(temporary), "servers outlive their run")
     wait_until(lambda: not left_in(temporary), "a folder is left")
+    assert not servers & makers_of_shared_memory()
 
 
 def test_servers_outlive_the_process_that_started_them_until_the_run_ends(
