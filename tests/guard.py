@@ -44,7 +44,7 @@ def processes_in(folder: Path) -> list[int]:
     parents: dict[int, int] = {}
     found: list[int] = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (parent := _parent_if_alive(int(entry.name))):
+        if entry.name.isdigit() and (parent := parent_if_alive(int(entry.name))):
             parents[int(entry.name)] = parent
             with suppress(OSError):  # it has gone
                 if os.fsencode(folder) in (entry / "cmdline").read_bytes():
@@ -54,7 +54,8 @@ def processes_in(folder: Path) -> list[int]:
     return [pid for pid in dict.fromkeys(found) if pid != os.getpid()]
 
 
-def _parent_if_alive(pid: int) -> int | None:
+def parent_if_alive(pid: int) -> int | None:
+    """The parent of a process that has not ended."""
     with suppress(OSError):
         # As in "7 (a name) S 1 ...", where Z is a zombie.
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -87,7 +88,7 @@ def kill_all_in(folder: Path) -> None:
     running = freeze_all_in(folder)
     send(signal.SIGKILL, running)
     deadline = time.monotonic() + SWEEP_SECONDS_MAX
-    while running := [pid for pid in running if _parent_if_alive(pid)]:
+    while running := [pid for pid in running if parent_if_alive(pid)]:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{running} in {folder} do not die")
         time.sleep(0.002)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -26,7 +25,6 @@ class Pooler(PostgresDatabases, Server):
 
     kind = "pgbouncer"
     accounts = ("postgres", "nobody")
-    quick = signal.SIGTERM
 
     def __init__(
         self, parent: Path, *, server_port: int, options: tuple[str, ...] = ()

@@ -80,8 +80,6 @@ class Server(Databases):
 
     kind: ClassVar[str]
     accounts: ClassVar[tuple[str, ...]]
-    quick: ClassVar[signal.Signals]
-    """Stops it in order, without waiting for anybody."""
 
     def __init__(self, parent: Path, *, options: tuple[str, ...] = ()) -> None:
         super().__init__(free_port())
@@ -147,7 +145,7 @@ class Server(Databases):
 
     def stop(self) -> None:
         """Stop it in order, with all sessions cut."""
-        self._end_by(self.quick)
+        self._end_by(signal.SIGTERM)
 
     def restart(self) -> None:
         self.stop()
@@ -234,7 +232,6 @@ class PostgresServer(PostgresDatabases, Server):
 
     kind = "postgresql"
     accounts = ("postgres", "nobody")
-    quick = signal.SIGINT
 
     def __init__(
         self,
@@ -347,7 +344,6 @@ class MariaServer(MariaDatabases, Server):
 
     kind = "mariadb"
     accounts = ("mysql", "nobody")
-    quick = signal.SIGTERM
 
     def __init__(
         self,

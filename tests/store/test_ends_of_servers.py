@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guard import processes_in
+from tests.guard import parent_if_alive, processes_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_postgres")]
 
@@ -32,7 +32,10 @@ import pytest
 @pytest.mark.parametrize("case", [0, 1])
 def test_server(case, postgres_server, own_postgres):
     assert postgres_server.execute("SELECT 1") == [(1,)]
-    Path(f"came/{case}-{postgres_server.port}-{own_postgres.port}").touch()
+    pids = own_postgres.execute("SELECT pid FROM pg_stat_activity ORDER BY pid")
+    place = Path(f"came/{case}-{postgres_server.port}-{own_postgres.port}")
+    place.with_suffix(".pids").write_text(" ".join(str(pid) for (pid,) in pids))
+    place.touch()
     END
 """
 
@@ -91,7 +94,14 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
 
 def ports(folder: Path) -> list[list[str]]:
     """The case, the shared and the own port of each test that has come to its end."""
-    return sorted(path.name.split("-") for path in (folder / "came").iterdir())
+    names = (path.name for path in (folder / "came").iterdir())
+    return sorted(name.split("-") for name in names if "." not in name)
+
+
+def sessions_of_postgres(folder: Path) -> list[int]:
+    """Processes that a server has started, as itself tells; all have other titles."""
+    files = (folder / "came").glob("*.pids")
+    return [int(pid) for path in files for pid in path.read_text().split()]
 
 
 def makers_of_shared_memory() -> set[int]:
@@ -132,10 +142,13 @@ def test_servers_of_a_killed_run_are_ended_by_its_guard(
     wait_until(lambda: len(ports(tmp_path)) == tests, "tests do not begin")
     servers = set(processes_in(temporary))
     assert servers & makers_of_shared_memory()
+    sessions = sessions_of_postgres(tmp_path)
+    assert any(parent_if_alive(pid) for pid in sessions)
 
     run.send_signal(signal.SIGKILL)
 
     wait_until(lambda: not processes_in(temporary), "servers outlive their run")
+    wait_until(lambda: not any(map(parent_if_alive, sessions)), "children are left")
     wait_until(lambda: not left_in(temporary), "a folder is left")
     assert not servers & makers_of_shared_memory()
 
