@@ -37,14 +37,32 @@ def start_guard(pid: int, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def processes_in(folder: Path) -> list[int]:
-    """List the processes that work in a folder: a server and what it has started."""
+    """List the processes whose commands name a folder, and all they have started.
+
+    Who is root but not privileged, as in a container, sees no more than that of others.
+    """
+    parents: dict[int, int] = {}
     found: list[int] = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):  # it is another user's, or has gone
-                if (entry / "cwd").readlink().is_relative_to(folder):
+        if entry.name.isdigit() and (parent := parent_if_alive(int(entry.name))):
+            parents[int(entry.name)] = parent
+            with suppress(OSError):  # it has gone
+                if os.fsencode(folder) in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
-    return found
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return [pid for pid in dict.fromkeys(found) if pid != os.getpid()]
+
+
+def parent_if_alive(pid: int) -> int | None:
+    """The parent of a process that has not ended."""
+    with suppress(OSError):
+        # As in "7 (a name) S 1 ...", where Z is a zombie.
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if state not in "ZX":
+            return int(parent)
+    return None
 
 
 def send(number: signal.Signals, pids: list[int]) -> None:
@@ -53,27 +71,38 @@ def send(number: signal.Signals, pids: list[int]) -> None:
             os.kill(pid, number)
 
 
+def freeze_all_in(folder: Path) -> list[int]:
+    """Stop all, as SIGSTOP does, and list them: they start no others any more."""
+    send(signal.SIGSTOP, processes_in(folder))
+    frozen = processes_in(folder)
+    send(signal.SIGSTOP, frozen)
+    return frozen
+
+
 def kill_all_in(folder: Path) -> None:
-    """Kill, as kill -9 does, all that work in a folder, and wait until they are gone.
+    """Kill, as kill -9 does, all processes in a folder; wait until they are gone.
 
     Raises:
         TimeoutError: some are still there.
     """
+    running = freeze_all_in(folder)
+    send(signal.SIGKILL, running)
     deadline = time.monotonic() + SWEEP_SECONDS_MAX
-    while running := processes_in(folder):
-        send(signal.SIGKILL, running)
+    while running := [pid for pid in running if parent_if_alive(pid)]:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{running} in {folder} do not die")
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 def sweep(folder: Path) -> None:
-    """Kill all that work in a folder and remove it, with their shared memory."""
+    """Kill all processes in a folder and remove it, with their shared memory."""
+    deadline = time.monotonic() + SWEEP_SECONDS_MAX
     while folder.exists():
         kill_all_in(folder)
         for lock_file in folder.glob("**/postmaster.pid"):
             _remove_shared_memory(lock_file)
-        shutil.rmtree(folder, ignore_errors=True)
+        # What is just being started may add a file.
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < deadline)
 
 
 def _remove_shared_memory(lock_file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -26,7 +25,6 @@ class Pooler(PostgresDatabases, Server):
 
     kind = "pgbouncer"
     accounts = ("postgres", "nobody")
-    quick = signal.SIGTERM
 
     def __init__(
         self, parent: Path, *, server_port: int, options: tuple[str, ...] = ()
@@ -63,6 +61,14 @@ class Pooler(PostgresDatabases, Server):
         configuration = self.folder / "pgbouncer.ini"
         configuration.write_text("\n".join(lines) + "\n")
         return [self._program, str(configuration)]
+
+    def ask(self) -> bool:
+        import psycopg
+
+        try:
+            return self.execute("SELECT 1", wait_seconds=2) == [(1,)]
+        except psycopg.OperationalError:
+            return False
 
     def _prepares(self) -> bool:
         said = subprocess.run(

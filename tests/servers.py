@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tests.guard import kill_all_in, processes_in, send, sweep
+from tests.guard import freeze_all_in, kill_all_in, processes_in, send, sweep
 
 START_SECONDS_MAX = 30.0
 # Below those that systems hand out: a client that asks for the port of a stopped server
@@ -57,7 +57,9 @@ class Databases(ABC):
     def url(self, database: str) -> str: ...
 
     @abstractmethod
-    def execute(self, sql: str, database: str | None = None) -> Rows:
+    def execute(
+        self, sql: str, database: str | None = None, *, wait_seconds: int = 30
+    ) -> Rows:
         """Execute one statement, committed, as the superuser; answer its rows."""
 
     @abstractmethod
@@ -67,10 +69,6 @@ class Databases(ABC):
     @abstractmethod
     def drop_database(self, url: str) -> None:
         """Drop the database of the URL, whoever is still connected to it."""
-
-    @abstractmethod
-    def ask(self) -> bool:
-        """Tell whether it answers a query by now."""
 
 
 class Server(Databases):
@@ -82,8 +80,6 @@ class Server(Databases):
 
     kind: ClassVar[str]
     accounts: ClassVar[tuple[str, ...]]
-    quick: ClassVar[signal.Signals]
-    """Stops it in order, without waiting for anybody."""
 
     def __init__(self, parent: Path, *, options: tuple[str, ...] = ()) -> None:
         super().__init__(free_port())
@@ -93,15 +89,12 @@ class Server(Databases):
         if self._user:
             os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
         self._process: subprocess.Popen[bytes] | None = None
-        self.prepare()
-        for attempt in range(3):
-            try:
-                self.start()
-                break
-            except RuntimeError:
-                if attempt == 2:
-                    raise
-                self.port = free_port()  # somebody else was faster
+        try:
+            self.prepare()
+            self._start_somewhere()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     @abstractmethod
@@ -115,6 +108,10 @@ class Server(Databases):
     @abstractmethod
     def command(self) -> list[str]: ...
 
+    @abstractmethod
+    def ask(self) -> bool:
+        """Tell whether it, and no other server at this port, answers by now."""
+
     def start(self) -> None:
         """Start it again on the same port, and wait until it answers."""
         assert self._process is None, f"{self.kind} runs"
@@ -127,6 +124,13 @@ class Server(Databases):
         self.kill()
         raise RuntimeError(f"{self.kind} did not start: {self.read_log()[-2000:]}")
 
+    def _start_somewhere(self) -> None:
+        for _ in range(2):
+            with contextlib.suppress(RuntimeError):
+                return self.start()
+            self.port = free_port()  # somebody else was faster
+        self.start()
+
     def kill(self) -> None:
         """Kill the server and all it has started, as kill -9 does. Files stay."""
         kill_all_in(self.folder)
@@ -134,16 +138,14 @@ class Server(Databases):
 
     def freeze(self) -> None:
         """Stop it as SIGSTOP does: connections stay open, and nothing answers."""
-        assert self._process is not None, f"{self.kind} does not run"
-        send(signal.SIGSTOP, [self._process.pid])  # it starts no more children
-        send(signal.SIGSTOP, processes_in(self.folder))
+        freeze_all_in(self.folder)
 
     def thaw(self) -> None:
         send(signal.SIGCONT, processes_in(self.folder))
 
     def stop(self) -> None:
         """Stop it in order, with all sessions cut."""
-        self._end_by(self.quick)
+        self._end_by(signal.SIGTERM)
 
     def restart(self) -> None:
         self.stop()
@@ -197,11 +199,15 @@ class PostgresDatabases(Databases):
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    def execute(self, sql: str, database: str | None = None) -> Rows:
+    def execute(
+        self, sql: str, database: str | None = None, *, wait_seconds: int = 30
+    ) -> Rows:
         import psycopg
 
         with psycopg.connect(
-            self.url(database or "postgres"), autocommit=True, connect_timeout=10
+            self.url(database or "postgres"),
+            autocommit=True,
+            connect_timeout=wait_seconds,
         ) as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
@@ -216,15 +222,6 @@ class PostgresDatabases(Databases):
         name = url.rpartition("/")[2]
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    def ask(self) -> bool:
-        import psycopg
-
-        try:
-            self.execute("SELECT 1")
-        except psycopg.OperationalError:
-            return False
-        return True
-
 
 class PostgresServer(PostgresDatabases, Server):
     """A PostgreSQL server, UTF8, in which anybody on this machine is `postgres`.
@@ -235,7 +232,6 @@ class PostgresServer(PostgresDatabases, Server):
 
     kind = "postgresql"
     accounts = ("postgres", "nobody")
-    quick = signal.SIGINT
 
     def __init__(
         self,
@@ -274,6 +270,15 @@ class PostgresServer(PostgresDatabases, Server):
         words = ["-D", data, "-p", str(self.port)]
         return [self._program("postgres"), *words, *self.options]
 
+    def ask(self) -> bool:
+        import psycopg
+
+        try:
+            place = self.execute("SHOW data_directory", wait_seconds=2)
+        except psycopg.OperationalError:
+            return False
+        return place == [(f"{self.folder}/data",)]
+
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop it as `pg_ctl stop` does; "smart" waits for all to disconnect."""
         signals = {"smart": signal.SIGTERM, "fast": signal.SIGINT}
@@ -289,7 +294,9 @@ class MariaDatabases(Databases):
     def url(self, database: str) -> str:
         return f"mysql://root@127.0.0.1:{self.port}/{database}"
 
-    def execute(self, sql: str, database: str | None = None) -> Rows:
+    def execute(
+        self, sql: str, database: str | None = None, *, wait_seconds: int = 30
+    ) -> Rows:
         import pymysql
 
         with (
@@ -300,22 +307,14 @@ class MariaDatabases(Databases):
                     user="root",
                     database=database,
                     autocommit=True,
-                    connect_timeout=10,
+                    connect_timeout=wait_seconds,
+                    read_timeout=wait_seconds,
                 )
             ) as connection,
             connection.cursor() as cursor,
         ):
             cursor.execute(sql)
             return list(cursor.fetchall())
-
-    def ask(self) -> bool:
-        import pymysql
-
-        try:
-            self.execute("SELECT 1")
-        except pymysql.OperationalError:
-            return False
-        return True
 
     def create_database(self) -> str:
         name = f"test_{secrets.token_hex(6)}"
@@ -345,7 +344,6 @@ class MariaServer(MariaDatabases, Server):
 
     kind = "mariadb"
     accounts = ("mysql", "nobody")
-    quick = signal.SIGTERM
 
     def __init__(
         self,
@@ -394,8 +392,22 @@ class MariaServer(MariaDatabases, Server):
             *self.options,
         ]
 
+    def ask(self) -> bool:
+        import pymysql
+
+        try:
+            place = self.execute("SELECT @@datadir", wait_seconds=2)
+        except pymysql.OperationalError:
+            return False
+        return place == [(f"{self.folder}/data/",)]
+
     def _place(self) -> list[str]:
-        return ["--no-defaults", f"--datadir={self.folder / 'data'}"]
+        return [
+            "--no-defaults",
+            f"--datadir={self.folder / 'data'}",
+            # A server that starts removes the temporary tables of all in the same.
+            f"--tmpdir={self.folder}",
+        ]
 
     def _program(self, name: str) -> str:
         program = find_program(name)

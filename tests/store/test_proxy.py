@@ -211,16 +211,18 @@ def test_answer_to_a_pattern_is_dropped_though_the_server_has_it(
     assert echo.heard == b"abCOMMITd"
 
 
-def test_pattern_that_passed_before_is_not_meant(
-    echo: Echo, proxy: Proxy, client: socket.socket
+def test_pieces_of_a_pattern_from_before_it_was_armed_are_not_meant(
+    proxy: Proxy, client: socket.socket
 ) -> None:
-    client.sendall(b"COMMIT")
-    assert hear(client, 6) == b"COMMIT"
+    proxy.cut_before(b"COMMIT")
+    client.sendall(b"COM")
+    assert hear(client, 3) == b"COM"
+    proxy.reset()
 
     proxy.cut_before(b"COMMIT")
-    client.sendall(b"OMMIT")
+    client.sendall(b"MIT")
 
-    assert hear(client, 5) == b"OMMIT"
+    assert hear(client, 3) == b"MIT"
 
 
 def test_refused_clients_may_come_again_after_a_reset(
@@ -249,6 +251,12 @@ def test_delay_holds_back_until_a_reset(proxy: Proxy, client: socket.socket) -> 
         client.recv(1)
     client.settimeout(TALK_SECONDS_MAX)
     assert hear(client, 1) == b"x"
+
+    proxy.delay(3 * TALK_SECONDS_MAX)
+    proxy.reset()
+
+    client.sendall(b"y")
+    assert hear(client, 1) == b"y"
 
 
 def test_cut_ends_all_connections_and_welcomes_new_ones(

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from pathlib import Path
+
 import psycopg
 import pymysql
 import pytest
 from pymysql.cursors import Cursor
 
-from tests.servers import MariaDatabases, MariaServer, PostgresDatabases, PostgresServer
+from tests import servers
+from tests.servers import (
+    MariaDatabases,
+    MariaServer,
+    PostgresDatabases,
+    PostgresServer,
+    Server,
+)
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=["own_postgres", "own_mariadb"])
+def own_server(request: pytest.FixtureRequest) -> Server:
+    server = request.getfixturevalue(request.param)
+    assert isinstance(server, Server)
+    return server
 
 
 def name_of(url: str) -> str:
@@ -109,3 +127,76 @@ def test_pooler_shares_a_session_between_transactions(pooled_url: str) -> None:
         with one.transaction():
             one.execute(ask)
             assert one.execute(ask).fetchone() != other.execute(ask).fetchone()
+
+
+def test_frozen_server_answers_once_it_is_thawed(own_server: Server) -> None:
+    asking = threading.Thread(target=own_server.execute, args=["SELECT 1"], daemon=True)
+    own_server.freeze()
+    asking.start()
+    asking.join(0.3)
+    assert asking.is_alive(), "a frozen server answers"
+
+    own_server.thaw()
+
+    asking.join(10)
+    assert not asking.is_alive()
+
+
+def test_restarted_server_has_ended_in_order_and_keeps_its_port(
+    own_server: Server,
+) -> None:
+    url = own_server.create_database()
+
+    own_server.restart()
+
+    assert own_server.url(name_of(url)) == url
+    assert own_server.execute("SELECT 1", name_of(url)) == [(1,)]
+    assert "interrupted" not in own_server.read_log()
+    assert "crash recovery" not in own_server.read_log()
+
+
+def test_postgresql_that_is_stopped_smartly_waits_for_its_clients(
+    own_postgres: PostgresServer,
+) -> None:
+    with psycopg.connect(own_postgres.url("postgres")) as connection:
+        stopping = threading.Thread(target=own_postgres.stop, args=["smart"])
+        stopping.start()
+        stopping.join(0.3)
+        assert stopping.is_alive()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    stopping.join(10)
+    assert not stopping.is_alive()
+
+
+@pytest.mark.usefixtures("needs_postgres", "needs_mariadb")
+@pytest.mark.parametrize("kind", [PostgresServer, MariaServer])
+def test_server_that_does_not_start_says_why_and_leaves_nothing(
+    kind: type[PostgresServer | MariaServer], servers_folder: Path
+) -> None:
+    before = set(servers_folder.glob(f"{kind.kind}-*"))
+
+    with pytest.raises(RuntimeError, match=r"did not start(.|\n)*no.such.option"):
+        kind(servers_folder, options=("no-such-option=1",))
+
+    assert set(servers_folder.glob(f"{kind.kind}-*")) <= before
+
+
+@pytest.mark.usefixtures("needs_postgres", "needs_mariadb")
+@pytest.mark.parametrize("kind", [PostgresServer, MariaServer])
+def test_server_takes_another_port_when_somebody_was_faster(
+    kind: type[PostgresServer | MariaServer],
+    servers_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        ports = iter([taken, servers.free_port()])
+        monkeypatch.setattr(servers, "free_port", lambda: next(ports))
+
+        server = kind(servers_folder)
+
+        try:
+            assert server.port != taken
+            assert server.execute("SELECT 1") == [(1,)]
+        finally:
+            server.close()
