@@ -122,10 +122,8 @@ class Session(Protocol):
         """The rows, by the same connection."""
         ...
 
-    @property
-    def packs_rows(self) -> bool:
-        """Whether many rows had better come as one: the driver is slow with rows."""
-        ...
+    packs_rows: bool
+    """Whether many rows had better come as one: the driver is slow with rows."""
 
     @property
     def fate(self) -> object:

@@ -167,7 +167,7 @@ class Trips:
         cursors: list[psycopg.Cursor[Row]] = []
         for text, values in statements:
             cursor = connection.cursor(binary=True)
-            cursor.execute(text, values, prepare=True)
+            cursor.execute(text, values, prepare=True)  # pyright: ignore[reportArgumentType] - composed of constants
             cursors.append(cursor)
         # The server begins to count idle time with the answer to this, and would not
         # if the pipeline were left.

@@ -22,7 +22,9 @@ class _ManyRows:
 
     def __init__(self, columns: Iterable[sa.Column[Any]], text: str) -> None:
         """Compose the text; {columns} are the names, {rows} the rows by those names."""
-        names, casts, self._packs = [], [], []
+        names: list[str] = []
+        casts: list[str] = []
+        self._packs: list[_Pack] = []
         for column in columns:
             is_number = column.type.python_type is int
             names.append(column.name)

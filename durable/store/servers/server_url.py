@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError
 
 from durable.errors import InvalidOptionError, NotADatabaseError
 
@@ -50,7 +51,7 @@ def parse_server_url(
     hint = f"Write {form!r}. What is special in a password is to be percent-encoded."
     try:
         parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError) as error:
         raise NotADatabaseError(f"{shown!r} is not a URL.", hint=hint) from error
     named = parsed.drivername.partition("+")[2]
     if named not in ("", driver):

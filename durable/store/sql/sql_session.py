@@ -6,10 +6,7 @@ from __future__ import annotations
 class SqlSession:
     """Those members of `Session` that only some databases have a use for."""
 
-    @property
-    def packs_rows(self) -> bool:
-        """See `Session`."""
-        return False
+    packs_rows: bool = False
 
     @property
     def fate(self) -> object:

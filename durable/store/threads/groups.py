@@ -103,35 +103,32 @@ class GroupExecutor:
         patience = Patience()
         conflicts = 0
         while True:
-            outcomes: Outcomes = []
             session: Session | None = None
-            is_committing = False
+            decided: tuple[Transaction, Outcomes] | None = None
             try:
                 session = self.open()
                 session.begin()
                 transaction = self._begin(session)
-                outcomes = transaction.apply(operations)
-                is_committing = True
+                decided = transaction, transaction.apply(operations)
                 self._commit(session)
             except Exception as error:  # noqa: BLE001 - any error ends the group, typed
                 fate = None if session is None else session.fate
                 self._abandon(session)
-                is_again = False
-                if is_committing and self._database.is_in_doubt(error):
-                    is_committed = self._find_fate(fate, operations, outcomes)
-                    if is_committed is None:
-                        return _in_doubt(operations, outcomes, error), []
-                    if is_committed:
-                        return outcomes, self._take_over(transaction)
-                    is_again = True
                 blame = self._judge(error)
-                if blame is Blame.AGAIN and self._database.is_conflict(error):
+                if decided is not None and self._database.is_in_doubt(error):
+                    is_committed = self._find_fate(fate, operations, decided[1])
+                    if is_committed is None:
+                        return _in_doubt(operations, decided[1], error), []
+                    if is_committed:
+                        return decided[1], self._take_over(decided[0])
+                    blame = Blame.AGAIN
+                elif blame is Blame.AGAIN and self._database.is_conflict(error):
                     conflicts += 1
                     if conflicts > _CONFLICTS:
                         blame = Blame.OPERATION
-                is_again = is_again or blame is Blame.AGAIN
                 is_lost = self._database.is_lost(error)
-                if (is_again or is_lost) and patience.waits(is_lost=is_lost):
+                is_again = blame is Blame.AGAIN or is_lost
+                if is_again and patience.waits(is_lost=is_lost):
                     continue
                 if blame is Blame.OPERATION:
                     return self._find_guilty(operations, error)
@@ -139,7 +136,7 @@ class GroupExecutor:
                 if is_lost:
                     self._outage.met(explained)
                 return _all_failed(operations, explained), []
-            return outcomes, self._take_over(transaction)
+            return decided[1], self._take_over(decided[0])
 
     def _judge(self, error: Exception) -> Blame:
         if isinstance(error, StoreError):

@@ -75,10 +75,9 @@ class Outage:
 
     def over(self) -> None:
         """It is there."""
-        if self._since is None:
-            return
         with self._lock:
+            if self._since is None:
+                return
             since, self._since = self._since, None
-        if since is not None:
-            seconds = time.monotonic() - since
-            _log.warning("%s is back after %.1f s.", self._name, seconds)
+        seconds = time.monotonic() - since
+        _log.warning("%s is back after %.1f s.", self._name, seconds)
