@@ -15,6 +15,7 @@ from durable.store.connect import connect
 from durable.store.queries import ListRuns
 from durable.store.records import RunFilter
 from durable.store.store import Store
+from durable.store.threads.sql_store import SqlStore
 from durable.suggestions import closest
 
 T = TypeVar("T")
@@ -63,6 +64,16 @@ async def ask_run(
     async with open_client(session) as (engine, _):
         handle: Handle[Any] = await engine.get(workflow_id, run_id=run_id)
         return handle, await ask(handle)
+
+
+def read_revision(session: Session) -> str | None:
+    """The revision of the database's tables; None if it has none.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    store = connect(session.database_url)
+    return store.read_revision() if isinstance(store, SqlStore) else None
 
 
 def require_database(session: Session) -> None:

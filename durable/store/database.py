@@ -237,6 +237,14 @@ class Database(Protocol):
         """Connect for reading; None if only the writer's connection sees the data."""
         ...
 
+    def read_revision(self) -> str | None:
+        """The revision of the schema, as `schema.read_revision` says it.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        ...
+
     def note_workers(self, process_ids: list[int]) -> None:
         """Hear which workers hold a lease; say so once if sharing is not safe."""
         ...

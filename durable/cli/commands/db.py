@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from durable.cli.connection import require_database
+from durable.cli.connection import read_revision, require_database
 from durable.cli.output import tell
 from durable.cli.parameters import standard_options
 from durable.cli.reporting import mask
@@ -50,10 +50,7 @@ def upgrade(session: Session) -> None:
 def current(session: Session) -> None:
     """Print the revision of the tables; exit code 7 if it is not this release's."""
     require_database(session)
-    path = session.find_file()
-    if path is None:
-        connect(session.database_url)  # says what is wrong with the URL
-    revision = None if path is None else SqliteDatabase(path).read_revision()
+    revision = read_revision(session)
     _write(session, revision)
     if revision != HEAD:
         raise SchemaRevisionError(

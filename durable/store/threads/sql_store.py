@@ -163,6 +163,14 @@ class SqlStore:
         if self._writer is not None:
             self._writer.watch(changed)
 
+    def read_revision(self) -> str | None:
+        """The revision of the schema; None if there is none. It need not be open.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return self._database.read_revision()
+
     # --- reads ------------------------------------------------------------------------
 
     async def read(self, query: Query[T]) -> T:
