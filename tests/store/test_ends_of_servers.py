@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guard import parent_if_alive, processes_in
+from tests.guard import parent_if_alive, processes_in, sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_postgres")]
 
@@ -48,7 +47,7 @@ def temporary() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="durable-ends-"))
     folder.chmod(0o711)
     yield folder
-    shutil.rmtree(folder)
+    sweep(folder)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import tempfile
 import threading
 from pathlib import Path
 
@@ -142,6 +144,22 @@ def test_frozen_server_answers_once_it_is_thawed(own_server: Server) -> None:
     assert not asking.is_alive()
 
 
+def test_sessions_of_a_frozen_postgresql_are_frozen_too(
+    own_postgres: PostgresServer,
+) -> None:
+    with psycopg.connect(own_postgres.url("postgres")) as connection:
+        asking = threading.Thread(target=connection.execute, args=["SELECT 1"])
+        own_postgres.freeze()
+        asking.start()
+        asking.join(0.3)
+        assert asking.is_alive(), "a frozen session answers"
+
+        own_postgres.thaw()
+
+        asking.join(10)
+        assert not asking.is_alive()
+
+
 def test_restarted_server_has_ended_in_order_and_keeps_its_port(
     own_server: Server,
 ) -> None:
@@ -151,8 +169,7 @@ def test_restarted_server_has_ended_in_order_and_keeps_its_port(
 
     assert own_server.url(name_of(url)) == url
     assert own_server.execute("SELECT 1", name_of(url)) == [(1,)]
-    assert "interrupted" not in own_server.read_log()
-    assert "crash recovery" not in own_server.read_log()
+    assert re.search("database system is shut|Shutdown comp", own_server.read_log())
 
 
 def test_postgresql_that_is_stopped_smartly_waits_for_its_clients(
@@ -173,12 +190,13 @@ def test_postgresql_that_is_stopped_smartly_waits_for_its_clients(
 def test_server_that_does_not_start_says_why_and_leaves_nothing(
     kind: type[PostgresServer | MariaServer], servers_folder: Path
 ) -> None:
-    before = set(servers_folder.glob(f"{kind.kind}-*"))
+    own_folder = Path(tempfile.mkdtemp(dir=servers_folder))
+    own_folder.chmod(0o711)  # as others have it: the server is another user
 
     with pytest.raises(RuntimeError, match=r"did not start(.|\n)*no.such.option"):
-        kind(servers_folder, options=("no-such-option=1",))
+        kind(own_folder, options=("no-such-option=1",))
 
-    assert set(servers_folder.glob(f"{kind.kind}-*")) <= before
+    assert list(own_folder.iterdir()) == []
 
 
 @pytest.mark.usefixtures("needs_postgres", "needs_mariadb")
