@@ -15,7 +15,6 @@ from durable.store.connect import connect
 from durable.store.queries import ListRuns
 from durable.store.records import RunFilter
 from durable.store.store import Store
-from durable.store.threads.sql_store import SqlStore
 from durable.suggestions import closest
 
 T = TypeVar("T")
@@ -72,6 +71,9 @@ def read_revision(session: Session) -> str | None:
     Raises:
         StoreError: it cannot be read.
     """
+    # What speaks SQL takes 0.3 s to import.
+    from durable.store.threads.sql_store import SqlStore
+
     store = connect(session.database_url)
     return store.read_revision() if isinstance(store, SqlStore) else None
 

@@ -74,6 +74,8 @@ EVALUATORS: dict[str, Evaluator] = {
     "ipython": run_cell,
     "console": run_commands,
 }
+# Pages name servers by such URLs, which stand for servers of the tests.
+SERVERS = {"postgres_url": "postgresql://app:secret@db.example/app"}
 # A block in another spelling of `python` would never run and nobody would notice.
 FENCES = FencedCodeBlockLexer(r"[^\n]*?(?:py|console)[^\n]*")
 
@@ -91,7 +93,9 @@ def find_executed_blocks(document: Document) -> Iterator[Region]:
             raise ValueError(
                 f"{place}: spell {language!r} as python, ipython or console"
             )
-        block.parsed = block.lexemes["source"]
+        block.parsed = str(block.lexemes["source"])
+        for name, url in SERVERS.items():
+            block.parsed = block.parsed.replace(url, os.environ.get(name, url))
         block.evaluator = EVALUATORS[language]
         yield block
 
@@ -112,13 +116,17 @@ def run_document(path: str) -> None:
 
 
 def run_in_own_process(
-    document: Path, directory: Path
+    document: Path, directory: Path, **urls: str
 ) -> subprocess.CompletedProcess[str]:
     scripts = str(Path(sys.executable).parent)
     return subprocess.run(
         [sys.executable, "-W", "error", __file__, str(document)],
         cwd=directory,
-        env={**os.environ, "PATH": os.pathsep.join([scripts, os.environ["PATH"]])},
+        env={
+            **os.environ,
+            **urls,
+            "PATH": os.pathsep.join([scripts, os.environ["PATH"]]),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -133,8 +141,13 @@ def run_in_own_process(
 @pytest.mark.parametrize(
     "document", WITH_BLOCKS, ids=lambda path: path.relative_to(ROOT).as_posix()
 )
-def test_code_blocks_run(document: Path, tmp_path: Path) -> None:
-    done = run_in_own_process(document, tmp_path)
+def test_code_blocks_run(
+    document: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    text = document.read_text()
+    needed = [name for name, url in SERVERS.items() if url in text]
+    urls = {name: str(request.getfixturevalue(name)) for name in needed}
+    done = run_in_own_process(document, tmp_path, **urls)
     assert done.returncode == 0, done.stdout
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.abc import Buffer
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
-from psycopg.types.numeric import Int8BinaryDumper
+from psycopg import waiting
+from psycopg.pq import ExecStatus, PipelineStatus
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
@@ -22,7 +19,10 @@ _LOOK_SECONDS: Final = 0.1
 
 
 class Statement(NamedTuple):
-    """One statement of a trip; `%b` stands for each of its values."""
+    """One statement of a trip; `%b` stands for each of its values.
+
+    They are texts, numbers, `Texts` and `Numbers`, each place always of one kind.
+    """
 
     text: str
     values: tuple[Any, ...] = ()
@@ -78,8 +78,10 @@ class Numbers(bytes):
 
 
 _NULL: Final = b"\xff\xff\xff\xff"
+# https://github.com/postgres/postgres/blob/master/src/include/catalog/pg_type.dat
 _TEXT_OID: Final = 25
 _NUMBER_OID: Final = 20
+_OIDS: Final = {str: _TEXT_OID, int: _NUMBER_OID, Texts: 1009, Numbers: 1016}
 _length: Final = struct.Struct(">i").pack
 _number: Final = struct.Struct(">iq").pack
 
@@ -120,38 +122,50 @@ def numbers(values: Sequence[int | None]) -> Numbers:
     return Numbers(b"".join(parts))
 
 
-class _TextsDumper(Dumper):
-    format = Format.BINARY
-    oid = 1009
-
-    def dump(self, obj: Any) -> Buffer | None:
-        return bytes(obj)
-
-
-class _NumbersDumper(_TextsDumper):
-    oid = 1016
-
-
 # --- trips ----------------------------------------------------------------------------
+
+_Result: TypeAlias = "psycopg.pq.abc.PGresult"
+_PREPARED: Final = (ExecStatus.COMMAND_OK,)
+_DONE: Final = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+
+
+def _to_number(data: bytes) -> int:
+    return int.from_bytes(data, "big", signed=True)
+
+
+def _to_text(data: bytes) -> str:
+    return data.decode()
+
+
+_READERS: Final[dict[int, Callable[[bytes], Any]]] = {
+    16: lambda data: data != b"\0",
+    20: _to_number,
+    21: _to_number,
+    23: _to_number,
+}
 
 
 class Trips:
     """Sends statements together, and brings their answers.
 
-    After an error the connection is of no use: the driver believes statements to be
-    prepared that were skipped.
+    By the driver's own pipelines each statement would be sent by itself: a process that
+    is stopped in between would leave its transaction open, and no timeout of the server
+    ends one that waits for the rest of a trip. Here all go out at once, and with them
+    the mark behind which the server begins to count. After an error the connection is
+    of no use.
     """
 
-    def __init__(self, connection: PatientConnection) -> None:
-        """Use a connection in autocommit mode, of which nobody else makes pipelines."""
+    def __init__(
+        self, connection: PatientConnection, heard: Callable[[int, bytes], None]
+    ) -> None:
+        """Use a connection in autocommit mode.
+
+        `heard` is called with the process id and the payload of each notification.
+        """
         self._connection = connection
-        self._mode = contextlib.ExitStack()
-        self._pipeline: psycopg.Pipeline | None = None
-        # One kind for each place of a statement, or each is prepared several times.
-        adapters = connection.adapters
-        adapters.register_dumper(int, Int8BinaryDumper)
-        adapters.register_dumper(Texts, _TextsDumper)
-        adapters.register_dumper(Numbers, _NumbersDumper)
+        self._pgconn = connection.pgconn
+        self._heard = heard
+        self._names: dict[str, bytes] = {}
 
     def send(self, statements: Iterable[Statement]) -> list[list[Row]]:
         """Carry statements out in order, in one trip; none after one that fails.
@@ -159,25 +173,101 @@ class Trips:
         Raises:
             psycopg.Error: one failed; or the answer has not come.
         """
-        connection = self._connection
-        pipeline = self._pipeline
-        if pipeline is None:
-            pipeline = self._mode.enter_context(connection.pipeline())
-            self._pipeline = pipeline
-        cursors: list[psycopg.Cursor[Row]] = []
+        pgconn = self._pgconn
+        if pgconn.pipeline_status == PipelineStatus.OFF:
+            pgconn.nonblocking = 1
+            pgconn.enter_pipeline_mode()
+        expected: list[bool] = []
         for text, values in statements:
-            cursor = connection.cursor(binary=True)
-            cursor.execute(text, values, prepare=True)  # pyright: ignore[reportArgumentType] - composed of constants
-            cursors.append(cursor)
-        # The server begins to count idle time with the answer to this, and would not
-        # if the pipeline were left.
-        pipeline.sync()
+            name = self._names.get(text)
+            if name is None:
+                self._names[text] = name = b"durable_%d" % len(self._names)
+                types = [_OIDS[type(value)] for value in values]
+                pgconn.send_prepare(name, _with_places(text), types)
+                expected.append(False)
+            pgconn.send_query_prepared(
+                name, [_pack(value) for value in values], [1] * len(values), 1
+            )
+            expected.append(True)
+        pgconn.pipeline_sync()
+        results = self._connection.wait(self._receive(len(expected)))
         return [
-            [] if cursor.description is None else cursor.fetchall()
-            for cursor in cursors
+            _rows_of(result)
+            for result, is_wanted in zip(results, expected, strict=True)
+            if is_wanted
         ]
+
+    def _receive(self, count: int) -> Generator[Any, Any, list[_Result]]:
+        pgconn = self._pgconn
+        results: list[_Result] = []
+        is_sent = False
+        while True:
+            ready = yield waiting.Wait.R if is_sent else waiting.Wait.RW
+            if not is_sent and ready & waiting.Ready.W:
+                is_sent = pgconn.flush() == 0
+            if not ready & waiting.Ready.R:
+                continue
+            pgconn.consume_input()
+            self.hear()
+            while not pgconn.is_busy():
+                result = pgconn.get_result()
+                if result is None:  # the end of one statement's
+                    continue
+                if result.status == ExecStatus.PIPELINE_SYNC:
+                    return results
+                if result.status not in _DONE:
+                    raise _error_of(result)
+                results.append(result)
+
+    def hear(self) -> None:
+        """Pass on what has been notified."""
+        while (notice := self._pgconn.notifies()) is not None:
+            self._heard(notice.be_pid, notice.extra)
 
     def end(self) -> None:
         """Let others use the connection, one statement at a time."""
-        self._pipeline = None
-        self._mode.close()
+        if self._pgconn.pipeline_status != PipelineStatus.OFF:
+            self._pgconn.exit_pipeline_mode()
+
+
+def _with_places(text: str) -> bytes:
+    """Put the numbers of values into a text."""
+    first, *others = text.split("%b")
+    places = (f"${n}{part}" for n, part in enumerate(others, start=1))
+    return "".join((first, *places)).encode()
+
+
+def _pack(value: Any) -> bytes:
+    kind = type(value)
+    if kind is str:
+        data: bytes = value.encode()
+        if b"\0" in data:
+            raise psycopg.DataError("a text holds a NUL")
+        return data
+    return struct.pack(">q", value) if kind is int else value
+
+
+def _rows_of(result: _Result) -> list[Row]:
+    columns = range(result.nfields)
+    readers = [_READERS.get(result.ftype(column), _to_text) for column in columns]
+    get = result.get_value
+    return [
+        tuple(
+            None if (data := get(row, column)) is None else readers[column](data)
+            for column in columns
+        )
+        for row in range(result.ntuples)
+    ]
+
+
+def _error_of(result: _Result) -> psycopg.Error:
+    state = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE)
+    message = result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b""
+    if state is None:
+        message = result.error_message
+    kind: type[psycopg.Error]
+    try:
+        kind = psycopg.errors.lookup((state or b"").decode())
+    except KeyError:
+        kind = psycopg.OperationalError
+    return kind(message.decode("utf-8", "replace"))

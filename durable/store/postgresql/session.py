@@ -16,7 +16,6 @@ from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
 
 if TYPE_CHECKING:
-    import psycopg
     import sqlalchemy as sa
 
     from durable.store.deciding.rows import Rows
@@ -86,7 +85,7 @@ class PostgresSession(ServerSession):
             values = (f'"{schema.replace(chr(34), 2 * chr(34))}"',)
             self._path = Statement("SELECT set_config('search_path', %b, true)", values)
         self._life = ""
-        self._trips = Trips(raw)
+        self._trips = Trips(raw, self._hear)
         self._tables = PostgresTables(self)
         self._pending: list[Statement] = []
         self._is_broken = False
@@ -218,21 +217,17 @@ class PostgresSession(ServerSession):
         A pooler takes the words for it, and gives the next transaction another
         connection.
         """
-        self._raw.add_notify_handler(self._hear)
-        self._trips.end()
-        for text in (
-            f"LISTEN {_CHANNEL}",
-            f"NOTIFY {_CHANNEL}, 'listening'",
-            "SELECT 1",
-        ):
-            self._raw.execute(text)
+        asked = Statement("SELECT pg_notify(%b, %b)", (_CHANNEL, "listening"))
+        self.send({"listen": Statement(f"LISTEN {_CHANNEL}")})
+        self.send({"told": asked})
+        self.send({"heard": _LATEST})
 
-    def _hear(self, notice: psycopg.Notify) -> None:
-        if notice.payload == "listening":
-            is_own = notice.pid == self._raw.info.backend_pid
-            self._listens = self._listens or is_own
-        elif notice.pid != self._raw.info.backend_pid:
+    def _hear(self, process_id: int, payload: bytes) -> None:
+        is_own = process_id == self._raw.pgconn.backend_pid
+        if not is_own:
             self._has_heard = True
+        elif payload == b"listening":
+            self._listens = True
 
     @property
     def news_descriptor(self) -> int | None:
@@ -251,12 +246,8 @@ class PostgresSession(ServerSession):
 
     def hear(self) -> None:
         """See `Session`."""
-        # A statement would be a trip, and the driver's own way waits.
-        pgconn = self._raw.pgconn
-        pgconn.consume_input()
-        while (notice := pgconn.notifies()) is not None:
-            if notice.be_pid != pgconn.backend_pid:
-                self._has_heard = True
+        self._raw.pgconn.consume_input()
+        self._trips.hear()
 
     def has_changed(self) -> bool:
         """See `Session`."""
@@ -283,8 +274,6 @@ class PostgresSession(ServerSession):
             self.rollback()
         with contextlib.suppress(Exception):
             self._raw.close()
-        with contextlib.suppress(Exception):
-            self._trips.end()  # closed already, or the driver would log that it is
         self.disconnect()
 
 
