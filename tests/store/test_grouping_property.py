@@ -367,7 +367,7 @@ def read_sqlite(session: Session) -> dict[str, Any]:
     }
     runs = connection.execute(sa.select(*statements.RUN_COLUMNS)).all()
     return {
-        "runs": {run.run_id: run for run in map(salvage.to_run, runs)},
+        "runs": {run.run_id: _kept(run) for run in map(salvage.to_run, runs)},
         "open": {r.run_id for r in rows["durable_runs"] if r.open_key is not None},
         "history": {(r.run_id, r.event_id): tuple(r) for r in rows["durable_history"]},
         "inbox": {r.sequence: tuple(r)[1:] for r in rows["durable_inbox"]},
@@ -377,10 +377,16 @@ def read_sqlite(session: Session) -> dict[str, Any]:
     }
 
 
+def _kept(run: RunRecord) -> RunRecord:
+    """The row without an epoch that nobody can write in any more."""
+    is_open = run.status is RunStatus.RUNNING
+    return run if is_open else replace(run, epoch=0)
+
+
 def read_memory(store: MemoryStore) -> dict[str, Any]:
     database = store._database
     return {
-        "runs": database.runs,
+        "runs": {run_id: _kept(run) for run_id, run in database.runs.items()},
         "open": set(database.open_run_ids.values()),
         "history": {
             (run_id, event_id): row

@@ -54,7 +54,7 @@ def test_url_that_names_no_database_is_refused_with_the_right_form(url: Any) -> 
     ],
 )
 def test_url_of_a_server_is_refused_without_its_password(scheme: str) -> None:
-    with pytest.raises(NotADatabaseError, match="SQLite only") as caught:
+    with pytest.raises(NotADatabaseError) as caught:
         connect(f"{scheme}://user:s3cr@t:x@host/db")
 
     assert "s3cr" not in str(caught.value)
@@ -105,19 +105,24 @@ SECRET = "hunter2"
         f"sqlite:///x.db?{SECRET}",
     ],
 )
-def test_password_is_masked_in_every_refusal(url: str) -> None:
-    with pytest.raises(DurableError) as caught:
-        connect(url)
+def test_password_is_masked_in_refusals_and_names(url: str) -> None:
+    try:
+        store = connect(url)
+    except DurableError as error:
+        said = str(error)
+    else:
+        assert isinstance(store, SqlStore)
+        said = store._database.name
 
-    assert SECRET not in str(caught.value)
+    assert SECRET not in said
 
 
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("orders.db", "'orders.db'"),
-        ("postgres://u:x@h.example:5432/d", "'postgres://u:***@h.example:5432/d'"),
-        ("postgres://h/d", "'postgres://h/d'"),
+        ("postgres://u:x@h.example:5432", "'postgres://u:***@h.example:5432'"),
+        ("postgres://h/d?oops=1", "'postgres://h/d?oops=***'"),
         ("sqlite://orders.db", "'sqlite://orders.db'"),
         ("sqlite:///a@b.db?oops=1", "'sqlite:///a@b.db?oops=***'"),
     ],

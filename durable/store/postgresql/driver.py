@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -265,9 +266,8 @@ def _error_of(result: _Result) -> psycopg.Error:
     message = result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b""
     if state is None:
         message = result.error_message
-    kind: type[psycopg.Error]
-    try:
+    kind: Any = psycopg.OperationalError
+    with contextlib.suppress(KeyError):
         kind = psycopg.errors.lookup((state or b"").decode())
-    except KeyError:
-        kind = psycopg.OperationalError
-    return kind(message.decode("utf-8", "replace"))
+    error: psycopg.Error = kind(message.decode("utf-8", "replace"))
+    return error
