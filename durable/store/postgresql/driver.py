@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import waiting
+from psycopg.errors import lookup
 from psycopg.pq import ExecStatus, PipelineStatus
 
 T = TypeVar("T")
@@ -266,8 +267,7 @@ def _error_of(result: _Result) -> psycopg.Error:
     message = result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b""
     if state is None:
         message = result.error_message
-    kind: Any = psycopg.OperationalError
+    kind: type[psycopg.Error] = psycopg.OperationalError
     with contextlib.suppress(KeyError):
-        kind = psycopg.errors.lookup((state or b"").decode())
-    error: psycopg.Error = kind(message.decode("utf-8", "replace"))
-    return error
+        kind = lookup((state or b"").decode())
+    return kind(message.decode("utf-8", "replace"))
