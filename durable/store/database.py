@@ -122,6 +122,11 @@ class Session(Protocol):
         """The rows, by the same connection."""
         ...
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the connection is of no more use, after whatever has happened."""
+        ...
+
     packs_rows: bool
     """Whether many rows had better come as one: the driver is slow with rows."""
 

@@ -240,7 +240,7 @@ def _with_places(text: str) -> bytes:
 
 
 def _pack(value: Any) -> bytes:
-    kind = type(value)
+    kind: type[Any] = type(value)
     if kind is str:
         data: bytes = value.encode()
         if b"\0" in data:
@@ -267,7 +267,7 @@ def _error_of(result: _Result) -> psycopg.Error:
     message = result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b""
     if state is None:
         message = result.error_message
-    kind: type[psycopg.Error] = psycopg.OperationalError
+    text = message.decode("utf-8", "replace")
     with contextlib.suppress(KeyError):
-        kind = lookup((state or b"").decode())
-    return kind(message.decode("utf-8", "replace"))
+        return lookup((state or b"").decode())(text)
+    return psycopg.OperationalError(text)

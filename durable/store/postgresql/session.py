@@ -168,21 +168,20 @@ class PostgresSession(ServerSession):
         self._has_written = False
 
     def rollback(self) -> None:
-        """See `Session`.
-
-        Raises:
-            ConnectionError: an error was met on this connection: it is of no more use.
-        """
+        """See `Session`."""
         self._pending.clear()
         has_begun = self.phase is Phase.BEGUN
         self.phase = Phase.NONE
-        if self._is_broken or self._raw.broken:
-            raise ConnectionError("an error was met before")
-        if has_begun:
+        if has_begun and not self.is_broken:
             # The driver forgets prepared statements when it rolls back.
             end = _ROLLBACK if self._has_written else _COMMIT
             self._has_written = False
             self.send({"end": end})
+
+    @property
+    def is_broken(self) -> bool:
+        """See `Session`."""
+        return self._is_broken or self._raw.broken
 
     @property
     def fate(self) -> object:

@@ -9,6 +9,11 @@ class SqlSession:
     packs_rows: bool = False
 
     @property
+    def is_broken(self) -> bool:
+        """See `Session`."""
+        return False
+
+    @property
     def fate(self) -> object:
         """See `Session`."""
         return None

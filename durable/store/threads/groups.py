@@ -236,6 +236,9 @@ class GroupExecutor:
             session.rollback()
         except Exception:  # noqa: BLE001 - the connection is of no more use
             self.close()
+        else:
+            if session.is_broken:
+                self.close()
 
     def _explain(self, error: Exception) -> StoreError:
         if isinstance(error, StoreError):
