@@ -182,7 +182,8 @@ class Worker:
         was_open = runner.is_open
         try:
             if was_open:
-                runner.terms.is_draining = True
+                with contextlib.suppress(StoreError):
+                    await self._begin_draining()
                 await runner.pool.drain(self._options.grace_seconds)
                 await self._finish_commits()
         finally:  # Cancelled, it waits for nothing more.
@@ -197,6 +198,20 @@ class Worker:
             finally:
                 observing.worker_stopped(self._watch)
                 runner.forget_all()
+
+    async def _begin_draining(self) -> None:
+        """Take nothing more, and leave to others at once what nothing runs of here."""
+        runner = self._runner
+        runner.terms.is_draining = True
+        self._lookout.stop()
+        if self.running_activities():
+            runner.spawn(self._store.drain_worker())
+        unread = tuple(runner.loader.loading)
+        runner.loader.forget_all()
+        for run in list(runner.runs.values()):
+            runner.settle(run)
+        if unread:
+            await self._store.perform(ReleaseRuns(run_ids=unread))
 
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""
