@@ -171,10 +171,13 @@ def worker(
             options.update(drain_timeout=drain_timeout)
             arguments = _arguments(session, options, resources)
             # What they are is only known where they are loaded.
-            unknown = (lambda: nullcontext({})) if resources else None
-            closing = closing_seconds(grace, unknown)
+            closing = closing_seconds(grace, _some_resources if resources else None)
             limit = grace + closing + _LEAVE_SECONDS
             _keep(session, processes, arguments, limit, probes)
+
+
+def _some_resources() -> nullcontext[dict[Any, object]]:
+    return nullcontext({})
 
 
 def _announce_draining(number: int) -> None:
@@ -199,7 +202,7 @@ def _work(
 
         async def work(stop: asyncio.Event) -> None:
             serving = Serving(session, queues, options, stop)
-            ready: Callable[[], None] = lambda: None  # noqa: E731
+            ready = None
             if keeper_line is not None:
                 ready = WorkerEnd(keeper_line, serving.look, stop).tell_ready
 

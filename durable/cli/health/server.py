@@ -120,7 +120,9 @@ class _HealthServer:
     ) -> None:
         if len(self._open) >= limits.HEALTH_CONNECTIONS_MAX:
             # Who came first has had its time; a probe may be waiting behind it.
-            next(iter(self._open)).cancel()
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs
         self._open[task] = None

@@ -64,7 +64,7 @@ class Serving:
         self._engines: list[Engine] = []
         self._is_ready = False
 
-    async def work(self, ready: Callable[[], None]) -> None:
+    async def work(self, ready: Callable[[], None] | None = None) -> None:
         """Run workflows and activities until it is told to stop; then drain.
 
         Args:
@@ -77,7 +77,8 @@ class Serving:
             for queue in self._queues:
                 await self._open(queue)
             self._is_ready = True
-            ready()
+            if ready is not None:
+                ready()
             with quieter_collector():
                 await self._stop.wait()
         finally:
