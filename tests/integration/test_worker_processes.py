@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import sqlite3
 import urllib.request
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +20,19 @@ from tests.integration.test_cli_processes import APP, Process, Shop, shop, wait_
 __all__ = ["shop"]
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left(shop: Shop) -> Iterator[None]:
+    """End what a test that fails would leave behind: the processes of its workers."""
+    yield
+    shop.end()
+    logs = "".join(process.stderr for process in shop.processes)
+    for pid in {int(found) for found in re.findall(r"worker (\d+)-", logs)}:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # Its number may be another's by now.
+            if Path(f"/proc/{pid}/cwd").readlink() == shop.folder:
+                os.kill(pid, signal.SIGKILL)
 
 
 def keep(shop: Shop, *args: str, count: int = 2) -> Process:
@@ -102,6 +117,8 @@ def test_killed_process_is_started_again_and_its_run_goes_on(shop: Shop) -> None
 def test_second_signal_ends_all_at_once(shop: Shop) -> None:
     keeper = keep(shop, "--drain-timeout", "1h")
     pids = pids_of(shop, keeper)
+    # Or a terminal would send them what they are told in order.
+    assert os.getpgid(keeper.process.pid) not in map(os.getpgid, pids)
     shop.ask("start", "passing", "--input", '["tea"]', "--id", "order-1")
     wait_for(lambda: shop.began("tea"), "the activity's begin")
 

@@ -109,7 +109,7 @@ async def test_head_is_told_what_get_would_be_but_for_the_body(
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
         (b"\r\n\r\n", 400),
         (b"GET /live HTTP/1.1\r\nX: " + b"x" * 100_000, 431),
-        (b"x" * 100_000 + b"\r\n\r\n", 431),
+        (b"x" * 200_000 + b"\r\n\r\n", 431),
     ],
 )
 async def test_what_is_no_such_request_is_refused(
