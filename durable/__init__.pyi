@@ -123,6 +123,7 @@ from durable.options import RetryPolicy as RetryPolicy
 from durable.store.records import RunStatus as RunStatus
 from durable.sync import SyncEngine as SyncEngine
 from durable.sync import SyncHandle as SyncHandle
+from durable.worker.health import WorkerHealth as WorkerHealth
 
 __version__: str
 # Literally what is imported above: a second list would have to be kept equal.

@@ -57,6 +57,7 @@ from durable.worker.activities.held_resources import (
     Resources,
     closing_seconds,
 )
+from durable.worker.health import WorkerHealth
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
 
@@ -187,6 +188,20 @@ class Engine:
         """Name the attempts of activities that run here now; any thread may ask."""
         worker = self._worker
         return [] if worker is None else worker.running_activities()
+
+    async def health(self) -> WorkerHealth | None:
+        """Tell how its worker does now; None without one, or if it has no lease yet.
+
+        It takes 2 s at most, if the database does not answer.
+
+        Raises:
+            EngineClosedError: the engine is open on another event loop.
+        """
+        worker = self._worker
+        if worker is None or not worker.worker_id:
+            return None
+        self._home.check()
+        return await worker.health()
 
     # --- open and close ---------------------------------------------------------------
 

@@ -64,6 +64,13 @@ TEARDOWN_ROUNDS_MAX: Final = 100
 CANCELS_IN_A_ROW: Final = 8
 ROUNDS_WITHOUT_PROGRESS: Final = 16
 
+# Processes of one `durable worker`: more than the cores of most machines.
+WORKER_PROCESSES_MAX: Final = 256
+# Who asks how a worker does: so many at once, so long, and with so large a request.
+HEALTH_CONNECTIONS_MAX: Final = 64
+HEALTH_SECONDS_MAX: Final = 5.0
+HEALTH_REQUEST_BYTES_MAX: Final = 8 * 1024
+
 # A worker that has not renewed for this long may be replaced.
 LEASE_SECONDS: Final = 10.0
 

@@ -34,6 +34,7 @@ from durable.errors import EngineClosedError, InvalidCallError
 from durable.loop_thread import LoopThread
 from durable.options import Duration, IdConflictPolicy, OnConflict
 from durable.store.records import AttemptRecord, RunStatus
+from durable.worker.health import WorkerHealth
 
 _log: Final = logging.getLogger("durable.worker")
 # What closing takes beyond the time for activities, if nothing hangs.
@@ -456,6 +457,11 @@ class SyncEngine:
         thread = self._open_thread()
         called = self._engine.call(call, update_id=update_id, timeout=timeout)
         return thread.call(called)
+
+    def health(self) -> WorkerHealth | None:
+        """Tell how its worker does now; see `Engine.health`."""
+        thread = self._thread
+        return None if thread is None else thread.call(self._engine.health())
 
     def list(
         self,

@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "run": ("run", "run", "Start a workflow here and wait for its result."),
     "start": ("run", "start", "Start a workflow for workers to run."),
     "worker": ("worker", "worker", "Run workflows and activities until stopped."),
+    "workers": ("workers", "workers", "List the workers that are there."),
     "list": ("list_runs", "list_runs", "List runs, newest first."),
     "show": ("show", "show", "Show what a run did, and what it waits for."),
     "history": ("show", "history", "Print a run's recorded events."),
@@ -110,6 +111,7 @@ class CommandLine(click.Group):
 
 
 def _configure(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    context.ensure_object(Session).config = value
     context.default_map = {**(context.default_map or {}), **read_settings(value)}
 
 

@@ -29,6 +29,7 @@ class Session:
     is_namespace_chosen: bool = False
     log_level: str | None = None
     log_format: str = "text"
+    config: str | None = None
     is_json: bool = False
 
     @property

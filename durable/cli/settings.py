@@ -31,6 +31,9 @@ _KEYS: Final[dict[str, tuple[type | tuple[type, ...], str | None]]] = {
     "max_cached_runs": (int, "worker"),
     "resources": (str, "worker"),
     "drain_timeout": ((str, int, float), "worker"),
+    "processes": ((str, int), "worker"),
+    "health_port": (int, "worker"),
+    "health_host": (str, "worker"),
 }
 
 

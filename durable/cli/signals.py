@@ -32,11 +32,14 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def on_first_signal(act: Callable[[int], None]) -> Generator[None]:
+def on_first_signal(
+    act: Callable[[int], None], at_end: Callable[[], None] = lambda: None
+) -> Generator[None]:
     """Call `act` with the first signal's number; the second ends the process.
 
-    `act` is called between two steps of whatever the main thread does, on the event
-    loop's thread but outside of its callbacks.
+    Both `act` and `at_end`, which is called just before that end, are called between
+    two steps of whatever the main thread does, on the event loop's thread but outside
+    of its callbacks.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may receive signals
@@ -55,6 +58,7 @@ def on_first_signal(act: Callable[[int], None]) -> Generator[None]:
             finally:
                 begun_at = time.monotonic()
         elif time.monotonic() - begun_at > ECHO_SECONDS:
+            at_end()
             # No exception would do: code that is being drained could catch it.
             os._exit(128 + number)
 
@@ -98,6 +102,7 @@ def run_until_signal(
     work: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     announce: Callable[[int], None],
     limit: float,
+    at_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a coroutine that ends in order once the event it is given is set.
 
@@ -108,11 +113,12 @@ def run_until_signal(
         work: takes the event that the first signal sets.
         announce: called with that signal's number.
         limit: in seconds.
+        at_end: called, on some thread, just before the process is ended by force.
     """
     stop = asyncio.Event()
     loop: asyncio.AbstractEventLoop | None = None
     is_asked = False
-    last_resort = _LastResort(limit)
+    last_resort = _LastResort(limit, at_end)
 
     def begin(number: int) -> None:
         nonlocal is_asked
@@ -131,7 +137,7 @@ def run_until_signal(
         await _end_tasks()
 
     # Around all of it: a signal that comes while the loop is closed counts as well.
-    with on_first_signal(begin), last_resort:
+    with on_first_signal(begin, at_end), last_resort:
         asyncio.run(watched())
         last_resort.join_threads()
 
@@ -162,8 +168,9 @@ def _end_process(code: int, why: str) -> NoReturn:
 class _LastResort:
     """Ends the process some time after a signal."""
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, at_end: Callable[[], None]) -> None:
         self._limit = limit
+        self._at_end = at_end
         self._is_armed = False
         # Of its own, and begun early: a handler of signals may interrupt workflow code,
         # which may not begin a thread. A simple queue may be used from such handlers.
@@ -197,6 +204,7 @@ class _LastResort:
             if frame is not None and thread is not threading.current_thread():
                 line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 running.append(f"{thread.name} at {line}")
+        self._at_end()
         _end_process(
             128 + number,
             f"ended {self._limit:g} s after {signal.Signals(number).name}, though it"

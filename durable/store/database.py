@@ -63,6 +63,10 @@ class Tables(Protocol):
         """Move the end of a worker's lease; False if it has no row."""
         ...
 
+    def drain_worker(self, worker_id: str) -> None:
+        """Write that a worker drains."""
+        ...
+
     def remove_workers(self, worker_ids: Sequence[str], due: int) -> None:
         """Delete workers, and leave their runs at rest and due."""
         ...

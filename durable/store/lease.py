@@ -28,5 +28,13 @@ class RegisterWorker(msgspec.Struct, frozen=True):
     lost: Callable[[], None]
 
 
+class DrainWorker(msgspec.Struct, frozen=True):
+    """Say in the worker's row that it drains; fenced. Result: None.
+
+    Raises (as outcome):
+        LeaseLostError: this worker's lease is gone, or it never had one.
+    """
+
+
 class ReleaseWorker(msgspec.Struct, frozen=True):
     """Remove the worker and make its runs ownerless. Result: None."""

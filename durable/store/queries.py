@@ -166,5 +166,12 @@ class ListWorkers(Query[list[WorkerRecord]], frozen=True):
     """All workers that have a row, by worker id."""
 
 
+class CountOwnedRuns(Query[dict[str, int]], frozen=True):
+    """How many open runs each worker owns, by worker id; those with none are left out.
+
+    All of them are live in it. An owner without a row is counted as well.
+    """
+
+
 class CheckIntegrity(Query[list[str]], frozen=True):
     """What the database finds wrong with itself; empty if nothing."""

@@ -200,6 +200,14 @@ class ReplyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: int
 
 
+class WorkerStatus(enum.StrEnum):
+    """What a worker that has a row does."""
+
+    RUNNING = "running"
+    DRAINING = "draining"
+    """It waits for what it has under way, takes nothing more, and leaves."""
+
+
 class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One worker process's row: its lease.
 
@@ -221,6 +229,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     task_queue: str
     started_at: Instant
     lease_expires_at: Instant = 0
+    status: WorkerStatus = WorkerStatus.RUNNING
     damage: str | None = None
 
 

@@ -80,6 +80,14 @@ class Store(Protocol):
         """
         ...
 
+    async def drain_worker(self) -> None:
+        """Say in this worker's row that it drains, for whoever lists the workers.
+
+        Raises:
+            LeaseLostError: this worker's lease is gone.
+        """
+        ...
+
     async def release_worker(self) -> None:
         """Give up the lease and every run of this worker, in one transaction.
 
@@ -92,6 +100,13 @@ class Store(Protocol):
 
         False once the lease is over by the clock and its renewal was not heard of, as
         in a process that was stopped for a while. Any thread may ask.
+        """
+        ...
+
+    def lease_seconds(self) -> float:
+        """How many seconds this worker's lease still runs, as far as is known here.
+
+        0 without one. Any thread may ask.
         """
         ...
 

@@ -16,12 +16,18 @@ from durable.errors import DurableError, InternalError
 from durable.store.deciding import policies
 from durable.store.deciding.decide import DECIDED, Decided, decide
 from durable.store.deciding.wanted import want
-from durable.store.lease import LEASE_MICROSECONDS, RegisterWorker, ReleaseWorker
+from durable.store.lease import (
+    LEASE_MICROSECONDS,
+    DrainWorker,
+    RegisterWorker,
+    ReleaseWorker,
+)
 from durable.store.records import (
     ClaimRuns,
     ReapWorkers,
     ReleaseRuns,
     RepairRun,
+    WorkerStatus,
     at_once,
 )
 
@@ -161,6 +167,11 @@ class Transaction:
         self.lost = operation.lost
         return registered
 
+    def _drain_worker(self, _: DrainWorker) -> None:
+        worker = self._require_lease()
+        self._tables.drain_worker(worker.worker_id)
+        self.worker = msgspec.structs.replace(worker, status=WorkerStatus.DRAINING)
+
     def _release_worker(self, _: ReleaseWorker) -> None:
         if self.worker is not None:
             due = at_once(self._clock.now())
@@ -184,5 +195,6 @@ class Transaction:
         ReapWorkers: _reap,
         RepairRun: _repair,
         RegisterWorker: _register,
+        DrainWorker: _drain_worker,
         ReleaseWorker: _release_worker,
     }

@@ -334,11 +334,17 @@ class _TrackedStore:
     ) -> WorkerRecord:
         return await self._track(self._inner.register_worker(worker, lost))
 
+    async def drain_worker(self) -> None:
+        await self._track(self._inner.drain_worker())
+
     async def release_worker(self) -> None:
         await self._track(self._inner.release_worker())
 
     def holds_lease(self) -> bool:
         return True  # virtual time jumps over leases, and nobody else is there
+
+    def lease_seconds(self) -> float:
+        return limits.LEASE_SECONDS
 
     def watch(self, changed: Callable[[], None]) -> None:
         self._inner.watch(changed)

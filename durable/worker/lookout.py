@@ -22,7 +22,7 @@ from durable.store.queries import (
     FindNextWakeUp,
     ListWorkers,
 )
-from durable.store.records import ClaimRuns, ReapWorkers
+from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
 from durable.worker.runner import Runner
@@ -120,11 +120,14 @@ class Lookout:
     ) -> dict[str, int]:
         """Take a bounded number of runs, and go on with them."""
         types = self._types()
-        if not types:
+        if not types or not self._is_open:
             return {}
         claim = ClaimRuns(workflow_types=types, limit=limit, stuck_after=stuck_after)
         claimed: dict[str, int] = await self._store.perform(claim)
-        self._runner.claimed(claimed)
+        if self._is_open:
+            self._runner.claimed(claimed)
+        elif claimed:  # it was on its way when the drain began
+            await self._store.perform(ReleaseRuns(run_ids=tuple(claimed)))
         return claimed
 
     async def _try_stuck(self) -> None:

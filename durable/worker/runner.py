@@ -199,7 +199,7 @@ class Runner:
         elif effects.left is not None:
             self._leave(run, effects.left, effects.terminal)
         elif run.state is AT_REST:
-            self._settle(run)
+            self.settle(run)
         if rare is not None and rare.error is not None:
             raise rare.error
 
@@ -310,9 +310,13 @@ class Runner:
         elif left is Left.PARKED and run.stuck is not None:
             self._outside.stuck(run.run_id, run.stuck)
 
-    def _settle(self, run: LiveRun) -> None:
+    def settle(self, run: LiveRun) -> None:
         """Keep an idle run live for a while; let the longest idle ones go."""
         if not run.is_idle:
+            return
+        if self.terms.is_draining:
+            if run.row[0]:
+                self.release(run)  # others need not wait for what still runs here
             return
         self._idle[run.run_id] = run
         self._idle.move_to_end(run.run_id)
@@ -530,7 +534,7 @@ class Runner:
             else:
                 self.hits += 1
                 self.feed(run, inputs.Due())
-        if to_load and self.has_lease:
+        if to_load and self.has_lease and not self.terms.is_draining:
             self.misses += self.loader.load(to_load)
 
     def _entered(self, loaded: LoadedRun) -> None:

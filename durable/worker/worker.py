@@ -44,6 +44,7 @@ from durable.worker.activities.activity_code import EngineParts
 from durable.worker.activities.activity_pool import ActivityPool
 from durable.worker.guards.guards import install_guards
 from durable.worker.guards.watchdog import Watchdog
+from durable.worker.health import Reachability, WorkerHealth
 from durable.worker.lookout import Lookout
 from durable.worker.process import host_identity, process_start
 from durable.worker.questions import Question
@@ -111,6 +112,7 @@ class Worker:
         self._rejoining = Rejoining(
             store, self._runner, self.join, self._lookout.take_over
         )
+        self._reachability = Reachability(store)
         self._run_ids = RunIds()
         self._entropy = random.Random(secrets.randbits(256))  # noqa: S311 - ids must differ, not be secret
 
@@ -182,7 +184,8 @@ class Worker:
         was_open = runner.is_open
         try:
             if was_open:
-                runner.terms.is_draining = True
+                with contextlib.suppress(StoreError):
+                    await self._begin_draining()
                 await runner.pool.drain(self._options.grace_seconds)
                 await self._finish_commits()
         finally:  # Cancelled, it waits for nothing more.
@@ -198,11 +201,41 @@ class Worker:
                 observing.worker_stopped(self._watch)
                 runner.forget_all()
 
+    async def _begin_draining(self) -> None:
+        """Take nothing more, and leave to others at once what nothing runs of here."""
+        runner = self._runner
+        runner.terms.is_draining = True
+        self._lookout.stop()
+        if self.running_activities():
+            runner.spawn(self._store.drain_worker())
+        unread = tuple(runner.loader.loading)
+        runner.loader.forget_all()
+        for run in list(runner.runs.values()):
+            runner.settle(run)
+        if unread:
+            await self._store.perform(ReleaseRuns(run_ids=unread))
+
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""
         self._runner.is_open = False
+        self._reachability.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
+
+    async def health(self) -> WorkerHealth:
+        """How it does now; it asks the database whether that answers."""
+        is_reachable = await self._reachability.ask()
+        state = self._state()
+        return WorkerHealth(
+            worker_id=self.worker_id,
+            task_queue=self._task_queue,
+            status="draining" if self._runner.terms.is_draining else "running",
+            live_runs=state.cached_runs,
+            running_activities=state.slots_used,
+            capacity=state.slots,
+            lease_seconds_left=self._store.lease_seconds(),
+            is_database_reachable=is_reachable,
+        )
 
     def running_activities(self) -> list[str]:
         """The attempts that run, as the log names them; any thread may ask."""

@@ -181,6 +181,7 @@ ODD_WORKERS = {
     "process_started_at": "x'ff'",
     "namespace": "CAST(x'fffe' AS TEXT)",
     "worker_id": "CAST(x'fffe' AS TEXT)",
+    "status": "'asleep'",
 }
 
 
@@ -194,7 +195,7 @@ async def test_one_odd_row_of_a_worker_keeps_no_engine_from_opening(
         connection.execute(
             "INSERT INTO durable_workers VALUES ('odd', 'default', 'here', 1, '',"
             " 'default',"
-            " 5, ?)",
+            " 5, ?, 'running')",
             (clock.now() + 3_600_000_000,),
         )
         connection.execute(

@@ -22,8 +22,8 @@ from durable import Engine, Signal, activity, workflow
 from durable.errors import SchemaRevisionError, StoreError
 from durable.store.connect import connect
 from durable.store.database import Session
-from durable.store.queries import LoadRuns
-from durable.store.records import ClaimRuns, Committed
+from durable.store.queries import ListWorkers, LoadRuns
+from durable.store.records import ClaimRuns, Committed, WorkerStatus
 from durable.store.sql import schema
 from durable.store.sql.schema import HEAD, find_migrations, read_revision
 from durable.store.sqlite.backup import back_up
@@ -216,12 +216,14 @@ async def test_runs_of_an_old_file_go_on(path: Path) -> None:
 
 # What was taken away, or says who has a run, which is only while it is live.
 _CHANGED = {"fence", "is_active", "owner", "wake_at", "epoch"}
+_ADDED = {"durable_workers": {"status"}}
 
 
 def read_what_is_kept(connection: sqlite3.Connection, table: str) -> list[Any]:
     """All rows of a table, but for what later revisions have changed."""
     columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
-    names = ", ".join(name for _, name, *_ in columns if name not in _CHANGED)
+    changed = _CHANGED | _ADDED.get(table, set())
+    names = ", ".join(name for _, name, *_ in columns if name not in changed)
     return connection.execute(f"SELECT {names} FROM {table}").fetchall()  # noqa: S608 - names are written here
 
 
@@ -291,6 +293,29 @@ def test_old_files_migrate_to_the_same_tables(
     migrated.close()
 
 
+async def test_workers_of_the_release_before_are_said_to_run(path: Path) -> None:
+    """The newest migration expands: programs that do not know of it work beside it."""
+    load_second_revision(path)
+    SqliteDatabase(path).open_writer().close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO durable_workers (worker_id, namespace, host, pid,"
+            " process_started_at, task_queue, started_at, lease_expires_at)"
+            " VALUES ('older', 'default', 'here', 1, '', 'default', 1, 2)"
+        )
+    store = connect(f"sqlite:///{path}", migrate=False)
+    await store.open()
+
+    workers = await store.read(ListWorkers())
+
+    assert {worker.worker_id: worker.status for worker in workers} == {
+        "gone": WorkerStatus.RUNNING,
+        "older": WorkerStatus.RUNNING,
+    }
+    assert all(worker.damage is None for worker in workers)
+    await store.close()
+
+
 @pytest.mark.parametrize("dialect", ["postgresql", "mysql", "mariadb"])
 def test_migrations_compile_for_servers(dialect: str) -> None:
     text = io.StringIO()
@@ -307,6 +332,9 @@ def test_migrations_compile_for_servers(dialect: str) -> None:
     migrated = text.getvalue()
     (added,) = re.findall("ADD COLUMN checkpoint_event_id INTEGER (.*);", migrated)
     assert added in ("DEFAULT '0' NOT NULL", "NOT NULL DEFAULT '0'")
+    (status,) = re.findall(r"ADD COLUMN status VARCHAR\(32\) (.*);", migrated)
+    assert "DEFAULT 'running'" in status
+    assert ("COLLATE utf8mb4_bin" in status) is (dialect != "postgresql")
     assert "CREATE TABLE replies" in migrated
     is_partial = "WHERE parent_run_id IS NOT NULL" in migrated
     assert is_partial is (dialect == "postgresql")
@@ -333,7 +361,7 @@ def test_opening_again_changes_nothing(session: Session, path: Path) -> None:
     again.close()
 
 
-@pytest.mark.parametrize("revision", ["0006", "9999", "abc123", "0001b"])
+@pytest.mark.parametrize("revision", ["0007", "9999", "abc123", "0001b"])
 def test_schema_of_another_release_is_refused_unchanged(
     path: Path, revision: str
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from durable.clock import Clock
 from durable.errors import CommitUnknownError, DatabaseUnavailableError, DurableError
-from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.lease import DrainWorker, RegisterWorker, ReleaseWorker
 from durable.store.memory.memory import MemoryStore
 from durable.store.queries import Query
 from durable.store.records import Operation, WorkerRecord
@@ -167,11 +167,17 @@ class GatedStore:
         )
         return registered
 
+    async def drain_worker(self) -> None:
+        await wait_for_outcome(lambda done: self._submit(DrainWorker(), done))
+
     async def release_worker(self) -> None:
         await wait_for_outcome(lambda done: self._submit(ReleaseWorker(), done))
 
     def holds_lease(self) -> bool:
         return self.inner.holds_lease()
+
+    def lease_seconds(self) -> float:
+        return self.inner.lease_seconds()
 
     def watch(self, changed: Callable[[], None]) -> None:
         self.inner.watch(changed)

@@ -12,7 +12,7 @@ from msgspec.structs import astuple, replace
 from durable import limits
 from durable.options import IdConflictPolicy, IdReusePolicy
 from durable.store.database import Session
-from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.lease import DrainWorker, RegisterWorker, ReleaseWorker
 from durable.store.memory.memory import MemoryStore
 from durable.store.memory.memory_database import MemoryDatabase
 from durable.store.records import (
@@ -234,6 +234,7 @@ rare = st.one_of(
         [
             RegisterWorker(make_worker("w"), ignore),
             RegisterWorker(make_worker("old"), ignore),
+            DrainWorker(),
             ReleaseWorker(),
         ]
     ),

@@ -41,6 +41,7 @@ VALUES = {
     "workflow_types": ["order", "other"],
 }
 INDEXED = [
+    "COUNT_OWNED_RUNS",
     "DELETE_OLD_REPLIES",
     "DISOWN_ALL_RUNS",
     "DISOWN_RUNS",

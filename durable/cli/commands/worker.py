@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Final, TypeVar
 
 import click
 
 from durable import limits
-from durable.api.registry import REGISTRY
+from durable.cli.health.report import Health, sum_up
+from durable.cli.health.server import serve_health
 from durable.cli.logs import logging_to_stderr
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.parameters import SPAN, database_options, resources_option
-from durable.cli.reporting import mask
+from durable.cli.processes.cores import usable_cores
+from durable.cli.processes.link import WorkerEnd
+from durable.cli.processes.serving import Serving
+from durable.cli.processes.supervisor import Supervisor
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_until_signal
 from durable.cli.user_code.loading import load_modules, load_resources
-from durable.engine import Engine
 from durable.options import to_microseconds
-from durable.store.connect import connect
-from durable.store.queries import ListWorkers
 from durable.worker.activities.held_resources import closing_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _log: Final = logging.getLogger("durable.cli")
-# A run is some eighty objects that the collector looks at. By Python's own thresholds
-# a burst of runs that begin has all of them looked at again and again.
-_THRESHOLDS: Final = (50_000, 20, 50)
 # How long after --drain-timeout the process is ended by force.
 _LEAVE_SECONDS: Final = 2.0
+# And how much later what it keeps is, which ends by itself if it can.
+_KILL_SECONDS: Final = 1.0
 
 
 def _at_least_one(name: str, default: int, text: str, **how: Any) -> Callable[[F], F]:
@@ -43,6 +43,26 @@ def _at_least_one(name: str, default: int, text: str, **how: Any) -> Callable[[F
     return click.option(
         name, type=count, default=default, show_default=True, help=text, **how
     )
+
+
+class _ProcessCount(click.IntRange):
+    """A number of processes, or `auto` for as many as there are cores."""
+
+    name = "processes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        if value == "auto":
+            return min(usable_cores(), limits.WORKER_PROCESSES_MAX)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(
+                f"{value!r} is neither 'auto' nor a number from 1 to {self.max}.",
+                param,
+                ctx,
+            )
 
 
 @click.command("worker")
@@ -57,6 +77,16 @@ def _at_least_one(name: str, default: int, text: str, **how: Any) -> Callable[[F
     envvar="DURABLE_QUEUES",
     show_envvar=True,
     help="The task queue to serve; may be given several times.",
+)
+@click.option(
+    "--processes",
+    type=_ProcessCount(min=1, max=limits.WORKER_PROCESSES_MAX),
+    metavar="N|auto",
+    default=None,
+    envvar="DURABLE_PROCESSES",
+    show_envvar=True,
+    help="Keep so many processes alive; 'auto' is one for each usable core. The"
+    " options below count for each of them.",
 )
 @_at_least_one(
     "--max-activities",
@@ -81,6 +111,27 @@ def _at_least_one(name: str, default: int, text: str, **how: Any) -> Callable[[F
     show_default=True,
     help="How long stopping waits for running activities.",
 )
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    default=None,
+    envvar="DURABLE_HEALTH_PORT",
+    show_envvar=True,
+    help="Answer /live, /ready, /health and /metrics there; 0 takes a free one.",
+)
+@click.option(
+    "--health-host",
+    metavar="HOST",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="DURABLE_HEALTH_HOST",
+    show_envvar=True,
+    help="The address for that; 0.0.0.0 or :: lets other machines ask.",
+)
+@click.option(
+    "--keeper-line", type=int, hidden=True, default=None, allow_from_autoenv=False
+)
 @resources_option
 @database_options
 @pass_session
@@ -88,8 +139,11 @@ def worker(
     session: Session,
     /,
     *,
-    modules: tuple[str, ...],
-    queues: tuple[str, ...],
+    processes: int | None,
+    health_port: int | None,
+    health_host: str,
+    keeper_line: int | None,
+    drain_timeout: str,
     resources: str | None,
     **options: Any,
 ) -> None:
@@ -100,36 +154,30 @@ def worker(
     finish within --drain-timeout, and the rest is left to other workers. The second
     one ends the process at once, as does the end of 2 s more; nothing is lost by that.
     With --resources there is as long again for closing them.
+
+    With --processes all of that goes for each process, and one that dies is started
+    again.
     """
     session.refuse_memory()
-    log = logging_to_stderr(session.log_level or "info", session.log_format)
-    with log, users_code_prints_to_stderr():
-        load_modules(modules)
-        options["resources"] = load_resources(resources)
+    grace = to_microseconds(drain_timeout, "--drain-timeout") / 1_000_000
+    probes = (health_host, health_port) if keeper_line is None else ("", None)
+    with logging_to_stderr(session.log_level or "info", session.log_format):
+        if processes is None or keeper_line is not None:
+            options.update(drain_timeout=drain_timeout, resources=resources)
+            _work(session, options, grace, probes, keeper_line)
+        else:
+            if sys.platform == "win32":
+                raise click.UsageError("--processes needs a system with POSIX signals.")
+            options.update(drain_timeout=drain_timeout)
+            arguments = _arguments(session, options, resources)
+            # What they are is only known where they are loaded.
+            closing = closing_seconds(grace, _some_resources if resources else None)
+            limit = grace + closing + _LEAVE_SECONDS
+            _keep(session, processes, arguments, limit, probes)
 
-        async def work(stop: asyncio.Event) -> None:
-            await _work(session, queues, options, stop)
 
-        grace = to_microseconds(options["drain_timeout"], "--drain-timeout") / 1_000_000
-        limit = grace + closing_seconds(grace, options["resources"]) + _LEAVE_SECONDS
-        run_until_signal(work, _announce_draining, limit)
-
-
-@contextmanager
-def quieter_collector() -> Generator[None]:
-    """Let the cyclic collector work in larger steps, and not look at what was imported.
-
-    Only a process that is ours alone may do so: it holds for the whole process.
-    """
-    former = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*former)
-        gc.unfreeze()
+def _some_resources() -> nullcontext[dict[Any, object]]:
+    return nullcontext({})
 
 
 def _announce_draining(number: int) -> None:
@@ -139,41 +187,80 @@ def _announce_draining(number: int) -> None:
     )
 
 
-async def _work(
+def _work(
     session: Session,
-    queues: tuple[str, ...],
     options: dict[str, Any],
-    stop: asyncio.Event,
+    grace: float,
+    probes: tuple[str, int | None],
+    keeper_line: int | None,
 ) -> None:
-    engines: list[Engine] = []
-    try:
-        for queue in dict.fromkeys(queues):
-            store = connect(session.database_url)
-            engine = Engine(
-                store, namespace=session.namespace, task_queue=queue, **options
-            )
-            engines.append(await engine.open())
-            ours = [
-                record.worker_id
-                for record in await store.read(ListWorkers())
-                if record.pid == os.getpid() and record.task_queue == queue
-            ]
-            _log.info(
-                "worker %s ready: task queue %r of %s, workflows: %d, activities: %d",
-                ", ".join(ours),
-                queue,
-                mask(session.database_url, session.secrets()),
-                len(REGISTRY.workflows),
-                len(REGISTRY.activities),
-            )
-        with quieter_collector():
-            await stop.wait()
-    finally:
-        # Side by side: all of them share one time to drain.
-        closed = await asyncio.gather(
-            *(engine.close() for engine in engines), return_exceptions=True
-        )
-    for error in closed:
-        if error is not None:
-            raise error
-    _log.info("worker stopped; its runs are left to others")
+    """Work in this process."""
+    with users_code_prints_to_stderr():
+        load_modules(options.pop("modules"))
+        options["resources"] = load_resources(options["resources"])
+        queues = options.pop("queues")
+
+        async def work(stop: asyncio.Event) -> None:
+            serving = Serving(session, queues, options, stop)
+            ready = None
+            if keeper_line is not None:
+                ready = WorkerEnd(keeper_line, serving.look, stop).tell_ready
+
+            async def look() -> Health:
+                return sum_up([await serving.look()], is_draining=False)
+
+            async with serve_health(*probes, look):
+                await serving.work(ready)
+
+        limit = grace + closing_seconds(grace, options["resources"]) + _LEAVE_SECONDS
+        run_until_signal(work, _announce_draining, limit)
+
+
+def _keep(
+    session: Session,
+    count: int,
+    arguments: Callable[[int], list[str]],
+    limit: float,
+    probes: tuple[str, int | None],
+) -> None:
+    """Keep processes that do.
+
+    Raises:
+        SystemExit: one of them has failed, and has said why.
+    """
+    environment = {
+        **os.environ,
+        # Not as an argument: everybody may read those, and it may hold a password.
+        "DURABLE_DATABASE_URL": session.database_url,
+        "DURABLE_NAMESPACE": session.namespace,
+    }
+    if session.config is not None:
+        environment["DURABLE_CONFIG"] = session.config
+    supervisor = Supervisor(count, arguments, environment, limit + _KILL_SECONDS)
+
+    async def work(stop: asyncio.Event) -> None:
+        async with serve_health(*probes, supervisor.look):
+            await supervisor.keep(stop)
+
+    # It must be there until the last of them is not.
+    run_until_signal(
+        work, _announce_draining, limit + 2 * _KILL_SECONDS, supervisor.kill
+    )
+    if supervisor.exit_code:
+        raise SystemExit(supervisor.exit_code)
+
+
+def _arguments(
+    session: Session, options: dict[str, Any], resources: str | None
+) -> Callable[[int], list[str]]:
+    """Make the arguments of a process from the options of this command."""
+    given = [f"--queue={queue}" for queue in options.pop("queues")]
+    modules = options.pop("modules")
+    if resources is not None:
+        given.append(f"--resources={resources}")
+    given += [f"--{n.replace('_', '-')}={value}" for n, value in options.items()]
+    level, form = session.log_level or "info", session.log_format
+    logs = [f"--log-level={level}", f"--log-format={form}"]
+    return lambda line: [
+        *(*logs, "worker", f"--keeper-line={line}", *given, "--", *modules)
+    ]

@@ -11,11 +11,17 @@ import functools
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 from durable.store import queries
 from durable.store.deciding import policies
-from durable.store.lease import RENEWAL_SECONDS, RegisterWorker, ReleaseWorker
+from durable.store.lease import (
+    RENEWAL_SECONDS,
+    DrainWorker,
+    RegisterWorker,
+    ReleaseWorker,
+)
 from durable.store.memory.memory_database import MemoryDatabase
 from durable.store.queries import RunNews, UnownedRun
 from durable.store.records import LoadedRun, RunStatus
@@ -40,7 +46,8 @@ if TYPE_CHECKING:
     from durable.store.store import Outcome
 
 T = TypeVar("T")
-_Submitted = tuple["Operation | RegisterWorker | ReleaseWorker", "Outcome"]
+_Operation: TypeAlias = "Operation | RegisterWorker | DrainWorker | ReleaseWorker"
+_Submitted: TypeAlias = "tuple[_Operation, Outcome]"
 
 # Named databases live as long as the process, so that a test can close one engine and
 # find everything again with the next.
@@ -133,9 +140,7 @@ class MemoryStore:
         """Queue an operation; it is applied by the loop's next round."""
         self._enqueue(operation, done)
 
-    def _enqueue(
-        self, operation: Operation | RegisterWorker | ReleaseWorker, done: Outcome
-    ) -> None:
+    def _enqueue(self, operation: _Operation, done: Outcome) -> None:
         self._admission.check()
         assert self._loop is not None  # noqa: S101 - open sets both
         self._queue.append((operation, done))
@@ -158,6 +163,10 @@ class MemoryStore:
         )
         return registered
 
+    async def drain_worker(self) -> None:
+        """Say in this worker's row that it drains."""
+        await wait_for_outcome(lambda done: self._enqueue(DrainWorker(), done))
+
     async def release_worker(self) -> None:
         """Give up the lease and every run of this worker."""
         await wait_for_outcome(lambda done: self._enqueue(ReleaseWorker(), done))
@@ -166,6 +175,12 @@ class MemoryStore:
         """Whether nobody has taken this worker's runs."""
         worker = self._worker
         return worker is not None and self._database.has_worker(worker.worker_id)
+
+    def lease_seconds(self) -> float:
+        """How long this worker's lease still runs; 0 if it has none."""
+        row = self._database.workers.get(self._worker.worker_id if self._worker else "")
+        left = 0 if row is None else row.lease_expires_at - self._database.clock.read()
+        return max(0, left) / 1_000_000
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever another store of the same name has committed."""
@@ -195,7 +210,7 @@ class MemoryStore:
         loop.call_soon(deliver, loop, receivers, outcomes)
         self._tell_others()
 
-    def _apply(self, operation: Operation | RegisterWorker | ReleaseWorker) -> Any:
+    def _apply(self, operation: _Operation) -> Any:
         ((result, error),) = self._apply_group([operation])
         if error is not None:
             raise error
@@ -394,6 +409,10 @@ class MemoryStore:
     def _list_workers(self, _: queries.ListWorkers) -> list[WorkerRecord]:
         return [row for _, row in sorted(self._database.workers.items())]
 
+    def _count_owned(self, _: queries.CountOwnedRuns) -> dict[str, int]:
+        owners = (run.owner for run in self._database.open_runs())
+        return dict(Counter(owner for owner in owners if owner is not None))
+
     _ANSWERS: ClassVar[dict[type[Query[Any]], Callable[[MemoryStore, Any], Any]]] = {
         queries.LoadRuns: _load_runs,
         queries.ReadMessages: lambda self, q: self._database.messages_of(q.run_id),
@@ -410,6 +429,7 @@ class MemoryStore:
         queries.FindUnowned: _find_unowned,
         queries.ListNamespaces: _list_namespaces,
         queries.ListWorkers: _list_workers,
+        queries.CountOwnedRuns: _count_owned,
         queries.CheckIntegrity: lambda _self, _query: [],
     }
 

@@ -14,7 +14,13 @@ from durable.store.deciding import policies
 from durable.store.deciding import rows as bits
 from durable.store.deciding.family import TERMINATE
 from durable.store.deciding.rows import Name, Run, Seen
-from durable.store.records import RUNNING, AttemptRecord, MessageRecord, RunRecord
+from durable.store.records import (
+    RUNNING,
+    AttemptRecord,
+    MessageRecord,
+    RunRecord,
+    WorkerStatus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -282,6 +288,11 @@ class MemoryDatabase:
             return False
         self.workers[worker_id] = replace(worker, lease_expires_at=until)
         return True
+
+    def drain_worker(self, worker_id: str) -> None:
+        """See `Tables`."""
+        row = self.workers[worker_id]
+        self.workers[worker_id] = replace(row, status=WorkerStatus.DRAINING)
 
     def remove_workers(self, worker_ids: Sequence[str], due: int) -> None:
         """See `Tables`."""

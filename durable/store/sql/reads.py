@@ -344,6 +344,11 @@ def _workers(session: Session, _: queries.ListWorkers) -> list[WorkerRecord]:
     return [salvage.salvage_worker(row) for row in rows]
 
 
+def _owned(session: Session, _: queries.CountOwnedRuns) -> dict[str, int]:
+    rows = fetch(session, statements.COUNT_OWNED_RUNS)
+    return {_as_text(owner): count for owner, count in rows}
+
+
 # --- groups ---------------------------------------------------------------------------
 
 
@@ -388,6 +393,7 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.FindUnowned: _each(_unowned),
     queries.ListNamespaces: _each(_namespaces),
     queries.ListWorkers: _each(_workers),
+    queries.CountOwnedRuns: _each(_owned),
     queries.CheckIntegrity: _each(lambda session, _: session.check()),
 }
 

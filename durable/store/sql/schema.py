@@ -21,7 +21,7 @@ from durable.store.sql.tables import METADATA, SERVER_TABLES
 if TYPE_CHECKING:
     from durable.store.database import Session
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The newest revision in `migrations/versions`."""
 
 _OWN_NAMES: Final = "0003"  # since when every table begins with `durable_`

@@ -106,7 +106,7 @@ class SqlTables:
 
     def insert_worker(self, worker: WorkerRecord) -> None:
         """See `Tables`."""
-        fields = msgspec.structs.asdict(worker)
+        fields = msgspec.to_builtins(worker)
         self._execute(
             statements.INSERT_WORKER,
             **{name: fields[name] for name in salvage.WORKER_FIELDS},
@@ -116,6 +116,10 @@ class SqlTables:
         """See `Tables`."""
         renewed = self._execute(statements.RENEW_LEASE, holder=worker_id, until=until)
         return bool(renewed.rowcount)
+
+    def drain_worker(self, worker_id: str) -> None:
+        """See `Tables`."""
+        self._execute(statements.DRAIN_WORKER, holder=worker_id)
 
     def remove_workers(self, worker_ids: Sequence[str], due: int) -> None:
         """See `Tables`."""

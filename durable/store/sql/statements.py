@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from durable.store.records import (
     RunStatus,
+    WorkerStatus,
 )
 from durable.store.sql.salvage import (
     ATTEMPT_FIELDS,
@@ -436,6 +437,12 @@ LOAD_ATTEMPTS: Final = (
 
 # --- workers --------------------------------------------------------------------------
 
+# By the index, which holds only what has an owner: that is live, and little.
+COUNT_OWNED_RUNS: Final = (
+    sa.select(RUNS.c.owner, sa.func.count())
+    .where(RUNS.c.owner.is_not(None))
+    .group_by(RUNS.c.owner)
+)
 LIST_WORKERS: Final = sa.select(*_WORKER_COLUMNS).order_by(WORKERS.c.worker_id)
 FIND_DEAD_WORKERS: Final = (
     sa.select(WORKERS.c.worker_id)
@@ -467,4 +474,9 @@ RENEW_LEASE: Final = (
     sa.update(WORKERS)
     .where(WORKERS.c.worker_id == sa.bindparam("holder"))
     .values(lease_expires_at=sa.bindparam("until"))
+)
+DRAIN_WORKER: Final = (
+    sa.update(WORKERS)
+    .where(WORKERS.c.worker_id == sa.bindparam("holder"))
+    .values(status=WorkerStatus.DRAINING.value)
 )

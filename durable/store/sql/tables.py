@@ -180,6 +180,7 @@ WORKERS: Final = sa.Table(
     sa.Column("task_queue", _id(), nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
+    sa.Column("status", _id(32), nullable=False, server_default="running"),
     sqlite_with_rowid=False,
 )
 

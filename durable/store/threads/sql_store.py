@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.lease import DrainWorker, RegisterWorker, ReleaseWorker
 from durable.store.queries import ListWorkers
 from durable.store.sql.reads import Question
 from durable.store.steady_clock import SteadyClock
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from durable.store.store import Outcome
 
 T = TypeVar("T")
-_Operation: TypeAlias = "Operation | RegisterWorker | ReleaseWorker | Question"
+_Operation: TypeAlias = (
+    "Operation | RegisterWorker | DrainWorker | ReleaseWorker | Question"
+)
 # For what the threads had begun when the loop ended.
 _ABANDONED_SECONDS: Final = 5.0
 
@@ -147,6 +149,10 @@ class SqlStore:
         registered: WorkerRecord = await wait_for_outcome(submit)
         return registered
 
+    async def drain_worker(self) -> None:
+        """Say in this worker's row that it drains."""
+        await wait_for_outcome(lambda done: self.submit(DrainWorker(), done))
+
     async def release_worker(self) -> None:
         """Give up the lease and every run of this worker, in one transaction."""
         await wait_for_outcome(lambda done: self.submit(ReleaseWorker(), done))
@@ -154,8 +160,13 @@ class SqlStore:
 
     def holds_lease(self) -> bool:
         """Whether nobody can have taken this worker's runs, as far as is known."""
+        return self.lease_seconds() > 0
+
+    def lease_seconds(self) -> float:
+        """How long the lease still runs, as far as is known; 0 without one."""
         executor = self._executor
-        return executor is not None and self._clock.read() < executor.lease_expires_at
+        ends = 0 if executor is None else executor.lease_expires_at
+        return max(0, ends - self._clock.read()) / 1_000_000
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Call `changed` on the loop whenever another store object has committed."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from durable import limits
@@ -19,6 +20,7 @@ from durable.store.records import (
     RecordAttempts,
     ReleaseRuns,
     RunStatus,
+    WorkerStatus,
     at_once,
 )
 from durable.testing.contract.rows import (
@@ -112,6 +114,55 @@ class LeaseContract:
         assert harness.lost == []
         with pytest.raises(LeaseLostError):
             await store.perform(make_commit("r1"))
+
+    async def test_draining_is_seen_by_others_and_changes_nothing_else(
+        self, harness: Harness
+    ) -> None:
+        store = await harness.open("w1")
+        other = await harness.open("w2")
+        await store.perform(make_start("r1", owner="w1"))
+        (before, untouched) = await other.read(ListWorkers())
+
+        await store.drain_worker()
+        await store.drain_worker()
+
+        drained = msgspec.structs.replace(before, status=WorkerStatus.DRAINING)
+        assert await other.read(ListWorkers()) == [drained, untouched]
+        assert store.holds_lease()
+        assert await store.perform(make_commit("r1")) is None
+        (loaded,) = await other.read(LoadRuns(["r1"]))
+        assert loaded.record.owner == "w1"
+
+    async def test_only_who_holds_a_lease_can_drain(self, harness: Harness) -> None:
+        store = await harness.open()
+        with pytest.raises(LeaseLostError):
+            await store.drain_worker()
+        await harness.register(store, "w1")
+        other = await harness.open("w2")
+        await other.perform(ReapWorkers(presumed_dead=("w1",)))
+
+        with pytest.raises(LeaseLostError, match="w1"):
+            await store.drain_worker()
+
+        await wait_until(lambda: harness.lost)
+        assert harness.lost == ["w1"]
+        await harness.register(store, "w3")
+        statuses = [worker.status for worker in await other.read(ListWorkers())]
+        assert statuses == [WorkerStatus.RUNNING] * 2
+
+    async def test_seconds_of_a_lease_count_down(self, harness: Harness) -> None:
+        store = await harness.open()
+        assert store.lease_seconds() == 0
+        await harness.register(store, "w1")
+        assert store.lease_seconds() == limits.LEASE_SECONDS
+
+        harness.clock.advance(4)
+
+        assert store.lease_seconds() == limits.LEASE_SECONDS - 4
+        harness.clock.advance(limits.LEASE_SECONDS)
+        assert store.lease_seconds() == 0
+        await store.release_worker()
+        assert store.lease_seconds() == 0
 
     async def test_lost_lease_refuses_every_fenced_operation(
         self, harness: Harness

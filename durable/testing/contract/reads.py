@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from durable.store.queries import (
+    CountOwnedRuns,
     FindClosedRuns,
     FindDueRuns,
     FindMailedRuns,
@@ -399,6 +400,19 @@ class ReadContract:
             "shop",
             "\N{LATIN SMALL LETTER E WITH ACUTE}",
         ]
+
+    async def test_owned_runs_are_counted_by_worker(
+        self, harness: Harness, store: Opened
+    ) -> None:
+        other = await harness.open("w2")
+        await harness.open("w3")
+        for run_id in ("r1", "r2"):
+            await store.perform(make_start(run_id, owner="w"))
+        await store.together(make_start("r3", owner="w"), make_closing("r3"))
+        await store.perform(make_start("r4", wake_at=START))
+        await other.perform(make_start("r5", owner="w2"))
+
+        assert await other.read(CountOwnedRuns()) == {"w": 2, "w2": 1}
 
     async def test_workers_are_listed_by_id(self, store: Opened) -> None:
         (worker,) = await store.read(ListWorkers())

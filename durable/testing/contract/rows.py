@@ -190,7 +190,9 @@ class Opened:
         self.perform, self.submit, self.read = store.perform, store.submit, store.read
         self.watch, self.holds_lease = store.watch, store.holds_lease
         self.register_worker = store.register_worker
+        self.drain_worker = store.drain_worker
         self.release_worker = store.release_worker
+        self.lease_seconds = store.lease_seconds
         self._store = store
 
     async def together(self, *operations: Operation) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import gc
 
-from durable.cli.commands.worker import quieter_collector
+from durable.cli.processes.serving import quieter_collector
 
 
 def test_the_collector_is_quieter_only_while_the_worker_runs() -> None:

@@ -1,0 +1,1 @@
+"""How workers do, for whoever asks by HTTP."""

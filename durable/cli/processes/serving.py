@@ -1,0 +1,137 @@
+"""One process that works: an engine for each task queue, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from durable.api.registry import REGISTRY
+from durable.cli.health.report import ProcessHealth
+from durable.cli.reporting import mask
+from durable.cli.session import Session
+from durable.engine import Engine
+from durable.errors import DurableError
+from durable.store.connect import connect
+from durable.worker.health import WorkerHealth
+
+_log: Final = logging.getLogger("durable.cli")
+# A run is some eighty objects that the collector looks at. By Python's own thresholds
+# a burst of runs that begin has all of them looked at again and again.
+_THRESHOLDS: Final = (50_000, 20, 50)
+
+
+@contextmanager
+def quieter_collector() -> Generator[None]:
+    """Let the cyclic collector work in larger steps, and not look at what was imported.
+
+    Only a process that is ours alone may do so: it holds for the whole process.
+    """
+    former = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*former)
+        gc.unfreeze()
+
+
+class Serving:
+    """The workers of this process.
+
+    Args:
+        options: for every engine.
+        stop: set when they are to drain.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        queues: tuple[str, ...],
+        options: dict[str, Any],
+        stop: asyncio.Event,
+    ) -> None:
+        self._session = session
+        self._queues = tuple(dict.fromkeys(queues))
+        self._options = options
+        self._stop = stop
+        self._engines: list[Engine] = []
+        self._is_ready = False
+
+    async def work(self, ready: Callable[[], None] | None = None) -> None:
+        """Run workflows and activities until it is told to stop; then drain.
+
+        Args:
+            ready: called once all of them work.
+
+        Raises:
+            StoreError: the database cannot be used; the subclass says why.
+        """
+        try:
+            for queue in self._queues:
+                await self._open(queue)
+            self._is_ready = True
+            if ready is not None:
+                ready()
+            with quieter_collector():
+                await self._stop.wait()
+        finally:
+            # Side by side: all of them share one time to drain.
+            closed = await asyncio.gather(
+                *(engine.close() for engine in self._engines), return_exceptions=True
+            )
+        for error in closed:
+            if error is not None:
+                raise error
+        _log.info("worker stopped; its runs are left to others")
+
+    async def _open(self, queue: str) -> None:
+        session = self._session
+        engine = Engine(
+            connect(session.database_url),
+            namespace=session.namespace,
+            task_queue=queue,
+            **self._options,
+        )
+        self._engines.append(await engine.open())
+        health = await engine.health()
+        _log.info(
+            "worker %s ready: task queue %r of %s, workflows: %d, activities: %d",
+            "" if health is None else health.worker_id,
+            queue,
+            mask(session.database_url, session.secrets()),
+            len(REGISTRY.workflows),
+            len(REGISTRY.activities),
+        )
+
+    async def look(self) -> ProcessHealth:
+        """Say how the workers do."""
+        found = await asyncio.gather(*map(_look, self._engines))
+        workers = [health for health in found if health is not None]
+        if self._stop.is_set():
+            return ProcessHealth(pid=os.getpid(), status="draining", workers=workers)
+        is_ready = len(workers) == len(self._queues) and all(
+            worker.is_ready for worker in workers
+        )
+        return ProcessHealth(
+            pid=os.getpid(),
+            status="starting"
+            if not self._is_ready
+            else "ready"
+            if is_ready
+            else "unavailable",
+            workers=workers,
+        )
+
+
+async def _look(engine: Engine) -> WorkerHealth | None:
+    try:
+        return await engine.health()
+    except DurableError:  # it is being closed
+        return None
