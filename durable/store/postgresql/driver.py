@@ -240,13 +240,13 @@ def _with_places(text: str) -> bytes:
 
 
 def _pack(value: Any) -> bytes:
-    kind: type[Any] = type(value)
-    if kind is str:
-        data: bytes = value.encode()
+    if isinstance(value, str):
+        data = value.encode()
         if b"\0" in data:
             raise psycopg.DataError("a text holds a NUL")
         return data
-    return struct.pack(">q", value) if kind is int else value
+    packed: bytes = struct.pack(">q", value) if isinstance(value, int) else value
+    return packed
 
 
 def _rows_of(result: _Result) -> list[Row]:
