@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from durable.api.registry import REGISTRY
@@ -15,17 +15,20 @@ from durable.cli.health.report import ProcessHealth
 from durable.cli.reporting import mask
 from durable.cli.session import Session
 from durable.engine import Engine
-from durable.errors import DurableError
+from durable.errors import DurableError, StoreError
 from durable.store.connect import connect
 from durable.worker.health import WorkerHealth
 
 _log: Final = logging.getLogger("durable.cli")
+# For a server that is not there yet, and between two tries.
+_START_SECONDS_MAX: Final = 60.0
+_AGAIN_SECONDS: Final = 0.5
 # A run is some eighty objects that the collector looks at. By Python's own thresholds
 # a burst of runs that begin has all of them looked at again and again.
 _THRESHOLDS: Final = (50_000, 20, 50)
 
 
-@contextmanager
+@contextlib.contextmanager
 def quieter_collector() -> Generator[None]:
     """Let the cyclic collector work in larger steps, and not look at what was imported.
 
@@ -99,7 +102,8 @@ class Serving:
             task_queue=queue,
             **self._options,
         )
-        self._engines.append(await engine.open())
+        await self._open_patiently(engine)
+        self._engines.append(engine)
         health = await engine.health()
         _log.info(
             "worker %s ready: task queue %r of %s, workflows: %d, activities: %d",
@@ -109,6 +113,21 @@ class Serving:
             len(REGISTRY.workflows),
             len(REGISTRY.activities),
         )
+
+    async def _open_patiently(self, engine: Engine) -> None:
+        """Open an engine; where all start at once, its server may come later."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _START_SECONDS_MAX
+        while True:
+            try:
+                await engine.open()
+            except StoreError as error:
+                if not error.is_told or loop.time() > deadline or self._stop.is_set():
+                    raise
+            else:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _AGAIN_SECONDS)
 
     async def look(self) -> ProcessHealth:
         """Say how the workers do."""

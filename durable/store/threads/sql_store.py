@@ -49,6 +49,7 @@ class SqlStore:
         self.now = self._clock.now
         """Microseconds since 1970 by the injected clock; never steps back."""
         self._observer = observer
+        self._outage = Outage(database.name)
         self._admission = Admission(database.name)
         self._writer: Writer | None = None
         self._executor: GroupExecutor | None = None
@@ -70,9 +71,8 @@ class SqlStore:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        outage = Outage(self._database.name)
-        reader = Reader(self._database, loop=loop, outage=outage)
-        executor = GroupExecutor(self._database, self._clock, outage)
+        reader = Reader(self._database, loop=loop, outage=self._outage)
+        executor = GroupExecutor(self._database, self._clock, self._outage)
         writer = Writer(
             executor,
             loop=loop,
