@@ -70,9 +70,11 @@ _PASSING: Final = (
 
 def may_pass(error: BaseException) -> bool:
     """Tell whether the same may succeed soon, on a new connection."""
-    if isinstance(error, DatabaseUnavailableError) and error.__cause__ is not None:
+    if isinstance(error, StoreError) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, StoreError) or not is_lost(error):
+    if code_of(error) in _READ_ONLY:  # a standby becomes the primary
+        return True
+    if not is_lost(error):
         return False
     # Of a connection that is refused the driver gives no SQLSTATE.
     text = str(origin_of(error))

@@ -50,6 +50,10 @@ _SETTINGS: Final = {
 _SET: Final = ", ".join(
     f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()
 )
+_SET_READING: Final = Statement(
+    "SELECT set_config('idle_in_transaction_session_timeout',"
+    f" '{_SETTINGS['idle_in_transaction_session_timeout']}', true)"
+)
 _HEADER: Final = (
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"  # noqa: S608 - constants
     f" pg_current_xact_id()::text, {{}}, {_SET}"
@@ -151,7 +155,7 @@ class PostgresSession(ServerSession):
     def begin_reading_now(self) -> None:
         """See `ServerSession`."""
         self.phase = Phase.BEGUN
-        self.send({"begin": _BEGIN_READING})
+        self.send({"begin": _BEGIN_READING, "settings": _SET_READING})
 
     def write_later(self, written: list[Statement]) -> None:
         """Carry statements out together with the commit."""
