@@ -126,9 +126,10 @@ class PostgresSession(ServerSession):
         One that has only looked is over by that.
         """
         header = _WITH_SEQUENCE if takes_sequence else _WITHOUT_SEQUENCE
-        first = {"begin": _BEGIN, "header": Statement(header)}
+        first = {"begin": _BEGIN}
         if self._path is not None:
             first["path"] = self._path
+        first["header"] = Statement(header)
         if self.phase is Phase.BEGUN:
             first = {"commit": _COMMIT, **first}
         self.phase = Phase.BEGUN
