@@ -191,6 +191,7 @@ class Worker:
         finally:  # Cancelled, it waits for nothing more.
             self.abandon()
             self._lookout.stop()
+            self._reachability.stop()
             await runner.background.end()
             try:
                 if was_open:
@@ -218,7 +219,6 @@ class Worker:
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""
         self._runner.is_open = False
-        self._reachability.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
 

@@ -92,6 +92,27 @@ async def test_health_is_refused_on_another_loop(database: str) -> None:
             await asyncio.to_thread(lambda: asyncio.run(engine.health()))
 
 
+def test_engine_whose_loop_ended_while_it_was_asked_can_be_opened_again(
+    tmp_path: Path,
+) -> None:
+    engine = Engine(f"sqlite:///{tmp_path}/runs.db", definitions=[passing, gated])
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(engine.open())
+    assert engine._worker is not None
+    reachability = engine._worker._reachability
+    reachability._asking = loop.create_task(asyncio.sleep(3_600, result=True))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    async def open_again() -> None:
+        async with engine:
+            health = await engine.health()
+            assert health is not None
+            assert health.is_ready
+
+    asyncio.run(open_again())
+
+
 @pytest.mark.slow
 async def test_worker_that_has_joined_again_is_ready_under_its_new_id(
     tmp_path: Path,

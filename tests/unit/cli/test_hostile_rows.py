@@ -31,6 +31,8 @@ COMMANDS = [
     ["doctor"],
     ["db", "current"],
     ["db", "backup", "copy.db"],
+    ["workers"],
+    ["workers", "--json"],
 ]
 SHARE = 3
 """Of so many commands one is tried on each column, unless all are asked for."""
