@@ -131,9 +131,7 @@ class PostgresDatabase(ServerDatabase):
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
                 with contextlib.closing(self._connect()) as session:
-                    status, now = session.read_fate(transaction)
-                if now != life:  # numbers are given again after a crash
-                    return None
+                    status = session.read_fate(transaction, life)
                 if status != "in progress":
                     return None if status is None else bool(status == "committed")
             time.sleep(random.uniform(0.5, 1) * _FATE_PAUSE_SECONDS)  # noqa: S311 - no secret

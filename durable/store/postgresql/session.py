@@ -196,12 +196,15 @@ class PostgresSession(ServerSession):
         answers = self.send({"noted": noted, "life": _READ_LIFE})
         self._life = answers["life"][0][0]
 
-    def read_fate(self, transaction: str) -> tuple[str | None, str]:
-        """Return what has become of a transaction, and in which life that is said."""
-        asked = {"status": Statement(_STATUS, (transaction,)), "life": _READ_LIFE}
-        answers = self.send(asked)
-        life = answers["life"][0][0] if answers["life"] else ""
-        return answers["status"][0][0], life
+    def read_fate(self, transaction: str, life: str) -> str | None:
+        """Return what has become of a transaction; None if that life is over."""
+        # First: after a crash its number may be none that was given yet.
+        if self.send({"life": _READ_LIFE})["life"] != [(life,)]:
+            return None
+        status: str | None
+        asked = {"status": Statement(_STATUS, (transaction,))}
+        ((status,),) = self.send(asked)["status"]
+        return status
 
     def begin_migrating(self) -> None:
         """See `Session`."""
