@@ -58,7 +58,10 @@ _ALL_RULES = " UNION ALL ".join(
 
 
 def find_violations(
-    execute: Execute, acknowledged: Iterable[Message] = (), seen: Iterable[Message] = ()
+    execute: Execute,
+    acknowledged: Iterable[Message] = (),
+    seen: Iterable[Message] = (),
+    about: str = "",
 ) -> dict[str, list[Any]]:
     """Return what is wrong, by rule.
 
@@ -66,10 +69,12 @@ def find_violations(
         execute: carries out a SELECT.
         acknowledged: messages that their senders were told to be put.
         seen: those that a commit has consumed which was acknowledged.
+        about: only what has this in its id.
     """
     found: dict[str, list[Any]] = {}
     for rule, run_id in execute(_ALL_RULES):
-        found.setdefault(rule, []).append(run_id)
+        if about in run_id:
+            found.setdefault(rule, []).append(run_id)
     statuses: dict[str, str] = dict(execute("SELECT run_id, status FROM durable_runs"))
     waiting = set(execute("SELECT run_id, request_id FROM durable_inbox"))
     # Nobody reads what waits for a run that is terminated.

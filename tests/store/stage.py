@@ -17,6 +17,7 @@ from durable.store.lease import RegisterWorker, ReleaseWorker
 from durable.store.postgresql.postgresql import PostgresDatabase
 from durable.store.postgresql.url import parse
 from durable.store.records import (
+    ClaimRuns,
     CommitTask,
     Committed,
     MailArrived,
@@ -100,7 +101,7 @@ class Stage:
         self._workers = make_executor(url), make_executor(url)
         self._looker = make_executor(url)
         self._thread = ThreadPoolExecutor(1)
-        self._prefixes = (f"{n}-" for n in itertools.count(100))
+        self._prefixes = (f"{n}-" for n in itertools.count(1_000))
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -141,7 +142,7 @@ class Stage:
             other = self._thread.submit(self._carry_out, second, groups[second])
         theirs = other.result(WAIT_SECONDS_MAX)
         outcomes = [mine, theirs] if first == 0 else [theirs, mine]
-        self._check(zip((*scene.before, *groups), (*done, *outcomes), strict=True))
+        self._check(p, zip((*scene.before, *groups), (*done, *outcomes), strict=True))
         return ([_show(one, p) for one in outcomes], self._rows(p)), has_met
 
     def _register(self, p: str) -> None:
@@ -158,16 +159,26 @@ class Stage:
         while not other.done() and not self.execute(_IS_WAITING):
             assert time.monotonic() < deadline, "it neither ends nor waits for a lock"
 
-    def _check(self, groups: Any) -> None:
+    def _check(self, p: str, groups: Any) -> None:
         acknowledged: list[Message] = []
         seen: list[Message] = []
-        for operations, outcomes in groups:
+        for number, (operations, outcomes) in enumerate(groups):
             for operation, (result, error) in zip(operations, outcomes, strict=True):
                 if error is None:
                     acknowledged += find_acknowledged(operation, result)
                     seen += find_seen(operation, result)
-        assert find_violations(self.execute, acknowledged, seen) == {}
+                    if isinstance(operation, ClaimRuns):
+                        self._check_claim(f"{p}{number % 2 + 1}", result)
+        assert find_violations(self.execute, acknowledged, seen, p) == {}
         assert self.execute(_IS_IN_TRANSACTION) == []
+
+    def _check_claim(self, worker_id: str, claimed: dict[str, int]) -> None:
+        """Whoever was given a run has it in that epoch, or somebody else in a later."""
+        text = "SELECT run_id, owner, epoch FROM durable_runs"
+        for run_id, owner, epoch in self.execute(text):
+            if run_id in claimed:
+                told = claimed[run_id]
+                assert epoch == told if owner == worker_id else epoch > told
 
     def _rows(self, p: str) -> list[Any]:
         runs = (

@@ -95,13 +95,14 @@ def message_and_its_consumption(p: str) -> Scene:
     return Scene((before, []), [closing], [make_message(p + "r", "m")])
 
 
-def _continuing(p: str) -> CommitTask:
+def _continuing(p: str, **changes: Any) -> CommitTask:
     then = owned(
         p,
         "s",
         workflow_id=f"wf-{p}r",
         first_run_id=p + "r",
         continued_from_run_id=p + "r",
+        **changes,
     )
     status = RunStatus.CONTINUED_AS_NEW
     return make_closing(p + "r", status=status, starts=(then,))
@@ -109,6 +110,12 @@ def _continuing(p: str) -> CommitTask:
 
 def message_and_continue_as_new(p: str) -> Scene:
     return Scene(([owned(p)], []), [_continuing(p)], [make_message(p + "r")])
+
+
+def message_and_continue_as_new_by_a_slow_clock(p: str) -> Scene:
+    """The next run is not the newest."""
+    then = _continuing(p, started_at=START - 1)
+    return Scene(([owned(p)], []), [then], [make_message(p + "r")])
 
 
 def message_to_chain_and_continue_as_new(p: str) -> Scene:
