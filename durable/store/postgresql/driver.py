@@ -41,6 +41,16 @@ class PatientConnection(psycopg.Connection[Row]):
 
     patience = 0.0
     """Seconds; 0 waits for ever."""
+    is_pooled = False
+    """Whether a pooler is in between, which may give each transaction another session:
+    what a session keeps (prepared statements, settings, LISTEN) is not ours then."""
+
+    def find_pooler(self) -> None:
+        """Find out whether one is in between: it gives out process ids of its own."""
+        (pid,) = self.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+        self.is_pooled = pid != self.info.backend_pid
+        if self.is_pooled:
+            self.prepare_threshold = None
 
     def wait(  # type: ignore[override]  # its arguments differ between releases
         self, gen: Generator[Any, Any, T], interval: float = _LOOK_SECONDS, **how: Any
@@ -161,13 +171,14 @@ class Trips:
         """
         connection = self._connection
         pipeline = self._pipeline
+        prepares = not connection.is_pooled
         if pipeline is None:
             pipeline = self._mode.enter_context(connection.pipeline())
             self._pipeline = pipeline
         cursors: list[psycopg.Cursor[Row]] = []
         for text, values in statements:
             cursor = connection.cursor(binary=True)
-            cursor.execute(text, values, prepare=True)  # pyright: ignore[reportArgumentType] - composed of constants
+            cursor.execute(text, values, prepare=prepares)  # pyright: ignore[reportArgumentType] - composed of constants
             cursors.append(cursor)
         # The server begins to count idle time with the answer to this, and would not
         # if the pipeline were left.

@@ -71,9 +71,7 @@ _TOLD_TOGETHER_SECONDS: Final = 0.02
 class PostgresSession(ServerSession):
     """Implements `Session` by trips of many statements."""
 
-    def __init__(
-        self, connection: sa.Connection, clock: ServerClock, schema: str | None
-    ) -> None:
+    def __init__(self, connection: sa.Connection, clock: ServerClock) -> None:
         """Take over a connection that is in autocommit mode."""
         super().__init__(connection)
         raw = connection.connection.driver_connection
@@ -81,10 +79,6 @@ class PostgresSession(ServerSession):
         self.raw = self._raw = raw
         """The driver's connection."""
         self._clock = clock
-        self._path: Statement | None = None
-        if schema is not None:
-            values = (f'"{schema.replace(chr(34), 2 * chr(34))}"',)
-            self._path = Statement("SELECT set_config('search_path', %b, true)", values)
         self._life = ""
         self._trips = Trips(raw)
         self._tables = PostgresTables(self)
@@ -124,8 +118,6 @@ class PostgresSession(ServerSession):
         """
         header = _WITH_SEQUENCE if takes_sequence else _WITHOUT_SEQUENCE
         first = {"begin": _BEGIN, "header": Statement(header)}
-        if self._path is not None:
-            first["path"] = self._path
         if self.phase is Phase.BEGUN:
             first = {"commit": _COMMIT, **first}
         self.phase = Phase.BEGUN
@@ -216,11 +208,9 @@ class PostgresSession(ServerSession):
     # --- what others do ---------------------------------------------------------------
 
     def listen(self) -> None:
-        """Hear of other processes' commits, if nothing in between keeps it from that.
-
-        A pooler takes the words for it, and gives the next transaction another
-        connection.
-        """
+        """Hear of others' commits, if nothing in between keeps it from that."""
+        if self._raw.is_pooled:
+            return
         self._raw.add_notify_handler(self._hear)
         self._trips.end()
         for text in (
