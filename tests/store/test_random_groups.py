@@ -22,9 +22,10 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.options import IdConflictPolicy
-from durable.store.lease import RegisterWorker
+from durable.store.lease import RegisterWorker, ReleaseWorker
 from durable.store.records import CommitTask, Committed, MailArrived, Started, StartRun
 from durable.testing.contract.rows import (
+    START,
     make_child,
     make_closing,
     make_commit,
@@ -53,9 +54,7 @@ class Actor:
     """One worker, which remembers the runs that it has begun, and some of others."""
 
     def __init__(self, number: int, url: str, seed: str, known: list[str]) -> None:
-        self.name = f"w{number}"
         self.executor = make_executor(url)
-        self.executor.execute([RegisterWorker(make_worker(self.name), ignore)])
         self.known = known
         self.owned: dict[str, int] = {}
         self.mail: dict[str, tuple[str, ...]] = {}
@@ -64,11 +63,14 @@ class Actor:
         self.errors: Counter[type[Any]] = Counter()
         self._draw = random.Random(f"{seed} {number}")
         self._ids = (
-            f"{self._draw.randrange(10_000):04}{self.name}-{n}" for n in _count()
+            f"{self._draw.randrange(10_000):04}-{number}-{n}" for n in _count()
         )
+        self._begin_anew()
 
     def act(self, groups: int) -> None:
         for _ in range(groups):
+            if self._draw.random() < 0.03:
+                self._begin_anew()
             drawn = [self._draw_operation() for _ in range(self._draw.randint(1, 8))]
             # Two of one run would depend on each other's outcomes.
             operations = list({id(o) if r is None else r: o for r, o in drawn}.values())
@@ -76,6 +78,13 @@ class Actor:
             for operation, (result, error) in zip(operations, outcomes, strict=True):
                 self._note(operation, result, error)
         self.executor.close()
+
+    def _begin_anew(self) -> None:
+        """Leave all runs to nobody, and be another worker."""
+        self.owned.clear()
+        self.name = f"worker {next(self._ids)}"
+        register = RegisterWorker(make_worker(self.name), ignore)
+        self.executor.execute([ReleaseWorker(), register])
 
     def _draw_operation(self) -> tuple[str | None, Any]:
         choice = self._draw.random()
@@ -94,6 +103,8 @@ class Actor:
         changes: dict[str, Any] = {
             "workflow_id": name,
             "owner": self._draw.choice([self.name, self.name, None]),
+            # Ids are in another order than what workers own.
+            "wake_at": self._draw.randrange(START),
             "conflict_policy": self._draw.choice(list(IdConflictPolicy)),
             "terminated_data": "{}",
         }
@@ -123,7 +134,11 @@ class Actor:
             return make_closing(run_id, first, first, has_children=True, **changes)
         is_active = self._draw.random() < 0.7
         return make_commit(
-            run_id, first, first, update_run=True, is_active=is_active, **changes
+            *(run_id, first, first),
+            update_run=True,
+            is_active=is_active,
+            wake_at=self._draw.randrange(START),
+            **changes,
         )
 
     def _note(self, operation: Any, result: Any, error: BaseException | None) -> None:
