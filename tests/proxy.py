@@ -152,6 +152,11 @@ class Proxy:
         if self._listener is None:
             self._listen()
 
+    def heal(self) -> None:
+        """Pass on all that comes from now on; nobody is told of what was swallowed."""
+        with self._lock:
+            self._fault = None
+
     def close(self) -> None:
         self.refuse()
         self.cut()

@@ -122,7 +122,7 @@ class Serving:
             try:
                 await engine.open()
             except StoreError as error:
-                if not error.is_told or loop.time() > deadline or self._stop.is_set():
+                if not error.may_pass or loop.time() > deadline or self._stop.is_set():
                     raise
             else:
                 return

@@ -15,7 +15,7 @@ import msgspec
 
 from durable.errors import CorruptHistoryError, DurableError
 from durable.options import ALLOW_DUPLICATE
-from durable.store.deciding import policies
+from durable.store.deciding import family, policies
 from durable.store.deciding.draft import Draft, UnseenError
 from durable.store.deciding.endings import Endings
 from durable.store.deciding.inboxes import Inboxes
@@ -255,7 +255,9 @@ class _Decision:
         if record.parent_run_id is not None:
             guardian = policies.guardian_of(operation)
             if guardian is not None:
-                self.inboxes.find(guardian)
+                parent = self.inboxes.find(guardian)
+                if open_run is not None:
+                    self._check_ancestors(parent, open_run)
         # One that was not looked for is refused by its key.
         if self._seen.runs.get(record.run_id) is not None:
             raise policies.run_id_taken(record.run_id)
@@ -277,6 +279,16 @@ class _Decision:
             terminated_run_id=None if open_run is None else open_run.run_id,
             committed=committed if committed != Committed() else None,
         )
+
+    def _check_ancestors(self, parent: Run, doomed: Run) -> None:
+        """Return unless a start would end what it is to be a child of."""
+        run: Run | None = parent
+        while run is not None:
+            if run is doomed:
+                raise policies.already_running(doomed)
+            is_bound = run.parent_close_policy == family.TERMINATE
+            above = run.parent_run_id if is_bound else None
+            run = None if above is None else self._draft.find_run(above)
 
     def _answer(self, operation: StartRun, answer: Started) -> Started:
         draft, message = self._draft, operation.message_if_open

@@ -86,7 +86,7 @@ def find_start_answer(
     if open_run is not None:
         match policy:
             case IdConflictPolicy.FAIL:
-                raise _already_running(open_run)
+                raise already_running(open_run)
             case IdConflictPolicy.USE_SAME | IdConflictPolicy.USE_EXISTING:
                 return Started(run_id=open_run.run_id, created=False)
             case IdConflictPolicy.TERMINATE_EXISTING:
@@ -117,7 +117,8 @@ def _instant(microseconds: int | None) -> str:
     return to_datetime(microseconds).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _already_running(run: Run) -> WorkflowAlreadyStartedError:
+def already_running(run: Run) -> WorkflowAlreadyStartedError:
+    """Build the error of a start whose id an open run holds."""
     return WorkflowAlreadyStartedError(
         f"Workflow id {run.workflow_id!r} has been running since"
         f" {_instant(run.started_at)} (run {run.run_id!r}).",

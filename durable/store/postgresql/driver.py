@@ -43,6 +43,16 @@ class PatientConnection(psycopg.Connection[Row]):
 
     patience = 0.0
     """Seconds; 0 waits for ever."""
+    is_pooled = False
+    """Whether a pooler is in between, which may give each transaction another session:
+    what a session keeps (prepared statements, settings, LISTEN) is not ours then."""
+
+    def find_pooler(self) -> None:
+        """Find out whether one is in between: it gives out process ids of its own."""
+        (pid,) = self.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+        self.is_pooled = pid != self.info.backend_pid
+        if self.is_pooled:
+            self.prepare_threshold = None
 
     def wait(  # type: ignore[override]  # its arguments differ between releases
         self, gen: Generator[Any, Any, T], interval: float = _LOOK_SECONDS, **how: Any
@@ -179,17 +189,22 @@ class Trips:
         if pgconn.pipeline_status == PipelineStatus.OFF:
             pgconn.nonblocking = 1
             pgconn.enter_pipeline_mode()
+        prepares = not self._connection.is_pooled
         expected: list[bool] = []
         for text, values in statements:
+            types = [_OIDS[type(value)] for value in values]
+            packed = [_pack(value) for value in values]
+            formats = [1] * len(values)
             name = self._names.get(text)
-            if name is None:
-                self._names[text] = name = b"durable_%d" % len(self._names)
-                types = [_OIDS[type(value)] for value in values]
-                pgconn.send_prepare(name, _with_places(text), types)
-                expected.append(False)
-            pgconn.send_query_prepared(
-                name, [_pack(value) for value in values], [1] * len(values), 1
-            )
+            if not prepares:
+                place = _with_places(text)
+                pgconn.send_query_params(place, packed, types, formats, 1)
+            else:
+                if name is None:
+                    self._names[text] = name = b"durable_%d" % len(self._names)
+                    pgconn.send_prepare(name, _with_places(text), types)
+                    expected.append(False)
+                pgconn.send_query_prepared(name, packed, formats, 1)
             expected.append(True)
         pgconn.pipeline_sync()
         results = self._connection.wait(self._receive(len(expected)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import psycopg
@@ -23,6 +24,7 @@ _CONFLICTS: Final = frozenset({"23505"})
 # Deadlock, serialization, a unique key, a lock not given in time, a prepared statement
 # that is not there (a pooler has changed its connection).
 _AGAIN: Final = frozenset({"40P01", "40001", "40003", "23505", "55P03", "26000"})
+_BUSY: Final = frozenset({"40P01", "40001", "55P03", "57014"})
 _READ_ONLY: Final = frozenset({"25006"})
 _FULL: Final = frozenset({"53100"})
 _CROWDED: Final = frozenset({"53300"})
@@ -41,10 +43,23 @@ def origin_of(error: BaseException) -> BaseException:
     return error
 
 
+# Of a connection that is refused the driver gives no SQLSTATE.
+_REFUSALS: Final = {
+    re.compile("FATAL: .*(?:too many|connection slots|no more connections)"): "53300",
+    re.compile('FATAL: .*database ".*" does not exist'): "3D000",
+    re.compile('FATAL: .*(?:authentication|role ".*" does not|pg_hba.conf)'): "28000",
+}
+
+
 def code_of(error: BaseException) -> str:
     """Return the SQLSTATE of an error; empty for one that the server did not send."""
     origin = origin_of(error)
-    return (origin.sqlstate or "") if isinstance(origin, psycopg.Error) else ""
+    if not isinstance(origin, psycopg.Error):
+        return ""
+    if origin.sqlstate is None and isinstance(origin, psycopg.OperationalError):
+        text = str(origin)
+        return next((c for words, c in _REFUSALS.items() if words.search(text)), "")
+    return origin.sqlstate or ""
 
 
 def is_lost(error: BaseException) -> bool:
@@ -56,14 +71,12 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(origin, (psycopg.OperationalError, psycopg.InterfaceError))
 
 
-# What a server says while it starts, stops or has too many guests: in English, and else
-# it is not waited for.
+# What a server says that starts or stops: in English, and else it is not waited for.
 _PASSING: Final = (
     "starting up",
     "shutting down",
     "not yet accepting",
     "in recovery",
-    "too many",
     "terminating",
 )
 
@@ -76,9 +89,9 @@ def may_pass(error: BaseException) -> bool:
         return True
     if not is_lost(error):
         return False
-    # Of a connection that is refused the driver gives no SQLSTATE.
     text = str(origin_of(error))
-    return "FATAL" not in text or any(words in text for words in _PASSING)
+    is_refused = "FATAL" in text and code_of(error) not in _CROWDED
+    return not is_refused or any(words in text for words in _PASSING)
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -99,8 +112,12 @@ def is_in_doubt(error: BaseException) -> bool:
 
 
 def _say(error: BaseException) -> str:
+    # Where several addresses were tried, what a server said matters most.
     lines = str(origin_of(error)).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(origin_of(error)).__name__
+    said = [line for line in lines if "FATAL:" in line] or lines[:1]
+    if not said:
+        return type(origin_of(error)).__name__
+    return said[0].rpartition("FATAL:")[2].strip().rstrip(".")
 
 
 def explain(error: BaseException, name: str) -> StoreError | None:
@@ -110,6 +127,11 @@ def explain(error: BaseException, name: str) -> StoreError | None:
         return DatabaseReadOnlyError(
             f"{name} takes no writes: {_say(error)}.",
             hint="It is a standby, or set to be read-only: name the primary server.",
+        )
+    if code in _BUSY:
+        return DatabaseUnavailableError(
+            f"{name} was kept busy by others for too long: {_say(error)}.",
+            hint="Look in pg_stat_activity for transactions that have begun long ago.",
         )
     if code in _FULL:
         return DatabaseFullError(

@@ -78,7 +78,16 @@ class PostgresDatabase(ServerDatabase):
                 f"{self.name} is PostgreSQL {version // 10_000}, and this release needs"
                 f" {_OLDEST // 10_000} or later."
             )
+        raw.find_pooler()
         if url.schema is not None:
+            if raw.is_pooled:
+                raw.close()
+                raise DatabaseUnavailableError(
+                    f"{self.name} is behind a connection pooler, where 'schema' would"
+                    " be kept for whoever comes next.",
+                    hint="Leave it out, and let the server know it:"
+                    f" ALTER ROLE ... SET search_path = {url.schema}",
+                )
             raw.execute(
                 sql.SQL("SET search_path = {}").format(sql.Identifier(url.schema))
             )
@@ -97,7 +106,7 @@ class PostgresDatabase(ServerDatabase):
             connection = self._engine.connect()
         except Exception as error:
             raise self.as_store_error(error) from error
-        return PostgresSession(connection, self._clock, self.url.schema)
+        return PostgresSession(connection, self._clock)
 
     def open_writer(self) -> Session:
         """See `Database`."""
@@ -131,9 +140,7 @@ class PostgresDatabase(ServerDatabase):
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
                 with contextlib.closing(self._connect()) as session:
-                    status, now = session.read_fate(transaction)
-                if now != life:  # numbers are given again after a crash
-                    return None
+                    status = session.read_fate(transaction, life)
                 if status != "in progress":
                     return None if status is None else bool(status == "committed")
             time.sleep(random.uniform(0.5, 1) * _FATE_PAUSE_SECONDS)  # noqa: S311 - no secret

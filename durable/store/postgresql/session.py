@@ -74,9 +74,7 @@ _TOLD_TOGETHER_SECONDS: Final = 0.02
 class PostgresSession(ServerSession):
     """Implements `Session` by trips of many statements."""
 
-    def __init__(
-        self, connection: sa.Connection, clock: ServerClock, schema: str | None
-    ) -> None:
+    def __init__(self, connection: sa.Connection, clock: ServerClock) -> None:
         """Take over a connection that is in autocommit mode."""
         super().__init__(connection)
         raw = connection.connection.driver_connection
@@ -84,10 +82,6 @@ class PostgresSession(ServerSession):
         self.raw = self._raw = raw
         """The driver's connection."""
         self._clock = clock
-        self._path: Statement | None = None
-        if schema is not None:
-            values = (f'"{schema.replace(chr(34), 2 * chr(34))}"',)
-            self._path = Statement("SELECT set_config('search_path', %b, true)", values)
         self._life = ""
         self._trips = Trips(raw, self._hear)
         self._tables = PostgresTables(self)
@@ -126,10 +120,7 @@ class PostgresSession(ServerSession):
         One that has only looked is over by that.
         """
         header = _WITH_SEQUENCE if takes_sequence else _WITHOUT_SEQUENCE
-        first = {"begin": _BEGIN}
-        if self._path is not None:
-            first["path"] = self._path
-        first["header"] = Statement(header)
+        first = {"begin": _BEGIN, "header": Statement(header)}
         if self.phase is Phase.BEGUN:
             first = {"commit": _COMMIT, **first}
         self.phase = Phase.BEGUN
@@ -199,12 +190,15 @@ class PostgresSession(ServerSession):
         answers = self.send({"noted": noted, "life": _READ_LIFE})
         self._life = answers["life"][0][0]
 
-    def read_fate(self, transaction: str) -> tuple[str | None, str]:
-        """Return what has become of a transaction, and in which life that is said."""
-        asked = {"status": Statement(_STATUS, (transaction,)), "life": _READ_LIFE}
-        answers = self.send(asked)
-        life = answers["life"][0][0] if answers["life"] else ""
-        return answers["status"][0][0], life
+    def read_fate(self, transaction: str, life: str) -> str | None:
+        """Return what has become of a transaction; None if that life is over."""
+        # First: after a crash its number may be none that was given yet.
+        if self.send({"life": _READ_LIFE})["life"] != [(life,)]:
+            return None
+        status: str | None
+        asked = {"status": Statement(_STATUS, (transaction,))}
+        ((status,),) = self.send(asked)["status"]
+        return status
 
     def begin_migrating(self) -> None:
         """See `Session`."""
@@ -216,11 +210,9 @@ class PostgresSession(ServerSession):
     # --- what others do ---------------------------------------------------------------
 
     def listen(self) -> None:
-        """Hear of other processes' commits, if nothing in between keeps it from that.
-
-        A pooler takes the words for it, and gives the next transaction another
-        connection.
-        """
+        """Hear of others' commits, if nothing in between keeps it from that."""
+        if self._raw.is_pooled:
+            return
         asked = Statement("SELECT pg_notify(%b, %b)", (_CHANNEL, "listening"))
         self.send({"listen": Statement(f"LISTEN {_CHANNEL}")})
         self.send({"told": asked})

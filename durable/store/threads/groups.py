@@ -8,6 +8,7 @@ as a whole end the group, and where others were in the way it is repeated as it 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +51,7 @@ class GroupExecutor:
         self._lost: Callable[[], None] | None = None
         self.lease_expires_at = 0
         """When the lease ends that was heard of last; 0 without. Any thread asks."""
+        self._calls_meanwhile: _Calls = []
         self.renew_at: float | None = None
         """When to renew the lease, by the monotonic clock; None without a lease."""
 
@@ -64,7 +66,7 @@ class GroupExecutor:
                 self._session = self._database.open_writer()
             except StoreError as error:
                 if self._database.is_lost(error):
-                    self._outage.met(error)
+                    self._outage.met(error, may_pass=True)
                 raise
             self._outage.over()
         return self._session
@@ -97,6 +99,8 @@ class GroupExecutor:
             answers, others = self._execute(part)
             outcomes += answers
             calls += others
+        calls += self._calls_meanwhile
+        self._calls_meanwhile = []
         return outcomes, calls
 
     def _execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
@@ -129,6 +133,7 @@ class GroupExecutor:
                 is_lost = self._database.is_lost(error)
                 is_again = blame is Blame.AGAIN or is_lost
                 if is_again and patience.waits(is_lost=is_lost):
+                    self._renew_meanwhile()
                     continue
                 if blame is Blame.OPERATION:
                     return self._find_guilty(operations, error)
@@ -192,6 +197,12 @@ class GroupExecutor:
             raise self._explain(error) from error
         self.renew_at = time.monotonic() + RENEWAL_SECONDS
         return self._take_over(transaction)
+
+    def _renew_meanwhile(self) -> None:
+        """A group that others keep waiting must not cost the lease."""
+        if self.renew_at is not None and time.monotonic() >= self.renew_at:
+            with contextlib.suppress(StoreError):
+                self._calls_meanwhile += self.renew()
 
     def check_place(self, session: Session) -> None:
         """Return if others still find what this session has written.

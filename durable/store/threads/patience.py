@@ -60,14 +60,24 @@ class Outage:
         # The writer and the reader both meet it.
         self._lock = threading.Lock()
         self._since: float | None = None
+        self._is_told = False
 
-    def met(self, error: StoreError) -> None:
-        """The database is away: whoever gets this error need not say so again."""
-        error.is_told = True
+    def met(self, error: StoreError, *, may_pass: bool = False) -> None:
+        """The database is away: whoever gets this error need not say so again.
+
+        `may_pass` is whether it is tried again, so that it is said only after a while.
+        """
+        error.may_pass = True
         with self._lock:
-            if self._since is not None:
+            now = time.monotonic()
+            if self._since is None:
+                self._since = now
+            if may_pass and now < self._since + _OUTAGE_SECONDS:
                 return
-            self._since = time.monotonic()
+            error.is_told = True
+            if self._is_told:
+                return
+            self._is_told = True
         _log.error(
             "%s Nothing is recorded until it is back; it is tried again and again.",
             error.message,
@@ -76,8 +86,8 @@ class Outage:
     def over(self) -> None:
         """It is there."""
         with self._lock:
-            if self._since is None:
-                return
             since, self._since = self._since, None
-        seconds = time.monotonic() - since
-        _log.warning("%s is back after %.1f s.", self._name, seconds)
+            is_told, self._is_told = self._is_told, False
+        if since is not None and is_told:
+            seconds = time.monotonic() - since
+            _log.warning("%s is back after %.1f s.", self._name, seconds)

@@ -364,6 +364,27 @@ class FamilyContract:
 
     # --- starts within commits --------------------------------------------------------
 
+    @pytest.mark.parametrize("ancestor", ["r1", "r2"])
+    async def test_start_does_not_terminate_what_it_is_to_be_a_child_of(
+        self, store: Opened, ancestor: str
+    ) -> None:
+        """It would be an orphan from the beginning."""
+        await store.perform(make_owned("r1"))
+        await store.perform(make_child("r2", "r1", "terminate", owner="w"))
+        start = make_child(
+            "r3",
+            "r2",
+            "terminate",
+            workflow_id=f"wf-{ancestor}",
+            conflict_policy=TERMINATE_EXISTING,
+            terminated_data="{}",
+        )
+
+        with pytest.raises(WorkflowAlreadyStartedError, match=f"wf-{ancestor}"):
+            await store.perform(start)
+
+        assert await store.statuses() == {"r1": "running", "r2": "running"}
+
     async def test_chain_goes_on_in_the_same_commit(self, store: Opened) -> None:
         await start_family(store)
         following = make_child(

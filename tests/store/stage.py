@@ -1,0 +1,253 @@
+"""Two stores of one database, one of which lets the other in after any statement."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import sqlalchemy as sa
+
+from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.postgresql.postgresql import PostgresDatabase
+from durable.store.postgresql.url import parse
+from durable.store.records import (
+    ClaimRuns,
+    CommitTask,
+    Committed,
+    MailArrived,
+    PutMessage,
+    Started,
+    StartRun,
+)
+from durable.store.servers.server_clock import ServerClock
+from durable.store.steady_clock import SteadyClock
+from durable.store.threads.groups import GroupExecutor
+from durable.testing.contract.rows import make_worker
+from tests.store.invariants import Message, find_violations
+
+Operations = list[Any]
+Outcomes = list[tuple[Any, BaseException | None]]
+
+# A lock that nobody lets go.
+WAIT_SECONDS_MAX = 20
+_IS_WAITING = (
+    "SELECT 1 FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+_IS_IN_TRANSACTION = (
+    "SELECT 1 FROM pg_stat_activity"
+    " WHERE datname = current_database() AND state LIKE 'idle in transaction%%'"
+)
+
+
+class Scene(NamedTuple):
+    """Groups of two workers, `1` and `2`, whose ids begin as all others of the scene.
+
+    Attributes:
+        before: what there is, by the worker that has done it.
+        one: the group of the first worker.
+        other: that of the second.
+        passes_by: whether one may leave alone what the other is at; no order does.
+    """
+
+    before: tuple[Operations, Operations]
+    one: Operations
+    other: Operations
+    passes_by: bool = False
+
+
+def make_executor(url: str) -> GroupExecutor:
+    clock = ServerClock()
+    database = PostgresDatabase(parse(url, url), clock, migrate=True)
+    return GroupExecutor(database, SteadyClock(clock))
+
+
+def ignore() -> None:
+    pass
+
+
+@contextmanager
+def stepping(session: Any, step: Callable[[], None]) -> Iterator[None]:
+    """Call `step` after each statement of a session: its trips are of one each."""
+    send = session.send
+
+    def send_each(asked: dict[str, Any]) -> dict[str, Any]:
+        answers: dict[str, Any] = {}
+        for name, statement in asked.items():
+            answers |= send({name: statement})
+            step()
+        return answers
+
+    def executed(*_: object) -> None:
+        step()
+
+    connection = session.connection
+    sa.event.listen(connection, "after_cursor_execute", executed)
+    with patch.object(session, "send", send_each):
+        yield
+    sa.event.remove(connection, "after_cursor_execute", executed)
+
+
+class Stage:
+    """Two workers on one database, and one who looks at what they do."""
+
+    def __init__(self, url: str) -> None:
+        self._workers = make_executor(url), make_executor(url)
+        self._looker = make_executor(url)
+        self._thread = ThreadPoolExecutor(1)
+        self._prefixes = (f"{n}-" for n in itertools.count(1_000))
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        for one in (*self._workers, self._looker):
+            one.close()
+
+    def execute(self, text: str) -> list[tuple[Any, ...]]:
+        connection = self._looker.open().connection
+        return [tuple(row) for row in connection.exec_driver_sql(text)]
+
+    def play(
+        self, make_scene: Callable[[str], Scene], first: int, after: int | None
+    ) -> tuple[Any, bool]:
+        """Let the second group in after so many statements of the first; None: at last.
+
+        Answers what has become of both and of the rows, and whether there were so many.
+        """
+        p = next(self._prefixes)
+        scene = make_scene(p)
+        self._register(p)
+        done = [self._carry_out(n, scene.before[n]) for n in (0, 1)]
+        groups = (scene.one, scene.other)
+        other: Future[Outcomes] | None = None
+        count = 0
+
+        def step() -> None:
+            nonlocal count, other
+            count += 1
+            if count == after:
+                other = self._thread.submit(self._carry_out, second, groups[second])
+                self._await(other)
+
+        second = 1 - first
+        with stepping(self._workers[first].open(), step):
+            mine = self._carry_out(first, groups[first])
+        has_met = other is not None
+        if other is None:
+            other = self._thread.submit(self._carry_out, second, groups[second])
+        theirs = other.result(WAIT_SECONDS_MAX)
+        outcomes = [mine, theirs] if first == 0 else [theirs, mine]
+        self._check(p, zip((*scene.before, *groups), (*done, *outcomes), strict=True))
+        return ([_show(one, p) for one in outcomes], self._rows(p)), has_met
+
+    def _register(self, p: str) -> None:
+        for worker in self._workers:
+            worker.execute([ReleaseWorker()])
+        for worker, number in zip(self._workers, "12", strict=True):
+            worker.execute([RegisterWorker(make_worker(p + number), ignore)])
+
+    def _carry_out(self, number: int, operations: Operations) -> Outcomes:
+        return self._workers[number].execute(operations)[0]
+
+    def _await(self, other: Future[Outcomes]) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        while not other.done() and not self.execute(_IS_WAITING):
+            assert time.monotonic() < deadline, "it neither ends nor waits for a lock"
+
+    def _check(self, p: str, groups: Any) -> None:
+        acknowledged: list[Message] = []
+        seen: list[Message] = []
+        for number, (operations, outcomes) in enumerate(groups):
+            for operation, (result, error) in zip(operations, outcomes, strict=True):
+                if error is None:
+                    acknowledged += find_acknowledged(operation, result)
+                    seen += find_seen(operation, result)
+                    if isinstance(operation, ClaimRuns):
+                        self._check_claim(f"{p}{number % 2 + 1}", result)
+        assert find_violations(self.execute, acknowledged, seen, p) == {}
+        assert self.execute(_IS_IN_TRANSACTION) == []
+
+    def _check_claim(self, worker_id: str, claimed: dict[str, int]) -> None:
+        """Whoever was given a run has it in that epoch, or somebody else in a later."""
+        text = "SELECT run_id, owner, epoch FROM durable_runs"
+        for run_id, owner, epoch in self.execute(text):
+            if run_id in claimed:
+                told = claimed[run_id]
+                assert epoch == told if owner == worker_id else epoch > told
+
+    def _rows(self, p: str) -> list[Any]:
+        runs = (
+            "SELECT run_id, workflow_id, status, owner, epoch, stuck, CASE"
+            " WHEN wake_at < 0 THEN 'at once' WHEN wake_at >= 0 THEN 'later' END"
+        )
+        found = [
+            *self.execute(_of(p, runs, "runs", "run_id")),
+            *self.execute(_of(p, "SELECT run_id, request_id", "inbox", "request_id")),
+            *self.execute(_of(p, "SELECT run_id, type", "history", "event_id")),
+        ]
+        return [[_strip(value, p) for value in row] for row in found]
+
+    def count_deadlocks(self) -> int:
+        """How many there were in this database, once its sessions have ended."""
+        ((count,),) = self.execute(
+            "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return int(count)
+
+
+def _of(p: str, what: str, table: str, order: str) -> str:
+    return (
+        f"{what} FROM durable_{table} WHERE run_id LIKE '{p}%%'"
+        f" ORDER BY run_id, {order}"
+    )
+
+
+def _strip(value: Any, p: str) -> Any:
+    return value.replace(p, "") if isinstance(value, str) else value
+
+
+def _show(outcomes: Outcomes, p: str) -> list[str]:
+    shown = []
+    for result, error in outcomes:
+        if error is not None:
+            shown.append(type(error).__name__)
+        elif isinstance(result, MailArrived):
+            shown.append(f"mail {[m.request_id for m in result.messages]}")
+        else:
+            # How long ago something was is no matter.
+            shown.append(re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "", repr(result)))
+    return [one.replace(p, "") for one in shown]
+
+
+def find_acknowledged(operation: Any, result: Any) -> list[Message]:
+    """Return the messages that were put, as the sender was told."""
+    if isinstance(operation, PutMessage):
+        return [(result, operation.request_id)]
+    messages: tuple[PutMessage, ...] = ()
+    if isinstance(operation, CommitTask):
+        messages = operation.messages
+    elif isinstance(operation, StartRun):
+        messages = operation.messages
+        if isinstance(result, Started) and not result.created:
+            letter = operation.message_if_open
+            messages = () if letter is None else (letter,)
+        result = result.committed
+    if not messages or not isinstance(result, Committed):
+        return []
+    return [
+        (run_id, message.request_id)
+        for message, run_id in zip(messages, result.deliveries, strict=True)
+        if isinstance(run_id, str)
+    ]
+
+
+def find_seen(operation: Any, result: Any) -> list[Message]:
+    """Return the messages that a commit has consumed."""
+    if not isinstance(operation, CommitTask) or isinstance(result, MailArrived):
+        return []
+    return [(operation.run_id, request) for request in operation.consumed_requests]

@@ -1,0 +1,212 @@
+"""Four stores of one database carry out groups drawn at random, all at once.
+
+Everybody writes to everything, in groups whose operations come in no order of ids: who
+took locks in the order of operations would deadlock in one of ten groups.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from durable.errors import (
+    HistoryTakenError,
+    WorkflowAlreadyStartedError,
+    WorkflowClosedError,
+    WorkflowNotFoundError,
+)
+from durable.options import IdConflictPolicy
+from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.records import CommitTask, Committed, MailArrived, Started, StartRun
+from durable.testing.contract.rows import (
+    START,
+    make_child,
+    make_closing,
+    make_commit,
+    make_message,
+    make_start,
+    make_termination,
+    make_worker,
+)
+from tests.servers import PostgresDatabases
+from tests.store.invariants import Message, find_violations
+from tests.store.stage import find_acknowledged, find_seen, ignore, make_executor
+
+GROUPS = 1_000
+STORES = 4
+NAMES = [f"n{n}" for n in range(40)]
+EXPECTED = {
+    type(None),
+    HistoryTakenError,
+    WorkflowAlreadyStartedError,
+    WorkflowClosedError,
+    WorkflowNotFoundError,
+}
+
+
+class Actor:
+    """One worker, which remembers the runs that it has begun, and some of others."""
+
+    def __init__(self, number: int, url: str, seed: str, known: list[str]) -> None:
+        self.executor = make_executor(url)
+        self.known = known
+        self.owned: dict[str, int] = {}
+        self.mail: dict[str, tuple[str, ...]] = {}
+        self.acknowledged: list[Message] = []
+        self.seen: list[Message] = []
+        self.errors: Counter[type[Any]] = Counter()
+        self._draw = random.Random(f"{seed} {number}")
+        self._ids = (
+            f"{self._draw.randrange(10_000):04}-{number}-{n}" for n in _count()
+        )
+        self._begin_anew()
+
+    def act(self, groups: int) -> None:
+        for _ in range(groups):
+            if self._draw.random() < 0.03:
+                self._begin_anew()
+            drawn = [self._draw_operation() for _ in range(self._draw.randint(1, 8))]
+            # Two of one run would depend on each other's outcomes.
+            operations = list({id(o) if r is None else r: o for r, o in drawn}.values())
+            outcomes, _ = self.executor.execute(operations)
+            for operation, (result, error) in zip(operations, outcomes, strict=True):
+                self._note(operation, result, error)
+        self.executor.close()
+
+    def _begin_anew(self) -> None:
+        """Leave all runs to nobody, and be another worker."""
+        self.owned.clear()
+        self.name = f"worker {next(self._ids)}"
+        register = RegisterWorker(make_worker(self.name), ignore)
+        self.executor.execute([ReleaseWorker(), register])
+
+    def _draw_operation(self) -> tuple[str | None, Any]:
+        choice = self._draw.random()
+        if self.owned and choice < 0.5:
+            run_id = self._draw.choice(list(self.owned))
+            return run_id, self._draw_commit(run_id)
+        name = self._draw.choice(NAMES)
+        if choice < 0.7:
+            return None, make_message(name, f"m{next(self._ids)}", workflow_id=name)
+        if choice < 0.73:
+            return None, make_termination(name, workflow_id=name)
+        return None, self._draw_start(name)
+
+    def _draw_start(self, name: str) -> StartRun:
+        run_id = next(self._ids)
+        changes: dict[str, Any] = {
+            "workflow_id": name,
+            "owner": self._draw.choice([self.name, self.name, None]),
+            # Ids are in another order than what workers own.
+            "wake_at": self._draw.randrange(START),
+            "conflict_policy": self._draw.choice(list(IdConflictPolicy)),
+            "terminated_data": "{}",
+        }
+        if not self.known or self._draw.random() < 0.4:
+            return make_start(run_id, **changes)
+        parent = self._draw.choice(self.known[-60:])
+        policy = self._draw.choice(["terminate", "terminate", "request_cancel"])
+        # The parent's name is part of its address.
+        parent_name = parent.partition("@")[2]
+        return make_child(
+            run_id,
+            parent.partition("@")[0],
+            policy,
+            parent_workflow_id=parent_name,
+            **changes,
+        )
+
+    def _draw_commit(self, run_id: str) -> CommitTask:
+        first = self.owned[run_id]
+        consumed = self.mail.pop(run_id, ())
+        name = self._draw.choice(NAMES)
+        letter = make_message(name, f"m{next(self._ids)}", workflow_id=name)
+        changes: dict[str, Any] = {"consumed_requests": consumed}
+        if self._draw.random() < 0.3:
+            changes["messages"] = (letter,)
+        if self._draw.random() < 0.5:
+            return make_closing(run_id, first, first, has_children=True, **changes)
+        is_active = self._draw.random() < 0.7
+        return make_commit(
+            *(run_id, first, first),
+            update_run=True,
+            is_active=is_active,
+            wake_at=self._draw.randrange(START),
+            **changes,
+        )
+
+    def _note(self, operation: Any, result: Any, error: BaseException | None) -> None:
+        self.errors[type(error)] += 1
+        if isinstance(operation, CommitTask):
+            self._note_commit(operation, result, error)
+        if error is not None:
+            return
+        self.acknowledged += find_acknowledged(operation, result)
+        self.seen += find_seen(operation, result)
+        if isinstance(operation, StartRun) and isinstance(result, Started):
+            record = operation.record
+            if result.created:
+                self.known.append(f"{record.run_id}@{record.workflow_id}")
+                if record.owner:
+                    self.owned[record.run_id] = 3
+
+    def _note_commit(
+        self, operation: CommitTask, result: Any, error: BaseException | None
+    ) -> None:
+        run_id = operation.run_id
+        if isinstance(result, MailArrived):
+            self.mail[run_id] = tuple(m.request_id for m in result.messages)
+        elif error is not None or operation.status or not operation.is_active:
+            self.owned.pop(run_id, None)
+        else:
+            assert result is None or isinstance(result, Committed)
+            self.owned[run_id] += 1
+
+
+def _count() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+@pytest.mark.slow
+def test_random_groups_lose_nothing_and_never_deadlock(
+    postgres_server: PostgresDatabases, postgres_url: str
+) -> None:
+    seed = str(random.randrange(1 << 32))
+    known: list[str] = []
+    actors = [Actor(n, postgres_url, seed, known) for n in range(STORES)]
+    with ThreadPoolExecutor(STORES) as pool:
+        for done in [pool.submit(actor.act, GROUPS // STORES) for actor in actors]:
+            done.result()
+
+    errors = sum((actor.errors for actor in actors), Counter[type[Any]]())
+    assert errors.keys() <= EXPECTED, (seed, errors)
+    assert errors[type(None)] > GROUPS, (seed, errors)
+    database = postgres_url.rpartition("/")[2]
+    found = find_violations(
+        lambda text: postgres_server.execute(text, database),
+        [message for actor in actors for message in actor.acknowledged],
+        [message for actor in actors for message in actor.seen],
+    )
+    assert found == {}, seed
+    assert count_deadlocks(postgres_server, database) == 0, seed
+
+
+def count_deadlocks(server: PostgresDatabases, database: str) -> int:
+    """How many there were, which is known once all sessions have ended."""
+    deadline = time.monotonic() + 20
+    where = f"WHERE datname = '{database}'"
+    while server.execute(f"SELECT 1 FROM pg_stat_activity {where}"):  # noqa: S608 - a name of ours
+        assert time.monotonic() < deadline, "sessions are left"
+        time.sleep(0.02)
+    text = f"SELECT deadlocks FROM pg_stat_database {where}"  # noqa: S608 - likewise
+    ((count,),) = server.execute(text)
+    return int(count)
