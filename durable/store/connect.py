@@ -17,12 +17,7 @@ if TYPE_CHECKING:
     from durable.store.store import Store
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_SERVERS: Final = {
-    "postgres": "PostgreSQL",
-    "postgresql": "PostgreSQL",
-    "mysql": "MySQL",
-    "mariadb": "MariaDB",
-}
+_SERVERS: Final = ("postgres", "postgresql", "mysql", "mariadb")
 _SYNCHRONOUS: Final = {"full": "FULL", "normal": "NORMAL"}
 _FORMS: Final = (
     "Write 'sqlite:///orders.db' for a file beside the program,"
@@ -118,12 +113,8 @@ def connect(
     kind = scheme.partition("+")[0]
     if kind in ("postgresql", "postgres"):
         return _connect_postgresql(given, shown, clock, migrate, observer)
-    if kind in _SERVERS:
-        raise NotADatabaseError(
-            f"{shown!r} names a {_SERVERS[kind]} database, and this release can use"
-            " SQLite only.",
-            hint=_FORMS,
-        )
+    if kind in ("mysql", "mariadb"):
+        return _connect_mysql(given, shown, clock, migrate, observer)
     clock = clock or SystemClock()
     if scheme == "memory":
         return MemoryStore(_memory_name(rest, shown), clock=clock, observer=observer)
@@ -177,6 +168,26 @@ def _connect_postgresql(
 
     server = ServerClock()
     database = PostgresDatabase(parse(url, shown), server, migrate=migrate)
+    return SqlStore(database, clock=clock or server, observer=observer)
+
+
+def _connect_mysql(
+    url: str,
+    shown: str,
+    clock: Clock | None,
+    migrate: bool,
+    observer: Observer | None,
+) -> Store:
+    try:
+        from durable.store.mysql.mysql import MysqlDatabase
+        from durable.store.mysql.url import parse
+    except ModuleNotFoundError as error:
+        raise _no_driver(shown, "pymysql", "mysql") from error
+    from durable.store.servers.server_clock import ServerClock
+    from durable.store.threads.sql_store import SqlStore
+
+    server = ServerClock()
+    database = MysqlDatabase(parse(url, shown), server, migrate=migrate)
     return SqlStore(database, clock=clock or server, observer=observer)
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from durable.errors import SchemaRevisionError
-from durable.store.sql.tables import METADATA, SERVER_TABLES
+from durable.store.sql.tables import COLLATIONS, INNODB_INDEXES, METADATA, RUNS, SERVER_TABLES
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -35,6 +35,8 @@ VERSION_TABLE: Final = sa.Table(
     sa.MetaData(),
     sa.Column("version_num", sa.String(32), nullable=False),
     sa.PrimaryKeyConstraint("version_num", name="durable_schema_pkc"),
+    mariadb_engine="InnoDB",
+    mysql_engine="InnoDB",
 )
 
 
@@ -57,7 +59,8 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
         # Another process may have done it while this one waited for the lock.
         if not is_current(session, name, migrate=migrate):
             refuse_foreign(session, name)
-            if read_revision(session) is None:
+            revision = read_revision(session)
+            if revision is None or (not revision and keeps_tables(session.connection)):
                 create_tables(session.connection)
             else:
                 _run_migrations(session.connection)
@@ -72,6 +75,15 @@ def read_revision(session: Session) -> str | None:
     if not _has_table(session, VERSION_TABLE.name):
         return None
     return session.connection.execute(sa.select(VERSION_TABLE)).scalar() or ""
+
+
+def keeps_tables(connection: sa.Connection) -> bool:
+    """Whether a table stays that was made in a transaction which is rolled back.
+
+    Whoever was killed while it made them has left the version table, which comes first
+    and empty, and some of the others.
+    """
+    return connection.dialect.name in COLLATIONS
 
 
 def _has_table(session: Session, table: str) -> bool:
@@ -109,7 +121,7 @@ def refuse_foreign(session: Session, name: str) -> None:
         SchemaRevisionError: the database holds tables of the same names.
     """
     revision = read_revision(session)
-    if revision is not None and revision >= _OWN_NAMES:
+    if revision is not None and (revision >= _OWN_NAMES or keeps_tables(session.connection)):
         return
     foreign = [t for t in METADATA.tables if _has_table(session, t)]
     if foreign:
@@ -130,14 +142,24 @@ def no_schema(name: str) -> SchemaRevisionError:
 
 
 def create_tables(connection: sa.Connection) -> None:
-    """Make all tables in a database that has none of them."""
-    for table in METADATA.sorted_tables:
-        connection.execute(CreateTable(table))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            connection.execute(CreateIndex(index))
-    for table in SERVER_TABLES.get(connection.dialect.name, ()):
-        connection.execute(CreateTable(table))
-    connection.execute(CreateTable(VERSION_TABLE))
+    """Make the tables, or those of them that are not there."""
+    dialect = connection.dialect.name
+    connection.execute(CreateTable(VERSION_TABLE, if_not_exists=True))
+    for table in (*METADATA.sorted_tables, *SERVER_TABLES.get(dialect, ())):
+        connection.execute(CreateTable(table, if_not_exists=True))
+        indexes: dict[str, sa.ExecutableDDLElement] = {
+            str(index.name): CreateIndex(index) for index in table.indexes
+        }
+        made: set[str | None] = set()
+        if keeps_tables(connection):
+            made |= {found["name"] for found in sa.inspect(connection).get_indexes(table.name)}
+            if table is RUNS:
+                indexes |= {
+                    name: sa.DDL(f"CREATE INDEX {name} ON {table.name} ({columns})")
+                    for name, columns in INNODB_INDEXES.items()
+                }
+        for name in sorted(indexes.keys() - made):
+            connection.execute(indexes[name])
     connection.execute(sa.insert(VERSION_TABLE), {"version_num": HEAD})
 
 

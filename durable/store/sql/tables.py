@@ -16,18 +16,18 @@ from typing import Final
 import sqlalchemy as sa
 
 METADATA: Final = sa.MetaData()
+COLLATIONS: Final = {"mariadb": "utf8mb4_nopad_bin", "mysql": "utf8mb4_0900_bin"}
+"""Those that tell texts apart byte by byte, by SQLAlchemy's name of the database."""
 
 
 def _id(length: int = 255) -> sa.String:
-    # MariaDB's default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id.
-    binary = sa.String(length, collation="utf8mb4_bin")
-    # Locks are taken in the order of ids, which is Python's then.
-    plain = sa.String(length, collation="C")
-    return (
-        sa.String(length)
-        .with_variant(binary, "mysql", "mariadb")
-        .with_variant(plain, "postgresql")
-    )
+    # MariaDB's default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id, and
+    # most of the others do so with 'a' and 'a '. Locks are taken in the order of ids,
+    # which is Python's then.
+    text = sa.String(length)
+    for dialect, collation in (*COLLATIONS.items(), ("postgresql", "C")):
+        text = text.with_variant(sa.String(length, collation=collation), dialect)
+    return text
 
 
 def _json() -> sa.Text:
@@ -193,5 +193,38 @@ INCARNATION: Final = sa.Table(
     sa.Column("life", _id(32), nullable=False),
     prefixes=["UNLOGGED"],
 )
-SERVER_TABLES: Final = {"postgresql": (INCARNATION,)}
+# Each connection to MariaDB counts its commits here: nothing else tells others of them.
+CHANGES: Final = sa.Table(
+    "durable_changes",
+    sa.MetaData(),
+    sa.Column("session_id", _id(32), primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("changed_at", sa.BigInteger, nullable=False),
+)
+SERVER_TABLES: Final = {
+    "postgresql": (INCARNATION,),
+    "mariadb": (CHANGES,),
+    "mysql": (CHANGES,),
+}
 """Tables that only one kind of database has, by SQLAlchemy's name of it."""
+
+# There an index has no condition, at most 3,072 bytes, and the primary key at its end.
+# Closed runs are not walked, since what they have nothing of is among its columns.
+INNODB_INDEXES: Final = {
+    "durable_runs_due": "namespace, task_queue, wake_at",
+    "durable_runs_stuck": "stuck(1)",
+    "durable_runs_wake_at": "wake_at",
+}
+"""Indexes of runs on MariaDB, beside those of the others or in their place."""
+
+# Whatever a server makes of tables by default.
+for _table in (*METADATA.tables.values(), CHANGES):
+    for _dialect, _collation in COLLATIONS.items():
+        _table.dialect_kwargs.update(
+            {
+                f"{_dialect}_engine": "InnoDB",
+                f"{_dialect}_row_format": "DYNAMIC",
+                f"{_dialect}_charset": "utf8mb4",
+                f"{_dialect}_collate": _collation,
+            }
+        )

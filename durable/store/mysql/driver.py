@@ -1,0 +1,144 @@
+"""How MariaDB is spoken to: many statements in one packet, and none for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+import pymysql
+from pymysql.constants import CLIENT
+
+from durable import limits
+from durable.errors import PayloadTooLargeError
+
+Row: TypeAlias = tuple[Any, ...]
+
+_CONNECT_SECONDS: Final = 5
+_LEASE: Final = limits.LEASE_SECONDS
+# Packets grow no further than that, if the server takes as much.
+_PACKET_BYTES: Final = 8 * 1024 * 1024
+# In every session, so that it does not matter how a server was set up. A process that
+# stops in the middle keeps others waiting for no longer, whether between two trips or
+# within one.
+_SETTINGS: Final[dict[str, str]] = {
+    "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES'",
+    "time_zone": "'+00:00'",
+    "innodb_lock_wait_timeout": str(round(_LEASE / 3)),
+    "wait_timeout": str(24 * 86_400),
+}
+_WRITER_SETTINGS: Final[dict[str, str]] = {
+    "idle_transaction_timeout": str(round(_LEASE / 3)),
+    "max_statement_time": f"{_LEASE * 0.7:.1f}",
+}
+# Long lists would become tables, which are walked in an order of their own.
+_MARIADB_SETTINGS: Final[dict[str, str]] = {"in_predicate_conversion_threshold": "0"}
+
+
+def literal(value: str | int | None) -> str:
+    """Write a value as it stands in a statement, where no backslash escapes."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return str(int(value))
+
+
+def listed(values: Iterable[str | int | None]) -> str:
+    """Write values with commas between them."""
+    return ", ".join(map(literal, values))
+
+
+class Trips:
+    """Sends statements together, and brings their answers."""
+
+    def __init__(self, raw: pymysql.Connection[Any]) -> None:
+        """Use a connection in autocommit mode that takes many statements."""
+        self._raw = raw
+        ((given,),) = self.send(["SELECT @@max_allowed_packet"])[0]
+        self.packet_bytes_max: int = given
+
+    def send(self, statements: Sequence[str]) -> list[Sequence[Row]]:
+        """Carry statements out in order, in one trip; none after one that fails.
+
+        Raises:
+            pymysql.Error: one failed; or the answer has not come.
+        """
+        answers: list[Sequence[Row]] = []
+        with self._raw.cursor() as cursor:
+            cursor.execute(";".join(statements))
+            answers.append(cursor.fetchall())
+            while cursor.nextset():
+                answers.append(cursor.fetchall())
+        return answers
+
+    def pack(self, statements: Iterable[str]) -> list[list[str]]:
+        """Divide statements among packets that the server takes.
+
+        Raises:
+            PayloadTooLargeError: it does not take one of them.
+        """
+        most = min(_PACKET_BYTES, self.packet_bytes_max // 2)
+        packets: list[list[str]] = [[]]
+        size = 0
+        for statement in statements:
+            length = len(statement.encode()) + 1
+            if length >= self.packet_bytes_max:
+                raise PayloadTooLargeError(
+                    f"What is to be stored takes {length:,} bytes as a statement, and"
+                    f" the server takes {self.packet_bytes_max:,}.",
+                    hint="Raise max_allowed_packet of the server.",
+                )
+            if size + length > most and packets[-1]:
+                packets.append([])
+                size = 0
+            packets[-1].append(statement)
+            size += length
+        return packets
+
+
+def connect(
+    options: dict[str, Any], *, patience: float, is_writer: bool
+) -> pymysql.Connection[Any]:
+    """Connect, and settle what may differ between servers.
+
+    Args:
+        options: the driver's own: where the server is, and who comes.
+        patience: after so many seconds without an answer it is given up.
+        is_writer: whether others may wait for what it does.
+
+    Raises:
+        pymysql.Error: the server cannot be reached, or refuses.
+    """
+    raw: pymysql.Connection[Any] = pymysql.connect(
+        **{"connect_timeout": _CONNECT_SECONDS, **options},
+        read_timeout=patience,
+        write_timeout=patience,
+        charset="utf8mb4",
+        autocommit=True,
+        client_flag=CLIENT.MULTI_STATEMENTS,
+        program_name="durable",
+    )
+    settings = dict(_SETTINGS)
+    collation = "utf8mb4_0900_bin"
+    if is_mariadb(raw):
+        collation = "utf8mb4_nopad_bin"
+        settings |= _MARIADB_SETTINGS
+        if is_writer:
+            settings |= _WRITER_SETTINGS
+    settings["collation_connection"] = f"'{collation}'"
+    changes = ", ".join(f"SESSION {name} = {value}" for name, value in settings.items())
+    with raw.cursor() as cursor:
+        cursor.execute(f"SET {changes}")
+    return raw
+
+
+def is_mariadb(raw: pymysql.Connection[Any]) -> bool:
+    """Tell whether the server is MariaDB, and not MySQL."""
+    return "MariaDB" in raw.server_version
+
+
+def version_of(raw: pymysql.Connection[Any]) -> tuple[int, ...]:
+    """Return the server's version."""
+    # Older programs would not believe that there is a version above 5.
+    text = raw.server_version.removeprefix("5.5.5-").partition("-")[0]
+    return tuple(int(part) for part in text.split(".") if part.isdecimal())
