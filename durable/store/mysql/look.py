@@ -197,7 +197,9 @@ def look(wanted: Wanted, begin: Send, send: Send) -> LockedLook:
     if wanted.families:
         found.take_children(answers["children"])
     chains = enumerate(wanted.rare.get("chains", ()))
-    found.take_chains({key: next(iter(answers[f"chain{n}"]), None) for n, key in chains})
+    found.take_chains(
+        {key: next(iter(answers[f"chain{n}"]), None) for n, key in chains}
+    )
     return found
 
 
@@ -237,9 +239,7 @@ def _letters(wanted: Wanted, locks: _Locks) -> set[RequestKey]:
     return letters
 
 
-def _read(
-    wanted: Wanted, locks: _Locks, letters: set[RequestKey]
-) -> dict[str, str]:
+def _read(wanted: Wanted, locks: _Locks, letters: set[RequestKey]) -> dict[str, str]:
     """Return the statements that lock, and those that read after that."""
     asked = locks.compose()
     written = locks.written()

@@ -16,7 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from durable.errors import SchemaRevisionError
-from durable.store.sql.tables import COLLATIONS, INNODB_INDEXES, METADATA, RUNS, SERVER_TABLES
+from durable.store.sql.tables import (
+    COLLATIONS,
+    INNODB_INDEXES,
+    METADATA,
+    RUNS,
+    SERVER_TABLES,
+)
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -121,7 +127,9 @@ def refuse_foreign(session: Session, name: str) -> None:
         SchemaRevisionError: the database holds tables of the same names.
     """
     revision = read_revision(session)
-    if revision is not None and (revision >= _OWN_NAMES or keeps_tables(session.connection)):
+    if revision is not None and (
+        revision >= _OWN_NAMES or keeps_tables(session.connection)
+    ):
         return
     foreign = [t for t in METADATA.tables if _has_table(session, t)]
     if foreign:
@@ -152,7 +160,10 @@ def create_tables(connection: sa.Connection) -> None:
         }
         made: set[str | None] = set()
         if keeps_tables(connection):
-            made |= {found["name"] for found in sa.inspect(connection).get_indexes(table.name)}
+            made |= {
+                found["name"]
+                for found in sa.inspect(connection).get_indexes(table.name)
+            }
             if table is RUNS:
                 indexes |= {
                     name: sa.DDL(f"CREATE INDEX {name} ON {table.name} ({columns})")
