@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import pymysql
 from pymysql.constants import CLIENT
 
 from durable import limits
 from durable.errors import PayloadTooLargeError
+from durable.store.sql.tables import COLLATIONS
 
 Row: TypeAlias = tuple[Any, ...]
 
+MARIADB: Final = "MariaDB"
+# What passes others' locks by, and the collation of ids.
+OLDEST: Final = {MARIADB: (10, 6), "MySQL": (8, 0, 17)}
 _CONNECT_SECONDS: Final = 5
 _LEASE: Final = limits.LEASE_SECONDS
 # Packets grow no further than that, if the server takes as much.
@@ -96,9 +101,15 @@ class Trips:
         return packets
 
 
-def connect(
-    options: dict[str, Any], *, patience: float, is_writer: bool
-) -> pymysql.Connection[Any]:
+class Server(NamedTuple):
+    """A connection, and to what it is."""
+
+    raw: pymysql.Connection[Any]
+    product: str
+    version: tuple[int, ...]
+
+
+def connect(options: dict[str, Any], *, patience: float, is_writer: bool) -> Server:
     """Connect, and settle what may differ between servers.
 
     Args:
@@ -109,36 +120,28 @@ def connect(
     Raises:
         pymysql.Error: the server cannot be reached, or refuses.
     """
-    raw: pymysql.Connection[Any] = pymysql.connect(
-        **{"connect_timeout": _CONNECT_SECONDS, **options},
-        read_timeout=patience,
-        write_timeout=patience,
-        charset="utf8mb4",
-        autocommit=True,
-        client_flag=CLIENT.MULTI_STATEMENTS,
-        program_name="durable",
-    )
-    settings = dict(_SETTINGS)
-    collation = "utf8mb4_0900_bin"
-    if is_mariadb(raw):
-        collation = "utf8mb4_nopad_bin"
-        settings |= _MARIADB_SETTINGS
-        if is_writer:
-            settings |= _WRITER_SETTINGS
-    settings["collation_connection"] = f"'{collation}'"
-    changes = ", ".join(f"SESSION {name} = {value}" for name, value in settings.items())
+    given: dict[str, Any] = {
+        "connect_timeout": _CONNECT_SECONDS,
+        **options,
+        "read_timeout": patience,
+        "write_timeout": patience,
+        "charset": "utf8mb4",
+        "autocommit": True,
+        "client_flag": CLIENT.MULTI_STATEMENTS,
+        "program_name": "durable",
+    }
+    raw: pymysql.Connection[Any] = pymysql.connect(**given)
     with raw.cursor() as cursor:
-        cursor.execute(f"SET {changes}")
-    return raw
-
-
-def is_mariadb(raw: pymysql.Connection[Any]) -> bool:
-    """Tell whether the server is MariaDB, and not MySQL."""
-    return "MariaDB" in raw.server_version
-
-
-def version_of(raw: pymysql.Connection[Any]) -> tuple[int, ...]:
-    """Return the server's version."""
-    # Older programs would not believe that there is a version above 5.
-    text = raw.server_version.removeprefix("5.5.5-").partition("-")[0]
-    return tuple(int(part) for part in text.split(".") if part.isdecimal())
+        cursor.execute("SELECT VERSION()")
+        ((text,),) = cursor.fetchall()
+        product = MARIADB if MARIADB in text else "MySQL"
+        version = tuple(map(int, re.findall(r"\d+", text.partition("-")[0])))
+        server = Server(raw, product, version)
+        settings = dict(_SETTINGS)
+        if product == MARIADB:
+            settings |= _MARIADB_SETTINGS | (_WRITER_SETTINGS if is_writer else {})
+        settings["collation_connection"] = COLLATIONS[product.lower()]
+        changes = (f"SESSION {name} = {value}" for name, value in settings.items())
+        if server.version >= OLDEST[product]:
+            cursor.execute(f"SET {', '.join(changes)}")
+    return server

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
@@ -18,14 +17,10 @@ from durable.store.servers.server import ServerDatabase
 from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
-    import pymysql
-
     from durable.store.database import Blame, Session
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
 
-# What passes others' locks by, and the collation of ids.
-_OLDEST: Final = {"MariaDB": (10, 6), "MySQL": (8, 0, 17)}
 # Longer than what the server ends by itself, and shorter than a lease.
 _PATIENCE_SECONDS: Final = limits.LEASE_SECONDS * 0.8
 _READ_SECONDS: Final = limits.LEASE_SECONDS * 3
@@ -49,31 +44,28 @@ class MysqlDatabase(ServerDatabase):
 
     # --- connections ------------------------------------------------------------------
 
-    def _connect_raw(self, is_writer: bool) -> pymysql.Connection[Any]:
-        raw = driver.connect(
+    def _reach(self, is_writer: bool) -> driver.Server:
+        server = driver.connect(
             driver_options(self.url),
             patience=_PATIENCE_SECONDS if is_writer else _READ_SECONDS,
             is_writer=is_writer,
         )
-        product = "MariaDB" if driver.is_mariadb(raw) else "MySQL"
-        oldest = _OLDEST[product]
-        version = driver.version_of(raw)
-        if version < oldest:
-            raw.close()
+        oldest = driver.OLDEST[server.product]
+        if server.version < oldest:
+            server.raw.close()
+            version, needed = (".".join(map(str, v)) for v in (server.version, oldest))
             raise DatabaseUnavailableError(
-                f"{self.name} is {product} {'.'.join(map(str, version))}, and this"
-                f" release needs {'.'.join(map(str, oldest))} or later."
+                f"{self.name} is {server.product} {version}, and this release needs"
+                f" {needed} or later."
             )
-        return raw
+        return server
 
     def _make_engine(self, is_writer: bool) -> sa.Engine:
-        raw = self._connect_raw(is_writer)
-        # SQLAlchemy must know before it connects; so the connection is kept for it.
-        first = [raw]
-        connect = functools.partial(self._connect_raw, is_writer)
+        # SQLAlchemy must know what it is before it connects; so it gets this one first.
+        first = [self._reach(is_writer)]
         return sa.create_engine(
-            "mariadb+pymysql://" if driver.is_mariadb(raw) else "mysql+pymysql://",
-            creator=lambda: first.pop() if first else connect(),
+            f"{first[0].product.lower()}+pymysql://",
+            creator=lambda: (first.pop() if first else self._reach(is_writer)).raw,
             poolclass=NullPool,
             pool_reset_on_return=None,
             hide_parameters=True,

@@ -28,7 +28,8 @@ class _Insert:
 
     def __init__(self, columns: Sequence[sa.Column[Any]], after: str = "") -> None:
         names = ", ".join(column.name for column in columns)
-        self._before = f"INSERT INTO {columns[0].table.name} ({names}) VALUES "
+        table = columns[0].table.name
+        self._before = f"INSERT INTO {table} ({names}) VALUES "  # noqa: S608 - constants
         self._after = after
 
     def fill(self, rows: Iterable[Sequence[Any]]) -> Iterator[str]:

@@ -5,7 +5,7 @@ They are module constants, so that each is compiled once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 
 import sqlalchemy as sa
 
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
         RunRecord,
     )
 
+_Row = TypeVarTuple("_Row")
 _IS_OPEN: Final = RUNS.c.open_key.is_not(None)
 
 
-def _by_index(statement: sa.Select[Any], index: str) -> sa.Select[Any]:
+def _by_index(statement: sa.Select[*_Row], index: str) -> sa.Select[*_Row]:
     """Walk by that index, on MariaDB: others have no such words, nor a need of them.
 
     It may walk a whole table as long as that is small, and what is walked is locked.
