@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import pymysql
-from pymysql.constants import CLIENT
+from pymysql.constants import CLIENT, FIELD_TYPE
+from pymysql.converters import conversions
 
 from durable import limits
 from durable.errors import PayloadTooLargeError
@@ -51,6 +52,19 @@ def literal(value: str | int | None) -> str:
 def listed(values: Iterable[str | int | None]) -> str:
     """Write values with commas between them."""
     return ", ".join(map(literal, values))
+
+
+def _as_text(found: str | bytes) -> str | bytes:
+    """Return an id, which comes as bytes; what is no text is somebody's damage."""
+    if isinstance(found, str):
+        return found
+    try:
+        return found.decode()
+    except UnicodeDecodeError:
+        return found
+
+
+_CONVERSIONS: Final = {**conversions, FIELD_TYPE.VAR_STRING: _as_text}
 
 
 class Trips:
@@ -126,6 +140,7 @@ def connect(options: dict[str, Any], *, patience: float, is_writer: bool) -> Ser
         "read_timeout": patience,
         "write_timeout": patience,
         "charset": "utf8mb4",
+        "conv": _CONVERSIONS,
         "autocommit": True,
         "client_flag": CLIENT.MULTI_STATEMENTS,
         "program_name": "durable",

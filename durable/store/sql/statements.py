@@ -380,10 +380,13 @@ LOAD_HISTORY_FROM_CHECKPOINT: Final = (
     .order_by(RUNS.c.run_id, HISTORY.c.event_id)
 )
 _end: Final = HISTORY.alias()
+# Not by max(), for which MariaDB would walk all events.
 _latest_event_id: Final = (
-    sa.select(sa.func.max(_end.c.event_id))
+    sa.select(_end.c.event_id)
     # Whatever else was put there, SQLite takes text to be greater than any number.
     .where(_end.c.run_id == RUNS.c.run_id, _end.c.event_id <= sa.literal(2**31 - 1))
+    .order_by(_end.c.event_id.desc())
+    .limit(sa.literal(1))
     .scalar_subquery()
 )
 # Inputs that no task has taken have no number of their own.

@@ -20,14 +20,31 @@ COLLATIONS: Final = {"mariadb": "utf8mb4_nopad_bin", "mysql": "utf8mb4_0900_bin"
 """Those that tell texts apart byte by byte, by SQLAlchemy's name of the database."""
 
 
+class _Bytes(sa.types.UserDefinedType[str]):
+    """Text of so many bytes, on MariaDB.
+
+    Its default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id, most others
+    'a' and 'a '. Of text each character counts for four bytes, where an index may have
+    3,072.
+    """
+
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def get_col_spec(self, **_: object) -> str:
+        return f"VARBINARY({self.length})"
+
+
 def _id(length: int = 255) -> sa.String:
-    # MariaDB's default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id, and
-    # most of the others do so with 'a' and 'a '. Locks are taken in the order of ids,
-    # which is Python's then.
-    text = sa.String(length)
-    for dialect, collation in (*COLLATIONS.items(), ("postgresql", "C")):
-        text = text.with_variant(sa.String(length, collation=collation), dialect)
-    return text
+    # Locks are taken in the order of ids, which is Python's then.
+    plain = sa.String(length, collation="C")
+    return (
+        sa.String(length)
+        .with_variant(_Bytes(length), *COLLATIONS)
+        .with_variant(plain, "postgresql")
+    )
 
 
 def _json() -> sa.Text:
@@ -208,10 +225,9 @@ SERVER_TABLES: Final = {
 }
 """Tables that only one kind of database has, by SQLAlchemy's name of it."""
 
-# There an index has no condition, at most 3,072 bytes, and the primary key at its end.
-# Closed runs are not walked, since what they have nothing of is among its columns.
+# There an index has no condition. Closed runs are not walked, since what they have
+# nothing of is among its columns.
 INNODB_INDEXES: Final = {
-    "durable_runs_due": "namespace, task_queue, wake_at",
     "durable_runs_stuck": "stuck(1)",
     "durable_runs_wake_at": "wake_at",
 }
