@@ -86,9 +86,11 @@ def connect(
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` for a
-            private database in memory, or `memory://` (`memory://name`) for a store
-            without a database. SQLite takes the option `?synchronous=full` (the
-            default: an acknowledged commit survives power loss) or `normal`.
+            private database in memory, `memory://` (`memory://name`) for a store
+            without a database; or `postgresql://user:password@host:5432/database`,
+            and the same with `mysql` or `mariadb`, for one on a server. SQLite takes
+            the option `?synchronous=full` (the default: an acknowledged commit
+            survives power loss) or `normal`.
         clock: where the store reads the time; the machine's clock by default.
         migrate: whether opening may create or upgrade the schema.
         observer: is told of each commit.
