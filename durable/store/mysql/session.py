@@ -140,17 +140,17 @@ class MysqlSession(ServerSession):
         self._end()
 
     def rollback(self) -> None:
-        """See `Session`.
-
-        Raises:
-            pymysql.Error: the connection is lost.
-        """
+        """See `Session`."""
         self._pending.clear()
-        if not self._raw.open:
-            raise pymysql.InterfaceError(0, "the connection is closed")
-        if self.phase is Phase.BEGUN:
-            self._trips.send(["ROLLBACK"])
-        self._end()
+        if not self.is_broken:
+            if self.phase is Phase.BEGUN:
+                self._trips.send(["ROLLBACK"])
+            self._end()
+
+    @property
+    def is_broken(self) -> bool:
+        """See `Session`. An error of a statement does no harm to its connection."""
+        return not self._raw.open
 
     def _end(self) -> None:
         self.phase = Phase.NONE
