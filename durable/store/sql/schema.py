@@ -155,25 +155,24 @@ def create_tables(connection: sa.Connection) -> None:
     connection.execute(CreateTable(VERSION_TABLE, if_not_exists=True))
     for table in (*METADATA.sorted_tables, *SERVER_TABLES.get(dialect, ())):
         connection.execute(CreateTable(table, if_not_exists=True))
-        indexes: dict[str, sa.ExecutableDDLElement] = {
-            str(index.name): CreateIndex(index) for index in table.indexes
-        }
-        made: set[str | None] = set()
         if keeps_tables(connection):
-            made |= {
-                found["name"]
-                for found in sa.inspect(connection).get_indexes(table.name)
-            }
-            if table is RUNS:
-                indexes |= {
-                    name: sa.DDL(  # type: ignore[no-untyped-call]  # SQLAlchemy's own
-                        f"CREATE INDEX {name} ON {table.name} ({columns})"
-                    )
-                    for name, columns in INNODB_INDEXES.items()
-                }
-        for name in sorted(indexes.keys() - made):
-            connection.execute(indexes[name])
+            _add_indexes(connection, table)
+            continue
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(CreateIndex(index))
     connection.execute(sa.insert(VERSION_TABLE), {"version_num": HEAD})
+
+
+def _add_indexes(connection: sa.Connection, table: sa.Table) -> None:
+    """Add those indexes that are not there, in one step."""
+    wanted = {str(i.name): ", ".join(i.columns.keys()) for i in table.indexes}
+    if table is RUNS:
+        wanted |= INNODB_INDEXES
+    for found in sa.inspect(connection).get_indexes(table.name):
+        wanted.pop(str(found["name"]), None)
+    added = ", ".join(f"ADD INDEX {name} ({on})" for name, on in sorted(wanted.items()))
+    if added:
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} {added}")
 
 
 def find_migrations() -> Path:
