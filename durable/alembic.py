@@ -12,11 +12,17 @@ from __future__ import annotations
 from typing import Final
 
 from durable.store.sql.schema import VERSION_TABLE
-from durable.store.sql.tables import METADATA
+from durable.store.sql.tables import METADATA, SERVER_TABLES
 
 __all__ = ["without_durable_tables"]
 
-_OURS: Final = frozenset({*METADATA.tables, VERSION_TABLE.name})
+_OURS: Final = frozenset(
+    {
+        *METADATA.tables,
+        *(table.name for tables in SERVER_TABLES.values() for table in tables),
+        VERSION_TABLE.name,
+    }
+)
 
 
 def without_durable_tables(name: str | None, type_: str, parent_names: object) -> bool:

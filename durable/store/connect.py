@@ -17,12 +17,7 @@ if TYPE_CHECKING:
     from durable.store.store import Store
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_SERVERS: Final = {
-    "postgres": "PostgreSQL",
-    "postgresql": "PostgreSQL",
-    "mysql": "MySQL",
-    "mariadb": "MariaDB",
-}
+_SERVERS: Final = ("postgres", "postgresql", "mysql", "mariadb")
 _SYNCHRONOUS: Final = {"full": "FULL", "normal": "NORMAL"}
 _FORMS: Final = (
     "Write 'sqlite:///orders.db' for a file beside the program,"
@@ -91,9 +86,11 @@ def connect(
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` for a
-            private database in memory, or `memory://` (`memory://name`) for a store
-            without a database. SQLite takes the option `?synchronous=full` (the
-            default: an acknowledged commit survives power loss) or `normal`.
+            private database in memory, `memory://` (`memory://name`) for a store
+            without a database; or `postgresql://user:password@host:5432/database`,
+            and the same with `mysql` or `mariadb`, for one on a server. SQLite takes
+            the option `?synchronous=full` (the default: an acknowledged commit
+            survives power loss) or `normal`.
         clock: where the store reads the time; the machine's clock by default.
         migrate: whether opening may create or upgrade the schema.
         observer: is told of each commit.
@@ -118,12 +115,8 @@ def connect(
     kind = scheme.partition("+")[0]
     if kind in ("postgresql", "postgres"):
         return _connect_postgresql(given, shown, clock, migrate, observer)
-    if kind in _SERVERS:
-        raise NotADatabaseError(
-            f"{shown!r} names a {_SERVERS[kind]} database, and this release can use"
-            " SQLite only.",
-            hint=_FORMS,
-        )
+    if kind in ("mysql", "mariadb"):
+        return _connect_mysql(given, shown, clock, migrate, observer)
     clock = clock or SystemClock()
     if scheme == "memory":
         return MemoryStore(_memory_name(rest, shown), clock=clock, observer=observer)
@@ -177,6 +170,26 @@ def _connect_postgresql(
 
     server = ServerClock()
     database = PostgresDatabase(parse(url, shown), server, migrate=migrate)
+    return SqlStore(database, clock=clock or server, observer=observer)
+
+
+def _connect_mysql(
+    url: str,
+    shown: str,
+    clock: Clock | None,
+    migrate: bool,
+    observer: Observer | None,
+) -> Store:
+    try:
+        from durable.store.mysql.mysql import MysqlDatabase
+        from durable.store.mysql.url import parse
+    except ModuleNotFoundError as error:
+        raise _no_driver(shown, "pymysql", "mysql") from error
+    from durable.store.servers.server_clock import ServerClock
+    from durable.store.threads.sql_store import SqlStore
+
+    server = ServerClock()
+    database = MysqlDatabase(parse(url, shown), server, migrate=migrate)
     return SqlStore(database, clock=clock or server, observer=observer)
 
 

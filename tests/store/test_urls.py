@@ -1,6 +1,7 @@
 """Which URLs `connect` takes, and what it says of the others."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +43,64 @@ def test_url_that_names_no_database_is_refused_with_the_right_form(url: Any) -> 
 
 
 @pytest.mark.parametrize(
-    "scheme",
+    ("scheme", "database"),
     [
-        "postgres",
-        "postgresql",
-        "postgresql+psycopg",
-        "mysql",
-        "mysql+pymysql",
-        "mariadb",
-        "MySQL",
+        ("postgres", "PostgresDatabase"),
+        ("postgresql", "PostgresDatabase"),
+        ("postgresql+psycopg", "PostgresDatabase"),
+        ("mysql", "MysqlDatabase"),
+        ("mysql+pymysql", "MysqlDatabase"),
+        ("mariadb", "MysqlDatabase"),
+        ("MariaDB+PyMySQL", "MysqlDatabase"),
     ],
 )
-def test_url_of_a_server_is_refused_without_its_password(scheme: str) -> None:
-    with pytest.raises(NotADatabaseError) as caught:
-        connect(f"{scheme}://user:s3cr@t:x@host/db")
+def test_url_of_a_server_is_taken_and_named_without_its_password(
+    scheme: str, database: str
+) -> None:
+    store = connect(f"{scheme}://user:s3cr%40t@host:5000/db")
+
+    assert isinstance(store, SqlStore)
+    assert type(store._database).__name__ == database
+    assert store._database.name == f"{scheme}://user:***@host:5000/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://user:s3cr@host", "names no database"),
+        ("mysql+asyncmy://user:s3cr@host/db", "'pymysql' is"),
+        ("postgresql+asyncpg://user:s3cr@host/db", "'psycopg' is"),
+        ("mysql://user:s3cr@host:port/db", "not a URL"),
+    ],
+)
+def test_url_that_names_no_database_of_a_server_is_refused(url: str, said: str) -> None:
+    with pytest.raises(NotADatabaseError, match=said) as caught:
+        connect(url)
 
     assert "s3cr" not in str(caught.value)
-    assert "user:***@host/db" in str(caught.value)
+    assert "//user:password@host" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "extra"),
+    [
+        ("postgresql://host/db", "psycopg", "postgresql"),
+        ("mysql://host/db", "pymysql", "mysql"),
+    ],
+)
+def test_driver_that_is_not_installed_is_named(
+    url: str, driver: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("durable.store.")]:
+        if name.split(".")[2] in ("mysql", "postgresql"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, driver, None)
+
+    with pytest.raises(NotADatabaseError) as caught:
+        connect(url)
+
+    assert f"needs the driver {driver}" in str(caught.value)
+    assert f"pip install 'durable-asyncio[{extra}]'" in str(caught.value)
 
 
 SECRET = "hunter2"

@@ -67,7 +67,7 @@ class ServerTables(SqlTables, ABC):
 
     def disown_strays(self, due: int) -> None:
         """See `Tables`. There are none, as a rule."""
-        strays = [run_id for (run_id,) in self._fetch(statements.FIND_STRAYS)]
+        strays = [run_id for run_id, _ in self._fetch(statements.FIND_STRAYS)]
         if strays:
             self._lock_runs(strays)
             super().disown_strays(due)

@@ -53,7 +53,7 @@ def parse_server_url(
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError) as error:
         raise NotADatabaseError(f"{shown!r} is not a URL.", hint=hint) from error
-    named = parsed.drivername.partition("+")[2]
+    named = parsed.drivername.partition("+")[2].lower()
     if named not in ("", driver):
         raise NotADatabaseError(
             f"{shown!r} names a driver that is not used here; {driver!r} is.",

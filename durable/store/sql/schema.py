@@ -16,7 +16,13 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from durable.errors import SchemaRevisionError
-from durable.store.sql.tables import METADATA, SERVER_TABLES
+from durable.store.sql.tables import (
+    COLLATIONS,
+    INNODB_INDEXES,
+    METADATA,
+    RUNS,
+    SERVER_TABLES,
+)
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -35,6 +41,8 @@ VERSION_TABLE: Final = sa.Table(
     sa.MetaData(),
     sa.Column("version_num", sa.String(32), nullable=False),
     sa.PrimaryKeyConstraint("version_num", name="durable_schema_pkc"),
+    mariadb_engine="InnoDB",
+    mysql_engine="InnoDB",
 )
 
 
@@ -57,7 +65,8 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
         # Another process may have done it while this one waited for the lock.
         if not is_current(session, name, migrate=migrate):
             refuse_foreign(session, name)
-            if read_revision(session) is None:
+            revision = read_revision(session)
+            if revision is None or (not revision and keeps_tables(session.connection)):
                 create_tables(session.connection)
             else:
                 _run_migrations(session.connection)
@@ -72,6 +81,15 @@ def read_revision(session: Session) -> str | None:
     if not _has_table(session, VERSION_TABLE.name):
         return None
     return session.connection.execute(sa.select(VERSION_TABLE)).scalar() or ""
+
+
+def keeps_tables(connection: sa.Connection) -> bool:
+    """Whether a table stays that was made in a transaction which is rolled back.
+
+    Whoever was killed while it made them has left the version table, which comes first
+    and empty, and some of the others.
+    """
+    return connection.dialect.name in COLLATIONS
 
 
 def _has_table(session: Session, table: str) -> bool:
@@ -109,7 +127,9 @@ def refuse_foreign(session: Session, name: str) -> None:
         SchemaRevisionError: the database holds tables of the same names.
     """
     revision = read_revision(session)
-    if revision is not None and revision >= _OWN_NAMES:
+    if revision is not None and (
+        revision >= _OWN_NAMES or keeps_tables(session.connection)
+    ):
         return
     foreign = [t for t in METADATA.tables if _has_table(session, t)]
     if foreign:
@@ -130,15 +150,29 @@ def no_schema(name: str) -> SchemaRevisionError:
 
 
 def create_tables(connection: sa.Connection) -> None:
-    """Make all tables in a database that has none of them."""
-    for table in METADATA.sorted_tables:
-        connection.execute(CreateTable(table))
+    """Make the tables, or those of them that are not there."""
+    dialect = connection.dialect.name
+    connection.execute(CreateTable(VERSION_TABLE, if_not_exists=True))
+    for table in (*METADATA.sorted_tables, *SERVER_TABLES.get(dialect, ())):
+        connection.execute(CreateTable(table, if_not_exists=True))
+        if keeps_tables(connection):
+            _add_indexes(connection, table)
+            continue
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             connection.execute(CreateIndex(index))
-    for table in SERVER_TABLES.get(connection.dialect.name, ()):
-        connection.execute(CreateTable(table))
-    connection.execute(CreateTable(VERSION_TABLE))
     connection.execute(sa.insert(VERSION_TABLE), {"version_num": HEAD})
+
+
+def _add_indexes(connection: sa.Connection, table: sa.Table) -> None:
+    """Add those indexes that are not there, in one step."""
+    wanted = {str(i.name): ", ".join(i.columns.keys()) for i in table.indexes}
+    if table is RUNS:
+        wanted |= INNODB_INDEXES
+    for found in sa.inspect(connection).get_indexes(table.name):
+        wanted.pop(str(found["name"]), None)
+    added = ", ".join(f"ADD INDEX {name} ({on})" for name, on in sorted(wanted.items()))
+    if added:
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} {added}")
 
 
 def find_migrations() -> Path:

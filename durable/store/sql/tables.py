@@ -16,16 +16,33 @@ from typing import Final
 import sqlalchemy as sa
 
 METADATA: Final = sa.MetaData()
+COLLATIONS: Final = {"mariadb": "utf8mb4_nopad_bin", "mysql": "utf8mb4_0900_bin"}
+"""Those that tell texts apart byte by byte, by SQLAlchemy's name of the database."""
+
+
+class _Bytes(sa.types.UserDefinedType[str]):
+    """Text of so many bytes, on MariaDB.
+
+    Its default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id, most others
+    'a' and 'a '. Of text each character counts for four bytes, where an index may have
+    3,072.
+    """
+
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def get_col_spec(self, **_: object) -> str:
+        return f"VARBINARY({self.length})"
 
 
 def _id(length: int = 255) -> sa.String:
-    # MariaDB's default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id.
-    binary = sa.String(length, collation="utf8mb4_bin")
     # Locks are taken in the order of ids, which is Python's then.
     plain = sa.String(length, collation="C")
     return (
         sa.String(length)
-        .with_variant(binary, "mysql", "mariadb")
+        .with_variant(_Bytes(length), *COLLATIONS)
         .with_variant(plain, "postgresql")
     )
 
@@ -193,5 +210,37 @@ INCARNATION: Final = sa.Table(
     sa.Column("life", _id(32), nullable=False),
     prefixes=["UNLOGGED"],
 )
-SERVER_TABLES: Final = {"postgresql": (INCARNATION,)}
+# Each connection to MariaDB counts its commits here: nothing else tells others of them.
+CHANGES: Final = sa.Table(
+    "durable_changes",
+    sa.MetaData(),
+    sa.Column("session_id", _id(32), primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("changed_at", sa.BigInteger, nullable=False),
+)
+SERVER_TABLES: Final = {
+    "postgresql": (INCARNATION,),
+    "mariadb": (CHANGES,),
+    "mysql": (CHANGES,),
+}
 """Tables that only one kind of database has, by SQLAlchemy's name of it."""
+
+# There an index has no condition. Closed runs are not walked, since what they have
+# nothing of is among its columns.
+INNODB_INDEXES: Final = {
+    "durable_runs_stuck": "stuck(1)",
+    "durable_runs_wake_at": "wake_at",
+}
+"""Indexes of runs on MariaDB, beside those of the others or in their place."""
+
+# Whatever a server makes of tables by default.
+for _table in (*METADATA.tables.values(), CHANGES):
+    for _dialect, _collation in COLLATIONS.items():
+        _table.dialect_kwargs.update(
+            {
+                f"{_dialect}_engine": "InnoDB",
+                f"{_dialect}_row_format": "DYNAMIC",
+                f"{_dialect}_charset": "utf8mb4",
+                f"{_dialect}_collate": _collation,
+            }
+        )

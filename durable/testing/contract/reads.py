@@ -106,6 +106,7 @@ class ReadContract:
     async def test_ids_are_compared_byte_by_byte(self, harness: Harness) -> None:
         store = await harness.open()
         names = ["Order-1", "order-1", "Ordér-1", "Orde\u0301r-1", "order-1.", "%"]
+        names += ["order-1 ", "😀", "😁", "'\\'", "\\", "%s", "; --"]
 
         outcomes = await store.together(*(make_start(name) for name in names))
 

@@ -1,0 +1,1 @@
+"""What only MariaDB and MySQL need: their driver, locks, statements and errors."""

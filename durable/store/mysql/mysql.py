@@ -1,0 +1,131 @@
+"""How a database of MariaDB or MySQL is reached, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from durable import limits
+from durable.errors import DatabaseUnavailableError, StoreError
+from durable.store.mysql import driver, errors
+from durable.store.mysql.session import MysqlSession
+from durable.store.mysql.url import driver_options
+from durable.store.servers.server import ServerDatabase
+from durable.store.sql.schema import prepare_schema, read_revision
+
+if TYPE_CHECKING:
+    from durable.store.database import Blame, Session
+    from durable.store.servers.server_clock import ServerClock
+    from durable.store.servers.server_url import ServerUrl
+
+# Longer than what the server ends by itself, and shorter than a lease.
+_PATIENCE_SECONDS: Final = limits.LEASE_SECONDS * 0.8
+_READ_SECONDS: Final = limits.LEASE_SECONDS * 3
+
+
+class MysqlDatabase(ServerDatabase):
+    """One database of a server.
+
+    Args:
+        url: where it is, and who comes.
+        clock: is told the server's time.
+        migrate: whether its tables may be made or upgraded.
+    """
+
+    def __init__(self, url: ServerUrl, clock: ServerClock, *, migrate: bool) -> None:
+        """Connect to nothing yet."""
+        super().__init__(url)
+        self._clock = clock
+        self._migrate = migrate
+        self._engines: dict[bool, sa.Engine] = {}
+
+    # --- connections ------------------------------------------------------------------
+
+    def _reach(self, is_writer: bool) -> driver.Server:
+        server = driver.connect(
+            driver_options(self.url),
+            patience=_PATIENCE_SECONDS if is_writer else _READ_SECONDS,
+            is_writer=is_writer,
+        )
+        oldest = driver.OLDEST[server.product]
+        if server.version < oldest:
+            server.raw.close()
+            version, needed = (".".join(map(str, v)) for v in (server.version, oldest))
+            raise DatabaseUnavailableError(
+                f"{self.name} is {server.product} {version}, and this release needs"
+                f" {needed} or later."
+            )
+        return server
+
+    def _make_engine(self, is_writer: bool) -> sa.Engine:
+        # SQLAlchemy must know what it is before it connects; so it gets this one first.
+        first = [self._reach(is_writer)]
+        return sa.create_engine(
+            f"{first[0].product.lower()}+pymysql://",
+            creator=lambda: (first.pop() if first else self._reach(is_writer)).raw,
+            poolclass=NullPool,
+            pool_reset_on_return=None,
+            hide_parameters=True,
+        )
+
+    def _connect(self, *, is_writer: bool) -> MysqlSession:
+        try:
+            if is_writer not in self._engines:
+                self._engines[is_writer] = self._make_engine(is_writer)
+            connection = self._engines[is_writer].connect()
+            return MysqlSession(connection, self._clock, self.name)
+        except Exception as error:
+            raise self.as_store_error(error) from error
+
+    def open_writer(self) -> Session:
+        """See `Database`."""
+        session = self._connect(is_writer=True)
+        try:
+            prepare_schema(session, self.name, migrate=self._migrate)
+            session.forget_old_sessions()
+            session.has_changed()
+        except Exception as error:
+            session.close()
+            raise self.as_store_error(error) from error
+        return session
+
+    def open_reader(self) -> Session:
+        """See `Database`."""
+        return self._connect(is_writer=False)
+
+    def read_revision(self) -> str | None:
+        """See `ServerDatabase`."""
+        with contextlib.closing(self._connect(is_writer=False)) as session:
+            return read_revision(session)
+
+    # --- errors -----------------------------------------------------------------------
+
+    def find_fate(self, fate: object) -> bool | None:
+        """See `Database`. The server keeps nothing of it, but for the rows."""
+        del fate
+        return None
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return errors.is_conflict(error)
+
+    def judge(self, error: BaseException) -> Blame:
+        """See `Database`."""
+        return errors.judge(error)
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return errors.is_in_doubt(error)
+
+    def is_lost(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return errors.may_pass(error)
+
+    def explain(self, error: BaseException) -> StoreError | None:
+        """See `Database`."""
+        if isinstance(error, StoreError):
+            return None
+        return errors.explain(error, self.name)

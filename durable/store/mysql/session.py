@@ -1,0 +1,281 @@
+"""One connection to MariaDB: its transactions, its rows, what it hears of others."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import pymysql
+
+from durable.errors import DatabaseUnavailableError
+from durable.store.mysql import look as mysql_look
+from durable.store.mysql.driver import Trips, literal
+from durable.store.mysql.write import write
+from durable.store.servers.server import Phase, ServerSession
+from durable.store.servers.server_tables import ServerTables
+from durable.store.sql import statements
+from durable.store.sql.sql_tables import SqlTables, chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import sqlalchemy as sa
+
+    from durable.store.deciding.rows import Rows
+    from durable.store.deciding.wanted import Wanted
+    from durable.store.mysql.driver import Row
+    from durable.store.records import ClaimRuns, WorkerRecord
+    from durable.store.servers.locked_look import LockedLook
+    from durable.store.servers.server_clock import ServerClock
+
+# Each transaction has numbers of its own for messages, by the instant of its beginning.
+# If two have one and the same, a key refuses the second, which is repeated.
+_SEQUENCE_BITS: Final = 11
+_BEGIN: Final = {
+    "level": "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "begin": "START TRANSACTION",
+}
+_BEGIN_READING: Final = {
+    "level": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+    "begin": "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+}
+_NOW: Final = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
+_HEADER: Final = f"SELECT {_NOW}"
+_COUNT_COMMIT: Final = (
+    "INSERT INTO durable_changes (session_id, version, changed_at)"  # noqa: S608 - a token and constants
+    f" VALUES ({{0}}, {_NOW}, {_NOW})"
+    " ON DUPLICATE KEY UPDATE version = version + 1, changed_at = VALUES(changed_at)"
+)
+_LATEST: Final = (
+    "SELECT COUNT(*), CAST(SUM(version) AS SIGNED) FROM durable_changes"
+    " WHERE session_id <> {0}"
+)
+_FIND_OLD: Final = (
+    "SELECT session_id FROM durable_changes"  # noqa: S608 - constants
+    f" WHERE changed_at < {_NOW} - 3600000000"
+)
+_DROP_OLD: Final = "DELETE FROM durable_changes WHERE session_id = {0}"
+# One name for all databases of a server would make strangers wait.
+_LOCK_NAME: Final = "CONCAT('durable_schema:', MD5(DATABASE()))"
+_LOCK_SECONDS: Final = 60.0
+# Shorter than what ends a statement.
+_LOCK: Final = f"SELECT GET_LOCK({_LOCK_NAME}, 2)"
+_UNLOCK: Final = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
+
+
+class MysqlSession(ServerSession):
+    """Implements `Session` by packets of many statements."""
+
+    def __init__(
+        self, connection: sa.Connection, clock: ServerClock, name: str
+    ) -> None:
+        """Take over a connection that is in autocommit mode."""
+        super().__init__(connection)
+        raw: Any = connection.connection.driver_connection
+        self._raw: pymysql.Connection[Any] = raw
+        self._clock = clock
+        self._name = name
+        self._trips = Trips(raw)
+        self._tables = MysqlTables(self)
+        self._pending: list[str] = []
+        self._has_written = False
+        self._is_migrating = False
+        self._id = literal(secrets.token_hex(16))
+        self._latest: Row | None = None
+        self.sequence = 0
+        """The number before those that the transaction may give to messages."""
+
+    @property
+    def tables(self) -> MysqlTables:
+        """See `Session`."""
+        return self._tables
+
+    # --- transactions -----------------------------------------------------------------
+
+    def send(self, asked: dict[str, str]) -> dict[str, Sequence[Row]]:
+        """Carry statements out in one trip; their answers by the same names."""
+        return dict(zip(asked, self._trips.send(list(asked.values())), strict=True))
+
+    def begin_with(self, asked: dict[str, str]) -> dict[str, Sequence[Row]]:
+        """Begin a transaction that writes, with its first statements.
+
+        One that has only looked is over by that.
+        """
+        first = _BEGIN | {"header": _HEADER}
+        if self.phase is Phase.BEGUN:
+            first = {"commit": "COMMIT", **first}
+        self.phase = Phase.BEGUN
+        before = time.monotonic_ns()
+        answers = self.send(first | asked)
+        ((instant,),) = answers["header"]
+        self._clock.hear(instant, before, time.monotonic_ns())
+        self.sequence = instant << _SEQUENCE_BITS
+        return answers
+
+    def begin_writing_now(self) -> None:
+        """See `ServerSession`."""
+        self.begin_with({})
+        self._has_written = True  # whoever takes the connection may
+
+    def begin_reading_now(self) -> None:
+        """See `ServerSession`."""
+        self.phase = Phase.BEGUN
+        self.send(_BEGIN_READING)
+
+    def write_later(self, written: list[str]) -> None:
+        """Carry statements out together with the commit."""
+        self._pending += written
+
+    def commit(self) -> None:
+        """See `Session`."""
+        pending, self._pending = self._pending, []
+        if self.phase is Phase.BEGUN:
+            if pending or self._has_written:
+                pending.append(_COUNT_COMMIT.format(self._id))
+            pending.append("COMMIT")
+            for packet in self._trips.pack(pending):
+                self._trips.send(packet)
+        self._end()
+
+    def rollback(self) -> None:
+        """See `Session`."""
+        self._pending.clear()
+        if not self.is_broken:
+            if self.phase is Phase.BEGUN:
+                self._trips.send(["ROLLBACK"])
+            self._end()
+
+    @property
+    def is_broken(self) -> bool:
+        """See `Session`. An error of a statement does no harm to its connection."""
+        return not self._raw.open
+
+    def _end(self) -> None:
+        self.phase = Phase.NONE
+        self._has_written = False
+        if self._is_migrating:
+            self._is_migrating = False
+            self._trips.send([_UNLOCK])
+
+    def begin_migrating(self) -> None:
+        """See `Session`. Tables are made outside of transactions, whatever one does.
+
+        Raises:
+            DatabaseUnavailableError: somebody else does it, and does not end.
+        """
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while self._trips.send([_LOCK]) != [((1,),)]:
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailableError(
+                    f"Another process has been changing the schema of {self._name} for"
+                    f" {_LOCK_SECONDS:g} s.",
+                    hint="Look at it with SHOW PROCESSLIST, and wait for its end.",
+                )
+        self._is_migrating = True
+
+    # --- what others do ---------------------------------------------------------------
+
+    def forget_old_sessions(self) -> None:
+        """Delete what sessions have left that ended long ago."""
+        (found,) = self._trips.send([_FIND_OLD])
+        for (session_id,) in found:
+            self._trips.send([_DROP_OLD.format(literal(session_id))])
+
+    @property
+    def poll_seconds(self) -> tuple[float, float]:
+        """See `Session`."""
+        return (0.005, 0.05)
+
+    def has_changed(self) -> bool:
+        """See `Session`."""
+        (latest,) = self._trips.send([_LATEST.format(self._id)])[0]
+        before, self._latest = self._latest, latest
+        return before is not None and before != latest
+
+    def maintain(self, *, is_idle: bool) -> bool:
+        """See `Session`. The server does that by itself."""
+        del is_idle
+        return True
+
+    def close(self) -> None:
+        """See `Session`."""
+        with contextlib.suppress(Exception):
+            self.rollback()
+        with contextlib.suppress(Exception):
+            self._connection.invalidate()
+        self.disconnect()
+
+
+class MysqlTables(ServerTables):
+    """Implements `Tables`; what is fast goes in packets of many statements.
+
+    Whatever a locking statement walks is locked, even if it does not answer it. So rows
+    are found without locks, and then locked by their keys.
+    """
+
+    _session: MysqlSession
+
+    def _look(self, wanted: Wanted) -> LockedLook:
+        session = self._session
+        found = mysql_look.look(wanted, session.begin_with, session.send)
+        found.seen.last_sequence = session.sequence
+        return found
+
+    def write(self, rows: Rows) -> None:
+        """See `Tables`. They go together with the commit."""
+        self._session.write_later(write(rows))
+
+    # --- what workers do --------------------------------------------------------------
+
+    def find_claimable(
+        self, worker: WorkerRecord, claim: ClaimRuns, now: int
+    ) -> dict[str, int]:
+        """See `Tables`. What others are taking just now is theirs."""
+        found = super().find_claimable(worker, claim, now)
+        taken: dict[str, int] = {}
+        for page in chunks(sorted(found)):
+            taken.update(self._fetch(statements.TAKE_RUNS, run_ids=page))
+        return {r: epoch for r, epoch in found.items() if taken.get(r) == epoch}
+
+    def find_dead_workers(
+        self, myself: str, now: int, presumed_dead: Sequence[str]
+    ) -> list[str]:
+        """See `Tables`. One that is committing just now is not dead."""
+        found = SqlTables.find_dead_workers(self, myself, now, presumed_dead)
+        return [
+            worker_id
+            for one in found
+            for (worker_id,) in self._fetch(
+                statements.LOCK_DEAD_WORKER,
+                candidate=one,
+                myself=myself,
+                now=now,
+                presumed_dead=presumed_dead,
+            )
+        ]
+
+    def remove_workers(self, worker_ids: Sequence[str], due: int) -> None:
+        """See `Tables`."""
+        for worker_id in sorted(worker_ids):
+            self._fetch(statements.LOCK_WORKERS, worker_ids=[worker_id])
+        runs = {
+            worker_id: [
+                run_id
+                for (run_id,) in self._fetch(
+                    statements.FIND_RUNS_OF_OWNERS, owners=[worker_id]
+                )
+            ]
+            for worker_id in worker_ids
+        }
+        self._lock_runs([run_id for run_ids in runs.values() for run_id in run_ids])
+        for worker_id, run_ids in runs.items():
+            self.disown_runs(run_ids, worker_id, due)
+            self._execute(statements.DELETE_WORKERS, worker_ids=[worker_id])
+
+    def disown_strays(self, due: int) -> None:
+        """See `Tables`. There are none, as a rule."""
+        for run_id, owner in self._fetch(statements.FIND_STRAYS):
+            if not self.has_worker(owner):
+                self.disown_runs([run_id], owner, due)

@@ -1,0 +1,132 @@
+"""What a group of operations writes, on MariaDB.
+
+Rows that are new go many at a time. Each that changes has a statement of its own: by
+its key, which locks no other, and no slower than to join it with a list.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from durable.store.deciding import rows as bits
+from durable.store.mysql.driver import listed, literal
+from durable.store.sql import salvage, statements, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import sqlalchemy as sa
+
+    from durable.store.deciding.rows import Rows, Run
+
+# Of one statement; a row may be longer.
+_CHARS_MAX: Final = 1_000_000
+
+
+class _Insert:
+    """A statement that inserts rows."""
+
+    def __init__(self, columns: Sequence[sa.Column[Any]], after: str = "") -> None:
+        names = ", ".join(column.name for column in columns)
+        table = columns[0].table.name
+        self._before = f"INSERT INTO {table} ({names}) VALUES "  # noqa: S608 - constants
+        self._after = after
+
+    def fill(self, rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+        """Return it with its rows, several times if they are long."""
+        written: list[str] = []
+        size = 0
+        for row in rows:
+            text = f"({listed(row)})"
+            size += len(text)
+            if written and size > _CHARS_MAX:
+                yield self._before + ",".join(written) + self._after
+                written, size = [], len(text)
+            written.append(text)
+        if written:
+            yield self._before + ",".join(written) + self._after
+
+
+def _put(columns: Sequence[sa.Column[Any]], keys: int) -> _Insert:
+    replaced = ", ".join(f"{c.name} = VALUES({c.name})" for c in columns[keys:])
+    return _Insert(columns, f" ON DUPLICATE KEY UPDATE {replaced}")
+
+
+_RUNS: Final = _Insert([*statements.RUN_COLUMNS, tables.RUNS.c.open_key])
+_HISTORY: Final = _Insert(statements.HISTORY_COLUMNS)
+_ATTEMPTS: Final = _put([tables.ATTEMPTS.c[n] for n in salvage.ATTEMPT_FIELDS], 3)
+_REPLIES: Final = _put(list(tables.REPLIES.c), 2)
+_I: Final = tables.INBOX.c
+_MESSAGES: Final = _Insert(
+    [_I.sequence, _I.run_id, _I.request_id, _I.kind, _I.data, _I.created_at]
+)
+
+
+def write(rows: Rows) -> list[str]:
+    """Return the statements that write a group's rows."""
+    # Who closes gives up its id before another takes it.
+    found = [text for run in rows.changed if (text := _update(run))]
+    if rows.created:
+        found += _RUNS.fill(map(statements.run_values, rows.created))
+    if rows.history:
+        found += _HISTORY.fill(rows.history)
+    if rows.attempts:
+        found += _ATTEMPTS.fill(map(statements.attempt_values, rows.attempts.values()))
+    if rows.replies:
+        found += _REPLIES.fill(
+            (r.run_id, r.request_id, r.data, r.created_at)
+            for r in rows.replies.values()
+            if r is not None
+        )
+    read = [key for key, reply in rows.replies.items() if reply is None]
+    found += _delete("durable_replies", read)
+    found += _delete("durable_inbox", rows.consumed, "sequence")
+    found += _delete("durable_inbox", rows.consumed_requests)
+    found += [
+        f"DELETE FROM durable_inbox WHERE run_id = {literal(run_id)}"  # noqa: S608 - a literal
+        for run_id in rows.emptied
+    ]
+    if rows.letters:
+        found += _MESSAGES.fill(
+            (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
+            for m in rows.letters
+        )
+    return found
+
+
+def _delete(
+    table: str, keys: Iterable[tuple[str, str | int]], column: str = "request_id"
+) -> list[str]:
+    return [
+        f"DELETE FROM {table} WHERE run_id = {literal(run_id)}"  # noqa: S608 - literals
+        f" AND {column} = {literal(key)}"
+        for run_id, key in keys
+    ]
+
+
+def _update(run: Run) -> str:
+    changes = run.changes
+    values: list[str] = []
+    if changes & bits.CLOSED:
+        values += (
+            f"status = {literal(str(run.status))}",
+            f"closed_at = {literal(run.closed_at)}",
+            "owner = NULL, wake_at = NULL, stuck = NULL, open_key = NULL",
+        )
+    elif changes & bits.MOVED:
+        values += (
+            f"owner = {literal(run.owner)}",
+            f"wake_at = {literal(run.wake_at)}",
+            f"epoch = {literal(run.epoch)}",
+        )
+        if changes & bits.PARKED:
+            values.append(f"stuck = {literal(run.stuck)}")
+    if changes & bits.PUBLISHED:
+        if run.state is not None:
+            values.append(f"state = {literal(run.state)}")
+        if run.checkpoint_event_id is not None:
+            values.append(f"checkpoint_event_id = {literal(run.checkpoint_event_id)}")
+    if not values:
+        return ""
+    key = literal(run.run_id)
+    return f"UPDATE durable_runs SET {', '.join(values)} WHERE run_id = {key}"  # noqa: S608 - literals

@@ -1,0 +1,186 @@
+"""Who makes the tables of a MariaDB database: one of many, and one after a dead one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from durable.errors import SchemaRevisionError
+from durable.store.connect import connect
+from durable.store.sql.schema import HEAD
+from durable.testing.contract.rows import make_start
+from tests.servers import MariaDatabases
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROCESSES = 8
+CHANGES = 11
+"""So many statements make the tables."""
+
+OPEN = """
+import asyncio
+import sys
+
+from durable.store.connect import connect
+from durable.testing.contract.rows import make_start
+
+
+async def main(url, run_id):
+    store = connect(url)
+    await store.open()
+    await store.perform(make_start(run_id))
+    await store.close()
+
+
+asyncio.run(main(*sys.argv[1:3]))
+"""
+KILLED = """
+import os
+import signal
+import sys
+
+import sqlalchemy as sa
+
+left = int(sys.argv[3])
+
+
+@sa.event.listens_for(sa.Engine, "before_cursor_execute")
+def count(connection, cursor, statement, *others):
+    global left
+    if statement.lstrip().startswith(("CREATE", "ALTER", "INSERT")):
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+"""
+
+
+def begin(program: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def revisions(server: MariaDatabases, url: str) -> list[tuple[object, ...]]:
+    return server.execute("SELECT version_num FROM durable_schema", url.split("/")[-1])
+
+
+@pytest.mark.slow
+def test_tables_are_made_once_by_processes_that_come_at_once(
+    mariadb_server: MariaDatabases, mariadb_url: str
+) -> None:
+    begun = [begin(OPEN, mariadb_url, f"r{number}") for number in range(PROCESSES)]
+
+    said = [process.communicate(timeout=50)[1] for process in begun]
+
+    assert [process.returncode for process in begun] == [0] * PROCESSES, said
+    assert revisions(mariadb_server, mariadb_url) == [(HEAD,)]
+    runs = mariadb_server.execute(
+        "SELECT COUNT(*) FROM durable_runs", mariadb_url.split("/")[-1]
+    )
+    assert runs == [(PROCESSES,)]
+
+
+@pytest.mark.slow
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("done", range(CHANGES + 1))
+async def test_tables_are_finished_that_a_killed_process_has_begun(
+    mariadb_server: MariaDatabases, mariadb_url: str, done: int
+) -> None:
+    process = begin(KILLED + OPEN, mariadb_url, "r1", str(done))
+    _, said = process.communicate(timeout=50)
+    is_killed = process.returncode == -signal.SIGKILL
+    assert is_killed == (done < CHANGES), said
+
+    store = connect(mariadb_url)
+    await store.open()
+
+    assert (await store.perform(make_start("r2"))).created
+    await store.close()
+    assert revisions(mariadb_server, mariadb_url) == [(HEAD,)]
+    database = mariadb_url.split("/")[-1]
+    ((text,),) = mariadb_server.execute(
+        "SELECT GROUP_CONCAT(DISTINCT index_name ORDER BY index_name)"  # noqa: S608 - the name is ours
+        " FROM information_schema.statistics"
+        f" WHERE table_schema = '{database}' AND index_name LIKE 'durable%'",
+    )
+    assert text.split(",") == [
+        "durable_inbox_request_id",
+        "durable_replies_created_at",
+        *(
+            f"durable_runs_{name}"
+            for name in (
+                "due",
+                "open_key",
+                "owner",
+                "parent",
+                "request_id",
+                "started_at",
+                "stuck",
+                "wake_at",
+                "workflow_id",
+            )
+        ),
+    ]
+
+
+async def test_tables_of_somebody_else_are_refused(
+    mariadb_server: MariaDatabases, mariadb_url: str
+) -> None:
+    database = mariadb_url.split("/")[-1]
+    mariadb_server.execute("CREATE TABLE durable_runs (page INT)", database)
+
+    with pytest.raises(SchemaRevisionError, match="durable_runs"):
+        await connect(mariadb_url).open()
+
+    assert mariadb_server.execute("SHOW TABLES", database) == [("durable_runs",)]
+
+
+async def test_nothing_is_made_where_nothing_may_be(
+    mariadb_server: MariaDatabases, mariadb_url: str
+) -> None:
+    with pytest.raises(SchemaRevisionError, match="durable db upgrade"):
+        await connect(mariadb_url, migrate=False).open()
+
+    assert mariadb_server.execute("SHOW TABLES", mariadb_url.split("/")[-1]) == []
+
+
+async def test_schema_of_a_later_release_is_refused(
+    mariadb_server: MariaDatabases, mariadb_url: str
+) -> None:
+    store = connect(mariadb_url)
+    await store.open()
+    await store.close()
+    database = mariadb_url.split("/")[-1]
+    mariadb_server.execute("UPDATE durable_schema SET version_num = '9999'", database)
+
+    with pytest.raises(SchemaRevisionError, match="9999"):
+        await connect(mariadb_url).open()
+
+
+async def test_tables_are_made_while_those_of_another_database_are(
+    mariadb_server: MariaDatabases, mariadb_url: str
+) -> None:
+    other = mariadb_server.create_database()
+    with pymysql.connect(
+        host="127.0.0.1",
+        port=mariadb_server.port,
+        user="root",
+        database=other.split("/")[-1],
+    ) as holder:
+        with holder.cursor() as cursor:
+            cursor.execute(
+                "SELECT GET_LOCK(CONCAT('durable_schema:', MD5(DATABASE())), 0)"
+            )
+            assert cursor.fetchall() == ((1,),)
+        store = connect(mariadb_url)
+        await store.open()
+        await store.close()
+    mariadb_server.drop_database(other)
