@@ -21,7 +21,8 @@ from durable.errors import (
 )
 from durable.store.connect import connect
 from durable.store.database import Blame
-from durable.store.mysql import driver, errors
+from durable.store.mysql import driver
+from durable.store.mysql.errors import MysqlErrors
 from durable.store.mysql.mysql import MysqlDatabase
 from durable.store.mysql.session import MysqlSession
 from durable.store.mysql.url import parse
@@ -39,6 +40,8 @@ from durable.testing.contract.rows import (
 from durable.testing.contract.store_contract import StoreContract
 from tests.proxy import Proxy
 from tests.servers import MariaDatabases, MariaServer
+
+ERRORS = MysqlErrors()
 
 
 class TestMariaDB(StoreContract):
@@ -209,7 +212,7 @@ async def test_transaction_of_a_frozen_process_is_ended(mariadb_url: str) -> Non
     assert done.run_id == "r1"
     with pytest.raises(pymysql.OperationalError) as caught:
         frozen.commit()
-    assert errors.may_pass(caught.value)
+    assert ERRORS.may_pass(caught.value)
     frozen.close()
     await store.close()
 
@@ -252,24 +255,25 @@ async def test_what_will_not_pass_is_told_at_once(
 def test_errors_are_told_apart() -> None:
     def judge(code: int, text: str = "") -> tuple[Blame, bool, str]:
         error = pymysql.OperationalError(code, text)
-        explained = errors.explain(error, "db")
+        explained = ERRORS.explain(error, "db")
         kind = "" if explained is None else type(explained).__name__
-        return errors.judge(error), errors.may_pass(error), kind
+        return ERRORS.judge(error), ERRORS.may_pass(error), kind
 
-    assert judge(1213) == judge(1205) == judge(1020) == (Blame.AGAIN, False, "")
+    busy = (Blame.AGAIN, False, "DatabaseUnavailableError")
+    assert judge(1213) == judge(1205) == judge(1020) == busy
     assert judge(2013) == judge(1053) == judge(4031) == judge(1927)
     assert judge(2013) == (Blame.WHOLE, True, "DatabaseUnavailableError")
     assert judge(1040) == (Blame.WHOLE, True, "DatabaseUnavailableError")
     assert judge(1045) == (Blame.WHOLE, False, "DatabaseUnavailableError")
-    assert judge(1290) == (Blame.WHOLE, False, "DatabaseReadOnlyError")
-    assert judge(1114) == (Blame.WHOLE, False, "DatabaseFullError")
+    assert judge(1290) == (Blame.WHOLE, True, "DatabaseReadOnlyError")
+    assert judge(1114) == (Blame.WHOLE, True, "DatabaseFullError")
     full = judge(1030, 'Got error 28 "No space left on device" from storage engine')
     assert full == judge(1114)
     assert judge(1030, "Got error 168") == (Blame.OPERATION, False, "")
     assert judge(1146) == (Blame.WHOLE, False, "SchemaRevisionError")
     assert judge(1406) == (Blame.OPERATION, False, "")
-    assert not errors.is_in_doubt(pymysql.OperationalError(1213, ""))
-    assert errors.is_in_doubt(pymysql.OperationalError(2013, ""))
+    assert not ERRORS.is_in_doubt(pymysql.OperationalError(1213, ""))
+    assert ERRORS.is_in_doubt(pymysql.OperationalError(2013, ""))
 
 
 @pytest.mark.parametrize("option", ["ssl_verify_cert=maybe", "connect_timeout=soon"])

@@ -9,15 +9,16 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from durable import limits
-from durable.errors import DatabaseUnavailableError, StoreError
-from durable.store.mysql import driver, errors
+from durable.errors import DatabaseUnavailableError
+from durable.store.mysql import driver
+from durable.store.mysql.errors import MysqlErrors
 from durable.store.mysql.session import MysqlSession
 from durable.store.mysql.url import driver_options
 from durable.store.servers.server import ServerDatabase
 from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
-    from durable.store.database import Blame, Session
+    from durable.store.database import Session
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
 
@@ -37,7 +38,7 @@ class MysqlDatabase(ServerDatabase):
 
     def __init__(self, url: ServerUrl, clock: ServerClock, *, migrate: bool) -> None:
         """Connect to nothing yet."""
-        super().__init__(url)
+        super().__init__(url, MysqlErrors())
         self._clock = clock
         self._migrate = migrate
         self._engines: dict[bool, sa.Engine] = {}
@@ -100,32 +101,3 @@ class MysqlDatabase(ServerDatabase):
         """See `ServerDatabase`."""
         with contextlib.closing(self._connect(is_writer=False)) as session:
             return read_revision(session)
-
-    # --- errors -----------------------------------------------------------------------
-
-    def find_fate(self, fate: object) -> bool | None:
-        """See `Database`. The server keeps nothing of it, but for the rows."""
-        del fate
-        return None
-
-    def is_conflict(self, error: BaseException) -> bool:
-        """See `Database`."""
-        return errors.is_conflict(error)
-
-    def judge(self, error: BaseException) -> Blame:
-        """See `Database`."""
-        return errors.judge(error)
-
-    def is_in_doubt(self, error: BaseException) -> bool:
-        """See `Database`."""
-        return errors.is_in_doubt(error)
-
-    def is_lost(self, error: BaseException) -> bool:
-        """See `Database`."""
-        return errors.may_pass(error)
-
-    def explain(self, error: BaseException) -> StoreError | None:
-        """See `Database`."""
-        if isinstance(error, StoreError):
-            return None
-        return errors.explain(error, self.name)

@@ -12,15 +12,15 @@ from psycopg import sql
 from sqlalchemy.pool import NullPool
 
 from durable import limits
-from durable.errors import DatabaseUnavailableError, StoreError
-from durable.store.postgresql import errors
+from durable.errors import DatabaseUnavailableError
 from durable.store.postgresql.driver import PatientConnection
+from durable.store.postgresql.errors import PostgresErrors
 from durable.store.postgresql.session import PostgresSession
 from durable.store.servers.server import ServerDatabase
 from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
-    from durable.store.database import Blame, Session
+    from durable.store.database import Session
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
 
@@ -52,7 +52,7 @@ class PostgresDatabase(ServerDatabase):
 
     def __init__(self, url: ServerUrl, clock: ServerClock, *, migrate: bool) -> None:
         """Connect to nothing yet."""
-        super().__init__(url)
+        super().__init__(url, PostgresErrors())
         self._clock = clock
         self._migrate = migrate
         self._engine: sa.Engine | None = None
@@ -131,8 +131,6 @@ class PostgresDatabase(ServerDatabase):
         with contextlib.closing(self._connect()) as session:
             return read_revision(session)
 
-    # --- errors -----------------------------------------------------------------------
-
     def find_fate(self, fate: Any) -> bool | None:
         """See `Database`. The server keeps how its transactions ended."""
         transaction, life = fate
@@ -145,25 +143,3 @@ class PostgresDatabase(ServerDatabase):
                     return None if status is None else bool(status == "committed")
             time.sleep(random.uniform(0.5, 1) * _FATE_PAUSE_SECONDS)  # noqa: S311 - no secret
         return None
-
-    def is_conflict(self, error: BaseException) -> bool:
-        """See `Database`."""
-        return errors.is_conflict(error)
-
-    def judge(self, error: BaseException) -> Blame:
-        """See `Database`."""
-        return errors.judge(error)
-
-    def is_in_doubt(self, error: BaseException) -> bool:
-        """See `Database`."""
-        return errors.is_in_doubt(error)
-
-    def is_lost(self, error: BaseException) -> bool:
-        """See `Database`."""
-        return errors.may_pass(error)
-
-    def explain(self, error: BaseException) -> StoreError | None:
-        """See `Database`."""
-        if isinstance(error, StoreError):
-            return None
-        return errors.explain(error, self.name)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from durable.store.database import Blame
+    from durable.store.servers.server_errors import ServerErrors
     from durable.store.servers.server_url import ServerUrl
 
 
@@ -88,9 +90,10 @@ class ServerSession(SqlSession, ABC):
 class ServerDatabase(ABC):
     """Implements what of `Database` has no meaning on a server."""
 
-    def __init__(self, url: ServerUrl) -> None:
+    def __init__(self, url: ServerUrl, errors: ServerErrors) -> None:
         """Connect to nothing yet."""
         self.url = url
+        self._errors = errors
         self.name = url.name
 
     def forget_file(self) -> None:  # noqa: B027 - it has no file, whoever it is
@@ -108,9 +111,34 @@ class ServerDatabase(ABC):
         """See `Database`."""
         return DatabaseUnavailableError(f"{self.name} is another database now.")
 
-    @abstractmethod
+    # --- errors -----------------------------------------------------------------------
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return self._errors.is_conflict(error)
+
+    def judge(self, error: BaseException) -> Blame:
+        """See `Database`."""
+        return self._errors.judge(error)
+
+    def is_in_doubt(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return self._errors.is_in_doubt(error)
+
+    def is_lost(self, error: BaseException) -> bool:
+        """See `Database`."""
+        return self._errors.may_pass(error)
+
     def explain(self, error: BaseException) -> StoreError | None:
         """See `Database`."""
+        if isinstance(error, StoreError):
+            return None
+        return self._errors.explain(error, self.name)
+
+    def find_fate(self, fate: object) -> bool | None:
+        """See `Database`. Only rows tell, as a rule."""
+        del fate
+        return None
 
     @abstractmethod
     def read_revision(self) -> str | None:
