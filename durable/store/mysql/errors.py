@@ -45,7 +45,8 @@ class MysqlErrors(ServerErrors):
         """See `ServerErrors`."""
         code = self.code_of(origin)
         if code in _BY_CLIENT or isinstance(origin, pymysql.InterfaceError):
-            return Fault.LOST
+            is_silent = "timed out" in self.say(origin)
+            return Fault.SILENT if is_silent else Fault.LOST
         # 28 is what the system calls a disk without space.
         if code == _STORAGE_ENGINE and " 28 " in self.say(origin):
             return Fault.FULL
