@@ -81,7 +81,7 @@ _WORDS: Final[dict[Fault, tuple[type[StoreError], str, str | None]]] = {
     Fault.MISSING: (
         DatabaseUnavailableError,
         "{0} does not exist: {1}.",
-        "Create the database, or correct the URL.",
+        "Create it (createdb, or CREATE DATABASE), or correct the URL.",
     ),
     Fault.NO_TABLE: (
         SchemaRevisionError,
