@@ -99,6 +99,8 @@ class PostgresDatabase(ServerDatabase):
                 "postgresql+psycopg://",
                 creator=self._connect_raw,
                 poolclass=NullPool,
+                # It would be reset as it is closed, and the log would tell of that.
+                pool_reset_on_return=None,
                 hide_parameters=True,
                 use_native_hstore=False,
             )
