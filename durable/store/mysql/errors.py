@@ -22,6 +22,7 @@ _CONFLICT: Final = 1062
 # A lock not given in time, a deadlock, a row that has changed, a unique key.
 _AGAIN: Final = frozenset({1205, 1213, 1020, _CONFLICT})
 _READ_ONLY: Final = frozenset({1290, 1792, 1836})
+_BINARY_LOG: Final = 1665
 _FULL: Final = frozenset({1021, 1114})
 _STORAGE_ENGINE: Final = 1030
 _CROWDED: Final = frozenset({1040, 1203, 1226})
@@ -106,6 +107,11 @@ def explain(error: BaseException, name: str) -> StoreError | None:
         return DatabaseReadOnlyError(
             f"{name} takes no writes: {_say(error)}.",
             hint="It is a replica, or set to be read-only: name the primary server.",
+        )
+    if code == _BINARY_LOG:
+        return DatabaseReadOnlyError(
+            f"{name} takes no writes at the level READ COMMITTED: {_say(error)}.",
+            hint="Set binlog_format of the server to ROW or MIXED.",
         )
     if _is_full(error):
         return DatabaseFullError(

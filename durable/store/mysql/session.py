@@ -186,7 +186,7 @@ class MysqlSession(ServerSession):
     @property
     def poll_seconds(self) -> tuple[float, float]:
         """See `Session`."""
-        return (0.005, 0.05)
+        return (0.005, 0.075)
 
     def has_changed(self) -> bool:
         """See `Session`."""
