@@ -136,7 +136,7 @@ class MysqlSession(ServerSession):
                 pending.append(_COUNT_COMMIT.format(self._id))
             pending.append("COMMIT")
             for packet in self._trips.pack(pending):
-                self._trips.send(packet)
+                self.send({str(n): text for n, text in enumerate(packet)})
         self._end()
 
     def rollback(self) -> None:
