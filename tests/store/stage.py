@@ -47,6 +47,7 @@ class Questions(NamedTuple):
     is_waiting: str
     """Whether one waits for a lock; of MariaDB, in any database."""
     is_in_transaction: str
+    others: str
     deadlocks: str
 
 
@@ -55,6 +56,8 @@ _POSTGRESQL = Questions(
     " WHERE datname = current_database() AND wait_event_type = 'Lock'",
     "SELECT 1 FROM pg_stat_activity"
     " WHERE datname = current_database() AND state LIKE 'idle in transaction%%'",
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+    " AND pid <> pg_backend_pid()",
     "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
 )
 _MARIADB = Questions(
@@ -63,6 +66,8 @@ _MARIADB = Questions(
     "SELECT 1 FROM information_schema.innodb_trx AS t"
     " JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id"
     " WHERE p.db = database()",
+    "SELECT 1 FROM information_schema.processlist"
+    " WHERE db = database() AND id <> connection_id()",
     # Two inserts that wait for a third may be one, whatever the order of locks.
     "SELECT 0",
 )
@@ -225,6 +230,13 @@ class Stage:
             *self.execute(_of(p, "SELECT run_id, type", "history", "event_id")),
         ]
         return [[_strip(value, p) for value in row] for row in found]
+
+    def await_end_of_others(self) -> None:
+        """Wait until no other session is left."""
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        while self.execute(self._questions.others):
+            assert time.monotonic() < deadline, "sessions are left"
+            time.sleep(0.02)
 
     def count_deadlocks(self) -> int:
         """How many there were in this database, once its sessions have ended."""
