@@ -13,9 +13,12 @@ from unittest.mock import patch
 
 import sqlalchemy as sa
 
+from durable.store.database import Database
 from durable.store.lease import RegisterWorker, ReleaseWorker
+from durable.store.mysql import url as mysql_url
+from durable.store.mysql.mysql import MysqlDatabase
+from durable.store.postgresql import url as postgresql_url
 from durable.store.postgresql.postgresql import PostgresDatabase
-from durable.store.postgresql.url import parse
 from durable.store.records import (
     ClaimRuns,
     CommitTask,
@@ -36,14 +39,41 @@ Outcomes = list[tuple[Any, BaseException | None]]
 
 # A lock that nobody lets go.
 WAIT_SECONDS_MAX = 20
-_IS_WAITING = (
+
+
+class Questions(NamedTuple):
+    """What a server is asked of its sessions."""
+
+    is_waiting: str
+    """Whether one waits for a lock; of MariaDB, in any database."""
+    is_in_transaction: str
+    others: str
+    deadlocks: str
+
+
+_POSTGRESQL = Questions(
     "SELECT 1 FROM pg_stat_activity"
-    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
-_IS_IN_TRANSACTION = (
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'",
     "SELECT 1 FROM pg_stat_activity"
-    " WHERE datname = current_database() AND state LIKE 'idle in transaction%%'"
+    " WHERE datname = current_database() AND state LIKE 'idle in transaction%%'",
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+    " AND pid <> pg_backend_pid()",
+    "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
 )
+_MARIADB = Questions(
+    "SELECT 1 FROM information_schema.global_status"
+    " WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS' AND variable_value > 0",
+    "SELECT 1 FROM information_schema.innodb_trx AS t"
+    " JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id"
+    " WHERE p.db = database()",
+    "SELECT 1 FROM information_schema.processlist"
+    " WHERE db = database() AND id <> connection_id()",
+    # Two inserts that wait for a third may be one, whatever the order of locks.
+    "SELECT 0",
+)
+# Of transactions MariaDB shows a picture that it makes anew when nobody has asked for
+# so long.
+_PICTURE_SECONDS = 0.11
 
 
 class Scene(NamedTuple):
@@ -64,7 +94,12 @@ class Scene(NamedTuple):
 
 def make_executor(url: str) -> GroupExecutor:
     clock = ServerClock()
-    database = PostgresDatabase(parse(url, url), clock, migrate=True)
+    database: Database
+    if url.startswith("mysql"):
+        database = MysqlDatabase(mysql_url.parse(url, url), clock, migrate=True)
+    else:
+        parsed = postgresql_url.parse(url, url)
+        database = PostgresDatabase(parsed, clock, migrate=True)
     return GroupExecutor(database, SteadyClock(clock))
 
 
@@ -98,6 +133,7 @@ class Stage:
     """Two workers on one database, and one who looks at what they do."""
 
     def __init__(self, url: str) -> None:
+        self._questions = _MARIADB if url.startswith("mysql") else _POSTGRESQL
         self._workers = make_executor(url), make_executor(url)
         self._looker = make_executor(url)
         self._thread = ThreadPoolExecutor(1)
@@ -156,7 +192,7 @@ class Stage:
 
     def _await(self, other: Future[Outcomes]) -> None:
         deadline = time.monotonic() + WAIT_SECONDS_MAX
-        while not other.done() and not self.execute(_IS_WAITING):
+        while not other.done() and not self.execute(self._questions.is_waiting):
             assert time.monotonic() < deadline, "it neither ends nor waits for a lock"
 
     def _check(self, p: str, groups: Any) -> None:
@@ -170,7 +206,10 @@ class Stage:
                     if isinstance(operation, ClaimRuns):
                         self._check_claim(f"{p}{number % 2 + 1}", result)
         assert find_violations(self.execute, acknowledged, seen, p) == {}
-        assert self.execute(_IS_IN_TRANSACTION) == []
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        while self.execute(self._questions.is_in_transaction):
+            assert time.monotonic() < deadline, "a transaction is open"
+            time.sleep(_PICTURE_SECONDS)
 
     def _check_claim(self, worker_id: str, claimed: dict[str, int]) -> None:
         """Whoever was given a run has it in that epoch, or somebody else in a later."""
@@ -192,11 +231,16 @@ class Stage:
         ]
         return [[_strip(value, p) for value in row] for row in found]
 
+    def await_end_of_others(self) -> None:
+        """Wait until no other session is left."""
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        while self.execute(self._questions.others):
+            assert time.monotonic() < deadline, "sessions are left"
+            time.sleep(0.02)
+
     def count_deadlocks(self) -> int:
         """How many there were in this database, once its sessions have ended."""
-        ((count,),) = self.execute(
-            "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-        )
+        ((count,),) = self.execute(self._questions.deadlocks)
         return int(count)
 
 

@@ -37,7 +37,7 @@ from durable.testing.contract.rows import (
     make_start,
     make_termination,
 )
-from tests.servers import PostgresDatabases
+from tests.servers import Databases
 from tests.store.stage import Scene, Stage
 
 # --- what meets what ------------------------------------------------------------------
@@ -405,24 +405,27 @@ SCENES: list[Callable[[str], Scene]] = [
 # --- the tests ------------------------------------------------------------------------
 
 ISOLATIONS = ["read committed", "repeatable read", "serializable"]
+MARIADB = "MariaDB"
 
 
-@pytest.fixture(scope="module", params=ISOLATIONS)
-def stage(
-    request: pytest.FixtureRequest, postgres_server: PostgresDatabases
-) -> Iterator[Stage]:
-    url = postgres_server.create_database()
-    name = url.rpartition("/")[2]
-    level = f"default_transaction_isolation = '{request.param}'"
-    postgres_server.execute(f"ALTER DATABASE {name} SET {level}")
+@pytest.fixture(scope="module", params=[*ISOLATIONS, MARIADB])
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    is_mariadb = request.param == MARIADB
+    name = "mariadb_server" if is_mariadb else "postgres_server"
+    server: Databases = request.getfixturevalue(name)
+    url = server.create_database()
+    if not is_mariadb:
+        database = url.rpartition("/")[2]
+        level = f"default_transaction_isolation = '{request.param}'"
+        server.execute(f"ALTER DATABASE {database} SET {level}")
     stage = Stage(url)
     yield stage
     stage.close()
-    postgres_server.drop_database(url)
+    server.drop_database(url)
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(48)
+@pytest.mark.sweep(64)
 @pytest.mark.parametrize("make_scene", SCENES, ids=lambda scene: scene.__name__)
 def test_two_groups_end_as_if_one_had_come_after_the_other(
     stage: Stage, make_scene: Callable[[str], Scene]

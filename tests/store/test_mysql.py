@@ -6,6 +6,7 @@ And what goes wrong only on servers of this kind.
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from durable import limits
 from durable.clock import Clock
 from durable.errors import (
+    DatabaseReadOnlyError,
     DatabaseUnavailableError,
     InvalidOptionError,
     PayloadTooLargeError,
@@ -106,7 +108,8 @@ async def test_settings_of_the_server_do_not_matter(
     ).open_writer()
     session.begin()
     assert session.connection is not None
-    assert abs(clock.now() - store.now()) < 60_000_000
+    assert abs(clock.now() - time.time() * 1_000_000) < 60_000_000
+    assert abs(store.now() - time.time() * 1_000_000) < 60_000_000
     session.close()
     await store.close()
     server.close()
@@ -133,6 +136,22 @@ async def test_what_the_server_takes_in_no_packet_is_refused_alone(
     assert (
         len(await store.read(LoadRuns(["large", *(f"r{n}" for n in range(20))]))) == 20
     )
+    await store.close()
+    server.close()
+
+
+@pytest.mark.slow
+async def test_server_whose_log_takes_statements_only_is_told(
+    needs_mariadb: None, servers_folder: Path
+) -> None:
+    options = ("log-bin=binary", "binlog-format=STATEMENT", "server-id=1")
+    server = MariaServer(servers_folder, options=options)
+    store = connect(server.create_database())
+    await store.open()
+
+    with pytest.raises(DatabaseReadOnlyError, match="binlog_format"):
+        await store.perform(make_start("r1"))
+
     await store.close()
     server.close()
 

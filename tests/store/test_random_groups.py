@@ -7,7 +7,6 @@ took locks in the order of operations would deadlock in one of ten groups.
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,9 +33,8 @@ from durable.testing.contract.rows import (
     make_termination,
     make_worker,
 )
-from tests.servers import PostgresDatabases
 from tests.store.invariants import Message, find_violations
-from tests.store.stage import find_acknowledged, find_seen, ignore, make_executor
+from tests.store.stage import Stage, find_acknowledged, find_seen, ignore, make_executor
 
 GROUPS = 1_000
 STORES = 4
@@ -177,12 +175,14 @@ def _count() -> Iterator[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["postgres_url", "mariadb_url"])
 def test_random_groups_lose_nothing_and_never_deadlock(
-    postgres_server: PostgresDatabases, postgres_url: str
+    kind: str, request: pytest.FixtureRequest
 ) -> None:
+    url: str = request.getfixturevalue(kind)
     seed = str(random.randrange(1 << 32))
     known: list[str] = []
-    actors = [Actor(n, postgres_url, seed, known) for n in range(STORES)]
+    actors = [Actor(n, url, seed, known) for n in range(STORES)]
     with ThreadPoolExecutor(STORES) as pool:
         for done in [pool.submit(actor.act, GROUPS // STORES) for actor in actors]:
             done.result()
@@ -190,23 +190,13 @@ def test_random_groups_lose_nothing_and_never_deadlock(
     errors = sum((actor.errors for actor in actors), Counter[type[Any]]())
     assert errors.keys() <= EXPECTED, (seed, errors)
     assert errors[type(None)] > GROUPS, (seed, errors)
-    database = postgres_url.rpartition("/")[2]
+    looker = Stage(url)
     found = find_violations(
-        lambda text: postgres_server.execute(text, database),
+        looker.execute,
         [message for actor in actors for message in actor.acknowledged],
         [message for actor in actors for message in actor.seen],
     )
     assert found == {}, seed
-    assert count_deadlocks(postgres_server, database) == 0, seed
-
-
-def count_deadlocks(server: PostgresDatabases, database: str) -> int:
-    """How many there were, which is known once all sessions have ended."""
-    deadline = time.monotonic() + 20
-    where = f"WHERE datname = '{database}'"
-    while server.execute(f"SELECT 1 FROM pg_stat_activity {where}"):  # noqa: S608 - a name of ours
-        assert time.monotonic() < deadline, "sessions are left"
-        time.sleep(0.02)
-    text = f"SELECT deadlocks FROM pg_stat_database {where}"  # noqa: S608 - likewise
-    ((count,),) = server.execute(text)
-    return int(count)
+    looker.await_end_of_others()
+    assert looker.count_deadlocks() == 0, seed
+    looker.close()

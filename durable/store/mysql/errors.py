@@ -32,6 +32,7 @@ class MysqlErrors(ServerErrors):
         1049: Fault.MISSING,
         1146: Fault.NO_TABLE,
         1153: Fault.TOO_LARGE,
+        1665: Fault.LOG_OF_STATEMENTS,
     }
 
     def code_of(self, origin: BaseException) -> int:

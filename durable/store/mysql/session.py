@@ -136,7 +136,7 @@ class MysqlSession(ServerSession):
                 pending.append(_COUNT_COMMIT.format(self._id))
             pending.append("COMMIT")
             for packet in self._trips.pack(pending):
-                self._trips.send(packet)
+                self.send({str(n): text for n, text in enumerate(packet)})
         self._end()
 
     def rollback(self) -> None:
@@ -186,7 +186,7 @@ class MysqlSession(ServerSession):
     @property
     def poll_seconds(self) -> tuple[float, float]:
         """See `Session`."""
-        return (0.005, 0.05)
+        return (0.005, 0.075)
 
     def has_changed(self) -> bool:
         """See `Session`."""

@@ -36,6 +36,7 @@ class Fault(enum.Enum):
     MISSING = enum.auto()
     NO_TABLE = enum.auto()
     TOO_LARGE = enum.auto()
+    LOG_OF_STATEMENTS = enum.auto()
 
 
 # {0} is the database, {1} what the server has said.
@@ -92,6 +93,11 @@ _WORDS: Final[dict[Fault, tuple[type[StoreError], str, str | None]]] = {
         DatabaseUnavailableError,
         "{0} does not take packets of that size: {1}.",
         "Raise max_allowed_packet of the server.",
+    ),
+    Fault.LOG_OF_STATEMENTS: (
+        DatabaseReadOnlyError,
+        "{0} takes no writes at the level READ COMMITTED: {1}.",
+        "Set binlog_format of the server to ROW or MIXED.",
     ),
 }
 # A server comes back, a standby becomes the primary, guests leave, disks are emptied.
