@@ -514,8 +514,7 @@ class StoreError(DurableError):
     code = "store_error"
     is_told = False
     """Whether the log has it already: an outage is two lines, not thousands."""
-    may_pass = False
-    """Whether the same may succeed soon: a server is away, or not there yet."""
+    may_pass = False  # whether the same may succeed soon, as the server is only away
 
 
 class DatabaseUnavailableError(StoreError):

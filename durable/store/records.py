@@ -288,8 +288,7 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     no transaction, as what a run began with never changes.
 
     Raises (as the operation's outcome):
-        WorkflowAlreadyStartedError: the policies forbid it; or it would terminate what
-            it is to be a child of.
+        WorkflowAlreadyStartedError: the policies forbid it, or it would end its parent.
         LeaseLostError: an owner is set and this worker's lease is gone, or it names
             another worker.
         HistoryTakenError: the run id was used before.

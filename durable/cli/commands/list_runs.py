@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from durable import limits
-from durable.cli.connection import open_client, read_revision
+from durable.cli.connection import open_client, read_revision, require_database
 from durable.cli.output import is_colored, note, width_of, write_json, write_line
 from durable.cli.parameters import Word, standard_options
 from durable.cli.session import Session, pass_session
@@ -109,6 +109,7 @@ async def _read(session: Session, where: RunFilter, limit: int) -> list[RunRecor
     """Read as many runs as are wanted, and one more if there is one."""
     records: list[RunRecord] = []
     size = min(limit + 1, limits.LIST_PAGE_MAX)
+    require_database(session)
     if not session.is_sqlite and read_revision(session) is None:
         note(
             "the database has no tables yet: the first 'durable start', 'run' or"

@@ -24,6 +24,7 @@ RECORDED = {
     "ParentClosePolicy": "durable.options",
     "QueryCall": "durable.api.messages",
     "RetryPolicy": "durable.options",
+    "WorkerHealth": "durable.worker.health",
     "RunDescription": "durable.client.description",
     "RunStatus": "durable.store.records",
     "SignalCall": "durable.api.messages",
