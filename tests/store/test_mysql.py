@@ -97,6 +97,11 @@ async def test_settings_of_the_server_do_not_matter(
 
     await store.perform(start)
 
+    engines = server.execute(
+        "SELECT DISTINCT engine FROM information_schema.tables"
+        " WHERE table_schema = 'odd'"
+    )
+    assert engines == [("InnoDB",)]
     assert await store.read(ReadHistory("😀 ")) == start.rows
     assert await store.read(ReadHistory("😀")) == []
     clock = ServerClock()
