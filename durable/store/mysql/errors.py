@@ -66,9 +66,10 @@ def is_lost(error: BaseException) -> bool:
 
 def may_pass(error: BaseException) -> bool:
     """Tell whether the same may succeed soon, on a new connection."""
-    if isinstance(error, DatabaseUnavailableError) and error.__cause__ is not None:
+    if isinstance(error, StoreError) and error.__cause__ is not None:
         error = error.__cause__
-    return not isinstance(error, StoreError) and is_lost(error)
+    # A replica becomes the primary.
+    return is_lost(error) or code_of(error) in _READ_ONLY
 
 
 def is_conflict(error: BaseException) -> bool:
