@@ -100,6 +100,11 @@ async def test_settings_of_the_server_do_not_matter(
 
     await store.perform(start)
 
+    engines = server.execute(
+        "SELECT DISTINCT engine FROM information_schema.tables"
+        " WHERE table_schema = 'odd'"
+    )
+    assert engines == [("InnoDB",)]
     assert await store.read(ReadHistory("😀 ")) == start.rows
     assert await store.read(ReadHistory("😀")) == []
     clock = ServerClock()
@@ -286,6 +291,7 @@ def test_errors_are_told_apart() -> None:
     assert judge(1045) == (Blame.WHOLE, False, "DatabaseUnavailableError")
     assert judge(1290) == (Blame.WHOLE, True, "DatabaseReadOnlyError")
     assert judge(1114) == (Blame.WHOLE, True, "DatabaseFullError")
+    assert judge(1665) == (Blame.WHOLE, False, "DatabaseReadOnlyError")
     full = judge(1030, 'Got error 28 "No space left on device" from storage engine')
     assert full == judge(1114)
     assert judge(1030, "Got error 168") == (Blame.OPERATION, False, "")

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import pymysql
 import pytest
 
 from durable.errors import SchemaRevisionError
 from durable.store.connect import connect
+from durable.store.mysql.mysql import MysqlDatabase
+from durable.store.mysql.url import parse
+from durable.store.servers.server_clock import ServerClock
 from durable.store.sql.schema import HEAD
 from durable.testing.contract.rows import make_start
 from tests.servers import MariaDatabases
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROCESSES = 8
+WAIT_SECONDS_MAX = 20
 CHANGES = 11
 """So many statements make the tables."""
 
@@ -169,18 +173,13 @@ async def test_tables_are_made_while_those_of_another_database_are(
     mariadb_server: MariaDatabases, mariadb_url: str
 ) -> None:
     other = mariadb_server.create_database()
-    with pymysql.connect(
-        host="127.0.0.1",
-        port=mariadb_server.port,
-        user="root",
-        database=other.split("/")[-1],
-    ) as holder:
-        with holder.cursor() as cursor:
-            cursor.execute(
-                "SELECT GET_LOCK(CONCAT('durable_schema:', MD5(DATABASE())), 0)"
-            )
-            assert cursor.fetchall() == ((1,),)
-        store = connect(mariadb_url)
-        await store.open()
-        await store.close()
+    database = MysqlDatabase(parse(other, other), ServerClock(), migrate=True)
+    holder = database.open_writer()
+    holder.begin_migrating()
+    store = connect(mariadb_url)
+
+    await asyncio.wait_for(store.open(), WAIT_SECONDS_MAX)
+
+    await store.close()
+    holder.close()
     mariadb_server.drop_database(other)

@@ -23,21 +23,20 @@ _CONNECT_SECONDS: Final = 5
 _LEASE: Final = limits.LEASE_SECONDS
 # Packets grow no further than that, if the server takes as much.
 _PACKET_BYTES: Final = 8 * 1024 * 1024
-# In every session, so that it does not matter how a server was set up. A process that
-# stops in the middle keeps others waiting for no longer, whether between two trips or
-# within one.
+# In every session, so that it does not matter how a server was set up.
 _SETTINGS: Final[dict[str, str]] = {
     "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES'",
     "time_zone": "'+00:00'",
     "innodb_lock_wait_timeout": str(round(_LEASE / 3)),
     "wait_timeout": str(24 * 86_400),
 }
-_WRITER_SETTINGS: Final[dict[str, str]] = {
+_MARIADB_SETTINGS: Final[dict[str, str]] = {
+    # Long lists would become tables, which are walked in an order of their own.
+    "in_predicate_conversion_threshold": "0",
+    # A process that stops between two trips keeps others waiting for no longer.
     "idle_transaction_timeout": str(round(_LEASE / 3)),
-    "max_statement_time": f"{_LEASE * 0.7:.1f}",
 }
-# Long lists would become tables, which are walked in an order of their own.
-_MARIADB_SETTINGS: Final[dict[str, str]] = {"in_predicate_conversion_threshold": "0"}
+_WRITER_SETTINGS: Final[dict[str, str]] = {"max_statement_time": f"{_LEASE * 0.7:.1f}"}
 
 
 def literal(value: str | int | None) -> str:

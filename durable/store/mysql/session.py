@@ -49,7 +49,7 @@ _COUNT_COMMIT: Final = (
     " ON DUPLICATE KEY UPDATE version = version + 1, changed_at = VALUES(changed_at)"
 )
 _LATEST: Final = (
-    "SELECT COUNT(*), CAST(SUM(version) AS SIGNED) FROM durable_changes"
+    "SELECT COUNT(*), CAST(SUM(version) AS CHAR) FROM durable_changes"
     " WHERE session_id <> {0}"
 )
 _FIND_OLD: Final = (
