@@ -85,6 +85,8 @@ def may_pass(error: BaseException) -> bool:
     """Tell whether the same may succeed soon, on a new connection."""
     if isinstance(error, DatabaseUnavailableError) and error.__cause__ is not None:
         error = error.__cause__
+    if code_of(error) in _READ_ONLY:
+        return True  # whoever was the primary server need not be it any more
     if isinstance(error, StoreError) or not is_lost(error):
         return False
     text = str(origin_of(error))
