@@ -105,7 +105,7 @@ test-all: setup ## Run every test, and all sweeps in full
 	DURABLE_ALL=1 $(PYTEST) $(PYTEST_ARGS)
 
 .PHONY: test-newest
-test-newest: setup ## The same on the newest CPython found here
+test-newest: setup ## Like `test`, on the newest CPython found here
 	@set -e; \
 	read -r major minor _ newest < <($(find_newest_python)); \
 	version_of='import sys; print(*sys.version_info[:2])'; \
@@ -116,7 +116,7 @@ test-newest: setup ## The same on the newest CPython found here
 	      != "$$major $$minor" ]; then \
 	    rm -rf $(NEWEST_VENV); \
 	  fi; \
-	  $(MAKE) --no-print-directory test-all VENV=$(NEWEST_VENV) PYTHON="$$newest"; \
+	  $(MAKE) --no-print-directory test VENV=$(NEWEST_VENV) PYTHON="$$newest"; \
 	fi
 
 .PHONY: demo

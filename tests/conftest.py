@@ -129,15 +129,18 @@ def _beyond_the_share(
 ) -> set[pytest.Item]:
     """The cases of sweeps that a short run has no time for.
 
-    `sweep(n)` keeps n cases of each test, at equal distances. A test that the command
-    line names by `::` is meant as it is.
+    `sweep(n)` keeps n cases of each test, at equal distances; `sweep(n, of_class=True)`
+    n tests of a class. A test that the command line names by `::` is meant as it is.
     """
     if IS_ALL or any("::" in word for word in config.args):
         return set()
     sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sweep"):
-            sweeps[item.nodeid.partition("[")[0]].append(item)
+        if marker := item.get_closest_marker("sweep"):
+            sweep = item.nodeid.partition("[")[0]
+            if marker.kwargs.get("of_class"):
+                sweep = sweep.rpartition("::")[0]
+            sweeps[sweep].append(item)
     left_out: set[pytest.Item] = set()
     for cases in sweeps.values():
         marker = cases[0].get_closest_marker("sweep")

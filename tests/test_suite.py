@@ -41,6 +41,15 @@ def test_cases(case):
         pass
 
 
+@pytest.mark.sweep(1, of_class=True)
+class TestMany:
+    def test_one(self):
+        Path("case-one").touch()
+
+    def test_other(self):
+        Path("case-other").touch()
+
+
 def test_told_of_twice(request):
     request.addfinalizer(lambda: 1 / 0)
 """
@@ -112,3 +121,7 @@ def test_a_short_run_takes_some_cases_of_a_sweep_and_a_full_run_all(
     named = f"{sys.executable} -m pytest tests/test_sample.py::test_cases[4]"
     assert "1 passed" in run(suite, named)
     assert cases(suite) == ["case-4"]
+    of_class = f"{sys.executable} -m pytest -k TestMany"
+    assert "1 passed" in run(suite, of_class)
+    assert cases(suite) == ["case-one"]
+    assert "2 passed" in run(suite, of_class, DURABLE_ALL="1")
