@@ -169,8 +169,12 @@ class Stage:
                     seen += find_seen(operation, result)
                     if isinstance(operation, ClaimRuns):
                         self._check_claim(f"{p}{number % 2 + 1}", result)
-        assert find_violations(self.execute, acknowledged, seen, p) == {}
-        assert self.execute(_IS_IN_TRANSACTION) == []
+        violations = find_violations(self.execute, acknowledged, seen, p)
+        assert not violations, violations
+        # A server takes a moment to notice that a connection was closed.
+        deadline = time.monotonic() + WAIT_SECONDS_MAX
+        while self.execute(_IS_IN_TRANSACTION):
+            assert time.monotonic() < deadline, "a transaction was left open"
 
     def _check_claim(self, worker_id: str, claimed: dict[str, int]) -> None:
         """Whoever was given a run has it in that epoch, or somebody else in a later."""
@@ -178,7 +182,8 @@ class Stage:
         for run_id, owner, epoch in self.execute(text):
             if run_id in claimed:
                 told = claimed[run_id]
-                assert epoch == told if owner == worker_id else epoch > told
+                is_so = epoch == told if owner == worker_id else epoch > told
+                assert is_so, f"{worker_id} has {run_id} in {told}, {owner} in {epoch}"
 
     def _rows(self, p: str) -> list[Any]:
         runs = (

@@ -84,8 +84,10 @@ class Looker:
 def looker(postgres_server: PostgresDatabases, postgres_url: str) -> Iterator[Looker]:
     looker = Looker(postgres_server, postgres_url)
     yield looker
-    left = looker.sessions("state LIKE 'idle in transaction%'")
-    assert left == [], "a session has kept its transaction open"
+    looker.wait_until(
+        lambda: not looker.sessions("state LIKE 'idle in transaction%'"),
+        "a session has kept its transaction open",
+    )
 
 
 @pytest.fixture
