@@ -8,13 +8,12 @@ Each of these was left out by hand, and here is what failed then:
 
 - targets locked KEY SHARE: `message_and_close` and most others with a message;
 - targets at rest locked NO KEY UPDATE: `message_and_turn_of_run_at_rest`;
-- what commits locked NO KEY UPDATE: `two_turns_of_run_at_rest`, `termination_and_commit`;
-- what closes or comes to rest locked FOR UPDATE, not NO KEY UPDATE: `message_and_close`;
+- what is committed locked NO KEY UPDATE, and a repaired run: `repair_and_commit`;
+- what closes or comes to rest locked FOR UPDATE, and not less: `message_and_close`;
 - inboxes read after the locks, and READ COMMITTED whatever the default is: the same;
 - the worker's own row: `reaper_and_start`, `reaper_and_turn_of_run_at_rest`;
 - rows of the dead: all scenes of the reaper;
 - rows that are claimed: `two_claims`, `claim_and_turn`, `claim_and_termination`;
-- a repaired run: `repair_and_commit`;
 - children of children in the second reading: `grandchild_and_close`;
 - the look that is repeated as the named run has closed:
   `message_and_continue_as_new_by_a_slow_clock`.
