@@ -217,7 +217,8 @@ class Stage:
         for run_id, owner, epoch in self.execute(text):
             if run_id in claimed:
                 told = claimed[run_id]
-                assert epoch == told if owner == worker_id else epoch > told
+                is_so = epoch == told if owner == worker_id else epoch > told
+                assert is_so, f"{worker_id} has {run_id} in {told}, {owner} in {epoch}"
 
     def _rows(self, p: str) -> list[Any]:
         runs = (
