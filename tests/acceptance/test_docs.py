@@ -21,6 +21,7 @@ import pytest
 from sybil import Document, Example, Region
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
+from sybil.region import Lexeme
 from sybil.typing import Evaluator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -93,9 +94,11 @@ def find_executed_blocks(document: Document) -> Iterator[Region]:
             raise ValueError(
                 f"{place}: spell {language!r} as python, ipython or console"
             )
-        block.parsed = str(block.lexemes["source"])
+        source = block.lexemes["source"]
+        text = str(source)
         for name, url in SERVERS.items():
-            block.parsed = block.parsed.replace(url, os.environ.get(name, url))
+            text = text.replace(url, os.environ.get(name, url))
+        block.parsed = Lexeme(text, source.offset, source.line_offset)
         block.evaluator = EVALUATORS[language]
         yield block
 

@@ -1,4 +1,5 @@
 """`durable db copy`: all of a database in another one, whatever happens meanwhile."""
+# size: one source and one target, filled and read alike, serve all of these tests.
 
 from __future__ import annotations
 
