@@ -44,7 +44,7 @@ def _choose_namespace(
         session.namespace, session.is_namespace_chosen = value, True
 
 
-_json: Final = click.option(
+json_option: Final = click.option(
     "--json",
     is_flag=True,
     # Before all others, so that what is wrong with them is reported as JSON, too.
@@ -79,7 +79,7 @@ def database_options(command: F) -> F:
 
 def standard_options(command: F) -> F:
     """Add what every command has that speaks of runs: the above, and --json."""
-    return database_options(_json(command))
+    return database_options(json_option(command))
 
 
 run_id_option: Final = click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -31,6 +31,8 @@ class Session:
     log_format: str = "text"
     config: str | None = None
     is_json: bool = False
+    others: list[Session] = field(default_factory=list)
+    """Databases that the command was given beside this one."""
 
     @property
     def chosen_namespace(self) -> str | None:
@@ -71,12 +73,13 @@ class Session:
             )
 
     def secrets(self) -> tuple[str, ...]:
-        """Every spelling of the URL's password that could turn up in a text."""
+        """Every spelling of a URL's password that could turn up in a text."""
+        others = tuple(secret for other in self.others for secret in other.secrets())
         credentials, at, _ = self.database_url.partition("://")[2].rpartition("@")
         password = credentials.partition(":")[2]
         if not at or not password:
-            return ()
-        return tuple({password, unquote(password)})
+            return others
+        return (*{password, unquote(password)}, *others)
 
 
 pass_session: Final = click.make_pass_decorator(Session, ensure=True)

@@ -7,7 +7,8 @@ to the others. A further database implements them, and decides nothing.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -221,6 +222,32 @@ class Session(Protocol):
         """Disconnect; never raises."""
         ...
 
+    # --- copies of the whole ----------------------------------------------------------
+
+    def identify(self) -> str:
+        """Return what tells this database from all others, by whatever URL it came."""
+        ...
+
+    def begin_alone(self) -> None:
+        """Begin a transaction during which nobody else writes, however long it is."""
+        ...
+
+    def insert(self, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert many rows, with all columns in the table's order."""
+        ...
+
+    def find_last_sequence(self) -> int:
+        """Return the greatest number that a message may have been given."""
+        ...
+
+    def raise_sequence(self, last: int) -> None:
+        """Give messages greater numbers than this from now on."""
+        ...
+
+
+Prepare: TypeAlias = Callable[[Session, str], None]
+"""Makes a schema what it has to be, or raises; is told the database's name."""
+
 
 class Database(Protocol):
     """How to reach one database, and what its errors mean."""
@@ -234,8 +261,8 @@ class Database(Protocol):
         """From now on another file may be behind the name: the store opens anew."""
         ...
 
-    def open_writer(self) -> Session:
-        """Connect for writing, with the schema in place.
+    def open_writer(self, prepare: Prepare | None = None) -> Session:
+        """Connect for writing, with the schema in place, or as `prepare` leaves it.
 
         Raises:
             StoreError: it cannot be reached, or is no database of this library.

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import click
 
 from durable.cli.connection import read_revision, require_database
-from durable.cli.output import tell
-from durable.cli.parameters import standard_options
+from durable.cli.output import tell, width_of, write_json, write_line
+from durable.cli.parameters import json_option, standard_options
 from durable.cli.reporting import mask
-from durable.cli.session import Session, pass_session
+from durable.cli.session import Session, pass_session, to_url
 from durable.errors import SchemaRevisionError
 from durable.store.connect import connect
+from durable.store.copying.copying import Copied, Progress, copy
+from durable.store.records import WorkerRecord
 from durable.store.sql.schema import HEAD
 from durable.store.sqlite.backup import back_up
 from durable.store.sqlite.sqlite import SqliteDatabase
+from durable.store.threads.sql_store import SqlStore
+from durable.worker.process import host_identity, is_dead
 
 
 @click.group("db")
@@ -84,6 +89,84 @@ def backup(session: Session, /, *, destination: Path) -> None:
         },
         f"{destination}: {made.runs} runs, {made.bytes} bytes, checked",
     )
+
+
+@db.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option(
+    "--restart", is_flag=True, help="Delete first what an interrupted copy has brought."
+)
+@json_option
+@pass_session
+def copy_to(session: Session, /, *, source: str, target: str, restart: bool) -> None:
+    """Copy everything from one database into another, while nothing runs on either.
+
+    FROM and TO are URLs or files. TO must be empty, and is made if need be. Both are
+    compared at the end; until then no program can open TO. What was interrupted goes on
+    when the command is given again.
+    """
+    origin, goal = (Session(database_url=to_url(name)) for name in (source, target))
+    session.others += (origin, goal)
+    require_database(origin)
+    goal.refuse_memory()
+    stores = _open_later(origin, migrate=False), _open_later(goal, migrate=True)
+    counter = _Counter()
+    try:
+        copied = copy(*stores, is_dead=_has_ended, restarts=restart, told=counter.show)
+    finally:
+        counter.clear()
+    _tell_copied(session, _url(origin), _url(goal), copied)
+
+
+def _open_later(session: Session, *, migrate: bool) -> SqlStore:
+    store = connect(session.database_url, migrate=migrate)
+    assert isinstance(store, SqlStore)  # noqa: S101 - memory was refused
+    return store
+
+
+def _has_ended(worker: WorkerRecord) -> bool:
+    is_here = worker.host == host_identity()
+    return is_here and is_dead(worker.pid, worker.process_started_at)
+
+
+class _Counter:
+    """Shows on a terminal how far a copy is."""
+
+    def __init__(self) -> None:
+        self._width = width_of(sys.stderr)
+
+    def show(self, progress: Progress) -> None:
+        of = "" if progress.of is None else f" of {progress.of:,}"
+        self._write(f"{progress.step} {progress.table}: {progress.rows:,}{of}")
+
+    def clear(self) -> None:
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self._width is not None:
+            room = self._width - 1
+            click.echo(f"\r{text[:room]:<{room}}\r", err=True, nl=False)
+
+
+def _tell_copied(session: Session, source: str, target: str, copied: Copied) -> None:
+    tables = copied.tables
+    if session.is_json:
+        write_json(
+            {
+                "source": source,
+                "target": target,
+                "tables": {name: found._asdict() for name, found in tables.items()},
+                "disowned": copied.disowned,
+                "resumed": copied.resumed,
+            }
+        )
+        return
+    for name, (rows, digest) in tables.items():
+        write_line(f"{name:<16}  {rows:>12,} rows  {digest}")
+    write_line(f"{source} is copied to {target}, and both are compared")
+    if copied.disowned:
+        write_line(f"{copied.disowned} runs of dead workers are due at once")
 
 
 @db.command("accept-loss")

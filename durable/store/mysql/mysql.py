@@ -18,7 +18,7 @@ from durable.store.servers.server import ServerDatabase
 from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
-    from durable.store.database import Session
+    from durable.store.database import Prepare, Session
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
 
@@ -81,11 +81,14 @@ class MysqlDatabase(ServerDatabase):
         except Exception as error:
             raise self.as_store_error(error) from error
 
-    def open_writer(self) -> Session:
+    def open_writer(self, prepare: Prepare | None = None) -> Session:
         """See `Database`."""
         session = self._connect(is_writer=True)
         try:
-            prepare_schema(session, self.name, migrate=self._migrate)
+            if prepare is None:
+                prepare_schema(session, self.name, migrate=self._migrate)
+            else:
+                prepare(session, self.name)
             session.forget_old_sessions()
             session.has_changed()
         except Exception as error:

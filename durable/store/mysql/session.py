@@ -16,7 +16,9 @@ from durable.store.mysql.write import write
 from durable.store.servers.server import Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
+from durable.store.sql.schema import VERSION_TABLE
 from durable.store.sql.sql_tables import SqlTables, chunks
+from durable.store.sql.tables import CHANGES, METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +59,14 @@ _FIND_OLD: Final = (
     f" WHERE changed_at < {_NOW} - 3600000000"
 )
 _DROP_OLD: Final = "DELETE FROM durable_changes WHERE session_id = {0}"
+# The server may be known by many names.
+_PLACE: Final = "SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir, DATABASE())"
+_WITHOUT_LIMITS: Final = (
+    "SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0"
+)
+_ALONE: Final = "LOCK TABLES " + ", ".join(
+    f"{name} WRITE" for name in (*METADATA.tables, CHANGES.name, VERSION_TABLE.name)
+)
 # One name for all databases of a server would make strangers wait.
 _LOCK_NAME: Final = "CONCAT('durable_schema:', MD5(DATABASE()))"
 _LOCK_SECONDS: Final = 60.0
@@ -82,6 +92,7 @@ class MysqlSession(ServerSession):
         self._pending: list[str] = []
         self._has_written = False
         self._is_migrating = False
+        self._is_alone = False
         self._id = literal(secrets.token_hex(16))
         self._latest: Row | None = None
         self.sequence = 0
@@ -155,6 +166,9 @@ class MysqlSession(ServerSession):
     def _end(self) -> None:
         self.phase = Phase.NONE
         self._has_written = False
+        if self._is_alone:
+            self._is_alone = False
+            self._trips.send(["UNLOCK TABLES", "SET autocommit = 1"])
         if self._is_migrating:
             self._is_migrating = False
             self._trips.send([_UNLOCK])
@@ -198,6 +212,35 @@ class MysqlSession(ServerSession):
         """See `Session`. The server does that by itself."""
         del is_idle
         return True
+
+    # --- copies of the whole ----------------------------------------------------------
+
+    def identify(self) -> str:
+        """See `Session`."""
+        ((place,),) = self.send({"place": _PLACE})["place"]
+        return f"mysql {place}"
+
+    def begin_alone(self) -> None:
+        """See `Session`."""
+        with contextlib.suppress(pymysql.OperationalError):  # MySQL has no such limits
+            self._trips.send([_WITHOUT_LIMITS])
+        self._trips.send(["SET autocommit = 0", _ALONE])
+        self.phase = Phase.BEGUN
+        self._has_written = self._is_alone = True
+
+    def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
+        """See `Session`."""
+        names = [column.name for column in table.c]
+        values = [dict(zip(names, row, strict=True)) for row in rows]
+        self.connection.execute(table.insert(), values)
+
+    def find_last_sequence(self) -> int:
+        """See `Session`. Numbers go by the time."""
+        return 0
+
+    def raise_sequence(self, last: int) -> None:
+        """See `Session`. They are greater than those of all other databases."""
+        del last
 
     def close(self) -> None:
         """See `Session`."""

@@ -20,7 +20,7 @@ from durable.store.servers.server import ServerDatabase
 from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
-    from durable.store.database import Session
+    from durable.store.database import Prepare, Session
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
 
@@ -110,11 +110,14 @@ class PostgresDatabase(ServerDatabase):
             raise self.as_store_error(error) from error
         return PostgresSession(connection, self._clock)
 
-    def open_writer(self) -> Session:
+    def open_writer(self, prepare: Prepare | None = None) -> Session:
         """See `Database`."""
         session = self._connect()
         try:
-            prepare_schema(session, self.name, migrate=self._migrate)
+            if prepare is None:
+                prepare_schema(session, self.name, migrate=self._migrate)
+            else:
+                prepare(session, self.name)
             session.note_life()
             session.listen()
         except Exception as error:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Final
 from durable import limits
 from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
-from durable.store.postgresql.write import write
+from durable.store.postgresql.write import insert_all, write
 from durable.store.servers.server import Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
+from durable.store.sql.tables import METADATA
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import sqlalchemy as sa
 
     from durable.store.deciding.rows import Rows
@@ -66,6 +69,24 @@ _NOTE_LIFE: Final = (
 _READ_LIFE: Final = Statement("SELECT life FROM durable_incarnation WHERE id = 1")
 _STATUS: Final = "SELECT pg_xact_status(%b::xid8)"
 _LATEST: Final = Statement("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+# The server may be known by many names.
+_PLACE: Final = Statement(
+    "SELECT concat_ws(' ', pg_postmaster_start_time()::text, current_database(),"
+    " current_schema())"
+)
+_ALONE: Final = (
+    "SELECT set_config('idle_in_transaction_session_timeout', '0', true),"
+    " set_config('statement_timeout', '0', true)",
+    f"LOCK TABLE {', '.join(METADATA.tables)} IN SHARE ROW EXCLUSIVE MODE",
+)
+_LAST_SEQUENCE: Final = Statement(
+    "SELECT CASE WHEN is_called THEN last_value ELSE 0 END"
+    " FROM durable_inbox_sequence_seq"
+)
+_RAISE_SEQUENCE: Final = (
+    "SELECT setval('durable_inbox_sequence_seq', greatest(%b, last_value))"
+    " FROM durable_inbox_sequence_seq"
+)
 _UNSYNCED: Final = Statement("SET LOCAL synchronous_commit = off")
 # Others may be told of many commits at once.
 _TOLD_TOGETHER_SECONDS: Final = 0.02
@@ -263,6 +284,36 @@ class PostgresSession(ServerSession):
             told = Statement("SELECT pg_notify(%b, %b)", (_CHANNEL, ""))
             self.send({"begin": _BEGIN, "set": _UNSYNCED, "told": told, "end": _COMMIT})
         return not self._has_news
+
+    # --- copies of the whole ----------------------------------------------------------
+
+    def identify(self) -> str:
+        """See `Session`."""
+        ((place,),) = self.send({"place": _PLACE})["place"]
+        return f"postgresql {place}"
+
+    def begin_alone(self) -> None:
+        """See `Session`."""
+        self.begin()
+        # Nobody waits for long who may not write; and reading all rows takes longer.
+        for text in _ALONE:
+            self.connection.exec_driver_sql(text)
+
+    def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
+        """See `Session`. The driver takes several times as long for many rows."""
+        if self.phase is Phase.TO_WRITE:
+            self.begin_writing_now()
+        self.write_later([insert_all(table, rows)])
+
+    def find_last_sequence(self) -> int:
+        """See `Session`."""
+        ((last,),) = self.send({"last": _LAST_SEQUENCE})["last"]
+        return ((last + 1) << _SEQUENCE_BITS) - 1 if last else 0
+
+    def raise_sequence(self, last: int) -> None:
+        """See `Session`."""
+        values = (max(1, last >> _SEQUENCE_BITS),)
+        self.send({"raised": Statement(_RAISE_SEQUENCE, values)})
 
     def close(self) -> None:
         """See `Session`."""

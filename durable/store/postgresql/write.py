@@ -105,6 +105,16 @@ _EMPTIED: Final = _delete([_I.run_id])
 _READ: Final = _delete([tables.REPLIES.c.run_id, tables.REPLIES.c.request_id])
 
 
+_WHOLE: Final = {
+    table.name: _insert(list(table.c)) for table in tables.METADATA.tables.values()
+}
+
+
+def insert_all(table: sa.Table, rows: Iterable[Sequence[Any]]) -> Statement:
+    """Return the statement that inserts whole rows of a table."""
+    return _WHOLE[table.name].fill(rows)
+
+
 def write(rows: Rows) -> list[Statement]:
     """Return the statements that write a group's rows."""
     # Who closes gives up its id before another takes it.

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 HEAD: Final = "0006"
 """The newest revision in `migrations/versions`."""
 
+COPYING: Final = "copying "
+"""Begins the revision of half a copy, which every release refuses; then an instant."""
+
 _OWN_NAMES: Final = "0003"  # since when every table begins with `durable_`
 
 # Alembic keeps the migration that is going on in a global of its own.
@@ -76,6 +79,17 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
         raise
 
 
+def prepare_for_copy(session: Session, name: str) -> None:
+    """Make the tables if there are none; leave half a copy as it is.
+
+    Raises:
+        SchemaRevisionError: there are tables of another revision, or of somebody else.
+    """
+    revision = read_revision(session)
+    if revision is None or not revision.startswith(COPYING):
+        prepare_schema(session, name, migrate=revision is None)
+
+
 def read_revision(session: Session) -> str | None:
     """Return the revision of the schema; "" before the first, None if there is none."""
     if not _has_table(session, VERSION_TABLE.name):
@@ -107,6 +121,11 @@ def is_current(session: Session, name: str, *, migrate: bool) -> bool:
     revision = read_revision(session)
     if revision == HEAD:
         return True
+    if revision and revision.startswith(COPYING):
+        raise SchemaRevisionError(
+            f"{name} is half a copy: a 'durable db copy' into it was interrupted.",
+            hint="Run the same command again, and it goes on.",
+        )
     # Revisions are numbered; whatever is not an earlier number was made by a release
     # that this one knows nothing of.
     if revision and not (revision.isdecimal() and revision < HEAD):

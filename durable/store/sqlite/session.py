@@ -7,15 +7,17 @@ import logging
 import sqlite3
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from durable.store.sql.sql_session import SqlSession
+from durable.store.sql.tables import INBOX
 from durable.store.sqlite import errors as sqlite_errors
 from durable.store.sqlite.checks import check_file
 from durable.store.sqlite.file import (
     Place,
     connect_existing,
     copied_mark,
+    identity_of,
     is_copied_mark,
     log_of,
     size_of,
@@ -23,7 +25,7 @@ from durable.store.sqlite.file import (
 from durable.store.sqlite.tables import SqliteTables
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
@@ -40,6 +42,11 @@ _MARK_SECONDS_MAX: Final = 60.0
 _CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 _CHECKPOINT_CHANGES_IDLE: Final = 500
 _CHECKPOINT_CHANGES_BUSY: Final = 10_000
+_LAST_SEQUENCE: Final = "SELECT seq FROM sqlite_sequence WHERE name = ?"
+_SET_SEQUENCE: Final = (  # the table has no key
+    "DELETE FROM sqlite_sequence WHERE name = :name",
+    "INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :last)",
+)
 
 
 class SqliteSession(SqlSession):
@@ -263,6 +270,33 @@ class SqliteSession(SqlSession):
             yield
         finally:
             self._cursor.execute("PRAGMA user_version = 0")
+
+    def identify(self) -> str:
+        """See `Session`."""
+        place = id(self) if self._path is None else identity_of(self._path)
+        return f"sqlite {place}"
+
+    def begin_alone(self) -> None:
+        """See `Session`."""
+        self.begin()
+
+    def insert(self, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        """See `Session`."""
+        names = ", ".join(column.name for column in table.c)
+        places = ", ".join("?" * len(table.c))
+        text = f"INSERT INTO {table.name} ({names}) VALUES ({places})"  # noqa: S608 - constant names
+        self._cursor.executemany(text, rows)
+
+    def find_last_sequence(self) -> int:
+        """See `Session`."""
+        row = self._cursor.execute(_LAST_SEQUENCE, (INBOX.name,)).fetchone()
+        return row[0] if row and isinstance(row[0], int) else 0
+
+    def raise_sequence(self, last: int) -> None:
+        """See `Session`."""
+        if last > self.find_last_sequence():
+            for text in _SET_SEQUENCE:
+                self._cursor.execute(text, {"name": INBOX.name, "last": last})
 
     def close(self) -> None:
         """See `Session`."""

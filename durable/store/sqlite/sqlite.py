@@ -41,7 +41,7 @@ from durable.store.threads.forking import FileIdentity, is_inherited
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from durable.store.database import Session
+    from durable.store.database import Prepare, Session
 
 _log: Final = logging.getLogger("durable.store")
 
@@ -80,7 +80,7 @@ class SqliteDatabase:
         """See `Database`."""
         self._file = None
 
-    def open_writer(self) -> Session:
+    def open_writer(self, prepare: Prepare | None = None) -> Session:
         """See `Database`."""
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise DatabaseUnavailableError(
@@ -92,7 +92,10 @@ class SqliteDatabase:
         try:
             if session.has_lost_its_log():
                 raise sqlite_errors.log_missing(self.name, str(self._path))
-            prepare_schema(session, self.name, migrate=self._migrate)
+            if prepare is None:
+                prepare_schema(session, self.name, migrate=self._migrate)
+            else:
+                prepare(session, self.name)
         except Exception as error:
             session.close()
             if isinstance(error, StoreError):

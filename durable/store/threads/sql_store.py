@@ -59,6 +59,11 @@ class SqlStore:
         self._changed: Callable[[], None] | None = None
         self._closing: asyncio.Future[None] | None = None
 
+    @property
+    def database(self) -> Database:
+        """How its database is reached, for what is done without a store."""
+        return self._database
+
     async def open(self) -> None:
         """Connect and check the schema; start the writer."""
         self._admission.begin_opening()

@@ -13,7 +13,7 @@ from tests.unit.cli.invoking import APP, error_of, invoke
 # --- help and usage -------------------------------------------------------------------
 
 
-DB_COMMANDS = ["upgrade", "current", "backup", "accept-loss"]
+DB_COMMANDS = ["upgrade", "current", "backup", "copy", "accept-loss"]
 
 
 def all_commands() -> list[tuple[str, ...]]:

@@ -1,0 +1,1 @@
+"""All rows of one database put into another one, and both compared."""
