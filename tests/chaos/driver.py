@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from tests.chaos import ledger
-from tests.chaos.branches import STALL_SECONDS
+from tests.chaos import branches, ledger
 from tests.chaos.client import QUIET
 from tests.chaos.database import Database
 from tests.chaos.faults import FAULTS, LEASE_SECONDS
@@ -28,8 +27,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 DRAIN_SECONDS: Final = 10.0
 # Nothing in the ledger and nothing in the history for so long: it does not go on.
 _STANDSTILL_SECONDS: Final = 60.0
-# So many times as long as was asked for, a run goes on for what it has not seen yet.
-_PATIENCE: Final = 4
+# So long, beyond what was asked for, a run goes on for what it has not seen yet.
+_PATIENCE_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
@@ -186,12 +185,16 @@ class World:
         if code is None:
             worker.popen.kill()
             worker.popen.wait()
-        if code is None or code < 0:
+        # One that has not begun yet does not know that it may drain.
+        if code != 0 and (code != -signal.SIGTERM or self._has_begun(worker)):
             self.ledger.write("died", of=worker.name, code=code)
         # Within its time all of its attempts could have ended.
         if time.monotonic() > since + DRAIN_SECONDS:
             self.ledger.fault("drained too long", since, worker.name)
         self.processes.remove(worker)
+
+    def _has_begun(self, worker: Process) -> bool:
+        return any(x["by"] == worker.name for x in ledger.read(self.folder))
 
     # --- the course of a run ----------------------------------------------------------
 
@@ -235,7 +238,7 @@ class World:
     def _goes_on(self, passed: float) -> bool:
         if passed < self.plan.seconds:
             return True
-        if passed > _PATIENCE * self.plan.seconds or self.plan.sabotage:
+        if passed > self.plan.seconds + _PATIENCE_SECONDS or self.plan.sabotage:
             return False
         return bool(self._rare() or self._unseen())
 
@@ -244,8 +247,8 @@ class World:
         return [name for name in weights if self.struck[name] < need]
 
     def _unseen(self) -> set[str]:
-        lines = ledger.read(self.folder)
-        return {*self.plan.wanted} - {x["branch"] for x in lines if "branch" in x}
+        seen = branches.count(ledger.read(self.folder))
+        return {name for name in self.plan.wanted if not seen[name]}
 
     def _choose_fault(self, passed: float) -> str | None:
         """By weight, but what was too seldom comes in time."""
@@ -310,7 +313,7 @@ class World:
                     self.database.touch()
                     break
                 time.sleep(0.05)
-            if time.monotonic() > began + STALL_SECONDS:
+            if time.monotonic() > began + branches.STALL_SECONDS:
                 self.ledger.fault("database away", began)
 
 

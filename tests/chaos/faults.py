@@ -95,9 +95,12 @@ def hold_lock(world: World) -> bool:
     file = world.database.file
     assert file is not None
     with contextlib.closing(
-        sqlite3.connect(file, timeout=60, isolation_level=None)
+        sqlite3.connect(file, timeout=1, isolation_level=None)
     ) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:  # a worker that is stopped may hold it
+            return False
         time.sleep(world.random.uniform(0.2, 2.5))
         connection.execute("ROLLBACK")
     return True

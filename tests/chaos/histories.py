@@ -93,9 +93,11 @@ def outcomes_of_activities(events: list[Row]) -> Iterator[tuple[str, Row]]:
     for event in events:
         if event["type"] in _ACTIVITY_ENDS:
             data = event["data"]
-            scheduled = by_number[data["scheduled_event_id"]]["data"]
+            scheduled = by_number.get(data["scheduled_event_id"])
+            if scheduled is None or "activity_id" not in scheduled["data"]:
+                continue  # told of as a fault of the history
             value = value_in(data["result"]) if "result" in data else None
             yield (
-                scheduled["activity_id"],
+                scheduled["data"]["activity_id"],
                 {"type": event["type"], "attempt": data["attempt"], "value": value},
             )
