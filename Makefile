@@ -129,6 +129,18 @@ bench: setup ## Measure, beside the libraries of the bench extra
 	  || { echo "Installing the bench extra"; $(call install,$(VENV),bench); }
 	$(BIN)/python -m tests.benchmarks
 
+# For a long run: make chaos DATABASE=postgresql SECONDS=1200 SEED=2
+DATABASE ?= sqlite postgresql mariadb
+SEED ?= 1
+SECONDS ?= 60
+
+.PHONY: chaos
+chaos: setup ## Kill, stop and cut off workers and servers, and judge what is left
+	@set -e; for database in $(DATABASE); do \
+	  $(BIN)/python -m tests.chaos --database $$database --seconds $(SECONDS) \
+	    --seed $(SEED) $(CHAOS_ARGS); \
+	done
+
 # The wheel is made from the sdist, which so proves to be complete, and is tried in a
 # fresh venv outside of the checkout.
 .PHONY: build

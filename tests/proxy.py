@@ -110,9 +110,9 @@ class Proxy:
         """
         self._arm(Fault(Kind.SWALLOW, way, count))
 
-    def cut_before(self, pattern: bytes) -> None:
+    def cut_before(self, pattern: bytes, way: Way = "to_server") -> None:
         """Cut the connection that is to bring the pattern, which never arrives."""
-        self._arm(Fault(Kind.CUT_BEFORE, pattern=pattern))
+        self._arm(Fault(Kind.CUT_BEFORE, way, pattern=pattern))
 
     def drop_answer_to(self, pattern: bytes) -> None:
         """Pass the pattern on to the server, and cut when it answers, without that."""

@@ -1,0 +1,237 @@
+"""Chaos in its short form holds on every database, and its judge sees what is wrong."""
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos import ledger
+from tests.chaos.checker import Judge
+from tests.chaos.database import SERVERS
+from tests.server_fixtures import require
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SEED = 14
+"""Of its first six programs at least one has each kind of step."""
+SECONDS_MAX = 400
+"""Three times as long as it takes where there is nothing else to do, and more: it goes
+on until it has seen what it must see."""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(SECONDS_MAX + 20)]
+
+
+def run_chaos(*words: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.chaos", "--seed", str(SEED)),
+            *("--workers", "3", "--inflight", "3", *words),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS_MAX,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
+def test_nothing_is_lost_wrong_or_done_twice(database: str) -> None:
+    if database in SERVERS:
+        require(SERVERS[database])
+
+    code, said = run_chaos("--database", database, "--seconds", "15")
+
+    assert code == 0, said
+    assert said.endswith("\nHOLDS\n")
+
+
+def test_broken_library_is_seen() -> None:
+    """Each worker takes all others for dead, and so takes over what they have."""
+    code, said = run_chaos("--seconds", "3", "--no-faults", "--sabotage", "rob")
+
+    assert code == 1, said
+    assert "it was robbed" in said
+
+
+def test_what_never_happened_voids_the_run() -> None:
+    only = "worker stopped=0,worker killed=0,worker drained=0,client killed=0"
+    code, said = run_chaos("--seconds", "1", "--need", "1000", "--weights", only)
+
+    assert code == 3, said
+    assert "VOID" in said
+    assert "lock held by a stranger" in said
+
+
+# --- what a judge must see ------------------------------------------------------------
+
+Lines = list[ledger.Line]
+Tables = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lines, Tables]:
+    """What is left of a run without faults."""
+    folder = tmp_path_factory.mktemp("chaos")
+    code, said = run_chaos("--seconds", "3", "--no-faults", "--folder", str(folder))
+    assert code == 0, said
+    lines = [line for line in ledger.read(folder) if line["what"] != "fault"]
+    return lines, json.loads((folder / "tables.json").read_text())
+
+
+def first(rows: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    return next(row for row in rows if fields.items() <= row.items())
+
+
+def double(rows: list[dict[str, Any]], **fields: Any) -> None:
+    row = first(rows, **fields)
+    rows.insert(rows.index(row), dict(row))
+
+
+def begin(lines: Lines) -> ledger.Line:
+    """The first attempt of an activity that ended."""
+    end = first(lines, what="end")
+    key = {name: end[name] for name in ("place", "attempt")}
+    return first(lines, what="begin", **key)
+
+
+def lose_a_start(lines: Lines, tables: Tables) -> None:
+    lost = first(tables["runs"], workflow_type="chaos.walk")["workflow_id"]
+    gone = {row["run_id"] for row in tables["runs"] if row["workflow_id"] == lost}
+    for rows in tables.values():
+        rows[:] = [row for row in rows if row["run_id"] not in gone]
+
+
+def double_a_start(lines: Lines, tables: Tables) -> None:
+    run = first(tables["runs"], workflow_type="chaos.walk", status="completed")
+    tables["runs"].append({**run, "first_run_id": "another"})
+
+
+def leave_a_run_open(lines: Lines, tables: Tables) -> None:
+    run = first(tables["runs"], status="completed")
+    run.update(status="running", open_key=run["workflow_id"])
+
+
+def spoil_a_result(lines: Lines, tables: Tables) -> None:
+    walks = {r["run_id"] for r in tables["runs"] if r["workflow_type"] == "chaos.walk"}
+    end = next(
+        row
+        for row in tables["history"]
+        if row["type"] == "WorkflowExecutionCompleted" and row["run_id"] in walks
+    )
+    data = json.loads(end["data"])
+    data["result"]["json"]["values"].append(7)
+    end["data"] = json.dumps(data)
+
+
+def spoil_a_recorded_value(lines: Lines, tables: Tables) -> None:
+    end = first(tables["history"], type="ActivityTaskCompleted")
+    data = json.loads(end["data"])
+    data["result"]["json"] = 7
+    end["data"] = json.dumps(data)
+
+
+def lose_an_event(lines: Lines, tables: Tables) -> None:
+    tables["history"].remove(first(tables["history"], event_id=2))
+
+
+def double_a_signal(lines: Lines, tables: Tables) -> None:
+    double(tables["history"], type="WorkflowExecutionSignaled")
+
+
+def lose_a_signal(lines: Lines, tables: Tables) -> None:
+    signal = first(tables["history"], type="WorkflowExecutionSignaled")
+    signal["type"] = "MarkerRecorded"
+
+
+def double_an_update(lines: Lines, tables: Tables) -> None:
+    double(tables["history"], type="WorkflowExecutionUpdateAccepted")
+
+
+def fire_a_timer_early(lines: Lines, tables: Tables) -> None:
+    timer = first(tables["history"], type="TimerStarted")
+    data = json.loads(timer["data"])
+    timer["data"] = json.dumps({**data, "start_to_fire_timeout": 10**12})
+
+
+def end_a_child_otherwise(lines: Lines, tables: Tables) -> None:
+    first(tables["runs"], workflow_type="chaos.sleeper")["status"] = "completed"
+
+
+def begin_once_more(lines: Lines, tables: Tables) -> None:
+    lines.append({**begin(lines), "attempt": 99})
+
+
+def begin_an_attempt_twice(lines: Lines, tables: Tables) -> None:
+    lines.append(dict(begin(lines)))
+
+
+def rob_a_healthy_worker(lines: Lines, tables: Tables) -> None:
+    of = begin(lines)
+    lines.append({**of, "attempt": of["attempt"] - 1, "by": "another"})
+
+
+def begin_late(lines: Lines, tables: Tables) -> None:
+    of = begin(lines)
+    late = {"attempt": of["attempt"] - 1, "at": of["at"] + 100, "by": "another"}
+    lines.append({**of, **late})
+
+
+def lose_an_effect(lines: Lines, tables: Tables) -> None:
+    lines.remove(first(lines, what="end"))
+
+
+def do_what_nobody_asked_for(lines: Lines, tables: Tables) -> None:
+    lines.append({**begin(lines), "place": "nowhere", "run": "none"})
+
+
+def undo_in_the_wrong_order(lines: Lines, tables: Tables) -> None:
+    begun = {x["place"]: x for x in lines if x["what"] == "begin"}
+    second = next(place for place in begun if place.endswith(".1~"))
+    begun[second.replace(".1~", ".0~")]["at"] = 0.0
+
+
+def tell_a_client_something_else(lines: Lines, tables: Tables) -> None:
+    told = next(x for x in lines if x["what"] == "answered" and x.get("value"))
+    told["value"] = {**told["value"], "values": [7]}
+
+
+TAMPERINGS: dict[Callable[[Lines, Tables], None], str] = {
+    lose_a_start: "it is nowhere",
+    double_a_start: "was started 2 times",
+    leave_a_run_open: "is open",
+    spoil_a_result: "values must be",
+    spoil_a_recorded_value: "returned was",
+    lose_an_event: "its events are numbered",
+    double_a_signal: "is recorded 2 times",
+    lose_a_signal: "signals of",
+    double_an_update: "updates that were accepted",
+    fire_a_timer_early: "early",
+    end_a_child_otherwise: "must be",
+    begin_once_more: "is recorded, and then began",
+    begin_an_attempt_twice: "began 2 times",
+    rob_a_healthy_worker: "it was robbed",
+    begin_late: "had ended",
+    lose_an_effect: "was not",
+    do_what_nobody_asked_for: "no program asks for it",
+    undo_in_the_wrong_order: "not undone in order",
+    tell_a_client_something_else: "a client was told",
+}
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda t: t.__name__)
+def test_judge_sees(
+    healthy: tuple[Lines, Tables], tamper: Callable[[Lines, Tables], None]
+) -> None:
+    lines, tables = copy.deepcopy(healthy)
+    tamper(lines, tables)
+    judge = Judge(lines, tables, SEED)
+
+    judge.judge()
+
+    assert [text for text in judge.violations if TAMPERINGS[tamper] in text]
