@@ -82,6 +82,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--database", choices=KINDS, default="sqlite")
     parser.add_argument("--seconds", type=float, default=60, help="at least")
+    parser.add_argument(
+        "--patience", type=float, default=120, help="s more for what was not seen yet"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--clients", type=int, default=2)
@@ -122,6 +125,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(
         kind=kind,
         seconds=options.seconds,
+        patience=options.patience,
         seed=options.seed,
         workers=options.workers,
         clients=options.clients,

@@ -23,6 +23,10 @@ TAKEN_OVER: Final = "dead worker taken over from"
 LEASE_LOST: Final = "lease lost"
 REFUSED: Final = "write without a lease refused"
 MAIL: Final = "MailArrived"
+RETRIED: Final = "activity retried"
+BEGUN_AGAIN: Final = "attempt begun again after one was lost"
+CHANGED_HANDS: Final = "run that changed hands"
+REJOINED: Final = "worker rejoined after a lost lease"
 FOUND: Final = "commit found to be there"
 NOT_FOUND: Final = "commit found to be lost"
 IN_DOUBT: Final = "commit in doubt"
@@ -39,11 +43,14 @@ ANSWERED: Final[dict[type, str]] = {
     CommitUnknownError: "operation in doubt",
 }
 FATES: Final = {True: FOUND, False: NOT_FOUND, None: IN_DOUBT}
+COME_OF: Final = {
+    **dict.fromkeys((TAKEN_OVER, BEGUN_AGAIN, CHANGED_HANDS), "worker killed"),
+    **dict.fromkeys((LEASE_LOST, REFUSED, REJOINED), "worker stopped"),
+    **dict.fromkeys((FOUND, IN_DOUBT), "cut after COMMIT"),
+    NOT_FOUND: "cut before COMMIT",
+}
+"""The fault that leads to a branch."""
 STALL_SECONDS: Final = 2.0
-RETRIED: Final = "activity retried"
-BEGUN_AGAIN: Final = "attempt begun again after one was lost"
-CHANGED_HANDS: Final = "run that changed hands"
-REJOINED: Final = "worker rejoined after a lost lease"
 
 
 def watch(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from tests.chaos.programs import Expected, Program, draw, expect, undoing
 
 _Key: TypeAlias = tuple[str, str]
 """The run and the id of an activity."""
-# After an outage workers renew their leases one after the other.
+# A lease that ran out in a fault may be taken over until it has been renewed.
 _RECOVERY_SECONDS: Final = 5.0
 
 
@@ -321,7 +321,7 @@ class Judge:
         for fault in self._faults:
             if fault["of"] not in ("", by):
                 continue
-            late = fault["at"] + (0.0 if fault["of"] else _RECOVERY_SECONDS)
+            late = fault["at"] + _RECOVERY_SECONDS
             if late >= since and (until is None or fault["since"] <= until):
                 return True
         return False

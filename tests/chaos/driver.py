@@ -27,8 +27,6 @@ ROOT: Final = Path(__file__).resolve().parent.parent.parent
 DRAIN_SECONDS: Final = 10.0
 # Nothing in the ledger and nothing in the history for so long: it does not go on.
 _STANDSTILL_SECONDS: Final = 60.0
-# So long, beyond what was asked for, a run goes on for what it has not seen yet.
-_PATIENCE_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Plan:
 
     kind: str
     seconds: float
+    patience: float
     seed: int
     workers: int
     clients: int
@@ -238,7 +237,7 @@ class World:
     def _goes_on(self, passed: float) -> bool:
         if passed < self.plan.seconds:
             return True
-        if passed > self.plan.seconds + _PATIENCE_SECONDS or self.plan.sabotage:
+        if passed > self.plan.seconds + self.plan.patience or self.plan.sabotage:
             return False
         return bool(self._rare() or self._unseen())
 
@@ -253,6 +252,9 @@ class World:
     def _choose_fault(self, passed: float) -> str | None:
         """By weight, but what was too seldom comes in time."""
         weights, rare = self.plan.weights, self._rare()
+        if not rare and passed > self.plan.seconds:
+            leading = [branches.COME_OF.get(name) for name in self._unseen()]
+            rare = [name for name in weights if name in leading]
         if rare and (passed > self.plan.seconds / 2 or self.plan.need == 1):
             weights = {name: weights[name] for name in rare}
         if not weights:
