@@ -200,6 +200,10 @@ def undo_in_the_wrong_order(lines: Lines, tables: Tables) -> None:
     begun[second.replace(".1~", ".0~")]["at"] = 0.0
 
 
+def die(lines: Lines, tables: Tables) -> None:
+    lines.append({**lines[0], "what": "died", "of": "worker-2", "code": 1, "since": 0})
+
+
 def tell_a_client_something_else(lines: Lines, tables: Tables) -> None:
     told = next(x for x in lines if x["what"] == "answered" and x.get("value"))
     told["value"] = {**told["value"], "values": [7]}
@@ -224,6 +228,7 @@ TAMPERINGS: dict[Callable[[Lines, Tables], None], str] = {
     lose_an_effect: "was not",
     do_what_nobody_asked_for: "no program asks for it",
     undo_in_the_wrong_order: "not undone in order",
+    die: "ended by itself",
     tell_a_client_something_else: "a client was told",
 }
 

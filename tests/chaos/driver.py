@@ -53,6 +53,7 @@ class Process:
     role: Literal["worker", "client"]
     index: int
     popen: subprocess.Popen[bytes]
+    since: float = field(default_factory=time.monotonic)
     is_stopped: bool = False
     leaves_at: float | None = None
     """When it was asked to drain."""
@@ -170,10 +171,13 @@ class World:
             elif code == 0 and process.role == "client" and self._is_quiet():
                 self.processes.remove(process)
             elif code is not None:
-                self.ledger.write("died", of=process.name, code=code)
+                self._died(process, code)
                 self._left(process)
         while len(self._working()) < self.plan.workers:
             self._spawn("worker")
+
+    def _died(self, process: Process, code: int | None) -> None:
+        self.ledger.write("died", of=process.name, code=code, since=process.since)
 
     def _see_off(self, worker: Process, code: int | None) -> None:
         """A worker that drains must end; one that has no time may take longer."""
@@ -186,7 +190,7 @@ class World:
             worker.popen.wait()
         # One that has not begun yet does not know that it may drain.
         if code != 0 and (code != -signal.SIGTERM or self._has_begun(worker)):
-            self.ledger.write("died", of=worker.name, code=code)
+            self._died(worker, code)
         # Within its time all of its attempts could have ended.
         if time.monotonic() > since + DRAIN_SECONDS:
             self.ledger.fault("drained too long", since, worker.name)
@@ -221,8 +225,8 @@ class World:
             since = time.monotonic()
             if name is not None and FAULTS[name].strike(self):
                 self.struck[name] += 1
-                if FAULTS[name].is_outage:
-                    self.ledger.fault(name, since)
+                if FAULTS[name].of is not None:
+                    self.ledger.fault(name, since, FAULTS[name].of)
         # Whoever is stopped goes on before it gets quiet.
         while self._later:
             self._turn(0.1)
