@@ -52,8 +52,8 @@ def test_nothing_is_lost_wrong_or_done_twice(database: str) -> None:
 
 
 def test_broken_library_is_seen() -> None:
-    """Each worker takes all others for dead, and so takes over what they have."""
-    code, said = run_chaos("--seconds", "3", "--no-faults", "--sabotage", "rob")
+    """Each worker takes all others for dead, and looks for such every five seconds."""
+    code, said = run_chaos("--seconds", "12", "--no-faults", "--sabotage", "rob")
 
     assert code == 1, said
     assert "it was robbed" in said

@@ -217,8 +217,8 @@ class World:
                 process.popen.wait()
 
     def _storm(self) -> None:
+        self._wait_for_work()
         began = time.monotonic()
-        self._wait_for_work(began)
         while self._goes_on(time.monotonic() - began):
             self._turn(self.random.uniform(0.3, 1.7) * self.plan.every)
             name = self._choose_fault(time.monotonic() - began)
@@ -231,11 +231,14 @@ class World:
         while self._later:
             self._turn(0.1)
 
-    def _wait_for_work(self, began: float) -> None:
-        """A process that dies before it is there shows nothing."""
+    def _wait_for_work(self) -> None:
+        """A process that is struck before it is there shows nothing."""
+        began = time.monotonic()
+        first = self.plan.clients * self.plan.inflight
         while time.monotonic() < began + _STANDSTILL_SECONDS:
             self._turn(0.1)
-            if any(line["what"] == "end" for line in ledger.read(self.folder)):
+            seen = Counter(line["what"] for line in ledger.read(self.folder))
+            if seen["begun"] >= first and seen["end"]:
                 return
 
     def _goes_on(self, passed: float) -> bool:
