@@ -51,18 +51,23 @@ def test_nothing_is_lost_wrong_or_done_twice(database: str) -> None:
     assert said.endswith("\nHOLDS\n")
 
 
-def test_broken_library_is_seen() -> None:
+def test_broken_library_is_seen(tmp_path: Path) -> None:
     """Each worker takes all others for dead, and looks for such every five seconds."""
-    code, said = run_chaos("--seconds", "12", "--no-faults", "--sabotage", "rob")
+    code, said = run_chaos(
+        *("--seconds", "8", "--no-faults", "--sabotage", "rob"),
+        *("--folder", str(tmp_path)),
+    )
 
     assert code == 1, said
-    assert "it was robbed" in said
+    assert "\nVIOLATED\n" in said
+    assert "it was robbed" in (tmp_path / "violations.txt").read_text()
 
 
-def test_what_never_happened_voids_the_run() -> None:
+def test_what_never_happened_voids_the_run(tmp_path: Path) -> None:
     only = "worker stopped=0,worker killed=0,worker drained=0,client killed=0"
     code, said = run_chaos(
-        *("--seconds", "1", "--patience", "0", "--need", "1000", "--weights", only)
+        *("--seconds", "1", "--patience", "0", "--need", "1000"),
+        *("--weights", only, "--folder", str(tmp_path)),
     )
 
     assert code == 3, said

@@ -225,8 +225,8 @@ class World:
             since = time.monotonic()
             if name is not None and FAULTS[name].strike(self):
                 self.struck[name] += 1
-                if FAULTS[name].of is not None:
-                    self.ledger.fault(name, since, FAULTS[name].of)
+                if (of := FAULTS[name].of) is not None:
+                    self.ledger.fault(name, since, of)
         # Whoever is stopped goes on before it gets quiet.
         while self._later:
             self._turn(0.1)
