@@ -51,18 +51,23 @@ def test_nothing_is_lost_wrong_or_done_twice(database: str) -> None:
     assert said.endswith("\nHOLDS\n")
 
 
-def test_broken_library_is_seen() -> None:
-    """Each worker takes all others for dead, and so takes over what they have."""
-    code, said = run_chaos("--seconds", "3", "--no-faults", "--sabotage", "rob")
+def test_broken_library_is_seen(tmp_path: Path) -> None:
+    """Each worker takes all others for dead, and looks for such every five seconds."""
+    code, said = run_chaos(
+        *("--seconds", "8", "--no-faults", "--sabotage", "rob"),
+        *("--folder", str(tmp_path)),
+    )
 
     assert code == 1, said
-    assert "it was robbed" in said
+    assert "\nVIOLATED\n" in said
+    assert "it was robbed" in (tmp_path / "violations.txt").read_text()
 
 
-def test_what_never_happened_voids_the_run() -> None:
+def test_what_never_happened_voids_the_run(tmp_path: Path) -> None:
     only = "worker stopped=0,worker killed=0,worker drained=0,client killed=0"
     code, said = run_chaos(
-        *("--seconds", "1", "--patience", "0", "--need", "1000", "--weights", only)
+        *("--seconds", "1", "--patience", "0", "--need", "1000"),
+        *("--weights", only, "--folder", str(tmp_path)),
     )
 
     assert code == 3, said
@@ -200,6 +205,10 @@ def undo_in_the_wrong_order(lines: Lines, tables: Tables) -> None:
     begun[second.replace(".1~", ".0~")]["at"] = 0.0
 
 
+def die(lines: Lines, tables: Tables) -> None:
+    lines.append({**lines[0], "what": "died", "of": "worker-2", "code": 1, "since": 0})
+
+
 def tell_a_client_something_else(lines: Lines, tables: Tables) -> None:
     told = next(x for x in lines if x["what"] == "answered" and x.get("value"))
     told["value"] = {**told["value"], "values": [7]}
@@ -224,6 +233,7 @@ TAMPERINGS: dict[Callable[[Lines, Tables], None], str] = {
     lose_an_effect: "was not",
     do_what_nobody_asked_for: "no program asks for it",
     undo_in_the_wrong_order: "not undone in order",
+    die: "ended by itself",
     tell_a_client_something_else: "a client was told",
 }
 

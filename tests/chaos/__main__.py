@@ -167,9 +167,11 @@ def _show(title: str, counts: dict[str, int]) -> None:
 
 def _tell_verdict(folder: Path, violations: list[str], missing: list[str]) -> int:
     if violations:
+        every = "".join(f"{violation}\n" for violation in violations)
+        (folder / "violations.txt").write_text(every, encoding="utf-8")
         shown = violations[:_SHOWN_MAX]
         print("\nVIOLATED", *shown, sep="\n  ")
-        print(f"{len(violations)} in all. What there is of it is kept in {folder}")
+        print(f"{len(violations)} in all. They and what led to them are in {folder}")
         return 1
     if missing:
         print("\nVOID, for these never happened:", *missing, sep="\n  ")

@@ -53,6 +53,7 @@ class Process:
     role: Literal["worker", "client"]
     index: int
     popen: subprocess.Popen[bytes]
+    since: float = field(default_factory=time.monotonic)
     is_stopped: bool = False
     leaves_at: float | None = None
     """When it was asked to drain."""
@@ -170,10 +171,13 @@ class World:
             elif code == 0 and process.role == "client" and self._is_quiet():
                 self.processes.remove(process)
             elif code is not None:
-                self.ledger.write("died", of=process.name, code=code)
+                self._died(process, code)
                 self._left(process)
         while len(self._working()) < self.plan.workers:
             self._spawn("worker")
+
+    def _died(self, process: Process, code: int | None) -> None:
+        self.ledger.write("died", of=process.name, code=code, since=process.since)
 
     def _see_off(self, worker: Process, code: int | None) -> None:
         """A worker that drains must end; one that has no time may take longer."""
@@ -186,7 +190,7 @@ class World:
             worker.popen.wait()
         # One that has not begun yet does not know that it may drain.
         if code != 0 and (code != -signal.SIGTERM or self._has_begun(worker)):
-            self.ledger.write("died", of=worker.name, code=code)
+            self._died(worker, code)
         # Within its time all of its attempts could have ended.
         if time.monotonic() > since + DRAIN_SECONDS:
             self.ledger.fault("drained too long", since, worker.name)
@@ -213,25 +217,28 @@ class World:
                 process.popen.wait()
 
     def _storm(self) -> None:
+        self._wait_for_work()
         began = time.monotonic()
-        self._wait_for_work(began)
         while self._goes_on(time.monotonic() - began):
             self._turn(self.random.uniform(0.3, 1.7) * self.plan.every)
             name = self._choose_fault(time.monotonic() - began)
             since = time.monotonic()
             if name is not None and FAULTS[name].strike(self):
                 self.struck[name] += 1
-                if FAULTS[name].is_outage:
-                    self.ledger.fault(name, since)
+                if (of := FAULTS[name].of) is not None:
+                    self.ledger.fault(name, since, of)
         # Whoever is stopped goes on before it gets quiet.
         while self._later:
             self._turn(0.1)
 
-    def _wait_for_work(self, began: float) -> None:
-        """A process that dies before it is there shows nothing."""
+    def _wait_for_work(self) -> None:
+        """A process that is struck before it is there shows nothing."""
+        began = time.monotonic()
+        first = self.plan.clients * self.plan.inflight
         while time.monotonic() < began + _STANDSTILL_SECONDS:
             self._turn(0.1)
-            if any(line["what"] == "end" for line in ledger.read(self.folder)):
+            seen = Counter(line["what"] for line in ledger.read(self.folder))
+            if seen["begun"] >= first and seen["end"]:
                 return
 
     def _goes_on(self, passed: float) -> bool:

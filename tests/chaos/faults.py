@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from tests.chaos import ledger
 from tests.servers import Server
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Fault:
     """Answers whether it came to pass."""
     weight: float
     kinds: tuple[str, ...]
-    is_outage: bool
-    """Whether it may cost healthy workers their leases: it strikes the server."""
+    of: str | None
+    """Whom it strikes: all, as an outage that may cost healthy workers their leases;
+    the wire alone; or None if it says itself whom."""
 
 
 FAULTS: Final[dict[str, Fault]] = {}
@@ -41,10 +43,10 @@ def _fault(
     weight: float,
     kinds: tuple[str, ...] = SERVERS,
     *,
-    is_outage: bool = False,
+    of: str | None = None,
 ) -> Callable[[Strike], Strike]:
     def note(strike: Strike) -> Strike:
-        FAULTS[name] = Fault(strike, weight, kinds, is_outage)
+        FAULTS[name] = Fault(strike, weight, kinds, of)
         return strike
 
     return note
@@ -106,7 +108,7 @@ def hold_lock(world: World) -> bool:
     return True
 
 
-@_fault("server killed", 1, is_outage=True)
+@_fault("server killed", 1, of=ledger.ALL)
 def kill_server(world: World) -> bool:
     server = _server(world)
     server.kill()
@@ -115,13 +117,13 @@ def kill_server(world: World) -> bool:
     return True
 
 
-@_fault("server restarted", 0.5, is_outage=True)
+@_fault("server restarted", 0.5, of=ledger.ALL)
 def restart_server(world: World) -> bool:
     _server(world).restart()
     return True
 
 
-@_fault("server frozen", 0.5, is_outage=True)
+@_fault("server frozen", 0.5, of=ledger.ALL)
 def freeze_server(world: World) -> bool:
     server = _server(world)
     server.freeze()
@@ -130,7 +132,7 @@ def freeze_server(world: World) -> bool:
     return True
 
 
-@_fault("sessions terminated", 1)
+@_fault("sessions terminated", 1, of=ledger.WIRE)
 def terminate_sessions(world: World) -> bool:
     world.database.terminate_sessions()
     return True
@@ -139,7 +141,7 @@ def terminate_sessions(world: World) -> bool:
 # --- the wire -------------------------------------------------------------------------
 
 
-@_fault("cut at a byte", 2)
+@_fault("cut at a byte", 2, of=ledger.WIRE)
 def cut_at_byte(world: World) -> bool:
     ways: tuple[Way, ...] = ("to_server", "to_client")
     way = world.random.choice(ways)
@@ -147,7 +149,7 @@ def cut_at_byte(world: World) -> bool:
     return _on_wire(world, lambda proxy: proxy.cut_after(count, way))
 
 
-@_fault("cut before COMMIT", 2)
+@_fault("cut before COMMIT", 2, of=ledger.WIRE)
 def cut_before_commit(world: World) -> bool:
     # Only a new session of PostgreSQL says COMMIT: later it is prepared, and a number.
     def arm(proxy: Proxy) -> None:
@@ -158,14 +160,14 @@ def cut_before_commit(world: World) -> bool:
     return _on_wire(world, arm)
 
 
-@_fault("cut after COMMIT", 4)
+@_fault("cut after COMMIT", 4, of=ledger.WIRE)
 def cut_after_commit(world: World) -> bool:
     if world.database.kind == "postgresql":  # its answer has the word, each time
         return _on_wire(world, lambda p: p.cut_before(b"COMMIT", "to_client"))
     return _on_wire(world, lambda p: p.drop_answer_to(b"COMMIT"))
 
 
-@_fault("answers swallowed", 0.7, is_outage=True)
+@_fault("answers swallowed", 0.7, of=ledger.ALL)
 def swallow_answers(world: World) -> bool:
     count = int(10 ** world.random.uniform(0, 3))
     seconds = world.random.choice((0.5, 2.0))

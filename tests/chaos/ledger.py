@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 Line: TypeAlias = dict[str, Any]
+ALL: Final = "all"
+WIRE: Final = "wire"
+"""Whom a fault strikes, if it is no process: the server and so all, or connections."""
 FILE: Final = "ledger.jsonl"
 NAME_VARIABLE: Final = "CHAOS_NAME"
 FOLDER_VARIABLE: Final = "CHAOS_FOLDER"
@@ -32,8 +35,8 @@ class Ledger:
         line = {"at": time.monotonic(), "what": what, "by": self.by, **fields}
         os.write(self._file, f"{json.dumps(line)}\n".encode())
 
-    def fault(self, name: str, since: float, of: str = "") -> None:
-        """Something went wrong from an instant until now, for a process or for all."""
+    def fault(self, name: str, since: float, of: str = ALL) -> None:
+        """Something went wrong from an instant until now, for a process or others."""
         self.write("fault", fault=name, since=since, of=of)
 
 

@@ -194,6 +194,19 @@ def test_cut_before_a_pattern_keeps_it_from_the_server(
     assert echo.heard.startswith(b"ab")
 
 
+def test_cut_before_a_pattern_keeps_it_from_the_client(
+    echo: Echo, proxy: Proxy, client: socket.socket
+) -> None:
+    proxy.cut_before(b"COMMIT", "to_client")
+
+    client.sendall(b"abCOMMITd")
+
+    assert b"abCOMMIT".startswith(hear_all(client))
+    assert proxy.struck.is_set()
+    assert echo.ends.acquire(timeout=TALK_SECONDS_MAX)
+    assert echo.heard == b"abCOMMITd"
+
+
 @pytest.mark.parametrize("pieces", [[b"abCOMMITd"], [b"ab", b"COM", b"MITd"]])
 def test_answer_to_a_pattern_is_dropped_though_the_server_has_it(
     echo: Echo, proxy: Proxy, client: socket.socket, pieces: list[bytes]
