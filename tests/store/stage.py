@@ -212,10 +212,13 @@ class Stage:
             time.sleep(_PICTURE_SECONDS)
 
     def _check_claim(self, worker_id: str, claimed: dict[str, int]) -> None:
-        """Whoever was given a run has it in that epoch, or somebody else in a later."""
-        text = "SELECT run_id, owner, epoch FROM durable_runs"
-        for run_id, owner, epoch in self.execute(text):
-            if run_id in claimed:
+        """Whoever was given a run has it in that epoch, or somebody else in a later.
+
+        Unless it has been ended since.
+        """
+        text = "SELECT run_id, owner, epoch, closed_at IS NULL FROM durable_runs"
+        for run_id, owner, epoch, is_open in self.execute(text):
+            if run_id in claimed and is_open:
                 told = claimed[run_id]
                 is_so = epoch == told if owner == worker_id else epoch > told
                 assert is_so, f"{worker_id} has {run_id} in {told}, {owner} in {epoch}"

@@ -15,7 +15,7 @@ from durable.cli.health.report import ProcessHealth
 from durable.cli.reporting import mask
 from durable.cli.session import Session
 from durable.engine import Engine
-from durable.errors import DurableError, StoreError
+from durable.errors import CommitUnknownError, DurableError, StoreError
 from durable.store.connect import connect
 from durable.worker.health import WorkerHealth
 
@@ -122,7 +122,10 @@ class Serving:
             try:
                 await engine.open()
             except StoreError as error:
-                if not error.may_pass or loop.time() > deadline or self._stop.is_set():
+                # Whatever became of an entry whose answer was lost, a new one has its
+                # own id, and the lease of the other ends.
+                is_passing = error.may_pass or isinstance(error, CommitUnknownError)
+                if not is_passing or loop.time() > deadline or self._stop.is_set():
                     raise
             else:
                 return
