@@ -188,11 +188,15 @@ class World:
         if code is None:
             worker.popen.kill()
             worker.popen.wait()
-        # One that has not begun yet does not know that it may drain.
-        if code != 0 and (code != -signal.SIGTERM or self._has_begun(worker)):
-            self._died(worker, code)
         # Within its time all of its attempts could have ended.
-        if time.monotonic() > since + DRAIN_SECONDS:
+        is_late = time.monotonic() > since + DRAIN_SECONDS
+        # One that has not begun yet does not know that it may drain; and one that cannot
+        # write ends itself when its time is over.
+        is_early = code == -signal.SIGTERM and not self._has_begun(worker)
+        is_forced = code == 128 + signal.SIGTERM and is_late
+        if code != 0 and not (is_early or is_forced):
+            self._died(worker, code)
+        if is_late:
             self.ledger.fault("drained too long", since, worker.name)
         self.processes.remove(worker)
 
