@@ -190,7 +190,7 @@ class World:
             worker.popen.wait()
         # Within its time all of its attempts could have ended.
         is_late = time.monotonic() > since + DRAIN_SECONDS
-        # One that has not begun yet does not know that it may drain; and one that cannot
+        # One that has not begun yet does not know that it may drain; one that cannot
         # write ends itself when its time is over.
         is_early = code == -signal.SIGTERM and not self._has_begun(worker)
         is_forced = code == 128 + signal.SIGTERM and is_late
