@@ -130,7 +130,7 @@ def _beyond_the_share(
     """The cases of sweeps that a short run has no time for.
 
     `sweep(n)` keeps n cases of each test, at equal distances; `sweep(n, of_class=True)`
-    n tests of a class. A test that the command line names by `::` is meant as it is.
+    n tests of a class or module. What the command line names by `::` is meant as it is.
     """
     if IS_ALL or any("::" in word for word in config.args):
         return set()

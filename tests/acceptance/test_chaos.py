@@ -40,7 +40,8 @@ def run_chaos(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"])
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize("database", ["postgresql", "sqlite", "mariadb"])
 def test_nothing_is_lost_wrong_or_done_twice(database: str) -> None:
     if database in SERVERS:
         require(SERVERS[database])
@@ -161,7 +162,9 @@ def double_an_update(lines: Lines, tables: Tables) -> None:
 
 
 def fire_a_timer_early(lines: Lines, tables: Tables) -> None:
-    timer = first(tables["history"], type="TimerStarted")
+    fired = first(tables["history"], type="TimerFired")
+    number = json.loads(fired["data"])["started_event_id"]
+    timer = first(tables["history"], run_id=fired["run_id"], event_id=number)
     data = json.loads(timer["data"])
     timer["data"] = json.dumps({**data, "start_to_fire_timeout": 10**12})
 
@@ -238,6 +241,7 @@ TAMPERINGS: dict[Callable[[Lines, Tables], None], str] = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda t: t.__name__)
 def test_judge_sees(
     healthy: tuple[Lines, Tables], tamper: Callable[[Lines, Tables], None]

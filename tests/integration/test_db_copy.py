@@ -60,7 +60,7 @@ from tests.store.test_grouping_property import (
     steps,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(6, of_class=True)]
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOW = 1_800_000_000_000_000
 

@@ -215,6 +215,9 @@ def test_probes_follow_a_command_from_begin_to_end(
 
 SLOW_IMPORT = """
 import time
+
+pytestmark = pytest.mark.sweep(4, of_class=True)
+
 while not Path("import.open").exists():
     time.sleep(0.01)
 """

@@ -19,7 +19,7 @@ from tests.integration.test_cli_processes import APP, Process, Shop, shop, wait_
 
 __all__ = ["shop"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(3, of_class=True)]
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,11 @@ import pytest
 
 from tests.guard import parent_if_alive, processes_in, sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("needs_postgres")]
+pytestmark = [
+    pytest.mark.sweep(2, of_class=True),
+    pytest.mark.slow,
+    pytest.mark.usefixtures("needs_postgres"),
+]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WAIT_SECONDS_MAX = 30

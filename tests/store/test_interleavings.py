@@ -439,7 +439,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 
 @pytest.mark.slow
-@pytest.mark.sweep(64)
+@pytest.mark.sweep(12)
 @pytest.mark.parametrize("make_scene", SCENES, ids=lambda scene: scene.__name__)
 def test_two_groups_end_as_if_one_had_come_after_the_other(
     stage: Stage, make_scene: Callable[[str], Scene]

@@ -46,7 +46,7 @@ from tests.servers import MariaDatabases, MariaServer
 ERRORS = MysqlErrors()
 
 
-@pytest.mark.sweep(32, of_class=True)
+@pytest.mark.sweep(12, of_class=True)
 class TestMariaDB(StoreContract):
     @pytest.fixture(autouse=True)
     def _database(self, mariadb_url: str) -> None:

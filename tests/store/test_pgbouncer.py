@@ -37,7 +37,7 @@ def pooled_url(pooler: Pooler, postgres_url: str) -> str:
     return pooler.url(postgres_url.rpartition("/")[2])
 
 
-@pytest.mark.sweep(16, of_class=True)
+@pytest.mark.sweep(6, of_class=True)
 class TestPgBouncer(StoreContract):
     @pytest.fixture(autouse=True)
     def _database(self, pooled_url: str) -> None:

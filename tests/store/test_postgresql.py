@@ -10,7 +10,7 @@ from durable.store.store import Store
 from durable.testing.contract.store_contract import StoreContract
 
 
-@pytest.mark.sweep(64, of_class=True)
+@pytest.mark.sweep(24, of_class=True)
 class TestPostgres(StoreContract):
     @pytest.fixture(autouse=True)
     def _database(self, postgres_url: str) -> None:

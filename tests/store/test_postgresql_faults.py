@@ -36,7 +36,7 @@ from tests.proxy import Proxy
 from tests.servers import PostgresDatabases, PostgresServer
 from tests.store.stage import ignore, make_executor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(6, of_class=True)]
 
 WAIT_SECONDS_MAX = 20
 LEASE = limits.LEASE_SECONDS
@@ -283,7 +283,6 @@ def test_commit_that_is_cut_off_is_told_exactly(
     assert len(inbox) == (group in ("message", "many"))
 
 
-@pytest.mark.sweep(16)
 @pytest.mark.parametrize("way", ["to_server", "to_client"])
 @pytest.mark.parametrize("part", range(24))
 def test_connection_that_is_cut_at_any_byte_loses_and_doubles_nothing(

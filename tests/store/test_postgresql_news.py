@@ -14,7 +14,7 @@ from durable.store.store import Store
 from durable.testing.contract.rows import make_message, make_start, perform_all
 from tests.servers import PostgresDatabases
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(1, of_class=True)]
 
 # Which a listener takes some milliseconds for, and one that asks every second half of
 # one on the average.

@@ -27,7 +27,7 @@ from durable.testing.contract.rows import (
 )
 from tests.servers import PostgresDatabases
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(1, of_class=True)]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLES = 8

@@ -27,7 +27,7 @@ from durable.store.records import RunFilter, Started
 from durable.testing.contract.rows import NAMESPACE, make_message, make_start
 from tests.servers import PostgresServer, find_postgres
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(5, of_class=True)]
 
 PASSWORD = "open-sesame-7"
 

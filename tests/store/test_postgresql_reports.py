@@ -28,7 +28,7 @@ from tests.proxy import Proxy
 from tests.servers import PostgresDatabases, PostgresServer
 from tests.store.stage import ignore, make_executor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(2, of_class=True)]
 
 WAIT_SECONDS_MAX = 20
 

@@ -12,6 +12,9 @@ import pytest
 
 from tests.proxy import Proxy
 
+pytestmark = pytest.mark.sweep(6, of_class=True)
+
+
 TALK_SECONDS_MAX = 10
 
 

@@ -22,7 +22,7 @@ from tests.servers import (
     Server,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.sweep(4, of_class=True)]
 
 
 @pytest.fixture(params=["own_postgres", "own_mariadb"])

@@ -23,6 +23,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
@@ -92,11 +93,17 @@ _installed = False
 _warned: set[tuple[str, str]] = set()
 
 
-def _refuse(event: str, args: tuple[Any, ...]) -> None:
-    advice = _ADVICE.get(event)
+def _refuse(
+    event: str,
+    args: tuple[Any, ...],
+    # The hook outlives the names of this module when the interpreter ends.
+    find: Callable[[str], str | None] = _ADVICE.get,
+    get_loop: Callable[[], object] = asyncio.events._get_running_loop,
+) -> None:
+    advice = find(event)
     if advice is None:
         return
-    loop = asyncio.events._get_running_loop()
+    loop = get_loop()
     if isinstance(loop, DeterministicLoop) and not loop.is_torn_down:
         _judge(event, args, advice, loop)
 
