@@ -21,6 +21,8 @@ from tests.integration.test_cli_processes import Process, Shop, shop, wait_for
 
 __all__ = ["shop"]
 
+pytestmark = pytest.mark.sweep(4, of_class=True)
+
 
 # --- of an engine ---------------------------------------------------------------------
 
@@ -215,8 +217,6 @@ def test_probes_follow_a_command_from_begin_to_end(
 
 SLOW_IMPORT = """
 import time
-
-pytestmark = pytest.mark.sweep(4, of_class=True)
 
 while not Path("import.open").exists():
     time.sleep(0.01)
