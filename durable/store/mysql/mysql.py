@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
@@ -15,10 +14,8 @@ from durable.store.mysql.errors import MysqlErrors
 from durable.store.mysql.session import MysqlSession
 from durable.store.mysql.url import driver_options
 from durable.store.servers.server import ServerDatabase
-from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
-    from durable.store.database import Prepare, Session
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
 
@@ -28,19 +25,11 @@ _READ_SECONDS: Final = limits.LEASE_SECONDS * 3
 
 
 class MysqlDatabase(ServerDatabase):
-    """One database of a server.
-
-    Args:
-        url: where it is, and who comes.
-        clock: is told the server's time.
-        migrate: whether its tables may be made or upgraded.
-    """
+    """One database of a server; see `ServerDatabase`."""
 
     def __init__(self, url: ServerUrl, clock: ServerClock, *, migrate: bool) -> None:
         """Connect to nothing yet."""
-        super().__init__(url, MysqlErrors())
-        self._clock = clock
-        self._migrate = migrate
+        super().__init__(url, clock, migrate=migrate, errors=MysqlErrors())
         self._engines: dict[bool, sa.Engine] = {}
 
     # --- connections ------------------------------------------------------------------
@@ -72,35 +61,12 @@ class MysqlDatabase(ServerDatabase):
             hide_parameters=True,
         )
 
-    def _connect(self, *, is_writer: bool) -> MysqlSession:
+    def connect(self, *, is_writer: bool) -> MysqlSession:
+        """See `ServerDatabase`."""
         try:
             if is_writer not in self._engines:
                 self._engines[is_writer] = self._make_engine(is_writer)
             connection = self._engines[is_writer].connect()
-            return MysqlSession(connection, self._clock, self.name)
+            return MysqlSession(connection, self.clock, self.name)
         except Exception as error:
             raise self.as_store_error(error) from error
-
-    def open_writer(self, prepare: Prepare | None = None) -> Session:
-        """See `Database`."""
-        session = self._connect(is_writer=True)
-        try:
-            if prepare is None:
-                prepare_schema(session, self.name, migrate=self._migrate)
-            else:
-                prepare(session, self.name)
-            session.forget_old_sessions()
-            session.has_changed()
-        except Exception as error:
-            session.close()
-            raise self.as_store_error(error) from error
-        return session
-
-    def open_reader(self) -> Session:
-        """See `Database`."""
-        return self._connect(is_writer=False)
-
-    def read_revision(self) -> str | None:
-        """See `ServerDatabase`."""
-        with contextlib.closing(self._connect(is_writer=False)) as session:
-            return read_revision(session)

@@ -191,11 +191,12 @@ class MysqlSession(ServerSession):
 
     # --- what others do ---------------------------------------------------------------
 
-    def forget_old_sessions(self) -> None:
-        """Delete what sessions have left that ended long ago."""
+    def enter(self) -> None:
+        """See `EnteringSession`. Sessions have left something that ended long ago."""
         (found,) = self._trips.send([_FIND_OLD])
         for (session_id,) in found:
             self._trips.send([_DROP_OLD.format(literal(session_id))])
+        self.has_changed()
 
     @property
     def poll_seconds(self) -> tuple[float, float]:

@@ -17,10 +17,8 @@ from durable.store.postgresql.driver import PatientConnection
 from durable.store.postgresql.errors import PostgresErrors
 from durable.store.postgresql.session import PostgresSession
 from durable.store.servers.server import ServerDatabase
-from durable.store.sql.schema import prepare_schema, read_revision
 
 if TYPE_CHECKING:
-    from durable.store.database import Prepare, Session
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
 
@@ -42,19 +40,11 @@ _FATE_PAUSE_SECONDS: Final = 0.1
 
 
 class PostgresDatabase(ServerDatabase):
-    """One database, or one schema of it.
-
-    Args:
-        url: where it is, and who comes.
-        clock: is told the server's time.
-        migrate: whether its tables may be made or upgraded.
-    """
+    """One database, or one schema of it; see `ServerDatabase`."""
 
     def __init__(self, url: ServerUrl, clock: ServerClock, *, migrate: bool) -> None:
         """Connect to nothing yet."""
-        super().__init__(url, PostgresErrors())
-        self._clock = clock
-        self._migrate = migrate
+        super().__init__(url, clock, migrate=migrate, errors=PostgresErrors())
         self._engine: sa.Engine | None = None
 
     # --- connections ------------------------------------------------------------------
@@ -93,7 +83,8 @@ class PostgresDatabase(ServerDatabase):
             )
         return raw
 
-    def _connect(self) -> PostgresSession:
+    def connect(self, *, is_writer: bool) -> PostgresSession:
+        """See `ServerDatabase`."""
         if self._engine is None:
             self._engine = sa.create_engine(
                 "postgresql+psycopg://",
@@ -108,33 +99,10 @@ class PostgresDatabase(ServerDatabase):
             connection = self._engine.connect()
         except Exception as error:
             raise self.as_store_error(error) from error
-        return PostgresSession(connection, self._clock)
-
-    def open_writer(self, prepare: Prepare | None = None) -> Session:
-        """See `Database`."""
-        session = self._connect()
-        try:
-            if prepare is None:
-                prepare_schema(session, self.name, migrate=self._migrate)
-            else:
-                prepare(session, self.name)
-            session.note_life()
-            session.listen()
-        except Exception as error:
-            session.close()
-            raise self.as_store_error(error) from error
+        session = PostgresSession(connection, self.clock)
+        if not is_writer:
+            session.raw.patience = _READ_SECONDS
         return session
-
-    def open_reader(self) -> Session:
-        """See `Database`."""
-        session = self._connect()
-        session.raw.patience = _READ_SECONDS
-        return session
-
-    def read_revision(self) -> str | None:
-        """See `ServerDatabase`."""
-        with contextlib.closing(self._connect()) as session:
-            return read_revision(session)
 
     def find_fate(self, fate: Any) -> bool | None:
         """See `Database`. The server keeps how its transactions ended."""
@@ -142,7 +110,7 @@ class PostgresDatabase(ServerDatabase):
         deadline = time.monotonic() + limits.LEASE_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
-                with contextlib.closing(self._connect()) as session:
+                with contextlib.closing(self.connect(is_writer=False)) as session:
                     status = session.read_fate(transaction, life)
                 if status != "in progress":
                     return None if status is None else bool(status == "committed")

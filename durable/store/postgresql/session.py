@@ -230,6 +230,11 @@ class PostgresSession(ServerSession):
 
     # --- what others do ---------------------------------------------------------------
 
+    def enter(self) -> None:
+        """See `EnteringSession`."""
+        self.note_life()
+        self.listen()
+
     def listen(self) -> None:
         """Hear of others' commits, if nothing in between keeps it from that."""
         if self._raw.is_pooled:

@@ -8,26 +8,12 @@ from durable.store.servers.server_url import ServerUrl, parse_server_url
 
 _FORM: Final = "postgresql://user:password@host:5432/database"
 # https://www.postgresql.org/docs/current/libpq-connect.html
-_OPTIONS: Final = frozenset(
-    {
-        "schema",
-        "host",
-        "passfile",
-        "service",
-        "sslmode",
-        "sslrootcert",
-        "sslcert",
-        "sslkey",
-        "sslpassword",
-        "sslcrl",
-        "channel_binding",
-        "gssencmode",
-        "krbsrvname",
-        "target_session_attrs",
-        "application_name",
-        "connect_timeout",
-    }
+_OPTION_NAMES: Final = (
+    "schema host passfile service sslmode sslrootcert sslcert sslkey "
+    "sslpassword sslcrl channel_binding gssencmode krbsrvname "
+    "target_session_attrs application_name connect_timeout"
 )
+_OPTIONS: Final = frozenset(_OPTION_NAMES.split())
 
 
 def parse(url: str, shown: str) -> ServerUrl:

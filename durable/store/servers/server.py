@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import enum
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from durable.errors import DatabaseUnavailableError, StoreError
+from durable.store.database import Session
+from durable.store.sql.schema import prepare_schema, read_revision
 from durable.store.sql.sql_session import SqlSession
 
 if TYPE_CHECKING:
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from durable.store.database import Blame
+    from durable.store.database import Blame, Prepare
+    from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_errors import ServerErrors
     from durable.store.servers.server_url import ServerUrl
 
@@ -87,14 +90,68 @@ class ServerSession(SqlSession, ABC):
             self._connection.close()
 
 
-class ServerDatabase(ABC):
-    """Implements what of `Database` has no meaning on a server."""
+class EnteringSession(Session, Protocol):
+    """A session of a server's database."""
 
-    def __init__(self, url: ServerUrl, errors: ServerErrors) -> None:
+    def enter(self) -> None:
+        """Get ready to write, with the schema in place."""
+        ...
+
+
+class ServerDatabase(ABC):
+    """Implements `Database` but for how a connection is made.
+
+    Args:
+        url: where it is, and who comes.
+        clock: is told the server's time.
+        migrate: whether its tables may be made or upgraded.
+        errors: what the server's errors mean.
+    """
+
+    def __init__(
+        self, url: ServerUrl, clock: ServerClock, *, migrate: bool, errors: ServerErrors
+    ) -> None:
         """Connect to nothing yet."""
         self.url = url
+        self.clock = clock
+        self._migrate = migrate
         self._errors = errors
         self.name = url.name
+
+    # --- connections ------------------------------------------------------------------
+
+    @abstractmethod
+    def connect(self, *, is_writer: bool) -> EnteringSession:
+        """Make a connection in autocommit mode.
+
+        Raises:
+            StoreError: the server cannot be reached.
+        """
+
+    def open_writer(self, prepare: Prepare | None = None) -> Session:
+        """See `Database`."""
+        session = self.connect(is_writer=True)
+        try:
+            if prepare is None:
+                prepare_schema(session, self.name, migrate=self._migrate)
+            else:
+                prepare(session, self.name)
+            session.enter()
+        except Exception as error:
+            session.close()
+            raise self.as_store_error(error) from error
+        return session
+
+    def open_reader(self) -> Session:
+        """See `Database`."""
+        return self.connect(is_writer=False)
+
+    def read_revision(self) -> str | None:
+        """See `Database`."""
+        with contextlib.closing(self.connect(is_writer=False)) as session:
+            return read_revision(session)
+
+    # --- what has no meaning here -----------------------------------------------------
 
     def forget_file(self) -> None:  # noqa: B027 - it has no file, whoever it is
         """See `Database`."""
@@ -139,14 +196,6 @@ class ServerDatabase(ABC):
         """See `Database`. Only rows tell, as a rule."""
         del fate
         return None
-
-    @abstractmethod
-    def read_revision(self) -> str | None:
-        """The revision of the schema, as `schema.read_revision` says it.
-
-        Raises:
-            StoreError: it cannot be read.
-        """
 
     def as_store_error(self, error: Exception) -> StoreError:
         """Return what an error means that was met as a connection was made."""
