@@ -14,6 +14,8 @@ from durable.store.memory.memory import MemoryStore
 
 if TYPE_CHECKING:
     from durable.observer import Observer
+    from durable.store.database import Database
+    from durable.store.servers.server_clock import ServerClock
     from durable.store.store import Store
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -113,10 +115,8 @@ def connect(
         raise NotADatabaseError(f"{shown!r} is not a database URL.", hint=hint)
     scheme, rest = match.group(1).lower(), match.group(2)
     kind = scheme.partition("+")[0]
-    if kind in ("postgresql", "postgres"):
-        return _connect_postgresql(given, shown, clock, migrate, observer)
-    if kind in ("mysql", "mariadb"):
-        return _connect_mysql(given, shown, clock, migrate, observer)
+    if kind in _SERVERS:
+        return _connect_server(given, shown, clock, migrate, observer)
     clock = clock or SystemClock()
     if scheme == "memory":
         return MemoryStore(_memory_name(rest, shown), clock=clock, observer=observer)
@@ -153,44 +153,38 @@ def _connect_sqlite(
     return SqlStore(database, clock=clock, observer=observer)
 
 
-def _connect_postgresql(
+def _connect_server(
     url: str,
     shown: str,
     clock: Clock | None,
     migrate: bool,
     observer: Observer | None,
 ) -> Store:
+    from durable.store.servers.server_clock import ServerClock
+    from durable.store.threads.sql_store import SqlStore
+
+    server = ServerClock()
+    make = _postgresql if url[:1] in "Pp" else _mysql
+    database = make(url, shown, server, migrate)
+    return SqlStore(database, clock=clock or server, observer=observer)
+
+
+def _postgresql(url: str, shown: str, clock: ServerClock, migrate: bool) -> Database:
     try:
         from durable.store.postgresql.postgresql import PostgresDatabase
         from durable.store.postgresql.url import parse
     except ModuleNotFoundError as error:
         raise _no_driver(shown, "psycopg", "postgresql") from error
-    from durable.store.servers.server_clock import ServerClock
-    from durable.store.threads.sql_store import SqlStore
-
-    server = ServerClock()
-    database = PostgresDatabase(parse(url, shown), server, migrate=migrate)
-    return SqlStore(database, clock=clock or server, observer=observer)
+    return PostgresDatabase(parse(url, shown), clock, migrate=migrate)
 
 
-def _connect_mysql(
-    url: str,
-    shown: str,
-    clock: Clock | None,
-    migrate: bool,
-    observer: Observer | None,
-) -> Store:
+def _mysql(url: str, shown: str, clock: ServerClock, migrate: bool) -> Database:
     try:
         from durable.store.mysql.mysql import MysqlDatabase
         from durable.store.mysql.url import parse
     except ModuleNotFoundError as error:
         raise _no_driver(shown, "pymysql", "mysql") from error
-    from durable.store.servers.server_clock import ServerClock
-    from durable.store.threads.sql_store import SqlStore
-
-    server = ServerClock()
-    database = MysqlDatabase(parse(url, shown), server, migrate=migrate)
-    return SqlStore(database, clock=clock or server, observer=observer)
+    return MysqlDatabase(parse(url, shown), clock, migrate=migrate)
 
 
 def _no_driver(shown: str, driver: str, extra: str) -> NotADatabaseError:

@@ -43,6 +43,9 @@ def split(operations: list[Any]) -> Iterator[list[Any]]:
 
     A look begins its transaction, so what is not looked at has one of its own.
     """
+    if DECIDED.issuperset(map(type, operations)):  # nearly always
+        yield operations
+        return
     for is_decided, part in itertools.groupby(operations, lambda o: type(o) in DECIDED):
         if is_decided:
             yield list(part)

@@ -363,4 +363,4 @@ def quoted(name: str) -> str:
 async def test_schema_that_is_missing_is_told(url: str) -> None:
     refusal = await refusal_of(f"{url}?schema=nowhere")
 
-    assert "schema" in str(refusal)
+    assert "has no schema 'nowhere'" in str(refusal)

@@ -137,7 +137,6 @@ def numbers(values: Sequence[int | None]) -> Numbers:
 # --- trips ----------------------------------------------------------------------------
 
 _Result: TypeAlias = "psycopg.pq.abc.PGresult"
-_PREPARED: Final = (ExecStatus.COMMAND_OK,)
 _DONE: Final = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
@@ -207,14 +206,14 @@ class Trips:
                 pgconn.send_query_prepared(name, packed, formats, 1)
             expected.append(True)
         pgconn.pipeline_sync()
-        results = self._connection.wait(self._receive(len(expected)))
+        results = self._connection.wait(self._receive())
         return [
             _rows_of(result)
             for result, is_wanted in zip(results, expected, strict=True)
             if is_wanted
         ]
 
-    def _receive(self, count: int) -> Generator[Any, Any, list[_Result]]:
+    def _receive(self) -> Generator[Any, Any, list[_Result]]:
         pgconn = self._pgconn
         results: list[_Result] = []
         is_sent = False

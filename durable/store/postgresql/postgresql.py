@@ -45,7 +45,13 @@ class PostgresDatabase(ServerDatabase):
     def __init__(self, url: ServerUrl, clock: ServerClock, *, migrate: bool) -> None:
         """Connect to nothing yet."""
         super().__init__(url, clock, migrate=migrate, errors=PostgresErrors())
-        self._engine: sa.Engine | None = None
+        self._engine = sa.create_engine(
+            "postgresql+psycopg://",
+            creator=self._connect_raw,
+            poolclass=NullPool,
+            hide_parameters=True,
+            use_native_hstore=False,
+        )
 
     # --- connections ------------------------------------------------------------------
 
@@ -81,20 +87,17 @@ class PostgresDatabase(ServerDatabase):
             raw.execute(
                 sql.SQL("SET search_path = {}").format(sql.Identifier(url.schema))
             )
+            if raw.execute("SELECT current_schema()").fetchone() == (None,):
+                raw.close()
+                raise DatabaseUnavailableError(
+                    f"{self.name} has no schema {url.schema!r}, or this user may not"
+                    " use it.",
+                    hint="Create it with CREATE SCHEMA, or grant USAGE on it.",
+                )
         return raw
 
     def connect(self, *, is_writer: bool) -> PostgresSession:
         """See `ServerDatabase`."""
-        if self._engine is None:
-            self._engine = sa.create_engine(
-                "postgresql+psycopg://",
-                creator=self._connect_raw,
-                poolclass=NullPool,
-                # It would be reset as it is closed, and the log would tell of that.
-                pool_reset_on_return=None,
-                hide_parameters=True,
-                use_native_hstore=False,
-            )
         try:
             connection = self._engine.connect()
         except Exception as error:

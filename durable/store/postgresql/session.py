@@ -105,7 +105,8 @@ class PostgresSession(ServerSession):
         self._clock = clock
         self._life = ""
         self._trips = Trips(raw, self._hear)
-        self._tables = PostgresTables(self)
+        self.tables = PostgresTables(self)
+        """See `Session`."""
         self._pending: list[Statement] = []
         self._is_broken = False
         self._has_written = False
@@ -117,11 +118,6 @@ class PostgresSession(ServerSession):
         self.sequence: int | None = None
         """The number before those that the transaction may give to messages."""
         self._fate: tuple[str, str] | None = None
-
-    @property
-    def tables(self) -> PostgresTables:
-        """See `Session`."""
-        return self._tables
 
     # --- transactions -----------------------------------------------------------------
 
