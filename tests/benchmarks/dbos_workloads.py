@@ -1,4 +1,4 @@
-"""The same workloads on DBOS: async steps, its defaults on SQLite, its own recovery.
+"""The same workloads on DBOS: async steps, its defaults, its own recovery.
 
 A single executor recovers its pending workflows by itself when it is launched; that is
 what its documentation describes for a process without its control plane.
@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, Protocol, TypeVar
 
 from tests.benchmarks.children import tell_parent
+from tests.benchmarks.databases import url_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -124,7 +125,7 @@ def _launch(directory: Path) -> None:
     DBOS(
         config={
             "name": "benchmark",
-            "system_database_url": f"sqlite:///{directory / 'dbos.db'}",
+            "system_database_url": url_of(directory, "dbos"),
             "log_level": "WARNING",
         }
     )

@@ -13,8 +13,9 @@ from statistics import median
 from typing import Any
 
 from durable import Engine, RunStatus, Signal, activity, sleep, workflow
-from tests.benchmarks import message_workloads, resting_workloads
+from tests.benchmarks import message_workloads, resting_workloads, worker_workloads
 from tests.benchmarks.children import tell_parent
+from tests.benchmarks.databases import ServerYardstick, url_of, yardstick_of
 from tests.benchmarks.machine import Yardstick, resident_bytes
 
 STEPS = 10
@@ -85,7 +86,7 @@ async def fan_out(count: int) -> int:
     return len(await asyncio.gather(*[add(number, 1) for number in range(count)]))
 
 
-@workflow
+@workflow(name="bench.ten_steps")
 async def ten_steps(run: str) -> int:
     total = 0
     for number in range(1, STEPS + 1):
@@ -116,10 +117,6 @@ async def sleeper(seconds: float) -> None:
     await sleep(seconds)
 
 
-def _url(directory: Path) -> str:
-    return f"sqlite:///{directory / 'durable.db'}"
-
-
 async def _warm_up(engine: Engine) -> None:
     await asyncio.gather(*[engine.execute(one(n)) for n in range(_WARM_UP)])
 
@@ -134,9 +131,9 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def latency(directory: Path, size: int) -> dict[str, Any]:
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
-        yardstick = Yardstick(directory)
+        yardstick = yardstick_of(directory)
         taken = []
         for number in range(size):
             began = time.perf_counter()
@@ -147,7 +144,7 @@ async def latency(directory: Path, size: int) -> dict[str, Any]:
 
 
 async def concurrent(directory: Path, size: int) -> dict[str, Any]:
-    return await _concurrent(_url(directory), size)
+    return await _concurrent(url_of(directory), size)
 
 
 async def concurrent_in_memory(directory: Path, size: int) -> dict[str, Any]:
@@ -163,18 +160,27 @@ async def _concurrent(url: str, size: int) -> dict[str, Any]:
 
 
 async def sequential(directory: Path, size: int) -> dict[str, Any]:
-    async with Engine(_url(directory)) as engine:
+    yardstick = yardstick_of(directory)
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
+        _commit(yardstick)
         World.times.clear()
         began = time.perf_counter()
         await engine.execute(sequence(size))
         seconds = time.perf_counter() - began
-    return {"seconds": seconds, **_windows(min(_WINDOW, size // 2))}
+        _commit(yardstick)
+    windows = _windows(min(_WINDOW, size // 2))
+    return {"seconds": seconds, "commit": yardstick.close(), **windows}
+
+
+def _commit(yardstick: Yardstick | ServerYardstick) -> None:
+    for _ in range(_WINDOW):
+        yardstick.commit()
 
 
 async def long_run(directory: Path, size: int) -> dict[str, Any]:
     """One run of very many steps: around its 100th, and around its last."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         World.times.clear()
         await engine.execute(sequence(size))
@@ -190,7 +196,7 @@ def _windows(width: int) -> dict[str, float]:
 
 
 async def fanned(directory: Path, size: int) -> dict[str, Any]:
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         began = time.perf_counter()
         await engine.execute(fan_out(size))
@@ -200,7 +206,7 @@ async def fanned(directory: Path, size: int) -> dict[str, Any]:
 async def prepare_crash(directory: Path, size: int) -> dict[str, Any]:
     """Bring all runs into their middle step and wait to be killed."""
     World.blocked_step = STEPS // 2 + 1
-    engine = await Engine(_url(directory)).open()
+    engine = await Engine(url_of(directory)).open()
     await asyncio.gather(
         *[engine.start(ten_steps(f"r{n}"), id=f"r{n}") for n in range(size)]
     )
@@ -210,18 +216,24 @@ async def prepare_crash(directory: Path, size: int) -> dict[str, Any]:
 
 async def recover(directory: Path, size: int) -> dict[str, Any]:
     """Go on with what was killed; instants are epoch seconds, as the parent's are."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _until(lambda: len(World.resumed) == size)
         resumed_at = time.time()
         await _until(lambda: World.finished == size)
-        while await engine.list(status=RunStatus.RUNNING, limit=1):  # noqa: ASYNC110 - both are asked alike
+        while await _newest_open(engine) == "bench.ten_steps":  # noqa: ASYNC110 - both are asked alike
             await asyncio.sleep(0.005)
         return {"resumed_at": resumed_at, "finished_at": time.time()}
 
 
+async def _newest_open(engine: Engine) -> str | None:
+    """The type of the run that began last of those that run."""
+    found = await engine.list(status=RunStatus.RUNNING, limit=1)
+    return found[0].workflow_type if found else None
+
+
 async def prepare_waits(directory: Path, size: int) -> dict[str, Any]:
     """Bring all runs to where they wait for a signal, and wait to be killed."""
-    engine = await Engine(_url(directory)).open()
+    engine = await Engine(url_of(directory)).open()
     await asyncio.gather(
         *[
             engine.start(ten_steps_and_a_signal(f"r{n}"), id=f"r{n}")
@@ -234,7 +246,7 @@ async def prepare_waits(directory: Path, size: int) -> dict[str, Any]:
 
 async def recover_by_id(directory: Path, size: int) -> dict[str, Any]:
     """Find what was killed by its ids, signal all of it, and await all results."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         runs = await asyncio.gather(*[engine.get(f"r{n}") for n in range(size)])
         await asyncio.gather(*[run.signal(go_on(0)) for run in runs])
         await asyncio.gather(*[run.result() for run in runs])
@@ -244,7 +256,7 @@ async def recover_by_id(directory: Path, size: int) -> dict[str, Any]:
 async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
     """Make one long history, whose last activity waits to be killed."""
     World.blocked_step = 1
-    engine = await Engine(_url(directory)).open()
+    engine = await Engine(url_of(directory)).open()
     await engine.start(long_history(size), id="long")
     await _until(lambda: World.blocked == 1)
     return await tell_parent("ready")
@@ -252,11 +264,11 @@ async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
 
 async def replay(directory: Path, size: int) -> dict[str, Any]:
     """From opening the engine to the activity that was under way."""
-    async with Engine(f"sqlite:///{directory / 'other.db'}") as engine:
+    async with Engine(url_of(directory, "other")) as engine:
         await _warm_up(engine)  # whatever is imported and compiled at first use
     World.times.clear()
     began = time.perf_counter()
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _until(lambda: bool(World.resumed))
         seconds = time.perf_counter() - began
         await (await engine.get("long")).result()
@@ -266,7 +278,7 @@ async def replay(directory: Path, size: int) -> dict[str, Any]:
 
 async def sleeping(directory: Path, size: int) -> dict[str, Any]:
     """Memory of many sleeping runs: while they are started, and after a restart."""
-    url = _url(directory)
+    url = url_of(directory)
     async with Engine(url) as engine:
         await _warm_up(engine)
         at_first = _settled_bytes()
@@ -274,7 +286,7 @@ async def sleeping(directory: Path, size: int) -> dict[str, Any]:
         with_cache = _settled_bytes()
         await _put_to_sleep(engine, size)
         at_last = _settled_bytes()
-    async with Engine(f"sqlite:///{directory / 'empty.db'}") as engine:
+    async with Engine(url_of(directory, "empty")) as engine:
         await _warm_up(engine)
         empty = _settled_bytes()
     async with Engine(url) as engine:
@@ -324,6 +336,8 @@ def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
         return message_workloads.run_workload(workload, directory, size)
     if workload in resting_workloads.WORKLOADS:
         return resting_workloads.run_workload(workload, directory, size)
+    if workload in worker_workloads.WORKLOADS:
+        return worker_workloads.run_workload(workload, directory, size)
 
     async def main() -> dict[str, Any]:
         _begin()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.benchmarks.databases import SQLITE
+
 Raw = dict[str, Any]
 
 
@@ -25,6 +27,8 @@ class Figure:
         beside: DBOS is measured by it too.
         whole: it grows with the size, so that only equal sizes compare.
         times_must: so many times better than DBOS it must be.
+        database: what its workload runs on.
+        within: the key of another figure, and how many times worse than that it may be.
     """
 
     key: str
@@ -38,6 +42,8 @@ class Figure:
     beside: bool = False
     whole: bool = False
     times_must: float | None = None
+    database: str = SQLITE
+    within: tuple[str, float] | None = None
 
     def best(self, values: list[float]) -> float:
         return max(values) if self.more_is_better else min(values)
@@ -47,19 +53,19 @@ class Figure:
         return budget / value if self.more_is_better else value / budget
 
 
-def _key(name: str) -> Callable[[Raw, int], float]:
+def key(name: str) -> Callable[[Raw, int], float]:
     return lambda raw, size: float(raw[name])
 
 
-def _rate(raw: Raw, size: int) -> float:
+def rate(raw: Raw, size: int) -> float:
     return size / float(raw["seconds"])
 
 
-def _per_thousand(raw: Raw, size: int) -> float:
+def per_thousand(raw: Raw, size: int) -> float:
     return float(raw["seconds"]) * 1_000 / size
 
 
-def _recovered(raw: Raw, size: int) -> float:
+def recovered(raw: Raw, size: int) -> float:
     return size / (float(raw["finished_at"]) - float(raw["spawned_at"]))
 
 
@@ -74,14 +80,12 @@ def _replayed(raw: Raw, size: int) -> float:
 
 FIGURES: list[Figure] = [
     # --- yardsticks
-    Figure(
-        "commit", "one-row commit of this disk, p50", "commit", "s", _key("seconds")
-    ),
-    Figure("used", "import all that a program uses", "import", "s", _key("used")),
+    Figure("commit", "one-row commit of this disk, p50", "commit", "s", key("seconds")),
+    Figure("used", "import all that a program uses", "import", "s", key("used")),
     # --- without a store
-    Figure("import", "import durable", "import", "s", _key("import"), 0.100, 0.040),
-    Figure("create", "core: create a workflow", "core", "s", _key("create"), 1.2e-6),
-    Figure("core", "core: run of one activity", "core", "s", _key("run"), 5.8e-6),
+    Figure("import", "import durable", "import", "s", key("import"), 0.100, 0.040),
+    Figure("create", "core: create a workflow", "core", "s", key("create"), 1.2e-6),
+    Figure("core", "core: run of one activity", "core", "s", key("run"), 5.8e-6),
     Figure(
         "replay_core",
         "core: decode and replay, events/s",
@@ -97,7 +101,7 @@ FIGURES: list[Figure] = [
         "memory: 1,000 concurrent runs",
         "concurrent_in_memory",
         "s",
-        _per_thousand,
+        per_thousand,
         0.058,
     ),
     # --- SQLite
@@ -106,7 +110,7 @@ FIGURES: list[Figure] = [
         "W1 start to result, p50",
         "latency",
         "s",
-        _key("p50"),
+        key("p50"),
         0.0006,
         0.0003,
         beside=True,
@@ -126,7 +130,7 @@ FIGURES: list[Figure] = [
         "W2 1,000 concurrent runs",
         "concurrent",
         "s",
-        _per_thousand,
+        per_thousand,
         0.120,
         0.058,
         beside=True,
@@ -137,7 +141,7 @@ FIGURES: list[Figure] = [
         "W2 the same, runs/s",
         "concurrent",
         "/s",
-        _rate,
+        rate,
         8_300,
         17_000,
         more_is_better=True,
@@ -147,7 +151,7 @@ FIGURES: list[Figure] = [
         "W3 sequential activities/s",
         "sequential",
         "/s",
-        _rate,
+        rate,
         3_000,
         6_000,
         more_is_better=True,
@@ -178,7 +182,7 @@ FIGURES: list[Figure] = [
         "W4 parallel activities/s",
         "fanned",
         "/s",
-        _rate,
+        rate,
         15_000,
         25_000,
         more_is_better=True,
@@ -189,7 +193,7 @@ FIGURES: list[Figure] = [
         "W5 signals to one run, seen/s",
         "signals",
         "/s",
-        _rate,
+        rate,
         10_000,
         20_000,
         more_is_better=True,
@@ -199,7 +203,7 @@ FIGURES: list[Figure] = [
         "W5 signal to effect, p50",
         "signal_effect",
         "s",
-        _key("p50"),
+        key("p50"),
         0.002,
         0.0005,
     ),
@@ -208,7 +212,7 @@ FIGURES: list[Figure] = [
         "W5 signals from another process, seen/s",
         "signals_across",
         "/s",
-        _rate,
+        rate,
         2_000,
         more_is_better=True,
     ),
@@ -217,7 +221,7 @@ FIGURES: list[Figure] = [
         "W5 signal of another process to effect, p50",
         "signal_effect_across",
         "s",
-        _key("p50"),
+        key("p50"),
         0.010,
     ),
     Figure(
@@ -225,7 +229,7 @@ FIGURES: list[Figure] = [
         "signal to a sleeper that nobody owns, to effect, p50",
         "signal_at_rest",
         "s",
-        _key("p50"),
+        key("p50"),
         0.003,
     ),
     Figure(
@@ -233,7 +237,7 @@ FIGURES: list[Figure] = [
         "1,000 ids found at once",
         "gets",
         "s",
-        _per_thousand,
+        per_thousand,
         0.050,
     ),
     Figure(
@@ -241,7 +245,7 @@ FIGURES: list[Figure] = [
         "reads of 200 who wait, during 20 commits elsewhere",
         "waiting",
         "",
-        _key("reads"),
+        key("reads"),
         40,
     ),
     Figure(
@@ -261,13 +265,13 @@ FIGURES: list[Figure] = [
         lambda raw, size: float(raw["seconds"]) - float(raw["empty"]),
         0.050,
     ),
-    Figure("queries", "query of a live run, p50", "queries", "s", _key("p50"), 0.0003),
+    Figure("queries", "query of a live run, p50", "queries", "s", key("p50"), 0.0003),
     Figure(
         "children",
         "1,000 children of one parent",
         "children",
         "s",
-        _per_thousand,
+        per_thousand,
         0.150,
     ),
     Figure(
@@ -304,7 +308,7 @@ FIGURES: list[Figure] = [
         "W6 killed runs finished/s",
         "recover",
         "/s",
-        _recovered,
+        recovered,
         1_000,
         5_000,
         more_is_better=True,
@@ -315,7 +319,7 @@ FIGURES: list[Figure] = [
         "killed runs found, signalled and awaited/s",
         "recover_by_id",
         "/s",
-        _recovered,
+        recovered,
         more_is_better=True,
         beside=True,
         times_must=60,
@@ -336,7 +340,7 @@ FIGURES: list[Figure] = [
         "W8 memory of all sleepers (of 100,000)",
         "sleeping",
         "B",
-        _key("growth"),
+        key("growth"),
         50 * 2**20,
         5 * 2**20,
     ),
@@ -345,13 +349,13 @@ FIGURES: list[Figure] = [
         "W8 each sleeper beyond the first 8,000",
         "sleeping",
         "B",
-        _key("per_run"),
+        key("per_run"),
     ),
     Figure(
         "sleeping_reopened",
         "W8 all of them after a restart",
         "sleeping",
         "B",
-        _key("reopened"),
+        key("reopened"),
     ),
 ]

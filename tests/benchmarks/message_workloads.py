@@ -1,6 +1,6 @@
 """Signals, queries, children and checkpoints on durable, as a user would write them.
 
-W5 and its kin: in one process, and from another process on the same SQLite file.
+W5 and its kin: in one process, and from another process on the same database.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from durable import (
     workflow,
 )
 from tests.benchmarks.children import ROOT
+from tests.benchmarks.databases import url_of
 
 _WARM_UP = 20
 _WINDOW = 200
@@ -112,10 +113,6 @@ async def endless(number: int, count: int) -> int:
     return number
 
 
-def _url(directory: Path) -> str:
-    return f"sqlite:///{directory / 'durable.db'}"
-
-
 async def _warm_up(engine: Engine) -> None:
     handle = await engine.start(collect(_WARM_UP))
     await asyncio.gather(*[handle.signal(tick(1)) for _ in range(_WARM_UP)])
@@ -125,7 +122,7 @@ async def _warm_up(engine: Engine) -> None:
 
 async def signals(directory: Path, size: int) -> dict[str, Any]:
     """Signals to one run until it has seen them all."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         handle = await engine.start(collect(size))
         began = time.perf_counter()
@@ -136,7 +133,7 @@ async def signals(directory: Path, size: int) -> dict[str, Any]:
 
 async def signal_effect(directory: Path, size: int) -> dict[str, Any]:
     """One signal after the other, each until an activity runs because of it."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         World.seen_at.clear()
         handle = await engine.start(heed(size))
@@ -154,7 +151,7 @@ def _middle(sent: list[float], seen: list[float]) -> float:
 
 async def signals_across(directory: Path, size: int) -> dict[str, Any]:
     """The same as `signals`, sent by another process."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         handle = await engine.start(collect(size), id="across")
         sender = await _sender(directory, "all", size)
@@ -166,7 +163,7 @@ async def signals_across(directory: Path, size: int) -> dict[str, Any]:
 
 async def signal_effect_across(directory: Path, size: int) -> dict[str, Any]:
     """The same as `signal_effect`, sent by another process."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         World.seen_at.clear()
         handle = await engine.start(heed(size), id="across")
@@ -193,7 +190,7 @@ async def _lines(sender: asyncio.subprocess.Process) -> list[str]:
 
 async def send(directory: Path, how: str, size: int) -> None:
     """In the other process: send all signals at once, or each after a pause."""
-    async with Engine(_url(directory), worker=False) as engine:
+    async with Engine(url_of(directory), worker=False) as engine:
         handle = await engine.get("across")
         if how == "all":
             print(time.time())
@@ -207,7 +204,7 @@ async def send(directory: Path, how: str, size: int) -> None:
 
 async def queries(directory: Path, size: int) -> dict[str, Any]:
     """A query of a run that is in memory."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         handle = await engine.start(Counter.count())
         taken = []
@@ -220,7 +217,7 @@ async def queries(directory: Path, size: int) -> dict[str, Any]:
 
 async def children(directory: Path, size: int) -> dict[str, Any]:
     """Children from one parent, all at once, until it has all their results."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         began = time.perf_counter()
         await engine.execute(family(size))
@@ -230,7 +227,7 @@ async def children(directory: Path, size: int) -> dict[str, Any]:
 async def checkpoints(directory: Path, size: int) -> dict[str, Any]:
     """An endless loop: its steps at first and at last, and how long it loads."""
     short = max(1, size // 10)
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _warm_up(engine)
         await _finish_loop(engine, short, "short")
         World.times.clear()
@@ -257,7 +254,7 @@ async def _load(directory: Path, name: str) -> float:
     """From a cold engine to the answer of a run that must be replayed."""
     taken = []
     for _ in range(3):
-        async with Engine(_url(directory), worker=False) as engine:
+        async with Engine(url_of(directory), worker=False) as engine:
             handle = await engine.get(name)
             began = time.perf_counter()
             await handle.stack()

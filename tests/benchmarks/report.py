@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.benchmarks.figures import FIGURES, Figure
 from tests.benchmarks.plan import DBOS, Sample
+from tests.benchmarks.server_figures import SERVER_FIGURES
 
 _SIZES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _BYTES = ((2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
@@ -12,9 +13,13 @@ _BYTES = ((2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 
 def summarize(samples: list[Sample]) -> list[dict[str, Any]]:
     """Each figure with its values, best and median, and DBOS's beside it."""
-    rows = []
-    for figure in FIGURES:
-        found = [s for s in samples if s.workload == figure.workload]
+    rows: list[dict[str, Any]] = []
+    for figure in [*FIGURES, *SERVER_FIGURES]:
+        found = [
+            s
+            for s in samples
+            if (s.workload, s.database) == (figure.workload, figure.database)
+        ]
         ours = [s for s in found if s.subject != DBOS]
         theirs = [s for s in found if s.subject == DBOS] if figure.beside else []
         if not ours and not theirs:
@@ -23,20 +28,32 @@ def summarize(samples: list[Sample]) -> list[dict[str, Any]]:
             "key": figure.key,
             "label": figure.label,
             "unit": figure.unit,
-            "must": figure.must,
             "aim": figure.aim,
             "more_is_better": figure.more_is_better,
             "times_must": figure.times_must,
+            "database": figure.database,
         }
         row["durable"] = _summarize(figure, ours)
         row["dbos"] = _summarize(figure, theirs)
-        if row["durable"] and figure.must is not None:
-            row["over_must"] = figure.over(row["durable"]["best"], figure.must)
+        row["must"] = _must(figure, rows)
+        if row["durable"] and row["must"]:
+            row["over_must"] = figure.over(row["durable"]["best"], row["must"])
         is_like = not figure.whole or len({s.size for s in found}) == 1
         if row["durable"] and row["dbos"] and is_like:
             row["times_dbos"] = figure.over(row["dbos"]["best"], row["durable"]["best"])
         rows.append(row)
     return rows
+
+
+def _must(figure: Figure, rows: list[dict[str, Any]]) -> float | None:
+    """The budget, which may be so many times what another figure is."""
+    if figure.within is None:
+        return figure.must
+    key, times = figure.within
+    best = [row["durable"]["best"] for row in rows if row["key"] == key]
+    if not best:
+        return None
+    return float(best[0] / times if figure.more_is_better else best[0] * times)
 
 
 def _summarize(figure: Figure, samples: list[Sample]) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from durable.store.connect import connect
 from durable.store.queries import Query
 from durable.store.store import Store
 from tests.benchmarks.children import ROOT, tell_parent
+from tests.benchmarks.databases import url_of
 
 T = TypeVar("T")
 
@@ -75,10 +76,6 @@ async def brief() -> int:
     return 1
 
 
-def _url(directory: Path, name: str = "durable") -> str:
-    return f"sqlite:///{directory / name}.db"
-
-
 async def _start_all(engine: Engine, calls: list[Any], prefix: str) -> list[Any]:
     runs = []
     for start in range(0, len(calls), _BATCH):
@@ -96,16 +93,16 @@ _FIRST = "sleeper-00000000"
 
 async def prepare_sleepers(directory: Path, size: int) -> dict[str, Any]:
     """Put one run to sleep and wait to be killed."""
-    engine = await Engine(_url(directory)).open()
+    engine = await Engine(url_of(directory)).open()
     await engine.start(sleeper(_DAY), id=_FIRST, request_id=_FIRST)
     return await tell_parent("ready")
 
 
 async def opened(directory: Path, size: int) -> dict[str, Any]:
     """Open after a kill, with so many sleepers; and an empty file, for comparison."""
-    taken = [await _open(_url(directory, "empty")) for _ in range(_OPENED)]
+    taken = [await _open(url_of(directory, "empty")) for _ in range(_OPENED)]
     with _multiplied(directory / "durable.db", size):
-        return {"seconds": await _open(_url(directory)), "empty": median(taken[1:])}
+        return {"seconds": await _open(url_of(directory)), "empty": median(taken[1:])}
 
 
 async def _open(url: str) -> float:
@@ -160,14 +157,56 @@ def _multiplied(path: Path, size: int) -> Any:
         connection.close()
 
 
+async def multiply_sleepers(directory: Path, size: int) -> dict[str, Any]:
+    """Copy the rows of the one sleeper on PostgreSQL, as `_multiplied` does."""
+    import psycopg
+
+    async with await psycopg.AsyncConnection.connect(
+        url_of(directory), autocommit=True
+    ) as connection:
+        found = await connection.execute("SELECT run_id FROM durable_runs")
+        ((run_id,),) = await found.fetchall()
+        for table in ("durable_runs", "durable_history"):
+            found = await connection.execute(
+                "SELECT column_name, data_type FROM information_schema.columns"
+                " WHERE table_name = %s ORDER BY ordinal_position",
+                (table,),
+            )
+            columns = []
+            for name, kind in await found.fetchall():
+                if name == "wake_at":
+                    columns.append("wake_at + n * 1000")
+                elif kind in {"text", "character varying"}:
+                    columns.append(
+                        f"replace(replace({name}, %(run)s,"
+                        f" %(head)s || lpad(to_hex(n), 8, '0')),"
+                        f" %(first)s, 'sleeper-' || lpad(n::text, 8, '0'))"
+                    )
+                else:
+                    columns.append(name)
+            await connection.execute(
+                f"INSERT INTO {table} SELECT {', '.join(columns)}"  # noqa: S608 - names of our columns
+                f" FROM generate_series(1, %(count)s) AS numbers (n), {table} AS one"
+                " WHERE one.run_id = %(run)s",
+                {
+                    "run": run_id,
+                    "head": run_id[:-8],
+                    "first": _FIRST,
+                    "count": size - 1,
+                },
+            )
+        await connection.execute("VACUUM ANALYZE")
+    return {}
+
+
 # --- finding and waiting --------------------------------------------------------------
 
 
 async def gets(directory: Path, size: int) -> dict[str, Any]:
     """Find runs by their ids, all at once, from a client."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _start_all(engine, [sleeper(_DAY) for _ in range(size)], "s")
-    async with Engine(_url(directory), worker=False) as client:
+    async with Engine(url_of(directory), worker=False) as client:
         await client.get("s-0")
         began = time.perf_counter()
         await asyncio.gather(*[client.get(f"s-{n}") for n in range(size)])
@@ -191,9 +230,9 @@ class CountingStore:
 
 async def waiting(directory: Path, size: int) -> dict[str, Any]:
     """Handles that wait for results while runs of no concern end elsewhere."""
-    store = CountingStore(connect(_url(directory)))
+    store = CountingStore(connect(url_of(directory)))
     client = Engine(cast("Store", store), worker=False)
-    async with Engine(_url(directory)) as worker, client:
+    async with Engine(url_of(directory)) as worker, client:
         await _start_all(worker, [sleeper(_DAY) for _ in range(size)], "s")
         found = await asyncio.gather(*[client.get(f"s-{n}") for n in range(size)])
         tasks = [asyncio.create_task(handle.result()) for handle in found]
@@ -215,10 +254,10 @@ async def waiting(directory: Path, size: int) -> dict[str, Any]:
 
 async def signal_at_rest(directory: Path, size: int) -> dict[str, Any]:
     """Signals to runs that no worker owns or remembers, each until its effect."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         await _start_all(engine, [light_sleeper(_DAY) for _ in range(size)], "s")
     taken = []
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         for number in range(size):
             handle = await engine.get(f"s-{number}")
             World.seen.clear()
@@ -231,7 +270,7 @@ async def signal_at_rest(directory: Path, size: int) -> dict[str, Any]:
 
 async def shared(directory: Path, size: int) -> dict[str, Any]:
     """Timers of one worker's runs come due after another worker has come."""
-    async with Engine(_url(directory)) as engine:
+    async with Engine(url_of(directory)) as engine:
         calls = [waker(_HEAD_START + n / _DUE_A_SECOND) for n in range(size)]
         runs = await _start_all(engine, calls, "w")
         async with _another(directory):
@@ -260,13 +299,14 @@ async def _another(directory: Path) -> AsyncIterator[None]:
 
 
 async def _work(directory: Path) -> None:
-    async with Engine(_url(directory)):
+    async with Engine(url_of(directory)):
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.read)
 
 
 WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]] = {
     "prepare_sleepers": prepare_sleepers,
+    "multiply_sleepers": multiply_sleepers,
     "opened": opened,
     "gets": gets,
     "waiting": waiting,
