@@ -157,8 +157,8 @@ class Session(Protocol):
         """Begin a transaction that reads at one instant."""
         ...
 
-    def commit(self) -> None:
-        """Commit."""
+    def commit(self, *, is_news: bool = True) -> None:
+        """Commit; what is no news need not reach those who wait for changes."""
         ...
 
     def rollback(self) -> None:
@@ -209,6 +209,11 @@ class Session(Protocol):
 
     def is_in_place(self) -> bool:
         """Tell whether others still find by name what this is connected to."""
+        ...
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long nothing must have been committed until `maintain` is told so."""
         ...
 
     def maintain(self, *, is_idle: bool) -> bool:

@@ -30,6 +30,8 @@ from durable.worker.runner import Runner
 _log: Final = logging.getLogger("durable.worker")
 # Due runs that are being committed are looked at again after this long.
 _BUSY_MICROSECONDS: Final = 20_000
+# So many times as long as looking took it rests, if there is more to look for.
+_PAUSE_OF_SEEKING: Final = 2
 # The loop's clock and the store's may drift apart over a long wait.
 _SLEEP_SECONDS_MAX: Final = 60.0
 
@@ -94,9 +96,11 @@ class Lookout:
                 self._runner.spawn(self._seek())
 
     async def _seek(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while True:
+            while self._is_open:
                 self._seek_again = False
+                began = loop.time()
                 closed, mailed, next_at = await asyncio.gather(
                     self._store.read(FindClosedRuns(self._runner.working_runs())),
                     self._store.read(FindMailedRuns(limits.LOAD_RUNS_MAX)),
@@ -109,6 +113,8 @@ class Lookout:
                 self._arm(next_at)
                 if not self._seek_again:
                     return
+                # Many others may commit all the time.
+                await asyncio.sleep((loop.time() - began) * _PAUSE_OF_SEEKING)
         finally:
             self._is_seeking = False
 

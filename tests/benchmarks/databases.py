@@ -72,7 +72,9 @@ def _databases(place: dict[str, Any]) -> PostgresDatabases | MariaDatabases:
 def _create(place: dict[str, Any], template: str | None) -> str:
     databases = _databases(place)
     if template is not None and isinstance(databases, PostgresDatabases):
-        return databases.create_database(template)
+        url = databases.create_database(template)
+        databases.execute("CHECKPOINT")  # the copy is not what is measured
+        return url
     return databases.create_database()
 
 

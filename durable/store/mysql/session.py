@@ -139,11 +139,11 @@ class MysqlSession(ServerSession):
         """Carry statements out together with the commit."""
         self._pending += written
 
-    def commit(self) -> None:
+    def commit(self, *, is_news: bool = True) -> None:
         """See `Session`."""
         pending, self._pending = self._pending, []
         if self.phase is Phase.BEGUN:
-            if pending or self._has_written:
+            if is_news and (pending or self._has_written):
                 pending.append(_COUNT_COMMIT.format(self._id))
             pending.append("COMMIT")
             for packet in self._trips.pack(pending):
@@ -208,6 +208,8 @@ class MysqlSession(ServerSession):
         (latest,) = self._trips.send([_LATEST.format(self._id)])[0]
         before, self._latest = self._latest, latest
         return before is not None and before != latest
+
+    idle_seconds = 0.020
 
     def maintain(self, *, is_idle: bool) -> bool:
         """See `Session`. The server does that by itself."""

@@ -54,6 +54,7 @@ class SqliteSession(SqlSession):
 
     # One that has changed is likely to change again.
     poll_seconds = (0.005, 0.020)
+    idle_seconds = 0.020
     packs_rows = True
 
     def __init__(
@@ -127,8 +128,9 @@ class SqliteSession(SqlSession):
         """See `Session`."""
         self._cursor.execute("BEGIN")
 
-    def commit(self) -> None:
-        """See `Session`."""
+    def commit(self, *, is_news: bool = True) -> None:
+        """See `Session`. The file tells of every commit."""
+        del is_news
         self._cursor.execute("COMMIT")
 
     def rollback(self) -> None:

@@ -17,7 +17,13 @@ from durable.errors import CommitUnknownError, DurableError, LeaseLostError, Sto
 from durable.store.database import Blame
 from durable.store.deciding import policies
 from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
-from durable.store.records import CommitTask, Committed, Started, StartRun
+from durable.store.records import (
+    ClaimRuns,
+    CommitTask,
+    Committed,
+    Started,
+    StartRun,
+)
 from durable.store.sql import statements
 from durable.store.threads.patience import Outage, Patience
 from durable.store.transaction import Transaction, split
@@ -114,7 +120,8 @@ class GroupExecutor:
                 session.begin()
                 transaction = self._begin(session)
                 decided = transaction, transaction.apply(operations)
-                self._commit(session)
+                # Nobody waits for others to take runs.
+                self._commit(session, is_news={*map(type, operations)} != {ClaimRuns})
             except Exception as error:  # noqa: BLE001 - any error ends the group, typed
                 fate = None if session is None else session.fate
                 self._abandon(session)
@@ -191,7 +198,7 @@ class GroupExecutor:
             session.begin()
             transaction = self._begin(session)
             transaction.renew()
-            self._commit(session)
+            self._commit(session, is_news=False)
         except Exception as error:
             self._abandon(session)
             raise self._explain(error) from error
@@ -213,8 +220,8 @@ class GroupExecutor:
         if not session.is_in_place():
             raise self._database.not_in_place()
 
-    def _commit(self, session: Session) -> None:
-        session.commit()
+    def _commit(self, session: Session, *, is_news: bool) -> None:
+        session.commit(is_news=is_news)
         # After it, so that nothing is acknowledged that nobody can find again.
         self.check_place(session)
 

@@ -39,8 +39,6 @@ _Item: TypeAlias = "tuple[Any, Outcome]"
 _ACTIVE_SECONDS: Final = 1.0
 # Many processes must not ask at one moment.
 _JITTER: Final = 0.1
-# How long nothing must have happened before the database is looked after.
-_IDLE_SECONDS: Final = 0.020
 
 
 class Writer:
@@ -178,7 +176,9 @@ class Writer:
             calls = []
         duration = (time.perf_counter_ns() - began) // 1_000
         self._is_dirty = True
-        self._idle_at = time.monotonic() + _IDLE_SECONDS
+        session = self._executor.session
+        idle_seconds = 0.0 if session is None else session.idle_seconds
+        self._idle_at = time.monotonic() + idle_seconds
         self._post(receivers, outcomes)
         for call in calls:
             self._call_on_loop(call)
