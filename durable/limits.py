@@ -44,8 +44,8 @@ ACTIVITY_THREADS_MAX: Final = 64
 COMMIT_OPERATIONS_MAX: Final = 2_048
 # Runs loaded by one read when a worker starts or many timers are due.
 LOAD_RUNS_MAX: Final = 500
-# Runs that a worker takes at once, once it has read most of those that it took before:
-# so what is due goes to all who work, and not to who was there first.
+# Runs that a worker takes at once, once it has begun those that it took before: so what
+# is due goes to all who work, and not to who was there first.
 CLAIM_RUNS_MAX: Final = 200
 # Rows of one page of a listing.
 LIST_PAGE_MAX: Final = 1_000

@@ -42,6 +42,9 @@ class Loader:
         self._mail = mail
         self._spawn = spawn
         self.loading: set[str] = set()
+        self._reads = 0
+        self.idle_since = 0.0
+        """When the last of all that was to be read had its turn, by the loop's clock."""
         # Mail that came while its run was being read, perhaps too late for that read.
         self._mailed: set[str] = set()
 
@@ -62,7 +65,20 @@ class Loader:
         """Mail came for a run that is being loaded."""
         self._mailed.add(run_id)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether runs are being read, or wait for the turn that follows."""
+        return self._reads > 0
+
     async def _load(self, run_ids: list[str]) -> None:
+        self._reads += 1
+        try:
+            await self._enter(run_ids)
+        finally:
+            self._reads -= 1
+            self.idle_since = asyncio.get_running_loop().time()
+
+    async def _enter(self, run_ids: list[str]) -> None:
         loading = self.loading
         try:
             loaded = await self._read(run_ids)

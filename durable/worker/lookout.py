@@ -28,8 +28,14 @@ from durable.worker.process import host_identity, is_dead
 from durable.worker.runner import Runner
 
 _log: Final = logging.getLogger("durable.worker")
-# Due runs that are being committed are looked at again after this long.
+# Due runs that are being committed are looked at again after this long, and those that
+# others might take before this worker has read what it took already.
 _BUSY_MICROSECONDS: Final = 20_000
+_READING_MICROSECONDS: Final = 5_000
+# Runs are taken for so long in advance: the others' turn comes if this worker is slow.
+_AHEAD_SECONDS: Final = 0.05
+_FIRST_CLAIM: Final = 16
+_GROWTH: Final = 4
 # So many times as long as looking took it rests, if there is more to look for.
 _PAUSE_OF_SEEKING: Final = 2
 # The loop's clock and the store's may drift apart over a long wait.
@@ -61,6 +67,9 @@ class Lookout:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: int | None = None
         self._patrol: asyncio.TimerHandle | None = None
+        self._claim_size = _FIRST_CLAIM
+        self._claimed = 0
+        self._claimed_at = 0.0
 
     async def start(self) -> None:
         """Take over what dead workers left, take what nobody owns, watch the time."""
@@ -207,15 +216,24 @@ class Lookout:
         if next_at is None or next_at > now:
             self._arm(next_at)
             return
-        most = limits.CLAIM_RUNS_MAX
-        if (
-            len(runner.loader.loading) <= most // 2
-            and len(await self._claim(most)) == most
-        ):
-            self.wake_by(now)
+        if runner.loader.is_busy or await self._claim_some():
+            self.wake_by(now + _READING_MICROSECONDS)
         else:
             # Their commits move them on; look again soon for what came due meanwhile.
             self.wake_by(now + _BUSY_MICROSECONDS)
+
+    async def _claim_some(self) -> bool:
+        """Take as many runs as are soon begun; whether there may be more."""
+        idle_since = self._runner.loader.idle_since
+        if self._claimed and idle_since > self._claimed_at:
+            seconds = (idle_since - self._claimed_at) / self._claimed
+            self._claim_size = min(
+                max(1, int(_AHEAD_SECONDS / seconds)), self._claim_size * _GROWTH
+            )
+        size = min(self._claim_size, limits.CLAIM_RUNS_MAX)
+        self._claimed_at = asyncio.get_running_loop().time()
+        self._claimed = len(await self._claim(size))
+        return self._claimed == size
 
     def _arm(self, next_at: int | None) -> None:
         if next_at is not None:
