@@ -44,7 +44,7 @@ class Loader:
         self.loading: set[str] = set()
         self._reads = 0
         self.idle_since = 0.0
-        """When the last of all that was to be read had its turn, by the loop's clock."""
+        """When all that was to be read had had its turn, by the loop's clock."""
         # Mail that came while its run was being read, perhaps too late for that read.
         self._mailed: set[str] = set()
 

@@ -39,6 +39,7 @@ from durable.store.memory.memory import MemoryStore
 from durable.store.queries import ReadMessages
 from durable.store.records import ReapWorkers, due_since
 from durable.store.sql.reads import fetch
+from durable.store.sql.schema import HEAD
 from durable.store.sql.tables import ATTEMPTS, HISTORY, RUNS
 from durable.store.sqlite.session import SqliteSession
 from durable.store.steady_clock import SteadyClock
@@ -542,7 +543,7 @@ def test_older_database_is_to_be_upgraded_first(source: str, target: str) -> Non
 
     assert "durable db upgrade" in done.stderr
     assert not Path(target.removeprefix("sqlite:///")).exists()
-    execute(source, "UPDATE durable_schema SET version_num = '0006'")
+    execute(source, f"UPDATE durable_schema SET version_num = '{HEAD}'")
     copy_all(source, target)
     execute(target, "UPDATE durable_schema SET version_num = '0005'")
     with pytest.raises(SchemaRevisionError, match="told not to migrate"):

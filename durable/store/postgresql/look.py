@@ -36,14 +36,16 @@ _NAMED: Final = (
     "SELECT * FROM unnest(%b::text[], %b::int8[]) AS n(id, mode),"
     " (SELECT false) AS k(keyed)"
 )
+# No index of namespaces is to be used: see tables.py.
 _KEYED: Final = (
     " UNION ALL SELECT r.run_id, k.mode, true"
     " FROM unnest(%b::text[], %b::text[], %b::int8[]) AS k(name, namespace, mode)"
-    " JOIN durable_runs AS r ON r.open_key = k.name AND r.namespace = k.namespace"
+    " JOIN durable_runs AS r"
+    " ON r.open_key = k.name AND '' || r.namespace = k.namespace"
     " UNION ALL SELECT r.run_id, 0, false"
     " FROM unnest(%b::text[], %b::text[]) AS q(request, namespace)"
     " JOIN durable_runs AS r"
-    " ON r.request_id = q.request AND r.namespace = q.namespace"
+    " ON r.request_id = q.request AND '' || r.namespace = q.namespace"
 )
 _OF_FAMILY: Final = (
     f" UNION ALL SELECT id, CASE policy WHEN '{TERMINATE}' THEN 2 ELSE 0 END, false"  # noqa: S608 - as above
@@ -83,8 +85,8 @@ _LOCK_WORKER: Final = "SELECT 1 FROM durable_workers WHERE worker_id = %b FOR KE
 _NEWEST: Final = (
     f"SELECT l.* FROM unnest(%b::text[], %b::text[]) AS k(name, namespace)"  # noqa: S608 - as above
     f" CROSS JOIN LATERAL (SELECT {_R} FROM durable_runs AS r"
-    " WHERE r.workflow_id = k.name AND r.namespace = k.namespace"
-    " ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1) AS l"
+    " WHERE r.workflow_id = k.name AND '' || r.namespace = k.namespace"
+    " ORDER BY r.namespace DESC, r.started_at DESC, r.run_id DESC LIMIT 1) AS l"
 )
 _ENDS: Final = (
     "SELECT w.id, (SELECT max(h.event_id) FROM durable_history AS h"
@@ -105,9 +107,9 @@ _CHILDREN: Final = (
     " JOIN durable_runs AS r ON r.run_id = f.id ORDER BY r.run_id"
 )
 _CHAIN: Final = (
-    f"SELECT {_R} FROM durable_runs AS r WHERE r.namespace = %b"  # noqa: S608 - as above
+    f"SELECT {_R} FROM durable_runs AS r WHERE '' || r.namespace = %b"  # noqa: S608 - as above
     " AND r.workflow_id = %b AND r.first_run_id = %b"
-    " ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1"
+    " ORDER BY r.namespace DESC, r.started_at DESC, r.run_id DESC LIMIT 1"
 )
 
 

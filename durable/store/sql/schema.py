@@ -27,7 +27,7 @@ from durable.store.sql.tables import (
 if TYPE_CHECKING:
     from durable.store.database import Session
 
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 """The newest revision in `migrations/versions`."""
 
 COPYING: Final = "copying "

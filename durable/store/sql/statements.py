@@ -26,6 +26,8 @@ from durable.store.sql.tables import (
     REPLIES,
     RUNS,
     WORKERS,
+    listed_namespace,
+    unlisted_namespace,
 )
 
 if TYPE_CHECKING:
@@ -114,23 +116,24 @@ HISTORY_COLUMNS: Final = [
 # --- runs -----------------------------------------------------------------------------
 
 FIND_OPEN_RUNS: Final = sa.select(RUNS.c.open_key, *RUN_COLUMNS).where(
-    RUNS.c.namespace == sa.bindparam("namespace"),
+    unlisted_namespace == sa.bindparam("namespace"),
     RUNS.c.open_key.in_(_many("workflow_ids")),
 )
 FIND_NEWEST_RUN_OF_CHAIN: Final = (
     sa.select(RUNS.c.run_id)
     .where(
-        RUNS.c.namespace == sa.bindparam("namespace"),
+        unlisted_namespace == sa.bindparam("namespace"),
         RUNS.c.workflow_id == sa.bindparam("workflow_id"),
         RUNS.c.first_run_id == sa.bindparam("first_run_id"),
     )
-    .order_by(RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
+    # The namespace first, as the index of workflow ids has it.
+    .order_by(RUNS.c.namespace.desc(), RUNS.c.started_at.desc(), RUNS.c.run_id.desc())
     .limit(1)
 )
 _latest_starts: Final = (
     sa.select(RUNS.c.workflow_id, sa.func.max(RUNS.c.started_at))
     .where(
-        RUNS.c.namespace == sa.bindparam("namespace"),
+        unlisted_namespace == sa.bindparam("namespace"),
         RUNS.c.workflow_id.in_(_many("workflow_ids")),
     )
     .group_by(RUNS.c.workflow_id)
@@ -139,7 +142,7 @@ _latest_starts: Final = (
 FIND_NEWEST_RUNS: Final = (
     sa.select(RUNS.c.workflow_id, *RUN_COLUMNS)
     .where(
-        RUNS.c.namespace == sa.bindparam("namespace"),
+        unlisted_namespace == sa.bindparam("namespace"),
         sa.tuple_(RUNS.c.workflow_id, RUNS.c.started_at).in_(_latest_starts),
     )
     .order_by(RUNS.c.run_id)
@@ -151,8 +154,8 @@ LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_id
 
 
 # No namespace is empty, so all of them follow "".
-NEXT_NAMESPACE: Final = sa.select(sa.func.min(RUNS.c.namespace)).where(
-    RUNS.c.namespace > sa.bindparam("after")
+NEXT_NAMESPACE: Final = sa.select(sa.func.min(listed_namespace)).where(
+    listed_namespace > sa.bindparam("after")
 )
 
 
@@ -160,9 +163,12 @@ def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
     """Build the statement of one page of a listing."""
     # Of a parent's children there are few: the bare column would lure SQLite into
     # walking all runs of the namespace, because they come in the order of the listing.
-    is_family = where.parent_run_id is not None
-    column = RUNS.c.namespace.concat("") if is_family else RUNS.c.namespace
-    conditions = [column == namespace]
+    if where.parent_run_id is not None:
+        conditions = [RUNS.c.namespace.concat("") == namespace]
+    elif where.workflow_id is not None or where.run_ids is not None:
+        conditions = [RUNS.c.namespace == namespace]
+    else:
+        conditions = [listed_namespace == namespace]
     if where.status is not None:
         conditions.append(RUNS.c.status == where.status.value)
     if where.workflow_type is not None:
