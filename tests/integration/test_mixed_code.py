@@ -259,11 +259,15 @@ async def test_workers_that_fit_no_better_try_a_run_once_each(
 
     monkeypatch.setattr(Lookout, "_try_parked", counted)
     code = code_of(second)
-    async with Engine(url, definitions=code) as one, Engine(url, definitions=code):
+    async with (
+        Engine(url, definitions=code) as one,
+        Engine(url, definitions=code) as other,
+    ):
         runs = [await one.get(run.workflow_id) for run in begun]
-        await park(one, runs)
+        await asyncio.gather(park(one, runs), park(other, runs))
         await wait_until(lambda: parkings(caplog) == 2 * len(runs))
         enough = patrols + 20  # for each to look at all of them several times
         await wait_until(lambda: patrols > enough)
         assert parkings(caplog) == 2 * len(runs)
+        assert len(caplog.records) == 2 * len(runs)  # who was second says no more
         await until(runs, lambda found: found.stuck is not None)
