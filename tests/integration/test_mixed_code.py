@@ -20,10 +20,12 @@ from durable import (
     Handle,
     RunDescription,
     Signal,
+    WorkflowStuckError,
     activity,
     limits,
     workflow,
 )
+from durable.client.waiting import parked
 from durable.testing.contract.rows import wait_until
 from durable.worker.lookout import Lookout
 from tests.integration.test_cli_processes import Process, Shop, wait_for
@@ -137,8 +139,11 @@ def test_run_goes_on_with_the_code_that_fits_whoever_takes_it_first(
         with frozen(shop, workers[fits]):
             shop.ask("signal", fits, "go", '"now"')
             wait_until_stuck(shop, fits)
+            waiting = shop.begin("result", fits)
 
         assert result_of(shop, fits) == RESULTS[fits]
+        assert waiting.end() == 0, waiting.stderr
+        assert json.loads(waiting.stdout) == RESULTS[fits]
 
 
 @pytest.mark.slow
@@ -229,19 +234,23 @@ def parkings(caplog: pytest.LogCaptureFixture) -> int:
 
 
 async def test_parked_runs_are_tried_by_the_workers_that_are_there(
-    url: str, caplog: pytest.LogCaptureFixture
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(parked, "_PATIENCE_SECONDS", 60)
     async with (
         Engine(url, definitions=code_of(first)) as fitting,
         Engine(url, definitions=code_of(second)) as other,
     ):
         runs = await begin_orders(fitting)
+        early = asyncio.create_task(runs[0].result())
         await park(other, runs)
+        late = asyncio.create_task(runs[1].result())
         await until(runs, lambda found: found.stuck is None)
         assert parkings(caplog) == len(runs)
         for run in runs:
             await run.signal(GO("!"))
         assert {await run.result() for run in runs} == {"first!"}
+        assert (await early, await late) == ("first!", "first!")
 
 
 async def test_workers_that_fit_no_better_try_a_run_once_each(
@@ -271,3 +280,6 @@ async def test_workers_that_fit_no_better_try_a_run_once_each(
         assert parkings(caplog) == 2 * len(runs)
         assert len(caplog.records) == 2 * len(runs)  # who was second says no more
         await until(runs, lambda found: found.stuck is not None)
+        monkeypatch.setattr(parked, "_PATIENCE_SECONDS", 0.01)
+        with pytest.raises(WorkflowStuckError):
+            await runs[0].result()
