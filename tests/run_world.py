@@ -23,7 +23,12 @@ from durable.core.history.payload import Failure
 from durable.core.messages import encode_message
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest, WorkflowTask
-from durable.errors import CommitUnknownError, HistoryTakenError, LeaseLostError
+from durable.errors import (
+    CommitUnknownError,
+    HistoryTakenError,
+    LeaseLostError,
+    PayloadTooLargeError,
+)
 from durable.runs import inputs, machine
 from durable.runs.effects import Effects, Recording, Then
 from durable.runs.incoming import key_of
@@ -305,6 +310,8 @@ class RunWorld(RunStore):
             error = LeaseLostError("gone", worker_id=one.worker_id)
         elif outcome == "taken":
             error = HistoryTakenError("taken")
+        elif outcome == "too large":
+            error = PayloadTooLargeError("too large")
         elif outcome == "strange":
             error = ValueError("strange")
         elif outcome == "unknown":

@@ -142,6 +142,15 @@ def own_mariadb(needs_mariadb: None, servers_folder: Path) -> Iterator[MariaServ
     server.close()
 
 
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of the test's own, of each kind that several processes may share."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'runs.db'}"
+    fixture = {"postgresql": "postgres_url", "mariadb": "mariadb_url"}[request.param]
+    return str(request.getfixturevalue(fixture))
+
+
 @pytest.fixture
 def pooled_url(
     postgres_server: PostgresDatabases, postgres_url: str, servers_folder: Path

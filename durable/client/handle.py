@@ -34,6 +34,7 @@ from durable.client.updates import UpdateHandle
 from durable.client.waiting.answers import UpdateOutcome
 from durable.client.waiting.listening import terminal_of
 from durable.client.waiting.outcomes import RunOutcome
+from durable.client.waiting.parked import goes_on
 from durable.converter import json
 from durable.core.history.codec import decode_rows
 from durable.core.history.events import (
@@ -137,6 +138,7 @@ class Handle(Generic[R_co]):
             WorkflowFailedError: it failed, was cancelled, was terminated or timed out
                 (each has its own subclass); why is chained as `__cause__`.
             WorkflowStuckError: its code has a bug; it is parked until that is mended.
+                Where several workers are, each has tried it before.
             ResultTimeoutError: `timeout` passed; the run itself goes on.
             WorkflowNotFoundError: there is no such run.
         """
@@ -202,7 +204,7 @@ class Handle(Generic[R_co]):
             record = await Chain(
                 self._connection, self.workflow_id, run_id, None, is_pinned=True
             ).record()
-            if record.stuck is not None:
+            if record.stuck is not None and not await goes_on(store, record):
                 raise stuck_error(record, decode_stuck(record.stuck) or Failure())
             if record.status is RunStatus.RUNNING or not news or news[0].is_open:
                 return None  # it was mended, begun or ended meanwhile

@@ -150,7 +150,7 @@ class LiveRun(msgspec.Struct, eq=False):
     loaded: LoadedRun | None = None
     """What was read, while its code is driven through it."""
     stuck: Failure | None = None
-    """Why it is being set aside."""
+    """Why it is being set aside, or will be once it is read again."""
 
     @property
     def workflow_id(self) -> str:

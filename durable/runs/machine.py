@@ -32,6 +32,7 @@ from durable.errors import (
     DurableError,
     InternalError,
     LeaseLostError,
+    PayloadError,
     StoreError,
 )
 from durable.runs import attempts, inputs, leaving, messages, restoring, writes
@@ -138,22 +139,13 @@ def _rest(run: LiveRun, effects: Effects, now: int) -> None:
     elif run.incoming.stale or run.incoming.stale_requests:
         writes.empty_inbox(run, effects)
     elif run.is_holding:
-        _park_if_held(run, effects)
+        writes.park_if_held(run, effects)
     elif (
         run.row[0]
         and not run.incoming.is_reading
         and not run.wanted_row(is_busy=False)[0]
     ):
         writes.correct_row(run, effects)  # it is at rest, and nobody's
-
-
-def _park_if_held(run: LiveRun, effects: Effects) -> None:
-    """Park a run for outcomes that cannot be recorded, once its others have ended."""
-    problems = [a.problem for a in run.attempts.values() if a.problem is not None]
-    run.is_holding = bool(problems)
-    if problems and len(problems) == len(run.attempts):
-        # Without the value that the function has returned.
-        writes.park(run, writes.reason_of(problems[0]), effects)
 
 
 def _read_again(run: LiveRun, effects: Effects) -> None:
@@ -326,6 +318,9 @@ def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) ->
             effects.wake_by(now)
             effects.rare.look_around = True
         _read_again(run, effects)
+    elif isinstance(error, PayloadError):  # and so would the next try be
+        run.stuck = Failure(message=str(error), type=type(error).__name__)
+        _read_again(run, effects)
     else:
         effects.rare.error = error
         leaving.leave(run, Left.DROPPED, effects)
@@ -365,11 +360,12 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
     if record.owner is not None and record.owner != run.terms.worker_id:
         leaving.leave(run, Left.DROPPED, effects)
         return
-    run.row, run.is_parked = (
-        (record.owner is not None, record.wake_at),
-        record.stuck is not None,
-    )
+    run.row = (record.owner is not None, record.wake_at)
+    run.is_parked = record.stuck is not None
     run.epoch = record.epoch
+    if run.stuck is not None:
+        writes.park(run, run.stuck, effects)
+        return
     try:
         started, history = restoring.decode_loaded(loaded)
     except CorruptHistoryError as error:

@@ -182,6 +182,15 @@ def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
     effects.write = run.operation = ParkRun(run_id=run.run_id, stuck=stuck, epoch=epoch)
 
 
+def park_if_held(run: LiveRun, effects: Effects) -> None:
+    """Park a run for outcomes that cannot be recorded, once its others have ended."""
+    problems = [a.problem for a in run.attempts.values() if a.problem is not None]
+    run.is_holding = bool(problems)
+    if problems and len(problems) == len(run.attempts):
+        # Without the value that the function has returned.
+        park(run, reason_of(problems[0]), effects)
+
+
 def reason_of(problem: Failure) -> Failure:
     """Such an outcome in the words of a run's row, without the value."""
     return msgspec.structs.replace(problem, kind="application", details=())

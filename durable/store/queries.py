@@ -150,6 +150,14 @@ class FindNextWakeUp(Query[int | None], frozen=True):
     workflow_types: Sequence[str]
 
 
+class FindStuckRuns(Query[list[str]], frozen=True):
+    """Parked runs that this worker could claim, after this run id; by run id."""
+
+    workflow_types: Sequence[str]
+    after: str
+    limit: int
+
+
 class FindUnowned(Query[list[UnownedRun]], frozen=True):
     """Runs at rest that are due by `until`, of all types and unparked, oldest first."""
 

@@ -151,13 +151,14 @@ def log_refused(
     run: LiveRun, error: BaseException, rare: RareEffects, left: Left | None
 ) -> None:
     """A write was refused. That others were there first is no news."""
-    if is_told(error):
+    is_late = isinstance(error, HistoryTakenError)
+    if is_told(error) or (is_late and not rare.is_of_attempt):
         return
     if left is Left.PARKED:
         text = "Run %s could not be parked: %s"
     elif rare.is_of_attempt:
         text = "An attempt of run %s could not be recorded (%s); it is not begun."
-    elif isinstance(error, StoreError) and not isinstance(error, HistoryTakenError):
+    elif isinstance(error, StoreError):
         text = (
             "A workflow task of run %s was not committed (%s); it will be driven"
             " again from its history."

@@ -15,11 +15,13 @@ from typing import Final
 from durable import limits
 from durable.api.registry import Registry
 from durable.errors import LeaseLostError
+from durable.runs.inputs import Harmed
 from durable.store.queries import (
     FindClosedRuns,
     FindDueRuns,
     FindMailedRuns,
     FindNextWakeUp,
+    FindStuckRuns,
     ListWorkers,
 )
 from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns
@@ -70,6 +72,8 @@ class Lookout:
         self._claim_size = _FIRST_CLAIM
         self._claimed = 0
         self._claimed_at = 0.0
+        self._parked_here: set[str] = set()
+        self._stuck_after = ""
 
     async def start(self) -> None:
         """Take over what dead workers left, take what nobody owns, watch the time."""
@@ -154,6 +158,28 @@ class Lookout:
                 return
             after = max(claimed)
 
+    def parked(self, run_id: str) -> None:
+        """This worker has set the run aside: its code is not what the run needs."""
+        self._parked_here.add(run_id)
+
+    async def _try_parked(self) -> None:
+        """Try every run once that another worker has set aside.
+
+        It may have other code than this one: both are there while a release goes out.
+        """
+        runner, types, most = self._runner, self._types(), limits.LOAD_RUNS_MAX
+        while self._is_open and len(self._parked_here) < limits.PARKED_RUNS_KEPT:
+            query = FindStuckRuns(types, self._stuck_after, most)
+            found = await self._store.read(query)
+            self._stuck_after = found[-1] if len(found) == most else ""
+            untried = [run_id for run_id in found if run_id not in self._parked_here]
+            for run_id in untried:
+                if run_id in runner.runs:  # as it was before
+                    runner.feed(runner.runs[run_id], Harmed())
+            runner.wake(run_id for run_id in untried if run_id not in runner.runs)
+            if not (untried and self._stuck_after):
+                return
+
     async def _reap(self) -> None:
         """Take the runs of workers that are dead, by lease or by process id."""
         host = host_identity()
@@ -173,7 +199,7 @@ class Lookout:
             _log.info("Took over from dead workers: %s", ", ".join(reaped))
 
     def _schedule_patrol(self) -> None:
-        """Look for dead workers and unowned runs once per half a lease."""
+        """Look for dead workers, parked and unowned runs once per half a lease."""
         self._patrol = asyncio.get_running_loop().call_later(
             limits.LEASE_SECONDS / 2, self._start_patrol
         )
@@ -184,6 +210,7 @@ class Lookout:
 
     async def _do_patrol(self) -> None:
         await self._reap()
+        await self._try_parked()
         self.changed()
 
     # --- due runs ---------------------------------------------------------------------

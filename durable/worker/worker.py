@@ -84,6 +84,7 @@ class Worker:
         parts: EngineParts,
     ) -> None:
         self._store = store
+        self._on_stuck = on_stuck
         self._registry = registry
         self._namespace = namespace
         self._task_queue = task_queue
@@ -94,7 +95,7 @@ class Worker:
         self._watchdog: Watchdog | None = None
         outside = Outside(
             closed=on_closed,
-            stuck=on_stuck,
+            stuck=self._stuck,
             update=on_update,
             wake_by=self._wake_by,
             look_around=self.changed,
@@ -374,6 +375,10 @@ class Worker:
 
     def _wake_by(self, instant: int) -> None:
         self._lookout.wake_by(instant)
+
+    def _stuck(self, run_id: str, why: Failure) -> None:
+        self._lookout.parked(run_id)
+        self._on_stuck(run_id, why)
 
     def lease_lost(self, worker_id: str) -> None:
         """The lease of that worker, which may be an earlier one, is gone."""

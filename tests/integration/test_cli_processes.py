@@ -76,14 +76,16 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 class Process:
     """A running command; what it says goes into files, so that it never blocks."""
 
-    def __init__(self, folder: Path, name: str, args: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, name: str, args: tuple[str, ...], database: str
+    ) -> None:
         self._out = folder / f"{name}.out"
         self._err = folder / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "durable", *args],
                 cwd=folder,
-                env=environment(),
+                env=environment(database),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -113,7 +115,7 @@ class Process:
         return self.process.wait(SECONDS_MAX)
 
 
-def environment() -> dict[str, str]:
+def environment(database: str = "sqlite:///runs.db") -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -122,15 +124,16 @@ def environment() -> dict[str, str]:
     return {
         **inherited,
         "PYTHONPATH": str(ROOT),
-        "DURABLE_DATABASE_URL": "sqlite:///runs.db",
+        "DURABLE_DATABASE_URL": database,
     }
 
 
 class Shop:
     """A folder with a program and a database, and the commands run in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "sqlite:///runs.db") -> None:
         self.folder = folder
+        self.database = database
         self.processes: list[Process] = []
         self.write(APP)
 
@@ -138,7 +141,8 @@ class Shop:
         (self.folder / name).write_text(text)
 
     def begin(self, *args: str) -> Process:
-        process = Process(self.folder, f"p{len(self.processes)}", args)
+        name = f"p{len(self.processes)}"
+        process = Process(self.folder, name, args, self.database)
         self.processes.append(process)
         return process
 
@@ -151,7 +155,7 @@ class Shop:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "durable", *args],
             cwd=self.folder,
-            env=environment(),
+            env=environment(self.database),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -167,7 +171,7 @@ class Shop:
             done = CliRunner().invoke(
                 cli,
                 args,
-                env={"DURABLE_DATABASE_URL": "sqlite:///runs.db", "FORCE_COLOR": None},
+                env={"DURABLE_DATABASE_URL": self.database, "FORCE_COLOR": None},
             )
         assert done.exit_code == exit_code, f"{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr

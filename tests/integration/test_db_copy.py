@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -14,8 +15,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
+import pymysql
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
@@ -52,6 +55,7 @@ from durable.testing.contract.rows import (
     make_worker,
 )
 from durable.worker.process import host_identity
+from tests.servers import MariaDatabases
 from tests.sizes import examples
 from tests.store.test_grouping_property import (
     OPENING,
@@ -151,8 +155,13 @@ strange_rows = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(groups=steps, strange=strange_rows, page=st.sampled_from([2, 5, 4_000]))
-def test_what_goes_to_a_server_and_back_is_as_if_workers_had_been_reaped(
-    tmp_path: Path, postgres_url: str, groups: list[Any], strange: list[Any], page: int
+def test_what_goes_from_server_to_server_and_back_is_as_if_workers_had_been_reaped(
+    tmp_path: Path,
+    postgres_url: str,
+    mariadb_url: str,
+    groups: list[Any],
+    strange: list[Any],
+    page: int,
 ) -> None:
     first, last = (f"sqlite:///{tmp_path / uuid.uuid4().hex}.db" for _ in range(2))
     clock = SteadyClock(SettableClock())
@@ -167,12 +176,14 @@ def test_what_goes_to_a_server_and_back_is_as_if_workers_had_been_reaped(
     session.begin()
     session.insert(HISTORY, [(f"~{run_id}", *row) for run_id, *row in strange])
     session.commit()
-    empty(postgres_url)
+    for url in (mariadb_url, postgres_url):
+        empty(url)
     replies = rows_of(first)["durable_replies"]
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(side, "_PAGE_ROWS_MAX", page)
-        there = copy_all(first, postgres_url, clock=SettableClock())
+        there = copy_all(first, mariadb_url, clock=SettableClock())
+        across = copy_all(mariadb_url, postgres_url)
         back = copy_all(postgres_url, last)
 
     session.close()
@@ -180,9 +191,9 @@ def test_what_goes_to_a_server_and_back_is_as_if_workers_had_been_reaped(
     other.execute([ReapWorkers(presumed_dead=("w",))])
     other.open().close()
     expected = rows_of(first) | {"durable_replies": replies}
-    assert rows_of(postgres_url) == rows_of(last)
+    assert rows_of(mariadb_url) == rows_of(postgres_url) == rows_of(last)
     assert with_due(rows_of(last)) == with_due(expected)
-    assert there.tables == back.tables
+    assert there.tables == across.tables == back.tables
     assert {name: found.rows for name, found in there.tables.items()} == {
         name: len(rows) for name, rows in expected.items()
     }
@@ -208,12 +219,12 @@ def empty(url: str) -> None:
 
 
 async def test_numbers_of_messages_go_on_behind_those_that_were_copied(
-    source: str, target: str, postgres_url: str
+    source: str, target: str, postgres_url: str, mariadb_url: str
 ) -> None:
     execute(source, "UPDATE sqlite_sequence SET seq = 3000000000000")
     last = 3_000_000_000_000
 
-    for begin, end in ((source, postgres_url), (postgres_url, target)):
+    for begin, end in itertools.pairwise((source, mariadb_url, postgres_url, target)):
         copy_all(begin, end)
         store = store_of(end)
         await store.open()
@@ -279,19 +290,24 @@ copy(source, target, is_dead=lambda _: True)
 """
 
 
-@pytest.mark.parametrize("kind", ["file", "server"])
+SESSIONS = {
+    "target": ("sqlite.session", "SqliteSession"),
+    "postgres_url": ("postgresql.session", "PostgresSession"),
+    "mariadb_url": ("mysql.session", "MysqlSession"),
+}
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
 def test_copy_that_was_killed_anywhere_goes_on(
-    kind: str, source: str, target: str, request: pytest.FixtureRequest
+    kind: str, source: str, request: pytest.FixtureRequest
 ) -> None:
-    place = {"module": "sqlite.session", "session": "SqliteSession"}
-    if kind == "server":
-        target = request.getfixturevalue("postgres_url")
-        place = {"module": "postgresql.session", "session": "PostgresSession"}
+    target = request.getfixturevalue(kind)
+    place = dict(zip(("module", "session"), SESSIONS[kind], strict=True))
     store_of(target).database.open_writer().close()
     deaths = 0
     # Each is killed a step later than the one before has come to: before a commit,
     # and after it.
-    moments = (2, 5, 6) if kind == "file" else (3, 4)
+    moments = (2, 5, 6) if kind == "target" else (3, 4)
     for left in moments:
         program = KILLED.format(left=left, urls=(source, target), **place)
         done = subprocess.run([sys.executable, "-c", program], timeout=30, cwd=ROOT)
@@ -358,13 +374,14 @@ def test_half_copy_is_no_source(source: str, target: str, tmp_path: Path) -> Non
 # --- others ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["file", "server"])
+@pytest.mark.parametrize("kind", ["source", "postgres_url", "mariadb_url"])
 def test_nobody_writes_to_the_source_meanwhile(
-    kind: str, source: str, target: str, postgres_url: str
+    kind: str, source: str, target: str, request: pytest.FixtureRequest
 ) -> None:
-    if kind == "server":
-        copy_all(source, postgres_url)
-        source = postgres_url
+    if kind != "source":
+        server = request.getfixturevalue(kind)
+        copy_all(source, server)
+        source = server
     refused: list[str] = []
 
     def told(progress: Progress) -> None:
@@ -382,6 +399,12 @@ def refuse_others(url: str) -> None:
     if url.startswith("sqlite"):
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             execute(url, text)
+    elif url.startswith("mysql"):
+        with pytest.raises(pymysql.OperationalError, match="Lock wait timeout"):
+            MariaDatabases(urlsplit(url).port or 0).execute(
+                f"SET STATEMENT lock_wait_timeout = 0 FOR {text}",
+                url.rpartition("/")[2],
+            )
     else:
         with (
             psycopg.connect(url, options="-c lock_timeout=50") as other,
@@ -522,16 +545,15 @@ def test_target_with_runs_is_left_alone(source: str, target: str) -> None:
 
 
 def test_same_database_is_refused_by_whatever_name(
-    source: str, tmp_path: Path, postgres_url: str
+    source: str, tmp_path: Path, postgres_url: str, mariadb_url: str
 ) -> None:
     (tmp_path / "link.db").symlink_to(source.removeprefix("sqlite:///"))
-    store_of(postgres_url).database.open_writer().close()
-    other_name = postgres_url.replace("127.0.0.1", "localhost")
+    pairs = [(source, str(tmp_path / "link.db"))]
+    for url in (postgres_url, mariadb_url):
+        store_of(url).database.open_writer().close()
+        pairs.append((url, url.replace("127.0.0.1", "localhost")))
 
-    for pair in (
-        (source, str(tmp_path / "link.db")),
-        (postgres_url, other_name),
-    ):
+    for pair in pairs:
         done = durable("db", "copy", *pair, exit_code=2)
         assert "are the same database" in done.stderr
 
@@ -667,12 +689,13 @@ def crash(program: str) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
-async def test_program_that_crashed_goes_on_on_the_other_database(
-    tmp_path: Path, postgres_url: str
+async def test_program_that_crashed_goes_on_on_the_other_databases(
+    tmp_path: Path, postgres_url: str, mariadb_url: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'crashed.db'}"
     crash(CRASHING.format(url=url))
-    durable("db", "copy", url, postgres_url)
+    durable("db", "copy", url, mariadb_url)
+    durable("db", "copy", mariadb_url, postgres_url)
 
     async with Engine(postgres_url) as engine:
         handle = await engine.get("order-7")

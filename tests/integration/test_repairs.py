@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from durable import Signal, activity, sleep, workflow
@@ -19,8 +19,15 @@ from durable.core.history.events import (
     ActivityTaskCompleted,
     TimerStarted,
     WorkflowExecutionSignaled,
+    WorkflowExecutionTimedOut,
 )
 from durable.core.history.payload import Payload
+from durable.doctor.findings import Check
+from durable.store.connect import connect
+from durable.store.copying.rows import TABLES
+from durable.store.sql.reads import fetch
+from durable.store.sql.tables import ATTEMPTS, HISTORY, RUNS
+from durable.store.threads.sql_store import SqlStore
 from durable.testing.clock import VirtualClock
 from durable.testing.environment import TestEnvironment
 
@@ -41,28 +48,44 @@ async def flow(number: int) -> int:
     return first + await GO.receive()
 
 
-Planting = Callable[[sqlite3.Connection, str, int], None]
+class Rows:
+    """The rows of a database of any kind, behind the library's back.
+
+    They are those of one run, and each change is a transaction.
+    """
+
+    def __init__(self, url: str) -> None:
+        store = connect(url)
+        assert isinstance(store, SqlStore)
+        self._database = store.database
+
+    def read(self, table: sa.Table = HISTORY) -> list[Any]:
+        with closing(self._database.open_writer()) as session:
+            return fetch(session, sa.select(table).order_by(*table.primary_key))
+
+    def read_all(self) -> dict[str, list[Any]]:
+        return {table.name: self.read(table) for table in TABLES}
+
+    def execute(self, statement: Any) -> None:
+        with closing(self._database.open_writer()) as session:
+            session.begin()
+            session.connection.execute(statement)
+            session.commit()
+
+    def insert(self, table: sa.Table, *row: Any) -> None:
+        with closing(self._database.open_writer()) as session:
+            session.begin()
+            session.insert(table, [row])
+            session.commit()
+
+    def append(self, event_id: int, attributes: Any, *, task: int = 0) -> None:
+        """Add an event at the instant of the last one."""
+        run_id, _, _, _, time, _, flags = self.read()[-1]
+        kind, data = type(attributes).__name__, encode_attributes(attributes)
+        self.insert(HISTORY, run_id, event_id, task, kind, time, data, flags)
 
 
-def append(
-    connection: sqlite3.Connection,
-    run_id: str,
-    event_id: int,
-    attributes: object,
-    *,
-    task: int = 0,
-) -> None:
-    connection.execute(
-        "INSERT INTO durable_history SELECT run_id, ?, ?, ?, max(time), ?, max(flags)"
-        " FROM durable_history WHERE run_id = ? GROUP BY run_id",
-        (
-            event_id,
-            task,
-            type(attributes).__name__,
-            encode_attributes(attributes),  # type: ignore[arg-type]  # an event's
-            run_id,
-        ),
-    )
+Planting = Callable[[Rows, int], None]
 
 
 def signal(number: int) -> WorkflowExecutionSignaled:
@@ -71,50 +94,38 @@ def signal(number: int) -> WorkflowExecutionSignaled:
     )
 
 
-async def break_run(path: Path, planting: Planting) -> tuple[VirtualClock, str]:
-    """Leave one run asleep, and plant a hole into its history."""
+async def break_run(url: str, planting: Planting) -> VirtualClock:
+    """Leave one run asleep, and plant a fault behind its last event."""
     RAN.clear()
-    async with TestEnvironment(f"sqlite:///{path}") as env:
-        run = await env.start(flow(1), id="broken")
+    async with TestEnvironment(url) as env:
+        await env.start(flow(1), id="broken")
         await env.sleep(60)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        (last,) = connection.execute(
-            "SELECT max(event_id) FROM durable_history"
-        ).fetchone()
-        planting(connection, run.run_id, last)
-    return env.clock, run.run_id
+    rows = Rows(url)
+    planting(rows, len(rows.read()))
+    return env.clock
 
 
-def examine(path: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(
-        cli, ["--database", f"sqlite:///{path}", "doctor", *arguments]
-    )
+def examine(url: str, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["--database", url, "doctor", *arguments])
 
 
-def an_input_of_a_void_turn(
-    connection: sqlite3.Connection, run_id: str, last: int
-) -> None:
-    append(connection, run_id, last + 4, signal(5))
+def an_input_of_a_void_turn(rows: Rows, last: int) -> None:
+    rows.append(last + 4, signal(5))
 
 
-def a_turn_that_decided_nothing_but_a_timer(
-    connection: sqlite3.Connection, run_id: str, last: int
-) -> None:
-    append(connection, run_id, last + 3, signal(5), task=9)
+def a_turn_that_decided_nothing_but_a_timer(rows: Rows, last: int) -> None:
+    rows.append(last + 3, signal(5), task=9)
     timer = TimerStarted(timer_id="2", start_to_fire_timeout=1)
-    append(connection, run_id, last + 4, timer, task=9)
+    rows.append(last + 4, timer, task=9)
 
 
-def a_first_turn_that_was_void(
-    connection: sqlite3.Connection, run_id: str, _: int
-) -> None:
-    connection.execute(
-        "DELETE FROM durable_history WHERE run_id = ? AND event_id > 1", (run_id,)
-    )
-    connection.execute("UPDATE durable_history SET event_id = 3, task_number = 0")
-    append(connection, run_id, 4, signal(5))
+def a_first_turn_that_was_void(rows: Rows, _: int) -> None:
+    rows.execute(sa.delete(HISTORY).where(HISTORY.c.event_id > 1))
+    rows.execute(sa.update(HISTORY).values(event_id=3, task_number=0))
+    rows.append(4, signal(5))
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "planting",
     [
@@ -124,22 +135,24 @@ def a_first_turn_that_was_void(
     ],
 )
 def test_a_history_with_a_hole_is_mended_and_the_run_goes_on(
-    tmp_path: Path, planting: Planting
+    shared_url: str, planting: Planting
 ) -> None:
-    path = tmp_path / "runs.db"
-    clock, run_id = asyncio.run(break_run(path, planting))
+    url = shared_url
+    clock = asyncio.run(break_run(url, planting))
+    rows = Rows(url)
+    run_id = rows.read()[0][0]
 
     async def park() -> None:
-        async with TestEnvironment(f"sqlite:///{path}", clock=clock) as env:
+        async with TestEnvironment(url, clock=clock) as env:
             await env.sleep("2h")
             described = await (await env.get("broken")).describe()
             assert described.stuck is not None
             assert described.stuck.type == "CorruptHistoryError"
 
     asyncio.run(park())
-    before = examine(path)
-    mended = examine(path, "--fix")
-    after = examine(path)
+    before = examine(url)
+    mended = examine(url, "--fix")
+    after = examine(url)
 
     assert before.exit_code == 1
     assert mended.exit_code == 0, mended.output
@@ -150,32 +163,23 @@ def test_a_history_with_a_hole_is_mended_and_the_run_goes_on(
     assert "V1 " not in after.output
 
     async def go_on() -> int:
-        async with TestEnvironment(f"sqlite:///{path}", clock=clock) as env:
+        async with TestEnvironment(url, clock=clock) as env:
             result: int = await (await env.get("broken")).result()
             return result
 
     assert asyncio.run(go_on()) == 6
     assert ["step 1"] * (2 if "first" in planting.__name__ else 1) == RAN
-    with closing(sqlite3.connect(path)) as connection:
-        found = connection.execute(
-            "SELECT event_id FROM durable_history ORDER BY event_id"
-        ).fetchall()
-    assert [position for (position,) in found] == list(range(1, len(found) + 1))
+    positions = [row[1] for row in rows.read()]
+    assert positions == list(range(1, len(positions) + 1))
 
 
-def an_activity_after_the_hole(
-    connection: sqlite3.Connection, run_id: str, last: int
-) -> None:
-    connection.execute(
-        "INSERT INTO durable_history SELECT run_id, ?, 9, type, time, data, flags"
-        " FROM durable_history WHERE run_id = ? AND type = 'ActivityTaskScheduled'",
-        (last + 3, run_id),
-    )
+def an_activity_after_the_hole(rows: Rows, last: int) -> None:
+    (old,) = (row for row in rows.read() if row[3] == "ActivityTaskScheduled")
+    run_id, _, _, *others = old
+    rows.insert(HISTORY, run_id, last + 3, 9, *others)
 
 
-def an_outcome_of_what_is_missing(
-    connection: sqlite3.Connection, run_id: str, last: int
-) -> None:
+def an_outcome_of_what_is_missing(rows: Rows, last: int) -> None:
     outcome = ActivityTaskCompleted(
         scheduled_event_id=last + 1,
         result=Payload(),
@@ -183,33 +187,21 @@ def an_outcome_of_what_is_missing(
         started_at=1,
         identity="",
     )
-    append(connection, run_id, last + 3, outcome)
+    rows.append(last + 3, outcome)
 
 
-def attempts_of_what_is_missing(
-    connection: sqlite3.Connection, run_id: str, last: int
-) -> None:
-    append(connection, run_id, last + 3, signal(5))
-    connection.execute(
-        "INSERT INTO durable_attempts VALUES (?, ?, 1, 'repairs.step', 'failed', 1, 1,"
-        " 1,"
-        " NULL, NULL)",
-        (run_id, last + 1),
-    )
+def attempts_of_what_is_missing(rows: Rows, last: int) -> None:
+    rows.append(last + 3, signal(5))
+    run_id, step = rows.read()[0][0], "repairs.step"
+    attempt = (1, step, "failed", 1, 1, 1, None, None)
+    rows.insert(ATTEMPTS, run_id, last + 1, *attempt)
 
 
-def an_ending_after_the_hole(
-    connection: sqlite3.Connection, run_id: str, last: int
-) -> None:
-    connection.execute(
-        "INSERT INTO durable_history SELECT run_id, ?, 9, 'WorkflowExecutionTimedOut',"
-        " time,"
-        ' \'{"timeout_type": "run"}\', flags FROM durable_history'
-        " WHERE run_id = ? AND event_id = 1",
-        (last + 3, run_id),
-    )
+def an_ending_after_the_hole(rows: Rows, last: int) -> None:
+    rows.append(last + 3, WorkflowExecutionTimedOut("run"), task=9)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("planting", "why"),
     [
@@ -220,57 +212,87 @@ def an_ending_after_the_hole(
     ],
 )
 def test_what_could_happen_twice_is_left_as_it_is(
-    tmp_path: Path, planting: Planting, why: str
+    shared_url: str, planting: Planting, why: str
 ) -> None:
-    path = tmp_path / "runs.db"
-    asyncio.run(break_run(path, planting))
-    with closing(sqlite3.connect(path)) as connection:
-        before = connection.execute("SELECT * FROM durable_history").fetchall()
+    url = shared_url
+    asyncio.run(break_run(url, planting))
+    rows = Rows(url)
+    before = rows.read_all()
 
-    tried = examine(path, "--fix", "--json")
+    tried = examine(url, "--fix", "--json")
 
     assert tried.exit_code == 1
     said = [json.loads(line) for line in tried.output.splitlines()]
     (answer,) = [line for line in said if line["check"] == "fix"]
     assert answer["is_mended"] is False
     assert why in answer["message"]
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT * FROM durable_history").fetchall() == before
+    assert rows.read_all() == before
 
 
-def test_a_run_that_nothing_would_wake_is_set_free(tmp_path: Path) -> None:
-    path = tmp_path / "runs.db"
+def checks_of(examined: Result) -> set[Check]:
+    return {Check(json.loads(line)["check"]) for line in examined.output.splitlines()}
 
-    def lose_wake_up(connection: sqlite3.Connection, run_id: str, _: int) -> None:
-        connection.execute(
-            "UPDATE durable_runs SET wake_at = NULL, owner = 'nobody' WHERE run_id = ?",
-            (run_id,),
-        )
 
-    clock, _ = asyncio.run(break_run(path, lose_wake_up))
+def update_run(rows: Rows, **values: Any) -> None:
+    rows.execute(sa.update(RUNS).values(values))
 
-    mended = examine(path, "--fix")
 
-    assert mended.exit_code == 0, mended.output
+def an_owner_that_is_nobody(rows: Rows, _: int) -> None:
+    update_run(rows, owner="nobody", wake_at=None)
+
+
+def a_timer_without_a_wake_up(rows: Rows, _: int) -> None:
+    update_run(rows, wake_at=None)
+
+
+def a_wake_up_after_the_timer(rows: Rows, _: int) -> None:
+    update_run(rows, wake_at=RUNS.c.wake_at + 1)
+
+
+def an_activity_that_nobody_looks_after(rows: Rows, _: int) -> None:
+    rows.execute(sa.delete(HISTORY).where(HISTORY.c.event_id > 2))
+    update_run(rows, wake_at=None)
+
+
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize(
+    ("planting", "check"),
+    [
+        (an_owner_that_is_nobody, Check.LEASES),
+        (a_timer_without_a_wake_up, Check.LOST_WAKE_UP),
+        (a_wake_up_after_the_timer, Check.LOST_WAKE_UP),
+        (an_activity_that_nobody_looks_after, Check.WAITING),
+    ],
+)
+def test_a_run_that_nothing_would_wake_is_set_free(
+    shared_url: str, planting: Planting, check: Check
+) -> None:
+    url = shared_url
+    clock = asyncio.run(break_run(url, planting))
+
+    assert check in checks_of(examine(url, "--json"))
+    mended = examine(url, "--fix")
     assert "set free" in mended.output
+    assert check not in checks_of(examine(url, "--json"))
 
     async def go_on() -> int:
-        async with TestEnvironment(f"sqlite:///{path}", clock=clock) as env:
+        async with TestEnvironment(url, clock=clock) as env:
             run = await env.get("broken")
             await run.signal(GO(5))
             result: int = await run.result()
             return result
 
     assert asyncio.run(go_on()) == 6
+    again = planting is an_activity_that_nobody_looks_after
+    assert ["step 1"] * (2 if again else 1) == RAN
 
 
-def test_without_fix_nothing_is_written(tmp_path: Path) -> None:
-    path = tmp_path / "runs.db"
-    asyncio.run(break_run(path, an_input_of_a_void_turn))
-    with closing(sqlite3.connect(path)) as connection:
-        before = list(connection.iterdump())
+@pytest.mark.sweep(1)
+def test_without_fix_nothing_is_written(shared_url: str) -> None:
+    asyncio.run(break_run(shared_url, an_input_of_a_void_turn))
+    rows = Rows(shared_url)
+    before = rows.read_all()
 
-    assert examine(path).exit_code == 1
+    assert examine(shared_url).exit_code == 1
 
-    with closing(sqlite3.connect(path)) as connection:
-        assert list(connection.iterdump()) == before
+    assert rows.read_all() == before

@@ -41,7 +41,14 @@ _ENDS: Final = (
     "queued",
 )
 _DRAINED: Final = ("completed", "failed", "doubtful", "unheard", "left")
-_REFUSED: Final = ("taken", "unknown", "answer lost", "answer lost", "lease lost")
+_REFUSED: Final = (
+    "taken",
+    "unknown",
+    "answer lost",
+    "answer lost",
+    "lease lost",
+    "too large",
+)
 _STEPS: Final = (
     "nothing",
     "by hand",

@@ -89,11 +89,25 @@ def copy(
         StoreError: one of them is in use, at another revision, or cannot be reached.
     """
     with contextlib.closing(Side(source)) as origin:
-        with origin.explaining():
-            origin.session.begin_alone()
-        _refuse_workers(origin, is_dead)
+        _refuse_workers(origin, is_dead)  # before the other one gets its tables
         with contextlib.closing(Side(target, prepare_for_copy)) as goal:
+            # Before the lock: MariaDB's would keep us from what we have locked.
+            _refuse_same(origin, goal)
+            with origin.explaining():
+                origin.session.begin_alone()
+            _refuse_workers(origin, is_dead)
             return _Copy(origin, goal, is_dead, told).carry_out(restarts=restarts)
+
+
+def _refuse_same(source: Side, target: Side) -> None:
+    with source.explaining():
+        place = source.session.identify()
+    with target.explaining():
+        is_same = target.session.identify() == place
+    if is_same:
+        raise InvalidOptionError(
+            f"{source.name} and {target.name} are the same database."
+        )
 
 
 def _refuse_workers(side: Side, is_dead: Callable[[WorkerRecord], bool]) -> None:
@@ -125,13 +139,7 @@ class _Copy:
         self._disowned = self._resumed = 0
 
     def carry_out(self, *, restarts: bool) -> Copied:
-        source, target = self._source, self._target
-        with target.explaining():
-            is_same = target.session.identify() == source.session.identify()
-        if is_same:
-            raise InvalidOptionError(
-                f"{source.name} and {target.name} are the same database."
-            )
+        target = self._target
         self._look_at_target()
         self._check_source()
         with target.alone():

@@ -389,6 +389,14 @@ class MemoryStore:
         waits = [run.wake_at for run in (*self._own_runs(), *at_rest)]
         return min((at for at in waits if at is not None), default=None)
 
+    def _find_stuck(self, query: queries.FindStuckRuns) -> list[str]:
+        if self._worker is None:
+            return []
+        at_rest = self._database.at_rest(self._worker, query.workflow_types)
+        stuck = sorted(run.run_id for run in at_rest if run.stuck is not None)
+        found = [run_id for run_id in stuck if run_id > query.after]
+        return found[: max(query.limit, 0)]
+
     def _find_unowned(self, query: queries.FindUnowned) -> list[UnownedRun]:
         found = [
             run
@@ -426,6 +434,7 @@ class MemoryStore:
         queries.FindMailedRuns: _find_mailed,
         queries.FindClosedRuns: _find_closed,
         queries.FindNextWakeUp: _find_next_wake_up,
+        queries.FindStuckRuns: _find_stuck,
         queries.FindUnowned: _find_unowned,
         queries.ListNamespaces: _list_namespaces,
         queries.ListWorkers: _list_workers,

@@ -318,6 +318,21 @@ def _next_wake_up(
     return min((at for (at,) in found if isinstance(at, int)), default=None)
 
 
+def _stuck(
+    session: Session, query: queries.FindStuckRuns, worker: WorkerRecord
+) -> list[str]:
+    rows = fetch(
+        session,
+        statements.FIND_STUCK,
+        namespace=worker.namespace,
+        task_queue=worker.task_queue,
+        workflow_types=list(query.workflow_types),
+        after=query.after,
+        page=max(query.limit, 0),
+    )
+    return [run_id for run_id, _ in rows if isinstance(run_id, str)]
+
+
 def _unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
     key = {"namespace": query.namespace, "until": query.until, "page": query.limit}
     rows = fetch(session, statements.UNOWNED_RUNS, **key)
@@ -388,6 +403,10 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.FindClosedRuns: _each(_closed),
     queries.FindNextWakeUp: lambda session, asked: [
         None if worker is None else _next_wake_up(session, query, worker)
+        for query, worker in asked
+    ],
+    queries.FindStuckRuns: lambda session, asked: [
+        [] if worker is None else _stuck(session, query, worker)
         for query, worker in asked
     ],
     queries.FindUnowned: _each(_unowned),

@@ -11,7 +11,7 @@ import pytest
 
 from durable import limits
 from durable.errors import InternalError, LeaseLostError
-from durable.store.queries import FindUnowned, ListWorkers, LoadRuns
+from durable.store.queries import FindStuckRuns, FindUnowned, ListWorkers, LoadRuns
 from durable.store.records import (
     ClaimRuns,
     CommitTask,
@@ -32,6 +32,7 @@ from durable.testing.contract.rows import (
     make_owned,
     make_rows,
     make_start,
+    make_termination,
     make_worker,
     wait_until,
 )
@@ -334,6 +335,30 @@ class ClaimContract:
 
         (taken,) = await store.read(LoadRuns(["a"]))
         assert (taken.record.stuck, taken.record.owner) == (None, "w")
+
+    async def test_stuck_runs_are_found_page_by_page_and_left_as_they_are(
+        self, harness: Harness, store: Opened
+    ) -> None:
+        await store.together(
+            *(make_owned(name) for name in "bcda"),
+            make_start("another", owner="w", workflow_type="other"),
+            make_start("elsewhere", owner="w", task_queue="fast"),
+            make_start("sound", wake_at=START),
+            *(ParkRun(run_id=name, stuck="{}") for name in ("another", "elsewhere")),
+            *(ParkRun(run_id=name, stuck="{}") for name in "bcda"),
+            make_termination("d"),
+        )
+
+        assert await store.read(FindStuckRuns(["order"], "", 2)) == ["a", "b"]
+        assert await store.read(FindStuckRuns(["order"], "b", 2)) == ["c"]
+        assert await store.read(FindStuckRuns(["order", "other"], "", 9)) == [
+            *("a", "another", "b", "c"),
+        ]
+        assert await store.read(FindStuckRuns(["order"], "", 0)) == []
+        assert await store.read(FindStuckRuns([], "", 9)) == []
+        assert await store.perform(CLAIM) == {"sound": 1}
+        nobody = await harness.open()
+        assert await nobody.read(FindStuckRuns(["order"], "", 9)) == []
 
     async def test_claim_takes_the_oldest_first_and_not_too_many(
         self, store: Opened

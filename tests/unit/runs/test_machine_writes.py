@@ -161,6 +161,28 @@ def test_what_was_committed_though_nobody_heard_is_taken_once(
     assert world.keys() == ["mailed", "by hand", "add"]
 
 
+def test_a_turn_that_no_database_takes_is_not_tried_again(world: RunWorld) -> None:
+    run = bring(world, COMMITTING)
+    (token,) = world.answers
+    refused = world.store("too large")
+    assert refused is not None
+    assert refused.rare.read_run
+    world.read()
+    assert run.state is PARKING
+    effects = world.store()
+    assert effects is not None
+    assert (run.state, effects.left) == (GONE, Left.PARKED)
+    assert world.answers[token] == [False]  # it waits in the inbox from now on
+    assert world.record is not None
+    assert "PayloadTooLargeError" in (world.record.stuck or "")
+    world.put(letter("first"))
+    world.enter()
+    world.drive_on()
+    world.store()
+    assert world.keys() == ["first"]
+    assert world.record.stuck is None
+
+
 def test_an_error_that_nobody_expected_is_raised(world: RunWorld) -> None:
     bring(world, COMMITTING)
     with pytest.raises(ValueError, match="strange"):
