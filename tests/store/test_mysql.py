@@ -285,7 +285,8 @@ def test_errors_are_told_apart() -> None:
         return ERRORS.judge(error), ERRORS.may_pass(error), kind
 
     busy = (Blame.AGAIN, False, "DatabaseUnavailableError")
-    assert judge(1213) == judge(1205) == judge(1020) == busy
+    assert judge(1213) == judge(1020) == busy
+    assert judge(1205) == (Blame.LOCKED, *busy[1:])
     assert judge(2013) == judge(1053) == judge(4031) == judge(1927)
     assert judge(2013) == (Blame.WHOLE, True, "DatabaseUnavailableError")
     assert judge(1040) == (Blame.WHOLE, True, "DatabaseUnavailableError")

@@ -27,7 +27,6 @@ _PACKET_BYTES: Final = 8 * 1024 * 1024
 _SETTINGS: Final[dict[str, str]] = {
     "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES'",
     "time_zone": "'+00:00'",
-    "innodb_lock_wait_timeout": str(round(_LEASE / 3)),
     "wait_timeout": str(24 * 86_400),
 }
 _MARIADB_SETTINGS: Final[dict[str, str]] = {

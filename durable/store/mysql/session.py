@@ -93,6 +93,8 @@ class MysqlSession(ServerSession):
         self._has_written = False
         self._is_migrating = False
         self._is_alone = False
+        self._lock_seconds: int | None = None
+        """What the server was told of it."""
         self._id = literal(secrets.token_hex(16))
         self._latest: Row | None = None
         self.sequence = 0
@@ -115,6 +117,10 @@ class MysqlSession(ServerSession):
         One that has only looked is over by that.
         """
         first = _BEGIN | {"header": _HEADER}
+        seconds = round(self.lock_seconds)
+        if seconds != self._lock_seconds:
+            first["patience"] = f"SET SESSION innodb_lock_wait_timeout = {seconds}"
+            self._lock_seconds = seconds
         if self.phase is Phase.BEGUN:
             first = {"commit": "COMMIT", **first}
         self.phase = Phase.BEGUN

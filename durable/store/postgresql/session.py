@@ -40,7 +40,6 @@ _SETTINGS: Final = {
     # between two trips or within one.
     "idle_in_transaction_session_timeout": _LEASE_MILLISECONDS // 3,
     "statement_timeout": _LEASE_MILLISECONDS * 7 // 10,
-    "lock_timeout": _LEASE_MILLISECONDS // 3,
     # Planning takes longer than running; and a plan that was made while tables were
     # empty must not walk them once they are full.
     "plan_cache_mode": "force_generic_plan",
@@ -59,7 +58,7 @@ _SET_READING: Final = Statement(
 )
 _HEADER: Final = (
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"  # noqa: S608 - constants
-    f" pg_current_xact_id()::text, {{}}, {_SET}"
+    f" pg_current_xact_id()::text, {{}}, set_config('lock_timeout', %b, true), {_SET}"
 )
 _WITHOUT_SEQUENCE: Final = _HEADER.format("NULL::int8")
 _WITH_SEQUENCE: Final = _HEADER.format("nextval('durable_inbox_sequence_seq')")
@@ -137,7 +136,8 @@ class PostgresSession(ServerSession):
         One that has only looked is over by that.
         """
         header = _WITH_SEQUENCE if takes_sequence else _WITHOUT_SEQUENCE
-        first = {"begin": _BEGIN, "header": Statement(header)}
+        patience = f"{self.lock_seconds:.3f}s"
+        first = {"begin": _BEGIN, "header": Statement(header, (patience,))}
         if self.phase is Phase.BEGUN:
             first = {"commit": _COMMIT, **first}
         self.phase = Phase.BEGUN
@@ -213,8 +213,7 @@ class PostgresSession(ServerSession):
         if self.send({"life": _READ_LIFE})["life"] != [(life,)]:
             return None
         status: str | None
-        asked = {"status": Statement(_STATUS, (transaction,))}
-        ((status,),) = self.send(asked)["status"]
+        ((status,),) = self.send({"": Statement(_STATUS, (transaction,))})[""]
         return status
 
     def begin_migrating(self) -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 from durable.errors import DatabaseUnavailableError, StoreError
-from durable.store.database import Session
+from durable.store.database import LOCK_SECONDS, Session
 from durable.store.sql.schema import prepare_schema, read_revision
 from durable.store.sql.sql_session import SqlSession
 
@@ -45,6 +45,7 @@ class ServerSession(SqlSession, ABC):
         """Take over a connection that is in autocommit mode."""
         self._connection = connection
         self.phase = Phase.NONE
+        self.lock_seconds = LOCK_SECONDS
 
     @property
     def connection(self) -> sa.Connection:
@@ -55,9 +56,10 @@ class ServerSession(SqlSession, ABC):
             self.begin_reading_now()
         return self._connection
 
-    def begin(self) -> None:
+    def begin(self, lock_seconds: float = LOCK_SECONDS) -> None:
         """See `Session`."""
         self.phase = Phase.TO_WRITE
+        self.lock_seconds = lock_seconds
 
     def begin_reading(self) -> None:
         """See `Session`."""
