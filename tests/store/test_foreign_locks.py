@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Generator
-from typing import Any
 
-import psycopg
-import pymysql
 import pytest
 
 from durable.errors import DatabaseUnavailableError
 from durable.store.connect import connect
-from durable.store.mysql import url as mysql_url
 from durable.store.queries import ListWorkers, LoadRuns
 from durable.store.records import ReapWorkers, RunStatus
 from durable.store.store import Store
@@ -26,7 +20,7 @@ from durable.testing.contract.rows import (
     make_start,
     make_worker,
 )
-from tests.store.stage import ignore
+from tests.store.stage import ignore, locking
 
 pytestmark = [pytest.mark.slow]
 
@@ -42,22 +36,6 @@ def url(request: pytest.FixtureRequest) -> str:
     """A database of its own on each server."""
     found: str = request.getfixturevalue(request.param)
     return found
-
-
-@contextlib.contextmanager
-def locking(url: str, *texts: str) -> Generator[Callable[[], None]]:
-    """Carry statements out in a transaction of a stranger; yield what ends it."""
-    connection: Any
-    if url.startswith("mysql"):
-        options = mysql_url.driver_options(mysql_url.parse(url, url))
-        connection = pymysql.connect(**options)
-    else:
-        connection = psycopg.connect(url)
-    with contextlib.closing(connection):
-        cursor = connection.cursor()
-        for text in texts:
-            cursor.execute(text)
-        yield connection.rollback
 
 
 async def open_worker(url: str, *, runs: list[str] = RUNS) -> Store:

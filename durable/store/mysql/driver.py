@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -63,6 +65,22 @@ def _as_text(found: str | bytes) -> str | bytes:
 
 
 _CONVERSIONS: Final = {**conversions, FIELD_TYPE.VAR_STRING: _as_text}
+
+
+# A host that is gone is noticed after some seconds, as on PostgreSQL.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+
+
+def be_patient(raw: Any, seconds: float) -> None:
+    """Have a connection wait so long for an answer from a host that is there.
+
+    The driver takes a timeout only where it connects, and looks at it at each answer.
+    """
+    raw._read_timeout = seconds
+    for name, value in _KEEPALIVE.items():
+        # Not every system has them, nor has a socket of this machine.
+        with contextlib.suppress(OSError, AttributeError):
+            raw._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Trips:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
 from durable import limits
+from durable.store.database import LOCK_SECONDS
 from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
 from durable.store.postgresql.write import insert_all, write
-from durable.store.servers.server import Phase, ServerSession
+from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
 from durable.store.sql.tables import METADATA
@@ -77,6 +77,14 @@ _ALONE: Final = (
     "SELECT set_config('idle_in_transaction_session_timeout', '0', true),"
     " set_config('statement_timeout', '0', true)",
     f"LOCK TABLE {', '.join(METADATA.tables)} IN SHARE ROW EXCLUSIVE MODE",
+)
+# All wait for whoever changes the schema. But a change that waits for somebody's end
+# keeps all who come after it waiting, too.
+_MIGRATION_LOCK_SECONDS: Final = 60.0
+_MIGRATING: Final = (
+    _ALONE[0],
+    "SELECT pg_advisory_xact_lock(hashtext('durable_schema'))",
+    f"SELECT set_config('lock_timeout', '{LOCK_SECONDS:.3f}s', true)",
 )
 _LAST_SEQUENCE: Final = Statement(
     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END"
@@ -218,10 +226,11 @@ class PostgresSession(ServerSession):
 
     def begin_migrating(self) -> None:
         """See `Session`."""
-        self.begin()
-        self.connection.exec_driver_sql(
-            "SELECT pg_advisory_xact_lock(hashtext('durable_schema'))"
-        )
+        self.has_migrated = True
+        self._raw.patience = MIGRATION_SECONDS
+        self.begin(_MIGRATION_LOCK_SECONDS)
+        for text in _MIGRATING:
+            self.connection.exec_driver_sql(text)
 
     # --- what others do ---------------------------------------------------------------
 
@@ -314,14 +323,6 @@ class PostgresSession(ServerSession):
         """See `Session`."""
         values = (max(1, last >> _SEQUENCE_BITS),)
         self.send({"raised": Statement(_RAISE_SEQUENCE, values)})
-
-    def close(self) -> None:
-        """See `Session`."""
-        with contextlib.suppress(Exception):
-            self.rollback()
-        with contextlib.suppress(Exception):
-            self._raw.close()
-        self.disconnect()
 
 
 class PostgresTables(ServerTables):

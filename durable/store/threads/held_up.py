@@ -166,7 +166,7 @@ def _divide(entries: list[Entry], errors: Iterable[BaseException], now: float) -
 
 
 def _keys_of(operation: Any) -> _Keys:
-    kind: Any = type(operation)
+    kind: Any = operation.__class__
     if kind in DECIDED:
         wanted = want([operation], None)
         requests = wanted.requests
