@@ -345,7 +345,7 @@ def test_sessions_that_ended_long_ago_are_forgotten(
     open_session(mariadb_url).close()
 
     found = mariadb_server.execute("SELECT session_id FROM durable_changes", database)
-    assert found == [(b"new",)]
+    assert found == [("new",)]
 
 
 def rows_walked(session: MysqlSession, statement: Any, **values: Any) -> int:

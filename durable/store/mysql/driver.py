@@ -55,7 +55,7 @@ def listed(values: Iterable[str | int | None]) -> str:
 
 
 def _as_text(found: str | bytes) -> str | bytes:
-    """Return an id, which comes as bytes; what is no text is somebody's damage."""
+    """Return a name that comes as bytes; what is no text is somebody's damage."""
     if isinstance(found, str):
         return found
     try:
