@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from durable import limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from durable.store.records import ClaimRuns, HistoryRow, WorkerRecord
 
 
+LOCK_SECONDS: Final = limits.LEASE_SECONDS / 3
+"""How long a statement waits for rows that others have locked, as a rule."""
+
+
 class Blame(enum.Enum):
     """What an error of the database says of the group that met it."""
 
@@ -29,6 +35,8 @@ class Blame(enum.Enum):
     """The database is at fault: the group ends with it."""
     AGAIN = "again"
     """Others were in the way: the same group may succeed when it is repeated."""
+    LOCKED = "locked"
+    """Likewise; others have locked a row, and not let it go for so long."""
     OPERATION = "operation"
     """Something of the group is at fault, if it meets it alone, too."""
 
@@ -145,8 +153,11 @@ class Session(Protocol):
         """Whether it must be closed before this process forks."""
         ...
 
-    def begin(self) -> None:
-        """Begin a writing transaction; wait for other writers."""
+    def begin(self, lock_seconds: float = LOCK_SECONDS) -> None:
+        """Begin a writing transaction; wait for other writers.
+
+        So long its statements wait for rows that others have locked.
+        """
         ...
 
     def begin_migrating(self) -> None:

@@ -209,7 +209,11 @@ def undo_in_the_wrong_order(lines: Lines, tables: Tables) -> None:
 
 
 def die(lines: Lines, tables: Tables) -> None:
-    lines.append({**lines[0], "what": "died", "of": "worker-2", "code": 1, "since": 0})
+    # No fault is a reason to.
+    at = lines[0]["at"]
+    fault = {"what": "fault", "fault": "server killed", "since": at, "of": ledger.ALL}
+    lines.append({**lines[0], **fault})
+    lines.append({**lines[0], "what": "died", "of": "worker-2", "code": 1})
 
 
 def tell_a_client_something_else(lines: Lines, tables: Tables) -> None:

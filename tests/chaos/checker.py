@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from tests.chaos import branches, histories
 from tests.chaos.database import Row, event_of
-from tests.chaos.ledger import ALL, WIRE, Line
+from tests.chaos.ledger import ALL, Line
 from tests.chaos.programs import Expected, Program, draw, expect, undoing
 
 _Key: TypeAlias = tuple[str, str]
@@ -82,7 +82,8 @@ class Judge:
         for line in self._lines:
             match line["what"]:
                 case "died":
-                    self._check_death(line)
+                    text = f"ended by itself with {line['code']}"
+                    self._violated(line["of"], text)
                 case "wrong":
                     self._violated(line["key"], line["text"])
                 case "standstill":
@@ -92,16 +93,6 @@ class Judge:
         for row in self._runs.values():
             if row["open_key"] is not None:
                 self._violated(row["workflow_id"], f"is open; stuck: {row['stuck']}")
-
-    def _check_death(self, died: Line) -> None:
-        """Who cannot even begin because of a fault may say so, and end."""
-        who, code = died["of"], died["code"]
-        has_begun = any(x["by"] == who and x["what"] == "begin" for x in self._lines)
-        span = died["since"], died["at"]
-        is_explained = any(self._is_explained(of, *span) for of in (ALL, WIRE))
-        if has_begun or code != 1 or not is_explained:
-            self._violated(who, f"ended by itself with {code}")
-        self.branches["worker that could not begin"] += 1
 
     # --- runs -------------------------------------------------------------------------
 

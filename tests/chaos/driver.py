@@ -53,7 +53,6 @@ class Process:
     role: Literal["worker", "client"]
     index: int
     popen: subprocess.Popen[bytes]
-    since: float = field(default_factory=time.monotonic)
     is_stopped: bool = False
     leaves_at: float | None = None
     """When it was asked to drain."""
@@ -177,7 +176,7 @@ class World:
             self._spawn("worker")
 
     def _died(self, process: Process, code: int | None) -> None:
-        self.ledger.write("died", of=process.name, code=code, since=process.since)
+        self.ledger.write("died", of=process.name, code=code)
 
     def _see_off(self, worker: Process, code: int | None) -> None:
         """A worker that drains must end; one that has no time may take longer."""

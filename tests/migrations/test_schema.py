@@ -4,6 +4,8 @@ import importlib.resources
 import io
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -291,6 +293,30 @@ def test_old_files_migrate_to_the_same_tables(
 
     assert describe(migrated) == describe(session)
     migrated.close()
+
+
+def test_upgrade_is_told_in_one_line(path: Path) -> None:
+    load_second_revision(path)
+    path.chmod(0o600)
+    program = (
+        "import logging, sys; from pathlib import Path;"
+        " from durable.store.sqlite.sqlite import SqliteDatabase;"
+        " logging.basicConfig(level=logging.INFO, format='%(message)s');"
+        " SqliteDatabase(Path(sys.argv[1])).open_writer().close();"
+        " logging.getLogger('alembic.runtime.migration').info('of an application')"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+
+    told, other = done.stderr.splitlines()
+    assert f"{path.name} was upgraded from 0002 to {HEAD} in" in told
+    assert other == "of an application"
 
 
 async def test_workers_of_the_release_before_are_said_to_run(path: Path) -> None:

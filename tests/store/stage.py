@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import psycopg
+import pymysql
 import sqlalchemy as sa
 
 from durable.store.database import Database
@@ -105,6 +107,22 @@ def make_executor(url: str) -> GroupExecutor:
 
 def ignore() -> None:
     pass
+
+
+@contextmanager
+def locking(url: str, *texts: str) -> Generator[Callable[[], None]]:
+    """Carry statements out in a transaction of a stranger; yield what ends it."""
+    connection: Any
+    if url.startswith("mysql"):
+        options = mysql_url.driver_options(mysql_url.parse(url, url))
+        connection = pymysql.connect(**options)
+    else:
+        connection = psycopg.connect(url)
+    with closing(connection):
+        cursor = connection.cursor()
+        for text in texts:
+            cursor.execute(text)
+        yield connection.rollback
 
 
 @contextmanager

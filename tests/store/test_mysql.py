@@ -285,7 +285,8 @@ def test_errors_are_told_apart() -> None:
         return ERRORS.judge(error), ERRORS.may_pass(error), kind
 
     busy = (Blame.AGAIN, False, "DatabaseUnavailableError")
-    assert judge(1213) == judge(1205) == judge(1020) == busy
+    assert judge(1213) == judge(1020) == busy
+    assert judge(1205) == (Blame.LOCKED, *busy[1:])
     assert judge(2013) == judge(1053) == judge(4031) == judge(1927)
     assert judge(2013) == (Blame.WHOLE, True, "DatabaseUnavailableError")
     assert judge(1040) == (Blame.WHOLE, True, "DatabaseUnavailableError")
@@ -344,7 +345,7 @@ def test_sessions_that_ended_long_ago_are_forgotten(
     open_session(mariadb_url).close()
 
     found = mariadb_server.execute("SELECT session_id FROM durable_changes", database)
-    assert found == [(b"new",)]
+    assert found == [("new",)]
 
 
 def rows_walked(session: MysqlSession, statement: Any, **values: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ CHANGES = 11
 
 OPEN = """
 import asyncio
+import itertools
 import sys
 
 from durable.store.connect import connect
@@ -183,3 +185,45 @@ async def test_tables_are_made_while_those_of_another_database_are(
     await store.close()
     holder.close()
     mariadb_server.drop_database(other)
+
+
+# Blanks at the end, what most collations take for one, and characters of all lengths.
+LETTERS = ["a", "A", "á", "ss", "ß", " ", "\t", "\0", "\x7f", "\ue000", "\uffff", "😀"]
+
+
+async def test_ids_are_told_apart_and_in_the_order_of_python(
+    mariadb_server: MariaDatabases, mariadb_url: str
+) -> None:
+    store = connect(mariadb_url)
+    await store.open()
+    ids = ["".join(pair) for pair in itertools.product(LETTERS, repeat=2)] + LETTERS
+    ids = sorted(set(ids))
+
+    await asyncio.gather(*(store.perform(make_start(one)) for one in ids))
+
+    for column in ("run_id", "workflow_id", "request_id"):
+        found = mariadb_server.execute(
+            f"SELECT run_id FROM durable_runs ORDER BY {column}",  # noqa: S608 - a constant
+            mariadb_url.split("/")[-1],
+        )
+        assert [one for (one,) in found] == ids
+    await store.close()
+
+
+async def test_other_programs_read_texts(
+    mariadb_server: MariaDatabases, mariadb_url: str
+) -> None:
+    store = connect(mariadb_url)
+    await store.open()
+    await store.perform(make_start("r1"))
+
+    found = mariadb_server.execute(
+        "SELECT run_id, workflow_id, workflow_type, status, open_key, h.type"
+        " FROM durable_runs AS r JOIN durable_history AS h USING (run_id)"
+        " WHERE status = 'running' AND h.event_id = 1",
+        mariadb_url.split("/")[-1],
+    )
+
+    expected = ("r1", "wf-r1", "order", "running", "wf-r1", "TimerFired")
+    assert found == [expected]
+    await store.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -27,7 +29,6 @@ _PACKET_BYTES: Final = 8 * 1024 * 1024
 _SETTINGS: Final[dict[str, str]] = {
     "sql_mode": "'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,NO_BACKSLASH_ESCAPES'",
     "time_zone": "'+00:00'",
-    "innodb_lock_wait_timeout": str(round(_LEASE / 3)),
     "wait_timeout": str(24 * 86_400),
 }
 _MARIADB_SETTINGS: Final[dict[str, str]] = {
@@ -54,7 +55,7 @@ def listed(values: Iterable[str | int | None]) -> str:
 
 
 def _as_text(found: str | bytes) -> str | bytes:
-    """Return an id, which comes as bytes; what is no text is somebody's damage."""
+    """Return a name that comes as bytes; what is no text is somebody's damage."""
     if isinstance(found, str):
         return found
     try:
@@ -64,6 +65,22 @@ def _as_text(found: str | bytes) -> str | bytes:
 
 
 _CONVERSIONS: Final = {**conversions, FIELD_TYPE.VAR_STRING: _as_text}
+
+
+# A host that is gone is noticed after some seconds, as on PostgreSQL.
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+
+
+def be_patient(raw: Any, seconds: float) -> None:
+    """Have a connection wait so long for an answer from a host that is there.
+
+    The driver takes a timeout only where it connects, and looks at it at each answer.
+    """
+    raw._read_timeout = seconds
+    for name, value in _KEEPALIVE.items():
+        # Not every system has them, nor has a socket of this machine.
+        with contextlib.suppress(OSError, AttributeError):
+            raw._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Trips:

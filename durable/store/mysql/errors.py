@@ -19,8 +19,9 @@ class MysqlErrors(ServerErrors):
     """By number: https://mariadb.com/kb/en/mariadb-error-code-reference/."""
 
     conflicts = frozenset({1062})
-    # A lock not given in time, a deadlock, a row that has changed, a unique key.
-    again = frozenset({1205, 1213, 1020, 1062})
+    # A deadlock, a row that has changed, a unique key.
+    again = frozenset({1213, 1020, 1062})
+    locked = frozenset({1205})
     _faults: Final = {
         **dict.fromkeys((*_ENDED, *_ENDED_BY_MYSQL), Fault.LOST),
         **dict.fromkeys((1205, 1213, 1020), Fault.BUSY),

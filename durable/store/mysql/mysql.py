@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from durable import limits
-from durable.errors import DatabaseUnavailableError
 from durable.store.mysql import driver
 from durable.store.mysql.errors import MysqlErrors
 from durable.store.mysql.session import MysqlSession
 from durable.store.mysql.url import driver_options
-from durable.store.servers.server import ServerDatabase
+from durable.store.servers.server import (
+    PATIENCE_SECONDS,
+    READ_SECONDS,
+    ServerDatabase,
+)
 
 if TYPE_CHECKING:
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_url import ServerUrl
-
-# Longer than what the server ends by itself, and shorter than a lease.
-_PATIENCE_SECONDS: Final = limits.LEASE_SECONDS * 0.8
-_READ_SECONDS: Final = limits.LEASE_SECONDS * 3
 
 
 class MysqlDatabase(ServerDatabase):
@@ -37,17 +35,14 @@ class MysqlDatabase(ServerDatabase):
     def _reach(self, is_writer: bool) -> driver.Server:
         server = driver.connect(
             driver_options(self.url),
-            patience=_PATIENCE_SECONDS if is_writer else _READ_SECONDS,
+            patience=PATIENCE_SECONDS if is_writer else READ_SECONDS,
             is_writer=is_writer,
         )
         oldest = driver.OLDEST[server.product]
         if server.version < oldest:
             server.raw.close()
             version, needed = (".".join(map(str, v)) for v in (server.version, oldest))
-            raise DatabaseUnavailableError(
-                f"{self.name} is {server.product} {version}, and this release needs"
-                f" {needed} or later."
-            )
+            raise self.too_old(server.product, version, needed)
         return server
 
     def _make_engine(self, is_writer: bool) -> sa.Engine:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pymysql
 
 from durable.errors import DatabaseUnavailableError
+from durable.store.database import LOCK_SECONDS
 from durable.store.mysql import look as mysql_look
-from durable.store.mysql.driver import Trips, literal
+from durable.store.mysql.driver import Trips, be_patient, literal
 from durable.store.mysql.write import write
-from durable.store.servers.server import Phase, ServerSession
+from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
 from durable.store.sql.schema import VERSION_TABLE
@@ -93,6 +94,8 @@ class MysqlSession(ServerSession):
         self._has_written = False
         self._is_migrating = False
         self._is_alone = False
+        self._lock_seconds: int | None = None
+        """What the server was told of it."""
         self._id = literal(secrets.token_hex(16))
         self._latest: Row | None = None
         self.sequence = 0
@@ -115,6 +118,10 @@ class MysqlSession(ServerSession):
         One that has only looked is over by that.
         """
         first = _BEGIN | {"header": _HEADER}
+        seconds = round(self.lock_seconds)
+        if seconds != self._lock_seconds:
+            first["patience"] = f"SET SESSION innodb_lock_wait_timeout = {seconds}"
+            self._lock_seconds = seconds
         if self.phase is Phase.BEGUN:
             first = {"commit": "COMMIT", **first}
         self.phase = Phase.BEGUN
@@ -187,7 +194,15 @@ class MysqlSession(ServerSession):
                     f" {_LOCK_SECONDS:g} s.",
                     hint="Look at it with SHOW PROCESSLIST, and wait for its end.",
                 )
-        self._is_migrating = True
+        self._is_migrating = self.has_migrated = True
+        self._lift_limits()
+        be_patient(self._raw, MIGRATION_SECONDS)
+
+    def _lift_limits(self) -> None:
+        with contextlib.suppress(pymysql.OperationalError):  # MySQL has no such limits
+            self._trips.send([_WITHOUT_LIMITS])
+        # Who waits for a whole table keeps all who come after it waiting.
+        self._trips.send([f"SET SESSION lock_wait_timeout = {round(LOCK_SECONDS)}"])
 
     # --- what others do ---------------------------------------------------------------
 
@@ -225,8 +240,7 @@ class MysqlSession(ServerSession):
 
     def begin_alone(self) -> None:
         """See `Session`."""
-        with contextlib.suppress(pymysql.OperationalError):  # MySQL has no such limits
-            self._trips.send([_WITHOUT_LIMITS])
+        self._lift_limits()
         self._trips.send(["SET autocommit = 0", _ALONE])
         self.phase = Phase.BEGUN
         self._has_written = self._is_alone = True
@@ -244,14 +258,6 @@ class MysqlSession(ServerSession):
     def raise_sequence(self, last: int) -> None:
         """See `Session`. They are greater than those of all other databases."""
         del last
-
-    def close(self) -> None:
-        """See `Session`."""
-        with contextlib.suppress(Exception):
-            self.rollback()
-        with contextlib.suppress(Exception):
-            self._connection.invalidate()
-        self.disconnect()
 
 
 class MysqlTables(ServerTables):

@@ -28,9 +28,10 @@ class PostgresErrors(ServerErrors):
     """By SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html."""
 
     conflicts = frozenset({"23505"})
-    # Deadlock, serialization, a unique key, a lock not given in time, a prepared
-    # statement that is not there (a pooler has changed its connection).
-    again = frozenset({"40P01", "40001", "40003", "23505", "55P03", "26000"})
+    # Deadlock, serialization, a unique key, a prepared statement that is not there (a
+    # pooler has changed its connection).
+    again = frozenset({"40P01", "40001", "40003", "23505", "26000"})
+    locked = frozenset({"55P03"})
     _faults: Final = {
         "25006": Fault.READ_ONLY,
         "40P01": Fault.BUSY,

@@ -16,7 +16,11 @@ from durable.errors import DatabaseUnavailableError
 from durable.store.postgresql.driver import PatientConnection
 from durable.store.postgresql.errors import PostgresErrors
 from durable.store.postgresql.session import PostgresSession
-from durable.store.servers.server import ServerDatabase
+from durable.store.servers.server import (
+    PATIENCE_SECONDS,
+    READ_SECONDS,
+    ServerDatabase,
+)
 
 if TYPE_CHECKING:
     from durable.store.servers.server_clock import ServerClock
@@ -24,15 +28,12 @@ if TYPE_CHECKING:
 
 _OLDEST: Final = 130000
 _CONNECT_SECONDS: Final = 5
-# Longer than what the server ends by itself, and shorter than a lease.
-_PATIENCE_SECONDS: Final = limits.LEASE_SECONDS * 0.8
-_READ_SECONDS: Final = limits.LEASE_SECONDS * 3
 _CONNECTION_OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": _CONNECT_SECONDS,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": round(_PATIENCE_SECONDS * 1_000),
+    "tcp_user_timeout": round(PATIENCE_SECONDS * 1_000),
     "application_name": "durable",
     "client_encoding": "utf8",
 }
@@ -66,14 +67,11 @@ class PostgresDatabase(ServerDatabase):
         }
         options: dict[str, Any] = _CONNECTION_OPTIONS | url.options | where
         raw = PatientConnection.connect(autocommit=True, **options)
-        raw.patience = _PATIENCE_SECONDS
+        raw.patience = PATIENCE_SECONDS
         version = raw.info.server_version
         if version < _OLDEST:
             raw.close()
-            raise DatabaseUnavailableError(
-                f"{self.name} is PostgreSQL {version // 10_000}, and this release needs"
-                f" {_OLDEST // 10_000} or later."
-            )
+            raise self.too_old("PostgreSQL", version // 10_000, _OLDEST // 10_000)
         raw.find_pooler()
         if url.schema is not None:
             if raw.is_pooled:
@@ -104,7 +102,7 @@ class PostgresDatabase(ServerDatabase):
             raise self.as_store_error(error) from error
         session = PostgresSession(connection, self.clock)
         if not is_writer:
-            session.raw.patience = _READ_SECONDS
+            session.raw.patience = READ_SECONDS
         return session
 
     def find_fate(self, fate: Any) -> bool | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
 from durable import limits
+from durable.store.database import LOCK_SECONDS
 from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
 from durable.store.postgresql.write import insert_all, write
-from durable.store.servers.server import Phase, ServerSession
+from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
 from durable.store.sql.tables import METADATA
@@ -40,7 +40,6 @@ _SETTINGS: Final = {
     # between two trips or within one.
     "idle_in_transaction_session_timeout": _LEASE_MILLISECONDS // 3,
     "statement_timeout": _LEASE_MILLISECONDS * 7 // 10,
-    "lock_timeout": _LEASE_MILLISECONDS // 3,
     # Planning takes longer than running; and a plan that was made while tables were
     # empty must not walk them once they are full.
     "plan_cache_mode": "force_generic_plan",
@@ -59,7 +58,7 @@ _SET_READING: Final = Statement(
 )
 _HEADER: Final = (
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"  # noqa: S608 - constants
-    f" pg_current_xact_id()::text, {{}}, {_SET}"
+    f" pg_current_xact_id()::text, {{}}, set_config('lock_timeout', %b, true), {_SET}"
 )
 _WITHOUT_SEQUENCE: Final = _HEADER.format("NULL::int8")
 _WITH_SEQUENCE: Final = _HEADER.format("nextval('durable_inbox_sequence_seq')")
@@ -78,6 +77,14 @@ _ALONE: Final = (
     "SELECT set_config('idle_in_transaction_session_timeout', '0', true),"
     " set_config('statement_timeout', '0', true)",
     f"LOCK TABLE {', '.join(METADATA.tables)} IN SHARE ROW EXCLUSIVE MODE",
+)
+# All wait for whoever changes the schema. But a change that waits for somebody's end
+# keeps all who come after it waiting, too.
+_MIGRATION_LOCK_SECONDS: Final = 60.0
+_MIGRATING: Final = (
+    _ALONE[0],
+    "SELECT pg_advisory_xact_lock(hashtext('durable_schema'))",
+    f"SELECT set_config('lock_timeout', '{LOCK_SECONDS:.3f}s', true)",
 )
 _LAST_SEQUENCE: Final = Statement(
     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END"
@@ -140,7 +147,8 @@ class PostgresSession(ServerSession):
         One that has only looked is over by that.
         """
         header = _WITH_SEQUENCE if takes_sequence else _WITHOUT_SEQUENCE
-        first = {"begin": _BEGIN, "header": Statement(header)}
+        patience = f"{self.lock_seconds:.3f}s"
+        first = {"begin": _BEGIN, "header": Statement(header, (patience,))}
         if self.phase is Phase.BEGUN:
             first = {"commit": _COMMIT, **first}
         self.phase = Phase.BEGUN
@@ -216,16 +224,16 @@ class PostgresSession(ServerSession):
         if self.send({"life": _READ_LIFE})["life"] != [(life,)]:
             return None
         status: str | None
-        asked = {"status": Statement(_STATUS, (transaction,))}
-        ((status,),) = self.send(asked)["status"]
+        ((status,),) = self.send({"": Statement(_STATUS, (transaction,))})[""]
         return status
 
     def begin_migrating(self) -> None:
         """See `Session`."""
-        self.begin()
-        self.connection.exec_driver_sql(
-            "SELECT pg_advisory_xact_lock(hashtext('durable_schema'))"
-        )
+        self.has_migrated = True
+        self._raw.patience = MIGRATION_SECONDS
+        self.begin(_MIGRATION_LOCK_SECONDS)
+        for text in _MIGRATING:
+            self.connection.exec_driver_sql(text)
 
     # --- what others do ---------------------------------------------------------------
 
@@ -318,14 +326,6 @@ class PostgresSession(ServerSession):
         """See `Session`."""
         values = (max(1, last >> _SEQUENCE_BITS),)
         self.send({"raised": Statement(_RAISE_SEQUENCE, values)})
-
-    def close(self) -> None:
-        """See `Session`."""
-        with contextlib.suppress(Exception):
-            self.rollback()
-        with contextlib.suppress(Exception):
-            self._raw.close()
-        self.disconnect()
 
 
 class PostgresTables(ServerTables):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import enum
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from durable import limits
 from durable.errors import DatabaseUnavailableError, StoreError
-from durable.store.database import Session
+from durable.store.database import LOCK_SECONDS, Session
 from durable.store.sql.schema import prepare_schema, read_revision
 from durable.store.sql.sql_session import SqlSession
 
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from durable.store.servers.server_clock import ServerClock
     from durable.store.servers.server_errors import ServerErrors
     from durable.store.servers.server_url import ServerUrl
+
+
+PATIENCE_SECONDS: Final = limits.LEASE_SECONDS * 0.8
+"""After so long without an answer a server is given up by who writes.
+
+Longer than what the server ends by itself, and shorter than a lease.
+"""
+READ_SECONDS: Final = limits.LEASE_SECONDS * 3
+"""Likewise, by who only reads."""
+MIGRATION_SECONDS: Final = 3_600.0
+"""Likewise, by who changes the schema, which copies tables of any size."""
 
 
 class Phase(enum.Enum):
@@ -45,6 +57,9 @@ class ServerSession(SqlSession, ABC):
         """Take over a connection that is in autocommit mode."""
         self._connection = connection
         self.phase = Phase.NONE
+        self.lock_seconds = LOCK_SECONDS
+        self.has_migrated = False
+        """Whether it is without limits, as whoever changes the schema needs it."""
 
     @property
     def connection(self) -> sa.Connection:
@@ -55,9 +70,10 @@ class ServerSession(SqlSession, ABC):
             self.begin_reading_now()
         return self._connection
 
-    def begin(self) -> None:
+    def begin(self, lock_seconds: float = LOCK_SECONDS) -> None:
         """See `Session`."""
         self.phase = Phase.TO_WRITE
+        self.lock_seconds = lock_seconds
 
     def begin_reading(self) -> None:
         """See `Session`."""
@@ -70,6 +86,10 @@ class ServerSession(SqlSession, ABC):
     @abstractmethod
     def begin_reading_now(self) -> None:
         """Begin a transaction that reads at one instant; likewise."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """See `Session`."""
 
     def tolerate(self, error: BaseException) -> AbstractContextManager[None] | None:
         """See `Session`. Servers keep what is no text out of texts."""
@@ -84,14 +104,20 @@ class ServerSession(SqlSession, ABC):
         """See `Session`."""
         return True
 
-    def disconnect(self) -> None:
-        """Close the connection, whatever becomes of it."""
-        with contextlib.suppress(Exception):
-            self._connection.close()
+    def close(self) -> None:
+        """See `Session`."""
+        for end in (self.rollback, self._connection.invalidate, self._connection.close):
+            with contextlib.suppress(Exception):
+                end()
 
 
 class EnteringSession(Session, Protocol):
     """A session of a server's database."""
+
+    @property
+    def has_migrated(self) -> bool:
+        """Whether it is to be replaced by one that has its limits."""
+        ...
 
     def enter(self) -> None:
         """Get ready to write, with the schema in place."""
@@ -136,6 +162,9 @@ class ServerDatabase(ABC):
                 prepare_schema(session, self.name, migrate=self._migrate)
             else:
                 prepare(session, self.name)
+            if session.has_migrated:
+                session.close()
+                session = self.connect(is_writer=True)
             session.enter()
         except Exception as error:
             session.close()
@@ -150,6 +179,14 @@ class ServerDatabase(ABC):
         """See `Database`."""
         with contextlib.closing(self.connect(is_writer=False)) as session:
             return read_revision(session)
+
+    def too_old(self, product: str, *versions: object) -> DatabaseUnavailableError:
+        """Build the error of a server of a version before the oldest that will do."""
+        found, oldest = versions
+        return DatabaseUnavailableError(
+            f"{self.name} is {product} {found}, and this release needs {oldest} or"
+            " later."
+        )
 
     # --- what has no meaning here -----------------------------------------------------
 

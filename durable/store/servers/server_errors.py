@@ -121,10 +121,12 @@ class ServerErrors(ABC):
 
     Attributes:
         again: the codes of errors that others have caused: deadlocks, keys and such.
+        locked: those by which a lock was not given in time.
         conflicts: those of them by which a unique key refused a row.
     """
 
     again: ClassVar[frozenset[Any]]
+    locked: ClassVar[frozenset[Any]]
     conflicts: ClassVar[frozenset[Any]]
 
     @abstractmethod
@@ -146,8 +148,11 @@ class ServerErrors(ABC):
     def judge(self, error: BaseException) -> Blame:
         """Tell who is at fault for an error within a transaction."""
         origin = origin_of(error)
-        if isinstance(origin, RowsMovedError) or self.code_of(origin) in self.again:
+        code = self.code_of(origin)
+        if isinstance(origin, RowsMovedError) or code in self.again:
             return Blame.AGAIN
+        if code in self.locked:
+            return Blame.LOCKED
         return Blame.OPERATION if self.find_fault(origin) is None else Blame.WHOLE
 
     def may_pass(self, error: BaseException) -> bool:

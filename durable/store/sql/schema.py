@@ -7,8 +7,11 @@ one goes through the migrations.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
+import logging
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +28,8 @@ from durable.store.sql.tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from durable.store.database import Session
 
 HEAD: Final = "0007"
@@ -37,6 +42,8 @@ _OWN_NAMES: Final = "0003"  # since when every table begins with `durable_`
 
 # Alembic keeps the migration that is going on in a global of its own.
 _alembic_lock: Final = threading.Lock()
+_CHATTY: Final = ("migration", "plugins")
+_log: Final = logging.getLogger("durable.store")
 
 VERSION_TABLE: Final = sa.Table(
     "durable_schema",
@@ -64,6 +71,8 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
     if is_current(session, name, migrate=migrate):
         return
     session.begin_migrating()
+    began = time.monotonic()
+    revision: str | None = None
     try:
         # Another process may have done it while this one waited for the lock.
         if not is_current(session, name, migrate=migrate):
@@ -77,6 +86,11 @@ def prepare_schema(session: Session, name: str, *, migrate: bool) -> None:
     except BaseException:
         session.rollback()
         raise
+    if revision:
+        seconds = time.monotonic() - began
+        _log.info(
+            "%s was upgraded from %s to %s in %.1f s.", name, revision, HEAD, seconds
+        )
 
 
 def prepare_for_copy(session: Session, name: str) -> None:
@@ -203,13 +217,35 @@ def find_migrations() -> Path:
 
 
 def _run_migrations(connection: sa.Connection) -> None:
-    # Only an older schema pays for this import: it takes a third of a second.
-    from alembic import command
-    from alembic.config import Config
+    with _alembic_lock, _silencing_alembic():
+        # Only an older schema pays for this import: it takes a third of a second.
+        from alembic import command
+        from alembic.config import Config
 
-    config = Config()
-    # The config parser would take a percent sign for the start of a name.
-    config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    with _alembic_lock:
+        config = Config()
+        # The config parser would take a percent sign for the start of a name.
+        scripts = str(find_migrations()).replace("%", "%%")
+        config.set_main_option("script_location", scripts)
+        config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+@contextlib.contextmanager
+def _silencing_alembic() -> Generator[None]:
+    """Keep to us what alembic tells of its steps, on this thread.
+
+    Whoever runs a worker has not asked for them; an application may use alembic, too.
+    """
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.INFO or record.thread != thread
+
+    loggers = [logging.getLogger(f"alembic.runtime.{name}") for name in _CHATTY]
+    for logger in loggers:
+        logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(passes)

@@ -19,15 +19,16 @@ from sqlalchemy.sql.functions import FunctionElement
 
 METADATA: Final = sa.MetaData()
 COLLATIONS: Final = {"mariadb": "utf8mb4_nopad_bin", "mysql": "utf8mb4_0900_bin"}
-"""Those that tell texts apart byte by byte, by SQLAlchemy's name of the database."""
+"""Those that tell texts apart byte by byte, by SQLAlchemy's name of the database.
+
+The default calls 'Order-1', 'order-1' and 'Ordér-1' one id, most others 'a' and 'a '.
+"""
 
 
 class _Bytes(sa.types.UserDefinedType[str]):
-    """Text of so many bytes, on MariaDB.
+    """Text as so many bytes, on MariaDB.
 
-    Its default collation calls 'Order-1', 'order-1' and 'Ordér-1' one id, most others
-    'a' and 'a '. Of text each character counts for four bytes, where an index may have
-    3,072.
+    Of text each character counts for four, where an index may have 3,072.
     """
 
     cache_ok = True
@@ -41,11 +42,19 @@ class _Bytes(sa.types.UserDefinedType[str]):
 
 def _id(length: int = 255) -> sa.String:
     # Locks are taken in the order of ids, which is Python's then.
-    plain = sa.String(length, collation="C")
+    found = sa.String(length)
+    for dialect, collation in ({"postgresql": "C"} | COLLATIONS).items():
+        text = sa.String(length, collation=collation)
+        found = found.with_variant(text, dialect)
+    return found
+
+
+def _place() -> sa.String:
+    # `durable_runs_due` has two of them beside two texts, and no room for a third.
     return (
-        sa.String(length)
-        .with_variant(_Bytes(length), *COLLATIONS)
-        .with_variant(plain, "postgresql")
+        sa.String(255)
+        .with_variant(_Bytes(255), *COLLATIONS)
+        .with_variant(sa.String(255, collation="C"), "postgresql")
     )
 
 
@@ -58,10 +67,10 @@ RUNS: Final = sa.Table(
     "durable_runs",
     METADATA,
     sa.Column("run_id", _id(), primary_key=True),
-    sa.Column("namespace", _id(), nullable=False),
+    sa.Column("namespace", _place(), nullable=False),
     sa.Column("workflow_id", _id(), nullable=False),
     sa.Column("workflow_type", _id(), nullable=False),
-    sa.Column("task_queue", _id(), nullable=False),
+    sa.Column("task_queue", _place(), nullable=False),
     sa.Column("status", _id(32), nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("first_run_id", _id(), nullable=False),
@@ -229,11 +238,11 @@ WORKERS: Final = sa.Table(
     "durable_workers",
     METADATA,
     sa.Column("worker_id", _id(), primary_key=True),
-    sa.Column("namespace", _id(), nullable=False),
+    sa.Column("namespace", _place(), nullable=False),
     sa.Column("host", _id(), nullable=False),
     sa.Column("pid", sa.BigInteger, nullable=False),
     sa.Column("process_started_at", _id(), nullable=False),
-    sa.Column("task_queue", _id(), nullable=False),
+    sa.Column("task_queue", _place(), nullable=False),
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
     sa.Column("status", _id(32), nullable=False, server_default="running"),

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from durable.store.database import LOCK_SECONDS
 from durable.store.sql.sql_session import SqlSession
 from durable.store.sql.tables import INBOX
 from durable.store.sqlite import errors as sqlite_errors
@@ -91,8 +92,9 @@ class SqliteSession(SqlSession):
         """See `Session`."""
         return self._log is not None
 
-    def begin(self) -> None:
-        """See `Session`."""
+    def begin(self, lock_seconds: float = LOCK_SECONDS) -> None:
+        """See `Session`. What is locked is the file."""
+        del lock_seconds
         # A deferred transaction that reads first fails at once when it must write and
         # another process has written in between, whatever the busy timeout.
         try:

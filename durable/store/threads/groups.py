@@ -4,6 +4,7 @@ What an operation may be refused for is known before anything is written, so a g
 written as a whole. If the database refuses it all the same, the group is cut in two,
 and so on: an operation is found guilty only if it fails alone. Errors of the database
 as a whole end the group, and where others were in the way it is repeated as it is.
+What waits while others keep a row locked is decided elsewhere (`HeldUp`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from durable.errors import CommitUnknownError, DurableError, LeaseLostError, StoreError
-from durable.store.database import Blame
+from durable.store.database import LOCK_SECONDS, Blame
 from durable.store.deciding import policies
 from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
 from durable.store.records import (
@@ -29,7 +30,7 @@ from durable.store.threads.patience import Outage, Patience
 from durable.store.transaction import Transaction, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from durable.store.database import Database, Session
     from durable.store.deciding.decide import Outcomes
@@ -93,23 +94,52 @@ class GroupExecutor:
         if self._session is not None and self._session.is_harmed_by_fork:
             self.close()
 
-    def execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
+    def execute(
+        self, operations: list[Any], lock_seconds: float | None = None
+    ) -> tuple[Outcomes, _Calls]:
         """Apply and commit a group.
+
+        Args:
+            operations: what to carry out, in order.
+            lock_seconds: how long to wait for a lock of others. What that was too short
+                for, and whatever comes after it, gets an error that `is_held_up`. None
+                waits for as long as anybody ought to.
 
         Returns:
             Each operation's result or error, in order; and what else to call.
         """
-        outcomes: Outcomes = []
-        calls: _Calls = []
-        for part in split(operations):
-            answers, others = self._execute(part)
-            outcomes += answers
-            calls += others
+        outcomes, calls = self._execute_each(split(operations), lock_seconds)
         calls += self._calls_meanwhile
         self._calls_meanwhile = []
         return outcomes, calls
 
-    def _execute(self, operations: list[Any]) -> tuple[Outcomes, _Calls]:
+    def is_held_up(self, error: BaseException | None) -> bool:
+        """Whether an operation has only waited for a lock of others."""
+        if not isinstance(error, StoreError):
+            return False
+        return self._database.judge(error) is Blame.LOCKED
+
+    def _execute_each(
+        self, parts: Iterable[list[Any]], lock_seconds: float | None
+    ) -> tuple[Outcomes, _Calls]:
+        outcomes: Outcomes = []
+        calls: _Calls = []
+        lock: StoreError | None = None
+        for part in parts:
+            if lock is not None:
+                outcomes += _all_failed(part, lock)
+                continue
+            answers, others = self._execute(part, lock_seconds)
+            outcomes += answers
+            calls += others
+            error = answers[-1][1] if answers else None
+            if isinstance(error, StoreError) and self.is_held_up(error):
+                lock = error
+        return outcomes, calls
+
+    def _execute(
+        self, operations: list[Any], lock_seconds: float | None
+    ) -> tuple[Outcomes, _Calls]:
         patience = Patience()
         conflicts = 0
         while True:
@@ -117,7 +147,7 @@ class GroupExecutor:
             decided: tuple[Transaction, Outcomes] | None = None
             try:
                 session = self.open()
-                session.begin()
+                session.begin(LOCK_SECONDS if lock_seconds is None else lock_seconds)
                 transaction = self._begin(session)
                 decided = transaction, transaction.apply(operations)
                 # Nobody waits for others to take runs.
@@ -126,6 +156,8 @@ class GroupExecutor:
                 fate = None if session is None else session.fate
                 self._abandon(session)
                 blame = self._judge(error)
+                if blame is Blame.LOCKED and lock_seconds is None:
+                    blame = Blame.AGAIN
                 if decided is not None and self._database.is_in_doubt(error):
                     is_committed = self._find_fate(fate, operations, decided[1])
                     if is_committed is None:
@@ -143,7 +175,7 @@ class GroupExecutor:
                     self._renew_meanwhile()
                     continue
                 if blame is Blame.OPERATION:
-                    return self._find_guilty(operations, error)
+                    return self._find_guilty(operations, error, lock_seconds)
                 explained = self._explain(error)
                 if is_lost:
                     self._outage.met(explained)
@@ -158,14 +190,13 @@ class GroupExecutor:
         return self._database.judge(error)
 
     def _find_guilty(
-        self, operations: list[Any], error: Exception
+        self, operations: list[Any], error: Exception, lock_seconds: float | None
     ) -> tuple[Outcomes, _Calls]:
         if len(operations) == 1:
             return [(None, self._refuse(operations[0], error))], []
         middle = len(operations) // 2
-        first, calls = self.execute(operations[:middle])
-        second, others = self.execute(operations[middle:])
-        return first + second, calls + others
+        halves = (operations[:middle], operations[middle:])
+        return self._execute_each(halves, lock_seconds)
 
     def _refuse(self, operation: Any, error: Exception) -> DurableError:
         if isinstance(error, DurableError):

@@ -110,7 +110,8 @@ class Reader:
                 answers = self._read(questions)
             except Exception as error:
                 is_lost = self._database.is_lost(error)
-                is_again = self._database.judge(error.__cause__ or error) is Blame.AGAIN
+                blame = self._database.judge(error.__cause__ or error)
+                is_again = blame in (Blame.AGAIN, Blame.LOCKED)
                 if (is_lost or is_again) and patience.waits(is_lost=is_lost):
                     continue
                 if is_lost and isinstance(error, StoreError):

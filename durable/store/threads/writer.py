@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from durable import limits
 from durable.errors import InternalError, StoreError
@@ -21,6 +21,7 @@ from durable.store.sql.reads import Question
 from durable.store.submission import deliver
 from durable.store.threads.alarm import Alarm
 from durable.store.threads.forking import Gate
+from durable.store.threads.held_up import LOCK_SECONDS, LOCK_SECONDS_AGAIN, HeldUp
 from durable.store.threads.reader import read_explained
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from durable.store.deciding.decide import Outcomes
     from durable.store.store import Outcome
     from durable.store.threads.groups import GroupExecutor
-
-_Item: TypeAlias = "tuple[Any, Outcome]"
+    from durable.store.threads.held_up import Item
 
 # Soon after a foreign commit another is likely.
 _ACTIVE_SECONDS: Final = 1.0
@@ -63,8 +63,9 @@ class Writer:
         self._ended = ended
         self._loop = loop
         self._observer = observer
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
         self._alarm = Alarm()
+        self._held_up = HeldUp()
         self._is_asleep = False
         self._is_stopping = False
         self._changed: Callable[[], None] | None = None
@@ -142,9 +143,11 @@ class Writer:
             # Once the loop is closed nobody can submit, nor hear. A thread that went on
             # would renew the lease of a worker that does nothing.
             is_abandoned = self._loop.is_closed()
+            if self._held_up and not is_abandoned:
+                self._try_again()
             if self._queue and not is_abandoned:
                 self._work()
-            elif self._is_stopping or is_abandoned:
+            elif (self._is_stopping and not self._held_up) or is_abandoned:
                 if self._executor.renew_at is not None:
                     self._executor.execute([ReleaseWorker()])
                 return False
@@ -153,23 +156,43 @@ class Writer:
 
     def _work(self) -> None:
         queue = self._queue
-        operations: list[Any] = []
-        receivers: list[Outcome] = []
+        items: list[Item] = []
         # Only this thread takes from the queue, so what was there stays there.
         for _ in range(min(len(queue), limits.COMMIT_OPERATIONS_MAX)):
             if type(queue[0][0]) is Question:
                 break
-            operation, done = queue.popleft()
-            operations.append(operation)
-            receivers.append(done)
-        if not operations:
+            items.append(queue.popleft())
+        if not items:
             question, done = queue.popleft()
             self._post([done], [self._read(question)])
             return
+        since = time.monotonic()
+        if self._held_up:
+            items = self._held_up.admit(items, since)
+        errors = self._carry_out(items, LOCK_SECONDS) if items else {}
+        if errors:
+            held = [(items[place], error) for place, error in errors.items()]
+            self._held_up.hold(held, since, time.monotonic())
+
+    def _try_again(self) -> None:
+        now = time.monotonic()
+        for done, error in self._held_up.give_up(now):
+            self._post([done], [(None, error)])
+        tried = self._held_up.take(now)
+        if tried:
+            items = [entry.item for entry in tried]
+            errors = self._carry_out(items, LOCK_SECONDS_AGAIN)
+            self._held_up.settle(tried, errors, time.monotonic())
+
+    def _carry_out(
+        self, items: list[Item], lock_seconds: float
+    ) -> dict[int, BaseException]:
+        """Post outcomes; return the places of what is held up, and why."""
+        operations = [operation for operation, _ in items]
         began = time.perf_counter_ns()
         outcomes: Outcomes
         try:
-            outcomes, calls = self._executor.execute(operations)
+            outcomes, calls = self._executor.execute(operations, lock_seconds)
         except Exception as error:  # noqa: BLE001 - the thread must go on
             failure = InternalError(f"A group of operations failed: {error!r}")
             outcomes = [(None, failure) for _ in operations]
@@ -179,11 +202,20 @@ class Writer:
         session = self._executor.session
         idle_seconds = 0.0 if session is None else session.idle_seconds
         self._idle_at = time.monotonic() + idle_seconds
-        self._post(receivers, outcomes)
+        held = {
+            place: error
+            for place, (_, error) in enumerate(outcomes)
+            if error is not None and self._executor.is_held_up(error)
+        }
+        if held:
+            done = [n for n in range(len(items)) if n not in held]
+            items, outcomes = [items[n] for n in done], [outcomes[n] for n in done]
+        self._post([receiver for _, receiver in items], outcomes)
         for call in calls:
             self._call_on_loop(call)
-        if self._observer is not None:
-            self._observe(self._observer, operations, duration)
+        if self._observer is not None and items:
+            self._observe(self._observer, [one for one, _ in items], duration)
+        return held
 
     def _read(self, question: Question) -> tuple[Any, BaseException | None]:
         try:
@@ -209,7 +241,7 @@ class Writer:
     def _sleep(self) -> None:
         self._is_asleep = True
         # Whoever submits after this line sees the flag; who came before left an item.
-        if not self._queue and not self._is_stopping:
+        if not self._queue and (self._held_up or not self._is_stopping):
             session = self._executor.session
             descriptor = None if session is None else session.news_descriptor
             if self._alarm.sleep(self._time_to_sleep(), descriptor):
@@ -222,6 +254,9 @@ class Writer:
             moment = self._poll_at
         if self._is_dirty and (moment is None or self._idle_at < moment):
             moment = self._idle_at
+        due_at = self._held_up.due_at
+        if due_at is not None and (moment is None or due_at < moment):
+            moment = due_at
         if moment is None:
             return None
         return min(max(0.0, moment - time.monotonic()), threading.TIMEOUT_MAX)
