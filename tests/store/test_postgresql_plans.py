@@ -41,7 +41,7 @@ async def test_starts_walk_no_other_runs(
         await asyncio.gather(*[store.read(FindRun("default", name)) for name in names])
 
     await store.close()  # at which its sessions tell what they have counted
-    walked = dict(
+    walked: dict[str, int] = dict(
         postgres_server.execute(
             "SELECT indexrelname, idx_tup_read FROM pg_stat_user_indexes"
             " WHERE relname = 'durable_runs' UNION ALL SELECT relname, seq_tup_read"

@@ -35,6 +35,7 @@ _BEGIN_READING: Final = Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ON
 _COMMIT: Final = Statement("COMMIT")
 _ROLLBACK: Final = Statement("ROLLBACK")
 _LEASE_MILLISECONDS: Final = round(limits.LEASE_SECONDS * 1_000)
+_WALKING: Final = ("seqscan", "hashjoin", "mergejoin", "material")
 _SETTINGS: Final = {
     # A process that stops in the middle keeps others waiting for no longer, whether
     # between two trips or within one.
@@ -43,9 +44,7 @@ _SETTINGS: Final = {
     # Planning takes longer than running; and a plan that was made while tables were
     # empty must not walk them once they are full.
     "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
+    **{f"enable_{how}": "off" for how in _WALKING},
     "jit": "off",
 }
 # They last for the transaction: behind a pooler the session is not ours.
