@@ -51,7 +51,7 @@ async def test_listener_behind_a_half_open_connection_hears_again(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """timgit/pg-boss#850, sandbox-quantum/switch#415: nobody closes the socket."""
-    monkeypatch.setattr(postgresql, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "PATIENCE_SECONDS", 0.5)
     changed = asyncio.Event()
     with Proxy(postgres_url) as proxy:
         listening, writing = connect(proxy.url), connect(postgres_url)

@@ -51,32 +51,35 @@ _OF_FAMILY: Final = (
     f" UNION ALL SELECT id, CASE policy WHEN '{TERMINATE}' THEN 2 ELSE 0 END, false"  # noqa: S608 - as above
     f" FROM family WHERE policy IS DISTINCT FROM '{ABANDON}'"
 )
-# In sub-selects, as a set operation takes no lock by itself. A target at rest needs its
-# wake-up written, so it is locked for that; all others only against closing.
-_LOCK: Final = " UNION ALL ".join(
-    f"SELECT * FROM (SELECT {_R} FROM durable_runs AS r"  # noqa: S608 - as above
-    f" WHERE r.run_id = w.id AND w.mode = {condition}) AS m{number}"
-    for number, condition in enumerate(
-        (
-            "2 FOR UPDATE",
-            "1 FOR NO KEY UPDATE",
-            "0 AND r.owner IS NULL AND r.open_key IS NOT NULL"
-            " AND (r.wake_at IS NULL OR r.wake_at >= 0) FOR NO KEY UPDATE",
-            "0 FOR KEY SHARE",
-        )
-    )
-)
+# A target at rest needs its wake-up written, so it is locked for that; all others only
+# against closing.
+_LOCKS: Final = {
+    0: (
+        "AND r.owner IS NULL AND r.open_key IS NOT NULL"
+        " AND (r.wake_at IS NULL OR r.wake_at >= 0) FOR NO KEY UPDATE",
+        "FOR KEY SHARE",
+    ),
+    1: ("FOR NO KEY UPDATE",),
+    2: ("FOR UPDATE",),
+}
 
 
 @functools.cache
-def _lock_text(*, by_keys: bool, families: bool) -> str:
+def _lock_text(modes: frozenset[int], *, by_keys: bool, families: bool) -> str:
     """Compose the statement that locks everything, in the order of run ids."""
     found = _NAMED + (_KEYED if by_keys else "") + (_OF_FAMILY if families else "")
+    # In sub-selects, as a set operation takes no lock by itself.
+    locks = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT {_R} FROM durable_runs AS r"  # noqa: S608 - as above
+        f" WHERE r.run_id = w.id AND w.mode = {mode} {lock}) AS m"
+        for mode in (modes if found is _NAMED else _LOCKS)
+        for lock in _LOCKS[mode]
+    )
     return (
         f"WITH RECURSIVE {_FAMILY + ', ' if families else ''}wanted AS MATERIALIZED ("  # noqa: S608 - as above
         " SELECT id, max(mode) AS mode, bool_or(keyed) AS keyed"
         f" FROM ({found}) AS found GROUP BY id ORDER BY id)"
-        f" SELECT w.mode, w.keyed, l.* FROM wanted AS w CROSS JOIN LATERAL ({_LOCK})"
+        f" SELECT w.mode, w.keyed, l.* FROM wanted AS w CROSS JOIN LATERAL ({locks})"
         " AS l"
     )
 
@@ -117,18 +120,16 @@ def lock(wanted: Wanted) -> dict[str, Statement]:
     """Return the statements of the first trip, by what they bring."""
     runs, families = wanted.runs, bool(wanted.families)
     by_keys = bool(wanted.names or wanted.requests)
-    values: list[Any] = []
-    if families:
-        values.append(texts(list(wanted.families)))
+    modes = frozenset(runs.values()) or frozenset((0,))
+    values: list[Any] = [texts(list(wanted.families))] if families else []
     values += (texts(list(runs)), numbers(list(runs.values())))
     if by_keys:
         names, requests = wanted.names, wanted.requests
         values += (*_pairs(names), numbers(list(names.values())), *_pairs(requests))
+    text = _lock_text(modes, by_keys=by_keys, families=families)
     asked = {
         "worker": Statement(_LOCK_WORKER, (wanted.worker_id or "",)),
-        "locked": Statement(
-            _lock_text(by_keys=by_keys, families=families), tuple(values)
-        ),
+        "locked": Statement(text, tuple(values)),
     }
     if wanted.names:
         asked["newest"] = Statement(_NEWEST, _pairs(wanted.names))

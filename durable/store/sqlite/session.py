@@ -54,7 +54,7 @@ class SqliteSession(SqlSession):
     """Implements `Session` on one connection."""
 
     # One that has changed is likely to change again.
-    poll_seconds = (0.005, 0.020)
+    poll_seconds = (0.005, 0.030)
     idle_seconds = 0.020
     packs_rows = True
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
+import math
+import select
 import socket
 import threading
 from typing import Final
@@ -46,12 +47,9 @@ class Alarm:
             bell.setblocking(False)
             self._bell = bell
             return False  # somebody may have rung the lock just now
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._ear, selectors.EVENT_READ)
-            if descriptor is not None:
-                selector.register(descriptor, selectors.EVENT_READ)
-            ready = {key.fd for key, _ in selector.select(seconds)}
-        if self._ear.fileno() in ready:
+        ear = self._ear.fileno()
+        ready = _wait([ear] if descriptor is None else [ear, descriptor], seconds)
+        if ear in ready:
             with contextlib.suppress(OSError):
                 self._ear.recv(4096)
         return descriptor is not None and descriptor in ready
@@ -61,3 +59,14 @@ class Alarm:
         for one in (self._ear, self._bell):
             if one is not None:
                 one.close()
+
+
+def _wait(descriptors: list[int], seconds: float | None) -> list[int]:
+    """Return those that can be read. A selector would take ten times as long."""
+    if not hasattr(select, "poll"):  # as on Windows
+        return select.select(descriptors, [], [], seconds)[0]
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    found = poll.poll(None if seconds is None else math.ceil(seconds * 1_000))
+    return [descriptor for descriptor, _ in found]
