@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import faulthandler
 import os
 import random
 import shlex
@@ -48,6 +49,8 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 pytest_plugins = ["tests.server_fixtures"]
 
+END_SECONDS = 150
+"""From the beginning of the last test of a process to its end, which is 60 s for it."""
 HYPOTHESIS_SEED = "hypothesis_seed"
 """Where the option `--hypothesis-seed` is kept."""
 
@@ -81,6 +84,14 @@ def pytest_sessionstart() -> None:
     from durable.runs import machine
 
     setattr(machine, "handle", checked(machine.handle))  # noqa: B010 - it is no method
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    """A process that does not end after its last test says where it is, and ends."""
+    if nextitem is None:
+        faulthandler.dump_traceback_later(END_SECONDS, exit=True, file=2)
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
