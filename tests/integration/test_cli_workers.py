@@ -7,11 +7,13 @@ import signal
 import sqlite3
 from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.test_cli_processes import Shop, shop, wait_for
+from tests.servers import free_port
 
 __all__ = ["shop"]
 
@@ -136,3 +138,18 @@ def test_odd_row_is_listed_with_its_damage(shop: Shop) -> None:
     table = shop.ask("workers").stdout
     assert "\x1b" not in table
     assert "red" in table
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_worker_that_waits_for_its_server_ends_when_it_is_told_to(
+    tmp_path: Path, processes: str
+) -> None:
+    shop = Shop(tmp_path, f"postgresql://app@127.0.0.1:{free_port()}/app")
+    worker = shop.begin("worker", "app.py", "--processes", processes)
+    worker.wait_for_log("trying again for 60 s")
+
+    worker.signal(signal.SIGTERM)
+
+    assert worker.end() == 0
+    assert worker.stderr.count("trying again") == 1
+    assert "Traceback" not in worker.stderr

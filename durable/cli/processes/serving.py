@@ -79,8 +79,8 @@ class Serving:
         try:
             for queue in self._queues:
                 await self._open(queue)
-            self._is_ready = True
-            if ready is not None:
+            self._is_ready = not self._stop.is_set()
+            if ready is not None and self._is_ready:
                 ready()
             with quieter_collector():
                 await self._stop.wait()
@@ -102,7 +102,8 @@ class Serving:
             task_queue=queue,
             **self._options,
         )
-        await self._open_patiently(engine)
+        if not await self._open_patiently(engine):
+            return
         self._engines.append(engine)
         health = await engine.health()
         _log.info(
@@ -114,23 +115,32 @@ class Serving:
             len(REGISTRY.activities),
         )
 
-    async def _open_patiently(self, engine: Engine) -> None:
-        """Open an engine; where all start at once, its server may come later."""
+    async def _open_patiently(self, engine: Engine) -> bool:
+        """Open an engine; where all start at once, its server may come later.
+
+        False if it is to stop before: then nothing of it has begun.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _START_SECONDS_MAX
-        while True:
+        is_told = False
+        while not self._stop.is_set():
             try:
                 await engine.open()
             except StoreError as error:
                 # Whatever became of an entry whose answer was lost, a new one has its
                 # own id, and the lease of the other ends.
                 is_passing = error.may_pass or isinstance(error, CommitUnknownError)
-                if not is_passing or loop.time() > deadline or self._stop.is_set():
+                if not is_passing or loop.time() > deadline:
                     raise
+                if not is_told:
+                    is_told = True
+                    wait = f"trying again for {_START_SECONDS_MAX:g} s"
+                    _log.warning("%s: %s", error.message.rstrip("."), wait)
             else:
-                return
+                return True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _AGAIN_SECONDS)
+        return False
 
     async def look(self) -> ProcessHealth:
         """Say how the workers do."""
