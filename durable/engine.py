@@ -48,6 +48,8 @@ from durable.options import (
     to_microseconds,
     to_seconds,
 )
+from durable.schedules.activities import schedule_activities
+from durable.schedules.schedules import Schedules
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
@@ -274,7 +276,9 @@ class Engine:
                 parts=EngineParts(
                     {
                         name: BuiltIn(name, perform)
-                        for name, perform in entity_activities(client).items()
+                        for name, perform in (
+                            entity_activities(client) | schedule_activities(client)
+                        ).items()
                     },
                     self,
                     self._resources.values,
@@ -387,6 +391,11 @@ class Engine:
                 hint="Use it within `async with Engine(...)`.",
             )
         return client
+
+    @property
+    def schedules(self) -> Schedules:
+        """What starts workflows at given times: create, find, change and list it."""
+        return Schedules(self._open_client)
 
     # --- runs -------------------------------------------------------------------------
 

@@ -80,8 +80,16 @@ ACTIVITIES: Final[dict[str, Any]] = {}
 METHOD: Final = "activity_method"
 """How errors name the decorator of methods that are activities."""
 
+OWN: Final = "durable."
+"""How the names of the library's own workflows begin: every registry has those."""
+
 _log: Final = logging.getLogger("durable.definitions")
 _told: Final[set[tuple[str, str]]] = set()
+
+
+def is_own(name: str) -> bool:
+    """Whether that is the name of a workflow of the library's own."""
+    return name.startswith(OWN)
 
 
 def decorate(define: Callable[..., Any], decorated: object, **how: Any) -> Any:
@@ -104,7 +112,7 @@ def get_definition(known: dict[str, Any], name: str, kind: str) -> Any:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> NotRegisteredError:
-    known = sorted(known)
+    known = sorted(name for name in known if not is_own(name))
     names = ", ".join(map(repr, known)) or "none"
     return NotRegisteredError(
         f"No {kind} named {name!r} is known here; known are: {names}"

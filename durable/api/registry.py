@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
-from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition
+from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition, is_own
 from durable.api.resources import missing
 from durable.api.workflows.workflow_definition import Workflow, workflow_of
 from durable.core.history.events import WorkflowExecutionStarted
@@ -41,7 +41,7 @@ class Registry:
         Raises:
             DefinitionError: something is neither a definition nor a module.
         """
-        limited = Registry()
+        limited = Registry({n: w for n, w in WORKFLOWS.items() if is_own(n)})
         for item in definitions:
             members = vars(item).values() if inspect.ismodule(item) else (item,)
             found = [limited._add_member(member) for member in members]

@@ -183,7 +183,21 @@ class Client:
     ) -> Coroutine[Any, Any, Handle[Any]]:
         """Give what starts a run once it is awaited; see `Engine.start`."""
         definition, name, payloads = _what_to_start(call, args)
-        how = _with_call_options(call, how)
+        return self._begin(definition, name, payloads, _with_call_options(call, how))
+
+    def start_recorded(
+        self, name: str, input: Payloads, how: StartSettings
+    ) -> Coroutine[Any, Any, Handle[Any]]:
+        """As `start`, with arguments as they were recorded before."""
+        return self._begin(self.registry.workflows.get(name), name, input, how)
+
+    def _begin(
+        self,
+        definition: Workflow[Any, Any] | None,
+        name: str,
+        payloads: Payloads,
+        how: StartSettings,
+    ) -> Coroutine[Any, Any, Handle[Any]]:
         now = self._store.now()
         run_id = self._run_ids.make(now, self._entropy.getrandbits(74))
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
