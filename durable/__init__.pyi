@@ -53,8 +53,11 @@ from durable.api.workflows.operations import (
 )
 from durable.api.workflows.operations import current_update as current_update
 from durable.api.workflows.operations import deprecate_patch as deprecate_patch
+from durable.api.workflows.operations import has_last_result as has_last_result
 from durable.api.workflows.operations import in_workflow as in_workflow
 from durable.api.workflows.operations import info as info
+from durable.api.workflows.operations import last_failure as last_failure
+from durable.api.workflows.operations import last_result as last_result
 from durable.api.workflows.operations import logger as logger
 from durable.api.workflows.operations import now as now
 from durable.api.workflows.operations import patched as patched

@@ -437,6 +437,11 @@ class Engine:
             execution_timeout: the longest the chain of runs may take.
             task_queue: which workers may take it; this engine's by default.
             memo: plain values kept with the run.
+            retry: when a run that failed, or passed its run timeout, is begun again:
+                as a new run of the same id and input, with a history of its own. It
+                speaks of failures of the whole workflow, and by default there is none.
+            delay: how long until the first line of its code runs; timeouts count from
+                then. A signal or an update that comes earlier starts it at once.
             with_signal: a signal such as `approved(True)` that the run's first turn
                 sees; an open run that is used instead gets it, too.
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec import UNSET
 
 from durable.api.messages.messages import (
     SignalCall,
@@ -324,12 +325,15 @@ class Client:
             identity=self.identity,
             headers=wanted.headers,
             memo=encode_memo(how.memo),
+            retry_policy=how.retry or UNSET,
+            start_delay=how.delay or UNSET,
         )
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
         worker = self.worker
         return (
             worker is not None
+            and not started.start_delay
             and started.task_queue == self.task_queue
             and worker.knows(started.workflow_type)
         )
@@ -404,6 +408,10 @@ class Client:
         if isinstance(first, WorkflowExecutionSignaled):
             events.append(first)
         request = unowned(request, events)
+        if started.start_delay:
+            due = started.begins_at(request.record.started_at)
+            record = msgspec.structs.replace(request.record, wake_at=due)
+            request = msgspec.structs.replace(request, record=record)
         if isinstance(first, UpdateRequest):
             message = self._message(request.record, first)
             request = msgspec.structs.replace(request, messages=(message,))

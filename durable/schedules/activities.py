@@ -95,6 +95,7 @@ async def _start_beside(client: Client, input: Payloads, _: ActivityInfo) -> Pay
         run_timeout=action.run_timeout,
         execution_timeout=action.execution_timeout,
         task_queue=action.task_queue,
+        retry=action.retry,
         memo={
             name: json.decode(value, Any, "the memo") for name, value in memo.items()
         },

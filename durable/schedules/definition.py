@@ -9,11 +9,11 @@ from typing import Any, Final, cast
 import msgspec
 
 from durable import limits
-from durable.api.activities.activity import retry_settings
 from durable.api.workflows.child_options import (
     START_OPTIONS,
     encode_memo,
     refuse_others,
+    retry_of,
     timeout_of,
 )
 from durable.api.workflows.workflow_definition import WorkflowCall, workflow_of
@@ -126,7 +126,7 @@ def action_of(
         )
         or definition.execution_timeout,
         memo=encode_memo(options.get("memo") or {}),
-        retry=None if retry is None else retry_settings(retry, "of a schedule"),
+        retry=retry_of(retry or options.get("retry"), "of a schedule"),
     )
 
 

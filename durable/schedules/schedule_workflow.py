@@ -243,6 +243,9 @@ class ScheduleWorkflow:
             memo=action.memo | memo_of(state.schedule_id, firing.at),
             inherit_parent_timeout=False,
             propagate_failures=True,
+            retry_policy=action.retry or msgspec.UNSET,
+            last_result=state.last_result or msgspec.UNSET,
+            last_failure=state.last_failure or msgspec.UNSET,
         )
         target = ChildTarget(action.workflow_type, settings, None, _differing)
         child = self._runtime.start_child(target, workflow_id, action.input, None, 0)
