@@ -49,6 +49,7 @@ from durable.options import (
     to_seconds,
 )
 from durable.schedules.activities import schedule_activities
+from durable.schedules.declared import declare_all
 from durable.schedules.schedules import Schedules
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
@@ -291,6 +292,8 @@ class Engine:
         self._is_open = True
         self._unserved = Unserved(self._store, self._namespace)
         self._unserved.start()
+        if self._worker is not None:
+            await declare_all(self.schedules, self._registry)
 
     async def close(self) -> None:
         """Drain the worker and disconnect. Runs stay as they are. Twice is fine.
@@ -636,7 +639,8 @@ class Engine:
         Args:
             status: only runs of this status: a `RunStatus` or its value, such as
                 "running"; "stuck" for parked ones, which are running, too.
-            workflow_type: only runs of the workflow of this name.
+            workflow_type: only runs of the workflow of this name. Without it or an id,
+                runs of the library's own, such as schedules, are left out.
             workflow_id: only runs of this id.
             stuck: True for parked runs only, False for none of them.
             limit: how many at most.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -84,7 +84,7 @@ class ScheduleAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 def action_of(
-    call: object, schedule_id: str, retry: RetryPolicy | None
+    call: WorkflowCall[Any], schedule_id: str, retry: RetryPolicy | None
 ) -> ScheduleAction:
     """What a call of a workflow, with its options, asks a schedule to start.
 
@@ -100,9 +100,8 @@ def action_of(
             if known is None
             else f"Call it: {known.function.__qualname__}(...).",
         )
-    made = cast("WorkflowCall[Any]", call)
-    made.is_used = True
-    definition, options = made.definition, made.child_options
+    call.is_used = True
+    definition, options = call.definition, call.child_options
     name = definition.name
     refuse_others(options, START_OPTIONS - {"id_reuse"}, name, "a schedule")
     base = options.get("id") or schedule_id
@@ -116,7 +115,7 @@ def action_of(
     queue = options.get("task_queue") or definition.task_queue
     return ScheduleAction(
         workflow_type=name,
-        input=made.input,
+        input=call.input,
         workflow_id=base,
         task_queue=None if queue is None else check_id(queue, "task_queue"),
         run_timeout=timeout_of(options.get("run_timeout"), "run_timeout")

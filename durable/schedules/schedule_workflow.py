@@ -64,7 +64,7 @@ FIND_END: Final = "durable.schedule.find_end"
 STALE: Final = "ScheduleChanged"
 """The type of the failure that rejects a change of what has changed meanwhile."""
 _EVENTS_MAX: Final = 10_000
-"""Events after which a schedule goes on as a new run, so that old ones may be deleted."""
+"""Events after which a schedule goes on as a new run: old ones may be deleted."""
 _GONE: Final = (WorkflowNotFoundError, WorkflowClosedError, InboxFullError)
 
 
@@ -282,7 +282,7 @@ class ScheduleWorkflow:
             status = "cancelled"
         except WorkflowTerminatedError:
             status = "terminated"
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a workflow raises
             is_late = isinstance(error, WorkflowTimedOutError)
             status = "timed_out" if is_late else "failed"
             state.last_failure = failures.failure_of(error)
@@ -300,9 +300,9 @@ class ScheduleWorkflow:
     def _pause_after(self, begun: ScheduledRun, status: str) -> None:
         definition = self._state.definition
         if definition.pause_on_failure and not definition.paused:
+            what = "timed out" if status == "timed_out" else "failed"
             self._state.definition = definition.replace(
-                paused=True,
-                note=f"Paused because {begun.workflow_id!r} {status.replace('_', ' ')}.",
+                paused=True, note=f"Paused because {begun.workflow_id!r} {what}."
             )
             self._state.version += 1
 
@@ -374,6 +374,20 @@ class ScheduleWorkflow:
     @change.validator
     def _check_change(self, definition: ScheduleDefinition, version: int) -> None:
         self._refuse_stale(definition, version)
+
+    @update
+    async def declare(self, definition: ScheduleDefinition) -> None:
+        """Take what code says; what operators say of it stays."""
+        state, now = self._state, self._runtime.now()
+        if definition == state.declared:
+            return
+        old, state.declared = state.definition, definition
+        state.definition = definition.replace(
+            paused=old.paused, note=old.note, remaining_actions=old.remaining_actions
+        )
+        state.restart(now)
+        state.updated_at, state.version = now, state.version + 1
+        self._wake()
 
     @update
     async def pause(self, paused: bool, note: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from typing_extensions import TypedDict, Unpack
 
 from durable import limits
 from durable.api.workflows.workflow_definition import WorkflowCall, workflow_of
@@ -36,7 +38,7 @@ from durable.options import (
     IdReusePolicy,
     RetryPolicy,
     check_id,
-    to_microseconds,
+    check_option_names,
 )
 from durable.schedules.cron import When, schedule_spec
 from durable.schedules.definition import (
@@ -63,6 +65,52 @@ from durable.store.queries import FindRun, ListRuns, LoadRuns
 from durable.store.records import RunFilter, RunRecord, RunStatus
 
 _TRIES_MAX: Final = 20
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """Options of a schedule that code declares.
+
+    Keys:
+        timezone: an IANA name such as "Europe/Berlin"; UTC by default.
+        overlap: what to do if the run before is still open; a `ScheduleOverlap` or its
+            value, such as "buffer_one"; "skip" by default.
+        catchup_window: times longer ago than this are missed after an outage, not made
+            up for; 365 days by default, 10 s at least.
+        pause_on_failure: pause when a run fails or times out, after its retries.
+        remaining_actions: how often it starts something by itself.
+        jitter: each time is put off by up to so much.
+        retry: when a run that failed is begun again, as a new run of its id.
+    """
+
+    timezone: str | None
+    overlap: ScheduleOverlap | str
+    catchup_window: Duration
+    pause_on_failure: bool
+    remaining_actions: int | None
+    jitter: Duration
+    retry: RetryPolicy | None
+
+
+class DefineOptions(ScheduleOptions, total=False):
+    """Those, and how it stands.
+
+    Keys:
+        paused: create it paused.
+        note: why, or whatever else there is to say.
+    """
+
+    paused: bool
+    note: str
+
+
+class CreateOptions(DefineOptions, total=False):
+    """Options of `Schedules.create`: those of `DefineOptions` and `ScheduleOptions`.
+
+    Keys:
+        trigger: start a first run at once, if the schedule is new.
+    """
+
+    trigger: bool
 
 
 class ScheduleDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,10 +327,14 @@ class ScheduleHandle:
         Raises:
             NoAnswerError: no worker has taken it in time; it may still come to pass.
         """
-        try:
+        with contextlib.suppress(ScheduleNotFoundError):
             await self._send("delete")
-        except ScheduleNotFoundError:
-            pass
+
+    async def _declare(self, definition: ScheduleDefinition) -> None:
+        client = self._client()
+        record = await client.store.read(FindRun(client.namespace, PREFIX + self.id))
+        if record is None or (await _state_of(client, record)).declared != definition:
+            await self._send("declare", definition)
 
     async def _send(self, name: str, *args: Any) -> Any:
         """Send an update, and wait for its answer."""
@@ -307,16 +359,7 @@ class Schedules:
         id: str,
         call: WorkflowCall[Any],
         *when: When | Iterable[When],
-        timezone: str | None = None,
-        overlap: ScheduleOverlap | str = ScheduleOverlap.SKIP,
-        catchup_window: Duration = timedelta(days=365),
-        pause_on_failure: bool = False,
-        paused: bool = False,
-        note: str = "",
-        remaining_actions: int | None = None,
-        jitter: Duration = 0,
-        retry: RetryPolicy | None = None,
-        trigger: bool = False,
+        **options: Unpack[CreateOptions],
     ) -> ScheduleHandle:
         """Create a schedule. When this returns, it is durable.
 
@@ -335,17 +378,7 @@ class Schedules:
                 `send_reports.options(run_timeout="1h")("all")`.
             *when: texts of cron, a `timedelta`, `Calendar`s, `Interval`s, or one
                 `ScheduleSpec`; see `schedule_spec`.
-            timezone: an IANA name; UTC by default.
-            overlap: what to do if the run before is still open; a `ScheduleOverlap` or
-                its value.
-            catchup_window: times longer ago than this are missed after an outage.
-            pause_on_failure: pause when a run fails or times out, after its retries.
-            paused: create it paused.
-            note: why, or whatever else there is to say.
-            remaining_actions: how often it starts something by itself.
-            jitter: each time is put off by up to so much.
-            retry: when a run that failed is begun again, as a new run of its id.
-            trigger: start a first run at once.
+            **options: see `CreateOptions`.
 
         Raises:
             ScheduleExistsError: there is one of this id that says something else.
@@ -353,39 +386,49 @@ class Schedules:
                 `position` say where.
             InvalidInputError: another argument breaks its rule.
         """
-        definition = define(
-            id,
-            call,
-            *when,
-            timezone=timezone,
-            overlap=overlap,
-            catchup_window=catchup_window,
-            pause_on_failure=pause_on_failure,
-            paused=paused,
-            note=note,
-            remaining_actions=remaining_actions,
-            jitter=jitter,
-            retry=retry,
-        )
-        handle, is_new = await self.put(id, definition)
+        given: dict[str, Any] = {**options}
+        trigger = given.pop("trigger", False)
+        definition = define(id, call, *when, **given)
+        handle = ScheduleHandle(self._client, id)
+        is_new = await self._start(id, definition, None)
+        if is_new is None:
+            found = await handle.describe()
+            if found.definition != definition:
+                raise ScheduleExistsError(
+                    f"There is a schedule {id!r} that says something else.",
+                    hint="Change it by `engine.schedules.get(id).update(...)`, or"
+                    " delete it first.",
+                )
         if trigger and is_new:
             await handle.trigger()
         return handle
 
-    async def put(
-        self, id: str, definition: ScheduleDefinition
-    ) -> tuple[ScheduleHandle, bool]:
-        """Create a schedule from its definition; say whether it is new.
+    async def declare(self, id: str, definition: ScheduleDefinition) -> None:
+        """Create a schedule that code declares, or change it if that is new.
 
-        Raises: as `create`.
+        Raises: as `create` and `ScheduleHandle.update`.
         """
+        if await self._start(id, definition, definition) is None:
+            await ScheduleHandle(self._client, id)._declare(definition)
+
+    async def _start(
+        self,
+        id: str,
+        definition: ScheduleDefinition,
+        declared: ScheduleDefinition | None,
+    ) -> bool | None:
+        """Begin a schedule's run; False if the same was begun, None if another was."""
         client = self._client()
         now = client.store.now()
         _check_spec(definition, now)
-        handle = ScheduleHandle(self._client, id)
         # Two that create the same at once must begin it alike.
         state = ScheduleState(
-            schedule_id=id, definition=definition, created_at=0, updated_at=0, after=0
+            schedule_id=id,
+            definition=definition,
+            declared=declared,
+            created_at=0,
+            updated_at=0,
+            after=0,
         )
         how = StartSettings(
             workflow_id=PREFIX + id, id_reuse=IdReusePolicy.ALLOW_DUPLICATE
@@ -395,15 +438,8 @@ class Schedules:
         try:
             run: Handle[Any] = await client.start(definition_of(state), (), how)
         except WorkflowAlreadyStartedError:
-            found = await handle.describe()
-            if found.definition == definition:
-                return handle, False
-            raise ScheduleExistsError(
-                f"There is a schedule {id!r} that says something else.",
-                hint="Change it by `engine.schedules.get(id).update(...)`, or delete it"
-                " first.",
-            ) from None
-        return handle, run.is_new
+            return None
+        return run.is_new
 
     def get(self, id: str, /) -> ScheduleHandle:
         """A handle to a schedule; whether there is one shows when it is asked.
@@ -448,17 +484,10 @@ def define(
     id: str,
     call: WorkflowCall[Any],
     *when: When | Iterable[When],
-    timezone: str | None = None,
-    overlap: ScheduleOverlap | str = ScheduleOverlap.SKIP,
-    catchup_window: Duration = timedelta(days=365),
-    pause_on_failure: bool = False,
-    paused: bool = False,
-    note: str = "",
-    remaining_actions: int | None = None,
-    jitter: Duration = 0,
-    retry: RetryPolicy | None = None,
+    **options: Unpack[DefineOptions],
 ) -> ScheduleDefinition:
     """Check all that a schedule is told; see `Schedules.create`."""
+    check_option_names(options, DefineOptions.__annotations__, "option of a schedule")
     check_id(id, "the schedule's id")
     if len(id.encode()) > limits.ID_BYTES_MAX - ID_ROOM:
         raise InvalidScheduleError(
@@ -466,17 +495,12 @@ def define(
             f" {limits.ID_BYTES_MAX - ID_ROOM} bytes.",
             field="id",
         )
+    given: dict[str, Any] = dict(options)
+    timezone, jitter = given.pop("timezone", None), given.pop("jitter", 0)
     return ScheduleDefinition(
         spec=schedule_spec(*when, timezone=timezone, jitter=jitter),
-        action=action_of(call, id, retry),
-        overlap=to_overlap(overlap),
-        catchup_window=timedelta(
-            microseconds=to_microseconds(catchup_window, "catchup_window")
-        ),
-        pause_on_failure=pause_on_failure,
-        paused=paused,
-        note=_text(note),
-        remaining_actions=remaining_actions,
+        action=action_of(call, id, given.pop("retry", None)),
+        **given,
     )
 
 
@@ -500,7 +524,7 @@ async def _state_of(client: Client, record: RunRecord) -> ScheduleState:
         first = decode_rows(loaded.rows[:1])[0].attributes
         assert isinstance(first, WorkflowExecutionStarted)  # noqa: S101 - of every run
         payload = first.input[0]
-    state = json.decode(payload, ScheduleState, "the state of a schedule")
+    state: ScheduleState = json.decode(payload, ScheduleState, "a schedule's state")
     if not state.created_at:
         state.created_at = state.updated_at = state.after = record.started_at
     return state

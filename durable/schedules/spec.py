@@ -22,7 +22,6 @@ from durable.schedules.fields import FIELDS, read_field
 from durable.schedules.matching import LAST, Matcher, next_match, skip_end
 from durable.suggestions import ending_with_closest
 
-
 _SKIPPED_MAX: Final = 100_000
 """Times in a row that are left out one by one: what skips as many skips all."""
 

@@ -77,6 +77,7 @@ class ScheduleState(msgspec.Struct, kw_only=True):
     """What a schedule remembers, from one checkpoint to the next.
 
     Attributes:
+        declared: what code said last by `@schedule`, if any did.
         version: how often its definition was changed.
         after: times up to here are dealt with.
         upcoming: the next times, and when to act for each.
@@ -88,6 +89,7 @@ class ScheduleState(msgspec.Struct, kw_only=True):
     format: int = FORMAT
     schedule_id: str
     definition: ScheduleDefinition
+    declared: ScheduleDefinition | None = None
     created_at: int
     updated_at: int
     version: int = 0

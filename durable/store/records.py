@@ -248,6 +248,10 @@ class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[AttemptRecord]
 
 
+OWN_TYPES: Final = "durable."
+"""How the names of the library's own workflows begin."""
+
+
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which runs a listing shows; newest first."""
 
@@ -264,6 +268,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     It is a run's `started_at` and run id; several may have started at one instant.
     """
+    hides_own: bool = False
+    """Not the runs of the library's own workflows, such as schedules."""
     run_ids: tuple[str, ...] | None = None
     """Only these, at most `limits.LOAD_RUNS_MAX`."""
 

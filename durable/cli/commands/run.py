@@ -32,7 +32,7 @@ from durable.cli.user_code.loading import (
 )
 from durable.client.handle import Handle
 from durable.engine import Engine
-from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.options import IdConflictPolicy, IdReusePolicy, RetryPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +55,20 @@ _START_OPTIONS: Final = (
     ),
     click.option("--queue", metavar="NAME", help="The task queue of the run."),
     click.option("--request-id", metavar="ID", help="Your idempotency key."),
+    click.option(
+        "--delay",
+        type=SPAN,
+        metavar="SPAN",
+        help="How long until its first line runs; a signal or update starts it earlier.",
+    ),
+    click.option(
+        "--attempts",
+        "retry",
+        type=click.IntRange(1),
+        metavar="N",
+        callback=lambda _, __, n: None if n is None else RetryPolicy(max_attempts=n),
+        help="How often it is tried if it fails, each time as a new run of the id; 1.",
+    ),
     click.option(
         "--run-timeout",
         type=SPAN,
