@@ -127,6 +127,7 @@ class ScheduleWorkflow:
         self._open: Child | None = None
         self._watch: asyncio.Task[None] | None = None
         self._ended: str | None = None
+        self._shown = b""
         self._is_stopping = False
         self._is_deleted = False
         self._is_woken = False
@@ -140,10 +141,11 @@ class ScheduleWorkflow:
             self._is_woken = False
             await self._note_end()
             await self._look_ahead()
-            state.take_due(self._runtime.now())
+            if state.take_due(self._runtime.now()):
+                self._has_changed = True
             await self._act()
             if self._has_changed:
-                set_state(state.shown())
+                self._publish()
                 self._has_changed = False
                 if self._watch is None and info().history_length > _EVENTS_MAX:
                     continue_as_new(state)
@@ -188,6 +190,8 @@ class ScheduleWorkflow:
         """Wait for the next time, a message, or the end of the open run."""
         state, now = self._state, self._runtime.now()
         due: timedelta | None = None
+        if self._is_ticking and state.has_more and not state.upcoming:
+            return  # those after the last ones must be worked out
         if self._is_ticking and state.upcoming:
             wait = min(max(state.upcoming[0][1] - now, 0), LONGEST_REST)
             due = timedelta(microseconds=wait)
@@ -351,6 +355,13 @@ class ScheduleWorkflow:
         answer = await self._runtime.execute_activity(target, (payload,), None, 0)
         return json.decode(answer, Any if kind is None else kind, "the answer")
 
+    def _publish(self) -> None:
+        """Show the state to those who describe, unless they see it already."""
+        shown = msgspec.json.encode(self._state.shown())
+        if shown != self._shown:
+            set_state(self._state.shown())
+            self._shown = shown
+
     def _wake(self) -> None:
         self._is_woken = self._has_changed = True
 
@@ -369,6 +380,7 @@ class ScheduleWorkflow:
             state.definition, state.updated_at = definition, now
             state.version += 1
         self._wake()
+        self._publish()
         return state.version
 
     @change.validator
@@ -388,6 +400,7 @@ class ScheduleWorkflow:
         state.restart(now)
         state.updated_at, state.version = now, state.version + 1
         self._wake()
+        self._publish()
 
     @update
     async def pause(self, paused: bool, note: str) -> None:
@@ -398,6 +411,7 @@ class ScheduleWorkflow:
         state.definition = state.definition.replace(paused=paused, note=note)
         state.version += 1
         self._wake()
+        self._publish()
 
     @update
     async def trigger(self, overlap: ScheduleOverlap | None) -> str:
@@ -423,6 +437,7 @@ class ScheduleWorkflow:
         state.buffer += firings[:room]
         state.count(dropped=len(firings) - len(firings[:room]))
         self._wake()
+        self._publish()
         return len(firings[:room])
 
     @update

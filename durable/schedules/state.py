@@ -123,8 +123,8 @@ class ScheduleState(msgspec.Struct, kw_only=True):
         )
         return not waits
 
-    def take_due(self, now: int) -> None:
-        """Put the times that have come into the buffer, or count them."""
+    def take_due(self, now: int) -> bool:
+        """Put the times that have come into the buffer, or count them; say if any."""
         window = round(self.definition.catchup_window.total_seconds() * 1_000_000)
         missed = skipped = dropped = 0
         due = [times for times in self.upcoming if times[1] <= now]
@@ -141,6 +141,7 @@ class ScheduleState(msgspec.Struct, kw_only=True):
         if due:
             del self.upcoming[: len(due)]
             self.count(missed=missed, skipped=skipped, dropped=dropped)
+        return bool(due)
 
     def restart(self, now: int) -> None:
         """Forget the times that were worked out: go on from now."""

@@ -59,7 +59,7 @@ _START_OPTIONS: Final = (
         "--delay",
         type=SPAN,
         metavar="SPAN",
-        help="How long until its first line runs; a signal or update starts it earlier.",
+        help="How long until its first line runs; a signal or update starts it sooner.",
     ),
     click.option(
         "--attempts",

@@ -1,4 +1,4 @@
-"""`durable schedules`: list, show, create, pause, unpause, trigger, backfill, delete."""
+"""`durable schedules` and its commands."""
 
 from __future__ import annotations
 
