@@ -10,13 +10,14 @@ from durable.api.activities.activity_context import ActivityInfo
 from durable.client.client import Client
 from durable.client.start_options import StartSettings
 from durable.converter import json
-from durable.core.history.payload import NULL, Payload, Payloads
+from durable.core.history.payload import Payload, Payloads
 from durable.errors import (
     WorkflowAlreadyStartedError,
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
 from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.schedules.packing import pack, unpack
 from durable.schedules.schedule_workflow import (
     FIND_END,
     FIND_TIMES,
@@ -53,8 +54,8 @@ def schedule_activities(
 
 
 async def _find_times(input: Payloads, _: ActivityInfo) -> Payload:
-    wanted = json.decode(input[0], TimesWanted, "the times wanted")
-    return json.encode(find_times(wanted), TimesFound, "the times found")
+    wanted = unpack(input[0], TimesWanted)
+    return pack(find_times(wanted))
 
 
 def find_times(wanted: TimesWanted) -> TimesFound:
@@ -84,7 +85,7 @@ def find_times(wanted: TimesWanted) -> TimesFound:
 
 async def _start_beside(client: Client, input: Payloads, _: ActivityInfo) -> Payload:
     """Start a run that nobody watches; give its run id, or nothing if there is one."""
-    beside = json.decode(input[0], Beside, "what to start")
+    beside = unpack(input[0], Beside)
     action = beside.definition.action
     memo = action.memo | memo_of(beside.schedule_id, beside.scheduled_at)
     how = StartSettings(
@@ -103,24 +104,24 @@ async def _start_beside(client: Client, input: Payloads, _: ActivityInfo) -> Pay
     try:
         handle = await client.start_recorded(action.workflow_type, action.input, how)
     except WorkflowAlreadyStartedError:
-        return json.encode("", str, "the run id")
-    return json.encode(handle.run_id, str, "the run id")
+        return pack("")
+    return pack(handle.run_id)
 
 
 async def _terminate(client: Client, input: Payloads, _: ActivityInfo) -> Payload:
-    workflow_id, run_id = json.decode(input[0], list[str], "the run")
+    workflow_id, run_id = unpack(input[0], tuple[str, str])
     try:
         handle = await client.find(workflow_id, run_id or None, None)
         await handle.terminate("the schedule's next time has come")
     except (WorkflowNotFoundError, WorkflowClosedError):
-        pass
-    return NULL
+        return pack(False)
+    return pack(True)
 
 
 async def _find_end(client: Client, input: Payloads, _: ActivityInfo) -> Payload:
     """When the newest run of an id has closed."""
-    workflow_id = json.decode(input[0], str, "the workflow id")
+    workflow_id = unpack(input[0], str)
     record = await client.store.read(FindRun(client.namespace, workflow_id))
     closed_at = None if record is None else record.closed_at
     at = client.store.now() if closed_at is None else closed_at
-    return json.encode(at, int, "when it closed")
+    return pack(at)

@@ -16,12 +16,10 @@ import msgspec
 
 from durable.api.definitions import WORKFLOWS
 from durable.api.entities.entity_call import PATIENT
-from durable.api.workflows.continuation import checkpoint, continue_as_new
 from durable.api.workflows.methods import run, update
 from durable.api.workflows.operations import (
     all_handlers_finished,
     info,
-    set_state,
     wait_condition,
 )
 from durable.api.workflows.workflow import workflow
@@ -32,7 +30,13 @@ from durable.core.history.commands import (
     RequestCancelExternalWorkflowExecution,
 )
 from durable.core.history.payload import Payload, Payloads
-from durable.core.runtime import ActivityTarget, Child, ChildTarget, get_runtime
+from durable.core.runtime import (
+    ActivityTarget,
+    Child,
+    ChildTarget,
+    ContinueAsNew,
+    get_runtime,
+)
 from durable.errors import (
     ApplicationError,
     InboxFullError,
@@ -44,6 +48,7 @@ from durable.errors import (
     WorkflowTimedOutError,
 )
 from durable.schedules.definition import ScheduleDefinition, ScheduleOverlap
+from durable.schedules.packing import pack, unpack
 from durable.schedules.spec import ScheduleSpec
 from durable.schedules.state import (
     BUFFER_MAX,
@@ -127,7 +132,8 @@ class ScheduleWorkflow:
         self._open: Child | None = None
         self._watch: asyncio.Task[None] | None = None
         self._ended: str | None = None
-        self._shown = b""
+        self._shown: Payload | None = None
+        self._is_starting = False
         self._is_stopping = False
         self._is_deleted = False
         self._is_woken = False
@@ -139,17 +145,19 @@ class ScheduleWorkflow:
         state = self._state
         while not self._is_deleted:
             self._is_woken = False
-            await self._note_end()
             await self._look_ahead()
+            await self._note_end()
             if state.take_due(self._runtime.now()):
                 self._has_changed = True
             await self._act()
             if self._has_changed:
-                self._publish()
+                if not self._is_starting:  # it is shown when it has a run id
+                    self._publish()
                 self._has_changed = False
+                packed = (pack(state),)
                 if self._watch is None and info().history_length > _EVENTS_MAX:
-                    continue_as_new(state)
-                checkpoint(state)
+                    raise ContinueAsNew(SCHEDULE, packed)
+                self._runtime.checkpoint(packed)
             await self._rest()
         await wait_condition(all_handlers_finished)
 
@@ -165,7 +173,7 @@ class ScheduleWorkflow:
             state.schedule_id,
             state.after,
             now,
-            max(now - window, state.lapsed_until + 1),
+            now - window,
         )
         version = state.version
         found = await self._do(FIND_TIMES, wanted, TimesFound)
@@ -175,10 +183,7 @@ class ScheduleWorkflow:
         self._has_changed = True
         state.upcoming, state.has_more = found.times, found.has_more
         state.after = max(state.after, found.after)
-        if found.after <= state.lapsed_until:
-            state.count(skipped=found.missed)
-        else:
-            state.count(missed=found.missed)
+        state.count(missed=found.missed)
         if not found.times and found.has_more:
             self._is_woken = True
 
@@ -205,9 +210,8 @@ class ScheduleWorkflow:
         """Find out which times passed while a run was open that has ended."""
         state, ended = self._state, self._ended
         self._ended = None
-        if ended is None or (
-            state.upcoming and state.upcoming[0][1] > self._runtime.now()
-        ):
+        is_late = bool(state.upcoming) and state.upcoming[0][1] <= self._runtime.now()
+        if ended is None or not is_late:
             return
         # This may be seen long after it: all workers may have been away meanwhile.
         state.lapsed_until = await self._do(FIND_END, ended, int)
@@ -262,7 +266,7 @@ class ScheduleWorkflow:
         )
         state.note_run(begun)
         self._open = child
-        self._is_stopping = False
+        self._is_stopping, self._is_starting = False, True
         self._watch = asyncio.create_task(self._follow(begun, child))
 
     async def _follow(self, begun: ScheduledRun, child: Child) -> None:
@@ -273,6 +277,8 @@ class ScheduleWorkflow:
         except WorkflowAlreadyStartedError:
             self._note_closed(begun, "exists")
             return
+        finally:
+            self._is_starting = False
         begun = msgspec.structs.replace(begun, run_id=run_id)
         state.note_run(begun)
         self._wake()
@@ -339,7 +345,7 @@ class ScheduleWorkflow:
         with contextlib.suppress(WorkflowAlreadyStartedError):
             await child.wait_started()
         if terminates:
-            await self._do(TERMINATE, [child.workflow_id, child.run_id or ""], None)
+            await self._do(TERMINATE, (child.workflow_id, child.run_id or ""), bool)
             return
         with contextlib.suppress(*_GONE):
             await self._runtime.tell_external(
@@ -351,15 +357,14 @@ class ScheduleWorkflow:
     async def _do(self, name: str, input: Any, kind: Any) -> Any:
         """Have an activity of the library do something."""
         target = ActivityTarget(name, PATIENT, None, _differing)
-        payload = json.encode(input, type(input), "what a schedule wants")
-        answer = await self._runtime.execute_activity(target, (payload,), None, 0)
-        return json.decode(answer, Any if kind is None else kind, "the answer")
+        answer = await self._runtime.execute_activity(target, (pack(input),), None, 0)
+        return unpack(answer, kind)
 
     def _publish(self) -> None:
         """Show the state to those who describe, unless they see it already."""
-        shown = msgspec.json.encode(self._state.shown())
+        shown = pack(self._state.shown())
         if shown != self._shown:
-            set_state(self._state.shown())
+            self._runtime.set_state(shown)
             self._shown = shown
 
     def _wake(self) -> None:

@@ -19,7 +19,6 @@ from durable.client.descriptions.description import decode_stuck
 from durable.client.handle import Handle
 from durable.client.start_options import StartSettings
 from durable.clock import from_datetime, to_datetime
-from durable.converter import json
 from durable.core.history.codec import decode_rows
 from durable.core.history.events import WorkflowExecutionStarted
 from durable.core.history.payload import Failure, decode_payload
@@ -48,6 +47,7 @@ from durable.schedules.definition import (
     action_of,
     to_overlap,
 )
+from durable.schedules.packing import pack, unpack
 from durable.schedules.schedule_workflow import (
     PREFIX,
     SCHEDULE,
@@ -433,10 +433,12 @@ class Schedules:
         how = StartSettings(
             workflow_id=PREFIX + id, id_reuse=IdReusePolicy.ALLOW_DUPLICATE
         )
-        definition_of = workflow_of(ScheduleWorkflow)
-        assert definition_of is not None  # noqa: S101 - it is decorated
+        workflow = workflow_of(ScheduleWorkflow)
+        assert workflow is not None  # noqa: S101 - it is decorated
         try:
-            run: Handle[Any] = await client.start(definition_of(state), (), how)
+            run: Handle[Any] = await client.start(
+                WorkflowCall(workflow, (pack(state),)), (), how
+            )
         except WorkflowAlreadyStartedError:
             return None
         return run.is_new
@@ -524,7 +526,7 @@ async def _state_of(client: Client, record: RunRecord) -> ScheduleState:
         first = decode_rows(loaded.rows[:1])[0].attributes
         assert isinstance(first, WorkflowExecutionStarted)  # noqa: S101 - of every run
         payload = first.input[0]
-    state: ScheduleState = json.decode(payload, ScheduleState, "a schedule's state")
+    state = unpack(payload, ScheduleState)
     if not state.created_at:
         state.created_at = state.updated_at = state.after = record.started_at
     return state
