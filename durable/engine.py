@@ -159,7 +159,9 @@ class Engine:
             grace_seconds=to_microseconds(drain_timeout, "drain_timeout") / 1_000_000,
         )
         self._registry = (
-            REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
+            REGISTRY
+            if definitions is None
+            else REGISTRY.limited_to(definitions).with_own()
         )
         if exception_classes(fail_on, "fail_on of the engine"):
             self._registry = self._registry.failing_on(fail_on)

@@ -1,3 +1,4 @@
+# size: one tree, so that whoever catches errors finds all of them in one place.
 """Every exception that `durable` raises on purpose, in one tree.
 
     DurableError
@@ -61,8 +62,6 @@
 Each class carries a stable `code`, used by the command line and in the errors
 reference. Errors survive pickling.
 """
-
-# size: one tree, so that whoever catches errors finds all of them in one place.
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from typing import (
 
 from durable import limits
 from durable.converter.failures import CLASSES
+from durable.core.history.ids import OWN_TYPES
 from durable.errors import DefinitionError, InvalidIdError, NotRegisteredError
 from durable.options import check_id
 from durable.suggestions import ending_with_closest
@@ -80,16 +81,13 @@ ACTIVITIES: Final[dict[str, Any]] = {}
 METHOD: Final = "activity_method"
 """How errors name the decorator of methods that are activities."""
 
-OWN: Final = "durable."
-"""How the names of the library's own workflows begin: every registry has those."""
-
 _log: Final = logging.getLogger("durable.definitions")
 _told: Final[set[tuple[str, str]]] = set()
 
 
 def is_own(name: str) -> bool:
     """Whether that is the name of a workflow of the library's own."""
-    return name.startswith(OWN)
+    return name.startswith(OWN_TYPES)
 
 
 def decorate(define: Callable[..., Any], decorated: object, **how: Any) -> Any:

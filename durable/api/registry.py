@@ -41,7 +41,7 @@ class Registry:
         Raises:
             DefinitionError: something is neither a definition nor a module.
         """
-        limited = Registry({n: w for n, w in WORKFLOWS.items() if is_own(n)})
+        limited = Registry()
         for item in definitions:
             members = vars(item).values() if inspect.ismodule(item) else (item,)
             found = [limited._add_member(member) for member in members]
@@ -52,6 +52,13 @@ class Registry:
                     hint="Decorate it with @workflow or @activity.",
                 )
         return limited
+
+    def with_own(self) -> Registry:
+        """Add the library's own workflows, which every engine runs."""
+        for name, workflow in WORKFLOWS.items():
+            if is_own(name):
+                self.workflows.setdefault(name, workflow)
+        return self
 
     def _add_member(self, member: object) -> bool:
         """Add a workflow, an activity, or a class's activities; False if it is none."""

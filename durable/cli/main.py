@@ -38,7 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "schedules": (
         "schedules.schedules",
         "schedules",
-        "List, create and change what starts workflows at given times.",
+        "List, make and change schedules of workflows.",
     ),
     "replay": ("replay", "replay", "Try recorded runs against today's code."),
     "doctor": ("doctor", "doctor", "Check the database for faults."),

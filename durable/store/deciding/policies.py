@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from durable import limits
 from durable.clock import to_datetime
 from durable.core.history.codec import INSTANT_MAX
+from durable.core.history.ids import OWN_TYPES
 from durable.errors import (
     CorruptHistoryError,
     HistoryTakenError,
@@ -24,7 +25,6 @@ from durable.errors import (
 )
 from durable.options import IdConflictPolicy, IdReusePolicy, ParentClosePolicy
 from durable.store.records import (
-    OWN_TYPES,
     RUNNING,
     CommitTask,
     MessageKind,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 
 import sqlalchemy as sa
 
+from durable.core.history.ids import OWN_TYPES
 from durable.store.records import (
-    OWN_TYPES,
     RunStatus,
     WorkerStatus,
 )
