@@ -19,16 +19,19 @@ ROOT = Path(__file__).parent.parent
 PUBLIC_TEXT = """
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
-ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError CompensationFailed
+ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError
+CompensationFailed
 DeadLetter DefinitionError DurableError Engine Entity EntityCall EntityDeadlockError
 ExternalHandle FailureError Flow Handle HandlerUnfinishedPolicy IdConflictPolicy
-IdReusePolicy IllegalTransition InboxFullError Interval InvalidInputError InvalidScheduleError
+IdReusePolicy IllegalTransition InboxFullError Interval InvalidInputError
+InvalidScheduleError
 NoAnswerError
 NondeterminismError OutcomeUnknown ParentClosePolicy PayloadError QueryCall
 QueryFailedError RemoteError ResourceError ResultTimeoutError RetryPolicy RunDescription
 RunStatus
 Saga ScheduleDefinition ScheduleDescription ScheduleExistsError ScheduleHandle
-ScheduleNotFoundError ScheduleOverlap ScheduleSpec Signal SignalCall StackFrame StateMachine StoreError SyncEngine SyncHandle
+ScheduleNotFoundError ScheduleOverlap ScheduleSpec Signal SignalCall StackFrame
+StateMachine StoreError SyncEngine SyncHandle
 TaskStack UndecodableError UpdateCall UpdateFailedError UpdateHandle UpdateInfo
 UpdateRejectedError WorkerHealth Workflow WorkflowAlreadyStartedError WorkflowCall
 WorkflowCancelledError WorkflowClosedError WorkflowFailedError WorkflowInfo
@@ -36,7 +39,8 @@ WorkflowNotFoundError WorkflowStuckError WorkflowTaskError WorkflowTerminatedErr
 WorkflowTimedOutError activity activity_client activity_info all_handlers_finished
 activity_method allow
 checkpoint choice continue_as_new current_update deprecate_patch entity entity_key
-exclusive external fail has_last_result in_activity in_workflow info is_activity_cancelled last_failure
+exclusive external fail has_last_result in_activity in_workflow info
+is_activity_cancelled last_failure
 last_result locked logger
 need never now par patched provide query random register_exception resource run schedule
 schedule_spec seq

@@ -28,8 +28,9 @@ def unpack(payload: Payload, type: type[T]) -> T:
     Raises:
         UndecodableError: it is of no type that this release knows.
     """
+    kind: Any = type
     try:
-        value: T = _decoder(type).decode(payload.json)
+        value: T = _decoder(kind).decode(payload.json)
     except (msgspec.MsgspecError, ValueError) as error:
         raise UndecodableError(
             f"A {type.__name__} of a schedule cannot be read: {error}",

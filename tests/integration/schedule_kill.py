@@ -8,6 +8,7 @@ of the kill: each time has exactly one run, and what it counts is right.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import sys
@@ -111,7 +112,7 @@ def judge(at: int, found: list[str]) -> None:
     own = [one for one in found if "2026-01-01" not in one]
     past = {one for one in found if "2026-01-01" in one}
     times = sorted(datetime.fromisoformat(one.split()[0][2:]) for one in own)
-    steps = {(b - a).total_seconds() for a, b in zip(times, times[1:], strict=False)}
+    steps = {(b - a).total_seconds() for a, b in itertools.pairwise(times)}
     is_right = (
         all(one.endswith(" completed") for one in found)
         and len(times) == TIMES // 2

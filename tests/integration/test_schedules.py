@@ -500,7 +500,7 @@ async def test_wrong_backfill_and_update_change_nothing() -> None:
             await handle.backfill(START, START - timedelta(1))
         with pytest.raises(InvalidScheduleError, match="time zone"):
             await handle.backfill(datetime(2025, 1, 1), START)  # noqa: DTZ001 - the wrong thing
-        with pytest.raises(InvalidScheduleError, match="has no 'sepc'.*'spec'"):
+        with pytest.raises(InvalidScheduleError, match=r"has no 'sepc'.*'spec'"):
             await handle.update(lambda old: old.replace(sepc=1))
         with pytest.raises(InvalidOptionError, match="gave 3"):
             await handle.update(lambda old: 3)  # type: ignore[arg-type,return-value]  # the wrong thing
