@@ -16,7 +16,7 @@ from durable.errors import (
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
-from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.options import IdConflictPolicy
 from durable.schedules.packing import pack, unpack
 from durable.schedules.schedule_workflow import (
     FIND_END,
@@ -27,6 +27,7 @@ from durable.schedules.schedule_workflow import (
     TimesFound,
     TimesWanted,
     memo_of,
+    reuse_policy,
 )
 from durable.store.queries import FindRun
 
@@ -83,7 +84,7 @@ def find_times(wanted: TimesWanted) -> TimesFound:
     return TimesFound(found, after * _SECOND, missed, instant is not None)
 
 
-async def _start_beside(client: Client, input: Payloads, _: ActivityInfo) -> Payload:
+async def _start_beside(client: Client, input: Payloads, info: ActivityInfo) -> Payload:
     """Start a run that nobody watches; give its run id, or nothing if there is one."""
     beside = unpack(input[0], Beside)
     action = beside.definition.action
@@ -91,8 +92,8 @@ async def _start_beside(client: Client, input: Payloads, _: ActivityInfo) -> Pay
     how = StartSettings(
         workflow_id=beside.workflow_id,
         on_conflict=IdConflictPolicy.FAIL,
-        id_reuse=IdReusePolicy.REJECT_DUPLICATE,
-        request_id=beside.request_id,
+        id_reuse=reuse_policy(beside.is_manual),
+        request_id=info.idempotency_key,
         run_timeout=action.run_timeout,
         execution_timeout=action.execution_timeout,
         task_queue=action.task_queue,

@@ -47,6 +47,7 @@ from durable.errors import (
     WorkflowTerminatedError,
     WorkflowTimedOutError,
 )
+from durable.options import IdReusePolicy
 from durable.schedules.definition import ScheduleDefinition, ScheduleOverlap
 from durable.schedules.packing import pack, unpack
 from durable.schedules.spec import ScheduleSpec
@@ -105,7 +106,7 @@ class Beside(msgspec.Struct, frozen=True):
     schedule_id: str
     workflow_id: str
     scheduled_at: int
-    request_id: str
+    is_manual: bool
     definition: ScheduleDefinition
 
 
@@ -116,6 +117,16 @@ def memo_of(schedule_id: str, at: int) -> dict[str, Payload]:
         "durable.schedule_id": json.encode(schedule_id, str, "the schedule's id"),
         "durable.scheduled_at": json.encode(text, str, "the time"),
     }
+
+
+def reuse_policy(is_manual: bool) -> IdReusePolicy:
+    """Whether a time may have another run.
+
+    Somebody who asks for a time again wants it to be done again.
+    """
+    if is_manual:
+        return IdReusePolicy.ALLOW_DUPLICATE
+    return IdReusePolicy.REJECT_DUPLICATE
 
 
 @workflow(name=SCHEDULE, checkpoint_every=1)
@@ -243,10 +254,7 @@ class ScheduleWorkflow:
             execution_timeout=action.execution_timeout,
             parent_close_policy="abandon",
             cancellation_type="abandon",
-            # Somebody who asks for a time again wants it to be done again.
-            id_reuse_policy=(
-                "allow_duplicate" if firing.is_manual else "reject_duplicate"
-            ),
+            id_reuse_policy=reuse_policy(firing.is_manual).value,
             version=getattr(WORKFLOWS.get(action.workflow_type), "version", None),
             memo=action.memo | memo_of(state.schedule_id, firing.at),
             inherit_parent_timeout=False,
@@ -322,7 +330,7 @@ class ScheduleWorkflow:
             state.schedule_id,
             state.workflow_id(firing),
             firing.at,
-            f"{info().first_run_id}/{firing.at}/{firing.is_manual}",
+            firing.is_manual,
             state.definition,
         )
         run_id = await self._do(START_BESIDE, beside, str)

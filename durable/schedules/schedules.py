@@ -270,6 +270,8 @@ class ScheduleHandle:
     async def trigger(self, *, overlap: ScheduleOverlap | str | None = None) -> str:
         """Start a run now, even while it is paused; return its workflow id.
 
+        If the policy skips it, as a run is open, there will be none of that id.
+
         Args:
             overlap: the policy for this one; the schedule's by default.
 

@@ -360,6 +360,15 @@ async def test_backfill_of_a_time_that_had_its_run_does_it_again() -> None:
         assert len(await env.list(workflow_id="s-2025-01-01T01:00:00Z")) == 2
 
 
+async def test_backfill_beside_each_other_may_be_asked_for_again() -> None:
+    async with TestEnvironment() as env:
+        handle = await env.schedules.create("s", nap(), "@hourly", paused=True)
+        for _ in range(2):
+            await handle.backfill(START, START, overlap="allow_all")
+            await env.settle()
+        assert len(await env.list(workflow_id="s-2025-01-01T00:00:00Z")) == 2
+
+
 async def test_update_restarts_from_now_and_none_leaves_all() -> None:
     async with TestEnvironment() as env:
         handle = await env.schedules.create("s", nap(), "0 12 * * *")

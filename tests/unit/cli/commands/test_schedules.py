@@ -61,7 +61,7 @@ def test_schedule_is_created_listed_and_shown_without_a_worker(reports: Path) ->
             "'now' is no instant",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_is_told_with_its_exit_code(
     args: tuple[str, ...], exit_code: int, error: str, reports: Path
