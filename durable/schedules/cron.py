@@ -28,6 +28,7 @@ from durable.suggestions import ending_with_closest
 When: TypeAlias = "str | timedelta | Calendar | Interval | ScheduleSpec"
 """A cron text, a distance, or what `ScheduleSpec` is made of."""
 
+_SINGLE: Final = (str, timedelta, Calendar, Interval, ScheduleSpec)
 _NAMED: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -115,19 +116,22 @@ def schedule_spec(
     """
     items: list[Any] = []
     for item in when:
-        single = isinstance(item, str | timedelta | Calendar | Interval | ScheduleSpec)
-        items += [item] if single else [*_iterable(item)]
+        if isinstance(item, _SINGLE) or not isinstance(item, Iterable):
+            items.append(item)
+        else:
+            items.extend(item)
     is_plain = timezone is None and not skip and start_at is end_at is None
     if len(items) == 1 and isinstance(items[0], ScheduleSpec) and is_plain:
         return items[0]
     calendars: list[Calendar] = []
     intervals: list[Interval] = []
-    zones = set() if timezone is None else {timezone}
+    zones: set[str] = set() if timezone is None else {timezone}
     for item in items:
         what: Any = item
         if isinstance(item, str):
             what, zone = read_cron(item)
-            zones |= set() if zone is None else {zone}
+            if zone is not None:
+                zones.add(zone)
         elif isinstance(item, timedelta):
             what = Interval(item)
         if isinstance(what, Calendar):
@@ -155,7 +159,3 @@ def schedule_spec(
         jitter=timedelta(microseconds=to_microseconds(jitter, "jitter of a schedule")),
         timezone=next(iter(zones), "UTC"),
     )
-
-
-def _iterable(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, Iterable) else [value]

@@ -332,7 +332,8 @@ class ScheduleHandle:
         with contextlib.suppress(ScheduleNotFoundError):
             await self._send("delete")
 
-    async def _declare(self, definition: ScheduleDefinition) -> None:
+    async def declare(self, definition: ScheduleDefinition) -> None:
+        """Change it to what code says of it, unless it was told that before."""
         client = self._client()
         record = await client.store.read(FindRun(client.namespace, PREFIX + self.id))
         if record is None or (await _state_of(client, record)).declared != definition:
@@ -411,7 +412,7 @@ class Schedules:
         Raises: as `create` and `ScheduleHandle.update`.
         """
         if await self._start(id, definition, definition) is None:
-            await ScheduleHandle(self._client, id)._declare(definition)
+            await ScheduleHandle(self._client, id).declare(definition)
 
     async def _start(
         self,

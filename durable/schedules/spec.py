@@ -182,12 +182,11 @@ class ScheduleSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             ("intervals", Interval),
             ("skip", Calendar),
         ):
-            items: Any = getattr(self, name)
-            if not isinstance(items, tuple | list) or not all(
-                isinstance(item, kind) for item in items
-            ):
+            given: Any = getattr(self, name)
+            items: list[Any] = [*given] if type(given) in (tuple, list) else [None]
+            if not all(isinstance(item, kind) for item in items):
                 raise InvalidScheduleError(
-                    f"{name} of a ScheduleSpec is {items!r}: give a tuple of"
+                    f"{name} of a ScheduleSpec is {given!r}: give a tuple of"
                     f" {kind.__name__}.",
                     field=name,
                 )

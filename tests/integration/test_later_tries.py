@@ -186,9 +186,10 @@ async def test_delay_outlives_a_restart(database: str) -> None:
 
 async def test_wrong_policy_or_delay_is_refused() -> None:
     async with TestEnvironment() as env:
-        for wrong in ({"retry": 3}, {"delay": "soon"}, {"delay": -1}):
+        wrong: list[dict[str, Any]] = [{"retry": 3}, {"delay": "soon"}, {"delay": -1}]
+        for options in wrong:
             with pytest.raises(InvalidInputError):
-                await env.start(failing(), **wrong)  # type: ignore[arg-type]  # the wrong thing
+                await env.start(failing(), **options)
         assert await env.list() == []
 
 

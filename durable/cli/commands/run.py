@@ -36,6 +36,13 @@ from durable.options import IdConflictPolicy, IdReusePolicy, RetryPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _to_retry(
+    context: click.Context, parameter: click.Parameter, attempts: int | None
+) -> RetryPolicy | None:
+    return None if attempts is None else RetryPolicy(max_attempts=attempts)
+
+
 _CONFLICTS: Final = [policy.value for policy in IdConflictPolicy]
 _REUSES: Final = [policy.word for policy in IdReusePolicy]
 _START_OPTIONS: Final = (
@@ -66,7 +73,7 @@ _START_OPTIONS: Final = (
         "retry",
         type=click.IntRange(1),
         metavar="N",
-        callback=lambda _, __, n: None if n is None else RetryPolicy(max_attempts=n),
+        callback=_to_retry,
         help="How often it is tried if it fails, each time as a new run of the id; 1.",
     ),
     click.option(
