@@ -90,7 +90,7 @@ def test_a_kill_at_any_statement_loses_no_call_and_repeats_none(
     assert swept.crashed >= int(swept.tried * 0.8)
 
 
-@shards(24)
+@shards(48)
 def test_a_kill_at_any_statement_leaves_one_run_for_each_time_of_a_schedule(
     shard: tuple[int, int],
 ) -> None:
