@@ -114,12 +114,7 @@ def schedule_spec(
     Raises:
         InvalidScheduleError, InvalidDurationError: one of it means nothing.
     """
-    items: list[Any] = []
-    for item in when:
-        if isinstance(item, _SINGLE) or not isinstance(item, Iterable):
-            items.append(item)
-        else:
-            items.extend(item)
+    items = _flat(when)
     is_plain = timezone is None and not skip and start_at is end_at is None
     if len(items) == 1 and isinstance(items[0], ScheduleSpec) and is_plain:
         return items[0]
@@ -159,3 +154,13 @@ def schedule_spec(
         jitter=timedelta(microseconds=to_microseconds(jitter, "jitter of a schedule")),
         timezone=next(iter(zones), "UTC"),
     )
+
+
+def _flat(when: Iterable[Any]) -> list[Any]:
+    items: list[Any] = []
+    for item in when:
+        if isinstance(item, _SINGLE) or not isinstance(item, Iterable):
+            items.append(item)
+        else:
+            items.extend(item)
+    return items

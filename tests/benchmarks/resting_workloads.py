@@ -35,7 +35,7 @@ _DUE_A_SECOND = 500
 # What waits has read what it must, and what was committed has been heard of.
 _SETTLED = 0.3
 # Until then all schedules are there.
-_HEAD_START_OF_SCHEDULES = timedelta(seconds=6)
+_HEAD_START_OF_SCHEDULES = timedelta(seconds=15)
 tick = Signal("tick", int)
 
 
