@@ -159,8 +159,6 @@ def schedule_spec(
 def _flat(when: Iterable[Any]) -> list[Any]:
     items: list[Any] = []
     for item in when:
-        if isinstance(item, _SINGLE) or not isinstance(item, Iterable):
-            items.append(item)
-        else:
-            items.extend(item)
+        is_single = isinstance(item, _SINGLE) or not hasattr(item, "__iter__")
+        items += [item] if is_single else [*item]
     return items
