@@ -159,6 +159,8 @@ def schedule_spec(
 def _flat(when: Iterable[Any]) -> list[Any]:
     items: list[Any] = []
     for item in when:
-        is_single = isinstance(item, _SINGLE) or not hasattr(item, "__iter__")
-        items += [item] if is_single else [*item]
+        if type(item) in _SINGLE or not hasattr(item, "__iter__"):
+            items.append(item)
+        else:
+            items.extend(item)
     return items
