@@ -53,8 +53,11 @@ from durable.api.workflows.operations import (
 )
 from durable.api.workflows.operations import current_update as current_update
 from durable.api.workflows.operations import deprecate_patch as deprecate_patch
+from durable.api.workflows.operations import has_last_result as has_last_result
 from durable.api.workflows.operations import in_workflow as in_workflow
 from durable.api.workflows.operations import info as info
+from durable.api.workflows.operations import last_failure as last_failure
+from durable.api.workflows.operations import last_result as last_result
 from durable.api.workflows.operations import logger as logger
 from durable.api.workflows.operations import now as now
 from durable.api.workflows.operations import patched as patched
@@ -92,6 +95,7 @@ from durable.errors import FailureError as FailureError
 from durable.errors import IllegalTransition as IllegalTransition
 from durable.errors import InboxFullError as InboxFullError
 from durable.errors import InvalidInputError as InvalidInputError
+from durable.errors import InvalidScheduleError as InvalidScheduleError
 from durable.errors import NoAnswerError as NoAnswerError
 from durable.errors import NondeterminismError as NondeterminismError
 from durable.errors import OutcomeUnknown as OutcomeUnknown
@@ -100,6 +104,8 @@ from durable.errors import QueryFailedError as QueryFailedError
 from durable.errors import RemoteError as RemoteError
 from durable.errors import ResourceError as ResourceError
 from durable.errors import ResultTimeoutError as ResultTimeoutError
+from durable.errors import ScheduleExistsError as ScheduleExistsError
+from durable.errors import ScheduleNotFoundError as ScheduleNotFoundError
 from durable.errors import StoreError as StoreError
 from durable.errors import UndecodableError as UndecodableError
 from durable.errors import UpdateFailedError as UpdateFailedError
@@ -120,6 +126,15 @@ from durable.options import IdConflictPolicy as IdConflictPolicy
 from durable.options import IdReusePolicy as IdReusePolicy
 from durable.options import ParentClosePolicy as ParentClosePolicy
 from durable.options import RetryPolicy as RetryPolicy
+from durable.schedules.cron import schedule_spec as schedule_spec
+from durable.schedules.declared import schedule as schedule
+from durable.schedules.definition import ScheduleDefinition as ScheduleDefinition
+from durable.schedules.definition import ScheduleOverlap as ScheduleOverlap
+from durable.schedules.schedules import ScheduleDescription as ScheduleDescription
+from durable.schedules.schedules import ScheduleHandle as ScheduleHandle
+from durable.schedules.spec import Calendar as Calendar
+from durable.schedules.spec import Interval as Interval
+from durable.schedules.spec import ScheduleSpec as ScheduleSpec
 from durable.store.records import RunStatus as RunStatus
 from durable.sync import SyncEngine as SyncEngine
 from durable.sync import SyncHandle as SyncHandle

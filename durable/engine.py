@@ -48,6 +48,9 @@ from durable.options import (
     to_microseconds,
     to_seconds,
 )
+from durable.schedules.activities import schedule_activities
+from durable.schedules.declared import declare_all
+from durable.schedules.schedules import Schedules
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
@@ -156,7 +159,9 @@ class Engine:
             grace_seconds=to_microseconds(drain_timeout, "drain_timeout") / 1_000_000,
         )
         self._registry = (
-            REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
+            REGISTRY
+            if definitions is None
+            else REGISTRY.limited_to(definitions).with_own()
         )
         if exception_classes(fail_on, "fail_on of the engine"):
             self._registry = self._registry.failing_on(fail_on)
@@ -274,7 +279,9 @@ class Engine:
                 parts=EngineParts(
                     {
                         name: BuiltIn(name, perform)
-                        for name, perform in entity_activities(client).items()
+                        for name, perform in (
+                            entity_activities(client) | schedule_activities(client)
+                        ).items()
                     },
                     self,
                     self._resources.values,
@@ -287,6 +294,8 @@ class Engine:
         self._is_open = True
         self._unserved = Unserved(self._store, self._namespace)
         self._unserved.start()
+        if self._worker is not None:
+            await declare_all(self.schedules, self._registry)
 
     async def close(self) -> None:
         """Drain the worker and disconnect. Runs stay as they are. Twice is fine.
@@ -388,6 +397,11 @@ class Engine:
             )
         return client
 
+    @property
+    def schedules(self) -> Schedules:
+        """What starts workflows at given times: create, find, change and list it."""
+        return Schedules(self._open_client)
+
     # --- runs -------------------------------------------------------------------------
 
     @overload
@@ -428,6 +442,11 @@ class Engine:
             execution_timeout: the longest the chain of runs may take.
             task_queue: which workers may take it; this engine's by default.
             memo: plain values kept with the run.
+            retry: when a run that failed, or passed its run timeout, is begun again:
+                as a new run of the same id and input, with a history of its own. It
+                speaks of failures of the whole workflow, and by default there is none.
+            delay: how long until the first line of its code runs; timeouts count from
+                then. A signal or an update that comes earlier starts it at once.
             with_signal: a signal such as `approved(True)` that the run's first turn
                 sees; an open run that is used instead gets it, too.
 
@@ -622,7 +641,8 @@ class Engine:
         Args:
             status: only runs of this status: a `RunStatus` or its value, such as
                 "running"; "stuck" for parked ones, which are running, too.
-            workflow_type: only runs of the workflow of this name.
+            workflow_type: only runs of the workflow of this name. Without it or an id,
+                runs of the library's own, such as schedules, are left out.
             workflow_id: only runs of this id.
             stuck: True for parked runs only, False for none of them.
             limit: how many at most.

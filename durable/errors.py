@@ -1,3 +1,4 @@
+# size: one tree, so that whoever catches errors finds all of them in one place.
 """Every exception that `durable` raises on purpose, in one tree.
 
     DurableError
@@ -7,10 +8,13 @@
     │   ├── InvalidDurationError
     │   ├── InvalidOptionError
     │   ├── InvalidCallError          arguments do not fit the signature
+    │   ├── InvalidScheduleError      a cron text, calendar or interval means nothing
     │   ├── NotRegisteredError        no workflow or activity of that name here
     │   └── PayloadError              a value cannot be recorded as it is
     │       └── PayloadTooLargeError
     ├── WorkflowNotFoundError
+    ├── ScheduleNotFoundError
+    ├── ScheduleExistsError           another schedule has that id
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
     ├── InboxFullError                too many messages wait for the run
@@ -133,6 +137,30 @@ class InvalidCallError(InvalidInputError):
     code = "invalid_call"
 
 
+class InvalidScheduleError(InvalidInputError):
+    """A cron text, calendar, interval or policy of a schedule means nothing.
+
+    Attributes:
+        field: which field is wrong, such as "hour"; empty if it is none of them.
+        position: where in its text the fault is, from 1; 0 if it has no place.
+    """
+
+    code = "invalid_schedule"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        field: str = "",
+        position: int = 0,
+    ) -> None:
+        """Keep the message, and where the fault is."""
+        super().__init__(message, hint=hint)
+        self.field = field
+        self.position = position
+
+
 class NotRegisteredError(InvalidInputError):
     """No workflow or activity of that name is known to this program."""
 
@@ -160,6 +188,18 @@ class WorkflowNotFoundError(DurableError):
     code = "workflow_not_found"
     workflow_id: str | None = None
     """The id of which there is no run, if nothing else was asked for."""
+
+
+class ScheduleNotFoundError(DurableError):
+    """There is no schedule of that id, or it was deleted."""
+
+    code = "schedule_not_found"
+
+
+class ScheduleExistsError(DurableError):
+    """A schedule of that id exists, and says something else."""
+
+    code = "schedule_exists"
 
 
 class WorkflowAlreadyStartedError(DurableError):

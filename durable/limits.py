@@ -87,6 +87,9 @@ INBOX_MESSAGES_MAX: Final = 10_000
 # Request ids that a checkpoint carries on, so that a repeated message is known.
 REQUEST_IDS_KEPT: Final = 256
 
+# How long a change of a schedule waits for a worker.
+SCHEDULE_ANSWER_SECONDS: Final = 10.0
+
 SQLITE_WAL_FAULT = ((3, 7, 0), (3, 51, 3))
 """From and before which versions SQLite may corrupt a database that is checkpointed by
 one connection while others write."""

@@ -33,6 +33,7 @@ from durable.engine import Engine
 from durable.errors import EngineClosedError, InvalidCallError
 from durable.loop_thread import LoopThread
 from durable.options import Duration, IdConflictPolicy, OnConflict
+from durable.schedules.sync_schedules import SyncSchedules
 from durable.store.records import AttemptRecord, RunStatus
 from durable.worker.health import WorkerHealth
 
@@ -457,6 +458,11 @@ class SyncEngine:
         thread = self._open_thread()
         called = self._engine.call(call, update_id=update_id, timeout=timeout)
         return thread.call(called)
+
+    @property
+    def schedules(self) -> SyncSchedules:
+        """What starts workflows at given times; see `Engine.schedules`."""
+        return SyncSchedules(self._open_thread(), self._engine.schedules)
 
     def health(self) -> WorkerHealth | None:
         """Tell how its worker does now; see `Engine.health`."""

@@ -19,14 +19,19 @@ ROOT = Path(__file__).parent.parent
 PUBLIC_TEXT = """
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
-ApplicationError ChildCancellationType ChildHandle ChildWorkflowError CompensationFailed
+ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError
+CompensationFailed
 DeadLetter DefinitionError DurableError Engine Entity EntityCall EntityDeadlockError
 ExternalHandle FailureError Flow Handle HandlerUnfinishedPolicy IdConflictPolicy
-IdReusePolicy IllegalTransition InboxFullError InvalidInputError NoAnswerError
+IdReusePolicy IllegalTransition InboxFullError Interval InvalidInputError
+InvalidScheduleError
+NoAnswerError
 NondeterminismError OutcomeUnknown ParentClosePolicy PayloadError QueryCall
 QueryFailedError RemoteError ResourceError ResultTimeoutError RetryPolicy RunDescription
 RunStatus
-Saga Signal SignalCall StackFrame StateMachine StoreError SyncEngine SyncHandle
+Saga ScheduleDefinition ScheduleDescription ScheduleExistsError ScheduleHandle
+ScheduleNotFoundError ScheduleOverlap ScheduleSpec Signal SignalCall StackFrame
+StateMachine StoreError SyncEngine SyncHandle
 TaskStack UndecodableError UpdateCall UpdateFailedError UpdateHandle UpdateInfo
 UpdateRejectedError WorkerHealth Workflow WorkflowAlreadyStartedError WorkflowCall
 WorkflowCancelledError WorkflowClosedError WorkflowFailedError WorkflowInfo
@@ -34,8 +39,11 @@ WorkflowNotFoundError WorkflowStuckError WorkflowTaskError WorkflowTerminatedErr
 WorkflowTimedOutError activity activity_client activity_info all_handlers_finished
 activity_method allow
 checkpoint choice continue_as_new current_update deprecate_patch entity entity_key
-exclusive external fail in_activity in_workflow info is_activity_cancelled locked logger
-need never now par patched provide query random register_exception resource run seq
+exclusive external fail has_last_result in_activity in_workflow info
+is_activity_cancelled last_failure
+last_result locked logger
+need never now par patched provide query random register_exception resource run schedule
+schedule_spec seq
 set_query_handler set_signal_handler set_state set_update_handler shared signal skip
 sleep start_child update uuid4 wait_condition workflow
 """

@@ -31,6 +31,7 @@ from typing import (
 
 from durable import limits
 from durable.converter.failures import CLASSES
+from durable.core.history.ids import OWN_TYPES
 from durable.errors import DefinitionError, InvalidIdError, NotRegisteredError
 from durable.options import check_id
 from durable.suggestions import ending_with_closest
@@ -84,6 +85,11 @@ _log: Final = logging.getLogger("durable.definitions")
 _told: Final[set[tuple[str, str]]] = set()
 
 
+def is_own(name: str) -> bool:
+    """Whether that is the name of a workflow of the library's own."""
+    return name.startswith(OWN_TYPES)
+
+
 def decorate(define: Callable[..., Any], decorated: object, **how: Any) -> Any:
     """Decorate at once, or give what does if only options were written yet."""
     if decorated is None:
@@ -104,7 +110,7 @@ def get_definition(known: dict[str, Any], name: str, kind: str) -> Any:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> NotRegisteredError:
-    known = sorted(known)
+    known = sorted(name for name in known if not is_own(name))
     names = ", ".join(map(repr, known)) or "none"
     return NotRegisteredError(
         f"No {kind} named {name!r} is known here; known are: {names}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
-from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition
+from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition, is_own
 from durable.api.resources import missing
 from durable.api.workflows.workflow_definition import Workflow, workflow_of
 from durable.core.history.events import WorkflowExecutionStarted
@@ -52,6 +52,13 @@ class Registry:
                     hint="Decorate it with @workflow or @activity.",
                 )
         return limited
+
+    def with_own(self) -> Registry:
+        """Add the library's own workflows, which every engine runs."""
+        for name, workflow in WORKFLOWS.items():
+            if is_own(name):
+                self.workflows.setdefault(name, workflow)
+        return self
 
     def _add_member(self, member: object) -> bool:
         """Add a workflow, an activity, or a class's activities; False if it is none."""

@@ -35,6 +35,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "cancel": ("stop", "cancel", "Ask a run to stop; it may clean up."),
     "terminate": ("stop", "terminate", "End a run at once; none of its code runs."),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
+    "schedules": (
+        "schedules.schedules",
+        "schedules",
+        "List, make and change schedules of workflows.",
+    ),
     "replay": ("replay", "replay", "Try recorded runs against today's code."),
     "doctor": ("doctor", "doctor", "Check the database for faults."),
     "db": ("db", "db", "Make, upgrade or look at the database's tables."),

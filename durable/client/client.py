@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec import UNSET
 
 from durable.api.messages.messages import (
     SignalCall,
@@ -183,7 +184,21 @@ class Client:
     ) -> Coroutine[Any, Any, Handle[Any]]:
         """Give what starts a run once it is awaited; see `Engine.start`."""
         definition, name, payloads = _what_to_start(call, args)
-        how = _with_call_options(call, how)
+        return self._begin(definition, name, payloads, _with_call_options(call, how))
+
+    def start_recorded(
+        self, name: str, input: Payloads, how: StartSettings
+    ) -> Coroutine[Any, Any, Handle[Any]]:
+        """As `start`, with arguments as they were recorded before."""
+        return self._begin(self.registry.workflows.get(name), name, input, how)
+
+    def _begin(
+        self,
+        definition: Workflow[Any, Any] | None,
+        name: str,
+        payloads: Payloads,
+        how: StartSettings,
+    ) -> Coroutine[Any, Any, Handle[Any]]:
         now = self._store.now()
         run_id = self._run_ids.make(now, self._entropy.getrandbits(74))
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
@@ -310,12 +325,15 @@ class Client:
             identity=self.identity,
             headers=wanted.headers,
             memo=encode_memo(how.memo),
+            retry_policy=how.retry or UNSET,
+            start_delay=how.delay or UNSET,
         )
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
         worker = self.worker
         return (
             worker is not None
+            and not started.start_delay
             and started.task_queue == self.task_queue
             and worker.knows(started.workflow_type)
         )
@@ -390,6 +408,10 @@ class Client:
         if isinstance(first, WorkflowExecutionSignaled):
             events.append(first)
         request = unowned(request, events)
+        if started.start_delay:
+            due = started.begins_at(request.record.started_at)
+            record = msgspec.structs.replace(request.record, wake_at=due)
+            request = msgspec.structs.replace(request, record=record)
         if isinstance(first, UpdateRequest):
             message = self._message(request.record, first)
             request = msgspec.structs.replace(request, messages=(message,))

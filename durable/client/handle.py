@@ -41,9 +41,9 @@ from durable.core.history.events import (
     Attributes,
     HistoryEvent,
     WorkflowExecutionCancelRequested,
-    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionSignaled,
     WorkflowExecutionTerminated,
+    next_run_id,
 )
 from durable.core.history.payload import Failure, Payload, decode_payload
 from durable.core.loop.stacks import TaskStack
@@ -129,7 +129,8 @@ class Handle(Generic[R_co]):
     async def result(self, *, timeout: Duration | None = None) -> R_co:
         """Wait until the run has ended, and return its result.
 
-        Of a run that continues as new, the last run of the chain counts.
+        Of a run that continues as new, or is tried again, the last run of the chain
+        counts.
 
         Args:
             timeout: how long to wait; `timedelta`, seconds, or text like "30s".
@@ -145,7 +146,7 @@ class Handle(Generic[R_co]):
         terminal = self._outcome.terminal
         if terminal is None:
             self._client.check()
-        if terminal is None or type(terminal) is WorkflowExecutionContinuedAsNew:
+        if terminal is None or next_run_id(terminal) is not None:
             if timeout is None:
                 terminal = await self._wait_closed()
             else:
@@ -185,9 +186,10 @@ class Handle(Generic[R_co]):
                         continue
                 finally:
                     outcome.forget(ended)
-            if type(terminal) is not WorkflowExecutionContinuedAsNew:
+            following = next_run_id(terminal)
+            if following is None:
                 return terminal
-            run_id = terminal.new_run_id
+            run_id = following
             outcome = self._client.outcomes.of(run_id)
             if not self._is_pinned:
                 self._chain.current = run_id

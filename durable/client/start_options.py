@@ -10,7 +10,8 @@ import msgspec
 from typing_extensions import TypedDict
 
 from durable.api.messages.messages import SignalCall
-from durable.api.workflows.child_options import timeout_of
+from durable.api.workflows.child_options import retry_of, timeout_of
+from durable.core.history.commands import RetrySettings
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,
@@ -22,9 +23,11 @@ from durable.options import (
     IdReuse,
     IdReusePolicy,
     OnConflict,
+    RetryPolicy,
     check_id,
     check_option_names,
     to_conflict_policy,
+    to_microseconds,
     to_reuse_policy,
 )
 
@@ -38,6 +41,8 @@ class UpdateStartOptions(TypedDict, total=False):
     execution_timeout: Duration | None
     task_queue: str | None
     memo: dict[str, Any] | None
+    retry: RetryPolicy | None
+    delay: Duration | None
 
 
 class StartOptions(UpdateStartOptions, total=False):
@@ -62,6 +67,8 @@ class StartSettings(msgspec.Struct, frozen=True, kw_only=True):
     execution_timeout: int | None = None
     task_queue: str | None = None
     memo: dict[str, Any] = {}
+    retry: RetrySettings | None = None
+    delay: int | None = None
     first: Any = None
     """A signal's event or an update that the first turn sees, if any."""
 
@@ -114,5 +121,7 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     ),
     "task_queue": ("task_queue", partial(check_id, name="the task queue")),
     "memo": ("memo", lambda memo: memo or {}),
+    "retry": ("retry", partial(retry_of, where="of a start")),
+    "delay": ("delay", partial(to_microseconds, name="delay")),
 }
 """What an option of a start becomes, and how it is read."""

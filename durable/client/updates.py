@@ -17,7 +17,7 @@ from durable.client.chain import Chain
 from durable.client.descriptions.description import decode_stuck, stuck_error
 from durable.client.waiting.tails import RunTail
 from durable.converter.failures import exception_of, show_remote
-from durable.core.history.events import WorkflowExecutionContinuedAsNew
+from durable.core.history.events import next_run_id
 from durable.core.history.payload import Failure, Payload, summary_of
 from durable.core.messages import decode_update_reply, encode_message
 from durable.core.workflow_task import UpdateRequest, update_request_id
@@ -214,8 +214,9 @@ class UpdateHandle(Generic[R_co]):
                 f" {self.update_id!r} did.",
                 update_id=self.update_id,
             )
-        if isinstance(terminal, WorkflowExecutionContinuedAsNew) and not self._is_past:
-            self._move(terminal.new_run_id)
+        following = next_run_id(terminal)
+        if following is not None and not self._is_past:
+            self._move(following)
             if self.request is not None:
                 await self._send_by_store()
             return

@@ -292,6 +292,10 @@ class WorkflowRuntime(Protocol):
         """Id and name of the update whose handler this code belongs to."""
         ...
 
+    def carried(self) -> tuple[Payload | None, Failure | None]:
+        """The last result, and the last failure, of the runs before this one."""
+        ...
+
     def set_state(self, state: Payload) -> None:
         """Publish what the run shows of itself."""
         ...

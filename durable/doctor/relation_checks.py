@@ -19,6 +19,10 @@ from durable.store.queries import FindRun, ListRuns, ReadHistory
 from durable.store.records import LoadedRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 
+_GOES_ON: Final = frozenset(
+    {RunStatus.CONTINUED_AS_NEW, RunStatus.FAILED, RunStatus.TIMED_OUT}
+)
+"""How runs end whose chain may go on."""
 _TERMINATE: Final = "terminate"
 _REQUEST_CANCEL: Final = "request_cancel"
 _ASKED: Final = WorkflowExecutionCancelRequested.__name__
@@ -65,7 +69,7 @@ class Relations:
     # --- chains -----------------------------------------------------------------------
 
     def _check_claim(self, record: RunRecord) -> list[Breach]:
-        """V8: only a run that continued as new has a successor, and only one."""
+        """V8: only a run that continued as new, or failed, has a successor: one."""
         breaches: list[Breach] = []
         before = record.continued_from_run_id
         if before is not None:
@@ -75,7 +79,7 @@ class Relations:
                 message = f"run {other} goes on with run {before}, too"
                 breaches.append((Check.SUCCESSION, message))
         claim = self._successors.get(record.run_id)
-        if claim is not None and record.status is not RunStatus.CONTINUED_AS_NEW:
+        if claim is not None and record.status not in _GOES_ON:
             message = f"run {claim[0]} goes on with it, but it is {record.status.value}"
             breaches.append((Check.SUCCESSION, message))
         return breaches
@@ -178,7 +182,7 @@ class Relations:
         return f"{name} is {last.status.value}, but nothing tells it so"
 
     async def _find_last_of_chain(self, first: RunRecord) -> RunRecord:
-        if first.status is not RunStatus.CONTINUED_AS_NEW:
+        if first.status not in _GOES_ON:
             return first
         where = RunFilter(workflow_id=first.workflow_id, limit=limits.LIST_PAGE_MAX)
         runs = await self._store.read(ListRuns(first.namespace, where))

@@ -262,6 +262,7 @@ def deadline_of(
 ) -> tuple[int, str] | None:
     """When the time of a run is up, and which timeout says so."""
     whole, run = started.execution_timeout, started.run_timeout
+    started_at = started.begins_at(started_at)
     if run is not None and (whole is None or run < whole):
         return started_at + run, "run"
     return None if whole is None else (started_at + whole, "execution")

@@ -17,8 +17,7 @@ from durable.core.history.events import (
     ActivityTaskCancelRequested,
     ActivityTaskScheduled,
     StartChildWorkflowExecutionInitiated,
-    WorkflowExecutionContinuedAsNew,
-    WorkflowExecutionTimedOut,
+    next_run_id,
 )
 from durable.core.history.payload import Failure
 from durable.core.workflow_task import (
@@ -45,7 +44,7 @@ from durable.runs.effects import (
 )
 from durable.runs.incoming import Item
 from durable.runs.live_run import LiveRun, deadline_of
-from durable.runs.outgoing import child_begun, delivered, deliveries_of
+from durable.runs.outgoing import child_begun, delivered, deliveries_of, timed_out
 from durable.runs.states import (
     AT_REST,
     COMMITTING,
@@ -122,7 +121,7 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
         return
     replayer, deadline = run.replayer, run.deadline
     if deadline is not None and now >= deadline[0]:
-        incoming.add(Item(WorkflowExecutionTimedOut(deadline[1])))
+        incoming.add(Item(timed_out(run, deadline[1], now)))
     elif not (incoming.waiting or replayer.unprocessed or replayer.has_due_timer(now)):
         _rest(run, effects, now)
         return
@@ -204,8 +203,7 @@ def _has_ended(run: LiveRun) -> bool:
     return (
         completion is not None
         and completion.is_closed
-        and type(completion.events[-1].attributes)
-        is not WorkflowExecutionContinuedAsNew
+        and next_run_id(completion.events[-1].attributes) is None
     )
 
 

@@ -32,7 +32,6 @@ from durable.core.history.events import (
     StartChildWorkflowExecutionFailed,
     StartChildWorkflowExecutionInitiated,
     StateTransitioned,
-    UnreadSignal,
     WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
@@ -42,8 +41,11 @@ from durable.core.history.events import (
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
+    next_run_id,
 )
+from durable.core.history.payload import Failure
 from durable.core.messages import encode_message
+from durable.core.replay.next_tries import following_run_id, next_delay
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.errors import DurableError
 from durable.options import IdReusePolicy
@@ -75,7 +77,12 @@ STATUS_OF: Final[dict[type[Attributes], RunStatus]] = {
 
 _attributes: Final = operator.attrgetter("attributes")
 _STARTS: Final = frozenset(
-    {StartChildWorkflowExecutionInitiated, WorkflowExecutionContinuedAsNew}
+    {
+        StartChildWorkflowExecutionInitiated,
+        WorkflowExecutionContinuedAsNew,
+        WorkflowExecutionFailed,
+        WorkflowExecutionTimedOut,
+    }
 )
 _WORK: Final = frozenset(
     {*DELIVERIES, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
@@ -179,6 +186,8 @@ def delivered(event: HistoryEvent, outcome: str | DurableError) -> Attributes:
 
 def outcome_for_parent(run: LiveRun, terminal: Attributes) -> Attributes | None:
     """How a child ended, for its parent's history; None if its chain goes on."""
+    if next_run_id(terminal) is not None:
+        return None
     started = run.started
     about = (
         started.parent_initiated_event_id,
@@ -255,6 +264,9 @@ def child_start(
         identity=f"workflow {parent.workflow_id}",
         headers=what.headers or dict(run.task_headers),
         memo=settings.memo,
+        retry_policy=settings.retry_policy,
+        last_result=settings.last_result,
+        last_failure=settings.last_failure,
     )
     return started, record_of(started, now, settings.parent_close_policy)
 
@@ -292,15 +304,49 @@ def starts_of(
     starts = _surviving_children(run, events, closing.time)
     going = closing.attributes
     if isinstance(going, WorkflowExecutionContinuedAsNew):
-        unread = run.replayer.unread_signals()
         # Later than this run in any case, so that it is the newest of its id.
         now = max(closing.time, run.started_at + 1)
-        start = successor(run, going, unread, now)
+        start = successor(run, going, now)
         if run.terms.can_run(going.task_queue, going.workflow_type):
             record = msgspec.structs.replace(start.record, owner=run.terms.worker_id)
             start = msgspec.structs.replace(start, record=record)
         starts.append(start)
+    elif next_run_id(going) is not None:
+        starts.append(_next_try(run, going, max(closing.time, run.started_at + 1)))
     return tuple(starts)
+
+
+def timed_out(run: LiveRun, timeout_type: str, now: int) -> WorkflowExecutionTimedOut:
+    """The end of a run whose time is up; it names the next if there is another try."""
+    started = run.started
+    delay = None
+    if timeout_type == "run":
+        delay = next_delay(started, None, started_at=run.started_at, now=now)
+    if delay is None:
+        return WorkflowExecutionTimedOut(timeout_type)
+    return WorkflowExecutionTimedOut(timeout_type, following_run_id(run.run_id, now))
+
+
+def _next_try(run: LiveRun, closing: Any, now: int) -> StartRun:
+    """The start of the next run of a chain whose newest has failed."""
+    old = run.started
+    failure: Failure | None = getattr(closing, "failure", None)
+    delay = next_delay(old, failure, started_at=run.started_at, now=now) or 0
+    begun = msgspec.structs.replace(
+        old,
+        attempt=old.attempt + 1,
+        start_delay=delay or msgspec.UNSET,
+        last_failure=failure
+        or Failure(
+            message=f"It passed its {closing.timeout_type}_timeout.",
+            kind="timeout",
+            type="WorkflowTimedOutError",
+            timeout_type=closing.timeout_type,
+        ),
+    )
+    start = _following(run, begun, closing.new_run_id, now, delay)
+    record = msgspec.structs.replace(start.record, wake_at=now + delay)
+    return msgspec.structs.replace(start, record=record)
 
 
 def _surviving_children(
@@ -324,28 +370,38 @@ def _surviving_children(
 
 
 def successor(
-    run: LiveRun,
-    closing: WorkflowExecutionContinuedAsNew,
-    unread: Sequence[UnreadSignal],
-    now: int,
+    run: LiveRun, closing: WorkflowExecutionContinuedAsNew, now: int
 ) -> StartRun:
     """The start of the next run of a chain, with the signals that nobody received."""
-    old = run.started
-    left = None
-    if old.execution_timeout is not None:
-        left = max(1, old.execution_timeout - (now - run.started_at))
     started = msgspec.structs.replace(
-        old,
+        run.started,
         workflow_type=closing.workflow_type,
         input=closing.input,
         task_queue=closing.task_queue,
-        run_id=closing.new_run_id,
-        request_id=closing.new_run_id,
-        execution_timeout=left,
         run_timeout=closing.run_timeout,
-        continued_from_run_id=run.run_id,
         headers=closing.headers,
         memo=closing.memo,
+        attempt=1,
+        start_delay=msgspec.UNSET,
+    )
+    return _following(run, started, closing.new_run_id, now, 0)
+
+
+def _following(
+    run: LiveRun, started: WorkflowExecutionStarted, run_id: str, now: int, delay: int
+) -> StartRun:
+    """The start of a run of this chain that begins so, after this one."""
+    old = run.started
+    left = None
+    if old.execution_timeout is not None:
+        passed = now + delay - old.begins_at(run.started_at)
+        left = max(1, old.execution_timeout - passed)
+    started = msgspec.structs.replace(
+        started,
+        run_id=run_id,
+        request_id=run_id,
+        execution_timeout=left,
+        continued_from_run_id=run.run_id,
         known_request_ids=run.replayer.request_ids() or msgspec.UNSET,
     )
     carried = [
@@ -354,7 +410,7 @@ def successor(
             input=signal.input,
             request_id=f"{run.run_id}/unread/{signal.number}",
         )
-        for signal in unread
+        for signal in run.replayer.unread_signals()
     ]
     record = record_of(started, now, run.parent_close_policy)
     return unowned(StartRun(record=record, rows=[]), [started, *carried])

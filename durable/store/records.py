@@ -260,10 +260,9 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     started_before: int | None = None
     """Only runs that started before this instant."""
     after: tuple[int, str] | None = None
-    """Only runs that come after this one in the listing: the next page's bound.
-
-    It is a run's `started_at` and run id; several may have started at one instant.
-    """
+    """Only runs that come after this one in the listing: the next page's bound, its
+    `started_at` and run id, as several may have started at one instant."""
+    hides_own: bool = False  # runs of `OWN_TYPES`, such as schedules
     run_ids: tuple[str, ...] | None = None
     """Only these, at most `limits.LOAD_RUNS_MAX`."""
 

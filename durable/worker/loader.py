@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from durable import limits
-from durable.core.history.events import WorkflowExecutionStarted
+from durable.core.history.events import UNPROCESSED, WorkflowExecutionStarted
 from durable.errors import DatabaseUnavailableError, StoreError
 from durable.runs.live_run import LiveRun
 from durable.store.queries import LoadRuns
@@ -130,6 +130,15 @@ class Loader:
         if len(run_ids) == 1:
             return [_unreadable(run_ids[0], error)]
         return [one for run_id in run_ids for one in await self._read([run_id])]
+
+
+def first_task_at(loaded: LoadedRun) -> int | None:
+    """When a run at rest that has had no task, and has no mail, is to begin."""
+    row = loaded.rows[0] if loaded.rows else None
+    is_new = row is not None and row[2] == UNPROCESSED
+    if not is_new or loaded.messages or loaded.record.owner is not None:
+        return None
+    return loaded.record.wake_at
 
 
 def _unreadable(run_id: str, error: StoreError) -> LoadedRun:

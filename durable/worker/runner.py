@@ -67,7 +67,7 @@ from durable.worker.activities import observing, unrecorded
 from durable.worker.activities.activity_pool import ActivityPool
 from durable.worker.activities.unknown_activities import UnknownActivities
 from durable.worker.background import Background
-from durable.worker.loader import Loader, not_read_yet
+from durable.worker.loader import Loader, first_task_at, not_read_yet
 from durable.worker.log_lines import ENDS_BADLY, extra_of, is_told
 from durable.worker.questions import Question, look, reply_to
 from durable.worker.redelivery import send_again
@@ -542,10 +542,11 @@ class Runner:
         record, terms = loaded.record, self.terms
         if not (self.is_open and self.has_lease) or record.run_id in self.runs:
             return
-        if record.status is not RunStatus.RUNNING or record.owner not in (
-            None,
-            terms.worker_id,
-        ):
+        is_free = record.owner in (None, terms.worker_id)
+        if record.status is not RunStatus.RUNNING or not is_free:
+            return
+        if (begins_at := first_task_at(loaded) or 0) > self._store.now():
+            self._outside.wake_by(begins_at)  # it was started with a delay
             return
         run = new_run(not_read_yet(record), terms, UNREAD, record.started_at)
         self.runs[run.run_id] = run

@@ -249,6 +249,14 @@ FIGURES: list[Figure] = [
         40,
     ),
     Figure(
+        "schedules",
+        "1,000 schedules due in one second: the last has begun after",
+        "schedules",
+        "s",
+        key("seconds"),
+        1.0,
+    ),
+    Figure(
         "shared",
         "smaller share of two workers, one of them late",
         "shared",

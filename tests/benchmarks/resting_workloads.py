@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar, cast
@@ -33,6 +34,8 @@ _HEAD_START = 3.0
 _DUE_A_SECOND = 500
 # What waits has read what it must, and what was committed has been heard of.
 _SETTLED = 0.3
+# Until then all schedules are there.
+_HEAD_START_OF_SCHEDULES = timedelta(seconds=15)
 tick = Signal("tick", int)
 
 
@@ -199,6 +202,34 @@ async def multiply_sleepers(directory: Path, size: int) -> dict[str, Any]:
     return {}
 
 
+# --- schedules ------------------------------------------------------------------------
+
+
+async def schedules(directory: Path, size: int) -> dict[str, Any]:
+    """Let so many schedules act at one second; tell when the last run had begun."""
+    async with Engine(url_of(directory)) as engine:
+        due = datetime.now(UTC).replace(microsecond=0) + _HEAD_START_OF_SCHEDULES
+        cron = f"{due:%S %M %H %d %m} * {due:%Y}"
+        for start in range(0, size, _BATCH):
+            await asyncio.gather(
+                *[
+                    engine.schedules.create(f"schedule-{n}", brief(), cron)
+                    for n in range(start, min(start + _BATCH, size))
+                ]
+            )
+        late = datetime.now(UTC) >= due
+        runs: list[Any] = []
+        while len(runs) < size and not late:
+            await asyncio.sleep(0.2)
+            runs = await engine.list(
+                workflow_type="bench.brief", status="completed", limit=size
+            )
+    assert not late, "they took too long to create"
+    # A run of one turn closes as it begins.
+    ends = [run.closed_at for run in runs if run.closed_at is not None]
+    return {"seconds": (max(ends) - due).total_seconds()}
+
+
 # --- finding and waiting --------------------------------------------------------------
 
 
@@ -310,6 +341,7 @@ WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]]
     "opened": opened,
     "gets": gets,
     "waiting": waiting,
+    "schedules": schedules,
     "signal_at_rest": signal_at_rest,
     "shared": shared,
 }

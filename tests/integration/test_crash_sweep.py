@@ -1,4 +1,4 @@
-"""The sweeps of `crash_sweep.py`, `entity_kill.py` and `saga_kill.py`, run as tests.
+"""The sweeps of `crash_sweep.py` and of the programs `*_kill.py`, run as tests.
 
 Each test visits some of the moments; all of them together visit every one, or every
 so many.
@@ -88,6 +88,16 @@ def test_a_kill_at_any_statement_loses_no_call_and_repeats_none(
     assert swept.moments >= 150
     # What comes together shares a commit, so runs differ by some statements.
     assert swept.crashed >= int(swept.tried * 0.8)
+
+
+@shards(48)
+def test_a_kill_at_any_statement_leaves_one_run_for_each_time_of_a_schedule(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.schedule_kill", shard=shard, stride=2)
+    assert swept.moments >= 300
+    # What comes together shares a commit, so runs differ by some statements.
+    assert swept.crashed >= int(swept.tried * 0.7)
 
 
 @shards(10)

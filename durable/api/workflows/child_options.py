@@ -13,8 +13,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 from typing_extensions import TypedDict
 
+from durable.api.activities.activity import retry_settings
 from durable.converter import json
-from durable.core.history.commands import ChildSettings
+from durable.core.history.commands import ChildSettings, RetrySettings
 from durable.core.history.payload import Payload, Payloads
 from durable.core.runtime import ChildTarget, WorkflowRuntime
 from durable.errors import InvalidCallError, InvalidOptionError
@@ -24,6 +25,7 @@ from durable.options import (
     IdReuse,
     IdReusePolicy,
     ParentClosePolicy,
+    RetryPolicy,
     check_id,
     check_option_names,
     to_microseconds,
@@ -50,6 +52,9 @@ class SharedOptions(TypedDict, total=False):
         wait_for_cancellation: False is short for `ChildCancellationType.TRY_CANCEL`.
         inherit_parent_timeout: False lets the child run for longer than its parent
             may. Otherwise its run timeout is at most what the parent has left.
+        retry: when a run that failed, or passed its run timeout, is begun again: as a
+            new run of its id with the same input and a history of its own. Nobody who
+            waits for the result notices before the last try.
         summary: a label for timelines; never compared on replay.
     """
 
@@ -63,6 +68,7 @@ class SharedOptions(TypedDict, total=False):
     cancellation_type: ChildCancellationType
     wait_for_cancellation: bool
     inherit_parent_timeout: bool
+    retry: RetryPolicy | None
     summary: str | None
 
 
@@ -77,7 +83,15 @@ class ChildOptions(SharedOptions, total=False):
 
 
 START_OPTIONS: Final = frozenset(
-    {"id", "task_queue", "run_timeout", "execution_timeout", "id_reuse", "memo"}
+    {
+        "id",
+        "task_queue",
+        "run_timeout",
+        "execution_timeout",
+        "id_reuse",
+        "memo",
+        "retry",
+    }
 )
 """Those that an engine heeds; the others speak of a parent."""
 CONTINUE_OPTIONS: Final = frozenset({"task_queue", "run_timeout", "memo"})
@@ -170,6 +184,7 @@ def child_target(
         memo=encode_memo(options.get("memo") or {}),
         inherit_parent_timeout=options.get("inherit_parent_timeout", True),
         propagate_failures=options.get("propagate_failures", True),
+        retry_policy=retry_of(options.get("retry"), where) or msgspec.UNSET,
     )
     return ChildTarget(workflow_type, settings, summary, differing_input)
 
@@ -219,6 +234,15 @@ def encode_memo(memo: dict[str, Any]) -> dict[str, Payload]:
     return {
         key: json.encode(value, Any, f"memo {key!r}") for key, value in memo.items()
     }
+
+
+def retry_of(policy: object, where: str) -> RetrySettings | None:
+    """Write a workflow's retry policy out; None for none.
+
+    Raises:
+        InvalidOptionError: it is no RetryPolicy.
+    """
+    return None if policy is None else retry_settings(policy, where)
 
 
 def timeout_of(value: Duration | None, name: str) -> int | None:

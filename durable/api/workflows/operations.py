@@ -167,6 +167,46 @@ def set_state(state: Any) -> None:
     runtime.set_state(json.encode(state, type(state), "the state"))
 
 
+def has_last_result() -> bool:
+    """Whether the run before this one, of its schedule or its chain, gave a result.
+
+    Raises:
+        NotInWorkflowError: called outside of a workflow.
+    """
+    return get_runtime("durable.has_last_result()").carried()[0] is not None
+
+
+def last_result(type: Any = Any) -> Any:
+    """The newest result of the runs before this one.
+
+    Those are the runs of its schedule, one after the other, or the earlier tries of a
+    workflow with `retry`. Runs that may overlap (ALLOW_ALL) have none.
+
+    Args:
+        type: what to decode it as.
+
+    Returns:
+        The result; None if there is none, see `has_last_result`.
+
+    Raises:
+        UndecodableError: it is not of that type.
+        NotInWorkflowError: called outside of a workflow.
+    """
+    found = get_runtime("durable.last_result()").carried()[0]
+    return None if found is None else json.decode(found, type, "the last result")
+
+
+def last_failure() -> BaseException | None:
+    """How the run before this one has failed, if it has; see `last_result`.
+
+    Raises:
+        NotInWorkflowError: called outside of a workflow.
+    """
+    runtime = get_runtime("durable.last_failure()")
+    found = runtime.carried()[1]
+    return None if found is None else runtime.code.exception_of(found)
+
+
 def info() -> WorkflowInfo:
     """What the run knows about itself.
 

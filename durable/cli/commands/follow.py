@@ -18,7 +18,7 @@ from durable.cli.session import Session
 from durable.cli.timeline import COLORED, PLAIN, Columns, describe, header, paint
 from durable.core.folding.fold import fold
 from durable.core.history.codec import decode_rows
-from durable.core.history.events import HistoryEvent, WorkflowExecutionContinuedAsNew
+from durable.core.history.events import HistoryEvent, next_run_id
 from durable.errors import WorkflowNotFoundError
 from durable.store.queries import FindRun, ReadAttempts, ReadHistory
 from durable.store.records import RunRecord, RunStatus
@@ -112,8 +112,9 @@ class _Followed:
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             await asyncio.sleep(_PAUSE_SECONDS)
         for event in reversed(events):
-            if isinstance(event.attributes, WorkflowExecutionContinuedAsNew):
-                return event.attributes.new_run_id
+            following = next_run_id(event.attributes)
+            if following is not None:
+                return following
         engine = self._connection.engine
         handle = await engine.get(workflow_id, run_id=self._run_id)
         with pointing_to(workflow_id):

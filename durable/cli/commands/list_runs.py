@@ -76,7 +76,8 @@ def list_runs(
 ) -> None:
     """List runs, newest first.
 
-    The runs of one --id are told apart by their run ids. If there are more than
+    Runs of the library's own, such as schedules, show with their --type or --id. The
+    runs of one --id are told apart by their run ids. If there are more than
     --limit, standard error names the cursor for --after, which skips nothing and
     repeats nothing; with --json each run has its own.
     """
@@ -88,6 +89,7 @@ def list_runs(
             None if workflow_type is None else check_id(workflow_type, "--type")
         ),
         workflow_id=None if workflow_id is None else check_id(workflow_id, "--id"),
+        hides_own=workflow_type is None and workflow_id is None,
         stuck=True if status == STUCK else stuck,
         started_before=(
             None if before is None else from_datetime(before.replace(tzinfo=UTC))

@@ -32,9 +32,16 @@ from durable.cli.user_code.loading import (
 )
 from durable.client.handle import Handle
 from durable.engine import Engine
-from durable.options import IdConflictPolicy, IdReusePolicy
+from durable.options import IdConflictPolicy, IdReusePolicy, RetryPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _to_retry(
+    context: click.Context, parameter: click.Parameter, attempts: int | None
+) -> RetryPolicy | None:
+    return None if attempts is None else RetryPolicy(max_attempts=attempts)
+
 
 _CONFLICTS: Final = [policy.value for policy in IdConflictPolicy]
 _REUSES: Final = [policy.word for policy in IdReusePolicy]
@@ -55,6 +62,20 @@ _START_OPTIONS: Final = (
     ),
     click.option("--queue", metavar="NAME", help="The task queue of the run."),
     click.option("--request-id", metavar="ID", help="Your idempotency key."),
+    click.option(
+        "--delay",
+        type=SPAN,
+        metavar="SPAN",
+        help="How long until its first line runs; a signal or update starts it sooner.",
+    ),
+    click.option(
+        "--attempts",
+        "retry",
+        type=click.IntRange(1),
+        metavar="N",
+        callback=_to_retry,
+        help="How often it is tried if it fails, each time as a new run of the id; 1.",
+    ),
     click.option(
         "--run-timeout",
         type=SPAN,

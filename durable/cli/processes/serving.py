@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator
 from typing import Any, Final
 
+from durable.api.definitions import is_own
 from durable.api.registry import REGISTRY
 from durable.cli.health.report import ProcessHealth
 from durable.cli.reporting import mask
@@ -111,7 +112,7 @@ class Serving:
             "" if health is None else health.worker_id,
             queue,
             mask(session.database_url, session.secrets()),
-            len(REGISTRY.workflows),
+            len([name for name in REGISTRY.workflows if not is_own(name)]),
             len(REGISTRY.activities),
         )
 

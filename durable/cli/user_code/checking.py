@@ -18,6 +18,7 @@ from typing import Any, Final, TypeGuard
 
 import click
 
+from durable.api.definitions import is_own
 from durable.api.messages.messages import Signal, query_call, signal_call, update_call
 from durable.api.registry import REGISTRY
 from durable.api.signature import CallSignature, shown
@@ -46,11 +47,12 @@ def definition_of(modules: tuple[str, ...], workflow_type: str) -> Workflow[Any,
     """
     found = REGISTRY.workflows.get(workflow_type)
     if found is None:
-        known = ", ".join(sorted(REGISTRY.workflows)) or "none"
+        names = sorted(name for name in REGISTRY.workflows if not is_own(name))
+        known = ", ".join(names) or "none"
         raise click.UsageError(
             f"The run is of workflow {workflow_type!r}, which {', '.join(modules)} does"
             f" not define; it defines: {known}"
-            f"{ending_with_closest(workflow_type, REGISTRY.workflows)}"
+            f"{ending_with_closest(workflow_type, names)}"
         )
     return found
 

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import click
 import msgspec
 
+from durable.api.definitions import is_own
 from durable.api.registry import REGISTRY
 from durable.api.signature import CallSignature
 from durable.api.workflows.workflow import Workflow, WorkflowCall
@@ -40,7 +41,7 @@ def load_modules(names: tuple[str, ...]) -> list[ModuleType]:
         UsersCodeError: importing one raised.
     """
     modules = [load_module(name) for name in names]
-    if not REGISTRY.workflows and not REGISTRY.activities:
+    if not REGISTRY.activities and all(map(is_own, REGISTRY.workflows)):
         raise click.UsageError(
             f"{', '.join(names)}: there is no workflow and no activity in there."
             " Decorate functions with @workflow or @activity."

@@ -56,6 +56,7 @@ def run_filter(
         status=None if status is None else to_status(status),
         workflow_type=workflow_type,
         workflow_id=workflow_id,
+        hides_own=workflow_type is None and workflow_id is None,
         stuck=stuck,
         limit=limit,
         started_before=None if started_before is None else _instant(started_before),

@@ -29,6 +29,7 @@ from durable.core.history.events import (
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
     WorkflowTaskStarted,
+    next_run_id,
 )
 
 STATUS_OF: Final[dict[type[Any], Status]] = {
@@ -215,7 +216,7 @@ class _Fold:
             # Each is a field of the terminal events that have such a thing.
             result=getattr(terminal, "result", None),
             failure=getattr(terminal, "failure", None),
-            continued_as_run_id=getattr(terminal, "new_run_id", None),
+            continued_as_run_id=next_run_id(terminal),
             cancel_requested_at=messages.cancel_requested_at,
             pending_activities=tuple(operations.activities.values()),
             pending_timers=tuple(operations.timers.values()),
@@ -237,8 +238,9 @@ class _Fold:
     def _deadline(self) -> int | None:
         if self._started is None or self._first is None:
             return None
+        begun_at = self._started.begins_at(self._first.time)
         limits = (self._started.run_timeout, self._started.execution_timeout)
         return min(
-            (self._first.time + limit for limit in limits if limit is not None),
+            (begun_at + limit for limit in limits if limit is not None),
             default=None,
         )

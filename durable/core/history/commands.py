@@ -115,6 +115,9 @@ class ChildSettings(msgspec.Struct, frozen=True, gc=False):
     memo: dict[str, Payload]
     inherit_parent_timeout: bool
     propagate_failures: bool
+    retry_policy: RetrySettings | msgspec.UnsetType = msgspec.UNSET
+    last_result: Payload | msgspec.UnsetType = msgspec.UNSET
+    last_failure: Failure | msgspec.UnsetType = msgspec.UNSET
 
 
 class StartChildWorkflowExecution(_Command, frozen=True):
@@ -190,9 +193,10 @@ class CompleteWorkflowExecution(_Command, frozen=True):
 
 
 class FailWorkflowExecution(_Command, frozen=True):
-    """End the run with a failure."""
+    """End the run with a failure; its chain may go on with another try."""
 
     failure: Failure
+    new_run_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class CancelWorkflowExecution(_Command, frozen=True):

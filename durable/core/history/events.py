@@ -27,6 +27,7 @@ from durable.core.history.commands import (
     RecordMarker,
     RequestCancelActivityTask,
     RequestCancelExternalWorkflowExecution,
+    RetrySettings,
     ScheduleActivityTask,
     SetState,
     SignalExternalWorkflowExecution,
@@ -98,6 +99,14 @@ class WorkflowExecutionStarted(_Input, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     memo: dict[str, Payload] = {}
     known_request_ids: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    start_delay: int | msgspec.UnsetType = msgspec.UNSET
+    retry_policy: RetrySettings | msgspec.UnsetType = msgspec.UNSET
+    last_result: Payload | msgspec.UnsetType = msgspec.UNSET
+    last_failure: Failure | msgspec.UnsetType = msgspec.UNSET
+
+    def begins_at(self, started_at: int) -> int:
+        """When its first task is due, and its timeouts begin."""
+        return started_at + (self.start_delay or 0)
 
 
 class WorkflowExecutionCompleted(CompleteWorkflowExecution, frozen=True):
@@ -116,6 +125,7 @@ class WorkflowExecutionTimedOut(_Input, frozen=True):
     """The run passed its run or execution timeout; no code ran."""
 
     timeout_type: str
+    new_run_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class WorkflowExecutionTerminated(_Input, frozen=True):
@@ -446,6 +456,11 @@ EVENT_OF: Final[dict[type[Any], type[Any]]] = {
     event.__bases__[0]: event for event in EVENT_TYPES.values() if not event.is_input
 }
 """Which event each command becomes."""
+
+
+def next_run_id(terminal: Attributes | None) -> str | None:
+    """The run that a chain goes on as after this event, if it does."""
+    return getattr(terminal, "new_run_id", None) or None
 
 
 def event_of(command: Command) -> Attributes:

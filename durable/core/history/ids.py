@@ -7,6 +7,9 @@ from typing import Final
 _ENTROPY_BITS: Final = 74
 _STEP_BITS: Final = 32
 
+OWN_TYPES: Final = "durable."
+"""How the names of the library's own workflows begin: every worker runs those."""
+
 
 class RunIds:
     """Makes run ids that grow, even within one millisecond."""

@@ -340,7 +340,8 @@ class RunContext(OtherRuns):
         if run is None and execution is None:
             return None
         shortest = min(limit for limit in (run, execution) if limit is not None)
-        return max(1, self.started_at + shortest - self.task_time)
+        begun_at = started.begins_at(self.started_at)
+        return max(1, begun_at + shortest - self.task_time)
 
     def now(self) -> int:
         """The workflow task's time, microseconds since 1970."""
@@ -512,6 +513,11 @@ class RunContext(OtherRuns):
     def update_info(self) -> tuple[str, str] | None:
         """Id and name of the update whose handler this code belongs to."""
         return self.mailbox.update_info() if self.has_mailbox else None
+
+    def carried(self) -> tuple[Payload | None, Failure | None]:
+        """How the run before this one has ended."""
+        started = self.started
+        return started.last_result or None, started.last_failure or None
 
     def set_state(self, state: Payload) -> None:
         """Publish what the run shows of itself."""

@@ -32,13 +32,11 @@ from durable.core.history.events import (
     ChildWorkflowExecutionStarted,
     TimerFired,
     WorkflowExecutionCancelRequested,
-    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
     WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
 )
-from durable.core.history.ids import RunIds
 from durable.core.history.payload import Failure, Payload, Payloads, innermost
 from durable.core.loop import turn
 from durable.core.loop.teardown import (
@@ -48,7 +46,7 @@ from durable.core.loop.teardown import (
 )
 from durable.core.machines.fact import FactEntry
 from durable.core.replay.context import CheckpointReached, RunContext
-from durable.core.replay.seed import siphash13
+from durable.core.replay.next_tries import following_run_id, next_delay
 from durable.core.runtime import ContinueAsNew, find_continuation
 from durable.core.workflow_task import TaskInput, UpdateRequest, update_request_id
 from durable.errors import CorruptHistoryError, InternalError, WorkflowTaskError
@@ -295,7 +293,8 @@ class RunDriver:
             )
         closing = context.entries[-1]
         unread = mailbox.unread()
-        if unread and closing.event_type is not WorkflowExecutionContinuedAsNew:
+        goes_on = getattr(closing.command(), "new_run_id", None)
+        if unread and not goes_on:
             names = ", ".join(sorted({repr(signal.signal_name) for signal in unread}))
             context.report_unhandled(
                 {"message": f"the run ended with signals it never received: {names}"}
@@ -337,7 +336,7 @@ class RunDriver:
         if main.cancelled():
             if self._is_cancel_requested:
                 return CancelWorkflowExecution()
-            return FailWorkflowExecution(
+            return self._fail(
                 Failure(
                     message="CancelledError left the workflow, though nobody asked it"
                     " to stop.",
@@ -361,7 +360,16 @@ class RunDriver:
         failure = context.code.failure_of(error)
         if self._is_cancel_requested and _is_cancellation(failure):
             return CancelWorkflowExecution(failure)
-        return FailWorkflowExecution(failure)
+        return self._fail(failure)
+
+    def _fail(self, failure: Failure) -> Command:
+        """End the run; name the next one if its chain goes on with another try."""
+        context = self.context
+        now, started = context.task_time, context.started
+        delay = next_delay(started, failure, started_at=context.started_at, now=now)
+        if delay is None or self._is_cancel_requested:
+            return FailWorkflowExecution(failure)
+        return FailWorkflowExecution(failure, following_run_id(started.run_id, now))
 
 
 def _continue_command(
@@ -369,11 +377,9 @@ def _continue_command(
 ) -> ContinueAsNewWorkflowExecution:
     """The next run is like this one where the code chose nothing else."""
     started = context.started
-    entropy = f"{started.run_id}/next".encode()
-    next_id = siphash13(entropy) << 64 | siphash13(entropy + b"/")
     timeout = going.run_timeout
     return ContinueAsNewWorkflowExecution(
-        new_run_id=RunIds().make(context.task_time, next_id),
+        new_run_id=following_run_id(started.run_id, context.task_time),
         workflow_type=going.workflow_type,
         input=going.input,
         task_queue=going.task_queue or started.task_queue,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from durable import limits
 from durable.clock import to_datetime
 from durable.core.history.codec import INSTANT_MAX
+from durable.core.history.ids import OWN_TYPES
 from durable.errors import (
     CorruptHistoryError,
     HistoryTakenError,
@@ -376,6 +377,7 @@ def is_listed(run: RunRecord, where: RunFilter) -> bool:
     return (
         (where.status is None or run.status is where.status)
         and (where.workflow_type is None or run.workflow_type == where.workflow_type)
+        and not (where.hides_own and run.workflow_type.startswith(OWN_TYPES))
         and (where.workflow_id is None or run.workflow_id == where.workflow_id)
         and (where.parent_run_id is None or run.parent_run_id == where.parent_run_id)
         and (where.stuck is None or (run.stuck is not None) == where.stuck)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 
 import sqlalchemy as sa
 
+from durable.core.history.ids import OWN_TYPES
 from durable.store.records import (
     RunStatus,
     WorkerStatus,
@@ -173,6 +174,8 @@ def list_runs(namespace: str, where: RunFilter, limit: int) -> sa.Select[Any]:
         conditions.append(RUNS.c.status == where.status.value)
     if where.workflow_type is not None:
         conditions.append(RUNS.c.workflow_type == where.workflow_type)
+    if where.hides_own:
+        conditions.append(RUNS.c.workflow_type.not_like(f"{OWN_TYPES}%"))
     if where.workflow_id is not None:
         conditions.append(RUNS.c.workflow_id == where.workflow_id)
     if where.parent_run_id is not None:

@@ -212,6 +212,18 @@ class ReadContract:
 
         assert "".join(run.run_id for run in runs) == expected
 
+    async def test_listing_hides_runs_of_the_librarys_own(self, store: Opened) -> None:
+        await store.together(
+            make_owned("a"),
+            make_owned("b", workflow_type="durable.schedule"),
+            make_owned("c", workflow_type="durables"),
+        )
+
+        for hides, expected in ((False, "abc"), (True, "ac")):
+            where = RunFilter(hides_own=hides)
+            runs = await store.read(ListRuns(NAMESPACE, where))
+            assert "".join(sorted(run.run_id for run in runs)) == expected
+
     async def test_pages_skip_none_of_the_runs_that_started_at_one_instant(
         self, harness: Harness
     ) -> None:

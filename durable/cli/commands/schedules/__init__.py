@@ -1,0 +1,1 @@
+"""`durable schedules`: what starts workflows at given times."""
