@@ -43,6 +43,8 @@ class Loader:
         self._spawn = spawn
         self.loading: set[str] = set()
         self._reads = 0
+        self.when_idle: Callable[[], None] = lambda: None
+        """Called when all that was to be read has had its turn."""
         self.idle_since = 0.0
         """When all that was to be read had had its turn, by the loop's clock."""
         # Mail that came while its run was being read, perhaps too late for that read.
@@ -53,6 +55,7 @@ class Loader:
         ids = [run_id for run_id in run_ids if run_id not in self.loading]
         self.loading.update(ids)
         for start in range(0, len(ids), limits.LOAD_RUNS_MAX):
+            self._reads += 1
             self._spawn(self._load(ids[start : start + limits.LOAD_RUNS_MAX]))
         return len(ids)
 
@@ -71,12 +74,13 @@ class Loader:
         return self._reads > 0
 
     async def _load(self, run_ids: list[str]) -> None:
-        self._reads += 1
         try:
             await self._enter(run_ids)
         finally:
             self._reads -= 1
             self.idle_since = asyncio.get_running_loop().time()
+            if not self.is_busy:
+                self.when_idle()
 
     async def _enter(self, run_ids: list[str]) -> None:
         loading = self.loading

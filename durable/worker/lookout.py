@@ -30,10 +30,8 @@ from durable.worker.process import host_identity, is_dead
 from durable.worker.runner import Runner
 
 _log: Final = logging.getLogger("durable.worker")
-# Due runs that are being committed are looked at again after this long, and those that
-# others might take before this worker has read what it took already.
+# Due runs that are being committed are looked at again after this long.
 _BUSY_MICROSECONDS: Final = 20_000
-_READING_MICROSECONDS: Final = 5_000
 # Runs are taken for so long in advance: the others' turn comes if this worker is slow.
 _AHEAD_SECONDS: Final = 0.05
 _FIRST_CLAIM: Final = 16
@@ -69,6 +67,8 @@ class Lookout:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: int | None = None
         self._patrol: asyncio.TimerHandle | None = None
+        self._is_waiting_for_loader = False
+        runner.loader.when_idle = self._loaded
         self._claim_size = _FIRST_CLAIM
         self._claimed = 0
         self._claimed_at = 0.0
@@ -243,11 +243,18 @@ class Lookout:
         if next_at is None or next_at > now:
             self._arm(next_at)
             return
-        if runner.loader.is_busy or await self._claim_some():
-            self.wake_by(now + _READING_MICROSECONDS)
+        may_be_more = not runner.loader.is_busy and await self._claim_some()
+        if runner.loader.is_busy:
+            self._is_waiting_for_loader = True
         else:
             # Their commits move them on; look again soon for what came due meanwhile.
-            self.wake_by(now + _BUSY_MICROSECONDS)
+            self.wake_by(now if may_be_more else now + _BUSY_MICROSECONDS)
+
+    def _loaded(self) -> None:
+        """Whatever was taken has begun: take more."""
+        if self._is_waiting_for_loader:
+            self._is_waiting_for_loader = False
+            self.wake_by(self._store.now())
 
     async def _claim_some(self) -> bool:
         """Take as many runs as are soon begun; whether there may be more."""
