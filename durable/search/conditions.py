@@ -207,7 +207,7 @@ class Field:
         return StartsWith(self.name, self.is_system, str(kept))
 
     def is_null(self) -> Condition:
-        """Hold where there is no value."""
+        """Hold where there is no value, or one without any text or word."""
         return IsNull(self.name, self.is_system)
 
     def __repr__(self) -> str:

@@ -29,7 +29,6 @@ _TOKEN: Final = re.compile(
 )
 _COMPARISONS: Final = frozenset({"=", "!=", "<>", "<", "<=", ">", ">="})
 _RESERVED: Final = frozenset(
-    # fmt: off
     {
         "AND",
         "OR",
@@ -46,7 +45,6 @@ _RESERVED: Final = frozenset(
         "TRUE",
         "FALSE",
     }
-    # fmt: on
 )
 
 
