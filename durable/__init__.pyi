@@ -37,6 +37,10 @@ from durable.api.messages.messages import UpdateCall as UpdateCall
 from durable.api.resources import resource as resource
 from durable.api.sagas.saga import Saga as Saga
 from durable.api.state_machines.state_machine import StateMachine as StateMachine
+from durable.api.workflows.attributes import get_attribute as get_attribute
+from durable.api.workflows.attributes import memo as memo
+from durable.api.workflows.attributes import upsert_attributes as upsert_attributes
+from durable.api.workflows.attributes import upsert_memo as upsert_memo
 from durable.api.workflows.children import ChildHandle as ChildHandle
 from durable.api.workflows.children import ExternalHandle as ExternalHandle
 from durable.api.workflows.children import external as external

@@ -310,6 +310,7 @@ class Client:
             identity=self.identity,
             headers=wanted.headers,
             memo=encode_memo(how.memo),
+            attributes=how.attributes,
         )
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
@@ -541,4 +542,5 @@ def _with_call_options(call: object, how: StartSettings) -> StartSettings:
         for name in StartSettings.__struct_fields__
     }
     both["memo"] = {**own.memo, **how.memo}
+    both["attributes"] = {**own.attributes, **how.attributes}
     return StartSettings(**both)

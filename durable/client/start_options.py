@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from durable.api.messages.messages import SignalCall
 from durable.api.workflows.child_options import timeout_of
+from durable.core.history.payload import Payload
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,
@@ -27,6 +28,8 @@ from durable.options import (
     to_conflict_policy,
     to_reuse_policy,
 )
+from durable.search.attributes import encode_attributes
+from durable.search.conditions import Attribute
 
 
 class UpdateStartOptions(TypedDict, total=False):
@@ -38,6 +41,7 @@ class UpdateStartOptions(TypedDict, total=False):
     execution_timeout: Duration | None
     task_queue: str | None
     memo: dict[str, Any] | None
+    attributes: Mapping[Attribute[Any], Any] | None
 
 
 class StartOptions(UpdateStartOptions, total=False):
@@ -62,6 +66,7 @@ class StartSettings(msgspec.Struct, frozen=True, kw_only=True):
     execution_timeout: int | None = None
     task_queue: str | None = None
     memo: dict[str, Any] = {}
+    attributes: dict[str, Payload] = {}
     first: Any = None
     """A signal's event or an update that the first turn sees, if any."""
 
@@ -114,5 +119,6 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     ),
     "task_queue": ("task_queue", partial(check_id, name="the task queue")),
     "memo": ("memo", lambda memo: memo or {}),
+    "attributes": ("attributes", partial(encode_attributes, where="attributes")),
 }
 """What an option of a start becomes, and how it is read."""

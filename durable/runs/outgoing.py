@@ -33,6 +33,7 @@ from durable.core.history.events import (
     StartChildWorkflowExecutionInitiated,
     StateTransitioned,
     UnreadSignal,
+    UpsertWorkflowSearchAttributes,
     WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
@@ -42,15 +43,18 @@ from durable.core.history.events import (
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
+    WorkflowPropertiesModified,
 )
 from durable.core.messages import encode_message
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.errors import DurableError
 from durable.options import IdReusePolicy
 from durable.runs.live_run import LiveRun
+from durable.search.kinds import pack
 from durable.store.beginnings import record_of, unowned
 from durable.store.records import (
     MessageKind,
+    Properties,
     PutMessage,
     RunRecord,
     RunStatus,
@@ -77,6 +81,9 @@ _attributes: Final = operator.attrgetter("attributes")
 _STARTS: Final = frozenset(
     {StartChildWorkflowExecutionInitiated, WorkflowExecutionContinuedAsNew}
 )
+_DESCRIBING: Final = frozenset(
+    {UpsertWorkflowSearchAttributes, WorkflowPropertiesModified}
+)
 _WORK: Final = frozenset(
     {*DELIVERIES, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
 )
@@ -90,6 +97,19 @@ def kinds_of(events: Iterable[HistoryEvent]) -> set[type[Attributes]]:
 def has_work(kinds: set[type[Attributes]]) -> bool:
     """Whether events of these kinds ask for what their owner must see to at once."""
     return not kinds.isdisjoint(_WORK)
+
+
+def properties_of(run: LiveRun, kinds: set[type[Attributes]]) -> Properties | None:
+    """What the run says of itself, if a turn with these kinds of events changed it."""
+    if kinds.isdisjoint(_DESCRIBING):
+        return None
+    attributes, memo = run.replayer.described()
+    # One that was taken away is not one that never was.
+    return Properties(
+        namespace=run.started.namespace,
+        attributes=pack(attributes),
+        memo=pack(memo) or "{}",
+    )
 
 
 def published_state(events: Iterable[HistoryEvent]) -> str | None:
@@ -255,6 +275,7 @@ def child_start(
         identity=f"workflow {parent.workflow_id}",
         headers=what.headers or dict(run.task_headers),
         memo=settings.memo,
+        attributes=settings.attributes,
     )
     return started, record_of(started, now, settings.parent_close_policy)
 
@@ -346,6 +367,7 @@ def successor(
         continued_from_run_id=run.run_id,
         headers=closing.headers,
         memo=closing.memo,
+        attributes=closing.attributes,
         known_request_ids=run.replayer.request_ids() or msgspec.UNSET,
     )
     carried = [

@@ -180,8 +180,6 @@ def keep(kind: AttributeKind, value: object, name: str) -> tuple[Kept, ...]:
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
 _payloads: Final = msgspec.json.Decoder(dict[str, Payload]).decode
-UNSET: Final = Payload(json=msgspec.Raw(b"null"))
-"""Takes a value away, in an event that changes values."""
 
 
 def to_payload(kind: AttributeKind, value: object, name: str) -> Payload:
@@ -208,14 +206,6 @@ def from_payload(payload: Payload) -> Any:
     value = _decode(payload.json)
     is_instant = kind_of(payload) is AttributeKind.DATETIME
     return datetime.fromisoformat(value) if is_instant else value
-
-
-def changed(
-    before: Mapping[str, Payload], changes: Mapping[str, Payload]
-) -> dict[str, Payload]:
-    """Return values after a change; None takes one away."""
-    after = {**before, **changes}
-    return {name: value for name, value in after.items() if value != UNSET}
 
 
 def pack(values: Mapping[str, Payload]) -> str | None:

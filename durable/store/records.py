@@ -355,11 +355,10 @@ class FoundRun(msgspec.Struct, frozen=True):
 class Properties(msgspec.Struct, frozen=True, kw_only=True):
     """What a run says of itself, all of it, once it has changed any of that.
 
-    `namespace` and `started_at` are of the run. The others are as in its row.
+    `namespace` is the run's. The others are as in its row.
     """
 
     namespace: str
-    started_at: int
     attributes: str | None
     memo: str | None
 

@@ -256,7 +256,7 @@ class Draft:
     def describe(self, run: Run, properties: Properties) -> None:
         """Set a run's attributes and memo."""
         run.properties = properties
-        place = (properties.namespace, properties.started_at, properties.attributes)
+        place = (properties.namespace, run.started_at, properties.attributes)
         self._described[run.run_id] = place
         if not run.changes & _CREATED and run.run_id not in self.rows.reindexed:
             self.rows.reindexed.append(run.run_id)

@@ -100,7 +100,7 @@ class Wanted(msgspec.Struct):
     def is_narrow(self) -> bool:
         """Whether nothing of the runs matters but `places`."""
         return len(self.places) == len(self.runs) and not (
-            self.names or self.is_addressed or self.families
+            self.names or self.is_addressed or self.families or self.rare
         )
 
     @property

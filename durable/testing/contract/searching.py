@@ -130,15 +130,19 @@ class _Draw:
         if drawn.random() < 0.15:
             empty = one.is_null()
             # What has no word, or no text, has nothing to be found by.
-            nothing = [None, [], ""] if one is TAGS or one is NOTES else [None]
+            nothing: list[Any] = (
+                [None, [], ""] if one is TAGS or one is NOTES else [None]
+            )
             return empty, lambda _, values: values.get(one) in nothing
         if one is TAGS:
             tag = drawn.choice(["a", "b", "pd"])
-            return TAGS == tag, lambda _, values: tag in values.get(TAGS, ())
+            has_it: Condition = TAGS == tag  # noqa: SIM300 - a condition
+            return has_it, lambda _, values: tag in values.get(TAGS, ())
         if one is NOTES:
             word = drawn.choice(["HELLO", "größe", "gr", "pd"])
             if drawn.random() < 0.5:
-                return NOTES == word, lambda _, v: word.lower() in _words(v)
+                is_there: Condition = NOTES == word  # noqa: SIM300 - a condition
+                return is_there, lambda _, v: word.lower() in _words(v)
             begins = NOTES.starts_with(word)
             return begins, lambda _, v: any(
                 w.startswith(word.lower()) for w in _words(v)
@@ -256,9 +260,7 @@ class SearchContract:
         after = pack_values({CUSTOMER: "bob", TAGS: ["c"]})
         await store.perform(make_owned("r1", attributes=before))
         for packed, events in ((after, (3, 3)), (None, (4, 4))):
-            properties = Properties(
-                namespace=NAMESPACE, started_at=START, attributes=packed, memo="{}"
-            )
+            properties = Properties(namespace=NAMESPACE, attributes=packed, memo="{}")
             await store.perform(make_commit("r1", *events, properties=properties))
 
             loaded = await store.load("r1")
@@ -272,9 +274,7 @@ class SearchContract:
         self, store: Opened
     ) -> None:
         before, after = (pack_values({CUSTOMER: name}) for name in ("ann", "bob"))
-        properties = Properties(
-            namespace=NAMESPACE, started_at=START, attributes=after, memo=None
-        )
+        properties = Properties(namespace=NAMESPACE, attributes=after, memo=None)
         await store.together(
             make_owned("r1", attributes=before),
             make_commit("r1", properties=properties),
@@ -290,9 +290,7 @@ class SearchContract:
         other: Attribute[Any] = Attribute("customer", int)
         wrong = pack_values({other: 1})
         await store.perform(make_owned("r1", attributes=pack_values({CUSTOMER: "ann"})))
-        properties = Properties(
-            namespace=NAMESPACE, started_at=START, attributes=wrong, memo=None
-        )
+        properties = Properties(namespace=NAMESPACE, attributes=wrong, memo=None)
 
         for refused in (
             make_start("r2", attributes=wrong),
