@@ -75,7 +75,9 @@ from durable.client.descriptions.activities import (
 )
 from durable.client.descriptions.activities import ActivityState as ActivityState
 from durable.client.descriptions.description import RunDescription as RunDescription
+from durable.client.descriptions.searching import RunCount as RunCount
 from durable.client.handle import Handle as Handle
+from durable.client.namespaces import NamespaceDescription as NamespaceDescription
 from durable.client.updates import UpdateHandle as UpdateHandle
 from durable.converter.failures import register_exception as register_exception
 from durable.core.loop.stacks import StackFrame as StackFrame
@@ -87,6 +89,7 @@ from durable.engine import activity_client as activity_client
 from durable.errors import ActivityError as ActivityError
 from durable.errors import ActivityTimeoutError as ActivityTimeoutError
 from durable.errors import ApplicationError as ApplicationError
+from durable.errors import AttributeTypeError as AttributeTypeError
 from durable.errors import ChildWorkflowError as ChildWorkflowError
 from durable.errors import CompensationFailed as CompensationFailed
 from durable.errors import DefinitionError as DefinitionError
@@ -96,11 +99,15 @@ from durable.errors import FailureError as FailureError
 from durable.errors import IllegalTransition as IllegalTransition
 from durable.errors import InboxFullError as InboxFullError
 from durable.errors import InvalidInputError as InvalidInputError
+from durable.errors import NamespaceExistsError as NamespaceExistsError
+from durable.errors import NamespaceNotFoundError as NamespaceNotFoundError
 from durable.errors import NoAnswerError as NoAnswerError
 from durable.errors import NondeterminismError as NondeterminismError
 from durable.errors import OutcomeUnknown as OutcomeUnknown
 from durable.errors import PayloadError as PayloadError
 from durable.errors import QueryFailedError as QueryFailedError
+from durable.errors import QuerySyntaxError as QuerySyntaxError
+from durable.errors import QueryTooBroadError as QueryTooBroadError
 from durable.errors import RemoteError as RemoteError
 from durable.errors import ResourceError as ResourceError
 from durable.errors import ResultTimeoutError as ResultTimeoutError
@@ -124,6 +131,9 @@ from durable.options import IdConflictPolicy as IdConflictPolicy
 from durable.options import IdReusePolicy as IdReusePolicy
 from durable.options import ParentClosePolicy as ParentClosePolicy
 from durable.options import RetryPolicy as RetryPolicy
+from durable.search.conditions import Attribute as Attribute
+from durable.search.conditions import Condition as Condition
+from durable.search.run_fields import Run as Run
 from durable.store.records import RunStatus as RunStatus
 from durable.sync import SyncEngine as SyncEngine
 from durable.sync import SyncHandle as SyncHandle

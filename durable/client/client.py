@@ -30,6 +30,12 @@ from durable.api.workflows.workflow_definition import workflow_of
 from durable.client.chain import LocalWorker
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.listing import describe_runs
+from durable.client.descriptions.searching import (
+    Listing,
+    RunCount,
+    count_runs,
+    to_search,
+)
 from durable.client.found_runs import (
     check_same,
     say_found,
@@ -64,15 +70,15 @@ from durable.errors import (
 )
 from durable.observer import Observer
 from durable.options import TERMINATE_EXISTING, USE_EXISTING, USE_SAME, check_id
+from durable.search.conditions import Condition
 from durable.store.beginnings import record_of, unowned
-from durable.store.queries import FindRun, ListRuns, LoadRuns
+from durable.store.queries import FindRun, LoadRuns
 from durable.store.records import (
     RUNNING,
     Committed,
     FoundRun,
     MessageKind,
     PutMessage,
-    RunFilter,
     RunRecord,
     Started,
     StartRun,
@@ -495,10 +501,15 @@ class Client:
             is_new=False,
         )
 
-    async def list(self, where: RunFilter) -> list[RunDescription]:
-        """A page of runs, newest first."""
-        records = await self._store.read(ListRuns(self.namespace, where))
+    async def list(self, asked: Listing) -> list[RunDescription]:
+        """A page of runs."""
+        query = await to_search(self._store, self.namespace, asked)
+        records = await self._store.read(query)
         return await describe_runs(self._store, self.namespace, records)
+
+    async def count(self, where: Condition | str | None, group_by: object) -> RunCount:
+        """How many runs there are; see `Engine.count`."""
+        return await count_runs(self._store, self.namespace, where, group_by)
 
 
 def _what_to_start(

@@ -7,14 +7,14 @@ its condition in any case, so `~(customer == "ann")` holds for runs without a cu
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, TypeAlias, TypeVar, get_origin
 
 import msgspec
 
 from durable import limits
-from durable.errors import InvalidOptionError
+from durable.errors import AttributeTypeError, InvalidOptionError
 from durable.search.kinds import (
     KEPT_AS_TEXT,
     MANY_VALUED,
@@ -54,12 +54,16 @@ class Condition(msgspec.Struct, frozen=True):
 
 
 class Compare(Condition, frozen=True):
-    """A value of the field is `=`, `<`, `<=`, `>` or `>=` another."""
+    """A value of the field is `=`, `<`, `<=`, `>` or `>=` another.
+
+    `kind`, here and below, is the attribute's; every run has what has none.
+    """
 
     field: str
     is_system: bool
     how: str
     value: Kept
+    kind: str = ""
 
 
 class Among(Condition, frozen=True):
@@ -68,6 +72,7 @@ class Among(Condition, frozen=True):
     field: str
     is_system: bool
     values: tuple[Kept, ...]
+    kind: str = ""
 
 
 class StartsWith(Condition, frozen=True):
@@ -76,6 +81,7 @@ class StartsWith(Condition, frozen=True):
     field: str
     is_system: bool
     prefix: str
+    kind: str = ""
 
 
 class IsNull(Condition, frozen=True):
@@ -83,6 +89,7 @@ class IsNull(Condition, frozen=True):
 
     field: str
     is_system: bool
+    kind: str = ""
 
 
 class All(Condition, frozen=True):
@@ -135,6 +142,14 @@ class Field:
 
     __hash__ = object.__hash__
 
+    @property
+    def _place(self) -> tuple[str, bool]:
+        return self.name, self.is_system
+
+    @property
+    def _kind(self) -> str:
+        return "" if self.is_system else self.kind.value
+
     def keep(self, value: object) -> Kept:
         """Return what values are compared with.
 
@@ -159,8 +174,8 @@ class Field:
             words = words_of(value, self.name)
             if not words:
                 raise InvalidOptionError(f"{self.name} is compared with no word.")
-            return _all(Compare(self.name, self.is_system, how, w) for w in words)
-        return Compare(self.name, self.is_system, how, self.keep(value))
+            return _all(Compare(*self._place, how, w, self._kind) for w in words)
+        return Compare(*self._place, how, self.keep(value), self._kind)
 
     def __eq__(self, value: object) -> Condition:  # type: ignore[override]  # a condition, as queries have it
         return self.compare("=", value)
@@ -191,7 +206,7 @@ class Field:
         if self.kind is AttributeKind.TEXT:
             return OneOf(tuple(self.compare("=", value) for value in found))
         kept = dict.fromkeys(self.keep(value) for value in found)
-        return Among(self.name, self.is_system, tuple(kept))
+        return Among(*self._place, tuple(kept), self._kind)
 
     def between(self, low: Any, high: Any) -> Condition:
         """Hold where the value is neither below `low` nor above `high`."""
@@ -204,11 +219,11 @@ class Field:
         kept = keep_one(AttributeKind.KEYWORD, prefix, self.name)
         if self.kind is AttributeKind.TEXT:
             kept = str(kept).casefold()
-        return StartsWith(self.name, self.is_system, str(kept))
+        return StartsWith(*self._place, str(kept), self._kind)
 
     def is_null(self) -> Condition:
         """Hold where there is no value, or one without any text or word."""
-        return IsNull(self.name, self.is_system)
+        return IsNull(*self._place, self._kind)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
@@ -334,6 +349,21 @@ def check_condition(condition: object) -> Condition:
             hint="Write in_([...]) for many values of one field.",
         )
     return found
+
+
+def check_kinds(condition: Condition, kinds: Mapping[str, str]) -> None:
+    """Return if a condition takes attributes for what they are.
+
+    Raises:
+        AttributeTypeError: it does not.
+    """
+    for leaf in leaves(condition):
+        known = kinds.get(leaf.field, leaf.kind)
+        if not leaf.is_system and leaf.kind != known:
+            raise AttributeTypeError(
+                f"The attribute {leaf.field!r} is a {leaf.kind} here, and a {known} of"
+                " the namespace's runs."
+            )
 
 
 def joined(condition: Condition | None) -> list[Condition]:

@@ -175,6 +175,20 @@ def keep(kind: AttributeKind, value: object, name: str) -> tuple[Kept, ...]:
     return tuple(dict.fromkeys(items))
 
 
+def give_back(kind: AttributeKind, kept: Kept) -> Any:
+    """Return the value that was kept so."""
+    if isinstance(kept, str):
+        return kept
+    if kind is AttributeKind.BOOL:
+        return bool(kept)
+    if kind is AttributeKind.DATETIME:
+        return to_datetime(kept)
+    if kind is AttributeKind.FLOAT:
+        bits = kept if kept >= 0 else kept ^ _INT_MAX
+        return struct.unpack("<d", struct.pack("<q", bits))[0]
+    return kept
+
+
 # --- values as history has them -------------------------------------------------------
 
 _encode: Final = msgspec.json.Encoder().encode

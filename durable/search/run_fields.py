@@ -9,6 +9,7 @@ from typing import Any, Final
 from durable.errors import InvalidOptionError
 from durable.search.conditions import Condition, Field
 from durable.search.kinds import AttributeKind, Kept
+from durable.search.orders import Order, order_by
 from durable.suggestions import ending_with_closest
 
 STATUSES: Final = (
@@ -30,6 +31,18 @@ class RunField(Field):
     """Something that every run has, such as its status."""
 
     is_system = True
+
+    def ascending(self) -> Order:
+        """List runs by this, the least first.
+
+        Raises:
+            InvalidOptionError: runs are listed by `started` and `closed` only.
+        """
+        return order_by(self.name, descending=False)
+
+    def descending(self) -> Order:
+        """List runs by this, the greatest first; raises as `ascending` does."""
+        return order_by(self.name)
 
 
 class _StatusField(RunField):
