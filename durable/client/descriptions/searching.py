@@ -159,14 +159,11 @@ async def _resolve(
 ) -> tuple[Condition | None, Order | None]:
     if where is None:
         return None, None
-    is_text = isinstance(where, str)
-    if not is_text and all(leaf.is_system for leaf in leaves(where)):
-        return where, None
-    kinds = await store.read(ReadAttributeKinds(namespace))
-    if is_text:
-        parsed = parse(where, kinds)
+    if isinstance(where, str):
+        parsed = parse(where, await store.read(ReadAttributeKinds(namespace)))
         return parsed.where, parsed.order
-    check_kinds(where, kinds)
+    if not all(leaf.is_system for leaf in leaves(where)):
+        check_kinds(where, await store.read(ReadAttributeKinds(namespace)))
     return where, None
 
 
