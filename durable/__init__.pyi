@@ -37,6 +37,10 @@ from durable.api.messages.messages import UpdateCall as UpdateCall
 from durable.api.resources import resource as resource
 from durable.api.sagas.saga import Saga as Saga
 from durable.api.state_machines.state_machine import StateMachine as StateMachine
+from durable.api.workflows.attributes import get_attribute as get_attribute
+from durable.api.workflows.attributes import memo as memo
+from durable.api.workflows.attributes import upsert_attributes as upsert_attributes
+from durable.api.workflows.attributes import upsert_memo as upsert_memo
 from durable.api.workflows.children import ChildHandle as ChildHandle
 from durable.api.workflows.children import ExternalHandle as ExternalHandle
 from durable.api.workflows.children import external as external
@@ -74,7 +78,9 @@ from durable.client.descriptions.activities import (
 )
 from durable.client.descriptions.activities import ActivityState as ActivityState
 from durable.client.descriptions.description import RunDescription as RunDescription
+from durable.client.descriptions.searching import RunCount as RunCount
 from durable.client.handle import Handle as Handle
+from durable.client.namespaces import NamespaceDescription as NamespaceDescription
 from durable.client.updates import UpdateHandle as UpdateHandle
 from durable.converter.failures import register_exception as register_exception
 from durable.core.loop.stacks import StackFrame as StackFrame
@@ -86,6 +92,7 @@ from durable.engine import activity_client as activity_client
 from durable.errors import ActivityError as ActivityError
 from durable.errors import ActivityTimeoutError as ActivityTimeoutError
 from durable.errors import ApplicationError as ApplicationError
+from durable.errors import AttributeTypeError as AttributeTypeError
 from durable.errors import ChildWorkflowError as ChildWorkflowError
 from durable.errors import CompensationFailed as CompensationFailed
 from durable.errors import DefinitionError as DefinitionError
@@ -96,11 +103,15 @@ from durable.errors import IllegalTransition as IllegalTransition
 from durable.errors import InboxFullError as InboxFullError
 from durable.errors import InvalidInputError as InvalidInputError
 from durable.errors import InvalidScheduleError as InvalidScheduleError
+from durable.errors import NamespaceExistsError as NamespaceExistsError
+from durable.errors import NamespaceNotFoundError as NamespaceNotFoundError
 from durable.errors import NoAnswerError as NoAnswerError
 from durable.errors import NondeterminismError as NondeterminismError
 from durable.errors import OutcomeUnknown as OutcomeUnknown
 from durable.errors import PayloadError as PayloadError
 from durable.errors import QueryFailedError as QueryFailedError
+from durable.errors import QuerySyntaxError as QuerySyntaxError
+from durable.errors import QueryTooBroadError as QueryTooBroadError
 from durable.errors import RemoteError as RemoteError
 from durable.errors import ResourceError as ResourceError
 from durable.errors import ResultTimeoutError as ResultTimeoutError
@@ -135,6 +146,9 @@ from durable.schedules.schedules import ScheduleHandle as ScheduleHandle
 from durable.schedules.spec import Calendar as Calendar
 from durable.schedules.spec import Interval as Interval
 from durable.schedules.spec import ScheduleSpec as ScheduleSpec
+from durable.search.conditions import Attribute as Attribute
+from durable.search.conditions import Condition as Condition
+from durable.search.run_fields import Run as Run
 from durable.store.records import RunStatus as RunStatus
 from durable.sync import SyncEngine as SyncEngine
 from durable.sync import SyncHandle as SyncHandle

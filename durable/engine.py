@@ -23,10 +23,11 @@ from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.api.workflows.workflow_definition import exception_classes
 from durable.client.client import Client
 from durable.client.descriptions.description import RunDescription
-from durable.client.descriptions.listing import run_filter
+from durable.client.descriptions.searching import RunCount, check_where, listing
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
+from durable.client.namespaces import Namespaces
 from durable.client.start_options import (
     StartOptions,
     UpdateStartOptions,
@@ -51,6 +52,9 @@ from durable.options import (
 from durable.schedules.activities import schedule_activities
 from durable.schedules.declared import declare_all
 from durable.schedules.schedules import Schedules
+from durable.search.conditions import Attribute, Condition
+from durable.search.orders import Order
+from durable.search.run_fields import RunField
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
@@ -447,6 +451,7 @@ class Engine:
                 speaks of failures of the whole workflow, and by default there is none.
             delay: how long until the first line of its code runs; timeouts count from
                 then. A signal or an update that comes earlier starts it at once.
+            attributes: what it is found by: values by `Attribute`.
             with_signal: a signal such as `approved(True)` that the run's first turn
                 sees; an open run that is used instead gets it, too.
 
@@ -454,6 +459,7 @@ class Engine:
             WorkflowAlreadyStartedError: the id is that of another workflow's run, or
                 one with other arguments, which are named; or the policies forbid it.
             InvalidInputError: an argument breaks its rule; nothing was written.
+            AttributeTypeError: an attribute of that name has another type.
             StoreError: the database refused.
             EngineClosedError: the engine is not open.
         """
@@ -625,9 +631,16 @@ class Engine:
         """
         return await self._open_client().find(workflow_id, run_id, workflow)
 
+    @property
+    def namespaces(self) -> Namespaces:
+        """The namespaces of the database."""
+        return Namespaces(self._open_client)
+
     async def list(
         self,
         *,
+        where: Condition | str | None = None,
+        order_by: Order | None = None,
         status: RunStatus | str | None = None,
         workflow_type: str | None = None,
         workflow_id: str | None = None,
@@ -639,6 +652,11 @@ class Engine:
         """List runs, newest first.
 
         Args:
+            where: only runs that this holds for: conditions such as
+                `(customer == "ann") & (Run.started > noon)`, or the text of a query
+                such as "customer = 'ann' AND StartTime > '2026-01-31T12:00:00Z'".
+            order_by: `Run.started.ascending()`, or by `Run.closed`, which lists closed
+                runs only.
             status: only runs of this status: a `RunStatus` or its value, such as
                 "running"; "stuck" for parked ones, which are running, too.
             workflow_type: only runs of the workflow of this name. Without it or an id,
@@ -652,8 +670,13 @@ class Engine:
 
         Raises:
             InvalidOptionError, InvalidIdError: an argument has a wrong type or value.
+            QuerySyntaxError: the text cannot be read; it says where.
+            AttributeTypeError: an attribute of that name has another type.
+            QueryTooBroadError: too many runs would have to be looked at one by one.
         """
-        where = run_filter(
+        asked = listing(
+            where=where,
+            order_by=order_by,
             status=status,
             workflow_type=workflow_type,
             workflow_id=workflow_id,
@@ -662,7 +685,24 @@ class Engine:
             started_before=started_before,
             after=after,
         )
-        return await self._open_client().list(where)
+        return await self._open_client().list(asked)
+
+    async def count(
+        self,
+        *,
+        where: Condition | str | None = None,
+        group_by: Attribute[Any] | RunField | str | None = None,
+    ) -> RunCount:
+        """Count runs, all of them or by the value of something.
+
+        Args:
+            where: as for `list`.
+            group_by: an attribute, or `Run.status`, `type`, `queue`, `version` or
+                `stuck`; or its name in queries.
+
+        Raises: as `list`, but that a count ends at what it could look at.
+        """
+        return await self._open_client().count(check_where(where), group_by)
 
     async def run_until_stopped(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; for programs that are nothing but a worker."""

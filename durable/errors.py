@@ -10,8 +10,13 @@
     │   ├── InvalidCallError          arguments do not fit the signature
     │   ├── InvalidScheduleError      a cron text, calendar or interval means nothing
     │   ├── NotRegisteredError        no workflow or activity of that name here
+    │   ├── AttributeTypeError        an attribute of that name has another type
+    │   ├── QuerySyntaxError          the text of a query cannot be read; says where
     │   └── PayloadError              a value cannot be recorded as it is
     │       └── PayloadTooLargeError
+    ├── QueryTooBroadError            a query would have looked at too many runs
+    ├── NamespaceNotFoundError
+    ├── NamespaceExistsError
     ├── WorkflowNotFoundError
     ├── ScheduleNotFoundError
     ├── ScheduleExistsError           another schedule has that id
@@ -165,6 +170,41 @@ class NotRegisteredError(InvalidInputError):
     """No workflow or activity of that name is known to this program."""
 
     code = "not_registered"
+
+
+class AttributeTypeError(InvalidInputError):
+    """A name is an attribute's of another type in this namespace."""
+
+    code = "attribute_type"
+
+
+class QuerySyntaxError(InvalidOptionError):
+    """The text of a query cannot be read.
+
+    Attributes:
+        position: where, from 1; 0 if it is not of one place.
+    """
+
+    code = "query_syntax"
+    position: int = 0
+
+
+class QueryTooBroadError(DurableError):
+    """A query would have looked at more runs than one may, and has ended."""
+
+    code = "query_too_broad"
+
+
+class NamespaceNotFoundError(DurableError):
+    """Nobody has created a namespace of that name, and no run is in it."""
+
+    code = "namespace_not_found"
+
+
+class NamespaceExistsError(DurableError):
+    """A namespace of that name was created before."""
+
+    code = "namespace_exists"
 
 
 class PayloadError(InvalidInputError):

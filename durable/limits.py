@@ -52,6 +52,24 @@ CLAIM_RUNS_MAX: Final = 200
 PARKED_RUNS_KEPT: Final = 100_000
 # Rows of one page of a listing.
 LIST_PAGE_MAX: Final = 1_000
+# Attributes of one run: each is a row or more that every one of its changes rewrites.
+ATTRIBUTES_MAX: Final = 50
+# What an index can hold beside the other columns on every database.
+KEYWORD_CHARS_MAX: Final = 255
+KEYWORD_LIST_MAX: Final = 100
+# A text becomes a row for each of its words.
+TEXT_CHARS_MAX: Final = 4_096
+# A query is read, and turned into a statement, at a cost that grows with its size.
+QUERY_CHARS_MAX: Final = 16_384
+QUERY_CONDITIONS_MAX: Final = 100
+QUERY_DEPTH_MAX: Final = 50
+QUERY_VALUES_MAX: Final = 200
+# Runs that a query looks at before it gives up: a second or so on a small machine.
+QUERY_WALKED_MAX: Final = 100_000
+# Runs that are counted one by one: beyond it a count says "at least".
+COUNT_MAX: Final = 1_000_000
+# Groups of one count.
+COUNT_GROUPS_MAX: Final = 1_000
 
 # Turns that workflow code may fail before the run parks as stuck.
 WORKFLOW_TASK_ATTEMPTS: Final = 3

@@ -16,6 +16,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
+import msgspec
 from typing_extensions import Unpack
 
 from durable.api.entities.entity_call import EntityCall
@@ -23,7 +24,9 @@ from durable.api.messages.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
+from durable.client.descriptions.searching import RunCount
 from durable.client.handle import Handle
+from durable.client.namespaces import NamespaceDescription, Namespaces
 from durable.client.start_options import StartOptions, UpdateStartOptions
 from durable.client.updates import UpdateHandle
 from durable.core.history.events import HistoryEvent
@@ -34,6 +37,9 @@ from durable.errors import EngineClosedError, InvalidCallError
 from durable.loop_thread import LoopThread
 from durable.options import Duration, IdConflictPolicy, OnConflict
 from durable.schedules.sync_schedules import SyncSchedules
+from durable.search.conditions import Attribute, Condition
+from durable.search.orders import Order
+from durable.search.run_fields import RunField
 from durable.store.records import AttemptRecord, RunStatus
 from durable.worker.health import WorkerHealth
 
@@ -70,6 +76,50 @@ class SyncUpdateHandle(Generic[R_co]):
     def result(self, *, timeout: Duration | None = None) -> R_co:
         """Wait until the handler has answered; see `UpdateHandle.result`."""
         return self._thread.call(self._handle.result(timeout=timeout))
+
+
+class SyncNamespaces:
+    """The namespaces of a database; see `Engine.namespaces`."""
+
+    def __init__(self, thread: LoopThread, namespaces: Namespaces) -> None:
+        self._thread = thread
+        self._namespaces = namespaces
+
+    def create(
+        self,
+        name: str,
+        *,
+        retention_days: int | None = None,
+        description: str | None = None,
+    ) -> NamespaceDescription:
+        """Create a namespace; see `Namespaces.create`."""
+        return self._thread.call(
+            self._namespaces.create(
+                name, retention_days=retention_days, description=description
+            )
+        )
+
+    def update(
+        self,
+        name: str,
+        *,
+        retention_days: int | msgspec.UnsetType | None = msgspec.UNSET,
+        description: str | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> NamespaceDescription:
+        """Change settings of a namespace; see `Namespaces.update`."""
+        return self._thread.call(
+            self._namespaces.update(
+                name, retention_days=retention_days, description=description
+            )
+        )
+
+    def list(self) -> builtins.list[NamespaceDescription]:
+        """List the namespaces; see `Namespaces.list`."""
+        return self._thread.call(self._namespaces.list())
+
+    def describe(self, name: str) -> NamespaceDescription:
+        """Describe one namespace; see `Namespaces.describe`."""
+        return self._thread.call(self._namespaces.describe(name))
 
 
 class SyncHandle(Generic[R_co]):
@@ -469,9 +519,16 @@ class SyncEngine:
         thread = self._thread
         return None if thread is None else thread.call(self._engine.health())
 
+    @property
+    def namespaces(self) -> SyncNamespaces:
+        """The namespaces of the database."""
+        return SyncNamespaces(self._open_thread(), self._engine.namespaces)
+
     def list(
         self,
         *,
+        where: Condition | str | None = None,
+        order_by: Order | None = None,
         status: RunStatus | str | None = None,
         workflow_type: str | None = None,
         workflow_id: str | None = None,
@@ -483,6 +540,8 @@ class SyncEngine:
         """List runs, newest first; see `Engine.list`."""
         thread = self._open_thread()
         listed = self._engine.list(
+            where=where,
+            order_by=order_by,
             status=status,
             workflow_type=workflow_type,
             workflow_id=workflow_id,
@@ -492,3 +551,13 @@ class SyncEngine:
             after=after,
         )
         return thread.call(listed)
+
+    def count(
+        self,
+        *,
+        where: Condition | str | None = None,
+        group_by: Attribute[Any] | RunField | str | None = None,
+    ) -> RunCount:
+        """Count runs; see `Engine.count`."""
+        thread = self._open_thread()
+        return thread.call(self._engine.count(where=where, group_by=group_by))

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from durable.client.descriptions.description import failure_as_dict
+from durable.client.descriptions.description import describe, failure_as_dict
 from durable.core.folding.run_state import RunState
 from durable.core.history.codec import UNREADABLE
 from durable.core.history.payload import JSON_PLAIN, Payload
@@ -18,8 +18,9 @@ HIDDEN: Final = "hidden"
 """The key that stands in a payload in place of its value."""
 
 
-def run_view(record: RunRecord) -> dict[str, Any]:
+def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
     """A run's row."""
+    found = describe(record)
     stuck = None if record.stuck is None else decode_failure(record.stuck)
     return {
         **_fields(
@@ -29,7 +30,13 @@ def run_view(record: RunRecord) -> dict[str, Any]:
             " parent_workflow_id parent_run_id",
         ),
         "stuck": None if stuck is None else failure_as_dict(stuck),
+        "attributes": msgspec.to_builtins(found.attributes),
+        "memo": found.memo if payloads else _hidden(found.memo),
     }
+
+
+def _hidden(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: {HIDDEN: True} for name in values}
 
 
 def attempt_view(row: AttemptRecord) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def row_view(row: HistoryRow, *, payloads: bool) -> dict[str, Any]:
 # Where events keep values, by field: one payload, a list of them, or a mapping.
 _ONE: Final = frozenset({"result", "arguments", "state", "current", "previous"})
 _LIST: Final = frozenset({"input", "details"})
-_MAPPING: Final = frozenset({"memo", "details"})
+_MAPPING: Final = frozenset({"memo", "details", "attributes"})
 
 
 def _hide(data: Any) -> Any:

@@ -31,6 +31,12 @@ from durable.api.workflows.workflow_definition import workflow_of
 from durable.client.chain import LocalWorker
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.listing import describe_runs
+from durable.client.descriptions.searching import (
+    Listing,
+    RunCount,
+    count_runs,
+    to_search,
+)
 from durable.client.found_runs import (
     check_same,
     say_found,
@@ -65,15 +71,15 @@ from durable.errors import (
 )
 from durable.observer import Observer
 from durable.options import TERMINATE_EXISTING, USE_EXISTING, USE_SAME, check_id
+from durable.search.conditions import Condition
 from durable.store.beginnings import record_of, unowned
-from durable.store.queries import FindRun, ListRuns, LoadRuns
+from durable.store.queries import FindRun, LoadRuns
 from durable.store.records import (
     RUNNING,
     Committed,
     FoundRun,
     MessageKind,
     PutMessage,
-    RunFilter,
     RunRecord,
     Started,
     StartRun,
@@ -327,6 +333,7 @@ class Client:
             memo=encode_memo(how.memo),
             retry_policy=how.retry or UNSET,
             start_delay=how.delay or UNSET,
+            attributes=how.attributes,
         )
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
@@ -516,10 +523,15 @@ class Client:
             is_new=False,
         )
 
-    async def list(self, where: RunFilter) -> list[RunDescription]:
-        """A page of runs, newest first."""
-        records = await self._store.read(ListRuns(self.namespace, where))
+    async def list(self, asked: Listing) -> list[RunDescription]:
+        """A page of runs."""
+        query = await to_search(self._store, self.namespace, asked)
+        records = await self._store.read(query)
         return await describe_runs(self._store, self.namespace, records)
+
+    async def count(self, where: Condition | str | None, group_by: object) -> RunCount:
+        """How many runs there are; see `Engine.count`."""
+        return await count_runs(self._store, self.namespace, where, group_by)
 
 
 def _what_to_start(
@@ -563,4 +575,5 @@ def _with_call_options(call: object, how: StartSettings) -> StartSettings:
         for name in StartSettings.__struct_fields__
     }
     both["memo"] = {**own.memo, **how.memo}
+    both["attributes"] = {**own.attributes, **how.attributes}
     return StartSettings(**both)

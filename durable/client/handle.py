@@ -25,6 +25,7 @@ from durable.client.descriptions.activities import (
 from durable.client.descriptions.description import (
     RunDescription,
     decode_stuck,
+    read_memo,
     stuck_error,
 )
 from durable.client.descriptions.listing import describe_runs
@@ -231,12 +232,16 @@ class Handle(Generic[R_co]):
         return found[0]
 
     async def memo(self) -> dict[str, Any]:
-        """Read the values that the run was started with beside its arguments.
+        """Read the values that the run was started with, or has set, beside all else.
 
         Raises:
             WorkflowNotFoundError: there is no such run.
             CorruptHistoryError: a row cannot be read.
         """
+        record = await self._chain.record()
+        if record.memo is not None:
+            return read_memo(record)
+        # A release that kept memos nowhere else may have started it.
         first = next(iter(await self.history()), None)
         memo: dict[str, Payload] = getattr(first and first.attributes, "memo", {})
         return {

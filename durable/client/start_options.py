@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 from durable.api.messages.messages import SignalCall
 from durable.api.workflows.child_options import retry_of, timeout_of
 from durable.core.history.commands import RetrySettings
+from durable.api.workflows.child_options import timeout_of
+from durable.core.history.payload import Payload
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,
@@ -30,6 +32,8 @@ from durable.options import (
     to_microseconds,
     to_reuse_policy,
 )
+from durable.search.attributes import encode_attributes
+from durable.search.conditions import Attribute
 
 
 class UpdateStartOptions(TypedDict, total=False):
@@ -43,6 +47,7 @@ class UpdateStartOptions(TypedDict, total=False):
     memo: dict[str, Any] | None
     retry: RetryPolicy | None
     delay: Duration | None
+    attributes: Mapping[Attribute[Any], Any] | None
 
 
 class StartOptions(UpdateStartOptions, total=False):
@@ -69,6 +74,7 @@ class StartSettings(msgspec.Struct, frozen=True, kw_only=True):
     memo: dict[str, Any] = {}
     retry: RetrySettings | None = None
     delay: int | None = None
+    attributes: dict[str, Payload] = {}
     first: Any = None
     """A signal's event or an update that the first turn sees, if any."""
 
@@ -123,5 +129,6 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "memo": ("memo", lambda memo: memo or {}),
     "retry": ("retry", partial(retry_of, where="of a start")),
     "delay": ("delay", partial(to_microseconds, name="delay")),
+    "attributes": ("attributes", partial(encode_attributes, where="attributes")),
 }
 """What an option of a start becomes, and how it is read."""

@@ -32,6 +32,7 @@ class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         started_at: when the run was started, microseconds since 1970.
+        attributes, memo: as they are now, once the code has changed them.
         history_length: events before the current workflow task; frozen within it.
         is_continue_as_new_suggested: the history has grown long.
     """
@@ -54,6 +55,7 @@ class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
     root_run_id: str | None
     headers: dict[str, str]
     memo: dict[str, Payload]
+    attributes: dict[str, Payload]
     history_length: int
     is_continue_as_new_suggested: bool
     cancellation_reason: str | None
@@ -142,6 +144,7 @@ class ContinueAsNew(BaseException):
         task_queue: str | None = None,
         run_timeout: int | None = None,
         memo: dict[str, Payload] | None = None,
+        attributes: dict[str, Payload] | None = None,
     ) -> None:
         super().__init__(f"continues as a new run of {workflow_type!r}")
         self.workflow_type = workflow_type
@@ -149,6 +152,7 @@ class ContinueAsNew(BaseException):
         self.task_queue = task_queue
         self.run_timeout = run_timeout
         self.memo = memo
+        self.attributes = attributes
 
 
 def find_continuation(error: BaseException) -> ContinueAsNew | None:
@@ -298,6 +302,14 @@ class WorkflowRuntime(Protocol):
 
     def set_state(self, state: Payload) -> None:
         """Publish what the run shows of itself."""
+        ...
+
+    def upsert_attributes(self, changes: dict[str, Payload], source: str) -> None:
+        """Change what the run is found by; null takes an attribute away."""
+        ...
+
+    def upsert_memo(self, changes: dict[str, Payload], source: str) -> None:
+        """Change the run's memo; null takes a value away."""
         ...
 
     def note_call(

@@ -26,6 +26,7 @@ from durable.core.workflow_task import (
     WorkflowTaskFailure,
 )
 from durable.errors import (
+    AttributeTypeError,
     CommitUnknownError,
     CorruptHistoryError,
     DurableError,
@@ -316,7 +317,9 @@ def _refused(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) ->
             effects.wake_by(now)
             effects.rare.look_around = True
         _read_again(run, effects)
-    elif isinstance(error, PayloadError):  # and so would the next try be
+    elif isinstance(
+        error, (PayloadError, AttributeTypeError)
+    ):  # and so would the next try be
         run.stuck = Failure(message=str(error), type=type(error).__name__)
         _read_again(run, effects)
     else:

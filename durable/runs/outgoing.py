@@ -32,6 +32,8 @@ from durable.core.history.events import (
     StartChildWorkflowExecutionFailed,
     StartChildWorkflowExecutionInitiated,
     StateTransitioned,
+    UnreadSignal,
+    UpsertWorkflowSearchAttributes,
     WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
@@ -42,6 +44,7 @@ from durable.core.history.events import (
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
     next_run_id,
+    WorkflowPropertiesModified,
 )
 from durable.core.history.payload import Failure
 from durable.core.messages import encode_message
@@ -50,9 +53,11 @@ from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.errors import DurableError
 from durable.options import IdReusePolicy
 from durable.runs.live_run import LiveRun
+from durable.search.kinds import pack
 from durable.store.beginnings import record_of, unowned
 from durable.store.records import (
     MessageKind,
+    Properties,
     PutMessage,
     RunRecord,
     RunStatus,
@@ -84,6 +89,9 @@ _STARTS: Final = frozenset(
         WorkflowExecutionTimedOut,
     }
 )
+_DESCRIBING: Final = frozenset(
+    {UpsertWorkflowSearchAttributes, WorkflowPropertiesModified}
+)
 _WORK: Final = frozenset(
     {*DELIVERIES, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
 )
@@ -97,6 +105,19 @@ def kinds_of(events: Iterable[HistoryEvent]) -> set[type[Attributes]]:
 def has_work(kinds: set[type[Attributes]]) -> bool:
     """Whether events of these kinds ask for what their owner must see to at once."""
     return not kinds.isdisjoint(_WORK)
+
+
+def properties_of(run: LiveRun, kinds: set[type[Attributes]]) -> Properties | None:
+    """What the run says of itself, if a turn with these kinds of events changed it."""
+    if kinds.isdisjoint(_DESCRIBING):
+        return None
+    attributes, memo = run.replayer.described()
+    # One that was taken away is not one that never was.
+    return Properties(
+        namespace=run.started.namespace,
+        attributes=pack(attributes),
+        memo=pack(memo) or "{}",
+    )
 
 
 def published_state(events: Iterable[HistoryEvent]) -> str | None:
@@ -267,6 +288,7 @@ def child_start(
         retry_policy=settings.retry_policy,
         last_result=settings.last_result,
         last_failure=settings.last_failure,
+        attributes=settings.attributes,
     )
     return started, record_of(started, now, settings.parent_close_policy)
 
@@ -381,6 +403,7 @@ def successor(
         run_timeout=closing.run_timeout,
         headers=closing.headers,
         memo=closing.memo,
+        attributes=closing.attributes,
         attempt=1,
         start_delay=msgspec.UNSET,
     )

@@ -20,6 +20,7 @@ from durable.runs.outgoing import (
     has_work,
     kinds_of,
     messages_of,
+    properties_of,
     published_state,
     starts_of,
 )
@@ -38,10 +39,15 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
     status, closed_at = RUNNING, None
     if closes:
         status, closed_at = STATUS_OF[type(events[-1].attributes)], events[-1].time
+    record, said = request.record, properties_of(run, kinds)
+    if said is not None:
+        record = msgspec.structs.replace(
+            record, attributes=said.attributes, memo=said.memo
+        )
     operation = msgspec.structs.replace(
         request,
         record=msgspec.structs.replace(
-            request.record,
+            record,
             owner=run.terms.worker_id if run.row[0] else None,
             wake_at=run.row[1],
             status=status,
@@ -86,6 +92,7 @@ def commit(
         replies=replies,
         state=published_state(events) if StateTransitioned in kinds else None,
         checkpoint_event_id=completion.checkpoint_event_id,
+        properties=properties_of(run, kinds),
         messages=messages_of(run, completion, kinds),
         starts=starts_of(run, events, kinds) if closes else (),
         has_children=closes and run.replayer.has_had_children,

@@ -13,6 +13,7 @@ from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
+from durable.search.kinds import pack
 from durable.store.records import RUNNING, RunRecord, StartRun, at_once
 
 
@@ -37,6 +38,8 @@ def record_of(
         parent_initiated_event_id=started.parent_initiated_event_id,
         parent_close_policy=parent_close_policy,
         root_run_id=started.root_run_id,
+        attributes=pack(started.attributes),
+        memo=pack(started.memo),
     )
 
 

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from durable.errors import StoreError
     from durable.store.deciding.rows import Rows, Seen
     from durable.store.deciding.wanted import Wanted
-    from durable.store.records import ClaimRuns, HistoryRow, WorkerRecord
+    from durable.store.records import (
+        ClaimRuns,
+        HistoryRow,
+        NamespaceRecord,
+        WorkerRecord,
+    )
 
 
 LOCK_SECONDS: Final = limits.LEASE_SECONDS / 3
@@ -58,6 +63,10 @@ class Tables(Protocol):
 
     def write(self, rows: Rows) -> None:
         """Write what was decided upon what was seen."""
+        ...
+
+    def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
+        """Insert a namespace, or change one; False if that cannot be."""
         ...
 
     def has_worker(self, worker_id: str) -> bool:

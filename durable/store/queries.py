@@ -13,11 +13,15 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from durable.search.conditions import Condition
+from durable.search.kinds import Kept
+from durable.search.orders import Order
 from durable.store.records import (
     AttemptRecord,
     HistoryRow,
     LoadedRun,
     MessageRecord,
+    NamespaceRecord,
     RunFilter,
     RunRecord,
     WorkerRecord,
@@ -120,6 +124,58 @@ class ListRuns(Query[list[RunRecord]], frozen=True):
 
     namespace: str
     where: RunFilter
+
+
+class SearchRuns(Query[list[RunRecord]], frozen=True):
+    """A page of the runs that a condition holds for, in order.
+
+    `after` is where the page before ended: the instant that `order` goes by, and run
+    id. At most `limits.LIST_PAGE_MAX`.
+
+    Raises:
+        QueryTooBroadError: no index tells these runs from so many others.
+    """
+
+    namespace: str
+    where: Condition | None = None
+    order: Order = Order()
+    after: tuple[int, str] | None = None
+    limit: int = 100
+
+
+class RunCounts(msgspec.Struct, frozen=True):
+    """How many runs there are.
+
+    Attributes:
+        total: so many were found.
+        is_complete: False if there may be more: not all were looked at.
+        groups: of each value; None stands for runs that have none.
+    """
+
+    total: int
+    is_complete: bool
+    groups: dict[Kept | None, int] = {}
+
+
+class CountRuns(Query[RunCounts], frozen=True):
+    """How many runs a condition holds for.
+
+    `group_by` is the name of a field, and whether every run has it.
+    """
+
+    namespace: str
+    where: Condition | None = None
+    group_by: tuple[str, bool] | None = None
+
+
+class ReadAttributeKinds(Query[dict[str, str]], frozen=True):
+    """The kind of each attribute that a run of the namespace has ever had."""
+
+    namespace: str
+
+
+class ReadNamespaces(Query[list[NamespaceRecord]], frozen=True):
+    """The namespaces that were created, by name."""
 
 
 # --- what a worker looks for ----------------------------------------------------------

@@ -79,6 +79,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         checkpoint_event_id: its newest checkpoint; replay begins there. 0 without one.
         epoch: grows with each write of a worker that does not own it before and after
             that. What a worker keeps of a run is of an epoch, and stale in the next.
+        attributes: what it is found by, as `durable.search.kinds.pack` writes it.
+        memo: what else was said of it, likewise.
         damage: why what the database holds cannot be read, or None. Other fields are
             what is left of it then, and mean little. Never stored.
     """
@@ -106,6 +108,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     state: str | None = None
     checkpoint_event_id: Position = 0
     epoch: Position = 0
+    attributes: str | None = None
+    memo: str | None = None
     damage: str | None = None
 
     @property
@@ -291,6 +295,7 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         LeaseLostError: an owner is set and this worker's lease is gone, or it names
             another worker.
         HistoryTakenError: the run id was used before.
+        AttributeTypeError: an attribute of its namespace has another type.
         WorkflowClosedError, WorkflowNotFoundError: the record begins an open child that
             is not to outlive its parent, and that parent is not open.
     """
@@ -346,6 +351,17 @@ class FoundRun(msgspec.Struct, frozen=True):
     first_data: str | None
 
 
+class Properties(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run says of itself, all of it, once it has changed any of that.
+
+    `namespace` is the run's. The others are as in its row.
+    """
+
+    namespace: str
+    attributes: str | None
+    memo: str | None
+
+
 class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Append what one workflow task decided; fenced.
 
@@ -374,6 +390,7 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             by a termination, or the run is another worker's, or has been since; nothing
             of this operation was kept.
         LeaseLostError: this worker's lease is gone; nothing was kept.
+        AttributeTypeError: an attribute of its namespace has another type; likewise.
     """
 
     run_id: str
@@ -399,6 +416,8 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the run published; None leaves it as it is."""
     checkpoint_event_id: int | None = None
     """The run's newest checkpoint; None leaves it as it is."""
+    properties: Properties | None = None
+    """Attributes and memo, if the turn changed them."""
     messages: tuple[PutMessage, ...] = ()
     """For other runs; one that was refused harms nothing else."""
     starts: tuple[StartRun, ...] = ()
@@ -539,6 +558,30 @@ class Terminated(msgspec.Struct, frozen=True):
     committed: Committed
 
 
+class NamespaceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A namespace that somebody has created.
+
+    Attributes:
+        retention_days: how long its closed runs are kept; None for ever.
+    """
+
+    namespace: str
+    created_at: Instant
+    retention_days: Position | None = None
+    description: str | None = None
+
+
+class PutNamespace(msgspec.Struct, frozen=True, kw_only=True):
+    """Create a namespace, or change one that was created. Result: whether it was done.
+
+    It is not if there is one and `is_new`, or none and not; nothing changes then. One
+    that is changed keeps its `created_at`.
+    """
+
+    record: NamespaceRecord
+    is_new: bool
+
+
 class DropReplies(msgspec.Struct, frozen=True, kw_only=True):
     """Delete replies that were read: run id and request id of each. Result: None."""
 
@@ -596,4 +639,5 @@ Operation: TypeAlias = (
     | ReleaseRuns
     | ReapWorkers
     | DropReplies
+    | PutNamespace
 )

@@ -24,6 +24,7 @@ from durable.store.lease import (
 )
 from durable.store.records import (
     ClaimRuns,
+    PutNamespace,
     ReapWorkers,
     ReleaseRuns,
     RepairRun,
@@ -155,6 +156,9 @@ class Transaction:
         self._tables.repair_run(run_id, operation.keep, operation.rows, due)
         return True
 
+    def _put_namespace(self, operation: PutNamespace) -> bool:
+        return self._tables.put_namespace(operation.record, is_new=operation.is_new)
+
     def _register(self, operation: RegisterWorker) -> WorkerRecord:
         if self.worker is not None and self._holds_lease():
             raise policies.worker_registered(self.worker)
@@ -197,6 +201,7 @@ class Transaction:
         ReleaseRuns: _release_runs,
         ReapWorkers: _reap,
         RepairRun: _repair,
+        PutNamespace: _put_namespace,
         RegisterWorker: _register,
         DrainWorker: _drain_worker,
         ReleaseWorker: _release_worker,

@@ -103,6 +103,10 @@ _WORDS: Final[dict[type[Any], _Words]] = {
         "{begun}", " completed", "good", "update_id took result"
     ),
     of.StateTransitioned: _Words("state", " published", fields="current"),
+    of.UpsertWorkflowSearchAttributes: _Words(
+        "attributes", " changed", fields="attributes source"
+    ),
+    of.WorkflowPropertiesModified: _Words("memo", " changed", fields="memo source"),
     of.StartChildWorkflowExecutionInitiated: _Words(
         "child {workflow_type}", " asked for", fields="summary workflow_id input source"
     ),

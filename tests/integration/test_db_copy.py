@@ -41,7 +41,7 @@ from durable.store.copying.side import Side
 from durable.store.memory.memory import MemoryStore
 from durable.store.queries import ReadMessages
 from durable.store.records import ReapWorkers, due_since
-from durable.store.sql.reads import fetch
+from durable.store.sql.fetching import fetch
 from durable.store.sql.schema import HEAD
 from durable.store.sql.tables import ATTEMPTS, HISTORY, RUNS
 from durable.store.sqlite.session import SqliteSession

@@ -25,7 +25,7 @@ from durable.core.history.payload import Payload
 from durable.doctor.findings import Check
 from durable.store.connect import connect
 from durable.store.copying.rows import TABLES
-from durable.store.sql.reads import fetch
+from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import ATTEMPTS, HISTORY, RUNS
 from durable.store.threads.sql_store import SqlStore
 from durable.testing.clock import VirtualClock

@@ -218,7 +218,10 @@ async def test_runs_of_an_old_file_go_on(path: Path) -> None:
 
 # What was taken away, or says who has a run, which is only while it is live.
 _CHANGED = {"fence", "is_active", "owner", "wake_at", "epoch"}
-_ADDED = {"durable_workers": {"status"}}
+_ADDED = {
+    "durable_workers": {"status"},
+    "durable_runs": {"attributes", "memo"},
+}
 
 
 def read_what_is_kept(connection: sqlite3.Connection, table: str) -> list[Any]:

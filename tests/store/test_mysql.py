@@ -31,7 +31,8 @@ from durable.store.mysql.url import parse
 from durable.store.queries import LoadRuns, ReadHistory
 from durable.store.records import StartRun
 from durable.store.servers.server_clock import ServerClock
-from durable.store.sql import reads, statements
+from durable.store.sql import statements
+from durable.store.sql.fetching import fetch
 from durable.store.store import Store
 from durable.testing.contract.rows import (
     NAMESPACE,
@@ -356,7 +357,7 @@ def rows_walked(session: MysqlSession, statement: Any, **values: Any) -> int:
         return sum(int(value) for _, value in found)
 
     before = count()
-    reads.fetch(session, statement, **values)
+    fetch(session, statement, **values)
     return count() - before
 
 

@@ -7,7 +7,7 @@ inherits from its parent is worked out when it is asked for.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -31,6 +31,8 @@ from durable.options import (
     to_microseconds,
     to_reuse_policy,
 )
+from durable.search.attributes import encode_attributes
+from durable.search.conditions import Attribute
 
 _E = TypeVar("_E", bound=enum.Enum)
 
@@ -47,6 +49,7 @@ class SharedOptions(TypedDict, total=False):
         id_reuse: whether another run may begin under the id of a closed one; of a
             child it may ("new_run") by default.
         memo: plain values kept with the run.
+        attributes: what it is found by, by `Attribute`.
         parent_close_policy: what becomes of the child when its parent closes.
         cancellation_type: what awaiting it does when cancelled.
         wait_for_cancellation: False is short for `ChildCancellationType.TRY_CANCEL`.
@@ -64,6 +67,7 @@ class SharedOptions(TypedDict, total=False):
     execution_timeout: Duration | None
     id_reuse: IdReuse
     memo: dict[str, Any]
+    attributes: Mapping[Attribute[Any], Any]
     parent_close_policy: ParentClosePolicy
     cancellation_type: ChildCancellationType
     wait_for_cancellation: bool
@@ -91,10 +95,11 @@ START_OPTIONS: Final = frozenset(
         "id_reuse",
         "memo",
         "retry",
+        "attributes",
     }
 )
 """Those that an engine heeds; the others speak of a parent."""
-CONTINUE_OPTIONS: Final = frozenset({"task_queue", "run_timeout", "memo"})
+CONTINUE_OPTIONS: Final = frozenset({"task_queue", "run_timeout", "memo", "attributes"})
 """Those that continuing as new heeds."""
 
 
@@ -185,6 +190,9 @@ def child_target(
         inherit_parent_timeout=options.get("inherit_parent_timeout", True),
         propagate_failures=options.get("propagate_failures", True),
         retry_policy=retry_of(options.get("retry"), where) or msgspec.UNSET,
+        attributes=encode_attributes(
+            options.get("attributes") or {}, f"attributes {where}"
+        ),
     )
     return ChildTarget(workflow_type, settings, summary, differing_input)
 

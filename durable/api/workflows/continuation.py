@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeGuard, overload
 
 from durable.api.sagas.ledger import has_steps_to_undo
@@ -24,6 +25,8 @@ from durable.core.loop.cancels import raise_owed
 from durable.core.runtime import ContinueAsNew, WorkflowRuntime, get_runtime
 from durable.errors import InvalidCallError
 from durable.options import Duration, check_id
+from durable.search.attributes import encode_attributes
+from durable.search.conditions import Attribute
 
 
 @overload
@@ -34,6 +37,7 @@ def continue_as_new(
     task_queue: str | None = None,
     run_timeout: Duration | None = None,
     memo: dict[str, Any] | None = None,
+    attributes: Mapping[Attribute[Any], Any] | None = None,
 ) -> NoReturn: ...
 @overload
 def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn: ...
@@ -55,7 +59,8 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
         **kwargs: with a call, the options below; without one, arguments by name.
         task_queue: where the new run runs; where this one does by default.
         run_timeout: the longest it may take; as for this one by default.
-        memo: plain values kept with it; those of this run by default. The options
+        memo: plain values kept with it; those that this run began with by default.
+        attributes: what it is found by; as this run is now by default. The options
             may also be those of the call, from `Workflow.options`.
 
     Raises:
@@ -77,6 +82,7 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
     given: ChildOptions = merge(call.child_options, kwargs)
     refuse_others(given, CONTINUE_OPTIONS, call.definition.name, "continue_as_new()")
     queue, memo = given.get("task_queue"), given.get("memo")
+    said = given.get("attributes")
     if queue is not None:
         check_id(queue, "task_queue of continue_as_new()")
     raise ContinueAsNew(
@@ -87,6 +93,9 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
             given.get("run_timeout"), "run_timeout of continue_as_new()"
         ),
         memo=None if memo is None else encode_memo(memo),
+        attributes=None
+        if said is None
+        else encode_attributes(said, "attributes of continue_as_new()"),
     )
 
 

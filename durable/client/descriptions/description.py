@@ -11,11 +11,19 @@ from typing import Any, Final
 import msgspec
 
 from durable.clock import from_datetime, to_datetime
+from durable.converter import json
 from durable.converter.failures import exception_of, show_remote
 from durable.core.history.codec import UNREADABLE
 from durable.core.history.payload import Failure, summary_of
-from durable.errors import InvalidOptionError, WorkflowStuckError
+from durable.errors import (
+    InvalidOptionError,
+    PayloadError,
+    UndecodableError,
+    WorkflowStuckError,
+)
 from durable.options import check_id
+from durable.search.attributes import decode_attributes
+from durable.search.kinds import unpack
 from durable.store.records import STUCK, RunRecord, RunStatus, due_since
 from durable.suggestions import ending_with_closest
 
@@ -32,6 +40,8 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
         stuck: why it is parked, or None.
         wake_at: when its next timer, retry or timeout is due, if it waits for one.
         owner: the worker that has it, or None.
+        attributes: what it is found by, by name.
+        memo: what else was said of it. Empty for runs that an older release started.
         root_workflow_id, root_run_id: the run at the top of its family: its parent's
             parent and so on; its own or that of its chain's first run without a
             parent. The workflow id is None if that run is not in the database any more.
@@ -55,11 +65,14 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     parent_run_id: str | None
     root_workflow_id: str | None
     root_run_id: str | None
+    attributes: dict[str, Any]
+    memo: dict[str, Any]
 
     @property
     def cursor(self) -> str:
         """Where it stands in a listing: `list(after=...)` goes on behind it."""
-        return _cursor(from_datetime(self.started_at), self.run_id)
+        closed_at = None if self.closed_at is None else from_datetime(self.closed_at)
+        return _cursor(from_datetime(self.started_at), closed_at, self.run_id)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data: instants as ISO 8601 text, no value of an error."""
@@ -98,18 +111,19 @@ def failure_as_dict(failure: Failure) -> dict[str, Any]:
     }
 
 
-def _cursor(started_at: int, run_id: str) -> str:
-    # The run id tells apart those that started at one instant.
-    return f"{started_at:x}.{run_id}"
+def _cursor(started_at: int, closed_at: int | None, run_id: str) -> str:
+    # Whatever the order is; the run id tells apart those of one instant.
+    closed = "" if closed_at is None else f"-{closed_at:x}"
+    return f"{started_at:x}{closed}.{run_id}"
 
 
 def cursor_of(record: RunRecord) -> str:
     """Where a run stands in a listing; see `RunDescription.cursor`."""
-    return _cursor(record.started_at, record.run_id)
+    return _cursor(record.started_at, record.closed_at, record.run_id)
 
 
-def read_cursor(text: object, name: str = "after") -> tuple[int, str]:
-    """The start and the run id that a cursor is made of.
+def read_cursor(text: object, name: str = "after") -> tuple[int, int | None, str]:
+    """The start, the end if there was one, and the run id that a cursor is made of.
 
     Args:
         text: the cursor.
@@ -123,7 +137,9 @@ def read_cursor(text: object, name: str = "after") -> tuple[int, str]:
     )
     try:
         if dot:
-            return int(instant, 16), check_id(run_id, "the run id of the cursor")
+            started, _, closed = instant.partition("-")
+            check_id(run_id, "the run id of the cursor")
+            return int(started, 16), int(closed, 16) if closed else None, run_id
     except ValueError:  # an InvalidIdError is one
         pass
     raise InvalidOptionError(
@@ -150,10 +166,30 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
         stuck=decode_stuck(record.stuck),
         root_workflow_id=root_workflow_id,
         root_run_id=root_run_id,
+        attributes=_read_attributes(record),
+        memo=read_memo(record),
     )
 
 
-_CHANGED: Final = "started_at closed_at wake_at stuck root_workflow_id root_run_id"
+def _read_attributes(record: RunRecord) -> dict[str, Any]:
+    with contextlib.suppress(*UNREADABLE):
+        return decode_attributes(unpack(record.attributes))
+    return {}
+
+
+def read_memo(record: RunRecord) -> dict[str, Any]:
+    """What a run's row says of its memo; nothing of what cannot be read."""
+    with contextlib.suppress(PayloadError, UndecodableError, *UNREADABLE):
+        return {
+            key: json.decode(value, Any, f"memo {key!r} of run {record.workflow_id!r}")
+            for key, value in unpack(record.memo).items()
+        }
+    return {}
+
+
+_CHANGED: Final = (
+    "started_at closed_at wake_at stuck root_workflow_id root_run_id attributes memo"
+)
 _AS_IN_THE_ROW: Final = tuple(
     name for name in RunDescription.__struct_fields__ if name not in _CHANGED.split()
 )

@@ -118,6 +118,7 @@ class ChildSettings(msgspec.Struct, frozen=True, gc=False):
     retry_policy: RetrySettings | msgspec.UnsetType = msgspec.UNSET
     last_result: Payload | msgspec.UnsetType = msgspec.UNSET
     last_failure: Failure | msgspec.UnsetType = msgspec.UNSET
+    attributes: dict[str, Payload] = {}
 
 
 class StartChildWorkflowExecution(_Command, frozen=True):
@@ -174,6 +175,20 @@ class SetState(_Command, frozen=True):
     current: Payload
 
 
+class UpsertWorkflowSearchAttributes(_Command, frozen=True):
+    """Change what the run is found by; null takes an attribute away."""
+
+    attributes: dict[str, Payload]
+    source: str = ""
+
+
+class ModifyWorkflowProperties(_Command, frozen=True):
+    """Change the run's memo; null takes a value away."""
+
+    memo: dict[str, Payload]
+    source: str = ""
+
+
 class ContinueAsNewWorkflowExecution(_Command, frozen=True):
     """End the run, and begin the next of its chain with a fresh history."""
 
@@ -184,6 +199,7 @@ class ContinueAsNewWorkflowExecution(_Command, frozen=True):
     run_timeout: int | None
     memo: dict[str, Payload]
     headers: dict[str, str]
+    attributes: dict[str, Payload] = {}
 
 
 class CompleteWorkflowExecution(_Command, frozen=True):
@@ -216,6 +232,8 @@ Command: TypeAlias = (
     | RequestCancelExternalWorkflowExecution
     | CompleteWorkflowExecutionUpdate
     | SetState
+    | UpsertWorkflowSearchAttributes
+    | ModifyWorkflowProperties
     | ContinueAsNewWorkflowExecution
     | CompleteWorkflowExecution
     | FailWorkflowExecution

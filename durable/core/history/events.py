@@ -24,6 +24,7 @@ from durable.core.history.commands import (
     CompleteWorkflowExecutionUpdate,
     ContinueAsNewWorkflowExecution,
     FailWorkflowExecution,
+    ModifyWorkflowProperties,
     RecordMarker,
     RequestCancelActivityTask,
     RequestCancelExternalWorkflowExecution,
@@ -33,6 +34,9 @@ from durable.core.history.commands import (
     SignalExternalWorkflowExecution,
     StartChildWorkflowExecution,
     StartTimer,
+)
+from durable.core.history.commands import (
+    UpsertWorkflowSearchAttributes as UpsertSearchAttributes,
 )
 from durable.core.history.payload import Failure, Payload, Payloads
 
@@ -98,6 +102,7 @@ class WorkflowExecutionStarted(_Input, frozen=True, kw_only=True):
     attempt: int = 1
     headers: dict[str, str] = {}
     memo: dict[str, Payload] = {}
+    attributes: dict[str, Payload] = {}
     known_request_ids: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     start_delay: int | msgspec.UnsetType = msgspec.UNSET
     retry_policy: RetrySettings | msgspec.UnsetType = msgspec.UNSET
@@ -234,6 +239,14 @@ class StateTransitioned(SetState, frozen=True):
     """The run published what it shows of itself."""
 
 
+class UpsertWorkflowSearchAttributes(UpsertSearchAttributes, frozen=True):
+    """The run changed what it is found by. Temporal calls the command alike."""
+
+
+class WorkflowPropertiesModified(ModifyWorkflowProperties, frozen=True):
+    """The run changed its memo."""
+
+
 class StartChildWorkflowExecutionInitiated(StartChildWorkflowExecution, frozen=True):
     """A child workflow was asked for."""
 
@@ -323,7 +336,8 @@ class CheckpointRecorded(_Input, frozen=True, kw_only=True):
 
     Replay begins at the newest of these. What else the run must know is carried here:
     how many operations of each kind it has had, unread signals, whether it was asked to
-    stop, the request ids it saw last, and what it has published.
+    stop, the request ids it saw last, what it has published, and its attributes and
+    memo if it has changed them.
     """
 
     input: Payloads
@@ -333,6 +347,8 @@ class CheckpointRecorded(_Input, frozen=True, kw_only=True):
     cancellation_reason: str | None = None
     request_ids: tuple[str, ...] = ()
     state: Payload | None = None
+    attributes: dict[str, Payload] | None = None
+    memo: dict[str, Payload] | None = None
 
 
 class WorkflowExecutionContinuedAsNew(ContinueAsNewWorkflowExecution, frozen=True):
@@ -362,6 +378,8 @@ Attributes: TypeAlias = (
     | WorkflowExecutionUpdateAccepted
     | WorkflowExecutionUpdateCompleted
     | StateTransitioned
+    | UpsertWorkflowSearchAttributes
+    | WorkflowPropertiesModified
     | StartChildWorkflowExecutionInitiated
     | ChildWorkflowExecutionStarted
     | StartChildWorkflowExecutionFailed

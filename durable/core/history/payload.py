@@ -7,7 +7,7 @@ payloads and passes them on; only the converter looks inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -53,6 +53,14 @@ def decode_payload(text: str) -> Payload:
 NULL: Final = Payload(json=msgspec.Raw(b"null"))
 
 Payloads = tuple[Payload, ...]
+
+
+def changed(
+    before: Mapping[str, Payload], changes: Mapping[str, Payload]
+) -> dict[str, Payload]:
+    """Return named values after a change; null takes one away."""
+    after = {**before, **changes}
+    return {name: value for name, value in after.items() if value != NULL}
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

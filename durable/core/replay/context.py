@@ -17,7 +17,11 @@ from types import CodeType
 from typing import Any, Final, TypeAlias, TypeVar
 
 from durable import limits
-from durable.core.history.commands import SetState
+from durable.core.history.commands import (
+    ModifyWorkflowProperties,
+    SetState,
+    UpsertWorkflowSearchAttributes,
+)
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -25,7 +29,7 @@ from durable.core.history.events import (
     CheckpointRecorded,
     WorkflowExecutionStarted,
 )
-from durable.core.history.payload import Failure, Payload, Payloads
+from durable.core.history.payload import Failure, Payload, Payloads, changed
 from durable.core.loop.cancels import Outlasting, sees_every_cancel
 from durable.core.loop.conditions import Conditions
 from durable.core.loop.loop import DeterministicLoop, TimerHandle, loop_delay, make_loop
@@ -81,6 +85,7 @@ class RunContext(OtherRuns):
         "_random",
         "_timer_count",
         "activities",
+        "attributes",
         "bug",
         "cancellation_reason",
         "checkpoint_event_id",
@@ -101,6 +106,7 @@ class RunContext(OtherRuns):
         "is_replaying",
         "loop",
         "main",
+        "memo",
         "on_unhandled",
         "outcome_ahead",
         "patches",
@@ -154,6 +160,7 @@ class RunContext(OtherRuns):
         self.deliveries: dict[int, DeliveryMachine] = {}
         self.has_had_children = False
         self.state: Payload | None = None
+        self.attributes, self.memo = started.attributes, started.memo
         # What a handler ended the run with, if it came before the main code's end.
         self.ending: BaseException | None = None
         self.has_ended = False
@@ -172,6 +179,10 @@ class RunContext(OtherRuns):
         self.started_at = checkpoint.started_at
         self.cancellation_reason = checkpoint.cancellation_reason
         self.state = checkpoint.state
+        if checkpoint.attributes is not None:
+            self.attributes = checkpoint.attributes
+        if checkpoint.memo is not None:
+            self.memo = checkpoint.memo
         self._activity_count = counts.get("activities", 0)
         self._timer_count = counts.get("timers", 0)
         self._child_count = counts.get("children", 0)
@@ -324,7 +335,8 @@ class RunContext(OtherRuns):
             root_workflow_id=started.root_workflow_id,
             root_run_id=started.root_run_id,
             headers=started.headers,
-            memo=started.memo,
+            memo=self.memo,
+            attributes=self.attributes,
             history_length=self.history_length,
             is_continue_as_new_suggested=(
                 self.history_length - self.checkpoint_event_id
@@ -523,6 +535,18 @@ class RunContext(OtherRuns):
         """Publish what the run shows of itself."""
         self.send(FactEntry(SetState(previous=self.state, current=state)))
         self.state = state
+
+    def upsert_attributes(self, changes: dict[str, Payload], source: str) -> None:
+        """Change what the run is found by; see the protocol."""
+        self.refuse_if_read_only("upsert_attributes()")
+        self.send(FactEntry(UpsertWorkflowSearchAttributes(changes, source)))
+        self.attributes = changed(self.attributes, changes)
+
+    def upsert_memo(self, changes: dict[str, Payload], source: str) -> None:
+        """Change the run's memo; see the protocol."""
+        self.refuse_if_read_only("upsert_memo()")
+        self.send(FactEntry(ModifyWorkflowProperties(changes, source)))
+        self.memo = changed(self.memo, changes)
 
     # --- bounded histories ------------------------------------------------------------
 

@@ -118,6 +118,8 @@ class RunDriver:
         """What the run carries on from here."""
         context = self.context
         assert context.checkpoint_input is not None  # noqa: S101 - it is why we are here
+        started = context.started
+        is_other = context.attributes is not started.attributes
         kept = list(self.request_ids)[-limits.REQUEST_IDS_KEPT :]
         return CheckpointRecorded(
             input=context.checkpoint_input,
@@ -127,6 +129,8 @@ class RunDriver:
             cancellation_reason=context.cancellation_reason,
             request_ids=tuple(kept),
             state=context.state,
+            attributes=context.attributes if is_other else None,
+            memo=context.memo if context.memo is not started.memo else None,
         )
 
     # --- a turn's inputs --------------------------------------------------------------
@@ -386,6 +390,7 @@ def _continue_command(
         run_timeout=started.run_timeout if timeout is None else timeout,
         memo=started.memo if going.memo is None else going.memo,
         headers=started.headers,
+        attributes=context.attributes if going.attributes is None else going.attributes,
     )
 
 

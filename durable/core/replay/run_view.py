@@ -129,6 +129,12 @@ class RunView:
             return ()
         return context.mailbox.unread()
 
+    def described(self) -> tuple[dict[str, Payload], dict[str, Payload]]:
+        """Attributes and memo, as the code has changed them."""
+        context = self._context
+        assert context is not None  # noqa: S101 - a turn was driven
+        return context.attributes, context.memo
+
     def query(self, name: str, input: Payloads) -> Payload:
         """Ask the code, on settled state. Raises what its handler raises.
 

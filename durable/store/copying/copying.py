@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from durable.errors import DatabaseUnavailableError, InvalidOptionError
 from durable.store.copying.rows import TABLES, Digest, Sum, check, disown
 from durable.store.copying.side import Side
-from durable.store.sql.reads import fetch
+from durable.store.sql.fetching import fetch
 from durable.store.sql.schema import COPYING, HEAD, prepare_for_copy
 from durable.store.sql.tables import RUNS, WORKERS
 

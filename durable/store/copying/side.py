@@ -11,7 +11,7 @@ from durable.errors import DatabaseUnavailableError, DurableError
 from durable.store.copying.rows import TABLES, Digest
 from durable.store.database import Blame
 from durable.store.sql import salvage, statements
-from durable.store.sql.reads import fetch
+from durable.store.sql.fetching import fetch
 from durable.store.sql.schema import VERSION_TABLE, read_revision
 from durable.store.sql.tables import INBOX
 

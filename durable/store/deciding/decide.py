@@ -39,7 +39,7 @@ from durable.store.records import (
 if TYPE_CHECKING:
     from durable.store.deciding.rows import Rows, Run, Seen
     from durable.store.deciding.wanted import Lack
-    from durable.store.records import WorkerRecord
+    from durable.store.records import Properties, WorkerRecord
 
 Outcomes: TypeAlias = list[tuple[Any, BaseException | None]]
 
@@ -172,6 +172,9 @@ class _Decision:
                 return MailArrived(messages=unseen)
         if follows != run.last_event_id:
             raise policies.position_taken(run.run_id)
+        properties = operation.properties
+        if properties is not None:
+            self._describe(run, properties)
         if rows:
             draft.append(run, rows)
         if operation.attempts:
@@ -209,6 +212,11 @@ class _Decision:
             ended=ended,
             cancelled=cancelled,
         )
+
+    def _describe(self, run: Run, properties: Properties) -> None:
+        if properties.attributes is not None:
+            self._draft.check_attributes(properties.namespace, properties.attributes)
+        self._draft.describe(run, properties)
 
     def _put_attempts(self, operation: CommitTask | RecordAttempts) -> None:
         attempts = self._draft.rows.attempts
@@ -261,6 +269,8 @@ class _Decision:
         # One that was not looked for is refused by its key.
         if self._seen.runs.get(record.run_id) is not None:
             raise policies.run_id_taken(record.run_id)
+        if record.attributes is not None:
+            draft.check_attributes(record.namespace, record.attributes)
         committed = Committed()
         if open_run is not None:
             committed = self._endings.terminate(open_run, operation.terminated_data)

@@ -6,20 +6,38 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 
+from durable.errors import AttributeTypeError
+from durable.search.kinds import kept_in, kinds_in
 from durable.store.deciding import rows as bits
 from durable.store.deciding.rows import Name, Rows, Run, age_of
 from durable.store.records import RUNNING, at_once
 
 if TYPE_CHECKING:
-    from durable.store.deciding.rows import ChainKey, End, NameKey, RequestKey, Seen
+    from collections.abc import Iterator
+
+    from durable.store.deciding.rows import (
+        AttributeRow,
+        ChainKey,
+        End,
+        NameKey,
+        RequestKey,
+        Seen,
+    )
     from durable.store.deciding.wanted import Lack
-    from durable.store.records import HistoryRow, RunRecord, RunStatus, StartRun
+    from durable.store.records import (
+        HistoryRow,
+        Properties,
+        RunRecord,
+        RunStatus,
+        StartRun,
+    )
 
 _CREATED: Final = bits.CREATED
 _CLOSED: Final = bits.CLOSED
 _MOVED: Final = bits.MOVED
 _PARKED: Final = bits.PARKED
 _PUBLISHED: Final = bits.PUBLISHED
+_DESCRIBED: Final = bits.DESCRIBED
 
 
 class UnseenError(Exception):
@@ -41,6 +59,7 @@ class Draft:
         self.rows = Rows()
         self._created: list[Run] = []
         self._begun: dict[str, list[Run]] = {}
+        self._described: dict[str, tuple[str, int, str | None]] = {}
 
     def lack(self, field: str, key: object) -> NoReturn:
         """Say what has to be seen."""
@@ -138,6 +157,31 @@ class Draft:
             end = found
         return end if row is None else (row[1], number or end[1], row[4])
 
+    def check_attributes(self, namespace: str, packed: str) -> None:
+        """Return if each attribute of a run is of the type that others know it by.
+
+        Raises:
+            AttributeTypeError: one is not.
+        """
+        new: dict[NameKey, str] = {}
+        for name, kind in kinds_in(packed).items():
+            key = (namespace, name)
+            known = self.rows.kinds.get(key)
+            if known is None:
+                try:
+                    known = self.seen.kinds[key]
+                except KeyError:
+                    self.lack("kinds", key)
+            if known is None:
+                new[key] = kind
+            elif known != kind:
+                raise AttributeTypeError(
+                    f"The attribute {name!r} is a {kind} here, and a {known} of"
+                    f" namespace {namespace!r}: a name has one type for ever.",
+                    hint="Give it another name.",
+                )
+        self.rows.kinds.update(new)
+
     # --- what becomes of it -----------------------------------------------------------
 
     def create(self, operation: StartRun, name: Name) -> Run:
@@ -173,6 +217,9 @@ class Draft:
             self._begun.setdefault(record.parent_run_id, []).append(run)
         if operation.rows:
             self.append(run, operation.rows)
+        if record.attributes is not None:
+            place = (record.namespace, record.started_at, record.attributes)
+            self._described[record.run_id] = place
         return run
 
     def append(self, run: Run, rows: list[HistoryRow]) -> None:
@@ -206,6 +253,15 @@ class Draft:
             run.checkpoint_event_id = checkpoint
         self._change(run, _PUBLISHED)
 
+    def describe(self, run: Run, properties: Properties) -> None:
+        """Set a run's attributes and memo."""
+        run.properties = properties
+        place = (properties.namespace, run.started_at, properties.attributes)
+        self._described[run.run_id] = place
+        if not run.changes & _CREATED and run.run_id not in self.rows.reindexed:
+            self.rows.reindexed.append(run.run_id)
+        self._change(run, _DESCRIBED)
+
     def close(self, run: Run, status: RunStatus, closed_at: int) -> None:
         """Close a run: nobody owns it, and it waits for nothing."""
         run.status = status
@@ -234,7 +290,26 @@ class Draft:
                 else self.find_record(run)
                 for run in self._created
             ]
+        if self._described:
+            self.rows.attributes = [
+                row for run_id in self._described for row in self._index(run_id)
+            ]
         return self.rows
+
+    def _index(self, run_id: str) -> Iterator[AttributeRow]:
+        namespace, started_at, packed = self._described[run_id]
+        for name, values in kept_in(packed).items():
+            for position, value in enumerate(values):
+                at = (run_id, name, position, namespace, started_at)
+                yield (
+                    (*at, value, None)
+                    if isinstance(value, str)
+                    else (
+                        *at,
+                        None,
+                        value,
+                    )
+                )
 
 
 def _complete(run: Run, record: RunRecord) -> RunRecord:
@@ -256,4 +331,7 @@ def _complete(run: Run, record: RunRecord) -> RunRecord:
             new |= {"owner": run.owner, "wake_at": run.wake_at, "epoch": run.epoch}
         if changes & _PARKED:
             new["stuck"] = run.stuck
+    if run.properties is not None:
+        new["attributes"] = run.properties.attributes
+        new["memo"] = run.properties.memo
     return msgspec.structs.replace(record, **new)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from durable.store.records import HistoryRow, RunRecord, RunStatus
+from durable.store.records import HistoryRow, Properties, RunRecord, RunStatus
 
 if TYPE_CHECKING:
     from durable.errors import DurableError
@@ -25,6 +25,8 @@ RequestKey: TypeAlias = tuple[str, str]
 """run id, request id; of a start: namespace, request id."""
 ChainKey: TypeAlias = tuple[str, str, str]
 """namespace, workflow id, first run id."""
+AttributeRow: TypeAlias = tuple[str, str, int, str, int, str | None, int | None]
+"""run id, name, position, namespace, start of the run, text, number."""
 End: TypeAlias = tuple[int, int, int]
 """Id of a run's newest event, number of its last workflow task, time of that event."""
 
@@ -40,6 +42,8 @@ PARKED: Final = 8
 """`stuck`, with those; None takes it away."""
 PUBLISHED: Final = 16
 """`state` and `checkpoint_event_id`; None leaves what is there."""
+DESCRIBED: Final = 32
+"""`properties`: attributes and memo."""
 
 
 class Run(msgspec.Struct, gc=False):
@@ -73,6 +77,7 @@ class Run(msgspec.Struct, gc=False):
     checkpoint_event_id: int | None = None
     last_row: HistoryRow | None = None
     record: RunRecord | None = None
+    properties: Properties | None = None
 
 
 class Name(msgspec.Struct):
@@ -101,6 +106,7 @@ class Seen(msgspec.Struct):
         messages: all that waits for a run, with its data; or why it cannot be read.
         children: the open children of a run.
         first_data: JSON of a run's first event; None if that row is gone.
+        kinds: of attributes, by namespace and name; None if none has that name yet.
     """
 
     has_worker: bool = False
@@ -120,6 +126,7 @@ class Seen(msgspec.Struct):
     ends: Mapping[str, End] = NOTHING
     records: Mapping[str, RunRecord] = NOTHING
     first_data: Mapping[str, str | None] = NOTHING
+    kinds: Mapping[NameKey, str | None] = NOTHING
 
 
 class Rows(msgspec.Struct):
@@ -136,6 +143,9 @@ class Rows(msgspec.Struct):
         letters: messages to insert, in the order of their sequences.
         last_sequence: the highest sequence that was given, if any was.
         replies: to be inserted or replaced; None stands for one to delete.
+        reindexed: runs whose attributes are to be deleted, before others are inserted.
+        attributes: rows of attributes to insert.
+        kinds: of attributes that are new, by namespace and name, to insert.
     """
 
     changed: list[Run] = []
@@ -148,6 +158,9 @@ class Rows(msgspec.Struct):
     emptied: list[str] = []
     letters: list[MessageRecord] = []
     last_sequence: int | None = None
+    reindexed: list[str] = []
+    attributes: list[AttributeRow] = []
+    kinds: dict[NameKey, str] = {}
 
 
 def age_of(run: Run) -> tuple[bool, int, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from durable.options import IdConflictPolicy
+from durable.search.kinds import kinds_in
 from durable.store.deciding import policies
 from durable.store.deciding.rows import NameKey, RequestKey
 from durable.store.records import (
@@ -42,8 +43,8 @@ _TERMINATE_EXISTING: Final = IdConflictPolicy.TERMINATE_EXISTING
 Lack: TypeAlias = tuple[str, Any]
 """A field of `Wanted`, and a key of it; None for a flag.
 
-Or of `Seen`, of what only `decide` asks for: `looked`, `chains`, `records` (with their
-ends), `messages`, `first_data`.
+Or of `Seen`, of what is rare: `looked`, `chains`, `records` (with their ends),
+`messages`, `first_data`, and `kinds`, which `want` asks for, too.
 """
 
 
@@ -99,7 +100,7 @@ class Wanted(msgspec.Struct):
     def is_narrow(self) -> bool:
         """Whether nothing of the runs matters but `places`."""
         return len(self.places) == len(self.runs) and not (
-            self.names or self.is_addressed or self.families
+            self.names or self.is_addressed or self.families or self.rare
         )
 
     @property
@@ -140,6 +141,9 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             if operation.starts:
                 for start in operation.starts:
                     _want_nested(wanted, start)
+            what = operation.properties
+            if what is not None and what.attributes is not None:
+                _want_kinds(wanted, what.namespace, what.attributes)
         elif kind is StartRun:
             _want_start(wanted, operation)
         elif kind is PutMessage:
@@ -171,12 +175,19 @@ def _want_start(wanted: Wanted, start: StartRun) -> None:
         wanted.runs.setdefault(record.run_id, ADDRESSED)
     if record.parent_run_id is not None and policies.needs_guardian(record):
         wanted.runs.setdefault(record.parent_run_id, ADDRESSED)
+    if record.attributes is not None:
+        _want_kinds(wanted, record.namespace, record.attributes)
     if start.messages:
         for message in start.messages:
             _want_message(wanted, message)
     if start.starts:
         for nested in start.starts:
             _want_nested(wanted, nested)
+
+
+def _want_kinds(wanted: Wanted, namespace: str, attributes: str) -> None:
+    kinds = wanted.rare.setdefault("kinds", {})
+    kinds.update(dict.fromkeys((namespace, name) for name in kinds_in(attributes)))
 
 
 def _want_nested(wanted: Wanted, start: StartRun) -> None:

@@ -14,6 +14,10 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
+from durable import limits
+from durable.search.conditions import matches
+from durable.search.kinds import kept_in
+from durable.search.run_fields import values_of
 from durable.store import queries
 from durable.store.deciding import policies
 from durable.store.lease import (
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
     from durable.clock import Clock
     from durable.observer import Observer
+    from durable.search.conditions import Condition
+    from durable.search.kinds import Kept
     from durable.store.deciding.decide import Outcomes
     from durable.store.queries import Query
     from durable.store.records import (
@@ -355,6 +361,42 @@ class MemoryStore:
         found.sort(key=lambda run: (run.started_at, run.run_id), reverse=True)
         return found[: policies.page_size(query.where)]
 
+    def _search(self, query: queries.SearchRuns) -> list[RunRecord]:
+        order, after = query.order, query.after
+        found: list[tuple[tuple[int, str], RunRecord]] = []
+        for run in self._matching(query.namespace, query.where):
+            instant = order.instant_of(run)
+            if instant is None:
+                continue
+            place = (instant, run.run_id)
+            is_next = after is None or (
+                place < after if order.is_descending else place > after
+            )
+            if is_next:
+                found.append((place, run))
+        found.sort(key=lambda one: one[0], reverse=order.is_descending)
+        page = max(0, min(query.limit, limits.LIST_PAGE_MAX))
+        return [run for _, run in found[:page]]
+
+    def _matching(self, namespace: str, where: Condition | None) -> list[RunRecord]:
+        runs = [r for r in self._database.runs.values() if r.namespace == namespace]
+        if where is None:
+            return runs
+        return [run for run in runs if matches(where, _reader(run))]
+
+    def _count(self, query: queries.CountRuns) -> queries.RunCounts:
+        runs = self._matching(query.namespace, query.where)
+        groups: Counter[Kept | None] = Counter()
+        if query.group_by is not None:
+            for run in runs:
+                groups.update(_reader(run)(*query.group_by) or (None,))
+        found = dict(groups.most_common(limits.COUNT_GROUPS_MAX))
+        return queries.RunCounts(len(runs), True, found)
+
+    def _read_kinds(self, query: queries.ReadAttributeKinds) -> dict[str, str]:
+        kinds = sorted(self._database.kinds.items())
+        return {name: kind for (place, name), kind in kinds if place == query.namespace}
+
     def _find_due(self, query: queries.FindDueRuns) -> list[str]:
         own = [] if self._worker is None else self._own_runs()
         due = sorted(
@@ -430,6 +472,12 @@ class MemoryStore:
         queries.ReadAttempts: lambda self, q: self._attempts_of(q.run_id),
         queries.FindRun: _find_run,
         queries.ListRuns: _list_runs,
+        queries.SearchRuns: _search,
+        queries.CountRuns: _count,
+        queries.ReadAttributeKinds: _read_kinds,
+        queries.ReadNamespaces: lambda self, _: [
+            row for _, row in sorted(self._database.namespaces.items())
+        ],
         queries.FindDueRuns: _find_due,
         queries.FindMailedRuns: _find_mailed,
         queries.FindClosedRuns: _find_closed,
@@ -441,6 +489,15 @@ class MemoryStore:
         queries.CountOwnedRuns: _count_owned,
         queries.CheckIntegrity: lambda _self, _query: [],
     }
+
+
+def _reader(run: RunRecord) -> Callable[[str, bool], tuple[Kept, ...]]:
+    attributes = kept_in(run.attributes)
+
+    def read(name: str, is_system: bool) -> tuple[Kept, ...]:
+        return values_of(run, name) if is_system else attributes.get(name, ())
+
+    return read
 
 
 def _ignore(result: object, error: BaseException | None) -> None:

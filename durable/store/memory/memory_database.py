@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from durable.store.records import (
         ClaimRuns,
         HistoryRow,
+        NamespaceRecord,
         ReplyRecord,
         WorkerRecord,
     )
@@ -59,6 +60,8 @@ class MemoryDatabase:
         self.replies: dict[tuple[str, str], ReplyRecord] = {}
         self.attempts: dict[tuple[str, int, int], AttemptRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
+        self.kinds: dict[tuple[str, str], str] = {}
+        self.namespaces: dict[str, NamespaceRecord] = {}
         self._latest_sequence = 0
 
     def open_runs(self) -> Iterator[RunRecord]:
@@ -134,6 +137,7 @@ class MemoryDatabase:
         seen.messages = {r: self.messages_of(r) for r in rare.get("messages", ())}
         firsts = {r: self.history[r].get(1) for r in rare.get("first_data", ())}
         seen.first_data = {r: None if e is None else e[5] for r, e in firsts.items()}
+        seen.kinds = {key: self.kinds.get(key) for key in rare.get("kinds", ())}
         self._look_for_mail(seen)
         return seen
 
@@ -218,6 +222,7 @@ class MemoryDatabase:
         for row in rows.history:
             self.history[row[0]][row[1]] = row
         self.attempts.update(rows.attempts)
+        self.kinds.update(rows.kinds)
         for reply_key, reply in rows.replies.items():
             if reply is None:
                 self.replies.pop(reply_key, None)
@@ -240,6 +245,9 @@ class MemoryDatabase:
             fields["state"] = run.state
         if run.checkpoint_event_id is not None:
             fields["checkpoint_event_id"] = run.checkpoint_event_id
+        if run.properties is not None:
+            fields["attributes"] = run.properties.attributes
+            fields["memo"] = run.properties.memo
         self.runs[run.run_id] = replace(record, **fields)
 
     def _write_mail(self, rows: Rows) -> None:
@@ -271,7 +279,17 @@ class MemoryDatabase:
         epoch = self.runs[run_id].epoch + 1
         self._change(run_id, owner=None, wake_at=due, epoch=epoch)
 
-    # --- what workers do --------------------------------------------------------------
+    # --- what is done by itself -------------------------------------------------------
+
+    def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
+        """See `Tables`."""
+        known = self.namespaces.get(record.namespace)
+        if is_new is (known is not None):
+            return False
+        if known is not None:
+            record = replace(record, created_at=known.created_at)
+        self.namespaces[record.namespace] = record
+        return True
 
     def has_worker(self, worker_id: str) -> bool:
         """See `Tables`."""

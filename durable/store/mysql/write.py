@@ -56,6 +56,8 @@ _RUNS: Final = _Insert([*statements.RUN_COLUMNS, tables.RUNS.c.open_key])
 _HISTORY: Final = _Insert(statements.HISTORY_COLUMNS)
 _ATTEMPTS: Final = _put([tables.ATTEMPTS.c[n] for n in salvage.ATTEMPT_FIELDS], 3)
 _REPLIES: Final = _put(list(tables.REPLIES.c), 2)
+_INDEX: Final = _Insert(list(tables.ATTRIBUTES.c))
+_KINDS: Final = _Insert(list(tables.ATTRIBUTE_KINDS.c))
 _I: Final = tables.INBOX.c
 _MESSAGES: Final = _Insert(
     [_I.sequence, _I.run_id, _I.request_id, _I.kind, _I.data, _I.created_at]
@@ -91,6 +93,15 @@ def write(rows: Rows) -> list[str]:
             (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
             for m in rows.letters
         )
+    found += [
+        f"DELETE FROM durable_attributes WHERE run_id = {literal(run_id)}"  # noqa: S608 - a literal
+        for run_id in rows.reindexed
+    ]
+    if rows.attributes:
+        found += _INDEX.fill(rows.attributes)
+    if rows.kinds:
+        # In one order, so that no two wait for each other.
+        found += _KINDS.fill(sorted((*key, kind) for key, kind in rows.kinds.items()))
     return found
 
 
@@ -126,6 +137,11 @@ def _update(run: Run) -> str:
             values.append(f"state = {literal(run.state)}")
         if run.checkpoint_event_id is not None:
             values.append(f"checkpoint_event_id = {literal(run.checkpoint_event_id)}")
+    if changes & bits.DESCRIBED and run.properties is not None:
+        values += (
+            f"attributes = {literal(run.properties.attributes)}",
+            f"memo = {literal(run.properties.memo)}",
+        )
     if not values:
         return ""
     key = literal(run.run_id)

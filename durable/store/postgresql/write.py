@@ -91,6 +91,12 @@ _PUBLISH: Final = _update(
     "state = coalesce(n.state, durable_runs.state), checkpoint_event_id ="
     " coalesce(n.checkpoint_event_id, durable_runs.checkpoint_event_id)",
 )
+_DESCRIBE: Final = _update(
+    ["attributes", "memo"], "attributes = n.attributes, memo = n.memo"
+)
+_UNINDEX: Final = _delete([tables.ATTRIBUTES.c.run_id])
+_INDEX: Final = _insert(list(tables.ATTRIBUTES.c))
+_KINDS: Final = _insert(list(tables.ATTRIBUTE_KINDS.c))
 _RUNS: Final = _insert([*statements.RUN_COLUMNS, tables.RUNS.c.open_key])
 _HISTORY: Final = _insert(statements.HISTORY_COLUMNS)
 _ATTEMPTS: Final = _put([tables.ATTEMPTS.c[n] for n in salvage.ATTEMPT_FIELDS], 3)
@@ -150,6 +156,14 @@ def write(rows: Rows) -> list[Statement]:
                 for m in rows.letters
             )
         )
+    if rows.reindexed:
+        found.append(_UNINDEX.fill([(run_id,) for run_id in rows.reindexed]))
+    if rows.attributes:
+        found.append(_INDEX.fill(rows.attributes))
+    if rows.kinds:
+        # In one order, so that no two wait for each other.
+        kinds = sorted((*key, kind) for key, kind in rows.kinds.items())
+        found.append(_KINDS.fill(kinds))
     return found
 
 
@@ -158,6 +172,7 @@ def _write_runs(changed: list[Run]) -> list[Statement]:
     moves: list[tuple[Any, ...]] = []
     parkings: list[tuple[Any, ...]] = []
     published: list[tuple[Any, ...]] = []
+    described: list[tuple[Any, ...]] = []
     for run in changed:
         changes = run.changes
         if changes & bits.CLOSED:
@@ -170,10 +185,14 @@ def _write_runs(changed: list[Run]) -> list[Statement]:
                 moves.append(move)
         if changes & bits.PUBLISHED:
             published.append((run.run_id, run.state, run.checkpoint_event_id))
+        what = run.properties
+        if changes & bits.DESCRIBED and what is not None:
+            described.append((run.run_id, what.attributes, what.memo))
     filled = (
         (_CLOSE, closings),
         (_MOVE, moves),
         (_PARK, parkings),
         (_PUBLISH, published),
+        (_DESCRIBE, described),
     )
     return [statement.fill(rows) for statement, rows in filled if rows]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from durable.store.records import HistoryRow
     from durable.store.servers.locked_look import LockedLook
 
-_SEEN_BY_DECIDE = frozenset({"records", "messages", "first_data"})
+_SEEN_BY_DECIDE = frozenset({"records", "messages", "first_data", "kinds"})
 
 
 class ServerTables(SqlTables, ABC):

@@ -19,7 +19,8 @@ from durable.store import queries
 from durable.store.deciding import policies
 from durable.store.queries import RunNews, UnownedRun
 from durable.store.records import LoadedRun
-from durable.store.sql import salvage, statements
+from durable.store.sql import salvage, searching, statements
+from durable.store.sql.fetching import fetch
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         AttemptRecord,
         HistoryRow,
         MessageRecord,
+        NamespaceRecord,
         RunRecord,
         WorkerRecord,
     )
@@ -37,30 +39,6 @@ _IDS_PER_STATEMENT: Final = 500
 _RUN_ID_OF_MESSAGE: Final = salvage.MESSAGE_FIELDS.index("run_id")
 _RUN_ID_OF_ATTEMPT: Final = salvage.ATTEMPT_FIELDS.index("run_id")
 _Record = TypeVar("_Record")
-
-
-def fetch(session: Session, statement: Any, **values: Any) -> list[Any]:
-    """Return bare tuples: building rows with names would take twice as long.
-
-    Text that is none comes as bytes, and is somebody's damage.
-    """
-    try:
-        return _fetch_once(session, statement, values)
-    except Exception as error:
-        tolerance = session.tolerate(error)
-        if tolerance is None:
-            raise
-        with tolerance:
-            return _fetch_once(session, statement, values)
-
-
-def _fetch_once(session: Session, statement: Any, values: dict[str, Any]) -> list[Any]:
-    result = session.connection.execute(statement, values)
-    try:
-        cursor = result.cursor
-        return [] if cursor is None else list(cursor.fetchall())
-    finally:
-        result.close()
 
 
 def _pages(ids: Sequence[str]) -> Iterator[list[str]]:
@@ -354,6 +332,18 @@ def _namespaces(session: Session, _: queries.ListNamespaces) -> list[str]:
     return found
 
 
+def _kinds(session: Session, query: queries.ReadAttributeKinds) -> dict[str, str]:
+    rows = fetch(session, statements.READ_KINDS, namespace=query.namespace)
+    return dict(rows)
+
+
+def _created_namespaces(
+    session: Session, _: queries.ReadNamespaces
+) -> list[NamespaceRecord]:
+    rows = fetch(session, statements.READ_NAMESPACES)
+    return [salvage.to_namespace(row) for row in rows]
+
+
 def _workers(session: Session, _: queries.ListWorkers) -> list[WorkerRecord]:
     rows = fetch(session, statements.LIST_WORKERS)
     return [salvage.salvage_worker(row) for row in rows]
@@ -398,6 +388,10 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.ReadAttempts: _each(_attempts),
     queries.FindRun: _found,
     queries.ListRuns: _each(_listed),
+    queries.SearchRuns: _each(searching.search),
+    queries.CountRuns: _each(searching.count),
+    queries.ReadAttributeKinds: _each(_kinds),
+    queries.ReadNamespaces: _each(_created_namespaces),
     queries.FindDueRuns: _own(_due),
     queries.FindMailedRuns: _own(_mailed),
     queries.FindClosedRuns: _each(_closed),

@@ -17,6 +17,7 @@ from durable.errors import CorruptHistoryError
 from durable.store.records import (
     AttemptRecord,
     MessageRecord,
+    NamespaceRecord,
     RunRecord,
     RunStatus,
     WorkerRecord,
@@ -25,7 +26,9 @@ from durable.store.records import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_Record = TypeVar("_Record", RunRecord, AttemptRecord, MessageRecord, WorkerRecord)
+_Record = TypeVar(
+    "_Record", RunRecord, AttemptRecord, MessageRecord, WorkerRecord, NamespaceRecord
+)
 
 # What this library adds to a row is no column of it.
 _OWN: Final = "damage"
@@ -33,6 +36,7 @@ RUN_FIELDS: Final = tuple(n for n in RunRecord.__struct_fields__ if n != _OWN)
 ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
 MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
 WORKER_FIELDS: Final = tuple(n for n in WorkerRecord.__struct_fields__ if n != _OWN)
+NAMESPACE_FIELDS: Final = NamespaceRecord.__struct_fields__
 _ENUMS: Final = {"status": "status", "state": "attempt state"}
 
 
@@ -53,6 +57,12 @@ def to_attempt(row: Sequence[Any]) -> AttemptRecord:
 def to_message(row: Sequence[Any]) -> MessageRecord:
     """Build a message from a row of `MESSAGE_FIELDS`; raises as `to_run` does."""
     return _convert(MessageRecord, dict(zip(MESSAGE_FIELDS, row, strict=True)))
+
+
+def to_namespace(row: Sequence[Any]) -> NamespaceRecord:
+    """Build a namespace from a row of its fields; raises as `to_run` does."""
+    fields = dict(zip(NAMESPACE_FIELDS, row, strict=True))
+    return _convert(NamespaceRecord, fields)
 
 
 def salvage_run(row: Sequence[Any]) -> RunRecord:
@@ -108,6 +118,8 @@ def _explain(kind: type[Any], fields: dict[str, Any], why: str) -> CorruptHistor
         hint = "A newer release may have written it: use that."
     if kind is WorkerRecord:
         name = f"Worker {fields['worker_id']!r}"
+    elif kind is NamespaceRecord:
+        name = f"Namespace {fields['namespace']!r}"
     else:
         name = f"Run {fields['run_id']!r}"
     if kind is AttemptRecord:

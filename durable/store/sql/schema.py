@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from durable.store.database import Session
 
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 """The newest revision in `migrations/versions`."""
 
 COPYING: Final = "copying "

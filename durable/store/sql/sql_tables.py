@@ -12,17 +12,19 @@ import msgspec
 
 from durable.errors import CorruptHistoryError
 from durable.store.sql import reads, salvage, statements
+from durable.store.sql.fetching import fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from durable.errors import DurableError
     from durable.store.database import Session
-    from durable.store.deciding.rows import ChainKey, End, Seen
+    from durable.store.deciding.rows import ChainKey, End, NameKey, Seen
     from durable.store.records import (
         ClaimRuns,
         HistoryRow,
         MessageRecord,
+        NamespaceRecord,
         RunRecord,
         WorkerRecord,
     )
@@ -50,7 +52,7 @@ class SqlTables:
         self._session = session
 
     def _fetch(self, statement: Any, **values: Any) -> list[Any]:
-        return reads.fetch(self._session, statement, **values)
+        return fetch(self._session, statement, **values)
 
     def _execute(self, statement: Any, **values: Any) -> Any:
         return self._session.connection.execute(statement, values)
@@ -90,6 +92,19 @@ class SqlTables:
             rows = self._fetch(statements.FIND_EVENT_DATA, **key)
             first_data[run_id] = rows[0][0] if rows else None
         seen.first_data = first_data
+        if "kinds" in rare:
+            seen.kinds = self._find_kinds(rare["kinds"])
+
+    def _find_kinds(self, keys: dict[NameKey, None]) -> dict[NameKey, str | None]:
+        kinds: dict[NameKey, str | None] = dict.fromkeys(keys)
+        for namespace in {namespace for namespace, _ in keys}:
+            names = [name for place, name in keys if place == namespace]
+            for page in chunks(names):
+                found = self._fetch(
+                    statements.FIND_KINDS, namespace=namespace, names=page
+                )
+                kinds.update(((namespace, name), kind) for name, kind in found)
+        return kinds
 
     def _find_messages(self, run_id: str) -> list[MessageRecord] | DurableError:
         rows = self._fetch(statements.LOAD_MESSAGES, run_ids=[run_id])
@@ -98,7 +113,23 @@ class SqlTables:
         except CorruptHistoryError as error:
             return error
 
-    # --- what workers do --------------------------------------------------------------
+    # --- what is done by itself -------------------------------------------------------
+
+    def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
+        """See `Tables`."""
+        key = {"namespace_": record.namespace}
+        if is_new == bool(self._fetch(statements.LOCK_NAMESPACE, **key)):
+            return False
+        said = {
+            "retention_days": record.retention_days,
+            "description": record.description,
+        }
+        if is_new:
+            own = {"namespace": record.namespace, "created_at": record.created_at}
+            self._execute(statements.INSERT_NAMESPACE, **own, **said)
+        else:
+            self._execute(statements.UPDATE_NAMESPACE, **key, **said)
+        return True
 
     def has_worker(self, worker_id: str) -> bool:
         """See `Tables`."""

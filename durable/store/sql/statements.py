@@ -22,8 +22,10 @@ from durable.store.sql.salvage import (
 )
 from durable.store.sql.tables import (
     ATTEMPTS,
+    ATTRIBUTE_KINDS,
     HISTORY,
     INBOX,
+    NAMESPACES,
     REPLIES,
     RUNS,
     WORKERS,
@@ -89,6 +91,8 @@ def run_values(record: RunRecord) -> tuple[Any, ...]:
         record.state,
         record.checkpoint_event_id,
         record.epoch,
+        record.attributes,
+        record.memo,
         record.workflow_id if record.status is RunStatus.RUNNING else None,
     )
 
@@ -517,4 +521,32 @@ DRAIN_WORKER: Final = (
     sa.update(WORKERS)
     .where(WORKERS.c.worker_id == sa.bindparam("holder"))
     .values(status=WorkerStatus.DRAINING.value)
+)
+
+# --- attributes and namespaces --------------------------------------------------------
+
+_KINDS: Final = sa.select(ATTRIBUTE_KINDS.c.name, ATTRIBUTE_KINDS.c.kind).where(
+    ATTRIBUTE_KINDS.c.namespace == sa.bindparam("namespace")
+)
+FIND_KINDS: Final = _KINDS.where(ATTRIBUTE_KINDS.c.name.in_(_many("names")))
+READ_KINDS: Final = _KINDS.order_by(ATTRIBUTE_KINDS.c.name)
+READ_NAMESPACES: Final = sa.select(
+    NAMESPACES.c.namespace,
+    NAMESPACES.c.created_at,
+    NAMESPACES.c.retention_days,
+    NAMESPACES.c.description,
+).order_by(NAMESPACES.c.namespace)
+LOCK_NAMESPACE: Final = (
+    sa.select(NAMESPACES.c.created_at)
+    .where(NAMESPACES.c.namespace == sa.bindparam("namespace_"))
+    .with_for_update()
+)
+INSERT_NAMESPACE: Final = sa.insert(NAMESPACES).inline()
+UPDATE_NAMESPACE: Final = (
+    sa.update(NAMESPACES)
+    .where(NAMESPACES.c.namespace == sa.bindparam("namespace_"))
+    .values(
+        retention_days=sa.bindparam("retention_days"),
+        description=sa.bindparam("description"),
+    )
 )

@@ -92,6 +92,8 @@ RUNS: Final = sa.Table(
     sa.Column("state", _json()),
     sa.Column("checkpoint_event_id", sa.Integer, nullable=False, server_default="0"),
     sa.Column("epoch", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("attributes", _json()),
+    sa.Column("memo", _json()),
     # What tells rows apart comes first, because keys are compared from the left.
     sa.UniqueConstraint("open_key", "namespace", name="durable_runs_open_key"),
     sa.UniqueConstraint("request_id", "namespace", name="durable_runs_request_id"),
@@ -137,6 +139,19 @@ listed_namespace: Final = _Listed(RUNS.c.namespace)
 unlisted_namespace: Final = _Unlisted(RUNS.c.namespace)
 """The namespace, for statements that find few runs by something else."""
 sa.Index("durable_runs_started_at", listed_namespace, RUNS.c.started_at)
+listed_type: Final = _Listed(RUNS.c.workflow_type)
+"""The workflow's name, for listings; whoever claims runs has a better index."""
+listed_status: Final = _Listed(RUNS.c.status)
+"""The status, likewise."""
+sa.Index("durable_runs_type", listed_type, RUNS.c.namespace, RUNS.c.started_at)
+sa.Index("durable_runs_status", listed_status, RUNS.c.namespace, RUNS.c.started_at)
+sa.Index(
+    "durable_runs_closed_at",
+    listed_namespace,
+    RUNS.c.closed_at,
+    sqlite_where=RUNS.c.closed_at.is_not(None),
+    postgresql_where=RUNS.c.closed_at.is_not(None),
+)
 # Closed runs are many, and have neither owner nor wake-up; many others wait for mail
 # alone. Leave them out where the database can.
 sa.Index(
@@ -246,6 +261,54 @@ WORKERS: Final = sa.Table(
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
     sa.Column("status", _id(32), nullable=False, server_default="running"),
+    sqlite_with_rowid=False,
+)
+
+# What runs are found by. A number stands for each value that is no text; a text has a
+# row for each of its words, and a list one for each of its texts.
+ATTRIBUTES: Final = sa.Table(
+    "durable_attributes",
+    METADATA,
+    sa.Column("run_id", _id(), primary_key=True),
+    sa.Column("name", _id(64), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("namespace", _place(), nullable=False),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("keyword", _id()),
+    sa.Column("number", sa.BigInteger),
+    sqlite_with_rowid=False,
+)
+# Each in the order of a listing. Without the condition PostgreSQL would take the one
+# for the other as long as it has not looked at the table.
+for _value in (ATTRIBUTES.c.keyword, ATTRIBUTES.c.number):
+    sa.Index(
+        f"durable_attributes_{_value.name}",
+        ATTRIBUTES.c.namespace,
+        ATTRIBUTES.c.name,
+        _value,
+        ATTRIBUTES.c.started_at,
+        ATTRIBUTES.c.run_id,
+        sqlite_where=_value.is_not(None),
+        postgresql_where=_value.is_not(None),
+    )
+
+# Rows are only ever added: whoever has seen one knows it for ever.
+ATTRIBUTE_KINDS: Final = sa.Table(
+    "durable_attribute_kinds",
+    METADATA,
+    sa.Column("namespace", _place(), primary_key=True),
+    sa.Column("name", _id(64), primary_key=True),
+    sa.Column("kind", _id(32), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+NAMESPACES: Final = sa.Table(
+    "durable_namespaces",
+    METADATA,
+    sa.Column("namespace", _place(), primary_key=True),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("retention_days", sa.Integer),
+    sa.Column("description", _json()),
     sqlite_with_rowid=False,
 )
 

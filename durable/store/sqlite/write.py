@@ -21,10 +21,11 @@ _CLOSED: Final = bits.CLOSED
 _MOVED: Final = bits.MOVED
 _PARKED: Final = bits.PARKED
 _PUBLISHED: Final = bits.PUBLISHED
+_DESCRIBED: Final = bits.DESCRIBED
 
 _RUN_COLUMNS: Final = ", ".join(salvage.RUN_FIELDS)
 _INSERT_RUNS: Final = ManyRows(
-    f"INSERT INTO durable_runs ({_RUN_COLUMNS}, open_key) VALUES", 24
+    f"INSERT INTO durable_runs ({_RUN_COLUMNS}, open_key) VALUES", 26
 )
 # Nearly every run begins as the first of its chain, with nothing to wait for; open, or
 # ended within its first turn.
@@ -110,6 +111,16 @@ _PUBLISH: Final = _update(
     " checkpoint_event_id = coalesce({}, checkpoint_event_id)",
     3,
 )
+_DESCRIBE: Final = _update("attributes = {}, memo = {}", 3)
+_UNINDEX: Final = ManyKeys("DELETE FROM durable_attributes WHERE run_id IN ({})")
+_INDEX: Final = ManyRows(
+    "INSERT INTO durable_attributes"
+    " (run_id, name, position, namespace, started_at, keyword, number) VALUES",
+    7,
+)
+_INSERT_KINDS: Final = ManyRows(
+    "INSERT INTO durable_attribute_kinds (namespace, name, kind) VALUES", 3
+)
 _PUT_ATTEMPTS: Final = ManyRows(
     f"INSERT OR REPLACE INTO durable_attempts ({', '.join(salvage.ATTEMPT_FIELDS)})"
     " VALUES",
@@ -175,6 +186,13 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
         _DELETE_INBOXES.fetch(cursor, rows.emptied)
     if rows.last_sequence is not None:
         _insert_messages(cursor, rows, rows.last_sequence)
+    if rows.reindexed:
+        _UNINDEX.fetch(cursor, rows.reindexed)
+    if rows.attributes:
+        _INDEX.execute(cursor, _flatten(rows.attributes))
+    if rows.kinds:
+        kinds = ((*key, kind) for key, kind in rows.kinds.items())
+        _INSERT_KINDS.execute(cursor, _flatten(kinds))
 
 
 def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
@@ -183,6 +201,7 @@ def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
     uptakes: list[Any] = []
     parkings: list[Any] = []
     published: list[Any] = []
+    described: list[Any] = []
     for run in changed:
         changes = run.changes
         if changes & _CLOSED:
@@ -199,6 +218,8 @@ def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
                 parkings += (*move, run.stuck)
         if changes & _PUBLISHED:
             published += (run.run_id, run.state, run.checkpoint_event_id)
+        if changes & _DESCRIBED and run.properties is not None:
+            described += (run.run_id, run.properties.attributes, run.properties.memo)
     if closings:
         _CLOSE_RUNS.execute(cursor, closings)
     if uptakes:
@@ -209,6 +230,8 @@ def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
         _PARK_RUNS.execute(cursor, parkings)
     if published:
         _PUBLISH.execute(cursor, published)
+    if described:
+        _DESCRIBE.execute(cursor, described)
 
 
 def _insert_runs(cursor: sqlite3.Cursor, records: list[RunRecord]) -> None:
@@ -264,6 +287,8 @@ def _is_plain(record: RunRecord) -> bool:
         and record.stuck is None
         and record.continued_from_run_id is None
         and record.state is None
+        and record.attributes is None
+        and record.memo is None
         and not record.checkpoint_event_id
         and not record.epoch
         and (

@@ -20,6 +20,7 @@ from durable.testing.contract.messages import MessageContract
 from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
 from durable.testing.contract.rows import Harness, Opened
+from durable.testing.contract.searching import SearchContract
 from durable.testing.contract.starts import StartContract
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class StoreContract(
     LeaseContract,
     ClaimContract,
     ReadContract,
+    SearchContract,
     ABC,
 ):
     """The contract of `durable.store.store.Store`, sentence by sentence.

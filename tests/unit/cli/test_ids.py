@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from durable import options
-from durable.cli.commands import list_runs as listing
+from durable.cli.commands.finding import list_runs as listing
 from durable.store.records import RunRecord, RunStatus
 from tests.unit.cli import orders_app as app
 from tests.unit.cli.invoking import APP, invoke, lines_of

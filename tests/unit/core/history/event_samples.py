@@ -35,6 +35,7 @@ from durable.core.history.events import (
     TimerFired,
     TimerStarted,
     UnreadSignal,
+    UpsertWorkflowSearchAttributes,
     WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
@@ -46,6 +47,7 @@ from durable.core.history.events import (
     WorkflowExecutionTimedOut,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
+    WorkflowPropertiesModified,
     WorkflowTaskStarted,
 )
 from durable.core.history.payload import NULL, Failure, Payload
@@ -247,6 +249,8 @@ ONE_OF_EACH: list[Attributes] = [
     accepted(),
     answered(),
     StateTransitioned(None, NULL),
+    UpsertWorkflowSearchAttributes({"customer": NULL}),
+    WorkflowPropertiesModified({"note": NULL}),
     checkpoint(),
     WorkflowTaskStarted(),
     WorkflowExecutionCancelRequested(reason=""),

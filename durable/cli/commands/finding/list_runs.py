@@ -1,34 +1,44 @@
-"""`durable list`."""
+"""`durable list` and `durable count`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from datetime import UTC, datetime
 from typing import Final
 
 import click
+import msgspec
 
 from durable import limits
 from durable.cli.connection import open_client, read_revision, require_database
 from durable.cli.output import is_colored, note, width_of, write_json, write_line
-from durable.cli.parameters import Word, standard_options
+from durable.cli.parameters import Word, payloads_option, standard_options
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN, STATUS_ROLES
 from durable.cli.views import run_view
 from durable.client.descriptions.description import cursor_of, read_cursor
-from durable.clock import from_datetime
-from durable.doctor.doctor import read_pages
+from durable.client.descriptions.searching import (
+    Listing,
+    RunCount,
+    listing,
+    to_search,
+)
 from durable.options import check_id
-from durable.store.queries import ListRuns
-from durable.store.records import STUCK, RunFilter, RunRecord, RunStatus
+from durable.store.queries import SearchRuns
+from durable.store.records import STUCK, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.suggestions import closest
 from durable.telling.escaping import escape
 from durable.telling.pieces import Piece, instant
 
 _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
+_where: Final = click.option(
+    "--where",
+    metavar="QUERY",
+    help="Only runs that a query holds for, as in \"customer = 'ann' AND StartTime >"
+    " '2026-01-31T12:00:00Z'\".",
+)
 
 
 @click.command("list")
@@ -48,6 +58,7 @@ _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
     metavar="INSTANT",
     help="Only runs that started before, as in 2026-11-21T19:00:00Z.",
 )
+@_where
 @click.option(
     "--after",
     metavar="CURSOR",
@@ -60,6 +71,7 @@ _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
     show_default=True,
     help="How many runs at most.",
 )
+@payloads_option
 @standard_options
 @pass_session
 def list_runs(
@@ -71,10 +83,12 @@ def list_runs(
     workflow_id: str | None,
     stuck: bool | None,
     before: datetime | None,
+    where: str | None,
     after: str | None,
     limit: int,
+    payloads: bool,
 ) -> None:
-    """List runs, newest first.
+    """List runs, newest first, or as ORDER BY of the query says.
 
     Runs of the library's own, such as schedules, show with their --type or --id. The
     runs of one --id are told apart by their run ids. If there are more than
@@ -83,34 +97,39 @@ def list_runs(
     """
     if status == STUCK and stuck is False:
         raise click.UsageError("--status stuck and --not-stuck exclude each other.")
-    where = RunFilter(
-        status=None if status in (None, STUCK) else RunStatus(status),
+    asked = listing(
+        where=where,
+        order_by=None,
+        status=status,
         workflow_type=(
             None if workflow_type is None else check_id(workflow_type, "--type")
         ),
         workflow_id=None if workflow_id is None else check_id(workflow_id, "--id"),
-        hides_own=workflow_type is None and workflow_id is None,
-        stuck=True if status == STUCK else stuck,
-        started_before=(
-            None if before is None else from_datetime(before.replace(tzinfo=UTC))
-        ),
-        after=None if after is None else read_cursor(after, "--after"),
+        stuck=stuck,
+        started_before=None if before is None else before.replace(tzinfo=UTC),
+        after=None,
+        limit=min(limit + 1, limits.LIST_PAGE_MAX),
     )
-    found = asyncio.run(_read(session, where, limit))
+    if after is not None:
+        read_cursor(after, "--after")
+        asked = msgspec.structs.replace(asked, after=after)
+    found = asyncio.run(_read(session, asked, limit, (workflow_type, workflow_id)))
     records = found[:limit]
     if session.is_json:
         for record in records:
-            write_json({**run_view(record), "cursor": cursor_of(record)})
+            view = run_view(record, payloads=payloads)
+            write_json({**view, "cursor": cursor_of(record)})
         return
     _write_table(records, by_run_id=workflow_id is not None)
     if len(found) > limit:
         note(f"there are more: add --after {cursor_of(records[-1])}")
 
 
-async def _read(session: Session, where: RunFilter, limit: int) -> list[RunRecord]:
+async def _read(
+    session: Session, asked: Listing, limit: int, named: tuple[str | None, str | None]
+) -> list[RunRecord]:
     """Read as many runs as are wanted, and one more if there is one."""
     records: list[RunRecord] = []
-    size = min(limit + 1, limits.LIST_PAGE_MAX)
     require_database(session)
     if not session.is_sqlite and read_revision(session) is None:
         note(
@@ -119,26 +138,28 @@ async def _read(session: Session, where: RunFilter, limit: int) -> list[RunRecor
         )
         return records
     async with open_client(session) as (_, store):
-        pages = read_pages(store, session.namespace, where, size=size)
-        async with contextlib.aclosing(pages):
-            async for page in pages:
-                records += page
-                if len(records) > limit:
-                    break
+        query = await to_search(store, session.namespace, asked)
+        while len(records) <= limit:
+            page = await store.read(query)
+            records += page
+            if len(page) < query.limit:
+                break
+            instant = query.order.instant_of(page[-1]) or 0
+            after = (instant, page[-1].run_id)
+            query = msgspec.structs.replace(query, after=after)
         if not records and not session.is_json:
-            await _note_closest(session, store, where)
+            await _note_closest(session, store, *named)
     return records
 
 
-async def _note_closest(session: Session, store: Store, where: RunFilter) -> None:
+async def _note_closest(
+    session: Session, store: Store, workflow_type: str | None, workflow_id: str | None
+) -> None:
     """Where nothing was found by a name, name what is there and like it."""
-    for name, key in (
-        (where.workflow_type, "workflow_type"),
-        (where.workflow_id, "workflow_id"),
-    ):
+    for name, key in ((workflow_type, "workflow_type"), (workflow_id, "workflow_id")):
         if name is not None:
-            newest = RunFilter(limit=limits.LIST_PAGE_MAX)
-            there = await store.read(ListRuns(session.namespace, newest))
+            newest = SearchRuns(session.namespace, limit=limits.LIST_PAGE_MAX)
+            there = await store.read(newest)
             close = closest(name, {getattr(record, key) for record in there})
             if close not in (None, name):
                 note(f"nothing is called {name!r}; did you mean {close!r}?")
@@ -172,3 +193,50 @@ def _write_table(records: list[RunRecord], *, by_run_id: bool) -> None:
         role = STATUS_ROLES.get(row[0], "plain")
         padded[0] = style.paint(Piece(padded[0], role))
         write_line("  ".join(padded).rstrip())
+
+
+@click.command("count")
+@_where
+@click.option(
+    "--by",
+    "group_by",
+    metavar="NAME",
+    help="Count by value: of an attribute, ExecutionStatus, WorkflowType, TaskQueue,"
+    " Version or Stuck.",
+)
+@standard_options
+@pass_session
+def count(session: Session, /, *, where: str | None, group_by: str | None) -> None:
+    """Count runs.
+
+    Counting ends at a million runs, or at 100,000 that had to be looked at one by one:
+    then it says "at least".
+    """
+    counts = asyncio.run(_count(session, where, group_by))
+    groups = [
+        (None if value is None else msgspec.to_builtins(value), size)
+        for value, size in counts.groups.items()
+    ]
+    if session.is_json:
+        write_json(
+            {
+                "total": counts.total,
+                "is_complete": counts.is_complete,
+                "groups": [{"value": value, "count": size} for value, size in groups],
+            }
+        )
+        return
+    prefix = "" if counts.is_complete else "at least "
+    for value, size in groups:
+        shown = "(none)" if value is None else escape(str(value))
+        write_line(f"{size:>12,}  {shown}")
+    write_line(
+        f"{prefix}{counts.total:,} runs"
+        if not groups
+        else f"{prefix}{counts.total:,} in all"
+    )
+
+
+async def _count(session: Session, where: str | None, group_by: str | None) -> RunCount:
+    async with open_client(session) as (engine, _):
+        return await engine.count(where=where, group_by=group_by)

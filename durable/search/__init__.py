@@ -1,0 +1,1 @@
+"""What runs are found by: attributes, conditions on them, the text of a query; pure."""

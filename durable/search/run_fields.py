@@ -1,0 +1,139 @@
+"""What every run has and may be found by: Temporal's names, and ours in Python."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any, Final
+
+from durable.errors import InvalidOptionError
+from durable.search.conditions import Condition, Field
+from durable.search.kinds import AttributeKind, Kept
+from durable.search.orders import Order, order_by
+from durable.suggestions import ending_with_closest
+
+STATUSES: Final = (
+    "running",
+    "completed",
+    "failed",
+    "cancelled",
+    "terminated",
+    "timed_out",
+    "continued_as_new",
+)
+_BY_WORD: Final = {s.replace("_", ""): s for s in STATUSES} | {"canceled": "cancelled"}
+_UNITS: Final = {"us": 1, "ms": 1_000, "s": 10**6, "m": 60 * 10**6, "h": 3600 * 10**6}
+_SPAN: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:us|ms|s|m|h))+")
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+
+
+class RunField(Field):
+    """Something that every run has, such as its status."""
+
+    is_system = True
+
+    def ascending(self) -> Order:
+        """List runs by this, the least first.
+
+        Raises:
+            InvalidOptionError: runs are listed by `started` and `closed` only.
+        """
+        return order_by(self.name, descending=False)
+
+    def descending(self) -> Order:
+        """List runs by this, the greatest first; raises as `ascending` does."""
+        return order_by(self.name)
+
+
+class _StatusField(RunField):
+    orders = frozenset()
+
+    def keep(self, value: object) -> Kept:
+        word = str(value).replace("_", "").lower()
+        if isinstance(value, str) and word in _BY_WORD:
+            return _BY_WORD[word]
+        raise InvalidOptionError(
+            f"{self.name} is {value!r}: give one of {', '.join(STATUSES)}"
+            f"{ending_with_closest(value, STATUSES)}"
+        )
+
+    def starts_with(self, prefix: str) -> Condition:
+        raise InvalidOptionError(f"{self.name} is one of {', '.join(STATUSES)}.")
+
+
+class _DurationField(RunField):
+    def keep(self, value: object) -> Kept:
+        """Return microseconds of a timedelta, of seconds, or of a text like 1h30m."""
+        if isinstance(value, timedelta):
+            return value // timedelta(microseconds=1)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return round(value * 1_000_000)
+        if isinstance(value, str) and _SPAN.fullmatch(value):
+            parts = _PART.findall(value)
+            return round(sum(float(number) * _UNITS[unit] for number, unit in parts))
+        raise InvalidOptionError(
+            f"{self.name} is {value!r}: give a timedelta, seconds, or a text such as"
+            " '1h30m'."
+        )
+
+
+class Run:
+    """What every run may be found by: `Run.status == "failed"`, `Run.started > noon`.
+
+    Attributes:
+        type: the workflow's name; `WorkflowType` in the text of a query, and so on.
+        status: as in `RunStatus`; a parked run is running.
+        closed: when it ended; an open run has none.
+        duration: from its start to its end; an open run has none.
+        stuck: whether it is parked.
+    """
+
+    type = RunField("WorkflowType", AttributeKind.KEYWORD)
+    id = RunField("WorkflowId", AttributeKind.KEYWORD)
+    run_id = RunField("RunId", AttributeKind.KEYWORD)
+    status = _StatusField("ExecutionStatus", AttributeKind.KEYWORD)
+    queue = RunField("TaskQueue", AttributeKind.KEYWORD)
+    version = RunField("Version", AttributeKind.KEYWORD)
+    started = RunField("StartTime", AttributeKind.DATETIME)
+    closed = RunField("CloseTime", AttributeKind.DATETIME)
+    duration = _DurationField("ExecutionDuration", AttributeKind.INT)
+    parent_id = RunField("ParentWorkflowId", AttributeKind.KEYWORD)
+    parent_run_id = RunField("ParentRunId", AttributeKind.KEYWORD)
+    root_run_id = RunField("RootRunId", AttributeKind.KEYWORD)
+    stuck = RunField("Stuck", AttributeKind.BOOL)
+
+
+RUN_FIELDS: Final[dict[str, RunField]] = {
+    field.name: field for field in vars(Run).values() if isinstance(field, RunField)
+}
+"""By the names of queries."""
+RUN_FIELDS["ExecutionTime"] = Run.started
+
+
+def values_of(record: Any, name: str) -> tuple[Kept, ...]:
+    """Return the values of such a field, of the row of a run."""
+    if name == "Stuck":
+        return (int(record.stuck is not None),)
+    if name == "ExecutionDuration":
+        closed = record.closed_at
+        return () if closed is None else (closed - record.started_at,)
+    value = getattr(record, COLUMN_OF[name])
+    if name == "RootRunId" and value is None:
+        value = record.first_run_id
+    return () if value is None else (value,)
+
+
+COLUMN_OF: Final = {
+    "WorkflowType": "workflow_type",
+    "WorkflowId": "workflow_id",
+    "RunId": "run_id",
+    "ExecutionStatus": "status",
+    "TaskQueue": "task_queue",
+    "Version": "version",
+    "StartTime": "started_at",
+    "CloseTime": "closed_at",
+    "ParentWorkflowId": "parent_workflow_id",
+    "ParentRunId": "parent_run_id",
+    "RootRunId": "root_run_id",
+}
+"""Which column of runs a field is."""
