@@ -53,8 +53,8 @@ def test_schedule_is_created_listed_and_shown_without_a_worker(reports: Path) ->
         (create("--jitter", "soon"), 2, "no duration"),
         (("schedules", "create", "s", f"{REPORTS}:report"), 2, "Say when"),
         (("schedules", "show", "nobody"), 3, "no schedule 'nobody'"),
-        (("schedules", "delete", "nobody"), 3, "no schedule 'nobody'"),
-        (("schedules", "list", "--after", "nobody"), 3, "no schedule 'nobody'"),
+        (("schedules", "delete", "none"), 3, "no schedule 'none'"),
+        (("schedules", "list", "--after", "noone"), 3, "no schedule 'noone'"),
         (
             ("schedules", "backfill", "s", "--from", "now", "--to", "2026-01-01"),
             2,
