@@ -12,7 +12,6 @@ from typing_extensions import TypedDict
 from durable.api.messages.messages import SignalCall
 from durable.api.workflows.child_options import retry_of, timeout_of
 from durable.core.history.commands import RetrySettings
-from durable.api.workflows.child_options import timeout_of
 from durable.core.history.payload import Payload
 from durable.options import (
     ALLOW_DUPLICATE,

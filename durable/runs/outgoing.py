@@ -32,7 +32,6 @@ from durable.core.history.events import (
     StartChildWorkflowExecutionFailed,
     StartChildWorkflowExecutionInitiated,
     StateTransitioned,
-    UnreadSignal,
     UpsertWorkflowSearchAttributes,
     WorkflowExecutionCanceled,
     WorkflowExecutionCancelRequested,
@@ -43,8 +42,8 @@ from durable.core.history.events import (
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
-    next_run_id,
     WorkflowPropertiesModified,
+    next_run_id,
 )
 from durable.core.history.payload import Failure
 from durable.core.messages import encode_message
