@@ -144,6 +144,7 @@ class ScheduleWorkflow:
         self._watch: asyncio.Task[None] | None = None
         self._ended: str | None = None
         self._shown: Payload | None = None
+        self._beside: list[Firing] = []
         self._is_starting = False
         self._is_stopping = False
         self._is_deleted = False
@@ -237,8 +238,10 @@ class ScheduleWorkflow:
         decision = state.decide(self._watch is not None)
         if decision.start is not None:
             self._begin(decision.start)
-        for firing in decision.beside:
-            await self._start_beside(firing)
+        self._beside = list(decision.beside)
+        while self._beside:
+            await self._start_beside(self._beside[0])
+            del self._beside[0]
         if decision.terminates:
             await self._stop(terminates=True)
         elif decision.cancels:
@@ -437,7 +440,17 @@ class ScheduleWorkflow:
             at += 1
         firing = Firing(at, overlap, True)
         self._put([firing])
+        # Who asks for its run then must find it, if it does not wait for another's end.
+        await wait_condition(lambda: self._is_deleted or self._is_settled(firing))
         return state.workflow_id(firing)
+
+    def _is_settled(self, firing: Firing) -> bool:
+        """Whether it has been started, was skipped, or waits for the open run."""
+        state = self._state
+        if firing in state.buffer:
+            overlap = firing.overlap or state.definition.overlap
+            return self._watch is not None and overlap is not ScheduleOverlap.ALLOW_ALL
+        return firing not in self._beside
 
     @update
     async def backfill(self, times: list[int], overlap: ScheduleOverlap | None) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from durable import (
     Calendar,
+    Engine,
     RunStatus,
     ScheduleDescription,
     Signal,
@@ -524,3 +525,14 @@ async def test_skipped_calendar_leaves_times_out() -> None:
         handle = await env.schedules.create("s", nap(), spec)
         await env.sleep("6h")
         assert [i[-9:-7] for i in ids(await handle.describe())] == ["01", "05", "06"]
+
+
+@pytest.mark.parametrize("overlap", ["skip", "allow_all"])
+async def test_run_of_a_trigger_is_there_when_the_call_returns(overlap: str) -> None:
+    async with Engine("memory://") as engine:
+        for number in range(10):
+            handle = await engine.schedules.create(
+                f"s{number}", nap(), "0 0 1 1 *", overlap=overlap
+            )
+            run = await engine.get(await handle.trigger())
+            await run.result()
