@@ -1,3 +1,4 @@
+# size: one tree: its drawing, and many short classes.
 """Every exception that `durable` raises on purpose, in one tree.
 
     DurableError
