@@ -17,6 +17,9 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
+Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
+NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
+memo upsert_attributes upsert_memo
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
 ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError

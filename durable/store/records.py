@@ -4,6 +4,8 @@ An operation is one atomic change. A store commits many operations in one transa
 yet each succeeds or fails by itself: one refused operation never harms its neighbours.
 """
 
+# size: rows and operations of one protocol, which are read together.
+
 from __future__ import annotations
 
 import enum

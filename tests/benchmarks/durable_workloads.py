@@ -13,7 +13,12 @@ from statistics import median
 from typing import Any
 
 from durable import Engine, RunStatus, Signal, activity, sleep, workflow
-from tests.benchmarks import message_workloads, resting_workloads, worker_workloads
+from tests.benchmarks import (
+    message_workloads,
+    resting_workloads,
+    search_workloads,
+    worker_workloads,
+)
 from tests.benchmarks.children import tell_parent
 from tests.benchmarks.databases import ServerYardstick, url_of, yardstick_of
 from tests.benchmarks.machine import Yardstick, resident_bytes
@@ -336,6 +341,8 @@ def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
         return message_workloads.run_workload(workload, directory, size)
     if workload in resting_workloads.WORKLOADS:
         return resting_workloads.run_workload(workload, directory, size)
+    if workload in search_workloads.WORKLOADS:
+        return search_workloads.run_workload(workload, directory, size)
     if workload in worker_workloads.WORKLOADS:
         return worker_workloads.run_workload(workload, directory, size)
 

@@ -78,6 +78,14 @@ def _replayed(raw: Raw, size: int) -> float:
     return size / max(1e-6, float(raw["seconds"]) - float(raw["empty_seconds"]))
 
 
+FOUND = Figure(
+    "found",
+    "page of runs by one attribute or field, the slowest (of 1,000,000)",
+    "found",
+    "s",
+    key("slowest"),
+    0.010,
+)
 FIGURES: list[Figure] = [
     # --- yardsticks
     Figure("commit", "one-row commit of this disk, p50", "commit", "s", key("seconds")),
@@ -273,6 +281,7 @@ FIGURES: list[Figure] = [
         lambda raw, size: float(raw["seconds"]) - float(raw["empty"]),
         0.050,
     ),
+    FOUND,
     Figure("queries", "query of a live run, p50", "queries", "s", key("p50"), 0.0003),
     Figure(
         "children",

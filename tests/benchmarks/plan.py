@@ -94,6 +94,13 @@ WORKLOADS = [
     Workload("schedules", (DURABLE,), _THOUSAND, databases=ALL, quick_once=True),
     Workload("shared", (DURABLE,), (20, 1_000, 1_000, 1_000), quick_once=True),
     Workload("opened", (DURABLE,), (20, 20_000, 100_000, 1_000_000), repetitions_max=1),
+    Workload(
+        "found",
+        (DURABLE,),
+        (20, 20_000, 100_000, 1_000_000),
+        repetitions_max=1,
+        databases=(SQLITE, POSTGRESQL),
+    ),
     Workload("queries", (DURABLE,), (5, 300, 500, 500)),
     Workload("children", (DURABLE,), _THOUSAND, times=3, databases=ALL),
     Workload("asked_across", (DURABLE,), (5, 100, 200, 200), databases=SERVERS),

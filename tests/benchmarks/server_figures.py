@@ -7,7 +7,15 @@ commit is compared with those of one connection of the bare driver, made beside 
 from dataclasses import replace
 
 from tests.benchmarks.databases import MARIADB, POSTGRESQL, SQLITE
-from tests.benchmarks.figures import Figure, Raw, key, per_thousand, rate, recovered
+from tests.benchmarks.figures import (
+    FOUND,
+    Figure,
+    Raw,
+    key,
+    per_thousand,
+    rate,
+    recovered,
+)
 
 
 def _in_commits(raw: Raw, size: int) -> float:
@@ -188,4 +196,5 @@ SERVER_FIGURES: list[Figure] = [
     ],
     *[_on_mariadb(figure) for figure in _EVERYWHERE],
     _on(SQLITE, "SQLite", _EVERYWHERE[-1]),
+    _on(POSTGRESQL, "PostgreSQL", FOUND),
 ]

@@ -136,8 +136,8 @@ async def test_code_that_takes_a_wrong_type_parks_and_says_why(url: str) -> None
     async with Engine(url) as engine:
         run = await engine.get("m", workflow=mistyped)
         async with asyncio.timeout(20):
-            while (found := await run.describe()).stuck is None:
-                await asyncio.sleep(0.01)
+            while (found := await run.describe()).stuck is None:  # noqa: ASYNC110 - another's doing
+                await asyncio.sleep(0.01)  # until it is so, or time is up
         assert "'customer' is a Int here, and a Keyword" in found.stuck.message
         assert await ids(engine, Run.stuck == True) == ["m"]  # noqa: E712 - a condition
 

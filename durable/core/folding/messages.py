@@ -14,15 +14,18 @@ from durable.core.folding.operations import Taker
 from durable.core.folding.run_state import PendingUpdate, Violations
 from durable.core.history.codec import UNREADABLE
 from durable.core.history.events import (
+    Attributes,
     CheckpointRecorded,
     HistoryEvent,
     MarkerRecorded,
     StateTransitioned,
     UnreadSignal,
+    UpsertWorkflowSearchAttributes,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionSignaled,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
+    WorkflowPropertiesModified,
 )
 from durable.core.history.payload import Payload
 from durable.core.machines.fact import DEAD_LETTER_MARKER, DeadLetter, find_dead_letter
@@ -53,6 +56,8 @@ class Messages:
             WorkflowExecutionUpdateCompleted: self._complete,
             MarkerRecorded: self._mark,
             StateTransitioned: self._publish,
+            UpsertWorkflowSearchAttributes: self._pass,
+            WorkflowPropertiesModified: self._pass,
         }
 
     def open(self) -> Iterator[str]:
@@ -145,6 +150,9 @@ class Messages:
 
     def _publish(self, event: HistoryEvent, change: StateTransitioned) -> None:
         self.published = change.current
+
+    def _pass(self, event: HistoryEvent, change: Attributes) -> None:
+        """What the run is found by says nothing of what it waits for."""
 
     def give_up(self) -> None:
         """Forget what is open: the code that begins anew knows nothing of it."""

@@ -5,6 +5,8 @@ The run context implements the workflow runtime by replay. It holds the operatio
 decides what the entries become.
 """
 
+# size: one protocol, implemented in one class.
+
 from __future__ import annotations
 
 import asyncio

@@ -33,6 +33,8 @@ RUN_KEYS = {
     "continued_from_run_id",
     "parent_workflow_id",
     "parent_run_id",
+    "attributes",
+    "memo",
 }
 
 
