@@ -20,7 +20,7 @@ from durable.store.queries import (
     ReadHistory,
     ReadNews,
 )
-from durable.store.sql import reads
+from durable.store.sql import fetching, reads
 from durable.store.store import Store
 from durable.testing.contract.rows import (
     NAMESPACE,
@@ -76,7 +76,7 @@ class Trips:
 def trips(monkeypatch: pytest.MonkeyPatch) -> Trips:
     trips = Trips()
     monkeypatch.setattr(reads, "answer", trips.note(reads.answer))
-    monkeypatch.setattr(reads, "fetch", trips.count(reads.fetch))
+    monkeypatch.setattr(reads, "fetch", trips.count(fetching.fetch))
     return trips
 
 
@@ -192,7 +192,7 @@ async def test_whole_histories_come_as_one_row_each(
         fetched += len(rows)
         return rows
 
-    reads_fetch = reads.fetch
+    reads_fetch = fetching.fetch
     monkeypatch.setattr(reads, "fetch", fetch)
     loaded = await store.read(LoadRuns([start.record.run_id for start in starts]))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from durable.store.deciding import rows as bits
@@ -123,48 +123,33 @@ def insert_all(table: sa.Table, rows: Iterable[Sequence[Any]]) -> Statement:
 
 def write(rows: Rows) -> list[Statement]:
     """Return the statements that write a group's rows."""
+    letters = [
+        (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
+        for m in rows.letters
+    ]
+    replies = [
+        (r.run_id, r.request_id, r.data, r.created_at)
+        for r in rows.replies.values()
+        if r is not None
+    ]
+    wanted: tuple[tuple[_ManyRows, Collection[Any]], ...] = (
+        (_RUNS, [statements.run_values(run) for run in rows.created]),
+        (_HISTORY, rows.history),
+        (_ATTEMPTS, [statements.attempt_values(a) for a in rows.attempts.values()]),
+        (_REPLIES, replies),
+        (_READ, [key for key, reply in rows.replies.items() if reply is None]),
+        (_TAKEN, rows.consumed),
+        (_TAKEN_REQUESTS, rows.consumed_requests),
+        (_EMPTIED, [(run_id,) for run_id in rows.emptied]),
+        (_MESSAGES, letters),
+        (_UNINDEX, [(run_id,) for run_id in rows.reindexed]),
+        (_INDEX, rows.attributes),
+        # In one order, so that no two wait for each other.
+        (_KINDS, sorted((*key, kind) for key, kind in rows.kinds.items())),
+    )
     # Who closes gives up its id before another takes it.
     found = _write_runs(rows.changed) if rows.changed else []
-    if rows.created:
-        found.append(_RUNS.fill(map(statements.run_values, rows.created)))
-    if rows.history:
-        found.append(_HISTORY.fill(rows.history))
-    if rows.attempts:
-        attempts = map(statements.attempt_values, rows.attempts.values())
-        found.append(_ATTEMPTS.fill(attempts))
-    if rows.replies:
-        put = [
-            (r.run_id, r.request_id, r.data, r.created_at)
-            for r in rows.replies.values()
-            if r is not None
-        ]
-        if put:
-            found.append(_REPLIES.fill(put))
-        read = [key for key, reply in rows.replies.items() if reply is None]
-        if read:
-            found.append(_READ.fill(read))
-    if rows.consumed:
-        found.append(_TAKEN.fill(rows.consumed))
-    if rows.consumed_requests:
-        found.append(_TAKEN_REQUESTS.fill(rows.consumed_requests))
-    if rows.emptied:
-        found.append(_EMPTIED.fill([(run_id,) for run_id in rows.emptied]))
-    if rows.letters:
-        found.append(
-            _MESSAGES.fill(
-                (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
-                for m in rows.letters
-            )
-        )
-    if rows.reindexed:
-        found.append(_UNINDEX.fill([(run_id,) for run_id in rows.reindexed]))
-    if rows.attributes:
-        found.append(_INDEX.fill(rows.attributes))
-    if rows.kinds:
-        # In one order, so that no two wait for each other.
-        kinds = sorted((*key, kind) for key, kind in rows.kinds.items())
-        found.append(_KINDS.fill(kinds))
-    return found
+    return found + [text.fill(values) for text, values in wanted if values]
 
 
 def _write_runs(changed: list[Run]) -> list[Statement]:
