@@ -8,6 +8,7 @@ the planner of the database believes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -317,7 +318,18 @@ def search(session: Session, query: SearchRuns) -> list[RunRecord]:
     Raises:
         QueryTooBroadError: no index tells these runs from so many others.
     """
-    return _Search(session, query).find()
+    with _at_one_instant(session):
+        return _Search(session, query).find()
+
+
+@contextlib.contextmanager
+def _at_one_instant(session: Session) -> Iterator[None]:
+    """Read in a transaction, which also says how PostgreSQL is to find rows."""
+    session.begin_reading()
+    try:
+        yield
+    finally:
+        session.rollback()
 
 
 # --- counts ---------------------------------------------------------------------------
@@ -325,6 +337,11 @@ def search(session: Session, query: SearchRuns) -> list[RunRecord]:
 
 def count(session: Session, query: CountRuns) -> RunCounts:
     """Count runs; as many as may be looked at."""
+    with _at_one_instant(session):
+        return _count_runs(session, query)
+
+
+def _count_runs(session: Session, query: CountRuns) -> RunCounts:
     parts = joined(query.where)
     if query.group_by == (Run.status.name, True) and not parts:
         return _count_by_status(session, query)
@@ -345,7 +362,7 @@ def count(session: Session, query: CountRuns) -> RunCounts:
 def _count_by_status(session: Session, query: CountRuns) -> RunCounts:
     """Count by the index of each status, which takes no look at any run."""
     by_status = {
-        status: count(
+        status: _count_runs(
             session, CountRuns(query.namespace, Run.status.compare("=", status))
         )
         for status in STATUSES
