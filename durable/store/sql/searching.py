@@ -9,7 +9,7 @@ the planner of the database believes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -330,7 +330,7 @@ def search(session: Session, query: SearchRuns) -> list[RunRecord]:
 
 
 @contextlib.contextmanager
-def _at_one_instant(session: Session) -> Iterator[None]:
+def _at_one_instant(session: Session) -> Generator[None]:
     """Read in a transaction, which also says how PostgreSQL is to find rows."""
     session.begin_reading()
     try:
