@@ -169,9 +169,10 @@ def keep(kind: AttributeKind, value: object, name: str) -> tuple[Kept, ...]:
         return (keep_one(kind, value, name),)
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise _wrong(name, value, "a list of texts")
-    items = [keep_keyword(item, name) for item in cast("Iterable[object]", value)]
+    listed = cast("Iterable[object]", value)
+    items = [keep_keyword(item, name) for item in listed]
     if len(items) > limits.KEYWORD_LIST_MAX:
-        raise _wrong(name, value, f"at most {limits.KEYWORD_LIST_MAX} texts")
+        raise _wrong(name, len(items), f"at most {limits.KEYWORD_LIST_MAX} texts")
     return tuple(dict.fromkeys(items))
 
 

@@ -76,12 +76,23 @@ def _indexes(dialect: str) -> list[tuple[str, str, list[str], str | None]]:
     ]
 
 
-def upgrade() -> None:
-    connection = op.get_bind()
-    dialect = op.get_context().dialect.name
-    # A server that keeps what a killed upgrade has made is left to go on from there.
-    found = sa.inspect(connection)
+def _read_present() -> set[str]:
+    """Names of tables, of columns of runs, and of indexes."""
+    if op.get_context().as_sql:
+        return set()
+    found = sa.inspect(op.get_bind())
     present = {column["name"] for column in found.get_columns("durable_runs")}
+    for table in ("durable_runs", *_tables()):
+        if found.has_table(table):
+            present.add(table)
+            present |= {str(index["name"]) for index in found.get_indexes(table)}
+    return present
+
+
+def upgrade() -> None:
+    dialect = op.get_context().dialect.name
+    # What a killed upgrade has made stays on MariaDB: go on from there.
+    present = _read_present() if dialect in _SERVERS else set()
     for name in ("attributes", "memo"):
         if name not in present:
             op.add_column("durable_runs", sa.Column(name, _json()))
@@ -94,12 +105,11 @@ def upgrade() -> None:
             f"{dialect}_collate": _SERVERS[dialect],
         }
     for table, columns in _tables().items():
-        if not found.has_table(table):
+        if table not in present:
             op.create_table(table, *columns, **options)
-    found = sa.inspect(connection)
     for name, table, columns_of, given in _indexes(dialect):
         full_name = f"{table}_{name}"
-        if full_name in {str(index["name"]) for index in found.get_indexes(table)}:
+        if full_name in present:
             continue
         where = None if given is None else sa.text(f"{given} IS NOT NULL")
         op.create_index(

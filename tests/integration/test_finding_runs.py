@@ -17,9 +17,11 @@ from durable import (
     Run,
     Signal,
     SyncEngine,
+    checkpoint,
     continue_as_new,
     get_attribute,
     memo,
+    sleep,
     upsert_attributes,
     upsert_memo,
     workflow,
@@ -47,9 +49,24 @@ async def ship(name: str) -> list[Any]:
 async def chain(left: int) -> int:
     upsert_attributes({amount: left})
     upsert_memo({"left": left})
+    if left == 2:
+        upsert_attributes({tags: ["first"]})
     if left:
         continue_as_new(left - 1)
     return left
+
+
+@workflow(checkpoint_every=10)
+async def counting(number: int) -> list[Any]:
+    if number == 0:
+        upsert_attributes({amount: 7})
+        upsert_memo({"by": None, "since": number})
+    while number < 30:
+        await sleep(0)
+        number += 1
+        checkpoint(number)
+    await go_on.receive()
+    return [get_attribute(customer), get_attribute(amount), memo()]
 
 
 @workflow
@@ -106,7 +123,20 @@ async def test_a_chain_keeps_its_attributes_and_the_memo_it_began_with(
 
     runs = await engine.list(where=customer == "ann")
     assert [run.attributes["amount"] for run in runs] == [0, 1, 2]
+    assert [run.attributes["tags"] for run in runs] == [["first"]] * 3
     assert [run.memo for run in runs] == [{"first": True, "left": n} for n in range(3)]
+
+
+async def test_a_checkpoint_carries_attributes_and_memo_on(url: str) -> None:
+    async with Engine(url) as engine:
+        run = await engine.start(
+            counting(0), id="n", attributes={customer: "ann"}, memo={"by": 1}
+        )
+        await run.signal(go_on("now"))
+        assert await run.result() == ["ann", 7, {"since": 0}]
+        kinds = [type(event.attributes).__name__ for event in await run.history()]
+        assert "CheckpointRecorded" in kinds
+        assert (await run.describe()).attributes == {"customer": "ann", "amount": 7}
 
 
 async def test_a_child_has_the_attributes_of_its_call(engine: Engine) -> None:

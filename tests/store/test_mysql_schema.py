@@ -118,18 +118,23 @@ async def test_tables_are_finished_that_a_killed_process_has_begun(
         f" WHERE table_schema = '{database}' AND index_name LIKE 'durable%'",
     )
     assert text.split(",") == [
+        "durable_attributes_keyword",
+        "durable_attributes_number",
         "durable_inbox_request_id",
         "durable_replies_created_at",
         *(
             f"durable_runs_{name}"
             for name in (
+                "closed_at",
                 "due",
                 "open_key",
                 "owner",
                 "parent",
                 "request_id",
                 "started_at",
+                "status",
                 "stuck",
+                "type",
                 "wake_at",
                 "workflow_id",
             )

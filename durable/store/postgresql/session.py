@@ -51,9 +51,15 @@ _SETTINGS: Final = {
 _SET: Final = ", ".join(
     f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()
 )
+# Likewise, and in order by an index rather than by a sort of all that it finds.
+_READING: Final = {
+    name: _SETTINGS[name] for name in ("idle_in_transaction_session_timeout", "jit")
+} | {f"enable_{how}": "off" for how in (*_WALKING, "bitmapscan", "sort")}
 _SET_READING: Final = Statement(
-    "SELECT set_config('idle_in_transaction_session_timeout',"
-    f" '{_SETTINGS['idle_in_transaction_session_timeout']}', true)"
+    "SELECT "
+    + ", ".join(
+        f"set_config('{name}', '{value}', true)" for name, value in _READING.items()
+    )
 )
 _HEADER: Final = (
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"  # noqa: S608 - constants

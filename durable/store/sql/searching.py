@@ -8,7 +8,8 @@ the planner of the database believes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -198,6 +199,16 @@ def _hinted(statement: Any, way: _Way) -> Any:
     return statement
 
 
+def _each_once(walk: sa.Subquery, way: _Way) -> sa.Subquery:
+    """Return each run of a walk once: a list has many values that may be asked for.
+
+    Not by the walk itself, which would then go by another index.
+    """
+    if way.table is not ATTRIBUTES or way.is_ordered:
+        return walk
+    return sa.select(walk.c.run_id).distinct().subquery("runs_once")
+
+
 # --- pages ----------------------------------------------------------------------------
 
 
@@ -230,7 +241,7 @@ class _Search:
             return self._fetch(self._sorted(statement, RUNS).limit(self._limit))
         steps = self._limit if way.is_ordered and not left else budget
         walk = self._walk(way, steps)
-        page = self._fetch(self._page(walk, way, left))
+        page = self._fetch(self._page(_each_once(walk, way), way, left))
         if len(page) == self._limit and way.is_ordered:
             return page
         ((walked,),) = self._fetch(sa.select(sa.func.count()).select_from(walk))
@@ -241,10 +252,7 @@ class _Search:
         statement = _hinted(sa.select(table.c.run_id), way).where(*way.clauses)
         if way.is_ordered:
             statement = self._sorted(statement.where(*self._after(table)), table)
-        elif table is ATTRIBUTES:
-            # A list may have several of the values that are asked for.
-            statement = statement.distinct()
-        return statement.limit(steps).subquery("walk")  # type: ignore[no-any-return]  # a select it is
+        return statement.limit(steps).subquery("steps")  # type: ignore[no-any-return]  # a select it is
 
     def _page(
         self, walk: sa.Subquery, way: _Way, left: list[Condition]
@@ -317,7 +325,18 @@ def search(session: Session, query: SearchRuns) -> list[RunRecord]:
     Raises:
         QueryTooBroadError: no index tells these runs from so many others.
     """
-    return _Search(session, query).find()
+    with _at_one_instant(session):
+        return _Search(session, query).find()
+
+
+@contextlib.contextmanager
+def _at_one_instant(session: Session) -> Generator[None]:
+    """Read in a transaction, which also says how PostgreSQL is to find rows."""
+    session.begin_reading()
+    try:
+        yield
+    finally:
+        session.rollback()
 
 
 # --- counts ---------------------------------------------------------------------------
@@ -325,6 +344,11 @@ def search(session: Session, query: SearchRuns) -> list[RunRecord]:
 
 def count(session: Session, query: CountRuns) -> RunCounts:
     """Count runs; as many as may be looked at."""
+    with _at_one_instant(session):
+        return _count_runs(session, query)
+
+
+def _count_runs(session: Session, query: CountRuns) -> RunCounts:
     parts = joined(query.where)
     if query.group_by == (Run.status.name, True) and not parts:
         return _count_by_status(session, query)
@@ -345,7 +369,7 @@ def count(session: Session, query: CountRuns) -> RunCounts:
 def _count_by_status(session: Session, query: CountRuns) -> RunCounts:
     """Count by the index of each status, which takes no look at any run."""
     by_status = {
-        status: count(
+        status: _count_runs(
             session, CountRuns(query.namespace, Run.status.compare("=", status))
         )
         for status in STATUSES
@@ -362,11 +386,10 @@ def _count(
 ) -> RunCounts:
     table = way.table
     walked = _hinted(sa.select(table.c.run_id), way).where(*way.clauses)
-    if table is ATTRIBUTES and not way.is_ordered:
-        walked = walked.distinct()
-    walk = walked.limit(steps).subquery("walk")
-    ((reached,),) = fetch(session, sa.select(sa.func.count()).select_from(walk))
-    if not left and query.group_by is None:
+    steps_taken = walked.limit(steps).subquery("steps")
+    ((reached,),) = fetch(session, sa.select(sa.func.count()).select_from(steps_taken))
+    walk = _each_once(steps_taken, way)
+    if not left and query.group_by is None and walk is steps_taken:
         return RunCounts(reached, reached < steps)
     joins: Any = walk.join(RUNS, RUNS.c.run_id == walk.c.run_id)
     keys: list[sa.ColumnElement[Any]] = []
