@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "terminate": ("stop", "terminate", "End a run at once; none of its code runs."),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
     "replay": ("replay", "replay", "Try recorded runs against today's code."),
+    "check": ("check", "check", "Try all open runs against new code: a deploy gate."),
     "doctor": ("doctor", "doctor", "Check the database for faults."),
     "db": ("db", "db", "Make, upgrade or look at the database's tables."),
 }
