@@ -8,6 +8,7 @@
     │   ├── InvalidOptionError
     │   ├── InvalidCallError          arguments do not fit the signature
     │   ├── NotRegisteredError        no workflow or activity of that name here
+    │   ├── VersionDeprecatedError    its version may not be started any more
     │   └── PayloadError              a value cannot be recorded as it is
     │       └── PayloadTooLargeError
     ├── WorkflowNotFoundError
@@ -127,6 +128,12 @@ class InvalidOptionError(InvalidInputError):
     """An option has a value that its rule forbids, or no option has that name."""
 
     code = "invalid_option"
+
+
+class VersionDeprecatedError(InvalidInputError):
+    """A workflow was started in a version whose last day is over."""
+
+    code = "version_deprecated"
 
 
 class InvalidCallError(InvalidInputError):

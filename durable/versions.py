@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import total_ordering
-from typing import Final
+from typing import Final, TypeAlias
 
 from durable.errors import InvalidOptionError
 
@@ -12,6 +12,7 @@ _NUMBER: Final = re.compile(r"0|[1-9]\d{0,17}")
 _LABELS: Final = re.compile(r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*")
 _OPERATOR: Final = re.compile(r">=|<=|==|!=|>|<")
 _SPACE: Final = re.compile(r"\s*")
+_Key: TypeAlias = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...]]
 _PARTS: Final = ("major", "minor", "patch")
 
 
@@ -35,7 +36,8 @@ class Version:
         reader = _Reader(text, what)
         version = reader.version(is_whole=True)
         reader.end()
-        self.text, self._key = text, version._key
+        self.text = text
+        self._key: _Key = version._key
 
     @classmethod
     def _make(cls, text: str, numbers: list[int], labels: str | None) -> Version:

@@ -296,7 +296,8 @@ def starts_of(
         # Later than this run in any case, so that it is the newest of its id.
         now = max(closing.time, run.started_at + 1)
         start = successor(run, going, unread, now)
-        if run.terms.can_run(going.task_queue, going.workflow_type):
+        version = start.record.version
+        if run.terms.can_run(going.task_queue, going.workflow_type, version):
             record = msgspec.structs.replace(start.record, owner=run.terms.worker_id)
             start = msgspec.structs.replace(start, record=record)
         starts.append(start)
@@ -337,6 +338,8 @@ def successor(
     started = msgspec.structs.replace(
         old,
         workflow_type=closing.workflow_type,
+        # Of another workflow, whichever version is there takes the run.
+        version=old.version if closing.workflow_type == old.workflow_type else None,
         input=closing.input,
         task_queue=closing.task_queue,
         run_id=closing.new_run_id,

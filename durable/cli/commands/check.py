@@ -138,47 +138,48 @@ async def _check(
 
 async def _histories(
     session: Session, wanted: _Wanted, progress: _Progress
-) -> AsyncIterator[list[HistoryRow]]:
+) -> AsyncIterator[tuple[list[HistoryRow], str | None]]:
     if wanted.files:
         progress.total = len(wanted.files)
         for path in wanted.files:
-            yield read_file(path)
+            yield read_file(path), None
         return
     where = RunFilter(
         status=None if wanted.is_all else RunStatus.RUNNING,
         workflow_type=wanted.workflow_type,
     )
     async with open_client(session) as (_, store):
-        run_ids = [
-            record.run_id
+        runs = [
+            (record.run_id, record.version)
             async for page in read_pages(store, session.namespace, where)
             for record in page
         ]
-        progress.total = len(run_ids)
-        for first in range(0, len(run_ids), _READ_TOGETHER):
-            page = run_ids[first : first + _READ_TOGETHER]
+        progress.total = len(runs)
+        for first in range(0, len(runs), _READ_TOGETHER):
+            some = runs[first : first + _READ_TOGETHER]
             # Reads that are asked for together share a trip.
-            for rows in await asyncio.gather(
-                *(store.read(ReadHistory(run_id)) for run_id in page)
-            ):
+            read = await asyncio.gather(
+                *(store.read(ReadHistory(run_id)) for run_id, _ in some)
+            )
+            for rows, (_, version) in zip(read, some, strict=True):
                 if rows:  # else it is gone by now
-                    yield rows
+                    yield rows, version
 
 
 async def _batches(
-    histories: AsyncIterator[list[HistoryRow]], sample: int | None
+    histories: AsyncIterator[tuple[list[HistoryRow], str | None]], sample: int | None
 ) -> AsyncIterator[Batch]:
     """Put histories together; of each shape no more than the sample."""
     batch: Batch = []
     events = 0
     seen: dict[int, int] = {}
-    async for rows in histories:
+    async for rows, version in histories:
         if sample is not None:
-            shape = _shape_of(rows)
+            shape = hash((version, _shape_of(rows)))
             seen[shape] = seen.get(shape, 0) + 1
             if seen[shape] > sample:
                 continue
-        batch.append(rows)
+        batch.append((rows, version))
         events += len(rows)
         if events >= BATCH_EVENTS:
             yield batch
@@ -276,7 +277,8 @@ def _explain(number: int, cause: Cause) -> Iterator[str]:
         f" ({shown}{f' and {more:,} more' if more else ''})"
     )
     if first.verdict == "skipped":
-        yield "   no module that was given defines this workflow"
+        which = "" if first.version is None else f" in version {escape(first.version)}"
+        yield f"   no module that was given goes on with this workflow{which}"
         return
     if first.recorded_at or first.code_at:
         yield f"   recorded  {escape(first.recorded_at or '-')}"

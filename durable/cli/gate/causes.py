@@ -52,6 +52,7 @@ def _key(replayed: Replayed) -> tuple[object, ...]:
     words = "" if is_placed else _OF_ONE_RUN.sub("", replayed.message or "")
     return (
         replayed.workflow_type,
+        replayed.version,
         replayed.verdict,
         replayed.recorded_at,
         replayed.code_at,

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Final, TypeAlias
 
 import click
 
@@ -21,8 +21,8 @@ from durable.errors import DurableError, WorkflowBlockedError
 from durable.store.records import HistoryRow
 from durable.worker.guards.guards import install_guards
 
-Batch = list[list[HistoryRow]]
-"""Histories that are sent to a child at once."""
+Batch: TypeAlias = list[tuple[list[HistoryRow], str | None]]
+"""Histories that are sent to a child at once, each with the version of its run."""
 
 BATCH_EVENTS: Final = 5_000
 # Batches on their way, for each child: one in work, one that waits.
@@ -109,12 +109,14 @@ def _replay_batch(
             return _Usage(error.format_message())
         install_guards()
         _loaded.add(modules)
-    return [_replay_in_time(rows, seconds) for rows in batch]
+    return [_replay_in_time(rows, version, seconds) for rows, version in batch]
 
 
-def _replay_in_time(rows: Sequence[HistoryRow], seconds: float) -> Replayed:
+def _replay_in_time(
+    rows: Sequence[HistoryRow], version: str | None, seconds: float
+) -> Replayed:
     with _interrupting(seconds):
-        return replay_rows(rows)
+        return replay_rows(rows, version)
 
 
 @contextmanager

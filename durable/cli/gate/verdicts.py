@@ -17,7 +17,7 @@ from durable.cli.gate.patches import patch_for
 from durable.cli.gate.places import first_line, place_of_ending, place_of_error
 from durable.cli.output import users_code_prints_to_stderr
 from durable.core.folding.fold import fold
-from durable.core.history.codec import decode_rows
+from durable.core.history.codec import at_version, decode_rows
 from durable.core.history.events import HistoryEvent, WorkflowExecutionStarted
 from durable.core.history.payload import Failure, summary_of
 from durable.core.replay.catching_up import catch_up, since_checkpoint
@@ -55,6 +55,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     workflow_type: str
     event_count: int
+    version: str | None = None
     message: str | None = None
     event_id: int | None = None
     recorded: str | None = None
@@ -65,10 +66,15 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     patch: str | None = None
 
 
-def replay_rows(rows: Sequence[HistoryRow]) -> Replayed:
-    """Replay one history as the database holds it."""
+def replay_rows(rows: Sequence[HistoryRow], version: str | None = None) -> Replayed:
+    """Replay one history as the database holds it.
+
+    Args:
+        rows: its rows.
+        version: which version's code; by default that which began it.
+    """
     try:
-        events, started = read_rows(rows)
+        events, started = read_rows(rows, version)
     except CorruptHistoryError as error:
         return Replayed(
             verdict="corrupt",
@@ -82,7 +88,7 @@ def replay_rows(rows: Sequence[HistoryRow]) -> Replayed:
 
 
 def read_rows(
-    rows: Sequence[HistoryRow],
+    rows: Sequence[HistoryRow], version: str | None = None
 ) -> tuple[list[HistoryEvent], WorkflowExecutionStarted]:
     """Decode a history; return its first event's facts apart.
 
@@ -90,6 +96,8 @@ def read_rows(
         CorruptHistoryError: it is no history.
     """
     events = decode_rows(rows)
+    if version is not None:
+        events = at_version(events, version)
     started = events[0].attributes if events else None
     if not isinstance(started, WorkflowExecutionStarted):
         raise CorruptHistoryError("It does not begin with WorkflowExecutionStarted.")
@@ -100,7 +108,7 @@ def replay_history(
     events: Sequence[HistoryEvent], started: WorkflowExecutionStarted
 ) -> Replayed:
     """Replay one history against the workflows that are registered."""
-    if started.workflow_type not in REGISTRY.workflows:
+    if REGISTRY.find_workflow(started.workflow_type, started.version) is None:
         return _verdict("skipped", events, started)
     with (
         users_code_prints_to_stderr(),
@@ -135,6 +143,7 @@ def _verdict(
         workflow_id=started.workflow_id,
         run_id=started.run_id,
         workflow_type=started.workflow_type,
+        version=started.version,
         event_count=len(events),
     )
 
