@@ -21,6 +21,7 @@ from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
 from durable.testing.contract.rows import Harness, Opened
 from durable.testing.contract.starts import StartContract
+from durable.testing.contract.versions import VersionContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 class StoreContract(
     LifecycleContract,
     StartContract,
+    VersionContract,
     CommitContract,
     MessageContract,
     DeliveryContract,
