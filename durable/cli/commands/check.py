@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import linecache
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
 
 from durable.cli.connection import open_client
-from durable.cli.gate.causes import Cause, causes_of
+from durable.cli.gate.causes import Cause, causes_of, count_of, explain
 from durable.cli.gate.children import BATCH_EVENTS, Batch, replay_in_children
 from durable.cli.gate.files import read_file
 from durable.cli.gate.junit import junit_of
+from durable.cli.gate.reading import list_all, read_histories
 from durable.cli.gate.verdicts import FAILING, Replayed
 from durable.cli.output import note, write_json, write_line
 from durable.cli.parameters import standard_options
 from durable.cli.processes.cores import usable_cores
 from durable.cli.session import Session, pass_session
-from durable.doctor.doctor import read_pages
 from durable.errors import NondeterminismError
-from durable.store.queries import ReadHistory
 from durable.store.records import HistoryRow, RunFilter, RunStatus
-from durable.telling.escaping import escape, escape_lines
 
-_READ_TOGETHER: Final = 64
 _SECONDS: Final = 10.0
 
 
@@ -149,21 +145,10 @@ async def _histories(
         workflow_type=wanted.workflow_type,
     )
     async with open_client(session) as (_, store):
-        runs = [
-            (record.run_id, record.version)
-            async for page in read_pages(store, session.namespace, where)
-            for record in page
-        ]
+        runs = await list_all(store, session.namespace, where)
         progress.total = len(runs)
-        for first in range(0, len(runs), _READ_TOGETHER):
-            some = runs[first : first + _READ_TOGETHER]
-            # Reads that are asked for together share a trip.
-            read = await asyncio.gather(
-                *(store.read(ReadHistory(run_id)) for run_id, _ in some)
-            )
-            for rows, (_, version) in zip(read, some, strict=True):
-                if rows:  # else it is gone by now
-                    yield rows, version
+        async for record, rows in read_histories(store, runs):
+            yield rows, record.version
 
 
 async def _batches(
@@ -251,48 +236,14 @@ def _tell(
         )
     else:
         for number, cause in enumerate(causes, 1):
-            for line in _explain(number, cause):
+            for line in explain(number, cause):
                 write_line(line)
-    counted = f"{_count(len(replayed), 'run')}, {_count(events, 'event')}"
+    counted = f"{count_of(len(replayed), 'run')}, {count_of(events, 'event')}"
     if broken:
-        told = _count(len(causes), "cause")
+        told = count_of(len(causes), "cause")
         raise NondeterminismError(
             f"{broken:,} of {counted} cannot go on with this code, for {told}.",
             hint="Write the patches, restore the code, or let the old version finish.",
         )
     if not session.is_json:
         note(f"All go on with this code: {counted}.")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _explain(number: int, cause: Cause) -> Iterator[str]:
-    first = cause.first
-    shown = ", ".join(map(escape, cause.examples))
-    more = cause.runs - len(cause.examples)
-    yield (
-        f"{number}. {escape(first.workflow_type)}: {_count(cause.runs, 'run')}"
-        f" ({shown}{f' and {more:,} more' if more else ''})"
-    )
-    if first.verdict == "skipped":
-        which = "" if first.version is None else f" in version {escape(first.version)}"
-        yield f"   no module that was given goes on with this workflow{which}"
-        return
-    if first.recorded_at or first.code_at:
-        yield f"   recorded  {escape(first.recorded_at or '-')}"
-        yield f"   code now  {escape(first.code_at or '-')}"
-        if first.code_at:
-            yield f"             {escape(_line_at(first.code_at))}"
-    for line in escape_lines(first.message or ""):
-        yield f"   {line}"
-    if first.patch:
-        yield "   patch"
-        for line in first.patch.splitlines():
-            yield f"       {escape(line)}"
-
-
-def _line_at(place: str) -> str:
-    file, _, line = place.rpartition(":")
-    return linecache.getline(file, int(line)).strip()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import linecache
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from durable.cli.gate.verdicts import FAILING, Replayed
+from durable.telling.escaping import escape, escape_lines
 
 _EXAMPLES: Final = 3
 # What tells two runs apart that break at one line: ids, sizes, places in memory.
@@ -64,3 +66,39 @@ def _key(replayed: Replayed) -> tuple[object, ...]:
 
 def _kind(described: str | None) -> str:
     return (described or "").partition("(")[0]
+
+
+def count_of(number: int, noun: str) -> str:
+    """Say how many there are of something."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def explain(number: int, cause: Cause) -> Iterator[str]:
+    """A cause in lines for people."""
+    first = cause.first
+    shown = ", ".join(map(escape, cause.examples))
+    more = cause.runs - len(cause.examples)
+    yield (
+        f"{number}. {escape(first.workflow_type)}: {count_of(cause.runs, 'run')}"
+        f" ({shown}{f' and {more:,} more' if more else ''})"
+    )
+    if first.verdict == "skipped":
+        which = "" if first.version is None else f" in version {escape(first.version)}"
+        yield f"   no module that was given goes on with this workflow{which}"
+        return
+    if first.recorded_at or first.code_at:
+        yield f"   recorded  {escape(first.recorded_at or '-')}"
+        yield f"   code now  {escape(first.code_at or '-')}"
+        if first.code_at:
+            yield f"             {escape(_line_at(first.code_at))}"
+    for line in escape_lines(first.message or ""):
+        yield f"   {line}"
+    if first.patch:
+        yield "   patch"
+        for line in first.patch.splitlines():
+            yield f"       {escape(line)}"
+
+
+def _line_at(place: str) -> str:
+    file, _, line = place.rpartition(":")
+    return linecache.getline(file, int(line)).strip()
