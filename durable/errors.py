@@ -1,3 +1,4 @@
+# size: one tree, of whose classes each has its few lines.
 """Every exception that `durable` raises on purpose, in one tree.
 
     DurableError
@@ -59,8 +60,6 @@
 Each class carries a stable `code`, used by the command line and in the errors
 reference. Errors survive pickling.
 """
-
-# size: one tree, of whose classes each has its few lines.
 
 from __future__ import annotations
 

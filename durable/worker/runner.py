@@ -391,9 +391,7 @@ class Runner:
         started, record = child_start(run, event, run.terms.new_run_id(), now)
         policy = IdReusePolicy(what.settings.id_reuse_policy)
         order = ChildOrder(run, event)
-        if run.terms.can_run(
-            started.task_queue, started.workflow_type, started.version
-        ):
+        if run.terms.can_run(record.task_queue, record.workflow_type, record.version):
             request = StartRun(
                 record=record,
                 rows=[],

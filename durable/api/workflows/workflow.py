@@ -89,4 +89,4 @@ def _define(decorated: Any, /, *, name: str | None, options: WorkflowOptions) ->
     return definition
 
 
-Workflow.decorate = staticmethod(_define)
+Workflow._decorate = staticmethod(_define)  # pyright: ignore[reportPrivateUsage]  # it needs both modules

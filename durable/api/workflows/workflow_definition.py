@@ -342,12 +342,12 @@ class Workflow(Unchanging, Generic[P, R]):
         check_option_names(options, VersionOptions.__annotations__, "workflow option")
         chosen: WorkflowOptions = {**options, "version": version}
         decorator: Any = functools.partial(
-            self.decorate, name=self.name, options=chosen
+            self._decorate, name=self.name, options=chosen
         )
         return cast("WorkflowDecorator", decorator)
 
-    decorate: ClassVar[Callable[..., Any]]
-    """What `@workflow` does with a function or a class."""
+    # What `@workflow` does with a function or a class; set where that is.
+    _decorate: ClassVar[Callable[..., Any]]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
         """Make a call value: nothing runs until an engine or a workflow takes it.
