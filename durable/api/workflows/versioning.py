@@ -11,8 +11,8 @@ import logging
 from datetime import UTC, date, datetime
 from typing import Any, Final, TypeAlias
 
+from durable.api.workflows.versions import Version, VersionRange
 from durable.errors import InvalidOptionError, VersionDeprecatedError
-from durable.versions import Version, VersionRange
 
 Versions: TypeAlias = dict[str, dict[str, Any]]
 """Workflows by name and by version; those without a version are not in it."""

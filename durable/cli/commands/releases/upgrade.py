@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import click
 
+from durable.api.workflows.versions import Version, VersionRange
 from durable.cli.connection import open_client
 from durable.cli.gate.causes import causes_of, count_of, explain
 from durable.cli.gate.children import BATCH_EVENTS, Batch, replay_in_children
@@ -20,7 +21,6 @@ from durable.errors import NondeterminismError
 from durable.options import check_id
 from durable.store.records import HistoryRow, RepairRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
-from durable.versions import Version, VersionRange
 
 
 @click.command("upgrade")

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from durable.api.registry import REGISTRY
+from durable.api.workflows.versions import Version
 from durable.cli.connection import open_client
 from durable.cli.gate.reading import list_all, read_histories
 from durable.cli.gate.verdicts import read_rows
@@ -24,7 +25,6 @@ from durable.store.queries import CountVersions, VersionCount
 from durable.store.records import RunFilter, RunStatus
 from durable.telling.escaping import escape
 from durable.telling.pieces import instant
-from durable.versions import Version
 
 
 class VersionLine(msgspec.Struct, frozen=True, kw_only=True):

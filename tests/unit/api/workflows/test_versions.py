@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable.api.workflows.versions import Version, VersionRange
 from durable.errors import InvalidOptionError
-from durable.versions import Version, VersionRange
 
 ORDERED = [  # as semver.org lists them
     "0.9.9",
