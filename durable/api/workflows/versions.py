@@ -40,7 +40,8 @@ class Version:
         self._key: _Key = version._key
 
     @classmethod
-    def _make(cls, text: str, numbers: list[int], labels: str | None) -> Version:
+    def of(cls, text: str, numbers: list[int], labels: str | None) -> Version:
+        """Make one of what was read; numbers that are missing are zero."""
         made = object.__new__(cls)
         padded = (*numbers, *[0] * (3 - len(numbers)))
         made.text = text
@@ -155,7 +156,7 @@ class _Reader:
             numbers.append(int(number))
         labels = self._labels("-", "a label of a pre-release")
         self._labels("+", "a label of a build")
-        return Version._make(self._text[begin : self._place], numbers, labels)
+        return Version.of(self._text[begin : self._place], numbers, labels)
 
     def end(self) -> None:
         if self._place != len(self._text):
