@@ -12,6 +12,7 @@
     │   ├── NotRegisteredError        no workflow or activity of that name here
     │   ├── AttributeTypeError        an attribute of that name has another type
     │   ├── QuerySyntaxError          the text of a query cannot be read; says where
+    │   ├── VersionDeprecatedError    its version may not be started any more
     │   └── PayloadError              a value cannot be recorded as it is
     │       └── PayloadTooLargeError
     ├── QueryTooBroadError            a query would have looked at too many runs
@@ -134,6 +135,12 @@ class InvalidOptionError(InvalidInputError):
     """An option has a value that its rule forbids, or no option has that name."""
 
     code = "invalid_option"
+
+
+class VersionDeprecatedError(InvalidInputError):
+    """A workflow was started in a version whose last day is over."""
+
+    code = "version_deprecated"
 
 
 class InvalidCallError(InvalidInputError):
@@ -538,12 +545,16 @@ class NondeterminismError(WorkflowTaskError):
         event_id: int | None = None,
         recorded: str | None = None,
         found: str | None = None,
+        recorded_at: str | None = None,
+        found_at: str | None = None,
     ) -> None:
-        """Name the position and both sides."""
+        """Name the position, both sides, and the `file:line` of each."""
         super().__init__(message, hint=hint)
         self.event_id = event_id
         self.recorded = recorded
         self.found = found
+        self.recorded_at = recorded_at
+        self.found_at = found_at
 
 
 class UndecodableError(WorkflowTaskError):

@@ -116,7 +116,7 @@ class RunWorld(RunStore):
         return Terms(
             worker_id=f"worker {self.workers}",
             max_tries=self.max_tries,
-            can_run=lambda queue, kind: True,
+            can_run=lambda queue, kind, version: True,
             knows_activity=lambda name: self.knows,
             new_run_id=lambda: "another run",
             new_replayer=lambda: Replayer(
@@ -266,7 +266,7 @@ class RunWorld(RunStore):
             run_id=RUN,
             first_run_id=RUN,
             request_id=RUN,
-            version=definition.version,
+            version=definition.own_version,
             run_timeout=run_timeout,
         )
         run = self.run = new_run(started, self.terms, CREATING, self.now)

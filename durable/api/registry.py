@@ -10,9 +10,10 @@ from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition, is_own
 from durable.api.resources import missing
+from durable.api.workflows.versioning import VERSIONS, Versions, enter, find
 from durable.api.workflows.workflow_definition import Workflow, workflow_of
 from durable.core.history.events import WorkflowExecutionStarted
-from durable.errors import DefinitionError
+from durable.errors import DefinitionError, NotRegisteredError
 
 
 class Registry:
@@ -22,14 +23,16 @@ class Registry:
         self,
         workflows: dict[str, Workflow[Any, Any]] | None = None,
         activities: dict[str, Activity[Any, Any]] | None = None,
+        versions: Versions | None = None,
     ) -> None:
         self.workflows = {} if workflows is None else workflows
+        self.versions: Versions = {} if versions is None else versions
         self.activities = {} if activities is None else activities
         self.fail_on: tuple[type[BaseException], ...] = ()
 
     def failing_on(self, classes: tuple[type[BaseException], ...]) -> Registry:
         """The same definitions, where these exceptions fail each run, too."""
-        failing = Registry(self.workflows, self.activities)
+        failing = Registry(self.workflows, self.activities, self.versions)
         failing.fail_on = classes
         return failing
 
@@ -64,7 +67,7 @@ class Registry:
         """Add a workflow, an activity, or a class's activities; False if it is none."""
         workflow = workflow_of(member)
         if workflow is not None:
-            self.workflows[workflow.name] = workflow
+            enter(self.workflows, self.versions, workflow)
         elif is_activity(member):
             if getattr(member, "instance", None) is not None:
                 raise DefinitionError(
@@ -97,8 +100,50 @@ class Registry:
         return found.failing_on(self.fail_on) if self.fail_on else found
 
     def code_of(self, started: WorkflowExecutionStarted) -> Workflow[Any, Any]:
-        """The code of a run by its first event; raises as `get_workflow` does."""
-        return self.get_workflow(started.workflow_type)
+        """The code of a run by its first event.
+
+        Raises:
+            NotRegisteredError: there is none, or none of that version.
+        """
+        name, version = started.workflow_type, started.version
+        found = self.find_workflow(name, version)
+        if found is None:
+            self.get_workflow(name)
+            here = ", ".join(sorted(self.versions.get(name, {}))) or "none"
+            raise NotRegisteredError(
+                f"No code here goes on with version {version!r} of workflow {name!r};"
+                f" here is: {here}.",
+                hint="Keep its code beside the new one, under"
+                f" @{name}.version({version!r}), or say which versions the new code"
+                " is compatible_with.",
+            )
+        return found.failing_on(self.fail_on) if self.fail_on else found
+
+    def find_workflow(
+        self, name: str, version: str | None
+    ) -> Workflow[Any, Any] | None:
+        """The code for runs of a workflow and version, if there is any."""
+        found: Workflow[Any, Any] | None = find(
+            self.workflows, self.versions, name, version
+        )
+        return found
+
+    def exact_versions(self) -> tuple[tuple[str, str], ...]:
+        """The versions of workflows whose own code is here: name and version."""
+        return tuple(
+            (name, version)
+            for name, known in self.versions.items()
+            for version in known
+        )
+
+    @property
+    def has_ranges(self) -> bool:
+        """Whether some code goes on with runs of other versions, too."""
+        return any(
+            each.release.compatible_with is not None
+            for known in self.versions.values()
+            for each in known.values()
+        )
 
     def get_activity(self, name: str) -> Activity[Any, Any]:
         """The activity of that name.
@@ -142,5 +187,5 @@ class Registry:
             raise missing(lacking, given)
 
 
-REGISTRY: Final = Registry(WORKFLOWS, ACTIVITIES)
+REGISTRY: Final = Registry(WORKFLOWS, ACTIVITIES, VERSIONS)
 """Everything that was decorated in this program."""

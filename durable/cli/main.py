@@ -47,6 +47,18 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "List, make and change schedules of workflows.",
     ),
     "replay": ("replay", "replay", "Try recorded runs against today's code."),
+    "check": (
+        "releases.check",
+        "check",
+        "Try all open runs against new code: a deploy gate.",
+    ),
+    "versions": ("releases.versions", "versions", "Which versions have open runs."),
+    "patches": (
+        "releases.versions",
+        "patches",
+        "Which patches open runs have, or lack.",
+    ),
+    "upgrade": ("releases.upgrade", "upgrade", "Move open runs to another version."),
     "doctor": ("doctor", "doctor", "Check the database for faults."),
     "db": ("db", "db", "Make, upgrade or look at the database's tables."),
 }

@@ -313,7 +313,12 @@ def _facts(record: RunRecord, now: int) -> Iterator[tuple[str, str]]:
     if record.status is RunStatus.RUNNING:
         is_due = record.wake_at is not None and record.wake_at <= now
         is_wanted = is_due or record.stuck is not None
-        none = "none; it waits for one that knows it" if is_wanted else "none, at rest"
+        which = "it" if record.version is None else f"version {record.version}"
+        none = (
+            f"none; it waits for one that knows {which}"
+            if is_wanted
+            else "none, at rest"
+        )
         yield "worker", record.owner or none
 
 

@@ -40,8 +40,8 @@ T = TypeVar("T")
 class LocalWorker(Protocol):
     """The worker in this process, as far as clients use it."""
 
-    def knows(self, workflow_type: str) -> bool:
-        """Whether it can drive runs of that type."""
+    def knows(self, workflow_type: str, version: str | None) -> bool:
+        """Whether it can drive runs of that type and version."""
         ...
 
     def start_run(

@@ -283,7 +283,8 @@ class Client:
             self,
             record.workflow_id,
             record.run_id,
-            self.registry.workflows.get(record.workflow_type, definition),
+            self.registry.find_workflow(record.workflow_type, record.version)
+            or definition,
             first_run_id=record.first_run_id,
             is_new=False,
         )
@@ -307,6 +308,10 @@ class Client:
     def _first_event(self, wanted: _Wanted) -> WorkflowExecutionStarted:
         """The event that a run begins with, with the workflow's own defaults."""
         definition, how = wanted.definition, wanted.how
+        if definition is None:
+            definition = self.registry.workflows.get(wanted.name)
+        if definition is not None:
+            definition.release.check_start(wanted.name, wanted.now)
         workflow_id, run_id = wanted.workflow_id, wanted.run_id
         request_id = how.request_id or run_id
         queue = how.task_queue or (definition.task_queue if definition else None)
@@ -327,7 +332,7 @@ class Client:
             ),
             root_workflow_id=workflow_id,
             root_run_id=run_id,
-            version=definition.version if definition else None,
+            version=definition.own_version if definition else None,
             identity=self.identity,
             headers=wanted.headers,
             memo=encode_memo(how.memo),
@@ -342,7 +347,7 @@ class Client:
             worker is not None
             and not started.start_delay
             and started.task_queue == self.task_queue
-            and worker.knows(started.workflow_type)
+            and worker.knows(started.workflow_type, started.version)
         )
 
     def _commit_start(
@@ -517,7 +522,8 @@ class Client:
             self,
             workflow_id,
             record.run_id,
-            definition or self.registry.workflows.get(record.workflow_type),
+            definition
+            or self.registry.find_workflow(record.workflow_type, record.version),
             first_run_id=record.first_run_id,
             is_pinned=run_id is not None,
             is_new=False,

@@ -17,7 +17,7 @@ import msgspec
 from durable.client.chain import Chain
 from durable.client.descriptions.description import decode_stuck, stuck_error
 from durable.converter.failures import exception_of, show_remote
-from durable.core.history.codec import decode_rows
+from durable.core.history.codec import at_version, decode_rows
 from durable.core.history.payload import Failure, Payload, Payloads
 from durable.core.loop.stacks import STACK_QUERY, TaskStack
 from durable.core.messages import (
@@ -114,7 +114,7 @@ async def _look(
     record = await chain.record()
     if record.stuck is not None and not is_stack:
         raise stuck_error(record, decode_stuck(record.stuck) or Failure())
-    if record.workflow_type not in connection.registry.workflows:
+    if not connection.registry.find_workflow(record.workflow_type, record.version):
         return None
     return (await _by_replay(chain, record, ask, is_stack=is_stack),)
 
@@ -132,7 +132,8 @@ async def _by_replay(
     """
     connection = chain.connection
     loaded = (await connection.store.read(LoadRuns([record.run_id])))[0]
-    history, now = decode_rows(loaded.rows), connection.store.now()
+    history = at_version(decode_rows(loaded.rows), record.version)
+    now = connection.store.now()
     is_open = loaded.record.status is RunStatus.RUNNING
     with catch_up(connection.registry.code_of, history, now) as (replayer, problem):
         if problem is None and is_open and not is_stack:

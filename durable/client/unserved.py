@@ -20,8 +20,8 @@ _log: Final = logging.getLogger("durable.client")
 _LOOK_SECONDS: Final = 20.0
 _PATIENCE_MICROSECONDS: Final = 60_000_000
 
-_Kind: TypeAlias = tuple[str, str]
-"""A task queue and a type of workflow."""
+_Kind: TypeAlias = tuple[str, str, str | None]
+"""A task queue, a type of workflow and its version."""
 
 
 class Unserved:
@@ -69,7 +69,8 @@ class Unserved:
         late: dict[_Kind, list[UnownedRun]] = {}
         for run in found:
             if now - self._seen[run.run_id] >= _PATIENCE_MICROSECONDS:
-                late.setdefault((run.task_queue, run.workflow_type), []).append(run)
+                kind = (run.task_queue, run.workflow_type, run.version)
+                late.setdefault(kind, []).append(run)
         for kind, runs in late.items():
             if kind not in self._named:
                 self._warn(runs)
@@ -78,10 +79,11 @@ class Unserved:
     def _warn(self, runs: list[UnownedRun]) -> None:
         run, more = runs[0], len(runs) - 1
         _log.warning(
-            "Nobody runs workflow %r on task queue %r: run %r (run id %s)%s has waited"
-            " for over %d s, and no open worker knows it. Start a worker with its code,"
-            " such as `durable worker MODULE`, on that task queue.",
+            "Nobody runs workflow %r%s on task queue %r: run %r (run id %s)%s has"
+            " waited for over %d s, and no open worker knows it. Start a worker with"
+            " its code, such as `durable worker MODULE`, on that task queue.",
             run.workflow_type,
+            "" if run.version is None else f" in version {run.version}",
             run.task_queue,
             run.workflow_id,
             run.run_id,

@@ -80,10 +80,10 @@ PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
 # A run begins later than the one that it continues, be it by a microsecond; and clocks
 # are corrected by less than a second all the time.
 _SOON: Final = 1_000_000
-# What a run's row repeats of its first event.
+# What a run's row repeats of its first event; not the version, which may be moved.
 _REPEATED: Final = (
     "namespace workflow_id run_id workflow_type task_queue first_run_id request_id"
-    " version continued_from_run_id parent_workflow_id parent_run_id"
+    " continued_from_run_id parent_workflow_id parent_run_id"
     " parent_initiated_event_id root_run_id"
 )
 _CLOSE_POLICIES: Final = {None, *(policy.value for policy in ParentClosePolicy)}

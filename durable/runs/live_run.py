@@ -34,7 +34,7 @@ class Terms(msgspec.Struct, eq=False):
 
     Attributes:
         max_tries: how often a turn that fails is tried before its run is set aside.
-        can_run: whether it would take a run of a queue and type itself.
+        can_run: whether it would take a run of a queue, type and version itself.
         knows_activity: whether it could run an activity of a name.
         new_run_id: makes an id for a run that is about to be started.
         new_replayer: makes a replayer that finds its workflow's code.
@@ -44,7 +44,7 @@ class Terms(msgspec.Struct, eq=False):
 
     worker_id: str
     max_tries: int
-    can_run: Callable[[str, str], bool]
+    can_run: Callable[[str, str, str | None], bool]
     knows_activity: Callable[[str], bool]
     new_run_id: Callable[[], str]
     new_replayer: Callable[[], Replayer]

@@ -328,7 +328,8 @@ def starts_of(
         # Later than this run in any case, so that it is the newest of its id.
         now = max(closing.time, run.started_at + 1)
         start = successor(run, going, now)
-        if run.terms.can_run(going.task_queue, going.workflow_type):
+        version = start.record.version
+        if run.terms.can_run(going.task_queue, going.workflow_type, version):
             record = msgspec.structs.replace(start.record, owner=run.terms.worker_id)
             start = msgspec.structs.replace(start, record=record)
         starts.append(start)
@@ -397,6 +398,10 @@ def successor(
     started = msgspec.structs.replace(
         run.started,
         workflow_type=closing.workflow_type,
+        # Of another workflow, whichever version is there takes the run.
+        version=run.started.version
+        if closing.workflow_type == run.started.workflow_type
+        else None,
         input=closing.input,
         task_queue=closing.task_queue,
         run_timeout=closing.run_timeout,

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from durable import limits
-from durable.core.history.codec import UNREADABLE, decode_rows
+from durable.core.history.codec import UNREADABLE, at_version, decode_rows
 from durable.core.history.events import (
     CHILD_OUTCOMES,
     DELIVERY_OUTCOMES,
@@ -73,7 +73,7 @@ def decode_loaded(
             f" {record.checkpoint_event_id} as its newest checkpoint, and its history"
             " holds no such event."
         )
-    history = decode_rows(rows)
+    history = at_version(decode_rows(rows), record.version)
     first = history[0].attributes if history else None
     if not isinstance(first, WorkflowExecutionStarted):
         raise CorruptHistoryError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from durable.core.history.codec import decode_rows, encode_events
+from durable.core.history.codec import at_version, decode_rows, encode_events
 from durable.core.history.events import (
     StateTransitioned,
     WorkflowExecutionUpdateCompleted,
@@ -175,7 +175,7 @@ def fail_run(
         effects.tell = [*effects.tell, *((token, False) for token in item.tokens)]
     messages.give_back_updates(left, effects)
     mail = [event for event in kept if is_message(event)]
-    history = decode_rows(loaded.rows)
+    history = at_version(decode_rows(loaded.rows), loaded.record.version)
     completion = run.replayer.fail_run(now, mail, history, failure)
     commit(run, completion, effects, now)
 

@@ -122,7 +122,12 @@ class Tables(Protocol):
         ...
 
     def repair_run(
-        self, run_id: str, keep: int, rows: Sequence[HistoryRow], due: int
+        self,
+        run_id: str,
+        keep: int,
+        rows: Sequence[HistoryRow],
+        due: int,
+        version: str | None,
     ) -> None:
         """Replace what follows a position, and leave the run at rest and due."""
         ...

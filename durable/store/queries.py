@@ -8,7 +8,7 @@ Where they speak of "this worker" and none is registered, the answer is empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -62,6 +62,21 @@ class UnownedRun(NamedTuple):
     workflow_id: str
     workflow_type: str
     task_queue: str
+    version: str | None = None
+
+
+class VersionCount(NamedTuple):
+    """The open runs of one workflow in one version, or in none."""
+
+    workflow_type: str
+    version: str | None
+    runs: int
+    oldest_started_at: int
+
+
+def sort_versions(found: Iterable[VersionCount]) -> list[VersionCount]:
+    """In the order of their names; those without a version come first."""
+    return sorted(found, key=lambda one: (one.workflow_type, one.version or ""))
 
 
 # --- one run, or some -----------------------------------------------------------------
@@ -204,6 +219,7 @@ class FindNextWakeUp(Query[int | None], frozen=True):
     """The earliest `wake_at` of this worker's own runs and of those it could claim."""
 
     workflow_types: Sequence[str]
+    versions: Sequence[tuple[str, str]] = ()
 
 
 class FindStuckRuns(Query[list[str]], frozen=True):
@@ -212,6 +228,23 @@ class FindStuckRuns(Query[list[str]], frozen=True):
     workflow_types: Sequence[str]
     after: str
     limit: int
+    versions: Sequence[tuple[str, str]] = ()
+
+
+class FindDueVersions(Query[list[tuple[str, str]]], frozen=True):
+    """The types and versions of runs at rest that are due by `until`, sorted.
+
+    On this worker's task queue, of these types; those without a version are left out.
+    """
+
+    workflow_types: Sequence[str]
+    until: int
+
+
+class CountVersions(Query[list[VersionCount]], frozen=True):
+    """How many open runs there are of each workflow and version, sorted."""
+
+    namespace: str
 
 
 class FindUnowned(Query[list[UnownedRun]], frozen=True):

@@ -540,17 +540,16 @@ class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Events after `keep` make room for `rows`, which follow it. The run is taken from its
     owner, whose next write is refused, and is at rest, unstuck and due at once: whoever
-    takes it finds out what it waits for. Nothing else may change a history that is
-    written.
-
-    Result: whether it was done. It is not if the run has closed, or if its history is
-    not at the positions `expected` any more.
+    takes it finds out what it waits for, with the code of `version` if that is given.
+    Nothing else may change a history that is written. Result: whether it was done; not
+    if the run has closed, or its history is not at the positions `expected` any more.
     """
 
     run_id: str
     expected: tuple[int, ...]
     keep: int
     rows: list[HistoryRow] = []
+    version: str | None = None
 
 
 class Terminated(msgspec.Struct, frozen=True):
@@ -594,9 +593,9 @@ class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
     """Make this worker the owner of runs at rest that are due; fenced.
 
     Takes runs of `workflow_types` in this worker's namespace and on its task queue, at
-    most `limit`, by the oldest wake-up. With `stuck_after` it takes stuck ones instead,
-    due or not, that come after this run id; by run id. They are stuck no more: their
-    owner tries them with its own code.
+    most `limit`, by the oldest wake-up; runs that have a version only if `versions` has
+    the pair of type and version. With `stuck_after` it takes stuck ones instead, due or
+    not, after this run id; by run id. They are stuck no more: their owner tries them.
 
     Result: of each run taken its new epoch, in order.
     """
@@ -604,6 +603,7 @@ class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
     workflow_types: tuple[str, ...]
     limit: int
     stuck_after: str | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,7 +153,9 @@ class Transaction:
         if self._tables.find_positions(run_id) != operation.expected:
             return False
         due = at_once(self._clock.now())
-        self._tables.repair_run(run_id, operation.keep, operation.rows, due)
+        self._tables.repair_run(
+            run_id, operation.keep, operation.rows, due, operation.version
+        )
         return True
 
     def _put_namespace(self, operation: PutNamespace) -> bool:

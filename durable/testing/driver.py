@@ -242,7 +242,7 @@ class Driver:
             request_id=self._run_id,
             root_workflow_id=self._workflow_id,
             root_run_id=self._run_id,
-            version=definition.version,
+            version=definition.own_version,
         )
 
     def completed(

@@ -19,6 +19,7 @@ from durable.runs.inputs import Harmed
 from durable.store.queries import (
     FindClosedRuns,
     FindDueRuns,
+    FindDueVersions,
     FindMailedRuns,
     FindNextWakeUp,
     FindStuckRuns,
@@ -74,6 +75,7 @@ class Lookout:
         self._claimed_at = 0.0
         self._parked_here: set[str] = set()
         self._stuck_after = ""
+        self._compatible: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
         """Take over what dead workers left, take what nobody owns, watch the time."""
@@ -94,6 +96,7 @@ class Lookout:
     async def take_over(self) -> None:
         """Reap dead workers, try what is stuck once more, go on with what is due."""
         await self._reap()
+        await self._find_versions()
         await self._try_stuck()
         self.wake_by(self._store.now())
 
@@ -114,10 +117,11 @@ class Lookout:
             while self._is_open:
                 self._seek_again = False
                 began = loop.time()
+                await self._find_versions()
                 closed, mailed, next_at = await asyncio.gather(
                     self._store.read(FindClosedRuns(self._runner.working_runs())),
                     self._store.read(FindMailedRuns(limits.LOAD_RUNS_MAX)),
-                    self._store.read(FindNextWakeUp(self._types())),
+                    self._store.read(FindNextWakeUp(self._types(), self._versions())),
                 )
                 for run_id in closed:
                     self._runner.run_closed(run_id)
@@ -134,6 +138,27 @@ class Lookout:
     def _types(self) -> tuple[str, ...]:
         return tuple(self._registry.workflows)
 
+    def _versions(self) -> tuple[tuple[str, str], ...]:
+        """Which versions of those this worker's code goes on with."""
+        return (*self._registry.exact_versions(), *self._compatible)
+
+    async def _find_versions(self) -> None:
+        """See which versions there are that its code calls compatible.
+
+        Those that fall due until it looks again, too.
+        """
+        registry = self._registry
+        if registry.has_ranges:
+            until = self._store.now() + limits.LEASE_SECONDS * 1_000_000
+            found = await self._store.read(FindDueVersions(self._types(), round(until)))
+            exact = registry.exact_versions()
+            self._compatible.update(
+                (kind, version)
+                for kind, version in found
+                if (kind, version) not in exact
+                and registry.find_workflow(kind, version) is not None
+            )
+
     async def _claim(
         self, limit: int, stuck_after: str | None = None
     ) -> dict[str, int]:
@@ -141,7 +166,12 @@ class Lookout:
         types = self._types()
         if not types or not self._is_open:
             return {}
-        claim = ClaimRuns(workflow_types=types, limit=limit, stuck_after=stuck_after)
+        claim = ClaimRuns(
+            workflow_types=types,
+            limit=limit,
+            stuck_after=stuck_after,
+            versions=self._versions(),
+        )
         claimed: dict[str, int] = await self._store.perform(claim)
         if self._is_open:
             self._runner.claimed(claimed)
@@ -169,7 +199,7 @@ class Lookout:
         """
         runner, types, most = self._runner, self._types(), limits.LOAD_RUNS_MAX
         while self._is_open and len(self._parked_here) < limits.PARKED_RUNS_KEPT:
-            query = FindStuckRuns(types, self._stuck_after, most)
+            query = FindStuckRuns(types, self._stuck_after, most, self._versions())
             found = await self._store.read(query)
             self._stuck_after = found[-1] if len(found) == most else ""
             untried = [run_id for run_id in found if run_id not in self._parked_here]
@@ -237,7 +267,7 @@ class Lookout:
         now, runner = self._store.now(), self._runner
         own, next_at = await asyncio.gather(
             self._store.read(FindDueRuns(now, limits.LOAD_RUNS_MAX)),
-            self._store.read(FindNextWakeUp(self._types())),
+            self._store.read(FindNextWakeUp(self._types(), self._versions())),
         )
         runner.wake([run_id for run_id in own if not runner.is_busy(run_id)])
         if next_at is None or next_at > now:

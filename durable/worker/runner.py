@@ -391,7 +391,7 @@ class Runner:
         started, record = child_start(run, event, run.terms.new_run_id(), now)
         policy = IdReusePolicy(what.settings.id_reuse_policy)
         order = ChildOrder(run, event)
-        if run.terms.can_run(started.task_queue, started.workflow_type):
+        if run.terms.can_run(record.task_queue, record.workflow_type, record.version):
             request = StartRun(
                 record=record,
                 rows=[],
@@ -550,17 +550,17 @@ class Runner:
             return
         run = new_run(not_read_yet(record), terms, UNREAD, record.started_at)
         self.runs[run.run_id] = run
-        if (
-            record.damage is not None
-            or record.workflow_type in self._registry.workflows
+        if record.damage is not None or self._registry.find_workflow(
+            record.workflow_type, record.version
         ):
             self.feed(run, inputs.Loaded(loaded))
             return
         _log.warning(
-            "Run %r is of workflow %r, which this worker does not know (run id %s); it"
-            " waits for a worker that does.",
+            "Run %r is of workflow %r, version %s, which this worker does not know (run"
+            " id %s); it waits for a worker that does.",
             run.workflow_id,
             run.workflow_type,
+            record.version or "none",
             run.run_id,
             extra=extra_of(run),
         )

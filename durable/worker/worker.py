@@ -263,16 +263,16 @@ class Worker:
     def _takes_work(self) -> bool:
         return self._runner.is_open and not self._runner.terms.is_draining
 
-    def knows(self, workflow_type: str) -> bool:
-        """Whether this worker can drive runs of that type."""
-        return workflow_type in self._registry.workflows
+    def knows(self, workflow_type: str, version: str | None) -> bool:
+        """Whether this worker can drive runs of that type and version."""
+        return self._registry.find_workflow(workflow_type, version) is not None
 
-    def can_run(self, task_queue: str, workflow_type: str) -> bool:
+    def can_run(self, task_queue: str, workflow_type: str, version: str | None) -> bool:
         """Whether this worker would take such a run itself."""
         return (
             self._takes_work
             and task_queue == self._task_queue
-            and self.knows(workflow_type)
+            and self.knows(workflow_type, version)
         )
 
     def start_run(

@@ -78,7 +78,7 @@ async def echo(order: Order, *, gift: bool = False) -> tuple[Order, bool]:
     return order, gift
 
 
-@workflow(version="2.1", run_timeout="1h")
+@workflow(version="2.1.0", run_timeout="1h")
 async def about() -> dict[str, Any]:
     run = info()
     return {
@@ -268,7 +268,7 @@ async def test_info_tells_the_options_of_the_run() -> None:
     async with TestEnvironment() as env:
         assert await env.execute(about(), id="w") == {
             "id": "w",
-            "version": "2.1",
+            "version": "2.1.0",
             "queue": "default",
             "timeout": 3_600_000_000,
         }

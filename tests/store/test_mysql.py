@@ -373,11 +373,17 @@ def test_closed_runs_are_not_walked(
         name_of(mariadb_url),
     )
     queue = {"namespace": NAMESPACE, "task_queue": "queue", "workflow_types": ["order"]}
+    served = {"versions": ["1.0.0@order"]}
 
     walked = [
-        rows_walked(session, statements.FIND_CLAIMABLE, **queue, until=START, page=9),
-        rows_walked(session, statements.FIND_STUCK, **queue, after="", page=9),
-        rows_walked(session, statements.NEXT_WAKE_AT, **queue),
+        rows_walked(
+            session, statements.FIND_CLAIMABLE, **queue, **served, until=START, page=9
+        ),
+        rows_walked(
+            session, statements.FIND_STUCK, **queue, **served, after="", page=9
+        ),
+        rows_walked(session, statements.NEXT_WAKE_AT, **queue, **served),
+        rows_walked(session, statements.DUE_VERSIONS, **queue, until=START),
         rows_walked(session, statements.FIND_STRAYS),
         rows_walked(session, statements.MAILED_RUNS, myself="w", page=9),
         rows_walked(

@@ -36,6 +36,7 @@ VALUES = {
     "task_queue": "queue",
     "terminated": "r1",
     "until": START,
+    "versions": ["1.0.0@order"],
     "workflow_id": "wf",
     "workflow_ids": ["wf", "other"],
     "workflow_types": ["order", "other"],
@@ -47,6 +48,7 @@ INDEXED = [
     "DISOWN_RUNS",
     "DISOWN_STRAYS",
     "DUE_RUNS",
+    "DUE_VERSIONS",
     "FIND_CLAIMABLE",
     "FIND_STUCK",
     "FIND_EVENT_DATA",
@@ -75,6 +77,7 @@ INDEXED = [
 ]
 IN_ORDER = [
     "DUE_RUNS",
+    "DUE_VERSIONS",
     "FIND_CLAIMABLE",
     "LOAD_ATTEMPTS",
     "LOAD_FIRST_ROWS",

@@ -114,7 +114,7 @@ async def travel(order: Order) -> list[Any]:
 # --- state machines -------------------------------------------------------------------
 
 machine = StateMachine("typed", data=Order, initial="new", final={"done"})
-names = StateMachine("typed.names", data=list[str], initial="new", version="1")
+names = StateMachine("typed.names", data=list[str], initial="new", version="1.0.0")
 
 
 def covers(order: Order, cents: int) -> bool:

@@ -15,13 +15,17 @@ import msgspec
 from typing_extensions import Unpack, dataclass_transform
 
 from durable.api.activities.activity_method import find_misplaced_activities
-from durable.api.definitions import WORKFLOWS, check_name, decorate, register
+from durable.api.definitions import check_name, decorate
 from durable.api.entities.entity_call import EntityCall, EntityTarget
 from durable.api.entities.entity_definition import EntityOptions, EntityWorkflow
 from durable.api.entities.entity_method import EntityMethod
 from durable.api.workflows.decorated import attributes_of, refuse_problems, refuse_twice
 from durable.api.workflows.methods import HandlerMethod, RunMethod
-from durable.api.workflows.workflow_definition import WORKFLOW_ATTRIBUTE, workflow_of
+from durable.api.workflows.workflow_definition import (
+    WORKFLOW_ATTRIBUTE,
+    register_workflow,
+    workflow_of,
+)
 from durable.errors import DefinitionError
 from durable.options import check_option_names
 
@@ -214,7 +218,7 @@ def _define(cls: Any, /, *, name: str | None, options: EntityOptions) -> Any:
     definition = EntityWorkflow(
         cls, check_name(PREFIX + checked, "entity"), options, methods
     )
-    register(WORKFLOWS, definition, "entity")
+    register_workflow(definition, "entity")
     setattr(cls, WORKFLOW_ATTRIBUTE, definition)
     if not isinstance(cls, EntityType):
         cls.__class_getitem__ = classmethod(_reference)  # type: ignore[attr-defined]  # what EntityType does for others

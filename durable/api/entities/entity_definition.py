@@ -119,6 +119,8 @@ class EntityWorkflow(Workflow[..., None]):
     ) -> None:
         given: WorkflowOptions = {
             "version": options.get("version"),
+            # It lives for years, and its state is what is kept: each version goes on.
+            "compatible_with": None if options.get("version") is None else "*",
             "task_queue": options.get("task_queue"),
         }
         if "checkpoint_every" in options:

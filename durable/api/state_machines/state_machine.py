@@ -22,7 +22,7 @@ from typing import (
 
 from typing_extensions import Unpack
 
-from durable.api.definitions import WORKFLOWS, check_name, register
+from durable.api.definitions import check_name
 from durable.api.messages.messages import QueryCall, UpdateCall
 from durable.api.sagas.ledger import closing_blocks
 from durable.api.signature import CallSignature
@@ -32,6 +32,7 @@ from durable.api.workflows.workflow_definition import (
     Workflow,
     WorkflowCall,
     WorkflowOptions,
+    register_workflow,
 )
 from durable.converter import json
 from durable.core.history.payload import Payload, Payloads
@@ -163,7 +164,7 @@ class StateMachine(Workflow[[D], D]):
         self._graph = StateGraph(_text(initial), frozenset(_texts(final)))
         self._is_checked = False
         self._signatures: dict[str, CallSignature] = {}
-        register(WORKFLOWS, self, "workflow")
+        register_workflow(self)
 
     # --- definition -------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar
 
 from durable.api.activities.activity_method import find_misplaced_activities
-from durable.api.definitions import WORKFLOWS, check_name, register
+from durable.api.definitions import check_name
 from durable.api.sagas.ledger import closing_blocks
 from durable.api.signature import CallSignature, gives_coroutine, same_parameters, shown
 from durable.api.workflows.decorated import attributes_of, refuse_problems, refuse_twice
@@ -19,6 +19,7 @@ from durable.api.workflows.workflow_definition import (
     WORKFLOW_ATTRIBUTE,
     Workflow,
     WorkflowOptions,
+    register_workflow,
 )
 from durable.core.history.payload import Payload, Payloads
 from durable.core.runtime import MessageKind, WorkflowRuntime, get_runtime
@@ -132,7 +133,7 @@ def define_class(
     definition: ClassWorkflow[..., Any] = ClassWorkflow(
         cls, runs[0].function, checked, options, methods=methods, init=init
     )
-    register(WORKFLOWS, definition, "workflow")
+    register_workflow(definition)
     setattr(cls, WORKFLOW_ATTRIBUTE, definition)
     return definition
 

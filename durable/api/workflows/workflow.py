@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from typing_extensions import Unpack
 
 from durable.api.definitions import (
-    WORKFLOWS,
     check_function,
     check_name,
     decorate,
-    register,
 )
 from durable.api.workflows.class_workflow import define_class
 from durable.api.workflows.workflow_definition import Workflow as Workflow
 from durable.api.workflows.workflow_definition import WorkflowCall as WorkflowCall
+from durable.api.workflows.workflow_definition import (
+    WorkflowDecorator,
+    register_workflow,
+)
 from durable.api.workflows.workflow_definition import WorkflowOptions as WorkflowOptions
 from durable.api.workflows.workflow_definition import find_workflow as find_workflow
 from durable.errors import DefinitionError
@@ -26,17 +28,6 @@ from durable.options import check_option_names
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-
-class WorkflowDecorator(Protocol):
-    """What `@workflow(...)` with options returns."""
-
-    @overload
-    def __call__(self, decorated: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # no class of a workflow makes coroutines
-    @overload
-    def __call__(
-        self, decorated: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> Workflow[P, R]: ...
 
 
 @overload
@@ -94,5 +85,8 @@ def _define(decorated: Any, /, *, name: str | None, options: WorkflowOptions) ->
         )
     checked = check_name(decorated.__name__ if name is None else name, "workflow")
     definition: Workflow[Any, Any] = Workflow(decorated, checked, options)
-    register(WORKFLOWS, definition, "workflow")
+    register_workflow(definition)
     return definition
+
+
+Workflow._decorate = staticmethod(_define)  # pyright: ignore[reportPrivateUsage]  # it needs both modules

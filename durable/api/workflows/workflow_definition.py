@@ -10,6 +10,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from datetime import date
 from types import CodeType, FrameType
 from typing import (
     Any,
@@ -18,6 +19,7 @@ from typing import (
     Generic,
     Literal,
     ParamSpec,
+    Protocol,
     TypeGuard,
     TypeVar,
     cast,
@@ -27,7 +29,12 @@ from typing import (
 from typing_extensions import TypedDict, Unpack
 
 from durable import limits
-from durable.api.definitions import WORKFLOWS, Unchanging, import_definition
+from durable.api.definitions import (
+    WORKFLOWS,
+    Unchanging,
+    import_definition,
+    register,
+)
 from durable.api.messages.messages import channels_of
 from durable.api.sagas.ledger import closing_blocks
 from durable.api.signature import CallSignature
@@ -39,6 +46,7 @@ from durable.api.workflows.child_options import (
     timeout_of,
     within_parent,
 )
+from durable.api.workflows.versioning import VERSIONS, Release, enter
 from durable.converter import failures
 from durable.core.history.flags import Flag
 from durable.core.history.payload import Failure, Payload, Payloads
@@ -49,19 +57,22 @@ from durable.core.runtime import (
     WorkflowRuntime,
     find_runtime,
 )
-from durable.errors import InvalidCallError, InvalidOptionError
-from durable.options import Duration, check_id
+from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
+from durable.options import Duration, check_id, check_option_names
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
-class WorkflowOptions(TypedDict, total=False):
-    """Options of a workflow, on the decorator.
+class VersionOptions(TypedDict, total=False):
+    """Options of one version of a workflow, on `version()`.
 
     Keys:
-        version: a label that is kept with each run.
+        compatible_with: versions whose runs this code goes on with, too, where their
+            own is not there: like ">=1.2,<2".
+        deprecated: the last day on which it may be started: like "2027-01-31".
         run_timeout: the longest one run may take; no code runs when it passes.
         execution_timeout: the longest the whole chain of runs may take.
         task_queue: where it runs; the engine's own queue by default.
@@ -72,13 +83,38 @@ class WorkflowOptions(TypedDict, total=False):
             default.
     """
 
-    version: str | None
+    compatible_with: str | None
+    deprecated: str | date | None
     run_timeout: Duration | None
     execution_timeout: Duration | None
     task_queue: str | None
     fail_on: tuple[type[BaseException], ...]
     park_on: tuple[type[BaseException], ...]
     checkpoint_every: int
+
+
+class WorkflowOptions(VersionOptions, total=False):
+    """Options of a workflow, on the decorator.
+
+    Keys:
+        version: kept with each run, which goes to code of that version for ever: like
+            "2.1.0". Several versions of one name may stand side by side.
+
+    Others are those of `VersionOptions`.
+    """
+
+    version: str | None
+
+
+class WorkflowDecorator(Protocol):
+    """What `@workflow(...)` with options returns."""
+
+    @overload
+    def __call__(self, decorated: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # no class of a workflow makes coroutines
+    @overload
+    def __call__(
+        self, decorated: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Workflow[P, R]: ...
 
 
 class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
@@ -246,8 +282,13 @@ class Workflow(Unchanging, Generic[P, R]):
         self.name = name
         skip = () if origin is None else ("self",)
         self.call_signature = CallSignature(function, name, skip=skip)
-        self.version = options.get("version")
         where = f"of workflow {name!r}"
+        self.release = Release(
+            options.get("version"),
+            options.get("compatible_with"),
+            options.get("deprecated"),
+            where,
+        )
         self.run_timeout = timeout_of(
             options.get("run_timeout"), f"run_timeout {where}"
         )
@@ -265,6 +306,48 @@ class Workflow(Unchanging, Generic[P, R]):
         self.child_options: ChildOptions = {}
         self._child_target: ChildTarget | None = None
         functools.update_wrapper(self, function, updated=())
+
+    @property
+    def own_version(self) -> str | None:
+        """Its version, as it is kept with runs."""
+        version = self.release.version
+        return None if version is None else version.text
+
+    def version(
+        self, version: str, **options: Unpack[VersionOptions]
+    ) -> WorkflowDecorator:
+        """Decorate the code of another version of this workflow, beside this one.
+
+            @order.version("1.4.0")
+            async def order_1_4(number: int) -> str: ...
+
+        Args:
+            version: which; runs of it go to the decorated function or class.
+            **options: as for `@workflow`.
+
+        Raises:
+            DefinitionError: this workflow has no version itself.
+            InvalidOptionError: the version is malformed, or there already.
+        """
+        if self.own_version is None:
+            raise DefinitionError(
+                f"The workflow {self.name!r} has no version itself, so that none can"
+                " stand beside it.",
+                hint="Give it one: @workflow(version='2.0.0').",
+            )
+        if version == self.own_version:
+            raise InvalidOptionError(
+                f"version of workflow {self.name!r} is {version!r}, which it is itself."
+            )
+        check_option_names(options, VersionOptions.__annotations__, "workflow option")
+        chosen: WorkflowOptions = {**options, "version": version}
+        decorator: Any = functools.partial(
+            self._decorate, name=self.name, options=chosen
+        )
+        return cast("WorkflowDecorator", decorator)
+
+    # What `@workflow` does with a function or a class; set where that is.
+    _decorate: ClassVar[Callable[..., Any]]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
         """Make a call value: nothing runs until an engine or a workflow takes it.
@@ -344,7 +427,7 @@ class Workflow(Unchanging, Generic[P, R]):
             self.name,
             self.call_signature.differing_input,
             self.child_options,
-            version=self.version,
+            version=self.own_version,
             task_queue=self.task_queue,
             run_timeout=self.run_timeout,
             execution_timeout=self.execution_timeout,
@@ -355,7 +438,8 @@ class Workflow(Unchanging, Generic[P, R]):
 
     def __reduce__(self) -> Any:
         """Pickle by registered name and module, with the options of `options()`."""
-        return find_workflow, (self.name, self.origin.__module__, self.child_options)
+        module, version = self.origin.__module__, self.own_version
+        return find_workflow, (self.name, module, self.child_options, version)
 
     # --- as the core sees it ----------------------------------------------------------
 
@@ -416,8 +500,27 @@ class Workflow(Unchanging, Generic[P, R]):
         )
 
 
+def register_workflow(definition: Workflow[Any, Any], kind: str = "workflow") -> None:
+    """Enter a workflow under its name, and under its version if it has one.
+
+    Raises:
+        DefinitionError: another module-level function or class holds both.
+    """
+    name, version = definition.name, definition.own_version
+    earlier = WORKFLOWS.get(name)
+    if version is not None and earlier is not None and earlier.own_version is not None:
+        earlier = VERSIONS.get(name, {}).get(version)
+    place = {name: earlier}
+    register(place, definition, kind)
+    if place[name] is definition:
+        enter(WORKFLOWS, VERSIONS, definition)
+
+
 def find_workflow(
-    name: str, module: str = "__main__", options: ChildOptions | None = None
+    name: str,
+    module: str = "__main__",
+    options: ChildOptions | None = None,
+    version: str | None = None,
 ) -> Workflow[Any, Any]:
     """The workflow of that name; how a pickled one is found again.
 
@@ -425,11 +528,13 @@ def find_workflow(
         name: its name.
         module: the module that defines it, imported if the name is not known.
         options: those that `Workflow.options` gave it; None for none.
+        version: which of several; the newest by default, and if it is not there.
 
     Raises:
         NotRegisteredError: there is none.
     """
     found: Workflow[Any, Any] = import_definition(WORKFLOWS, name, module, "workflow")
+    found = VERSIONS.get(name, {}).get(version or "", found)
     return found.with_child_options(options) if options else found
 
 

@@ -12,7 +12,12 @@ from typing import Final
 import msgspec
 
 from durable.core.history import flags
-from durable.core.history.events import EVENT_TYPES, Attributes, HistoryEvent
+from durable.core.history.events import (
+    EVENT_TYPES,
+    Attributes,
+    HistoryEvent,
+    WorkflowExecutionStarted,
+)
 from durable.errors import CorruptHistoryError
 
 Row = tuple[str, int, int, str, int, str, int]
@@ -81,6 +86,15 @@ def decode_rows(rows: Iterable[Row]) -> list[HistoryEvent]:
         for row in rows:
             _refuse_unreadable(row)
     return events
+
+
+def at_version(history: list[HistoryEvent], version: str | None) -> list[HistoryEvent]:
+    """A history as code of the version reads it that its run was moved to."""
+    first = history[0].attributes if history else None
+    if isinstance(first, WorkflowExecutionStarted) and first.version != version:
+        moved = msgspec.structs.replace(first, version=version)
+        history[0] = msgspec.structs.replace(history[0], attributes=moved)
+    return history
 
 
 def _refuse_unreadable(row: Row) -> None:

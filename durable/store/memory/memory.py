@@ -27,7 +27,7 @@ from durable.store.lease import (
     ReleaseWorker,
 )
 from durable.store.memory.memory_database import MemoryDatabase
-from durable.store.queries import RunNews, UnownedRun
+from durable.store.queries import RunNews, UnownedRun, VersionCount, sort_versions
 from durable.store.records import LoadedRun, RunStatus
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, deliver, wait_for_outcome
@@ -427,17 +427,48 @@ class MemoryStore:
     def _find_next_wake_up(self, query: queries.FindNextWakeUp) -> int | None:
         if self._worker is None:
             return None
-        at_rest = self._database.at_rest(self._worker, query.workflow_types)
+        at_rest = self._database.at_rest(
+            self._worker, query.workflow_types, query.versions
+        )
         waits = [run.wake_at for run in (*self._own_runs(), *at_rest)]
         return min((at for at in waits if at is not None), default=None)
 
     def _find_stuck(self, query: queries.FindStuckRuns) -> list[str]:
         if self._worker is None:
             return []
-        at_rest = self._database.at_rest(self._worker, query.workflow_types)
+        at_rest = self._database.at_rest(
+            self._worker, query.workflow_types, query.versions
+        )
         stuck = sorted(run.run_id for run in at_rest if run.stuck is not None)
         found = [run_id for run_id in stuck if run_id > query.after]
         return found[: max(query.limit, 0)]
+
+    def _find_due_versions(
+        self, query: queries.FindDueVersions
+    ) -> list[tuple[str, str]]:
+        if self._worker is None:
+            return []
+        found = self._database.at_rest(self._worker, query.workflow_types, None)
+        return sorted(
+            {
+                (run.workflow_type, run.version)
+                for run in found
+                if run.version is not None
+                and run.wake_at is not None
+                and run.wake_at <= query.until
+            }
+        )
+
+    def _count_versions(self, query: queries.CountVersions) -> list[VersionCount]:
+        found: dict[tuple[str, str | None], list[int]] = {}
+        for run in self._database.open_runs():
+            if run.namespace == query.namespace:
+                key = (run.workflow_type, run.version)
+                found.setdefault(key, []).append(run.started_at)
+        return sort_versions(
+            VersionCount(*key, len(starts), min(starts))
+            for key, starts in found.items()
+        )
 
     def _find_unowned(self, query: queries.FindUnowned) -> list[UnownedRun]:
         found = [
@@ -449,7 +480,9 @@ class MemoryStore:
         ]
         found.sort(key=lambda run: (run.started_at, run.run_id))
         return [
-            UnownedRun(r.run_id, r.workflow_id, r.workflow_type, r.task_queue)
+            UnownedRun(
+                r.run_id, r.workflow_id, r.workflow_type, r.task_queue, r.version
+            )
             for r in found[: max(query.limit, 0)]
         ]
 
@@ -484,6 +517,8 @@ class MemoryStore:
         queries.FindNextWakeUp: _find_next_wake_up,
         queries.FindStuckRuns: _find_stuck,
         queries.FindUnowned: _find_unowned,
+        queries.FindDueVersions: _find_due_versions,
+        queries.CountVersions: _count_versions,
         queries.ListNamespaces: _list_namespaces,
         queries.ListWorkers: _list_workers,
         queries.CountOwnedRuns: _count_owned,

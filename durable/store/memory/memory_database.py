@@ -342,23 +342,35 @@ class MemoryDatabase:
                 del self.replies[key]
 
     def at_rest(
-        self, worker: WorkerRecord, workflow_types: Iterable[str]
+        self,
+        worker: WorkerRecord,
+        workflow_types: Iterable[str],
+        versions: Iterable[tuple[str, str]] | None,
     ) -> list[RunRecord]:
-        """Return the open runs at rest that a worker could claim, due or not."""
+        """Return the open runs at rest that a worker could claim, due or not.
+
+        Those that have a version only if that is among `versions`; None for all.
+        """
         types = frozenset(workflow_types)
+        served = None if versions is None else frozenset(versions)
         return [
             run
             for run in self.owned_runs(None)
             if run.namespace == worker.namespace
             and run.task_queue == worker.task_queue
             and run.workflow_type in types
+            and (
+                served is None
+                or run.version is None
+                or (run.workflow_type, run.version) in served
+            )
         ]
 
     def find_claimable(
         self, worker: WorkerRecord, claim: ClaimRuns, now: int
     ) -> dict[str, int]:
         """See `Tables`."""
-        free = self.at_rest(worker, claim.workflow_types)
+        free = self.at_rest(worker, claim.workflow_types, claim.versions)
         after = claim.stuck_after
         if after is None:
             due = [(r.wake_at or 0, r) for r in free if policies.is_due(r.wake_at, now)]
@@ -388,7 +400,12 @@ class MemoryDatabase:
         return tuple(sorted(self.history.get(run_id, {})))
 
     def repair_run(
-        self, run_id: str, keep: int, rows: Sequence[HistoryRow], due: int
+        self,
+        run_id: str,
+        keep: int,
+        rows: Sequence[HistoryRow],
+        due: int,
+        version: str | None,
     ) -> None:
         """See `Tables`."""
         history = self.history[run_id]
@@ -397,6 +414,8 @@ class MemoryDatabase:
         history.update((row[1], row) for row in rows)
         self._set_free(run_id, due)
         self._change(run_id, stuck=None)
+        if version is not None:
+            self._change(run_id, version=version)
 
 
 def _age_key(run: RunRecord) -> tuple[int, str]:

@@ -153,31 +153,23 @@ def write(rows: Rows) -> list[Statement]:
 
 
 def _write_runs(changed: list[Run]) -> list[Statement]:
-    closings: list[tuple[Any, ...]] = []
-    moves: list[tuple[Any, ...]] = []
-    parkings: list[tuple[Any, ...]] = []
-    published: list[tuple[Any, ...]] = []
-    described: list[tuple[Any, ...]] = []
+    found: dict[_ManyRows, list[tuple[Any, ...]]] = {
+        text: [] for text in (_CLOSE, _MOVE, _PARK, _PUBLISH, _DESCRIBE)
+    }
     for run in changed:
         changes = run.changes
         if changes & bits.CLOSED:
-            closings.append((run.run_id, str(run.status), run.closed_at))
+            found[_CLOSE].append((run.run_id, str(run.status), run.closed_at))
         elif changes & bits.MOVED:
             move = (run.run_id, run.owner, run.wake_at, run.epoch)
             if changes & bits.PARKED:
-                parkings.append((*move, run.stuck))
+                found[_PARK].append((*move, run.stuck))
             else:
-                moves.append(move)
+                found[_MOVE].append(move)
         if changes & bits.PUBLISHED:
-            published.append((run.run_id, run.state, run.checkpoint_event_id))
+            shown = (run.run_id, run.state, run.checkpoint_event_id)
+            found[_PUBLISH].append(shown)
         what = run.properties
         if changes & bits.DESCRIBED and what is not None:
-            described.append((run.run_id, what.attributes, what.memo))
-    filled = (
-        (_CLOSE, closings),
-        (_MOVE, moves),
-        (_PARK, parkings),
-        (_PUBLISH, published),
-        (_DESCRIBE, described),
-    )
-    return [statement.fill(rows) for statement, rows in filled if rows]
+            found[_DESCRIBE].append((run.run_id, what.attributes, what.memo))
+    return [text.fill(rows) for text, rows in found.items() if rows]

@@ -95,8 +95,13 @@ class ServerTables(SqlTables, ABC):
         return super().find_positions(run_id)
 
     def repair_run(
-        self, run_id: str, keep: int, rows: Sequence[HistoryRow], due: int
+        self,
+        run_id: str,
+        keep: int,
+        rows: Sequence[HistoryRow],
+        due: int,
+        version: str | None,
     ) -> None:
         """See `Tables`."""
         self._lock_runs([run_id])
-        super().repair_run(run_id, keep, rows, due)
+        super().repair_run(run_id, keep, rows, due, version)

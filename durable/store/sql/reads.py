@@ -17,7 +17,7 @@ import msgspec
 from durable.errors import CorruptHistoryError
 from durable.store import queries
 from durable.store.deciding import policies
-from durable.store.queries import RunNews, UnownedRun
+from durable.store.queries import RunNews, UnownedRun, VersionCount, sort_versions
 from durable.store.records import LoadedRun
 from durable.store.sql import salvage, searching, statements
 from durable.store.sql.fetching import fetch
@@ -292,7 +292,13 @@ def _next_wake_up(
     key = {"namespace": worker.namespace, "task_queue": worker.task_queue}
     found = fetch(session, statements.NEXT_OWN_WAKE_AT, myself=worker.worker_id)
     types = list(query.workflow_types)
-    found += fetch(session, statements.NEXT_WAKE_AT, workflow_types=types, **key)
+    found += fetch(
+        session,
+        statements.NEXT_WAKE_AT,
+        workflow_types=types,
+        versions=statements.served(query.versions),
+        **key,
+    )
     return min((at for (at,) in found if isinstance(at, int)), default=None)
 
 
@@ -305,6 +311,7 @@ def _stuck(
         namespace=worker.namespace,
         task_queue=worker.task_queue,
         workflow_types=list(query.workflow_types),
+        versions=statements.served(query.versions),
         after=query.after,
         page=max(query.limit, 0),
     )
@@ -314,7 +321,42 @@ def _stuck(
 def _unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
     key = {"namespace": query.namespace, "until": query.until, "page": query.limit}
     rows = fetch(session, statements.UNOWNED_RUNS, **key)
-    return [UnownedRun(*map(_as_text, row)) for row in rows]
+    return [
+        UnownedRun(
+            _as_text(run_id),
+            _as_text(workflow_id),
+            _as_text(kind),
+            _as_text(queue),
+            None if version is None else _as_text(version),
+        )
+        for run_id, workflow_id, kind, queue, version in rows
+    ]
+
+
+def _due_versions(
+    session: Session, query: queries.FindDueVersions, worker: WorkerRecord
+) -> list[tuple[str, str]]:
+    rows = fetch(
+        session,
+        statements.DUE_VERSIONS,
+        namespace=worker.namespace,
+        task_queue=worker.task_queue,
+        workflow_types=list(query.workflow_types),
+        until=query.until,
+    )
+    return sorted((_as_text(kind), _as_text(version)) for kind, version in rows)
+
+
+def _count_versions(
+    session: Session, query: queries.CountVersions
+) -> list[VersionCount]:
+    rows = fetch(session, statements.COUNT_VERSIONS, namespace=query.namespace)
+    return sort_versions(
+        VersionCount(
+            _as_text(kind), None if version is None else _as_text(version), runs, oldest
+        )
+        for kind, version, runs, oldest in rows
+    )
 
 
 def _as_text(value: object) -> str:
@@ -403,7 +445,12 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
         [] if worker is None else _stuck(session, query, worker)
         for query, worker in asked
     ],
+    queries.FindDueVersions: lambda session, asked: [
+        [] if worker is None else _due_versions(session, query, worker)
+        for query, worker in asked
+    ],
     queries.FindUnowned: _each(_unowned),
+    queries.CountVersions: _each(_count_versions),
     queries.ListNamespaces: _each(_namespaces),
     queries.ListWorkers: _each(_workers),
     queries.CountOwnedRuns: _each(_owned),

@@ -185,6 +185,7 @@ class SqlTables:
             "namespace": worker.namespace,
             "task_queue": worker.task_queue,
             "workflow_types": claim.workflow_types,
+            "versions": statements.served(claim.versions),
             "page": max(claim.limit, 0),
         }
         if claim.stuck_after is None:
@@ -215,7 +216,12 @@ class SqlTables:
         return tuple(row[1] for row in reads.read_rows(self._session, run_id))
 
     def repair_run(
-        self, run_id: str, keep: int, rows: Sequence[HistoryRow], due: int
+        self,
+        run_id: str,
+        keep: int,
+        rows: Sequence[HistoryRow],
+        due: int,
+        version: str | None,
     ) -> None:
         """See `Tables`."""
         self._execute(statements.DELETE_EVENTS_AFTER, repaired=run_id, kept=keep)
@@ -224,3 +230,5 @@ class SqlTables:
             values = [dict(zip(names, row, strict=True)) for row in rows]
             self._session.connection.execute(statements.INSERT_EVENTS, values)
         self._execute(statements.FREE_RUN, freed=run_id, due=due)
+        if version is not None:
+            self._execute(statements.MOVE_RUN, moved=run_id, new_version=version)

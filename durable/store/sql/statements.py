@@ -34,6 +34,8 @@ from durable.store.sql.tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from durable.store.records import (
         AttemptRecord,
         RunFilter,
@@ -235,10 +237,15 @@ _OF_QUEUE: Final = (
     RUNS.c.task_queue == sa.bindparam("task_queue"),
     RUNS.c.workflow_type.in_(_many("workflow_types")),
 )
+# One text of both, since no index is to be used for it.
+_SERVED: Final = sa.or_(
+    RUNS.c.version.is_(None),
+    (RUNS.c.version + "@" + RUNS.c.workflow_type).in_(_many("versions")),
+)
 _AT_REST: Final = (RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None))
 FIND_CLAIMABLE: Final = (
     _by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_due")
-    .where(*_OF_QUEUE, *_AT_REST, RUNS.c.wake_at <= sa.bindparam("until"))
+    .where(*_OF_QUEUE, *_AT_REST, RUNS.c.wake_at <= sa.bindparam("until"), _SERVED)
     .order_by(RUNS.c.wake_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
@@ -246,6 +253,7 @@ FIND_STUCK: Final = (
     _by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_stuck")
     .where(
         *_OF_QUEUE,
+        _SERVED,
         _IS_OPEN,
         RUNS.c.stuck.is_not(None),
         RUNS.c.owner.is_(None),
@@ -266,15 +274,39 @@ TAKE_RUNS: Final = (
 )
 NEXT_WAKE_AT: Final = (
     _by_index(sa.select(RUNS.c.wake_at), "durable_runs_due")
-    .where(*_OF_QUEUE, *_AT_REST)
+    .where(*_OF_QUEUE, *_AT_REST, _SERVED)
     .order_by(RUNS.c.wake_at)
     .limit(sa.literal(1))
+)
+DUE_VERSIONS: Final = (
+    _by_index(sa.select(RUNS.c.workflow_type, RUNS.c.version), "durable_runs_due")
+    .where(
+        *_OF_QUEUE,
+        *_AT_REST,
+        RUNS.c.wake_at <= sa.bindparam("until"),
+        RUNS.c.version.is_not(None),
+    )
+    .distinct()
+)
+COUNT_VERSIONS: Final = (
+    sa.select(
+        RUNS.c.workflow_type,
+        RUNS.c.version,
+        sa.func.count(),
+        sa.func.min(RUNS.c.started_at),
+    )
+    .where(listed_namespace == sa.bindparam("namespace"), _IS_OPEN)
+    .group_by(RUNS.c.workflow_type, RUNS.c.version)
 )
 # By the end of its index: `wake_at` is known there without a look at any row.
 UNOWNED_RUNS: Final = (
     _by_index(
         sa.select(
-            RUNS.c.run_id, RUNS.c.workflow_id, RUNS.c.workflow_type, RUNS.c.task_queue
+            RUNS.c.run_id,
+            RUNS.c.workflow_id,
+            RUNS.c.workflow_type,
+            RUNS.c.task_queue,
+            RUNS.c.version,
         ),
         "durable_runs_wake_at",
     )
@@ -340,6 +372,17 @@ FREE_RUN: Final = (
     .where(RUNS.c.run_id == sa.bindparam("freed"))
     .values(**_at_rest_and_due, stuck=None)
 )
+MOVE_RUN: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id == sa.bindparam("moved"))
+    .values(version=sa.bindparam("new_version"))
+)
+
+
+def served(versions: Iterable[tuple[str, str]]) -> list[str]:
+    """Pairs of type and version as statements compare them."""
+    return [f"{version}@{workflow_type}" for workflow_type, version in versions]
+
 
 # --- history, inbox, attempts ---------------------------------------------------------
 

@@ -22,6 +22,7 @@ from durable.testing.contract.reads import ReadContract
 from durable.testing.contract.rows import Harness, Opened
 from durable.testing.contract.searching import SearchContract
 from durable.testing.contract.starts import StartContract
+from durable.testing.contract.versions import VersionContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 class StoreContract(
     LifecycleContract,
     StartContract,
+    VersionContract,
     CommitContract,
     MessageContract,
     DeliveryContract,

@@ -462,7 +462,7 @@ def test_definition_keeps_its_name_and_docstring() -> None:
     for definition in (plain, flow):
         assert definition.name in repr(definition)
     assert isinstance(flow, Workflow)
-    assert (flow.version, flow.run_timeout) == ("1.0.0", 3_600_000_000)
+    assert (flow.own_version, flow.run_timeout) == ("1.0.0", 3_600_000_000)
 
 
 # --- registries -----------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_class_becomes_a_dataclass_and_a_workflow() -> None:
     assert Cart(items={"a": 1}) == Cart({"a": 1}, [])
     definition = REGISTRY.get_workflow("entity:unit.Cart")
     assert isinstance(definition, EntityWorkflow)
-    assert (definition.version, definition.task_queue) == ("1.0.0", "carts")
+    assert (definition.own_version, definition.task_queue) == ("1.0.0", "carts")
     assert definition.__doc__ == "A cart."
     assert REGISTRY.limited_to([Cart]).workflows == {"entity:unit.Cart": definition}
     assert pickle.loads(pickle.dumps(definition)) is definition  # noqa: S301 - our own bytes

@@ -141,7 +141,7 @@ def test_class_stays_what_it_is_and_its_run_method_is_the_workflow() -> None:
     assert isinstance(Cart.run, Workflow)
     assert REGISTRY.get_workflow("classes.Cart") is Cart.run
     assert Cart.run.name == "classes.Cart"
-    assert (Cart.run.version, Cart.run.run_timeout) == ("1.0.0", 3_600_000_000)
+    assert (Cart.run.own_version, Cart.run.run_timeout) == ("1.0.0", 3_600_000_000)
     assert Cart.run.__doc__ == "Wait for the checkout."
     assert pickle.loads(pickle.dumps(Cart.run)) is Cart.run  # noqa: S301 - our own bytes
 

@@ -85,7 +85,7 @@ def test_where_am_i_can_be_asked_anywhere() -> None:
 
 
 def test_info_tells_what_the_run_is() -> None:
-    @workflow(version="7")
+    @workflow(version="7.0.0")
     async def telling() -> list[Any]:
         about = info()
         return [
@@ -105,7 +105,7 @@ def test_info_tells_what_the_run_is() -> None:
         "order-42",
         RUN_ID,
         "telling",
-        "7",
+        "7.0.0",
         1,
         "default",
         None,

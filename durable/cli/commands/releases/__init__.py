@@ -1,0 +1,1 @@
+"""The commands around a deploy: what fits, what is still needed, what moves on."""
