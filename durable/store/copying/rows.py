@@ -152,8 +152,11 @@ def _cannot_be_copied(
         if column.name != "run_id"
     )
     where = f"{table.name}, {key}" if key else table.name
+    whose = "A namespace"
+    if "run_id" in values:
+        whose = f"Run {_show(values['run_id'])}"
     return CorruptHistoryError(
-        f"Run {_show(values['run_id'])} cannot be copied: the column {column!r} of its"
+        f"{whose} cannot be copied: the column {column!r} of its"
         f" row in {where} holds {fault}, which not every database can hold.",
         hint="Something other than this library has changed it. Nothing was copied:"
         " mend that row, or delete it, and run the command again.",

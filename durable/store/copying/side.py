@@ -51,7 +51,8 @@ class _Reading:
             for column in page.subquery().c
             if isinstance(column.type, sa.Text)
         ]
-        return sa.select(*(sa.func.sum(size) for size in sizes))
+        # A table may have nothing of any size.
+        return sa.select(sa.literal(0), *(sa.func.sum(size) for size in sizes))
 
     def place_of(self, row: Row) -> dict[str, Any]:
         """Return what the statements of later pages take to begin behind a row."""
