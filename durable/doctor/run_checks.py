@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from durable import limits
+from durable.api.workflows.versions import is_version
 from durable.client.descriptions.description import decode_stuck
 from durable.core.folding.fold import fold
 from durable.core.folding.run_state import RunState
@@ -80,10 +81,10 @@ PATIENCE: Final = round(1.5 * limits.LEASE_SECONDS * 1_000_000)
 # A run begins later than the one that it continues, be it by a microsecond; and clocks
 # are corrected by less than a second all the time.
 _SOON: Final = 1_000_000
-# What a run's row repeats of its first event; not the version, which may be moved.
+# What a run's row repeats of its first event; a run may be moved to another version.
 _REPEATED: Final = (
     "namespace workflow_id run_id workflow_type task_queue first_run_id request_id"
-    " continued_from_run_id parent_workflow_id parent_run_id"
+    " version continued_from_run_id parent_workflow_id parent_run_id"
     " parent_initiated_event_id root_run_id"
 )
 _CLOSE_POLICIES: Final = {None, *(policy.value for policy in ParentClosePolicy)}
@@ -224,7 +225,7 @@ def _check_identity(record: RunRecord, state: RunState) -> Iterator[Breach]:
         return
     for field in _REPEATED.split():
         ours, theirs = getattr(record, field), getattr(started, field)
-        if ours != theirs:
+        if ours != theirs and not (field == "version" and is_version(ours)):
             yield (
                 Check.ROWS,
                 f"its row has the {field} {ours!r}, its history {theirs!r}",

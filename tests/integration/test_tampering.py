@@ -38,6 +38,7 @@ HEALTHY = [f"healthy {number}" for number in range(10)]
 ONLY_THE_DOCTOR_CAN_TELL = {
     *(name for name in CHANGES if name.startswith("runs.workflow_type")),
     *(name for name in CHANGES if name.startswith("runs.task_queue")),
+    *(name for name in CHANGES if name.startswith("runs.version")),
     "runs.open_key: null",
     "runs.wake_at: null",  # as if it waited for a message and nothing else
     "inbox.run_id: stray",

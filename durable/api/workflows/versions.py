@@ -69,6 +69,15 @@ class Version:
         return f"Version({self.text!r})"
 
 
+def is_version(text: object) -> bool:
+    """Whether a text is one."""
+    try:
+        Version(text)
+    except InvalidOptionError:
+        return False
+    return True
+
+
 class VersionRange:
     """Which versions will do: all of its terms must hold; "*" takes every label.
 
