@@ -258,7 +258,7 @@ class ScheduleWorkflow:
             parent_close_policy="abandon",
             cancellation_type="abandon",
             id_reuse_policy=reuse_policy(firing.is_manual).value,
-            version=getattr(WORKFLOWS.get(action.workflow_type), "version", None),
+            version=getattr(WORKFLOWS.get(action.workflow_type), "own_version", None),
             memo=action.memo | memo_of(state.schedule_id, firing.at),
             inherit_parent_timeout=False,
             propagate_failures=True,
