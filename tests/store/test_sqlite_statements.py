@@ -49,10 +49,10 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
     found: list[Group] = []
     execute = GroupExecutor.execute
 
-    def record(executor: GroupExecutor, operations: list[Any]) -> Any:
+    def record(executor: GroupExecutor, operations: list[Any], *how: Any) -> Any:
         with traced(executor.open()) as texts:
             try:
-                return execute(executor, operations)
+                return execute(executor, operations, *how)
             finally:
                 found.append(Group(set(map(type, operations)), texts))
 
