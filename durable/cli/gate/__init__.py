@@ -1,0 +1,1 @@
+"""The deploy gate: recorded runs, replayed on candidate code."""
