@@ -23,7 +23,7 @@ from durable.core.machines.marker import find_patch
 from durable.errors import NondeterminismError
 
 _KIND_AND_NAME: Final = re.compile(r"(\w+?)(?:\('([^']*)'|\(|$| at )")
-_ENDS: Final = ("Complete", "Fail", "Cancel", "ContinueAsNew")
+_JOINS: Final = re.compile(r"\b(?:gather|par|create_task|wait|as_completed)\(")
 
 
 def patch_for(
@@ -54,11 +54,16 @@ def patch_for(
     if new is None:
         return f"if not {guard}:\n    {old}{origin}"
     body = textwrap.indent(new, "    ")
-    if recorded is None or _is_asked_for_after(code_at, recorded.attributes):
+    both = f"if {guard}:\n{body}\nelse:\n    {old or '...  # as it was'}{origin}"
+    if _JOINS.search(new):  # several calls: which of them differ is not for us to say
+        return both
+    stays = recorded is None or _is_asked_for_after(code_at, recorded.attributes)
+    moved = recorded is not None and _comes_later(events, recorded, error.found)
+    if stays and not moved:
         return f"if {guard}:\n{body}"
-    if _comes_later(events, recorded, error.found):
+    if moved and not stays:
         return f"if not {guard}:\n    {old}{origin}"
-    return f"if {guard}:\n{body}\nelse:\n    {old}{origin}"
+    return both
 
 
 def _event_at(

@@ -25,12 +25,23 @@ def place_of_error(error: BaseException) -> str:
     return found
 
 
+def first_line(code: Workflow[Any, Any]) -> str:
+    """The `file:line` where a workflow's function begins."""
+    body = _body_of(code)
+    return f"{body.co_filename}:{body.co_firstlineno}"
+
+
+def _body_of(code: Workflow[Any, Any]) -> CodeType:
+    body: CodeType = inspect.unwrap(code.function).__code__
+    return body
+
+
 def place_of_ending(code: Workflow[Any, Any], history: Sequence[HistoryEvent]) -> str:
     """The `file:line` where a workflow's function ends, by replaying it once more.
 
     That of its first line if it does not come to its end.
     """
-    body: CodeType = inspect.unwrap(code.function).__code__
+    body = _body_of(code)
     line = body.co_firstlineno
 
     def note(frame: FrameType, event: str, argument: Any) -> None:

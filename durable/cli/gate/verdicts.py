@@ -14,7 +14,7 @@ import msgspec
 from durable.api.endings import check_ending
 from durable.api.registry import REGISTRY
 from durable.cli.gate.patches import patch_for
-from durable.cli.gate.places import place_of_ending, place_of_error
+from durable.cli.gate.places import first_line, place_of_ending, place_of_error
 from durable.cli.output import users_code_prints_to_stderr
 from durable.core.folding.fold import fold
 from durable.core.history.codec import decode_rows
@@ -158,7 +158,7 @@ def _explained(
             plain,
             message=message,
             stack_trace=problem.failure.stack_trace,
-            code_at=place_of_error(error) or None,
+            code_at=place_of_error(error) or first_line(REGISTRY.code_of(started)),
         )
     code_at = error.found_at or replayer.users_place(None)
     if not code_at:
