@@ -88,7 +88,7 @@ class _Usage(str):
 
 def _checked(answer: list[Replayed] | _Usage) -> list[Replayed]:
     if isinstance(answer, _Usage):
-        raise click.UsageError(answer)
+        raise click.UsageError(str(answer))
     return answer
 
 
