@@ -1,0 +1,1 @@
+"""The commands around a deploy: whether what is recorded fits the code."""
