@@ -59,7 +59,10 @@ async def replay_in_children(
     pending: set[asyncio.Future[list[Replayed] | _Usage]] = set()
     try:
         # Before any history is read: what cannot be loaded is said at once.
-        _checked(await loop.run_in_executor(pool, _replay_batch, [], modules, seconds))
+        first: Batch = []
+        _checked(
+            await loop.run_in_executor(pool, _replay_batch, first, modules, seconds)
+        )
         async for batch in batches:
             pending.add(
                 loop.run_in_executor(pool, _replay_batch, batch, modules, seconds)
