@@ -63,8 +63,6 @@ Each class carries a stable `code`, used by the command line and in the errors
 reference. Errors survive pickling.
 """
 
-# size: one tree, of whose classes each has its few lines.
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -500,16 +498,12 @@ class NondeterminismError(WorkflowTaskError):
         event_id: int | None = None,
         recorded: str | None = None,
         found: str | None = None,
-        recorded_at: str | None = None,
-        found_at: str | None = None,
     ) -> None:
-        """Name the position, both sides, and the `file:line` of each."""
+        """Name the position and both sides."""
         super().__init__(message, hint=hint)
         self.event_id = event_id
         self.recorded = recorded
         self.found = found
-        self.recorded_at = recorded_at
-        self.found_at = found_at
 
 
 class UndecodableError(WorkflowTaskError):

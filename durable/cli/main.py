@@ -41,11 +41,6 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "List, make and change schedules of workflows.",
     ),
     "replay": ("replay", "replay", "Try recorded runs against today's code."),
-    "check": (
-        "releases.check",
-        "check",
-        "Try all open runs against new code: a deploy gate.",
-    ),
     "doctor": ("doctor", "doctor", "Check the database for faults."),
     "db": ("db", "db", "Make, upgrade or look at the database's tables."),
 }

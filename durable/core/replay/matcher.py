@@ -119,14 +119,7 @@ def _mismatch(
         event_id=None if event is None else event.event_id,
         recorded=recorded,
         found=found,
-        recorded_at=None if event is None else _source(event.attributes),
-        found_at=None if entry is None else _source(entry.command()),
     )
-
-
-def _source(item: Attributes | Command) -> str | None:
-    source: str = getattr(item, "source", "")
-    return source or None
 
 
 def _is_plural(difference: str) -> bool:
@@ -135,7 +128,7 @@ def _is_plural(difference: str) -> bool:
 
 def describe(item: Attributes | Command) -> str:
     """Name a command or event in one line: kind, id, name, arguments' size, source."""
-    source = _source(item)
+    source = getattr(item, "source", "")
     at = f" at {source}" if source else ""
     facts = _facts(item)
     return f"{type(item).__name__}{f'({facts})' if facts else ''}{at}"

@@ -1,1 +1,0 @@
-"""The commands around a deploy: whether what is recorded fits the code."""

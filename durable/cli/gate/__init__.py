@@ -1,1 +1,0 @@
-"""The deploy gate: recorded runs, replayed on candidate code."""
