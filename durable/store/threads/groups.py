@@ -151,7 +151,8 @@ class GroupExecutor:
                 transaction = self._begin(session)
                 decided = transaction, transaction.apply(operations)
                 # Nobody waits for others to take runs.
-                self._commit(session, is_news={*map(type, operations)} != {ClaimRuns})
+                is_news = any(type(one) is not ClaimRuns for one in operations)
+                self._commit(session, is_news=is_news)
             except Exception as error:  # noqa: BLE001 - any error ends the group, typed
                 fate = None if session is None else session.fate
                 self._abandon(session)
