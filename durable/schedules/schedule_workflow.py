@@ -450,7 +450,7 @@ class ScheduleWorkflow:
         if firing in state.buffer:
             overlap = firing.overlap or state.definition.overlap
             return self._watch is not None and overlap is not ScheduleOverlap.ALLOW_ALL
-        return firing not in self._beside
+        return not self._is_starting and firing not in self._beside
 
     @update
     async def backfill(self, times: list[int], overlap: ScheduleOverlap | None) -> int:

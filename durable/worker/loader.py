@@ -43,6 +43,7 @@ class Loader:
         self._spawn = spawn
         self.loading: set[str] = set()
         self._reads = 0
+        self._stalled = 0
         self.when_idle: Callable[[], None] = lambda: None
         """Called when all that was to be read has had its turn."""
         self.idle_since = 0.0
@@ -70,8 +71,11 @@ class Loader:
 
     @property
     def is_busy(self) -> bool:
-        """Whether runs are being read, or wait for the turn that follows."""
-        return self._reads > 0
+        """Whether runs are being read, or wait for the turn that follows.
+
+        Those that wait for a database that is away keep nobody from other work.
+        """
+        return self._reads > self._stalled
 
     async def _load(self, run_ids: list[str]) -> None:
         try:
@@ -125,7 +129,13 @@ class Loader:
                         error,
                         delay,
                     )
-                await asyncio.sleep(delay)
+                self._stalled += 1
+                try:
+                    if not self.is_busy:
+                        self.when_idle()
+                    await asyncio.sleep(delay)
+                finally:
+                    self._stalled -= 1
                 delay = min(2 * delay, _RETRY_SECONDS_MAX)
 
     async def _read_apart(

@@ -10,7 +10,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,32 @@ def killed_child(
         child.wait()
         if child.stdout is not None:
             child.stdout.close()
+
+
+@contextlib.asynccontextmanager
+async def worker_process(module: str, directory: Path) -> AsyncIterator[None]:
+    """A worker in a process of its own; the block begins once it works."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, str(directory)),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.stdin.close()  # at which it ends
+        await process.wait()
+
+
+async def work_until_told(engine: AbstractAsyncContextManager[object]) -> None:
+    """Called in that process: work until the other end of its input is closed."""
+    async with engine:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
 
 
 def _command(subject: str, workload: str, directory: Path, size: int) -> list[str]:

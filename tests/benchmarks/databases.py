@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Self
 
 from tests.benchmarks.machine import Yardstick
@@ -149,12 +148,7 @@ class Servers:
         self._ends.callback(sweep, self._folder)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._ends.close()
 
     def place(self, database: str, directory: Path, template: str | None) -> None:

@@ -91,7 +91,7 @@ WORKLOADS = [
     Workload("signal_at_rest", (DURABLE,), (5, 200, 300, 300)),
     Workload("gets", (DURABLE,), (20, 1_000, 1_000, 1_000), times=3),
     Workload("waiting", (DURABLE,), (20, 200, 200, 200), repetitions_max=1),
-    Workload("schedules", (DURABLE,), _THOUSAND, databases=ALL, quick_once=True),
+    Workload("schedules", (DURABLE,), _THOUSAND, quick_once=True),
     Workload("shared", (DURABLE,), (20, 1_000, 1_000, 1_000), quick_once=True),
     Workload("opened", (DURABLE,), (20, 20_000, 100_000, 1_000_000), repetitions_max=1),
     Workload(

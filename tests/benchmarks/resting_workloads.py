@@ -9,7 +9,8 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,7 @@ from durable import Engine, Signal, activity, sleep, workflow
 from durable.store.connect import connect
 from durable.store.queries import Query
 from durable.store.store import Store
-from tests.benchmarks.children import ROOT, tell_parent
+from tests.benchmarks.children import tell_parent, work_until_told, worker_process
 from tests.benchmarks.databases import url_of
 
 T = TypeVar("T")
@@ -310,29 +311,8 @@ async def shared(directory: Path, size: int) -> dict[str, Any]:
     return {"share": others / size}
 
 
-@contextlib.asynccontextmanager
-async def _another(directory: Path) -> AsyncIterator[None]:
-    """A worker in a process of its own; the block begins once it works."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.benchmarks.resting_workloads", str(directory)),
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    await process.stdout.readline()
-    try:
-        yield
-    finally:
-        process.stdin.close()  # at which it ends
-        await process.wait()
-
-
-async def _work(directory: Path) -> None:
-    async with Engine(url_of(directory)):
-        print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+def _another(directory: Path) -> AbstractAsyncContextManager[None]:
+    return worker_process("tests.benchmarks.resting_workloads", directory)
 
 
 WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]] = {
@@ -356,4 +336,4 @@ def run_workload(workload: str, directory: Path, size: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_work(Path(sys.argv[1])))
+    asyncio.run(work_until_told(Engine(url_of(Path(sys.argv[1])))))

@@ -4,10 +4,10 @@ And what a worker costs that has nothing to do.
 """
 
 import asyncio
-import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +22,7 @@ from durable import (
     wait_condition,
     workflow,
 )
-from tests.benchmarks.children import ROOT
+from tests.benchmarks.children import work_until_told, worker_process
 from tests.benchmarks.databases import url_of
 
 _WARM_UP = 20
@@ -75,29 +75,8 @@ class Account:
         self.is_closed = True
 
 
-@contextlib.asynccontextmanager
-async def _worker(directory: Path) -> AsyncIterator[None]:
-    """A worker in a process of its own; the block begins once it works."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.benchmarks.worker_workloads", str(directory)),
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    await process.stdout.readline()
-    try:
-        yield
-    finally:
-        process.stdin.close()  # at which it ends
-        await process.wait()
-
-
-async def _work(directory: Path) -> None:
-    async with Engine(url_of(directory)):
-        print("ready", flush=True)
-        await asyncio.to_thread(sys.stdin.read)
+def _worker(directory: Path) -> AbstractAsyncContextManager[None]:
+    return worker_process("tests.benchmarks.worker_workloads", directory)
 
 
 # --- workloads ------------------------------------------------------------------------
@@ -158,4 +137,4 @@ def run_workload(workload: str, directory: Path, size: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_work(Path(sys.argv[1])))
+    asyncio.run(work_until_told(Engine(url_of(Path(sys.argv[1])))))

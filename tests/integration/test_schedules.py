@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -528,8 +529,10 @@ async def test_skipped_calendar_leaves_times_out() -> None:
 
 
 @pytest.mark.parametrize("overlap", ["skip", "allow_all"])
-async def test_run_of_a_trigger_is_there_when_the_call_returns(overlap: str) -> None:
-    async with Engine("memory://") as engine:
+async def test_run_of_a_trigger_is_there_when_the_call_returns(
+    overlap: str, tmp_path: Path
+) -> None:
+    async with Engine(f"sqlite:///{tmp_path / 's.db'}") as engine:
         for number in range(10):
             handle = await engine.schedules.create(
                 f"s{number}", nap(), "0 0 1 1 *", overlap=overlap

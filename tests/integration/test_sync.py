@@ -164,6 +164,8 @@ def test_the_facade_has_every_method_with_the_same_signature(
     assert not missing
     for name in sorted(_public(facade) & _public(original)):
         ours, theirs = getattr(facade, name), getattr(original, name)
+        if isinstance(ours, property) and isinstance(theirs, property):
+            continue  # what it gives is another facade
         assert _shape(ours) == _shape(theirs), name
         shapes = [
             list(map(_shape, typing.get_overloads(one))) for one in (ours, theirs)

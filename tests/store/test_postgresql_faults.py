@@ -371,7 +371,7 @@ def commit_and_crash(
     """The server is killed as the next commit is answered, or before it is made."""
     commit = PostgresSession.commit
 
-    def crash(session: PostgresSession) -> None:
+    def crash(session: PostgresSession, **_: object) -> None:
         monkeypatch.undo()
         if commits:
             commit(session)

@@ -149,7 +149,7 @@ def lose_answer(
     """Make the next commit do `commit` and then report an I/O error."""
     original = SqliteSession.commit
 
-    def fail(session: SqliteSession) -> None:
+    def fail(session: SqliteSession, **_: object) -> None:
         monkeypatch.setattr(SqliteSession, "commit", original)
         if commit is not None:
             commit(session)

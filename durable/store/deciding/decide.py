@@ -103,7 +103,9 @@ class _Decision:
         try:
             return self.HANDLERS[type(operation)](self, operation), None
         except DurableError as error:
-            return None, error
+            # Its frames lead back to the outcomes that hold it: a cycle that would keep
+            # the whole run for the collector.
+            return None, error.with_traceback(None)
         except UnseenError:
             return _PENDING
 

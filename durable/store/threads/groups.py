@@ -151,7 +151,8 @@ class GroupExecutor:
                 transaction = self._begin(session)
                 decided = transaction, transaction.apply(operations)
                 # Nobody waits for others to take runs.
-                self._commit(session, is_news={*map(type, operations)} != {ClaimRuns})
+                is_news = any(type(one) is not ClaimRuns for one in operations)
+                self._commit(session, is_news=is_news)
             except Exception as error:  # noqa: BLE001 - any error ends the group, typed
                 fate = None if session is None else session.fate
                 self._abandon(session)
@@ -309,10 +310,23 @@ class GroupExecutor:
             is_committed = self._database.find_fate(fate)
             if is_committed is not None:
                 return is_committed
-        return self._has_row_of(operations, outcomes) or None
+        patience = Patience()
+        while True:
+            try:
+                return self._has_row_of(operations, outcomes) or None
+            except Exception as error:  # noqa: BLE001 - then it stays unknown
+                self.close()
+                # What has cut the commit off may cut this off, too.
+                is_lost = self._database.is_lost(error)
+                if not is_lost or not patience.waits(is_lost=True):
+                    return None
 
     def _has_row_of(self, operations: list[Any], outcomes: Outcomes) -> bool:
-        """Look for one row of the group: it was committed as a whole or not at all."""
+        """Look for one row of the group: it was committed as a whole or not at all.
+
+        Raises:
+            Exception: it cannot be read.
+        """
         for operation, (result, error) in zip(operations, outcomes, strict=True):
             rows = getattr(operation, "rows", ())
             is_kept = error is None and (
@@ -322,13 +336,10 @@ class GroupExecutor:
             if not is_kept or not rows:
                 continue
             run_id, event_id, _, _, _, data, _ = rows[-1]
-            try:
-                found = self.open().connection.execute(
-                    statements.FIND_EVENT_DATA, {"run_id": run_id, "event_id": event_id}
-                )
-                return bool(found.scalar() == data)
-            except Exception:  # noqa: BLE001 - then it stays unknown
-                return False
+            found = self.open().connection.execute(
+                statements.FIND_EVENT_DATA, {"run_id": run_id, "event_id": event_id}
+            )
+            return bool(found.scalar() == data)
         return False
 
 

@@ -79,6 +79,7 @@ class HeldUp:
     def __init__(self) -> None:
         """Hold nothing."""
         self._entries: list[Entry] = []
+        self._place = 0
 
     def __bool__(self) -> bool:
         """Whether anything is held."""
@@ -99,6 +100,8 @@ class HeldUp:
         """Return what may be carried out; hold what touches the same as others."""
         admitted: list[Item] = []
         touched = _Touched()
+        # What is admitted now came before what is held now.
+        self._place = len(self._entries)
         for entry in self._entries:
             touched.add(entry.keys)
         for item in items:
@@ -115,7 +118,8 @@ class HeldUp:
     ) -> None:
         """Hold operations that were tried together, since an instant; and why."""
         entries = [Entry(item, since) for item, _ in held]
-        self._entries += entries
+        place = min(self._place, len(self._entries))
+        self._entries[place:place] = entries
         _divide(entries, [error for _, error in held], now)
 
     def take(self, now: float) -> list[Entry]:

@@ -102,7 +102,8 @@ def brute(
     return found
 
 
-@settings(max_examples=examples(300), deadline=None)
+@pytest.mark.slow
+@settings(max_examples=examples(100), deadline=None)
 @given(
     fields=numbers().filter(possible),
     skip=st.none() | numbers().filter(possible),
