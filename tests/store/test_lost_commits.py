@@ -1,4 +1,4 @@
-"""What became of a commit whose answer is lost: its own, nobody else's, and for good."""
+"""What became of a commit whose answer is lost: its own fate, and for good."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ _BEGIN_READING: Final = {
 }
 _NOW: Final = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
 _HEADER: Final = f"SELECT {_NOW}"
-# Each commit counts itself, and fails if that has been forbidden: its number then is out
-# of the range of integers. To forbid it waits until it has ended, if it has come so far.
+# Each commit counts itself, and fails if that was forbidden: its number would be out of
+# the range of integers. Whoever forbids it waits for its end, if it has come so far.
 _COUNT_COMMIT: Final = (
     "INSERT INTO durable_changes (session_id, version, changed_at)"  # noqa: S608 - a token and numbers
     f" VALUES ({{0}}, {{1}}, {_NOW})"
@@ -61,11 +61,11 @@ _FORBID: Final = (
     " ON DUPLICATE KEY UPDATE changed_at = VALUES(changed_at),"
     f" version = version | {_FORBIDDEN}"
 )
-_COUNTED: Final = "SELECT version FROM durable_changes WHERE session_id = {0}"  # noqa: S608 - a token
+_COUNTED: Final = "SELECT version FROM durable_changes WHERE session_id = {0}"
 # What is no news to others is counted apart.
 _QUIET: Final = "q"
 _LATEST: Final = (
-    "SELECT COUNT(*), CAST(SUM(version) AS CHAR) FROM durable_changes"
+    "SELECT COUNT(*), CAST(SUM(version) AS CHAR) FROM durable_changes"  # noqa: S608 - a token and constants
     f" WHERE session_id <> {{0}} AND session_id NOT LIKE '{_QUIET}%'"
 )
 _FIND_OLD: Final = (

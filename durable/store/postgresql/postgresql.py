@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.pool import NullPool
 
-from durable import limits
 from durable.errors import DatabaseUnavailableError
 from durable.store.postgresql.driver import PatientConnection
 from durable.store.postgresql.errors import PostgresErrors
