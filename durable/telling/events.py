@@ -334,6 +334,9 @@ class Telling:
                     values.append(("state" if field == "current" else field, value))
             case "details":
                 values += value.items()
+            case "attributes" | "memo":
+                details.append(", ".join(map(escape, value)))
+                values += value.items()
             case "unread":
                 _tell_unread(value, details, values)
             case "took":
