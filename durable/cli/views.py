@@ -7,7 +7,11 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from durable.client.descriptions.description import describe, failure_as_dict
+from durable.client.descriptions.description import (
+    failure_as_dict,
+    read_attributes,
+    read_memo,
+)
 from durable.core.folding.run_state import RunState
 from durable.core.history.codec import UNREADABLE
 from durable.core.history.payload import JSON_PLAIN, Payload
@@ -20,7 +24,7 @@ HIDDEN: Final = "hidden"
 
 def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
     """A run's row."""
-    found = describe(record)
+    memo = read_memo(record)
     stuck = None if record.stuck is None else decode_failure(record.stuck)
     return {
         **_fields(
@@ -30,8 +34,8 @@ def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
             " parent_workflow_id parent_run_id",
         ),
         "stuck": None if stuck is None else failure_as_dict(stuck),
-        "attributes": msgspec.to_builtins(found.attributes),
-        "memo": found.memo if payloads else _hidden(found.memo),
+        "attributes": msgspec.to_builtins(read_attributes(record)),
+        "memo": memo if payloads else _hidden(memo),
     }
 
 

@@ -236,6 +236,7 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "producing": _plain(lambda: Driver(w.producing())),
     "draining": _draining,
     "failing": _failing,
+    "finding": _plain(lambda: Driver(w.finding(ORDER))),
     "desk": _desk,
     "receiving": _receiving,
     "kinship": _kinship,

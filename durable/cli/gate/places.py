@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dis
 import inspect
-from types import CodeType
-from typing import Any, Final
+import sys
+from collections.abc import Sequence
+from types import CodeType, FrameType
+from typing import Any
 
 from durable.api.workflows.workflow import Workflow
+from durable.core.history.events import HistoryEvent
 from durable.core.loop.user_code import Owner, owner_of
-
-_ENDS: Final = ("RETURN_VALUE", "RETURN_CONST")
+from durable.core.replay.catching_up import catch_up
 
 
 def place_of_error(error: BaseException) -> str:
@@ -35,17 +36,25 @@ def _body_of(code: Workflow[Any, Any]) -> CodeType:
     return body
 
 
-def place_of_ending(code: Workflow[Any, Any]) -> str:
-    """The `file:line` where a workflow's function ends.
+def place_of_ending(code: Workflow[Any, Any], history: Sequence[HistoryEvent]) -> str:
+    """The `file:line` where a workflow's function ends, by replaying it once more.
 
-    That of its first line if it may end in several. (To watch it end, by what Python
-    has for profilers, has hung on CPython 3.11 beside other threads.)
+    That of its first line if it does not come to its end.
     """
     body = _body_of(code)
-    ends = {
-        step.positions.lineno
-        for step in dis.get_instructions(body)
-        if step.opname in _ENDS and step.positions is not None
-    }
-    line = ends.pop() if len(ends) == 1 else None
-    return f"{body.co_filename}:{line or body.co_firstlineno}"
+    line = body.co_firstlineno
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal line
+        # Also where it only waits: the last time is the one that counts.
+        if event == "return" and frame.f_code is body:
+            line = frame.f_lineno
+
+    outer = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        with catch_up(lambda _: code, history):
+            sys.setprofile(outer)
+    finally:
+        sys.setprofile(outer)
+    return f"{body.co_filename}:{line}"

@@ -171,7 +171,7 @@ def _explained(
         )
     code_at = error.found_at or replayer.users_place(None)
     if not code_at:
-        code_at = place_of_ending(REGISTRY.code_of(started))
+        code_at = place_of_ending(REGISTRY.code_of(started), since_checkpoint(events))
     return msgspec.structs.replace(
         plain,
         message=message,
