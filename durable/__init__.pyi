@@ -37,6 +37,8 @@ from durable.api.messages.messages import UpdateCall as UpdateCall
 from durable.api.resources import resource as resource
 from durable.api.sagas.saga import Saga as Saga
 from durable.api.state_machines.state_machine import StateMachine as StateMachine
+from durable.api.telemetry import meter as meter
+from durable.api.telemetry import span as span
 from durable.api.workflows.attributes import get_attribute as get_attribute
 from durable.api.workflows.attributes import memo as memo
 from durable.api.workflows.attributes import upsert_attributes as upsert_attributes

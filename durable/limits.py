@@ -50,6 +50,12 @@ CLAIM_RUNS_MAX: Final = 200
 # Runs of which a worker remembers that it has parked them. One that has parked more
 # tries no others that are parked: what it does not remember it would try for ever.
 PARKED_RUNS_KEPT: Final = 100_000
+# What waits is counted for so many task queues, and so many runs of each.
+BACKLOG_QUEUES_MAX: Final = 200
+BACKLOG_RUNS_MAX: Final = 10_000
+# How often a worker that is observed looks what waits, and how long that is told.
+BACKLOG_SECONDS: Final = 5.0
+BACKLOG_SECONDS_MAX: Final = 15.0
 # Rows of one page of a listing.
 LIST_PAGE_MAX: Final = 1_000
 # Attributes of one run: each is a row or more that every one of its changes rewrites.

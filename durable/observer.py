@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
+
+Headers: TypeAlias = Mapping[str, str]
+Attributes: TypeAlias = Mapping[str, str | bool | int | float]
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +26,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
         cache_misses: how often it had to be loaded, in all.
         slots: activities that may run at once.
         slots_used: activities that do run.
+        threads: how many of them may be plain functions.
+        threads_used: threads that such functions hold.
         waiting: runs being loaded, and activities without a slot.
         waiting_for: how long the longest waiting activity has waited, in microseconds.
     """
@@ -34,6 +39,64 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     slots_used: int
     waiting: int
     waiting_for: int
+    threads: int = 0
+    threads_used: int = 0
+
+
+class Instrument(msgspec.Struct, frozen=True):
+    """What something is measured by.
+
+    Attributes:
+        kind: a counter only grows; a gauge is what was last set.
+        bounds: upper bounds of a histogram's buckets; None leaves them to the observer.
+    """
+
+    kind: Literal["counter", "up_down_counter", "histogram", "gauge"]
+    name: str
+    unit: str = ""
+    description: str = ""
+    bounds: tuple[float, ...] | None = None
+
+
+SCHEDULE_LAG: Final = Instrument(
+    "histogram",
+    "durable.schedule.lag",
+    "s",
+    "How late a schedule began something",
+    (0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 3_600, 86_400),
+)
+"""What schedules measure of themselves, as programs do."""
+
+
+class Measurement(msgspec.Struct, frozen=True):
+    """Something that a program has measured."""
+
+    instrument: Instrument
+    value: float
+    attributes: Attributes
+
+
+class Span(msgspec.Struct, eq=False, kw_only=True):
+    """A span of workflow code; instants are those of its workflow tasks.
+
+    Attributes:
+        key: which one it is; the same on each replay, and no other span has it.
+        parent: the headers of what it is below.
+        headers: what travels with all that is begun in it.
+    """
+
+    name: str
+    key: str
+    parent: Headers
+    headers: Headers
+    attributes: Attributes
+    started_at: int
+    ended_at: int = 0
+    error_type: str | None = None
+
+
+Note: TypeAlias = Measurement | Span
+"""What workflow code has for an observer, once its workflow task is committed."""
 
 
 class Observer(Protocol):
@@ -147,6 +210,32 @@ class WorkerObserver(Protocol):
         `duration` is None if it never began. An attempt that ran out of time ends
         before its function does.
         """
+        ...
+
+    def span_headers(self, *, run_id: str, key: str, parent: Headers) -> Headers:
+        """What travels with all that is begun in a span of workflow code.
+
+        The answer is the same whenever and wherever it is asked: the span is told once
+        it is over, and until then any process may begin what is below it.
+        """
+        ...
+
+    def noted(
+        self, note: Note, *, workflow_type: str, workflow_id: str, run_id: str
+    ) -> None:
+        """Workflow code has measured something, or a span of its is over."""
+        ...
+
+    def measured(
+        self, measurement: Measurement, *, workflow_type: str, activity_type: str
+    ) -> None:
+        """An activity has measured something; called on its thread."""
+        ...
+
+    def activity_span(
+        self, name: str, attributes: Attributes
+    ) -> AbstractContextManager[None]:
+        """Surround a part of an activity; called on its thread."""
         ...
 
     def worker_stopped(self) -> None:

@@ -45,10 +45,10 @@ checkpoint choice continue_as_new current_update deprecate_patch entity entity_k
 exclusive external fail has_last_result in_activity in_workflow info
 is_activity_cancelled last_failure
 last_result locked logger
-need never now par patched provide query random register_exception resource run schedule
-schedule_spec seq
+meter need never now par patched provide query random register_exception resource run
+schedule schedule_spec seq
 set_query_handler set_signal_handler set_state set_update_handler shared signal skip
-sleep start_child update uuid4 wait_condition workflow
+sleep span start_child update uuid4 wait_condition workflow
 """
 PUBLIC = re.findall(r"\w+", PUBLIC_TEXT)
 

@@ -22,6 +22,7 @@ from durable.core.history.commands import (
 )
 from durable.core.history.payload import Failure, Payload, Payloads
 from durable.errors import NotInWorkflowError
+from durable.observer import Attributes, Note, Span
 
 T = TypeVar("T")
 MessageKind: TypeAlias = Literal["signal", "update", "query"]
@@ -320,6 +321,19 @@ class WorkflowRuntime(Protocol):
         instruction: int,
     ) -> None:
         """A call was made that somebody is to await."""
+        ...
+
+    # --- telemetry --------------------------------------------------------------------
+
+    def note(self, note: Note) -> None:
+        """Have the observer told something once this workflow task is committed.
+
+        Nothing comes of it while replaying, in queries and in validators.
+        """
+        ...
+
+    def open_span(self, name: str, attributes: Attributes) -> Span | None:
+        """Begin a span, also while replaying; None if nobody observes."""
         ...
 
     # --- other runs -------------------------------------------------------------------

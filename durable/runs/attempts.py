@@ -59,7 +59,11 @@ def schedule(run: LiveRun, event: HistoryEvent, effects: Effects, now: int) -> N
     """A recorded activity may begin."""
     scheduled = event.attributes
     assert isinstance(scheduled, ActivityTaskScheduled)  # noqa: S101 - by the caller
-    attempt = Attempt(run, event.event_id, scheduled, event.time, run.task_headers)
+    headers = run.task_headers
+    if run.terms.is_observed:
+        machine = run.replayer.find_activity(event.event_id)
+        headers = (machine and machine.headers) or headers
+    attempt = Attempt(run, event.event_id, scheduled, event.time, headers)
     run.attempts[event.event_id] = attempt
     order(attempt, effects, now)
 

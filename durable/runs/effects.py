@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from durable.core.machines import retry
 from durable.core.messages import ActivityResolution
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTask
+from durable.observer import Note
 from durable.runs.incoming import Token
 from durable.runs.live_run import Attempt
 from durable.store.records import (
@@ -120,6 +122,7 @@ class RareEffects(msgspec.Struct, eq=False):
     """What a plain run never wants done.
 
     Attributes:
+        notes: what a turn has for the observer, now that it is committed.
         attempt_ends: attempts that have ended.
         news: what became of updates, by id.
         spread: a commit did something to other runs.
@@ -146,6 +149,7 @@ class RareEffects(msgspec.Struct, eq=False):
         error: what nobody expected; it is raised.
     """
 
+    notes: Sequence[Note] = ()
     attempt_ends: Some[AttemptEnd] = ()
     news: Some[tuple[str, UpdateNews]] = ()
     spread: Committed | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -11,6 +11,7 @@ from durable.core.history.events import Attributes, HistoryEvent
 from durable.core.history.payload import Failure, Payload
 from durable.core.workflow_task import TaskInput, WorkflowTaskCompletion
 from durable.errors import DurableError
+from durable.observer import Note
 from durable.runs.effects import Recording
 from durable.runs.incoming import Token
 from durable.runs.live_run import Attempt
@@ -29,11 +30,13 @@ from durable.store.records import (
 class Driven(msgspec.Struct, eq=False):
     """Its code was driven; this is what it decided.
 
-    `headers` travel with what it asked for, if an observer had a say in them.
+    `headers` travel with what it asked for, if an observer had a say in them; `notes`
+    are for that one.
     """
 
     completion: WorkflowTaskCompletion
     headers: Mapping[str, str] | None = None
+    notes: Sequence[Note] = ()
 
 
 class Settled(msgspec.Struct, eq=False):

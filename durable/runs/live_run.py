@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +16,7 @@ from durable.core.messages import ActivityResolution
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.errors import HistoryTakenError
+from durable.observer import Note
 from durable.runs.incoming import Incoming, Token
 from durable.runs.states import AT_REST, OVER, RUNNING, Phase, State
 from durable.store.records import (
@@ -143,6 +144,8 @@ class LiveRun(msgspec.Struct, eq=False):
     """What is being written."""
     completion: WorkflowTaskCompletion | None = None
     """The turn that it came of, if it came of one."""
+    notes: Sequence[Note] = ()
+    """What that turn has for an observer."""
     untold: tuple[str, ...] = ()
     """Updates that were answered in a commit which was refused: perhaps it is there."""
     creator: Token | None = None

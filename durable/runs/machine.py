@@ -168,7 +168,7 @@ def _want_read(run: LiveRun, effects: Effects) -> None:
 
 def _first_turn(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> None:
     if given.headers is not None:
-        run.task_headers = given.headers
+        run.task_headers, run.notes = given.headers, given.notes
     writes.create(run, given.completion, effects)
 
 
@@ -226,7 +226,7 @@ def _not_created(
 def _driven(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> None:
     completion = given.completion
     if given.headers is not None:
-        run.task_headers = given.headers
+        run.task_headers, run.notes = given.headers, given.notes
     if completion.failure is not None:
         run.incoming.keep_updates()
         if not completion.events:
@@ -271,6 +271,8 @@ def _turn_committed(
     assert completion is not None  # noqa: S101 - by the caller
     messages.tell(run, completion, effects)
     events = completion.events
+    if run.notes:
+        effects.rare.notes, run.notes = run.notes, ()
     run.failed_tries = run.refusals = 0
     if committed is not None:
         effects.rare.spread = committed

@@ -262,6 +262,8 @@ def child_start(
     what = event.attributes
     assert isinstance(what, StartChildWorkflowExecutionInitiated)  # noqa: S101 - by the caller
     settings = what.settings
+    child = run.replayer.pending_child(event.event_id)
+    headers = (child and child.headers) or run.task_headers
     root = parent.root_run_id or parent.run_id
     started = WorkflowExecutionStarted(
         workflow_type=what.workflow_type,
@@ -282,7 +284,7 @@ def child_start(
         root_run_id=root,
         version=settings.version,
         identity=f"workflow {parent.workflow_id}",
-        headers=what.headers or dict(run.task_headers),
+        headers=what.headers or dict(headers),
         memo=settings.memo,
         retry_policy=settings.retry_policy,
         last_result=settings.last_result,

@@ -257,7 +257,7 @@ def _attempt_of(
         machine.scheduled_event_id,
         machine.scheduled,
         machine.scheduled_at,
-        run.task_headers,
+        machine.headers or run.task_headers,
         attempt=1 if row is None else row.attempt,
         lost=lost,
     )

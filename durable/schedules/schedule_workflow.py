@@ -47,6 +47,7 @@ from durable.errors import (
     WorkflowTerminatedError,
     WorkflowTimedOutError,
 )
+from durable.observer import SCHEDULE_LAG, Measurement
 from durable.options import IdReusePolicy
 from durable.schedules.definition import ScheduleDefinition, ScheduleOverlap
 from durable.schedules.packing import pack, unpack
@@ -236,6 +237,9 @@ class ScheduleWorkflow:
             return
         self._has_changed = True
         decision = state.decide(self._watch is not None)
+        for firing in filter(None, (decision.start, *decision.beside)):
+            if not firing.is_manual:
+                self._note_lag(firing)
         if decision.start is not None:
             self._begin(decision.start)
         self._beside = list(decision.beside)
@@ -246,6 +250,14 @@ class ScheduleWorkflow:
             await self._stop(terminates=True)
         elif decision.cancels:
             await self._stop(terminates=False)
+
+    def _note_lag(self, firing: Firing) -> None:
+        """Have an observer told how late it begins."""
+        state = self._state
+        second = firing.at // 1_000_000
+        due_at = state.definition.spec.put_off(second, state.schedule_id)
+        lag = max(0, self._runtime.now() - due_at) / 1_000_000
+        self._runtime.note(Measurement(SCHEDULE_LAG, lag, {}))
 
     def _begin(self, firing: Firing) -> None:
         """Start a child, and watch it."""

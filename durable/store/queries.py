@@ -65,6 +65,19 @@ class UnownedRun(NamedTuple):
     version: str | None = None
 
 
+class QueueBacklog(NamedTuple):
+    """What waits in one task queue.
+
+    `runs` are due, and no worker has taken them; the oldest since `oldest_at`. `stuck`
+    ones are parked. Neither is counted beyond `limits.BACKLOG_RUNS_MAX`.
+    """
+
+    task_queue: str
+    runs: int
+    oldest_at: int | None
+    stuck: int
+
+
 class VersionCount(NamedTuple):
     """The open runs of one workflow in one version, or in none."""
 
@@ -253,6 +266,16 @@ class FindUnowned(Query[list[UnownedRun]], frozen=True):
     namespace: str
     until: int
     limit: int
+
+
+class ReadBacklog(Query[list[QueueBacklog]], frozen=True):
+    """What waits in each task queue by `until`, by name; without those of nothing.
+
+    Of `limits.BACKLOG_QUEUES_MAX` queues.
+    """
+
+    namespace: str
+    until: int
 
 
 class ListNamespaces(Query[list[str]], frozen=True):

@@ -7,7 +7,7 @@ in between.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
@@ -21,11 +21,17 @@ from opentelemetry.metrics import (
 )
 
 from durable import __version__
-from durable.observer import WorkerState
+from durable.observer import (
+    SCHEDULE_LAG,
+    Instrument,
+    Measurement,
+    WorkerState,
+)
 from durable.telemetry import names
 
 Attributes = dict[str, str]
 Read = Callable[[WorkerState], float]
+_Take = Callable[[float, Mapping[str, str | bool | int | float]], None]
 
 
 def _bounds(text: str) -> tuple[float, ...]:
@@ -107,7 +113,39 @@ class Metrics:
         self.commit_rows = histogram(
             names.COMMIT_ROWS, _ROWS, "Events that one commit wrote", "{row}"
         )
+        self.commit_operations = histogram(
+            names.COMMIT_OPERATIONS,
+            _ROWS,
+            "Operations that were committed together",
+            "{operation}",
+        )
+        self._meter = meter
+        self._takers: dict[Instrument, _Take] = {}
+        self._taker(SCHEDULE_LAG)
         self.workers = WorkerGauges(meter)
+
+    def measured(self, measurement: Measurement, shared: Attributes) -> None:
+        """Take what a program has measured; any thread may."""
+        instrument = measurement.instrument
+        take = self._takers.get(instrument) or self._taker(instrument)
+        take(measurement.value, {**measurement.attributes, **shared})
+
+    def _taker(self, of: Instrument) -> _Take:
+        about = of.name, of.unit, of.description
+        take: _Take
+        if of.kind == "histogram":
+            bounds = of.bounds
+            take = self._meter.create_histogram(
+                *about, explicit_bucket_boundaries_advisory=bounds
+            ).record
+        elif of.kind == "gauge":
+            take = self._meter.create_gauge(*about).set
+        elif of.kind == "counter":
+            take = self._meter.create_counter(*about).add
+        else:
+            take = self._meter.create_up_down_counter(*about).add
+        self._takers[of] = take
+        return take
 
 
 class WorkerGauges:
@@ -121,13 +159,6 @@ class WorkerGauges:
         sums: tuple[tuple[str, str, str, Read], ...] = (
             (names.CACHE_SIZE, "{run}", "Runs in memory", lambda s: s.cached_runs),
             (
-                names.SLOTS_AVAILABLE,
-                "{slot}",
-                "Activities that could begin now",
-                lambda s: max(0, s.slots - s.slots_used),
-            ),
-            (names.SLOTS_USED, "{slot}", "Activities that run", lambda s: s.slots_used),
-            (
                 names.QUEUE_DEPTH,
                 "{task}",
                 "Runs and activities that wait",
@@ -138,6 +169,28 @@ class WorkerGauges:
             meter.create_observable_up_down_counter(
                 name, [self._of_each(partial(_sum, read))], unit, description
             )
+        pools: tuple[tuple[str, str, str, Read, Read], ...] = (
+            (
+                names.SLOTS_AVAILABLE,
+                "{slot}",
+                "Activities that could begin now, of each pool",
+                lambda s: max(0, s.slots - s.slots_used),
+                lambda s: max(0, s.threads - s.threads_used),
+            ),
+            (
+                names.SLOTS_USED,
+                "{slot}",
+                "Activities that run, of each pool",
+                lambda s: s.slots_used,
+                lambda s: s.threads_used,
+            ),
+        )
+        for name, unit, description, slots, threads in pools:
+            callbacks = [
+                self._of_each(partial(_sum, slots), {names.POOL: "activities"}),
+                self._of_each(partial(_sum, threads), {names.POOL: "threads"}),
+            ]
+            meter.create_observable_up_down_counter(name, callbacks, unit, description)
         meter.create_observable_gauge(
             names.QUEUE_LAG,
             [self._of_each(_lag)],
@@ -175,12 +228,14 @@ class WorkerGauges:
         return found
 
     def _of_each(
-        self, read: Callable[[list[WorkerState]], float]
+        self,
+        read: Callable[[list[WorkerState]], float],
+        shared: Mapping[str, str] = {},
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             with self._lock:
                 return [
-                    Observation(read(states), {names.QUEUE: task_queue})
+                    Observation(read(states), {names.QUEUE: task_queue, **shared})
                     for task_queue, states in self._by_queue().items()
                 ]
 

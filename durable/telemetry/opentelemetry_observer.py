@@ -16,7 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, TracerProvider
 
-from durable.observer import WorkerState
+from durable.observer import Attributes, Headers, Measurement, Note, WorkerState
 from durable.telemetry import names, tracing
 from durable.telemetry.metrics import Metrics
 from durable.telemetry.tracing import Tracing, error_type_of, mark_failed
@@ -90,6 +90,7 @@ class OpenTelemetryObserver:
         """A group of operations was committed; any thread may tell."""
         self._metrics.commit_duration.record(duration / 1_000_000)
         self._metrics.commit_rows.record(rows)
+        self._metrics.commit_operations.record(operations)
 
     def worker_started(
         self, *, worker_id: str, task_queue: str, state: Callable[[], WorkerState]
@@ -217,6 +218,35 @@ class OpenTelemetryWorkerObserver:
             self.metrics.activity_failed.add(1, ended)
         if duration is not None:
             self.metrics.activity_duration.record(duration / 1_000_000, ended)
+
+    def span_headers(self, *, run_id: str, key: str, parent: Headers) -> Headers:
+        """What travels with all that is begun in a span of workflow code."""
+        return tracing.span_headers(run_id, key, parent)
+
+    def noted(
+        self, note: Note, *, workflow_type: str, workflow_id: str, run_id: str
+    ) -> None:
+        """Workflow code has measured something, or a span of its is over."""
+        shared = self._of_workflow(workflow_type)
+        if isinstance(note, Measurement):
+            self.metrics.measured(note, shared)
+            return
+        ids = {names.WORKFLOW_ID: workflow_id, names.RUN_ID: run_id}
+        self._tracing.workflow_span(note, run_id, {**note.attributes, **shared, **ids})
+
+    def measured(
+        self, measurement: Measurement, *, workflow_type: str, activity_type: str
+    ) -> None:
+        """An activity has measured something."""
+        self.metrics.measured(
+            measurement, self._of_activity(activity_type, workflow_type)
+        )
+
+    def activity_span(
+        self, name: str, attributes: Attributes
+    ) -> AbstractContextManager[None]:
+        """Surround a part of an activity."""
+        return self._tracing.part_of_activity(name, attributes)
 
     def worker_stopped(self) -> None:
         """The worker has ended, or goes on under another id."""

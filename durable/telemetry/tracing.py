@@ -7,21 +7,35 @@ Exceptions are named by their type only: their messages may hold payload values.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from contextvars import Token
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.sdk.trace import Tracer as SdkTracer
+from opentelemetry.sdk.trace.id_generator import IdGenerator
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TracerProvider,
+)
 
 from durable import __version__
 from durable.api.workflows.operations import in_workflow
 from durable.errors import ApplicationError
+from durable.observer import Span as WorkflowSpan
 from durable.telemetry import names
 
 Attributes = dict[str, str | int]
@@ -46,6 +60,7 @@ class Tracing:
     """Makes the spans of an observer."""
 
     def __init__(self, provider: TracerProvider | None) -> None:
+        self._provider = provider
         self._tracer = trace.get_tracer(names.SCOPE, __version__, provider)
 
     def start_workflow(
@@ -104,6 +119,93 @@ class Tracing:
             if error_type is not None:
                 mark_failed(span, error_type)
         span.end(end_time=max(started_at, closed_at) * 1_000)
+
+    def workflow_span(
+        self, span: WorkflowSpan, run_id: str, attributes: Mapping[str, Any]
+    ) -> None:
+        """Emit a span of workflow code, under the ids that `span_headers` told."""
+        # A tracer of its own: only what comes from it has ids that are given.
+        tracer = trace.get_tracer(
+            f"{names.SCOPE}.workflow", __version__, self._provider
+        )
+        if isinstance(tracer, SdkTracer):
+            tracer.id_generator = _given_ids
+        _given_ids.trace_id, _given_ids.span_id = _trace_id(run_id), _span_id(span.key)
+        made = tracer.start_span(
+            span.name,
+            context=propagate.extract(span.parent),
+            attributes=attributes,
+            start_time=span.started_at * 1_000,
+        )
+        if span.error_type is not None:
+            mark_failed(made, span.error_type)
+        made.end(end_time=max(span.started_at, span.ended_at) * 1_000)
+
+    @contextmanager
+    def part_of_activity(
+        self, name: str, attributes: Mapping[str, Any]
+    ) -> Generator[None]:
+        """Surround a part of an activity by a span."""
+        with self._tracer.start_as_current_span(
+            name,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except BaseException as error:
+                mark_failed(span, error_type_of(error))
+                raise
+
+
+class _GivenIds(threading.local, IdGenerator):
+    """The ids of the span that this thread is about to make."""
+
+    trace_id = 0
+    span_id = 0
+
+    def generate_span_id(self) -> int:
+        return self.span_id
+
+    def generate_trace_id(self) -> int:
+        return self.trace_id
+
+
+_given_ids: Final = _GivenIds()
+
+
+def _digest(text: str, size: int) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=size).digest()
+    return int.from_bytes(digest) or 1  # zero is no id
+
+
+def _trace_id(run_id: str) -> int:
+    """That of a run whose start was not traced."""
+    return _digest(run_id, 16)
+
+
+def _span_id(key: str) -> int:
+    return _digest(key, 8)
+
+
+def span_headers(run_id: str, key: str, parent: Mapping[str, str]) -> dict[str, str]:
+    """The headers that a span of workflow code stands in; the same on each replay."""
+    outer = propagate.extract(parent)
+    above = trace.get_current_span(outer).get_span_context()
+    is_known = above.is_valid
+    context = SpanContext(
+        above.trace_id if is_known else _trace_id(run_id),
+        _span_id(key),
+        is_remote=True,
+        trace_flags=above.trace_flags if is_known else TraceFlags(TraceFlags.SAMPLED),
+        trace_state=above.trace_state,
+    )
+    headers: dict[str, str] = {}
+    propagate.inject(
+        headers, trace.set_span_in_context(NonRecordingSpan(context), outer)
+    )
+    return headers
 
 
 class StartingWorkflow:

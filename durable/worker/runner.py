@@ -44,7 +44,6 @@ from durable.runs.effects import (
 )
 from durable.runs.live_run import LiveRun, Terms, new_run
 from durable.runs.outgoing import (
-    STATUS_OF,
     child_request_id,
     child_start,
     outcome_for_parent,
@@ -214,6 +213,7 @@ class Runner:
     def _carry_out_rare(
         self, run: LiveRun, rare: RareEffects, left: Left | None
     ) -> None:
+        self._turns.tell(run, rare.notes)
         for end in rare.attempt_ends:
             self._attempt_ended(end)
         for update_id, news in rare.news:
@@ -296,10 +296,7 @@ class Runner:
             if type(event.attributes) in ENDS_BADLY:
                 log_lines.log_failed_run(run, event.attributes)
             if self._observer is not None:
-                status = STATUS_OF[type(event.attributes)]
-                observing.run_closed(
-                    self._observer, run, event, status, self._task_queue
-                )
+                observing.run_closed(self._observer, run, event, self._task_queue)
         run.replayer.tear_down()
         if event is not None:
             if run.started.parent_run_id is not None:

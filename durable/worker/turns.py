@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from durable.core.loop import turn
 from durable.core.workflow_task import (
     TaskFailureKind,
@@ -9,7 +11,7 @@ from durable.core.workflow_task import (
     WorkflowTaskCompletion,
 )
 from durable.errors import WorkflowBlockedError
-from durable.observer import WorkerObserver
+from durable.observer import Note, WorkerObserver
 from durable.runs.inputs import Driven
 from durable.runs.live_run import LiveRun
 from durable.store.store import Store
@@ -57,7 +59,19 @@ class Turns:
             failure = completion.failure
             if failure is not None:
                 observer.workflow_task_failed(error_type=failure.failure.type)
-        return Driven(completion, headers)
+        return Driven(completion, headers, run.replayer.take_notes())
+
+    def tell(self, run: LiveRun, notes: Sequence[Note]) -> None:
+        """Tell the observer what the code of a run has for it."""
+        if self.observer is None:
+            return
+        for note in notes:
+            self.observer.noted(
+                note,
+                workflow_type=run.workflow_type,
+                workflow_id=run.workflow_id,
+                run_id=run.run_id,
+            )
 
     def _drive(self, run: LiveRun, task: WorkflowTask) -> WorkflowTaskCompletion:
         watchdog = self._watchdog

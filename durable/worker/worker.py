@@ -160,7 +160,10 @@ class Worker:
             knows_activity=pool.knows,
             new_run_id=self._new_run_id,
             new_replayer=partial(
-                Replayer, self._registry.code_of, on_unhandled=log_lines.log_unhandled
+                Replayer,
+                self._registry.code_of,
+                on_unhandled=log_lines.log_unhandled,
+                make_headers=None if self._watch is None else self._watch.span_headers,
             ),
             is_observed=self._watch is not None,
         )

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from durable.store.database import Session
 from durable.store.records import RunFilter
-from durable.store.sql import statements
+from durable.store.sql import backlog, statements
 from durable.store.sqlite import look as sqlite_look
 from durable.store.sqlite import write as sqlite_write
 from durable.store.sqlite.sqlite import SqliteDatabase
@@ -192,6 +192,28 @@ def test_children_are_listed_from_the_index_of_their_parent(session: Session) ->
     plan = explain(session, statement, {})
 
     assert plan[0].endswith("USING INDEX durable_runs_parent (parent_run_id=?)")
+
+
+@pytest.mark.parametrize(
+    ("statement", "step"),
+    [
+        (backlog._NEXT_DUE_QUEUE, "durable_runs_due (namespace=? AND task_queue>?)"),
+        (
+            backlog._DUE,
+            "durable_runs_due (namespace=? AND task_queue=? AND wake_at>? AND"
+            " wake_at<?)",
+        ),
+        (backlog._STUCK, "durable_runs_stuck (namespace=?)"),
+    ],
+)
+def test_backlog_is_counted_without_what_sleeps(
+    session: Session, statement: sa.Executable, step: str
+) -> None:
+    plan = explain(session, statement, VALUES)
+
+    (search,) = [one for one in plan if one.startswith("SEARCH")]
+    assert step in search
+    assert not [one for one in plan if one.startswith("SCAN durable_runs")]
 
 
 def test_mail_is_found_from_the_runs_that_are_live(session: Session) -> None:

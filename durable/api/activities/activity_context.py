@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from durable.errors import NotInWorkflowError
+from durable.observer import WorkerObserver
 
 
 class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,7 @@ class ActivityContext(msgspec.Struct, eq=False):
     info: ActivityInfo
     engine: object = None
     resources: Mapping[Any, object] = NO_RESOURCES
+    watch: WorkerObserver | None = None
     is_cancelled: bool = False
     """A plain flag: threads read it, the loop's thread sets it, nobody waits."""
 

@@ -35,6 +35,7 @@ from durable.core.machines.machine import (
     Table,
 )
 from durable.core.runtime import ActivityTarget, source_line
+from durable.observer import Headers
 
 
 class Sender(Protocol):
@@ -63,6 +64,8 @@ class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
     scheduled_event_id: int = 0
     scheduled_at: int = 0
     scheduled: Attributes | None = None
+    headers: Headers | None = None
+    """What travels with it, if it was asked for within a span."""
     event_type = ActivityTaskScheduled
     table: ClassVar[Table] = STOPPABLE
 

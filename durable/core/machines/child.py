@@ -49,6 +49,7 @@ from durable.core.machines.machine import (
 )
 from durable.core.runtime import ChildTarget, WorkflowCode, source_line
 from durable.errors import WorkflowAlreadyStartedError, WorkflowNotFoundError
+from durable.observer import Headers
 
 
 class Parent(Protocol):
@@ -90,6 +91,8 @@ class ChildMachine(Machine, Entry, msgspec.Struct, eq=False):
     initiated_at: int = 0
     initiated: StartChildWorkflowExecutionInitiated | None = None
     stop: DeliveryMachine | None = None
+    headers: Headers | None = None
+    """What travels with it, if it was asked for within a span."""
     event_type = StartChildWorkflowExecutionInitiated
     table: ClassVar[Table] = STOPPABLE
 

@@ -44,6 +44,7 @@ from durable.core.machines.fact import FactEntry
 from durable.core.machines.machine import CREATED, PENDING, Entry, Machine
 from durable.core.machines.marker import PatchEntry
 from durable.core.machines.timer import TimerMachine
+from durable.core.notes import Notes
 from durable.core.replay.mailbox import Mailbox
 from durable.core.replay.other_runs import OtherRuns
 from durable.core.replay.reading import reading_only
@@ -58,6 +59,8 @@ from durable.core.runtime import (
     source_line,
 )
 from durable.errors import WorkflowTaskError
+from durable.observer import Attributes as Telling
+from durable.observer import Note, Span
 
 # What else waits on does so by futures of its own.
 _ENDED_BY_CANCELS: Final = ("try_cancel", "abandon")
@@ -109,6 +112,7 @@ class RunContext(OtherRuns):
         "loop",
         "main",
         "memo",
+        "notes",
         "on_unhandled",
         "outcome_ahead",
         "patches",
@@ -148,6 +152,7 @@ class RunContext(OtherRuns):
         self.history_length = 0
         self.cancellation_reason: str | None = None
         self.on_unhandled: Callable[[dict[str, Any]], None] | None = None
+        self.notes: Notes | None = None  # nobody observes
         # Set while a history is replayed; see `Replayer`.
         self.outcome_ahead: OutcomeAhead | None = None
         self._conditions: Conditions | None = None
@@ -393,6 +398,8 @@ class RunContext(OtherRuns):
         machine = ActivityMachine(
             activity_id, target, input, loop.create_future(), self, code, instruction
         )
+        if self.notes is not None:
+            machine.headers = self.notes.headers_now()
         self.entries.append(machine)
         if cancellation not in _ENDED_BY_CANCELS:
             outcome = await self._outlast_cancellation(machine)
@@ -549,6 +556,23 @@ class RunContext(OtherRuns):
         self.refuse_if_read_only("upsert_memo()")
         self.send(FactEntry(ModifyWorkflowProperties(changes, source)))
         self.memo = changed(self.memo, changes)
+
+    # --- telemetry --------------------------------------------------------------------
+
+    def note(self, note: Note) -> None:
+        """Have the observer told once the turn is committed; see the protocol."""
+        is_void = self.is_replaying or self.loop.is_torn_down or self.loop.read_only
+        if self.notes is not None and not is_void:
+            self.notes.untold.append(note)
+
+    def open_span(self, name: str, attributes: Telling) -> Span | None:
+        """Begin a span of workflow code; see the protocol."""
+        # What only looks does not run again on replay, so it must not count.
+        if self.notes is None or self.loop.is_torn_down or self.loop.read_only:
+            return None
+        return self.notes.open_span(
+            name, attributes, checkpoint=self.checkpoint_event_id, now=self.task_time
+        )
 
     # --- bounded histories ------------------------------------------------------------
 

@@ -107,6 +107,9 @@ class RunDriver:
         end_context(context)
         fresh = RunContext(context.started, context.code, checkpoint, event_id)
         fresh.on_unhandled = context.on_unhandled
+        fresh.notes = context.notes
+        if fresh.notes is not None:
+            fresh.notes.span_count = 0  # as for who begins here
         fresh.is_replaying = context.is_replaying
         fresh.loop.flags = context.loop.flags
         self.context = fresh

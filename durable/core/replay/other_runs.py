@@ -14,6 +14,7 @@ from durable.core.loop.unawaited import CallNotes
 from durable.core.machines.child import ChildMachine
 from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.machine import Entry, Outcome
+from durable.core.notes import Notes
 from durable.core.runtime import Child, ChildTarget, WorkflowCode
 
 
@@ -24,6 +25,7 @@ class OtherRuns(CallNotes):
     started: WorkflowExecutionStarted
     code: WorkflowCode
     has_had_children: bool
+    notes: Notes | None
     _child_count: int
 
     @property
@@ -62,6 +64,8 @@ class OtherRuns(CallNotes):
         child = ChildMachine(
             workflow_id, target, input, self, code, instruction, *outcomes
         )
+        if self.notes is not None:
+            child.headers = self.notes.headers_now()
         self.send(child)
         return child
 

@@ -34,6 +34,7 @@ from durable.core.loop import turn
 from durable.core.machines.fact import FactEntry, find_dead_letter
 from durable.core.machines.machine import Entry
 from durable.core.machines.marker import find_patch
+from durable.core.notes import Notes
 from durable.core.replay.context import RunContext
 from durable.core.replay.driver import BugError, RunDriver, end_context, exit_error
 from durable.core.replay.matcher import match
@@ -55,6 +56,7 @@ from durable.errors import (
     NondeterminismError,
     WorkflowBlockedError,
 )
+from durable.observer import Headers
 
 
 class Replayer(RunView):
@@ -64,6 +66,7 @@ class Replayer(RunView):
         code: the workflow's code, as payloads in and payloads out. It is asked for by
             the run's first event, so one callable serves all workflow types.
         on_unhandled: receives what asyncio would log for live code.
+        make_headers: an observer's `span_headers`; None if there is none.
 
     A replayer whose completion carried a failure, or whose completion was not stored,
     is spent: tear it down and make a new one.
@@ -73,6 +76,7 @@ class Replayer(RunView):
         "_checks_arguments",
         "_find_code",
         "_is_torn_down",
+        "_make_headers",
         "_on_unhandled",
         "_settled_count",
         "_turns",
@@ -87,8 +91,10 @@ class Replayer(RunView):
         code: Callable[[WorkflowExecutionStarted], WorkflowCode],
         *,
         on_unhandled: Callable[[dict[str, Any]], None] | None = None,
+        make_headers: Callable[..., Headers] | None = None,
     ) -> None:
         self._find_code = code
+        self._make_headers = make_headers
         self._on_unhandled = on_unhandled
         super().__init__()
         self._is_torn_down = self._checks_arguments = False
@@ -403,6 +409,8 @@ class Replayer(RunView):
     def _start(self, started: WorkflowExecutionStarted) -> None:
         context = RunContext(started, self._find_code(started))
         context.on_unhandled = self._on_unhandled
+        if self._make_headers is not None:
+            context.notes = Notes(started.run_id, started.headers, self._make_headers)
         context.loop.flags = self.flags
         self._context = context
         self._driver = RunDriver(context)

@@ -26,6 +26,7 @@ from durable.core.replay.context import RunContext
 from durable.core.replay.driver import RunDriver
 from durable.core.workflow_task import update_request_id
 from durable.errors import QueryFailedError, ReadOnlyError
+from durable.observer import Note
 
 
 class RunView:
@@ -169,6 +170,13 @@ class RunView:
     def stacks(self) -> list[TaskStack]:
         """Where each task of the run waits."""
         return [] if self._context is None else stacks_of(self._context.loop.tasks)
+
+    def take_notes(self) -> Sequence[Note]:
+        """What the code has for an observer since it was last asked."""
+        context = self._context
+        if context is None or context.notes is None:
+            return ()
+        return context.notes.take()
 
     def next_timer_at(self) -> int | None:
         """When the earliest timer is due."""

@@ -27,8 +27,14 @@ from durable.store.lease import (
     ReleaseWorker,
 )
 from durable.store.memory.memory_database import MemoryDatabase
-from durable.store.queries import RunNews, UnownedRun, VersionCount, sort_versions
-from durable.store.records import LoadedRun, RunStatus
+from durable.store.queries import (
+    QueueBacklog,
+    RunNews,
+    UnownedRun,
+    VersionCount,
+    sort_versions,
+)
+from durable.store.records import LoadedRun, RunStatus, due_since
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, deliver, wait_for_outcome
 from durable.store.transaction import Transaction, split
@@ -486,6 +492,23 @@ class MemoryStore:
             for r in found[: max(query.limit, 0)]
         ]
 
+    def _read_backlog(self, query: queries.ReadBacklog) -> list[QueueBacklog]:
+        found: dict[str, QueueBacklog] = {}
+        for run in self._database.open_runs():
+            if run.namespace != query.namespace:
+                continue
+            nothing = QueueBacklog(run.task_queue, 0, None, 0)
+            _, runs, oldest_at, stuck = found.get(run.task_queue, nothing)
+            if run.stuck is not None:
+                stuck += 1
+            elif run.owner is None and policies.is_due(run.wake_at, query.until):
+                since = due_since(run.wake_at or 0)
+                runs, oldest_at = runs + 1, min(since, oldest_at or since)
+            else:
+                continue
+            found[run.task_queue] = QueueBacklog(run.task_queue, runs, oldest_at, stuck)
+        return [found[queue] for queue in sorted(found)]
+
     def _list_namespaces(self, _: queries.ListNamespaces) -> list[str]:
         return sorted({run.namespace for run in self._database.runs.values()})
 
@@ -519,6 +542,7 @@ class MemoryStore:
         queries.FindUnowned: _find_unowned,
         queries.FindDueVersions: _find_due_versions,
         queries.CountVersions: _count_versions,
+        queries.ReadBacklog: _read_backlog,
         queries.ListNamespaces: _list_namespaces,
         queries.ListWorkers: _list_workers,
         queries.CountOwnedRuns: _count_owned,

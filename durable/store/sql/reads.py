@@ -20,6 +20,7 @@ from durable.store.deciding import policies
 from durable.store.queries import RunNews, UnownedRun, VersionCount, sort_versions
 from durable.store.records import LoadedRun
 from durable.store.sql import salvage, searching, statements
+from durable.store.sql.backlog import backlog
 from durable.store.sql.fetching import fetch
 
 if TYPE_CHECKING:
@@ -451,6 +452,7 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     ],
     queries.FindUnowned: _each(_unowned),
     queries.CountVersions: _each(_count_versions),
+    queries.ReadBacklog: _each(backlog),
     queries.ListNamespaces: _each(_namespaces),
     queries.ListWorkers: _each(_workers),
     queries.CountOwnedRuns: _each(_owned),

@@ -23,6 +23,7 @@ from durable.store.queries import (
     LoadRuns,
     Query,
     ReadAttempts,
+    ReadBacklog,
     ReadHistory,
     ReadMessages,
     ReadNews,
@@ -37,6 +38,7 @@ from durable.store.records import (
 )
 from durable.testing.contract.rows import (
     NAMESPACE,
+    QUEUE,
     START,
     make_attempt,
     make_child,
@@ -426,6 +428,33 @@ class ReadContract:
         await other.perform(make_start("r5", owner="w2"))
 
         assert await other.read(CountOwnedRuns()) == {"w": 2, "w2": 1}
+
+    async def test_backlog_is_what_nobody_has_taken_of_each_task_queue(
+        self, store: Opened
+    ) -> None:
+        await store.together(
+            make_start("r1", wake_at=START - 5),
+            make_start("r2", wake_at=START),
+            make_start("later", wake_at=START + 1),
+            make_start("mailed", task_queue="b", wake_at=START + 9),
+            make_message("mailed"),
+            make_start("asleep", task_queue="c", wake_at=START + 9),
+            make_start("elsewhere", namespace="elsewhere", wake_at=START),
+            make_start("owned", wake_at=START, owner="w"),
+            make_start("closed", wake_at=START, task_queue="d"),
+            make_termination("closed"),
+            make_owned("stuck", task_queue="e"),
+        )
+        await store.perform(ParkRun(run_id="stuck", stuck="{}"))
+
+        assert await store.read(ReadBacklog(NAMESPACE, START)) == [
+            ("b", 1, START, 0),
+            ("e", 0, None, 1),
+            (QUEUE, 2, START - 5, 0),
+        ]
+        assert await store.read(ReadBacklog("nobody's", START)) == []
+        older = await store.read(ReadBacklog(NAMESPACE, START - 5))
+        assert older[-1] == (QUEUE, 1, START - 5, 0)
 
     async def test_workers_are_listed_by_id(self, store: Opened) -> None:
         (worker,) = await store.read(ListWorkers())

@@ -89,6 +89,8 @@ class ActivityPool:
             cache_misses=misses,
             slots=self._places.slots,
             slots_used=len(self._places.running),
+            threads=self._places.threads,
+            threads_used=self._places.threads_used,
             waiting=loading + len(waiting),
             waiting_for=max(0, self._store.now() - since) if since else 0,
         )

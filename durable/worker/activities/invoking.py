@@ -99,10 +99,10 @@ class Invoker:
             started_at=call.started_at,
             start_to_close_timeout=scheduled.settings.start_to_close_timeout,
         )
-        call.context = ActivityContext(info, self._parts.engine, self._parts.resources)
+        parts, observer = self._parts, self._observer
+        call.context = ActivityContext(info, parts.engine, parts.resources, observer)
         CURRENT.set(call.context)
         called = self._call(call, code, info, on_thread_end)
-        observer = self._observer
         return called if observer is None else self._observed(call, info, called)
 
     async def _observed(

@@ -14,7 +14,7 @@ from durable.core.workflow_task import WorkflowTask
 from durable.observer import Observer, WorkerObserver
 from durable.runs.effects import AttemptEnd
 from durable.runs.live_run import LiveRun
-from durable.store.records import RunStatus
+from durable.runs.outgoing import STATUS_OF
 from durable.worker.activities.calls import Call
 
 
@@ -57,7 +57,6 @@ def run_closed(
     observer: Observer,
     run: LiveRun,
     event: HistoryEvent,
-    status: RunStatus,
     task_queue: str,
 ) -> None:
     """Tell how a run ended."""
@@ -66,7 +65,7 @@ def run_closed(
         workflow_id=run.workflow_id,
         run_id=run.run_id,
         task_queue=task_queue,
-        outcome=status.value,
+        outcome=STATUS_OF[type(event.attributes)].value,
         error_type=_error_type(event),
         started_at=run.started_at,
         closed_at=event.time,

@@ -41,7 +41,7 @@ class Places:
 
     def __init__(self, slots: int, threads: int) -> None:
         self.slots = slots
-        self._threads = threads
+        self.threads = threads
         self._free = slots
         self._free_threads = threads
         self._starting = 0
@@ -85,6 +85,11 @@ class Places:
             self._free_threads += 1
             self._warned.discard(_THREADS)
 
+    @property
+    def threads_used(self) -> int:
+        """How many threads functions hold, some of them perhaps past their time."""
+        return self.threads - self._free_threads
+
     # --- waiting ----------------------------------------------------------------------
 
     def waiting(self) -> list[Call]:
@@ -126,7 +131,7 @@ class Places:
 
     def warn_if_exhausted(self) -> None:
         """Say once who holds all places though their time is up."""
-        if self._thread_queue and len(self._hung) >= self._threads:
+        if self._thread_queue and len(self._hung) >= self.threads:
             self._warn(_THREADS, [*self._hung], self._thread_queue)
         if self._queue or self._thread_queue:
             over = [call for call in self.running if call.attempt.is_over]

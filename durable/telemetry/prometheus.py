@@ -1,0 +1,178 @@
+"""Metrics as the text that Prometheus scrapes, without a collector between.
+
+    reader = PrometheusReader()
+    provider = MeterProvider(metric_readers=[reader])
+    engine = Engine(url, observer=OpenTelemetryObserver(meter_provider=provider))
+
+Then let `/metrics` of your application answer with `reader.text()`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricReader,
+    MetricsData,
+    NumberDataPoint,
+    Sum,
+)
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""What such text is, for a header of its answer."""
+
+_UNITS: Final = {"s": "seconds", "ms": "milliseconds", "By": "bytes", "1": "ratio"}
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One number of a family; `suffix` follows the family's name."""
+
+    suffix: str
+    labels: dict[str, str]
+    value: float
+
+
+class Family(msgspec.Struct, frozen=True):
+    """The numbers of one name."""
+
+    name: str
+    kind: str
+    text: str
+    samples: Sequence[Sample] = ()
+
+
+class PrometheusReader(MetricReader):
+    """Keeps what was measured, and writes it down for whoever asks.
+
+    Give it to a `MeterProvider`, alone or beside readers that export elsewhere.
+
+    Args:
+        labels: for every sample, such as `{"region": "eu"}`.
+    """
+
+    def __init__(self, labels: Mapping[str, str] | None = None) -> None:
+        """See the class."""
+        super().__init__()
+        self._labels = dict(labels or {})
+        self._lock = threading.Lock()
+        self._data: MetricsData | None = None
+
+    def _receive_metrics(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any
+    ) -> None:
+        self._data = metrics_data
+
+    def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:
+        """Nothing is to be sent."""
+
+    def families(self) -> list[Family]:
+        """All numbers as they are now; any thread may ask."""
+        with self._lock:
+            self._data = None
+            self.collect()
+            data = self._data
+        return [] if data is None else list(_families(data, self._labels))
+
+    def text(self) -> str:
+        """All numbers as they are now, in the text format 0.0.4; any thread may ask."""
+        return render(self.families())
+
+
+def metric_name(name: str, unit: str, *, is_total: bool) -> str:
+    """What OpenTelemetry's name is called in Prometheus."""
+    found = re.sub(r"[^a-zA-Z0-9_:]", "_", name)
+    ending = "" if unit.startswith("{") else _UNITS.get(unit, unit)
+    ending = re.sub(r"[^a-zA-Z0-9_]", "_", ending)
+    if ending and not found.endswith(f"_{ending}"):
+        found = f"{found}_{ending}"
+    return f"{found.removesuffix('_total')}_total" if is_total else found
+
+
+def _families(data: MetricsData, labels: Mapping[str, str]) -> Iterator[Family]:
+    for resource in data.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                family = _family(metric, labels)
+                if family is not None:
+                    yield family
+
+
+def _family(metric: Metric, labels: Mapping[str, str]) -> Family | None:
+    held, unit = metric.data, metric.unit or ""
+    is_total = isinstance(held, Sum) and held.is_monotonic
+    kind = "counter" if is_total else "gauge"
+    samples: list[Sample] = []
+    if isinstance(held, Sum | Gauge):
+        samples.extend(
+            Sample("", _labels(point, labels), point.value)
+            for point in held.data_points
+            if isinstance(point, NumberDataPoint)
+        )
+    elif isinstance(held, Histogram):
+        kind = "histogram"
+        for point in held.data_points:
+            samples.extend(_buckets(point, _labels(point, labels)))
+    else:  # an exponential histogram, which this format has nothing for
+        return None
+    name = metric_name(metric.name, unit, is_total=is_total)
+    return Family(name, kind, metric.description or metric.name, samples)
+
+
+def _labels(
+    point: NumberDataPoint | HistogramDataPoint, shared: Mapping[str, str]
+) -> dict[str, str]:
+    given = (point.attributes or {}).items()
+    own = {re.sub(r"\W", "_", name, flags=re.ASCII): str(v) for name, v in given}
+    return {**shared, **own}
+
+
+def _buckets(point: HistogramDataPoint, labels: dict[str, str]) -> Iterator[Sample]:
+    count = 0
+    bounds = [*map(_number, point.explicit_bounds), "+Inf"]
+    for bound, more in zip(bounds, point.bucket_counts, strict=True):
+        count += more
+        yield Sample("_bucket", {**labels, "le": bound}, count)
+    yield Sample("_sum", labels, point.sum)
+    yield Sample("_count", labels, point.count)
+
+
+def render(families: Iterable[Family]) -> str:
+    """Write the text format 0.0.4; families of one name and kind become one."""
+    kinds: dict[str, tuple[str, str]] = {}
+    samples: dict[str, list[Sample]] = {}
+    for family in families:
+        kind, _ = kinds.setdefault(family.name, (family.kind, family.text))
+        # A name that stands for two kinds would have the whole text refused.
+        if kind == family.kind:
+            samples.setdefault(family.name, []).extend(family.samples)
+    lines: list[str] = []
+    for name, found in samples.items():
+        kind, text = kinds[name]
+        text = text.replace("\\", r"\\").replace("\n", r"\n")
+        lines += (f"# HELP {name} {text}", f"# TYPE {name} {kind}")
+        lines += (f"{name}{s.suffix}{_in_braces(s)} {_number(s.value)}" for s in found)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _in_braces(sample: Sample) -> str:
+    pairs = (f'{name}="{_escape(text)}"' for name, text in sample.labels.items())
+    return "{" + ",".join(pairs) + "}" if sample.labels else ""
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+    return repr(int(value)) if value == int(value) else repr(float(value))
