@@ -7,7 +7,7 @@ carries ids, names, counts and microseconds, never payload values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -15,6 +15,22 @@ import msgspec
 
 Headers: TypeAlias = Mapping[str, str]
 Attributes: TypeAlias = Mapping[str, str | bool | int | float]
+
+
+class QueueState(msgspec.Struct, frozen=True):
+    """What waits in one task queue of the database, as a worker has read it.
+
+    Attributes:
+        runs: they are due, and no worker has taken them.
+        age: since when the oldest of them has been due, in microseconds.
+        stuck: runs that are parked.
+    """
+
+    namespace: str
+    task_queue: str
+    runs: int
+    age: int
+    stuck: int
 
 
 class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +44,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
         slots_used: activities that do run.
         threads: how many of them may be plain functions.
         threads_used: threads that such functions hold.
+        queues: what has been read of the database just now; empty if it cannot be read.
         waiting: runs being loaded, and activities without a slot.
         waiting_for: how long the longest waiting activity has waited, in microseconds.
     """
@@ -41,6 +58,7 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: int
     threads: int = 0
     threads_used: int = 0
+    queues: Sequence[QueueState] = ()
 
 
 class Instrument(msgspec.Struct, frozen=True):

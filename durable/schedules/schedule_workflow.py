@@ -160,7 +160,9 @@ class ScheduleWorkflow:
             self._is_woken = False
             await self._look_ahead()
             await self._note_end()
-            if state.take_due(self._runtime.now()):
+            now = self._runtime.now()
+            self._acts_at = dict(pair for pair in state.upcoming if pair[1] <= now)
+            if state.take_due(now):
                 self._has_changed = True
             await self._act()
             if self._has_changed:
@@ -253,9 +255,7 @@ class ScheduleWorkflow:
 
     def _note_lag(self, firing: Firing) -> None:
         """Have an observer told how late it begins."""
-        state = self._state
-        second = firing.at // 1_000_000
-        due_at = state.definition.spec.put_off(second, state.schedule_id)
+        due_at = self._acts_at.get(firing.at, firing.at)
         lag = max(0, self._runtime.now() - due_at) / 1_000_000
         self._runtime.note(Measurement(SCHEDULE_LAG, lag, {}))
 

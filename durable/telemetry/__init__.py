@@ -5,7 +5,7 @@ engine = Engine("sqlite:///orders.db", observer=OpenTelemetryObserver())
 
 from __future__ import annotations
 
-from durable.telemetry.opentelemetry_observer import OpenTelemetryObserver
-from durable.telemetry.tracing import TraceContextFilter
+from durable.lazy_names import attach
 
-__all__ = ["OpenTelemetryObserver", "TraceContextFilter"]
+# The names of metrics take no OpenTelemetry.
+__getattr__, __dir__, __all__ = attach(__name__)

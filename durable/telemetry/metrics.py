@@ -25,6 +25,7 @@ from durable.observer import (
     SCHEDULE_LAG,
     Instrument,
     Measurement,
+    QueueState,
     WorkerState,
 )
 from durable.telemetry import names
@@ -134,7 +135,7 @@ class Metrics:
         about = of.name, of.unit, of.description
         take: _Take
         if of.kind == "histogram":
-            bounds = of.bounds
+            bounds = of.bounds or (_ACTIVITY_SECONDS if of.unit == "s" else None)
             take = self._meter.create_histogram(
                 *about, explicit_bucket_boundaries_advisory=bounds
             ).record
@@ -197,6 +198,25 @@ class WorkerGauges:
             "s",
             "Age of what has waited longest",
         )
+        waiting: tuple[tuple[str, str, str, Callable[[QueueState], float]], ...] = (
+            (
+                names.BACKLOG_RUNS,
+                "{run}",
+                "Runs that are due and that no worker has taken",
+                lambda q: q.runs,
+            ),
+            (
+                names.BACKLOG_AGE,
+                "s",
+                "Time that the oldest of them has been due",
+                lambda q: q.age / 1_000_000,
+            ),
+            (names.STUCK_RUNS, "{run}", "Runs that are parked", lambda q: q.stuck),
+        )
+        for name, unit, description, of_queue in waiting:
+            meter.create_observable_gauge(
+                name, [self._of_database(of_queue)], unit, description
+            )
         meter.create_observable_counter(
             names.CACHE_HITS, [self._total(0)], "{run}", "Runs that were in memory"
         )
@@ -238,6 +258,23 @@ class WorkerGauges:
                     Observation(read(states), {names.QUEUE: task_queue, **shared})
                     for task_queue, states in self._by_queue().items()
                 ]
+
+        return observe
+
+    def _of_database(
+        self, read: Callable[[QueueState], float]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                states = [state() for _, state in self._states.values()]
+            # Workers of one database tell the same, each as it has read it.
+            found = {(q.namespace, q.task_queue): q for s in states for q in s.queues}
+            return [
+                Observation(
+                    read(queue), {names.NAMESPACE: namespace, names.QUEUE: task_queue}
+                )
+                for (namespace, task_queue), queue in found.items()
+            ]
 
         return observe
 

@@ -76,6 +76,19 @@ COMMIT_DURATION: Final = "durable.db.commit.duration"
 COMMIT_ROWS: Final = "durable.db.commit.rows"
 COMMIT_OPERATIONS: Final = "durable.db.commit.operations"
 
+# --- metrics of `--health-port` alone: of each process, whatever it observes ----------
+
+LIVE: Final = "durable_live"
+READY: Final = "durable_ready"
+PROCESSES: Final = "durable_processes"
+PROCESS_RESTARTS: Final = "durable_process_restarts_total"
+WORKER_LIVE_RUNS: Final = "durable_worker_live_runs"
+WORKER_RUNNING_ACTIVITIES: Final = "durable_worker_running_activities"
+WORKER_ACTIVITY_CAPACITY: Final = "durable_worker_activity_capacity"
+WORKER_LEASE_SECONDS_LEFT: Final = "durable_worker_lease_seconds_left"
+WORKER_DRAINING: Final = "durable_worker_draining"
+WORKER_DATABASE_REACHABLE: Final = "durable_worker_database_reachable"
+
 # --- metrics that are read from the database: every worker tells the same -------------
 
 BACKLOG_RUNS: Final = "durable.backlog.runs"

@@ -9,13 +9,11 @@ Then let `/metrics` of your application answer with `reader.text()`.
 
 from __future__ import annotations
 
-import math
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
 from opentelemetry.sdk.metrics.export import (
     Gauge,
     Histogram,
@@ -27,27 +25,9 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""What such text is, for a header of its answer."""
+from durable.telling.prometheus_text import Family, Sample, number, render
 
 _UNITS: Final = {"s": "seconds", "ms": "milliseconds", "By": "bytes", "1": "ratio"}
-
-
-class Sample(msgspec.Struct, frozen=True):
-    """One number of a family; `suffix` follows the family's name."""
-
-    suffix: str
-    labels: dict[str, str]
-    value: float
-
-
-class Family(msgspec.Struct, frozen=True):
-    """The numbers of one name."""
-
-    name: str
-    kind: str
-    text: str
-    samples: Sequence[Sample] = ()
 
 
 class PrometheusReader(MetricReader):
@@ -137,42 +117,9 @@ def _labels(
 
 def _buckets(point: HistogramDataPoint, labels: dict[str, str]) -> Iterator[Sample]:
     count = 0
-    bounds = [*map(_number, point.explicit_bounds), "+Inf"]
+    bounds = [*map(number, point.explicit_bounds), "+Inf"]
     for bound, more in zip(bounds, point.bucket_counts, strict=True):
         count += more
         yield Sample("_bucket", {**labels, "le": bound}, count)
     yield Sample("_sum", labels, point.sum)
     yield Sample("_count", labels, point.count)
-
-
-def render(families: Iterable[Family]) -> str:
-    """Write the text format 0.0.4; families of one name and kind become one."""
-    kinds: dict[str, tuple[str, str]] = {}
-    samples: dict[str, list[Sample]] = {}
-    for family in families:
-        kind, _ = kinds.setdefault(family.name, (family.kind, family.text))
-        # A name that stands for two kinds would have the whole text refused.
-        if kind == family.kind:
-            samples.setdefault(family.name, []).extend(family.samples)
-    lines: list[str] = []
-    for name, found in samples.items():
-        kind, text = kinds[name]
-        text = text.replace("\\", r"\\").replace("\n", r"\n")
-        lines += (f"# HELP {name} {text}", f"# TYPE {name} {kind}")
-        lines += (f"{name}{s.suffix}{_in_braces(s)} {_number(s.value)}" for s in found)
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _in_braces(sample: Sample) -> str:
-    pairs = (f'{name}="{_escape(text)}"' for name, text in sample.labels.items())
-    return "{" + ",".join(pairs) + "}" if sample.labels else ""
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
-    return repr(int(value)) if value == int(value) else repr(float(value))

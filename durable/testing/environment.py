@@ -36,6 +36,7 @@ from durable.store.records import Operation, RunFilter, RunStatus, WorkerRecord
 from durable.store.store import Outcome, Store
 from durable.testing.clock import VirtualClock, VirtualTime
 from durable.worker.activities.held_resources import Resources
+from durable.worker.health import Backlog
 from durable.worker.lookout import Lookout
 from durable.worker.worker import Worker
 
@@ -282,7 +283,8 @@ def _is_housekeeping(callback: object) -> bool:
     the store itself when the next run is due.
     """
     return isinstance(
-        getattr(callback, "__self__", None), Lookout | Worker | MemoryStore | Unserved
+        getattr(callback, "__self__", None),
+        Backlog | Lookout | Worker | MemoryStore | Unserved,
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final, Literal
 
 import msgspec
 
+from durable import limits
 from durable.errors import DurableError
-from durable.store.queries import ListWorkers
+from durable.observer import QueueState
+from durable.store.queries import ListWorkers, ReadBacklog
 from durable.store.store import Store
 
 _ANSWER_SECONDS_MAX: Final = 2.0
@@ -47,6 +50,59 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
         return (
             self.status == "running" and self.has_lease and self.is_database_reachable
         )
+
+
+class Backlog:
+    """Looks what waits in the database, again and again, for who observes a worker.
+
+    However many ask, it is read once in a while. What is old is told no more: while the
+    database does not answer, nobody knows.
+    """
+
+    def __init__(self, store: Store, namespace: str) -> None:
+        self._store = store
+        self._namespace = namespace
+        self._found: tuple[QueueState, ...] = ()
+        self._read_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._look: asyncio.Task[None] | None = None
+
+    def queues(self) -> tuple[QueueState, ...]:
+        """What was found just now; any thread may ask."""
+        age = time.monotonic() - self._read_at
+        return self._found if age <= limits.BACKLOG_SECONDS_MAX else ()
+
+    def start(self) -> None:
+        """Look now, and every now and then."""
+        loop = asyncio.get_running_loop()
+        if self._look is None or self._look.done():  # else the database is slow
+            self._look = loop.create_task(self._find())
+        self._timer = loop.call_later(limits.BACKLOG_SECONDS, self.start)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._look is not None:
+            self._look.cancel()
+
+    async def _find(self) -> None:
+        now = self._store.now()
+        try:
+            found = await self._store.read(ReadBacklog(self._namespace, now))
+        except DurableError:  # whoever works will meet it, and say
+            return
+        self._found = tuple(
+            QueueState(
+                self._namespace,
+                one.task_queue,
+                one.runs,
+                0 if one.oldest_at is None else max(0, now - one.oldest_at),
+                one.stuck,
+            )
+            for one in found
+        )
+        self._read_at = time.monotonic()
 
 
 class Reachability:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
+import msgspec
+
 from durable.api.registry import Registry
 from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.history.ids import RunIds
@@ -44,7 +46,7 @@ from durable.worker.activities.activity_code import EngineParts
 from durable.worker.activities.activity_pool import ActivityPool
 from durable.worker.guards.guards import install_guards
 from durable.worker.guards.watchdog import Watchdog
-from durable.worker.health import Reachability, WorkerHealth
+from durable.worker.health import Backlog, Reachability, WorkerHealth
 from durable.worker.lookout import Lookout
 from durable.worker.process import host_identity, process_start
 from durable.worker.questions import Question
@@ -114,6 +116,7 @@ class Worker:
             store, self._runner, self.join, self._lookout.take_over
         )
         self._reachability = Reachability(store)
+        self._backlog = Backlog(store, namespace)
         self._run_ids = RunIds()
         self._entropy = random.Random(secrets.randbits(256))  # noqa: S311 - ids must differ, not be secret
 
@@ -134,6 +137,8 @@ class Worker:
         await self.join()
         self._runner.is_open = True
         await self._lookout.start()
+        if self._watch is not None:
+            self._backlog.start()
 
     async def join(self) -> None:
         """Enter the store as a new worker, with parts that carry its id."""
@@ -223,6 +228,7 @@ class Worker:
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""
         self._runner.is_open = False
+        self._backlog.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
 
@@ -256,9 +262,10 @@ class Worker:
 
     def _state(self) -> WorkerState:
         runner = self._runner
-        return runner.pool.state(
+        state = runner.pool.state(
             len(runner.runs), runner.hits, runner.misses, len(runner.loader.loading)
         )
+        return msgspec.structs.replace(state, queues=self._backlog.queues())
 
     # --- starting runs ----------------------------------------------------------------
 

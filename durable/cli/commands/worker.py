@@ -9,9 +9,11 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
 from durable import limits
 from durable.cli.health.report import Health, sum_up
@@ -20,7 +22,7 @@ from durable.cli.logs import logging_to_stderr
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.parameters import SPAN, database_options, resources_option
 from durable.cli.processes.cores import usable_cores
-from durable.cli.processes.link import WorkerEnd
+from durable.cli.processes.link import METRICS, WorkerEnd
 from durable.cli.processes.serving import Serving
 from durable.cli.processes.supervisor import Supervisor
 from durable.cli.session import Session, pass_session
@@ -132,6 +134,7 @@ class _ProcessCount(click.IntRange):
 @click.option(
     "--keeper-line", type=int, hidden=True, default=None, allow_from_autoenv=False
 )
+@click.option("--observed", is_flag=True, hidden=True, allow_from_autoenv=False)
 @resources_option
 @database_options
 @pass_session
@@ -143,6 +146,7 @@ def worker(
     health_port: int | None,
     health_host: str,
     keeper_line: int | None,
+    observed: bool,
     drain_timeout: str,
     resources: str | None,
     **options: Any,
@@ -164,12 +168,13 @@ def worker(
     with logging_to_stderr(session.log_level or "info", session.log_format):
         if processes is None or keeper_line is not None:
             options.update(drain_timeout=drain_timeout, resources=resources)
-            _work(session, options, grace, probes, keeper_line)
+            _work(session, options, grace, probes, keeper_line, observed)
         else:
             if sys.platform == "win32":
                 raise click.UsageError("--processes needs a system with POSIX signals.")
             options.update(drain_timeout=drain_timeout)
-            arguments = _arguments(session, options, resources)
+            is_scraped = health_port is not None
+            arguments = _arguments(session, options, resources, is_scraped=is_scraped)
             # What they are is only known where they are loaded.
             closing = closing_seconds(grace, _some_resources if resources else None)
             limit = grace + closing + _LEAVE_SECONDS
@@ -193,6 +198,7 @@ def _work(
     grace: float,
     probes: tuple[str, int | None],
     keeper_line: int | None,
+    observed: bool,
 ) -> None:
     """Work in this process."""
     with users_code_prints_to_stderr():
@@ -201,15 +207,23 @@ def _work(
         queues = options.pop("queues")
 
         async def work(stop: asyncio.Event) -> None:
-            serving = Serving(session, queues, options, stop)
+            is_scraped = observed or probes[1] is not None
+            serving = Serving(session, queues, options, stop, is_scraped=is_scraped)
             ready = None
             if keeper_line is not None:
-                ready = WorkerEnd(keeper_line, serving.look, stop).tell_ready
+                line = WorkerEnd(keeper_line, serving.look, serving.scrape, stop)
+                ready = line.tell_ready
 
             async def look() -> Health:
                 return sum_up([await serving.look()], is_draining=False)
 
-            async with serve_health(*probes, look):
+            async def scrape() -> Health:
+                own = msgspec.structs.replace(
+                    await serving.look(), metrics=serving.scrape()
+                )
+                return sum_up([own], is_draining=False)
+
+            async with serve_health(*probes, look, scrape):
                 await serving.work(ready)
 
         limit = grace + closing_seconds(grace, options["resources"]) + _LEAVE_SECONDS
@@ -239,7 +253,8 @@ def _keep(
     supervisor = Supervisor(count, arguments, environment, limit + _KILL_SECONDS)
 
     async def work(stop: asyncio.Event) -> None:
-        async with serve_health(*probes, supervisor.look):
+        scrape = partial(supervisor.look, METRICS)
+        async with serve_health(*probes, supervisor.look, scrape):
             await supervisor.keep(stop)
 
     # It must be there until the last of them is not.
@@ -251,7 +266,11 @@ def _keep(
 
 
 def _arguments(
-    session: Session, options: dict[str, Any], resources: str | None
+    session: Session,
+    options: dict[str, Any],
+    resources: str | None,
+    *,
+    is_scraped: bool,
 ) -> Callable[[int], list[str]]:
     """Make the arguments of a process from the options of this command."""
     given = [f"--queue={queue}" for queue in options.pop("queues")]
@@ -259,6 +278,7 @@ def _arguments(
     if resources is not None:
         given.append(f"--resources={resources}")
     given += [f"--{n.replace('_', '-')}={value}" for n, value in options.items()]
+    given += ["--observed"] if is_scraped else []
     level, form = session.log_level or "info", session.log_format
     logs = [f"--log-level={level}", f"--log-format={form}"]
     return lambda line: [

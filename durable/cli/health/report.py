@@ -8,6 +8,8 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from durable.cli.output import to_json
+from durable.telemetry import names
+from durable.telling.prometheus_text import Family, Sample, render
 from durable.worker.health import WorkerHealth
 
 Status: TypeAlias = Literal[
@@ -24,6 +26,7 @@ class ProcessHealth(msgspec.Struct, frozen=True, kw_only=True):
             not there, `silent` if it does not answer.
         restarts: how often it was started again.
         workers: one for each task queue.
+        metrics: what its observer has, for who scrapes.
     """
 
     number: int = 1
@@ -31,6 +34,7 @@ class ProcessHealth(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     restarts: int = 0
     workers: Sequence[WorkerHealth] = ()
+    metrics: Sequence[Family] = ()
 
     @property
     def is_live(self) -> bool:
@@ -88,24 +92,39 @@ def as_json(health: Health) -> str:
         "running_activities": sum(worker.running_activities for worker in workers),
         "capacity": sum(worker.capacity for worker in workers),
         "lease_seconds_left": min((w.lease_seconds_left for w in workers), default=0),
-        "processes": health.processes,
+        "processes": [
+            {name: getattr(one, name) for name in one.__struct_fields__[:-1]}
+            for one in health.processes
+        ],
     }
     return to_json(told, indent=2) + "\n"
 
 
 _Value: TypeAlias = Callable[[WorkerHealth], float]
 _OF_WORKERS: Final[tuple[tuple[str, str, _Value], ...]] = (
-    ("live_runs", "Runs in memory.", lambda w: w.live_runs),
-    ("running_activities", "Activities that run.", lambda w: w.running_activities),
-    ("activity_capacity", "Activities that may run at once.", lambda w: w.capacity),
+    (names.WORKER_LIVE_RUNS, "Runs in memory.", lambda w: w.live_runs),
     (
-        "lease_seconds_left",
+        names.WORKER_RUNNING_ACTIVITIES,
+        "Activities that run.",
+        lambda w: w.running_activities,
+    ),
+    (
+        names.WORKER_ACTIVITY_CAPACITY,
+        "Activities that may run at once.",
+        lambda w: w.capacity,
+    ),
+    (
+        names.WORKER_LEASE_SECONDS_LEFT,
         "How long the lease runs if it is not renewed.",
         lambda w: w.lease_seconds_left,
     ),
-    ("draining", "Whether the worker drains.", lambda w: w.status == "draining"),
     (
-        "database_reachable",
+        names.WORKER_DRAINING,
+        "Whether the worker drains.",
+        lambda w: w.status == "draining",
+    ),
+    (
+        names.WORKER_DATABASE_REACHABLE,
         "Whether the database answered.",
         lambda w: w.is_database_reachable,
     ),
@@ -113,35 +132,30 @@ _OF_WORKERS: Final[tuple[tuple[str, str, _Value], ...]] = (
 
 
 def as_metrics(health: Health) -> str:
-    """The numbers, in the text format 0.0.4 of Prometheus."""
-    lines: list[str] = []
+    """The numbers, and those of its observers, as Prometheus reads them."""
 
-    def add(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
-        name = f"durable_{name}"
-        lines.extend((f"# HELP {name} {text}", f"# TYPE {name} {kind}"))
-        lines.extend(f"{name}{labels} {float(value):g}" for labels, value in samples)
+    def family(name: str, text: str, *samples: tuple[dict[str, str], float]) -> Family:
+        kind = "counter" if name.endswith("_total") else "gauge"
+        return Family(name, kind, text, [Sample("", *sample) for sample in samples])
 
     processes = health.processes
-    add("live", "gauge", "Whether /live says so.", ("", health.is_live))
-    add("ready", "gauge", "Whether /ready says so.", ("", health.is_ready))
-    add("processes", "gauge", "Processes that are kept.", ("", len(processes)))
-    restarts = [(_labels(process=str(p.number)), p.restarts) for p in processes]
-    text = "How often a process was started again."
-    add("process_restarts_total", "counter", text, *restarts)
+    restarts = [({"process": str(p.number)}, p.restarts) for p in processes]
+    families = [
+        family(names.LIVE, "Whether /live says so.", ({}, health.is_live)),
+        family(names.READY, "Whether /ready says so.", ({}, health.is_ready)),
+        family(names.PROCESSES, "Processes that are kept.", ({}, len(processes))),
+        family(
+            names.PROCESS_RESTARTS, "How often a process was started again.", *restarts
+        ),
+    ]
     for name, text, value in _OF_WORKERS:
         samples = [
-            (_labels(process=str(p.number), task_queue=w.task_queue), value(w))
+            ({"process": str(p.number), "task_queue": w.task_queue}, value(w))
             for p in processes
             for w in p.workers
         ]
-        add(f"worker_{name}", "gauge", text, *samples)
-    return "\n".join(lines) + "\n"
-
-
-def _labels(**labels: str) -> str:
-    texts = [f'{name}="{_escape(value)}"' for name, value in labels.items()]
-    return "{" + ",".join(texts) + "}"
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        families.append(family(name, text, *samples))
+    for process in processes:
+        number = str(process.number)
+        families += (one.labelled(process=number) for one in process.metrics)
+    return render(families)

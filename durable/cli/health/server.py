@@ -5,7 +5,7 @@
 | `/live` | 200 while it works or is on its way to; 503 if only a new process helps |
 | `/ready` | 200 while it takes work, else 503 |
 | `/health` | 200 and JSON of the details |
-| `/metrics` | 200 and the same numbers for Prometheus |
+| `/metrics` | 200, the same numbers and those of all metrics for Prometheus |
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from durable import limits
 from durable.cli.health.report import Health, as_json, as_metrics
 from durable.errors import DurableError
+from durable.telling.prometheus_text import CONTENT_TYPE
 
 _log: Final = logging.getLogger("durable.cli")
 _Look: TypeAlias = Callable[[], Awaitable[Health]]
 
+_METRICS: Final = "/metrics"
 _REQUEST: Final = re.compile(rb"([A-Z]{1,20}) (/[!-~]*) HTTP/1\.[0-9]\r\n")
 _TEXT: Final = "text/plain; charset=utf-8"
-_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 # Of a request that was refused unread: as much is read, so that the answer arrives.
 _UNREAD_BYTES_MAX: Final = 256 * 1024
 
@@ -57,13 +58,13 @@ _ANSWERS: Final[dict[str, Callable[[Health], _Answer]]] = {
     "/live": lambda health: _verdict(health.is_live, health),
     "/ready": lambda health: _verdict(health.is_ready, health),
     "/health": lambda h: _Answer(HTTPStatus.OK, as_json(h), "application/json"),
-    "/metrics": lambda h: _Answer(HTTPStatus.OK, as_metrics(h), _PROMETHEUS),
+    _METRICS: lambda h: _Answer(HTTPStatus.OK, as_metrics(h), CONTENT_TYPE),
 }
 
 
 @asynccontextmanager
 async def serve_health(
-    host: str, port: int | None, look: _Look
+    host: str, port: int | None, look: _Look, scrape: _Look | None = None
 ) -> AsyncGenerator[None]:
     """Answer probes meanwhile; without a port, nobody.
 
@@ -71,6 +72,7 @@ async def serve_health(
         host: a name or an address, of IPv6 as well.
         port: 0 takes one that is free; the log says which.
         look: says how the workers do; must not raise.
+        scrape: the same, with what their observers have; for `/metrics`.
 
     Raises:
         HealthPortError: it cannot be listened on.
@@ -78,7 +80,7 @@ async def serve_health(
     if port is None:
         yield
         return
-    server = _HealthServer(look)
+    server = _HealthServer(look, scrape or look)
     await server.start(host, port)
     try:
         yield
@@ -87,8 +89,9 @@ async def serve_health(
 
 
 class _HealthServer:
-    def __init__(self, look: _Look) -> None:
+    def __init__(self, look: _Look, scrape: _Look) -> None:
         self._look = look
+        self._scrape = scrape
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[Any], None] = {}
 
@@ -164,7 +167,8 @@ class _HealthServer:
             return method, _refusal(HTTPStatus.NOT_FOUND)
         if method not in (b"GET", b"HEAD"):
             return method, _refusal(HTTPStatus.METHOD_NOT_ALLOWED)
-        return method, _ANSWERS[path](await self._look())
+        look = self._scrape if path == _METRICS else self._look
+        return method, _ANSWERS[path](await look())
 
 
 async def _read_request(reader: asyncio.StreamReader) -> bytes | _Answer | None:

@@ -1,8 +1,9 @@
 """The line between the process that keeps workers and each of those.
 
-Both ends write lines: the keeper `health` and `drain`, the worker `ready` and JSON. A
-line that ends says that the other process has. A signal would not do for `drain`: a
-service manager may have sent one to all of them, and the second ends a worker at once.
+Both ends write lines: the keeper `health`, `metrics` and `drain`, the worker `ready`
+and JSON. A line that ends says that the other process has. A signal would not do for
+`drain`: a service manager may have sent one to all of them, and the second ends a
+worker at once.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
 
 import msgspec
 
 from durable.cli.health.report import ProcessHealth
+from durable.telling.prometheus_text import Family
 
 _log: Final = logging.getLogger("durable.cli")
 
 DRAIN: Final = b"drain\n"
 HEALTH: Final = b"health\n"
+METRICS: Final = b"metrics\n"
+"""Asks for the same, with what its observer has."""
 READY: Final = b"ready\n"
 
+_Answer: TypeAlias = tuple[str, ProcessHealth]
 # The database of a worker may take two of them to be given up.
 _ANSWER_SECONDS_MAX: Final = 3.0
-_LINE_BYTES_MAX: Final = 1024 * 1024
+_LINE_BYTES_MAX: Final = 32 * 1024 * 1024
 
 
 class WorkerEnd:
@@ -37,6 +42,7 @@ class WorkerEnd:
     Args:
         descriptor: of the line, which no process that the worker starts may keep open.
         look: says how this process does.
+        scrape: what its observer has.
         stop: set once it drains.
     """
 
@@ -44,11 +50,13 @@ class WorkerEnd:
         self,
         descriptor: int,
         look: Callable[[], Awaitable[ProcessHealth]],
+        scrape: Callable[[], Sequence[Family]],
         stop: asyncio.Event,
     ) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.set_inheritable(False)
         self._look = look
+        self._scrape = scrape
         self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._looking: set[asyncio.Task[None]] = set()
@@ -68,9 +76,9 @@ class WorkerEnd:
             for line in lines:
                 if line == DRAIN:
                     self._drain()
-                elif line == HEALTH:
+                elif line in (HEALTH, METRICS):
                     with contextlib.suppress(RuntimeError):  # the loop has ended
-                        self._loop.call_soon_threadsafe(self._begin_look)
+                        self._loop.call_soon_threadsafe(self._begin_look, line)
         if not self._stop.is_set():
             _log.warning("the process that keeps this worker has ended: draining")
         self._drain()
@@ -81,13 +89,16 @@ class WorkerEnd:
         if not self._stop.is_set() and main is not None:
             signal.pthread_kill(main, signal.SIGTERM)
 
-    def _begin_look(self) -> None:
-        task = self._loop.create_task(self._answer())
+    def _begin_look(self, asked: bytes) -> None:
+        task = self._loop.create_task(self._answer(asked))
         self._looking.add(task)
         task.add_done_callback(self._looking.discard)
 
-    async def _answer(self) -> None:
-        self._write(msgspec.json.encode(await self._look()) + b"\n")
+    async def _answer(self, asked: bytes) -> None:
+        health = await self._look()
+        if asked == METRICS:
+            health = msgspec.structs.replace(health, metrics=self._scrape())
+        self._write(msgspec.json.encode((asked.decode(), health)) + b"\n")
 
 
 class KeeperEnd:
@@ -96,7 +107,7 @@ class KeeperEnd:
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
         self._writer: asyncio.StreamWriter | None = None
-        self._asked: asyncio.Future[ProcessHealth | None] | None = None
+        self._asked: dict[bytes, asyncio.Future[ProcessHealth | None]] = {}
         self.has_ended = False
 
     @property
@@ -115,12 +126,14 @@ class KeeperEnd:
                 if line == READY:
                     ready()
                 else:
-                    self._answered(msgspec.json.decode(line, type=ProcessHealth))
+                    what, health = msgspec.json.decode(line, type=_Answer)
+                    self._answered(what.encode(), health)
         except (OSError, ValueError, msgspec.MsgspecError):
             pass  # what does not speak this way is silent from now on
         finally:
             self.has_ended = True
-            self._answered(None)
+            for asked in self._asked:
+                self._answered(asked, None)
 
     def close(self) -> None:
         """Let go of the line."""
@@ -130,9 +143,10 @@ class KeeperEnd:
         else:
             self._writer.close()
 
-    def _answered(self, health: ProcessHealth | None) -> None:
-        if self._asked is not None and not self._asked.done():
-            self._asked.set_result(health)
+    def _answered(self, asked: bytes, health: ProcessHealth | None) -> None:
+        answer = self._asked.get(asked)
+        if answer is not None and not answer.done():
+            answer.set_result(health)
 
     def drain(self) -> None:
         """Have the worker drain, if it does not yet."""
@@ -142,12 +156,12 @@ class KeeperEnd:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(line)
 
-    async def ask(self) -> ProcessHealth | None:
+    async def ask(self, what: bytes = HEALTH) -> ProcessHealth | None:
         """Ask the worker how it does; None if it does not answer in time."""
-        asked = self._asked
+        asked = self._asked.get(what)
         if asked is None or asked.done():
-            asked = self._asked = asyncio.get_running_loop().create_future()
-            self._write(HEALTH)
+            asked = self._asked[what] = asyncio.get_running_loop().create_future()
+            self._write(what)
         # It goes on after that: what comes late is heard by who asks next.
         await asyncio.wait([asked], timeout=_ANSWER_SECONDS_MAX)
         return asked.result() if asked.done() else None

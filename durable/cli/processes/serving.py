@@ -13,6 +13,7 @@ from typing import Any, Final
 from durable.api.definitions import is_own
 from durable.api.registry import REGISTRY
 from durable.cli.health.report import ProcessHealth
+from durable.cli.processes.observing import make_observer
 from durable.cli.reporting import mask
 from durable.cli.session import Session
 from durable.engine import Engine
@@ -52,6 +53,7 @@ class Serving:
     Args:
         options: for every engine.
         stop: set when they are to drain.
+        is_scraped: somebody may ask for `scrape`.
     """
 
     def __init__(
@@ -60,10 +62,13 @@ class Serving:
         queues: tuple[str, ...],
         options: dict[str, Any],
         stop: asyncio.Event,
+        *,
+        is_scraped: bool,
     ) -> None:
         self._session = session
         self._queues = tuple(dict.fromkeys(queues))
         self._options = options
+        self._observer, self.scrape = make_observer(is_scraped=is_scraped)
         self._stop = stop
         self._engines: list[Engine] = []
         self._is_ready = False
@@ -98,9 +103,10 @@ class Serving:
     async def _open(self, queue: str) -> None:
         session = self._session
         engine = Engine(
-            connect(session.database_url),
+            connect(session.database_url, observer=self._observer),
             namespace=session.namespace,
             task_queue=queue,
+            observer=self._observer,
             **self._options,
         )
         if not await self._open_patiently(engine):

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from durable.cli.health.report import Health, ProcessHealth, sum_up
-from durable.cli.processes.link import KeeperEnd
+from durable.cli.processes.link import HEALTH, KeeperEnd
 from durable.cli.reporting import ExitCode
 
 _log: Final = logging.getLogger("durable.cli")
@@ -121,9 +121,9 @@ class Supervisor:
         for place in self._places:
             place.kill()
 
-    async def look(self) -> Health:
+    async def look(self, what: bytes = HEALTH) -> Health:
         """Say how all of them do."""
-        processes = await asyncio.gather(*(place.look() for place in self._places))
+        processes = await asyncio.gather(*(place.look(what) for place in self._places))
         return sum_up(processes, is_draining=self.stop.is_set())
 
 
@@ -244,7 +244,7 @@ class _Place:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
 
-    async def look(self) -> ProcessHealth:
+    async def look(self, what: bytes) -> ProcessHealth:
         """Say how its process does."""
         process, line = self._process, self._line
         told = ProcessHealth(
@@ -254,10 +254,11 @@ class _Place:
         )
         if process is None or line is None or line.has_ended:
             return told
-        health = await line.ask() if self._is_ready else None
+        health = await line.ask(what) if self._is_ready else None
         if health is not None:
-            status, workers = health.status, health.workers
-            told = msgspec.structs.replace(told, status=status, workers=workers)
+            told = msgspec.structs.replace(
+                health, number=self._number, restarts=self.restarts
+            )
         elif not self._is_ready:
             told = msgspec.structs.replace(told, status="starting")
         elif not line.has_ended:

@@ -96,12 +96,12 @@ def backlog(session: Session, query: ReadBacklog) -> list[QueueBacklog]:
     """Say what waits in each task queue; see `ReadBacklog`."""
     found: dict[str, QueueBacklog] = {}
     key = {"namespace": query.namespace}
-    after: object = ""
+    after = ""
     for _ in range(limits.BACKLOG_QUEUES_MAX):
         rows = fetch(session, _NEXT_DUE_QUEUE, **key, after=after)
         if not rows or not isinstance(rows[0][0], str):
             break
-        ((after,),) = rows
+        after = rows[0][0]
         of_queue = {**key, "task_queue": after, "until": query.until}
         ((runs, *oldest),) = fetch(session, _DUE, **of_queue)
         if runs:

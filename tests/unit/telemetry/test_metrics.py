@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,12 +14,15 @@ from durable import (
     RetryPolicy,
     WorkflowCancelledError,
     WorkflowFailedError,
+    WorkflowStuckError,
     activity,
     activity_info,
+    limits,
     sleep,
     workflow,
 )
 from durable.observer import WorkerState
+from durable.testing import TestEnvironment
 
 UNITS = {
     "durable.workflow.completed": "{run}",
@@ -36,6 +42,11 @@ UNITS = {
     "durable.queue.lag": "s",
     "durable.db.commit.duration": "s",
     "durable.db.commit.rows": "{row}",
+    "durable.db.commit.operations": "{operation}",
+    "durable.backlog.runs": "{run}",
+    "durable.backlog.age": "s",
+    "durable.stuck.runs": "{run}",
+    "durable.schedule.lag": "s",
 }
 
 
@@ -86,19 +97,32 @@ async def sleeper(seconds: float) -> None:
     await sleep(seconds)
 
 
+@workflow(name="measured_buggy")
+async def buggy() -> None:
+    raise AttributeError("no")
+
+
 @workflow(name="measured_failing")
 async def failing() -> None:
     raise OSError("no")
 
 
+@pytest.mark.slow
 async def test_every_metric_comes_out_with_its_unit_and_without_ids(
-    recording: Any, url: str
+    recording: Any, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "BACKLOG_SECONDS", 0.01)
+    metrics: list[Any] = []
     async with Engine(url, observer=recording.observer, max_cached_runs=1) as engine:
         await engine.execute(retrying())
         for run in [await engine.start(sleeper(0.01)) for _ in range(2)]:
             await run.result(timeout=5)
-        metrics = recording.metrics()
+        await engine.start(sleeper(0), task_queue="nobody's")
+        await engine.schedules.create("s", retrying(), timedelta(seconds=1))
+        deadline = time.monotonic() + 20
+        while {m.name for m in metrics} != set(UNITS) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+            metrics = recording.metrics()
 
     assert {metric.name: metric.unit for metric in metrics} == UNITS
     known = {
@@ -107,6 +131,8 @@ async def test_every_metric_comes_out_with_its_unit_and_without_ids(
         "durable.queue",
         "durable.outcome",
         "error.type",
+        "durable.namespace",
+        "durable.pool",
     }
     for metric in metrics:
         for point in metric.data.data_points:
@@ -170,23 +196,26 @@ async def test_activity_that_never_began_has_no_duration(
 async def test_slots_and_queue_show_how_busy_a_worker_is(
     recording: Any, url: str
 ) -> None:
-    def value(name: str) -> float:
-        (point,) = recording.points(name)
-        assert point.attributes == {"durable.queue": "default"}
+    def value(name: str, **more: str) -> float:
+        attributes = {"durable.queue": "default"}
+        attributes |= {f"durable.{key}": text for key, text in more.items()}
+        (point,) = [p for p in recording.points(name) if p.attributes == attributes]
         return float(point.value)
 
     async with Engine(url, observer=recording.observer, max_activities=2) as engine:
         run = await engine.start(wide(5))
         await World.begun.acquire()
         await World.begun.acquire()
-        assert value("durable.worker.slots.used") == 2
-        assert value("durable.worker.slots.available") == 0
+        assert value("durable.worker.slots.used", pool="activities") == 2
+        assert value("durable.worker.slots.available", pool="activities") == 0
+        assert value("durable.worker.slots.used", pool="threads") == 0
+        assert value("durable.worker.slots.available", pool="threads") == 64
         assert value("durable.queue.depth") == 3
         assert value("durable.queue.lag") > 0
         assert value("durable.cache.size") == 1
         World.gate.set()
         await run.result(timeout=5)
-        assert value("durable.worker.slots.used") == 0
+        assert value("durable.worker.slots.used", pool="activities") == 0
         assert value("durable.queue.depth") == 0
         assert value("durable.queue.lag") == 0
 
@@ -202,6 +231,7 @@ async def test_workers_of_one_queue_are_summed(recording: Any, url: str) -> None
         slots = {
             point.attributes["durable.queue"]: point.value
             for point in recording.points("durable.worker.slots.available")
+            if point.attributes["durable.pool"] == "activities"
         }
 
     assert slots == {"default": 7, "b": 5}
@@ -239,3 +269,62 @@ async def test_task_that_was_due_while_nobody_worked_has_waited(
 
     (point,) = recording.points("durable.workflow_task.schedule_to_start")
     assert point.max >= 0.02
+
+
+async def test_database_tells_what_waits_and_what_is_stuck(
+    recording: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BACKLOG_SECONDS", 0.01)
+
+    def read(name: str) -> dict[str, float]:
+        return {
+            point.attributes["durable.queue"]: point.value
+            for point in recording.points(name)
+            if point.attributes["durable.namespace"] == "default"
+        }
+
+    async with Engine(
+        url, observer=recording.observer, workflow_task_attempts=1
+    ) as engine:
+        for _ in range(3):
+            await engine.start(sleeper(0), task_queue="nobody's")
+        with pytest.raises(WorkflowStuckError):
+            await (await engine.start(buggy())).result(timeout=5)
+        wanted = {"nobody's": 3, "default": 0}
+        await until(lambda: read("durable.backlog.runs") == wanted)
+        assert read("durable.stuck.runs") == {"nobody's": 0, "default": 1}
+        before = read("durable.backlog.age")["nobody's"]
+        await until(lambda: read("durable.backlog.age")["nobody's"] > before)
+        # Where the database answers no more, nothing is told rather than what was.
+        monkeypatch.setattr(limits, "BACKLOG_SECONDS_MAX", -1.0)
+        assert read("durable.backlog.runs") == {}
+
+    monkeypatch.undo()
+    assert read("durable.backlog.runs") == {}
+
+
+async def test_schedule_that_nobody_served_tells_how_late_it_is(
+    recording: Any,
+) -> None:
+    async with TestEnvironment(observer=recording.observer) as environment:
+        schedule = await environment.schedules.create(
+            "hourly", sleeper(0), timedelta(hours=1)
+        )
+        await environment.sleep("2h")
+        await schedule.trigger()
+        await environment.settle()
+        (point,) = recording.points("durable.schedule.lag")
+        assert point.count == 2  # not what somebody has asked for
+        assert point.max < 1
+
+        environment.clock.advance("61m")
+        await environment.sleep("1s")
+        (point,) = recording.points("durable.schedule.lag")
+        assert point.count == 3
+        assert 60 <= point.max < 70
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.001)
