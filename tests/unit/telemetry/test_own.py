@@ -131,6 +131,7 @@ class Asked:
         await wait_condition(lambda: self.is_done)
         with durable.span("late"):
             await step(1)
+            await sleep(0.05)
 
     @query
     def peek(self) -> int:
@@ -277,15 +278,18 @@ async def test_spans_go_on_after_checkpoints_as_on_replay(
 
 
 async def test_what_only_looks_tells_nothing(recording: Any, url: str) -> None:
-    async with Engine(url, observer=recording.observer) as engine:
+    async with Engine(url, observer=recording.observer, max_cached_runs=1) as engine:
         run = await engine.start(Asked.run())
         assert await run.query(Asked.peek()) == 1
         with pytest.raises(UpdateRejectedError):
             await run.update(Asked.finish(False))
         await run.update(Asked.finish(True))
+        # It is replayed meanwhile, without those who have looked.
+        await engine.execute(rounds(2))
         await run.result(timeout=5)
 
-    assert total(recording, "shop.steps") == 1
+    assert total(recording, "shop.steps") == 3
+    assert ("run_activity own_step", "late") in recording.tree()
     assert not recording.spans("peek")
     assert not recording.spans("check")
     assert len(recording.spans("late")) == 1
