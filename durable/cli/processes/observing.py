@@ -29,7 +29,8 @@ def make_observer(*, is_scraped: bool) -> tuple[Observer | None, Scrape]:
         return OpenTelemetryObserver(), tuple
     reader = PrometheusReader()
     provider = metrics.get_meter_provider()
-    if isinstance(provider, MeterProvider):
+    # Earlier releases of it take no reader once they are there.
+    if isinstance(provider, MeterProvider) and hasattr(provider, "add_metric_reader"):
         provider.add_metric_reader(reader)
     else:
         # What activities measure without this library is scraped as well.
