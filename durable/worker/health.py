@@ -11,7 +11,7 @@ import msgspec
 from durable import limits
 from durable.errors import DurableError
 from durable.observer import QueueState
-from durable.store.queries import ListWorkers, ReadBacklog
+from durable.store.queries import ListWorkers, QueueBacklog, ReadBacklog
 from durable.store.store import Store
 
 _ANSWER_SECONDS_MAX: Final = 2.0
@@ -59,9 +59,10 @@ class Backlog:
     database does not answer, nobody knows.
     """
 
-    def __init__(self, store: Store, namespace: str) -> None:
+    def __init__(self, store: Store, namespace: str, task_queue: str) -> None:
         self._store = store
         self._namespace = namespace
+        self._task_queue = task_queue
         self._found: tuple[QueueState, ...] = ()
         self._read_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -92,6 +93,9 @@ class Backlog:
             found = await self._store.read(ReadBacklog(self._namespace, now))
         except DurableError:  # whoever works will meet it, and say
             return
+        if all(one.task_queue != self._task_queue for one in found):
+            # Of the worker's own it is told that nothing waits.
+            found = [*found, QueueBacklog(self._task_queue, 0, None, 0)]
         self._found = tuple(
             QueueState(
                 self._namespace,

@@ -116,7 +116,7 @@ class Worker:
             store, self._runner, self.join, self._lookout.take_over
         )
         self._reachability = Reachability(store)
-        self._backlog = Backlog(store, namespace)
+        self._backlog = Backlog(store, namespace, task_queue)
         self._run_ids = RunIds()
         self._entropy = random.Random(secrets.randbits(256))  # noqa: S311 - ids must differ, not be secret
 

@@ -69,7 +69,9 @@ def test_metrics_of_every_process_are_scraped_in_one_text(
     def scrape() -> bool:
         found = parse(probes.get("/metrics")[1])
         # Each has read the database by itself.
-        waiting = labelled(found.get("durable_backlog_runs", {}), durable_queue="nobody")
+        waiting = labelled(
+            found.get("durable_backlog_runs", {}), durable_queue="nobody"
+        )
         if waiting < (2 if more else 1):
             return False
         completed = labelled(found.get("durable_workflow_completed_total", {}))

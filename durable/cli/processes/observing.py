@@ -21,7 +21,7 @@ def make_observer(*, is_scraped: bool) -> tuple[Observer | None, Scrape]:
     if not is_scraped and "opentelemetry.sdk" not in sys.modules:
         return None, tuple
     from opentelemetry import metrics
-    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 
     from durable.telemetry import OpenTelemetryObserver, PrometheusReader
 
@@ -34,6 +34,10 @@ def make_observer(*, is_scraped: bool) -> tuple[Observer | None, Scrape]:
         provider.add_metric_reader(reader)
     else:
         # What activities measure without this library is scraped as well.
-        provider = MeterProvider([reader], shutdown_on_exit=False)
+        provider = MeterProvider(
+            [reader],
+            exemplar_filter=AlwaysOffExemplarFilter(),  # no scraper of text reads any
+            shutdown_on_exit=False,
+        )
         metrics.set_meter_provider(provider)
     return OpenTelemetryObserver(meter_provider=provider), reader.families
