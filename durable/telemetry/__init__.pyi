@@ -1,5 +1,6 @@
 # As `durable/__init__.pyi`.
 
+from durable.telemetry.json_logs import JsonFormatter as JsonFormatter
 from durable.telemetry.opentelemetry_observer import (
     OpenTelemetryObserver as OpenTelemetryObserver,
 )

@@ -149,6 +149,48 @@ class Metrics:
         return take
 
 
+_SUMS: Final[tuple[tuple[str, str, str, Read], ...]] = (
+    (names.CACHE_SIZE, "{run}", "Runs in memory", lambda s: s.cached_runs),
+    (
+        names.QUEUE_DEPTH,
+        "{task}",
+        "Runs and activities that wait",
+        lambda s: s.waiting,
+    ),
+)
+_POOLS: Final[tuple[tuple[str, str, str, Read, Read], ...]] = (
+    (
+        names.SLOTS_AVAILABLE,
+        "{slot}",
+        "Activities that could begin now, of each pool",
+        lambda s: max(0, s.slots - s.slots_used),
+        lambda s: max(0, s.threads - s.threads_used),
+    ),
+    (
+        names.SLOTS_USED,
+        "{slot}",
+        "Activities that run, of each pool",
+        lambda s: s.slots_used,
+        lambda s: s.threads_used,
+    ),
+)
+_OF_DATABASE: Final[tuple[tuple[str, str, str, Callable[[QueueState], float]], ...]] = (
+    (
+        names.BACKLOG_RUNS,
+        "{run}",
+        "Runs that are due and that no worker has taken",
+        lambda q: q.runs,
+    ),
+    (
+        names.BACKLOG_AGE,
+        "s",
+        "Time that the oldest of them has been due",
+        lambda q: q.age / 1_000_000,
+    ),
+    (names.STUCK_RUNS, "{run}", "Runs that are parked", lambda q: q.stuck),
+)
+
+
 class WorkerGauges:
     """What is asked of the workers when metrics are collected, summed by task queue."""
 
@@ -157,36 +199,11 @@ class WorkerGauges:
         # What workers that have ended counted: a total must not fall.
         self._past: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
-        sums: tuple[tuple[str, str, str, Read], ...] = (
-            (names.CACHE_SIZE, "{run}", "Runs in memory", lambda s: s.cached_runs),
-            (
-                names.QUEUE_DEPTH,
-                "{task}",
-                "Runs and activities that wait",
-                lambda s: s.waiting,
-            ),
-        )
-        for name, unit, description, read in sums:
+        for name, unit, description, read in _SUMS:
             meter.create_observable_up_down_counter(
                 name, [self._of_each(partial(_sum, read))], unit, description
             )
-        pools: tuple[tuple[str, str, str, Read, Read], ...] = (
-            (
-                names.SLOTS_AVAILABLE,
-                "{slot}",
-                "Activities that could begin now, of each pool",
-                lambda s: max(0, s.slots - s.slots_used),
-                lambda s: max(0, s.threads - s.threads_used),
-            ),
-            (
-                names.SLOTS_USED,
-                "{slot}",
-                "Activities that run, of each pool",
-                lambda s: s.slots_used,
-                lambda s: s.threads_used,
-            ),
-        )
-        for name, unit, description, slots, threads in pools:
+        for name, unit, description, slots, threads in _POOLS:
             callbacks = [
                 self._of_each(partial(_sum, slots), {names.POOL: "activities"}),
                 self._of_each(partial(_sum, threads), {names.POOL: "threads"}),
@@ -198,22 +215,7 @@ class WorkerGauges:
             "s",
             "Age of what has waited longest",
         )
-        waiting: tuple[tuple[str, str, str, Callable[[QueueState], float]], ...] = (
-            (
-                names.BACKLOG_RUNS,
-                "{run}",
-                "Runs that are due and that no worker has taken",
-                lambda q: q.runs,
-            ),
-            (
-                names.BACKLOG_AGE,
-                "s",
-                "Time that the oldest of them has been due",
-                lambda q: q.age / 1_000_000,
-            ),
-            (names.STUCK_RUNS, "{run}", "Runs that are parked", lambda q: q.stuck),
-        )
-        for name, unit, description, of_queue in waiting:
+        for name, unit, description, of_queue in _OF_DATABASE:
             meter.create_observable_gauge(
                 name, [self._of_database(of_queue)], unit, description
             )

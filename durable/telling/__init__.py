@@ -1,1 +1,1 @@
-"""Runs in words: what happened, and what they wait for, for any kind of screen."""
+"""Runs and numbers in words: what happened, what they wait for, for any reader."""

@@ -31,7 +31,7 @@ from durable.store.mysql.url import parse
 from durable.store.queries import LoadRuns, ReadHistory
 from durable.store.records import StartRun
 from durable.store.servers.server_clock import ServerClock
-from durable.store.sql import statements
+from durable.store.sql import backlog, statements
 from durable.store.sql.fetching import fetch
 from durable.store.store import Store
 from durable.testing.contract.rows import (
@@ -393,6 +393,15 @@ def test_closed_runs_are_not_walked(
             until=START,
             page=9,
         ),
+        rows_walked(session, backlog._NEXT_DUE_QUEUE, namespace=NAMESPACE, after=""),
+        rows_walked(
+            session,
+            backlog._DUE,
+            namespace=NAMESPACE,
+            task_queue="queue",
+            until=START,
+        ),
+        rows_walked(session, backlog._STUCK, namespace=NAMESPACE),
     ]
 
     assert max(walked) < 20, walked

@@ -16,6 +16,7 @@ from durable import limits
 from durable.store.queries import QueueBacklog, ReadBacklog
 from durable.store.records import due_since
 from durable.store.sql.fetching import fetch
+from durable.store.sql.statements import by_index
 from durable.store.sql.tables import RUNS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _PAGE: Final = sa.literal(limits.BACKLOG_RUNS_MAX)
 
 
 def _next_queue(condition: Any) -> sa.Select[Any]:
-    return (
+    queues = (
         sa.select(RUNS.c.task_queue)
         .where(
             _OF_NAMESPACE,
@@ -58,10 +59,11 @@ def _next_queue(condition: Any) -> sa.Select[Any]:
         .order_by(RUNS.c.task_queue)
         .limit(sa.literal(1))
     )
+    return by_index(queues, "durable_runs_due")
 
 
 _NEXT_DUE_QUEUE: Final = _next_queue(_AT_REST)
-_due = (
+_due_runs = (
     sa.select(RUNS.c.wake_at)
     .where(
         _OF_NAMESPACE,
@@ -72,21 +74,15 @@ _due = (
     )
     .order_by(RUNS.c.wake_at)
     .limit(_PAGE)
-    .subquery()
 )
+_due = by_index(_due_runs, "durable_runs_due").subquery()
 _DUE: Final = sa.select(
     sa.func.count(),
     sa.func.min(_due.c.wake_at),
     sa.func.min(sa.case((_due.c.wake_at >= 0, _due.c.wake_at))),
 )
-_stuck = (
-    sa.select(RUNS.c.task_queue)
-    .where(_OF_NAMESPACE, _IS_STUCK)
-    .with_hint(RUNS, "FORCE INDEX (durable_runs_stuck)", "mariadb")
-    .with_hint(RUNS, "FORCE INDEX (durable_runs_stuck)", "mysql")
-    .limit(_PAGE)
-    .subquery()
-)
+_stuck_runs = sa.select(RUNS.c.task_queue).where(_OF_NAMESPACE, _IS_STUCK).limit(_PAGE)
+_stuck = by_index(_stuck_runs, "durable_runs_stuck").subquery()
 _STUCK: Final = sa.select(_stuck.c.task_queue, sa.func.count()).group_by(
     _stuck.c.task_queue
 )

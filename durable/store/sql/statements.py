@@ -46,7 +46,7 @@ _Row = TypeVarTuple("_Row")
 _IS_OPEN: Final = RUNS.c.open_key.is_not(None)
 
 
-def _by_index(statement: sa.Select[*_Row], index: str) -> sa.Select[*_Row]:
+def by_index(statement: sa.Select[*_Row], index: str) -> sa.Select[*_Row]:
     """Walk by that index, on MariaDB: others have no such words, nor a need of them.
 
     It may walk a whole table as long as that is small, and what is walked is locked.
@@ -244,13 +244,13 @@ _SERVED: Final = sa.or_(
 )
 _AT_REST: Final = (RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None))
 FIND_CLAIMABLE: Final = (
-    _by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_due")
+    by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_due")
     .where(*_OF_QUEUE, *_AT_REST, RUNS.c.wake_at <= sa.bindparam("until"), _SERVED)
     .order_by(RUNS.c.wake_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
 FIND_STUCK: Final = (
-    _by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_stuck")
+    by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_stuck")
     .where(
         *_OF_QUEUE,
         _SERVED,
@@ -267,19 +267,19 @@ TAKE_CLAIMABLE: Final = FIND_CLAIMABLE.with_for_update(skip_locked=True)
 TAKE_STUCK: Final = FIND_STUCK.with_for_update(skip_locked=True)
 # For databases that lock what they only walk, too.
 TAKE_RUNS: Final = (
-    _by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "PRIMARY")
+    by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "PRIMARY")
     .where(RUNS.c.run_id.in_(_many("run_ids")), _IS_OPEN, RUNS.c.owner.is_(None))
     .order_by(RUNS.c.run_id)
     .with_for_update(skip_locked=True)
 )
 NEXT_WAKE_AT: Final = (
-    _by_index(sa.select(RUNS.c.wake_at), "durable_runs_due")
+    by_index(sa.select(RUNS.c.wake_at), "durable_runs_due")
     .where(*_OF_QUEUE, *_AT_REST, _SERVED)
     .order_by(RUNS.c.wake_at)
     .limit(sa.literal(1))
 )
 DUE_VERSIONS: Final = (
-    _by_index(sa.select(RUNS.c.workflow_type, RUNS.c.version), "durable_runs_due")
+    by_index(sa.select(RUNS.c.workflow_type, RUNS.c.version), "durable_runs_due")
     .where(
         *_OF_QUEUE,
         *_AT_REST,
@@ -300,7 +300,7 @@ COUNT_VERSIONS: Final = (
 )
 # By the end of its index: `wake_at` is known there without a look at any row.
 UNOWNED_RUNS: Final = (
-    _by_index(
+    by_index(
         sa.select(
             RUNS.c.run_id,
             RUNS.c.workflow_id,
@@ -321,7 +321,7 @@ UNOWNED_RUNS: Final = (
 )
 # For databases that lock rows.
 LOCK_RUNS: Final = (
-    _by_index(sa.select(RUNS.c.run_id), "PRIMARY")
+    by_index(sa.select(RUNS.c.run_id), "PRIMARY")
     .where(RUNS.c.run_id.in_(_many("run_ids")))
     .order_by(RUNS.c.run_id)
     .with_for_update()

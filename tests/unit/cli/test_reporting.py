@@ -8,9 +8,10 @@ import click
 import pytest
 
 from durable import errors
-from durable.cli.logs import JsonFormatter, TextFormatter
+from durable.cli.logs import TextFormatter
 from durable.cli.reporting import ExitCode, Interrupted, exit_code_of, mask, report
 from durable.errors import DurableError
+from durable.telemetry import JsonFormatter
 
 IDS = {"workflow_id": "a", "run_id": "b"}
 SPECIAL: dict[type[DurableError], dict[str, Any]] = {

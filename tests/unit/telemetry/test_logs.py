@@ -1,12 +1,14 @@
 """Log correlation: which trace and span a record of `durable.logger` carries."""
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from durable import Engine, activity, logger, sleep, workflow
-from durable.telemetry import TraceContextFilter
+from durable.telemetry import JsonFormatter, TraceContextFilter
 
 LOGGER = "durable.workflow"
 
@@ -70,3 +72,40 @@ async def test_many_observers_filter_a_record_once(
     make_recording()
 
     assert len(logging.getLogger(LOGGER).filters) <= max(before, 1)
+
+
+async def test_json_lines_carry_all_ids(
+    recording: Any, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Engine(url, observer=recording.observer) as engine:
+        await engine.execute(logged(), id="w")
+
+    lines = [
+        json.loads(JsonFormatter().format(record))
+        for record in caplog.records
+        if record.name == LOGGER
+    ]
+    first, _, inside = lines
+    assert [line["message"] for line in lines] == [
+        "first task",
+        "second task",
+        "activity",
+    ]
+    assert first.keys() >= {"time", "workflow_id", "run_id", "workflow_type"}
+    assert (inside["activity_type"], inside["attempt"]) == ("logged_activity", 1)
+    span = recording.span("run_activity")
+    assert inside["trace_id"] == format(span.context.trace_id, "032x")
+    assert inside["span_id"] == format(span.context.span_id, "016x")
+
+
+def test_json_lines_keep_what_the_caller_gives() -> None:
+    given = {"order": 7, "at": Path("a/b"), "none": None, "trace_id": ""}
+    record = logging.makeLogRecord({"msg": "m", "name": "app", **given})
+    entry = json.loads(JsonFormatter().format(record))
+    assert (entry["order"], entry["at"]) == (7, "a/b")
+    assert not entry.keys() & {"none", "trace_id", "args", "lineno"}
+
+    record = logging.makeLogRecord({"msg": "a\nb", "odd": {(1, 2): "x"}})
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert "(1, 2)" in json.loads(line)["odd"]
