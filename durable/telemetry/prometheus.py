@@ -111,8 +111,14 @@ def _labels(
     point: NumberDataPoint | HistogramDataPoint, shared: Mapping[str, str]
 ) -> dict[str, str]:
     given = (point.attributes or {}).items()
-    own = {re.sub(r"\W", "_", name, flags=re.ASCII): str(v) for name, v in given}
-    return {**shared, **own}
+    return {**shared, **{_label(name): str(value) for name, value in given}}
+
+
+def _label(name: str) -> str:
+    found = re.sub(r"\W", "_", name, flags=re.ASCII)
+    # Those that begin with two are Prometheus's own.
+    is_free = found and not found[0].isdigit() and not found.startswith("__")
+    return found if is_free else f"key_{found}"
 
 
 def _buckets(point: HistogramDataPoint, labels: dict[str, str]) -> Iterator[Sample]:

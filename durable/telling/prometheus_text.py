@@ -31,31 +31,38 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
     def labelled(self, **labels: str) -> Family:
         """The same with more labels."""
         samples = [
-            Sample(s.suffix, {**labels, **s.labels}, s.value) for s in self.samples
+            Sample(s.suffix, {**s.labels, **labels}, s.value) for s in self.samples
         ]
         return msgspec.structs.replace(self, samples=samples)
 
 
 def render(families: Iterable[Family]) -> str:
-    """Write them down; families of one name become one."""
+    """Write them down; families of one name become one.
+
+    What would have the whole text refused is left out: a name that stands for a second
+    kind, and a series that is there.
+    """
     kinds: dict[str, tuple[str, str]] = {}
-    samples: dict[str, list[Sample]] = {}
+    samples: dict[str, dict[str, float]] = {}
     for family in families:
         kind, _ = kinds.setdefault(family.name, (family.kind, family.text))
-        # A name that stands for two kinds would have the whole text refused.
         if kind == family.kind:
-            samples.setdefault(family.name, []).extend(family.samples)
+            found = samples.setdefault(family.name, {})
+            for sample in family.samples:
+                series = f"{family.name}{sample.suffix}{_in_braces(sample)}"
+                found.setdefault(series, sample.value)
     lines: list[str] = []
     for name, found in samples.items():
         kind, text = kinds[name]
         text = text.replace("\\", r"\\").replace("\n", r"\n")
         lines += (f"# HELP {name} {text}", f"# TYPE {name} {kind}")
-        lines += (f"{name}{s.suffix}{_in_braces(s)} {number(s.value)}" for s in found)
+        lines += (f"{series} {number(value)}" for series, value in found.items())
     return "".join(f"{line}\n" for line in lines)
 
 
 def _in_braces(sample: Sample) -> str:
-    pairs = (f'{name}="{_escape(text)}"' for name, text in sample.labels.items())
+    labels = sorted(sample.labels.items())
+    pairs = (f'{name}="{_escape(text)}"' for name, text in labels)
     return "{" + ",".join(pairs) + "}" if sample.labels else ""
 
 

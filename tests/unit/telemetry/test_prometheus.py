@@ -171,6 +171,21 @@ def test_every_label_and_number_can_be_read_back(label: str, value: float) -> No
     assert parse(text) == {"a": {(("x", label),): value}}
 
 
+def test_attributes_of_any_name_become_labels() -> None:
+    reader = PrometheusReader()
+    provider = MeterProvider([reader])
+    counter = provider.get_meter("m").create_counter("a")
+    for name in ("1x", "__name__", "a.b", "a-b", "\N{SNOWMAN}", "le", ""):
+        counter.add(1, {name: "v"})
+    counter.add(1, {"a.b": "1", "a_b": "2"})
+
+    found = parse(reader.text())["a_total"]
+    assert {key for labels in found for key, _ in labels} == {
+        "key_1x", "key___name__", "a_b", "_", "le",
+    }  # fmt: skip
+    provider.shutdown()
+
+
 async def test_observer_without_own_provider_uses_the_global_one(url: str) -> None:
     """Where nobody has set one up, nothing is kept, and nothing fails."""
     async with Engine(url, observer=OpenTelemetryObserver()) as engine:
