@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 import durable
 from durable import activity, workflow
 from durable.converter import json
-from durable.core.history.events import ActivityTaskCompleted, ActivityTaskScheduled
+from durable.core.history.events import (
+    ActivityTaskCompleted,
+    ActivityTaskScheduled,
+    CheckpointRecorded,
+    HistoryEvent,
+)
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, WorkflowTask
 from durable.observer import Measurement, Note
@@ -87,6 +92,14 @@ def as_data(note: Note) -> tuple[Any, ...]:
     return note.key, above, note.started_at, note.ended_at, note.error_type
 
 
+def since_checkpoint(history: list[HistoryEvent]) -> list[HistoryEvent]:
+    """What a worker reads of a history: its first event, and from where it begins."""
+    for index in reversed(range(len(history))):
+        if isinstance(history[index].attributes, CheckpointRecorded):
+            return history[:1] + history[index:]
+    return history
+
+
 def play(program: Program, leaves: Callable[[], bool]) -> tuple[list[Any], list[Any]]:
     """Drive a run to its end; give what it tells, and the headers of its activities."""
     one = OneRun(walker(program))
@@ -96,7 +109,7 @@ def play(program: Program, leaves: Callable[[], bool]) -> tuple[list[Any], list[
 
     replayer, now = make(), START
     inputs: tuple[TaskInput, ...] = (one._started,)
-    history: list[Any] = []
+    history: list[HistoryEvent] = []
     told: list[Any] = []
     headers: dict[int, Any] = {}
     for turn in range(TURNS_MAX):
@@ -104,7 +117,8 @@ def play(program: Program, leaves: Callable[[], bool]) -> tuple[list[Any], list[
             replayer.tear_down()
             assert not replayer.take_notes()  # its cleanup has told nothing
             replayer = make()
-            replayed = WorkflowTask(now, (), tuple(history), is_replay_only=True)
+            kept = tuple(since_checkpoint(history))
+            replayed = WorkflowTask(now, (), kept, is_replay_only=True)
             assert replayer.process(replayed).failure is None
             assert not replayer.take_notes()
         done = replayer.process(WorkflowTask(now, inputs))

@@ -446,6 +446,7 @@ class ReadContract:
             make_owned("stuck", task_queue="e"),
         )
         await store.perform(ParkRun(run_id="stuck", stuck="{}"))
+        await store.perform(make_message("stuck"))  # it is due then, and still stuck
 
         assert await store.read(ReadBacklog(NAMESPACE, START)) == [
             ("b", 1, START, 0),
