@@ -34,6 +34,7 @@ _KEYS: Final[dict[str, tuple[type | tuple[type, ...], str | None]]] = {
     "processes": ((str, int), "worker"),
     "health_port": (int, "worker"),
     "health_host": (str, "worker"),
+    "metrics": (bool, "worker"),
 }
 
 
@@ -54,7 +55,8 @@ def read_settings(given: str | None) -> dict[str, Any]:
             known = ", ".join(sorted(_KEYS))
             raise click.UsageError(f"{path}: unknown key {key!r}; known are {known}.")
         kind, command = _KEYS[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        is_flag = isinstance(value, bool)
+        if not isinstance(value, kind) or is_flag is not (kind is bool):
             raise click.UsageError(f"{path}: {key} is {value!r}, of the wrong type.")
         place = defaults if command is None else defaults.setdefault(command, {})
         place[key] = value

@@ -115,12 +115,19 @@ def test_program_that_sends_telemetry_itself_has_that_of_its_workers_too(
         assert labelled(found["shop_sold_total"]) == 1
 
 
-def test_worker_that_nobody_scrapes_loads_no_telemetry(shop: Shop) -> None:
+@pytest.mark.parametrize("port", [(), ("--health-port", "0", "--no-metrics")])
+def test_worker_that_nobody_scrapes_loads_no_telemetry(
+    shop: Shop, port: tuple[str, ...]
+) -> None:
     shop.write(
         APP + "import sys\n@activity\nasync def loaded() -> bool:\n"
         "    return 'opentelemetry.sdk' in sys.modules\n"
         "@workflow\nasync def look() -> bool:\n    return await loaded()\n"
     )
-    shop.worker()
+    worker = shop.worker("app.py", *port)
     shop.ask("start", "look", "--id", "looked")
     assert json.loads(shop.ask("result", "looked").stdout) is False
+    if port:
+        found = parse(Probes(worker).get("/metrics")[1])
+        assert found["durable_ready"] == {(): 1}
+        assert "durable_workflow_completed_total" not in found

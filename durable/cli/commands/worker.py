@@ -132,6 +132,14 @@ class _ProcessCount(click.IntRange):
     help="The address for that; 0.0.0.0 or :: lets other machines ask.",
 )
 @click.option(
+    "--metrics/--no-metrics",
+    default=True,
+    show_default=True,
+    envvar="DURABLE_METRICS",
+    show_envvar=True,
+    help="Whether runs are measured for /metrics; else it tells health alone.",
+)
+@click.option(
     "--keeper-line", type=int, hidden=True, default=None, allow_from_autoenv=False
 )
 @click.option("--observed", is_flag=True, hidden=True, allow_from_autoenv=False)
@@ -145,6 +153,7 @@ def worker(
     processes: int | None,
     health_port: int | None,
     health_host: str,
+    metrics: bool,
     keeper_line: int | None,
     observed: bool,
     drain_timeout: str,
@@ -168,12 +177,13 @@ def worker(
     with logging_to_stderr(session.log_level or "info", session.log_format):
         if processes is None or keeper_line is not None:
             options.update(drain_timeout=drain_timeout, resources=resources)
-            _work(session, options, grace, probes, keeper_line, observed)
+            is_scraped = observed or (metrics and probes[1] is not None)
+            _work(session, options, grace, probes, keeper_line, is_scraped)
         else:
             if sys.platform == "win32":
                 raise click.UsageError("--processes needs a system with POSIX signals.")
             options.update(drain_timeout=drain_timeout)
-            is_scraped = health_port is not None
+            is_scraped = metrics and health_port is not None
             arguments = _arguments(session, options, resources, is_scraped=is_scraped)
             # What they are is only known where they are loaded.
             closing = closing_seconds(grace, _some_resources if resources else None)
@@ -198,7 +208,7 @@ def _work(
     grace: float,
     probes: tuple[str, int | None],
     keeper_line: int | None,
-    observed: bool,
+    is_scraped: bool,
 ) -> None:
     """Work in this process."""
     with users_code_prints_to_stderr():
@@ -207,7 +217,6 @@ def _work(
         queues = options.pop("queues")
 
         async def work(stop: asyncio.Event) -> None:
-            is_scraped = observed or probes[1] is not None
             serving = Serving(session, queues, options, stop, is_scraped=is_scraped)
             ready = None
             if keeper_line is not None:

@@ -84,10 +84,16 @@ def test_pyproject_has_a_table_for_it_and_durable_toml_comes_first(
 def test_settings_of_the_worker_become_defaults_of_its_options(folder: Path) -> None:
     (folder / "durable.toml").write_text(
         'queues = ["a", "b"]\nmax_activities = 7\ndrain_timeout = "1s"\n'
+        "metrics = false\n"
     )
 
     assert read_settings(None) == {
-        "worker": {"queues": ["a", "b"], "max_activities": 7, "drain_timeout": "1s"}
+        "worker": {
+            "queues": ["a", "b"],
+            "max_activities": 7,
+            "drain_timeout": "1s",
+            "metrics": False,
+        }
     }
 
 
@@ -98,6 +104,7 @@ def test_settings_of_the_worker_become_defaults_of_its_options(folder: Path) -> 
         ("[worker]\nqueues = []", "unknown key 'worker'"),
         ("database_url = 3", "database_url is 3, of the wrong type"),
         ("max_activities = true", "max_activities is True, of the wrong type"),
+        ("metrics = 1", "metrics is 1, of the wrong type"),
         ("queues = 'a'", "queues is 'a', of the wrong type"),
         ("namespace =", "is no TOML"),
     ],
