@@ -1,8 +1,9 @@
 """What telemetry may watch: two protocols, and by default nobody does.
 
 The engine calls an observer only when one was given, so watching that is off costs a
-comparison with `None`. Every call is made live, never while a history is replayed, and
-carries ids, names, counts and microseconds, never payload values.
+comparison with `None`. Every call but `span_headers` is made live, never while a history
+is replayed, and carries ids, names, counts and microseconds, and no payload values but
+what a program measures itself.
 """
 
 from __future__ import annotations

@@ -66,6 +66,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         return [worker for process in self.processes for worker in process.workers]
 
 
+_OF_PROCESSES: Final = [f for f in ProcessHealth.__struct_fields__ if f != "metrics"]
+
+
 def sum_up(processes: Sequence[ProcessHealth], *, is_draining: bool) -> Health:
     """Say how all of them do together."""
     found = {process.status for process in processes}
@@ -93,7 +96,7 @@ def as_json(health: Health) -> str:
         "capacity": sum(worker.capacity for worker in workers),
         "lease_seconds_left": min((w.lease_seconds_left for w in workers), default=0),
         "processes": [
-            {name: getattr(one, name) for name in one.__struct_fields__[:-1]}
+            {name: getattr(one, name) for name in _OF_PROCESSES}
             for one in health.processes
         ],
     }
