@@ -1,8 +1,8 @@
 """What telemetry may watch: two protocols, and by default nobody does.
 
 The engine calls an observer only when one was given, so watching that is off costs a
-comparison with `None`. Every call but `span_headers` is made live, never while a history
-is replayed, and carries ids, names, counts and microseconds, and no payload values but
+comparison with `None`. Every call but `span_headers` is made live, never while a
+history is replayed, and carries ids, names, counts and microseconds; of values only
 what a program measures itself.
 """
 
