@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -50,8 +50,9 @@ def test_options_and_types_are_those_that_were_given() -> None:
     driver.start()
     (charged,) = driver.pending
     assert charged.activity_type == "builder.price"
+    wrong: Any = made
     with pytest.raises(InvalidCallError):
-        made()
+        wrong()
 
 
 def test_every_step_leaves_the_builder_before_as_it_was() -> None:
@@ -106,8 +107,8 @@ def test_wrong_names_options_and_annotations_are_refused() -> None:
     wrong: Any = {"verzion": "1.0.0"}
     with pytest.raises(InvalidOptionError, match="verzion"):
         WorkflowBuilder("builder.option").configure(takes=str, gives=int, **wrong)
-    lock: Any = asyncio.Lock
-    made = WorkflowBuilder("builder.lock").configure(takes=lock, gives=int).run(price)
+    event: Any = str | threading.Event
+    made = WorkflowBuilder("builder.lock").configure(takes=event, gives=int).run(price)
     with pytest.raises(DefinitionError, match="'value'"):
         REGISTRY.limited_to([made.build()]).check_annotations()
     del WORKFLOWS["builder.lock"]
