@@ -12,7 +12,9 @@ what it asks for, with its default values. What is there for it says a test, mar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -118,7 +120,80 @@ glossary | S1 appendix A | a glossary of Temporal's words
 """.strip().splitlines()
 ]
 
-# Rows that are no behaviour of this library, or that something else stands for.
-SENTENCES: Final[dict[str, str]] = {}
-# Rows that later releases bring.
-PLANNED: Final[dict[str, str]] = {}
+# What no test can show.
+SENTENCES: Final[dict[str, str]] = {
+    "year goals": "no behaviour of a library; releases are told in the changelog",
+    "alignment": "rows are counted, see above; no percentage is claimed",
+    "milestones": "the order was kept; the rows above show each of those that are there",
+    "quality": "tests of all these levels run in CI, with kills, chaos and other servers; no percentage of lines decides, as a line that was run is not a promise that was kept",
+    "risks": "`make bench` prints each figure beside its budget; the schema has versions and migrates by itself, and recorded histories of earlier releases are replayed by the tests",
+}
+# What later releases bring.
+PLANNED: Final[dict[str, str]] = {
+    "executor": 'planned. Until then an activity is called like its function, without retries, and `Engine("memory://")` needs no database',
+    "event bus": "planned. `run.history()` and `durable show --follow` read what is recorded; an observer hears of ends and attempts",
+    "temporal": "planned",
+    "validation": "planned. `make chaos` kills, stops and cuts off workers and servers for as long as it is told to, and a page tells how to [back up](../how-to/back-up.md)",
+    "migration guide": "planned",
+}
+
+
+class Shown(NamedTuple):
+    """What is said of a row, by a mark."""
+
+    key: str
+    there: str
+    test: str
+
+
+def find_shown() -> Iterator[Shown]:
+    """The marks of all tests here, in order; nothing is imported."""
+    for file in sorted(HERE.glob("test_founding_documents_*.py")):
+        for node in ast.parse(file.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for mark in node.decorator_list:
+                    if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "shows":
+                        words = [ast.literal_eval(word) for word in mark.args]
+                        yield Shown(words[0], "".join(words[1:]), node.name)
+
+
+def drawn() -> str:
+    """The table, as Markdown."""
+    shown: dict[str, list[Shown]] = {}
+    for one in find_shown():
+        shown.setdefault(one.key, []).append(one)
+    counts = {
+        "shown by a test": len(shown),
+        "told in a sentence": len(SENTENCES),
+        "planned": len(PLANNED),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items())
+    lines = [
+        f"{len(ASKED)} rows: {told}.",
+        "",
+        "| where | asked for | what is there | shown by |",
+        "| --- | --- | --- | --- |",
+    ]
+    for asked in ASKED:
+        of_it = shown.get(asked.key, [])
+        there = "".join(one.there for one in of_it)
+        tests = "<br>".join(f"`{one.test}`" for one in of_it)
+        there = there or SENTENCES.get(asked.key) or PLANNED[asked.key]
+        lines.append(f"| {asked.where} | {asked.what} | {there} | {tests} |")
+    return "\n".join(lines)
+
+
+LINK: Final = re.compile(r"\]\(([^)#]+)")
+BEGIN: Final = "<!-- rows: begin -->"
+END: Final = "<!-- rows: end -->"
+
+
+def redrawn(page: str) -> str:
+    """The page with the table as the tests have it."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{drawn()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(redrawn(PAGE.read_text("utf-8")), "utf-8")

@@ -29,6 +29,7 @@ from durable import (
     now,
     workflow,
 )
+from durable.core.history.events import ActivityTaskCompleted
 from durable.errors import InvalidCallError, NotRegisteredError, PayloadError
 from durable.options import ActivityOptions
 from durable.telemetry import OpenTelemetryObserver
@@ -260,10 +261,6 @@ async def test_s2_1_1_attempt_that_was_cut_short_runs_again_only_if_it_may(
 # --- how they fail --------------------------------------------------------------------
 
 CAUSE = "Elsewhere: no"
-KINDS = (
-    "the exception itself where its class is known, else an `ActivityError` with name,"
-    " attempt, `retry_state` and cause; `ActivityTimeoutError`; `NotRegisteredError`"
-)
 
 
 def unknown_class() -> type[Exception]:
@@ -290,7 +287,11 @@ async def kinds(policy: str) -> list[Any]:
     return []
 
 
-@shows("error kinds", KINDS)
+@shows(
+    "error kinds",
+    "the exception itself where its class is known, else an `ActivityError` with name,"
+    " attempt, `retry_state` and cause; `ActivityTimeoutError`; `NotRegisteredError`",
+)
 async def test_s2_1_2_unknown_activity_is_said_to_be_unknown() -> None:
     with pytest.raises(NotRegisteredError, match=r"founding\.chrage"):
         TestEnvironment(mocks={"founding.chrage": lambda order: "receipt"})
@@ -337,8 +338,8 @@ async def test_s2_1_2_not_retryable_is_said_of_the_last_attempt_too() -> None:
 
 @shows(
     "attempts",
-    "`run.attempts()`: a row for each attempt after which there was another, failed"
-    " ones with their duration too; the outcome's own is in `run.history()`",
+    "`run.attempts()`: a row for each attempt, failed ones with their duration, too. A"
+    " first one that nothing disturbed is told by `run.history()`",
 )
 async def test_s2_1_2_each_attempt_is_kept_with_its_status_and_duration() -> None:
     @activity(name="founding.third_time")
@@ -359,6 +360,16 @@ async def test_s2_1_2_each_attempt_is_kept_with_its_status_and_duration() -> Non
         run = await env.start(attempts())
         assert await run.result() == "done"
         rows = await run.attempts()
+        run = await env.start(place_order(Order("tea", 500)))
+        await run.result()
+        assert await run.attempts() == []
+        (charged, _) = [
+            event.attributes
+            for event in await run.history()
+            if isinstance(event.attributes, ActivityTaskCompleted)
+        ]
+    assert charged.attempt == 1
+    assert charged.started_at
     assert [(row.attempt, row.activity_type, str(row.state)) for row in rows] == [
         (1, "founding.third_time", "failed"),
         (2, "founding.third_time", "timed_out"),

@@ -368,12 +368,10 @@ async def test_s1_4_2_2_child_is_awaited_and_a_failed_one_raises() -> None:
         assert env.now() == began
 
 
-CHILD_OPTIONS = (
-    "`child.options(...)` with the same names; all three are true by default"
+@shows(
+    "child options",
+    "`child.options(...)` with the same names; all three are true by default",
 )
-
-
-@shows("child options", CHILD_OPTIONS)
 @pytest.mark.parametrize("propagates", [True, False])
 async def test_s2_5_1_propagate_failures_raises_or_gives_none(propagates: bool) -> None:
     @workflow(name="founding.propagates")

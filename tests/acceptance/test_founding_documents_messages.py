@@ -109,14 +109,12 @@ async def receives() -> list[object]:
     return found
 
 
-QUEUE = (
+@shows(
+    "signal queue",
     "`Signal(name, type)`: `await approval.receive()` takes the oldest of its name."
     " They are rows of the database, not memory; `WorkflowNotFoundError` for an"
-    " unknown run"
+    " unknown run",
 )
-
-
-@shows("signal queue", QUEUE)
 async def test_s2_2_1_two_names_interleaved_keep_their_order_over_a_restart(
     tmp_path: Path,
 ) -> None:
