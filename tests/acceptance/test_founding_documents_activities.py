@@ -360,12 +360,12 @@ async def test_s2_1_2_each_attempt_is_kept_with_its_status_and_duration() -> Non
         run = await env.start(attempts())
         assert await run.result() == "done"
         rows = await run.attempts()
-        run = await env.start(place_order(Order("tea", 500)))
-        await run.result()
-        assert await run.attempts() == []
+        plain = await env.start(place_order(Order("tea", 500)))
+        await plain.result()
+        assert await plain.attempts() == []
         (charged, _) = [
             event.attributes
-            for event in await run.history()
+            for event in await plain.history()
             if isinstance(event.attributes, ActivityTaskCompleted)
         ]
     assert charged.attempt == 1
