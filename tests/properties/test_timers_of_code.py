@@ -46,7 +46,7 @@ async def program(steps: list[Step]) -> list[str]:
         else:
             seen.append(f"{timer.is_triggered} {timer.is_cancelled}")
         assert not (timer.is_triggered and timer.is_cancelled)
-    return [*seen, *(f"aside {await task}" for task in aside)]
+    return [*seen, *map(str, await asyncio.gather(*aside))]
 
 
 def result_of(steps: list[Step], *, crashes: bool) -> tuple[Any, Driver]:
