@@ -368,41 +368,48 @@ async def test_s1_4_2_2_child_is_awaited_and_a_failed_one_raises() -> None:
         assert env.now() == began
 
 
+Given = tuple[bool, ...]
+BY_DEFAULT_TRUE: list[Given] = [(), (True,), (False,)]
+
+
 @shows(
     "child options",
     "`child.options(...)` with the same names; all three are true by default",
 )
-@pytest.mark.parametrize("propagates", [True, False])
-async def test_s2_5_1_propagate_failures_raises_or_gives_none(propagates: bool) -> None:
+@pytest.mark.parametrize("given", BY_DEFAULT_TRUE, ids=str)
+async def test_s2_5_1_propagate_failures_raises_or_gives_none(given: Given) -> None:
+    options: Any = {"propagate_failures": flag for flag in given}
+
     @workflow(name="founding.propagates")
     async def propagating() -> str:
         try:
-            return str(await child.options(propagate_failures=propagates)("fail"))
+            return str(await child.options(**options)("fail"))
         except Refused:
             return "raised"
 
     async with TestEnvironment() as env:
-        assert await env.execute(propagating()) == ("raised" if propagates else "None")
+        expected = "raised" if all(given) else "None"
+        assert await env.execute(propagating()) == expected
 
 
 @shows("child options")
-@pytest.mark.parametrize("inherits", [True, False])
+@pytest.mark.parametrize("given", BY_DEFAULT_TRUE, ids=str)
 async def test_s2_5_1_child_has_what_its_parent_has_left_or_longer(
-    inherits: bool,
+    given: Given,
 ) -> None:
+    options: Any = {"inherit_parent_timeout": flag for flag in given}
+
     @workflow(name="founding.inherits", run_timeout="1h")
     async def inheriting() -> None:
         policy = ParentClosePolicy.ABANDON
-        made = child.options(
-            inherit_parent_timeout=inherits, parent_close_policy=policy, id="child"
-        )
+        made = child.options(parent_close_policy=policy, id="child", **options)
         await start_child(made("sleep"))
 
     async with TestEnvironment() as env:
         await env.execute(inheriting())
         await env.sleep("2h")
         status = (await (await env.get("child")).describe()).status
-    assert status is (RunStatus.TIMED_OUT if inherits else RunStatus.RUNNING)
+    assert status is (RunStatus.TIMED_OUT if all(given) else RunStatus.RUNNING)
 
 
 @workflow(name="founding.slow_to_stop")
@@ -414,15 +421,14 @@ async def slow_to_stop() -> None:
 
 
 @shows("child options")
-@pytest.mark.parametrize("waits", [True, False])
-async def test_s2_5_1_cancelled_parent_waits_for_its_child_or_not(waits: bool) -> None:
+@pytest.mark.parametrize("given", BY_DEFAULT_TRUE, ids=str)
+async def test_s2_5_1_cancelled_parent_waits_for_its_child_or_not(given: Given) -> None:
+    options: Any = {"wait_for_cancellation": flag for flag in given}
+
     @workflow(name="founding.waits")
     async def waiting() -> None:
-        made = slow_to_stop.options(
-            wait_for_cancellation=waits,
-            parent_close_policy=ParentClosePolicy.ABANDON,
-            id="child",
-        )
+        policy = ParentClosePolicy.ABANDON
+        made = slow_to_stop.options(parent_close_policy=policy, id="child", **options)
         await made()
 
     async with TestEnvironment() as env:
@@ -432,7 +438,7 @@ async def test_s2_5_1_cancelled_parent_waits_for_its_child_or_not(waits: bool) -
         began = env.now()
         with pytest.raises(WorkflowCancelledError):
             await run.result()
-        assert env.now() - began == timedelta(hours=1 if waits else 0)
+        assert env.now() - began == timedelta(hours=1 if all(given) else 0)
         with pytest.raises(WorkflowCancelledError):
             await (await env.get("child")).result()
 
