@@ -1,4 +1,4 @@
-"""Versions, telemetry, many workers, ease: what was asked for (see `founding_rows`)."""
+"""Telemetry, many workers, ease: what was asked for (see `founding_rows`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import resource as system
 import signal
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,19 @@ import durable
 from durable import (
     Attribute,
     Engine,
-    NondeterminismError,
     Run,
     RunStatus,
-    Signal,
     StateMachine,
     SyncEngine,
     activity,
     errors,
     logger,
-    patched,
     set_state,
     sleep,
     workflow,
 )
-from durable.errors import InvalidOptionError, VersionDeprecatedError
 from durable.telemetry import OpenTelemetryObserver
-from durable.testing import TestEnvironment, dump_history, replay
+from durable.testing import TestEnvironment
 from tests.acceptance.founding_rows import HERE, shows
 from tests.acceptance.test_docs import WITH_BLOCKS
 from tests.acceptance.test_examples import EXAMPLES
@@ -48,176 +43,11 @@ from tests.benchmarks.figures import FIGURES
 from tests.integration.test_cli_processes import Shop, wait_for
 
 ROOT = HERE.parents[1]
-go = Signal("go", int)
 
 
 @activity(name="founding.weigh")
 async def weigh(item: str) -> int:
     return len(item)
-
-
-# --- versions -------------------------------------------------------------------------
-
-
-@workflow(name="founding.versioned", version="2.0.0", compatible_with=">=1.2")
-async def versioned() -> str:
-    await go.receive()
-    return "2.0.0"
-
-
-@versioned.version("1.4.0", compatible_with=">=1,<2")
-async def versioned_1_4() -> str:
-    await go.receive()
-    return "1.4.0"
-
-
-@versioned.version("1.3.0")
-async def versioned_1_3() -> str:
-    await go.receive()
-    return "1.3.0"
-
-
-@versioned.version("1.1.0")
-async def versioned_1_1() -> str:
-    await go.receive()
-    return "1.1.0"
-
-
-async def driven_by(began_on: Any, here: list[object]) -> str:
-    """Which code ends a run that began on a version, where others are there."""
-    name = f"memory://{uuid.uuid4().hex}"
-    async with TestEnvironment(name, definitions=[began_on]) as env:
-        await env.start(began_on(), id="w")
-        await env.settle()
-    async with TestEnvironment(name, definitions=here, clock=env.clock) as env:
-        run = await env.get("w")
-        await run.signal(go(1))
-        assert (await run.describe()).version == began_on.own_version
-        return str(await run.result())
-
-
-@shows(
-    "versions",
-    '`@workflow(version="2.0.0", compatible_with=">=1,<2")` and'
-    ' `order.version("1.4.0")`'
-    " beside it; `durable upgrade` without `--yes` is the plan: how many fit, and"
-    " why others do not",
-)
-async def test_s1_4_1_3_old_run_stays_and_a_new_one_gets_the_newest() -> None:
-    assert await driven_by(versioned_1_4, [versioned, versioned_1_4]) == "1.4.0"
-    async with TestEnvironment(definitions=[versioned_1_4, versioned]) as env:
-        run = await env.start("founding.versioned")
-        await run.signal(go(1))
-        assert await run.result() == "2.0.0"
-    with pytest.raises(InvalidOptionError, match=r"1\.2"):
-        workflow(name="founding.malformed", version="1.2")(versioned_1_1.function)
-
-
-SHOP = """
-from durable import Signal, workflow
-
-paid = Signal("paid", int)
-
-@workflow(name="order", version="{version}")
-async def order() -> str:
-    await paid.receive()
-    return "{version}"
-"""
-
-
-@shows("versions")
-@pytest.mark.slow
-def test_s1_4_1_3_plan_counts_the_runs_and_moves_none(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    shop.write(SHOP.format(version="1.0.0"))
-    shop.call("start", "app:order", "--id", "ann")
-    shop.write(SHOP.format(version="2.0.0"))
-    plan = ("upgrade", "app.py", "--workflow", "order", "--to", "2.0.0")
-    assert "1 run can move to 2.0.0" in shop.call(*plan).stderr
-    assert shop.show("ann")["version"] == "1.0.0"
-    shop.call(*plan, "--yes")
-    assert shop.show("ann")["version"] == "2.0.0"
-
-
-@shows(
-    "version manager",
-    "the engine chooses: the run's own version, else the newest that is compatible with"
-    " it, else the run waits; `durable versions` tells what is still in use",
-)
-@pytest.mark.parametrize(
-    ("began_on", "here", "driven"),
-    [
-        (versioned_1_4, [versioned, versioned_1_4], "1.4.0"),
-        (versioned_1_3, [versioned, versioned_1_4], "2.0.0"),
-        (versioned_1_1, [versioned, versioned_1_4], "1.4.0"),
-        (versioned_1_1, [versioned, versioned_1_4, versioned_1_3], "1.4.0"),
-        (versioned_1_3, [versioned_1_4, versioned_1_3, versioned_1_1], "1.3.0"),
-    ],
-    ids=range(5),
-)
-async def test_s1_4_1_3_run_goes_to_the_newest_version_that_takes_it(
-    began_on: Any, here: list[object], driven: str
-) -> None:
-    assert await driven_by(began_on, here) == driven
-
-
-@shows(
-    "migration rules",
-    "`deprecated=` says until when a version may be started, with a warning; its"
-    " runs go on. `durable upgrade` moves those that are proven to fit. Rules that"
-    " change a run's state on the way are still to come",
-)
-async def test_s2_4_1_version_out_of_use_warns_then_refuses_and_its_runs_go_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    @workflow(name="founding.old", version="1.0.0", deprecated="2025-01-31")
-    async def old() -> str:
-        return str(await go.receive())
-
-    async with TestEnvironment(definitions=[old]) as env:
-        run = await env.start(old(), id="in-time")
-        assert "can be started until 2025-01-31" in caplog.text
-        await env.sleep("31d")
-        with pytest.raises(VersionDeprecatedError, match="2025-01-31"):
-            await env.start(old(), id="late")
-        await run.signal(go(7))
-        assert await run.result() == "7"
-
-
-@shows(
-    "smooth upgrade",
-    "`patched()` and versions; `durable check` and `replay()` say before a deploy"
-    " whether open runs and kept histories fit",
-)
-async def test_s1_old_history_replays_on_patched_code_and_no_other() -> None:
-    def order(body: Any) -> Any:
-        return workflow(name="founding.upgraded")(body)
-
-    async def before(item: str) -> int:
-        return await weigh(item)
-
-    async def unguarded(item: str) -> int:
-        await sleep("1h")
-        return await weigh(item)
-
-    async def guarded(item: str) -> int:
-        if patched("rest"):
-            await sleep("1h")
-        return await weigh(item)
-
-    old = order(before)
-    async with TestEnvironment(definitions=[old, weigh]) as env:
-        run = await env.start(old("tea"))
-        assert await run.result() == 3
-        kept = dump_history(await run.history())
-    with pytest.raises(NondeterminismError):
-        replay(kept, [order(unguarded), weigh])
-    new = order(guarded)
-    assert replay(kept, [new, weigh]).result == 3
-    async with TestEnvironment(definitions=[new, weigh]) as env:
-        began = env.now()
-        await env.execute(new("tea"))
-        assert (env.now() - began).total_seconds() == 3_600
 
 
 # --- speed and room -------------------------------------------------------------------
