@@ -66,7 +66,7 @@ _WORDS: Final[dict[type[Any], _Words]] = {
         "", "cancel requested", "warn", "reason identity"
     ),
     of.WorkflowExecutionContinuedAsNew: _Words(
-        "", "continued as new", "good", "new_run_id workflow_type input"
+        "", "continued as new", "good", "new_run_id workflow_type version input"
     ),
     of.WorkflowTaskStarted: _Words("", "workflow task {task_number} began", "dim"),
     of.ActivityTaskScheduled: _Words(
@@ -163,6 +163,7 @@ _DETAILS: Final = {
     "summary": "{!r}",
     "timeout_type": "its {}_timeout passed",
     "update_id": "id {}",
+    "version": "version {}",
     "workflow_id": "id {}",
     "workflow_type": "of {}",
 }

@@ -587,11 +587,11 @@ class Runner:
     def is_busy(self, run_id: str) -> bool:
         """Whether the run is being loaded or committed."""
         run = self.runs.get(run_id)
-        return run_id in self.loader.loading or (
-            run is not None and run.state is not AT_REST
-        )
+        is_loading = run_id in self.loader.loading
+        return is_loading or (run is not None and run.state is not AT_REST)
 
 
 def _ignore(_: Any, error: BaseException | None) -> None:
-    if error is not None and not is_told(error):
+    is_over = isinstance(error, LeaseLostError)  # and all runs are given up
+    if error is not None and not is_over and not is_told(error):
         _log.error("A background write was refused: %s", error)

@@ -29,6 +29,7 @@ from durable.core.history.events import (
     ActivityTaskCompleted,
     Attributes,
     CheckpointRecorded,
+    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionStarted,
 )
 from durable.core.history.payload import Failure, Payload, Payloads, changed
@@ -51,6 +52,7 @@ from durable.core.replay.reading import reading_only
 from durable.core.replay.seed import seed_of
 from durable.core.runtime import (
     ActivityTarget,
+    ContinueAsNew,
     Handler,
     MessageKind,
     WorkflowCode,
@@ -112,6 +114,7 @@ class RunContext(OtherRuns):
         "loop",
         "main",
         "memo",
+        "migration",
         "notes",
         "on_unhandled",
         "outcome_ahead",
@@ -178,6 +181,8 @@ class RunContext(OtherRuns):
         self.checkpoint_event_id = checkpoint_event_id
         self.checkpoint_follows = False
         self.checkpoint_input: Payloads | None = None
+        self.migration: WorkflowExecutionContinuedAsNew | None = None
+        """How the turn that is replayed ended, if that moved the run by rules."""
         if checkpoint is not None:
             self._go_on_from(checkpoint)
 
@@ -484,6 +489,24 @@ class RunContext(OtherRuns):
                 machine.cancel()
             raise
 
+    def start_timer(
+        self,
+        microseconds: int,
+        fire: Callable[[], None],
+        summary: str | None,
+        source: Callable[[], str],
+    ) -> Callable[[], None]:
+        """Start a durable timer; see the protocol."""
+        machine = self._add_timer(
+            microseconds, fire=fire, summary=summary, source=source
+        )
+
+        def withdraw() -> None:
+            self.refuse_if_read_only("Cancelling a timer")
+            machine.cancel()
+
+        return withdraw
+
     async def wait_condition(
         self, predicate: Callable[[], bool], timeout: int | None
     ) -> None:
@@ -587,11 +610,16 @@ class RunContext(OtherRuns):
                 hint="Call it where the workflow function itself loops.",
             )
         if self.is_replaying:
-            is_due = self.checkpoint_follows
+            is_due, migrates = self.checkpoint_follows, self.migration is not None
         else:
             events = self.history_length - self.checkpoint_event_id
             is_due = events >= self.code.checkpoint_every
-        if is_due and self._is_quiet():
+            # The next run would not hear of a cancel request.
+            is_free = self.cancellation_reason is None
+            migrates = is_free and self.code.migrates_to() is not None
+        if (is_due or migrates) and self._is_quiet():
+            if migrates:
+                raise ContinueAsNew(self.started.workflow_type, input)
             self.checkpoint_input = input
             raise CheckpointReached
 

@@ -25,6 +25,7 @@ from durable.core.history.events import (
     HistoryEvent,
     MarkerRecorded,
     TimerFired,
+    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowTaskStarted,
@@ -93,8 +94,7 @@ class Replayer(RunView):
         on_unhandled: Callable[[dict[str, Any]], None] | None = None,
         make_headers: Callable[..., Headers] | None = None,
     ) -> None:
-        self._find_code = code
-        self._make_headers = make_headers
+        self._find_code, self._make_headers = code, make_headers
         self._on_unhandled = on_unhandled
         super().__init__()
         self._is_torn_down = self._checks_arguments = False
@@ -362,6 +362,9 @@ class Replayer(RunView):
             if kind is MarkerRecorded:
                 self._note_marker(context, event.attributes)  # type: ignore[arg-type]  # by its kind
         context.is_failing = kind is WorkflowExecutionFailed
+        if kind is WorkflowExecutionContinuedAsNew:
+            ended: Any = recorded[-1].attributes
+            context.migration = ended if ended.migrated_from else None
         context.checkpoint_follows = (
             following is not None and type(following.attributes) is CheckpointRecorded
         )
