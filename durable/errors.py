@@ -9,6 +9,7 @@
     │   ├── InvalidOptionError
     │   ├── InvalidCallError          arguments do not fit the signature
     │   ├── InvalidScheduleError      a cron text, calendar or interval means nothing
+    │   ├── InvalidResetError         a run cannot go on from the place that was named
     │   ├── NotRegisteredError        no workflow or activity of that name here
     │   ├── AttributeTypeError        an attribute of that name has another type
     │   ├── QuerySyntaxError          the text of a query cannot be read; says where
@@ -23,6 +24,7 @@
     ├── ScheduleExistsError           another schedule has that id
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
+    ├── ResetConflictError            the run went on whenever it was to be reset
     ├── InboxFullError                too many messages wait for the run
     ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
@@ -149,6 +151,12 @@ class InvalidCallError(InvalidInputError):
     code = "invalid_call"
 
 
+class InvalidResetError(InvalidInputError):
+    """A run cannot go on from the place that was named."""
+
+    code = "invalid_reset"
+
+
 class InvalidScheduleError(InvalidInputError):
     """A cron text, calendar, interval or policy of a schedule means nothing.
 
@@ -267,6 +275,12 @@ class WorkflowClosedError(DurableError):
     """The run has closed and takes no more requests."""
 
     code = "workflow_closed"
+
+
+class ResetConflictError(DurableError):
+    """A run has gone on each time it was to be reset; nothing was done."""
+
+    code = "reset_conflict"
 
 
 class InboxFullError(DurableError):

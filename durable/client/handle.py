@@ -30,6 +30,7 @@ from durable.client.descriptions.description import (
 )
 from durable.client.descriptions.listing import describe_runs
 from durable.client.found_runs import RUN_AGAIN
+from durable.client.resets.controls import RunControls
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.client.waiting.answers import UpdateOutcome
@@ -59,7 +60,7 @@ R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 
-class Handle(Generic[R_co]):
+class Handle(RunControls, Generic[R_co]):
     """One run: wait for it, look at it, send it messages, stop it.
 
     A run that continues as new goes on as the next run of its chain, and a handle goes

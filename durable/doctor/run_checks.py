@@ -225,7 +225,10 @@ def _check_identity(record: RunRecord, state: RunState) -> Iterator[Breach]:
         return
     for field in _REPEATED.split():
         ours, theirs = getattr(record, field), getattr(started, field)
-        if ours != theirs and not (field == "version" and is_version(ours)):
+        # Of a parent that was reset since, another run has taken its place.
+        is_adopted = field == "parent_run_id" and None not in (ours, theirs)
+        is_moved = field == "version" and is_version(ours)
+        if ours != theirs and not (is_moved or is_adopted):
             yield (
                 Check.ROWS,
                 f"its row has the {field} {ours!r}, its history {theirs!r}",

@@ -373,7 +373,7 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
         failure = Failure(message=str(error), type=type(error).__name__)
         writes.park(run, failure, effects)
         return
-    run.started, run.started_at = started, history[0].time
+    run.started, run.started_at = started, record.started_at
     run.parent_close_policy = record.parent_close_policy
     run.task_headers = started.headers
     run.deadline = deadline_of(started, run.started_at)

@@ -535,6 +535,44 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
     first_run_id: str | None = None
 
 
+class ResetRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Create a run that goes on from what another has done; not fenced, anyone may.
+
+    In its place, under the same workflow id and in the same chain, or beside it as a
+    fork. What is open of the chain is closed as by `TerminateRun`, except that its
+    parent is told nothing; of what waits for it the `moved_kinds` go to the new run,
+    behind `messages`. Children of the base that are open belong to the new run if they
+    are among `kept_children`, and tell it how they end; all others meet their parent
+    close policies, as do those of the run that is closed. A fork changes nothing else.
+
+    Result: `Started`, with the run that was closed and what that did to others. With
+    the same `request_id` of `record` as an earlier one it answers with that run. None
+    if anything is not as `expected`, or the base has a child that is in neither list:
+    nothing was done then.
+
+    Raises (as outcome):
+        WorkflowNotFoundError: there is no base.
+        WorkflowAlreadyStartedError: another chain, or for a fork any, holds the id.
+        HistoryTakenError: the run id was used before.
+        AttributeTypeError: an attribute of its namespace has another type.
+    """
+
+    base_run_id: str
+    record: RunRecord
+    rows: list[HistoryRow]
+    expected: tuple[tuple[str, int, bool], ...]
+    """Runs that it goes by: run id, id of the newest event, whether it is open."""
+    is_fork: bool = False
+    terminated_data: str = ""
+    """JSON of the WorkflowExecutionTerminated event of what is open."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    messages: tuple[MessageRecord, ...] = ()
+    moved_kinds: tuple[str, ...] = ()
+    kept_children: tuple[str, ...] = ()
+    """By the first run id of each; likewise `undone_children`."""
+    undone_children: tuple[str, ...] = ()
+
+
 class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
     """Give an open run another end of its history, and to any worker; not fenced.
 
@@ -636,6 +674,7 @@ Operation: TypeAlias = (
     | ParkRun
     | PutMessage
     | TerminateRun
+    | ResetRun
     | RepairRun
     | ClaimRuns
     | ReleaseRuns

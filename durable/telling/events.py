@@ -68,6 +68,11 @@ _WORDS: Final[dict[type[Any], _Words]] = {
     of.WorkflowExecutionContinuedAsNew: _Words(
         "", "continued as new", "good", "new_run_id workflow_type input"
     ),
+    of.WorkflowExecutionReset: _Words(
+        "", "reset from run {base_run_id}", "warn", "reason identity"
+    ),
+    of.WorkflowExecutionPaused: _Words("", "paused", "warn", "note identity"),
+    of.WorkflowExecutionUnpaused: _Words("", "resumed", "good", "note identity"),
     of.WorkflowTaskStarted: _Words("", "workflow task {task_number} began", "dim"),
     of.ActivityTaskScheduled: _Words(
         "{activity_type}", " scheduled", fields="summary activity_id input source"

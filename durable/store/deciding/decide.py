@@ -19,6 +19,7 @@ from durable.store.deciding import family, policies
 from durable.store.deciding.draft import Draft, UnseenError
 from durable.store.deciding.endings import Endings
 from durable.store.deciding.inboxes import Inboxes
+from durable.store.deciding.resets import Resets, readdress
 from durable.store.records import (
     RUNNING,
     CommitTask,
@@ -29,6 +30,7 @@ from durable.store.records import (
     ParkRun,
     PutMessage,
     RecordAttempts,
+    ResetRun,
     Started,
     StartRun,
     Terminated,
@@ -96,6 +98,7 @@ class _Decision:
         self._owner = worker.worker_id if worker is not None and has_lease else ""
         self.inboxes = Inboxes(draft)
         self._endings = Endings(draft, self.inboxes)
+        self._resets = Resets(draft, self.inboxes, self._endings)
         self.is_lost = False
 
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
@@ -203,6 +206,7 @@ class _Decision:
         parts = operation.has_children and status is not None
         if not (parts or operation.messages or operation.starts):
             return None
+        operation = readdress(run, operation)
         deliveries = self._attempt_each(operation.messages)
         ended: tuple[str, ...] = ()
         cancelled: tuple[str, ...] = ()
@@ -328,6 +332,9 @@ class _Decision:
         committed = self._endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)
 
+    def _reset(self, operation: ResetRun) -> Started | None:
+        return self._resets.reset(operation)
+
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
@@ -338,6 +345,7 @@ class _Decision:
         ParkRun: _park,
         PutMessage: _put_message,
         TerminateRun: _terminate,
+        ResetRun: _reset,
         DropReplies: _drop_replies,
     }
 

@@ -151,6 +151,23 @@ class Inboxes:
             waiting += put.values()
         return policies.find_unseen(operation, waiting) if waiting else waiting
 
+    def waiting_for(self, run: Run) -> list[MessageRecord]:
+        """Return all that waits for an open run, oldest first."""
+        seen, run_id = self._seen, run.run_id
+        waiting: list[MessageRecord] = []
+        if seen.first_sequence is not None and not run.changes & CREATED:
+            mail = seen.mail.get(run_id)
+            if mail is None and run_id not in seen.all_mail:
+                self._draft.lack("mail", run_id)
+            if mail:
+                messages = seen.messages.get(run_id)
+                if messages is None:
+                    self._draft.lack("messages", run_id)
+                if isinstance(messages, DurableError):
+                    raise messages
+                waiting = [m for m in messages if m.request_id in mail]
+        return [*waiting, *self._put.get(run_id, {}).values()]
+
     def has_more(self, operation: CommitTask | RecordAttempts) -> bool:
         """Whether messages wait for a run that it does not know of."""
         if not self.has_any:

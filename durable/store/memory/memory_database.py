@@ -279,6 +279,11 @@ class MemoryDatabase:
         epoch = self.runs[run_id].epoch + 1
         self._change(run_id, owner=None, wake_at=due, epoch=epoch)
 
+    def adopt(self, parents: dict[str, str]) -> None:
+        """See `Tables`."""
+        for run_id, parent_run_id in parents.items():
+            self._change(run_id, parent_run_id=parent_run_id)
+
     # --- what is done by itself -------------------------------------------------------
 
     def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:

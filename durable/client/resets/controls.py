@@ -1,0 +1,194 @@
+"""The part of a handle that an operator uses on whole runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from durable.api.activities.activity import Activity
+from durable.api.workflows.workflow import Workflow
+from durable.client.chain import Chain, Connection
+from durable.client.resets.planning import (
+    Reapply,
+    ResetPlan,
+    Wish,
+    check_reapply,
+    new_request_id,
+    plan,
+)
+from durable.core.resetting import Before, Cut, Point, cut_at, cut_before_failure
+from durable.errors import CommitUnknownError, InvalidResetError, ResetConflictError
+from durable.options import check_id
+from durable.store.records import ResetRun, Started, Terminated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from durable.core.history.events import HistoryEvent
+
+_TRIES: Final = 20
+
+
+def before(
+    name: str | Activity[Any, Any] | Workflow[Any, Any], /, occurrence: int = 1
+) -> Before:
+    """The place before a run asked for an activity or a child workflow.
+
+    Args:
+        name: of the activity or workflow; or either itself.
+        occurrence: which of several calls, from 1; -1 is the last.
+    """
+    return Before(name if isinstance(name, str) else name.name, occurrence)
+
+
+class RunControls:
+    """Resets, retries, forks and holds up one run."""
+
+    _client: Connection
+    _definition: Workflow[Any, Any] | None
+
+    @property
+    def _chain(self) -> Chain:
+        raise NotImplementedError
+
+    async def reset(
+        self,
+        *,
+        to: Point = "last_task",
+        reason: str = "",
+        reapply: Reapply = "all",
+        request_id: str | None = None,
+    ) -> Self:
+        """Go on from an earlier place, as a new run of the same workflow id.
+
+        What the code had decided by then is kept, with all results; what came after
+        that is undone, and decided anew. A run that is open is terminated for it. What
+        undone activities did to the world is not taken back. An activity that had no
+        result by then runs again; children that had begun by then are kept. Timeouts
+        count anew, and randomness is new.
+
+        Args:
+            to: an event's number: it and what had come in by then is kept, and what
+                its workflow task decided is undone; "first_task" or "last_task": what
+                that one decided is undone; or `before("charge")`.
+            reason: why, for those who look.
+            reapply: which messages that came later the run gets again: "all",
+                "signals", "updates" or "none". Requests to stop are not.
+            request_id: your idempotency key: the same key again is the same new run.
+
+        Returns:
+            A handle to the new run.
+
+        Raises:
+            InvalidResetError: the run has no such place.
+            WorkflowAlreadyStartedError: another run has its workflow id by now.
+            ResetConflictError: the run went on each time it was to be reset.
+            WorkflowNotFoundError: there is no such run.
+            CorruptHistoryError: its history cannot be read.
+        """
+        wish = Wish(
+            cut=_at(to),
+            reapply=check_reapply(reapply),
+            reason=reason,
+            request_id=_request_id(request_id),
+        )
+        return await self._carry_out(wish)
+
+    async def plan_reset(
+        self, *, to: Point = "last_task", reapply: Reapply = "all"
+    ) -> ResetPlan:
+        """Say what `reset` would do, and do nothing.
+
+        Raises: as `reset`.
+        """
+        wish = Wish(cut=_at(to), reapply=check_reapply(reapply), request_id="plan")
+        return await self._plan(wish)
+
+    async def retry(self, *, reason: str = "", request_id: str | None = None) -> Self:
+        """Go on with a run that has failed from before what failed, as a new run.
+
+        The activity that it failed of runs again, or the child starts again; whatever
+        has succeeded is kept. If the code itself has failed, its last workflow task is
+        done again: mend it first. A run that timed out or was terminated goes on where
+        it was, one that was cancelled as if nobody had asked.
+
+        Args:
+            reason: why, for those who look.
+            request_id: your idempotency key: the same key again is the same new run.
+
+        Raises: as `reset`; InvalidResetError also if the run has not failed.
+        """
+        request_id = _request_id(request_id)
+        wish = Wish(cut=cut_before_failure, reason=reason, request_id=request_id)
+        return await self._carry_out(wish)
+
+    async def plan_retry(self) -> ResetPlan:
+        """Say what `retry` would do, and do nothing.
+
+        Raises: as `retry`.
+        """
+        return await self._plan(Wish(cut=cut_before_failure, request_id="plan"))
+
+    async def _plan(self, wish: Wish) -> ResetPlan:
+        return (await plan(self._client, await self._chain.record(), wish))[1]
+
+    async def _carry_out(self, wish: Wish) -> Self:
+        connection = self._chain.connection
+        for _ in range(_TRIES):
+            base = await self._chain.record()
+            operation, _ = await plan(connection, base, wish)
+            started = await _perform(connection, operation)
+            if started is not None:
+                await _spread(connection, started)
+                return self._handle_to(operation, started)
+        raise ResetConflictError(
+            f"Run {self._chain.workflow_id!r} went on {_TRIES} times while it was to be"
+            " reset; nothing was done.",
+            hint="Pause it first.",
+        )
+
+    def _handle_to(self, operation: ResetRun, started: Started) -> Self:
+        record = operation.record
+        make: Any = type(self)
+        handle: Self = make(
+            self._client,
+            record.workflow_id,
+            started.run_id,
+            self._client.registry.find_workflow(record.workflow_type, record.version)
+            or self._definition,
+            is_new=started.created,
+        )
+        return handle
+
+
+def _at(to: object) -> Callable[[Sequence[HistoryEvent]], Cut]:
+    is_point = to in ("first_task", "last_task") or isinstance(to, Before)
+    if not is_point and (not isinstance(to, int) or isinstance(to, bool)):
+        raise InvalidResetError(
+            f"to is {to!r}, which is no place of a run.",
+            hint='Give the number of an event, "first_task", "last_task" or'
+            ' before("charge").',
+        )
+    point: Any = to
+    return lambda events: cut_at(events, point)
+
+
+def _request_id(given: str | None) -> str:
+    return new_request_id() if given is None else check_id(given, "the request id")
+
+
+async def _perform(connection: Connection, operation: ResetRun) -> Started | None:
+    """Have it done; once more if the answer was lost, as it has a request id."""
+    try:
+        started: Started | None = await connection.store.perform(operation)
+    except CommitUnknownError:
+        started = await connection.store.perform(operation)
+    return started
+
+
+async def _spread(connection: Connection, started: Started) -> None:
+    """Let this process hear of what was done."""
+    ended, committed = started.terminated_run_id, started.committed
+    if ended is not None and committed is not None:
+        await connection.terminated(Terminated(ended, committed))
+    if connection.worker is not None:
+        connection.worker.wake((started.run_id,))

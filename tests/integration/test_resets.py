@@ -1,0 +1,379 @@
+"""Runs that go on from an earlier place: what is kept, what is done again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import durable
+from durable import (
+    ApplicationError,
+    Handle,
+    RetryPolicy,
+    RunStatus,
+    Signal,
+    WorkflowFailedError,
+    WorkflowTerminatedError,
+    activity,
+    sleep,
+    workflow,
+)
+from durable.client.resets.controls import before
+from durable.doctor.doctor import examine
+from durable.errors import InvalidResetError
+from durable.store.connect import connect
+from durable.testing.contract.rows import wait_until
+from durable.testing.environment import TestEnvironment
+
+RAN: list[str] = []
+BROKEN: set[str] = set()
+word = Signal("word", str)
+
+
+@activity(retry=RetryPolicy(max_attempts=1))
+async def step(name: str) -> str:
+    RAN.append(name)
+    if name in BROKEN:
+        raise ApplicationError(f"{name} is broken")
+    return name
+
+
+@activity
+async def other(name: str) -> str:
+    RAN.append(name)
+    return name
+
+
+@workflow
+async def three() -> str:
+    first = await step("a")
+    second = await other("b")
+    return first + second + await step("c")
+
+
+@workflow
+async def drawing() -> list[str]:
+    one = str(durable.uuid4())
+    await step("a")
+    two = str(durable.uuid4())
+    await step("b")
+    return [one, two, str(durable.uuid4()), durable.info().run_id]
+
+
+@workflow
+async def listening() -> list[str]:
+    heard = [await word.receive()]
+    await step("a")
+    heard.append(await word.receive())
+    await step("b")
+    heard.append(await word.receive())
+    return heard
+
+
+@workflow
+async def waiting_child(name: str) -> str:
+    return name + await word.receive()
+
+
+@workflow
+async def parent() -> str:
+    child = await durable.start_child(waiting_child("x"), id="child")
+    await step("a")
+    late = await durable.start_child(waiting_child("y"), id="late")
+    return await child.result() + await late.result()
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    RAN.clear()
+    BROKEN.clear()
+
+
+@asynccontextmanager
+async def opened(database: str, **options: Any) -> AsyncIterator[TestEnvironment]:
+    """An engine, and a database that the doctor finds nothing wrong with after it."""
+    async with TestEnvironment(database, **options) as env:
+        yield env
+    store = connect(database, clock=env.clock)
+    await store.open()
+    try:
+        assert [finding async for finding in examine(store, settle=0.0)] == []
+    finally:
+        await store.close()
+
+
+# --- places ---------------------------------------------------------------------------
+
+
+async def test_a_run_is_reset_to_before_a_step(database: str) -> None:
+    async with opened(database) as env:
+        run = await env.start(three(), id="w")
+        assert await run.result() == "abc"
+
+        again = await run.reset(to=before(other), reason="wrong b")
+
+        assert again.run_id != run.run_id
+        assert await again.result() == "abc"
+        assert RAN == ["a", "b", "c", "b", "c"]
+        assert (await run.describe()).run_id == again.run_id
+        old = await env.get("w", run_id=run.run_id)
+        assert (await old.describe()).status is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("to", "ran"),
+    [
+        ("first_task", "abc"),
+        ("last_task", ""),
+        (1, "abc"),
+        (2, "abc"),
+        (3, "bc"),
+        (4, "bc"),
+        (6, "c"),
+        (before("step"), "abc"),
+        (before("step", 2), "c"),
+        (before("step", -1), "c"),
+    ],
+)
+async def test_what_is_kept_does_not_run_again(
+    database: str, to: Any, ran: str
+) -> None:
+    async with opened(database) as env:
+        run = await env.start(three(), id="w")
+        await run.result()
+        RAN.clear()
+
+        assert await (await run.reset(to=to)).result() == "abc"
+
+        assert "".join(RAN) == ran
+
+
+@pytest.mark.parametrize(
+    ("to", "match"),
+    [
+        (0, "no event 0"),
+        (99, "events 1 to 8"),
+        (before("stepp"), "did you mean 'step'"),
+        (before("step", 3), "2 times"),
+        ("middle", "no place of a run"),
+        (True, "no place of a run"),
+    ],
+)
+async def test_a_place_that_is_not_there_is_refused(to: Any, match: str) -> None:
+    async with opened("memory://") as env:
+        run = await env.start(three(), id="w")
+        await run.result()
+
+        with pytest.raises(InvalidResetError, match=match):
+            await run.reset(to=to)
+
+
+# --- what changes ---------------------------------------------------------------------
+
+
+async def test_randomness_is_new_only_after_the_place(database: str) -> None:
+    async with opened(database, max_cached_runs=1) as env:
+        run = await env.start(drawing(), id="w")
+        one, two, three_, run_id = await run.result()
+
+        again = await run.reset(to=before("step", 2))
+        first, second, third, new_id = await again.result()
+
+        assert (first, second == two) == (one, False)
+        assert third != three_
+        assert (run_id, new_id) == (run.run_id, again.run_id)
+        twice = await again.reset(to=before("step", 2))
+        assert (await twice.result())[0] == one
+        whole = await twice.reset(to="first_task")
+        assert (await whole.result())[0] != one
+
+
+async def test_an_open_run_is_terminated_and_its_waiters_follow(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        run = await env.start(listening(), id="w")
+        await run.signal(word("one"))
+        waiter = asyncio.ensure_future(run.result())
+        await run.signal(word("two"))
+        await wait_until(lambda: len(RAN) == 2)
+
+        again = await run.reset(to="first_task", reason="why")
+        await again.signal(word("three"))
+
+        assert await waiter == ["one", "two", "three"]
+        assert await again.result() == ["one", "two", "three"]
+        old = await env.get("w", run_id=run.run_id)
+        described = await old.describe()
+        assert described.status is RunStatus.TERMINATED
+        assert "reset: why" in str((await old.history())[-1].attributes)
+
+
+@pytest.mark.parametrize(
+    ("reapply", "heard"),
+    [("all", ["one", "two", "three"]), ("none", ["3"]), ("updates", ["3"])],
+)
+async def test_messages_that_came_later_are_applied_again(
+    database: str, reapply: Any, heard: list[str]
+) -> None:
+    async with opened(database) as env:
+        run = await env.start(listening(), id="w")
+        for text in ("one", "two", "three"):
+            await run.signal(word(text))
+        assert await run.result() == ["one", "two", "three"]
+
+        again = await run.reset(to="first_task", reapply=reapply)
+        if reapply != "all":
+            for text in ("3", "3", "3"):
+                await again.signal(word(text))
+            heard = heard * 3
+
+        assert await again.result() == heard
+
+
+async def test_two_requests_are_two_runs_and_the_same_is_one(database: str) -> None:
+    async with opened(database) as env:
+        run = await env.start(three(), id="w")
+        await run.result()
+
+        one = await run.reset(to="first_task", request_id="q")
+        same = await run.reset(to="first_task", request_id="q")
+        two = await run.reset(to="first_task", request_id="q2")
+
+        assert one.run_id == same.run_id != two.run_id
+        assert await two.result() == "abc"
+
+
+async def test_of_many_at_once_each_is_a_run_and_one_is_left_open(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        run = await env.start(listening(), id="w")
+
+        runs = await asyncio.gather(*(run.reset(to="first_task") for _ in range(10)))
+
+        assert len({one.run_id for one in runs}) == 10
+        open_runs = await env.list(status=RunStatus.RUNNING)
+        assert len(open_runs) == 1
+        for text in ("1", "2", "3"):
+            await run.signal(word(text))
+        assert await run.result() == ["1", "2", "3"]
+
+
+async def test_timeouts_count_anew(database: str) -> None:
+    @workflow(name="slow")
+    async def slow() -> str:
+        await step("a")
+        await sleep("50m")
+        return await step("b")
+
+    async with opened(database, definitions=[slow, step]) as env:
+        run = await env.start(slow(), id="w", run_timeout="1h")
+        assert await run.result() == "b"
+        env.clock.advance(86_400)
+
+        again = await run.reset(to=before("step", 2))
+
+        assert await again.result() == "b"
+        assert (await again.describe()).status is RunStatus.COMPLETED
+
+
+# --- families -------------------------------------------------------------------------
+
+
+async def test_children_that_are_kept_tell_the_new_run(database: str) -> None:
+    async with opened(database) as env:
+        run = await env.start(parent(), id="p")
+        child = await find_open(env, "child")
+        late = await find_open(env, "late")
+
+        plan = await run.plan_reset(to=before("step"))
+        again = await run.reset(to=before("step"))
+        assert plan.children_kept == ("child",)
+        assert plan.children_undone == ("late",)
+        with pytest.raises(WorkflowTerminatedError):
+            await late.result()
+        await child.signal(word("1"))
+        second = await find_open(env, "late")
+        await second.signal(word("2"))
+
+        assert await again.result() == "x1y2"
+        assert (await child.describe()).status is RunStatus.COMPLETED
+
+
+async def test_a_child_that_ended_after_the_place_is_not_started_again(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        run = await env.start(parent(), id="p")
+        child = await find_open(env, "child")
+        await child.signal(word("1"))
+        assert await child.result() == "x1"
+
+        again = await run.reset(to=before("step"))
+        late = await find_open(env, "late")
+        await late.signal(word("2"))
+
+        assert await again.result() == "x1y2"
+        assert len(await env.list(workflow_id="child")) == 1
+
+
+async def test_the_parent_of_a_child_that_is_reset_sees_one_result(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        run = await env.start(parent(), id="p")
+        late = await find_open(env, "late")
+        child = await find_open(env, "child")
+
+        again = await child.reset(to="first_task")
+        await again.signal(word("1"))
+        await late.signal(word("2"))
+
+        assert await run.result() == "x1y2"
+        names = [type(e.attributes).__name__ for e in await run.history()]
+        assert names.count("ChildWorkflowExecutionCompleted") == 2
+
+
+async def test_a_child_whose_parent_has_closed_can_be_reset(database: str) -> None:
+    async with opened(database) as env:
+        run = await env.start(parent(), id="p")
+        child = await find_open(env, "child")
+        await find_open(env, "late")
+        await run.terminate()
+
+        again = await child.reset(to="first_task")
+        await again.signal(word("1"))
+
+        assert await again.result() == "x1"
+
+
+async def find_open(env: TestEnvironment, workflow_id: str) -> Handle[Any]:
+    """Wait until a run of that id is open."""
+    while True:
+        for run in await env.list(workflow_id=workflow_id, status=RunStatus.RUNNING):
+            return await env.get(workflow_id, run_id=run.run_id)
+        await asyncio.sleep(0.01)
+
+
+# --- retry ----------------------------------------------------------------------------
+
+
+async def test_a_failed_run_goes_on_from_the_activity_that_failed(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        BROKEN.add("c")
+        run = await env.start(three(), id="w")
+        with pytest.raises(WorkflowFailedError):
+            await run.result()
+        BROKEN.clear()
+
+        again = await run.retry(reason="mended")
+
+        assert await again.result() == "abc"
+        assert RAN == ["a", "b", "c", "c"]
