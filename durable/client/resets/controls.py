@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
+
 from durable.api.activities.activity import Activity
-from durable.api.workflows.workflow import Workflow
+from durable.api.workflows.versions import Version
+from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.client.chain import Chain, Connection
 from durable.client.resets.planning import (
     Reapply,
@@ -127,6 +130,78 @@ class RunControls:
         Raises: as `retry`.
         """
         return await self._plan(Wish(cut=cut_before_failure, request_id="plan"))
+
+    async def fork(
+        self,
+        *,
+        id: str | None = None,
+        to: Point | None = None,
+        call: WorkflowCall[Any] | None = None,
+        version: str | None = None,
+        reason: str = "",
+        request_id: str | None = None,
+    ) -> Self:
+        """Begin another run from what this one has done, and leave this one alone.
+
+        Args:
+            id: the workflow id of the fork; its run id by default.
+            to: where it goes on from, as for `reset`: "last_task" by default.
+            call: another call of the same workflow: then it begins at the first line.
+            version: the version of its code; "newest" is the one of this program. The
+                code must fit what is kept, or the fork parks.
+            reason: why, for those who look.
+            request_id: your idempotency key: the same key again is the same fork.
+
+        Returns:
+            A handle to the fork.
+
+        Raises: as `reset`; InvalidResetError also if the fork would have to wait for a
+            child of this run, or something cannot be combined.
+        """
+        wish = await self._fork_wish(to, call, version)
+        wish = msgspec.structs.replace(
+            wish,
+            fork_id="" if id is None else check_id(id, "the workflow id"),
+            reason=reason,
+            request_id=_request_id(request_id),
+        )
+        return await self._carry_out(wish)
+
+    async def plan_fork(self, *, to: Point | None = None) -> ResetPlan:
+        """Say what `fork` would do, and do nothing.
+
+        Raises: as `fork`.
+        """
+        return await self._plan(await self._fork_wish(to, None, None))
+
+    async def _fork_wish(
+        self, to: Point | None, call: WorkflowCall[Any] | None, version: str | None
+    ) -> Wish:
+        record = await self._chain.record()
+        if call is not None and call.definition.name != record.workflow_type:
+            raise InvalidResetError(
+                f"A call of {call.definition.name!r} is no other input for a run of"
+                f" {record.workflow_type!r}."
+            )
+        if version == "newest":
+            workflows = self._client.registry.workflows
+            definition = workflows.get(record.workflow_type)
+            version = None if definition is None else definition.own_version
+            if version is None:
+                raise InvalidResetError(
+                    f"This program has no version of {record.workflow_type!r}.",
+                    hint='Give the version itself, such as "2.1.0".',
+                )
+        if version is not None:
+            Version(version, "version")
+        return Wish(
+            cut=_at(to or ("last_task" if call is None else "first_task")),
+            reapply="none",
+            request_id="plan",
+            fork_id="",
+            input=None if call is None else call.input,
+            version=version,
+        )
 
     async def _plan(self, wish: Wish) -> ResetPlan:
         return (await plan(self._client, await self._chain.record(), wish))[1]

@@ -109,7 +109,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cut: cuts the history, and raises if it has no such place.
-        fork_id: the workflow id of a fork; None for a run in the place of the other.
+        fork_id: the workflow id of a fork, empty for its run id; None for a run in the
+            place of the other.
         input: another input; only if none of the code's decisions is kept.
         version: another version of its code.
     """
@@ -167,6 +168,11 @@ class _Planning:
         if not events:
             raise CorruptHistoryError(f"Run {base.run_id!r} has no history.")
         cut = wish.cut(events)
+        if wish.input is not None and not cut.is_from_start:
+            raise InvalidResetError(
+                "A fork with another input can keep nothing of what the run did.",
+                hint='Fork it from "first_task".',
+            )
         is_fork = wish.fork_id is not None
         later = [] if is_fork else await self._find_later()
         messages = cut.messages
@@ -193,7 +199,8 @@ class _Planning:
             base_run_id=base.run_id,
             record=record,
             rows=rows,
-            expected=tuple(self._places),
+            # What a fork keeps of its base is there whatever that does now.
+            expected=() if is_fork else tuple(self._places),
             is_fork=is_fork,
             terminated_data=encode_attributes(terminated),
             attempts=_attempts_of(cut, run_id, now),
@@ -351,7 +358,7 @@ class _Planning:
             parent = opened.parent_run_id
             started = msgspec.structs.replace(started, parent_run_id=parent)
         if wish.fork_id is not None:
-            started = self._forked(cut, started)
+            started = self._forked(started)
             policy = None
         if wish.version is not None:
             started = msgspec.structs.replace(started, version=wish.version)
@@ -375,26 +382,19 @@ class _Planning:
         )
         return record, encode_events(run_id, history_of(cut, started, reset))
 
-    def _forked(
-        self, cut: Cut, started: WorkflowExecutionStarted
-    ) -> WorkflowExecutionStarted:
+    def _forked(self, started: WorkflowExecutionStarted) -> WorkflowExecutionStarted:
         wish, run_id = self._wish, started.run_id
         if wish.input is not None:
-            if not cut.is_from_start:
-                raise InvalidResetError(
-                    "A fork with another input can keep nothing of what the run did.",
-                    hint='Fork it from "first_task".',
-                )
             started = msgspec.structs.replace(started, input=wish.input)
-        assert wish.fork_id is not None  # noqa: S101 - by the caller
+        workflow_id = wish.fork_id or run_id
         return msgspec.structs.replace(
             started,
-            workflow_id=wish.fork_id,
+            workflow_id=workflow_id,
             first_run_id=run_id,
             continued_from_run_id=None,
             parent_workflow_id=None,
             parent_run_id=None,
-            root_workflow_id=wish.fork_id,
+            root_workflow_id=workflow_id,
             root_run_id=run_id,
         )
 

@@ -28,6 +28,8 @@ COMMANDS = [
     ["signal", "sleeping", "go"],
     ["cancel", "sleeping"],
     ["terminate", "sleeping"],
+    ["reset", "done", "--dry-run"],
+    ["retry", "failed"],
     ["doctor"],
     ["db", "current"],
     ["db", "backup", "copy.db"],
