@@ -130,6 +130,7 @@ from durable.errors import WorkflowCancelledError as WorkflowCancelledError
 from durable.errors import WorkflowClosedError as WorkflowClosedError
 from durable.errors import WorkflowFailedError as WorkflowFailedError
 from durable.errors import WorkflowNotFoundError as WorkflowNotFoundError
+from durable.errors import WorkflowPausedError as WorkflowPausedError
 from durable.errors import WorkflowStuckError as WorkflowStuckError
 from durable.errors import WorkflowTaskError as WorkflowTaskError
 from durable.errors import WorkflowTerminatedError as WorkflowTerminatedError

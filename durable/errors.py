@@ -31,6 +31,7 @@
     │   ├── WorkflowTerminatedError
     │   └── WorkflowTimedOutError (TimeoutError)
     ├── WorkflowStuckError            parked until the code is mended
+    ├── WorkflowPausedError           its code answers nothing until it is resumed
     ├── ResultTimeoutError (TimeoutError)  the wait ended, the run goes on
     ├── QueryFailedError              the run's code cannot answer; the run is unharmed
     ├── UpdateFailedError             what `update()` raises; the cause is chained
@@ -337,6 +338,12 @@ class WorkflowStuckError(DurableError):
         super().__init__(message, hint=hint)
         self.workflow_id = workflow_id
         self.run_id = run_id
+
+
+class WorkflowPausedError(DurableError):
+    """Somebody has paused the run: its code answers nothing until it is resumed."""
+
+    code = "workflow_paused"
 
 
 class ResultTimeoutError(DurableError, TimeoutError):

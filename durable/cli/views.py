@@ -21,7 +21,6 @@ HIDDEN: Final = "hidden"
 def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
     """A run's row."""
     found = describe(record)
-    stuck = None if record.stuck is None else decode_failure(record.stuck)
     return {
         **_fields(
             record,
@@ -29,7 +28,9 @@ def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
             " closed_at wake_at owner version first_run_id continued_from_run_id"
             " parent_workflow_id parent_run_id",
         ),
-        "stuck": None if stuck is None else failure_as_dict(stuck),
+        "stuck": None if found.stuck is None else failure_as_dict(found.stuck),
+        "paused": found.paused,
+        **({} if found.paused is None else {"wake_at": None}),
         "attributes": msgspec.to_builtins(found.attributes),
         "memo": found.memo if payloads else _hidden(found.memo),
     }

@@ -47,7 +47,7 @@ from durable.core.history.events import (
     WorkflowExecutionTerminated,
     next_run_id,
 )
-from durable.core.history.payload import Failure, Payload, decode_payload
+from durable.core.history.payload import Failure, Payload, decode_payload, is_paused
 from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter, find_dead_letter
 from durable.core.workflow_task import UpdateRequest
@@ -208,6 +208,8 @@ class Handle(RunControls, Generic[R_co]):
             record = await Chain(
                 self._connection, self.workflow_id, run_id, None, is_pinned=True
             ).record()
+            if is_paused(record.stuck):
+                return None
             if record.stuck is not None and not await goes_on(store, record):
                 raise stuck_error(record, decode_stuck(record.stuck) or Failure())
             if record.status is RunStatus.RUNNING or not news or news[0].is_open:

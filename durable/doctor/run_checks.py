@@ -27,6 +27,7 @@ from durable.core.history.payload import (
     JSON_PLAIN,
     Failure,
     Payload,
+    is_paused,
     summary_of,
 )
 from durable.doctor.findings import Check, Finding, key_of
@@ -141,6 +142,8 @@ def _breaches(
     yield from check_messages(loaded, events, state)
     yield from _check_lease(loaded.record, workers)
     if loaded.record.status is not RunStatus.RUNNING:
+        return
+    if is_paused(loaded.record.stuck):
         return
     if loaded.record.stuck is not None:
         failure = decode_stuck(loaded.record.stuck) or Failure()

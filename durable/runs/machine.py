@@ -120,6 +120,9 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
     if run.terms.is_draining:
         writes.keep_inputs(run, effects, now)
         return
+    if run.paused is not None:
+        writes.hold(run, effects, now)
+        return
     replayer, deadline = run.replayer, run.deadline
     if deadline is not None and now >= deadline[0]:
         incoming.add(Item(timed_out(run, deadline[1], now)))
@@ -358,7 +361,8 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
         leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
         return
     record = loaded.record
-    if record.owner is not None and record.owner != run.terms.worker_id:
+    is_others = record.owner not in (None, run.terms.worker_id)
+    if is_others or messages.stays_paused(loaded):
         leaving.leave(run, Left.DROPPED, effects)
         return
     run.row = (record.owner is not None, record.wake_at)
@@ -398,7 +402,9 @@ def _caught_up(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -
             _read_again(run, effects)
         return
     messages.drop_recorded(run, effects, now)
+    run.paused = None  # whatever it was: all of it was read anew
     messages.take_inbox(run, loaded.messages, effects)
+    messages.note_pause(run)
     # No turn before all is found that is under way.
     restoring.restore_activities(run, loaded.attempts, effects, now)
     restoring.restore_others(run, effects)

@@ -18,10 +18,15 @@ from durable.client.resets.planning import (
     new_request_id,
     plan,
 )
+from durable.core.history.codec import encode_attributes
+from durable.core.history.events import (
+    WorkflowExecutionPaused,
+    WorkflowExecutionUnpaused,
+)
 from durable.core.resetting import Before, Cut, Point, cut_at, cut_before_failure
 from durable.errors import CommitUnknownError, InvalidResetError, ResetConflictError
 from durable.options import check_id
-from durable.store.records import ResetRun, Started, Terminated
+from durable.store.records import MessageKind, ResetRun, Started, Terminated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +96,7 @@ class RunControls:
         wish = Wish(
             cut=_at(to),
             reapply=check_reapply(reapply),
-            reason=reason,
+            reason=_text(reason),
             request_id=_request_id(request_id),
         )
         return await self._carry_out(wish)
@@ -121,7 +126,7 @@ class RunControls:
         Raises: as `reset`; InvalidResetError also if the run has not failed.
         """
         request_id = _request_id(request_id)
-        wish = Wish(cut=cut_before_failure, reason=reason, request_id=request_id)
+        wish = Wish(cut=cut_before_failure, reason=_text(reason), request_id=request_id)
         return await self._carry_out(wish)
 
     async def plan_retry(self) -> ResetPlan:
@@ -162,7 +167,7 @@ class RunControls:
         wish = msgspec.structs.replace(
             wish,
             fork_id="" if id is None else check_id(id, "the workflow id"),
-            reason=reason,
+            reason=_text(reason),
             request_id=_request_id(request_id),
         )
         return await self._carry_out(wish)
@@ -173,6 +178,45 @@ class RunControls:
         Raises: as `fork`.
         """
         return await self._plan(await self._fork_wish(to, None, None))
+
+    async def pause(self, *, note: str = "", request_id: str | None = None) -> None:
+        """Let nothing of the run begin until it is resumed.
+
+        Returns when that is durable. An activity that runs ends, and its outcome is
+        kept; then the run is set aside. What comes in meanwhile is kept: signals and
+        updates, ends of children; timers that come due fire when it is resumed, and so
+        do its own timeouts. Queries are refused with `WorkflowPausedError`.
+
+        Args:
+            note: why, for those who look.
+            request_id: your idempotency key: the same key again changes nothing.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run.
+            WorkflowClosedError: it has closed.
+        """
+        await self._send(MessageKind.PAUSE, WorkflowExecutionPaused, note, request_id)
+
+    async def resume(self, *, note: str = "", request_id: str | None = None) -> None:
+        """Let a paused run go on. Returns when that is durable.
+
+        Raises: as `pause`.
+        """
+        kind = MessageKind.RESUME
+        await self._send(kind, WorkflowExecutionUnpaused, note, request_id)
+
+    async def _send(
+        self,
+        kind: MessageKind,
+        event: type[WorkflowExecutionPaused | WorkflowExecutionUnpaused],
+        note: str,
+        request_id: str | None,
+    ) -> None:
+        request_id = _request_id(request_id)
+        made = event(
+            note=_text(note), request_id=request_id, identity=self._client.identity
+        )
+        await self._chain.put(kind, request_id, encode_attributes(made))
 
     async def _fork_wish(
         self, to: Point | None, call: WorkflowCall[Any] | None, version: str | None
@@ -245,6 +289,11 @@ def _at(to: object) -> Callable[[Sequence[HistoryEvent]], Cut]:
         )
     point: Any = to
     return lambda events: cut_at(events, point)
+
+
+def _text(given: object) -> str:
+    """A text for people; what no database keeps of it is spelt out."""
+    return str(given).encode("utf-8", "backslashreplace").decode()
 
 
 def _request_id(given: str | None) -> str:

@@ -75,3 +75,11 @@ class SyncRunControls:
     def plan_fork(self, *, to: Point | None = None) -> ResetPlan:
         """Say what `fork` would do; see `Handle.plan_fork`."""
         return self._thread.call(self._controls.plan_fork(to=to))
+
+    def pause(self, *, note: str = "", request_id: str | None = None) -> None:
+        """Let nothing of the run begin until it is resumed; see `Handle.pause`."""
+        self._thread.call(self._controls.pause(note=note, request_id=request_id))
+
+    def resume(self, *, note: str = "", request_id: str | None = None) -> None:
+        """Let a paused run go on; see `Handle.resume`."""
+        self._thread.call(self._controls.resume(note=note, request_id=request_id))

@@ -21,12 +21,14 @@ from durable.store.deciding.endings import Endings
 from durable.store.deciding.inboxes import Inboxes
 from durable.store.deciding.resets import Resets, readdress
 from durable.store.records import (
+    NEVER,
     RUNNING,
     CommitTask,
     Committed,
     DropReplies,
     FoundRun,
     MailArrived,
+    MessageKind,
     ParkRun,
     PutMessage,
     RecordAttempts,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 Outcomes: TypeAlias = list[tuple[Any, BaseException | None]]
 
 _PENDING: Final = (None, None)
+_RESUME: Final = MessageKind.RESUME.value
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -238,7 +241,10 @@ class _Decision:
     def _park(self, operation: ParkRun) -> None:
         run = self._get_writable(operation)
         run.epoch = operation.epoch + 1
-        self._draft.move(run, None, None)
+        wake_at = operation.wake_at
+        if wake_at == NEVER and self.inboxes.has_kind(run.run_id, _RESUME):
+            wake_at = at_once(self._draft.now)  # nobody has seen it
+        self._draft.move(run, None, wake_at)
         self._draft.park(run, operation.stuck)
 
     # --- starts -----------------------------------------------------------------------

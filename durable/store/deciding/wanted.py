@@ -156,6 +156,9 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
                 runs[operation.run_id] = COMMITTED
             if kind is RecordAttempts and not operation.is_active:
                 mail[operation.run_id] = None
+            if kind is ParkRun and operation.wake_at is not None:
+                wanted.has_time = True
+                mail[operation.run_id] = None
         elif kind is TerminateRun:
             wanted.has_time = True
             _want_addressed(wanted, operation, CLOSED)

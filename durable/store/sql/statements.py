@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from durable.core.history.ids import OWN_TYPES
 from durable.store.records import (
+    NEVER,
     RunStatus,
     WorkerStatus,
 )
@@ -256,6 +257,7 @@ FIND_STUCK: Final = (
         _SERVED,
         _IS_OPEN,
         RUNS.c.stuck.is_not(None),
+        sa.func.coalesce(RUNS.c.wake_at, 0) < NEVER,
         RUNS.c.owner.is_(None),
         RUNS.c.run_id > sa.bindparam("after"),
     )

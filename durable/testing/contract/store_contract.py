@@ -17,6 +17,7 @@ from durable.testing.contract.families import FamilyContract
 from durable.testing.contract.leases import ClaimContract, LeaseContract
 from durable.testing.contract.lifecycle import LifecycleContract
 from durable.testing.contract.messages import MessageContract
+from durable.testing.contract.operators.pauses import PauseContract
 from durable.testing.contract.operators.resets import ResetContract
 from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
@@ -42,6 +43,7 @@ class StoreContract(
     DeliveryContract,
     FamilyContract,
     ResetContract,
+    PauseContract,
     PublishingContract,
     LeaseContract,
     ClaimContract,
