@@ -117,10 +117,7 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
         attempts.resolve(run, effects)
     if run.questions:
         messages.answer(run, effects)
-    if run.terms.is_draining:
-        writes.keep_inputs(run, effects, now)
-        return
-    if run.paused is not None:
+    if run.terms.is_draining or run.paused is not None:
         writes.hold(run, effects, now)
         return
     replayer, deadline = run.replayer, run.deadline
@@ -402,9 +399,7 @@ def _caught_up(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -
             _read_again(run, effects)
         return
     messages.drop_recorded(run, effects, now)
-    run.paused = None  # whatever it was: all of it was read anew
     messages.take_inbox(run, loaded.messages, effects)
-    messages.note_pause(run)
     # No turn before all is found that is under way.
     restoring.restore_activities(run, loaded.attempts, effects, now)
     restoring.restore_others(run, effects)

@@ -188,6 +188,7 @@ def take_inbox(
     """
     incoming = run.incoming
     incoming.read, incoming.stale, run.resolutions = None, (), ()
+    run.paused = None
     incoming.held = tuple([h for h in incoming.held if not isinstance(h, Mailed)])
     run.questions = tuple(
         [q for q in run.questions if not isinstance(q[1], MessageRecord)]
@@ -207,6 +208,7 @@ def take_inbox(
         give_back_updates(gone, effects)
         mail_came(run, effects)
     take_mail(run, messages)
+    note_pause(run)
 
 
 def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:

@@ -203,10 +203,9 @@ def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
 
 
 def hold(run: LiveRun, effects: Effects, now: int) -> None:
-    """Keep what comes for a paused run; set it aside once nothing is under way."""
-    assert run.paused is not None  # noqa: S101 - by the caller
+    """Keep what comes, and begin nothing; set a paused run aside once it is idle."""
     keep_inputs(run, effects, now)
-    if run.state is not AT_REST:
+    if run.paused is None or run.terms.is_draining or run.state is not AT_REST:
         return
     is_busy = any(attempt.problem is None for attempt in run.attempts.values())
     if is_busy or run.asked or run.incoming.is_reading:

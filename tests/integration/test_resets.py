@@ -36,7 +36,7 @@ word = Signal("word", str)
 
 
 @activity(retry=RetryPolicy(max_attempts=1))
-async def step(name: str) -> str:
+async def redo(name: str) -> str:
     RAN.append(name)
     if name in BROKEN:
         raise ApplicationError(f"{name} is broken")
@@ -44,33 +44,33 @@ async def step(name: str) -> str:
 
 
 @activity
-async def other(name: str) -> str:
+async def redo_other(name: str) -> str:
     RAN.append(name)
     return name
 
 
 @workflow
-async def three() -> str:
-    first = await step("a")
-    second = await other("b")
-    return first + second + await step("c")
+async def redo_three() -> str:
+    first = await redo("a")
+    second = await redo_other("b")
+    return first + second + await redo("c")
 
 
 @workflow
 async def drawing() -> list[str]:
     one = str(durable.uuid4())
-    await step("a")
+    await redo("a")
     two = str(durable.uuid4())
-    await step("b")
+    await redo("b")
     return [one, two, str(durable.uuid4()), durable.info().run_id]
 
 
 @workflow
-async def listening() -> list[str]:
+async def redo_listening() -> list[str]:
     heard = [await word.receive()]
-    await step("a")
+    await redo("a")
     heard.append(await word.receive())
-    await step("b")
+    await redo("b")
     heard.append(await word.receive())
     return heard
 
@@ -81,9 +81,9 @@ async def waiting_child(name: str) -> str:
 
 
 @workflow
-async def parent() -> str:
+async def redo_parent() -> str:
     child = await durable.start_child(waiting_child("x"), id="child")
-    await step("a")
+    await redo("a")
     late = await durable.start_child(waiting_child("y"), id="late")
     return await child.result() + await late.result()
 
@@ -112,10 +112,10 @@ async def opened(database: str, **options: Any) -> AsyncIterator[TestEnvironment
 
 async def test_a_run_is_reset_to_before_a_step(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(three(), id="w")
+        run = await env.start(redo_three(), id="w")
         assert await run.result() == "abc"
 
-        again = await run.reset(to=before(other), reason="wrong b")
+        again = await run.reset(to=before(redo_other), reason="wrong b")
 
         assert again.run_id != run.run_id
         assert await again.result() == "abc"
@@ -135,16 +135,16 @@ async def test_a_run_is_reset_to_before_a_step(database: str) -> None:
         (3, "bc"),
         (4, "bc"),
         (6, "c"),
-        (before("step"), "abc"),
-        (before("step", 2), "c"),
-        (before("step", -1), "c"),
+        (before("redo"), "abc"),
+        (before("redo", 2), "c"),
+        (before("redo", -1), "c"),
     ],
 )
 async def test_what_is_kept_does_not_run_again(
     database: str, to: Any, ran: str
 ) -> None:
     async with opened(database) as env:
-        run = await env.start(three(), id="w")
+        run = await env.start(redo_three(), id="w")
         await run.result()
         RAN.clear()
 
@@ -158,15 +158,15 @@ async def test_what_is_kept_does_not_run_again(
     [
         (0, "no event 0"),
         (99, "events 1 to 8"),
-        (before("stepp"), "did you mean 'step'"),
-        (before("step", 3), "2 times"),
+        (before("redop"), "did you mean 'redo'"),
+        (before("redo", 3), "2 times"),
         ("middle", "no place of a run"),
         (True, "no place of a run"),
     ],
 )
 async def test_a_place_that_is_not_there_is_refused(to: Any, match: str) -> None:
     async with opened("memory://") as env:
-        run = await env.start(three(), id="w")
+        run = await env.start(redo_three(), id="w")
         await run.result()
 
         with pytest.raises(InvalidResetError, match=match):
@@ -181,13 +181,13 @@ async def test_randomness_is_new_only_after_the_place(database: str) -> None:
         run = await env.start(drawing(), id="w")
         one, two, three_, run_id = await run.result()
 
-        again = await run.reset(to=before("step", 2))
+        again = await run.reset(to=before("redo", 2))
         first, second, third, new_id = await again.result()
 
         assert (first, second == two) == (one, False)
         assert third != three_
         assert (run_id, new_id) == (run.run_id, again.run_id)
-        twice = await again.reset(to=before("step", 2))
+        twice = await again.reset(to=before("redo", 2))
         assert (await twice.result())[0] == one
         whole = await twice.reset(to="first_task")
         assert (await whole.result())[0] != one
@@ -197,17 +197,17 @@ async def test_an_open_run_is_terminated_and_its_waiters_follow(
     database: str,
 ) -> None:
     async with opened(database) as env:
-        run = await env.start(listening(), id="w")
+        run = await env.start(redo_listening(), id="w")
         await run.signal(word("one"))
         waiter = asyncio.ensure_future(run.result())
         await run.signal(word("two"))
         await wait_until(lambda: len(RAN) == 2)
 
         again = await run.reset(to="first_task", reason="why")
-        await again.signal(word("three"))
+        await again.signal(word("redo_three"))
 
-        assert await waiter == ["one", "two", "three"]
-        assert await again.result() == ["one", "two", "three"]
+        assert await waiter == ["one", "two", "redo_three"]
+        assert await again.result() == ["one", "two", "redo_three"]
         old = await env.get("w", run_id=run.run_id)
         described = await old.describe()
         assert described.status is RunStatus.TERMINATED
@@ -216,16 +216,16 @@ async def test_an_open_run_is_terminated_and_its_waiters_follow(
 
 @pytest.mark.parametrize(
     ("reapply", "heard"),
-    [("all", ["one", "two", "three"]), ("none", ["3"]), ("updates", ["3"])],
+    [("all", ["one", "two", "redo_three"]), ("none", ["3"]), ("updates", ["3"])],
 )
 async def test_messages_that_came_later_are_applied_again(
     database: str, reapply: Any, heard: list[str]
 ) -> None:
     async with opened(database) as env:
-        run = await env.start(listening(), id="w")
-        for text in ("one", "two", "three"):
+        run = await env.start(redo_listening(), id="w")
+        for text in ("one", "two", "redo_three"):
             await run.signal(word(text))
-        assert await run.result() == ["one", "two", "three"]
+        assert await run.result() == ["one", "two", "redo_three"]
 
         again = await run.reset(to="first_task", reapply=reapply)
         if reapply != "all":
@@ -238,7 +238,7 @@ async def test_messages_that_came_later_are_applied_again(
 
 async def test_two_requests_are_two_runs_and_the_same_is_one(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(three(), id="w")
+        run = await env.start(redo_three(), id="w")
         await run.result()
 
         one = await run.reset(to="first_task", request_id="q")
@@ -253,7 +253,7 @@ async def test_of_many_at_once_each_is_a_run_and_one_is_left_open(
     database: str,
 ) -> None:
     async with opened(database) as env:
-        run = await env.start(listening(), id="w")
+        run = await env.start(redo_listening(), id="w")
 
         runs = await asyncio.gather(*(run.reset(to="first_task") for _ in range(10)))
 
@@ -268,16 +268,16 @@ async def test_of_many_at_once_each_is_a_run_and_one_is_left_open(
 async def test_timeouts_count_anew(database: str) -> None:
     @workflow(name="slow")
     async def slow() -> str:
-        await step("a")
+        await redo("a")
         await sleep("50m")
-        return await step("b")
+        return await redo("b")
 
-    async with opened(database, definitions=[slow, step]) as env:
+    async with opened(database, definitions=[slow, redo]) as env:
         run = await env.start(slow(), id="w", run_timeout="1h")
         assert await run.result() == "b"
         env.clock.advance(86_400)
 
-        again = await run.reset(to=before("step", 2))
+        again = await run.reset(to=before("redo", 2))
 
         assert await again.result() == "b"
         assert (await again.describe()).status is RunStatus.COMPLETED
@@ -288,12 +288,12 @@ async def test_timeouts_count_anew(database: str) -> None:
 
 async def test_children_that_are_kept_tell_the_new_run(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(parent(), id="p")
+        run = await env.start(redo_parent(), id="p")
         child = await find_open(env, "child")
         late = await find_open(env, "late")
 
-        plan = await run.plan_reset(to=before("step"))
-        again = await run.reset(to=before("step"))
+        plan = await run.plan_reset(to=before("redo"))
+        again = await run.reset(to=before("redo"))
         assert plan.children_kept == ("child",)
         assert plan.children_undone == ("late",)
         with pytest.raises(WorkflowTerminatedError):
@@ -310,12 +310,12 @@ async def test_a_child_that_ended_after_the_place_is_not_started_again(
     database: str,
 ) -> None:
     async with opened(database) as env:
-        run = await env.start(parent(), id="p")
+        run = await env.start(redo_parent(), id="p")
         child = await find_open(env, "child")
         await child.signal(word("1"))
         assert await child.result() == "x1"
 
-        again = await run.reset(to=before("step"))
+        again = await run.reset(to=before("redo"))
         late = await find_open(env, "late")
         await late.signal(word("2"))
 
@@ -327,7 +327,7 @@ async def test_the_parent_of_a_child_that_is_reset_sees_one_result(
     database: str,
 ) -> None:
     async with opened(database) as env:
-        run = await env.start(parent(), id="p")
+        run = await env.start(redo_parent(), id="p")
         late = await find_open(env, "late")
         child = await find_open(env, "child")
 
@@ -342,7 +342,7 @@ async def test_the_parent_of_a_child_that_is_reset_sees_one_result(
 
 async def test_a_child_whose_parent_has_closed_can_be_reset(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(parent(), id="p")
+        run = await env.start(redo_parent(), id="p")
         child = await find_open(env, "child")
         await find_open(env, "late")
         await run.terminate()
@@ -369,7 +369,7 @@ async def test_a_failed_run_goes_on_from_the_activity_that_failed(
 ) -> None:
     async with opened(database) as env:
         BROKEN.add("c")
-        run = await env.start(three(), id="w")
+        run = await env.start(redo_three(), id="w")
         with pytest.raises(WorkflowFailedError):
             await run.result()
         BROKEN.clear()
@@ -381,20 +381,20 @@ async def test_a_failed_run_goes_on_from_the_activity_that_failed(
 
 
 @workflow
-async def both() -> list[str]:
-    return list(await asyncio.gather(step("a"), other("b"), step("c")))
+async def redo_both() -> list[str]:
+    return list(await asyncio.gather(redo("a"), redo_other("b"), redo("c")))
 
 
 async def test_what_has_succeeded_beside_a_failure_is_kept(database: str) -> None:
     # One after the other, so that "b" has returned before "a" fails.
-    async with opened(database, mocks={step: fail_late}) as env:
+    async with opened(database, mocks={redo: fail_late}) as env:
         BROKEN.add("a")
-        run = await env.start(both(), id="w")
+        run = await env.start(redo_both(), id="w")
         with pytest.raises(WorkflowFailedError):
             await run.result()
         BROKEN.clear()
 
-        assert sorted((await run.plan_retry()).again) == ["step", "step"]
+        assert sorted((await run.plan_retry()).again) == ["redo", "redo"]
         assert await (await run.retry()).result() == ["a", "b", "c"]
 
         assert sorted(RAN) == ["a", "a", "b", "c", "c"]
@@ -410,10 +410,10 @@ async def fail_late(name: str) -> str:
 
 @workflow
 async def raising() -> str:
-    name = await step("a")
+    name = await redo("a")
     if BROKEN:
         raise ApplicationError("no")
-    return name + await step("b")
+    return name + await redo("b")
 
 
 async def test_code_that_has_failed_is_run_again_from_its_last_task(
@@ -433,12 +433,12 @@ async def test_code_that_has_failed_is_run_again_from_its_last_task(
 
 @workflow
 async def child_of(name: str) -> str:
-    return await step(name)
+    return await redo(name)
 
 
 @workflow
 async def with_child() -> str:
-    return await other("a") + await child_of("c")
+    return await redo_other("a") + await child_of("c")
 
 
 async def test_a_child_that_failed_is_started_again(database: str) -> None:
@@ -459,7 +459,7 @@ async def test_a_run_that_was_ended_goes_on_where_it_was(
     database: str, how: str
 ) -> None:
     async with opened(database) as env:
-        run = await env.start(listening(), id="w", run_timeout="1h")
+        run = await env.start(redo_listening(), id="w", run_timeout="1h")
         await run.signal(word("1"))
         await wait_until(lambda: RAN == ["a"])
         await run.signal(word("2"))
@@ -480,9 +480,9 @@ async def test_a_run_that_was_ended_goes_on_where_it_was(
 
 async def test_only_a_run_that_has_failed_is_retried(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(three(), id="w")
+        run = await env.start(redo_three(), id="w")
         await run.result()
-        other_run = await env.start(listening(), id="o")
+        other_run = await env.start(redo_listening(), id="o")
 
         with pytest.raises(InvalidResetError, match="has completed"):
             await run.retry()
@@ -495,13 +495,13 @@ async def test_only_a_run_that_has_failed_is_retried(database: str) -> None:
 
 
 @workflow(version="1.0.0")
-async def named(name: str) -> str:
-    return await step(name) + await other("b")
+async def redo_named(name: str) -> str:
+    return await redo(name) + await redo_other("b")
 
 
 async def test_a_fork_leaves_the_run_alone(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(listening(), id="w")
+        run = await env.start(redo_listening(), id="w")
         await run.signal(word("1"))
         await wait_until(lambda: RAN == ["a"])
 
@@ -517,10 +517,10 @@ async def test_a_fork_leaves_the_run_alone(database: str) -> None:
 
 async def test_a_fork_has_another_input_or_version(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(named("a"), id="w")
+        run = await env.start(redo_named("a"), id="w")
         assert await run.result() == "ab"
 
-        changed = await run.fork(call=named("z"), id="z")
+        changed = await run.fork(call=redo_named("z"), id="z")
         pinned = await run.fork(to="first_task", version="newest", request_id="q")
         again = await run.fork(to="first_task", version="newest", request_id="q")
 
@@ -532,15 +532,15 @@ async def test_a_fork_has_another_input_or_version(database: str) -> None:
 
 async def test_what_a_fork_cannot_be_is_refused(database: str) -> None:
     async with opened(database) as env:
-        run = await env.start(parent(), id="p")
+        run = await env.start(redo_parent(), id="p")
         await find_open(env, "late")
 
         with pytest.raises(InvalidResetError, match="would wait for the child"):
-            await run.fork(to=before("step"))
+            await run.fork(to=before("redo"))
         with pytest.raises(InvalidResetError, match="no other input"):
-            await run.fork(call=named("a"))
+            await run.fork(call=redo_named("a"))
         with pytest.raises(InvalidResetError, match="can keep nothing"):
-            await run.fork(call=parent(), to=before("step"))
+            await run.fork(call=redo_parent(), to=before("redo"))
         with pytest.raises(durable.WorkflowAlreadyStartedError):
             await run.fork(to="first_task", id="p")
         await run.terminate()
@@ -548,18 +548,18 @@ async def test_what_a_fork_cannot_be_is_refused(database: str) -> None:
 
 def test_runs_are_reset_without_an_event_loop(database: str) -> None:
     with SyncEngine(database) as engine:
-        run = engine.start(three(), id="w")
+        run = engine.start(redo_three(), id="w")
         assert run.result() == "abc"
 
-        assert run.plan_reset(to=before("other")).undone == ("other", "step")
+        assert run.plan_reset(to=before("redo_other")).undone == ("redo_other", "redo")
         assert run.plan_fork().events == 6
-        again = run.reset(to=before("other"))
+        again = run.reset(to=before("redo_other"))
         assert again.result() == "abc"
         assert run.fork(id="f").result() == "abc"
         BROKEN.add("c")
-        failed = engine.start(three(), id="failed")
+        failed = engine.start(redo_three(), id="failed")
         with pytest.raises(WorkflowFailedError):
             failed.result()
         BROKEN.clear()
-        assert failed.plan_retry().again == ("step",)
+        assert failed.plan_retry().again == ("redo",)
         assert failed.retry().result() == "abc"

@@ -35,13 +35,13 @@ word = Signal("word", str)
 
 
 @activity
-async def step(name: str) -> str:
+async def held_step(name: str) -> str:
     RAN.append(name)
     return name
 
 
 @activity(retry=RetryPolicy(max_attempts=3, initial_interval=60.0))
-async def failing(name: str) -> str:
+async def held_failing(name: str) -> str:
     RAN.append(name)
     if RAN.count(name) == 1:
         raise ConnectionError(name)
@@ -49,14 +49,14 @@ async def failing(name: str) -> str:
 
 
 @activity
-async def long(name: str) -> str:
+async def held_long(name: str) -> str:
     RAN.append(name)
     await GATES[-1].wait()
     return name
 
 
 @workflow
-async def listening() -> list[str]:
+async def held_listening() -> list[str]:
     heard: list[str] = []
     while len(heard) < 3:
         heard.append(await word.receive())
@@ -64,23 +64,23 @@ async def listening() -> list[str]:
 
 
 @workflow
-async def working() -> str:
-    return await long("a") + await step("b")
+async def held_working() -> str:
+    return await held_long("a") + await held_step("b")
 
 
 @workflow
-async def trying() -> str:
-    return await failing("a")
+async def held_trying() -> str:
+    return await held_failing("a")
 
 
 @workflow
-async def napping() -> str:
+async def held_napping() -> str:
     await sleep("1h")
-    return await step("late")
+    return await held_step("late")
 
 
 @workflow
-class Cart:
+class HeldCart:
     def __init__(self) -> None:
         self.items: list[str] = []
 
@@ -128,7 +128,7 @@ async def until_paused(handle: Handle[Any]) -> None:
 
 async def test_what_comes_in_is_kept_and_seen_after_it(database: str) -> None:
     async with opened(database) as env:
-        handle = await env.start(listening(), id="w")
+        handle = await env.start(held_listening(), id="w")
         await handle.signal(word("1"))
 
         await handle.pause(note="wait for the bank")
@@ -151,7 +151,7 @@ async def test_an_activity_that_runs_ends_and_the_next_does_not_begin(
     database: str,
 ) -> None:
     async with opened(database) as env:
-        handle = await env.start(working(), id="w")
+        handle = await env.start(held_working(), id="w")
         await wait_until(lambda: RAN == ["a"])
 
         await handle.pause()
@@ -169,7 +169,7 @@ async def test_an_activity_that_runs_ends_and_the_next_does_not_begin(
 
 async def test_a_next_attempt_waits_for_the_end_of_the_pause(database: str) -> None:
     async with opened(database) as env:
-        handle = await env.start(trying(), id="w")
+        handle = await env.start(held_trying(), id="w")
         await wait_until(lambda: RAN == ["a"])
 
         await handle.pause()
@@ -185,7 +185,7 @@ async def test_a_timer_that_came_due_fires_at_the_end_of_the_pause(
     database: str,
 ) -> None:
     async with opened(database) as env:
-        handle = await env.start(napping(), id="w", run_timeout="2h")
+        handle = await env.start(held_napping(), id="w", run_timeout="2h")
         await handle.pause()
         await until_paused(handle)
         await asyncio.sleep(5000)
@@ -198,7 +198,7 @@ async def test_a_timer_that_came_due_fires_at_the_end_of_the_pause(
 
 async def test_a_pause_outlives_its_worker(database: str) -> None:
     async with opened(database) as env:
-        handle = await env.start(working(), id="w")
+        handle = await env.start(held_working(), id="w")
         await wait_until(lambda: RAN == ["a"])
         await handle.pause(note="n")
         GATES[-1].set()
@@ -215,7 +215,7 @@ async def test_a_run_that_no_worker_has_is_paused_before_it_begins(
     database: str,
 ) -> None:
     async with TestEnvironment(database, worker=False) as env:
-        handle = await env.start(listening(), id="w")
+        handle = await env.start(held_listening(), id="w")
         await handle.signal(word("1"))
         await handle.pause()
     async with opened(database, clock=env.clock) as env:
@@ -230,20 +230,20 @@ async def test_a_run_that_no_worker_has_is_paused_before_it_begins(
 
 async def test_queries_are_refused_and_updates_wait(database: str) -> None:
     async with opened(database) as env:
-        handle = await env.start(Cart.run(), id="w")
-        assert await handle.update(Cart.add("apple")) == 1
+        handle = await env.start(HeldCart.run(), id="w")
+        assert await handle.update(HeldCart.add("apple")) == 1
         await handle.pause(note="n")
         await until_paused(handle)
 
         with pytest.raises(WorkflowPausedError, match="is paused: n"):
-            await handle.query(Cart.count())
-        waiter = asyncio.ensure_future(handle.update(Cart.add("pear")))
+            await handle.query(HeldCart.count())
+        waiter = asyncio.ensure_future(handle.update(HeldCart.add("pear")))
         await asyncio.sleep(5)
         assert not waiter.done()
 
         await handle.resume()
         assert await waiter == 2
-        assert await handle.query(Cart.count()) == 2
+        assert await handle.query(HeldCart.count()) == 2
         await handle.signal(word("done"))
         assert await handle.result() == ["apple", "pear"]
 
@@ -252,7 +252,7 @@ async def test_pausing_twice_and_resuming_what_runs_changes_nothing(
     database: str,
 ) -> None:
     async with opened(database) as env:
-        handle = await env.start(listening(), id="w")
+        handle = await env.start(held_listening(), id="w")
         await handle.resume()
         await handle.pause(request_id="q")
         await handle.pause(request_id="q")
@@ -268,7 +268,7 @@ async def test_pausing_twice_and_resuming_what_runs_changes_nothing(
 
 async def test_a_paused_run_can_be_reset_and_terminated(database: str) -> None:
     async with opened(database) as env:
-        handle = await env.start(listening(), id="w")
+        handle = await env.start(held_listening(), id="w")
         await handle.signal(word("1"))
         await handle.pause()
         await until_paused(handle)
@@ -278,7 +278,7 @@ async def test_a_paused_run_can_be_reset_and_terminated(database: str) -> None:
         await again.signal(word("3"))
         assert await again.result() == ["1", "2", "3"]
 
-        other = await env.start(listening(), id="o")
+        other = await env.start(held_listening(), id="o")
         await other.pause()
         await until_paused(other)
         await other.terminate()
@@ -287,7 +287,7 @@ async def test_a_paused_run_can_be_reset_and_terminated(database: str) -> None:
 
 def test_runs_are_paused_without_an_event_loop(database: str) -> None:
     with SyncEngine(database) as engine:
-        handle = engine.start(listening(), id="w")
+        handle = engine.start(held_listening(), id="w")
         handle.pause(note="n")
         handle.resume()
         for text in ("1", "2", "3"):
