@@ -61,7 +61,9 @@ _WORDS: Final[dict[type[Any], _Words]] = {
     of.WorkflowExecutionFailed: _Words("", "failed", "bad", "failure"),
     of.WorkflowExecutionCanceled: _Words("", "cancelled", "bad"),
     of.WorkflowExecutionTimedOut: _Words("", "timed out", "bad", "timeout_type"),
-    of.WorkflowExecutionTerminated: _Words("", "terminated", "bad", "reason identity"),
+    of.WorkflowExecutionTerminated: _Words(
+        "", "terminated", "bad", "reason identity new_run_id"
+    ),
     of.WorkflowExecutionCancelRequested: _Words(
         "", "cancel requested", "warn", "reason identity"
     ),
@@ -164,6 +166,7 @@ _DETAILS: Final = {
     "attempt": "attempt {}",
     "identity": "by {}",
     "new_run_id": "run {}",
+    "note": "{!r}",
     "run_id": "run {}",
     "summary": "{!r}",
     "timeout_type": "its {}_timeout passed",
@@ -353,6 +356,8 @@ class Telling:
                 pass
             case "workflow_type" if value == self._workflow_type:
                 pass
+            case "attributes" | "memo":
+                details.append(", ".join(value))
             case "worker":
                 if said.identity:
                     details.append(f"worker {said.identity}")

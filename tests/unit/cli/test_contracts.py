@@ -55,6 +55,8 @@ READING = [
     ("reset", "x"),
     ("retry", "x"),
     ("fork", "x"),
+    ("pause", "x"),
+    ("resume", "x"),
     ("doctor",),
     ("db", "current"),
     ("replay", APP, "--all"),

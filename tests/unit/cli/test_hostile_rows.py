@@ -30,6 +30,7 @@ COMMANDS = [
     ["terminate", "sleeping"],
     ["reset", "done", "--dry-run"],
     ["retry", "failed"],
+    ["pause", "sleeping"],
     ["doctor"],
     ["db", "current"],
     ["db", "backup", "copy.db"],
