@@ -81,7 +81,9 @@ from durable.client.descriptions.description import RunDescription as RunDescrip
 from durable.client.descriptions.searching import RunCount as RunCount
 from durable.client.handle import Handle as Handle
 from durable.client.namespaces import NamespaceDescription as NamespaceDescription
+from durable.client.resets.comparing import Comparison as Comparison
 from durable.client.resets.controls import before as before
+from durable.client.resets.controls import compare as compare
 from durable.client.resets.planning import ResetPlan as ResetPlan
 from durable.client.updates import UpdateHandle as UpdateHandle
 from durable.converter.failures import register_exception as register_exception

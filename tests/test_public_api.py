@@ -20,7 +20,7 @@ PUBLIC_TEXT = """
 Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
 memo upsert_attributes upsert_memo
-InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before
+InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before Comparison compare
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
 ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError

@@ -10,6 +10,7 @@ from durable.api.activities.activity import Activity
 from durable.api.workflows.versions import Version
 from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.client.chain import Chain, Connection
+from durable.client.resets.comparing import Comparison, compare_histories
 from durable.client.resets.planning import (
     Reapply,
     ResetPlan,
@@ -48,6 +49,20 @@ def before(
     return Before(name if isinstance(name, str) else name.name, occurrence)
 
 
+async def compare(left: RunControls, right: RunControls) -> Comparison:
+    """Compare what two runs did, call by call: where they part, and how.
+
+    Args:
+        left: a handle to the one.
+        right: a handle to the other, of any workflow.
+
+    Raises:
+        WorkflowNotFoundError: there is no such run.
+        CorruptHistoryError: a history cannot be read.
+    """
+    return compare_histories(await left.history(), await right.history())
+
+
 class RunControls:
     """Resets, retries, forks and holds up one run."""
 
@@ -56,6 +71,10 @@ class RunControls:
 
     @property
     def _chain(self) -> Chain:
+        raise NotImplementedError
+
+    async def history(self) -> list[HistoryEvent]:
+        """Read the run's events, in order."""
         raise NotImplementedError
 
     async def reset(

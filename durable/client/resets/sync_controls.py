@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Self
 
 from durable.api.workflows.workflow import WorkflowCall
-from durable.client.resets.controls import RunControls
+from durable.client.resets.comparing import Comparison
+from durable.client.resets.controls import RunControls, compare
 from durable.client.resets.planning import Reapply, ResetPlan
 from durable.core.resetting import Point
 from durable.loop_thread import LoopThread
@@ -83,3 +84,7 @@ class SyncRunControls:
     def resume(self, *, note: str = "", request_id: str | None = None) -> None:
         """Let a paused run go on; see `Handle.resume`."""
         self._thread.call(self._controls.resume(note=note, request_id=request_id))
+
+    def compare(self, other: SyncRunControls) -> Comparison:
+        """Compare what two runs did, call by call; see `durable.compare`."""
+        return self._thread.call(compare(self._controls, other._controls))

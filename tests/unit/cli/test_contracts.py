@@ -55,6 +55,7 @@ READING = [
     ("reset", "x"),
     ("retry", "x"),
     ("fork", "x"),
+    ("diff", "x", "y"),
     ("pause", "x"),
     ("resume", "x"),
     ("doctor",),

@@ -31,6 +31,7 @@ COMMANDS = [
     ["reset", "done", "--dry-run"],
     ["retry", "failed"],
     ["pause", "sleeping"],
+    ["diff", "done", "failed", "--payloads"],
     ["doctor"],
     ["db", "current"],
     ["db", "backup", "copy.db"],
