@@ -383,7 +383,7 @@ def _facts(
     facts: list[HistoryEvent] = []
     for event in undone:
         what: Any = event.attributes
-        kind = type(what)
+        kind: type[Any] = event.attributes.__class__
         if kind in _OF_CHILDREN:
             is_kept = what.initiated_event_id in children
         elif kind in _REACHED:

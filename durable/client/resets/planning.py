@@ -313,7 +313,7 @@ class _Planning:
         run_id: str | None = pending.run_id
         while run_id is not None:
             rows = await self._store.read(ReadHistory(run_id))
-            terminal: Any = decode_rows(rows[-1:])[0].attributes if rows else None
+            terminal = decode_rows(rows[-1:])[0].attributes if rows else None
             about: Any = number, pending.workflow_id, run_id, pending.workflow_type
             run_id = next_run_id(terminal)
             found = _OUTCOMES.get(type(terminal))
