@@ -283,6 +283,62 @@ async def test_timeouts_count_anew(database: str) -> None:
         assert (await again.describe()).status is RunStatus.COMPLETED
 
 
+@activity(retry=RetryPolicy(max_attempts=1), schedule_to_close_timeout="1h")
+async def redo_hurried() -> str:
+    RAN.append("hurried")
+    if BROKEN:
+        raise ApplicationError("broken")
+    await asyncio.sleep(1)
+    return "in time"
+
+
+@workflow
+async def redo_hurrying() -> str:
+    return await redo_hurried()
+
+
+async def test_the_time_of_an_activity_that_begins_anew_does_too(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        BROKEN.add("hurried")
+        run = await env.start(redo_hurrying(), id="w")
+        with pytest.raises(WorkflowFailedError):
+            await run.result()
+        BROKEN.clear()
+        env.clock.advance(86_400)
+
+        assert await (await run.retry()).result() == "in time"
+
+
+@workflow(checkpoint_every=1)
+async def redo_laps(done: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    while len(done) < 4:
+        durable.checkpoint(done)
+        await redo("x")
+        done.append((str(durable.uuid4()), durable.info().run_id))
+    return done
+
+
+@pytest.mark.parametrize("lap", [1, 2, 3, 4])
+async def test_a_checkpoint_carries_on_that_the_run_was_reset(
+    database: str, lap: int
+) -> None:
+    async with opened(database, max_cached_runs=1) as env:
+        run = await env.start(redo_laps([]), id="w")
+        old = await run.result()
+        assert len({identity for identity, _ in old}) == 4
+
+        again = await run.reset(to=before("redo", lap))
+        new = await again.result()
+
+        kept = sum(run_id == run.run_id for _, run_id in new)
+        assert new[:kept] == old[:kept]
+        assert {run_id for _, run_id in new[kept:]} == {again.run_id}
+        assert not {identity for identity, _ in new[kept:]} & {i for i, _ in old}
+        assert lap - 2 <= kept < lap
+
+
 # --- families -------------------------------------------------------------------------
 
 

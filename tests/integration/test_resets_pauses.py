@@ -86,7 +86,9 @@ class HeldCart:
 
     @run
     async def run(self) -> list[str]:
-        await word.receive()
+        if await word.receive() == "hold":
+            await held_long("cart")
+            await word.receive()
         return self.items
 
     @update
@@ -246,6 +248,27 @@ async def test_queries_are_refused_and_updates_wait(database: str) -> None:
         assert await handle.query(HeldCart.count()) == 2
         await handle.signal(word("done"))
         assert await handle.result() == ["apple", "pear"]
+
+
+async def test_an_update_that_came_before_the_run_was_set_aside_is_answered(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        handle = await env.start(HeldCart.run(), id="w")
+        await handle.signal(word("hold"))
+        await wait_until(lambda: RAN == ["cart"])
+        await handle.pause()
+        waiter = asyncio.ensure_future(handle.update(HeldCart.add("apple")))
+        await asyncio.sleep(5)
+        assert not waiter.done()
+        assert (await handle.describe()).paused is None  # an activity runs
+
+        await handle.resume()
+
+        assert await waiter == 1
+        GATES[-1].set()
+        await handle.signal(word("done"))
+        assert await handle.result() == ["apple"]
 
 
 async def test_pausing_twice_and_resuming_what_runs_changes_nothing(
