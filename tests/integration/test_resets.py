@@ -246,7 +246,10 @@ async def test_two_requests_are_two_runs_and_the_same_is_one(database: str) -> N
         two = await run.reset(to="first_task", request_id="q2")
 
         assert one.run_id == same.run_id != two.run_id
+        assert (one.is_new, same.is_new) == (True, False)
         assert await two.result() == "abc"
+        # Also if the place is not to be found any more.
+        assert (await two.reset(to=99, request_id="q")).run_id == one.run_id
 
 
 async def test_of_many_at_once_each_is_a_run_and_one_is_left_open(

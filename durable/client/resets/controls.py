@@ -18,6 +18,7 @@ from durable.client.resets.planning import (
     check_reapply,
     new_request_id,
     plan,
+    question,
 )
 from durable.core.history.codec import encode_attributes
 from durable.core.history.events import (
@@ -27,6 +28,7 @@ from durable.core.history.events import (
 from durable.core.resetting import Before, Cut, Point, cut_at, cut_before_failure
 from durable.errors import CommitUnknownError, InvalidResetError, ResetConflictError
 from durable.options import check_id
+from durable.store.queries import LoadRuns
 from durable.store.records import MessageKind, ResetRun, Started, Terminated
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ class RunControls:
             reapply=check_reapply(reapply),
             reason=_text(reason),
             request_id=_request_id(request_id),
+            may_repeat=request_id is not None,
         )
         return await self._carry_out(wish)
 
@@ -144,8 +147,12 @@ class RunControls:
 
         Raises: as `reset`; InvalidResetError also if the run has not failed.
         """
-        request_id = _request_id(request_id)
-        wish = Wish(cut=cut_before_failure, reason=_text(reason), request_id=request_id)
+        wish = Wish(
+            cut=cut_before_failure,
+            reason=_text(reason),
+            request_id=_request_id(request_id),
+            may_repeat=request_id is not None,
+        )
         return await self._carry_out(wish)
 
     async def plan_retry(self) -> ResetPlan:
@@ -188,6 +195,7 @@ class RunControls:
             fork_id="" if id is None else check_id(id, "the workflow id"),
             reason=_text(reason),
             request_id=_request_id(request_id),
+            may_repeat=request_id is not None,
         )
         return await self._carry_out(wish)
 
@@ -271,21 +279,29 @@ class RunControls:
 
     async def _carry_out(self, wish: Wish) -> Self:
         connection = self._chain.connection
+        base = await self._chain.record()
+        if wish.may_repeat:
+            # What was done may have changed what the place is looked for in.
+            operation = question(connection, base, wish)
+            done: Started | None = await connection.store.perform(operation)
+            if done is not None:
+                return await self._handle_to(done)
         for _ in range(_TRIES):
-            base = await self._chain.record()
             operation, _ = await plan(connection, base, wish)
             started = await _perform(connection, operation)
             if started is not None:
                 await _spread(connection, started)
-                return self._handle_to(operation, started)
+                return await self._handle_to(started)
+            base = await self._chain.record()
         raise ResetConflictError(
             f"Run {self._chain.workflow_id!r} went on {_TRIES} times while it was to be"
             " reset; nothing was done.",
             hint="Pause it first.",
         )
 
-    def _handle_to(self, operation: ResetRun, started: Started) -> Self:
-        record = operation.record
+    async def _handle_to(self, started: Started) -> Self:
+        loaded = await self._client.store.read(LoadRuns([started.run_id]))
+        record = loaded[0].record
         make: Any = type(self)
         handle: Self = make(
             self._client,
@@ -293,6 +309,7 @@ class RunControls:
             started.run_id,
             self._client.registry.find_workflow(record.workflow_type, record.version)
             or self._definition,
+            first_run_id=record.first_run_id,
             is_new=started.created,
         )
         return handle

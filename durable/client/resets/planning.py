@@ -109,6 +109,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cut: cuts the history, and raises if it has no such place.
+        may_repeat: the request may have been carried out before.
         fork_id: the workflow id of a fork, empty for its run id; None for a run in the
             place of the other.
         input: another input; only if none of the code's decisions is kept.
@@ -119,6 +120,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     reapply: Reapply = "all"
     reason: str = ""
     request_id: str
+    may_repeat: bool = False
     fork_id: str | None = None
     input: Payloads | None = None
     version: str | None = None
@@ -152,6 +154,16 @@ async def plan(
         CorruptHistoryError: it cannot be read.
     """
     return await _Planning(connection, base, wish).plan()
+
+
+def question(connection: Connection, base: RunRecord, wish: Wish) -> ResetRun:
+    """Ask which run came of a request before: with nothing that it could go by."""
+    run_id = connection.new_run_id(base.started_at)
+    record = msgspec.structs.replace(base, run_id=run_id, request_id=wish.request_id)
+    nowhere = (base.run_id, 0, True)
+    return ResetRun(
+        base_run_id=base.run_id, record=record, rows=[], expected=(nowhere,)
+    )
 
 
 class _Planning:

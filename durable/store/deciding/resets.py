@@ -36,14 +36,14 @@ class Resets:
         base = draft.find_run(operation.base_run_id)
         if base is None:
             raise WorkflowNotFoundError(f"There is no run {operation.base_run_id!r}.")
+        if any(not self._is_at(*place) for place in operation.expected):
+            return None
         name = draft.find_name((record.namespace, record.workflow_id))
         old = name.open
         if old is not None and (
             operation.is_fork or old.first_run_id != base.first_run_id
         ):
             raise policies.already_running(old)
-        if any(not self._is_at(*place) for place in operation.expected):
-            return None
         children = [] if operation.is_fork else draft.find_children(base.run_id)
         known = {*operation.kept_children, *operation.undone_children}
         if any(child.first_run_id not in known for child in children):
