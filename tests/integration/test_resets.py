@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,11 +10,8 @@ import pytest
 import durable
 from durable import (
     ApplicationError,
-    Handle,
     RetryPolicy,
     RunStatus,
-    Signal,
-    SyncEngine,
     WorkflowFailedError,
     WorkflowTerminatedError,
     activity,
@@ -24,87 +19,27 @@ from durable import (
     workflow,
 )
 from durable.client.resets.controls import before
-from durable.doctor.doctor import examine
 from durable.errors import InvalidResetError
-from durable.store.connect import connect
 from durable.testing.contract.rows import wait_until
-from durable.testing.environment import TestEnvironment
-
-RAN: list[str] = []
-BROKEN: set[str] = set()
-word = Signal("word", str)
-
-
-@activity(retry=RetryPolicy(max_attempts=1))
-async def redo(name: str) -> str:
-    RAN.append(name)
-    if name in BROKEN:
-        raise ApplicationError(f"{name} is broken")
-    return name
-
-
-@activity
-async def redo_other(name: str) -> str:
-    RAN.append(name)
-    return name
-
-
-@workflow
-async def redo_three() -> str:
-    first = await redo("a")
-    second = await redo_other("b")
-    return first + second + await redo("c")
-
-
-@workflow
-async def drawing() -> list[str]:
-    one = str(durable.uuid4())
-    await redo("a")
-    two = str(durable.uuid4())
-    await redo("b")
-    return [one, two, str(durable.uuid4()), durable.info().run_id]
-
-
-@workflow
-async def redo_listening() -> list[str]:
-    heard = [await word.receive()]
-    await redo("a")
-    heard.append(await word.receive())
-    await redo("b")
-    heard.append(await word.receive())
-    return heard
-
-
-@workflow
-async def waiting_child(name: str) -> str:
-    return name + await word.receive()
-
-
-@workflow
-async def redo_parent() -> str:
-    child = await durable.start_child(waiting_child("x"), id="child")
-    await redo("a")
-    late = await durable.start_child(waiting_child("y"), id="late")
-    return await child.result() + await late.result()
+from tests.integration.redoing import (
+    BROKEN,
+    RAN,
+    drawing,
+    find_open,
+    opened,
+    redo,
+    redo_listening,
+    redo_other,
+    redo_parent,
+    redo_three,
+    word,
+)
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     RAN.clear()
     BROKEN.clear()
-
-
-@asynccontextmanager
-async def opened(database: str, **options: Any) -> AsyncIterator[TestEnvironment]:
-    """An engine, and a database that the doctor finds nothing wrong with after it."""
-    async with TestEnvironment(database, **options) as env:
-        yield env
-    store = connect(database, clock=env.clock)
-    await store.open()
-    try:
-        assert [finding async for finding in examine(store, settle=0.0)] == []
-    finally:
-        await store.close()
 
 
 # --- places ---------------------------------------------------------------------------
@@ -410,215 +345,3 @@ async def test_a_child_whose_parent_has_closed_can_be_reset(database: str) -> No
         await again.signal(word("1"))
 
         assert await again.result() == "x1"
-
-
-async def find_open(env: TestEnvironment, workflow_id: str) -> Handle[Any]:
-    """Wait until a run of that id is open."""
-    while True:
-        for run in await env.list(workflow_id=workflow_id, status=RunStatus.RUNNING):
-            return await env.get(workflow_id, run_id=run.run_id)
-        await asyncio.sleep(0.01)
-
-
-# --- retry ----------------------------------------------------------------------------
-
-
-async def test_a_failed_run_goes_on_from_the_activity_that_failed(
-    database: str,
-) -> None:
-    async with opened(database) as env:
-        BROKEN.add("c")
-        run = await env.start(redo_three(), id="w")
-        with pytest.raises(WorkflowFailedError):
-            await run.result()
-        BROKEN.clear()
-
-        again = await run.retry(reason="mended")
-
-        assert await again.result() == "abc"
-        assert RAN == ["a", "b", "c", "c"]
-
-
-@workflow
-async def redo_both() -> list[str]:
-    return list(await asyncio.gather(redo("a"), redo_other("b"), redo("c")))
-
-
-async def test_what_has_succeeded_beside_a_failure_is_kept(database: str) -> None:
-    # One after the other, so that "b" has returned before "a" fails.
-    async with opened(database, mocks={redo: fail_late}) as env:
-        BROKEN.add("a")
-        run = await env.start(redo_both(), id="w")
-        with pytest.raises(WorkflowFailedError):
-            await run.result()
-        BROKEN.clear()
-
-        assert sorted((await run.plan_retry()).again) == ["redo", "redo"]
-        assert await (await run.retry()).result() == ["a", "b", "c"]
-
-        assert sorted(RAN) == ["a", "a", "b", "c", "c"]
-
-
-async def fail_late(name: str) -> str:
-    RAN.append(name)
-    if BROKEN:
-        await asyncio.sleep(10 if name in BROKEN else 1000)
-        raise ApplicationError(f"{name} is broken", non_retryable=True)
-    return name
-
-
-@workflow
-async def raising() -> str:
-    name = await redo("a")
-    if BROKEN:
-        raise ApplicationError("no")
-    return name + await redo("b")
-
-
-async def test_code_that_has_failed_is_run_again_from_its_last_task(
-    database: str,
-) -> None:
-    async with opened(database) as env:
-        BROKEN.add("code")
-        run = await env.start(raising(), id="w")
-        with pytest.raises(WorkflowFailedError):
-            await run.result()
-        BROKEN.clear()
-
-        assert await (await run.retry()).result() == "ab"
-
-        assert RAN == ["a", "b"]
-
-
-@workflow
-async def child_of(name: str) -> str:
-    return await redo(name)
-
-
-@workflow
-async def with_child() -> str:
-    return await redo_other("a") + await child_of("c")
-
-
-async def test_a_child_that_failed_is_started_again(database: str) -> None:
-    async with opened(database) as env:
-        BROKEN.add("c")
-        run = await env.start(with_child(), id="w")
-        with pytest.raises(WorkflowFailedError):
-            await run.result()
-        BROKEN.clear()
-
-        assert await (await run.retry()).result() == "ac"
-
-        assert RAN == ["a", "c", "c"]
-
-
-@pytest.mark.parametrize("how", ["terminate", "cancel", "time out"])
-async def test_a_run_that_was_ended_goes_on_where_it_was(
-    database: str, how: str
-) -> None:
-    async with opened(database) as env:
-        run = await env.start(redo_listening(), id="w", run_timeout="1h")
-        await run.signal(word("1"))
-        await wait_until(lambda: RAN == ["a"])
-        await run.signal(word("2"))
-        await wait_until(lambda: RAN == ["a", "b"])
-        if how == "terminate":
-            await run.terminate()
-        elif how == "cancel":
-            await run.cancel()
-        with pytest.raises(WorkflowFailedError):
-            await run.result()
-
-        again = await run.retry()
-        await again.signal(word("3"))
-
-        assert await again.result() == ["1", "2", "3"]
-        assert RAN == ["a", "b"]
-
-
-async def test_only_a_run_that_has_failed_is_retried(database: str) -> None:
-    async with opened(database) as env:
-        run = await env.start(redo_three(), id="w")
-        await run.result()
-        other_run = await env.start(redo_listening(), id="o")
-
-        with pytest.raises(InvalidResetError, match="has completed"):
-            await run.retry()
-        with pytest.raises(InvalidResetError, match="is open"):
-            await other_run.retry()
-        await other_run.terminate()
-
-
-# --- forks ----------------------------------------------------------------------------
-
-
-@workflow(version="1.0.0")
-async def redo_named(name: str) -> str:
-    return await redo(name) + await redo_other("b")
-
-
-async def test_a_fork_leaves_the_run_alone(database: str) -> None:
-    async with opened(database) as env:
-        run = await env.start(redo_listening(), id="w")
-        await run.signal(word("1"))
-        await wait_until(lambda: RAN == ["a"])
-
-        fork = await run.fork(id="f")
-        for one in (run, fork):
-            await one.signal(word("2"))
-            await one.signal(word("3"))
-
-        assert await fork.result() == await run.result() == ["1", "2", "3"]
-        assert fork.workflow_id == "f"
-        assert RAN.count("b") == 2
-
-
-async def test_a_fork_has_another_input_or_version(database: str) -> None:
-    async with opened(database) as env:
-        run = await env.start(redo_named("a"), id="w")
-        assert await run.result() == "ab"
-
-        changed = await run.fork(call=redo_named("z"), id="z")
-        pinned = await run.fork(to="first_task", version="newest", request_id="q")
-        again = await run.fork(to="first_task", version="newest", request_id="q")
-
-        assert await changed.result() == "zb"
-        assert await pinned.result() == "ab"
-        assert pinned.workflow_id == pinned.run_id == again.run_id
-        assert (await pinned.describe()).version == "1.0.0"
-
-
-async def test_what_a_fork_cannot_be_is_refused(database: str) -> None:
-    async with opened(database) as env:
-        run = await env.start(redo_parent(), id="p")
-        await find_open(env, "late")
-
-        with pytest.raises(InvalidResetError, match="would wait for the child"):
-            await run.fork(to=before("redo"))
-        with pytest.raises(InvalidResetError, match="no other input"):
-            await run.fork(call=redo_named("a"))
-        with pytest.raises(InvalidResetError, match="can keep nothing"):
-            await run.fork(call=redo_parent(), to=before("redo"))
-        with pytest.raises(durable.WorkflowAlreadyStartedError):
-            await run.fork(to="first_task", id="p")
-        await run.terminate()
-
-
-def test_runs_are_reset_without_an_event_loop(database: str) -> None:
-    with SyncEngine(database) as engine:
-        run = engine.start(redo_three(), id="w")
-        assert run.result() == "abc"
-
-        assert run.plan_reset(to=before("redo_other")).undone == ("redo_other", "redo")
-        assert run.plan_fork().events == 6
-        again = run.reset(to=before("redo_other"))
-        assert again.result() == "abc"
-        assert run.fork(id="f").result() == "abc"
-        BROKEN.add("c")
-        failed = engine.start(redo_three(), id="failed")
-        with pytest.raises(WorkflowFailedError):
-            failed.result()
-        BROKEN.clear()
-        assert failed.plan_retry().again == ("redo",)
-        assert failed.retry().result() == "abc"
