@@ -14,6 +14,7 @@
     │   ├── AttributeTypeError        an attribute of that name has another type
     │   ├── QuerySyntaxError          the text of a query cannot be read; says where
     │   ├── VersionDeprecatedError    its version may not be started any more
+    │   ├── MigrationError            no rule makes a call that of another version
     │   └── PayloadError              a value cannot be recorded as it is
     │       └── PayloadTooLargeError
     ├── QueryTooBroadError            a query would have looked at too many runs
@@ -144,6 +145,15 @@ class VersionDeprecatedError(InvalidInputError):
     """A workflow was started in a version whose last day is over."""
 
     code = "version_deprecated"
+
+
+class MigrationError(InvalidInputError):
+    """No rule makes what an older version goes on with that of a newer one.
+
+    A run whose rule fails parks, untouched, until the rule is mended.
+    """
+
+    code = "migration_failed"
 
 
 class InvalidCallError(InvalidInputError):

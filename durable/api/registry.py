@@ -117,6 +117,8 @@ class Registry:
                 f" @{name}.version({version!r}), or say which versions the new code"
                 " is compatible_with.",
             )
+        if self.versions is not VERSIONS and found.own_version is not None:
+            found = found.beside(self.versions)
         return found.failing_on(self.fail_on) if self.fail_on else found
 
     def find_workflow(

@@ -7,7 +7,12 @@ from typing import Any, Final, TypeGuard
 
 import msgspec
 
-from durable.client.descriptions.description import describe, failure_as_dict
+from durable.client.descriptions.description import (
+    failure_as_dict,
+    paused_note,
+    read_attributes,
+    read_memo,
+)
 from durable.core.folding.run_state import RunState
 from durable.core.history.codec import UNREADABLE
 from durable.core.history.payload import JSON_PLAIN, Payload
@@ -20,7 +25,9 @@ HIDDEN: Final = "hidden"
 
 def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
     """A run's row."""
-    found = describe(record)
+    memo = read_memo(record)
+    note = paused_note(record)
+    stuck = None if record.stuck is None else decode_failure(record.stuck)
     return {
         **_fields(
             record,
@@ -28,11 +35,11 @@ def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
             " closed_at wake_at owner version first_run_id continued_from_run_id"
             " parent_workflow_id parent_run_id",
         ),
-        "stuck": None if found.stuck is None else failure_as_dict(found.stuck),
-        "paused": found.paused,
-        **({} if found.paused is None else {"wake_at": None}),
-        "attributes": msgspec.to_builtins(found.attributes),
-        "memo": found.memo if payloads else _hidden(found.memo),
+        "stuck": None if stuck is None or note is not None else failure_as_dict(stuck),
+        "paused": note,
+        **({} if note is None else {"wake_at": None}),
+        "attributes": msgspec.to_builtins(read_attributes(record)),
+        "memo": memo if payloads else _hidden(memo),
     }
 
 

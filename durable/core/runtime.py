@@ -145,6 +145,7 @@ class ContinueAsNew(BaseException):
         run_timeout: int | None = None,
         memo: dict[str, Payload] | None = None,
         attributes: dict[str, Payload] | None = None,
+        version: str | None = None,
     ) -> None:
         super().__init__(f"continues as a new run of {workflow_type!r}")
         self.workflow_type = workflow_type
@@ -153,6 +154,7 @@ class ContinueAsNew(BaseException):
         self.run_timeout = run_timeout
         self.memo = memo
         self.attributes = attributes
+        self.version = version
 
 
 def find_continuation(error: BaseException) -> ContinueAsNew | None:
@@ -361,6 +363,23 @@ class WorkflowCode(Protocol):
 
     checkpoint_every: int
     """Events after which `checkpoint` is heeded."""
+
+    @property
+    def own_version(self) -> str | None:
+        """Its version, if it has one."""
+        ...
+
+    def migrates_to(self) -> str | None:
+        """The newer version that rules lead to from this one, if some do."""
+        ...
+
+    def migrate_input(self, input: Payloads) -> Payloads:
+        """What this version would go on with, as that newer one's.
+
+        Raises:
+            MigrationError: a rule cannot make it that.
+        """
+        ...
 
     def prepare(self, runtime: WorkflowRuntime, input: Payloads) -> None:
         """Make the object of a class workflow and set its handlers.

@@ -399,9 +399,12 @@ def successor(
         run.started,
         workflow_type=closing.workflow_type,
         # Of another workflow, whichever version is there takes the run.
-        version=run.started.version
-        if closing.workflow_type == run.started.workflow_type
-        else None,
+        version=closing.version
+        or (
+            run.started.version
+            if closing.workflow_type == run.started.workflow_type
+            else None
+        ),
         input=closing.input,
         task_queue=closing.task_queue,
         run_timeout=closing.run_timeout,

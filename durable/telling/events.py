@@ -68,7 +68,7 @@ _WORDS: Final[dict[type[Any], _Words]] = {
         "", "cancel requested", "warn", "reason identity"
     ),
     of.WorkflowExecutionContinuedAsNew: _Words(
-        "", "continued as new", "good", "new_run_id workflow_type input"
+        "", "continued as new", "good", "new_run_id workflow_type version input"
     ),
     of.WorkflowExecutionReset: _Words(
         "", "reset from run {base_run_id}", "warn", "reason identity"
@@ -171,6 +171,7 @@ _DETAILS: Final = {
     "summary": "{!r}",
     "timeout_type": "its {}_timeout passed",
     "update_id": "id {}",
+    "version": "version {}",
     "workflow_id": "id {}",
     "workflow_type": "of {}",
 }
@@ -341,6 +342,9 @@ class Telling:
                     details.append(bytes_of(value.size))
                     values.append(("state" if field == "current" else field, value))
             case "details":
+                values += value.items()
+            case "attributes" | "memo":
+                details.append(", ".join(map(escape, value)))
                 values += value.items()
             case "unread":
                 _tell_unread(value, details, values)

@@ -596,5 +596,8 @@ class Runner:
 
 
 def _ignore(_: Any, error: BaseException | None) -> None:
-    if error is not None and not is_told(error):
+    # With the lease the runs have been given up, too.
+    if error is None or isinstance(error, LeaseLostError):
+        return
+    if not is_told(error):
         _log.error("A background write was refused: %s", error)

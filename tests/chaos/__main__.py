@@ -34,11 +34,7 @@ _WANTED: Final = (
     branches.BEGUN_AGAIN,
     branches.CHANGED_HANDS,
 )
-# MariaDB does not keep the fate of a transaction: what is not found may be on its way.
-_FATES: Final = {
-    "postgresql": (branches.FOUND, branches.NOT_FOUND),
-    "mariadb": (branches.FOUND, branches.IN_DOUBT),
-}
+_FATES: Final = (branches.FOUND, branches.NOT_FOUND)
 _SHOWN_MAX: Final = 30
 
 
@@ -121,7 +117,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     weights = {name: weight for name, weight in weights.items() if weight}
     stops = {"worker stopped", "worker killed"} <= weights.keys()
     cuts = {"cut before COMMIT", "cut after COMMIT"} <= weights.keys()
-    wanted = (*(_WANTED if stops else ()), *(_FATES[kind] if cuts else ()))
+    wanted = (*(_WANTED if stops else ()), *(_FATES if cuts else ()))
     return Plan(
         kind=kind,
         seconds=options.seconds,

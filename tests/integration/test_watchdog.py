@@ -291,6 +291,40 @@ async def test_interruptions_at_any_moment_leave_no_hole_and_no_wedged_run(
         assert asyncio.get_running_loop().is_running()
 
 
+TRACED = """
+import asyncio, sys
+from durable import Engine, WorkflowStuckError
+from tests.integration.test_watchdog import endless
+
+async def main(url):
+    async with Engine(url, blocked_after=0.05, workflow_task_attempts=1) as engine:
+        run = await engine.start(endless())
+        try:
+            await run.result()
+        except WorkflowStuckError:
+            pass
+
+asyncio.run(main(sys.argv[1]))
+sys.settrace(lambda *_: None)
+(lambda: None)()
+sys.settrace(None)
+print("traced")
+"""
+
+
+def test_what_is_traced_after_an_interruption_does_not_hang(tmp_path: Path) -> None:
+    # CPython 3.11 does not forget of an interruption that was taken back.
+    ended = subprocess.run(
+        [sys.executable, "-c", TRACED, f"sqlite:///{tmp_path}/runs.db"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert ended.stdout == "traced\n", ended.stderr
+
+
 def test_only_what_stays_the_same_tries_the_watchdogs_patience() -> None:
     patience = Patience(2.0)
     # A long replay is many turns, each with time of its own.

@@ -8,12 +8,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from durable import (
     ActivityCancellationType,
     ApplicationError,
+    Attribute,
     ChildCancellationType,
     ParentClosePolicy,
     RetryPolicy,
@@ -29,6 +30,7 @@ from durable import (
     current_update,
     deprecate_patch,
     external,
+    get_attribute,
     info,
     now,
     patched,
@@ -42,6 +44,8 @@ from durable import (
     sleep,
     start_child,
     update,
+    upsert_attributes,
+    upsert_memo,
     uuid4,
     wait_condition,
     workflow,
@@ -404,3 +408,21 @@ async def carrying(total: int = 0, laps: int = 0) -> list[str]:
     await sleep(1)
     checkpoint(total, laps + 1)
     return ["no checkpoint"]
+
+
+# --- what a run is found by -----------------------------------------------------------
+
+customer = Attribute("golden_customer", str)
+paid_at = Attribute("golden_paid_at", datetime)
+tags = Attribute("golden_tags", list[str])
+
+
+@workflow(name="golden.finding")
+async def finding(order: Order) -> str | None:
+    """Attributes and memo, set, changed and taken away."""
+    upsert_attributes({customer: order.id, tags: ["new", "large"]})
+    upsert_memo({"items": list(order.items), "note": "none yet"})
+    await ship(order.items[0])
+    upsert_attributes({paid_at: datetime(2026, 1, 2, tzinfo=UTC), tags: None})
+    upsert_memo({"note": None})
+    return get_attribute(customer)

@@ -17,6 +17,7 @@ from durable.store.connect import connect
 from durable.store.queries import ListRuns
 from durable.store.records import ReapWorkers, RunFilter
 from durable.store.sql.schema import HEAD
+from durable.store.sql.tables import METADATA
 from durable.testing.contract.rows import (
     NAMESPACE,
     make_commit,
@@ -30,7 +31,7 @@ from tests.servers import PostgresDatabases
 pytestmark = [pytest.mark.slow, pytest.mark.sweep(1, of_class=True)]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TABLES = 8
+TABLES = len(METADATA.tables) + 2  # with those of the version and of the life
 
 Process = subprocess.Popen[str]
 Launch = Callable[..., Process]

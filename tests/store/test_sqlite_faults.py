@@ -244,15 +244,18 @@ def test_commit_that_cannot_be_found_is_unknown(
     assert execute(executor, make_commit("r1", 3, 3)) == [None]
 
 
+@pytest.mark.parametrize(("data", "after"), [('"other"', 0), ("{}", 1)])
 def test_commit_that_another_row_contradicts_is_unknown(
-    executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch
+    executor: GroupExecutor, monkeypatch: pytest.MonkeyPatch, data: str, after: int
 ) -> None:
     execute(executor, make_start("r1", owner="w"))
+    (row,) = make_rows("r1", 3, 3, data)
+    another = (*row[:4], row[4] + after, *row[5:])
 
     def commit_something_else(session: SqliteSession) -> None:
         session.rollback()
         session.begin()
-        session.tables.write(Rows(history=make_rows("r1", 3, 3, '"other"')))
+        session.tables.write(Rows(history=[another]))
         session.commit()
 
     lose_answer(monkeypatch, commit_something_else)

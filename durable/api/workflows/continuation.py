@@ -53,6 +53,9 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
     any close. It raises a BaseException, so that `except Exception` does not stop it;
     it may be called from handlers too.
 
+    A run keeps its version, unless the call is one of another version's function, or
+    `Workflow.migrates_from` says how it moves to a newer one.
+
     Args:
         *args: a call of a workflow: the one that runs or another; or the arguments of
             the one that runs.
@@ -85,9 +88,12 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
     said = given.get("attributes")
     if queue is not None:
         check_id(queue, "task_queue of continue_as_new()")
+    running, version = _running(runtime), call.definition.own_version
+    is_other = call.definition.name == running.name and version != running.own_version
     raise ContinueAsNew(
         call.definition.name,
         call.input,
+        version=version if is_other else None,
         task_queue=queue,
         run_timeout=timeout_of(
             given.get("run_timeout"), "run_timeout of continue_as_new()"

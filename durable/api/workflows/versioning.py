@@ -8,11 +8,22 @@ goes to the newest.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, date, datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from typing_extensions import TypedDict
+
+from durable.api.signature import CallSignature
 from durable.api.workflows.versions import Version, VersionRange
-from durable.errors import InvalidOptionError, VersionDeprecatedError
+from durable.core.history.payload import Payloads
+from durable.errors import (
+    DefinitionError,
+    InvalidOptionError,
+    MigrationError,
+    VersionDeprecatedError,
+)
+from durable.options import Duration
 
 Versions: TypeAlias = dict[str, dict[str, Any]]
 """Workflows by name and by version; those without a version are not in it."""
@@ -21,6 +32,46 @@ VERSIONS: Final[Versions] = {}
 """Every decorated workflow of this program that has a version."""
 
 _log: Final = logging.getLogger("durable.definitions")
+
+
+class VersionOptions(TypedDict, total=False):
+    """Options of one version of a workflow, on `version()`.
+
+    Keys:
+        compatible_with: versions whose runs this code goes on with, too, where their
+            own is not there: like ">=1.2,<2".
+        deprecated: the last day on which it may be started: like "2027-01-31".
+        run_timeout: the longest one run may take; no code runs when it passes.
+        execution_timeout: the longest the whole chain of runs may take.
+        task_queue: where it runs; the engine's own queue by default.
+        fail_on: exception classes that fail the run although they look like bugs;
+            such as `NondeterminismError` and `UndecodableError` of this library.
+        park_on: exception classes that park the run although they look like failures.
+        checkpoint_every: events after which `durable.checkpoint()` is heeded; 1,000 by
+            default.
+    """
+
+    compatible_with: str | None
+    deprecated: str | date | None
+    run_timeout: Duration | None
+    execution_timeout: Duration | None
+    task_queue: str | None
+    fail_on: tuple[type[BaseException], ...]
+    park_on: tuple[type[BaseException], ...]
+    checkpoint_every: int
+
+
+class WorkflowOptions(VersionOptions, total=False):
+    """Options of a workflow, on the decorator.
+
+    Keys:
+        version: kept with each run, which goes to code of that version for ever: like
+            "2.1.0". Several versions of one name may stand side by side.
+
+    Others are those of `VersionOptions`.
+    """
+
+    version: str | None
 
 
 class Release:
@@ -36,7 +87,7 @@ class Release:
         InvalidOptionError: one is malformed, or the others stand without a version.
     """
 
-    __slots__ = ("compatible_with", "deprecated", "version")
+    __slots__ = ("compatible_with", "deprecated", "rules", "version")
 
     def __init__(
         self,
@@ -60,6 +111,7 @@ class Release:
                 compatible_with, f"compatible_with {where}"
             )
         self.deprecated = _day(deprecated, where)
+        self.rules: list[Rule] = []
 
     def takes(self, version: str) -> bool:
         """Whether this code can go on with runs of that version."""
@@ -148,3 +200,86 @@ def find(
     if fitting:
         return max(fitting, key=lambda each: each.release.version)
     return default if default.release.takes(version) else None
+
+
+# --- from one version to a newer one --------------------------------------------------
+
+
+class Rule(NamedTuple):
+    """How calls of older versions become calls of a newer one.
+
+    Attributes:
+        versions: from which versions.
+        to: the newer one.
+        function: takes the arguments of the older call, and makes the newer.
+        signature: by which those arguments are read.
+    """
+
+    versions: VersionRange
+    to: Version
+    function: Callable[..., Any]
+    signature: CallSignature
+
+    def apply(self, name: str, input: Payloads) -> Payloads:
+        """Make the input of a call of workflow `name` that of the newer one.
+
+        Raises:
+            MigrationError: the rule fails, or makes something else.
+        """
+        what = f"The rule {self.function.__qualname__}() of workflow {name!r}"
+        try:
+            args, kwargs = self.signature.unbind(self.signature.decode(input))
+            call = self.function(*args, **kwargs)
+        except Exception as error:
+            raise MigrationError(
+                f"{what}, which makes version {self.to.text}, failed:"
+                f" {type(error).__name__}: {error}",
+                hint="Mend the rule; the run goes on from where it was.",
+            ) from error
+        made = getattr(call, "definition", None)
+        if made is None or (made.name, made.release.version) != (name, self.to):
+            raise MigrationError(
+                f"{what} returned {call!r} in place of a call of version"
+                f" {self.to.text}.",
+                hint="Return the call: the newer workflow with its new arguments.",
+            )
+        call.is_used = True
+        newer: Payloads = call.input
+        return newer
+
+
+def find_chain(known: dict[str, Any], version: Version) -> list[Rule]:
+    """The rules that lead from a version to the highest they reach; [] if none do.
+
+    Of several ways there the shortest.
+    """
+    chains: list[list[Rule]] = [
+        [rule, *find_chain(known, rule.to)]
+        for each in known.values()
+        for rule in each.release.rules
+        if rule.to > version and version.text in rule.versions
+    ]
+    nothing: list[Rule] = []
+    return max(chains, key=lambda chain: (chain[-1].to, -len(chain)), default=nothing)
+
+
+def add_rule(
+    workflow: Any, versions: str, function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Have a function make calls of older versions those of a workflow.
+
+    Raises:
+        DefinitionError: the workflow has no version, or the function no signature that
+            can be recorded.
+        InvalidOptionError: the range is malformed.
+    """
+    name, to = workflow.name, workflow.release.version
+    if to is None:
+        raise DefinitionError(
+            f"The workflow {name!r} has no version that runs could move to.",
+            hint="Give it one: @workflow(version='2.0.0').",
+        )
+    found = VersionRange(versions, f"migrates_from of workflow {name!r}")
+    signature = CallSignature(function, f"the rule {function.__qualname__}")
+    workflow.release.rules.append(Rule(found, to, function, signature))
+    return function

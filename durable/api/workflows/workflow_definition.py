@@ -10,7 +10,6 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
-from datetime import date
 from types import CodeType, FrameType
 from typing import (
     Any,
@@ -26,7 +25,7 @@ from typing import (
     overload,
 )
 
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from durable import limits
 from durable.api.definitions import (
@@ -46,7 +45,17 @@ from durable.api.workflows.child_options import (
     timeout_of,
     within_parent,
 )
-from durable.api.workflows.versioning import VERSIONS, Release, enter
+from durable.api.workflows.versioning import (
+    VERSIONS,
+    Release,
+    Rule,
+    VersionOptions,
+    Versions,
+    add_rule,
+    enter,
+    find_chain,
+)
+from durable.api.workflows.versioning import WorkflowOptions as WorkflowOptions
 from durable.converter import failures
 from durable.core.history.flags import Flag
 from durable.core.history.payload import Failure, Payload, Payloads
@@ -58,52 +67,13 @@ from durable.core.runtime import (
     find_runtime,
 )
 from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
-from durable.options import Duration, check_id, check_option_names
+from durable.options import check_id, check_option_names
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
-
-
-class VersionOptions(TypedDict, total=False):
-    """Options of one version of a workflow, on `version()`.
-
-    Keys:
-        compatible_with: versions whose runs this code goes on with, too, where their
-            own is not there: like ">=1.2,<2".
-        deprecated: the last day on which it may be started: like "2027-01-31".
-        run_timeout: the longest one run may take; no code runs when it passes.
-        execution_timeout: the longest the whole chain of runs may take.
-        task_queue: where it runs; the engine's own queue by default.
-        fail_on: exception classes that fail the run although they look like bugs;
-            such as `NondeterminismError` and `UndecodableError` of this library.
-        park_on: exception classes that park the run although they look like failures.
-        checkpoint_every: events after which `durable.checkpoint()` is heeded; 1,000 by
-            default.
-    """
-
-    compatible_with: str | None
-    deprecated: str | date | None
-    run_timeout: Duration | None
-    execution_timeout: Duration | None
-    task_queue: str | None
-    fail_on: tuple[type[BaseException], ...]
-    park_on: tuple[type[BaseException], ...]
-    checkpoint_every: int
-
-
-class WorkflowOptions(VersionOptions, total=False):
-    """Options of a workflow, on the decorator.
-
-    Keys:
-        version: kept with each run, which goes to code of that version for ever: like
-            "2.1.0". Several versions of one name may stand side by side.
-
-    Others are those of `VersionOptions`.
-    """
-
-    version: str | None
 
 
 class WorkflowDecorator(Protocol):
@@ -115,6 +85,14 @@ class WorkflowDecorator(Protocol):
     def __call__(
         self, decorated: Callable[P, Coroutine[Any, Any, R]], /
     ) -> Workflow[P, R]: ...
+
+
+class _Rules(Protocol):
+    """What decorates a rule, and leaves it as it is."""
+
+    def __call__(
+        self, function: Callable[Q, WorkflowCall[Any]], /
+    ) -> Callable[Q, WorkflowCall[Any]]: ...
 
 
 class WorkflowCall(Coroutine[Any, Any, R_co], Generic[R_co]):
@@ -267,6 +245,8 @@ class Workflow(Unchanging, Generic[P, R]):
     """A decorated workflow: call it to get a value that an engine starts."""
 
     kind: ClassVar[str] = "workflow"
+    # Beside which versions it stands: all that were decorated, or those of an engine.
+    _beside: Versions = VERSIONS
 
     def __init__(
         self,
@@ -346,6 +326,26 @@ class Workflow(Unchanging, Generic[P, R]):
         )
         return cast("WorkflowDecorator", decorator)
 
+    def migrates_from(self, versions: str) -> _Rules:
+        """Decorate how runs of older versions move to this one.
+
+            @order.migrates_from("<2")
+            def in_cents(euros: int) -> WorkflowCall[str]:
+                return order(Money(euros * 100))
+
+        The function takes what an older run would go on with, and returns the call of
+        this version that it goes on with, always the same. A run moves where its old
+        code calls `continue_as_new()` of itself, or `checkpoint()` while nothing else
+        is under way: a run of this version takes its place. Rules chain. `versions` are
+        those whose runs move, such as "<2"; newer ones never do.
+
+        Raises:
+            DefinitionError: this workflow has no version.
+            InvalidOptionError: the range is malformed.
+        """
+        decorator: Any = functools.partial(add_rule, self, versions)
+        return cast("_Rules", decorator)
+
     # What `@workflow` does with a function or a class; set where that is.
     _decorate: ClassVar[Callable[..., Any]]
 
@@ -409,6 +409,12 @@ class Workflow(Unchanging, Generic[P, R]):
         copy.fail_on = (*self.fail_on, *classes)
         return copy
 
+    def beside(self, versions: Versions) -> Workflow[P, R]:
+        """The same workflow, whose runs move to none but these versions."""
+        copy = self._copy()
+        copy._beside = versions
+        return copy
+
     def _copy(self) -> Workflow[P, R]:
         # Not copy.copy(), which gives the workflow itself.
         copy: Workflow[P, R] = object.__new__(type(self))
@@ -443,6 +449,26 @@ class Workflow(Unchanging, Generic[P, R]):
 
     # --- as the core sees it ----------------------------------------------------------
 
+    def _rules(self) -> list[Rule]:
+        version = self.release.version
+        beside = self._beside.get(self.name, {})
+        return [] if version is None else find_chain(beside, version)
+
+    def migrates_to(self) -> str | None:
+        """The newer version that rules lead to from this one, if some do."""
+        rules = self._rules()
+        return rules[-1].to.text if rules else None
+
+    def migrate_input(self, input: Payloads) -> Payloads:
+        """What this version would go on with, as that newer one's.
+
+        Raises:
+            MigrationError: a rule cannot make it that.
+        """
+        for rule in self._rules():
+            input = rule.apply(self.name, input)
+        return input
+
     def prepare(self, runtime: WorkflowRuntime, input: Payloads) -> None:
         """Do nothing: a function sets its handlers as it runs."""
 
@@ -460,7 +486,7 @@ class Workflow(Unchanging, Generic[P, R]):
         return ()
 
     def check_annotations(self) -> None:
-        """See that values can be recorded by the annotations of all that is called.
+        """See that values can be recorded by all annotations.
 
         Raises:
             DefinitionError: one cannot be resolved, or not be decoded by.

@@ -172,12 +172,13 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
         paused=paused_note(record),
         root_workflow_id=root_workflow_id,
         root_run_id=root_run_id,
-        attributes=_read_attributes(record),
+        attributes=read_attributes(record),
         memo=read_memo(record),
     )
 
 
-def _read_attributes(record: RunRecord) -> dict[str, Any]:
+def read_attributes(record: RunRecord) -> dict[str, Any]:
+    """What a run is found by; nothing of what cannot be read."""
     with contextlib.suppress(*UNREADABLE):
         return decode_attributes(unpack(record.attributes))
     return {}

@@ -200,6 +200,10 @@ class ContinueAsNewWorkflowExecution(_Command, frozen=True):
     memo: dict[str, Payload]
     headers: dict[str, str]
     attributes: dict[str, Payload] = {}
+    version: str | msgspec.UnsetType = msgspec.UNSET
+    """That of the next run, if it is none of what follows from this one."""
+    migrated_from: str | msgspec.UnsetType = msgspec.UNSET
+    """The version whose input the rules made that of `version`."""
 
 
 class CompleteWorkflowExecution(_Command, frozen=True):

@@ -29,6 +29,7 @@ from durable.core.history.events import (
     ActivityTaskCompleted,
     Attributes,
     CheckpointRecorded,
+    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionReset,
     WorkflowExecutionStarted,
 )
@@ -51,6 +52,7 @@ from durable.core.replay.reading import reading_only
 from durable.core.replay.seed import seed_of
 from durable.core.runtime import (
     ActivityTarget,
+    ContinueAsNew,
     Handler,
     MessageKind,
     WorkflowCode,
@@ -110,6 +112,7 @@ class RunContext(OtherRuns):
         "loop",
         "main",
         "memo",
+        "migration",
         "on_unhandled",
         "outcome_ahead",
         "patches",
@@ -181,6 +184,8 @@ class RunContext(OtherRuns):
         self.checkpoint_event_id = checkpoint_event_id
         self.checkpoint_follows = False
         self.checkpoint_input: Payloads | None = None
+        self.migration: WorkflowExecutionContinuedAsNew | None = None
+        """How the turn that is replayed ended, if that moved the run by rules."""
         if checkpoint is not None:
             self._go_on_from(checkpoint)
 
@@ -211,8 +216,9 @@ class RunContext(OtherRuns):
 
     def take_reset(self, reset: WorkflowExecutionReset) -> None:
         """Go on as the run that a reset has made."""
+        if reset.run_id != self.run_id:
+            self._random = None
         self.reset, self.run_id = reset, reset.run_id
-        self._random = None
 
     @property
     def timed_from(self) -> int:
@@ -581,11 +587,16 @@ class RunContext(OtherRuns):
                 hint="Call it where the workflow function itself loops.",
             )
         if self.is_replaying:
-            is_due = self.checkpoint_follows
+            is_due, migrates = self.checkpoint_follows, self.migration is not None
         else:
             events = self.history_length - self.checkpoint_event_id
             is_due = events >= self.code.checkpoint_every
-        if is_due and self._is_quiet():
+            # The next run would not hear of a cancel request.
+            is_free = self.cancellation_reason is None
+            migrates = is_free and self.code.migrates_to() is not None
+        if (is_due or migrates) and self._is_quiet():
+            if migrates:
+                raise ContinueAsNew(self.started.workflow_type, input)
             self.checkpoint_input = input
             raise CheckpointReached
 

@@ -13,7 +13,7 @@ import contextvars
 from collections.abc import Sequence
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from durable import limits
 from durable.core.history.commands import (
@@ -52,7 +52,12 @@ from durable.core.replay.context import CheckpointReached, RunContext
 from durable.core.replay.next_tries import following_run_id, next_delay
 from durable.core.runtime import ContinueAsNew, find_continuation
 from durable.core.workflow_task import TaskInput, UpdateRequest, update_request_id
-from durable.errors import CorruptHistoryError, InternalError, WorkflowTaskError
+from durable.errors import (
+    CorruptHistoryError,
+    InternalError,
+    MigrationError,
+    WorkflowTaskError,
+)
 
 _FIRST: Final = frozenset(
     {
@@ -391,17 +396,32 @@ def _continue_command(
     context: RunContext, going: ContinueAsNew
 ) -> ContinueAsNewWorkflowExecution:
     """The next run is like this one where the code chose nothing else."""
-    started = context.started
+    started, code = context.started, context.code
     timeout = going.run_timeout
+    input: Payloads = going.input
+    version: str | UnsetType = going.version or UNSET
+    migrated_from: str | UnsetType = UNSET
+    if going.workflow_type == started.workflow_type and not version:
+        if context.migration is not None:
+            input, version = context.migration.input, context.migration.version
+            migrated_from = context.migration.migrated_from
+        elif not context.is_replaying and (newer := code.migrates_to()) is not None:
+            try:
+                input = code.migrate_input(input)
+            except MigrationError as error:
+                raise BugError(error) from None
+            version, migrated_from = newer, code.own_version or UNSET
     return ContinueAsNewWorkflowExecution(
         new_run_id=following_run_id(started.run_id, context.task_time),
         workflow_type=going.workflow_type,
-        input=going.input,
+        input=input,
         task_queue=going.task_queue or started.task_queue,
         run_timeout=started.run_timeout if timeout is None else timeout,
         memo=started.memo if going.memo is None else going.memo,
         headers=started.headers,
         attributes=context.attributes if going.attributes is None else going.attributes,
+        version=version,
+        migrated_from=migrated_from,
     )
 
 

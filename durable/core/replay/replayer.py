@@ -25,6 +25,7 @@ from durable.core.history.events import (
     HistoryEvent,
     MarkerRecorded,
     TimerFired,
+    WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
     WorkflowExecutionStarted,
     WorkflowTaskStarted,
@@ -356,6 +357,9 @@ class Replayer(RunView):
             if kind is MarkerRecorded:
                 self._note_marker(context, event.attributes)  # type: ignore[arg-type]  # by its kind
         context.is_failing = kind is WorkflowExecutionFailed
+        if kind is WorkflowExecutionContinuedAsNew:
+            ended: Any = recorded[-1].attributes
+            context.migration = ended if ended.migrated_from else None
         context.checkpoint_follows = (
             following is not None and type(following.attributes) is CheckpointRecorded
         )

@@ -46,14 +46,27 @@ _BEGIN_READING: Final = {
 }
 _NOW: Final = "CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS SIGNED)"
 _HEADER: Final = f"SELECT {_NOW}"
+# Each commit counts itself, and fails if that was forbidden: its number would be out of
+# the range of integers. Whoever forbids it waits for its end, if it has come so far.
 _COUNT_COMMIT: Final = (
-    "INSERT INTO durable_changes (session_id, version, changed_at)"  # noqa: S608 - a token and constants
-    f" VALUES ({{0}}, {_NOW}, {_NOW})"
-    " ON DUPLICATE KEY UPDATE version = version + 1, changed_at = VALUES(changed_at)"
+    "INSERT INTO durable_changes (session_id, version, changed_at)"  # noqa: S608 - a token and numbers
+    f" VALUES ({{0}}, {{1}}, {_NOW})"
+    " ON DUPLICATE KEY UPDATE changed_at = VALUES(changed_at),"
+    " version = version + IF(version = {1} - 1, 1, 9223372036854775807)"
 )
+_FORBIDDEN: Final = 1 << 62
+_FORBID: Final = (
+    "INSERT INTO durable_changes (session_id, version, changed_at)"  # noqa: S608 - a token and numbers
+    f" VALUES ({{0}}, {_FORBIDDEN}, {_NOW})"
+    " ON DUPLICATE KEY UPDATE changed_at = VALUES(changed_at),"
+    f" version = version | {_FORBIDDEN}"
+)
+_COUNTED: Final = "SELECT version FROM durable_changes WHERE session_id = {0}"
+# What is no news to others is counted apart.
+_QUIET: Final = "q"
 _LATEST: Final = (
-    "SELECT COUNT(*), CAST(SUM(version) AS CHAR) FROM durable_changes"
-    " WHERE session_id <> {0}"
+    "SELECT COUNT(*), CAST(SUM(version) AS CHAR) FROM durable_changes"  # noqa: S608 - a token and constants
+    f" WHERE session_id <> {{0}} AND session_id NOT LIKE '{_QUIET}%'"
 )
 _FIND_OLD: Final = (
     "SELECT session_id FROM durable_changes"  # noqa: S608 - constants
@@ -96,7 +109,11 @@ class MysqlSession(ServerSession):
         self._is_alone = False
         self._lock_seconds: int | None = None
         """What the server was told of it."""
-        self._id = literal(secrets.token_hex(16))
+        token = secrets.token_hex(15)
+        self._id = literal(token)
+        self._quiet_id = literal(_QUIET + token)
+        self._commits = {self._id: 0, self._quiet_id: 0}
+        self._fate: tuple[str, int] | None = None
         self._latest: Row | None = None
         self.sequence = 0
         """The number before those that the transaction may give to messages."""
@@ -150,12 +167,34 @@ class MysqlSession(ServerSession):
         """See `Session`."""
         pending, self._pending = self._pending, []
         if self.phase is Phase.BEGUN:
-            if is_news and (pending or self._has_written):
-                pending.append(_COUNT_COMMIT.format(self._id))
+            counter = self._id if is_news else self._quiet_id
+            number = self._commits[counter] + 1
+            self._fate = counter, number
+            has_written = bool(pending) or self._has_written
+            if has_written:
+                pending.append(_COUNT_COMMIT.format(counter, number))
             pending.append("COMMIT")
             for packet in self._trips.pack(pending):
                 self.send({str(n): text for n, text in enumerate(packet)})
+            if has_written:
+                self._commits[counter] = number
         self._end()
+
+    @property
+    def fate(self) -> tuple[str, int] | None:
+        """See `Session`: where the commit counts itself, and its number."""
+        return self._fate
+
+    def read_fate(self, fate: tuple[str, int]) -> bool:
+        """Tell whether a commit has taken place; from now on it cannot any more.
+
+        Raises:
+            pymysql.Error: it is under way for longer than a lock is waited for.
+        """
+        counter, number = fate
+        self._trips.send([_FORBID.format(counter)])
+        (((version,),),) = self._trips.send([_COUNTED.format(counter)])
+        return bool(version == number | _FORBIDDEN)
 
     def rollback(self) -> None:
         """See `Session`."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.pool import NullPool
 
-from durable import limits
 from durable.errors import DatabaseUnavailableError
 from durable.store.postgresql.driver import PatientConnection
 from durable.store.postgresql.errors import PostgresErrors
@@ -37,7 +34,6 @@ _CONNECTION_OPTIONS: Final[dict[str, Any]] = {
     "application_name": "durable",
     "client_encoding": "utf8",
 }
-_FATE_PAUSE_SECONDS: Final = 0.1
 
 
 class PostgresDatabase(ServerDatabase):
@@ -105,15 +101,10 @@ class PostgresDatabase(ServerDatabase):
             session.raw.patience = READ_SECONDS
         return session
 
-    def find_fate(self, fate: Any) -> bool | None:
-        """See `Database`. The server keeps how its transactions ended."""
-        transaction, life = fate
-        deadline = time.monotonic() + limits.LEASE_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(Exception):
-                with contextlib.closing(self.connect(is_writer=False)) as session:
-                    status = session.read_fate(transaction, life)
-                if status != "in progress":
-                    return None if status is None else bool(status == "committed")
-            time.sleep(random.uniform(0.5, 1) * _FATE_PAUSE_SECONDS)  # noqa: S311 - no secret
-        return None
+    def read_fate(self, fate: tuple[str, str]) -> bool | None:
+        """See `ServerDatabase`. The server keeps how its transactions ended."""
+        with contextlib.closing(self.connect(is_writer=False)) as session:
+            status = session.read_fate(*fate)
+        if status == "in progress":
+            raise TimeoutError(status)
+        return None if status is None else status == "committed"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import random
+import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from durable import limits
 from durable.errors import DatabaseUnavailableError, StoreError
@@ -33,6 +35,7 @@ READ_SECONDS: Final = limits.LEASE_SECONDS * 3
 """Likewise, by who only reads."""
 MIGRATION_SECONDS: Final = 3_600.0
 """Likewise, by who changes the schema, which copies tables of any size."""
+_FATE_PAUSE_SECONDS: Final = 0.1
 
 
 class Phase(enum.Enum):
@@ -230,9 +233,21 @@ class ServerDatabase(ABC):
         return self._errors.explain(error, self.name)
 
     def find_fate(self, fate: object) -> bool | None:
-        """See `Database`. Only rows tell, as a rule."""
-        del fate
+        """See `Database`. The server is asked until it answers."""
+        deadline = time.monotonic() + limits.LEASE_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Exception):
+                return self.read_fate(fate)
+            time.sleep(random.uniform(0.5, 1) * _FATE_PAUSE_SECONDS)  # noqa: S311 - no secret
         return None
+
+    @abstractmethod
+    def read_fate(self, fate: Any) -> bool | None:
+        """Tell whether a transaction was committed, once; None if the server forgot it.
+
+        Raises:
+            Exception: the server cannot be asked, or the transaction has not ended.
+        """
 
     def as_store_error(self, error: Exception) -> StoreError:
         """Return what an error means that was met as a connection was made."""

@@ -477,6 +477,10 @@ FIND_EVENT_DATA: Final = sa.select(HISTORY.c.data).where(
     HISTORY.c.run_id == sa.bindparam("run_id"),
     HISTORY.c.event_id == sa.bindparam("event_id"),
 )
+FIND_EVENT: Final = sa.select(HISTORY.c.time, HISTORY.c.data).where(
+    HISTORY.c.run_id == sa.bindparam("run_id"),
+    HISTORY.c.event_id == sa.bindparam("event_id"),
+)
 LOAD_MESSAGES: Final = (
     sa.select(*MESSAGE_COLUMNS)
     .where(INBOX.c.run_id.in_(_many("run_ids")))

@@ -335,11 +335,12 @@ class GroupExecutor:
             )
             if not is_kept or not rows:
                 continue
-            run_id, event_id, _, _, _, data, _ = rows[-1]
+            run_id, event_id, _, _, instant, data, _ = rows[-1]
             found = self.open().connection.execute(
-                statements.FIND_EVENT_DATA, {"run_id": run_id, "event_id": event_id}
+                statements.FIND_EVENT, {"run_id": run_id, "event_id": event_id}
             )
-            return bool(found.scalar() == data)
+            # Another worker that drove the run meanwhile wrote the same, but later.
+            return bool(found.first() == (instant, data))
         return False
 
 

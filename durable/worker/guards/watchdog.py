@@ -8,6 +8,7 @@ blocks the loop is named with its line and left alone, since its effects are its
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import sys
@@ -78,7 +79,7 @@ class Watchdog:
             interrupted, self._is_interrupted = self._is_interrupted, False
             if interrupted:
                 # What was not delivered yet must not hit innocent code.
-                _set_async_exception(self._thread_id, None)
+                _withdraw(self._thread_id)
         return interrupted
 
     def error(
@@ -182,11 +183,27 @@ class Watchdog:
         self._answered = beat
 
 
-def _set_async_exception(thread_id: int, exception: type[BaseException] | None) -> None:
+def _set_async_exception(thread_id: int, exception: type[BaseException]) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread_id),
-        None if exception is None else ctypes.py_object(exception),
+        ctypes.c_ulong(thread_id), ctypes.py_object(exception)
     )
+
+
+class _Withdrawn(BaseException):
+    pass
+
+
+def _withdraw(thread_id: int) -> None:
+    """Take back what this thread was sent and has not got yet.
+
+    Something else in its place, which is caught: of nothing in its place CPython 3.11
+    would remember for ever that something is on its way, and then each function hangs
+    that is traced (by a debugger, or for coverage).
+    """
+    with contextlib.suppress(_Withdrawn):
+        _set_async_exception(thread_id, _Withdrawn)
+        while True:
+            pass
 
 
 def _frame_of(thread_id: int) -> FrameType | None:
