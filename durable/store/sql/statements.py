@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 import sqlalchemy as sa
 
 from durable.core.history.ids import OWN_TYPES
-from durable.store.records import (
-    NEVER,
-    RunStatus,
-    WorkerStatus,
-)
+from durable.store.records import NEVER, RunStatus, WorkerStatus
 from durable.store.sql.salvage import (
     ATTEMPT_FIELDS,
     MESSAGE_FIELDS,
