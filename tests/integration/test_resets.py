@@ -10,6 +10,7 @@ import pytest
 import durable
 from durable import (
     ApplicationError,
+    Handle,
     RetryPolicy,
     RunStatus,
     WorkflowFailedError,
@@ -21,6 +22,7 @@ from durable import (
 from durable.client.resets.controls import before
 from durable.errors import InvalidResetError
 from durable.testing.contract.rows import wait_until
+from durable.testing.environment import TestEnvironment
 from tests.integration.redoing import (
     BROKEN,
     RAN,
@@ -345,3 +347,89 @@ async def test_a_child_whose_parent_has_closed_can_be_reset(database: str) -> No
         await again.signal(word("1"))
 
         assert await again.result() == "x1"
+
+
+# --- chains and other runs ------------------------------------------------------------
+
+
+@workflow
+async def redo_chain(lap: int) -> list[str]:
+    heard = [await word.receive()]
+    if lap == 0:
+        durable.continue_as_new(redo_chain(1))
+    heard.append(await word.receive())
+    return heard
+
+
+async def test_an_earlier_run_of_a_chain_takes_the_place_of_the_later(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        run = await env.start(redo_chain(0), id="w")
+        await run.signal(word("1"))
+        later = await another_run(env, "w", run.run_id)
+        await later.signal(word("2"))
+        first = await env.get("w", run_id=run.run_id)
+
+        plan = await first.plan_reset(to="first_task")
+        again = await first.reset(to="first_task")
+
+        assert plan.closes == later.run_id
+        assert set(plan.messages) == {"word"}  # of those that a run has heard
+        await again.signal(word("3"))
+        assert await again.result() == ["2", "3"]
+        assert (await later.describe()).status is RunStatus.TERMINATED
+        assert await run.result() == ["2", "3"]
+
+
+async def test_a_later_run_of_another_chain_is_left_alone(database: str) -> None:
+    async with opened(database) as env:
+        run = await env.start(redo_listening(), id="w")
+        await run.signal(word("old"))
+        await run.terminate()
+        other = await env.start(redo_listening(), id="w", id_reuse="after_failure")
+        await other.signal(word("new"))
+        first = await env.get("w", run_id=run.run_id)
+
+        with pytest.raises(durable.WorkflowAlreadyStartedError):
+            await first.reset(to="first_task")
+        await other.terminate()
+        again = await first.reset(to="first_task")
+
+        names = [getattr(e.attributes, "input", None) for e in await again.history()]
+        assert '"new"' not in str(names)
+        await again.terminate()
+
+
+async def another_run(
+    env: TestEnvironment, workflow_id: str, run_id: str
+) -> Handle[Any]:
+    """Wait until a run of that id is open that is another than this one."""
+    while True:
+        found = await find_open(env, workflow_id)
+        if found.run_id != run_id:
+            return found
+        await asyncio.sleep(0.01)
+
+
+async def test_a_run_that_is_stuck_is_reset(database: str) -> None:
+    @workflow(name="redo_stuck")
+    async def broken() -> str:
+        first = await redo("a")
+        return first + [][1]
+
+    @workflow(name="redo_stuck")
+    async def mended() -> str:
+        return await redo("z")
+
+    async with TestEnvironment(database, definitions=[broken, redo]) as env:
+        run = await env.start(broken(), id="w")
+        with pytest.raises(durable.WorkflowStuckError):
+            await run.result()
+        again = await run.reset(to="first_task")
+        with pytest.raises(durable.WorkflowStuckError):
+            await again.result()
+    async with opened(database, definitions=[mended, redo], clock=env.clock) as env:
+        stuck = await env.get("w")
+        whole = await stuck.reset(to="first_task")
+        assert await whole.result() == "z"
