@@ -143,7 +143,7 @@ def _breaches(
     yield from _check_lease(loaded.record, workers)
     if loaded.record.status is not RunStatus.RUNNING:
         return
-    if is_paused(loaded.record.stuck):
+    if state.paused is not None or is_paused(loaded.record.stuck):
         return
     if loaded.record.stuck is not None:
         failure = decode_stuck(loaded.record.stuck) or Failure()

@@ -169,6 +169,36 @@ async def test_an_activity_that_runs_ends_and_the_next_does_not_begin(
         assert RAN == ["a", "b"]
 
 
+@workflow
+async def held_both() -> str:
+    napped = asyncio.create_task(sleep(10))
+    done = await held_long("a")
+    await napped
+    return done
+
+
+async def test_a_timer_that_is_due_while_an_activity_still_runs_waits(
+    database: str,
+) -> None:
+    async with opened(database) as env:
+        handle = await env.start(held_both(), id="w")
+        await wait_until(lambda: RAN == ["a"])
+        await handle.pause()
+        await asyncio.sleep(30)
+
+        store = connect(database, clock=env.clock)
+        await store.open()
+        found = [finding async for finding in examine(store, settle=0.0)]
+        assert [finding for finding in found if finding.run is not None] == []
+        await store.close()
+        assert (await handle.describe()).paused is None
+        fired = [type(e.attributes).__name__ for e in await handle.history()]
+        assert "TimerFired" not in fired
+        GATES[-1].set()
+        await handle.resume()
+        assert await handle.result() == "a"
+
+
 async def test_a_next_attempt_waits_for_the_end_of_the_pause(database: str) -> None:
     async with opened(database) as env:
         handle = await env.start(held_trying(), id="w")

@@ -25,7 +25,9 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(folder: Path) -> None:
 
 
 def test_reset_retry_and_fork_make_new_runs(folder: Path) -> None:
-    reset = json.loads(invoke("reset", "done", "--before", "cli_charge", "--json").stdout)
+    reset = json.loads(
+        invoke("reset", "done", "--before", "cli_charge", "--json").stdout
+    )
     retried = invoke("retry", "failed", "--reason", "mended")
     forked = json.loads(invoke("fork", "done", "--id", "copy", "--json").stdout)
 
