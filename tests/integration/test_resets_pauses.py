@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -48,7 +49,7 @@ async def held_failing(name: str) -> str:
     return name
 
 
-@activity
+@activity(start_to_close_timeout="30d")
 async def held_long(name: str) -> str:
     RAN.append(name)
     await GATES[-1].wait()
@@ -177,9 +178,9 @@ async def held_both() -> str:
     return done
 
 
-async def test_a_timer_that_is_due_while_an_activity_still_runs_waits(
-    database: str,
-) -> None:
+async def test_a_timer_that_is_due_while_an_activity_still_runs_waits() -> None:
+    # Virtual time passes while the file of another store is opened.
+    database = f"memory://{uuid.uuid4().hex}"
     async with opened(database) as env:
         handle = await env.start(held_both(), id="w")
         await wait_until(lambda: RAN == ["a"])
