@@ -557,8 +557,8 @@ class ResetRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Result: `Started`, with the run that was closed and what that did to others. With
     the same `request_id` of `record` as an earlier one it answers with that run. None
-    if anything is not as `expected`, or the base has a child that is in neither list:
-    nothing was done then.
+    if anything is not as `expected`, if a run is open that is not among those, or the
+    base has a child that is in neither list: nothing was done then.
 
     Raises (as outcome):
         WorkflowNotFoundError: there is no base.

@@ -9,6 +9,7 @@ import pytest
 import durable
 from durable import (
     ApplicationError,
+    Handle,
     SyncEngine,
     WorkflowFailedError,
     workflow,
@@ -164,6 +165,26 @@ async def test_only_a_run_that_has_failed_is_retried(database: str) -> None:
         with pytest.raises(InvalidResetError, match="is open"):
             await other_run.retry()
         await other_run.terminate()
+
+
+async def test_of_many_retries_at_once_one_is_carried_out(database: str) -> None:
+    async with opened(database) as env:
+        BROKEN.add("c")
+        run = await env.start(redo_three(), id="w")
+        with pytest.raises(WorkflowFailedError):
+            await run.result()
+        BROKEN.clear()
+
+        outcomes = await asyncio.gather(
+            *(run.retry() for _ in range(50)), return_exceptions=True
+        )
+
+        refused = [one for one in outcomes if isinstance(one, InvalidResetError)]
+        assert len(refused) == 49
+        (winner,) = [one for one in outcomes if isinstance(one, Handle)]
+        assert await winner.result() == "abc"
+        assert len(await env.list(workflow_id="w")) == 2
+        assert RAN.count("c") == 2
 
 
 # --- forks ----------------------------------------------------------------------------

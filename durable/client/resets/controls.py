@@ -149,6 +149,7 @@ class RunControls:
         """
         wish = Wish(
             cut=cut_before_failure,
+            is_retry=True,
             reason=_text(reason),
             request_id=_request_id(request_id),
             may_repeat=request_id is not None,
@@ -160,7 +161,9 @@ class RunControls:
 
         Raises: as `retry`.
         """
-        return await self._plan(Wish(cut=cut_before_failure, request_id="plan"))
+        return await self._plan(
+            Wish(cut=cut_before_failure, is_retry=True, request_id="plan")
+        )
 
     async def fork(
         self,

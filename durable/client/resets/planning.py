@@ -109,6 +109,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cut: cuts the history, and raises if it has no such place.
+        is_retry: it goes on from before what failed, unless it does already.
         may_repeat: the request may have been carried out before.
         fork_id: the workflow id of a fork, empty for its run id; None for a run in the
             place of the other.
@@ -121,6 +122,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     request_id: str
     may_repeat: bool = False
+    is_retry: bool = False
     fork_id: str | None = None
     input: Payloads | None = None
     version: str | None = None
@@ -191,6 +193,11 @@ class _Planning:
         for run in later:
             messages = messages + _messages_of(await self._read(run.run_id))
         opened = next((r for r in (base, *later) if r.status is RUNNING), None)
+        if wish.is_retry and opened is not None:
+            raise InvalidResetError(
+                f"Workflow {base.workflow_id!r} goes on already, as run"
+                f" {opened.run_id!r}."
+            )
         children = [] if is_fork else await self._find_open_children()
         cut = await self._with_children(cut, children)
         now = max(

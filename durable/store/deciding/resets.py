@@ -44,9 +44,12 @@ class Resets:
             operation.is_fork or old.first_run_id != base.first_run_id
         ):
             raise policies.already_running(old)
+        known = {place[0] for place in operation.expected}
+        if old is not None and old.run_id not in known:
+            return None
         children = [] if operation.is_fork else draft.find_children(base.run_id)
-        known = {*operation.kept_children, *operation.undone_children}
-        if any(child.first_run_id not in known for child in children):
+        listed = {*operation.kept_children, *operation.undone_children}
+        if any(child.first_run_id not in listed for child in children):
             return None
         if draft.find_run(record.run_id) is not None:
             raise policies.run_id_taken(record.run_id)

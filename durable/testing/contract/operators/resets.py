@@ -285,6 +285,20 @@ class ResetContract:
 
         assert await store.statuses() == {"p": "running", "late": "running"}
 
+    async def test_open_run_that_nobody_has_listed_stops_a_reset(
+        self, store: Opened
+    ) -> None:
+        await store.together(make_owned("r"), make_closing("r"))
+        closed = ("r", 3, False)
+
+        first, second = await store.together(
+            make_reset("r", "a", expected=(closed,)),
+            make_reset("r", "b", expected=(closed,)),
+        )
+
+        assert (first.run_id, second) == ("a", None)
+        assert await store.statuses() == {"r": "completed", "a": "running"}
+
     async def test_later_run_of_the_chain_is_closed_and_of_another_is_not(
         self, store: Opened
     ) -> None:
