@@ -27,6 +27,7 @@ from durable.api.flows.flow import par as par
 from durable.api.flows.flow import provide as provide
 from durable.api.flows.flow import seq as seq
 from durable.api.flows.flow import skip as skip
+from durable.api.flows.workflow_builder import WorkflowBuilder as WorkflowBuilder
 from durable.api.messages.handlers import set_query_handler as set_query_handler
 from durable.api.messages.handlers import set_signal_handler as set_signal_handler
 from durable.api.messages.handlers import set_update_handler as set_update_handler
@@ -37,6 +38,8 @@ from durable.api.messages.messages import UpdateCall as UpdateCall
 from durable.api.resources import resource as resource
 from durable.api.sagas.saga import Saga as Saga
 from durable.api.state_machines.state_machine import StateMachine as StateMachine
+from durable.api.timers import Timer as Timer
+from durable.api.timers import start_timer as start_timer
 from durable.api.workflows.attributes import get_attribute as get_attribute
 from durable.api.workflows.attributes import memo as memo
 from durable.api.workflows.attributes import upsert_attributes as upsert_attributes

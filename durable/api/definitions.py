@@ -15,7 +15,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import (
     Any,
     ClassVar,
@@ -314,3 +314,25 @@ def check_name(name: object, kind: str) -> str:
         raise DefinitionError(
             str(error), hint=f"At most {limits.NAME_BYTES_MAX} bytes."
         ) from None
+
+
+def class_of_place(name: str, frame: FrameType | None) -> type[Any]:
+    """A class that stands for where something is defined that no function is.
+
+    Args:
+        name: the definition's name.
+        frame: where it was made; frames of this library and of `typing` are left out.
+    """
+    while frame is not None and (
+        (module := frame.f_globals.get("__name__", "")) == "typing"
+        or module.startswith("durable.api.")
+    ):
+        frame = frame.f_back
+    if frame is None:
+        return type(name, (), {})
+    place = frame.f_code.co_qualname
+    names = {
+        "__module__": frame.f_globals.get("__name__", ""),
+        "__qualname__": name if place == "<module>" else f"{place}.<locals>.{name}",
+    }
+    return type(name, (), names)

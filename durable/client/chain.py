@@ -7,20 +7,21 @@ A handle that was not asked for a certain run follows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from durable.api.registry import Registry
 from durable.client.waiting.answers import Answers
 from durable.client.waiting.outcomes import Outcomes
-from durable.core.history.codec import encode_attributes
+from durable.core.history.codec import UNREADABLE, encode_attributes
 from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
-from durable.errors import WorkflowNotFoundError
-from durable.store.queries import FindRun, RunNews
+from durable.errors import WorkflowClosedError, WorkflowNotFoundError
+from durable.store.queries import FindRun, ReadHistory, RunNews
 from durable.store.records import (
     Committed,
     MessageKind,
@@ -35,6 +36,16 @@ from durable.store.records import (
 from durable.store.store import Store
 
 T = TypeVar("T")
+
+
+class _Asked(msgspec.Struct):
+    """Under which requests an event came, or a run began."""
+
+    request_id: str = ""
+    known_request_ids: tuple[str, ...] = ()
+
+
+_asked_decoder: Final = msgspec.json.Decoder(_Asked)
 
 
 class LocalWorker(Protocol):
@@ -255,7 +266,21 @@ class Chain(msgspec.Struct, eq=False):
             taken = worker.deliver(self.current, event, may_repeat=may_repeat)
             if taken is not None and await taken:
                 return
-        await self.put(kind, request_id, encode_attributes(event))
+        try:
+            await self.put(kind, request_id, encode_attributes(event))
+        except WorkflowClosedError:
+            if not (may_repeat and await self._has_had(request_id)):
+                raise
+
+    async def _has_had(self, request_id: str) -> bool:
+        """Whether a request reached the newest run, or one before it, in its time."""
+        run_id = (await self.record()).run_id
+        for row in await self.connection.store.read(ReadHistory(run_id)):
+            with contextlib.suppress(*UNREADABLE):
+                asked = _asked_decoder.decode(row[5])
+                if request_id in (asked.request_id, *asked.known_request_ids):
+                    return True
+        return False
 
     async def terminate(self, event: Attributes) -> Terminated:
         """Close the run by this event, whoever has it.

@@ -235,7 +235,7 @@ class Client:
         update = None
         if isinstance(how.first, UpdateRequest):
             update = self.answers.of(run_id, how.first.update_id)
-        is_local = self._is_local(started)
+        is_local, changes = self._is_local(started), self.outcomes.changes
         try:
             result = await self._commit_start(started, record, how, is_local=is_local)
         except CommitUnknownError:
@@ -244,7 +244,8 @@ class Client:
             await self._observe_terminated(result.terminated_run_id)
         if result.found is not None and result.run_id != run_id:
             return await self._use_found(started, definition, how, result.found)
-        outcome.is_fresh = result.created and outcome.terminal is None and is_local
+        if result.created and outcome.terminal is None and is_local:
+            outcome.fresh_at = changes
         if not result.created:
             # An existing one was wanted, or the answer to our first attempt was lost.
             if how.first is not None:

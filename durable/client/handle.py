@@ -181,7 +181,7 @@ class Handle(RunControls, Generic[R_co]):
                 # Listen before asking, or a change in between would go unheard.
                 ended = outcome.ended()
                 try:
-                    if not outcome.is_fresh:
+                    if outcome.fresh_at != self._client.outcomes.changes:
                         terminal = await self._read_terminal(run_id, outcome)
                     if terminal is None:
                         await ended

@@ -250,6 +250,16 @@ class WorkflowRuntime(Protocol):
         """Wait for a durable timer; zero is a timer too."""
         ...
 
+    def start_timer(
+        self,
+        microseconds: int,
+        fire: Callable[[], None],
+        summary: str | None,
+        source: Callable[[], str],
+    ) -> Callable[[], None]:
+        """Start a durable timer that calls `fire` once; what this returns drops it."""
+        ...
+
     async def wait_condition(
         self, predicate: Callable[[], bool], timeout: int | None
     ) -> None:

@@ -11,7 +11,7 @@ from durable.errors import InvalidOptionError, QuerySyntaxError
 from durable.search.conditions import All, Condition, Field, Not, OneOf, check_condition
 from durable.search.kinds import AttributeKind
 from durable.search.orders import Order, order_by
-from durable.search.run_fields import RUN_FIELDS
+from durable.search.run_fields import RUN_FIELDS, Run
 from durable.suggestions import closest
 
 T = TypeVar("T")
@@ -213,11 +213,18 @@ class _Parser:
             return known
         kind = self._kinds.get(name)
         if kind is None:
-            close = closest(name, [*RUN_FIELDS, *self._kinds])
+            names = [*RUN_FIELDS, *self._kinds]
+            # In code they have shorter names, which people type here, too.
+            of_code = vars(Run).get(name.lower())
+            close = closest(name, names)
+            if isinstance(of_code, Field):
+                close = of_code.name
             raise self._fault(
                 token.at,
                 f"no run has ever had an attribute {name!r}",
-                hint=None if close is None else f"Did you mean {close!r}?",
+                hint=f"There are: {', '.join(names)}."
+                if close is None
+                else f"Did you mean {close!r}?",
             )
         return Field(name, AttributeKind(kind))
 

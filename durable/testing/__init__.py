@@ -3,6 +3,7 @@
 - `TestEnvironment`: an engine in memory and in virtual time, with mocks.
 - `Driver`: one run in the hands of a test, without any engine.
 - `replay`, `replay_at_every_prefix`: does today's code fit recorded histories?
+- `rebuild_state`: what does a history say of its run?
 - `dump_history`, `load_history`: histories as files.
 - `durable.testing.strategies`: random programs, for hypothesis.
 """

@@ -11,6 +11,7 @@ from durable.testing.pending import PendingActivity as PendingActivity
 from durable.testing.pending import PendingChild as PendingChild
 from durable.testing.pending import PendingDelivery as PendingDelivery
 from durable.testing.replaying import Replayed as Replayed
+from durable.testing.replaying import rebuild_state as rebuild_state
 from durable.testing.replaying import replay as replay
 from durable.testing.replaying import replay_at_every_prefix as replay_at_every_prefix
 

@@ -238,6 +238,7 @@ class _MockedRegistry(Registry):
     def __init__(self, known: Registry, mocks: Mocks) -> None:
         super().__init__()
         self.workflows, self.activities = known.workflows, known.activities
+        self.versions = known.versions
         self.fail_on = known.fail_on
         self._mocks: dict[str, Activity[..., Any]] = {}
         for key, mock in mocks.items():

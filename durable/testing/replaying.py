@@ -15,6 +15,8 @@ import msgspec
 
 from durable.api.endings import check_ending
 from durable.api.registry import REGISTRY, Registry
+from durable.core.folding.fold import fold
+from durable.core.folding.run_state import RunState
 from durable.core.history import flags
 from durable.core.history.events import (
     TERMINAL_EVENTS,
@@ -65,6 +67,21 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     terminal: Attributes | None
     pending_activities: tuple[str, ...]
     next_timer_at: int | None
+
+
+def rebuild_state(history: History) -> RunState:
+    """Tell what a history says of its run; none of the run's code is needed or run.
+
+    Cut a history off, and it tells how the run stood then.
+
+    Args:
+        history: what was recorded.
+
+    Raises:
+        CorruptHistoryError: it is no history. What merely breaks a rule is told by
+            `violations`.
+    """
+    return fold(read_history(history))
 
 
 def replay(history: History, definitions: Iterable[object] | None = None) -> Replayed:

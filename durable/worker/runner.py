@@ -590,14 +590,11 @@ class Runner:
     def is_busy(self, run_id: str) -> bool:
         """Whether the run is being loaded or committed."""
         run = self.runs.get(run_id)
-        return run_id in self.loader.loading or (
-            run is not None and run.state is not AT_REST
-        )
+        is_loading = run_id in self.loader.loading
+        return is_loading or (run is not None and run.state is not AT_REST)
 
 
 def _ignore(_: Any, error: BaseException | None) -> None:
-    # With the lease the runs have been given up, too.
-    if error is None or isinstance(error, LeaseLostError):
-        return
-    if not is_told(error):
+    is_over = isinstance(error, LeaseLostError)  # and all runs are given up
+    if error is not None and not is_over and not is_told(error):
         _log.error("A background write was refused: %s", error)

@@ -14,6 +14,7 @@ from typing import Any
 
 from durable import Engine, RunStatus, Signal, activity, sleep, workflow
 from tests.benchmarks import (
+    gate_workloads,
     message_workloads,
     resting_workloads,
     search_workloads,
@@ -341,6 +342,8 @@ def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
         return message_workloads.run_workload(workload, directory, size)
     if workload in resting_workloads.WORKLOADS:
         return resting_workloads.run_workload(workload, directory, size)
+    if workload in gate_workloads.WORKLOADS:
+        return gate_workloads.run_workload(workload, directory, size)
     if workload in search_workloads.WORKLOADS:
         return search_workloads.run_workload(workload, directory, size)
     if workload in worker_workloads.WORKLOADS:

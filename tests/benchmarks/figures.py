@@ -265,6 +265,15 @@ FIGURES: list[Figure] = [
         1.0,
     ),
     Figure(
+        "gate",
+        "durable check on one core, events/s",
+        "gate",
+        "/s",
+        rate,
+        100_000,
+        more_is_better=True,
+    ),
+    Figure(
         "shared",
         "smaller share of two workers, one of them late",
         "shared",

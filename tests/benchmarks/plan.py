@@ -92,6 +92,7 @@ WORKLOADS = [
     Workload("gets", (DURABLE,), (20, 1_000, 1_000, 1_000), times=3),
     Workload("waiting", (DURABLE,), (20, 200, 200, 200), repetitions_max=1),
     Workload("schedules", (DURABLE,), _THOUSAND, quick_once=True),
+    Workload("gate", (DURABLE,), (20, 20_000, 100_000, 100_000), quick_once=True),
     Workload("shared", (DURABLE,), (20, 1_000, 1_000, 1_000), quick_once=True),
     Workload("opened", (DURABLE,), (20, 20_000, 100_000, 1_000_000), repetitions_max=1),
     Workload(

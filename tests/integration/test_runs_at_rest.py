@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from durable import Engine, Signal, activity, limits, query, run, workflow
+from durable import (
+    Engine,
+    Signal,
+    WorkflowTerminatedError,
+    activity,
+    limits,
+    query,
+    run,
+    workflow,
+)
 from durable.store.connect import connect
 from durable.store.queries import ListRuns
 from durable.store.records import LoadedRun, RunFilter, RunRecord
@@ -128,3 +138,16 @@ async def test_a_worker_takes_no_more_than_it_has_room_for(
             ended = await busy.get(f"w{number}")
             assert await ended.result(timeout="20s") == number
         await store.close()
+
+
+async def test_run_that_another_ended_before_anybody_waited_is_not_waited_for() -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    async with Engine(url) as one, Engine(url, worker=False) as other:
+        started = await one.start(waiting(), id="w")
+        client = one._open_client()
+        await (await other.get("w")).terminate("enough")
+        # Once this was heard, nobody changes anything any more.
+        await until(lambda: client.outcomes.changes > 0)
+        await until(lambda: client.listener._reading is None)
+        with pytest.raises(WorkflowTerminatedError):
+            await started.result(timeout="3s")

@@ -14,6 +14,7 @@ from durable import (
     RunStatus,
     UpdateFailedError,
     UpdateRejectedError,
+    WorkflowClosedError,
     checkpoint,
     continue_as_new,
     query,
@@ -75,6 +76,27 @@ async def _charge_again(handle: Handle[Any]) -> None:
         await handle.update(Account.charge(-1), update_id="pay-2")
     assert isinstance(caught.value.__cause__, ValueError)
     await handle.signal(Account.note(), request_id="note-1")
+
+
+@pytest.mark.parametrize("ways", [[], ["next"], ["checkpoint"]])
+async def test_a_signal_that_a_closed_run_has_had_may_be_sent_again(
+    database: str, ways: list[str]
+) -> None:
+    async with Engine(database) as engine:
+        handle = await engine.start(Account.keep(), id="account")
+        await handle.signal(Account.note(), request_id="note-1")
+        for way in ways:
+            await _next_run(engine, handle, way)
+        await handle.signal(Account.go("end"), request_id="end")
+        await handle.result()
+
+        await handle.signal(Account.note(), request_id="note-1")
+        await handle.signal(Account.go("end"), request_id="end")
+
+        with pytest.raises(WorkflowClosedError):
+            await handle.signal(Account.note(), request_id="note-2")
+        with pytest.raises(WorkflowClosedError):
+            await handle.signal(Account.note())
 
 
 async def _next_run(engine: Engine, handle: Handle[Any], way: str) -> None:

@@ -6,11 +6,9 @@ import enum
 import functools
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from types import FrameType
 from typing import (
     Any,
     Concatenate,
-    Final,
     Generic,
     ParamSpec,
     Protocol,
@@ -22,7 +20,7 @@ from typing import (
 
 from typing_extensions import Unpack
 
-from durable.api.definitions import check_name
+from durable.api.definitions import check_name, class_of_place
 from durable.api.messages.messages import QueryCall, UpdateCall
 from durable.api.sagas.ledger import closing_blocks
 from durable.api.signature import CallSignature
@@ -159,7 +157,7 @@ class StateMachine(Workflow[[D], D]):
         check_option_names(options, WorkflowOptions.__annotations__, "workflow option")
         checked = check_name(name, "workflow")
         super().__init__(_run_function(checked, data), checked, options)
-        self.origin = _origin(checked, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]  # as dataclasses do
+        self.origin = class_of_place(checked, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]  # as dataclasses do
         self.__doc__ = None
         self._graph = StateGraph(_text(initial), frozenset(_texts(final)))
         self._is_checked = False
@@ -438,24 +436,6 @@ def _run_function(name: str, data: Any) -> Callable[..., Any]:
     run.__annotations__ |= {"state": str | None, "since": int}
     run.__name__ = run.__qualname__ = name
     return run
-
-
-def _origin(name: str, frame: FrameType | None) -> type[Any]:
-    """A class that stands for where a machine is defined, for errors and registers."""
-    while frame is not None and frame.f_globals.get("__name__") in _OWN:
-        frame = frame.f_back
-    if frame is None:
-        return type(name, (), {})
-    place = frame.f_code.co_qualname
-    names = {
-        "__module__": frame.f_globals.get("__name__", ""),
-        "__qualname__": name if place == "<module>" else f"{place}.<locals>.{name}",
-    }
-    return type(name, (), names)
-
-
-# A machine may be made as StateMachine[Order](...), which goes by way of typing.
-_OWN: Final = (__name__, "typing")
 
 
 def _check_callable(function: object, what: str) -> None:

@@ -23,6 +23,7 @@ class Listener:
 
     def changed(self) -> None:
         """Another process has committed something."""
+        self._outcomes.changes += 1
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
         else:  # it may have begun before that commit

@@ -19,15 +19,15 @@ class RunOutcome(msgspec.Struct, eq=False, weakref=True):
 
     Attributes:
         terminal: the terminal event, once this process has seen it committed.
-        is_fresh: the run was created here a moment ago, so there is no need to ask
-            the store whether it is open.
+        fresh_at: how much others had changed when the run was created here: until they
+            change more, there is no need to ask the store whether it is open.
         known: where it has an entry, which goes with it.
     """
 
     run_id: str
     known: dict[str, weakref.ref[RunOutcome]]
     terminal: Attributes | None = None
-    is_fresh: bool = False
+    fresh_at: int = -1
     waiters: _Waiters = {}
     end_waiters: _Waiters = {}
     seen: int = 0
@@ -44,7 +44,7 @@ class RunOutcome(msgspec.Struct, eq=False, weakref=True):
 
     def nudge(self) -> None:
         """Let everybody who waits look again."""
-        self.is_fresh = False
+        self.fresh_at = -1
         if self.end_waiters:
             _wake(self.end_waiters)
         if self.waiters:
@@ -94,9 +94,14 @@ def _wake(waiters: _Waiters) -> None:
 
 
 class Outcomes:
-    """The outcomes that somebody holds a handle to, by run id."""
+    """The outcomes that somebody holds a handle to, by run id.
+
+    Attributes:
+        changes: how often others have changed something in the store.
+    """
 
     def __init__(self) -> None:
+        self.changes = 0
         # A dictionary of weak values takes ten calls to keep and to drop one.
         self._known: dict[str, weakref.ref[RunOutcome]] = {}
 

@@ -114,6 +114,8 @@ def _reason(frame: FrameType) -> str:
         return f"child workflow {child.workflow_id!r} ({child.target.workflow_type})"
     if name == "sleep" and "microseconds" in names:
         return f"a timer of {names['microseconds'] / 1_000_000:g} s"
+    if frame.f_code.co_qualname == "Timer.wait":
+        return f"a timer of {names['self'].seconds:g} s"
     if name == "wait_condition":
         return "a condition"
     if name == "receive" and "name" in names:

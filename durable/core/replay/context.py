@@ -501,6 +501,24 @@ class RunContext(OtherRuns):
                 machine.cancel()
             raise
 
+    def start_timer(
+        self,
+        microseconds: int,
+        fire: Callable[[], None],
+        summary: str | None,
+        source: Callable[[], str],
+    ) -> Callable[[], None]:
+        """Start a durable timer; see the protocol."""
+        machine = self._add_timer(
+            microseconds, fire=fire, summary=summary, source=source
+        )
+
+        def withdraw() -> None:
+            self.refuse_if_read_only("Cancelling a timer")
+            machine.cancel()
+
+        return withdraw
+
     async def wait_condition(
         self, predicate: Callable[[], bool], timeout: int | None
     ) -> None:

@@ -25,7 +25,7 @@ from durable.client.descriptions.searching import (
     to_search,
 )
 from durable.options import check_id
-from durable.store.queries import SearchRuns
+from durable.store.queries import ListNamespaces, SearchRuns
 from durable.store.records import PAUSED, STUCK, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.suggestions import closest
@@ -148,8 +148,17 @@ async def _read(
             after = (instant, page[-1].run_id)
             query = msgspec.structs.replace(query, after=after)
         if not records and not session.is_json:
+            if not await store.read(SearchRuns(session.namespace, limit=1)):
+                await _note_namespaces(session, store)
             await _note_closest(session, store, *named)
     return records
+
+
+async def _note_namespaces(session: Session, store: Store) -> None:
+    """Where a namespace has no runs, say which have some."""
+    others = [n for n in await store.read(ListNamespaces()) if n != session.namespace]
+    if others:
+        note(f"namespace {session.namespace!r} has none; others: {', '.join(others)}")
 
 
 async def _note_closest(

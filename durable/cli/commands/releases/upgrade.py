@@ -175,7 +175,9 @@ def _tell(session: Session, done: _Done, version: str, *, is_real: bool) -> None
         for number, cause in enumerate(causes, 1):
             for line in explain(number, cause):
                 write_line(line)
-        if is_real:
+        if not done.replayed:
+            note("no open run is to be moved: 'durable versions' lists those there are")
+        elif is_real:
             note(f"{count_of(done.moved, 'run')} moved to {version}")
         else:
             note(f"{count_of(fitting, 'run')} can move to {version}: add --yes")
