@@ -86,6 +86,10 @@ from durable.client.descriptions.description import RunDescription as RunDescrip
 from durable.client.descriptions.searching import RunCount as RunCount
 from durable.client.handle import Handle as Handle
 from durable.client.namespaces import NamespaceDescription as NamespaceDescription
+from durable.client.resets.comparing import Comparison as Comparison
+from durable.client.resets.controls import before as before
+from durable.client.resets.controls import compare as compare
+from durable.client.resets.planning import ResetPlan as ResetPlan
 from durable.client.updates import UpdateHandle as UpdateHandle
 from durable.converter.failures import register_exception as register_exception
 from durable.core.loop.stacks import StackFrame as StackFrame
@@ -107,6 +111,7 @@ from durable.errors import FailureError as FailureError
 from durable.errors import IllegalTransition as IllegalTransition
 from durable.errors import InboxFullError as InboxFullError
 from durable.errors import InvalidInputError as InvalidInputError
+from durable.errors import InvalidResetError as InvalidResetError
 from durable.errors import InvalidScheduleError as InvalidScheduleError
 from durable.errors import NamespaceExistsError as NamespaceExistsError
 from durable.errors import NamespaceNotFoundError as NamespaceNotFoundError
@@ -118,6 +123,7 @@ from durable.errors import QueryFailedError as QueryFailedError
 from durable.errors import QuerySyntaxError as QuerySyntaxError
 from durable.errors import QueryTooBroadError as QueryTooBroadError
 from durable.errors import RemoteError as RemoteError
+from durable.errors import ResetConflictError as ResetConflictError
 from durable.errors import ResourceError as ResourceError
 from durable.errors import ResultTimeoutError as ResultTimeoutError
 from durable.errors import ScheduleExistsError as ScheduleExistsError
@@ -131,6 +137,7 @@ from durable.errors import WorkflowCancelledError as WorkflowCancelledError
 from durable.errors import WorkflowClosedError as WorkflowClosedError
 from durable.errors import WorkflowFailedError as WorkflowFailedError
 from durable.errors import WorkflowNotFoundError as WorkflowNotFoundError
+from durable.errors import WorkflowPausedError as WorkflowPausedError
 from durable.errors import WorkflowStuckError as WorkflowStuckError
 from durable.errors import WorkflowTaskError as WorkflowTaskError
 from durable.errors import WorkflowTerminatedError as WorkflowTerminatedError

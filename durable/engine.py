@@ -658,7 +658,8 @@ class Engine:
             order_by: `Run.started.ascending()`, or by `Run.closed`, which lists closed
                 runs only.
             status: only runs of this status: a `RunStatus` or its value, such as
-                "running"; "stuck" for parked ones, which are running, too.
+                "running"; "stuck" for parked ones and "paused" for paused ones, which
+                are running, too.
             workflow_type: only runs of the workflow of this name. Without it or an id,
                 runs of the library's own, such as schedules, are left out.
             workflow_id: only runs of this id.

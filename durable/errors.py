@@ -9,6 +9,7 @@
     │   ├── InvalidOptionError
     │   ├── InvalidCallError          arguments do not fit the signature
     │   ├── InvalidScheduleError      a cron text, calendar or interval means nothing
+    │   ├── InvalidResetError         a run cannot go on from the place that was named
     │   ├── NotRegisteredError        no workflow or activity of that name here
     │   ├── AttributeTypeError        an attribute of that name has another type
     │   ├── QuerySyntaxError          the text of a query cannot be read; says where
@@ -24,12 +25,14 @@
     ├── ScheduleExistsError           another schedule has that id
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
+    ├── ResetConflictError            the run went on whenever it was to be reset
     ├── InboxFullError                too many messages wait for the run
     ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
     │   ├── WorkflowTerminatedError
     │   └── WorkflowTimedOutError (TimeoutError)
     ├── WorkflowStuckError            parked until the code is mended
+    ├── WorkflowPausedError           its code answers nothing until it is resumed
     ├── ResultTimeoutError (TimeoutError)  the wait ended, the run goes on
     ├── QueryFailedError              the run's code cannot answer; the run is unharmed
     ├── UpdateFailedError             what `update()` raises; the cause is chained
@@ -159,6 +162,12 @@ class InvalidCallError(InvalidInputError):
     code = "invalid_call"
 
 
+class InvalidResetError(InvalidInputError):
+    """A run cannot go on from the place that was named."""
+
+    code = "invalid_reset"
+
+
 class InvalidScheduleError(InvalidInputError):
     """A cron text, calendar, interval or policy of a schedule means nothing.
 
@@ -279,6 +288,12 @@ class WorkflowClosedError(DurableError):
     code = "workflow_closed"
 
 
+class ResetConflictError(DurableError):
+    """A run has gone on each time it was to be reset; nothing was done."""
+
+    code = "reset_conflict"
+
+
 class InboxFullError(DurableError):
     """Too many messages wait for the run; this one was not taken."""
 
@@ -333,6 +348,12 @@ class WorkflowStuckError(DurableError):
         super().__init__(message, hint=hint)
         self.workflow_id = workflow_id
         self.run_id = run_id
+
+
+class WorkflowPausedError(DurableError):
+    """Somebody has paused the run: its code answers nothing until it is resumed."""
+
+    code = "workflow_paused"
 
 
 class ResultTimeoutError(DurableError, TimeoutError):

@@ -27,6 +27,7 @@ from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
 from durable.client.handle import Handle
 from durable.client.namespaces import NamespaceDescription, Namespaces
+from durable.client.resets.sync_controls import SyncRunControls
 from durable.client.start_options import StartOptions, UpdateStartOptions
 from durable.client.updates import UpdateHandle
 from durable.core.history.events import HistoryEvent
@@ -122,12 +123,12 @@ class SyncNamespaces:
         return self._thread.call(self._namespaces.describe(name))
 
 
-class SyncHandle(Generic[R_co]):
+class SyncHandle(SyncRunControls, Generic[R_co]):
     """One run, for code without an event loop; see `Handle`."""
 
     def __init__(self, thread: LoopThread, handle: Handle[R_co]) -> None:
         self._thread = thread
-        self._handle = handle
+        self._handle = self._controls = handle
         self.workflow_id = handle.workflow_id
         self.run_id = handle.run_id
         self.is_new = handle.is_new

@@ -20,6 +20,8 @@ PUBLIC_TEXT = """
 Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
 memo upsert_attributes upsert_memo Timer WorkflowBuilder start_timer
+InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before
+Comparison compare
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
 ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError

@@ -40,6 +40,12 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "stack": ("messages", "stack", "Show where each task of a run waits."),
     "cancel": ("stop", "cancel", "Ask a run to stop; it may clean up."),
     "terminate": ("stop", "terminate", "End a run at once; none of its code runs."),
+    "reset": ("mending.resets", "reset", "Let a run go on from an earlier place."),
+    "retry": ("mending.resets", "retry", "Let a failed run go on."),
+    "fork": ("mending.resets", "fork", "Begin another run from what one has done."),
+    "diff": ("mending.diff", "diff", "Compare two runs, call by call."),
+    "pause": ("mending.pauses", "pause", "Let nothing of a run begin any more."),
+    "resume": ("mending.pauses", "resume", "Let a paused run go on."),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
     "schedules": (
         "schedules.schedules",

@@ -54,6 +54,7 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.DurableError], ExitCode], ...]] = (
     (errors.WorkflowNotFoundError, ExitCode.NOT_FOUND),
     (errors.ScheduleNotFoundError, ExitCode.NOT_FOUND),
     (errors.ScheduleExistsError, ExitCode.CONFLICT),
+    (errors.ResetConflictError, ExitCode.CONFLICT),
     (errors.WorkflowAlreadyStartedError, ExitCode.CONFLICT),
     (errors.WorkflowClosedError, ExitCode.CONFLICT),
     (errors.WorkflowFailedError, ExitCode.WORKFLOW_FAILED),

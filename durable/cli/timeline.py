@@ -9,12 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from durable.client.descriptions.description import paused_note, status_word
 from durable.core.folding.fold import fold
 from durable.core.folding.run_state import RunState
 from durable.core.history.events import HistoryEvent
 from durable.core.history.payload import JSON_PLAIN, Failure, innermost
 from durable.core.machines.fact import DeadLetter
-from durable.store.records import AttemptRecord, MessageRecord, RunRecord, RunStatus
+from durable.store.records import (
+    STUCK,
+    AttemptRecord,
+    MessageRecord,
+    RunRecord,
+    RunStatus,
+)
 from durable.telling.escaping import escape, escape_lines
 from durable.telling.events import Moment, tell
 from durable.telling.pending import tell_pending
@@ -53,6 +60,7 @@ COLORED: Final = Style(
 STATUS_ROLES: Final[dict[str, Role]] = {
     "running": "warn",
     "stuck": "bad",
+    "paused": "warn",
     "completed": "good",
     "failed": "bad",
     "cancelled": "bad",
@@ -134,7 +142,11 @@ def render_run(
     if state.dead_letters:
         lines += [[], *_dead_letters(state.dead_letters)]
     stuck = None if record.stuck is None else decode_failure(record.stuck)
-    if stuck is not None:
+    note = paused_note(record)
+    if note is not None:
+        title = "paused: nothing begins until it is resumed, and nothing is lost"
+        lines += [[], [Piece(title, "warn")], [Piece(escape(f"  {note}"))]]
+    elif stuck is not None:
         title = "stuck: parked until its code is mended; nothing is lost"
         lines += [[], [Piece(title, "bad")], *_failure_lines(stuck)]
     elif state.failure is not None:
@@ -282,7 +294,7 @@ def header(
     record: RunRecord, state: RunState, now: int, *, payloads: bool
 ) -> list[Line]:
     """What a run is."""
-    status = record.status.value if record.stuck is None else "stuck"
+    status = status_word(record)
     title: Line = [
         Piece(escape(record.workflow_id), "strong"),
         Piece(f"  {escape(record.workflow_type)}  "),
@@ -312,7 +324,7 @@ def _facts(record: RunRecord, now: int) -> Iterator[tuple[str, str]]:
         yield "version", record.version
     if record.status is RunStatus.RUNNING:
         is_due = record.wake_at is not None and record.wake_at <= now
-        is_wanted = is_due or record.stuck is not None
+        is_wanted = is_due or status_word(record) == STUCK
         which = "it" if record.version is None else f"version {record.version}"
         none = (
             f"none; it waits for one that knows {which}"

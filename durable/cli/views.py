@@ -9,6 +9,7 @@ import msgspec
 
 from durable.client.descriptions.description import (
     failure_as_dict,
+    paused_note,
     read_attributes,
     read_memo,
 )
@@ -25,6 +26,7 @@ HIDDEN: Final = "hidden"
 def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
     """A run's row."""
     memo = read_memo(record)
+    note = paused_note(record)
     stuck = None if record.stuck is None else decode_failure(record.stuck)
     return {
         **_fields(
@@ -33,7 +35,9 @@ def run_view(record: RunRecord, *, payloads: bool = True) -> dict[str, Any]:
             " closed_at wake_at owner version first_run_id continued_from_run_id"
             " parent_workflow_id parent_run_id",
         ),
-        "stuck": None if stuck is None else failure_as_dict(stuck),
+        "stuck": None if stuck is None or note is not None else failure_as_dict(stuck),
+        "paused": note,
+        **({} if note is None else {"wake_at": None}),
         "attributes": msgspec.to_builtins(read_attributes(record)),
         "memo": memo if payloads else _hidden(memo),
     }

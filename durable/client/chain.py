@@ -134,6 +134,10 @@ class Connection(Protocol):
     outcomes: Outcomes
     answers: Answers
 
+    def new_run_id(self, now: int) -> str:
+        """Make the id of a run that begins at an instant."""
+        ...
+
     def mailed(self, run_id: str) -> None:
         """A message for this run was committed."""
         ...

@@ -138,6 +138,10 @@ class Client:
         """The open store."""
         return self._store
 
+    def new_run_id(self, now: int) -> str:
+        """Make the id of a run that begins at an instant."""
+        return self._run_ids.make(now, self._entropy.getrandbits(74))
+
     def mailed(self, run_id: str) -> None:
         """A message for this run was committed."""
         if self.worker is not None:
@@ -206,7 +210,7 @@ class Client:
         how: StartSettings,
     ) -> Coroutine[Any, Any, Handle[Any]]:
         now = self._store.now()
-        run_id = self._run_ids.make(now, self._entropy.getrandbits(74))
+        run_id = self.new_run_id(now)
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
         wanted = _Wanted(definition, name, payloads, how, now, workflow_id, run_id)
         start = self._start if self._observer is None else self._start_observed

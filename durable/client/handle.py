@@ -30,6 +30,7 @@ from durable.client.descriptions.description import (
 )
 from durable.client.descriptions.listing import describe_runs
 from durable.client.found_runs import RUN_AGAIN
+from durable.client.resets.controls import RunControls
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.client.waiting.answers import UpdateOutcome
@@ -46,7 +47,7 @@ from durable.core.history.events import (
     WorkflowExecutionTerminated,
     next_run_id,
 )
-from durable.core.history.payload import Failure, Payload, decode_payload
+from durable.core.history.payload import Failure, Payload, decode_payload, is_paused
 from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter, find_dead_letter
 from durable.core.workflow_task import UpdateRequest
@@ -59,7 +60,7 @@ R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 
-class Handle(Generic[R_co]):
+class Handle(RunControls, Generic[R_co]):
     """One run: wait for it, look at it, send it messages, stop it.
 
     A run that continues as new goes on as the next run of its chain, and a handle goes
@@ -207,6 +208,8 @@ class Handle(Generic[R_co]):
             record = await Chain(
                 self._connection, self.workflow_id, run_id, None, is_pinned=True
             ).record()
+            if is_paused(record.stuck):
+                return None
             if record.stuck is not None and not await goes_on(store, record):
                 raise stuck_error(record, decode_stuck(record.stuck) or Failure())
             if record.status is RunStatus.RUNNING or not news or news[0].is_open:

@@ -15,10 +15,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from durable.client.chain import Chain
-from durable.client.descriptions.description import decode_stuck, stuck_error
+from durable.client.descriptions.description import (
+    decode_stuck,
+    paused_error,
+    stuck_error,
+)
 from durable.converter.failures import exception_of, show_remote
 from durable.core.history.codec import at_version, decode_rows
-from durable.core.history.payload import Failure, Payload, Payloads
+from durable.core.history.payload import Failure, Payload, Payloads, is_paused
 from durable.core.loop.stacks import STACK_QUERY, TaskStack
 from durable.core.messages import (
     QueryRequest,
@@ -36,6 +40,7 @@ from durable.errors import (
     StoreError,
     WorkflowClosedError,
     WorkflowNotFoundError,
+    WorkflowPausedError,
     WorkflowStuckError,
 )
 from durable.store.queries import LoadRuns, ReadMessages, ReadNews, ReadReply
@@ -56,6 +61,7 @@ async def query(chain: Chain, name: str, input: Payloads, timeout: float) -> Pay
     Raises:
         QueryFailedError: the code has no such query, or its handler raised.
         WorkflowStuckError: the code must be mended first.
+        WorkflowPausedError: somebody has paused it.
         NoAnswerError: the run's owner has not answered within `timeout` seconds.
         WorkflowNotFoundError: there is no such run.
     """
@@ -83,6 +89,7 @@ _PASSED_ON: Final = (
     StoreError,
     WorkflowClosedError,
     WorkflowNotFoundError,
+    WorkflowPausedError,
     WorkflowStuckError,
 )
 
@@ -112,6 +119,8 @@ async def _look(
         if answer is not None:
             return answer
     record = await chain.record()
+    if is_paused(record.stuck) and not is_stack:
+        raise paused_error(record)
     if record.stuck is not None and not is_stack:
         raise stuck_error(record, decode_stuck(record.stuck) or Failure())
     if not connection.registry.find_workflow(record.workflow_type, record.version):

@@ -18,7 +18,7 @@ from durable.client.descriptions.description import decode_stuck, stuck_error
 from durable.client.waiting.tails import RunTail
 from durable.converter.failures import exception_of, show_remote
 from durable.core.history.events import next_run_id
-from durable.core.history.payload import Failure, Payload, summary_of
+from durable.core.history.payload import Failure, Payload, is_paused, summary_of
 from durable.core.messages import decode_update_reply, encode_message
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import (
@@ -203,7 +203,9 @@ class UpdateHandle(Generic[R_co]):
         if terminal is not None:
             await self._run_ended(terminal)
             return True
-        if record is not None and record.stuck is not None:
+        if record is None or is_paused(record.stuck):
+            return False
+        if record.stuck is not None:
             raise stuck_error(record, decode_stuck(record.stuck) or Failure())
         return False
 

@@ -10,7 +10,9 @@ import msgspec
 from durable.core.history.events import (
     CHILD_OUTCOMES,
     WorkflowExecutionCancelRequested,
+    WorkflowExecutionPaused,
     WorkflowExecutionSignaled,
+    WorkflowExecutionUnpaused,
 )
 from durable.core.history.payload import Failure, Payload, Payloads
 from durable.core.workflow_task import UpdateRequest
@@ -64,6 +66,8 @@ decode_update_reply: Final = msgspec.json.Decoder(UpdateReply).decode
 
 _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "cancel": msgspec.json.Decoder(WorkflowExecutionCancelRequested).decode,
+    "pause": msgspec.json.Decoder(WorkflowExecutionPaused).decode,
+    "resume": msgspec.json.Decoder(WorkflowExecutionUnpaused).decode,
     "signal": msgspec.json.Decoder(WorkflowExecutionSignaled).decode,
     "update": msgspec.json.Decoder(UpdateRequest).decode,
     "child": msgspec.json.Decoder(ChildNews).decode,

@@ -48,8 +48,10 @@ class Relations:
         self, run: LoadedRun, state: RunState | None
     ) -> AsyncIterator[Breach]:
         record = run.record
-        for breach in self._check_claim(record):
-            yield breach
+        # One that was reset says of whom the run before it was the successor.
+        if state is None or state.reset is None:
+            for breach in self._check_claim(record):
+                yield breach
         if state is None:
             return
         if state.continued_as_run_id is not None:
@@ -93,10 +95,12 @@ class Relations:
         )
         if successor is None:
             return f"it goes on as run {named}, which does not exist"
-        if successor.damage is None and (
-            successor.continued_from_run_id,
-            successor.first_run_id,
-        ) != (record.run_id, record.first_run_id):
+        is_reset = record.status is RunStatus.TERMINATED
+        before = record.run_id if is_reset else successor.continued_from_run_id
+        if successor.damage is None and (before, successor.first_run_id) != (
+            record.run_id,
+            record.first_run_id,
+        ):
             return f"it goes on as run {named}, whose row names another predecessor"
         return None
 

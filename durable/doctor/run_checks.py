@@ -27,6 +27,7 @@ from durable.core.history.payload import (
     JSON_PLAIN,
     Failure,
     Payload,
+    is_paused,
     summary_of,
 )
 from durable.doctor.findings import Check, Finding, key_of
@@ -142,6 +143,8 @@ def _breaches(
     yield from _check_lease(loaded.record, workers)
     if loaded.record.status is not RunStatus.RUNNING:
         return
+    if state.paused is not None or is_paused(loaded.record.stuck):
+        return
     if loaded.record.stuck is not None:
         failure = decode_stuck(loaded.record.stuck) or Failure()
         text = summary_of(failure).partition("\n")[0]
@@ -225,7 +228,10 @@ def _check_identity(record: RunRecord, state: RunState) -> Iterator[Breach]:
         return
     for field in _REPEATED.split():
         ours, theirs = getattr(record, field), getattr(started, field)
-        if ours != theirs and not (field == "version" and is_version(ours)):
+        # Of a parent that was reset since, another run has taken its place.
+        is_adopted = field == "parent_run_id" and None not in (ours, theirs)
+        is_moved = field == "version" and is_version(ours)
+        if ours != theirs and not (is_moved or is_adopted):
             yield (
                 Check.ROWS,
                 f"its row has the {field} {ours!r}, its history {theirs!r}",

@@ -76,6 +76,9 @@ def order(attempt: Attempt, effects: Effects, now: int) -> None:
         # The next worker must know that it has certainly not begun.
         _record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
         return
+    if attempt.run.paused is not None:
+        _put_off(attempt, effects, now)
+        return
     attempt.phase = RUNNING
     effects.begin = also(effects.begin, attempt)
 
@@ -83,6 +86,8 @@ def order(attempt: Attempt, effects: Effects, now: int) -> None:
 def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
     """Begin the attempts whose time has come; each is recorded first."""
     if not run.backoffs or run.terms.is_draining or run.state in _READS:
+        return
+    if run.paused is not None:
         return
     for attempt in list(run.backoffs.values()):
         if attempt.due_at > now:
@@ -94,6 +99,15 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
             _record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
         else:
             _await_worker(attempt, effects, now)
+
+
+def _put_off(attempt: Attempt, effects: Effects, now: int) -> None:
+    """Let an attempt wait until its run, which is paused, goes on."""
+    run, number = attempt.run, attempt.scheduled_event_id
+    run.attempts.pop(number, None)
+    run.backoffs[number] = attempt
+    attempt.phase, attempt.due_at = BACKOFF, now
+    _record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def _await_worker(attempt: Attempt, effects: Effects, now: int) -> None:
@@ -116,13 +130,15 @@ def begin_after_doubt(
     """Begin the attempt after one whose worker died in the middle of it."""
     following = _following(attempt, failure, now)
     following.lost += 1
-    following.phase = RECORDING
-    attempt.run.attempts[attempt.scheduled_event_id] = following
-    rows = (
-        lost(attempt, failure, now),
-        row_of(following, AttemptState.STARTED, None, now),
-    )
-    _submit(following, rows, AttemptState.STARTED, Then.BEGIN, effects)
+    run, number = attempt.run, attempt.scheduled_event_id
+    if run.paused is None:
+        following.phase, state, then = RECORDING, AttemptState.STARTED, Then.BEGIN
+        run.attempts[number] = following
+    else:
+        following.phase, state, then = BACKOFF, AttemptState.BACKOFF, Then.REMEMBER
+        run.backoffs[number] = following
+    rows = lost(attempt, failure, now), row_of(following, state, None, now)
+    _submit(following, rows, state, then, effects)
 
 
 def _following(attempt: Attempt, failure: Failure | None, due_at: int) -> Attempt:
@@ -265,7 +281,9 @@ def unknown(
 
 def ready(run: LiveRun, given: inputs.AttemptReady, effects: Effects, now: int) -> None:
     """The pool has room for an attempt that waited: record that it begins."""
-    if given.attempt.phase is not OVER:
+    if given.attempt.phase is not OVER and run.paused is not None:
+        _put_off(given.attempt, effects, now)
+    elif given.attempt.phase is not OVER:
         given.attempt.phase = RECORDING
         _record(given.attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
 

@@ -10,7 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from durable.core.history.events import ActivityTaskScheduled, WorkflowExecutionStarted
+from durable.core.history.events import (
+    ActivityTaskScheduled,
+    WorkflowExecutionPaused,
+    WorkflowExecutionStarted,
+)
 from durable.core.history.payload import Failure
 from durable.core.messages import ActivityResolution
 from durable.core.replay.replayer import Replayer
@@ -152,6 +156,8 @@ class LiveRun(msgspec.Struct, eq=False):
     """Who wants to hear how its creation ended."""
     loaded: LoadedRun | None = None
     """What was read, while its code is driven through it."""
+    paused: WorkflowExecutionPaused | None = None
+    """What has paused it: then it keeps what comes in, and begins nothing."""
     stuck: Failure | None = None
     """Why it is being set aside, or will be once it is read again."""
 
@@ -231,6 +237,8 @@ class LiveRun(msgspec.Struct, eq=False):
 
     def next_due_at(self) -> int | None:
         """The earliest of its timers, waiting attempts and deadline."""
+        if self.paused is not None:
+            return None
         earliest = self.replayer.next_timer_at()
         if self.deadline is not None:
             earliest = _earlier(earliest, self.deadline[0])

@@ -117,8 +117,8 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
         attempts.resolve(run, effects)
     if run.questions:
         messages.answer(run, effects)
-    if run.terms.is_draining:
-        writes.keep_inputs(run, effects, now)
+    if run.terms.is_draining or run.paused is not None:
+        writes.hold(run, effects, now)
         return
     replayer, deadline = run.replayer, run.deadline
     if deadline is not None and now >= deadline[0]:
@@ -360,7 +360,8 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
         leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
         return
     record = loaded.record
-    if record.owner is not None and record.owner != run.terms.worker_id:
+    is_others = record.owner not in (None, run.terms.worker_id)
+    if is_others or messages.stays_paused(loaded):
         leaving.leave(run, Left.DROPPED, effects)
         return
     run.row = (record.owner is not None, record.wake_at)
@@ -375,7 +376,7 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
         failure = Failure(message=str(error), type=type(error).__name__)
         writes.park(run, failure, effects)
         return
-    run.started, run.started_at = started, history[0].time
+    run.started, run.started_at = started, record.started_at
     run.parent_close_policy = record.parent_close_policy
     run.task_headers = started.headers
     run.deadline = deadline_of(started, run.started_at)

@@ -8,16 +8,19 @@ turns, on what is committed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 from durable.core.history.events import (
     CHILD_OUTCOMES,
     Attributes,
+    WorkflowExecutionPaused,
+    WorkflowExecutionUnpaused,
     WorkflowExecutionUpdateAccepted,
     WorkflowExecutionUpdateCompleted,
 )
+from durable.core.history.payload import is_paused
 from durable.core.messages import ActivityResolution, UpdateReply, encode_message
 from durable.core.workflow_task import (
     TaskInput,
@@ -32,7 +35,12 @@ from durable.runs.incoming import Item, Token, is_recorded, key_of
 from durable.runs.live_run import LiveRun
 from durable.runs.restoring import event_of_message
 from durable.runs.states import AT_REST, DRIVING, REPLAYING
-from durable.store.records import MessageKind, MessageRecord, ReplyRecord
+from durable.store.records import (
+    LoadedRun,
+    MessageKind,
+    MessageRecord,
+    ReplyRecord,
+)
 
 
 class Mailed(msgspec.Struct, eq=False):
@@ -43,6 +51,7 @@ class Mailed(msgspec.Struct, eq=False):
 
 
 Held: TypeAlias = inputs.Told | Mailed
+_PAUSES: Final = (WorkflowExecutionPaused, WorkflowExecutionUnpaused)
 
 # --- from this process ----------------------------------------------------------------
 
@@ -179,6 +188,7 @@ def take_inbox(
     """
     incoming = run.incoming
     incoming.read, incoming.stale, run.resolutions = None, (), ()
+    run.paused = None
     incoming.held = tuple([h for h in incoming.held if not isinstance(h, Mailed)])
     run.questions = tuple(
         [q for q in run.questions if not isinstance(q[1], MessageRecord)]
@@ -198,6 +208,7 @@ def take_inbox(
         give_back_updates(gone, effects)
         mail_came(run, effects)
     take_mail(run, messages)
+    note_pause(run)
 
 
 def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
@@ -221,6 +232,26 @@ def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
         else:
             _take(run, number, event)
     incoming.put_mail_first()
+    if any(isinstance(event, _PAUSES) for _, event in read):
+        note_pause(run)
+
+
+def stays_paused(loaded: LoadedRun) -> bool:
+    """Whether a run was set aside as paused, and no message resumes it."""
+    return is_paused(loaded.record.stuck) and not any(
+        message.kind == MessageKind.RESUME.value for message in loaded.messages
+    )
+
+
+def note_pause(run: LiveRun) -> None:
+    """Find out whether the run is paused, by what no code has seen."""
+    waiting = (item.event for item in run.incoming.waiting)
+    pauses = [e for e in (*run.replayer.unprocessed, *waiting) if type(e) in _PAUSES]
+    was_paused = run.paused is not None
+    last = pauses[-1] if pauses else None
+    run.paused = last if isinstance(last, WorkflowExecutionPaused) else None
+    # What it left in the inbox meanwhile is found there again.
+    run.must_read = run.must_read or (was_paused and run.paused is None)
 
 
 def _take(run: LiveRun, sequence: int, event: TaskInput) -> None:

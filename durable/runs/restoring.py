@@ -256,7 +256,8 @@ def _attempt_of(
         run,
         machine.scheduled_event_id,
         machine.scheduled,
-        machine.scheduled_at,
+        # A reset has begun it anew.
+        max(machine.scheduled_at, run.started_at),
         machine.headers or run.task_headers,
         attempt=1 if row is None else row.attempt,
         lost=lost,

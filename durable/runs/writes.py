@@ -9,7 +9,7 @@ from durable.core.history.events import (
     StateTransitioned,
     WorkflowExecutionUpdateCompleted,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import PAUSED, Failure, paused_by
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.runs import messages
 from durable.runs.effects import Effects
@@ -24,8 +24,15 @@ from durable.runs.outgoing import (
     published_state,
     starts_of,
 )
-from durable.runs.states import COMMITTING, PARKING
-from durable.store.records import RUNNING, CommitTask, LoadedRun, ParkRun, StartRun
+from durable.runs.states import AT_REST, COMMITTING, PARKING
+from durable.store.records import (
+    NEVER,
+    RUNNING,
+    CommitTask,
+    LoadedRun,
+    ParkRun,
+    StartRun,
+)
 
 
 def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -> None:
@@ -113,18 +120,19 @@ def keep_inputs(run: LiveRun, effects: Effects, now: int) -> None:
         return
     numbers, requests = run.incoming.consume()
     events = run.replayer.unprocessed_events(now, kept)
+    wake_at = run.row[1] if run.paused is None else None
     operation = CommitTask(
         run_id=run.run_id,
         rows=encode_events(run.run_id, events),
         epoch=run.spend_epoch(stays=True),
         update_run=True,
         is_active=True,
-        wake_at=run.row[1],
+        wake_at=wake_at,
         attempts=run.ended,
         consumed=numbers,
         consumed_requests=requests,
     )
-    run.row = (True, run.row[1])
+    run.row, run.is_parked = (True, wake_at), False
     _submit(run, operation, None, effects)
 
 
@@ -186,7 +194,24 @@ def park(run: LiveRun, failure: Failure, effects: Effects) -> None:
     run.state = PARKING
     stuck = msgspec.json.encode(failure).decode()
     epoch = run.spend_epoch(stays=False)
-    effects.write = run.operation = ParkRun(run_id=run.run_id, stuck=stuck, epoch=epoch)
+    effects.write = run.operation = ParkRun(
+        run_id=run.run_id,
+        stuck=stuck,
+        epoch=epoch,
+        wake_at=NEVER if failure.kind == PAUSED else None,
+    )
+
+
+def hold(run: LiveRun, effects: Effects, now: int) -> None:
+    """Keep what comes, and begin nothing; set a paused run aside once it is idle."""
+    keep_inputs(run, effects, now)
+    if run.paused is None or run.terms.is_draining or run.state is not AT_REST:
+        return
+    is_busy = any(attempt.problem is None for attempt in run.attempts.values())
+    if is_busy or run.asked or run.incoming.is_reading:
+        correct_row(run, effects)  # no timer is to wake it
+    else:
+        park(run, paused_by(run.paused.note), effects)
 
 
 def park_if_held(run: LiveRun, effects: Effects) -> None:

@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 from typing import Any, Final
 
+from durable.core.history.payload import is_paused
 from durable.errors import InvalidOptionError
 from durable.search.conditions import Condition, Field
 from durable.search.kinds import AttributeKind, Kept
@@ -85,7 +86,8 @@ class Run:
         status: as in `RunStatus`; a parked run is running.
         closed: when it ended; an open run has none.
         duration: from its start to its end; an open run has none.
-        stuck: whether it is parked.
+        stuck: whether it is parked, and not because somebody has paused it.
+        paused: whether it is paused.
     """
 
     type = RunField("WorkflowType", AttributeKind.KEYWORD)
@@ -101,6 +103,7 @@ class Run:
     parent_run_id = RunField("ParentRunId", AttributeKind.KEYWORD)
     root_run_id = RunField("RootRunId", AttributeKind.KEYWORD)
     stuck = RunField("Stuck", AttributeKind.BOOL)
+    paused = RunField("Paused", AttributeKind.BOOL)
 
 
 RUN_FIELDS: Final[dict[str, RunField]] = {
@@ -113,7 +116,9 @@ RUN_FIELDS["ExecutionTime"] = Run.started
 def values_of(record: Any, name: str) -> tuple[Kept, ...]:
     """Return the values of such a field, of the row of a run."""
     if name == "Stuck":
-        return (int(record.stuck is not None),)
+        return (int(record.stuck is not None and not is_paused(record.stuck)),)
+    if name == "Paused":
+        return (int(is_paused(record.stuck)),)
     if name == "ExecutionDuration":
         closed = record.closed_at
         return () if closed is None else (closed - record.started_at,)

@@ -65,6 +65,10 @@ class Tables(Protocol):
         """Write what was decided upon what was seen."""
         ...
 
+    def adopt(self, parents: dict[str, str]) -> None:
+        """Give open children, by run id, to other parents."""
+        ...
+
     def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
         """Insert a namespace, or change one; False if that cannot be."""
         ...

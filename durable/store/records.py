@@ -31,6 +31,8 @@ AT_ONCE: Final = 1 << 60
 
 A message is there, whatever the clock of who put it said, or of who takes it.
 """
+NEVER: Final = INSTANT_MAX
+"""The `wake_at` of a run that is paused: only a message to resume it wakes it."""
 WakeUp: TypeAlias = Annotated[int, msgspec.Meta(ge=-AT_ONCE, le=INSTANT_MAX)]
 """An instant, or if it is negative: at once, since `AT_ONCE` more."""
 Position: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -49,6 +51,8 @@ class RunStatus(enum.StrEnum):
     CONTINUED_AS_NEW = "continued_as_new"
 
 
+PAUSED: Final = "paused"
+"""What people ask for as if it were a status: runs that somebody has paused."""
 STUCK: Final = "stuck"
 """What people ask for as if it were a status: runs that are parked, and so running."""
 
@@ -72,7 +76,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             knows its type goes on with it at `wake_at`.
         wake_at: when its earliest timer, retry or timeout is due; at rest it is at
             once (see `at_once`) if a message waits that nobody has seen.
-        stuck: why it is parked (a `Failure` as JSON), or None.
+        stuck: why it is parked (a `Failure` as JSON), or None. A run that is paused is
+            parked for that.
         request_id: the idempotency key of its start.
         parent_initiated_event_id: the event of its parent that asked for it.
         parent_close_policy: what becomes of it when its parent closes: `terminate`,
@@ -172,6 +177,9 @@ class MessageKind(enum.Enum):
     """How a child workflow ended."""
     RESOLVE = "resolve"
     """Says what to do about an activity that has returned, see `AttemptState`."""
+    PAUSE = "pause"
+    """Nothing of it begins any more."""
+    RESUME = "resume"
     QUERY = "query"
     """Asks for a reply and changes nothing: it never keeps a run from closing."""
 
@@ -478,7 +486,8 @@ class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
     """Set the run aside as stuck; fenced. History is not touched.
 
     It is at rest then and has no `wake_at`; each worker that starts, and each message,
-    has it tried once more. Result: None.
+    has it tried once more. With the `wake_at` `NEVER`, only a message to resume it has,
+    also one that waits already. Result: None.
 
     Raises (as outcome):
         HistoryTakenError, LeaseLostError: as for `RecordAttempts`.
@@ -487,6 +496,7 @@ class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     stuck: str
     epoch: int = 0
+    wake_at: int | None = None
 
 
 class PutMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -533,6 +543,44 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None
     data: str
     first_run_id: str | None = None
+
+
+class ResetRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Create a run that goes on from what another has done; not fenced, anyone may.
+
+    In its place, under the same workflow id and in the same chain, or beside it as a
+    fork. What is open of the chain is closed as by `TerminateRun`, except that its
+    parent is told nothing; of what waits for it the `moved_kinds` go to the new run,
+    behind `messages`. Children of the base that are open belong to the new run if they
+    are among `kept_children`, and tell it how they end; all others meet their parent
+    close policies, as do those of the run that is closed. A fork changes nothing else.
+
+    Result: `Started`, with the run that was closed and what that did to others. With
+    the same `request_id` of `record` as an earlier one it answers with that run. None
+    if anything is not as `expected`, if a run is open that is not among those, or the
+    base has a child that is in neither list: nothing was done then.
+
+    Raises (as outcome):
+        WorkflowNotFoundError: there is no base.
+        WorkflowAlreadyStartedError: another chain, or for a fork any, holds the id.
+        HistoryTakenError: the run id was used before.
+        AttributeTypeError: an attribute of its namespace has another type.
+    """
+
+    base_run_id: str
+    record: RunRecord
+    rows: list[HistoryRow]
+    expected: tuple[tuple[str, int, bool], ...]
+    """Runs that it goes by: run id, id of the newest event, whether it is open."""
+    is_fork: bool = False
+    terminated_data: str = ""
+    """JSON of the WorkflowExecutionTerminated event of what is open."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    messages: tuple[MessageRecord, ...] = ()
+    moved_kinds: tuple[str, ...] = ()
+    kept_children: tuple[str, ...] = ()
+    """By the first run id of each; likewise `undone_children`."""
+    undone_children: tuple[str, ...] = ()
 
 
 class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -636,6 +684,7 @@ Operation: TypeAlias = (
     | ParkRun
     | PutMessage
     | TerminateRun
+    | ResetRun
     | RepairRun
     | ClaimRuns
     | ReleaseRuns

@@ -102,6 +102,8 @@ class Transaction:
                 raise InternalError(f"A look did not bring what was wanted: {decided}.")
         self.is_lost = self.is_lost or decided.is_lost
         self._tables.write(decided.rows)
+        if decided.rows.adopted:
+            self._tables.adopt(decided.rows.adopted)
         return decided.outcomes
 
     # --- what workers do --------------------------------------------------------------

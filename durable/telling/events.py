@@ -61,13 +61,20 @@ _WORDS: Final[dict[type[Any], _Words]] = {
     of.WorkflowExecutionFailed: _Words("", "failed", "bad", "failure"),
     of.WorkflowExecutionCanceled: _Words("", "cancelled", "bad"),
     of.WorkflowExecutionTimedOut: _Words("", "timed out", "bad", "timeout_type"),
-    of.WorkflowExecutionTerminated: _Words("", "terminated", "bad", "reason identity"),
+    of.WorkflowExecutionTerminated: _Words(
+        "", "terminated", "bad", "reason identity new_run_id"
+    ),
     of.WorkflowExecutionCancelRequested: _Words(
         "", "cancel requested", "warn", "reason identity"
     ),
     of.WorkflowExecutionContinuedAsNew: _Words(
         "", "continued as new", "good", "new_run_id workflow_type version input"
     ),
+    of.WorkflowExecutionReset: _Words(
+        "", "reset from run {base_run_id}", "warn", "reason identity"
+    ),
+    of.WorkflowExecutionPaused: _Words("", "paused", "warn", "note identity"),
+    of.WorkflowExecutionUnpaused: _Words("", "resumed", "good", "note identity"),
     of.WorkflowTaskStarted: _Words("", "workflow task {task_number} began", "dim"),
     of.ActivityTaskScheduled: _Words(
         "{activity_type}", " scheduled", fields="summary activity_id input source"
@@ -159,6 +166,7 @@ _DETAILS: Final = {
     "attempt": "attempt {}",
     "identity": "by {}",
     "new_run_id": "run {}",
+    "note": "{!r}",
     "run_id": "run {}",
     "summary": "{!r}",
     "timeout_type": "its {}_timeout passed",
@@ -352,6 +360,8 @@ class Telling:
                 pass
             case "workflow_type" if value == self._workflow_type:
                 pass
+            case "attributes" | "memo":
+                details.append(", ".join(value))
             case "worker":
                 if said.identity:
                     details.append(f"worker {said.identity}")

@@ -11,7 +11,7 @@ from durable.core.history.events import (
     WorkflowExecutionStarted,
     WorkflowExecutionTimedOut,
 )
-from durable.core.history.payload import Failure, innermost, summary_of
+from durable.core.history.payload import PAUSED, Failure, innermost, summary_of
 from durable.core.machines import retry
 from durable.errors import HistoryTakenError, StoreError
 from durable.loggers import revive_loggers
@@ -105,6 +105,10 @@ def log_failed_attempt(
 def log_parked(run: LiveRun, failure: Failure) -> None:
     """Say that a run is set aside, and why."""
     revive_loggers()
+    if failure.kind == PAUSED:
+        extra = {**extra_of(run), "note": failure.notes[0]}
+        _log.info("Run %s is paused.", name_of(run), extra=extra)
+        return
     _log.error(
         "Run %s is stuck: %s%s. It goes on once a worker starts with right code.",
         name_of(run),

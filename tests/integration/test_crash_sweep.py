@@ -100,6 +100,16 @@ def test_a_kill_at_any_statement_leaves_one_run_for_each_time_of_a_schedule(
     assert swept.crashed >= int(swept.tried * 0.7)
 
 
+@shards(24)
+def test_a_kill_at_any_statement_of_a_reset_leaves_all_of_it_or_nothing(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.reset_kill", shard=shard, stride=2)
+    assert swept.moments >= 100
+    # What comes together shares a commit, so runs differ by some statements.
+    assert swept.crashed >= int(swept.tried * 0.7)
+
+
 @shards(10)
 def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
     shard: tuple[int, int],

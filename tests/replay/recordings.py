@@ -4,8 +4,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+import msgspec
+
 from durable import ApplicationError
-from durable.testing.driver import Driver
+from durable.core.history.events import (
+    WorkflowExecutionPaused,
+    WorkflowExecutionReset,
+    WorkflowExecutionUnpaused,
+)
+from durable.core.resetting import cut_at, history_of
+from durable.testing.driver import RUN_ID, Driver
 from tests.replay import message_recordings
 from tests.replay import workflows as w
 
@@ -93,6 +101,27 @@ def _failing() -> Driver:
     driver = Driver(w.failing())
     driver.start()
     driver.fail(driver.pending[0], ApplicationError("no", {"code": 7}, type="Broken"))
+    return driver
+
+
+def _resetting() -> Driver:
+    """A run that goes on from what another has drawn, and is held up for a while."""
+    old = Driver(w.drawing())
+    old.start()
+    _finish(old)
+    run_id = f"{RUN_ID[:-1]}1"
+    started = msgspec.structs.replace(
+        old.started(), run_id=run_id, original_run_id=RUN_ID
+    )
+    reset = WorkflowExecutionReset(
+        run_id=run_id, base_run_id=RUN_ID, reset_at=old.clock.now(), reason="why"
+    )
+    driver = Driver(w.drawing(), run_id=run_id, clock=old.clock)
+    driver.history = history_of(cut_at(old.history, 4), started, reset)
+    driver.record(WorkflowExecutionPaused("later", "pause-1"))
+    driver.record(WorkflowExecutionUnpaused(request_id="resume-1"))
+    driver.turn()
+    _finish(driver)
     return driver
 
 
@@ -235,6 +264,7 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "patching": _plain(lambda: Driver(w.patching())),
     "producing": _plain(lambda: Driver(w.producing())),
     "draining": _draining,
+    "resetting": _resetting,
     "failing": _failing,
     "finding": _plain(lambda: Driver(w.finding(ORDER))),
     "desk": _desk,

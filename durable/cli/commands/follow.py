@@ -16,12 +16,14 @@ from durable.cli.connection import Connection, open_client
 from durable.cli.output import is_colored, width_of, write_json, write_line
 from durable.cli.session import Session
 from durable.cli.timeline import COLORED, PLAIN, Columns, describe, header, paint
+from durable.client.descriptions.description import paused_note
 from durable.core.folding.fold import fold
 from durable.core.history.codec import decode_rows
 from durable.core.history.events import HistoryEvent, next_run_id
 from durable.errors import WorkflowNotFoundError
 from durable.store.queries import FindRun, ReadAttempts, ReadHistory
 from durable.store.records import RunRecord, RunStatus
+from durable.telling.escaping import escape
 from durable.telling.events import Moment, Telling
 from durable.telling.pieces import Line, Piece, decode_failure, failure_text
 
@@ -144,9 +146,13 @@ class _Followed:
         )
         moments = list(self._telling.tell(events, new))
         if record.stuck is not None and record.stuck != self._stuck:
-            why = failure_text(decode_failure(record.stuck))
+            note = paused_note(record)
+            why = note or failure_text(decode_failure(record.stuck))
             line: Line = [Piece("parked", "bad"), Piece(f": {why}")]
             until = "until its code is mended; nothing is lost"
+            if note is not None:
+                line = [Piece("paused", "warn"), Piece(escape(f": {note}"))]
+                until = "until it is resumed"
             moments.append(Moment(store.now(), None, line, until))
         self._stuck = record.stuck
         return record, events, moments

@@ -14,17 +14,18 @@ from durable.clock import from_datetime, to_datetime
 from durable.converter import json
 from durable.converter.failures import exception_of, show_remote
 from durable.core.history.codec import UNREADABLE
-from durable.core.history.payload import Failure, summary_of
+from durable.core.history.payload import Failure, is_paused, summary_of
 from durable.errors import (
     InvalidOptionError,
     PayloadError,
     UndecodableError,
+    WorkflowPausedError,
     WorkflowStuckError,
 )
 from durable.options import check_id
 from durable.search.attributes import decode_attributes
 from durable.search.kinds import unpack
-from durable.store.records import STUCK, RunRecord, RunStatus, due_since
+from durable.store.records import NEVER, PAUSED, STUCK, RunRecord, RunStatus, due_since
 from durable.suggestions import ending_with_closest
 
 _failure_decoder: Final = msgspec.json.Decoder(Failure)
@@ -38,6 +39,8 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         stuck: why it is parked, or None.
+        paused: the note of whoever has paused it, perhaps empty; None if it is not
+            paused, or has activities under way that are to end before it is.
         wake_at: when its next timer, retry or timeout is due, if it waits for one.
         owner: the worker that has it, or None.
         attributes: what it is found by, by name.
@@ -59,6 +62,7 @@ class RunDescription(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None
     version: str | None
     stuck: Failure | None
+    paused: str | None
     first_run_id: str
     continued_from_run_id: str | None
     parent_workflow_id: str | None
@@ -152,7 +156,8 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
 
     `root_workflow_id` is looked at where the row itself does not tell.
     """
-    root_run_id, wake_at = record.root_run_id, record.wake_at
+    root_run_id = record.root_run_id
+    wake_at = None if record.wake_at == NEVER else record.wake_at
     if record.parent_run_id is None:
         root_run_id = root_run_id or record.first_run_id
         root_workflow_id = record.workflow_id
@@ -163,7 +168,8 @@ def describe(record: RunRecord, root_workflow_id: str | None = None) -> RunDescr
         started_at=to_datetime(record.started_at),
         closed_at=None if record.closed_at is None else to_datetime(record.closed_at),
         wake_at=None if wake_at is None else to_datetime(due_since(wake_at)),
-        stuck=decode_stuck(record.stuck),
+        stuck=None if is_paused(record.stuck) else decode_stuck(record.stuck),
+        paused=paused_note(record),
         root_workflow_id=root_workflow_id,
         root_run_id=root_run_id,
         attributes=read_attributes(record),
@@ -189,7 +195,8 @@ def read_memo(record: RunRecord) -> dict[str, Any]:
 
 
 _CHANGED: Final = (
-    "started_at closed_at wake_at stuck root_workflow_id root_run_id attributes memo"
+    "started_at closed_at wake_at stuck paused root_workflow_id root_run_id attributes"
+    " memo"
 )
 _AS_IN_THE_ROW: Final = tuple(
     name for name in RunDescription.__struct_fields__ if name not in _CHANGED.split()
@@ -204,6 +211,31 @@ def decode_stuck(text: str | None) -> Failure | None:
         return _failure_decoder.decode(text)
     except UNREADABLE:
         return Failure(message="The reason cannot be read.", type="CorruptHistoryError")
+
+
+def paused_note(record: RunRecord) -> str | None:
+    """The note with which a run was paused; None if it is not paused."""
+    if not is_paused(record.stuck):
+        return None
+    failure = decode_stuck(record.stuck)
+    return "".join(failure.notes) if failure is not None else ""
+
+
+def status_word(record: RunRecord) -> str:
+    """What people call the status of a run."""
+    if record.stuck is None:
+        return record.status.value
+    return PAUSED if is_paused(record.stuck) else STUCK
+
+
+def paused_error(record: RunRecord) -> WorkflowPausedError:
+    """The error of what a run cannot do while it is paused."""
+    note = paused_note(record)
+    return WorkflowPausedError(
+        f"Run {record.workflow_id!r} is paused{f': {note}' if note else ''}; its code"
+        " answers nothing.",
+        hint="Resume it first.",
+    )
 
 
 def stuck_error(record: RunRecord, failure: Failure) -> WorkflowStuckError:
@@ -228,7 +260,7 @@ def to_status(value: Any) -> RunStatus:
     """
     with contextlib.suppress(ValueError):
         return RunStatus(value)
-    words = [*(status.value for status in RunStatus), STUCK]
+    words = [*(status.value for status in RunStatus), STUCK, PAUSED]
     raise InvalidOptionError(
         f"status is {value!r}: give one of {', '.join(words)}"
         f"{ending_with_closest(value, words)}"

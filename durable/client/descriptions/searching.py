@@ -27,7 +27,7 @@ from durable.search.orders import Order
 from durable.search.query_text import parse
 from durable.search.run_fields import RUN_FIELDS, Run, RunField
 from durable.store.queries import CountRuns, ReadAttributeKinds, SearchRuns
-from durable.store.records import STUCK
+from durable.store.records import PAUSED, STUCK
 from durable.store.store import Store
 from durable.suggestions import ending_with_closest
 
@@ -90,7 +90,9 @@ def listing(
     parts: list[Condition] = []
     if status == STUCK:
         status, stuck = None, True
-    if status is not None:
+    if status == PAUSED:
+        parts.append(Run.paused.compare("=", True))
+    elif status is not None:
         parts.append(Run.status.compare("=", to_status(status).value))
     if workflow_type is not None:
         name = check_id(workflow_type, "the workflow's name")

@@ -25,9 +25,12 @@ from durable.core.history.events import (
     WorkflowExecutionCompleted,
     WorkflowExecutionContinuedAsNew,
     WorkflowExecutionFailed,
+    WorkflowExecutionPaused,
+    WorkflowExecutionReset,
     WorkflowExecutionStarted,
     WorkflowExecutionTerminated,
     WorkflowExecutionTimedOut,
+    WorkflowExecutionUnpaused,
     WorkflowTaskStarted,
     next_run_id,
 )
@@ -76,6 +79,9 @@ class _Fold:
             **dict.fromkeys(STATUS_OF, self._end),
             WorkflowExecutionStarted: self._start,
             WorkflowTaskStarted: self._begin_task,
+            WorkflowExecutionReset: self._take_reset,
+            WorkflowExecutionPaused: self._pause,
+            WorkflowExecutionUnpaused: self._unpause,
             CheckpointRecorded: self._begin_anew,
         }
         self._counts: Counter[type[Any]] = Counter()
@@ -85,6 +91,8 @@ class _Fold:
         self._terminal: HistoryEvent | None = None
         self._checkpoint: HistoryEvent | None = None
         self._checkpoint_counts: dict[str, int] = {}
+        self._reset: WorkflowExecutionReset | None = None
+        self._paused: WorkflowExecutionPaused | None = None
         self._task_count = 0
         self._unprocessed = 0
         self._is_overrun_reported = False
@@ -159,6 +167,15 @@ class _Fold:
     def _begin_task(self, event: HistoryEvent, marker: WorkflowTaskStarted) -> None:
         """Take what `_check_task` has seen to."""
 
+    def _take_reset(self, event: HistoryEvent, reset: WorkflowExecutionReset) -> None:
+        self._reset = reset
+
+    def _pause(self, event: HistoryEvent, paused: WorkflowExecutionPaused) -> None:
+        self._paused = paused
+
+    def _unpause(self, event: HistoryEvent, _: WorkflowExecutionUnpaused) -> None:
+        self._paused = None
+
     def _end(self, event: HistoryEvent, ending: object) -> None:
         self._terminal = self._terminal or event
         if (
@@ -210,7 +227,9 @@ class _Fold:
         return RunState(
             status="running" if terminal is None else STATUS_OF[type(terminal)],
             started=self._started,
-            started_at=None if self._first is None else self._first.time,
+            started_at=self._started_at(),
+            reset=self._reset,
+            paused=self._paused,
             closed_at=None if self._terminal is None else self._terminal.time,
             deadline_at=self._deadline(),
             # Each is a field of the terminal events that have such a thing.
@@ -235,10 +254,15 @@ class _Fold:
             violations=tuple(self._violations.found),
         )
 
+    def _started_at(self) -> int | None:
+        if self._reset is not None:
+            return self._reset.reset_at
+        return None if self._first is None else self._first.time
+
     def _deadline(self) -> int | None:
         if self._started is None or self._first is None:
             return None
-        begun_at = self._started.begins_at(self._first.time)
+        begun_at = self._started.begins_at(self._started_at() or 0)
         limits = (self._started.run_timeout, self._started.execution_timeout)
         return min(
             (begun_at + limit for limit in limits if limit is not None),

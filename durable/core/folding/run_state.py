@@ -9,7 +9,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from durable.core.history.events import HistoryEvent, WorkflowExecutionStarted
+from durable.core.history.events import (
+    HistoryEvent,
+    WorkflowExecutionPaused,
+    WorkflowExecutionReset,
+    WorkflowExecutionStarted,
+)
 from durable.core.history.payload import Failure, Payload
 from durable.core.machines.fact import DeadLetter
 
@@ -118,7 +123,10 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         status: where the run stands.
         started: the first event's attributes, if it is the one it must be.
-        started_at: the first event's time; likewise `closed_at`, of the terminal one.
+        started_at: the first event's time, or when it was reset last; likewise
+            `closed_at`, of the terminal event.
+        reset: its newest reset.
+        paused: what holds it up, if it is paused.
         deadline_at: when the run's own timeout passes.
         result: the result, if the run has completed.
         failure: why it failed, or was cancelled, if that was recorded.
@@ -137,6 +145,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     started: WorkflowExecutionStarted | None
     started_at: int | None
+    reset: WorkflowExecutionReset | None
+    paused: WorkflowExecutionPaused | None
     closed_at: int | None
     deadline_at: int | None
     result: Payload | None

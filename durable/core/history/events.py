@@ -78,7 +78,8 @@ class WorkflowExecutionStarted(_Input, frozen=True, kw_only=True):
     """The first event of every run.
 
     `known_request_ids` are of the newest messages that the run before in its chain has
-    had: the same again is known.
+    had: the same again is known. `original_run_id` is that under which a run that was
+    reset has lived through what was copied: its code sees that id until then.
     """
 
     workflow_type: str
@@ -108,6 +109,7 @@ class WorkflowExecutionStarted(_Input, frozen=True, kw_only=True):
     retry_policy: RetrySettings | msgspec.UnsetType = msgspec.UNSET
     last_result: Payload | msgspec.UnsetType = msgspec.UNSET
     last_failure: Failure | msgspec.UnsetType = msgspec.UNSET
+    original_run_id: str | msgspec.UnsetType = msgspec.UNSET
 
     def begins_at(self, started_at: int) -> int:
         """When its first task is due, and its timeouts begin."""
@@ -134,9 +136,40 @@ class WorkflowExecutionTimedOut(_Input, frozen=True):
 
 
 class WorkflowExecutionTerminated(_Input, frozen=True):
-    """The run was closed from outside; no code ran."""
+    """The run was closed from outside; no code ran. A reset goes on as `new_run_id`."""
 
     reason: str
+    identity: str = ""
+    new_run_id: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class WorkflowExecutionReset(_Input, frozen=True, kw_only=True):
+    """The run goes on from what it has of another, as `run_id`, from `reset_at` on.
+
+    Its timeouts count from then, its randomness is new, and what is under way begins
+    anew. Temporal records a failed workflow task with the cause of a reset.
+    """
+
+    run_id: str
+    base_run_id: str
+    reset_at: int
+    reason: str = ""
+    identity: str = ""
+
+
+class WorkflowExecutionPaused(_Input, frozen=True):
+    """No workflow task and no activity begins any more; what comes in is kept."""
+
+    note: str = ""
+    request_id: str = ""
+    identity: str = ""
+
+
+class WorkflowExecutionUnpaused(_Input, frozen=True):
+    """The run goes on."""
+
+    note: str = ""
+    request_id: str = ""
     identity: str = ""
 
 
@@ -336,8 +369,8 @@ class CheckpointRecorded(_Input, frozen=True, kw_only=True):
 
     Replay begins at the newest of these. What else the run must know is carried here:
     how many operations of each kind it has had, unread signals, whether it was asked to
-    stop, the request ids it saw last, what it has published, and its attributes and
-    memo if it has changed them.
+    stop, the request ids it saw last, what it has published, its attributes and memo
+    if it has changed them, and its newest reset.
     """
 
     input: Payloads
@@ -349,6 +382,7 @@ class CheckpointRecorded(_Input, frozen=True, kw_only=True):
     state: Payload | None = None
     attributes: dict[str, Payload] | None = None
     memo: dict[str, Payload] | None = None
+    reset: WorkflowExecutionReset | msgspec.UnsetType = msgspec.UNSET
 
 
 class WorkflowExecutionContinuedAsNew(ContinueAsNewWorkflowExecution, frozen=True):
@@ -363,6 +397,9 @@ Attributes: TypeAlias = (
     | WorkflowExecutionTimedOut
     | WorkflowExecutionTerminated
     | WorkflowExecutionCancelRequested
+    | WorkflowExecutionReset
+    | WorkflowExecutionPaused
+    | WorkflowExecutionUnpaused
     | WorkflowTaskStarted
     | ActivityTaskScheduled
     | ActivityTaskCompleted

@@ -123,6 +123,22 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     run_id: str = ""
 
 
+PAUSED: Final = "paused"
+"""The kind of what says why a run is set aside that somebody has paused."""
+PAUSED_TEXT: Final = '{"kind":"paused"'
+"""How that begins as JSON: the row of a run tells by it whether the run is paused."""
+
+
+def paused_by(note: str) -> Failure:
+    """What says that a run was paused."""
+    return Failure(kind=PAUSED, notes=(note,))
+
+
+def is_paused(text: str | None) -> bool:
+    """Whether a run is paused, by why it is set aside, as JSON."""
+    return text is not None and text.startswith(PAUSED_TEXT)
+
+
 def innermost(failure: Failure) -> Failure:
     """What an activity or a child workflow raised, without the failures around it."""
     while failure.kind in ("activity", "child_workflow") and failure.cause is not None:

@@ -30,6 +30,7 @@ from durable.core.history.events import (
     Attributes,
     CheckpointRecorded,
     WorkflowExecutionContinuedAsNew,
+    WorkflowExecutionReset,
     WorkflowExecutionStarted,
 )
 from durable.core.history.payload import Failure, Payload, Payloads, changed
@@ -120,6 +121,8 @@ class RunContext(OtherRuns):
         "outcome_ahead",
         "patches",
         "recorded_patches",
+        "reset",
+        "run_id",
         "started",
         "started_at",
         "state",
@@ -138,7 +141,12 @@ class RunContext(OtherRuns):
     ) -> None:
         self.started = started
         self.code = code
-        self.loop = make_loop(self, zlib.crc32(started.run_id.encode()))
+        self.reset: WorkflowExecutionReset | None = None
+        # The one that the code sees: it changes at a reset, like the time.
+        self.run_id: str = started.original_run_id or started.run_id
+        if checkpoint is not None and checkpoint.reset:
+            self.take_reset(checkpoint.reset)
+        self.loop = make_loop(self, zlib.crc32(self.run_id.encode()))
         self.entries: list[Entry] = []
         self.calls: list[Call] | tuple[()] = ()
         self.activities: dict[int, ActivityMachine] = {}
@@ -210,6 +218,17 @@ class RunContext(OtherRuns):
             mailbox = self._mailbox = Mailbox(self)
             self.has_mailbox = True
         return mailbox
+
+    def take_reset(self, reset: WorkflowExecutionReset) -> None:
+        """Go on as the run that a reset has made."""
+        if reset.run_id != self.run_id:
+            self._random = None
+        self.reset, self.run_id = reset, reset.run_id
+
+    @property
+    def timed_from(self) -> int:
+        """When the run's timeouts began."""
+        return self.started_at if self.reset is None else self.reset.reset_at
 
     def drop_mailbox(self) -> None:
         """Part from it: both would wait for the cyclic collector."""
@@ -332,7 +351,7 @@ class RunContext(OtherRuns):
         return WorkflowInfo(
             namespace=started.namespace,
             workflow_id=started.workflow_id,
-            run_id=started.run_id,
+            run_id=self.run_id,
             first_run_id=started.first_run_id,
             workflow_type=started.workflow_type,
             task_queue=started.task_queue,
@@ -364,7 +383,7 @@ class RunContext(OtherRuns):
         if run is None and execution is None:
             return None
         shortest = min(limit for limit in (run, execution) if limit is not None)
-        begun_at = started.begins_at(self.started_at)
+        begun_at = started.begins_at(self.timed_from)
         return max(1, begun_at + shortest - self.task_time)
 
     def now(self) -> int:
@@ -375,7 +394,7 @@ class RunContext(OtherRuns):
         """The run's own generator; seeded at its first use."""
         self.refuse_if_read_only("random()")
         if self._random is None:
-            seed = self.started.run_id
+            seed = self.run_id
             if self.checkpoint_event_id:
                 seed = f"{seed}/{self.checkpoint_event_id}"
             self._random = random.Random(seed_of(seed))  # noqa: S311 - replayable by design

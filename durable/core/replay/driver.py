@@ -32,8 +32,11 @@ from durable.core.history.events import (
     ChildWorkflowExecutionStarted,
     TimerFired,
     WorkflowExecutionCancelRequested,
+    WorkflowExecutionPaused,
+    WorkflowExecutionReset,
     WorkflowExecutionSignaled,
     WorkflowExecutionStarted,
+    WorkflowExecutionUnpaused,
     WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
 )
@@ -60,11 +63,16 @@ _FIRST: Final = frozenset(
     {
         WorkflowExecutionStarted,
         CheckpointRecorded,
+        WorkflowExecutionReset,
         WorkflowExecutionSignaled,
         UpdateRequest,
         WorkflowExecutionUpdateAccepted,
     }
 )
+_SILENT: Final = frozenset(
+    {WorkflowTaskStarted, WorkflowExecutionPaused, WorkflowExecutionUnpaused}
+)
+"""What says where a task begins, or why it did not; the code does not hear of it."""
 _ACTIVITY_OUTCOMES: Final = frozenset(ACTIVITY_OUTCOMES)
 _CHILD_OUTCOMES: Final = frozenset(CHILD_OUTCOMES)
 _DELIVERY_OUTCOMES: Final = frozenset(DELIVERY_OUTCOMES)
@@ -139,6 +147,7 @@ class RunDriver:
             state=context.state,
             attributes=context.attributes if is_other else None,
             memo=context.memo if context.memo is not started.memo else None,
+            reset=context.reset or UNSET,
         )
 
     # --- a turn's inputs --------------------------------------------------------------
@@ -182,6 +191,8 @@ class RunDriver:
                 if kind is WorkflowExecutionUpdateAccepted:
                     accepted.append(update_request_id(event.update_id))  # type: ignore[union-attr]  # by its kind
                 context.mailbox.update(event)  # type: ignore[arg-type]  # by its kind
+            elif kind is WorkflowExecutionReset:
+                context.take_reset(event)  # type: ignore[arg-type]  # by its kind
             elif kind in _FIRST:
                 begin = self._prepare(context, event)
         if begin is not None:
@@ -240,8 +251,8 @@ class RunDriver:
             self._request_cancel(context, event.reason)
         elif kind in CLOSING:
             self.is_closed = True
-        elif kind is WorkflowTaskStarted:
-            pass  # only marks where the task begins
+        elif kind in _SILENT:
+            self._remember(getattr(event, "request_id", ""))
         else:
             raise CorruptHistoryError(
                 f"Run {context.name}: {kind.__name__} is no input of a workflow task."
@@ -378,7 +389,7 @@ class RunDriver:
         """End the run; name the next one if its chain goes on with another try."""
         context = self.context
         now, started = context.task_time, context.started
-        delay = next_delay(started, failure, started_at=context.started_at, now=now)
+        delay = next_delay(started, failure, started_at=context.timed_from, now=now)
         if delay is None or self._is_cancel_requested:
             return FailWorkflowExecution(failure)
         return FailWorkflowExecution(failure, following_run_id(started.run_id, now))

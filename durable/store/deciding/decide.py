@@ -19,16 +19,20 @@ from durable.store.deciding import family, policies
 from durable.store.deciding.draft import Draft, UnseenError
 from durable.store.deciding.endings import Endings
 from durable.store.deciding.inboxes import Inboxes
+from durable.store.deciding.resets import Resets, readdress
 from durable.store.records import (
+    NEVER,
     RUNNING,
     CommitTask,
     Committed,
     DropReplies,
     FoundRun,
     MailArrived,
+    MessageKind,
     ParkRun,
     PutMessage,
     RecordAttempts,
+    ResetRun,
     Started,
     StartRun,
     Terminated,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 Outcomes: TypeAlias = list[tuple[Any, BaseException | None]]
 
 _PENDING: Final = (None, None)
+_RESUME: Final = MessageKind.RESUME.value
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -96,6 +101,7 @@ class _Decision:
         self._owner = worker.worker_id if worker is not None and has_lease else ""
         self.inboxes = Inboxes(draft)
         self._endings = Endings(draft, self.inboxes)
+        self._resets = Resets(draft, self.inboxes, self._endings)
         self.is_lost = False
 
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
@@ -203,6 +209,7 @@ class _Decision:
         parts = operation.has_children and status is not None
         if not (parts or operation.messages or operation.starts):
             return None
+        operation = readdress(run, operation)
         deliveries = self._attempt_each(operation.messages)
         ended: tuple[str, ...] = ()
         cancelled: tuple[str, ...] = ()
@@ -234,7 +241,10 @@ class _Decision:
     def _park(self, operation: ParkRun) -> None:
         run = self._get_writable(operation)
         run.epoch = operation.epoch + 1
-        self._draft.move(run, None, None)
+        wake_at = operation.wake_at
+        if wake_at == NEVER and self.inboxes.has_kind(run.run_id, _RESUME):
+            wake_at = at_once(self._draft.now)  # nobody has seen it
+        self._draft.move(run, None, wake_at)
         self._draft.park(run, operation.stuck)
 
     # --- starts -----------------------------------------------------------------------
@@ -328,6 +338,9 @@ class _Decision:
         committed = self._endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)
 
+    def _reset(self, operation: ResetRun) -> Started | None:
+        return self._resets.reset(operation)
+
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
@@ -338,6 +351,7 @@ class _Decision:
         ParkRun: _park,
         PutMessage: _put_message,
         TerminateRun: _terminate,
+        ResetRun: _reset,
         DropReplies: _drop_replies,
     }
 

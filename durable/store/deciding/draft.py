@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from durable.store.records import (
         HistoryRow,
         Properties,
+        ResetRun,
         RunRecord,
         RunStatus,
         StartRun,
@@ -59,6 +60,7 @@ class Draft:
         self.rows = Rows()
         self._created: list[Run] = []
         self._begun: dict[str, list[Run]] = {}
+        self._adopted: dict[str, str] = {}
         self._described: dict[str, tuple[str, int, str | None]] = {}
 
     def lack(self, field: str, key: object) -> NoReturn:
@@ -123,15 +125,22 @@ class Draft:
         begun = self._begun.get(run_id)
         if begun is not None:
             children = children + begun
-        return [run for run in children if run.status is RUNNING]
+        adopted = self._adopted
+        return [
+            run
+            for run in children
+            if run.status is RUNNING and adopted.get(run.run_id, run_id) == run_id
+        ]
 
     def find_record(self, run: Run) -> RunRecord:
         """Return a run's whole row as it is now."""
-        if run.record is not None:
-            return _complete(run, run.record)
-        record = self.seen.records.get(run.run_id)
+        record = run.record
+        if record is None:
+            record = self.seen.records.get(run.run_id)
         if record is None:
             self.lack("records", run.run_id)
+        if run.run_id in self._adopted:
+            record = msgspec.structs.replace(record, parent_run_id=run.parent_run_id)
         return _complete(run, record)
 
     def find_first_data(self, run_id: str) -> str | None:
@@ -184,7 +193,7 @@ class Draft:
 
     # --- what becomes of it -----------------------------------------------------------
 
-    def create(self, operation: StartRun, name: Name) -> Run:
+    def create(self, operation: StartRun | ResetRun, name: Name) -> Run:
         """Create a run that has a name."""
         record = operation.record
         status = record.status
@@ -221,6 +230,12 @@ class Draft:
             place = (record.namespace, record.started_at, record.attributes)
             self._described[record.run_id] = place
         return run
+
+    def adopt(self, child: Run, parent: Run) -> None:
+        """Let an open child belong to another run than the one that began it."""
+        child.parent_run_id = self._adopted[child.run_id] = parent.run_id
+        self._begun.setdefault(parent.run_id, []).append(child)
+        self.rows.adopted[child.run_id] = parent.run_id
 
     def append(self, run: Run, rows: list[HistoryRow]) -> None:
         """Append events to a run's history."""
@@ -286,7 +301,9 @@ class Draft:
         if self._created:
             self.rows.created = [
                 run.record
-                if run.changes == _CREATED and run.record is not None
+                if run.changes == _CREATED
+                and run.record is not None
+                and run.run_id not in self._adopted
                 else self.find_record(run)
                 for run in self._created
             ]

@@ -27,7 +27,7 @@ class Endings:
         """Close an open run; tell its parent, and part it from its children."""
         draft = self._draft
         letter = family.tell_parent(draft.find_record(run))
-        self._end(run, data)
+        self.end(run, data)
         notified: tuple[str, ...] = ()
         if letter is not None:
             parent = draft.find_run(letter[0])
@@ -61,14 +61,15 @@ class Endings:
                     cancelled.append(child.run_id)
                 elif policy == family.TERMINATE:
                     doomed.append(child.run_id)
-                    self._end(child, family.TERMINATED_BY_POLICY)
+                    self.end(child, family.TERMINATED_BY_POLICY)
             if not doomed:
                 break
             ended += doomed
             parents = doomed
         return tuple(ended), tuple(cancelled)
 
-    def _end(self, run: Run, data: str) -> None:
+    def end(self, run: Run, data: str) -> None:
+        """Close an open run, and tell nobody."""
         draft = self._draft
         event_id, task_number, latest = draft.find_end(run)
         # Times never fall along a run, even if the run's worker had a faster clock.

@@ -9,7 +9,7 @@ from durable import limits
 from durable.errors import DurableError
 from durable.store.deciding import policies
 from durable.store.deciding.rows import CREATED
-from durable.store.records import MessageKind, MessageRecord
+from durable.store.records import NEVER, MessageKind, MessageRecord
 
 if TYPE_CHECKING:
     from durable.store.deciding.draft import Draft
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
 
 _QUERY: Final = MessageKind.QUERY.value
+_RESUME: Final = MessageKind.RESUME.value
 _place: Final = attrgetter("sequence")
 
 
@@ -116,7 +117,8 @@ class Inboxes:
 
     def _add(self, run: Run, request_id: str, kind: str, data: str) -> None:
         run_id = run.run_id
-        self._draft.wake(run)
+        if run.wake_at != NEVER or kind == _RESUME:
+            self._draft.wake(run)
         self._seen.last_sequence = sequence = self._last_sequence() + 1
         self._count += 1
         self.has_any = True
@@ -150,6 +152,35 @@ class Inboxes:
         if put:
             waiting += put.values()
         return policies.find_unseen(operation, waiting) if waiting else waiting
+
+    def waiting_for(self, run: Run) -> list[MessageRecord]:
+        """Return all that waits for an open run, oldest first."""
+        seen, run_id = self._seen, run.run_id
+        waiting: list[MessageRecord] = []
+        if seen.first_sequence is not None and not run.changes & CREATED:
+            mail = seen.mail.get(run_id)
+            if mail is None and run_id not in seen.all_mail:
+                self._draft.lack("mail", run_id)
+            if mail:
+                messages = seen.messages.get(run_id)
+                if messages is None:
+                    self._draft.lack("messages", run_id)
+                if isinstance(messages, DurableError):
+                    raise messages
+                waiting = [m for m in messages if m.request_id in mail]
+        return [*waiting, *self._put.get(run_id, {}).values()]
+
+    def has_kind(self, run_id: str, kind: str) -> bool:
+        """Whether a message of a kind waits for a run."""
+        seen = self._seen
+        put = self._put.get(run_id, {}).values()
+        if seen.first_sequence is not None:
+            mail = seen.mail.get(run_id)
+            if mail is None and run_id not in seen.all_mail:
+                self._draft.lack("mail", run_id)
+            if mail and any(found == kind for _, found in mail.values()):
+                return True
+        return any(message.kind == kind for message in put)
 
     def has_more(self, operation: CommitTask | RecordAttempts) -> bool:
         """Whether messages wait for a run that it does not know of."""

@@ -146,6 +146,7 @@ class Rows(msgspec.Struct):
         reindexed: runs whose attributes are to be deleted, before others are inserted.
         attributes: rows of attributes to insert.
         kinds: of attributes that are new, by namespace and name, to insert.
+        adopted: children that belong to another parent now, with its run id.
     """
 
     changed: list[Run] = []
@@ -161,6 +162,7 @@ class Rows(msgspec.Struct):
     reindexed: list[str] = []
     attributes: list[AttributeRow] = []
     kinds: dict[NameKey, str] = {}
+    adopted: dict[str, str] = {}
 
 
 def age_of(run: Run) -> tuple[bool, int, str]:

@@ -20,6 +20,7 @@ from durable.store.records import (
     ParkRun,
     PutMessage,
     RecordAttempts,
+    ResetRun,
     StartRun,
     TerminateRun,
 )
@@ -155,10 +156,33 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
                 runs[operation.run_id] = COMMITTED
             if kind is RecordAttempts and not operation.is_active:
                 mail[operation.run_id] = None
+            if kind is ParkRun and operation.wake_at is not None:
+                wanted.has_time = True
+                mail[operation.run_id] = None
         elif kind is TerminateRun:
             wanted.has_time = True
             _want_addressed(wanted, operation, CLOSED)
+        elif kind is ResetRun:
+            _want_reset(wanted, operation)
     return wanted
+
+
+def _want_reset(wanted: Wanted, reset: ResetRun) -> None:
+    wanted.has_time = True
+    record = reset.record
+    wanted.names[record.namespace, record.workflow_id] = CLOSED
+    wanted.requests[record.namespace, record.request_id] = record.run_id
+    wanted.runs.setdefault(record.run_id, ADDRESSED)
+    # Of runs that are only addressed nobody looks how far they have come.
+    for run_id in (reset.base_run_id, *(place[0] for place in reset.expected)):
+        if not reset.is_fork:
+            wanted.runs[run_id] = CLOSED
+        elif wanted.runs.get(run_id, ADDRESSED) == ADDRESSED:
+            wanted.runs[run_id] = COMMITTED
+    if not reset.is_fork:
+        wanted.families[reset.base_run_id] = None
+    if record.attributes is not None:
+        _want_kinds(wanted, record.namespace, record.attributes)
 
 
 def _want_start(wanted: Wanted, start: StartRun) -> None:

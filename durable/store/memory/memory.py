@@ -34,7 +34,7 @@ from durable.store.queries import (
     VersionCount,
     sort_versions,
 )
-from durable.store.records import LoadedRun, RunStatus, due_since
+from durable.store.records import NEVER, LoadedRun, RunStatus, due_since
 from durable.store.steady_clock import SteadyClock
 from durable.store.submission import Admission, deliver, wait_for_outcome
 from durable.store.transaction import Transaction, split
@@ -437,7 +437,7 @@ class MemoryStore:
             self._worker, query.workflow_types, query.versions
         )
         waits = [run.wake_at for run in (*self._own_runs(), *at_rest)]
-        return min((at for at in waits if at is not None), default=None)
+        return min((at for at in waits if at is not None and at != NEVER), default=None)
 
     def _find_stuck(self, query: queries.FindStuckRuns) -> list[str]:
         if self._worker is None:
@@ -445,7 +445,8 @@ class MemoryStore:
         at_rest = self._database.at_rest(
             self._worker, query.workflow_types, query.versions
         )
-        stuck = sorted(run.run_id for run in at_rest if run.stuck is not None)
+        parked = (r for r in at_rest if r.stuck is not None and r.wake_at != NEVER)
+        stuck = sorted(run.run_id for run in parked)
         found = [run_id for run_id in stuck if run_id > query.after]
         return found[: max(query.limit, 0)]
 

@@ -15,6 +15,7 @@ from durable.store.deciding import rows as bits
 from durable.store.deciding.family import TERMINATE
 from durable.store.deciding.rows import Name, Run, Seen
 from durable.store.records import (
+    NEVER,
     RUNNING,
     AttemptRecord,
     MessageRecord,
@@ -279,6 +280,11 @@ class MemoryDatabase:
         epoch = self.runs[run_id].epoch + 1
         self._change(run_id, owner=None, wake_at=due, epoch=epoch)
 
+    def adopt(self, parents: dict[str, str]) -> None:
+        """See `Tables`."""
+        for run_id, parent_run_id in parents.items():
+            self._change(run_id, parent_run_id=parent_run_id)
+
     # --- what is done by itself -------------------------------------------------------
 
     def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
@@ -375,7 +381,7 @@ class MemoryDatabase:
         if after is None:
             due = [(r.wake_at or 0, r) for r in free if policies.is_due(r.wake_at, now)]
         else:
-            due = [(0, r) for r in free if r.stuck is not None and r.run_id > after]
+            due = [(0, r) for r in free if _is_tried(r) and r.run_id > after]
         due.sort(key=lambda found: (found[0], found[1].run_id))
         return {run.run_id: run.epoch for _, run in due[: max(claim.limit, 0)]}
 
@@ -420,3 +426,8 @@ class MemoryDatabase:
 
 def _age_key(run: RunRecord) -> tuple[int, str]:
     return run.started_at, run.run_id
+
+
+def _is_tried(run: RunRecord) -> bool:
+    """Whether a run is parked, and not paused."""
+    return run.stuck is not None and run.wake_at != NEVER

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from durable.core.history.payload import PAUSED_TEXT
 from durable.search.conditions import (
     All,
     Among,
@@ -34,6 +35,17 @@ _OPERATORS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 }
 
 
+_PAUSED: Final[Clause] = sa.and_(
+    RUNS.c.stuck.is_not(None), RUNS.c.stuck.startswith(PAUSED_TEXT, autoescape=True)
+)
+
+
+def stuck_clause(*, is_paused: bool = False) -> Clause:
+    """Return that a run is parked: because it is paused, or for another reason."""
+    found = _PAUSED if is_paused else sa.not_(_PAUSED)
+    return sa.and_(RUNS.c.stuck.is_not(None), found)
+
+
 def value_column(leaf: Compare | Among | StartsWith) -> sa.Column[Any]:
     """Return the column of attributes that the values of a comparison are in."""
     match leaf:
@@ -50,7 +62,9 @@ def value_column(leaf: Compare | Among | StartsWith) -> sa.Column[Any]:
 def system_column(name: str) -> sa.ColumnElement[Any]:
     """Return what every run has, by its name."""
     if name == "Stuck":
-        return sa.case((RUNS.c.stuck.is_(None), sa.literal(0)), else_=sa.literal(1))
+        return sa.case((stuck_clause(), sa.literal(1)), else_=sa.literal(0))
+    if name == "Paused":
+        return sa.case((_PAUSED, sa.literal(1)), else_=sa.literal(0))
     if name == "ExecutionDuration":
         return RUNS.c.closed_at - RUNS.c.started_at
     if name == "RootRunId":

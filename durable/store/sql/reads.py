@@ -18,7 +18,7 @@ from durable.errors import CorruptHistoryError
 from durable.store import queries
 from durable.store.deciding import policies
 from durable.store.queries import RunNews, UnownedRun, VersionCount, sort_versions
-from durable.store.records import LoadedRun
+from durable.store.records import NEVER, LoadedRun
 from durable.store.sql import salvage, searching, statements
 from durable.store.sql.backlog import backlog
 from durable.store.sql.fetching import fetch
@@ -300,7 +300,9 @@ def _next_wake_up(
         versions=statements.served(query.versions),
         **key,
     )
-    return min((at for (at,) in found if isinstance(at, int)), default=None)
+    return min(
+        (at for (at,) in found if isinstance(at, int) and at != NEVER), default=None
+    )
 
 
 def _stuck(

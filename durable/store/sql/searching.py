@@ -136,9 +136,10 @@ def _ways_of_runs(
 ) -> Iterator[_Way]:
     is_equal = isinstance(part, Compare) and part.how == "="
     clauses: tuple[Clause, ...]
-    if part == Compare("Stuck", is_system=True, how="=", value=1):
-        stuck = (RUNS.c.stuck.is_not(None), RUNS.c.open_key.is_not(None))
-        clauses = (RUNS.c.namespace == namespace, *stuck)
+    if part.field in ("Stuck", "Paused") and is_equal and part == _yes(part.field):
+        stuck = conditions.stuck_clause(is_paused=part.field == "Paused")
+        is_open = RUNS.c.open_key.is_not(None)
+        clauses = (RUNS.c.namespace == namespace, stuck, is_open)
         yield _Way(RUNS, clauses, "durable_runs_stuck", False, (part,), 2)
     if part.field == "CloseTime":
         clauses = (listed_namespace == namespace, *_closed(part))
@@ -156,6 +157,10 @@ def _ways_of_runs(
     bounds = [conditions.compared(RUNS.c.started_at, time) for time in times]
     clauses = (RUNS.c.namespace == namespace, value, *bounds)
     yield _Way(RUNS, clauses, index, is_equal, (part, *times), rank)
+
+
+def _yes(field: str) -> Compare:
+    return Compare(field, is_system=True, how="=", value=1)
 
 
 def _closed(part: _Leaf) -> tuple[Clause, Clause]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import sqlalchemy as sa
 
 from durable.errors import CorruptHistoryError
 from durable.store.sql import reads, salvage, statements
 from durable.store.sql.fetching import fetch
+from durable.store.sql.tables import RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 
 # Lists of ids must stay below every database's limit on parameters.
 _IDS_PER_STATEMENT: Final = 1_000
+_ADOPT: Final = (
+    sa.update(RUNS)
+    .where(RUNS.c.run_id == sa.bindparam("adopted"))
+    .values(parent_run_id=sa.bindparam("parent"))
+)
 
 
 def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -112,6 +119,11 @@ class SqlTables:
             return [salvage.to_message(row) for row in rows]
         except CorruptHistoryError as error:
             return error
+
+    def adopt(self, parents: dict[str, str]) -> None:
+        """See `Tables`."""
+        rows = [{"adopted": run, "parent": parents[run]} for run in sorted(parents)]
+        self._session.connection.execute(_ADOPT, rows)
 
     # --- what is done by itself -------------------------------------------------------
 

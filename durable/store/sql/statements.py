@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 import sqlalchemy as sa
 
 from durable.core.history.ids import OWN_TYPES
-from durable.store.records import (
-    RunStatus,
-    WorkerStatus,
-)
+from durable.store.records import NEVER, RunStatus, WorkerStatus
 from durable.store.sql.salvage import (
     ATTEMPT_FIELDS,
     MESSAGE_FIELDS,
@@ -256,6 +253,7 @@ FIND_STUCK: Final = (
         _SERVED,
         _IS_OPEN,
         RUNS.c.stuck.is_not(None),
+        sa.func.coalesce(RUNS.c.wake_at, 0) < NEVER,
         RUNS.c.owner.is_(None),
         RUNS.c.run_id > sa.bindparam("after"),
     )

@@ -17,6 +17,8 @@ from durable.testing.contract.families import FamilyContract
 from durable.testing.contract.leases import ClaimContract, LeaseContract
 from durable.testing.contract.lifecycle import LifecycleContract
 from durable.testing.contract.messages import MessageContract
+from durable.testing.contract.operators.pauses import PauseContract
+from durable.testing.contract.operators.resets import ResetContract
 from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
 from durable.testing.contract.rows import Harness, Opened
@@ -40,6 +42,8 @@ class StoreContract(
     MessageContract,
     DeliveryContract,
     FamilyContract,
+    ResetContract,
+    PauseContract,
     PublishingContract,
     LeaseContract,
     ClaimContract,

@@ -105,10 +105,15 @@ def drive(
         if driver.is_closed:
             break
         _play(driver, step, updates)
+    finish(driver)
+    return driver
+
+
+def finish(driver: Driver) -> None:
+    """Let everything that a run waits for end in order."""
     for _ in range(_TURNS_MAX):
         if driver.is_closed or not _go_on(driver):
             break
-    return driver
 
 
 def _play(driver: Driver, step: Step, updates: set[str]) -> None:

@@ -17,7 +17,7 @@ from durable.cli.parameters import Word, payloads_option, standard_options
 from durable.cli.session import Session, pass_session
 from durable.cli.timeline import COLORED, PLAIN, STATUS_ROLES
 from durable.cli.views import run_view
-from durable.client.descriptions.description import cursor_of, read_cursor
+from durable.client.descriptions.description import cursor_of, read_cursor, status_word
 from durable.client.descriptions.searching import (
     Listing,
     RunCount,
@@ -26,7 +26,7 @@ from durable.client.descriptions.searching import (
 )
 from durable.options import check_id
 from durable.store.queries import ListNamespaces, SearchRuns
-from durable.store.records import STUCK, RunRecord, RunStatus
+from durable.store.records import PAUSED, STUCK, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.suggestions import closest
 from durable.telling.escaping import escape
@@ -44,8 +44,8 @@ _where: Final = click.option(
 @click.command("list")
 @click.option(
     "--status",
-    type=Word([*(status.value for status in RunStatus), STUCK]),
-    help="Only runs of this status; stuck ones are running, too.",
+    type=Word([*(status.value for status in RunStatus), STUCK, PAUSED]),
+    help="Only runs of this status; stuck and paused ones are running, too.",
 )
 @click.option(
     "--type", "workflow_type", metavar="NAME", help="Only runs of a workflow."
@@ -175,9 +175,8 @@ async def _note_closest(
 
 
 def _cells(record: RunRecord, *, by_run_id: bool) -> tuple[str, ...]:
-    status = record.status.value if record.stuck is None else STUCK
     return (
-        status,
+        status_word(record),
         escape(record.run_id if by_run_id else record.workflow_id),
         instant(record.started_at)[:16],
         escape(record.workflow_type),

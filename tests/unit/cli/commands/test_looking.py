@@ -29,6 +29,7 @@ RUN_KEYS = {
     "owner",
     "version",
     "stuck",
+    "paused",
     "first_run_id",
     "continued_from_run_id",
     "parent_workflow_id",

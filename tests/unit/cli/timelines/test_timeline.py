@@ -430,7 +430,10 @@ def test_rows_written_by_hand_are_shown_all_the_same() -> None:
 
 
 def test_every_status_of_a_run_has_a_look() -> None:
-    assert set(STATUS_ROLES) == {status.value for status in RunStatus} | {"stuck"}
+    assert set(STATUS_ROLES) == {status.value for status in RunStatus} | {
+        "stuck",
+        "paused",
+    }
 
 
 # --- small words ----------------------------------------------------------------------

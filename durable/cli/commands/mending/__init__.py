@@ -1,0 +1,1 @@
+"""Commands for a run that went wrong: reset, retried, forked, held up, compared."""

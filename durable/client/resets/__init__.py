@@ -1,0 +1,1 @@
+"""What an operator does to whole runs: reset, retry, fork, pause, compare."""

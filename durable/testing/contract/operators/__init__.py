@@ -1,0 +1,1 @@
+"""What the store's contract says of what operators do to runs."""
