@@ -14,6 +14,7 @@ import pytest
 from durable.testing.contract.commits import CommitContract
 from durable.testing.contract.deliveries import DeliveryContract
 from durable.testing.contract.families import FamilyContract
+from durable.testing.contract.keeping.deletions import DeletionContract
 from durable.testing.contract.leases import ClaimContract, LeaseContract
 from durable.testing.contract.lifecycle import LifecycleContract
 from durable.testing.contract.messages import MessageContract
@@ -45,6 +46,7 @@ class StoreContract(
     ClaimContract,
     ReadContract,
     SearchContract,
+    DeletionContract,
     ABC,
 ):
     """The contract of `durable.store.store.Store`, sentence by sentence.
