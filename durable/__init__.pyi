@@ -115,6 +115,7 @@ from durable.errors import QueryTooBroadError as QueryTooBroadError
 from durable.errors import RemoteError as RemoteError
 from durable.errors import ResourceError as ResourceError
 from durable.errors import ResultTimeoutError as ResultTimeoutError
+from durable.errors import RunNeededError as RunNeededError
 from durable.errors import ScheduleExistsError as ScheduleExistsError
 from durable.errors import ScheduleNotFoundError as ScheduleNotFoundError
 from durable.errors import StoreError as StoreError

@@ -23,6 +23,7 @@
     ├── ScheduleExistsError           another schedule has that id
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
+    ├── RunNeededError                the run cannot be deleted yet; says why
     ├── InboxFullError                too many messages wait for the run
     ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
@@ -267,6 +268,32 @@ class WorkflowClosedError(DurableError):
     """The run has closed and takes no more requests."""
 
     code = "workflow_closed"
+
+
+class RunNeededError(DurableError):
+    """A run was not deleted, as it is open, or an open run may need it.
+
+    Attributes:
+        need: why: "open", "child" (one of it is open), "parent" (it is open and has
+            work), "chain" (others of it must go first) or "reply" (one waits).
+    """
+
+    code = "run_needed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        workflow_id: str,
+        run_id: str,
+        need: str,
+    ) -> None:
+        """Name the run, and why it stays."""
+        super().__init__(message, hint=hint)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+        self.need = need
 
 
 class InboxFullError(DurableError):

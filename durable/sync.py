@@ -275,6 +275,10 @@ class SyncHandle(Generic[R_co]):
         """Close the run at once; see `Handle.terminate`."""
         self._thread.call(self._handle.terminate(reason))
 
+    def delete(self, *, terminate: bool = False) -> int:
+        """Delete the run for good; see `Handle.delete`."""
+        return self._thread.call(self._handle.delete(terminate=terminate))
+
 
 class SyncEngine:
     """An engine for code without an event loop; takes what `Engine` takes.

@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "stack": ("messages", "stack", "Show where each task of a run waits."),
     "cancel": ("stop", "cancel", "Ask a run to stop; it may clean up."),
     "terminate": ("stop", "terminate", "End a run at once; none of its code runs."),
+    "delete": ("keeping.delete", "delete", "Delete closed runs for good."),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
     "schedules": (
         "schedules.schedules",

@@ -1,5 +1,7 @@
 """A handle: one run, as code outside of it sees it."""
 
+# size: one class, whose overloads and docstrings are most of it.
+
 from __future__ import annotations
 
 import asyncio
@@ -30,6 +32,7 @@ from durable.client.descriptions.description import (
 )
 from durable.client.descriptions.listing import describe_runs
 from durable.client.found_runs import RUN_AGAIN
+from durable.client.keeping.deletions import delete_runs
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.client.waiting.answers import UpdateOutcome
@@ -583,6 +586,27 @@ class Handle(Generic[R_co]):
             reason=_reason(reason), identity=self._connection.identity
         )
         await self._connection.terminated(await self._chain.terminate(event))
+
+    async def delete(self, *, terminate: bool = False) -> int:
+        """Delete the run for good: its row, its history, and all else that is its own.
+
+        All runs of its chain go, unless the handle was asked for one certain run. Its
+        workflow id is free then, and stands for nothing any more. Children stay.
+
+        Args:
+            terminate: end it first if it is open.
+
+        Returns:
+            How many runs were deleted.
+
+        Raises:
+            RunNeededError: it is open, or an open run may need it; nothing was deleted.
+            WorkflowNotFoundError: there is no such run.
+        """
+        event = WorkflowExecutionTerminated(
+            reason="it is deleted", identity=self._connection.identity
+        )
+        return await delete_runs(self._chain, event if terminate else None)
 
 
 def _reason(given: object) -> str:

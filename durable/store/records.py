@@ -607,6 +607,8 @@ class DeleteRuns(msgspec.Struct, frozen=True, kw_only=True):
     run_ids: tuple[str, ...]
     heeds_replies: bool = True
     """Replies that nobody has read yet keep a run, too."""
+    is_whole: bool = False
+    """If one of them stays, all of them do."""
 
 
 class Deleted(msgspec.Struct, frozen=True):

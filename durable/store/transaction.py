@@ -170,6 +170,8 @@ class Transaction:
         kept = find_needed(
             ties, self._clock.now(), heeds_replies=operation.heeds_replies
         )
+        if kept and operation.is_whole:
+            return Deleted(kept=kept)
         gone = [one for one in run_ids if one in ties and one not in kept]
         if gone:
             self._tables.delete_runs(gone)

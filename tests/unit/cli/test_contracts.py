@@ -52,6 +52,7 @@ READING = [
     ("stack", "x"),
     ("cancel", "x"),
     ("terminate", "x"),
+    ("delete", "x"),
     ("doctor",),
     ("db", "current"),
     ("replay", APP, "--all"),

@@ -28,6 +28,7 @@ COMMANDS = [
     ["signal", "sleeping", "go"],
     ["cancel", "sleeping"],
     ["terminate", "sleeping"],
+    ["delete", "sleeping", "--terminate"],
     ["doctor"],
     ["db", "current"],
     ["db", "backup", "copy.db"],

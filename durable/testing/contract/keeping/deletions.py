@@ -173,6 +173,8 @@ class DeletionContract:
 
         found = await delete(store, "r1", "r3")
         assert found == Deleted(kept={"r1": Need.CHAIN, "r3": Need.CHAIN})
+        found = await delete(store, *ids, is_whole=True)
+        assert found == Deleted(kept={"r4": Need.OPEN, "r1": Need.CHAIN})
         found = await delete(store, *ids)
         assert found == Deleted(("r2", "r3"), {"r4": Need.OPEN, "r1": Need.CHAIN})
         await store.perform(make_closing("r4"))

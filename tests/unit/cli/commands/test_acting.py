@@ -33,6 +33,8 @@ def test_result_is_printed_as_json_either_way(folder: Path) -> None:
         (("cancel", "nobody"), 3, "workflow_not_found"),
         (("cancel", "done"), 4, "workflow_closed"),
         (("terminate", "done"), 4, "workflow_closed"),
+        (("delete", "sleeping"), 4, "run_needed"),
+        (("delete", "nobody"), 3, "workflow_not_found"),
         (("start", "cli_sleeping", "--id", "sleeping"), 4, "workflow_already_started"),
         (
             ("start", "cli_sleeping", "--id", "done", "--id-reuse", "reject_duplicate"),
@@ -64,6 +66,23 @@ def test_cancel_and_terminate_say_whom(folder: Path) -> None:
     assert ended.stdout.startswith("sleeping (run ")
     assert r"terminated: a\x1bb" in invoke("show", "sleeping").stdout
     assert invoke("result", "sleeping").exit_code == 5
+
+
+def test_delete_takes_all_that_are_named_and_those_before_a_refused_one(
+    folder: Path,
+) -> None:
+    both = lines_of(invoke("delete", "done", "failed", "--json"))
+    refused = invoke("delete", "stuck", "sleeping")
+    forced = invoke("delete", "stuck", "sleeping", "--terminate")
+
+    assert [(one["workflow_id"], one["runs"]) for one in both] == [
+        ("done", 1),
+        ("failed", 1),
+    ]
+    assert refused.exit_code == 4
+    assert "was not deleted: it is open" in refused.stderr
+    assert forced.stdout == "stuck: 1 run deleted\nsleeping: 1 run deleted\n"
+    assert lines_of(invoke("list", "--json")) == []
 
 
 # --- starting -------------------------------------------------------------------------
