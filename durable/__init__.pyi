@@ -80,6 +80,8 @@ from durable.client.descriptions.activities import ActivityState as ActivityStat
 from durable.client.descriptions.description import RunDescription as RunDescription
 from durable.client.descriptions.searching import RunCount as RunCount
 from durable.client.handle import Handle as Handle
+from durable.client.keeping.retention import RetentionRule as RetentionRule
+from durable.client.keeping.retention import Swept as Swept
 from durable.client.namespaces import NamespaceDescription as NamespaceDescription
 from durable.client.updates import UpdateHandle as UpdateHandle
 from durable.converter.failures import register_exception as register_exception

@@ -27,6 +27,8 @@ from durable.client.descriptions.searching import RunCount, check_where, listing
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
+from durable.client.keeping.retention import RetentionRule, Swept, check_rules, sweep
+from durable.client.keeping.sweeper import Sweeper
 from durable.client.namespaces import Namespaces
 from durable.client.start_options import (
     StartOptions,
@@ -117,6 +119,8 @@ class Engine:
         blocked_after: how long workflow code or an async activity may hold the thread
             before it is named in the log; `None` watches nothing.
         drain_timeout: how long closing waits for running activities.
+        retention: how long closed runs are kept; the first rule that fits a run counts,
+            and after them the days of its namespace. A worker deletes what is over.
         observer: receives what the engine does; see `durable.telemetry`.
         clock: where the time comes from, for tests.
 
@@ -140,6 +144,7 @@ class Engine:
         fail_on: tuple[type[BaseException], ...] = (),
         blocked_after: Duration | None = limits.WORKFLOW_TASK_BLOCKED_SECONDS,
         drain_timeout: Duration = 10.0,
+        retention: Iterable[RetentionRule] = (),
         observer: Observer | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -169,6 +174,7 @@ class Engine:
         )
         if exception_classes(fail_on, "fail_on of the engine"):
             self._registry = self._registry.failing_on(fail_on)
+        self._retention = check_rules(retention)
         self._resources = HeldResources(resources)
         self._closing_seconds = self._options.grace_seconds + closing_seconds(
             self._options.grace_seconds, resources
@@ -178,6 +184,7 @@ class Engine:
         self._has_worker = worker
         self._worker: Worker | None = None
         self._unserved: Unserved | None = None
+        self._sweeper: Sweeper | None = None
         self._client: Client | None = None
         self._home = Home()
         self._is_open = False
@@ -233,6 +240,7 @@ class Engine:
             # Nothing here is ours, and handles that were copied must stay refused.
             self._home = home = Home()
             self._client = self._worker = self._closing = self._unserved = None
+            self._sweeper = None
             self._resources.forget()
             self._is_open = False
         elif home.is_abandoned:
@@ -299,6 +307,11 @@ class Engine:
         self._unserved = Unserved(self._store, self._namespace)
         self._unserved.start()
         if self._worker is not None:
+            is_busy = self._worker.is_busy
+            self._sweeper = Sweeper(
+                self._store, self._namespace, self._retention, is_busy
+            )
+            self._sweeper.start()
             await declare_all(self.schedules, self._registry)
 
     async def close(self) -> None:
@@ -330,6 +343,8 @@ class Engine:
         self._is_open = False
         if self._unserved is not None:
             self._unserved.stop()
+        if self._sweeper is not None:
+            self._sweeper.stop()
         if self._client is not None:
             self._client.listener.stop()
         try:
@@ -703,6 +718,21 @@ class Engine:
         Raises: as `list`, but that a count ends at what it could look at.
         """
         return await self._open_client().count(check_where(where), group_by)
+
+    async def delete_expired(self, *, dry_run: bool = False) -> Swept:
+        """Delete the closed runs whose time is over, by the rules and the namespace.
+
+        Workers do it by themselves, a minute after they begin and then once an hour.
+        What an open run may need stays until it is not needed.
+
+        Args:
+            dry_run: count, and delete nothing.
+
+        Raises:
+            QuerySyntaxError, AttributeTypeError: a rule of `retention` means nothing.
+        """
+        store = self._open_client().store
+        return await sweep(store, self._namespace, self._retention, is_dry=dry_run)
 
     async def run_until_stopped(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; for programs that are nothing but a worker."""

@@ -26,6 +26,7 @@ from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
 from durable.client.handle import Handle
+from durable.client.keeping.retention import Swept
 from durable.client.namespaces import NamespaceDescription, Namespaces
 from durable.client.start_options import StartOptions, UpdateStartOptions
 from durable.client.updates import UpdateHandle
@@ -565,3 +566,7 @@ class SyncEngine:
         """Count runs; see `Engine.count`."""
         thread = self._open_thread()
         return thread.call(self._engine.count(where=where, group_by=group_by))
+
+    def delete_expired(self, *, dry_run: bool = False) -> Swept:
+        """Delete the closed runs whose time is over; see `Engine.delete_expired`."""
+        return self._open_thread().call(self._engine.delete_expired(dry_run=dry_run))

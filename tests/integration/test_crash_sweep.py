@@ -100,6 +100,15 @@ def test_a_kill_at_any_statement_leaves_one_run_for_each_time_of_a_schedule(
     assert swept.crashed >= int(swept.tried * 0.7)
 
 
+@shards(8)
+def test_a_sweep_of_closed_runs_that_is_killed_leaves_them_whole_or_gone(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.retention_kill", shard=shard, stride=2)
+    assert swept.moments >= 150
+    assert swept.crashed >= int(swept.tried * 0.9)
+
+
 @shards(10)
 def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
     shard: tuple[int, int],

@@ -1,6 +1,8 @@
 """`run`, `start`, `result`, `cancel`, `terminate` and `replay`."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,43 @@ def test_delete_takes_all_that_are_named_and_those_before_a_refused_one(
     assert "was not deleted: it is open" in refused.stderr
     assert forced.stdout == "stuck: 1 run deleted\nsleeping: 1 run deleted\n"
     assert lines_of(invoke("list", "--json")) == []
+
+
+def test_delete_expired_goes_by_the_days_of_the_namespace(folder: Path) -> None:
+    with closing(sqlite3.connect("orders.db")) as connection, connection:
+        day = 86_400_000_000
+        connection.execute(
+            "UPDATE durable_runs SET closed_at = closed_at - ?"
+            " WHERE workflow_id = 'done'",
+            (3 * day,),
+        )
+    invoke("namespaces", "create", "default", "--retention-days", "2")
+
+    dry = invoke("delete", "--expired", "--dry-run")
+    (done,) = lines_of(invoke("delete", "--expired", "--json"))
+
+    assert dry.stdout == "1 run would be deleted\n"
+    assert done == {"done": "deleted", "runs": 1, "kept": {}}
+    left = [run["workflow_id"] for run in lines_of(invoke("list", "--json"))]
+    assert left == ["sleeping", "stuck", "failed"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["done", "--expired"],
+        ["done", "--dry-run"],
+        ["--expired", "--terminate"],
+        ["done", "failed", "--run-id", "x"],
+    ],
+    ids=" ".join,
+)
+def test_delete_refuses_what_does_not_go_together(
+    args: list[str], folder: Path
+) -> None:
+    assert invoke("delete", *args).exit_code == 2
+    assert len(lines_of(invoke("list", "--json"))) == 4
 
 
 # --- starting -------------------------------------------------------------------------
