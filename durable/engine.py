@@ -9,6 +9,7 @@ import builtins
 import os
 from collections.abc import Coroutine, Iterable
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
@@ -27,6 +28,13 @@ from durable.client.descriptions.searching import RunCount, check_where, listing
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
+from durable.client.keeping.archive import (
+    Exported,
+    Imported,
+    closed_runs,
+    export_runs,
+    import_runs,
+)
 from durable.client.keeping.retention import RetentionRule, Swept, check_rules, sweep
 from durable.client.keeping.sweeper import Sweeper
 from durable.client.namespaces import Namespaces
@@ -733,6 +741,55 @@ class Engine:
         """
         store = self._open_client().store
         return await sweep(store, self._namespace, self._retention, is_dry=dry_run)
+
+    async def export_runs(
+        self,
+        path: str | os.PathLike[str],
+        /,
+        *,
+        where: Condition | str | None = None,
+        workflow_id: str | None = None,
+        delete: bool = False,
+    ) -> Exported:
+        """Write closed runs to a file of JSON Lines, whole: to be kept, and read again.
+
+        Args:
+            path: a new file; what ends in `.gz` is compressed.
+            where: as for `list`; all closed runs by default.
+            workflow_id: only runs of this id.
+            delete: delete them once the file is durable, but for what is needed.
+
+        Raises:
+            ArchiveError: the file exists, or cannot be written.
+            CorruptHistoryError: a run cannot be read; no file is left then.
+            InvalidInputError, QueryTooBroadError: as for `list`.
+        """
+        client = self._open_client()
+        asked = closed_runs(where, workflow_id)
+        return await export_runs(
+            client.store, self._namespace, asked, Path(path), deletes=delete
+        )
+
+    async def import_runs(
+        self, path: str | os.PathLike[str], /, *, skip_existing: bool = False
+    ) -> Imported:
+        """Bring back the closed runs of a file, to be found and read.
+
+        They are as they were; none of them goes on, and nobody is told of them.
+
+        Args:
+            path: what `export_runs` wrote, in this namespace of any database.
+            skip_existing: leave out runs that are there, rather than refuse the file.
+
+        Raises:
+            ArchiveError: it cannot be read, or is cut off.
+            RunExistsError: a run of it is there; nothing was imported.
+            AttributeTypeError: an attribute of its name has another type here.
+        """
+        client = self._open_client()
+        return await import_runs(
+            client.store, self._namespace, Path(path), skips_existing=skip_existing
+        )
 
     async def run_until_stopped(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; for programs that are nothing but a worker."""

@@ -24,6 +24,8 @@
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
     ├── RunNeededError                the run cannot be deleted yet; says why
+    ├── RunExistsError                a run to be imported is there already
+    ├── ArchiveError                  a file of exported runs cannot be used
     ├── InboxFullError                too many messages wait for the run
     ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
@@ -294,6 +296,37 @@ class RunNeededError(DurableError):
         self.workflow_id = workflow_id
         self.run_id = run_id
         self.need = need
+
+
+class RunExistsError(DurableError):
+    """A run that is to be imported is there already, by its run id or request id."""
+
+    code = "run_exists"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, workflow_id: str, run_id: str
+    ) -> None:
+        """Name the run."""
+        super().__init__(message, hint=hint)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+
+class ArchiveError(DurableError):
+    """A file of exported runs cannot be written, or cannot be read as one.
+
+    Attributes:
+        line: of which line; None if of the whole.
+    """
+
+    code = "archive"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, line: int | None = None
+    ) -> None:
+        """Keep the line."""
+        super().__init__(message, hint=hint)
+        self.line = line
 
 
 class InboxFullError(DurableError):

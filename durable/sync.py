@@ -26,6 +26,7 @@ from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
 from durable.client.handle import Handle
+from durable.client.keeping.archive import Exported, Imported
 from durable.client.keeping.retention import Swept
 from durable.client.namespaces import NamespaceDescription, Namespaces
 from durable.client.start_options import StartOptions, UpdateStartOptions
@@ -570,3 +571,27 @@ class SyncEngine:
     def delete_expired(self, *, dry_run: bool = False) -> Swept:
         """Delete the closed runs whose time is over; see `Engine.delete_expired`."""
         return self._open_thread().call(self._engine.delete_expired(dry_run=dry_run))
+
+    def export_runs(
+        self,
+        path: str | os.PathLike[str],
+        /,
+        *,
+        where: Condition | str | None = None,
+        workflow_id: str | None = None,
+        delete: bool = False,
+    ) -> Exported:
+        """Write closed runs to a file; see `Engine.export_runs`."""
+        return self._open_thread().call(
+            self._engine.export_runs(
+                path, where=where, workflow_id=workflow_id, delete=delete
+            )
+        )
+
+    def import_runs(
+        self, path: str | os.PathLike[str], /, *, skip_existing: bool = False
+    ) -> Imported:
+        """Bring back the closed runs of a file; see `Engine.import_runs`."""
+        return self._open_thread().call(
+            self._engine.import_runs(path, skip_existing=skip_existing)
+        )

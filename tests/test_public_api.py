@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 PUBLIC_TEXT = """
 Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
-RetentionRule RunNeededError Swept memo upsert_attributes upsert_memo
+ArchiveError Exported Imported RetentionRule RunExistsError RunNeededError
+Swept memo upsert_attributes upsert_memo
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
 ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError

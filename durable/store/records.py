@@ -618,6 +618,23 @@ class Deleted(msgspec.Struct, frozen=True):
     kept: dict[str, Need] = {}
 
 
+class ImportRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Create a closed run as it was elsewhere, for whoever reads; not fenced.
+
+    It has no owner and no `wake_at`. Nothing else happens; the workflow id may be that
+    of any other run. Result: None.
+
+    Raises (as outcome):
+        RunExistsError: its run id, or the request id of its start, is there.
+        HistoryTakenError: its rows are not events 1, 2 and so on.
+        AttributeTypeError: an attribute of its namespace has another type.
+    """
+
+    record: RunRecord
+    rows: list[HistoryRow]
+    attempts: tuple[AttemptRecord, ...] = ()
+
+
 class DropReplies(msgspec.Struct, frozen=True, kw_only=True):
     """Delete replies that were read: run id and request id of each. Result: None."""
 
@@ -678,4 +695,5 @@ Operation: TypeAlias = (
     | DropReplies
     | PutNamespace
     | DeleteRuns
+    | ImportRun
 )

@@ -25,6 +25,7 @@ from durable.store.records import (
     Committed,
     DropReplies,
     FoundRun,
+    ImportRun,
     MailArrived,
     ParkRun,
     PutMessage,
@@ -220,7 +221,7 @@ class _Decision:
             self._draft.check_attributes(properties.namespace, properties.attributes)
         self._draft.describe(run, properties)
 
-    def _put_attempts(self, operation: CommitTask | RecordAttempts) -> None:
+    def _put_attempts(self, operation: CommitTask | RecordAttempts | ImportRun) -> None:
         attempts = self._draft.rows.attempts
         for attempt in operation.attempts:
             key = (attempt.run_id, attempt.scheduled_event_id, attempt.attempt)
@@ -328,6 +329,18 @@ class _Decision:
         committed = self._endings.terminate(run, operation.data)
         return Terminated(run_id=run.run_id, committed=committed)
 
+    def _import(self, operation: ImportRun) -> None:
+        draft, record = self._draft, operation.record
+        policies.check_beginning(operation)
+        there = draft.find_run(record.run_id)
+        there = there or draft.find_request((record.namespace, record.request_id))
+        if there is not None:
+            raise policies.run_exists(record, there)
+        if record.attributes is not None:
+            draft.check_attributes(record.namespace, record.attributes)
+        draft.create(operation, draft.find_name((record.namespace, record.workflow_id)))
+        self._put_attempts(operation)
+
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
@@ -338,6 +351,7 @@ class _Decision:
         ParkRun: _park,
         PutMessage: _put_message,
         TerminateRun: _terminate,
+        ImportRun: _import,
         DropReplies: _drop_replies,
     }
 

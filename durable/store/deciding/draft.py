@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from durable.store.deciding.wanted import Lack
     from durable.store.records import (
         HistoryRow,
+        ImportRun,
         Properties,
         RunRecord,
         RunStatus,
@@ -184,7 +185,7 @@ class Draft:
 
     # --- what becomes of it -----------------------------------------------------------
 
-    def create(self, operation: StartRun, name: Name) -> Run:
+    def create(self, operation: StartRun | ImportRun, name: Name) -> Run:
         """Create a run that has a name."""
         record = operation.record
         status = record.status

@@ -124,6 +124,26 @@ def test_delete_refuses_what_does_not_go_together(
     assert len(lines_of(invoke("list", "--json"))) == 4
 
 
+def test_export_and_import_say_how_many(folder: Path) -> None:
+    wrote = invoke("export", "runs.json", "--where", "ExecutionStatus != 'Running'")
+    again = invoke("export", "runs.json", "--json")
+    refused = invoke("import", "runs.json")
+    skipped = invoke("import", "runs.json", "--skip-existing")
+    (moved,) = lines_of(
+        invoke("export", "b.json", "--id", "done", "--delete", "--json")
+    )
+    back = invoke("import", "b.json")
+    missing = invoke("import", "nothing.json")
+
+    assert wrote.stdout == "runs.json: 2 runs exported\n"
+    assert (again.exit_code, refused.exit_code, missing.exit_code) == (1, 4, 1)
+    assert "code: archive" in missing.stderr
+    assert skipped.stdout == "runs.json: 0 runs imported, 2 were there\n"
+    assert moved == {"file": "b.json", "runs": 1, "deleted": 1, "kept": {}}
+    assert back.stdout == "b.json: 1 run imported\n"
+    assert json.loads(invoke("result", "done").stdout) is not None
+
+
 # --- starting -------------------------------------------------------------------------
 
 
