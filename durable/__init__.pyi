@@ -73,6 +73,9 @@ from durable.api.workflows.operations import wait_condition as wait_condition
 from durable.api.workflows.workflow import Workflow as Workflow
 from durable.api.workflows.workflow import WorkflowCall as WorkflowCall
 from durable.api.workflows.workflow import workflow as workflow
+from durable.batches.batches import Batch as Batch
+from durable.batches.batches import BatchDescription as BatchDescription
+from durable.batches.batches import BatchHandle as BatchHandle
 from durable.client.descriptions.activities import (
     ActivityDescription as ActivityDescription,
 )

@@ -22,6 +22,8 @@ from durable.api.messages.messages import UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.api.workflows.workflow_definition import exception_classes
+from durable.batches.activities import batch_activities
+from durable.batches.batches import Batch, BatchHandle, check_chosen
 from durable.client.client import Client
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount, check_where, listing
@@ -300,7 +302,9 @@ class Engine:
                     {
                         name: BuiltIn(name, perform)
                         for name, perform in (
-                            entity_activities(client) | schedule_activities(client)
+                            entity_activities(client)
+                            | schedule_activities(client)
+                            | batch_activities(client)
                         ).items()
                     },
                     self,
@@ -726,6 +730,56 @@ class Engine:
         Raises: as `list`, but that a count ends at what it could look at.
         """
         return await self._open_client().count(check_where(where), group_by)
+
+    def batch(
+        self,
+        *,
+        where: Condition | str | None = None,
+        status: RunStatus | str | None = None,
+        workflow_type: str | None = None,
+        workflow_id: str | None = None,
+        stuck: bool | None = None,
+        started_before: datetime | None = None,
+        all_runs: bool = False,
+    ) -> Batch:
+        """Choose runs, to do something with all of them.
+
+            batch = await engine.batch(where=customer == "ann").cancel("she left")
+            print(await batch.describe())
+
+        Args:
+            where: as for `list`, and so are the others.
+            status: only runs of this status.
+            workflow_type: only runs of this workflow.
+            workflow_id: only runs of this id.
+            stuck: only parked runs, or none of them.
+            started_before: only runs that started before.
+            all_runs: all of the namespace: the only filter then.
+
+        Raises:
+            InvalidOptionError, InvalidIdError: an argument has a wrong value, or there
+                is none.
+        """
+        asked = listing(
+            where=where,
+            order_by=None,
+            status=status,
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            stuck=stuck,
+            limit=1,
+            started_before=started_before,
+            after=None,
+        )
+        return Batch(self._open_client, check_chosen(asked, all_runs=all_runs))
+
+    def get_batch(self, id: str, /) -> BatchHandle:
+        """A handle to a batch; whether there is one shows when it is asked.
+
+        Raises:
+            InvalidIdError: the id breaks the rule for ids.
+        """
+        return BatchHandle(self._open_client, check_id(id, "the batch's id"))
 
     async def delete_expired(self, *, dry_run: bool = False) -> Swept:
         """Delete the closed runs whose time is over, by the rules and the namespace.

@@ -4,6 +4,8 @@ A thread of its own runs the loop; calls wait for it. After a fork a child opens
 engine: all state is in the database.
 """
 
+# size: the sync counterpart of each method, one after the other.
+
 from __future__ import annotations
 
 import atexit
@@ -22,6 +24,7 @@ from typing_extensions import Unpack
 from durable.api.entities.entity_call import EntityCall
 from durable.api.messages.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflows.workflow import Workflow, WorkflowCall
+from durable.batches.sync_batches import SyncBatch, SyncBatchHandle
 from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
@@ -567,6 +570,14 @@ class SyncEngine:
         """Count runs; see `Engine.count`."""
         thread = self._open_thread()
         return thread.call(self._engine.count(where=where, group_by=group_by))
+
+    def batch(self, **chosen: Any) -> SyncBatch:
+        """Choose runs, to do something with all of them; see `Engine.batch`."""
+        return SyncBatch(self._open_thread(), self._engine.batch(**chosen))
+
+    def get_batch(self, id: str, /) -> SyncBatchHandle:
+        """A handle to a batch; see `Engine.get_batch`."""
+        return SyncBatchHandle(self._open_thread(), self._engine.get_batch(id))
 
     def delete_expired(self, *, dry_run: bool = False) -> Swept:
         """Delete the closed runs whose time is over; see `Engine.delete_expired`."""

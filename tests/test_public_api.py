@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 PUBLIC_TEXT = """
 Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
-ArchiveError Exported Imported RetentionRule RunExistsError RunNeededError
+ArchiveError Batch BatchDescription BatchHandle
+Exported Imported RetentionRule RunExistsError RunNeededError
 Swept memo upsert_attributes upsert_memo
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError

@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "cancel": ("stop", "cancel", "Ask a run to stop; it may clean up."),
     "terminate": ("stop", "terminate", "End a run at once; none of its code runs."),
     "delete": ("keeping.delete", "delete", "Delete closed runs for good."),
+    "batch": ("keeping.batch", "batch", "Do something with many runs at once."),
     "export": ("keeping.archives", "export", "Write closed runs to a file."),
     "import": ("keeping.archives", "import_", "Bring exported runs back, to be read."),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),

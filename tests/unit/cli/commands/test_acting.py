@@ -144,6 +144,55 @@ def test_export_and_import_say_how_many(folder: Path) -> None:
     assert json.loads(invoke("result", "done").stdout) is not None
 
 
+def test_batch_acts_on_the_runs_of_a_filter(folder: Path) -> None:
+    dry = invoke("batch", "cancel", "--type", "cli_sleeping", "--dry-run")
+    done = invoke("batch", "terminate", "--status", "running", "--reason", "x")
+    (shown,) = lines_of(
+        invoke("batch", "delete", "--all", "--batch-id", "b", "--no-rate", "--json")
+    )
+    again = invoke("batch", "show", "b")
+    none = invoke("batch", "signal", "go", "1", "--status", "running")
+
+    assert dry.stdout == "1 run\n"
+    assert ": terminate: 2 of 2 done\n" in done.stdout
+    assert (shown["action"], shown["done"], shown["status"]) == (
+        "delete",
+        4,
+        "completed",
+    )
+    assert again.stdout == "batch b: delete: 4 of 4 done\n"
+    assert ": signal: 0 of 0 done" in none.stdout
+    assert lines_of(invoke("list", "--json")) == []
+
+
+def test_batch_is_begun_and_left_to_workers(folder: Path) -> None:
+    (begun,) = lines_of(
+        invoke("batch", "cancel", "--all", "--detach", "--json", "--batch-id", "b")
+    )
+
+    assert (begun["status"], begun["total"], begun["done"]) == ("running", None, 0)
+    assert invoke("batch", "show", "b").stdout == "batch b: running: 0 done\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code"),
+    [
+        (["cancel"], 2),
+        (["cancel", "--all", "--status", "running"], 2),
+        (["cancel", "--where", "nonsense"], 2),
+        (["cancel", "--all", "--rate", "0"], 2),
+        (["signal", "go", "no json", "--all"], 2),
+        (["show", "nothing"], 3),
+    ],
+    ids=str,
+)
+def test_batch_that_cannot_be_is_refused(
+    args: list[str], exit_code: int, folder: Path
+) -> None:
+    assert invoke("batch", *args).exit_code == exit_code
+    assert lines_of(invoke("list", "--type", "durable.batch", "--json")) == []
+
+
 # --- starting -------------------------------------------------------------------------
 
 
