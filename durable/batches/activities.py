@@ -11,11 +11,14 @@ from typing import Any
 import msgspec
 
 from durable.api.activities.activity_context import ActivityInfo
-from durable.batches.batch_workflow import ACT
+from durable.batches.batch_workflow import ACT, FIND
 from durable.batches.state import (
+    Acted,
+    ActWanted,
     BatchAction,
-    Step,
-    StepWanted,
+    FindWanted,
+    Found,
+    Target,
     pack,
     unpack_condition,
 )
@@ -38,13 +41,7 @@ from durable.errors import (
 )
 from durable.search.orders import Order
 from durable.store.queries import ReadNews, SearchRuns
-from durable.store.records import (
-    Deleted,
-    DeleteRuns,
-    MessageKind,
-    RunRecord,
-    RunStatus,
-)
+from durable.store.records import Deleted, DeleteRuns, MessageKind
 
 _DONE = "done"
 _FAILED = "failed: "
@@ -53,12 +50,12 @@ _FAILED = "failed: "
 def batch_activities(
     client: Client,
 ) -> dict[str, Callable[[Payloads, ActivityInfo], Awaitable[Payload]]]:
-    """The activity by which batches reach runs."""
-    return {ACT: partial(_act, client)}
+    """The activities by which batches find and reach runs."""
+    return {FIND: partial(_find, client), ACT: partial(_act, client)}
 
 
-async def _act(client: Client, input: Payloads, info: ActivityInfo) -> Payload:
-    wanted = msgspec.json.decode(input[0].json, type=StepWanted)
+async def _find(client: Client, input: Payloads, _: ActivityInfo) -> Payload:
+    wanted = msgspec.json.decode(input[0].json, type=FindWanted)
     where, order = unpack_condition(wanted.where), Order(is_descending=False)
     query = SearchRuns(client.namespace, where, order, wanted.after, wanted.size)
     try:
@@ -67,13 +64,22 @@ async def _act(client: Client, input: Payloads, info: ActivityInfo) -> Payload:
         raise ApplicationError(
             error.message, type="QueryTooBroadError", non_retryable=True
         ) from error
-    sender = _Sender(client, wanted.action, info)
-    outcomes = Counter(await asyncio.gather(*map(sender.send, page)))
-    if wanted.action.kind == "delete":
-        outcomes = await sender.delete(page)
+    targets = [
+        Target(run.workflow_id, run.run_id, run.first_run_id, run.closed_at is None)
+        for run in page
+    ]
     after = None
     if len(page) == wanted.size:
         after = (page[-1].started_at, page[-1].run_id)
+    return pack(Found(targets, after))
+
+
+async def _act(client: Client, input: Payloads, info: ActivityInfo) -> Payload:
+    wanted = msgspec.json.decode(input[0].json, type=ActWanted)
+    sender = _Sender(client, wanted.action, info)
+    outcomes = Counter(await asyncio.gather(*map(sender.send, wanted.targets)))
+    if wanted.action.kind == "delete":
+        outcomes = await sender.delete(wanted.targets)
     done = outcomes.pop(_DONE, 0)
     failed = {
         why.removeprefix(_FAILED): count
@@ -81,7 +87,7 @@ async def _act(client: Client, input: Payloads, info: ActivityInfo) -> Payload:
         if why.startswith(_FAILED)
     }
     skipped = {w: n for w, n in outcomes.items() if not w.startswith(_FAILED)}
-    return pack(Step(after, done, skipped, failed))
+    return pack(Acted(done, skipped, failed))
 
 
 class _Sender:
@@ -93,7 +99,7 @@ class _Sender:
         self._info = info
         self._identity = info.workflow_id
 
-    async def send(self, run: RunRecord) -> str:
+    async def send(self, run: Target) -> str:
         """Send a run what it gets.
 
         Raises:
@@ -110,7 +116,7 @@ class _Sender:
         except (DurableError, InboxFullError) as error:
             return _FAILED + error.code
 
-    async def _send(self, run: RunRecord) -> str:
+    async def _send(self, run: Target) -> str:
         action = self._action
         chain = Chain(
             self._client,
@@ -136,16 +142,14 @@ class _Sender:
             )
             kind = MessageKind.CANCEL
             await chain.send(kind, request_id, cancel, may_repeat=True)
-        elif action.kind == "terminate" or (
-            action.terminates and run.status is RunStatus.RUNNING
-        ):
+        elif action.kind == "terminate" or (action.terminates and run.is_open):
             event = WorkflowExecutionTerminated(
                 reason=action.reason, identity=self._identity
             )
             await self._client.terminated(await chain.terminate(event))
         return _DONE
 
-    async def _closed(self, run: RunRecord) -> str:
+    async def _closed(self, run: Target) -> str:
         """Tell whether it is this batch that has closed a run, before it was killed."""
         if self._action.kind != "terminate" or self._info.attempt == 1:
             return "closed"
@@ -156,14 +160,18 @@ class _Sender:
                 return _DONE
         return "closed"
 
-    async def delete(self, page: list[RunRecord]) -> Counter[str]:
+    async def delete(self, targets: list[Target]) -> Counter[str]:
         """Delete runs, all together: those of a chain may go only so."""
-        if not page:
+        if not targets:
             return Counter()
-        operation = DeleteRuns(
-            run_ids=tuple(run.run_id for run in page), heeds_replies=False
-        )
+        run_ids = tuple(run.run_id for run in targets)
+        operation = DeleteRuns(run_ids=run_ids, heeds_replies=False)
         deleted: Deleted = await self._client.store.perform(operation)
         outcomes = Counter(need.value for need in deleted.kept.values())
-        outcomes[_DONE] = len(deleted.run_ids)
+        missing = len(run_ids) - len(deleted.run_ids) - len(deleted.kept)
+        # Before it was killed, this step may have deleted them.
+        is_again = self._info.attempt > 1
+        outcomes[_DONE] = len(deleted.run_ids) + (missing if is_again else 0)
+        if missing and not is_again:
+            outcomes["gone"] = missing
         return outcomes

@@ -75,15 +75,15 @@ class BatchState(msgspec.Struct, kw_only=True):
         """How many runs the next step acts on."""
         return PAGE if self.rate is None else max(1, min(PAGE, round(self.rate)))
 
-    def take(self, step: Step) -> bool:
+    def take(self, found: Found, acted: Acted) -> bool:
         """Count what a step has done; tell whether there is more to do."""
         progress = self.progress
-        progress.done += step.done
-        self.deleted += step.done
-        _add(progress.skipped, step.skipped)
-        _add(progress.failed, step.failed)
-        self.after = step.after
-        if step.after is not None:
+        progress.done += acted.done
+        self.deleted += acted.done
+        _add(progress.skipped, acted.skipped)
+        _add(progress.failed, acted.failed)
+        self.after = found.after
+        if found.after is not None:
             return True
         # What came after the first run of a chain is gone now, so that may go, too.
         if self.action.kind != "delete" or not progress.skipped.get("chain"):
@@ -99,27 +99,47 @@ def _add(counts: dict[str, int], more: dict[str, int]) -> None:
         counts[why] = counts.get(why, 0) + count
 
 
-class StepWanted(msgspec.Struct, frozen=True):
-    """The next runs to act on."""
+class FindWanted(msgspec.Struct, frozen=True):
+    """Which runs are next."""
 
-    action: BatchAction
     where: list[Any]
     after: tuple[int, str] | None
     size: int
 
 
-class Step(msgspec.Struct, frozen=True):
-    """What was done with them; `after` is None behind the last run."""
+class Target(msgspec.Struct, frozen=True, array_like=True):
+    """One run to act on."""
 
+    workflow_id: str
+    run_id: str
+    first_run_id: str
+    is_open: bool
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The next runs; `after` is None if they are the last.
+
+    They are recorded before anything is done, so that a step which is done again, as
+    its worker died, is done to the same runs, whatever they have become by that.
+    """
+
+    targets: list[Target]
     after: tuple[int, str] | None
+
+
+class ActWanted(msgspec.Struct, frozen=True):
+    """What is to be done with some runs."""
+
+    action: BatchAction
+    targets: list[Target]
+
+
+class Acted(msgspec.Struct, frozen=True):
+    """What was done with them: see `Progress`."""
+
     done: int
     skipped: dict[str, int]
     failed: dict[str, int]
-
-    @property
-    def count(self) -> int:
-        """How many runs were looked at."""
-        return self.done + sum(self.skipped.values()) + sum(self.failed.values())
 
 
 # --- packing --------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from durable import Engine, RunStatus, Signal, activity, sleep, workflow
 from tests.benchmarks import (
     message_workloads,
     resting_workloads,
+    retention_workloads,
     search_workloads,
     worker_workloads,
 )
@@ -341,6 +342,8 @@ def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
         return message_workloads.run_workload(workload, directory, size)
     if workload in resting_workloads.WORKLOADS:
         return resting_workloads.run_workload(workload, directory, size)
+    if workload in retention_workloads.WORKLOADS:
+        return retention_workloads.run_workload(workload, directory, size)
     if workload in search_workloads.WORKLOADS:
         return search_workloads.run_workload(workload, directory, size)
     if workload in worker_workloads.WORKLOADS:

@@ -63,10 +63,12 @@ def run_engine(database: Path, answer: Path, at: int) -> None:
             await batch.result(timeout=40)
             batch = await ended.terminate("enough", id="ended", rate=None)
             counted = await batch.result(timeout=40)
-            if counted.done != 4:
+            if (counted.done, counted.skipped) != (4, {}):
                 raise SystemExit(f"{counted}")
             batch = await deleted.delete(terminate=True, id="deleted", rate=None)
-            await batch.result(timeout=40)
+            counted = await batch.result(timeout=40)
+            if (counted.done, counted.skipped) != (4, {}):
+                raise SystemExit(f"{counted}")
             found: dict[str, list[object]] = {}
             for run in await engine.list():
                 handle = await engine.get(run.workflow_id)

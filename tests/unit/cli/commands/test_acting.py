@@ -193,6 +193,24 @@ def test_batch_that_cannot_be_is_refused(
     assert lines_of(invoke("list", "--type", "durable.batch", "--json")) == []
 
 
+def test_vacuum_says_what_it_has_won(folder: Path) -> None:
+    (done,) = lines_of(invoke("db", "vacuum", "--json"))
+
+    assert done["bytes"] == Path("orders.db").stat().st_size <= done["bytes_before"]
+    with closing(sqlite3.connect("orders.db")) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        connection.execute(
+            "INSERT INTO durable_workers (worker_id, namespace, host, pid,"
+            " process_started_at, task_queue, started_at, lease_expires_at)"
+            " VALUES ('w', 'default', 'elsewhere', 7, '', 'default', 1,"
+            " 5000000000000000)"
+        )
+        connection.commit()
+    refused = invoke("db", "vacuum")
+    assert refused.exit_code == 2
+    assert "Workers use the database (process 7)" in refused.stderr
+
+
 # --- starting -------------------------------------------------------------------------
 
 
