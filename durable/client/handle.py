@@ -53,7 +53,11 @@ from durable.core.history.payload import Failure, Payload, decode_payload
 from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter, find_dead_letter
 from durable.core.workflow_task import UpdateRequest
-from durable.errors import CorruptHistoryError, ResultTimeoutError
+from durable.errors import (
+    CorruptHistoryError,
+    ResultTimeoutError,
+    WorkflowNotFoundError,
+)
 from durable.options import Duration, check_id, to_microseconds
 from durable.store.queries import ListWorkers, ReadAttempts, ReadHistory, ReadNews
 from durable.store.records import AttemptRecord, MessageKind, RunStatus
@@ -188,6 +192,13 @@ class Handle(Generic[R_co]):
                     if terminal is None:
                         await ended
                         continue
+                except WorkflowNotFoundError:
+                    if self._is_pinned or run_id == self.run_id:
+                        raise
+                    # Of a chain, what is between its first run and now may be deleted.
+                    run_id = (await self._chain.record()).run_id
+                    outcome = self._client.outcomes.of(run_id)
+                    continue
                 finally:
                     outcome.forget(ended)
             following = next_run_id(terminal)

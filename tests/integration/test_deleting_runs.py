@@ -17,6 +17,7 @@ from durable import (
     start_child,
     workflow,
 )
+from durable.client.handle import Handle
 from durable.doctor.doctor import examine
 from durable.store.connect import connect
 from durable.store.records import Deleted, DeleteRuns
@@ -159,6 +160,29 @@ async def test_deleted_runs_of_a_chain_are_no_fault(tmp_path: Path) -> None:
         assert handle.run_id == runs[0]
         await handle.signal(stays(True))
         assert await handle.result() == 0
+
+
+async def test_handle_of_a_first_run_finds_the_newest(database: str) -> None:
+    """Those in between are deleted, as retention does it, and it waits for years."""
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        first = await engine.start(chain(3), id="c")
+        await listed(engine, 3, workflow_id="c", status="continued_as_new")
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        ids = [run.run_id for run in await engine.list(workflow_id="c")]
+        await engine._store.perform(DeleteRuns(run_ids=tuple(ids)))
+        assert len(await engine.list(workflow_id="c")) == 2
+        handle = Handle[int](
+            engine._open_client(), "c", ids[-1], None, first_run_id=ids[-1]
+        )
+        assert first.run_id == handle.run_id
+
+        waiting = asyncio.create_task(handle.result(timeout=20))
+        await handle.signal(stays(True))
+
+        assert await waiting == 0
+        pinned = await engine.get("c", run_id=ids[-1])
+        with pytest.raises(WorkflowNotFoundError):
+            await pinned.result(timeout=20)
 
 
 def test_delete_works_without_an_event_loop(tmp_path: Path) -> None:

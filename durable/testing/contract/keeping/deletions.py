@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +41,7 @@ from durable.testing.contract.rows import (
 from durable.testing.contract.searching import CUSTOMER, pack_values
 
 if TYPE_CHECKING:
-    from durable.testing.contract.rows import Opened
+    from durable.testing.contract.rows import Harness, Opened
 
 ATTRIBUTES = pack_values({CUSTOMER: "ann"})
 BY_CUSTOMER = SearchRuns(NAMESPACE, CUSTOMER == "ann")
@@ -209,3 +210,17 @@ class DeletionContract:
 
         assert await delete(store, "r1") == Deleted(kept={"r1": Need.REPLY})
         assert await delete(store, "r1", heeds_replies=False) == Deleted(("r1",))
+
+    async def test_two_that_delete_the_same_share_it(self, harness: Harness) -> None:
+        one, other = await harness.open("w"), await harness.open()
+        ids = [f"r{number:03}" for number in range(60)]
+        await one.together(*map(make_closed, ids))
+
+        found = await asyncio.gather(
+            *[delete(one, *ids[at : at + 20]) for at in range(0, 60, 20)],
+            *[delete(other, *reversed(ids[at : at + 20])) for at in range(40, -1, -20)],
+        )
+
+        gone = [run_id for deleted in found for run_id in deleted.run_ids]
+        assert sorted(gone) == ids
+        assert await one.statuses() == {}
