@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -167,8 +167,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Condition):
         return pack_condition(value)
     if isinstance(value, tuple):
-        parts: tuple[Any, ...] = value
-        return [_plain(one) for one in parts]
+        return [_plain(one) for one in cast("tuple[Any, ...]", value)]
     return value
 
 
@@ -191,7 +190,9 @@ def unpack_condition(packed: list[Any]) -> Condition:
         fields = [unpack_condition(fields[0])]
     elif kind is conditions.Among:
         fields[2] = tuple(fields[2])
-    return kind(*fields)
+    make: Any = kind
+    made: Condition = make(*fields)
+    return made
 
 
 def pack(value: Any) -> Payload:
