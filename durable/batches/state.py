@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -167,7 +167,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Condition):
         return pack_condition(value)
     if isinstance(value, tuple):
-        return [_plain(one) for one in cast("tuple[Any, ...]", value)]
+        parts: Any = value
+        return [_plain(one) for one in parts]
     return value
 
 
