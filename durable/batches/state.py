@@ -166,9 +166,8 @@ def pack_condition(condition: Condition) -> list[Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Condition):
         return pack_condition(value)
-    if isinstance(value, tuple):
-        parts: Any = value
-        return [_plain(one) for one in parts]
+    if value.__class__ is tuple:
+        return [_plain(one) for one in value]
     return value
 
 

@@ -298,6 +298,8 @@ class SqliteDatabase:
         if mode != "wal":
             # Somebody else's, perhaps: what is refused is to stay as it is.
             self._refuse(session)
+            # Only while nothing is in the file: later it takes a `vacuum`.
+            session.connection.exec_driver_sql(_SHRINKS)
             mode = self._switch_to_log(session.connection)
         if mode != "wal":
             raise DatabaseUnavailableError(
@@ -316,8 +318,6 @@ class SqliteDatabase:
 
     def _switch_to_log(self, connection: sa.Connection) -> object:
         deadline = time.monotonic() + sqlite_session.BUSY_SECONDS
-        # Only while nothing is in the file: later it takes a `vacuum`.
-        connection.exec_driver_sql(_SHRINKS)
         while True:
             try:
                 return connection.exec_driver_sql("PRAGMA journal_mode = WAL").scalar()
