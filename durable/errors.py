@@ -289,7 +289,7 @@ class RunNeededError(DurableError):
         hint: str | None = None,
         workflow_id: str,
         run_id: str,
-        need: str,
+        need: str = "",
     ) -> None:
         """Name the run, and why it stays."""
         super().__init__(message, hint=hint)

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from durable import limits
 from durable.api.activities.activity import Activity
 from durable.api.registry import Registry
+from durable.client.keeping.sweeper import Sweeper
 from durable.client.unserved import Unserved
 from durable.clock import to_datetime
 from durable.engine import Engine
@@ -282,7 +283,8 @@ def _is_housekeeping(callback: object) -> bool:
     the store itself when the next run is due.
     """
     return isinstance(
-        getattr(callback, "__self__", None), Lookout | Worker | MemoryStore | Unserved
+        getattr(callback, "__self__", None),
+        Lookout | Worker | MemoryStore | Sweeper | Unserved,
     )
 
 
