@@ -571,9 +571,29 @@ class SyncEngine:
         thread = self._open_thread()
         return thread.call(self._engine.count(where=where, group_by=group_by))
 
-    def batch(self, **chosen: Any) -> SyncBatch:
+    def batch(
+        self,
+        *,
+        where: Condition | str | None = None,
+        status: RunStatus | str | None = None,
+        workflow_type: str | None = None,
+        workflow_id: str | None = None,
+        stuck: bool | None = None,
+        started_before: datetime | None = None,
+        all_runs: bool = False,
+    ) -> SyncBatch:
         """Choose runs, to do something with all of them; see `Engine.batch`."""
-        return SyncBatch(self._open_thread(), self._engine.batch(**chosen))
+        thread = self._open_thread()
+        chosen = self._engine.batch(
+            where=where,
+            status=status,
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            stuck=stuck,
+            started_before=started_before,
+            all_runs=all_runs,
+        )
+        return SyncBatch(thread, chosen)
 
     def get_batch(self, id: str, /) -> SyncBatchHandle:
         """A handle to a batch; see `Engine.get_batch`."""

@@ -27,7 +27,7 @@ go_on = Signal("go_on", bool)
 stays = Signal("stays", bool)
 
 
-@activity
+@activity(name="deleting.ship")
 async def ship(name: str) -> str:
     return name
 
