@@ -78,6 +78,9 @@ from durable.api.workflows.operations import wait_condition as wait_condition
 from durable.api.workflows.workflow import Workflow as Workflow
 from durable.api.workflows.workflow import WorkflowCall as WorkflowCall
 from durable.api.workflows.workflow import workflow as workflow
+from durable.batches.batches import Batch as Batch
+from durable.batches.batches import BatchDescription as BatchDescription
+from durable.batches.batches import BatchHandle as BatchHandle
 from durable.client.descriptions.activities import (
     ActivityDescription as ActivityDescription,
 )
@@ -85,6 +88,10 @@ from durable.client.descriptions.activities import ActivityState as ActivityStat
 from durable.client.descriptions.description import RunDescription as RunDescription
 from durable.client.descriptions.searching import RunCount as RunCount
 from durable.client.handle import Handle as Handle
+from durable.client.keeping.archive import Exported as Exported
+from durable.client.keeping.archive import Imported as Imported
+from durable.client.keeping.retention import RetentionRule as RetentionRule
+from durable.client.keeping.retention import Swept as Swept
 from durable.client.namespaces import NamespaceDescription as NamespaceDescription
 from durable.client.resets.comparing import Comparison as Comparison
 from durable.client.resets.controls import before as before
@@ -101,6 +108,7 @@ from durable.engine import activity_client as activity_client
 from durable.errors import ActivityError as ActivityError
 from durable.errors import ActivityTimeoutError as ActivityTimeoutError
 from durable.errors import ApplicationError as ApplicationError
+from durable.errors import ArchiveError as ArchiveError
 from durable.errors import AttributeTypeError as AttributeTypeError
 from durable.errors import ChildWorkflowError as ChildWorkflowError
 from durable.errors import CompensationFailed as CompensationFailed
@@ -126,6 +134,8 @@ from durable.errors import RemoteError as RemoteError
 from durable.errors import ResetConflictError as ResetConflictError
 from durable.errors import ResourceError as ResourceError
 from durable.errors import ResultTimeoutError as ResultTimeoutError
+from durable.errors import RunExistsError as RunExistsError
+from durable.errors import RunNeededError as RunNeededError
 from durable.errors import ScheduleExistsError as ScheduleExistsError
 from durable.errors import ScheduleNotFoundError as ScheduleNotFoundError
 from durable.errors import StoreError as StoreError

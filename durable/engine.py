@@ -9,6 +9,7 @@ import builtins
 import os
 from collections.abc import Coroutine, Iterable
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, cast, overload
 
@@ -21,12 +22,23 @@ from durable.api.messages.messages import UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.api.workflows.workflow_definition import exception_classes
+from durable.batches.activities import batch_activities
+from durable.batches.batches import Batch, BatchHandle, check_chosen
 from durable.client.client import Client
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount, check_where, listing
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
+from durable.client.keeping.archive import (
+    Exported,
+    Imported,
+    closed_runs,
+    export_runs,
+    import_runs,
+)
+from durable.client.keeping.retention import RetentionRule, Swept, check_rules, sweep
+from durable.client.keeping.sweeper import Sweeper
 from durable.client.namespaces import Namespaces
 from durable.client.start_options import (
     StartOptions,
@@ -117,6 +129,8 @@ class Engine:
         blocked_after: how long workflow code or an async activity may hold the thread
             before it is named in the log; `None` watches nothing.
         drain_timeout: how long closing waits for running activities.
+        retention: how long closed runs are kept; the first rule that fits a run counts,
+            and after them the days of its namespace. A worker deletes what is over.
         observer: receives what the engine does; see `durable.telemetry`.
         clock: where the time comes from, for tests.
 
@@ -140,6 +154,7 @@ class Engine:
         fail_on: tuple[type[BaseException], ...] = (),
         blocked_after: Duration | None = limits.WORKFLOW_TASK_BLOCKED_SECONDS,
         drain_timeout: Duration = 10.0,
+        retention: Iterable[RetentionRule] = (),
         observer: Observer | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -169,6 +184,7 @@ class Engine:
         )
         if exception_classes(fail_on, "fail_on of the engine"):
             self._registry = self._registry.failing_on(fail_on)
+        self._retention = check_rules(retention)
         self._resources = HeldResources(resources)
         self._closing_seconds = self._options.grace_seconds + closing_seconds(
             self._options.grace_seconds, resources
@@ -178,6 +194,7 @@ class Engine:
         self._has_worker = worker
         self._worker: Worker | None = None
         self._unserved: Unserved | None = None
+        self._sweeper: Sweeper | None = None
         self._client: Client | None = None
         self._home = Home()
         self._is_open = False
@@ -233,6 +250,7 @@ class Engine:
             # Nothing here is ours, and handles that were copied must stay refused.
             self._home = home = Home()
             self._client = self._worker = self._closing = self._unserved = None
+            self._sweeper = None
             self._resources.forget()
             self._is_open = False
         elif home.is_abandoned:
@@ -284,7 +302,9 @@ class Engine:
                     {
                         name: BuiltIn(name, perform)
                         for name, perform in (
-                            entity_activities(client) | schedule_activities(client)
+                            entity_activities(client)
+                            | schedule_activities(client)
+                            | batch_activities(client)
                         ).items()
                     },
                     self,
@@ -299,6 +319,11 @@ class Engine:
         self._unserved = Unserved(self._store, self._namespace)
         self._unserved.start()
         if self._worker is not None:
+            is_busy = self._worker.is_busy
+            self._sweeper = Sweeper(
+                self._store, self._namespace, self._retention, is_busy
+            )
+            self._sweeper.start()
             await declare_all(self.schedules, self._registry)
 
     async def close(self) -> None:
@@ -330,6 +355,8 @@ class Engine:
         self._is_open = False
         if self._unserved is not None:
             self._unserved.stop()
+        if self._sweeper is not None:
+            self._sweeper.stop()
         if self._client is not None:
             self._client.listener.stop()
         try:
@@ -704,6 +731,120 @@ class Engine:
         Raises: as `list`, but that a count ends at what it could look at.
         """
         return await self._open_client().count(check_where(where), group_by)
+
+    def batch(
+        self,
+        *,
+        where: Condition | str | None = None,
+        status: RunStatus | str | None = None,
+        workflow_type: str | None = None,
+        workflow_id: str | None = None,
+        stuck: bool | None = None,
+        started_before: datetime | None = None,
+        all_runs: bool = False,
+    ) -> Batch:
+        """Choose runs, to do something with all of them.
+
+            batch = await engine.batch(where=customer == "ann").cancel("she left")
+            print(await batch.describe())
+
+        Args:
+            where: as for `list`, and so are the others.
+            status: only runs of this status.
+            workflow_type: only runs of this workflow.
+            workflow_id: only runs of this id.
+            stuck: only parked runs, or none of them.
+            started_before: only runs that started before.
+            all_runs: all of the namespace: the only filter then.
+
+        Raises:
+            InvalidOptionError, InvalidIdError: an argument has a wrong value, or there
+                is none.
+        """
+        asked = listing(
+            where=where,
+            order_by=None,
+            status=status,
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            stuck=stuck,
+            limit=1,
+            started_before=started_before,
+            after=None,
+        )
+        return Batch(self._open_client, check_chosen(asked, all_runs=all_runs))
+
+    def get_batch(self, id: str, /) -> BatchHandle:
+        """A handle to a batch; whether there is one shows when it is asked.
+
+        Raises:
+            InvalidIdError: the id breaks the rule for ids.
+        """
+        return BatchHandle(self._open_client, check_id(id, "the batch's id"))
+
+    async def delete_expired(self, *, dry_run: bool = False) -> Swept:
+        """Delete the closed runs whose time is over, by the rules and the namespace.
+
+        Workers do it by themselves, a minute after they begin and then once an hour.
+        What an open run may need stays until it is not needed.
+
+        Args:
+            dry_run: count, and delete nothing.
+
+        Raises:
+            QuerySyntaxError, AttributeTypeError: a rule of `retention` means nothing.
+        """
+        store = self._open_client().store
+        return await sweep(store, self._namespace, self._retention, is_dry=dry_run)
+
+    async def export_runs(
+        self,
+        path: str | os.PathLike[str],
+        /,
+        *,
+        where: Condition | str | None = None,
+        workflow_id: str | None = None,
+        delete: bool = False,
+    ) -> Exported:
+        """Write closed runs to a file of JSON Lines, whole: to be kept, and read again.
+
+        Args:
+            path: a new file; what ends in `.gz` is compressed.
+            where: as for `list`; all closed runs by default.
+            workflow_id: only runs of this id.
+            delete: delete them once the file is durable, but for what is needed.
+
+        Raises:
+            ArchiveError: the file exists, or cannot be written.
+            CorruptHistoryError: a run cannot be read; no file is left then.
+            InvalidInputError, QueryTooBroadError: as for `list`.
+        """
+        client = self._open_client()
+        asked = closed_runs(where, workflow_id)
+        return await export_runs(
+            client.store, self._namespace, asked, Path(path), deletes=delete
+        )
+
+    async def import_runs(
+        self, path: str | os.PathLike[str], /, *, skip_existing: bool = False
+    ) -> Imported:
+        """Bring back the closed runs of a file, to be found and read.
+
+        They are as they were; none of them goes on, and nobody is told of them.
+
+        Args:
+            path: what `export_runs` wrote, in this namespace of any database.
+            skip_existing: leave out runs that are there, rather than refuse the file.
+
+        Raises:
+            ArchiveError: it cannot be read, or is cut off.
+            RunExistsError: a run of it is there; nothing was imported.
+            AttributeTypeError: an attribute of its name has another type here.
+        """
+        client = self._open_client()
+        return await import_runs(
+            client.store, self._namespace, Path(path), skips_existing=skip_existing
+        )
 
     async def run_until_stopped(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; for programs that are nothing but a worker."""

@@ -26,6 +26,9 @@
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
     ├── ResetConflictError            the run went on whenever it was to be reset
+    ├── RunNeededError                the run cannot be deleted yet; says why
+    ├── RunExistsError                a run to be imported is there already
+    ├── ArchiveError                  a file of exported runs cannot be used
     ├── InboxFullError                too many messages wait for the run
     ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
@@ -292,6 +295,63 @@ class ResetConflictError(DurableError):
     """A run has gone on each time it was to be reset; nothing was done."""
 
     code = "reset_conflict"
+
+
+class RunNeededError(DurableError):
+    """A run was not deleted, as it is open, or an open run may need it.
+
+    Attributes:
+        need: why: "open", "child" (one of it is open), "parent" (it is open and has
+            work), "chain" (others of it must go first) or "reply" (one waits).
+    """
+
+    code = "run_needed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        workflow_id: str,
+        run_id: str,
+        need: str = "",
+    ) -> None:
+        """Name the run, and why it stays."""
+        super().__init__(message, hint=hint)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+        self.need = need
+
+
+class RunExistsError(DurableError):
+    """A run that is to be imported is there already, by its run id or request id."""
+
+    code = "run_exists"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, workflow_id: str, run_id: str
+    ) -> None:
+        """Name the run."""
+        super().__init__(message, hint=hint)
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+
+class ArchiveError(DurableError):
+    """A file of exported runs cannot be written, or cannot be read as one.
+
+    Attributes:
+        line: of which line; None if of the whole.
+    """
+
+    code = "archive"
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, line: int | None = None
+    ) -> None:
+        """Keep the line."""
+        super().__init__(message, hint=hint)
+        self.line = line
 
 
 class InboxFullError(DurableError):

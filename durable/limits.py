@@ -58,6 +58,8 @@ BACKLOG_SECONDS: Final = 5.0
 BACKLOG_SECONDS_MAX: Final = 15.0
 # Rows of one page of a listing.
 LIST_PAGE_MAX: Final = 1_000
+# Runs that one transaction deletes: whoever else wants to write waits meanwhile.
+DELETE_RUNS_MAX: Final = 1_000
 # Attributes of one run: each is a row or more that every one of its changes rewrites.
 ATTRIBUTES_MAX: Final = 50
 # What an index can hold beside the other columns on every database.

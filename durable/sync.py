@@ -4,6 +4,8 @@ A thread of its own runs the loop; calls wait for it. After a fork a child opens
 engine: all state is in the database.
 """
 
+# size: the sync counterpart of each method, one after the other.
+
 from __future__ import annotations
 
 import atexit
@@ -22,10 +24,13 @@ from typing_extensions import Unpack
 from durable.api.entities.entity_call import EntityCall
 from durable.api.messages.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflows.workflow import Workflow, WorkflowCall
+from durable.batches.sync_batches import SyncBatch, SyncBatchHandle
 from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
 from durable.client.handle import Handle
+from durable.client.keeping.archive import Exported, Imported
+from durable.client.keeping.retention import Swept
 from durable.client.namespaces import NamespaceDescription, Namespaces
 from durable.client.resets.sync_controls import SyncRunControls
 from durable.client.start_options import StartOptions, UpdateStartOptions
@@ -275,6 +280,10 @@ class SyncHandle(SyncRunControls, Generic[R_co]):
     def terminate(self, reason: str = "") -> None:
         """Close the run at once; see `Handle.terminate`."""
         self._thread.call(self._handle.terminate(reason))
+
+    def delete(self, *, terminate: bool = False) -> int:
+        """Delete the run for good; see `Handle.delete`."""
+        return self._thread.call(self._handle.delete(terminate=terminate))
 
 
 class SyncEngine:
@@ -562,3 +571,59 @@ class SyncEngine:
         """Count runs; see `Engine.count`."""
         thread = self._open_thread()
         return thread.call(self._engine.count(where=where, group_by=group_by))
+
+    def batch(
+        self,
+        *,
+        where: Condition | str | None = None,
+        status: RunStatus | str | None = None,
+        workflow_type: str | None = None,
+        workflow_id: str | None = None,
+        stuck: bool | None = None,
+        started_before: datetime | None = None,
+        all_runs: bool = False,
+    ) -> SyncBatch:
+        """Choose runs, to do something with all of them; see `Engine.batch`."""
+        thread = self._open_thread()
+        chosen = self._engine.batch(
+            where=where,
+            status=status,
+            workflow_type=workflow_type,
+            workflow_id=workflow_id,
+            stuck=stuck,
+            started_before=started_before,
+            all_runs=all_runs,
+        )
+        return SyncBatch(thread, chosen)
+
+    def get_batch(self, id: str, /) -> SyncBatchHandle:
+        """A handle to a batch; see `Engine.get_batch`."""
+        return SyncBatchHandle(self._open_thread(), self._engine.get_batch(id))
+
+    def delete_expired(self, *, dry_run: bool = False) -> Swept:
+        """Delete the closed runs whose time is over; see `Engine.delete_expired`."""
+        return self._open_thread().call(self._engine.delete_expired(dry_run=dry_run))
+
+    def export_runs(
+        self,
+        path: str | os.PathLike[str],
+        /,
+        *,
+        where: Condition | str | None = None,
+        workflow_id: str | None = None,
+        delete: bool = False,
+    ) -> Exported:
+        """Write closed runs to a file; see `Engine.export_runs`."""
+        return self._open_thread().call(
+            self._engine.export_runs(
+                path, where=where, workflow_id=workflow_id, delete=delete
+            )
+        )
+
+    def import_runs(
+        self, path: str | os.PathLike[str], /, *, skip_existing: bool = False
+    ) -> Imported:
+        """Bring back the closed runs of a file; see `Engine.import_runs`."""
+        return self._open_thread().call(
+            self._engine.import_runs(path, skip_existing=skip_existing)
+        )

@@ -22,6 +22,9 @@ NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attr
 memo upsert_attributes upsert_memo Timer WorkflowBuilder start_timer
 InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before
 Comparison compare
+ArchiveError Batch BatchDescription BatchHandle
+Exported Imported RetentionRule RunExistsError RunNeededError
+Swept memo upsert_attributes upsert_memo
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
 ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError

@@ -46,6 +46,10 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "diff": ("mending.diff", "diff", "Compare two runs, call by call."),
     "pause": ("mending.pauses", "pause", "Let nothing of a run begin any more."),
     "resume": ("mending.pauses", "resume", "Let a paused run go on."),
+    "delete": ("keeping.delete", "delete", "Delete closed runs for good."),
+    "batch": ("keeping.batch", "batch", "Do something with many runs at once."),
+    "export": ("keeping.archives", "export", "Write closed runs to a file."),
+    "import": ("keeping.archives", "import_", "Bring exported runs back, to be read."),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
     "schedules": (
         "schedules.schedules",

@@ -57,6 +57,8 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.DurableError], ExitCode], ...]] = (
     (errors.ResetConflictError, ExitCode.CONFLICT),
     (errors.WorkflowAlreadyStartedError, ExitCode.CONFLICT),
     (errors.WorkflowClosedError, ExitCode.CONFLICT),
+    (errors.RunNeededError, ExitCode.CONFLICT),
+    (errors.RunExistsError, ExitCode.CONFLICT),
     (errors.WorkflowFailedError, ExitCode.WORKFLOW_FAILED),
     (errors.QueryFailedError, ExitCode.WORKFLOW_FAILED),
     (errors.UpdateFailedError, ExitCode.WORKFLOW_FAILED),

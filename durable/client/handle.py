@@ -1,5 +1,7 @@
 """A handle: one run, as code outside of it sees it."""
 
+# size: one class, whose overloads and docstrings are most of it.
+
 from __future__ import annotations
 
 import asyncio
@@ -30,6 +32,7 @@ from durable.client.descriptions.description import (
 )
 from durable.client.descriptions.listing import describe_runs
 from durable.client.found_runs import RUN_AGAIN
+from durable.client.keeping.deletions import delete_runs
 from durable.client.resets.controls import RunControls
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
@@ -51,7 +54,11 @@ from durable.core.history.payload import Failure, Payload, decode_payload, is_pa
 from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter, find_dead_letter
 from durable.core.workflow_task import UpdateRequest
-from durable.errors import CorruptHistoryError, ResultTimeoutError
+from durable.errors import (
+    CorruptHistoryError,
+    ResultTimeoutError,
+    WorkflowNotFoundError,
+)
 from durable.options import Duration, check_id, to_microseconds
 from durable.store.queries import ListWorkers, ReadAttempts, ReadHistory, ReadNews
 from durable.store.records import AttemptRecord, MessageKind, RunStatus
@@ -186,6 +193,13 @@ class Handle(RunControls, Generic[R_co]):
                     if terminal is None:
                         await ended
                         continue
+                except WorkflowNotFoundError:
+                    if self._is_pinned or run_id == self.run_id:
+                        raise
+                    # Of a chain, what is between its first run and now may be deleted.
+                    run_id = (await self._chain.record()).run_id
+                    outcome = self._client.outcomes.of(run_id)
+                    continue
                 finally:
                     outcome.forget(ended)
             following = next_run_id(terminal)
@@ -586,6 +600,27 @@ class Handle(RunControls, Generic[R_co]):
             reason=_reason(reason), identity=self._connection.identity
         )
         await self._connection.terminated(await self._chain.terminate(event))
+
+    async def delete(self, *, terminate: bool = False) -> int:
+        """Delete the run for good: its row, its history, and all else that is its own.
+
+        All runs of its chain go, unless the handle was asked for one certain run. Its
+        workflow id is free then, and stands for nothing any more. Children stay.
+
+        Args:
+            terminate: end it first if it is open.
+
+        Returns:
+            How many runs were deleted.
+
+        Raises:
+            RunNeededError: it is open, or an open run may need it; nothing was deleted.
+            WorkflowNotFoundError: there is no such run.
+        """
+        event = WorkflowExecutionTerminated(
+            reason="it is deleted", identity=self._connection.identity
+        )
+        return await delete_runs(self._chain, event if terminate else None)
 
 
 def _reason(given: object) -> str:

@@ -94,6 +94,8 @@ class Relations:
             FindRun(record.namespace, record.workflow_id, named)
         )
         if successor is None:
+            if record.run_id == record.first_run_id:
+                return None  # kept longer than those that follow it
             return f"it goes on as run {named}, which does not exist"
         is_reset = record.status is RunStatus.TERMINATED
         before = record.run_id if is_reset else successor.continued_from_run_id
@@ -138,7 +140,7 @@ class Relations:
                 FindRun(record.namespace, record.workflow_id, before)
             )
             if found is None:
-                break
+                return True  # deleted since: nobody knows
             record = found
         return False
 

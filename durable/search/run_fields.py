@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
 from durable.core.history.payload import is_paused
 from durable.errors import InvalidOptionError
 from durable.search.conditions import Condition, Field
-from durable.search.kinds import AttributeKind, Kept
+from durable.search.kinds import AttributeKind, Kept, kept_in
 from durable.search.orders import Order, order_by
 from durable.suggestions import ending_with_closest
 
@@ -126,6 +127,16 @@ def values_of(record: Any, name: str) -> tuple[Kept, ...]:
     if name == "RootRunId" and value is None:
         value = record.first_run_id
     return () if value is None else (value,)
+
+
+def reader_of(record: Any) -> Callable[[str, bool], tuple[Kept, ...]]:
+    """Return what `conditions.matches` reads the row of a run with."""
+    attributes = kept_in(record.attributes)
+
+    def read(name: str, is_system: bool) -> tuple[Kept, ...]:
+        return values_of(record, name) if is_system else attributes.get(name, ())
+
+    return read
 
 
 COLUMN_OF: Final = {

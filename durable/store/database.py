@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from durable.errors import StoreError
+    from durable.store.deciding.deleting import Tie
     from durable.store.deciding.rows import Rows, Seen
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import (
@@ -71,6 +72,14 @@ class Tables(Protocol):
 
     def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
         """Insert a namespace, or change one; False if that cannot be."""
+        ...
+
+    def find_ties(self, run_ids: Sequence[str]) -> dict[str, Tie]:
+        """Return what those of these runs that are there are tied to; lock them."""
+        ...
+
+    def delete_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete runs with their rows of all tables."""
         ...
 
     def has_worker(self, worker_id: str) -> bool:

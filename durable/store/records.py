@@ -631,6 +631,58 @@ class PutNamespace(msgspec.Struct, frozen=True, kw_only=True):
     is_new: bool
 
 
+class Need(enum.StrEnum):
+    """Why a run stays that was to be deleted."""
+
+    OPEN = "open"
+    CHILD = "child"
+    """A child of it is open."""
+    PARENT = "parent"
+    """Its parent is open and has work, perhaps to record how this child began."""
+    CHAIN = "chain"
+    """Its chain goes from its oldest end, but for the first run, which goes last."""
+    REPLY = "reply"
+    """Somebody has yet to read what it answered."""
+
+
+class DeleteRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """Delete closed runs with all that belongs to them; not fenced, anyone may.
+
+    At most `limits.DELETE_RUNS_MAX`. Those that a `Need` names stay, whole. Result:
+    `Deleted`; ids of which there is no run are in none of its fields.
+    """
+
+    run_ids: tuple[str, ...]
+    heeds_replies: bool = True
+    """Replies that nobody has read yet keep a run, too."""
+    is_whole: bool = False
+    """If one of them stays, all of them do."""
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """Which runs are gone, and which stay, and why."""
+
+    run_ids: tuple[str, ...] = ()
+    kept: dict[str, Need] = {}
+
+
+class ImportRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Create a closed run as it was elsewhere, for whoever reads; not fenced.
+
+    It has no owner and no `wake_at`. Nothing else happens; the workflow id may be that
+    of any other run. Result: None.
+
+    Raises (as outcome):
+        RunExistsError: its run id, or the request id of its start, is there.
+        HistoryTakenError: its rows are not events 1, 2 and so on.
+        AttributeTypeError: an attribute of its namespace has another type.
+    """
+
+    record: RunRecord
+    rows: list[HistoryRow]
+    attempts: tuple[AttemptRecord, ...] = ()
+
+
 class DropReplies(msgspec.Struct, frozen=True, kw_only=True):
     """Delete replies that were read: run id and request id of each. Result: None."""
 
@@ -691,4 +743,6 @@ Operation: TypeAlias = (
     | ReapWorkers
     | DropReplies
     | PutNamespace
+    | DeleteRuns
+    | ImportRun
 )

@@ -15,6 +15,7 @@ import msgspec
 from durable.errors import DurableError, InternalError
 from durable.store.deciding import policies
 from durable.store.deciding.decide import DECIDED, Decided, decide
+from durable.store.deciding.deleting import find_needed
 from durable.store.deciding.wanted import want
 from durable.store.lease import (
     LEASE_MICROSECONDS,
@@ -24,6 +25,8 @@ from durable.store.lease import (
 )
 from durable.store.records import (
     ClaimRuns,
+    Deleted,
+    DeleteRuns,
     PutNamespace,
     ReapWorkers,
     ReleaseRuns,
@@ -163,6 +166,19 @@ class Transaction:
     def _put_namespace(self, operation: PutNamespace) -> bool:
         return self._tables.put_namespace(operation.record, is_new=operation.is_new)
 
+    def _delete(self, operation: DeleteRuns) -> Deleted:
+        run_ids = list(dict.fromkeys(operation.run_ids))
+        ties = self._tables.find_ties(run_ids)
+        kept = find_needed(
+            ties, self._clock.now(), heeds_replies=operation.heeds_replies
+        )
+        if kept and operation.is_whole:
+            return Deleted(kept=kept)
+        gone = [one for one in run_ids if one in ties and one not in kept]
+        if gone:
+            self._tables.delete_runs(gone)
+        return Deleted(tuple(gone), kept)
+
     def _register(self, operation: RegisterWorker) -> WorkerRecord:
         if self.worker is not None and self._holds_lease():
             raise policies.worker_registered(self.worker)
@@ -206,6 +222,7 @@ class Transaction:
         ReapWorkers: _reap,
         RepairRun: _repair,
         PutNamespace: _put_namespace,
+        DeleteRuns: _delete,
         RegisterWorker: _register,
         DrainWorker: _drain_worker,
         ReleaseWorker: _release_worker,

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from durable import limits
 from durable.api.activities.activity import Activity
 from durable.api.registry import Registry
+from durable.client.keeping.sweeper import Sweeper
 from durable.client.unserved import Unserved
 from durable.clock import to_datetime
 from durable.engine import Engine
@@ -285,7 +286,7 @@ def _is_housekeeping(callback: object) -> bool:
     """
     return isinstance(
         getattr(callback, "__self__", None),
-        Backlog | Lookout | Worker | MemoryStore | Unserved,
+        Backlog | Lookout | Worker | MemoryStore | Sweeper | Unserved,
     )
 
 

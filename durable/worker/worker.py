@@ -247,6 +247,11 @@ class Worker:
             is_database_reachable=is_reachable,
         )
 
+    def is_busy(self) -> bool:
+        """Whether it has anything to do now."""
+        runs = self._runner.runs.values()
+        return self._state().slots_used > 0 or any(r.state is not AT_REST for r in runs)
+
     def running_activities(self) -> list[str]:
         """The attempts that run, as the log names them; any thread may ask."""
         return self._runner.pool.running() if self.worker_id else []

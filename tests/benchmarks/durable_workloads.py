@@ -17,6 +17,7 @@ from tests.benchmarks import (
     gate_workloads,
     message_workloads,
     resting_workloads,
+    retention_workloads,
     search_workloads,
     worker_workloads,
 )
@@ -344,6 +345,8 @@ def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
         return resting_workloads.run_workload(workload, directory, size)
     if workload in gate_workloads.WORKLOADS:
         return gate_workloads.run_workload(workload, directory, size)
+    if workload in retention_workloads.WORKLOADS:
+        return retention_workloads.run_workload(workload, directory, size)
     if workload in search_workloads.WORKLOADS:
         return search_workloads.run_workload(workload, directory, size)
     if workload in worker_workloads.WORKLOADS:

@@ -291,6 +291,23 @@ FIGURES: list[Figure] = [
         0.050,
     ),
     FOUND,
+    Figure(
+        "retained",
+        "closed runs deleted after their days, alone (of 1,000,000)",
+        "retained",
+        "/s",
+        rate,
+        20_000,
+        more_is_better=True,
+    ),
+    Figure(
+        "retained_beside",
+        "lone run, p50, while closed runs are deleted, over without",
+        "retained",
+        "x",
+        lambda raw, size: float(raw["beside"]) / float(raw["alone"]),
+        1.5,
+    ),
     Figure("queries", "query of a live run, p50", "queries", "s", key("p50"), 0.0003),
     Figure(
         "children",

@@ -102,6 +102,9 @@ WORKLOADS = [
         repetitions_max=1,
         databases=(SQLITE, POSTGRESQL),
     ),
+    Workload(
+        "retained", (DURABLE,), (20, 10_000, 100_000, 1_000_000), repetitions_max=1
+    ),
     Workload("queries", (DURABLE,), (5, 300, 500, 500)),
     Workload("children", (DURABLE,), _THOUSAND, times=3, databases=ALL),
     Workload("asked_across", (DURABLE,), (5, 100, 200, 200), databases=SERVERS),

@@ -106,6 +106,23 @@ def test_a_kill_at_any_statement_of_a_reset_leaves_all_of_it_or_nothing(
 ) -> None:
     swept = sweep("tests.integration.reset_kill", shard=shard, stride=2)
     assert swept.moments >= 100
+
+
+@shards(8)
+def test_a_sweep_of_closed_runs_that_is_killed_leaves_them_whole_or_gone(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.retention_kill", shard=shard, stride=2)
+    assert swept.moments >= 150
+    assert swept.crashed >= int(swept.tried * 0.9)
+
+
+@shards(40)
+def test_a_kill_at_any_statement_of_a_batch_loses_and_repeats_nothing(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.batch_kill", shard=shard, stride=2)
+    assert swept.moments >= 300
     # What comes together shares a commit, so runs differ by some statements.
     assert swept.crashed >= int(swept.tried * 0.7)
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from durable.store.database import Session
 from durable.store.records import RunFilter
-from durable.store.sql import backlog, statements
+from durable.store.sql import backlog, deleting, statements
 from durable.store.sqlite import look as sqlite_look
 from durable.store.sqlite import write as sqlite_write
 from durable.store.sqlite.sqlite import SqliteDatabase
@@ -127,6 +127,16 @@ def test_statement_searches_an_index(session: Session, name: str) -> None:
     assert plan
     walks = [step for step in plan if step.startswith("SCAN")]
     assert [step for step in walks if not LISTS.match(step)] == []
+
+
+@pytest.mark.parametrize(
+    "statement", [deleting.FIND_TIES, *deleting.DELETIONS], ids=range(7)
+)
+def test_deletions_walk_no_other_runs(session: Session, statement: Any) -> None:
+    plan = explain(session, statement, {"run_ids": ["r1", "r2"]})
+
+    assert plan
+    assert [step for step in plan if step.startswith("SCAN")] == []
 
 
 @pytest.mark.parametrize("name", IN_ORDER)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from durable.cli.connection import read_revision, require_database
+from durable.cli.connection import open_client, read_revision, require_database
 from durable.cli.output import tell, width_of, write_json, write_line
 from durable.cli.parameters import json_option, standard_options
 from durable.cli.reporting import mask
@@ -16,6 +16,7 @@ from durable.cli.session import Session, pass_session, to_url
 from durable.errors import SchemaRevisionError
 from durable.store.connect import connect
 from durable.store.copying.copying import Copied, Progress, copy
+from durable.store.queries import ListWorkers
 from durable.store.records import WorkerRecord
 from durable.store.sql.schema import HEAD
 from durable.store.sqlite.backup import back_up
@@ -89,6 +90,41 @@ def backup(session: Session, /, *, destination: Path) -> None:
         },
         f"{destination}: {made.runs} runs, {made.bytes} bytes, checked",
     )
+
+
+@db.command("vacuum")
+@standard_options
+@pass_session
+def vacuum(session: Session) -> None:
+    """Write the file anew without what nothing uses, while no worker is there.
+
+    New files never need it: they shrink by themselves when runs are deleted. One that
+    an earlier release has made does so after this. It takes as much room again.
+    """
+    path = _require_file(session)
+    asyncio.run(_refuse_workers(session))
+    before, after = SqliteDatabase(path, migrate=False).vacuum()
+    tell(
+        session,
+        {"database": _url(session), "bytes_before": before, "bytes": after},
+        f"{_url(session)}: {before:,} bytes before, {after:,} now",
+    )
+
+
+async def _refuse_workers(session: Session) -> None:
+    async with open_client(session) as (_, store):
+        now = store.now()
+        workers = [
+            worker
+            for worker in await store.read(ListWorkers())
+            if worker.lease_expires_at > now and not _has_ended(worker)
+        ]
+    if workers:
+        names = ", ".join(str(worker.pid) for worker in workers)
+        raise click.UsageError(
+            f"Workers use the database (process {names}): stop them first, as all of"
+            " their writes would wait."
+        )
 
 
 @db.command("copy")

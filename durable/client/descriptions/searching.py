@@ -174,6 +174,13 @@ async def _resolve(
     return where, None
 
 
+async def read_condition(
+    store: Store, namespace: str, where: Condition | str | None
+) -> Condition | None:
+    """Read what runs are chosen by; raises as `to_search`."""
+    return (await _resolve(store, namespace, where))[0]
+
+
 def _all_of(where: Condition | None, parts: tuple[Condition, ...]) -> Condition | None:
     found = (*parts, *joined(where))
     return All(found) if found else None

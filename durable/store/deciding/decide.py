@@ -27,6 +27,7 @@ from durable.store.records import (
     Committed,
     DropReplies,
     FoundRun,
+    ImportRun,
     MailArrived,
     MessageKind,
     ParkRun,
@@ -227,7 +228,7 @@ class _Decision:
             self._draft.check_attributes(properties.namespace, properties.attributes)
         self._draft.describe(run, properties)
 
-    def _put_attempts(self, operation: CommitTask | RecordAttempts) -> None:
+    def _put_attempts(self, operation: CommitTask | RecordAttempts | ImportRun) -> None:
         attempts = self._draft.rows.attempts
         for attempt in operation.attempts:
             key = (attempt.run_id, attempt.scheduled_event_id, attempt.attempt)
@@ -341,6 +342,18 @@ class _Decision:
     def _reset(self, operation: ResetRun) -> Started | None:
         return self._resets.reset(operation)
 
+    def _import(self, operation: ImportRun) -> None:
+        draft, record = self._draft, operation.record
+        policies.check_beginning(operation)
+        there = draft.find_run(record.run_id)
+        there = there or draft.find_request((record.namespace, record.request_id))
+        if there is not None:
+            raise policies.run_exists(record, there)
+        if record.attributes is not None:
+            draft.check_attributes(record.namespace, record.attributes)
+        draft.create(operation, draft.find_name((record.namespace, record.workflow_id)))
+        self._put_attempts(operation)
+
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
@@ -352,6 +365,7 @@ class _Decision:
         PutMessage: _put_message,
         TerminateRun: _terminate,
         ResetRun: _reset,
+        ImportRun: _import,
         DropReplies: _drop_replies,
     }
 

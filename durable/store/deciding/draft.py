@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from durable.store.deciding.wanted import Lack
     from durable.store.records import (
         HistoryRow,
+        ImportRun,
         Properties,
         ResetRun,
         RunRecord,
@@ -193,7 +194,7 @@ class Draft:
 
     # --- what becomes of it -----------------------------------------------------------
 
-    def create(self, operation: StartRun | ResetRun, name: Name) -> Run:
+    def create(self, operation: StartRun | ResetRun | ImportRun, name: Name) -> Run:
         """Create a run that has a name."""
         record = operation.record
         status = record.status

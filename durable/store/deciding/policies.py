@@ -19,6 +19,7 @@ from durable.errors import (
     InboxFullError,
     InternalError,
     LeaseLostError,
+    RunExistsError,
     WorkflowAlreadyStartedError,
     WorkflowClosedError,
     WorkflowNotFoundError,
@@ -27,6 +28,7 @@ from durable.options import IdConflictPolicy, IdReusePolicy, ParentClosePolicy
 from durable.store.records import (
     RUNNING,
     CommitTask,
+    ImportRun,
     MessageKind,
     PutMessage,
     RunFilter,
@@ -308,7 +310,22 @@ def find_predecessor(rows: list[HistoryRow]) -> int:
     return first - 1
 
 
-def check_beginning(operation: StartRun) -> None:
+def run_exists(record: RunRecord, there: Run) -> RunExistsError:
+    """Build the error of an import of a run that is there."""
+    what = "its run id"
+    if there.run_id != record.run_id:
+        what = f"the request id of its start, as run {there.run_id!r}"
+    return RunExistsError(
+        f"Run {record.run_id!r} of workflow {record.workflow_id!r} is there already, by"
+        f" {what}; it was not imported.",
+        hint="Import into another database, or leave out what is there"
+        " (--skip-existing).",
+        workflow_id=record.workflow_id,
+        run_id=record.run_id,
+    )
+
+
+def check_beginning(operation: StartRun | ImportRun) -> None:
     """Return if the rows of a start are events 1, 2 and so on, or none.
 
     Raises:

@@ -17,6 +17,7 @@ from durable.store.deciding import policies
 from durable.store.deciding.rows import NameKey, RequestKey
 from durable.store.records import (
     CommitTask,
+    ImportRun,
     ParkRun,
     PutMessage,
     RecordAttempts,
@@ -159,6 +160,15 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             if kind is ParkRun and operation.wake_at is not None:
                 wanted.has_time = True
                 mail[operation.run_id] = None
+        elif kind is ImportRun:
+            record = operation.record
+            runs.setdefault(record.run_id, ADDRESSED)
+            name = (record.namespace, record.workflow_id)
+            wanted.names.setdefault(name, ADDRESSED)
+            request = (record.namespace, record.request_id)
+            wanted.requests.setdefault(request, record.run_id)
+            if record.attributes is not None:
+                _want_kinds(wanted, record.namespace, record.attributes)
         elif kind is TerminateRun:
             wanted.has_time = True
             _want_addressed(wanted, operation, CLOSED)

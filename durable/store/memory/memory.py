@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias, TypeVar
 
 from durable import limits
 from durable.search.conditions import matches
-from durable.search.kinds import kept_in
-from durable.search.run_fields import values_of
+from durable.search.run_fields import reader_of
 from durable.store import queries
 from durable.store.deciding import policies
 from durable.store.lease import (
@@ -388,14 +387,14 @@ class MemoryStore:
         runs = [r for r in self._database.runs.values() if r.namespace == namespace]
         if where is None:
             return runs
-        return [run for run in runs if matches(where, _reader(run))]
+        return [run for run in runs if matches(where, reader_of(run))]
 
     def _count(self, query: queries.CountRuns) -> queries.RunCounts:
         runs = self._matching(query.namespace, query.where)
         groups: Counter[Kept | None] = Counter()
         if query.group_by is not None:
             for run in runs:
-                groups.update(_reader(run)(*query.group_by) or (None,))
+                groups.update(reader_of(run)(*query.group_by) or (None,))
         found = dict(groups.most_common(limits.COUNT_GROUPS_MAX))
         return queries.RunCounts(len(runs), True, found)
 
@@ -549,15 +548,6 @@ class MemoryStore:
         queries.CountOwnedRuns: _count_owned,
         queries.CheckIntegrity: lambda _self, _query: [],
     }
-
-
-def _reader(run: RunRecord) -> Callable[[str, bool], tuple[Kept, ...]]:
-    attributes = kept_in(run.attributes)
-
-    def read(name: str, is_system: bool) -> tuple[Kept, ...]:
-        return values_of(run, name) if is_system else attributes.get(name, ())
-
-    return read
 
 
 def _ignore(result: object, error: BaseException | None) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from durable import limits
 from durable.store.deciding import policies
 from durable.store.deciding import rows as bits
+from durable.store.deciding.deleting import OpenParent, Tie
 from durable.store.deciding.family import TERMINATE
 from durable.store.deciding.rows import Name, Run, Seen
 from durable.store.records import (
@@ -296,6 +297,56 @@ class MemoryDatabase:
             record = replace(record, created_at=known.created_at)
         self.namespaces[record.namespace] = record
         return True
+
+    def find_ties(self, run_ids: Sequence[str]) -> dict[str, Tie]:
+        """See `Tables`."""
+        found = [self.runs[run_id] for run_id in run_ids if run_id in self.runs]
+        return {record.run_id: self._tie_of(record, run_ids) for record in found}
+
+    def _tie_of(self, record: RunRecord, run_ids: Sequence[str]) -> Tie:
+        key = (record.namespace, record.workflow_id)
+        chain = (self.runs[run_id] for run_id in self.run_ids_by_workflow[key])
+        before = record.continued_from_run_id
+        parent = self.runs.get(record.parent_run_id or "")
+        is_bound = parent is not None and parent.status is RUNNING
+        return Tie(
+            is_open=record.status is RUNNING,
+            first_run_id=record.first_run_id,
+            predecessor=before if before in self.runs else None,
+            has_successors=any(
+                other.first_run_id == record.run_id and other.run_id not in run_ids
+                for other in chain
+            ),
+            has_open_child=any(
+                run.parent_run_id == record.run_id for run in self.open_runs()
+            ),
+            parent=OpenParent(
+                owner=parent.owner,
+                wake_at=parent.wake_at,
+                is_stuck=parent.stuck is not None,
+                has_mail=bool(self._waiting.get(parent.run_id)),
+            )
+            if parent is not None and is_bound
+            else None,
+            has_reply=any(run_id == record.run_id for run_id, _ in self.replies),
+        )
+
+    def delete_runs(self, run_ids: Sequence[str]) -> None:
+        """See `Tables`."""
+        for run_id in run_ids:
+            record = self.runs.pop(run_id)
+            self.run_ids_by_workflow[record.namespace, record.workflow_id].remove(
+                run_id
+            )
+            del self.run_ids_by_request[record.namespace, record.request_id]
+            self.history.pop(run_id, None)
+            for message in self.messages_of(run_id):
+                self._delete_message(message)
+        gone = frozenset(run_ids)
+        for reply in [key for key in self.replies if key[0] in gone]:
+            del self.replies[reply]
+        for attempt in [key for key in self.attempts if key[0] in gone]:
+            del self.attempts[attempt]
 
     def has_worker(self, worker_id: str) -> bool:
         """See `Tables`."""

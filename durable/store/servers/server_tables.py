@@ -11,6 +11,7 @@ from durable.store.sql.sql_tables import SqlTables, chunks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from durable.store.deciding.deleting import Tie
     from durable.store.deciding.rows import Seen
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import HistoryRow
@@ -46,6 +47,11 @@ class ServerTables(SqlTables, ABC):
             found.take_ends((run_id, ends[run_id][0]) for run_id in found.ending)
             seen.ends = ends
         return seen
+
+    def find_ties(self, run_ids: Sequence[str]) -> dict[str, Tie]:
+        """See `Tables`. Who else deletes them at the same time comes after this one."""
+        self._lock_runs(run_ids)
+        return super().find_ties(run_ids)
 
     # --- what workers do --------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from durable.errors import CorruptHistoryError
-from durable.store.sql import reads, salvage, statements
+from durable.store.sql import deleting, reads, salvage, statements
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import RUNS
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from durable.errors import DurableError
     from durable.store.database import Session
+    from durable.store.deciding.deleting import Tie
     from durable.store.deciding.rows import ChainKey, End, NameKey, Seen
     from durable.store.records import (
         ClaimRuns,
@@ -142,6 +143,17 @@ class SqlTables:
         else:
             self._execute(statements.UPDATE_NAMESPACE, **key, **said)
         return True
+
+    def find_ties(self, run_ids: Sequence[str]) -> dict[str, Tie]:
+        """See `Tables`."""
+        return dict(
+            map(deleting.to_tie, self._fetch(deleting.FIND_TIES, run_ids=run_ids))
+        )
+
+    def delete_runs(self, run_ids: Sequence[str]) -> None:
+        """See `Tables`."""
+        for statement in deleting.DELETIONS:
+            self._execute(statement, run_ids=run_ids)
 
     def has_worker(self, worker_id: str) -> bool:
         """See `Tables`."""

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("durable.store")
 
 BUSY_SECONDS: Final = 30.0
+_INCREMENTAL: Final = 2
+# What was deleted is soon needed for others; and others wait while the file shrinks.
+_SPARE_PAGES: Final = 256
+_PAGES_AT_ONCE: Final = 1_000
 _WORD_AFTER_SECONDS: Final = 1.0
 _MARK_SECONDS_MAX: Final = 60.0
 # The log is copied into the database when nothing else is to do, or, if that never
@@ -220,6 +224,8 @@ class SqliteSession(SqlSession):
         """
         if self._log is None:
             return True
+        if is_idle and self._tables.has_freed and not self._give_back():
+            return False
         # The log's file never shrinks, so its size says too little: count, too.
         limit = _CHECKPOINT_CHANGES_IDLE if is_idle else _CHECKPOINT_CHANGES_BUSY
         changes = self._raw.total_changes
@@ -259,6 +265,22 @@ class SqliteSession(SqlSession):
                 return False
             self._is_marked = True
             return True
+        return False
+
+    def _give_back(self) -> bool:
+        """Make the file smaller by some of what nothing uses; False if there is more.
+
+        A file that an earlier release has made keeps it, and uses it again.
+        """
+        (mode,) = self._cursor.execute("PRAGMA auto_vacuum").fetchone()
+        (free,) = self._cursor.execute("PRAGMA freelist_count").fetchone()
+        if mode != _INCREMENTAL or free <= _SPARE_PAGES:
+            self._tables.has_freed = False
+            return True
+        pages = min(free - _SPARE_PAGES, _PAGES_AT_ONCE)
+        with contextlib.suppress(sqlite3.OperationalError):  # others are writing
+            # By itself the driver takes one step of it, which is one page.
+            self._cursor.executescript(f"PRAGMA incremental_vacuum({pages})")
         return False
 
     @contextlib.contextmanager

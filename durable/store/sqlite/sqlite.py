@@ -48,6 +48,7 @@ _log: Final = logging.getLogger("durable.store")
 # UPDATE ... FROM.
 _OLDEST_SQLITE: Final = (3, 33, 0)
 _SWITCH_RETRY_SECONDS: Final = 0.005
+_SHRINKS: Final = "PRAGMA auto_vacuum = INCREMENTAL"
 
 
 class SqliteDatabase:
@@ -139,6 +140,27 @@ class SqliteDatabase:
         with self._unchanged() as session:
             if session is not None:
                 session.accept_loss()
+
+    def vacuum(self) -> tuple[int, int]:
+        """Write the file anew without what nothing uses; return its sizes in bytes.
+
+        From then on it shrinks by itself when runs are deleted. Others wait meanwhile.
+
+        Raises:
+            StoreError: it cannot be opened, or others have it for too long.
+        """
+        path = self._path
+        before = 0 if path is None else size_of(path)
+        self.open_writer().close()  # it is ours, and whole
+        try:
+            with contextlib.closing(
+                connect_existing(path, timeout=sqlite_session.BUSY_SECONDS)
+            ) as connection:
+                connection.execute(_SHRINKS)
+                connection.execute("VACUUM")
+        except sqlite3.Error as error:
+            raise self._as_store_error(error) from error
+        return before, 0 if path is None else size_of(path)
 
     def open_reader(self) -> Session | None:
         """See `Database`."""
@@ -276,6 +298,8 @@ class SqliteDatabase:
         if mode != "wal":
             # Somebody else's, perhaps: what is refused is to stay as it is.
             self._refuse(session)
+            # Only while nothing is in the file: later it takes a `vacuum`.
+            session.connection.exec_driver_sql(_SHRINKS)
             mode = self._switch_to_log(session.connection)
         if mode != "wal":
             raise DatabaseUnavailableError(

@@ -10,6 +10,7 @@ from durable.store.sqlite import write as sqlite_write
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
     from durable.store.database import Session
     from durable.store.deciding.rows import Rows, Seen
@@ -23,6 +24,8 @@ class SqliteTables(SqlTables):
         """Prepare nothing; the driver caches each text when it is first used."""
         super().__init__(session)
         self._cursor = connection.cursor()
+        self.has_freed = False
+        """Runs were deleted, and the file may have room that nothing uses."""
 
     def look(self, wanted: Wanted) -> Seen:
         """See `Tables`. Text that is none comes as bytes, and is somebody's damage."""
@@ -54,3 +57,8 @@ class SqliteTables(SqlTables):
     def write(self, rows: Rows) -> None:
         """See `Tables`."""
         sqlite_write.write(self._cursor, rows)
+
+    def delete_runs(self, run_ids: Sequence[str]) -> None:
+        """See `Tables`."""
+        super().delete_runs(run_ids)
+        self.has_freed = True

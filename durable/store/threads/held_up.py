@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from durable import limits
 from durable.store.deciding.decide import DECIDED
 from durable.store.deciding.wanted import want
-from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns, RepairRun
+from durable.store.records import (
+    ClaimRuns,
+    DeleteRuns,
+    ReapWorkers,
+    ReleaseRuns,
+    RepairRun,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -175,7 +181,7 @@ def _keys_of(operation: Any) -> _Keys:
         wanted = want([operation], None)
         requests = wanted.requests
         return frozenset((*wanted.runs, *wanted.names, *requests, *requests.values()))
-    if kind is ReleaseRuns:
+    if kind is ReleaseRuns or kind is DeleteRuns:
         return frozenset(operation.run_ids)
     if kind is RepairRun:
         return frozenset((operation.run_id,))

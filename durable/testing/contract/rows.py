@@ -91,9 +91,8 @@ def make_start(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:
         for name in StartRun.__struct_fields__
         if name in changes
     }
-    return StartRun(
-        record=make_run(run_id, **changes), rows=make_rows(run_id, 1, events), **own
-    )
+    own.setdefault("rows", make_rows(run_id, 1, events))
+    return StartRun(record=make_run(run_id, **changes), **own)
 
 
 def make_owned(run_id: str, /, *, events: int = 2, **changes: Any) -> StartRun:

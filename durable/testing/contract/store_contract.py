@@ -14,6 +14,8 @@ import pytest
 from durable.testing.contract.commits import CommitContract
 from durable.testing.contract.deliveries import DeliveryContract
 from durable.testing.contract.families import FamilyContract
+from durable.testing.contract.keeping.deletions import DeletionContract
+from durable.testing.contract.keeping.imports import ImportContract
 from durable.testing.contract.leases import ClaimContract, LeaseContract
 from durable.testing.contract.lifecycle import LifecycleContract
 from durable.testing.contract.messages import MessageContract
@@ -49,6 +51,8 @@ class StoreContract(
     ClaimContract,
     ReadContract,
     SearchContract,
+    DeletionContract,
+    ImportContract,
     ABC,
 ):
     """The contract of `durable.store.store.Store`, sentence by sentence.

@@ -58,6 +58,7 @@ READING = [
     ("diff", "x", "y"),
     ("pause", "x"),
     ("resume", "x"),
+    ("delete", "x"),
     ("doctor",),
     ("db", "current"),
     ("replay", APP, "--all"),

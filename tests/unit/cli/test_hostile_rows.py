@@ -32,6 +32,7 @@ COMMANDS = [
     ["retry", "failed"],
     ["pause", "sleeping"],
     ["diff", "done", "failed", "--payloads"],
+    ["delete", "sleeping", "--terminate"],
     ["doctor"],
     ["db", "current"],
     ["db", "backup", "copy.db"],

@@ -1,6 +1,8 @@
 """`run`, `start`, `result`, `cancel`, `terminate` and `replay`."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,8 @@ def test_result_is_printed_as_json_either_way(folder: Path) -> None:
         (("cancel", "nobody"), 3, "workflow_not_found"),
         (("cancel", "done"), 4, "workflow_closed"),
         (("terminate", "done"), 4, "workflow_closed"),
+        (("delete", "sleeping"), 4, "run_needed"),
+        (("delete", "nobody"), 3, "workflow_not_found"),
         (("start", "cli_sleeping", "--id", "sleeping"), 4, "workflow_already_started"),
         (
             ("start", "cli_sleeping", "--id", "done", "--id-reuse", "reject_duplicate"),
@@ -64,6 +68,147 @@ def test_cancel_and_terminate_say_whom(folder: Path) -> None:
     assert ended.stdout.startswith("sleeping (run ")
     assert r"terminated: a\x1bb" in invoke("show", "sleeping").stdout
     assert invoke("result", "sleeping").exit_code == 5
+
+
+def test_delete_takes_all_that_are_named_and_those_before_a_refused_one(
+    folder: Path,
+) -> None:
+    both = lines_of(invoke("delete", "done", "failed", "--json"))
+    refused = invoke("delete", "stuck", "sleeping")
+    forced = invoke("delete", "stuck", "sleeping", "--terminate")
+
+    assert [(one["workflow_id"], one["runs"]) for one in both] == [
+        ("done", 1),
+        ("failed", 1),
+    ]
+    assert refused.exit_code == 4
+    assert "was not deleted: it is open" in refused.stderr
+    assert forced.stdout == "stuck: 1 run deleted\nsleeping: 1 run deleted\n"
+    assert lines_of(invoke("list", "--json")) == []
+
+
+def test_delete_expired_goes_by_the_days_of_the_namespace(folder: Path) -> None:
+    with closing(sqlite3.connect("orders.db")) as connection, connection:
+        day = 86_400_000_000
+        connection.execute(
+            "UPDATE durable_runs SET closed_at = closed_at - ?"
+            " WHERE workflow_id = 'done'",
+            (3 * day,),
+        )
+    invoke("namespaces", "create", "default", "--retention-days", "2")
+
+    dry = invoke("delete", "--expired", "--dry-run")
+    (done,) = lines_of(invoke("delete", "--expired", "--json"))
+
+    assert dry.stdout == "1 run would be deleted\n"
+    assert done == {"done": "deleted", "runs": 1, "kept": {}}
+    left = [run["workflow_id"] for run in lines_of(invoke("list", "--json"))]
+    assert left == ["sleeping", "stuck", "failed"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["done", "--expired"],
+        ["done", "--dry-run"],
+        ["--expired", "--terminate"],
+        ["done", "failed", "--run-id", "x"],
+    ],
+    ids=" ".join,
+)
+def test_delete_refuses_what_does_not_go_together(
+    args: list[str], folder: Path
+) -> None:
+    assert invoke("delete", *args).exit_code == 2
+    assert len(lines_of(invoke("list", "--json"))) == 4
+
+
+def test_export_and_import_say_how_many(folder: Path) -> None:
+    wrote = invoke("export", "runs.json", "--where", "ExecutionStatus != 'Running'")
+    again = invoke("export", "runs.json", "--json")
+    refused = invoke("import", "runs.json")
+    skipped = invoke("import", "runs.json", "--skip-existing")
+    (moved,) = lines_of(
+        invoke("export", "b.json", "--id", "done", "--delete", "--json")
+    )
+    back = invoke("import", "b.json")
+    missing = invoke("import", "nothing.json")
+
+    assert wrote.stdout == "runs.json: 2 runs exported\n"
+    assert (again.exit_code, refused.exit_code, missing.exit_code) == (1, 4, 1)
+    assert "code: archive" in missing.stderr
+    assert skipped.stdout == "runs.json: 0 runs imported, 2 were there\n"
+    assert moved == {"file": "b.json", "runs": 1, "deleted": 1, "kept": {}}
+    assert back.stdout == "b.json: 1 run imported\n"
+    assert json.loads(invoke("result", "done").stdout) is not None
+
+
+def test_batch_acts_on_the_runs_of_a_filter(folder: Path) -> None:
+    dry = invoke("batch", "cancel", "--type", "cli_sleeping", "--dry-run")
+    done = invoke("batch", "terminate", "--status", "running", "--reason", "x")
+    (shown,) = lines_of(
+        invoke("batch", "delete", "--all", "--batch-id", "b", "--no-rate", "--json")
+    )
+    again = invoke("batch", "show", "b")
+    none = invoke("batch", "signal", "go", "1", "--status", "running")
+
+    assert dry.stdout == "1 run\n"
+    assert ": terminate: 2 of 2 done\n" in done.stdout
+    assert (shown["action"], shown["done"], shown["status"]) == (
+        "delete",
+        4,
+        "completed",
+    )
+    assert again.stdout == "batch b: delete: 4 of 4 done\n"
+    assert ": signal: 0 of 0 done" in none.stdout
+    assert lines_of(invoke("list", "--json")) == []
+
+
+def test_batch_is_begun_and_left_to_workers(folder: Path) -> None:
+    (begun,) = lines_of(
+        invoke("batch", "cancel", "--all", "--detach", "--json", "--batch-id", "b")
+    )
+
+    assert (begun["status"], begun["total"], begun["done"]) == ("running", None, 0)
+    assert invoke("batch", "show", "b").stdout == "batch b: running: 0 done\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code"),
+    [
+        (["cancel"], 2),
+        (["cancel", "--all", "--status", "running"], 2),
+        (["cancel", "--where", "nonsense"], 2),
+        (["cancel", "--all", "--rate", "0"], 2),
+        (["signal", "go", "no json", "--all"], 2),
+        (["show", "nothing"], 3),
+    ],
+    ids=str,
+)
+def test_batch_that_cannot_be_is_refused(
+    args: list[str], exit_code: int, folder: Path
+) -> None:
+    assert invoke("batch", *args).exit_code == exit_code
+    assert lines_of(invoke("list", "--type", "durable.batch", "--json")) == []
+
+
+def test_vacuum_says_what_it_has_won(folder: Path) -> None:
+    (done,) = lines_of(invoke("db", "vacuum", "--json"))
+
+    assert done["bytes"] == Path("orders.db").stat().st_size <= done["bytes_before"]
+    with closing(sqlite3.connect("orders.db")) as connection:
+        assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+        connection.execute(
+            "INSERT INTO durable_workers (worker_id, namespace, host, pid,"
+            " process_started_at, task_queue, started_at, lease_expires_at)"
+            " VALUES ('w', 'default', 'elsewhere', 7, '', 'default', 1,"
+            " 5000000000000000)"
+        )
+        connection.commit()
+    refused = invoke("db", "vacuum")
+    assert refused.exit_code == 2
+    assert "Workers use the database (process 7)" in refused.stderr
 
 
 # --- starting -------------------------------------------------------------------------

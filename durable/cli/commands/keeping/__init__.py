@@ -1,0 +1,1 @@
+"""Commands that delete runs, or take them elsewhere."""

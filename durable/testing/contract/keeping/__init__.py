@@ -1,0 +1,1 @@
+"""What the store's contract says of keeping closed runs, and of their going."""

@@ -1,0 +1,188 @@
+"""Closed runs go after their days, and nothing that an open run needs."""
+
+import asyncio
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from durable import (
+    Attribute,
+    Engine,
+    QuerySyntaxError,
+    RetentionRule,
+    Run,
+    Signal,
+    SyncEngine,
+    workflow,
+)
+from durable.client.keeping import retention, sweeper
+from durable.client.keeping.retention import Swept
+from durable.errors import InvalidDurationError, InvalidOptionError
+from durable.store.connect import connect
+from durable.store.store import Store
+from durable.testing.contract.rows import START, SettableClock
+
+DAY = 86_400.0
+amount = Attribute("amount", int)
+go_on = Signal("go_on", bool)
+
+
+@workflow(name="retention.ping")
+async def ping(number: int) -> int:
+    return number
+
+
+@workflow(name="retention.fails")
+async def fails() -> None:
+    raise OSError("it does")
+
+
+@workflow(name="retention.waits")
+async def waits() -> bool:
+    return await go_on.receive()
+
+
+DEFINITIONS = [ping, fails, waits]
+
+
+async def ids(engine: Engine) -> list[str]:
+    return sorted(run.workflow_id for run in await engine.list())
+
+
+async def test_runs_go_after_the_days_of_their_namespace(database: str) -> None:
+    clock = SettableClock()
+    store = connect(database, clock=clock)
+    async with Engine(store, definitions=DEFINITIONS) as engine:
+        await engine.execute(ping(1), id="old")
+        clock.advance(2 * DAY)
+        await engine.execute(ping(2), id="new")
+        await engine.start(waits(), id="open")
+        clock.advance(2 * DAY)
+
+        assert await engine.delete_expired() == Swept()  # nobody has said so
+        await engine.namespaces.create("default", retention_days=3)
+        await engine.namespaces.create("other", retention_days=1)
+        assert await engine.delete_expired(dry_run=True) == Swept(1)
+        assert await ids(engine) == ["new", "old", "open"]
+
+        assert await engine.delete_expired() == Swept(1)
+        assert await ids(engine) == ["new", "open"]
+
+        clock.advance(400 * DAY)
+        assert await engine.delete_expired() == Swept(1)
+        assert await ids(engine) == ["open"]
+
+
+async def test_first_rule_that_fits_a_run_counts(database: str) -> None:
+    clock = SettableClock()
+    rules = [
+        RetentionRule(keep=None, where=amount >= 100),
+        RetentionRule(keep="1h", where="ExecutionStatus = 'Completed'"),
+        RetentionRule(keep=timedelta(days=2), where=Run.type == "retention.fails"),
+    ]
+    store = connect(database, clock=clock)
+    async with Engine(store, definitions=DEFINITIONS, retention=rules) as engine:
+        await engine.namespaces.create("default", retention_days=10)
+        for number in (1, 100):
+            await engine.execute(
+                ping(number), id=f"ping {number}", attributes={amount: number}
+            )
+        failing = await engine.start(fails(), id="fails")
+        waiting = await engine.start(waits(), id="terminated")
+        await waiting.terminate()
+        with pytest.raises(Exception, match="it does"):
+            await failing.result()
+        left = []
+        for days in (0.01, 0.1, 2, 10, 1_000):
+            clock.at = START
+            clock.advance(days * DAY)
+            await engine.delete_expired()
+            left.append(await ids(engine))
+
+    assert left == [
+        ["fails", "ping 1", "ping 100", "terminated"],
+        ["fails", "ping 100", "terminated"],
+        ["ping 100", "terminated"],
+        ["ping 100"],
+        ["ping 100"],
+    ]
+
+
+async def test_a_sweep_goes_page_by_page(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 3)
+    monkeypatch.setattr(retention, "_BUSY_STEP", 2)
+    rules = [
+        RetentionRule(keep=None, where=amount == 2),
+        RetentionRule(keep=0),
+    ]
+    async with Engine(database, definitions=DEFINITIONS, retention=rules) as engine:
+        for number in range(10):
+            await engine.execute(
+                ping(number), id=f"{number}", attributes={amount: number % 3}
+            )
+        found = await retention.sweep(
+            connect_of(engine), "default", rules, is_busy=lambda: True
+        )
+        assert found == Swept(7)
+        assert await ids(engine) == ["2", "5", "8"]
+
+
+def connect_of(engine: Engine) -> Store:
+    return engine._store
+
+
+async def test_worker_deletes_by_itself_while_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sweeper, "FIRST_SECONDS", 0.02)
+    monkeypatch.setattr(sweeper, "_SECONDS", 0.02)
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    rules = [RetentionRule(keep="100ms", where=Run.type == "retention.ping")]
+    with caplog.at_level(logging.INFO, "durable.client"):
+        async with (
+            asyncio.timeout(20),
+            Engine(url, definitions=DEFINITIONS, retention=rules) as engine,
+        ):
+            await engine.start(waits(), id="open")
+            for number in range(30):
+                await engine.execute(ping(number), id=f"{number}")
+            while True:
+                if await ids(engine) == ["open"]:
+                    break
+                await asyncio.sleep(0.02)
+    assert "closed runs of namespace 'default' were deleted" in caplog.text
+
+
+async def test_rule_that_means_nothing_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidDurationError, match="keep of a retention rule"):
+        RetentionRule(keep="soon")
+    with pytest.raises(InvalidOptionError, match="no condition"):
+        RetentionRule(keep="1d", where=3)  # type: ignore[arg-type]  # the test
+    with pytest.raises(InvalidOptionError, match="retention holds 3"):
+        Engine("memory://", retention=3)  # type: ignore[arg-type]  # the test
+    monkeypatch.setattr(sweeper, "FIRST_SECONDS", 0.0)
+    rules = [RetentionRule(keep="1d", where="WorkflowType ~ 'x'")]
+    async with Engine("memory://", retention=rules) as engine:
+        with pytest.raises(QuerySyntaxError):
+            await engine.delete_expired()
+        async with asyncio.timeout(10):
+            while True:
+                if "are not deleted now" in caplog.text:
+                    break
+                await asyncio.sleep(0.01)
+
+
+def test_retention_works_without_an_event_loop(tmp_path: Path) -> None:
+    rules = [RetentionRule(keep=0)]
+    path = tmp_path / "runs.db"
+    with SyncEngine(path, definitions=DEFINITIONS, retention=rules) as engine:
+        engine.execute(ping(1), id="1")
+        assert engine.delete_expired(dry_run=True).deleted == 1
+        assert engine.delete_expired().deleted == 1
+        assert engine.list() == []
