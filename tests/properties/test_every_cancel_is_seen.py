@@ -65,27 +65,29 @@ async def witness(program: p.Node) -> int:
     return len(interpreter.cancels)
 
 
-def _leaves() -> st.SearchStrategy[p.Node]:
+def _leaves(raises: st.SearchStrategy[bool]) -> st.SearchStrategy[p.Node]:
     child = st.builds(
         p.Raise,
         st.integers(0, 2),
         st.integers(0, 3),
         st.integers(0, 2),
         st.none(),
-        st.booleans(),
+        raises,
     )
-    act = st.builds(p.Act, st.integers(0, 2), st.integers(0, 9), st.booleans())
+    act = st.builds(p.Act, st.integers(0, 2), st.integers(0, 9), raises)
     return st.one_of(child, act, child, act, st.builds(p.Sleep, st.integers(0, 2)))
 
 
 def _composed(children: st.SearchStrategy[p.Node]) -> st.SearchStrategy[p.Node]:
     several = st.lists(children, min_size=1, max_size=3).map(tuple)
+    # A failure would take the place of the cancel that it cleans up after.
+    cleanup = st.lists(_leaves(st.just(False)), min_size=1, max_size=3).map(tuple)
     return st.one_of(
         st.builds(p.Seq, several),
         st.builds(p.Gather, several, st.booleans()),
         st.builds(p.Group, several),
         st.builds(p.Shield, children),
-        st.builds(p.Cleanup, children, children),
+        st.builds(p.Cleanup, children, st.builds(p.Seq, cleanup)),
         st.builds(p.Bag, several),
         st.builds(p.Limited, children),
     )
@@ -97,7 +99,7 @@ def _can_get_on(program: p.Node) -> bool:
 
 
 programs: st.SearchStrategy[Any] = st.recursive(
-    _leaves(), _composed, max_leaves=6
+    _leaves(st.booleans()), _composed, max_leaves=6
 ).filter(_can_get_on)
 
 
