@@ -25,8 +25,10 @@ from durable.errors import (
     QuerySyntaxError,
     UndecodableError,
     WorkflowCancelledError,
+    WorkflowFailedError,
 )
 from durable.search.conditions import Condition
+from durable.store.sql import searching
 
 group = Attribute("group", str)
 note = Signal("note", int)
@@ -193,6 +195,20 @@ async def test_what_cannot_be_is_refused_before_anything_is_done() -> None:
         with pytest.raises(WorkflowNotFoundError, match="no batch 'x'"):
             await engine.get_batch("x").describe()
         assert await engine.list(workflow_type="durable.batch") == []
+
+
+async def test_query_that_becomes_too_broad_ends_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not try for ever, and says why."""
+    monkeypatch.setattr(searching, "_BUDGETS", (3,))
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with Engine(url, definitions=DEFINITIONS) as engine:
+        await fill(engine, 8)
+        batch = await engine.batch(where=Run.queue == "no such queue").cancel()
+        with pytest.raises(WorkflowFailedError, match="given up after"):
+            await batch.result(timeout=30)
+        assert (await batch.describe()).status == "failed"
 
 
 def test_batches_work_without_an_event_loop(tmp_path: Path) -> None:
