@@ -21,10 +21,8 @@ Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
 memo upsert_attributes upsert_memo Timer WorkflowBuilder start_timer
 InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before
-Comparison compare
-ArchiveError Batch BatchDescription BatchHandle
-Exported Imported RetentionRule RunExistsError RunNeededError
-Swept memo upsert_attributes upsert_memo
+Comparison compare ArchiveError Batch BatchDescription BatchHandle
+Exported Imported RetentionRule RunExistsError RunNeededError Swept
 Activity ActivityCancellationType ActivityDescription ActivityError ActivityInfo
 ActivityState ActivityTimeoutError
 ApplicationError Calendar ChildCancellationType ChildHandle ChildWorkflowError
