@@ -99,6 +99,7 @@ print(words[words.index("VmHWM:") + 1])
     " all of their states. Of what it depends on, msgspec is compiled",
 )
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says it")
 def test_s1_7_2_3_program_with_a_database_takes_under_150_mib(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SMALL],
