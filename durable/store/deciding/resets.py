@@ -107,7 +107,7 @@ def _id_of(run: Run | None) -> dict[str, int]:
 def readdress(run: Run, operation: CommitTask) -> CommitTask:
     """Let a run speak to the parent that has adopted it: its worker knows the first."""
     parent = run.parent_run_id
-    if parent is None:
+    if parent is None or not (operation.messages or operation.starts):
         return operation
 
     def moves(record: RunRecord) -> bool:

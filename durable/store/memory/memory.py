@@ -499,7 +499,7 @@ class MemoryStore:
                 continue
             nothing = QueueBacklog(run.task_queue, 0, None, 0)
             _, runs, oldest_at, stuck = found.get(run.task_queue, nothing)
-            if run.stuck is not None:
+            if run.stuck is not None and run.wake_at != NEVER:
                 stuck += 1
             elif run.owner is None and policies.is_due(run.wake_at, query.until):
                 since = due_since(run.wake_at or 0)

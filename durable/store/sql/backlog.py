@@ -14,7 +14,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from durable import limits
 from durable.store.queries import QueueBacklog, ReadBacklog
-from durable.store.records import due_since
+from durable.store.records import NEVER, due_since
 from durable.store.sql.fetching import fetch
 from durable.store.sql.statements import by_index
 from durable.store.sql.tables import RUNS
@@ -42,7 +42,11 @@ def _compile_nothing(element: Any, compiler: Any, **how: Any) -> str:
 
 
 _AT_REST: Final = sa.and_(RUNS.c.owner.is_(None), RUNS.c.wake_at.is_not(None))
-_IS_STUCK: Final = sa.and_(RUNS.c.stuck.is_not(None), RUNS.c.open_key.is_not(None))
+_IS_STUCK: Final = sa.and_(
+    RUNS.c.stuck.is_not(None),
+    RUNS.c.open_key.is_not(None),
+    sa.or_(RUNS.c.wake_at.is_(None), RUNS.c.wake_at != NEVER),
+)
 _OF_NAMESPACE: Final = RUNS.c.namespace == sa.bindparam("namespace")
 _OF_QUEUE: Final = RUNS.c.task_queue == sa.bindparam("task_queue")
 _PAGE: Final = sa.literal(limits.BACKLOG_RUNS_MAX)

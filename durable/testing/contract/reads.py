@@ -29,6 +29,7 @@ from durable.store.queries import (
     ReadNews,
 )
 from durable.store.records import (
+    NEVER,
     CommitTask,
     ParkRun,
     RecordAttempts,
@@ -444,8 +445,10 @@ class ReadContract:
             make_start("closed", wake_at=START, task_queue="d"),
             make_termination("closed"),
             make_owned("stuck", task_queue="e"),
+            make_owned("paused", task_queue="f"),
         )
         await store.perform(ParkRun(run_id="stuck", stuck="{}"))
+        await store.perform(ParkRun(run_id="paused", stuck="{}", wake_at=NEVER))
         await store.perform(make_message("stuck"))  # it is due then, and still stuck
 
         assert await store.read(ReadBacklog(NAMESPACE, START)) == [
