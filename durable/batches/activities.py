@@ -30,6 +30,7 @@ from durable.core.history.events import (
     WorkflowExecutionTerminated,
 )
 from durable.core.history.payload import Payload, Payloads
+from durable.core.resetting import Before
 from durable.errors import (
     ApplicationError,
     DurableError,
@@ -40,10 +41,11 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.search.orders import Order
-from durable.store.queries import ReadNews, SearchRuns
+from durable.store.queries import FindRun, ReadNews, SearchRuns
 from durable.store.records import Deleted, DeleteRuns, MessageKind
 
 _DONE = "done"
+_MENDS = ("pause", "resume", "reset", "retry")
 _FAILED = "failed: "
 
 
@@ -127,6 +129,8 @@ class _Sender:
         )
         # The same for every attempt of the step, and for no other batch.
         request_id = f"{self._info.run_id}/{action.kind}"
+        if action.kind in _MENDS:
+            return await self._mend(run, f"{request_id}/{run.run_id}")
         if action.kind == "signal":
             signal = WorkflowExecutionSignaled(
                 signal_name=action.signal_name,
@@ -147,6 +151,32 @@ class _Sender:
                 reason=action.reason, identity=self._identity
             )
             await self._client.terminated(await chain.terminate(event))
+        return _DONE
+
+    async def _mend(self, run: Target, request_id: str) -> str:
+        """Hold a run up, let it go on, or have another take its place."""
+        action, client = self._action, self._client
+        handle = await client.find(run.workflow_id, run.run_id, None)
+        if action.kind == "pause":
+            await handle.pause(note=action.reason, request_id=request_id)
+        elif action.kind == "resume":
+            await handle.resume(note=action.reason, request_id=request_id)
+        else:
+            newest = await client.store.read(FindRun(client.namespace, run.workflow_id))
+            if newest is not None and newest.request_id == request_id:
+                return _DONE
+            if newest is not None and newest.run_id != run.run_id:
+                return "superseded"
+            if action.kind == "retry":
+                await handle.retry(reason=action.reason, request_id=request_id)
+            else:
+                to: Any = action.to
+                await handle.reset(
+                    to=Before(*to) if isinstance(to, tuple) else to,
+                    reason=action.reason,
+                    reapply=action.reapply,
+                    request_id=request_id,
+                )
         return _DONE
 
     async def _closed(self, run: Target) -> str:

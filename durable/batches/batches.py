@@ -22,9 +22,12 @@ from durable.batches.state import (
 from durable.client.client import Client
 from durable.client.descriptions.searching import Listing, to_search
 from durable.client.handle import Handle
+from durable.client.resets.controls import cut_of
+from durable.client.resets.planning import Reapply, check_reapply
 from durable.client.start_options import StartSettings
 from durable.clock import to_datetime
 from durable.core.history.payload import decode_payload
+from durable.core.resetting import Before, Point
 from durable.errors import InvalidOptionError, WorkflowNotFoundError
 from durable.options import Duration, IdConflictPolicy, check_id
 from durable.search.conditions import All, Compare, Condition, joined
@@ -42,13 +45,14 @@ class BatchDescription(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: its id.
-        action: "signal", "cancel", "terminate" or "delete".
+        action: what it does with each: "signal", "reset" and so on.
         status: that of its run: running until it is through.
         total: how many runs there were when it began; None until a worker has it.
         is_counted: False if `total` is a least number.
         done: how many were acted on.
-        skipped: how many were not, by why: "closed" or "gone" meanwhile, or, of
-            deletions, what still needs them.
+        skipped: how many were not, by why: "closed" or "gone" meanwhile; of deletions,
+            what still needs them; of resets and retries, "superseded" where another
+            run of the workflow id has begun since.
         failed: how many refused it, by the code of the error.
     """
 
@@ -215,6 +219,48 @@ class Batch:
         action = BatchAction(kind="delete", reason=reason, terminates=terminate)
         return await self._begin(action, rate, id)
 
+    async def pause(
+        self, *, note: str = "", rate: float | None = RATE, id: str | None = None
+    ) -> BatchHandle:
+        """Pause those that are open; see `Handle.pause`, and `signal`."""
+        return await self._begin(BatchAction(kind="pause", reason=str(note)), rate, id)
+
+    async def resume(
+        self, *, note: str = "", rate: float | None = RATE, id: str | None = None
+    ) -> BatchHandle:
+        """Let those that are paused go on; see `Handle.resume`, and `signal`."""
+        return await self._begin(BatchAction(kind="resume", reason=str(note)), rate, id)
+
+    async def reset(
+        self,
+        *,
+        to: Point = "last_task",
+        reason: str = "",
+        reapply: Reapply = "all",
+        rate: float | None = RATE,
+        id: str | None = None,
+    ) -> BatchHandle:
+        """Let them go on from an earlier place; see `Handle.reset`, and `signal`.
+
+        Of each workflow id only the newest run is: others are skipped.
+
+        Raises: as `signal`; InvalidResetError if there is no such place.
+        """
+        cut_of(to)
+        place = (to.name, to.occurrence) if isinstance(to, Before) else to
+        action = BatchAction(
+            kind="reset", reason=str(reason), to=place, reapply=check_reapply(reapply)
+        )
+        return await self._begin(action, rate, id)
+
+    async def retry(
+        self, *, reason: str = "", rate: float | None = RATE, id: str | None = None
+    ) -> BatchHandle:
+        """Let those that failed go on; see `Handle.retry`, and `reset`."""
+        return await self._begin(
+            BatchAction(kind="retry", reason=str(reason)), rate, id
+        )
+
     async def _where(
         self, client: Client, *, only_open: bool, before: int | None = None
     ) -> Condition:
@@ -241,7 +287,7 @@ class Batch:
                 f"rate is {rate!r}: give runs a second, more than 0, or None for as"
                 " many as it can."
             )
-        only_open = action.kind != "delete"
+        only_open = action.kind not in ("delete", "reset", "retry")
         now = client.store.now()
         where = await self._where(client, only_open=only_open, before=now)
         counts = await client.store.read(CountRuns(client.namespace, where))

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from durable.client.resets.planning import Reapply
 from durable.core.history.payload import Payload, Payloads
 from durable.errors import UndecodableError
 from durable.search import conditions
@@ -19,10 +20,13 @@ class BatchAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """What is done with each run.
 
     Attributes:
-        kind: "signal", "cancel", "terminate" or "delete".
+        kind: "signal", "cancel", "terminate", "delete", "pause", "resume", "reset" or
+            "retry".
         signal_name: of a signal, with `input`.
-        reason: of the two in the middle.
+        reason: of all but a signal; a note for some.
         terminates: a deletion ends open runs first.
+        to: of a reset: the place; that before a step is its name and occurrence.
+        reapply: of a reset: which messages the run gets again.
     """
 
     kind: str
@@ -30,6 +34,8 @@ class BatchAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     input: Payloads = ()
     reason: str = ""
     terminates: bool = False
+    to: int | str | tuple[str, int] = "last_task"
+    reapply: Reapply = "all"
 
 
 class Progress(msgspec.Struct, kw_only=True):
@@ -41,7 +47,7 @@ class Progress(msgspec.Struct, kw_only=True):
             `is_counted`.
         done: so many were acted on.
         skipped: so many were not, by why: "closed" or "gone" meanwhile; of deletions,
-            a need of `RunNeededError`.
+            a need of `RunNeededError`; of resets and retries, "superseded".
         failed: so many refused, by the code of the error.
     """
 

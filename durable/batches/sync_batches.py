@@ -6,6 +6,8 @@ from typing import Any
 
 from durable.api.messages.messages import SignalCall
 from durable.batches.batches import RATE, Batch, BatchDescription, BatchHandle
+from durable.client.resets.planning import Reapply
+from durable.core.resetting import Point
 from durable.loop_thread import LoopThread
 from durable.options import Duration
 from durable.store.queries import RunCounts
@@ -78,6 +80,38 @@ class SyncBatch:
     ) -> SyncBatchHandle:
         """Delete those that are closed, or all; see `Batch.delete`."""
         return self._made(self._batch.delete(terminate=terminate, rate=rate, id=id))
+
+    def pause(
+        self, *, note: str = "", rate: float | None = RATE, id: str | None = None
+    ) -> SyncBatchHandle:
+        """Pause those that are open; see `Batch.pause`."""
+        return self._made(self._batch.pause(note=note, rate=rate, id=id))
+
+    def resume(
+        self, *, note: str = "", rate: float | None = RATE, id: str | None = None
+    ) -> SyncBatchHandle:
+        """Let those that are paused go on; see `Batch.resume`."""
+        return self._made(self._batch.resume(note=note, rate=rate, id=id))
+
+    def reset(
+        self,
+        *,
+        to: Point = "last_task",
+        reason: str = "",
+        reapply: Reapply = "all",
+        rate: float | None = RATE,
+        id: str | None = None,
+    ) -> SyncBatchHandle:
+        """Let them go on from an earlier place; see `Batch.reset`."""
+        return self._made(
+            self._batch.reset(to=to, reason=reason, reapply=reapply, rate=rate, id=id)
+        )
+
+    def retry(
+        self, *, reason: str = "", rate: float | None = RATE, id: str | None = None
+    ) -> SyncBatchHandle:
+        """Let those that failed go on; see `Batch.retry`."""
+        return self._made(self._batch.retry(reason=reason, rate=rate, id=id))
 
     def _made(self, begun: Any) -> SyncBatchHandle:
         return SyncBatchHandle(self._thread, self._thread.call(begun))

@@ -115,7 +115,7 @@ class RunControls:
             CorruptHistoryError: its history cannot be read.
         """
         wish = Wish(
-            cut=_at(to),
+            cut=cut_of(to),
             reapply=check_reapply(reapply),
             reason=_text(reason),
             request_id=_request_id(request_id),
@@ -130,7 +130,7 @@ class RunControls:
 
         Raises: as `reset`.
         """
-        wish = Wish(cut=_at(to), reapply=check_reapply(reapply), request_id="plan")
+        wish = Wish(cut=cut_of(to), reapply=check_reapply(reapply), request_id="plan")
         return await self._plan(wish)
 
     async def retry(self, *, reason: str = "", request_id: str | None = None) -> Self:
@@ -269,7 +269,7 @@ class RunControls:
         if version is not None:
             Version(version, "version")
         return Wish(
-            cut=_at(to or ("last_task" if call is None else "first_task")),
+            cut=cut_of(to or ("last_task" if call is None else "first_task")),
             reapply="none",
             request_id="plan",
             fork_id="",
@@ -318,7 +318,12 @@ class RunControls:
         return handle
 
 
-def _at(to: object) -> Callable[[Sequence[HistoryEvent]], Cut]:
+def cut_of(to: object) -> Callable[[Sequence[HistoryEvent]], Cut]:
+    """Return what cuts a history at a place.
+
+    Raises:
+        InvalidResetError: it is none.
+    """
     is_point = to in ("first_task", "last_task") or isinstance(to, Before)
     if not is_point and (not isinstance(to, int) or isinstance(to, bool)):
         raise InvalidResetError(

@@ -13,16 +13,18 @@ import click
 import msgspec
 
 from durable.batches.batches import RATE, Batch, BatchDescription, BatchHandle
+from durable.cli.commands.mending.resets import REAPPLY, TO, place_of
 from durable.cli.connection import open_client, require_database
 from durable.cli.output import note, tell, width_of, write_json, write_line
 from durable.cli.parameters import Word, standard_options
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_interruptible
 from durable.cli.user_code.loading import read_arguments
+from durable.client.resets.planning import Reapply
 from durable.engine import Engine
 from durable.store.connect import connect
 from durable.store.queries import ListWorkers
-from durable.store.records import STUCK, RunStatus
+from durable.store.records import PAUSED, STUCK, RunStatus
 from durable.telling.escaping import escape
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,7 +40,7 @@ def _filters(command: F) -> F:
         click.option("--where", metavar="QUERY", help="Runs that a query holds for."),
         click.option(
             "--status",
-            type=Word([*(status.value for status in RunStatus), STUCK]),
+            type=Word([*(status.value for status in RunStatus), STUCK, PAUSED]),
             help="Runs of this status.",
         ),
         click.option(
@@ -84,7 +86,7 @@ def _filters(command: F) -> F:
 
 @click.group("batch")
 def batch() -> None:
-    """Signal, cancel, terminate or delete all runs that a filter holds for.
+    """Signal, cancel, end, delete, pause or mend all runs that a filter holds for.
 
     Filters are those of `durable list`. A batch is durable: it goes on after a crash,
     and does nothing twice. `durable batch show ID` tells how far it is.
@@ -141,6 +143,76 @@ def delete(session: Session, /, *, terminate: bool, **given: Any) -> None:
         session,
         given,
         lambda chosen, how: chosen.delete(terminate=terminate, **how),
+        only_open=False,
+    )
+
+
+@batch.command("pause")
+@click.option("--note", default="", metavar="TEXT", help="Why, for those who look.")
+@_filters
+@standard_options
+@pass_session
+def pause(session: Session, /, *, note: str, **given: Any) -> None:
+    """Let nothing of the open runs of the filter begin any more."""
+    _run(session, given, lambda chosen, how: chosen.pause(note=note, **how))
+
+
+@batch.command("resume")
+@click.option("--note", default="", metavar="TEXT", help="Why, for those who look.")
+@_filters
+@standard_options
+@pass_session
+def resume(session: Session, /, *, note: str, **given: Any) -> None:
+    """Let the paused runs of the filter go on."""
+    _run(session, given, lambda chosen, how: chosen.resume(note=note, **how))
+
+
+@batch.command("reset")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for those who look.")
+@TO
+@click.option(
+    "--before-step",
+    "step",
+    metavar="NAME",
+    help="Go on from before this activity or child workflow was first asked for.",
+)
+@REAPPLY
+@_filters
+@standard_options
+@pass_session
+def reset(
+    session: Session,
+    /,
+    *,
+    reason: str,
+    to: str | None,
+    step: str | None,
+    reapply: Reapply,
+    **given: Any,
+) -> None:
+    """Let the newest run of each id of the filter go on from an earlier place."""
+    place = place_of(to, step)
+    _run(
+        session,
+        given,
+        lambda chosen, how: chosen.reset(
+            to=place, reason=reason, reapply=reapply, **how
+        ),
+        only_open=False,
+    )
+
+
+@batch.command("retry")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for those who look.")
+@_filters
+@standard_options
+@pass_session
+def retry(session: Session, /, *, reason: str, **given: Any) -> None:
+    """Let the failed runs of the filter go on from before what failed."""
+    _run(
+        session,
+        given,
+        lambda chosen, how: chosen.retry(reason=reason, **how),
         only_open=False,
     )
 

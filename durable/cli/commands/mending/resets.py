@@ -25,19 +25,19 @@ from durable.core.resetting import Point
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_to: Final = click.option(
+TO: Final = click.option(
     "--to",
     metavar="PLACE",
     help="first_task, last_task (the default), or the number of an event: what that"
     " task, or that of the event, decided is undone.",
 )
-_before: Final = click.option(
+BEFORE: Final = click.option(
     "--before",
     "step",
     metavar="NAME",
     help="Go on from before this activity or child workflow was first asked for.",
 )
-_reapply: Final = click.option(
+REAPPLY: Final = click.option(
     "--reapply",
     type=Word(["all", "signals", "updates", "none"]),
     default="all",
@@ -57,14 +57,14 @@ _dry_run: Final = click.option(
 )
 
 
-def _place(to: str | None, step: str | None) -> Point:
+def place_of(to: str | None, step: str | None) -> Point:
     """The place that options name.
 
     Raises:
         click.UsageError: they name two.
     """
     if to is not None and step is not None:
-        raise click.UsageError("Give either --to or --before.")
+        raise click.UsageError("Give one place, not two.")
     if step is not None:
         return before(step)
     # What is no word is refused with the words there are.
@@ -79,9 +79,9 @@ def _shared(command: F) -> F:
 
 @click.command("reset")
 @_shared
-@_to
-@_before
-@_reapply
+@TO
+@BEFORE
+@REAPPLY
 @pass_session
 def reset(
     session: Session,
@@ -102,7 +102,7 @@ def reset(
     and decided anew. If it is open, it is terminated for that. What undone activities
     did to the world is not taken back.
     """
-    place = _place(to, step)
+    place = place_of(to, step)
     _carry_out(
         session,
         (workflow_id, run_id),
@@ -147,8 +147,8 @@ def retry(
 
 @click.command("fork")
 @_shared
-@_to
-@_before
+@TO
+@BEFORE
 @click.option("--id", "fork_id", metavar="ID", help="The workflow id of the fork.")
 @click.option("--version", metavar="VERSION", help="The version of its code.")
 @pass_session
@@ -170,7 +170,7 @@ def fork(
 
     The run itself is left alone.
     """
-    place = _place(to, step)
+    place = place_of(to, step)
     _carry_out(
         session,
         (workflow_id, run_id),

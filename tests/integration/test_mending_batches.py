@@ -1,0 +1,165 @@
+"""Many runs paused, resumed, reset and retried at once."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from durable import (
+    Engine,
+    InvalidResetError,
+    Run,
+    Signal,
+    SyncEngine,
+    WorkflowFailedError,
+    activity,
+    before,
+    workflow,
+)
+from durable.cli.main import cli
+
+note = Signal("mending.note", int)
+
+
+class Shop:
+    """How the outside world does."""
+
+    is_open = True
+    charged = 0
+
+
+@pytest.fixture(autouse=True)
+def _shop() -> None:
+    Shop.is_open, Shop.charged = True, 0
+
+
+@activity(name="mending.charge", retry=None)
+async def charge(cents: int) -> int:
+    Shop.charged += 1
+    if not Shop.is_open:
+        raise RuntimeError("closed")
+    return cents
+
+
+@workflow(name="mending.order")
+async def order(cents: int) -> int:
+    return await charge(cents)
+
+
+@workflow(name="mending.waits")
+async def waits() -> int:
+    return await note.receive()
+
+
+@workflow(name="mending.nothing")
+async def nothing() -> None: ...
+
+
+DEFINITIONS = [order, waits, nothing, charge]
+
+
+async def test_failed_runs_are_retried_and_each_once(database: str) -> None:
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        Shop.is_open = False
+        for number in range(12):
+            run = await engine.start(order(number), id=f"o{number}")
+            with pytest.raises(WorkflowFailedError):
+                await run.result()
+        Shop.is_open = True
+        failed = engine.batch(where=Run.status == "failed")
+
+        done = await (await failed.retry(rate=None, id="mend")).result(timeout=30)
+        again = await (await failed.retry(rate=None, id="mend")).result(timeout=30)
+
+        assert (done.action, done.done, done.skipped) == ("retry", 12, {})
+        assert again.done == 12
+        results = [
+            await (await engine.get(f"o{number}", workflow=order)).result()
+            for number in range(12)
+        ]
+        assert results == list(range(12))
+        assert Shop.charged == 24
+        late = await (await failed.retry(rate=None)).result(timeout=30)
+        assert (late.done, late.skipped) == (0, {"superseded": 12})
+
+
+async def test_runs_are_reset_to_before_a_step(database: str) -> None:
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        for number in range(5):
+            run = await engine.start(order(number), id=f"o{number}")
+            assert await run.result() == number
+        await engine.execute(nothing(), id="other")
+        chosen = engine.batch(where=Run.type == "mending.order")
+
+        handle = await chosen.reset(to=before("mending.charge"), rate=None)
+        done = await handle.result(timeout=30)
+
+        assert (done.done, done.failed) == (5, {})
+        for number in range(5):
+            newest = await engine.get(f"o{number}", workflow=order)
+            assert await newest.result() == number
+        assert Shop.charged == 10
+        refused = engine.batch(where=Run.id == "other")
+        nowhere = await (await refused.reset(to=before(charge))).result(timeout=30)
+        assert (nowhere.done, nowhere.failed) == (0, {"invalid_reset": 1})
+        with pytest.raises(InvalidResetError, match="no place"):
+            await chosen.reset(to="first")  # type: ignore[arg-type]  # that is wrong
+
+
+async def test_runs_are_paused_and_resumed(database: str) -> None:
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        for number in range(6):
+            await engine.start(waits(), id=f"w{number}")
+        chosen = engine.batch(where=Run.type == "mending.waits")
+
+        paused = await (await chosen.pause(note="stock", rate=None)).result(timeout=30)
+        assert (paused.action, paused.done) == ("pause", 6)
+        for number in range(6):
+            await (await engine.get(f"w{number}")).signal(note(number))
+        while True:
+            if len(await engine.list(status="paused")) == 6:
+                break
+            await asyncio.sleep(0.01)
+        resumed = engine.batch(status="paused")
+        done = await (await resumed.resume(rate=None)).result(timeout=30)
+
+        assert (done.action, done.done) == ("resume", 6)
+        for number in range(6):
+            run: Any = await engine.get(f"w{number}", workflow=waits)
+            assert await run.result() == number
+
+
+def test_they_work_without_an_event_loop_and_from_the_command_line(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    with SyncEngine(url, definitions=DEFINITIONS) as engine:
+        Shop.is_open = False
+        runs = [engine.start(order(n), id=f"o{n}") for n in range(3)]
+        for run in runs:
+            with pytest.raises(Exception, match="closed"):
+                run.result()
+        chosen = engine.batch(where=Run.id == "o0")
+        assert chosen.reset(reason="again", rate=None).result().done == 1
+        assert chosen.pause(rate=None).result().done == 0
+        assert chosen.resume(rate=None).result().done == 0
+    Shop.is_open = True
+    runner = CliRunner()
+
+    def invoke(*words: str) -> str:
+        done = runner.invoke(cli, ["--database", url, "batch", *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert invoke("retry", "--id", "o1", "--dry-run") == "1 run\n"
+    assert "retry" in invoke("retry", "--where", "WorkflowId = 'o1'", "--no-rate")
+    said = invoke("reset", "--where", "WorkflowId = 'o2'", "--before-step", charge.name)
+    assert "1 of 1 done" in said
+    assert "0 of 0 done" in invoke("pause", "--type", "nobody's")
+    assert "0 of 0 done" in invoke("resume", "--status", "paused")
+    with SyncEngine(url, definitions=DEFINITIONS) as engine:
+        assert engine.get("o1", workflow=order).result() == 1
+        assert engine.get("o2", workflow=order).result() == 2
+        assert engine.batch(where=Run.id == "o1").retry(rate=None).result().done == 0
