@@ -13,12 +13,23 @@ NAMES: Final = (
     "DURABLE_ALL",
     "DURABLE_EXAMPLES",
     "DURABLE_HEAVY_TURNS",
+    "DURABLE_KILLS",
     "DURABLE_PAGES",
     "DURABLE_RACES",
     "DURABLE_STRIDE",
 )
 """All that a search goes by; who repeats a test sets them likewise."""
 IS_ALL: Final = bool(os.environ.get("DURABLE_ALL"))
+
+
+def share() -> tuple[int, int]:
+    """Which share of the kills at certain moments: `DURABLE_KILLS=2/5` is the third.
+
+    All of them otherwise. What comes to pass in each run must be the same for all of
+    its processes, so nothing here draws by chance.
+    """
+    which, _, parts = os.environ.get("DURABLE_KILLS", "0/1").partition("/")
+    return int(which), int(parts)
 
 
 def size(name: str, share: int, whole: int) -> int:
