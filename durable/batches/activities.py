@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -30,7 +30,7 @@ from durable.core.history.events import (
     WorkflowExecutionTerminated,
 )
 from durable.core.history.payload import Payload, Payloads
-from durable.core.resetting import Before
+from durable.core.resetting import Before, Point
 from durable.errors import (
     ApplicationError,
     DurableError,
@@ -170,9 +170,10 @@ class _Sender:
             if action.kind == "retry":
                 await handle.retry(reason=action.reason, request_id=request_id)
             else:
-                to: Any = action.to
+                to = action.to
+                place = Before(*to) if isinstance(to, tuple) else cast("Point", to)
                 await handle.reset(
-                    to=Before(*to) if isinstance(to, tuple) else to,
+                    to=place,
                     reason=action.reason,
                     reapply=action.reapply,
                     request_id=request_id,
