@@ -64,7 +64,7 @@ def place_of(to: str | None, step: str | None) -> Point:
         click.UsageError: they name two.
     """
     if to is not None and step is not None:
-        raise click.UsageError("Give one place, not two.")
+        raise click.UsageError("Give either --to or the step to go on before.")
     if step is not None:
         return before(step)
     # What is no word is refused with the words there are.
