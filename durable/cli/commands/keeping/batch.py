@@ -247,6 +247,10 @@ def _run(
     if before is not None:
         given["started_before"] = before.replace(tzinfo=UTC)
 
+    is_narrow = any(given[name] is not None for name in given if name != "all_runs")
+    if is_narrow is given["all_runs"]:
+        raise click.UsageError("Give a filter, such as --type NAME, or else --all.")
+
     async def work() -> None:
         async with _open(session, is_detached=is_dry or is_detached) as engine:
             chosen = engine.batch(**given)
