@@ -139,6 +139,8 @@ def _multiplied(path: Path, size: int) -> Any:
         for _, name, kind, *_ in execute(f"PRAGMA table_info({table})"):
             if name == "wake_at":
                 columns.append("wake_at + n * 1000")
+            elif name == "started_at":
+                columns.append("started_at - n * 1000")
             elif "CHAR" in kind or "TEXT" in kind:
                 columns.append(
                     f"replace(replace({name}, :run, :head || printf('%08x', n)),"
@@ -180,6 +182,9 @@ async def multiply_sleepers(directory: Path, size: int) -> dict[str, Any]:
             for name, kind in await found.fetchall():
                 if name == "wake_at":
                     columns.append("wake_at + n * 1000")
+                elif name == "started_at":
+                    # No million of runs begins at one instant, nor is listed so.
+                    columns.append("started_at - n * 1000")
                 elif kind in {"text", "character varying"}:
                     columns.append(
                         f"replace(replace({name}, %(run)s,"
