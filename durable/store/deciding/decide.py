@@ -102,7 +102,6 @@ class _Decision:
         self._owner = worker.worker_id if worker is not None and has_lease else ""
         self.inboxes = Inboxes(draft)
         self._endings = Endings(draft, self.inboxes)
-        self._resets = Resets(draft, self.inboxes, self._endings)
         self.is_lost = False
 
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
@@ -340,7 +339,8 @@ class _Decision:
         return Terminated(run_id=run.run_id, committed=committed)
 
     def _reset(self, operation: ResetRun) -> Started | None:
-        return self._resets.reset(operation)
+        resets = Resets(self._draft, self.inboxes, self._endings)
+        return resets.reset(operation)
 
     def _import(self, operation: ImportRun) -> None:
         draft, record = self._draft, operation.record

@@ -139,7 +139,8 @@ class MemoryDatabase:
         seen.messages = {r: self.messages_of(r) for r in rare.get("messages", ())}
         firsts = {r: self.history[r].get(1) for r in rare.get("first_data", ())}
         seen.first_data = {r: None if e is None else e[5] for r, e in firsts.items()}
-        seen.kinds = {key: self.kinds.get(key) for key in rare.get("kinds", ())}
+        if kinds := rare.get("kinds"):
+            seen.kinds = {key: self.kinds.get(key) for key in kinds}
         self._look_for_mail(seen)
         return seen
 
