@@ -278,7 +278,10 @@ class Chain(msgspec.Struct, eq=False):
         for row in await self.connection.store.read(ReadHistory(run_id)):
             with contextlib.suppress(*UNREADABLE):
                 asked = _asked_decoder.decode(row[5])
-                if request_id in (asked.request_id, *asked.known_request_ids):
+                # That of the start itself is no message's.
+                is_start = row[3] == WorkflowExecutionStarted.__name__
+                own = () if is_start else (asked.request_id,)
+                if request_id in (*own, *asked.known_request_ids):
                     return True
         return False
 

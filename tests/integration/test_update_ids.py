@@ -83,7 +83,7 @@ async def test_a_signal_that_a_closed_run_has_had_may_be_sent_again(
     database: str, ways: list[str]
 ) -> None:
     async with Engine(database) as engine:
-        handle = await engine.start(Account.keep(), id="account")
+        handle = await engine.start(Account.keep(), id="account", request_id="begin")
         await handle.signal(Account.note(), request_id="note-1")
         for way in ways:
             await _next_run(engine, handle, way)
@@ -93,8 +93,9 @@ async def test_a_signal_that_a_closed_run_has_had_may_be_sent_again(
         await handle.signal(Account.note(), request_id="note-1")
         await handle.signal(Account.go("end"), request_id="end")
 
-        with pytest.raises(WorkflowClosedError):
-            await handle.signal(Account.note(), request_id="note-2")
+        for new in ("note-2", "begin"):
+            with pytest.raises(WorkflowClosedError):
+                await handle.signal(Account.note(), request_id=new)
         with pytest.raises(WorkflowClosedError):
             await handle.signal(Account.note())
 
