@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from durable import Attribute, Engine, Signal, workflow
@@ -20,7 +20,9 @@ from durable.batches import state
 from tests.integration.crash_sweep import (
     Point,
     check_database,
+    crash_and_resume,
     in_child,
+    visit,
     warm_up,
     watch_statements,
 )
@@ -90,11 +92,7 @@ def try_point(folder: Path, template: Path, at: int) -> tuple[bool, int]:
     """Crash at one moment, resume, check. Returns whether it crashed, and moments."""
     database, answer = folder / f"{at}.db", folder / f"{at}.json"
     shutil.copyfile(template, database)
-    code = in_child(lambda: run_engine(database, answer, at))
-    if code not in (0, -signal.SIGKILL):
-        raise SystemExit(f"point {at}: the first child ended with {code}")
-    if code != 0 and in_child(lambda: run_engine(database, answer, 0)) != 0:
-        raise SystemExit(f"point {at}: resuming failed")
+    was_killed = crash_and_resume(at, partial(run_engine, database, answer))
     outcome = json.loads(answer.read_text())
     if outcome["found"] != EXPECTED:
         raise SystemExit(f"point {at}: found {outcome['found']}")
@@ -102,7 +100,7 @@ def try_point(folder: Path, template: Path, at: int) -> tuple[bool, int]:
         raise SystemExit(f"point {at}: the checker found something")
     for leftover in folder.glob(f"{at}.*"):
         leftover.unlink()
-    return code != 0, outcome["moments"]
+    return was_killed, outcome["moments"]
 
 
 def main(first: int, step_size: int) -> None:
@@ -113,13 +111,7 @@ def main(first: int, step_size: int) -> None:
         template = folder / "template"
         if in_child(lambda: asyncio.run(fill(f"sqlite:///{template}"))) != 0:
             raise SystemExit("the template was not made")
-        _, moments = try_point(folder, template, 0)
-        crashed = tried = 0
-        for at in range(first, moments + 1, step_size):
-            has_crashed, _ = try_point(folder, template, at)
-            tried += 1
-            crashed += has_crashed
-        print(f"{moments} moments, {tried} tried, {crashed} crashed, 0 wrong")
+        visit(partial(try_point, folder, template), first, step_size)
 
 
 if __name__ == "__main__":

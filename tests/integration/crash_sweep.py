@@ -21,6 +21,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,34 @@ def try_point(scenario: Scenario, folder: Path, at: int) -> tuple[bool, int]:
     return code != 0, outcome["moments"]
 
 
+def crash_and_resume(at: int, run: Callable[[int], None]) -> bool:
+    """Run to one moment in a child that is killed there, and to the end in another.
+
+    Returns whether it was killed: at 0, and behind the last moment, it is not.
+    """
+    code = in_child(lambda: run(at))
+    if code not in (0, -signal.SIGKILL):
+        raise SystemExit(f"point {at}: the first child ended with {code}")
+    if code != 0:
+        resumed = in_child(lambda: run(0))
+        if resumed != 0:
+            raise SystemExit(f"point {at}: resuming ended with {resumed}")
+    return code != 0
+
+
+def visit(
+    try_point: Callable[[int], tuple[bool, int]], first: int, step_size: int
+) -> None:
+    """Visit every `step_size`-th point, beginning with `first`; say how it went.
+
+    `try_point` crashes at one, and returns whether it did, and how many there are.
+    """
+    _, moments = try_point(0)
+    points = range(first, moments + 1, step_size)
+    crashed = sum(try_point(at)[0] for at in points)
+    print(f"{moments} moments, {len(points)} tried, {crashed} crashed, 0 wrong")
+
+
 def warm_up() -> None:
     """Live once here: what that imports and compiles, no child must again."""
     global LEDGER
@@ -267,13 +296,7 @@ def main(name: str, first: int, step_size: int) -> None:
     warm_up()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _, moments = try_point(scenario, folder, 0)
-        crashed = tried = 0
-        for at in range(first, moments + 1, step_size):
-            has_crashed, _ = try_point(scenario, folder, at)
-            tried += 1
-            crashed += has_crashed
-        print(f"{moments} moments, {tried} tried, {crashed} crashed, 0 wrong")
+        visit(partial(try_point, scenario, folder), first, step_size)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ from tests.integration import crash_sweep
 from tests.integration.crash_sweep import (
     Point,
     check_database,
+    crash_and_resume,
     in_child,
+    visit,
     warm_up,
     watch_statements,
 )
@@ -110,13 +112,7 @@ def try_point(folder: Path, at: int) -> tuple[bool, int]:
     database, answer = folder / f"{at}.db", folder / f"{at}.json"
     crash_sweep.LEDGER = folder / f"{at}.ledger"
     crash_sweep.LEDGER.touch()
-    code = in_child(lambda: run_engine(database, answer, at))
-    if code not in (0, -signal.SIGKILL):
-        raise SystemExit(f"point {at}: the first child ended with {code}")
-    if code != 0:
-        resumed = in_child(lambda: run_engine(database, answer, 0))
-        if resumed != 0:
-            raise SystemExit(f"point {at}: resuming ended with {resumed}")
+    was_killed = crash_and_resume(at, partial(run_engine, database, answer))
     outcome = json.loads(answer.read_text())
     found = outcome["found"]
     runs = ["child completed", "parent completed", found["runs"][-1]]
@@ -130,7 +126,7 @@ def try_point(folder: Path, at: int) -> tuple[bool, int]:
         raise SystemExit(f"point {at}: the checker found something")
     for leftover in folder.glob(f"{at}.*"):
         leftover.unlink()
-    return code != 0, outcome["moments"]
+    return was_killed, outcome["moments"]
 
 
 def main(first: int, step_size: int) -> None:
@@ -138,13 +134,7 @@ def main(first: int, step_size: int) -> None:
     warm_up()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _, moments = try_point(folder, 0)
-        crashed = tried = 0
-        for at in range(first, moments + 1, step_size):
-            has_crashed, _ = try_point(folder, at)
-            tried += 1
-            crashed += has_crashed
-        print(f"{moments} moments, {tried} tried, {crashed} crashed, 0 wrong")
+        visit(partial(try_point, folder), first, step_size)
 
 
 if __name__ == "__main__":
