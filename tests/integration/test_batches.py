@@ -113,6 +113,12 @@ async def test_runs_are_cancelled_terminated_and_deleted(database: str) -> None:
         found = await deleted.result(timeout=30)
         assert (found.done, found.skipped) == (8, {"open": 2})
         assert sorted(await statuses(engine)) == ["r2", "r4"]
+        # What is counted is what is listed: batches are runs, too.
+        assert (await engine.count()).total == 2
+        by_status = await engine.count(group_by=Run.status)
+        assert (by_status.total, by_status.groups) == (2, {"running": 2})
+        own = await engine.count(where=Run.type == "durable.batch")
+        assert own.total == 3
         deleted = await engine.batch(status="running").delete(terminate=True, rate=None)
         assert (await deleted.result(timeout=30)).done == 2
         assert await statuses(engine) == {}

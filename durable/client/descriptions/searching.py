@@ -26,7 +26,12 @@ from durable.search.kinds import AttributeKind, give_back
 from durable.search.orders import Order
 from durable.search.query_text import parse
 from durable.search.run_fields import RUN_FIELDS, Run, RunField
-from durable.store.queries import CountRuns, ReadAttributeKinds, SearchRuns
+from durable.store.queries import (
+    CountRuns,
+    ReadAttributeKinds,
+    RunCounts,
+    SearchRuns,
+)
 from durable.store.records import PAUSED, STUCK
 from durable.store.store import Store
 from durable.suggestions import ending_with_closest
@@ -40,7 +45,8 @@ _GROUPED: Final[tuple[RunField, ...]] = (
 )
 
 
-_NOT_OWN: Final = ~Run.type.starts_with(OWN_TYPES)
+_OWN: Final = Run.type.starts_with(OWN_TYPES)
+_NOT_OWN: Final = ~_OWN
 _NAMES: Final = frozenset(field.name for field in (Run.type, Run.id, Run.run_id))
 
 
@@ -190,8 +196,11 @@ def _without_own(where: Condition | None) -> Condition:
     """Leave out runs of the library's own, such as schedules, unless they are named."""
     if where is None:
         return _NOT_OWN
-    is_named = any(leaf.is_system and leaf.field in _NAMES for leaf in leaves(where))
-    return where if is_named else All((*joined(where), _NOT_OWN))
+    return where if _is_named(where) else All((*joined(where), _NOT_OWN))
+
+
+def _is_named(where: Condition) -> bool:
+    return any(leaf.is_system and leaf.field in _NAMES for leaf in leaves(where))
 
 
 async def to_search(store: Store, namespace: str, asked: Listing) -> SearchRuns:
@@ -219,15 +228,41 @@ async def count_runs(
     found, _ = await _resolve(store, namespace, where)
     condition = _all_of(found, parts)
     if group_by is None:
-        counts = await store.read(CountRuns(namespace, condition))
+        counts = await _count_listed(store, namespace, condition, None)
         return RunCount(counts.total, counts.is_complete)
     name, is_system, kind = await _group(store, namespace, group_by)
-    counts = await store.read(CountRuns(namespace, condition, (name, is_system)))
+    counts = await _count_listed(store, namespace, condition, (name, is_system))
     groups = {
         None if kept is None else give_back(kind, kept): size
         for kept, size in counts.groups.items()
     }
     return RunCount(counts.total, counts.is_complete, groups)
+
+
+async def _count_listed(
+    store: Store,
+    namespace: str,
+    where: Condition | None,
+    group_by: tuple[str, bool] | None,
+) -> RunCounts:
+    """Count what a listing shows.
+
+    The library's own runs are taken off: a condition that leaves them out would have
+    each run looked at, where an index alone tells how many there are.
+    """
+    counts = await store.read(CountRuns(namespace, where, group_by))
+    if where is not None and _is_named(where):
+        return counts
+    own = await store.read(CountRuns(namespace, All((*joined(where), _OWN)), group_by))
+    if not own.total:
+        return counts
+    groups = {
+        key: size - own.groups.get(key, 0)
+        for key, size in counts.groups.items()
+        if size > own.groups.get(key, 0)
+    }
+    total = max(0, counts.total - own.total)
+    return RunCounts(total, counts.is_complete and own.is_complete, groups)
 
 
 async def _group(
