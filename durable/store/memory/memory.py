@@ -140,7 +140,7 @@ class MemoryStore:
         self._flush(loop)
         if loop.is_closed():
             return  # and so was everybody who could want an outcome
-        # The outcomes were scheduled just now: let them arrive before this returns.
+        # Who waits for one of the outcomes hears of it before this returns.
         await asyncio.sleep(0)
 
     def now(self) -> int:
@@ -217,9 +217,8 @@ class MemoryStore:
                 duration=0,
             )
             loop.call_soon(report)
-        receivers = [done for _, done in submitted]
-        loop.call_soon(deliver, loop, receivers, outcomes)
         self._tell_others()
+        deliver(loop, [done for _, done in submitted], outcomes)
 
     def _apply(self, operation: _Operation) -> Any:
         ((result, error),) = self._apply_group([operation])
@@ -270,6 +269,8 @@ class MemoryStore:
             self._schedule_renewal()
 
     def _tell_others(self) -> None:
+        if not self._name:
+            return  # nobody else has its database
         with _databases_lock:
             others = [
                 store

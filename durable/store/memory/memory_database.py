@@ -118,6 +118,13 @@ class MemoryDatabase:
         for request in wanted.requests:
             found = self.run_ids_by_request.get(request)
             seen.requests[request] = self._see(seen, found)
+        if wanted.families or wanted.rare:
+            self._look_further(seen, wanted)
+        if self.inbox:
+            self._look_for_mail(seen)
+        return seen
+
+    def _look_further(self, seen: Seen, wanted: Wanted) -> None:
         rare = wanted.rare
         seen.chains = chains = {}
         for chain in rare.get("chains", ()):
@@ -141,8 +148,6 @@ class MemoryDatabase:
         seen.first_data = {r: None if e is None else e[5] for r, e in firsts.items()}
         if kinds := rare.get("kinds"):
             seen.kinds = {key: self.kinds.get(key) for key in kinds}
-        self._look_for_mail(seen)
-        return seen
 
     def _see(self, seen: Seen, run_id: str | None) -> Run | None:
         if run_id is None:
