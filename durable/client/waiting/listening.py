@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from durable.client.waiting.outcomes import Outcomes
 from durable.core.history.codec import decode_rows
@@ -10,6 +11,11 @@ from durable.core.history.events import TERMINAL_EVENTS, Attributes
 from durable.errors import CorruptHistoryError, DurableError
 from durable.store.queries import ReadNews, RunNews
 from durable.store.store import Store
+
+# After the news of many were read, those that follow are gathered for some times as
+# long: reading at each commit of others would slow them down.
+_PAUSE_TIMES: Final = 4
+_PAUSE_SECONDS_MAX: Final = 0.05
 
 
 class Listener:
@@ -36,10 +42,15 @@ class Listener:
             reading.cancel()
 
     async def _read(self) -> None:
+        time = asyncio.get_running_loop().time
         try:
             while True:
                 self._must_read_again = False
-                await self._hear(self._outcomes.awaited())
+                awaited, began = self._outcomes.awaited(), time()
+                await self._hear(awaited)
+                if len(awaited) > 1:
+                    pause = _PAUSE_TIMES * (time() - began)
+                    await asyncio.sleep(min(pause, _PAUSE_SECONDS_MAX))
                 if not self._must_read_again:
                     return
         finally:
