@@ -14,8 +14,9 @@ import msgspec
 from durable.options import IdConflictPolicy
 from durable.search.kinds import kinds_in
 from durable.store.deciding import policies
-from durable.store.deciding.rows import NameKey, RequestKey
+from durable.store.deciding.rows import NameKey, RequestKey, Run
 from durable.store.records import (
+    RUNNING,
     CommitTask,
     ImportRun,
     ParkRun,
@@ -57,6 +58,7 @@ class Wanted(msgspec.Struct):
         worker_id: this store's worker, whose row says that it holds its lease.
         has_time: the time matters.
         is_addressed: some runs are looked for as messages name them.
+        moves: a run that stays open may change hands, or its wake-up.
         runs: how each is to be locked.
         places: of runs that are written to, the newest event and the epoch as their
             worker believes. If the group does nothing else (`is_narrow`), all that a
@@ -75,6 +77,7 @@ class Wanted(msgspec.Struct):
     worker_id: str | None = None
     has_time: bool = False
     is_addressed: bool = False
+    moves: bool = False
     runs: dict[str, int] = {}
     places: dict[str, tuple[int, int]] = {}
     names: dict[NameKey, int] = {}
@@ -106,6 +109,23 @@ class Wanted(msgspec.Struct):
         )
 
     @property
+    def only_continues(self) -> bool:
+        """Whether owned runs stay as they are, but for what they do after `places`."""
+        return self.is_narrow and not (
+            self.moves or self.mail or self.has_time or self.sequence
+        )
+
+    def believed_runs(self) -> dict[str, Run | None]:
+        """The runs of `places` as their worker believes them."""
+        return {
+            run_id: Run(
+                *(run_id, "", "", "", RUNNING, None, self.worker_id, 0, None, None),
+                *(event_id, None, epoch),
+            )
+            for run_id, (event_id, epoch) in self.places.items()
+        }
+
+    @property
     def _size(self) -> int:
         size = self.has_time + self.sequence + len(self.runs) + len(self.names)
         size += len(self.requests) + len(self.mail) + len(self.families)
@@ -131,6 +151,8 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
                     wanted.has_time = True
                     wanted.families[run_id] = None
             else:
+                if operation.update_run:
+                    wanted.moves = True
                 if operation.update_run and not operation.is_active:
                     runs[run_id] = CLOSED
                 elif runs.get(run_id, ADDRESSED) == ADDRESSED:

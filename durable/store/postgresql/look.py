@@ -12,6 +12,7 @@ from durable import limits
 from durable.store.deciding.family import TERMINATE
 from durable.store.deciding.wanted import ADDRESSED
 from durable.store.postgresql.driver import Statement, numbers, texts
+from durable.store.postgresql.write import LOCK_WORKER
 from durable.store.servers.locked_look import ABANDON, RUN_COLUMNS, LockedLook
 
 if TYPE_CHECKING:
@@ -84,7 +85,6 @@ def _lock_text(modes: frozenset[int], *, by_keys: bool, families: bool) -> str:
     )
 
 
-_LOCK_WORKER: Final = "SELECT 1 FROM durable_workers WHERE worker_id = %b FOR KEY SHARE"
 _NEWEST: Final = (
     f"SELECT l.* FROM unnest(%b::text[], %b::text[]) AS k(name, namespace)"  # noqa: S608 - as above
     f" CROSS JOIN LATERAL (SELECT {_R} FROM durable_runs AS r"
@@ -128,7 +128,7 @@ def lock(wanted: Wanted) -> dict[str, Statement]:
         values += (*_pairs(names), numbers(list(names.values())), *_pairs(requests))
     text = _lock_text(modes, by_keys=by_keys, families=families)
     asked = {
-        "worker": Statement(_LOCK_WORKER, (wanted.worker_id or "",)),
+        "worker": Statement(LOCK_WORKER, (wanted.worker_id or "",)),
         "locked": Statement(text, tuple(values)),
     }
     if wanted.names:

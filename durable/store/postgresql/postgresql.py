@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 from durable.errors import DatabaseUnavailableError
 from durable.store.postgresql.driver import PatientConnection
 from durable.store.postgresql.errors import PostgresErrors
-from durable.store.postgresql.session import PostgresSession
+from durable.store.postgresql.session import Appended, PostgresSession
 from durable.store.servers.server import (
     PATIENCE_SECONDS,
     READ_SECONDS,
@@ -101,9 +101,14 @@ class PostgresDatabase(ServerDatabase):
             session.raw.patience = READ_SECONDS
         return session
 
-    def read_fate(self, fate: tuple[str, str]) -> bool | None:
+    def read_fate(self, fate: tuple[str, str] | Appended) -> bool | None:
         """See `ServerDatabase`. The server keeps how its transactions ended."""
         with contextlib.closing(self.connect(is_writer=False)) as session:
+            if isinstance(fate, Appended):
+                is_there = session.find_appended(fate)
+                if is_there is None:
+                    raise TimeoutError("its session has not ended")
+                return is_there
             status = session.read_fate(*fate)
         if status == "in progress":
             raise TimeoutError(status)

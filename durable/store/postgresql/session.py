@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from durable import limits
 from durable.store.database import LOCK_SECONDS
+from durable.store.deciding.rows import Rows, Seen
 from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
-from durable.store.postgresql.write import insert_all, write
+from durable.store.postgresql.write import append, insert_all, write
+from durable.store.records import RUNNING
+from durable.store.servers.locked_look import RowsMovedError
 from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
@@ -21,9 +24,9 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from durable.store.deciding.rows import Rows
     from durable.store.deciding.wanted import Wanted
     from durable.store.postgresql.driver import Row
+    from durable.store.records import HistoryRow
     from durable.store.servers.locked_look import LockedLook
     from durable.store.servers.server_clock import ServerClock
 
@@ -73,6 +76,17 @@ _NOTE_LIFE: Final = (
 _READ_LIFE: Final = Statement("SELECT life FROM durable_incarnation WHERE id = 1")
 _STATUS: Final = "SELECT pg_xact_status(%b::xid8)"
 _LATEST: Final = Statement("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+_BEGAN_AT: Final = Statement(
+    "SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+)
+# What it is in the middle of ends before it is not seen any more.
+_END_SESSION: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE pid = %b AND backend_start::text = %b"
+)
+_FIND_EVENT: Final = (
+    "SELECT time, data FROM durable_history WHERE run_id = %b AND event_id = %b"
+)
 # The server may be known by many names.
 _PLACE: Final = Statement(
     "SELECT concat_ws(' ', pg_postmaster_start_time()::text, current_database(),"
@@ -104,6 +118,20 @@ _UNSYNCED: Final = Statement("SET LOCAL synchronous_commit = off")
 _TOLD_TOGETHER_SECONDS: Final = 0.005
 
 
+class Appended(NamedTuple):
+    """A transaction that was sent as a whole, so that nobody has heard its number.
+
+    Attributes:
+        process_id: the server's process that was to carry it out.
+        began_at: when that process began.
+        row: one that it writes if it is committed, and that no other one writes.
+    """
+
+    process_id: int
+    began_at: str
+    row: HistoryRow
+
+
 class PostgresSession(ServerSession):
     """Implements `Session` by trips of many statements."""
 
@@ -132,7 +160,11 @@ class PostgresSession(ServerSession):
         self._latest: str | None = None
         self.sequence: int | None = None
         """The number before those that the transaction may give to messages."""
-        self._fate: tuple[str, str] | None = None
+        self._fate: tuple[str, str] | Appended | None = None
+        self._began_at: str | None = None
+        self._appending: dict[str, Statement] | None = None
+        self.has_moved = False
+        """What it appended last was refused: runs were not as was believed."""
 
     # --- transactions -----------------------------------------------------------------
 
@@ -188,6 +220,9 @@ class PostgresSession(ServerSession):
 
     def commit(self, *, is_news: bool = True) -> None:
         """See `Session`."""
+        if self._appending is not None:
+            self._append(self._appending)
+            self._has_news = self._has_news or is_news
         pending, self._pending = self._pending, []
         if self.phase is Phase.BEGUN:
             has_written = self._has_written or bool(pending)
@@ -196,8 +231,28 @@ class PostgresSession(ServerSession):
         self.phase = Phase.NONE
         self._has_written = False
 
+    @property
+    def may_append(self) -> bool:
+        """Whether a transaction may be sent as a whole: its fate can be found out."""
+        return self._began_at is not None and not self._raw.is_pooled
+
+    def append_later(self, asked: dict[str, Statement], last: HistoryRow) -> None:
+        """Begin, append, of which `last` is the last row, and commit in one trip."""
+        self._appending = asked
+        if self._began_at is not None:
+            self._fate = Appended(self._raw.info.backend_pid, self._began_at, last)
+
+    def _append(self, asked: dict[str, Statement]) -> None:
+        self._appending = None
+        answers = self.begin_with(asked | {"end": _COMMIT}, takes_sequence=False)
+        self.phase = Phase.NONE
+        self.has_moved = answers["appended"] != [(True,)]
+        if self.has_moved:
+            raise RowsMovedError
+
     def rollback(self) -> None:
         """See `Session`."""
+        self._appending = None
         self._pending.clear()
         has_begun = self.phase is Phase.BEGUN
         self.phase = Phase.NONE
@@ -220,8 +275,10 @@ class PostgresSession(ServerSession):
     def note_life(self) -> None:
         """Know the server's life, which a crash ends, by a table that it empties."""
         noted = Statement(_NOTE_LIFE, (secrets.token_hex(8),))
-        answers = self.send({"noted": noted, "life": _READ_LIFE})
+        asked = {"noted": noted, "life": _READ_LIFE, "began": _BEGAN_AT}
+        answers = self.send(asked)
         self._life = answers["life"][0][0]
+        ((self._began_at,),) = answers["began"] or [(None,)]
 
     def read_fate(self, transaction: str, life: str) -> str | None:
         """Return what has become of a transaction; None if that life is over."""
@@ -231,6 +288,17 @@ class PostgresSession(ServerSession):
         status: str | None
         ((status,),) = self.send({"": Statement(_STATUS, (transaction,))})[""]
         return status
+
+    def find_appended(self, appended: Appended) -> bool | None:
+        """Tell whether a transaction was committed; None as long as it may be."""
+        process_id, began_at, row = appended
+        ended = Statement(_END_SESSION, (process_id, began_at))
+        if self.send({"ended": ended})["ended"]:
+            return None
+        run_id, event_id, _, _, instant, data, _ = row
+        found = Statement(_FIND_EVENT, (run_id, event_id))
+        # Another worker that drove the run meanwhile wrote the same, but later.
+        return self.send({"found": found})["found"] == [(instant, data)]
 
     def begin_migrating(self) -> None:
         """See `Session`."""
@@ -334,11 +402,27 @@ class PostgresSession(ServerSession):
 
 
 class PostgresTables(ServerTables):
-    """Implements `Tables`; what is fast goes in trips of many statements."""
+    """Implements `Tables`.
+
+    A group that only continues what its worker has is written without a look: its
+    transaction is one trip, and does nothing if anything is not as was believed.
+    """
 
     _session: PostgresSession
     _find_claimable = statements.TAKE_CLAIMABLE
     _find_stuck = statements.TAKE_STUCK
+
+    _believed: Wanted | None = None
+
+    def look(self, wanted: Wanted) -> Seen:
+        """See `Tables`. What only continues is looked at where it is written."""
+        session, self._believed = self._session, None
+        has_moved, session.has_moved = session.has_moved, False
+        if has_moved or not (wanted.only_continues and session.may_append):
+            return super().look(wanted)
+        self._believed = wanted
+        runs = wanted.believed_runs()
+        return Seen(has_worker=True, first_sequence=0, most_waiting=0, runs=runs)
 
     def _look(self, wanted: Wanted) -> LockedLook:
         session = self._session
@@ -352,5 +436,31 @@ class PostgresTables(ServerTables):
         return found
 
     def write(self, rows: Rows) -> None:
-        """See `Tables`. They go together with the commit."""
+        """See `Tables`. They go together with the commit.
+
+        Raises:
+            RowsMovedError: runs are not as was believed.
+        """
+        believed, self._believed = self._believed, None
+        if believed is not None:
+            if rows.history and rows == Rows(history=rows.history):
+                asked = append(believed, rows.history)
+                self._session.append_later(asked, rows.history[-1])
+                return
+            self._check(believed)
         self._session.write_later(write(rows))
+
+    def _check(self, believed: Wanted) -> None:
+        seen = super().look(believed)
+        runs = {
+            run_id: (run.status, run.owner, run.last_event_id, run.epoch)
+            for run_id, run in seen.runs.items()
+            if run is not None
+        }
+        owned = {
+            run_id: (RUNNING, believed.worker_id, *place)
+            for run_id, place in believed.places.items()
+        }
+        if not seen.has_worker or runs != owned:
+            self._session.has_moved = True
+            raise RowsMovedError

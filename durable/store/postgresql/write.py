@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from durable.store.deciding.rows import Rows, Run
+    from durable.store.deciding.wanted import Wanted
+    from durable.store.records import HistoryRow
 
 _Pack = Callable[[Sequence[Any]], Any]
 
@@ -35,15 +37,16 @@ class _ManyRows:
         rows = f"unnest({', '.join(casts)}) AS n({listed})"
         self._text = text.format(columns=listed, rows=rows)
 
-    def fill(self, rows: Iterable[Sequence[Any]]) -> Statement:
-        """Return it with its rows; there is at least one."""
+    def fill(self, rows: Iterable[Sequence[Any]], *before: Any) -> Statement:
+        """Return it with its rows, of which there is at least one.
+
+        `before` are the values of its text that come before the rows.
+        """
         columns = zip(*rows, strict=True)
-        return Statement(
-            self._text,
-            tuple(
-                pack(column) for pack, column in zip(self._packs, columns, strict=True)
-            ),
+        packed = (
+            pack(column) for pack, column in zip(self._packs, columns, strict=True)
         )
+        return Statement(self._text, (*before, *packed))
 
 
 def _insert(columns: Sequence[sa.Column[Any]], after: str = "") -> _ManyRows:
@@ -110,7 +113,25 @@ _TAKEN_REQUESTS: Final = _delete([_I.run_id, _I.request_id])
 _EMPTIED: Final = _delete([_I.run_id])
 _READ: Final = _delete([tables.REPLIES.c.run_id, tables.REPLIES.c.request_id])
 
-
+LOCK_WORKER: Final = "SELECT 1 FROM durable_workers WHERE worker_id = %b FOR KEY SHARE"
+_LOCK_RUNS: Final = (
+    "SELECT 1 FROM durable_runs WHERE run_id = ANY(%b::text[]) ORDER BY run_id"
+    " FOR NO KEY UPDATE"
+)
+# Looked at after all is locked, so in a later statement than the locks.
+_CONTINUE: Final = _ManyRows(
+    statements.HISTORY_COLUMNS,
+    "WITH found AS MATERIALIZED (SELECT"
+    " EXISTS (SELECT 1 FROM durable_workers WHERE worker_id = %b)"
+    " AND NOT EXISTS (SELECT 1"
+    " FROM unnest(%b::text[], %b::int8[], %b::int8[]) AS p(id, last, epoch)"
+    " WHERE (SELECT r.epoch FROM durable_runs AS r WHERE r.run_id = p.id"
+    " AND r.owner = %b) IS DISTINCT FROM p.epoch"
+    " OR (SELECT max(h.event_id) FROM durable_history AS h WHERE h.run_id = p.id)"
+    " IS DISTINCT FROM p.last) AS is_so),"
+    " written AS (INSERT INTO durable_history ({columns})"
+    " SELECT n.* FROM found, {rows} WHERE found.is_so) SELECT is_so FROM found",
+)
 _WHOLE: Final = {
     table.name: _insert(list(table.c)) for table in tables.METADATA.tables.values()
 }
@@ -119,6 +140,23 @@ _WHOLE: Final = {
 def insert_all(table: sa.Table, rows: Iterable[Sequence[Any]]) -> Statement:
     """Return the statement that inserts whole rows of a table."""
     return _WHOLE[table.name].fill(rows)
+
+
+def append(wanted: Wanted, rows: Sequence[HistoryRow]) -> dict[str, Statement]:
+    """Return statements that append to runs if all are as their worker believes.
+
+    The answer to `appended` says so. What is wanted `only_continues`.
+    """
+    worker_id, places = wanted.worker_id or "", wanted.places
+    run_ids = texts(list(places))
+    lasts = numbers([last for last, _ in places.values()])
+    epochs = numbers([epoch for _, epoch in places.values()])
+    believed = (worker_id, run_ids, lasts, epochs, worker_id)
+    return {
+        "worker": Statement(LOCK_WORKER, (worker_id,)),
+        "runs": Statement(_LOCK_RUNS, (run_ids,)),
+        "appended": _CONTINUE.fill(rows, *believed),
+    }
 
 
 def write(rows: Rows) -> list[Statement]:

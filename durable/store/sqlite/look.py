@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durable import limits
 from durable.store.deciding.family import TERMINATE
 from durable.store.deciding.rows import Name, Run, Seen, age_of
-from durable.store.records import RUNNING, RunStatus
+from durable.store.records import RunStatus
 from durable.store.sqlite.texts import ManyKeys
 
 if TYPE_CHECKING:
@@ -215,17 +215,10 @@ def _look_for_places(
 
     Each row that is fetched costs a change of threads.
     """
-    places, worker_id = wanted.places, wanted.worker_id
-    believed = [(run_id, *place) for run_id, place in places.items()]
+    believed = [(run_id, *place) for run_id, place in wanted.places.items()]
     rows = _FIND_OTHERS.fetch(cursor, believed, before=header)
     _take_header(seen, rows[0])
-    seen.runs = {
-        run_id: Run(
-            *(run_id, "", "", "", RUNNING, None, worker_id, 0, None, None),
-            *(event_id, None, epoch),
-        )
-        for run_id, event_id, epoch in believed
-    }
+    seen.runs = wanted.believed_runs()
     others = {row[1]: None for row in rows if row[0] != _HEADER}
     for run_id in others:
         del seen.runs[run_id]
