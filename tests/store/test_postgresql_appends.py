@@ -13,7 +13,7 @@ from durable import Engine, activity, workflow
 from durable.errors import HistoryTakenError, LeaseLostError
 from durable.store.lease import RegisterWorker
 from durable.store.postgresql.driver import Statement
-from durable.store.postgresql.session import PostgresSession
+from durable.store.postgresql.session import Appended, PostgresSession
 from durable.store.records import RecordAttempts
 from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import (
@@ -280,3 +280,29 @@ def test_turn_that_is_under_way_when_its_caller_is_cut_off_cannot_happen_later(
 
         assert found.result(WAIT_SECONDS_MAX) == [None]
     assert events_of(look) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_fate_of_a_turn_is_told_once_its_session_has_ended(
+    executor: GroupExecutor, look: Look, postgres_url: str, *, is_committed: bool
+) -> None:
+    commit = make_commit("r")
+    if is_committed:
+        execute(executor, commit)
+    pid = session_of(executor).raw.info.backend_pid
+    text = f"SELECT backend_start::text FROM pg_stat_activity WHERE pid = {pid}"  # noqa: S608 - a number
+    ((began_at,),) = look(text)
+    other = make_executor(postgres_url)
+    session = session_of(other)
+    appended = Appended(pid, began_at, commit.rows[-1])
+
+    assert session.find_appended(appended) is None
+    while look(text):
+        pass
+    assert session.find_appended(appended) is is_committed
+
+    # The number of its process may be another one's by now.
+    mine = session.raw.info.backend_pid
+    appended = Appended(mine, began_at, commit.rows[-1])
+    assert session.find_appended(appended) is is_committed
+    other.close()
