@@ -233,9 +233,12 @@ class Client:
         # The handle's outcome must exist before the run can close.
         outcome = self.outcomes.of(run_id)
         update = None
-        if isinstance(how.first, UpdateRequest):
+        if type(how.first) is UpdateRequest:
             update = self.answers.of(run_id, how.first.update_id)
-        is_local, changes = self._is_local(started), self.outcomes.changes
+        is_local = self._is_local(started)
+        if is_local:
+            # What becomes of it from now on, also before we go on, takes that back.
+            outcome.fresh_at = self.outcomes.changes
         try:
             result = await self._commit_start(started, record, how, is_local=is_local)
         except CommitUnknownError:
@@ -244,9 +247,8 @@ class Client:
             await self._observe_terminated(result.terminated_run_id)
         if result.found is not None and result.run_id != run_id:
             return await self._use_found(started, definition, how, result.found)
-        if result.created and outcome.terminal is None and is_local:
-            outcome.fresh_at = changes
         if not result.created:
+            outcome.fresh_at = -1
             # An existing one was wanted, or the answer to our first attempt was lost.
             if how.first is not None:
                 self.mailed(result.run_id)

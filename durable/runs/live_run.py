@@ -202,19 +202,27 @@ class LiveRun(msgspec.Struct, eq=False):
             and update_id not in view.open_updates()
         )
 
+    @property
+    def is_active(self) -> bool:
+        """Whether something is under way that a loader alone would find after a crash.
+
+        Not whether a commit is.
+        """
+        return bool(
+            self.attempts
+            or self.asked
+            or self.incoming.waiting
+            # A worker that drains leaves inputs to the next.
+            or self.replayer.unprocessed
+        )
+
     def wanted_row(self, *, is_busy: bool) -> tuple[bool, int | None]:
         """What its row must say now: whether it is owned, and `wake_at`.
 
-        Owned is what has something under way that a loader alone would find again
-        after a crash; `is_busy` says that a commit is, or that this write begins some.
+        Owned is what `is_active`; `is_busy` says that a commit is under way, or that
+        this write begins something.
         """
-        is_active = (
-            is_busy
-            or bool(self.attempts or self.asked or self.incoming.waiting)
-            # A worker that drains leaves inputs to the next.
-            or bool(self.replayer.unprocessed)
-        )
-        return is_active, self.next_due_at()
+        return is_busy or self.is_active, self.next_due_at()
 
     def spend_epoch(self, *, stays: bool) -> int:
         """The epoch in which its next write finds it, which ends with that at rest.

@@ -140,11 +140,7 @@ def _rest(run: LiveRun, effects: Effects, now: int) -> None:
         writes.empty_inbox(run, effects)
     elif run.is_holding:
         writes.park_if_held(run, effects)
-    elif (
-        run.row[0]
-        and not run.incoming.is_reading
-        and not run.wanted_row(is_busy=False)[0]
-    ):
+    elif run.row[0] and not run.incoming.is_reading and not run.is_active:
         writes.correct_row(run, effects)  # it is at rest, and nobody's
 
 
@@ -242,7 +238,7 @@ def _driven(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -> N
 
 def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
     result, completion = given.result, run.completion
-    if isinstance(result, MailArrived):
+    if type(result) is MailArrived:
         # The code must see the messages before it may end: live through it again.
         writes.take_back(run)
         _read_again(run, effects)
@@ -259,7 +255,7 @@ def _settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) ->
         else:
             _turn_failed(run, completion.failure, effects)
         return
-    assert not isinstance(result, Started)  # noqa: S101 - of a start
+    assert result is None or type(result) is Committed  # noqa: S101 - of a turn
     _turn_committed(run, result, effects, now)
 
 
@@ -293,7 +289,7 @@ def _turn_committed(
         kind = type(attributes)
         if kind is ActivityTaskScheduled:
             attempts.schedule(run, event, effects, now)
-        elif isinstance(attributes, ActivityTaskCancelRequested):
+        elif type(attributes) is ActivityTaskCancelRequested:
             attempts.cancel(run, attributes.scheduled_event_id, effects, now)
         elif kind is StartChildWorkflowExecutionInitiated:
             run.asked |= {event.event_id}

@@ -91,6 +91,7 @@ _STARTS: Final = frozenset(
 _DESCRIBING: Final = frozenset(
     {UpsertWorkflowSearchAttributes, WorkflowPropertiesModified}
 )
+_SAYING: Final = frozenset({StateTransitioned, *DELIVERIES, *_DESCRIBING, *_STARTS})
 _WORK: Final = frozenset(
     {*DELIVERIES, ActivityTaskScheduled, StartChildWorkflowExecutionInitiated}
 )
@@ -106,7 +107,34 @@ def has_work(kinds: set[type[Attributes]]) -> bool:
     return not kinds.isdisjoint(_WORK)
 
 
-def properties_of(run: LiveRun, kinds: set[type[Attributes]]) -> Properties | None:
+class Said(msgspec.Struct, frozen=True):
+    """What a turn writes beside events, as `CommitTask` takes it."""
+
+    state: str | None = None
+    properties: Properties | None = None
+    messages: tuple[PutMessage, ...] = ()
+    starts: tuple[StartRun, ...] = ()
+
+
+_NOTHING: Final = Said()
+
+
+def said_by(
+    run: LiveRun, completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
+) -> Said:
+    """What a turn with these kinds of events says to others, and of its run."""
+    if kinds.isdisjoint(_SAYING) and run.started.parent_run_id is None:
+        return _NOTHING
+    events = completion.events
+    return Said(
+        _published_state(events) if StateTransitioned in kinds else None,
+        _properties_of(run, kinds),
+        _messages_of(run, completion, kinds),
+        _starts_of(run, events, kinds) if completion.is_closed else (),
+    )
+
+
+def _properties_of(run: LiveRun, kinds: set[type[Attributes]]) -> Properties | None:
     """What the run says of itself, if a turn with these kinds of events changed it."""
     if kinds.isdisjoint(_DESCRIBING):
         return None
@@ -119,7 +147,7 @@ def properties_of(run: LiveRun, kinds: set[type[Attributes]]) -> Properties | No
     )
 
 
-def published_state(events: Iterable[HistoryEvent]) -> str | None:
+def _published_state(events: Iterable[HistoryEvent]) -> str | None:
     """What a turn published last, as the run's row keeps it."""
     found = None
     for event in events:
@@ -131,17 +159,14 @@ def published_state(events: Iterable[HistoryEvent]) -> str | None:
 # --- messages -------------------------------------------------------------------------
 
 
-def messages_of(
+def _messages_of(
     run: LiveRun, completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
 ) -> tuple[PutMessage, ...]:
     """What a turn with these kinds of events sends to other runs."""
-    has_parent = run.started.parent_run_id is not None
-    if not has_parent and kinds.isdisjoint(DELIVERIES):
-        return ()
     messages: list[PutMessage] = []
     if not kinds.isdisjoint(DELIVERIES) and completion.failure is None:
         messages += [delivery(run, e) for e in deliveries_of(completion.events)]
-    if completion.is_closed and has_parent:
+    if completion.is_closed:
         news = news_for_parent(run, completion.events[-1].attributes)
         if news is not None:
             messages.append(news)
@@ -317,7 +342,7 @@ def unowned_start(
     return unowned(StartRun(record=record, rows=[], reuse_policy=policy), [started])
 
 
-def starts_of(
+def _starts_of(
     run: LiveRun, events: Sequence[HistoryEvent], kinds: set[type[Attributes]]
 ) -> tuple[StartRun, ...]:
     """What the turn with these kinds of events, which ends a run, starts."""

@@ -6,7 +6,6 @@ import msgspec
 
 from durable.core.history.codec import at_version, decode_rows, encode_events
 from durable.core.history.events import (
-    StateTransitioned,
     WorkflowExecutionUpdateCompleted,
 )
 from durable.core.history.payload import PAUSED, Failure, paused_by
@@ -19,10 +18,7 @@ from durable.runs.outgoing import (
     STATUS_OF,
     has_work,
     kinds_of,
-    messages_of,
-    properties_of,
-    published_state,
-    starts_of,
+    said_by,
 )
 from durable.runs.states import AT_REST, COMMITTING, PARKING
 from durable.store.records import (
@@ -46,10 +42,11 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
     status, closed_at = RUNNING, None
     if closes:
         status, closed_at = STATUS_OF[type(events[-1].attributes)], events[-1].time
-    record, said = request.record, properties_of(run, kinds)
-    if said is not None:
+    record, said = request.record, said_by(run, completion, kinds)
+    if said.properties is not None:
+        what = said.properties
         record = msgspec.structs.replace(
-            record, attributes=said.attributes, memo=said.memo
+            record, attributes=what.attributes, memo=what.memo
         )
     operation = msgspec.structs.replace(
         request,
@@ -59,11 +56,11 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
             wake_at=run.row[1],
             status=status,
             closed_at=closed_at,
-            state=published_state(events) if StateTransitioned in kinds else None,
+            state=said.state,
         ),
         rows=encode_events(run.run_id, events),
-        messages=messages_of(run, completion, kinds),
-        starts=starts_of(run, events, kinds) if closes else (),
+        messages=said.messages,
+        starts=said.starts,
     )
     run.operation, run.completion = operation, completion
     effects.write = operation
@@ -83,6 +80,7 @@ def commit(
     # Inputs that a failed turn leaves unseen must not wait for a restart.
     begins_work = has_work(kinds) or completion.failure is not None
     row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
+    said = said_by(run, completion, kinds)
     operation = CommitTask(
         run_id=run_id,
         rows=encode_events(run_id, events),
@@ -97,11 +95,11 @@ def commit(
         consumed_requests=requests,
         known=incoming.known(),
         replies=replies,
-        state=published_state(events) if StateTransitioned in kinds else None,
+        state=said.state,
         checkpoint_event_id=completion.checkpoint_event_id,
-        properties=properties_of(run, kinds),
-        messages=messages_of(run, completion, kinds),
-        starts=starts_of(run, events, kinds) if closes else (),
+        properties=said.properties,
+        messages=said.messages,
+        starts=said.starts,
         has_children=closes and run.replayer.has_had_children,
         sees_all_mail=messages.passed_by_inbox(run),
     )

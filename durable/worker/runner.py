@@ -371,7 +371,7 @@ class Runner:
 
     def _creation_ended(self, creation: Creation) -> None:
         creator, outcome = creation.creator, creation.outcome
-        if isinstance(creator, ChildOrder):
+        if type(creator) is ChildOrder:
             self._child_started(creator, outcome, creation.has_ended)
         elif creator.done():
             return
