@@ -30,13 +30,8 @@ from durable.client.descriptions.searching import RunCount, check_where, listing
 from durable.client.entities import call_entity, entity_activities
 from durable.client.handle import Handle
 from durable.client.home import Home, finish
-from durable.client.keeping.archive import (
-    Exported,
-    Imported,
-    closed_runs,
-    export_runs,
-    import_runs,
-)
+from durable.client.keeping.archive import Exported, closed_runs, export_runs
+from durable.client.keeping.importing import Imported, import_runs
 from durable.client.keeping.retention import RetentionRule, Swept, check_rules, sweep
 from durable.client.keeping.sweeper import Sweeper
 from durable.client.namespaces import Namespaces
@@ -838,8 +833,10 @@ class Engine:
 
         Raises:
             ArchiveError: it cannot be read, or is cut off.
-            RunExistsError: a run of it is there; nothing was imported.
+            RunExistsError: a run of it is there.
             AttributeTypeError: an attribute of its name has another type here.
+            StoreError: the database refused. Whatever is raised says whether, and how
+                many, runs were imported.
         """
         client = self._open_client()
         return await import_runs(

@@ -670,7 +670,7 @@ class ImportRun(msgspec.Struct, frozen=True, kw_only=True):
     """Create a closed run as it was elsewhere, for whoever reads; not fenced.
 
     It has no owner and no `wake_at`. Nothing else happens; the workflow id may be that
-    of any other run. Result: None.
+    of any other run. Result: None. A dry one only raises what the other would.
 
     Raises (as outcome):
         RunExistsError: its run id, or the request id of its start, is there.
@@ -681,6 +681,7 @@ class ImportRun(msgspec.Struct, frozen=True, kw_only=True):
     record: RunRecord
     rows: list[HistoryRow]
     attempts: tuple[AttemptRecord, ...] = ()
+    is_dry: bool = False
 
 
 class DropReplies(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,18 +11,18 @@ import asyncio
 import contextlib
 import gzip
 import os
-import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Final
 
 import msgspec
 
+from durable import limits
 from durable.client.descriptions.searching import Listing, check_where, to_search
 from durable.client.keeping.retention import STEP
 from durable.core.history.codec import decode_rows
-from durable.errors import ArchiveError, CorruptHistoryError, RunExistsError
+from durable.errors import ArchiveError, CorruptHistoryError
 from durable.search.conditions import Condition
 from durable.search.orders import Order
 from durable.search.run_fields import Run
@@ -31,27 +31,29 @@ from durable.store.records import (
     AttemptRecord,
     Deleted,
     DeleteRuns,
-    HistoryRow,
-    ImportRun,
+    Instant,
+    Position,
     RunRecord,
-    RunStatus,
 )
 from durable.store.store import Store
 
 VERSION: Final = 1
 PAGE: Final = 100
-"""Runs that are read, or written, at once."""
+"""Runs that are read at once."""
 _CLOSED: Final = ~Run.closed.is_null()
-T = TypeVar("T")
 
 
 class Head(msgspec.Struct, frozen=True):
+    """The first line of a file."""
+
     durable_export: int
     namespace: str
     exported_at: int
 
 
 class Event(msgspec.Struct, frozen=True):
+    """An event; its run is that of the line."""
+
     event_id: Position
     task_number: Position
     type: str
@@ -142,7 +144,16 @@ async def _line_of(store: Store, run: RunRecord) -> bytes:
     ]
     line = _encode(Line(run, history, tuple(attempts)))
     # JSON may be written over several lines by other hands than ours.
-    return line.replace(b"\n", b" ") + b"\n"
+    line = line.replace(b"\n", b" ") + b"\n"
+    if len(line) > limits.EXPORTED_RUN_BYTES_MAX:
+        raise ArchiveError(
+            f"Run {run.run_id!r} of workflow {run.workflow_id!r} takes"
+            f" {len(line):,} bytes, and at most {limits.EXPORTED_RUN_BYTES_MAX:,} of a"
+            " run are exported.",
+            hint="Leave it out (--where), and copy the database instead (durable db"
+            " copy).",
+        )
+    return line
 
 
 @contextlib.contextmanager

@@ -27,7 +27,13 @@ from durable.errors import (
     RunExistsError,
 )
 from durable.search.kinds import kept_in, kinds_in
-from durable.store.records import HistoryRow, ImportRun, RunRecord, RunStatus
+from durable.store.records import (
+    AttemptRecord,
+    HistoryRow,
+    ImportRun,
+    RunRecord,
+    RunStatus,
+)
 from durable.store.store import Store
 
 PAGE: Final = 100
@@ -127,13 +133,16 @@ async def _perform_all(
 def _say_how_far(error: DurableError, created: int) -> None:
     """Let an error say what was written before it."""
     count = "1 run was" if created == 1 else f"{created:,} runs were"
-    hint = "Import it again with skip_existing=True (--skip-existing): the rest follows."
+    hint = (
+        "Import it again with skip_existing=True (--skip-existing): the rest follows."
+    )
     _because(error, f"{error.message} The import has stopped; {count} imported.", hint)
 
 
-def _because(error: T, message: str, hint: str | None = None) -> T:
+def _because(
+    error: DurableError, message: str, hint: str | None = None
+) -> DurableError:
     """The same error in other words."""
-    assert isinstance(error, DurableError)  # noqa: S101 - for type checkers
     error.message = message
     error.hint = error.hint if hint is None else hint
     error.args = (message if error.hint is None else f"{message} {error.hint}",)
@@ -223,9 +232,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 while line := file.readline(most + 1):
                     number += 1
                     if len(line) > most:
-                        raise broken(
-                            path, number, f"it is longer than {most:,} bytes"
-                        )
+                        raise broken(path, number, f"it is longer than {most:,} bytes")
                     yield number, line
     except (OSError, EOFError, zlib.error) as error:
         raise ArchiveError(f"{str(path)!r} cannot be read: {error}.") from error
@@ -284,7 +291,8 @@ def _to_import(path: Path, number: int, line: Line, namespace: str) -> ImportRun
     is_own = all(attempt.run_id == record.run_id for attempt in line.attempts)
     if [row[1] for row in rows] != [*range(1, len(rows) + 1)] or not (rows and is_own):
         raise broken(path, number, "its history or attempts are not whole")
-    for row in (record, *line.attempts):
+    kept: list[RunRecord | AttemptRecord] = [record, *line.attempts]
+    for row in kept:
         _check_texts(path, number, row)
     return ImportRun(record=record, rows=rows, attempts=line.attempts)
 

@@ -167,8 +167,12 @@ class Draft:
             end = found
         return end if row is None else (row[1], number or end[1], row[4])
 
-    def check_attributes(self, namespace: str, packed: str) -> None:
+    def check_attributes(
+        self, namespace: str, packed: str, *, keeps: bool = True
+    ) -> None:
         """Return if each attribute of a run is of the type that others know it by.
+
+        What is new is known so from then on, unless it is not kept.
 
         Raises:
             AttributeTypeError: one is not.
@@ -190,7 +194,8 @@ class Draft:
                     f" namespace {namespace!r}: a name has one type for ever.",
                     hint="Give it another name.",
                 )
-        self.rows.kinds.update(new)
+        if keeps:
+            self.rows.kinds.update(new)
 
     # --- what becomes of it -----------------------------------------------------------
 
