@@ -63,6 +63,7 @@ class Draft:
         self._begun: dict[str, list[Run]] = {}
         self._adopted: dict[str, str] = {}
         self._described: dict[str, tuple[str, int, str | None]] = {}
+        self._marks: list[AttributeRow] = []
 
     def lack(self, field: str, key: object) -> NoReturn:
         """Say what has to be seen."""
@@ -243,6 +244,15 @@ class Draft:
         self._begun.setdefault(parent.run_id, []).append(child)
         self.rows.adopted[child.run_id] = parent.run_id
 
+    def mark_reset(self, first: Run, run_id: str) -> None:
+        """Say of the first run of a chain that a run goes on from it.
+
+        Whoever would delete it could not tell: it has ended as any other.
+        """
+        name = f"{bits.RESET}{run_id}"[: bits.ATTRIBUTE_NAME_CHARS]
+        at = (first.run_id, name, 0, first.namespace, first.started_at)
+        self._marks.append((*at, None, None))
+
     def append(self, run: Run, rows: list[HistoryRow]) -> None:
         """Append events to a run's history."""
         self.rows.history += rows
@@ -313,9 +323,10 @@ class Draft:
                 else self.find_record(run)
                 for run in self._created
             ]
-        if self._described:
+        if self._described or self._marks:
             self.rows.attributes = [
-                row for run_id in self._described for row in self._index(run_id)
+                *self._marks,
+                *(row for run_id in self._described for row in self._index(run_id)),
             ]
         return self.rows
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from durable.store.deciding.deleting import OpenParent, Tie
+from durable.store.deciding.rows import RESET
 from durable.store.records import RunStatus
 from durable.store.sql.tables import (
     ATTEMPTS,
@@ -36,6 +37,9 @@ _goes_on: Final = sa.or_(
             ),
             _end.c.data.like('%"new_run_id"%'),
         ),
+    ),
+    sa.exists().where(
+        ATTRIBUTES.c.run_id == RUNS.c.run_id, ATTRIBUTES.c.name.like(f"{RESET}%")
     ),
 )
 _has_successors: Final = sa.and_(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from durable.options import IdConflictPolicy
 from durable.store.queries import (
     FindRun,
     LoadRuns,
@@ -27,6 +28,7 @@ from durable.store.records import (
     RunStatus,
     Started,
 )
+from durable.testing.contract.operators.resets import make_reset
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from durable.testing.contract.rows import Harness, Opened
 
 ATTRIBUTES = pack_values({CUSTOMER: "ann"})
+CHAIN: dict[str, Any] = {"workflow_id": "wf-r", "first_run_id": "r"}
 BY_CUSTOMER = SearchRuns(NAMESPACE, CUSTOMER == "ann")
 
 
@@ -201,6 +204,35 @@ class DeletionContract:
         )
 
         assert await delete(store, "r1", "x1") == Deleted(("x1",), {"r1": Need.CHAIN})
+
+    @pytest.mark.parametrize("is_open", [True, False])
+    async def test_first_run_that_was_reset_goes_last(
+        self, store: Opened, is_open: bool
+    ) -> None:
+        await store.perform(make_owned("r", attributes=ATTRIBUTES))
+        if not is_open:
+            await store.perform(make_closing("r"))
+        at = ("r", 2 if is_open else 3, is_open)
+        await store.perform(make_reset("r", "s", expected=(at,), owner="w"))
+        await store.perform(
+            make_reset("s", "t", expected=(("s", 2, True),), **CHAIN, owner="w")
+        )
+
+        assert await delete(store, "r") == Deleted(kept={"r": Need.CHAIN})
+        assert await delete(store, "s") == Deleted(("s",))
+        assert await delete(store, "r") == Deleted(kept={"r": Need.CHAIN})
+        again = make_start(
+            "u",
+            workflow_id="wf-r",
+            conflict_policy=IdConflictPolicy.USE_EXISTING,
+            wants_found=True,
+        )
+        found = (await store.perform(again)).found
+        assert (found.record.run_id, found.first_data) == ("t", "{}")
+        assert [run.run_id for run in await store.read(BY_CUSTOMER)] == ["r"]
+        await store.perform(make_closing("t"))
+        assert set((await delete(store, "r", "t")).run_ids) == {"r", "t"}
+        assert await store.read(BY_CUSTOMER) == []
 
     async def test_reply_that_waits_keeps_a_run_unless_it_must_go(
         self, store: Opened
