@@ -29,8 +29,7 @@ from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
 from durable.client.handle import Handle
-from durable.client.keeping.archive import Exported
-from durable.client.keeping.importing import Imported
+from durable.client.keeping.archive import Exported, Imported
 from durable.client.keeping.retention import Swept
 from durable.client.namespaces import NamespaceDescription, Namespaces
 from durable.client.resets.sync_controls import SyncRunControls

@@ -657,13 +657,16 @@ class DeleteRuns(msgspec.Struct, frozen=True, kw_only=True):
     """Replies that nobody has read yet keep a run, too."""
     is_whole: bool = False
     """If one of them stays, all of them do."""
+    events_max: int | None = None
+    """The first of them, with so many events together; one, however many it has."""
 
 
 class Deleted(msgspec.Struct, frozen=True):
-    """Which runs are gone, and which stay, and why."""
+    """Which runs are gone, and which stay, and why; and which were not looked at."""
 
     run_ids: tuple[str, ...] = ()
     kept: dict[str, Need] = {}
+    left: tuple[str, ...] = ()
 
 
 class ImportRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -106,7 +106,7 @@ async def test_runs_come_back_as_they_were(
     assert path.read_bytes().startswith(b"\x1f\x8b") is name.endswith(".gz")
 
     async with Engine(other, definitions=DEFINITIONS) as engine:
-        assert await engine.import_runs(path) == importing.Imported(6)
+        assert await engine.import_runs(path) == archive.Imported(6)
         assert await everything(engine) == before
         # They are found and answer as they did.
         assert len(await engine.list(where=customer == "ann")) == 5
@@ -155,7 +155,7 @@ async def test_what_is_there_is_refused_or_skipped(
         assert refused.value.workflow_id in {"o0", "o3", "o4", "fails"}
         assert len(await engine.list()) == 5
 
-        assert await engine.import_runs(path, skip_existing=True) == importing.Imported(
+        assert await engine.import_runs(path, skip_existing=True) == archive.Imported(
             2, 4
         )
         assert len(await engine.list()) == 7
@@ -247,7 +247,7 @@ async def test_what_is_in_the_way_of_a_later_page_leaves_nothing_written(
         assert refused.value.run_id == last["run_id"]
         assert [run.workflow_id for run in await engine.list()] == ["other"]
         done = await engine.import_runs(exported, skip_existing=True)
-        assert done == importing.Imported(5, 1)
+        assert done == archive.Imported(5, 1)
 
 
 async def test_attribute_of_another_type_leaves_nothing_written(
@@ -283,7 +283,7 @@ async def test_what_comes_between_is_told_of_and_the_rest_follows(
         assert "skip_existing=True" in str(refused.value)
         assert len(await engine.list()) == 1 + 3
         done = await engine.import_runs(exported, skip_existing=True)
-        assert done == importing.Imported(2, 4)
+        assert done == archive.Imported(2, 4)
 
 
 async def test_run_that_comes_between_is_skipped_if_that_is_wanted(
@@ -300,7 +300,7 @@ async def test_run_that_comes_between_is_skipped_if_that_is_wanted(
     monkeypatch.setattr(importing, "_check", check_and_be_late)
     async with Engine("memory://", definitions=DEFINITIONS) as engine:
         done = await engine.import_runs(exported, skip_existing=True)
-        assert done == importing.Imported(0, 6)
+        assert done == archive.Imported(0, 6)
 
 
 def write(path: Path, lines: list[str], *, packs: bool) -> None:
@@ -312,8 +312,8 @@ def write(path: Path, lines: list[str], *, packs: bool) -> None:
 async def test_what_is_twice_in_a_file_is_refused(exported: Path, packs: bool) -> None:
     head, first, second, *rest = lines_of(exported)
     of_first, of_second = runs_of(exported)[:2]
-    ids = [f'"request_id":"{run["request_id"]}"' for run in (of_second, of_first)]
-    same_request = second.replace(*ids)
+    old, new = (f'"request_id":"{r["request_id"]}"' for r in (of_second, of_first))
+    same_request = second.replace(old, new)
     attributes = json.dumps(of_second["attributes"])
     another_type = second.replace(attributes, json.dumps(json.dumps(INT_CUSTOMER)))
     repeated = [
@@ -365,7 +365,7 @@ async def test_much_is_read_a_little_at_a_time(
 
     monkeypatch.setattr(importing, "_perform_all", perform_and_count)
     async with Engine("memory://", definitions=DEFINITIONS) as engine:
-        assert await engine.import_runs(exported) == importing.Imported(6)
+        assert await engine.import_runs(exported) == archive.Imported(6)
     assert sizes == [1, 1, 1, 1, 1, 1, 0] * 2
 
 
@@ -409,7 +409,7 @@ async def test_lines_that_were_changed_never_come_in_by_halves(
                 refused += 1
                 assert await engine.list() == []
                 continue
-            assert done == importing.Imported(6)
+            assert done == archive.Imported(6)
             found = await engine._store.read(SearchRuns("default", None))
             assert [run.damage for run in found] == [None] * 6
             ids = tuple(run.run_id for run in found)

@@ -85,6 +85,18 @@ class Exported(msgspec.Struct, frozen=True):
     kept: dict[str, int] = {}
 
 
+class Imported(msgspec.Struct, frozen=True):
+    """What an import did.
+
+    Attributes:
+        runs: so many were created.
+        skipped: so many were there already.
+    """
+
+    runs: int
+    skipped: int = 0
+
+
 _encode: Final = msgspec.json.Encoder().encode
 
 

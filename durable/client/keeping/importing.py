@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from durable import limits
-from durable.client.keeping.archive import VERSION, Head, Line
+from durable.client.keeping.archive import VERSION, Head, Imported, Line
 from durable.core.history.codec import UNREADABLE, decode_rows
 from durable.errors import (
     ArchiveError,
@@ -42,18 +42,6 @@ PAGE_BYTES: Final = 16 * 1024 * 1024
 """No more are read for one page once they take so many bytes of the file."""
 _JSON_FIELDS: Final = frozenset({"state", "memo", "attributes", "failure"})
 T = TypeVar("T")
-
-
-class Imported(msgspec.Struct, frozen=True):
-    """What an import did.
-
-    Attributes:
-        runs: so many were created.
-        skipped: so many were there already.
-    """
-
-    runs: int
-    skipped: int = 0
 
 
 class _Read(NamedTuple):

@@ -11,8 +11,7 @@ from durable.cli.connection import open_client
 from durable.cli.output import tell
 from durable.cli.parameters import standard_options
 from durable.cli.session import Session, pass_session
-from durable.client.keeping.archive import Exported
-from durable.client.keeping.importing import Imported
+from durable.client.keeping.archive import Exported, Imported
 from durable.options import check_id
 
 _file = click.argument(

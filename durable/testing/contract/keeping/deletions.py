@@ -243,6 +243,22 @@ class DeletionContract:
         assert await delete(store, "r1") == Deleted(kept={"r1": Need.REPLY})
         assert await delete(store, "r1", heeds_replies=False) == Deleted(("r1",))
 
+    async def test_so_many_go_at_once_as_have_so_many_events(
+        self, store: Opened
+    ) -> None:
+        sizes = {"r1": 3, "r2": 9, "r3": 2, "r4": 2, "r5": 0, "r6": 1}
+        await store.together(*(make_closed(r, events=n) for r, n in sizes.items()))
+        ids = ["gone", *sizes]
+
+        steps: list[tuple[str, ...]] = []
+        while ids:
+            found = await delete(store, *ids, events_max=4)
+            steps.append(found.run_ids)
+            assert found.left == tuple(ids[ids.index(found.run_ids[-1]) + 1 :])
+            ids = [*found.left]
+
+        assert steps == [("r1",), ("r2",), ("r3", "r4", "r5"), ("r6",)]
+
     async def test_two_that_delete_the_same_share_it(self, harness: Harness) -> None:
         one, other = await harness.open("w"), await harness.open()
         ids = [f"r{number:03}" for number in range(60)]
