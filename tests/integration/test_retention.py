@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from durable.client.keeping import retention, sweeper
 from durable.client.keeping.retention import Swept
 from durable.errors import InvalidDurationError, InvalidOptionError
 from durable.store.connect import connect
-from durable.store.queries import ReadHistory
 from durable.store.records import Deleted, DeleteRuns, RunStatus
 from durable.store.store import Store
 from durable.testing.contract.rows import START, SettableClock, make_start, wait_until
@@ -135,6 +134,10 @@ async def test_a_sweep_goes_page_by_page(
         assert await ids(engine) == ["2", "5", "8"]
 
 
+SIZES = {f"r{n:03}" if n != 50 else "large": 3 if n != 50 else 300 for n in range(201)}
+"""Of closed runs, oldest first: how many events each has."""
+
+
 class Watched:
     """A store whose deletions take as long as they are told to; all are kept."""
 
@@ -156,16 +159,11 @@ class Watched:
         monkeypatch.setattr(retention.Steps, "took", rest_at_once)
 
     async def perform(self, operation: DeleteRuns) -> Deleted:
-        before = await self._count(operation.run_ids)
         deleted: Deleted = await self._store.perform(operation)
-        events = before - await self._count(operation.run_ids)
+        events = sum(SIZES[run_id] for run_id in deleted.run_ids)
         self.steps.append((len(deleted.run_ids), events))
         self._passed += events * self.seconds_per_event
         return deleted
-
-    async def _count(self, run_ids: Sequence[str]) -> int:
-        histories = [await self.read(ReadHistory(run_id)) for run_id in run_ids]
-        return sum(map(len, histories))
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres_url", "mariadb_url"])
@@ -176,11 +174,11 @@ async def watched(
     url = urls.get(request.param) or request.getfixturevalue(request.param)
     store = connect(url, clock=SettableClock())
     await store.open()
-    runs = [(f"r{number:03}", 3) for number in range(200)]
-    runs.insert(50, ("large", 300))
-    for position, (run_id, events) in enumerate(runs):
-        closed = {"status": RunStatus.COMPLETED, "closed_at": position + 1}
-        await store.perform(make_start(run_id, events=events, **closed))
+    starts = [
+        make_start(run_id, events=events, status=RunStatus.COMPLETED, closed_at=at)
+        for at, (run_id, events) in enumerate(SIZES.items(), 1)
+    ]
+    await asyncio.gather(*map(store.perform, starts))
     with monkeypatch.context() as patched:
         yield Watched(store, patched)
     await store.close()
