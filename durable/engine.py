@@ -7,11 +7,12 @@ from __future__ import annotations
 import asyncio
 import builtins
 import os
+import time
 from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, cast, overload
+from typing import Any, Final, NoReturn, Self, TypeVar, cast, overload
 
 from typing_extensions import Unpack
 
@@ -35,8 +36,8 @@ from durable.client.keeping.archive import (
     Imported,
     closed_runs,
     export_runs,
-    import_runs,
 )
+from durable.client.keeping.importing import import_runs
 from durable.client.keeping.retention import RetentionRule, Swept, check_rules, sweep
 from durable.client.keeping.sweeper import Sweeper
 from durable.client.namespaces import Namespaces
@@ -82,6 +83,8 @@ from durable.worker.worker_options import WorkerOptions
 
 R = TypeVar("R")
 U = TypeVar("U")
+# Whoever has written so recently is taken to be at work.
+_WRITING_SECONDS: Final = 1.0
 
 
 def _store_of(
@@ -195,6 +198,7 @@ class Engine:
         self._worker: Worker | None = None
         self._unserved: Unserved | None = None
         self._sweeper: Sweeper | None = None
+        self._heard_at = float("-inf")
         self._client: Client | None = None
         self._home = Home()
         self._is_open = False
@@ -319,9 +323,8 @@ class Engine:
         self._unserved = Unserved(self._store, self._namespace)
         self._unserved.start()
         if self._worker is not None:
-            is_busy = self._worker.is_busy
             self._sweeper = Sweeper(
-                self._store, self._namespace, self._retention, is_busy
+                self._store, self._namespace, self._retention, self._is_busy
             )
             self._sweeper.start()
             await declare_all(self.schedules, self._registry)
@@ -408,7 +411,14 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         """Never reached."""
 
+    def _is_busy(self) -> bool:
+        """Whether the worker works, or others have written a moment ago."""
+        passed = time.monotonic() - self._heard_at
+        is_at_work = self._worker is not None and self._worker.is_busy()
+        return is_at_work or passed < _WRITING_SECONDS
+
     def _changed(self) -> None:
+        self._heard_at = time.monotonic()
         if self._worker is not None:
             self._worker.changed()
         if self._client is not None:
@@ -795,7 +805,8 @@ class Engine:
             QuerySyntaxError, AttributeTypeError: a rule of `retention` means nothing.
         """
         store = self._open_client().store
-        return await sweep(store, self._namespace, self._retention, is_dry=dry_run)
+        rules, busy = self._retention, self._is_busy
+        return await sweep(store, self._namespace, rules, is_dry=dry_run, is_busy=busy)
 
     async def export_runs(
         self,
@@ -838,8 +849,10 @@ class Engine:
 
         Raises:
             ArchiveError: it cannot be read, or is cut off.
-            RunExistsError: a run of it is there; nothing was imported.
+            RunExistsError: a run of it is there.
             AttributeTypeError: an attribute of its name has another type here.
+            StoreError: the database refused. Whatever is raised says whether, and how
+                many, runs were imported.
         """
         client = self._open_client()
         return await import_runs(

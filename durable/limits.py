@@ -60,6 +60,8 @@ BACKLOG_SECONDS_MAX: Final = 15.0
 LIST_PAGE_MAX: Final = 1_000
 # Runs that one transaction deletes: whoever else wants to write waits meanwhile.
 DELETE_RUNS_MAX: Final = 1_000
+# One line of an export, which is read into memory whole.
+EXPORTED_RUN_BYTES_MAX: Final = 512 * 1024 * 1024
 # Attributes of one run: each is a row or more that every one of its changes rewrites.
 ATTRIBUTES_MAX: Final = 50
 # What an index can hold beside the other columns on every database.

@@ -259,7 +259,8 @@ class Handle(RunControls, Generic[R_co]):
         if record.memo is not None:
             return read_memo(record)
         # A release that kept memos nowhere else may have started it.
-        first = next(iter(await self.history()), None)
+        rows = await self._connection.store.read(ReadHistory(record.run_id, limit=1))
+        first = next(iter(decode_rows(rows)), None)
         memo: dict[str, Payload] = getattr(first and first.attributes, "memo", {})
         return {
             key: json.decode(value, Any, f"memo {key!r} of run {self.workflow_id!r}")

@@ -109,7 +109,8 @@ class _Parser:
         self, at: int, what: str, expected: str = "", hint: str | None = None
     ) -> QuerySyntaxError:
         wanted = f", expected {expected}" if expected else ""
-        excerpt = self._text[max(0, at - 20) : at + 20]
+        # From there on; at the end there is only what stands before it.
+        excerpt = self._text[at : at + 24] or self._text[max(0, at - 24) :]
         error = QuerySyntaxError(
             f"The query cannot be read at character {at + 1}, near {excerpt!r}:"
             f" {what}{wanted}{'' if what.endswith('?') else '.'}",

@@ -78,6 +78,10 @@ class Tables(Protocol):
         """Return what those of these runs that are there are tied to; lock them."""
         ...
 
+    def count_events(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Return how many events those of these runs have that are there."""
+        ...
+
     def delete_runs(self, run_ids: Sequence[str]) -> None:
         """Delete runs with their rows of all tables."""
         ...

@@ -124,10 +124,14 @@ class ReadNews(Query[list[RunNews]], frozen=True):
 
 
 class ReadHistory(Query[list[HistoryRow]], frozen=True):
-    """The run's rows after a position, in order; empty for an unknown run."""
+    """The run's rows after a position, in order; empty for an unknown run.
+
+    At most `limit`, if that is given.
+    """
 
     run_id: str
     after_event_id: int = 0
+    limit: int | None = None
 
 
 class ReadAttempts(Query[list[AttemptRecord]], frozen=True):

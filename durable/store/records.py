@@ -657,20 +657,23 @@ class DeleteRuns(msgspec.Struct, frozen=True, kw_only=True):
     """Replies that nobody has read yet keep a run, too."""
     is_whole: bool = False
     """If one of them stays, all of them do."""
+    events_max: int | None = None
+    """The first of them, with so many events together; one, however many it has."""
 
 
 class Deleted(msgspec.Struct, frozen=True):
-    """Which runs are gone, and which stay, and why."""
+    """Which runs are gone, and which stay, and why; and which were not looked at."""
 
     run_ids: tuple[str, ...] = ()
     kept: dict[str, Need] = {}
+    left: tuple[str, ...] = ()
 
 
 class ImportRun(msgspec.Struct, frozen=True, kw_only=True):
     """Create a closed run as it was elsewhere, for whoever reads; not fenced.
 
     It has no owner and no `wake_at`. Nothing else happens; the workflow id may be that
-    of any other run. Result: None.
+    of any other run. Result: None. A dry one only raises what the other would.
 
     Raises (as outcome):
         RunExistsError: its run id, or the request id of its start, is there.
@@ -681,6 +684,7 @@ class ImportRun(msgspec.Struct, frozen=True, kw_only=True):
     record: RunRecord
     rows: list[HistoryRow]
     attempts: tuple[AttemptRecord, ...] = ()
+    is_dry: bool = False
 
 
 class DropReplies(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import msgspec
 from durable.errors import DurableError, InternalError
 from durable.store.deciding import policies
 from durable.store.deciding.decide import DECIDED, Decided, decide
-from durable.store.deciding.deleting import find_needed
+from durable.store.deciding.deleting import cut, find_needed
 from durable.store.deciding.wanted import want
 from durable.store.lease import (
     LEASE_MICROSECONDS,
@@ -168,16 +168,20 @@ class Transaction:
 
     def _delete(self, operation: DeleteRuns) -> Deleted:
         run_ids = list(dict.fromkeys(operation.run_ids))
+        left: list[str] = []
+        if operation.events_max is not None:
+            counts = self._tables.count_events(run_ids)
+            run_ids, left = cut(run_ids, counts, operation.events_max)
         ties = self._tables.find_ties(run_ids)
         kept = find_needed(
             ties, self._clock.now(), heeds_replies=operation.heeds_replies
         )
         if kept and operation.is_whole:
-            return Deleted(kept=kept)
+            return Deleted(kept=kept, left=tuple(left))
         gone = [one for one in run_ids if one in ties and one not in kept]
         if gone:
             self._tables.delete_runs(gone)
-        return Deleted(tuple(gone), kept)
+        return Deleted(tuple(gone), kept, tuple(left))
 
     def _register(self, operation: RegisterWorker) -> WorkerRecord:
         if self.worker is not None and self._holds_lease():

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,21 @@ import pytest
 from durable import (
     ArchiveError,
     Attribute,
+    AttributeTypeError,
     Engine,
     RunExistsError,
     Signal,
     SyncEngine,
     activity,
     checkpoint,
+    limits,
     workflow,
 )
-from durable.client.keeping import archive
+from durable.client.keeping import archive, importing
 from durable.doctor.doctor import examine
 from durable.store.connect import connect
-from durable.store.queries import LoadRuns, ReadAttempts, ReadHistory
+from durable.store.queries import LoadRuns, ReadAttempts, ReadHistory, SearchRuns
+from durable.store.records import DeleteRuns
 
 customer = Attribute("customer", str)
 go_on = Signal("go_on", bool)
@@ -89,6 +93,7 @@ async def test_runs_come_back_as_they_were(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archive, "PAGE", 2)
+    monkeypatch.setattr(importing, "PAGE", 2)
     path = tmp_path / name
     url, other = f"sqlite:///{tmp_path / 'a.db'}", f"sqlite:///{tmp_path / 'b.db'}"
     async with Engine(url, definitions=DEFINITIONS) as engine:
@@ -145,7 +150,7 @@ async def test_what_is_there_is_refused_or_skipped(
         await (await engine.get("o1")).delete()
         await (await engine.get("o2")).delete()
 
-        with pytest.raises(RunExistsError, match="nothing was imported") as refused:
+        with pytest.raises(RunExistsError, match="Nothing was imported") as refused:
             await engine.import_runs(path)
         assert refused.value.workflow_id in {"o0", "o3", "o4", "fails"}
         assert len(await engine.list()) == 5
@@ -209,6 +214,210 @@ async def test_bytes_that_were_changed_never_come_in_by_halves(tmp_path: Path) -
         assert await engine.list() == []
         with gzip.open(path) as file:
             assert len(file.readlines()) == 8
+
+
+@pytest.fixture
+async def exported(tmp_path: Path) -> Path:
+    """An export of six runs."""
+    path = tmp_path / "runs.jsonl"
+    async with Engine("memory://", definitions=DEFINITIONS) as engine:
+        await fill(engine)
+        await engine.export_runs(path)
+    return path
+
+
+def runs_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line)["run"] for line in lines_of(path)[1:-1]]
+
+
+INT_CUSTOMER = {"customer": {"json": 3, "metadata": {"type": "Int"}}}
+
+
+async def test_what_is_in_the_way_of_a_later_page_leaves_nothing_written(
+    database: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "PAGE", 1)
+    last = runs_of(exported)[-1]
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        # Another run was started under the request id of the last.
+        start = order("other")
+        await engine.execute(start, id="other", request_id=last["request_id"])
+        with pytest.raises(RunExistsError, match="request id") as refused:
+            await engine.import_runs(exported)
+        assert refused.value.run_id == last["run_id"]
+        assert [run.workflow_id for run in await engine.list()] == ["other"]
+        done = await engine.import_runs(exported, skip_existing=True)
+        assert done == archive.Imported(5, 1)
+
+
+async def test_attribute_of_another_type_leaves_nothing_written(
+    database: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "PAGE", 1)
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        clash = Attribute("customer", int)
+        await engine.execute(order("other"), id="other", attributes={clash: 3})
+        text = "Nothing was imported"
+        for skips in (False, True):
+            with pytest.raises(AttributeTypeError, match=text):
+                await engine.import_runs(exported, skip_existing=skips)
+        assert [run.workflow_id for run in await engine.list()] == ["other"]
+
+
+async def test_what_comes_between_is_told_of_and_the_rest_follows(
+    database: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "PAGE", 2)
+    fourth = runs_of(exported)[3]["request_id"]
+    check = importing._check
+
+    async def check_and_be_late(*given: Any, **how: Any) -> set[str]:
+        known = await check(*given, **how)
+        await engine.execute(order("other"), id="other", request_id=fourth)
+        return known
+
+    monkeypatch.setattr(importing, "_check", check_and_be_late)
+    async with Engine(database, definitions=DEFINITIONS) as engine:
+        with pytest.raises(RunExistsError, match="3 runs were imported") as refused:
+            await engine.import_runs(exported)
+        assert "skip_existing=True" in str(refused.value)
+        assert len(await engine.list()) == 1 + 3
+        done = await engine.import_runs(exported, skip_existing=True)
+        assert done == archive.Imported(2, 4)
+
+
+async def test_run_that_comes_between_is_skipped_if_that_is_wanted(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = importing._check
+
+    async def check_and_be_late(*given: Any, **how: Any) -> set[str]:
+        known = await check(*given, **how)
+        monkeypatch.setattr(importing, "_check", check)
+        await engine.import_runs(exported)
+        return known
+
+    monkeypatch.setattr(importing, "_check", check_and_be_late)
+    async with Engine("memory://", definitions=DEFINITIONS) as engine:
+        done = await engine.import_runs(exported, skip_existing=True)
+        assert done == archive.Imported(0, 6)
+
+
+def write(path: Path, lines: list[str], *, packs: bool) -> None:
+    written = "".join(lines).encode()
+    path.write_bytes(gzip.compress(written) if packs else written)
+
+
+@pytest.mark.parametrize("packs", [False, True])
+async def test_what_is_twice_in_a_file_is_refused(exported: Path, packs: bool) -> None:
+    head, first, second, *rest = lines_of(exported)
+    of_first, of_second = runs_of(exported)[:2]
+    old, new = (f'"request_id":"{r["request_id"]}"' for r in (of_second, of_first))
+    same_request = second.replace(old, new)
+    attributes = json.dumps(of_second["attributes"])
+    another_type = second.replace(attributes, json.dumps(json.dumps(INT_CUSTOMER)))
+    repeated = [
+        ([head, first, second, *rest] * 2, 9, "after the end"),
+        ([head, first, first, *rest], 3, "run id .* comes twice"),
+        ([head, first, same_request, *rest], 3, "request id .* comes twice"),
+        ([head, first, another_type, *rest], 3, "'customer' has another type"),
+    ]
+    async with Engine("memory://", definitions=DEFINITIONS) as engine:
+        for lines, line, why in repeated:
+            write(exported, lines, packs=packs)
+            with pytest.raises(ArchiveError, match=why) as refused:
+                await engine.import_runs(exported)
+            assert refused.value.line == line, why
+        assert await engine.list() == []
+
+
+async def test_line_without_end_is_refused_before_it_is_read(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = tmp_path / "endless.gz"
+    with gzip.open(endless, "wb") as file:
+        file.write(lines_of(exported)[0].encode())
+        file.write(b"0" * 1_000_000)
+    monkeypatch.setattr(limits, "EXPORTED_RUN_BYTES_MAX", 100_000)
+    async with Engine("memory://", definitions=DEFINITIONS) as engine:
+        with pytest.raises(ArchiveError, match="longer than 100,000 bytes") as refused:
+            await engine.import_runs(endless)
+        assert refused.value.line == 2
+        # Nor does an export write what no import would read.
+        await engine.execute(order("o"), id="o")
+        monkeypatch.setattr(limits, "EXPORTED_RUN_BYTES_MAX", 500)
+        with pytest.raises(ArchiveError, match="at most 500 of a run"):
+            await engine.export_runs(tmp_path / "again.jsonl")
+    assert sorted(os.listdir(tmp_path)) == ["endless.gz", "runs.jsonl"]
+
+
+async def test_much_is_read_a_little_at_a_time(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large runs are, few of them are in memory at once."""
+    monkeypatch.setattr(importing, "PAGE_BYTES", 1)
+    sizes: list[int] = []
+    perform_all = importing._perform_all
+
+    async def perform_and_count(store: Any, operations: Any) -> Any:
+        sizes.append(len(operations))
+        return await perform_all(store, operations)
+
+    monkeypatch.setattr(importing, "_perform_all", perform_and_count)
+    async with Engine("memory://", definitions=DEFINITIONS) as engine:
+        assert await engine.import_runs(exported) == archive.Imported(6)
+    assert sizes == [1, 1, 1, 1, 1, 1, 0] * 2
+
+
+NUMBERS = [b"-1", b"9999999999", b"1e400", b"9223372036854775808", b"1.5", b"null"]
+TEXTS = [b'""', b'"%s"' % (b"x" * 300), rb'"a\u0000b"', rb'"\ud800"', b'"{}"']
+
+
+def change(path: Path, whole: bytes, draw: random.Random) -> None:
+    """Write a file with another byte; or rather with another value, still JSON."""
+    at = draw.randrange(len(whole))
+    start, end, changed = at, at + 1, bytes([draw.randrange(256)])
+    if draw.random() < 0.6:
+        values = re.finditer(rb'(?<=:)(\d+|"(?:[^"\\]|\\.)*")', whole)
+        start, end = draw.choice([found.span() for found in values])
+        changed = draw.choice(NUMBERS if whole[start] != ord('"') else TEXTS)
+    path.write_bytes(whole[:start] + changed + whole[end:])
+
+
+@pytest.fixture(params=["sqlite", "postgres_url", "mariadb_url"])
+def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'runs.db'}"
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.mark.slow
+async def test_lines_that_were_changed_never_come_in_by_halves(
+    any_database: str, exported: Path
+) -> None:
+    """What a hand has changed is refused, with its line; or all of it comes in."""
+    whole = "".join(lines_of(exported)).encode()
+    draw = random.Random(2)
+    refused = 0
+    async with Engine(any_database, definitions=DEFINITIONS) as engine:
+        for _ in range(200):
+            change(exported, whole, draw)
+            try:
+                done = await engine.import_runs(exported)
+            except ArchiveError:
+                refused += 1
+                assert await engine.list() == []
+                continue
+            assert done == archive.Imported(6)
+            found = await engine._store.read(SearchRuns("default", None))
+            assert [run.damage for run in found] == [None] * 6
+            ids = tuple(run.run_id for run in found)
+            gone = await engine._store.perform(
+                DeleteRuns(run_ids=ids, heeds_replies=False)
+            )
+            assert len(gone.run_ids) == 6, gone
+    assert 60 < refused < 200
 
 
 def test_archives_work_without_an_event_loop(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,9 @@ from durable.client.keeping import retention, sweeper
 from durable.client.keeping.retention import Swept
 from durable.errors import InvalidDurationError, InvalidOptionError
 from durable.store.connect import connect
+from durable.store.records import Deleted, DeleteRuns, RunStatus
 from durable.store.store import Store
-from durable.testing.contract.rows import START, SettableClock
+from durable.testing.contract.rows import START, SettableClock, make_start, wait_until
 
 DAY = 86_400.0
 amount = Attribute("amount", int)
@@ -114,7 +117,7 @@ async def test_a_sweep_goes_page_by_page(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "STEP", 3)
-    monkeypatch.setattr(retention, "_BUSY_STEP", 2)
+    monkeypatch.setattr(retention, "BESIDE_OTHERS", retention.Pace(1.0, 6, 0.0))
     rules = [
         RetentionRule(keep=None, where=amount == 2),
         RetentionRule(keep=0),
@@ -129,6 +132,108 @@ async def test_a_sweep_goes_page_by_page(
         )
         assert found == Swept(7)
         assert await ids(engine) == ["2", "5", "8"]
+
+
+SIZES = {f"r{n:03}" if n != 50 else "large": 3 if n != 50 else 300 for n in range(201)}
+"""Of closed runs, oldest first: how many events each has."""
+
+
+class Watched:
+    """A store whose deletions take as long as they are told to; all are kept."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._store = store
+        self.now, self.read = store.now, store.read
+        self.seconds_per_event = 0.0
+        self.steps: list[tuple[int, int]] = []
+        """Runs and events of each step."""
+        self.rests: list[float] = []
+        self._passed = 0.0
+        monkeypatch.setattr(retention, "_now", lambda: self._passed)
+        took = retention.Steps.took
+
+        def rest_at_once(*given: Any) -> float:
+            self.rests.append(took(*given))
+            return 0.0
+
+        monkeypatch.setattr(retention.Steps, "took", rest_at_once)
+
+    async def perform(self, operation: DeleteRuns) -> Deleted:
+        deleted: Deleted = await self._store.perform(operation)
+        events = sum(SIZES[run_id] for run_id in deleted.run_ids)
+        self.steps.append((len(deleted.run_ids), events))
+        self._passed += events * self.seconds_per_event
+        return deleted
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres_url", "mariadb_url"])
+async def watched(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Watched]:
+    urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path / 'runs.db'}"}
+    url = urls.get(request.param) or request.getfixturevalue(request.param)
+    store = connect(url, clock=SettableClock())
+    await store.open()
+    starts = [
+        make_start(run_id, events=events, status=RunStatus.COMPLETED, closed_at=at)
+        for at, (run_id, events) in enumerate(SIZES.items(), 1)
+    ]
+    await asyncio.gather(*map(store.perform, starts))
+    with monkeypatch.context() as patched:
+        yield Watched(store, patched)
+    await store.close()
+
+
+async def sweep_all(watched: Watched, *, is_busy: bool) -> None:
+    rules = [RetentionRule(keep=0)]
+    swept = await retention.sweep(watched, "default", rules, is_busy=lambda: is_busy)  # type: ignore[arg-type]  # what a sweep needs of a store
+    assert swept == Swept(201)
+
+
+async def test_steps_are_bounded_by_events_however_large_runs_are(
+    watched: Watched,
+) -> None:
+    """On a database that does it at once."""
+    await sweep_all(watched, is_busy=True)
+
+    most = retention.BESIDE_OTHERS.events_max
+    assert (1, 300) in watched.steps, "the large one goes by itself"
+    assert max(events for runs, events in watched.steps if runs > 1) <= most
+    assert sum(events for _, events in watched.steps) == 900
+
+
+async def test_steps_become_as_small_as_the_database_is_slow(watched: Watched) -> None:
+    pace = retention.BESIDE_OTHERS
+    watched.seconds_per_event = pace.seconds / 6
+
+    await sweep_all(watched, is_busy=True)
+
+    settled = [events for runs, events in watched.steps if runs > 1][3:]
+    assert max(settled) <= 6
+    taken = [events * watched.seconds_per_event for _, events in watched.steps]
+    assert watched.rests == pytest.approx([pace.rest * seconds for seconds in taken])
+
+
+async def test_alone_it_does_much_at_once_and_hardly_rests(watched: Watched) -> None:
+    watched.seconds_per_event = 1e-6
+
+    await sweep_all(watched, is_busy=False)
+
+    assert len(watched.steps) < 6
+    assert sum(watched.rests) == pytest.approx(retention.ALONE.rest * 900e-6)
+
+
+async def test_others_that_write_make_it_slow(tmp_path: Path) -> None:
+    """Whoever they are: another process, or another engine."""
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with (
+        Engine(url, definitions=DEFINITIONS) as engine,
+        Engine(url, worker=False) as other,
+    ):
+        assert not engine._is_busy()
+        await other.start("retention.ping", 1, task_queue="nobody's")
+        await wait_until(engine._is_busy)
+        await wait_until(lambda: not engine._is_busy())
 
 
 def connect_of(engine: Engine) -> Store:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from durable.store.records import NEVER
+
 Execute = Callable[[str], list[tuple[Any, ...]]]
 Message = tuple[str, str]
 """Run id, request id."""
@@ -42,14 +44,31 @@ _RULES = {
         " WHERE r.owner IS NULL AND r.stuck IS NULL"
         " AND (r.wake_at IS NULL OR r.wake_at >= 0)"
     ),
+    "paused though somebody has resumed it": (
+        "SELECT r.run_id FROM durable_runs AS r"  # noqa: S608 - a constant
+        " JOIN durable_inbox AS m ON m.run_id = r.run_id AND m.kind = 'resume'"
+        f" WHERE r.wake_at = {NEVER}"
+    ),
+    "open child of a run that is gone": (
+        "SELECT run_id FROM durable_runs WHERE status = 'running'"
+        " AND parent_run_id IS NOT NULL"
+        " AND parent_run_id NOT IN (SELECT run_id FROM durable_runs)"
+    ),
+    "open run of a chain whose first run is gone": (
+        "SELECT run_id FROM durable_runs WHERE status = 'running'"
+        " AND first_run_id NOT IN (SELECT run_id FROM durable_runs)"
+    ),
     "gap in a history": (
         "SELECT run_id FROM durable_history GROUP BY run_id"
         " HAVING min(event_id) <> 1 OR max(event_id) <> count(*)"
     ),
-    "history without a run": (
-        "SELECT run_id FROM durable_history"
+}
+_RULES |= {
+    f"rows of {table} without a run": (
+        f"SELECT run_id FROM durable_{table}"  # noqa: S608 - all written here
         " WHERE run_id NOT IN (SELECT run_id FROM durable_runs)"
-    ),
+    )
+    for table in ("history", "attempts", "replies", "attributes")
 }
 _ALL_RULES = " UNION ALL ".join(
     f"SELECT '{rule}', x.* FROM ({text}) AS x"  # noqa: S608 - all written here

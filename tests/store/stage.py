@@ -33,7 +33,7 @@ from durable.store.records import (
 from durable.store.servers.server_clock import ServerClock
 from durable.store.steady_clock import SteadyClock
 from durable.store.threads.groups import GroupExecutor
-from durable.testing.contract.rows import make_worker
+from durable.testing.contract.rows import make_start, make_worker
 from tests.store.invariants import Message, find_violations
 
 Operations = list[Any]
@@ -92,6 +92,11 @@ class Scene(NamedTuple):
     one: Operations
     other: Operations
     passes_by: bool = False
+
+
+def owned(p: str, name: str = "r", worker: str = "1", **changes: Any) -> StartRun:
+    """Build the start of a run that a worker of a scene owns."""
+    return make_start(p + name, owner=p + worker, **changes)
 
 
 def make_executor(url: str) -> GroupExecutor:

@@ -23,6 +23,7 @@ That all locks are in one order only `test_random_groups.py` can tell.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,13 +53,10 @@ from durable.testing.contract.rows import (
     make_termination,
 )
 from tests.servers import Databases
-from tests.store.stage import Scene, Stage
+from tests.store import operators_scenes
+from tests.store.stage import Scene, Stage, owned
 
 # --- what meets what ------------------------------------------------------------------
-
-
-def owned(p: str, name: str = "r", worker: str = "1", **changes: Any) -> StartRun:
-    return make_start(p + name, owner=p + worker, **changes)
 
 
 def resting(p: str, name: str = "r", **changes: Any) -> StartRun:
@@ -412,7 +410,7 @@ def repair_and_commit(p: str) -> Scene:
 
 SCENES: list[Callable[[str], Scene]] = [
     found
-    for name, found in list(globals().items())
+    for found in [*globals().values(), *vars(operators_scenes).values()]
     if getattr(found, "__annotations__", {}).get("return") == "Scene"
 ]
 
@@ -446,7 +444,7 @@ def test_two_groups_end_as_if_one_had_come_after_the_other(
 ) -> None:
     orders = [stage.play(make_scene, first, None)[0] for first in (0, 1)]
     if "claim" in make_scene.__name__:
-        assert "': 1}" in str(orders), "nothing was claimed"
+        assert re.search(r"': \d}", str(orders)), "nothing was claimed"
     for first in (0, 1):
         has_met, number = True, 0
         while has_met:

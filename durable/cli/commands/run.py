@@ -32,7 +32,9 @@ from durable.cli.user_code.loading import (
 )
 from durable.client.handle import Handle
 from durable.engine import Engine
+from durable.limits import LIST_PAGE_MAX
 from durable.options import IdConflictPolicy, IdReusePolicy, RetryPolicy
+from durable.suggestions import closest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -224,4 +226,19 @@ async def _start(
     ) as engine:
         handle: Handle[Any] = await engine.start(call, *values, task_queue=queue, **how)
         _note_if_found(session, handle)
+        if isinstance(call, str) and handle.is_new and not session.is_json:
+            await _note_if_unknown(engine, call)
         return handle
+
+
+async def _note_if_unknown(engine: Engine, name: str) -> None:
+    """Workers do not tell what they know: what others have started may tell a typo."""
+    if len(await engine.list(workflow_type=name, limit=2)) > 1:
+        return
+    others = {run.workflow_type for run in await engine.list(limit=LIST_PAGE_MAX)}
+    close = closest(name, others - {name})
+    if close is not None:
+        note(
+            f"no other run of {name!r} was ever started here, but there are runs of"
+            f" {close!r}: if you meant that, stop this one (durable terminate)"
+        )

@@ -11,18 +11,18 @@ import asyncio
 import contextlib
 import gzip
 import os
-import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import IO, Final
 
 import msgspec
 
+from durable import limits
 from durable.client.descriptions.searching import Listing, check_where, to_search
 from durable.client.keeping.retention import STEP
 from durable.core.history.codec import decode_rows
-from durable.errors import ArchiveError, CorruptHistoryError, RunExistsError
+from durable.errors import ArchiveError, CorruptHistoryError
 from durable.search.conditions import Condition
 from durable.search.orders import Order
 from durable.search.run_fields import Run
@@ -31,40 +31,42 @@ from durable.store.records import (
     AttemptRecord,
     Deleted,
     DeleteRuns,
-    HistoryRow,
-    ImportRun,
+    Instant,
+    Position,
     RunRecord,
-    RunStatus,
 )
 from durable.store.store import Store
 
 VERSION: Final = 1
 PAGE: Final = 100
-"""Runs that are read, or written, at once."""
+"""Runs that are read at once."""
 _CLOSED: Final = ~Run.closed.is_null()
-T = TypeVar("T")
 
 
-class _Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True):
+    """The first line of a file."""
+
     durable_export: int
     namespace: str
     exported_at: int
 
 
-class _Event(msgspec.Struct, frozen=True):
-    event_id: int
-    task_number: int
+class Event(msgspec.Struct, frozen=True):
+    """An event; its run is that of the line."""
+
+    event_id: Position
+    task_number: Position
     type: str
-    time: int
+    time: Instant
     flags: int
     data: msgspec.Raw
 
 
-class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run; or the end, and how many runs there are."""
 
     run: RunRecord | None = None
-    history: list[_Event] = []
+    history: list[Event] = []
     attempts: tuple[AttemptRecord, ...] = ()
     end: int | None = None
 
@@ -114,12 +116,12 @@ async def export_runs(
     run_ids: list[str] = []
     query = await to_search(store, namespace, asked)
     with _writing(path) as file:
-        file.write(_encode(_Head(VERSION, namespace, store.now())) + b"\n")
+        file.write(_encode(Head(VERSION, namespace, store.now())) + b"\n")
         async for page in _pages(store, query):
             lines = await asyncio.gather(*[_line_of(store, run) for run in page])
             await asyncio.to_thread(file.write, b"".join(lines))
             run_ids += [run.run_id for run in page]
-        file.write(_encode(_Line(end=len(run_ids))) + b"\n")
+        file.write(_encode(Line(end=len(run_ids))) + b"\n")
     gone: list[str] = []
     kept = Counter[str]()
     for at in range(0, len(run_ids) if deletes else 0, STEP):
@@ -149,12 +151,21 @@ async def _line_of(store: Store, run: RunRecord) -> bytes:
     )
     decode_rows(rows)  # what nobody could read again is no copy
     history = [
-        _Event(event_id, number, kind, time, flags, msgspec.Raw(data.encode()))
+        Event(event_id, number, kind, time, flags, msgspec.Raw(data.encode()))
         for _, event_id, number, kind, time, data, flags in rows
     ]
-    line = _encode(_Line(run, history, tuple(attempts)))
+    line = _encode(Line(run, history, tuple(attempts)))
     # JSON may be written over several lines by other hands than ours.
-    return line.replace(b"\n", b" ") + b"\n"
+    line = line.replace(b"\n", b" ") + b"\n"
+    if len(line) > limits.EXPORTED_RUN_BYTES_MAX:
+        raise ArchiveError(
+            f"Run {run.run_id!r} of workflow {run.workflow_id!r} takes"
+            f" {len(line):,} bytes, and at most {limits.EXPORTED_RUN_BYTES_MAX:,} of a"
+            " run are exported.",
+            hint="Leave it out (--where), and copy the database instead (durable db"
+            " copy).",
+        )
+    return line
 
 
 @contextlib.contextmanager
@@ -192,153 +203,3 @@ def closed_runs(where: Condition | str | None, workflow_id: str | None) -> Listi
         parts.append(Run.id == workflow_id)
     order = Order("CloseTime", is_descending=False)
     return Listing(where=check_where(where), parts=tuple(parts), order_by=order)
-
-
-# --- import ---------------------------------------------------------------------------
-
-
-async def import_runs(
-    store: Store, namespace: str, path: Path, *, skips_existing: bool
-) -> Imported:
-    """Create the runs of a file, once it was read to its end.
-
-    Raises:
-        ArchiveError: it cannot be read, or is of another namespace.
-        RunExistsError: a run is there, and is not to be skipped; nothing was written.
-        AttributeTypeError: an attribute of the namespace has another type.
-    """
-    known: set[str] = set()
-    async for page in _imports(path, namespace):
-        run_ids = [one.record.run_id for one in page]
-        query = SearchRuns(namespace, Run.run_id.in_(run_ids), limit=PAGE)
-        found = await store.read(query)
-        if found and not skips_existing:
-            raise _exists(found[0])
-        known.update(run.run_id for run in found)
-    created = 0
-    async for page in _imports(path, namespace):
-        new = [one for one in page if one.record.run_id not in known]
-        await asyncio.gather(*map(store.perform, new))
-        created += len(new)
-    return Imported(created, len(known))
-
-
-def _exists(run: RunRecord) -> RunExistsError:
-    return RunExistsError(
-        f"Run {run.run_id!r} of workflow {run.workflow_id!r} is there already; nothing"
-        " was imported.",
-        hint="Import into another database, or leave out what is there"
-        " (--skip-existing).",
-        workflow_id=run.workflow_id,
-        run_id=run.run_id,
-    )
-
-
-async def _imports(path: Path, namespace: str) -> AsyncIterator[list[ImportRun]]:
-    with contextlib.closing(_read_pages(path, namespace)) as pages:
-        while (page := await asyncio.to_thread(next, pages, None)) is not None:
-            yield page
-
-
-def _read_pages(path: Path, namespace: str) -> Generator[list[ImportRun]]:
-    page: list[ImportRun] = []
-    for one in _read_runs(path, namespace):
-        page.append(one)
-        if len(page) == PAGE:
-            yield page
-            page = []
-    yield page
-
-
-def _read_runs(path: Path, namespace: str) -> Iterator[ImportRun]:
-    number = runs = 0
-    is_whole = False
-    # To the end of the file: what was compressed has its checksum behind the last line.
-    for number, line in _read_lines(path):
-        if is_whole:
-            raise _broken(path, number, "it comes after the end")
-        if number == 1:
-            _check_head(path, _decode(path, 1, line, _Head), namespace)
-            continue
-        found = _decode(path, number, line, _Line)
-        if found.end is None:
-            yield _to_import(path, number, found, namespace)
-            runs += 1
-        elif found.end != runs:
-            raise _broken(path, number, f"it says {found.end} runs, not {runs}")
-        else:
-            is_whole = True
-    if not is_whole:
-        raise _broken(path, number, "the file is cut off after it")
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    try:
-        with path.open("rb") as raw:
-            is_packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.GzipFile(fileobj=raw) if is_packed else raw as file:
-                yield from enumerate(file, start=1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ArchiveError(f"{str(path)!r} cannot be read: {error}.") from error
-
-
-def _decode(path: Path, number: int, line: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(line, type=kind)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise _broken(path, number, str(error)) from None
-
-
-def _check_head(path: Path, head: _Head, namespace: str) -> None:
-    if head.durable_export > VERSION:
-        raise ArchiveError(
-            f"{str(path)!r} is an export of version {head.durable_export}, and this"
-            f" release reads {VERSION}.",
-            hint="Use the release that wrote it, or a newer one.",
-        )
-    if head.namespace != namespace:
-        raise ArchiveError(
-            f"{str(path)!r} holds runs of namespace {head.namespace!r}, not of"
-            f" {namespace!r}.",
-            hint=f"Import them into theirs, of any database (--namespace"
-            f" {head.namespace}).",
-        )
-
-
-def _to_import(path: Path, number: int, line: _Line, namespace: str) -> ImportRun:
-    record = line.run
-    if record is None:
-        raise _broken(path, number, "it is neither a run nor the end")
-    is_closed = record.status is not RunStatus.RUNNING and record.closed_at is not None
-    is_at_rest = (record.owner, record.wake_at, record.stuck) == (None, None, None)
-    if not (is_closed and is_at_rest) or record.namespace != namespace:
-        raise _broken(path, number, "it is no closed run of the file's namespace")
-    rows: list[HistoryRow] = [
-        (
-            record.run_id,
-            event.event_id,
-            event.task_number,
-            event.type,
-            event.time,
-            bytes(event.data).decode(),
-            event.flags,
-        )
-        for event in line.history
-    ]
-    try:
-        decode_rows(rows)
-    except CorruptHistoryError as error:
-        raise _broken(path, number, error.message) from error
-    is_own = all(attempt.run_id == record.run_id for attempt in line.attempts)
-    if [row[1] for row in rows] != [*range(1, len(rows) + 1)] or not (rows and is_own):
-        raise _broken(path, number, "its history or attempts are not whole")
-    return ImportRun(record=record, rows=rows, attempts=line.attempts)
-
-
-def _broken(path: Path, number: int, why: str) -> ArchiveError:
-    return ArchiveError(
-        f"Line {number} of {str(path)!r} is not what an export holds: {why}.",
-        hint="Nothing was imported.",
-        line=number,
-    )

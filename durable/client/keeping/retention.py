@@ -1,15 +1,17 @@
 """How long closed runs are kept: rules, and the sweep that deletes what is over.
 
 A sweep walks the closed runs of a namespace from the oldest on, a page after the other.
-Each page is a short transaction of its own, so whoever is killed in between has done
-what is done, and the next sweep does the rest.
+Each step is a short transaction of its own, so whoever is killed in between has done
+what is done, and the next sweep does the rest. A step is bounded by runs, by events and
+by time, and there is a rest after each: a long one while others work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -27,10 +29,8 @@ from durable.store.store import Store
 DAY: Final = 86_400_000_000
 """Microseconds."""
 STEP: Final = 500
-"""Runs that are deleted at once: for so long others wait to write."""
-_BUSY_STEP: Final = 25
-_BUSY_SHARE: Final = 8
-"""So many times as long as a step took it rests, while others work."""
+"""Runs that are deleted at once, at most."""
+_now: Final = time.monotonic
 _OLDEST_FIRST: Final = Order("CloseTime", is_descending=False)
 
 
@@ -89,6 +89,48 @@ class Swept(msgspec.Struct, frozen=True):
 
     deleted: int = 0
     kept: dict[str, int] = {}
+
+
+class Pace(NamedTuple):
+    """How large the steps of a sweep are, and how long it rests after each.
+
+    While a step is carried out, others wait to write.
+
+    Attributes:
+        seconds: that a step is to take: the next is larger or smaller by it.
+        events_max: that one deletes with their runs, at most.
+        rest: for so many times as long as a step took nothing is done after it.
+    """
+
+    seconds: float
+    events_max: int
+    rest: float
+
+
+ALONE: Final = Pace(seconds=0.05, events_max=4_000, rest=0.1)
+# A run that others wait for takes a few milliseconds.
+BESIDE_OTHERS: Final = Pace(seconds=0.005, events_max=200, rest=8.0)
+
+
+class Steps:
+    """The steps of one sweep: each by how long the one before it took.
+
+    That includes the waiting for others, so where they are many it takes less.
+    """
+
+    def __init__(self) -> None:
+        """Begin small, as nobody knows how fast the database is."""
+        self._events = BESIDE_OTHERS.events_max
+
+    def size(self, pace: Pace) -> int:
+        """Return how many events the next step may delete."""
+        return min(self._events, pace.events_max)
+
+    def took(self, seconds: float, pace: Pace) -> float:
+        """Note how long the last step took; return how long to rest."""
+        share = min(max(pace.seconds / max(seconds, 1e-6), 0.25), 2.0)
+        self._events = max(1, round(self.size(pace) * share))
+        return seconds * pace.rest
 
 
 class _Term(NamedTuple):
@@ -157,7 +199,7 @@ async def sweep(
         namespace: whose runs.
         rules: those of an engine; the days of the namespace come after them.
         is_dry: delete nothing.
-        is_busy: whether others have work: then it goes slowly, in small steps.
+        is_busy: whether others have work: then it is `BESIDE_OTHERS`, or else `ALONE`.
 
     Raises:
         QuerySyntaxError, AttributeTypeError: a rule means nothing.
@@ -165,27 +207,26 @@ async def sweep(
     """
     terms = await read_terms(store, namespace, rules)
     deleted, kept = 0, Counter[str]()
-    loop = asyncio.get_running_loop()
+    steps = Steps()
     async for over in _expired(store, namespace, terms):
+        if is_dry:
+            deleted += len(over)
+            continue
         while over:
-            busy = is_busy()
-            size = _BUSY_STEP if busy else STEP
-            run_ids, over = tuple(over[:size]), over[size:]
-            if is_dry:
-                deleted += len(run_ids)
-                continue
-            began = loop.time()
-            gone: Deleted = await store.perform(DeleteRuns(run_ids=run_ids))
+            pace = BESIDE_OTHERS if is_busy() else ALONE
+            began = _now()
+            step = DeleteRuns(run_ids=tuple(over), events_max=steps.size(pace))
+            gone: Deleted = await store.perform(step)
             deleted += len(gone.run_ids)
             kept.update(need.value for need in gone.kept.values())
-            if busy:
-                await asyncio.sleep((loop.time() - began) * _BUSY_SHARE)
+            over = gone.left
+            await asyncio.sleep(steps.took(_now() - began, pace))
     return Swept(deleted, dict(sorted(kept.items())))
 
 
 async def _expired(
     store: Store, namespace: str, terms: Terms
-) -> AsyncIterator[list[str]]:
+) -> AsyncIterator[Sequence[str]]:
     """Yield the runs whose time is over, a page after the other."""
     shortest = terms.shortest
     if shortest is None:

@@ -349,10 +349,13 @@ class _Decision:
         there = there or draft.find_request((record.namespace, record.request_id))
         if there is not None:
             raise policies.run_exists(record, there)
+        name = draft.find_name((record.namespace, record.workflow_id))
         if record.attributes is not None:
-            draft.check_attributes(record.namespace, record.attributes)
-        draft.create(operation, draft.find_name((record.namespace, record.workflow_id)))
-        self._put_attempts(operation)
+            keeps = not operation.is_dry
+            draft.check_attributes(record.namespace, record.attributes, keeps=keeps)
+        if not operation.is_dry:
+            draft.create(operation, name)
+            self._put_attempts(operation)
 
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))

@@ -45,6 +45,18 @@ class OpenParent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     has_mail: bool
 
 
+def cut(
+    run_ids: list[str], counts: dict[str, int], events_max: int
+) -> tuple[list[str], list[str]]:
+    """Return the runs that have no more events together, at least one; and the rest."""
+    events = 0
+    for place, run_id in enumerate(run_ids):
+        events += counts.get(run_id, 0)
+        if place and events > events_max:
+            return run_ids[:place], run_ids[place:]
+    return run_ids, []
+
+
 def find_needed(
     ties: dict[str, Tie], now: int, *, heeds_replies: bool
 ) -> dict[str, Need]:

@@ -63,6 +63,7 @@ class Draft:
         self._begun: dict[str, list[Run]] = {}
         self._adopted: dict[str, str] = {}
         self._described: dict[str, tuple[str, int, str | None]] = {}
+        self._marks: list[AttributeRow] = []
 
     def lack(self, field: str, key: object) -> NoReturn:
         """Say what has to be seen."""
@@ -167,8 +168,12 @@ class Draft:
             end = found
         return end if row is None else (row[1], number or end[1], row[4])
 
-    def check_attributes(self, namespace: str, packed: str) -> None:
+    def check_attributes(
+        self, namespace: str, packed: str, *, keeps: bool = True
+    ) -> None:
         """Return if each attribute of a run is of the type that others know it by.
+
+        What is new is known so from then on, unless it is not kept.
 
         Raises:
             AttributeTypeError: one is not.
@@ -190,7 +195,8 @@ class Draft:
                     f" namespace {namespace!r}: a name has one type for ever.",
                     hint="Give it another name.",
                 )
-        self.rows.kinds.update(new)
+        if keeps:
+            self.rows.kinds.update(new)
 
     # --- what becomes of it -----------------------------------------------------------
 
@@ -237,6 +243,15 @@ class Draft:
         child.parent_run_id = self._adopted[child.run_id] = parent.run_id
         self._begun.setdefault(parent.run_id, []).append(child)
         self.rows.adopted[child.run_id] = parent.run_id
+
+    def mark_reset(self, first: Run, run_id: str) -> None:
+        """Say of the first run of a chain that a run goes on from it.
+
+        Whoever would delete it could not tell: it has ended as any other.
+        """
+        name = f"{bits.RESET}{run_id}"[: bits.ATTRIBUTE_NAME_CHARS]
+        at = (first.run_id, name, 0, first.namespace, first.started_at)
+        self._marks.append((*at, None, None))
 
     def append(self, run: Run, rows: list[HistoryRow]) -> None:
         """Append events to a run's history."""
@@ -308,9 +323,10 @@ class Draft:
                 else self.find_record(run)
                 for run in self._created
             ]
-        if self._described:
+        if self._described or self._marks:
             self.rows.attributes = [
-                row for run_id in self._described for row in self._index(run_id)
+                *self._marks,
+                *(row for run_id in self._described for row in self._index(run_id)),
             ]
         return self.rows
 

@@ -317,7 +317,7 @@ def run_exists(record: RunRecord, there: Run) -> RunExistsError:
         what = f"the request id of its start, as run {there.run_id!r}"
     return RunExistsError(
         f"Run {record.run_id!r} of workflow {record.workflow_id!r} is there already, by"
-        f" {what}; it was not imported.",
+        f" {what}.",
         hint="Import into another database, or leave out what is there"
         " (--skip-existing).",
         workflow_id=record.workflow_id,

@@ -59,6 +59,8 @@ class Resets:
         if old is not None:
             self._endings.end(old, operation.terminated_data)
         run = draft.create(operation, name)
+        if not operation.is_fork and base.run_id == base.first_run_id:
+            draft.mark_reset(base, run.run_id)
         for child in children:
             if child.first_run_id in operation.kept_children:
                 draft.adopt(child, run)

@@ -30,6 +30,10 @@ AttributeRow: TypeAlias = tuple[str, str, int, str, int, str | None, int | None]
 End: TypeAlias = tuple[int, int, int]
 """Id of a run's newest event, number of its last workflow task, time of that event."""
 
+RESET: Final = "~"
+"""Begins the name of what is no attribute but a reset: the id of the new run."""
+ATTRIBUTE_NAME_CHARS: Final = 64
+
 NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 # What a group changes of a run.

@@ -525,7 +525,9 @@ class MemoryStore:
         queries.ReadMessages: lambda self, q: self._database.messages_of(q.run_id),
         queries.ReadReply: _read_reply,
         queries.ReadNews: _read_news,
-        queries.ReadHistory: lambda self, q: self._rows_of(q.run_id, q.after_event_id),
+        queries.ReadHistory: lambda self, q: self._rows_of(q.run_id, q.after_event_id)[
+            : q.limit
+        ],
         queries.ReadAttempts: lambda self, q: self._attempts_of(q.run_id),
         queries.FindRun: _find_run,
         queries.ListRuns: _list_runs,

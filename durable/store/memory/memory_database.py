@@ -337,6 +337,11 @@ class MemoryDatabase:
             has_reply=any(run_id == record.run_id for run_id, _ in self.replies),
         )
 
+    def count_events(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """See `Tables`."""
+        there = [run_id for run_id in run_ids if run_id in self.runs]
+        return {run_id: len(self.history.get(run_id, ())) for run_id in there}
+
     def delete_runs(self, run_ids: Sequence[str]) -> None:
         """See `Tables`."""
         for run_id in run_ids:

@@ -92,7 +92,7 @@ class LockedLook:
         """Take the newest run of each name: `RUN_COLUMNS`.
 
         Raises:
-            RowsMovedError: one has begun since runs were locked.
+            RowsMovedError: one has begun since runs were locked, or is gone.
         """
         for row in rows:
             run = self._take_unlocked(row)
@@ -102,7 +102,8 @@ class LockedLook:
         run = self.seen.runs.get(row[0])
         if run is None:
             run = _to_run(row)
-            if run.status is RUNNING:
+            # One that was looked for, and was not there to be locked, is deleted.
+            if run.status is RUNNING or row[0] in self.seen.runs:
                 raise RowsMovedError
             self.seen.runs[run.run_id] = run
         return run

@@ -7,6 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from durable.store.deciding.deleting import OpenParent, Tie
+from durable.store.deciding.rows import RESET
 from durable.store.records import RunStatus
 from durable.store.sql.tables import (
     ATTEMPTS,
@@ -36,6 +37,9 @@ _goes_on: Final = sa.or_(
             ),
             _end.c.data.like('%"new_run_id"%'),
         ),
+    ),
+    sa.exists().where(
+        ATTRIBUTES.c.run_id == RUNS.c.run_id, ATTRIBUTES.c.name.like(f"{RESET}%")
     ),
 )
 _has_successors: Final = sa.and_(
@@ -70,6 +74,16 @@ FIND_TIES: Final = (
     .outerjoin(_before, _before.c.run_id == RUNS.c.continued_from_run_id)
     .where(RUNS.c.run_id.in_(_RUN_IDS))
 )
+# They are numbered without gaps.
+COUNT_EVENTS: Final = sa.select(
+    RUNS.c.run_id,
+    sa.select(HISTORY.c.event_id)
+    .where(HISTORY.c.run_id == RUNS.c.run_id)
+    .order_by(HISTORY.c.event_id.desc())
+    .limit(1)
+    .correlate(RUNS)
+    .scalar_subquery(),
+).where(RUNS.c.run_id.in_(_RUN_IDS))
 DELETIONS: Final = [
     sa.delete(table).where(table.c.run_id.in_(_RUN_IDS))
     for table in (HISTORY, ATTEMPTS, INBOX, REPLIES, ATTRIBUTES, RUNS)

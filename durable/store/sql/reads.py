@@ -227,7 +227,10 @@ def read_rows(session: Session, run_id: str, after: int = 0) -> list[HistoryRow]
 
 
 def _history(session: Session, query: queries.ReadHistory) -> list[HistoryRow]:
-    return read_rows(session, query.run_id, query.after_event_id)
+    statement = statements.READ_HISTORY
+    if query.limit is not None:
+        statement = statement.limit(query.limit)
+    return fetch(session, statement, run_id=query.run_id, after=query.after_event_id)
 
 
 def _attempts(session: Session, query: queries.ReadAttempts) -> list[AttemptRecord]:

@@ -150,6 +150,11 @@ class SqlTables:
             map(deleting.to_tie, self._fetch(deleting.FIND_TIES, run_ids=run_ids))
         )
 
+    def count_events(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """See `Tables`."""
+        rows = self._fetch(deleting.COUNT_EVENTS, run_ids=run_ids)
+        return {run_id: count or 0 for run_id, count in rows}
+
     def delete_runs(self, run_ids: Sequence[str]) -> None:
         """See `Tables`."""
         for statement in deleting.DELETIONS:

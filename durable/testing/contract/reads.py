@@ -91,6 +91,7 @@ class ReadContract:
 
         assert await store.read(ReadHistory("r1")) == make_rows("r1", 1, 12)
         assert await store.read(ReadHistory("r1", 10)) == make_rows("r1", 11, 12)
+        assert await store.read(ReadHistory("r1", 3, 2)) == make_rows("r1", 4, 5)
         assert await store.read(ReadHistory("r1", 12)) == []
         assert await store.read(ReadHistory("unknown")) == []
 

@@ -170,6 +170,17 @@ def test_the_runs_of_one_id_are_told_apart_by_whole_run_ids(folder: Path) -> Non
     assert max(map(len, lines)) <= 80
 
 
+def test_name_that_is_nearly_one_of_others_is_told_of_at_once(folder: Path) -> None:
+    misspelt = invoke("start", "cli_slepping", "--id", "a")
+    again = invoke("start", "cli_slepping", "--id", "b")
+    right = invoke("start", "cli_sleeping")
+    strange = invoke("start", "nothing_of_the_kind")
+
+    assert (misspelt.exit_code, misspelt.stdout) == (0, "a\n")
+    assert "runs of 'cli_sleeping'" in misspelt.stderr
+    assert [r.stderr for r in (again, right, strange)] == [""] * 3
+
+
 def test_on_a_terminal_a_long_name_is_cut_and_no_id(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

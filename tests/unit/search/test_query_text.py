@@ -121,6 +121,25 @@ def test_a_fault_is_refused_with_its_place(text: str, position: int, said: str) 
     assert f"at character {position}," in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("customer = 'ann' AND amount = 'x'", "'x'"),
+        ("customer = 'ann' AND amount = 1 AND nobody = 3", "nobody = 3"),
+        (
+            "customer = 'ann' AND # and much that comes after it",
+            "# and much that comes af",
+        ),
+        ("customer = 'ann' AND", "customer = 'ann' AND"),
+    ],
+)
+def test_what_stands_at_the_fault_is_shown(text: str, near: str) -> None:
+    with pytest.raises(QuerySyntaxError) as caught:
+        parse(text, KINDS)
+
+    assert f"near {near!r}:" in str(caught.value)
+
+
 def test_a_query_is_bounded() -> None:
     with pytest.raises(QuerySyntaxError, match="16,384"):
         parse("amount = 1 AND " * 2_000 + "amount = 1", KINDS)

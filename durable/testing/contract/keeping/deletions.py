@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from durable.options import IdConflictPolicy
 from durable.store.queries import (
     FindRun,
     LoadRuns,
@@ -27,6 +28,7 @@ from durable.store.records import (
     RunStatus,
     Started,
 )
+from durable.testing.contract.operators.resets import make_reset
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from durable.testing.contract.rows import Harness, Opened
 
 ATTRIBUTES = pack_values({CUSTOMER: "ann"})
+CHAIN: dict[str, Any] = {"workflow_id": "wf-r", "first_run_id": "r"}
 BY_CUSTOMER = SearchRuns(NAMESPACE, CUSTOMER == "ann")
 
 
@@ -202,6 +205,35 @@ class DeletionContract:
 
         assert await delete(store, "r1", "x1") == Deleted(("x1",), {"r1": Need.CHAIN})
 
+    @pytest.mark.parametrize("is_open", [True, False])
+    async def test_first_run_that_was_reset_goes_last(
+        self, store: Opened, is_open: bool
+    ) -> None:
+        await store.perform(make_owned("r", attributes=ATTRIBUTES))
+        if not is_open:
+            await store.perform(make_closing("r"))
+        at = ("r", 2 if is_open else 3, is_open)
+        await store.perform(make_reset("r", "s", expected=(at,), owner="w"))
+        await store.perform(
+            make_reset("s", "t", expected=(("s", 2, True),), **CHAIN, owner="w")
+        )
+
+        assert await delete(store, "r") == Deleted(kept={"r": Need.CHAIN})
+        assert await delete(store, "s") == Deleted(("s",))
+        assert await delete(store, "r") == Deleted(kept={"r": Need.CHAIN})
+        again = make_start(
+            "u",
+            workflow_id="wf-r",
+            conflict_policy=IdConflictPolicy.USE_EXISTING,
+            wants_found=True,
+        )
+        found = (await store.perform(again)).found
+        assert (found.record.run_id, found.first_data) == ("t", "{}")
+        assert [run.run_id for run in await store.read(BY_CUSTOMER)] == ["r"]
+        await store.perform(make_closing("t"))
+        assert set((await delete(store, "r", "t")).run_ids) == {"r", "t"}
+        assert await store.read(BY_CUSTOMER) == []
+
     async def test_reply_that_waits_keeps_a_run_unless_it_must_go(
         self, store: Opened
     ) -> None:
@@ -210,6 +242,22 @@ class DeletionContract:
 
         assert await delete(store, "r1") == Deleted(kept={"r1": Need.REPLY})
         assert await delete(store, "r1", heeds_replies=False) == Deleted(("r1",))
+
+    async def test_so_many_go_at_once_as_have_so_many_events(
+        self, store: Opened
+    ) -> None:
+        sizes = {"r1": 3, "r2": 9, "r3": 2, "r4": 2, "r5": 0, "r6": 1}
+        await store.together(*(make_closed(r, events=n) for r, n in sizes.items()))
+        ids = ["gone", *sizes]
+
+        steps: list[tuple[str, ...]] = []
+        while ids:
+            found = await delete(store, *ids, events_max=4)
+            steps.append(found.run_ids)
+            assert found.left == tuple(ids[ids.index(found.run_ids[-1]) + 1 :])
+            ids = [*found.left]
+
+        assert steps == [("r1",), ("r2",), ("r3", "r4", "r5"), ("r6",)]
 
     async def test_two_that_delete_the_same_share_it(self, harness: Harness) -> None:
         one, other = await harness.open("w"), await harness.open()

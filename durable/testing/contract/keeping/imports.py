@@ -11,7 +11,13 @@ import pytest
 
 from durable.errors import AttributeTypeError, HistoryTakenError, RunExistsError
 from durable.search.conditions import Attribute
-from durable.store.queries import FindRun, ReadAttempts, ReadHistory, SearchRuns
+from durable.store.queries import (
+    FindRun,
+    ReadAttempts,
+    ReadAttributeKinds,
+    ReadHistory,
+    SearchRuns,
+)
 from durable.store.records import AttemptState, ImportRun, RunStatus, Started
 from durable.testing.contract.rows import (
     NAMESPACE,
@@ -68,6 +74,30 @@ class ImportContract:
             RunExistsError,
         ]
         assert await store.statuses() == {"r1": "running", "r3": "completed"}
+
+    async def test_dry_import_is_refused_alike_and_writes_nothing(
+        self, store: Opened
+    ) -> None:
+        await store.perform(make_start("r1", attributes=pack_values({AMOUNT: 3})))
+        others = [
+            make_import("r1", request_id="other"),
+            make_import("r2", request_id="start-r1"),
+            make_import("r3", attributes=pack_values({AMOUNT_AS_TEXT: "3"})),
+            make_import("r4", attributes=pack_values({CUSTOMER: "ann"})),
+        ]
+
+        outcomes = await store.together(
+            *[msgspec.structs.replace(one, is_dry=True) for one in others]
+        )
+
+        assert [type(one) for one in outcomes] == [
+            RunExistsError,
+            RunExistsError,
+            AttributeTypeError,
+            type(None),
+        ]
+        assert await store.statuses() == {"r1": "running"}
+        assert await store.read(ReadAttributeKinds(NAMESPACE)) == {"amount": "Int"}
 
     async def test_workflow_id_may_be_that_of_another_run(self, store: Opened) -> None:
         started_at = START - 9
