@@ -70,6 +70,8 @@ TERMINATE: Final = "durable.schedule.terminate"
 FIND_END: Final = "durable.schedule.find_end"
 STALE: Final = "ScheduleChanged"
 """The type of the failure that rejects a change of what has changed meanwhile."""
+_CHECKPOINT_EVENTS: Final = 30
+"""Each time leaves some six: to replay those of a few costs less than a checkpoint."""
 _EVENTS_MAX: Final = 10_000
 """Events after which a schedule goes on as a new run: old ones may be deleted."""
 _GONE: Final = (WorkflowNotFoundError, WorkflowClosedError, InboxFullError)
@@ -130,7 +132,7 @@ def reuse_policy(is_manual: bool) -> IdReusePolicy:
     return IdReusePolicy.REJECT_DUPLICATE
 
 
-@workflow(name=SCHEDULE, checkpoint_every=1)
+@workflow(name=SCHEDULE, checkpoint_every=_CHECKPOINT_EVENTS)
 class ScheduleWorkflow:
     """One schedule."""
 

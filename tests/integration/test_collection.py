@@ -18,7 +18,18 @@ from types import CoroutineType, FrameType
 
 import pytest
 
-from durable import Engine, Signal, activity, run, sleep, update, workflow
+from durable import (
+    Engine,
+    Signal,
+    activity,
+    checkpoint,
+    continue_as_new,
+    run,
+    sleep,
+    update,
+    wait_condition,
+    workflow,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROUNDS = 3
@@ -48,6 +59,10 @@ async def many() -> int:
     return sum(await asyncio.gather(*(step(number) for number in range(3))))
 
 
+@workflow(name="collection.plain_run")
+async def plain_run() -> None: ...
+
+
 @workflow(name="collection.parent")
 async def parent() -> int:
     return await one()
@@ -68,6 +83,31 @@ class Told:
         self.sum += await step(number)
 
 
+@workflow(name="collection.laps", checkpoint_every=1)
+async def laps(left: int) -> int:
+    while left:
+        left -= await step(1)
+        checkpoint(left)
+    return left
+
+
+@workflow(name="collection.chain")
+async def chain(left: int) -> int:
+    if left:
+        continue_as_new(left - 1)
+    return left
+
+
+@workflow(name="collection.patient")
+async def patient() -> int:
+    for _ in range(2):
+        try:
+            await wait_condition(lambda: False, timeout="1ms")
+        except TimeoutError:
+            continue
+    return 0
+
+
 async def tell(engine: Engine) -> None:
     handle = await engine.start(Told.live())
     await handle.update(Told.add(1))
@@ -75,11 +115,25 @@ async def tell(engine: Engine) -> None:
     assert await handle.result() == 2
 
 
+async def trigger(engine: Engine) -> None:
+    if not await engine.schedules.list():
+        await engine.schedules.create("s", plain_run(), "0 0 1 1 * 2199")
+    schedule = engine.schedules.get("s")
+    workflow_id = await schedule.trigger(overlap="buffer_all")
+    await (await engine.get(workflow_id)).result()
+    while (await schedule.describe()).running:  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(0.01)
+
+
 SHAPES: dict[str, Callable[[Engine], Awaitable[object]]] = {
     "activities": lambda engine: engine.execute(one()),
     "a timer": lambda engine: engine.execute(many()),
     "a child": lambda engine: engine.execute(parent()),
     "messages": tell,
+    "checkpoints": lambda engine: engine.execute(laps(3)),
+    "a chain": lambda engine: engine.execute(chain(2)),
+    "timeouts": lambda engine: engine.execute(patient()),
+    "a schedule": trigger,
 }
 
 

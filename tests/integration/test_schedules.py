@@ -464,7 +464,7 @@ async def test_history_stays_bounded_from_checkpoint_to_checkpoint() -> None:
         run = await env.get(PREFIX + "s")
         record = await run._chain.record()
         newest = (await run.history())[-1].event_id
-        assert newest - record.checkpoint_event_id < 5
+        assert newest - record.checkpoint_event_id < 50 < newest
 
 
 BAD_CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [

@@ -80,8 +80,9 @@ class TimerHandle(Handle, eq=False):
         """Make the call not happen, and drop its timer."""
         if not self.is_cancelled:
             self.is_cancelled = True
-            if self.on_cancel is not None:
-                self.on_cancel()
+            on_cancel, self.on_cancel = self.on_cancel, None
+            if on_cancel is not None:
+                on_cancel()
 
 
 class LoopOwner(Protocol):

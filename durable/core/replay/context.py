@@ -230,9 +230,9 @@ class RunContext(OtherRuns):
         """When the run's timeouts began."""
         return self.started_at if self.reset is None else self.reset.reset_at
 
-    def drop_mailbox(self) -> None:
-        """Part from it: both would wait for the cyclic collector."""
-        self._mailbox = None
+    def part(self) -> None:
+        """Part from what knows the run: all would wait for the cyclic collector."""
+        self._mailbox = self.main = self.instance = None
 
     # --- for the replayer -------------------------------------------------------------
 
@@ -291,9 +291,14 @@ class RunContext(OtherRuns):
             frame = frame.f_back
         code = None if frame.f_code is _DRAIN else frame.f_code
         instruction = frame.f_lasti
+
+        def fire() -> None:
+            handle.on_cancel = None  # or it and its timer would hold each other
+            self.loop.queue(handle)
+
         machine = self._add_timer(
             loop_delay(delay),
-            fire=lambda: self.loop.queue(handle),
+            fire=fire,
             summary=None,
             source=lambda: source_line(code, instruction),
         )

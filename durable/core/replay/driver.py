@@ -457,7 +457,7 @@ def end_context(context: RunContext) -> None:
     context.entries.clear()
     if not loop.is_running():  # else the code that tore it down goes on for a while
         loop.part()
-        context.drop_mailbox()
+        context.part()
 
 
 def exit_error(error: SystemExit) -> WorkflowTaskError:

@@ -178,9 +178,14 @@ def _load_rows(
             loaded[run_id].rows.extend(group)
 
 
-def _messages(session: Session, query: queries.ReadMessages) -> list[MessageRecord]:
-    rows = fetch(session, statements.LOAD_MESSAGES, run_ids=[query.run_id])
-    return [salvage.to_message(row) for row in rows]
+def _messages(session: Session, asked: Sequence[Question]) -> list[list[MessageRecord]]:
+    """Read the messages of all runs that are asked for: many wake at one time."""
+    found: dict[str, list[MessageRecord]] = {q.query.run_id: [] for q in asked}
+    for page in _pages(list(found)):
+        for row in fetch(session, statements.LOAD_MESSAGES, run_ids=page):
+            message = salvage.to_message(row)
+            found[message.run_id].append(message)
+    return [[*found[question.query.run_id]] for question in asked]
 
 
 def _reply(session: Session, query: queries.ReadReply) -> str | None:
@@ -429,7 +434,7 @@ def _own(handler: Callable[[Session, Any, str], Any]) -> _Handler:
 
 _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.LoadRuns: _each(_loaded),
-    queries.ReadMessages: _each(_messages),
+    queries.ReadMessages: _messages,
     queries.ReadReply: _each(_reply),
     queries.ReadNews: _news,
     queries.ReadHistory: _each(_history),
