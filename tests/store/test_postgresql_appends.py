@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -10,10 +11,12 @@ import psycopg
 import pytest
 
 from durable import Engine, activity, workflow
-from durable.errors import HistoryTakenError, LeaseLostError
+from durable.errors import CommitUnknownError, HistoryTakenError, LeaseLostError
+from durable.store.connect import connect
 from durable.store.lease import RegisterWorker
 from durable.store.postgresql.driver import Statement
 from durable.store.postgresql.session import Appended, PostgresSession
+from durable.store.queries import ReadHistory
 from durable.store.records import RecordAttempts
 from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import (
@@ -25,6 +28,7 @@ from durable.testing.contract.rows import (
     make_worker,
 )
 from tests.proxy import Proxy
+from tests.servers import PostgresServer
 from tests.store.stage import ignore, make_executor
 
 pytestmark = pytest.mark.slow
@@ -280,6 +284,28 @@ def test_turn_that_is_under_way_when_its_caller_is_cut_off_cannot_happen_later(
 
         assert found.result(WAIT_SECONDS_MAX) == [None]
     assert events_of(look) == [1, 2, 3]
+
+
+async def test_turn_that_a_frozen_server_was_sent_is_in_doubt(
+    own_postgres: PostgresServer,
+) -> None:
+    url = own_postgres.create_database()
+    store = connect(url)
+    await store.open()
+    await store.register_worker(make_worker("w"), ignore)
+    await store.perform(make_owned("r"))
+    own_postgres.freeze()
+    try:
+        with pytest.raises(CommitUnknownError):
+            await store.perform(make_commit("r"))
+    finally:
+        own_postgres.thaw()
+
+    with contextlib.suppress(HistoryTakenError):  # then it took place after all
+        await store.perform(make_commit("r"))
+    rows = await store.read(ReadHistory("r", 0))
+    assert [row[1] for row in rows] == [1, 2, 3]
+    await store.close()
 
 
 @pytest.mark.parametrize("is_committed", [True, False])
