@@ -46,7 +46,7 @@ def look(postgres_url: str) -> Iterator[Look]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
 
         def ask(text: str) -> list[tuple[Any, ...]]:
-            cursor = connection.execute(text)
+            cursor = connection.execute(text.encode())
             return cursor.fetchall() if cursor.description else []
 
         yield ask
@@ -71,7 +71,8 @@ def executor(proxy: Proxy) -> Iterator[GroupExecutor]:
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of what each trip asks for, but for what is no group's."""
-    send, trips = PostgresSession.send, []
+    send = PostgresSession.send
+    trips: list[list[str]] = []
 
     def note(session: PostgresSession, asked: dict[str, Statement]) -> Any:
         if OWN.isdisjoint(asked):
@@ -150,7 +151,7 @@ async def steps(count: int) -> int:
 async def test_each_activity_of_a_run_takes_one_trip(
     postgres_url: str, trips: list[list[str]]
 ) -> None:
-    counts = []
+    counts: list[int] = []
     async with Engine(postgres_url) as engine:
         for count in (1, 11):
             await engine.execute(steps(1))
