@@ -86,7 +86,7 @@ class Transaction:
         Raises:
             Exception: the driver's; nothing counts then.
         """
-        if DECIDED.issuperset(map(type, operations)):
+        if not operations or type(operations[0]) in DECIDED:
             return self._apply_together(operations)
         return [self._apply_alone(operation) for operation in operations]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -10,10 +11,12 @@ import psycopg
 import pytest
 
 from durable import Engine, activity, workflow
-from durable.errors import HistoryTakenError, LeaseLostError
+from durable.errors import CommitUnknownError, HistoryTakenError, LeaseLostError
+from durable.store.connect import connect
 from durable.store.lease import RegisterWorker
 from durable.store.postgresql.driver import Statement
 from durable.store.postgresql.session import Appended, PostgresSession
+from durable.store.queries import ReadHistory
 from durable.store.records import RecordAttempts
 from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import (
@@ -25,6 +28,7 @@ from durable.testing.contract.rows import (
     make_worker,
 )
 from tests.proxy import Proxy
+from tests.servers import PostgresServer
 from tests.store.stage import ignore, make_executor
 
 pytestmark = pytest.mark.slow
@@ -42,7 +46,7 @@ def look(postgres_url: str) -> Iterator[Look]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
 
         def ask(text: str) -> list[tuple[Any, ...]]:
-            cursor = connection.execute(text)
+            cursor = connection.execute(text.encode())
             return cursor.fetchall() if cursor.description else []
 
         yield ask
@@ -67,7 +71,8 @@ def executor(proxy: Proxy) -> Iterator[GroupExecutor]:
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of what each trip asks for, but for what is no group's."""
-    send, trips = PostgresSession.send, []
+    send = PostgresSession.send
+    trips: list[list[str]] = []
 
     def note(session: PostgresSession, asked: dict[str, Statement]) -> Any:
         if OWN.isdisjoint(asked):
@@ -146,7 +151,7 @@ async def steps(count: int) -> int:
 async def test_each_activity_of_a_run_takes_one_trip(
     postgres_url: str, trips: list[list[str]]
 ) -> None:
-    counts = []
+    counts: list[int] = []
     async with Engine(postgres_url) as engine:
         for count in (1, 11):
             await engine.execute(steps(1))
@@ -280,6 +285,28 @@ def test_turn_that_is_under_way_when_its_caller_is_cut_off_cannot_happen_later(
 
         assert found.result(WAIT_SECONDS_MAX) == [None]
     assert events_of(look) == [1, 2, 3]
+
+
+async def test_turn_that_a_frozen_server_was_sent_is_in_doubt(
+    own_postgres: PostgresServer,
+) -> None:
+    url = own_postgres.create_database()
+    store = connect(url)
+    await store.open()
+    await store.register_worker(make_worker("w"), ignore)
+    await store.perform(make_owned("r"))
+    own_postgres.freeze()
+    try:
+        with pytest.raises(CommitUnknownError):
+            await store.perform(make_commit("r"))
+    finally:
+        own_postgres.thaw()
+
+    with contextlib.suppress(HistoryTakenError):  # then it took place after all
+        await store.perform(make_commit("r"))
+    rows = await store.read(ReadHistory("r", 0))
+    assert [row[1] for row in rows] == [1, 2, 3]
+    await store.close()
 
 
 @pytest.mark.parametrize("is_committed", [True, False])

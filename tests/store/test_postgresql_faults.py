@@ -216,7 +216,8 @@ def test_statement_that_takes_too_long_is_told(
             "timeout": Statement("SET LOCAL statement_timeout = 50"),
             "slow": Statement("SELECT pg_sleep(60)"),
         }
-        return send(session, asked | (slow if "header" in asked else {}))
+        begun = {name: asked[name] for name in ("begin", "header") if name in asked}
+        return send(session, begun | (slow if begun else {}) | asked)
 
     with monkeypatch.context() as patched:
         patched.setattr(PostgresSession, "send", dawdle)
@@ -531,8 +532,9 @@ async def test_server_that_is_frozen_for_longer_than_a_lease_is_given_up(
     await store.perform(make_start("r", owner="w"))
     harmed_server.freeze()
     try:
+        # Unlike a turn, which is sent as a whole, a message is looked for first.
         with pytest.raises(DatabaseUnavailableError, match=SILENCE):
-            await store.perform(make_commit("r"))
+            await store.perform(make_message("r"))
         deadline = time.monotonic() + WAIT_SECONDS_MAX
         while store.holds_lease():
             assert time.monotonic() < deadline
