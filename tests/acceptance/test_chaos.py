@@ -221,7 +221,8 @@ def die(lines: Lines, tables: Tables) -> None:
 
 
 def tell_a_client_something_else(lines: Lines, tables: Tables) -> None:
-    told = next(x for x in lines if x["what"] == "answered" and x.get("value"))
+    answered = (x for x in lines if x["what"] == "answered")
+    told = next(x for x in answered if isinstance(x.get("value"), dict))
     told["value"] = {**told["value"], "values": [7]}
 
 

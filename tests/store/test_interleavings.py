@@ -445,6 +445,8 @@ def test_two_groups_end_as_if_one_had_come_after_the_other(
     orders = [stage.play(make_scene, first, None)[0] for first in (0, 1)]
     if "claim" in make_scene.__name__:
         assert re.search(r"': \d}", str(orders)), "nothing was claimed"
+    if "reset" in make_scene.__name__ or "fork" in make_scene.__name__:
+        assert "created=True" in str(orders), "nothing was reset"
     for first in (0, 1):
         has_met, number = True, 0
         while has_met:
