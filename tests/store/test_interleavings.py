@@ -17,6 +17,13 @@ Each of these was left out by hand, and here is what failed then:
 - children of children in the second reading: `grandchild_and_close`;
 - the look that is repeated as the named run has closed:
   `message_and_continue_as_new_by_a_slow_clock`.
+- what a deletion locks: `deletion_and_deletion`, `deletion_and_reset`;
+- a parked run locked FOR UPDATE, or the look for a message to resume it:
+  `pause_and_resume`;
+- what a reset or a fork goes by: all of both; the open run of a reset, by its id and by
+  its name, FOR UPDATE (each alone does): `reset_and_message` and three others;
+- a run that is gone though its name was just read: `deletion_and_reset` on MariaDB;
+- the mark of a run that was reset: `deletion_and_reset`.
 
 That all locks are in one order only `test_random_groups.py` can tell.
 """
