@@ -20,7 +20,7 @@ from durable.batches.state import (
     pack_condition,
 )
 from durable.client.client import Client
-from durable.client.descriptions.searching import Listing, to_search
+from durable.client.descriptions.searching import Listing, read_condition, to_search
 from durable.client.handle import Handle
 from durable.client.resets.controls import cut_of
 from durable.client.resets.planning import Reapply, check_reapply
@@ -265,6 +265,10 @@ class Batch:
         self, client: Client, *, only_open: bool, before: int | None = None
     ) -> Condition:
         asked = self._asked
+        if asked.where is not None and not asked.parts:
+            named = await read_condition(client.store, client.namespace, asked.where)
+            if named is None:
+                raise _unfiltered()  # an order alone
         if only_open:
             asked = msgspec.structs.replace(asked, parts=(*asked.parts, _OPEN))
         query = await to_search(client.store, client.namespace, asked)
@@ -316,11 +320,18 @@ def check_chosen(asked: Listing, *, all_runs: bool) -> Listing:
     Raises:
         InvalidOptionError: nothing was said, which must not mean all runs.
     """
-    if (asked.where is None and not asked.parts) is not all_runs:
-        raise InvalidOptionError(
-            "all_runs=True was given beside a filter."
-            if all_runs
-            else "A batch was given no filter.",
-            hint="Say which runs, such as where=Run.type == 'order', or all_runs=True.",
-        )
+    # An empty text is most likely one that somebody has failed to fill in.
+    is_blank = isinstance(asked.where, str) and not asked.where.strip()
+    is_unfiltered = (asked.where is None or is_blank) and not asked.parts
+    if is_unfiltered and not all_runs:
+        raise _unfiltered()
+    if all_runs and not is_unfiltered:
+        raise InvalidOptionError("all_runs=True was given beside a filter.")
     return asked
+
+
+def _unfiltered() -> InvalidOptionError:
+    return InvalidOptionError(
+        "A batch was given no filter.",
+        hint="Say which runs, such as where=Run.type == 'order', or all_runs=True.",
+    )

@@ -54,9 +54,13 @@ class _StatusField(RunField):
         word = str(value).replace("_", "").lower()
         if isinstance(value, str) and word in _BY_WORD:
             return _BY_WORD[word]
+        hint = None
+        if word in ("paused", "stuck"):
+            hint = f"Such runs are running, and {word.title()} = true holds for them."
         raise InvalidOptionError(
             f"{self.name} is {value!r}: give one of {', '.join(STATUSES)}"
-            f"{ending_with_closest(value, STATUSES)}"
+            f"{ending_with_closest(value, STATUSES)}",
+            hint=hint,
         )
 
     def starts_with(self, prefix: str) -> Condition:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import ledger
+from tests.chaos import ledger, tales
 from tests.chaos.checker import Judge
 from tests.chaos.database import SERVERS
 from tests.server_fixtures import require
@@ -86,7 +86,11 @@ Tables = dict[str, list[dict[str, Any]]]
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lines, Tables]:
     """What is left of a run without faults."""
     folder = tmp_path_factory.mktemp("chaos")
-    code, said = run_chaos("--seconds", "3", "--no-faults", "--folder", str(folder))
+    # So many begin at once that a tale of each kind is among them.
+    every = ("--inflight", "4")
+    code, said = run_chaos(
+        *("--seconds", "3", "--no-faults", "--folder", str(folder)), *every
+    )
     assert code == 0, said
     lines = [line for line in ledger.read(folder) if line["what"] != "fault"]
     return lines, json.loads((folder / "tables.json").read_text())
@@ -217,8 +221,98 @@ def die(lines: Lines, tables: Tables) -> None:
 
 
 def tell_a_client_something_else(lines: Lines, tables: Tables) -> None:
-    told = next(x for x in lines if x["what"] == "answered" and x.get("value"))
+    answered = (x for x in lines if x["what"] == "answered")
+    told = next(x for x in answered if isinstance(x.get("value"), dict))
     told["value"] = {**told["value"], "values": [7]}
+
+
+# --- of tales
+
+
+def ids_of(kind: str) -> list[str]:
+    return [
+        workflow_id
+        for tale in (tales.draw(SEED, number) for number in range(8))
+        if tale.kind == kind
+        for workflow_id in tale.workflow_ids
+    ]
+
+
+def runs_of(tables: Tables, kind: str) -> list[dict[str, Any]]:
+    """The runs of the tale of a kind, oldest first."""
+    ids = ids_of(kind)
+    return [row for row in tables["runs"] if row["workflow_id"] in ids]
+
+
+def begin_of(lines: Lines, kind: str) -> ledger.Line:
+    (place, *_) = ids_of(kind)
+    begun = [x for x in lines if x["what"] == "begin" and place in x["place"]]
+    return begun[0]
+
+
+def lose_a_reset(lines: Lines, tables: Tables) -> None:
+    tables["runs"].remove(runs_of(tables, "reset")[-1])
+
+
+def reset_twice(lines: Lines, tables: Tables) -> None:
+    last = runs_of(tables, "reset")[-1]
+    tables["runs"].append({**last, "run_id": "another"})
+
+
+def leave_what_was_reset(lines: Lines, tables: Tables) -> None:
+    runs_of(tables, "reset while open")[0]["status"] = "completed"
+
+
+def redo_what_a_retry_keeps(lines: Lines, tables: Tables) -> None:
+    retry = runs_of(tables, "retried")[-1]
+    lines.append({**begin_of(lines, "retried"), "run": retry["run_id"]})
+
+
+def skip_what_a_reset_undoes(lines: Lines, tables: Tables) -> None:
+    run_id = runs_of(tables, "reset")[-1]["run_id"]
+    lines[:] = [x for x in lines if x.get("run") != run_id]
+
+
+def begin_while_paused(lines: Lines, tables: Tables) -> None:
+    paused = first(lines, what="paused")
+    of = begin_of(lines, "paused")
+    lines.append({**of, "attempt": of["attempt"] + 1, "at": paused["at"] + 0.01})
+
+
+def end_a_cancelled_run_otherwise(lines: Lines, tables: Tables) -> None:
+    runs_of(tables, "cancelled")[-1]["status"] = "completed"
+
+
+def miss_a_run_of_a_batch(lines: Lines, tables: Tables) -> None:
+    run_id = runs_of(tables, "signalled")[-1]["run_id"]
+    kind = "WorkflowExecutionSignaled"
+    first(tables["history"], run_id=run_id, type=kind)["type"] = "MarkerRecorded"
+
+
+def signal_twice_by_a_batch(lines: Lines, tables: Tables) -> None:
+    run_id = runs_of(tables, "signalled")[0]["run_id"]
+    double(tables["history"], run_id=run_id, type="WorkflowExecutionSignaled")
+
+
+def leave_a_deleted_run(lines: Lines, tables: Tables) -> None:
+    tables["runs"].append({**tables["runs"][0], "workflow_id": ids_of("deleted")[0]})
+
+
+def leave_rows_of_a_deleted_run(lines: Lines, tables: Tables) -> None:
+    run_id = begin_of(lines, "deleted")["run"]
+    tables["history"].append({**tables["history"][0], "run_id": run_id})
+
+
+def leave_an_expired_run(lines: Lines, tables: Tables) -> None:
+    tables["runs"].append({**tables["runs"][0], "workflow_id": ids_of("expired")[0]})
+
+
+def spoil_the_result_of_a_reset(lines: Lines, tables: Tables) -> None:
+    run_id = runs_of(tables, "reset")[-1]["run_id"]
+    end = [row for row in tables["history"] if row["run_id"] == run_id][-1]
+    data = json.loads(end["data"])
+    data["result"]["json"].append(7)
+    end["data"] = json.dumps(data)
 
 
 TAMPERINGS: dict[Callable[[Lines, Tables], None], str] = {
@@ -242,6 +336,19 @@ TAMPERINGS: dict[Callable[[Lines, Tables], None], str] = {
     undo_in_the_wrong_order: "not undone in order",
     die: "ended by itself",
     tell_a_client_something_else: "a client was told",
+    lose_a_reset: "reset: it must have ended as",
+    reset_twice: "reset: it must have ended as",
+    leave_what_was_reset: "reset while open: it must have ended as",
+    redo_what_a_retry_keeps: "was kept, and done again",
+    skip_what_a_reset_undoes: "must have been done again",
+    begin_while_paused: "began while it was paused",
+    end_a_cancelled_run_otherwise: "cancelled: it must have ended as",
+    miss_a_run_of_a_batch: "signals of the operator are lost",
+    signal_twice_by_a_batch: "signal to go is recorded 2 times",
+    leave_a_deleted_run: "is there though it was deleted",
+    leave_rows_of_a_deleted_run: "rows of a run that is gone",
+    leave_an_expired_run: "is there though it was expired",
+    spoil_the_result_of_a_reset: "its result is not",
 }
 
 

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from functools import cached_property
 from typing import Final, TypeAlias
 
-from tests.chaos import branches, histories
+from tests.chaos import branches, histories, tale_judge, tales
 from tests.chaos.database import Row, event_of
 from tests.chaos.ledger import ALL, Line
 from tests.chaos.programs import Expected, Program, draw, expect, undoing
@@ -43,6 +43,13 @@ class Judge:
             self._chains[row["workflow_id"]].append(row)
         self._programs: list[tuple[Program, Expected]] = []
         begun = sorted(x["program"] for x in lines if x["what"] == "begun")
+        self._tales = [tales.draw(seed, number) for number in begun]
+        self._tale_places = {
+            place
+            for tale in self._tales
+            for workflow_id in tale.workflow_ids
+            for place in tale.places(workflow_id)
+        }
         for number in begun:
             program = draw(seed, number)
             self._programs.append((program, expect(program)))
@@ -65,9 +72,11 @@ class Judge:
             for row in chain:
                 for text in histories.faults_of(row, self._history[row["run_id"]]):
                     self._violated(row["workflow_id"], text)
-            self._check_chain(chain)
+            if chain[0]["workflow_type"] != tale_judge.TYPE:
+                self._check_chain(chain)
         for program, expected in self._programs:
             self._check_program(program, expected)
+        self._check_tales()
         self._check_effects()
         for key in self._of_activity:
             self._check_activity(key)
@@ -223,6 +232,17 @@ class Judge:
                 found[line["what"], line["key"]].append(line)
         return found
 
+    # --- tales ------------------------------------------------------------------------
+
+    def _check_tales(self) -> None:
+        judge = tale_judge.TaleJudge(
+            self._lines, self._chains, self._history, self._is_explained
+        )
+        for tale in self._tales:
+            for who, text in judge.faults_of(tale):
+                self._violated(who, text)
+            self.branches[f"tale: {tale.kind}"] += 1
+
     # --- effects ----------------------------------------------------------------------
 
     def _check_effects(self) -> None:
@@ -247,7 +267,7 @@ class Judge:
                 self._violated(place, "may begin once, and began again")
             self.figures["effects"] += 1
             self.figures["effects done twice"] += len(ends) > 1
-        for place in self._of_place.keys() - effects.keys():
+        for place in self._of_place.keys() - effects.keys() - self._tale_places:
             if self._of_place[place]["begin"]:
                 self._violated(place, "was done, and no program asks for it")
 

@@ -1,19 +1,13 @@
 """A client: starts programs, speaks with them, and keeps a ledger of the answers.
 
-`python -m tests.chaos.client URL SEED INDEX CLIENTS INFLIGHT`. One that follows a
-killed one reads what that was doing, and goes on under the same keys.
+One that follows a killed one reads what that was doing, and goes on under its keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
-import os
 import random
-import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -21,11 +15,9 @@ import msgspec
 from durable import DurableError, Engine, Handle, WorkflowClosedError
 from durable.errors import NoAnswerError, ResultTimeoutError, StoreError
 from tests.chaos import ledger, load
-from tests.chaos.programs import Program, Seen, draw
+from tests.chaos.programs import Program, Seen
 
 T = TypeVar("T")
-QUIET: Final = "quiet"
-"""The file that says: begin nothing more."""
 # After any of these nobody knows whether it was done, and it may be asked for again.
 _PASSING: Final = (StoreError, NoAnswerError, ResultTimeoutError)
 
@@ -34,7 +26,7 @@ class Client:
     def __init__(self, engine: Engine, lines: list[ledger.Line]) -> None:
         assert load.LEDGER is not None, "the environment names no ledger"
         self._ledger = load.LEDGER
-        self._engine = engine
+        self.engine = engine
         self._answered = {x["key"] for x in lines if x["what"] == "answered"}
         self._asked = {x["key"] for x in lines if x["what"] == "asked"}
 
@@ -45,17 +37,25 @@ class Client:
             self._ledger.write("asked", key=start)
             self._ledger.write("answered", key=start)
             return
-        handle = await self._insist(start, lambda: self._start(program))
+        handle = await self.insist(start, lambda: self._start(program))
         if handle is None:
-            handle = await self._insist(f"find {start}", lambda: self._start(program))
+            handle = await self.insist(f"find {start}", lambda: self._start(program))
         assert handle is not None
         senders = [self._tell(handle, who, n) for who, n in program.signals.items()]
         await asyncio.gather(*senders, self._update(handle, program.updates))
         result = f"result {program.workflow_id}"
-        await self._insist(result, lambda: handle.result(timeout="20s"))
+        await self.insist(result, lambda: handle.result(timeout="20s"))
+
+    def was_asked(self, key: str) -> bool:
+        """Whether an earlier process has asked for it."""
+        return key in self._asked
+
+    def note(self, what: str, **fields: object) -> None:
+        """Write something into the ledger."""
+        self._ledger.write(what, **fields)
 
     async def _start(self, program: Program) -> Handle[Seen]:
-        return await self._engine.start(
+        return await self.engine.start(
             load.Walk.go(program, 0, Seen(values=[], signals={}, updates=[], once={})),
             id=program.workflow_id,
             request_id=f"start-{program.workflow_id}",
@@ -64,7 +64,7 @@ class Client:
     async def _tell(self, handle: Handle[Seen], sender: str, count: int) -> None:
         for number in range(count):
             key = f"{handle.workflow_id}:{sender}:{number}"
-            await self._insist(
+            await self.insist(
                 f"signal {key}",
                 lambda n=number, k=key: handle.signal(  # type: ignore[misc]  # defaults bind the loop's names
                     load.told((sender, n)), request_id=k
@@ -75,14 +75,14 @@ class Client:
         for number in range(count):
             key = f"{handle.workflow_id}:{number}"
             call = load.Walk.add(number)
-            answer = await self._insist(
+            answer = await self.insist(
                 f"update {key}",
                 lambda c=call, k=key: handle.update(c, update_id=k, timeout="20s"),  # type: ignore[misc]  # likewise
             )
             if answer not in (None, -number):
                 self._ledger.write("wrong", key=key, text=f"the answer is {answer}")
 
-    async def _insist(self, key: str, ask: Callable[[], Awaitable[T]]) -> T | None:
+    async def insist(self, key: str, ask: Callable[[], Awaitable[T]]) -> T | None:
         """Ask until there is an answer; None if there was one before, or must be."""
         was_asked = key in self._asked
         if key in self._answered and not key.startswith("find"):
@@ -104,47 +104,7 @@ class Client:
             except DurableError as error:
                 text = f"{type(error).__name__}: {error}"
                 self._ledger.write("wrong", key=key, text=text)
-            value = msgspec.to_builtins(answer) if isinstance(answer, Seen) else None
+            is_result = isinstance(answer, Seen | list)
+            value = msgspec.to_builtins(answer) if is_result else None
             self._ledger.write("answered", key=key, value=value)
             return answer
-
-
-async def main(url: str, seed: int, index: int, clients: int, inflight: int) -> None:
-    folder = Path(os.environ[ledger.FOLDER_VARIABLE])
-    own = ledger.Ledger(folder, os.environ[ledger.NAME_VARIABLE])
-    lines = ledger.read(folder)
-    of_mine = [x for x in lines if x["what"] in ("begun", "done") and x["of"] == index]
-    begun = [x["program"] for x in of_mine if x["what"] == "begun"]
-    done = {x["program"] for x in of_mine if x["what"] == "done"}
-    left = iter([number for number in begun if number not in done])
-    fresh = itertools.count(max(begun, default=index - clients) + clients, clients)
-
-    async with Engine(url, worker=False) as engine:
-        client = Client(engine, lines)
-
-        async def walk() -> None:
-            while True:
-                number = next(left, None)
-                if number is None:
-                    if (folder / QUIET).exists():
-                        return
-                    number = next(fresh)
-                    own.write("begun", of=index, program=number)
-                await client.see_through(draw(seed, number))
-                own.write("done", of=index, program=number)
-
-        await asyncio.gather(*(walk() for _ in range(inflight)))
-
-
-async def open_and_run(url: str, *numbers: int) -> None:
-    while True:
-        try:
-            return await main(url, *numbers)
-        except StoreError as error:
-            logging.warning("The client begins again: %s", error)
-            await asyncio.sleep(0.3)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
-    asyncio.run(open_and_run(sys.argv[1], *map(int, sys.argv[2:])))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tests.chaos import branches, ledger
-from tests.chaos.client import QUIET
+from tests.chaos.clients import QUIET
 from tests.chaos.database import Database
 from tests.chaos.faults import FAULTS, LEASE_SECONDS
 
@@ -132,7 +132,7 @@ class World:
                 *("--drain-timeout", f"{DRAIN_SECONDS:g}s"),
             ),
             "client": (
-                *("-m", "tests.chaos.client", url, str(plan.seed), str(index)),
+                *("-m", "tests.chaos.clients", url, str(plan.seed), str(index)),
                 *(str(plan.clients), str(plan.inflight)),
             ),
         }[role]

@@ -7,8 +7,10 @@ import itertools
 import os
 import random
 import time
+from pathlib import Path
 
 from durable import (
+    Attribute,
     OutcomeUnknown,
     ParentClosePolicy,
     RetryPolicy,
@@ -25,7 +27,7 @@ from durable import (
     wait_condition,
     workflow,
 )
-from tests.chaos import branches, ledger
+from tests.chaos import branches, ledger, tale_judge
 from tests.chaos.programs import (
     Act,
     Again,
@@ -43,6 +45,7 @@ from tests.chaos.programs import (
     undoing,
     value_of,
 )
+from tests.chaos.tales import MENDABLE
 
 LEDGER = ledger.of_this_process()
 SABOTAGE = os.environ.get(ledger.SABOTAGE_VARIABLE)
@@ -125,6 +128,28 @@ async def book(place: str, given: int) -> int:
     return await effect(place, value_of(place, given))
 
 
+def _mended(place: str) -> Path | None:
+    folder = os.environ.get(ledger.FOLDER_VARIABLE)
+    return Path(folder) / f"mended {place.replace('/', ' ')}" if folder else None
+
+
+def mend(place: str) -> None:
+    """Let what is done at a place succeed from now on."""
+    path = _mended(place)
+    assert path is not None
+    path.touch()
+
+
+@activity(name="chaos.act_if_mended", retry=None)
+async def act_if_mended(place: str, given: int) -> int:
+    note("begin", place)
+    path = _mended(place)
+    if path is not None and not path.exists():
+        note("fail", place)
+        raise Scripted(place)
+    return finish(place, value_of(place, given), 0)
+
+
 # --- workflows ------------------------------------------------------------------------
 
 told = Signal("chaos.told", tuple[str, int])
@@ -158,6 +183,25 @@ async def simple(step: Act | Pause, given: int) -> list[int]:
         return []
     acting = act_in_thread if step.is_plain else act
     return [await acting(step.place, given, step.failures)]
+
+
+go = Signal("chaos.go", bool)
+tale = Attribute("chaos_tale", str)
+
+
+@workflow(name=tale_judge.TYPE)
+async def operated(places: list[str]) -> list[int]:
+    """Act, wait to be let go on, and act again; see tales.py."""
+    values: list[int] = []
+    for place in places:
+        given = values[-1] if values else 0
+        if MENDABLE in place:
+            values.append(await act_if_mended(place, given))
+        else:
+            values.append(await act(place, given, 0))
+        if len(values) == 1:
+            await go.receive()
+    return values
 
 
 @workflow(name="chaos.walk")

@@ -192,6 +192,10 @@ async def test_what_cannot_be_is_refused_before_anything_is_done() -> None:
     async with Engine("memory://", definitions=DEFINITIONS) as engine:
         with pytest.raises(InvalidOptionError, match="no filter"):
             engine.batch()
+        # A text that was not filled in must not mean all runs.
+        for blank in ("", " \n", "ORDER BY StartTime"):
+            with pytest.raises(InvalidOptionError, match="no filter"):
+                await engine.batch(where=blank).terminate()
         with pytest.raises(InvalidOptionError, match="beside a filter"):
             engine.batch(workflow_id="x", all_runs=True)
         with pytest.raises(InvalidOptionError, match="rate is 0"):

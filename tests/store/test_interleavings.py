@@ -17,6 +17,13 @@ Each of these was left out by hand, and here is what failed then:
 - children of children in the second reading: `grandchild_and_close`;
 - the look that is repeated as the named run has closed:
   `message_and_continue_as_new_by_a_slow_clock`.
+- what a deletion locks: `deletion_and_deletion`, `deletion_and_reset`;
+- a parked run locked FOR UPDATE, or the look for a message to resume it:
+  `pause_and_resume`;
+- what a reset or a fork goes by: all of both; the open run of a reset, by its id and by
+  its name, FOR UPDATE (each alone does): `reset_and_message` and three others;
+- a run that is gone though its name was just read: `deletion_and_reset` on MariaDB;
+- the mark of a run that was reset: `deletion_and_reset`.
 
 That all locks are in one order only `test_random_groups.py` can tell.
 """
@@ -445,6 +452,8 @@ def test_two_groups_end_as_if_one_had_come_after_the_other(
     orders = [stage.play(make_scene, first, None)[0] for first in (0, 1)]
     if "claim" in make_scene.__name__:
         assert re.search(r"': \d}", str(orders)), "nothing was claimed"
+    if "reset" in make_scene.__name__ or "fork" in make_scene.__name__:
+        assert "created=True" in str(orders), "nothing was reset"
     for first in (0, 1):
         has_met, number = True, 0
         while has_met:

@@ -98,6 +98,7 @@ def test_an_order_may_follow(text: str, order: Order) -> None:
         ("urgent > TRUE", 8, "urgent has no order"),
         ("amount STARTS_WITH 'a'", 20, "amount is no text"),
         ("ExecutionStatus = 'Runing'", 19, "did you mean 'running'?"),
+        ("ExecutionStatus = 'Paused'", 19, "Paused = true holds for them"),
         ("due > '2026-13-01'", 7, "give an instant"),
         ("due > '2026-01-01T00:00:00'", 7, "with a time zone"),
         ("customer = 'a", 12, "a text that has no end"),
