@@ -201,7 +201,7 @@ class World:
 
     def __init__(self, url: str, folder: Path, seed: int) -> None:
         self.url, self.folder = url, folder
-        self.random = random.Random(seed)  # noqa: S311 - a search, repeated by its seed
+        self.random = random.Random(seed)
         draw = self.random
         self.programs = {
             name: [draw.choices(OPERATIONS, k=draw.randint(0, 3)) for _ in "ab"]
@@ -315,7 +315,7 @@ class World:
             await self.pay(run, self.early, 0)
         for name in (*ORDERS, *LOOPS):
             wanted = 1 if name in ORDERS else len(self.early)
-            while (await (await engine.get(name)).state()) != wanted:
+            while (await (await engine.get(name)).state()) != wanted:  # noqa: ASYNC110 - in another process
                 await asyncio.sleep(0.01)
 
     async def pay(self, run: Any, amounts: list[int], first: int) -> None:
@@ -456,7 +456,7 @@ def kill_at_commit(at: int) -> None:
         point.passed()
         return outcome
 
-    GroupExecutor.execute = watched  # type: ignore[method-assign]  # in a child of its own
+    GroupExecutor.execute = watched  # type: ignore[assignment, method-assign]  # in a child of its own
 
 
 def main(url: str, folder: Path, seed: int) -> None:
