@@ -15,6 +15,7 @@ from durable.errors import (
     InvalidOptionError,
     NotRegisteredError,
     VersionDeprecatedError,
+    WorkflowStuckError,
 )
 from durable.testing.driver import Driver
 
@@ -229,3 +230,15 @@ async def test_deprecated_version_warns_and_is_refused_after_its_day(
         with pytest.raises(VersionDeprecatedError, match="until 2020-01-31"):
             await engine.start(aging_0())
         assert await engine.execute(aging()) == "new"
+
+
+@pytest.mark.parametrize("wrong", [5, None, ""])
+async def test_patch_whose_id_is_no_text_parks_the_run(wrong: Any) -> None:
+    @workflow
+    async def misnamed() -> bool:
+        return patched(wrong)
+
+    async with Engine("memory://", workflow_task_attempts=1) as engine:
+        run = await engine.start(misnamed())
+        with pytest.raises(WorkflowStuckError, match="the id of a patch is text"):
+            await run.result()

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from durable import Engine, WorkflowStuckError
+from durable import Engine, WorkflowStuckError, limits
 from durable.cli.main import cli
 from durable.doctor.doctor import examine
 from durable.store.connect import connect
@@ -315,8 +315,10 @@ class World:
             await self.pay(run, self.early, 0)
         for name in (*ORDERS, *LOOPS):
             wanted = 1 if name in ORDERS else len(self.early)
-            while (await (await engine.get(name)).state()) != wanted:  # noqa: ASYNC110 - in another process
+            run = await engine.get(name)
+            while await run.state() != wanted:
                 await asyncio.sleep(0.01)
+                run = await engine.get(name)
 
     async def pay(self, run: Any, amounts: list[int], first: int) -> None:
         program: Any = importlib.import_module("base")
@@ -461,6 +463,8 @@ def kill_at_commit(at: int) -> None:
 
 def main(url: str, folder: Path, seed: int) -> None:
     """Live one random world to its end, and judge it."""
+    # What a dead worker has, and what a living one has set aside, is soon looked for.
+    vars(limits)["LEASE_SECONDS"] = 4.0
     world = World(url, folder, seed)
     draw = world.random
 
