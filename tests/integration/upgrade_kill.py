@@ -281,9 +281,15 @@ class World:
 
     async def visit(self, goal: Callable[[Any], Awaitable[None]]) -> None:
         program = importlib.import_module("v1")
-        async with asyncio.timeout(SECONDS_MAX):
-            async with Engine(self.url, definitions=[program], worker=False) as engine:
-                await goal(engine)
+        async with Engine(self.url, definitions=[program], worker=False) as engine:
+            try:
+                async with asyncio.timeout(SECONDS_MAX):
+                    await goal(engine)
+            except TimeoutError:
+                for run in await engine.list(status="running"):
+                    handle = await engine.get(run.workflow_id)
+                    print(await handle.describe(), *await handle.history(), sep="\n")
+                raise
 
     def upgrade(self, name: str, kills: Iterator[int]) -> int:
         """Move the runs of a workflow; again, if that is killed."""
