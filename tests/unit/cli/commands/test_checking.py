@@ -134,7 +134,7 @@ def test_code_that_never_ends_is_interrupted_and_named(folder: Path) -> None:
 
 
 def test_check_of_no_run_does_not_say_that_all_is_well(folder: Path) -> None:
-    done = invoke(*check(new_code(folder, "await charge(order)"), "--workflow", "no"))
+    done = invoke("check", new_code(folder, "await charge(order)"), "--workflow", "no")
 
     assert done.exit_code == 0
     assert "There was nothing to try" in done.stderr
