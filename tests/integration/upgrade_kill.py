@@ -33,7 +33,7 @@ from tests.integration.crash_sweep import Point
 
 SECONDS_MAX = 40
 END = 0
-OPERATIONS = ("step", "nap", "both", "child")
+OPERATIONS: tuple[str, ...] = ("step", "nap", "both", "child")
 ORDERS = ("pinned", "moved", "moved-too", "misfit", "compatible", "patched")
 LOOPS = ("chain", "loop")
 
@@ -444,7 +444,7 @@ class World:
 
 def effects_of(name: str, operations: list[str], label: str) -> list[str]:
     """What a run's operations write into the ledger."""
-    found = []
+    found: list[str] = []
     for number, operation in enumerate(operations):
         what = f"{name} {label} {number}"
         if operation == "both":
