@@ -40,6 +40,7 @@ _NAMED: Final = {
 }
 _FIVE: Final = (MINUTE, HOUR, DAY_OF_MONTH, MONTH, DAY_OF_WEEK)
 _ORDER: Final = {5: _FIVE, 6: (*_FIVE, YEAR), 7: (SECOND, *_FIVE, YEAR)}
+_COMMENT: Final = re.compile(r"(?:^|\s)#")
 _ZONE: Final = re.compile(r"\s*(?:CRON_TZ|TZ)=(\S*)\s+")
 
 
@@ -47,7 +48,7 @@ def read_cron(text: str) -> tuple[Calendar | Interval, str | None]:
     """Read a text of cron.
 
     Five fields are minute, hour, day of month, month and day of week; six have the year
-    behind them, seven the second before them, too. Text after `#` is a comment.
+    behind them, seven the second before them, too. Text after ` #` is a comment.
 
     Returns:
         What it means, and the time zone that it names, if any.
@@ -59,7 +60,7 @@ def read_cron(text: str) -> tuple[Calendar | Interval, str | None]:
     found = _ZONE.match(text)
     if found is not None:
         zone, begin = found[1], found.end()
-    body = text[begin:].partition("#")[0]
+    body = _COMMENT.split(text[begin:], maxsplit=1)[0]
     words = [(word[0], begin + word.start()) for word in re.finditer(r"\S+", body)]
     first = words[0][0].lower() if words else ""
     if first == "@every":

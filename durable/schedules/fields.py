@@ -121,7 +121,8 @@ def _read_part(part: _Part) -> range:
             raise _Part(field, text, part.whole, part.column + at).refuse(
                 f"the step {step_text!r} is no number"
             )
-        step = int(step_text)
+        # Digits beyond number: int() refuses thousands of them.
+        step = int(step_text) if len(step_text) < 10 else YEAR_MAX + 1
         if not 1 <= step <= field.highest:
             raise _Part(field, text, part.whole, part.column + at).refuse(
                 f"the step {step_text} is out of range"

@@ -258,6 +258,12 @@ class FindDueVersions(Query[list[tuple[str, str]]], frozen=True):
     until: int
 
 
+class FindStuckVersions(Query[list[tuple[str, str]]], frozen=True):
+    """The types and versions of parked runs, sorted; otherwise as `FindDueVersions`."""
+
+    workflow_types: Sequence[str]
+
+
 class CountVersions(Query[list[VersionCount]], frozen=True):
     """How many open runs there are of each workflow and version, sorted."""
 

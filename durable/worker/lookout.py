@@ -23,7 +23,9 @@ from durable.store.queries import (
     FindMailedRuns,
     FindNextWakeUp,
     FindStuckRuns,
+    FindStuckVersions,
     ListWorkers,
+    Query,
 )
 from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns
 from durable.store.store import Store
@@ -97,6 +99,7 @@ class Lookout:
         """Reap dead workers, try what is stuck once more, go on with what is due."""
         await self._reap()
         await self._find_versions()
+        await self._find_stuck_versions()
         await self._try_stuck()
         self.wake_by(self._store.now())
 
@@ -147,10 +150,17 @@ class Lookout:
 
         Those that fall due until it looks again, too.
         """
+        until = self._store.now() + limits.LEASE_SECONDS * 1_000_000
+        await self._add_compatible(FindDueVersions(self._types(), round(until)))
+
+    async def _find_stuck_versions(self) -> None:
+        """The same for runs that are set aside: its code may be what they wait for."""
+        await self._add_compatible(FindStuckVersions(self._types()))
+
+    async def _add_compatible(self, query: Query[list[tuple[str, str]]]) -> None:
         registry = self._registry
         if registry.has_ranges:
-            until = self._store.now() + limits.LEASE_SECONDS * 1_000_000
-            found = await self._store.read(FindDueVersions(self._types(), round(until)))
+            found = await self._store.read(query)
             exact = registry.exact_versions()
             self._compatible.update(
                 (kind, version)
@@ -197,6 +207,7 @@ class Lookout:
 
         It may have other code than this one: both are there while a release goes out.
         """
+        await self._find_stuck_versions()
         runner, types, most = self._runner, self._types(), limits.LOAD_RUNS_MAX
         while self._is_open and len(self._parked_here) < limits.PARKED_RUNS_KEPT:
             query = FindStuckRuns(types, self._stuck_after, most, self._versions())

@@ -15,6 +15,7 @@ from durable.errors import (
     InvalidOptionError,
     NotRegisteredError,
     VersionDeprecatedError,
+    WorkflowStuckError,
 )
 from durable.testing.driver import Driver
 
@@ -229,3 +230,36 @@ async def test_deprecated_version_warns_and_is_refused_after_its_day(
         with pytest.raises(VersionDeprecatedError, match="until 2020-01-31"):
             await engine.start(aging_0())
         assert await engine.execute(aging()) == "new"
+
+
+@pytest.mark.parametrize("wrong", [5, None, ""])
+async def test_patch_whose_id_is_no_text_parks_the_run(wrong: Any) -> None:
+    @workflow
+    async def misnamed() -> bool:
+        return patched(wrong)
+
+    async with Engine("memory://", workflow_task_attempts=1) as engine:
+        run = await engine.start(misnamed())
+        with pytest.raises(WorkflowStuckError, match="the id of a patch is text"):
+            await run.result()
+
+
+@workflow(name="versions.mended", version="1.0.1", compatible_with=">=1,<2")
+async def mended() -> str:
+    return "mended"
+
+
+@mended.version("1.0.0")
+async def broken() -> str:
+    raise NameError("a bug")
+
+
+async def test_compatible_code_goes_on_with_runs_that_older_code_has_set_aside(
+    url: str,
+) -> None:
+    async with Engine(url, definitions=[broken], workflow_task_attempts=1) as engine:
+        run = await engine.start(broken(), id="w")
+        with pytest.raises(WorkflowStuckError, match="a bug"):
+            await run.result()
+    async with Engine(url, definitions=[mended]) as engine:
+        assert await (await engine.get("w")).result() == "mended"

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from durable import Engine, WorkflowStuckError
+from durable import Engine, WorkflowStuckError, limits
 from durable.cli.main import cli
 from durable.doctor.doctor import examine
 from durable.store.connect import connect
@@ -33,7 +33,7 @@ from tests.integration.crash_sweep import Point
 
 SECONDS_MAX = 40
 END = 0
-OPERATIONS = ("step", "nap", "both", "child")
+OPERATIONS: tuple[str, ...] = ("step", "nap", "both", "child")
 ORDERS = ("pinned", "moved", "moved-too", "misfit", "compatible", "patched")
 LOOPS = ("chain", "loop")
 
@@ -201,7 +201,7 @@ class World:
 
     def __init__(self, url: str, folder: Path, seed: int) -> None:
         self.url, self.folder = url, folder
-        self.random = random.Random(seed)  # noqa: S311 - a search, repeated by its seed
+        self.random = random.Random(seed)
         draw = self.random
         self.programs = {
             name: [draw.choices(OPERATIONS, k=draw.randint(0, 3)) for _ in "ab"]
@@ -281,9 +281,15 @@ class World:
 
     async def visit(self, goal: Callable[[Any], Awaitable[None]]) -> None:
         program = importlib.import_module("v1")
-        async with asyncio.timeout(SECONDS_MAX):
-            async with Engine(self.url, definitions=[program], worker=False) as engine:
-                await goal(engine)
+        async with Engine(self.url, definitions=[program], worker=False) as engine:
+            try:
+                async with asyncio.timeout(SECONDS_MAX):
+                    await goal(engine)
+            except TimeoutError:
+                for run in await engine.list(status="running"):
+                    handle = await engine.get(run.workflow_id)
+                    print(await handle.describe(), *await handle.history(), sep="\n")
+                raise
 
     def upgrade(self, name: str, kills: Iterator[int]) -> int:
         """Move the runs of a workflow; again, if that is killed."""
@@ -315,8 +321,10 @@ class World:
             await self.pay(run, self.early, 0)
         for name in (*ORDERS, *LOOPS):
             wanted = 1 if name in ORDERS else len(self.early)
-            while (await (await engine.get(name)).state()) != wanted:
+            run = await engine.get(name)
+            while await run.state() != wanted:
                 await asyncio.sleep(0.01)
+                run = await engine.get(name)
 
     async def pay(self, run: Any, amounts: list[int], first: int) -> None:
         program: Any = importlib.import_module("base")
@@ -436,7 +444,7 @@ class World:
 
 def effects_of(name: str, operations: list[str], label: str) -> list[str]:
     """What a run's operations write into the ledger."""
-    found = []
+    found: list[str] = []
     for number, operation in enumerate(operations):
         what = f"{name} {label} {number}"
         if operation == "both":
@@ -456,11 +464,13 @@ def kill_at_commit(at: int) -> None:
         point.passed()
         return outcome
 
-    GroupExecutor.execute = watched  # type: ignore[method-assign]  # in a child of its own
+    GroupExecutor.execute = watched  # type: ignore[assignment, method-assign]  # in a child of its own
 
 
 def main(url: str, folder: Path, seed: int) -> None:
     """Live one random world to its end, and judge it."""
+    # What a dead worker has, and what a living one has set aside, is soon looked for.
+    vars(limits)["LEASE_SECONDS"] = 4.0
     world = World(url, folder, seed)
     draw = world.random
 

@@ -384,6 +384,7 @@ def test_closed_runs_are_not_walked(
         ),
         rows_walked(session, statements.NEXT_WAKE_AT, **queue, **served),
         rows_walked(session, statements.DUE_VERSIONS, **queue, until=START),
+        rows_walked(session, statements.STUCK_VERSIONS, **queue),
         rows_walked(session, statements.FIND_STRAYS),
         rows_walked(session, statements.MAILED_RUNS, myself="w", page=9),
         rows_walked(

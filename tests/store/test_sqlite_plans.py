@@ -74,6 +74,7 @@ INDEXED = [
     "READ_HISTORY",
     "READ_NEWS",
     "READ_REPLY",
+    "STUCK_VERSIONS",
     "UNOWNED_RUNS",
 ]
 IN_ORDER = [

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Final, TypeAlias
 
@@ -112,7 +115,16 @@ def _replay_batch(
             return _Usage(error.format_message())
         install_guards()
         _loaded.add(modules)
+        # Else the process waits for threads that the modules have begun, perhaps for
+        # ever: this comes before that wait.
+        Finalize(None, _leave, exitpriority=0)
     return [_replay_in_time(rows, version, seconds) for rows, version in batch]
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _replay_in_time(

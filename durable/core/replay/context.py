@@ -547,6 +547,14 @@ class RunContext(OtherRuns):
         if known is not None:
             return known
         self.refuse_if_read_only("patched()")
+        if not (isinstance(patch_id, str) and patch_id) and (
+            patch_id not in self.recorded_patches  # as earlier releases let it be
+        ):
+            raise WorkflowTaskError(
+                f"patched() was given {patch_id!r}: the id of a patch is text, and not"
+                " empty.",
+                hint='Name the change, as in patched("weigh-first").',
+            )
         answer = not self.is_replaying or patch_id in self.recorded_patches
         self.patches[patch_id] = answer
         if answer:

@@ -39,7 +39,7 @@ from durable.store.submission import Admission, deliver, wait_for_outcome
 from durable.store.transaction import Transaction, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from durable.clock import Clock
     from durable.observer import Observer
@@ -445,24 +445,34 @@ class MemoryStore:
         at_rest = self._database.at_rest(
             self._worker, query.workflow_types, query.versions
         )
-        parked = (r for r in at_rest if r.stuck is not None and r.wake_at != NEVER)
-        stuck = sorted(run.run_id for run in parked)
+        stuck = sorted(run.run_id for run in at_rest if _is_parked(run))
         found = [run_id for run_id in stuck if run_id > query.after]
         return found[: max(query.limit, 0)]
 
     def _find_due_versions(
         self, query: queries.FindDueVersions
     ) -> list[tuple[str, str]]:
+        return self._versions(
+            query.workflow_types,
+            lambda run: run.wake_at is not None and run.wake_at <= query.until,
+        )
+
+    def _find_stuck_versions(
+        self, query: queries.FindStuckVersions
+    ) -> list[tuple[str, str]]:
+        return self._versions(query.workflow_types, _is_parked)
+
+    def _versions(
+        self, workflow_types: Iterable[str], is_meant: Callable[[RunRecord], bool]
+    ) -> list[tuple[str, str]]:
         if self._worker is None:
             return []
-        found = self._database.at_rest(self._worker, query.workflow_types, None)
+        found = self._database.at_rest(self._worker, workflow_types, None)
         return sorted(
             {
                 (run.workflow_type, run.version)
                 for run in found
-                if run.version is not None
-                and run.wake_at is not None
-                and run.wake_at <= query.until
+                if run.version is not None and is_meant(run)
             }
         )
 
@@ -544,6 +554,7 @@ class MemoryStore:
         queries.FindStuckRuns: _find_stuck,
         queries.FindUnowned: _find_unowned,
         queries.FindDueVersions: _find_due_versions,
+        queries.FindStuckVersions: _find_stuck_versions,
         queries.CountVersions: _count_versions,
         queries.ReadBacklog: _read_backlog,
         queries.ListNamespaces: _list_namespaces,
@@ -551,6 +562,10 @@ class MemoryStore:
         queries.CountOwnedRuns: _count_owned,
         queries.CheckIntegrity: lambda _self, _query: [],
     }
+
+
+def _is_parked(run: RunRecord) -> bool:
+    return run.stuck is not None and run.wake_at != NEVER
 
 
 def _ignore(result: object, error: BaseException | None) -> None:

@@ -347,13 +347,30 @@ def _unowned(session: Session, query: queries.FindUnowned) -> list[UnownedRun]:
 def _due_versions(
     session: Session, query: queries.FindDueVersions, worker: WorkerRecord
 ) -> list[tuple[str, str]]:
+    until = {"until": query.until}
+    return _versions(session, statements.DUE_VERSIONS, query, worker, **until)
+
+
+def _stuck_versions(
+    session: Session, query: queries.FindStuckVersions, worker: WorkerRecord
+) -> list[tuple[str, str]]:
+    return _versions(session, statements.STUCK_VERSIONS, query, worker)
+
+
+def _versions(
+    session: Session,
+    statement: Any,
+    query: queries.FindDueVersions | queries.FindStuckVersions,
+    worker: WorkerRecord,
+    **more: int,
+) -> list[tuple[str, str]]:
     rows = fetch(
         session,
-        statements.DUE_VERSIONS,
+        statement,
         namespace=worker.namespace,
         task_queue=worker.task_queue,
         workflow_types=list(query.workflow_types),
-        until=query.until,
+        **more,
     )
     return sorted((_as_text(kind), _as_text(version)) for kind, version in rows)
 
@@ -458,6 +475,10 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     ],
     queries.FindDueVersions: lambda session, asked: [
         [] if worker is None else _due_versions(session, query, worker)
+        for query, worker in asked
+    ],
+    queries.FindStuckVersions: lambda session, asked: [
+        [] if worker is None else _stuck_versions(session, query, worker)
         for query, worker in asked
     ],
     queries.FindUnowned: _each(_unowned),

@@ -246,17 +246,15 @@ FIND_CLAIMABLE: Final = (
     .order_by(RUNS.c.wake_at, RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
+_IS_PARKED: Final = (
+    _IS_OPEN,
+    RUNS.c.stuck.is_not(None),
+    sa.func.coalesce(RUNS.c.wake_at, 0) < NEVER,
+    RUNS.c.owner.is_(None),
+)
 FIND_STUCK: Final = (
     by_index(sa.select(RUNS.c.run_id, RUNS.c.epoch), "durable_runs_stuck")
-    .where(
-        *_OF_QUEUE,
-        _SERVED,
-        _IS_OPEN,
-        RUNS.c.stuck.is_not(None),
-        sa.func.coalesce(RUNS.c.wake_at, 0) < NEVER,
-        RUNS.c.owner.is_(None),
-        RUNS.c.run_id > sa.bindparam("after"),
-    )
+    .where(*_OF_QUEUE, _SERVED, *_IS_PARKED, RUNS.c.run_id > sa.bindparam("after"))
     .order_by(RUNS.c.run_id)
     .limit(sa.bindparam("page"))
 )
@@ -284,6 +282,11 @@ DUE_VERSIONS: Final = (
         RUNS.c.wake_at <= sa.bindparam("until"),
         RUNS.c.version.is_not(None),
     )
+    .distinct()
+)
+STUCK_VERSIONS: Final = (
+    by_index(sa.select(RUNS.c.workflow_type, RUNS.c.version), "durable_runs_stuck")
+    .where(*_OF_QUEUE, *_IS_PARKED, RUNS.c.version.is_not(None))
     .distinct()
 )
 COUNT_VERSIONS: Final = (

@@ -337,6 +337,11 @@ class ReadContract:
         (loaded,) = await store.read(LoadRuns(["r1"]))
         assert messages == loaded.messages
         assert await store.read(ReadMessages("unknown")) == []
+        # Those that are asked together are read together.
+        ids = ["r2", "unknown", "r1", "r2"]
+        several = await asyncio.gather(*[store.read(ReadMessages(id)) for id in ids])
+        told = [[message.request_id for message in found] for found in several]
+        assert told == [["c"], [], ["b", "a"], ["c"]]
 
     async def test_due_runs_are_this_workers_own(self, store: Opened) -> None:
         await store.together(

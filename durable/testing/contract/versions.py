@@ -13,6 +13,7 @@ from durable.store.queries import (
     FindDueVersions,
     FindNextWakeUp,
     FindStuckRuns,
+    FindStuckVersions,
     FindUnowned,
 )
 from durable.store.records import (
@@ -85,10 +86,13 @@ class VersionContract:
 
         assert await store.read(FindStuckRuns(["order"], "", 9)) == []
         assert await store.read(FindStuckRuns(["order"], "", 9, served)) == ["old"]
+        assert await store.read(FindStuckVersions(["order"])) == list(served)
+        assert await store.read(FindStuckVersions(["trip"])) == []
         claim = ClaimRuns(workflow_types=("order",), limit=9, stuck_after="")
         assert await store.perform(claim) == {}
         claim = msgspec.structs.replace(claim, versions=served)
         assert list(await store.perform(claim)) == ["old"]
+        assert await store.read(FindStuckVersions(["order"])) == []
 
     async def test_open_runs_are_counted_by_version(self, store: Opened) -> None:
         await store.together(

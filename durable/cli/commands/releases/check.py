@@ -245,5 +245,9 @@ def _tell(
             f"{broken:,} of {counted} cannot go on with this code, for {told}.",
             hint="Write the patches, restore the code, or let the old version finish.",
         )
-    if not session.is_json:
+    if session.is_json:
+        return
+    if replayed:
         note(f"All go on with this code: {counted}.")
+    else:
+        note("There was nothing to try: 'durable versions' lists the open runs.")

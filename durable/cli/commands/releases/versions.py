@@ -210,7 +210,7 @@ async def _patches(session: Session) -> list[PatchLine]:
             found[kind, patch_id, True],
             runs[kind],
         )
-        for kind, patch_id in sorted({(kind, name) for kind, name, _ in found})
+        for kind, patch_id in sorted({(kind, name) for kind, name, _ in found}, key=str)
     ]
 
 

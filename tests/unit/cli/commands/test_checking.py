@@ -133,6 +133,25 @@ def test_code_that_never_ends_is_interrupted_and_named(folder: Path) -> None:
     assert cause["first"]["code_at"].endswith("candidate.py:16")
 
 
+def test_check_of_no_run_does_not_say_that_all_is_well(folder: Path) -> None:
+    done = invoke("check", new_code(folder, "await charge(order)"), "--workflow", "no")
+
+    assert done.exit_code == 0
+    assert "There was nothing to try" in done.stderr
+
+
+def test_threads_that_the_code_has_begun_do_not_keep_the_check_from_its_end(
+    folder: Path,
+) -> None:
+    path = Path(new_code(folder, "await charge(order)"))
+    thread = (
+        "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    )
+    path.write_text(thread + path.read_text())
+
+    assert invoke(*check(str(path))).exit_code == 8
+
+
 def test_code_that_ends_its_process_is_a_typed_error(folder: Path) -> None:
     path = new_code(folder, "__import__('os')._exit(3)")
     done = invoke(*check(path, "--json"))
