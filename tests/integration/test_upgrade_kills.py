@@ -15,6 +15,7 @@ SEEDS = examples(15)
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(150),  # a dozen workers begin, one after the other
     pytest.mark.skipif(sys.platform == "win32", reason="forks, and sends SIGKILL"),
 ]
 
