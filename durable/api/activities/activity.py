@@ -18,8 +18,8 @@ from typing import (
     Concatenate,
     Final,
     Generic,
-    ParamSpec,
     Literal,
+    ParamSpec,
     Protocol,
     Self,
     TypeGuard,
@@ -264,6 +264,11 @@ class Activity(Unchanging, Generic[P, R]):
         return type(self)(
             self.function, self.name, merged, self.compensate, self.runs_as
         )
+
+    @property
+    def given_options(self) -> ActivityOptions:
+        """Its options, as they were written, defaults included."""
+        return self._options
 
     def __repr__(self) -> str:
         return f"<activity {self.name!r}>"

@@ -1,7 +1,7 @@
 """How a function in a thread is asked to stop: by an exception, raised where it is.
 
-It is raised once, while the function runs and at no other time: the lock keeps it from a
-function that has ended, and what was sent too late is taken back by the thread itself.
+It is raised once, while the function runs and at no other time: the lock keeps it from
+a function that has ended, and what was sent too late the thread itself takes back.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from durable.thread_exceptions import frame_of, may_interrupt, raise_in, withdraw
 
 T = TypeVar("T")
+# How long to wait until a thread is looked at again, for a place to interrupt it.
+_PAUSE_SECONDS: Final = 0.001
+_PAUSE_SECONDS_MAX: Final = 0.05
 
 
 class ActivityCancelledError(asyncio.CancelledError):
@@ -94,6 +98,17 @@ class Interruption:
             self._is_sent = True
             raise_in(thread_id, ActivityCancelledError)
         return True
+
+    def insist(self) -> None:
+        """Interrupt it as soon as it may be; any thread may ask, and does not wait."""
+        if not self.request():
+            threading.Thread(target=self._keep_asking, daemon=True).start()
+
+    def _keep_asking(self) -> None:
+        pause = _PAUSE_SECONDS
+        while not self.request():
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSE_SECONDS_MAX)
 
     def check(self) -> None:
         """Raise what was requested, if it may be raised now; its own thread asks.
