@@ -10,12 +10,11 @@ from __future__ import annotations
 # Functions and classes are taken apart here, whose parts have no static type:
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false
-
 import io
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from typing import Any, Final
 
@@ -33,7 +32,7 @@ from durable.converter.failures import CLASSES
 from durable.worker.activities.processes.struct_classes import reduce_struct
 
 # By these types of everything in it are unknown, and known to be so.
-_cloudpickle: Final[dict[str, Any]] = vars(cloudpickle)
+_cloudpickle: Final[Mapping[str, Any]] = vars(cloudpickle)
 _CloudPickler: Any = _cloudpickle["Pickler"]
 _loads: Final[Callable[[bytes], Any]] = _cloudpickle["loads"]
 _MAIN: Final = "__main__"

@@ -98,7 +98,7 @@ class ProcessCall:
     ) -> None:
         process.send(told.Stop(process.number, reason))
         # A thread's timer: the loop's time may be a test's, which stands still now.
-        self._killer = threading.Timer(KILL_SECONDS, process.kill)
+        self._killer = threading.Timer(KILL_SECONDS, process.kill_soon, (self,))
         self._killer.daemon = True
         self._killer.start()
 
@@ -192,6 +192,15 @@ class Process(asyncio.Protocol):
         """End it at once; any thread may do that."""
         with contextlib.suppress(OSError):
             self._popen.kill()
+
+    def kill_soon(self, call: ProcessCall) -> None:
+        """End it, if it still runs this call; any thread may ask."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._kill_for, call)
+
+    def _kill_for(self, call: ProcessCall) -> None:
+        if self.call is call:
+            self.kill()
 
     # --- what it says -----------------------------------------------------------------
 

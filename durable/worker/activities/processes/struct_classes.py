@@ -5,7 +5,6 @@ from __future__ import annotations
 # Classes are taken apart here, whose parts have no static type:
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false
-
 import inspect
 from types import MemberDescriptorType
 from typing import Any, Final
