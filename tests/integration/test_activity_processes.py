@@ -6,67 +6,49 @@ Numbers in brackets are reports of users of other systems, done again here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from durable import (
     ActivityCancellationReason,
-    ActivityCancellationType,
-    ActivityTimeoutError,
-    ApplicationError,
     Engine,
     OutcomeUnknown,
-    RetryPolicy,
     WorkflowCancelledError,
     activity,
-    activity_cancellation_reason,
-    activity_client,
-    activity_info,
-    activity_logger,
-    in_activity,
-    is_activity_cancelled,
-    is_worker_stopping,
     resource,
-    shield_cancellation,
-    wait_for_worker_stopping_sync,
     workflow,
 )
 from durable.api.activities.activity_method import activity_method
-from durable.errors import DefinitionError, NotInWorkflowError, WorkflowStuckError
+from durable.errors import DefinitionError, WorkflowStuckError
 from durable.store.records import AttemptState
 from durable.testing.environment import TestEnvironment
 from durable.worker.activities.processes import pool as pool_module
+from tests.integration.process_activities import (
+    Point,
+    ask_facts,
+    big_one,
+    caught,
+    chatter_all,
+    compute_all,
+    compute_in_time,
+    die_alone,
+    dies,
+    slow_all,
+    stop_well,
+    try_both,
+    turn,
+    which_of,
+)
 
 pytestmark = pytest.mark.slow
 SECONDS = 20.0
-
-
-@dataclass
-class Point:
-    x: int
-    y: int
-
-
-class Odd(Exception):
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-def wait_in_thread(condition: Callable[[], bool]) -> None:
-    ends_at = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < ends_at
-        time.sleep(0.005)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -81,74 +63,6 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] != "Z"
-
-
-@activity(run_in="process")
-def turned(point: Point) -> tuple[int, Point]:
-    return os.getpid(), Point(point.y, point.x)
-
-
-@workflow
-async def turn(point: Point) -> tuple[int, Point]:
-    return await turned(point)
-
-
-@activity(run_in="process")
-def which(number: int) -> int:
-    return os.getpid() + 0 * number
-
-
-@workflow
-async def which_of(count: int) -> list[int]:
-    return list(await asyncio.gather(*[which(number) for number in range(count)]))
-
-
-@activity(run_in="process", retry=None)
-def raise_odd(number: int) -> None:
-    try:
-        {}["key"]
-    except KeyError as error:
-        odd = Odd(number)
-        odd.add_note("seen in a process")
-        raise odd from error
-
-
-@workflow
-async def caught(number: int) -> list[str]:
-    try:
-        await raise_odd(number)
-    except Odd as error:
-        return [
-            repr(error),
-            str(error.number),
-            error.__notes__[0],
-            repr(error.__cause__),
-            "raise_odd" if "in raise_odd" in str(vars(error)) else "",
-        ]
-    return []
-
-
-@activity(run_in="process", start_to_close_timeout="40s")
-def facts(folder: str) -> dict[str, object]:
-    info = activity_info()
-    activity_logger.warning("computing", extra={"folder": folder})
-    logging.getLogger("app").info("%s of %d", "one", 2)
-    return {
-        "type": info.activity_type,
-        "attempt": info.attempt,
-        "task_queue": info.task_queue,
-        "left": info.deadline - info.started_at,
-        "retry": info.retry_policy.max_attempts,
-        "cancelled": is_activity_cancelled(),
-        "reason": activity_cancellation_reason(),
-        "stopping": is_worker_stopping(),
-        "in_activity": in_activity(),
-    }
-
-
-@workflow
-async def ask_facts(folder: str) -> dict[str, object]:
-    return await facts(folder)
 
 
 async def test_arguments_and_results_are_as_recorded_and_processes_are_reused() -> None:
@@ -247,27 +161,6 @@ async def test_function_that_cannot_be_pickled_parks_its_run_and_says_why(
             await engine.execute(hold())
 
 
-@activity(run_in="process", retry=None)
-def asks_for_engine() -> None:
-    activity_client()
-
-
-@activity(run_in="process", retry=None)
-def leaves() -> None:
-    sys.exit(3)
-
-
-@workflow
-async def try_both() -> list[str]:
-    found: list[str] = []
-    for call in (asks_for_engine, leaves):
-        try:
-            await call()
-        except (NotInWorkflowError, ApplicationError) as error:
-            found.append(f"{type(error).__name__}: {error}")
-    return found
-
-
 async def test_engine_is_not_there_and_exit_is_a_failure() -> None:
     async with Engine("memory://") as engine:
         no_engine, left = await engine.execute(try_both())
@@ -293,27 +186,6 @@ async def test_closures_travel_with_what_they_hold(forgotten: None) -> None:
 # --- the death of a process -----------------------------------------------------------
 
 
-@activity(run_in="process", retry=RetryPolicy(max_attempts=2))
-def die(how: str, folder: str, times: int) -> int:
-    attempt = activity_info().attempt
-    Path(folder, f"{how}-{attempt}").write_text(str(os.getpid()))
-    if attempt <= times:
-        if how == "exit":
-            os._exit(3)
-        elif how == "segfault":
-            import ctypes
-
-            ctypes.string_at(0)
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return attempt
-
-
-@workflow
-async def dies(how: str, folder: str, times: int) -> int:
-    return await die(how, folder, times)
-
-
 @pytest.mark.parametrize("how", ["exit", "segfault", "kill"])
 async def test_attempt_whose_process_dies_is_lost_and_followed_by_another(
     how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -333,22 +205,12 @@ async def test_attempt_whose_process_dies_is_lost_and_followed_by_another(
     assert f"{words[how]}; nobody knows whether it took effect" in caplog.text
 
 
-@workflow
-async def die_alone(folder: str) -> str:
-    once = die.options(at_most_once=True)
-    try:
-        await once("kill", folder, 99)
-    except OutcomeUnknown as error:
-        return str(error)
-    return ""
-
-
 async def test_at_most_once_is_not_run_again_after_the_death_of_its_process(
     tmp_path: Path,
 ) -> None:
     async with Engine("memory://") as engine:
         assert "killed by SIGKILL" in await engine.execute(die_alone(str(tmp_path)))
-    assert [path.name for path in tmp_path.iterdir()] == ["kill-1"]
+    assert os.listdir(tmp_path) == ["kill-1"]
 
 
 async def test_poison_ends_after_its_attempts_while_neighbours_complete(
@@ -364,19 +226,7 @@ async def test_poison_ends_after_its_attempts_while_neighbours_complete(
             await poison.result()
         assert isinstance(failed.value.__cause__, OutcomeUnknown)
         assert len(await poison.attempts()) == 4
-    assert len(list(tmp_path.iterdir())) == 4
-
-
-@activity(run_in="process")
-def slow(folder: str, number: int) -> int:
-    Path(folder, f"{number}-{os.getpid()}").touch()
-    time.sleep(0.05)
-    return number
-
-
-@workflow
-async def slow_all(folder: str, count: int) -> list[int]:
-    return list(await asyncio.gather(*[slow(folder, n) for n in range(count)]))
+    assert len(os.listdir(tmp_path)) == 4
 
 
 async def test_processes_killed_again_and_again_lose_no_result(tmp_path: Path) -> None:
@@ -414,39 +264,11 @@ async def test_no_zombies_are_left(tmp_path: Path) -> None:
     """[rq 1193] A process that was killed is waited for."""
     async with Engine("memory://", max_activity_processes=1) as engine:
         await engine.execute(dies("kill", str(tmp_path), 2))
-        dead = [int(path.read_text()) for path in tmp_path.iterdir()][:2]
+        dead = [int((tmp_path / f"kill-{n}").read_text()) for n in (1, 2)]
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in dead))
 
 
 # --- cancellation ---------------------------------------------------------------------
-
-
-@activity(run_in="process", start_to_close_timeout="60s")
-def compute(folder: str, how: str) -> str:
-    Path(folder, "begun").write_text(str(os.getpid()))
-    try:
-        if how == "shielded":
-            with shield_cancellation():
-                wait_in_thread(is_activity_cancelled)
-                Path(folder, "shielded").touch()
-            Path(folder, "past the shield").touch()
-        while True:
-            if how == "ignores":
-                with contextlib.suppress(asyncio.CancelledError):
-                    time.sleep(0.001)
-            else:
-                sum(range(1_000))
-    except Exception:  # what is raised must pass by here
-        Path(folder, "swallowed").touch()
-    finally:
-        Path(folder, "ended").write_text(str(activity_cancellation_reason()))
-    return "never"
-
-
-@workflow
-async def compute_all(folder: str, how: str) -> str:
-    waited = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
-    return await compute.options(cancellation_type=waited)(folder, how)
 
 
 @pytest.mark.parametrize("how", ["computes", "shielded"])
@@ -460,22 +282,13 @@ async def test_cancelled_function_is_interrupted_and_may_shield_itself(
         await handle.cancel()
         with pytest.raises(WorkflowCancelledError):
             await handle.result()
-        assert (tmp_path / "ended").exists()  # its end was waited for
+        assert "ended" in os.listdir(tmp_path)  # its end was waited for
         # The same process goes on with something else.
         pid = int((tmp_path / "begun").read_text())
         assert pid in await engine.execute(which_of(1))
-    names = {path.name for path in tmp_path.iterdir()}
+    names = set(os.listdir(tmp_path))
     assert names == {"begun", "ended"} | ({"shielded"} if how == "shielded" else set())
     assert "REQUESTED" in (tmp_path / "ended").read_text()
-
-
-@workflow
-async def compute_in_time(folder: str, how: str) -> str:
-    limited = compute.options(start_to_close_timeout="300ms", retry=None)
-    try:
-        return await limited(folder, how)
-    except ActivityTimeoutError as error:
-        return error.timeout_type
 
 
 async def test_function_that_ignores_its_end_is_killed_after_a_grace(
@@ -484,6 +297,7 @@ async def test_function_that_ignores_its_end_is_killed_after_a_grace(
     """[rq 1169] A process that does not stop is killed, and another takes its place."""
     monkeypatch.setattr(pool_module, "KILL_SECONDS", 0.2)
     async with Engine("memory://", max_activity_processes=1) as engine:
+        await engine.execute(which_of(1))  # its process is there, and has imported
         found = await engine.execute(compute_in_time(str(tmp_path), "ignores"))
         assert found == "start_to_close"
         pid = int((tmp_path / "begun").read_text())
@@ -495,19 +309,6 @@ async def test_function_that_ignores_its_end_is_killed_after_a_grace(
 
 
 # --- the end of the worker ------------------------------------------------------------
-
-
-@activity(run_in="process", start_to_close_timeout="60s")
-def until_stopping(folder: str) -> str:
-    Path(folder, "begun").touch()
-    assert wait_for_worker_stopping_sync(timeout=SECONDS)
-    assert not is_activity_cancelled()
-    return "ended well"
-
-
-@workflow
-async def stop_well(folder: str) -> str:
-    return await until_stopping(folder)
 
 
 async def test_process_hears_that_its_worker_stops_and_ends_within_the_grace(
@@ -537,19 +338,6 @@ async def test_worker_that_closes_asks_after_its_grace_and_then_kills(
 
 
 # --- the line to it -------------------------------------------------------------------
-
-
-@activity(run_in="process")
-def chatter(number: int, lines: int) -> int:
-    log = logging.getLogger("chatter")
-    for line in range(lines):
-        log.info("line %d of %d", line, number)
-    return number
-
-
-@workflow
-async def chatter_all(count: int, lines: int) -> list[int]:
-    return list(await asyncio.gather(*[chatter(n, lines) for n in range(count)]))
 
 
 class Counting(logging.Handler):
@@ -582,16 +370,6 @@ async def test_thousands_of_lines_from_eight_processes_do_not_jam_the_line(
         assert found == list(range(8))
         assert await engine.execute(which_of(1))
     assert counting.count == 8 * 2_000
-
-
-@activity(run_in="process")
-def big(size: int) -> bytes:
-    return bytes(size)
-
-
-@workflow
-async def big_one(size: int) -> int:
-    return len(await big(size))
 
 
 async def test_large_results_pass_whole() -> None:

@@ -193,6 +193,12 @@ class Process(asyncio.Protocol):
         with contextlib.suppress(OSError):
             self._popen.kill()
 
+    def abandon(self) -> None:
+        """End it at once, and hear no more of it."""
+        self.kill()
+        if self._transport is not None and not self._loop.is_closed():
+            self._transport.abort()
+
     def kill_soon(self, call: ProcessCall) -> None:
         """End it, if it still runs this call; any thread may ask."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -422,12 +428,13 @@ class ActivityProcesses(concurrent.futures.Executor):
         while self._processes and time.monotonic() < ends_at:
             await _a_moment()
         self.abandon()
+        await asyncio.sleep(0)  # now transports close what they have
 
     def abandon(self) -> None:
         """Kill what there is; nothing is waited for."""
         self._is_closed = True
         for process in self._processes:
-            process.kill()
+            process.abandon()
 
 
 async def _a_moment() -> None:
