@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +144,19 @@ asyncio.run(main())
 '''
 
 
-def started(code: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+@contextmanager
+def started(
+    code: str, folder: Path, *arguments: str
+) -> Generator[subprocess.Popen[str]]:
     program = folder / "program.py"
     program.write_text(code)
-    return subprocess.Popen(
-        [sys.executable, str(program), *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with subprocess.Popen(
+        [sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def until(condition: Callable[[], Any]) -> Any:
@@ -220,6 +226,8 @@ def test_signals_to_the_whole_group_leave_it_to_the_worker_when_processes_end(
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGINT)
-        XX(map(is_alive, pids))
+        # Each has had its signals, and lives.
+        until(lambda: not any(map(has_pending, pids)))
+        assert all(map(is_alive, pids))
         program.send_signal(signal.SIGKILL)
         program.wait(SECONDS)

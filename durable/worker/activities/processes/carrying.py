@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
@@ -77,6 +78,10 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]  # it has no types
     def reducer_override(self, obj: Any) -> Any:
         if is_activity(obj) and home_of(obj) is None:
             return _made_again, (obj.function, obj.name, obj.given_options)
+        if isinstance(obj, types.CodeType):
+            # cloudpickle leaves the file out, which tracebacks name.
+            reduced_code: Any = self.dispatch_table[types.CodeType](obj)
+            return _code_again, (*reduced_code, obj.co_filename)
         is_struct = isinstance(obj, type) and issubclass(obj, msgspec.Struct)
         reduced: Any = super().reducer_override(obj)
         if is_struct and isinstance(reduced, tuple):
@@ -85,6 +90,12 @@ class _Pickler(_CloudPickler):  # type: ignore[misc]  # it has no types
             # What msgspec remembers of a class cannot be pickled, and is found again.
             reduced[2][0].pop("__msgspec_cache__", None)
         return reduced
+
+
+def _code_again(
+    make: Callable[..., types.CodeType], args: tuple[Any, ...], filename: str
+) -> types.CodeType:
+    return make(*args).replace(co_filename=filename)
 
 
 def _made_again(
