@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import functools
 import queue
 import sys
 import threading
@@ -188,6 +190,39 @@ def test_nothing_is_raised_where_other_threads_would_be_left_with_a_lock() -> No
         running.interruption.insist()
         waiting.put(1)
     assert running.result == 1 or isinstance(running.error, ActivityCancelledError)
+
+
+def test_nothing_is_raised_in_what_its_thread_does_after_it() -> None:
+    interruption, hit = Interruption(), list[BaseException]()
+    has_ended, go_on = list[int](), list[int]()
+
+    def serve() -> None:
+        assert interruption.run(lambda: 5) == 5
+        try:
+            has_ended.append(1)
+            while not go_on:
+                pass
+        except BaseException as error:  # noqa: BLE001 - the test
+            hit.append(error)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    wait_for(lambda: bool(has_ended))
+    assert interruption.request()  # there is nothing to be asked again for
+    go_on.append(1)
+    thread.join(SECONDS)
+    assert hit == []
+
+
+def test_result_of_a_function_that_has_returned_is_kept_though_it_was_sent() -> None:
+    interruption = Interruption()
+    # What is sent at the end of a C function is raised when that has returned.
+    send = functools.partial(
+        ctypes.pythonapi.PyThreadState_SetAsyncExc,
+        ctypes.c_ulong(threading.get_ident()),
+        ctypes.py_object(ActivityCancelledError),
+    )
+    assert interruption.run(send) == 1
 
 
 def test_stop_iteration_of_a_function_is_no_end_of_an_iteration() -> None:
