@@ -1,4 +1,4 @@
-"""Programs whose activities run in processes: begun, killed, and looked at from outside."""
+"""Programs whose activities run in processes: run, killed, and seen from outside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 SECONDS = 40.0
 
 # No guard around its last line: whoever imports it runs it again.
-UNGUARDED = '''
+UNGUARDED = """
 from __future__ import annotations
 
 import asyncio
@@ -113,9 +113,9 @@ async def main() -> None:
 
 
 asyncio.run(main())
-'''
+"""
 
-WORKER = '''
+WORKER = """
 import asyncio
 import os
 import sys
@@ -141,7 +141,7 @@ async def main() -> None:
 
 
 asyncio.run(main())
-'''
+"""
 
 
 @contextmanager
