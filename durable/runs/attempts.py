@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 
-from durable import limits
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -177,7 +176,7 @@ def completed(
         identity=run.terms.worker_id,
         last_failure=attempt.last_failure,
     )
-    _close(attempt, outcome, ATTEMPT_COMPLETED, effects, now)
+    close(attempt, outcome, ATTEMPT_COMPLETED, effects, now)
 
 
 def stopped(
@@ -186,7 +185,7 @@ def stopped(
     """An attempt has ended as it was asked to."""
     if given.attempt.phase is CANCELLING:
         given.attempt.started_at = given.started_at
-        _close_cancelled(given.attempt, effects, now)
+        close_cancelled(given.attempt, effects, now)
 
 
 def failed(
@@ -224,7 +223,7 @@ def failed(
         retry_state=decision.retry_state,
         identity=run.terms.worker_id,
     )
-    _close(attempt, outcome, state, effects, now, failure, decision)
+    close(attempt, outcome, state, effects, now, failure, decision)
 
 
 def _try_again(
@@ -236,7 +235,7 @@ def _try_again(
     now: int,
 ) -> None:
     """Record that this attempt failed and when the next one is due."""
-    _end(attempt, state, effects, failure, decision)
+    end(attempt, state, effects, failure, decision)
     run = attempt.run
     following = _following(attempt, failure, now + decision.delay)
     following.phase = BACKOFF
@@ -258,7 +257,7 @@ def not_begun(
     if attempt.phase is OVER:
         return
     if attempt.phase is CANCELLING:
-        _close_cancelled(attempt, effects, now)
+        close_cancelled(attempt, effects, now)
         return
     attempt.phase, attempt.due_at = BACKOFF, given.again_at
     run.attempts.pop(attempt.scheduled_event_id, None)
@@ -315,50 +314,6 @@ def doubtful(
         _record(attempt, state, Then.REMEMBER, effects, now, given.failure)
 
 
-def decide_doubt(attempt: Attempt) -> retry.Retry | retry.GiveUp:
-    """Decide what follows an attempt of which nobody knows whether it took effect."""
-    settings = attempt.scheduled.settings
-    if (
-        settings.at_most_once
-        or settings.retry_policy.max_attempts == 1
-        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
-    ):
-        return retry.GiveUp("outcome_unknown")
-    return retry.Retry(0)
-
-
-def outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
-    """How an activity ends that is not run again, as nobody knows what it did."""
-    return ActivityTaskFailed(
-        scheduled_event_id=attempt.scheduled_event_id,
-        failure=failure,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at or attempt.scheduled_at,
-        retry_state="outcome_unknown",
-    )
-
-
-def lost_here(
-    run: LiveRun, given: inputs.AttemptLost, effects: Effects, now: int
-) -> None:
-    """The process of an attempt has died, as if its worker had."""
-    attempt, failure = given.attempt, given.failure
-    if attempt.phase is OVER:
-        return
-    attempt.started_at, attempt.worker_id = given.started_at, run.terms.worker_id
-    if attempt.phase is CANCELLING:
-        _close_cancelled(attempt, effects, now)
-        return
-    decision = decide_doubt(attempt)
-    if isinstance(decision, retry.GiveUp):
-        outcome = outcome_of_doubt(attempt, failure)
-        _close(attempt, outcome, AttemptState.LOST, effects, now, failure, decision)
-        return
-    _end(attempt, AttemptState.LOST, effects, failure, decision)
-    run.attempts.pop(attempt.scheduled_event_id, None)
-    begin_after_doubt(attempt, failure, effects, now)
-
-
 # --- what cannot be recorded ----------------------------------------------------------
 
 
@@ -370,7 +325,7 @@ def unrecorded(
     if attempt.phase is OVER:
         return
     attempt.started_at = given.started_at
-    _end(attempt, given.row_state, effects, given.problem)
+    end(attempt, given.row_state, effects, given.problem)
     attempt.phase, attempt.problem = HELD, given.problem
     _record(attempt, given.row_state, Then.HOLD, effects, now, given.problem)
 
@@ -461,7 +416,7 @@ def cancel(run: LiveRun, scheduled_event_id: int, effects: Effects, now: int) ->
         attempt.phase = CANCELLING
     else:  # of one that is held, nobody waits for what it returned
         attempt.problem = None
-        _close_cancelled(attempt, effects, now)
+        close_cancelled(attempt, effects, now)
 
 
 def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
@@ -481,17 +436,17 @@ def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
     run.attempts, run.backoffs = {}, {}
 
 
-def _close_cancelled(attempt: Attempt, effects: Effects, now: int) -> None:
+def close_cancelled(attempt: Attempt, effects: Effects, now: int) -> None:
     outcome = ActivityTaskCanceled(
         scheduled_event_id=attempt.scheduled_event_id,
         attempt=attempt.attempt,
         started_at=attempt.started_at,
         identity=attempt.run.terms.worker_id,
     )
-    _close(attempt, outcome, AttemptState.CANCELLED, effects, now)
+    close(attempt, outcome, AttemptState.CANCELLED, effects, now)
 
 
-def _close(
+def close(
     attempt: Attempt,
     outcome: Attributes,
     state: AttemptState,
@@ -503,7 +458,7 @@ def _close(
     """Hand the activity's outcome to its run."""
     run = attempt.run
     if decision is not None or run.terms.is_observed:
-        _end(attempt, state, effects, failure, decision)
+        end(attempt, state, effects, failure, decision)
     attempt.phase = OVER
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.incoming.add(Item(outcome))
@@ -511,7 +466,7 @@ def _close(
         run.ended += (row_of(attempt, state, failure, now),)
 
 
-def _end(
+def end(
     attempt: Attempt,
     state: AttemptState,
     effects: Effects,

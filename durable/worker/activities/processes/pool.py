@@ -299,7 +299,7 @@ class ActivityProcesses(concurrent.futures.Executor):
         so before; or what making the job has raised.
         """
         future: asyncio.Future[told.Outcome]
-        future = asyncio.get_running_loop().run_in_executor(self, work.run)  # type: ignore[arg-type]  # `submit` gives its outcome
+        future = asyncio.get_running_loop().run_in_executor(self, work.run)  # type: ignore[arg-type]  # submit() gives its outcome
         return future
 
     def submit(
