@@ -6,10 +6,12 @@ Numbers in brackets are reports of users of other systems, done again here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -63,6 +65,13 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] != "Z"
+
+
+async def process_counts(engine: Engine) -> tuple[int, int]:
+    """How many there are, and how many were lost."""
+    health = await engine.health()
+    assert health is not None
+    return health.processes, health.lost_processes
 
 
 async def test_arguments_and_results_are_as_recorded_and_processes_are_reused() -> None:
@@ -335,6 +344,42 @@ async def test_worker_that_closes_asks_after_its_grace_and_then_kills(
     await until(lambda: not is_alive(pid))
     reason = ActivityCancellationReason.WORKER_STOPPING
     assert (tmp_path / "ended").read_text() == str(reason)
+
+
+async def test_processes_without_work_end_and_others_begin_when_there_is_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.1)
+    async with Engine("memory://", max_activity_processes=1) as engine:
+        (first,) = await engine.execute(which_of(1))
+        await until(lambda: not is_alive(first))
+        async with asyncio.timeout(SECONDS):
+            while await process_counts(engine) != (0, 0):
+                await asyncio.sleep(0.01)
+        assert await engine.execute(which_of(1)) != [first]
+
+
+async def test_process_begins_while_threads_hold_locks() -> None:
+    """[airflow 70690] It is no fork, so no lock is held in it for ever."""
+    log, begun, over = logging.getLogger("locked"), threading.Event(), threading.Event()
+    handler = logging.StreamHandler()
+    log.addHandler(handler)
+
+    def hold() -> None:
+        with handler.lock or contextlib.nullcontext():
+            begun.set()
+            over.wait(SECONDS)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        await until(begun.is_set)
+        async with Engine("memory://") as engine:
+            assert await engine.execute(which_of(1))
+    finally:
+        over.set()
+        thread.join()
+        log.removeHandler(handler)
 
 
 # --- the line to it -------------------------------------------------------------------

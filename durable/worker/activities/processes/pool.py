@@ -37,7 +37,7 @@ KILL_SECONDS: Final = 5.0
 # A process that has nothing to do for so long ends.
 IDLE_SECONDS: Final = 60.0
 # How long processes may take to end that have nothing to do.
-_LEAVE_SECONDS: Final = 2.0
+_LEAVE_SECONDS: Final = 0.5
 # What a process has said before its end is there by then.
 _LAST_WORDS_SECONDS: Final = 0.5
 
