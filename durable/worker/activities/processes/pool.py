@@ -284,6 +284,7 @@ class ActivityProcesses(concurrent.futures.Executor):
         self._starting: set[asyncio.Task[None]] = set()
         self._retiring: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._all_gone: asyncio.Event | None = None
         self._is_stopping = False
         self.lost = 0
 
@@ -395,6 +396,8 @@ class ActivityProcesses(concurrent.futures.Executor):
         with contextlib.suppress(ValueError):
             self._idle.remove(process)
         if self._is_closed:
+            if self._all_gone is not None and not self._processes:
+                self._all_gone.set()
             return
         if call is not None:
             if not call.was_asked_to_stop:
@@ -424,9 +427,11 @@ class ActivityProcesses(concurrent.futures.Executor):
                 process.let_go()
             else:
                 process.kill()
-        ends_at = time.monotonic() + _LEAVE_SECONDS
-        while self._processes and time.monotonic() < ends_at:
-            await _a_moment()
+        if self._processes:
+            self._all_gone = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self._all_gone.wait()
         self.abandon()
         await asyncio.sleep(0)  # now transports close what they have
 
@@ -435,11 +440,6 @@ class ActivityProcesses(concurrent.futures.Executor):
         self._is_closed = True
         for process in self._processes:
             process.abandon()
-
-
-async def _a_moment() -> None:
-    """Wait for real, whatever time the loop lives by."""
-    await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.01)
 
 
 def _spawn(link: socket.socket) -> subprocess.Popen[bytes]:
