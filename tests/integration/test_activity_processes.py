@@ -301,7 +301,7 @@ async def test_cancelled_function_is_interrupted_and_may_shield_itself(
 
 
 async def test_function_that_ignores_its_end_is_killed_after_a_grace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """[rq 1169] A process that does not stop is killed, and another takes its place."""
     monkeypatch.setattr(pool_module, "KILL_SECONDS", 0.2)
@@ -315,6 +315,7 @@ async def test_function_that_ignores_its_end_is_killed_after_a_grace(
         health = await engine.health()
         assert health is not None
         assert health.lost_processes == 0  # nobody has to look for a reason
+    assert "has not stopped within 0.2 s of being asked to" in caplog.text
 
 
 # --- the end of the worker ------------------------------------------------------------

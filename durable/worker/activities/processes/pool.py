@@ -50,6 +50,7 @@ class ProcessCall:
     """One call in a process, and whether that is free again.
 
     Args:
+        name: how the log names the attempt.
         make_job: the job, once a process is there for it.
         on_end: called once the process is free again, or gone.
         measured: told what it measures.
@@ -57,10 +58,12 @@ class ProcessCall:
 
     def __init__(
         self,
+        name: str,
         make_job: Callable[[int], told.Job],
         on_end: Callable[[], None],
         measured: Callable[[Measurement], None],
     ) -> None:
+        self.name = name
         self.make_job = make_job
         self.on_end = on_end
         self.measured = measured
@@ -206,6 +209,13 @@ class Process(asyncio.Protocol):
 
     def _kill_for(self, call: ProcessCall) -> None:
         if self.call is call:
+            _log.warning(
+                "Activity %s has not stopped within %g s of being asked to; its process"
+                " (pid %d) is killed.",
+                call.name,
+                KILL_SECONDS,
+                self.pid,
+            )
             self.kill()
 
     # --- what it says -----------------------------------------------------------------
@@ -403,7 +413,8 @@ class ActivityProcesses(concurrent.futures.Executor):
             if not call.was_asked_to_stop:
                 self.lost += 1
                 _log.warning(
-                    "A process for activities (pid %d) %s; another takes its place.",
+                    "The process of activity %s (pid %d) %s; another takes its place.",
+                    call.name,
                     process.pid,
                     how,
                 )
