@@ -81,7 +81,7 @@ async def which_of(count: int) -> list[int]:
 @activity(run_in="process", retry=None)
 def raise_odd(number: int) -> None:
     try:
-        {}["key"]
+        dict[str, int]()["key"]
     except KeyError as error:
         odd = Odd(number)
         odd.add_note("seen in a process")
