@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ from durable import (
 from durable.api.activities.activity_method import activity_method
 from durable.errors import DefinitionError, WorkflowStuckError
 from durable.store.records import AttemptState
+from durable.telemetry import JsonFormatter
 from durable.testing.environment import TestEnvironment
 from durable.worker.activities.processes import pool as pool_module
 from tests.integration.process_activities import (
@@ -38,6 +40,7 @@ from tests.integration.process_activities import (
     big_one,
     caught,
     chatter_all,
+    complain_once,
     compute_all,
     compute_in_time,
     die_alone,
@@ -122,6 +125,18 @@ async def test_activity_has_its_context_and_its_log_lines_reach_the_workers_hand
     assert computing["folder"] == str(tmp_path)
     assert computing["process"] != os.getpid()
     assert said["one of 2"].name == "app"
+
+
+async def test_traceback_that_was_logged_there_is_in_json_logs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Engine("memory://") as engine:
+        await engine.execute(complain_once(), id="complain-1")
+    record = next(r for r in caplog.records if r.getMessage() == "not found")
+    entry = json.loads(JsonFormatter().format(record))
+    assert entry["workflow_id"] == "complain-1"
+    assert "KeyError: 'missing'" in entry["traceback"]
+    assert "in complain" in entry["traceback"]
 
 
 async def test_a_test_environment_waits_for_processes() -> None:

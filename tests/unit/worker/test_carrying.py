@@ -6,7 +6,7 @@ import sys
 import types
 from typing import Any, ClassVar
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]  # it has no types
 import msgspec
 import pytest
 
