@@ -108,7 +108,7 @@ async def test_activity_has_its_context_and_its_log_lines_reach_the_workers_hand
     async with Engine("memory://") as engine:
         found = await engine.execute(ask_facts(str(tmp_path)), id="facts-1")
     assert found == {
-        "type": "facts",
+        "type": "processes.facts",
         "attempt": 1,
         "task_queue": "default",
         "left": 40_000_000,
@@ -121,7 +121,7 @@ async def test_activity_has_its_context_and_its_log_lines_reach_the_workers_hand
     said = {record.getMessage(): record for record in caplog.records}
     computing = vars(said["computing"])
     assert computing["workflow_id"] == "facts-1"
-    assert (computing["activity_type"], computing["attempt"]) == ("facts", 1)
+    assert (computing["activity_type"], computing["attempt"]) == ("processes.facts", 1)
     assert computing["folder"] == str(tmp_path)
     assert computing["process"] != os.getpid()
     assert said["one of 2"].name == "app"
