@@ -176,7 +176,7 @@ def completed(
         identity=run.terms.worker_id,
         last_failure=attempt.last_failure,
     )
-    _close(attempt, outcome, ATTEMPT_COMPLETED, effects, now)
+    close(attempt, outcome, ATTEMPT_COMPLETED, effects, now)
 
 
 def stopped(
@@ -185,7 +185,7 @@ def stopped(
     """An attempt has ended as it was asked to."""
     if given.attempt.phase is CANCELLING:
         given.attempt.started_at = given.started_at
-        _close_cancelled(given.attempt, effects, now)
+        close_cancelled(given.attempt, effects, now)
 
 
 def failed(
@@ -207,6 +207,7 @@ def failed(
             failure=failure,
             scheduled_at=attempt.scheduled_at,
             now=now,
+            key=f"{run.run_id}/{attempt.scheduled_event_id}/{attempt.attempt}",
         )
     is_late = failure.kind == "timeout"
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
@@ -222,7 +223,7 @@ def failed(
         retry_state=decision.retry_state,
         identity=run.terms.worker_id,
     )
-    _close(attempt, outcome, state, effects, now, failure, decision)
+    close(attempt, outcome, state, effects, now, failure, decision)
 
 
 def _try_again(
@@ -234,7 +235,7 @@ def _try_again(
     now: int,
 ) -> None:
     """Record that this attempt failed and when the next one is due."""
-    _end(attempt, state, effects, failure, decision)
+    end(attempt, state, effects, failure, decision)
     run = attempt.run
     following = _following(attempt, failure, now + decision.delay)
     following.phase = BACKOFF
@@ -256,7 +257,7 @@ def not_begun(
     if attempt.phase is OVER:
         return
     if attempt.phase is CANCELLING:
-        _close_cancelled(attempt, effects, now)
+        close_cancelled(attempt, effects, now)
         return
     attempt.phase, attempt.due_at = BACKOFF, given.again_at
     run.attempts.pop(attempt.scheduled_event_id, None)
@@ -324,7 +325,7 @@ def unrecorded(
     if attempt.phase is OVER:
         return
     attempt.started_at = given.started_at
-    _end(attempt, given.row_state, effects, given.problem)
+    end(attempt, given.row_state, effects, given.problem)
     attempt.phase, attempt.problem = HELD, given.problem
     _record(attempt, given.row_state, Then.HOLD, effects, now, given.problem)
 
@@ -415,7 +416,7 @@ def cancel(run: LiveRun, scheduled_event_id: int, effects: Effects, now: int) ->
         attempt.phase = CANCELLING
     else:  # of one that is held, nobody waits for what it returned
         attempt.problem = None
-        _close_cancelled(attempt, effects, now)
+        close_cancelled(attempt, effects, now)
 
 
 def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
@@ -435,17 +436,17 @@ def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
     run.attempts, run.backoffs = {}, {}
 
 
-def _close_cancelled(attempt: Attempt, effects: Effects, now: int) -> None:
+def close_cancelled(attempt: Attempt, effects: Effects, now: int) -> None:
     outcome = ActivityTaskCanceled(
         scheduled_event_id=attempt.scheduled_event_id,
         attempt=attempt.attempt,
         started_at=attempt.started_at,
         identity=attempt.run.terms.worker_id,
     )
-    _close(attempt, outcome, AttemptState.CANCELLED, effects, now)
+    close(attempt, outcome, AttemptState.CANCELLED, effects, now)
 
 
-def _close(
+def close(
     attempt: Attempt,
     outcome: Attributes,
     state: AttemptState,
@@ -457,7 +458,7 @@ def _close(
     """Hand the activity's outcome to its run."""
     run = attempt.run
     if decision is not None or run.terms.is_observed:
-        _end(attempt, state, effects, failure, decision)
+        end(attempt, state, effects, failure, decision)
     attempt.phase = OVER
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.incoming.add(Item(outcome))
@@ -465,7 +466,7 @@ def _close(
         run.ended += (row_of(attempt, state, failure, now),)
 
 
-def _end(
+def end(
     attempt: Attempt,
     state: AttemptState,
     effects: Effects,

@@ -34,11 +34,11 @@ from durable.core.machines.machine import State
 from durable.core.messages import ActivityResolution, decode_message
 from durable.core.workflow_task import TaskInput
 from durable.errors import CorruptHistoryError
-from durable.runs import attempts
+from durable.runs import attempts, inputs
 from durable.runs.effects import AttemptEnd, Effects, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
-from durable.runs.states import BACKOFF, HELD, OVER
+from durable.runs.states import BACKOFF, CANCELLING, HELD, OVER
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -223,7 +223,6 @@ def _resolve_doubt(
     effects: Effects,
     now: int,
 ) -> None:
-    settings = attempt.scheduled.settings
     failure = Failure(
         message=f"attempt {attempt.attempt} was under way when its worker died;"
         " nobody knows whether it took effect",
@@ -232,20 +231,60 @@ def _resolve_doubt(
     )
     if row is not None and row.failure is not None:
         failure = _failure_of(row)  # its worker could still say why
-    decision: retry.Retry | retry.GiveUp = retry.Retry(0)
+    decision = _decide_doubt(attempt)
+    end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
+    effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
+    if isinstance(decision, retry.GiveUp):
+        run.incoming.add(Item(_outcome_of_doubt(attempt, failure)))
+        run.ended += (attempts.lost(attempt, failure, now),)
+    else:
+        attempts.begin_after_doubt(attempt, failure, effects, now)
+
+
+def _decide_doubt(attempt: Attempt) -> retry.Retry | retry.GiveUp:
+    """Decide what follows an attempt of which nobody knows whether it took effect."""
+    settings = attempt.scheduled.settings
     if (
         settings.at_most_once
         or settings.retry_policy.max_attempts == 1
         or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
     ):
-        decision = retry.GiveUp("outcome_unknown")
-    end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
-    effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
+        return retry.GiveUp("outcome_unknown")
+    return retry.Retry(0)
+
+
+def _outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
+    """How an activity ends that is not run again, as nobody knows what it did."""
+    return ActivityTaskFailed(
+        scheduled_event_id=attempt.scheduled_event_id,
+        failure=failure,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at or attempt.scheduled_at,
+        retry_state="outcome_unknown",
+    )
+
+
+def lost_here(
+    run: LiveRun, given: inputs.AttemptLost, effects: Effects, now: int
+) -> None:
+    """The process of an attempt has died, and its worker has not."""
+    attempt, failure = given.attempt, given.failure
+    if attempt.phase is OVER:
+        return
+    attempt.started_at, attempt.worker_id = given.started_at, run.terms.worker_id
+    if attempt.phase is CANCELLING:
+        attempts.close_cancelled(attempt, effects, now)
+        return
+    decision = _decide_doubt(attempt)
     if isinstance(decision, retry.GiveUp):
-        run.incoming.add(Item(_doubtful(attempt, failure)))
-        run.ended += (attempts.lost(attempt, failure, now),)
-    else:
-        attempts.begin_after_doubt(attempt, failure, effects, now)
+        outcome = _outcome_of_doubt(attempt, failure)
+        attempts.close(
+            attempt, outcome, AttemptState.LOST, effects, now, failure, decision
+        )
+        return
+    attempts.end(attempt, AttemptState.LOST, effects, failure, decision)
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    attempts.begin_after_doubt(attempt, failure, effects, now)
 
 
 def _attempt_of(
@@ -275,14 +314,4 @@ def _cancelled(attempt: Attempt) -> ActivityTaskCanceled:
         scheduled_event_id=attempt.scheduled_event_id,
         attempt=attempt.attempt,
         started_at=attempt.started_at,
-    )
-
-
-def _doubtful(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
-    return ActivityTaskFailed(
-        scheduled_event_id=attempt.scheduled_event_id,
-        failure=failure,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at or attempt.scheduled_at,
-        retry_state="outcome_unknown",
     )

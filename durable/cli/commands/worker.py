@@ -21,7 +21,6 @@ from durable.cli.health.server import serve_health
 from durable.cli.logs import logging_to_stderr
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.parameters import SPAN, database_options, resources_option
-from durable.cli.processes.cores import usable_cores
 from durable.cli.processes.link import METRICS, WorkerEnd
 from durable.cli.processes.serving import Serving
 from durable.cli.processes.supervisor import Supervisor
@@ -30,6 +29,7 @@ from durable.cli.signals import run_until_signal
 from durable.cli.user_code.loading import load_modules, load_resources
 from durable.options import to_microseconds
 from durable.worker.activities.held_resources import closing_seconds
+from durable.worker.activities.processes.cores import usable_cores
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -100,7 +100,14 @@ class _ProcessCount(click.IntRange):
 @_at_least_one(
     "--max-activity-threads",
     limits.ACTIVITY_THREADS_MAX,
-    "How many of them may be plain functions.",
+    "How many of them may be plain functions in threads.",
+)
+@click.option(
+    "--max-activity-processes",
+    type=click.IntRange(min=1),
+    default=usable_cores,
+    show_default="one for each usable core",
+    help="How many may be plain functions in processes, which begin when needed.",
 )
 @_at_least_one(
     "--max-cached-runs", limits.CACHED_RUNS_MAX, "How many idle runs are kept live."
