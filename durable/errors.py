@@ -291,6 +291,21 @@ class WorkflowClosedError(DurableError):
     code = "workflow_closed"
 
 
+class ActivityNotFoundError(DurableError):
+    """Nobody waits for that activity: it has ended, or its run has, or never was."""
+
+    code = "activity_not_found"
+
+
+class AttemptOverError(DurableError):
+    """An attempt of an activity was over before: what was said of it was refused.
+
+    Another attempt has its place, or none.
+    """
+
+    code = "attempt_over"
+
+
 class ResetConflictError(DurableError):
     """A run has gone on each time it was to be reset; nothing was done."""
 

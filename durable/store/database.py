@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from durable.errors import StoreError
+    from durable.store.activity_tasks import ActivityTaskRecord, TaskKey
     from durable.store.deciding.deleting import Tie
-    from durable.store.deciding.rows import Rows, Seen
+    from durable.store.deciding.rows import Rows, Seen, Task
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import (
         ClaimRuns,
@@ -69,6 +70,42 @@ class Tables(Protocol):
     def adopt(self, parents: dict[str, str]) -> None:
         """Give open children, by run id, to other parents."""
         ...
+
+    # --- activities that anyone may take ----------------------------------------------
+
+    def look_for_tasks(self, wanted: Wanted) -> dict[TaskKey, Task]:
+        """Bring the tasks that are wanted, and keep them from changing; after runs."""
+        ...
+
+    def write_tasks(self, rows: Rows) -> None:
+        """Write what was decided of tasks."""
+        ...
+
+    def claim_tasks(
+        self,
+        worker: WorkerRecord,
+        task_queue: str,
+        types: Sequence[str] | None,
+        limit: int,
+        now: int,
+    ) -> list[ActivityTaskRecord]:
+        """Give tasks of one queue to a worker; return them as they are then.
+
+        Each statement looks at a bounded number of rows, whatever else waits.
+        """
+        ...
+
+    def take_tasks(
+        self, worker: WorkerRecord, limit: int, now: int
+    ) -> list[ActivityTaskRecord]:
+        """Give tasks to a worker to judge; return them as they are then."""
+        ...
+
+    def lose_tasks(self) -> None:
+        """Make claimed tasks lost whose workers have no row."""
+        ...
+
+    # --- what is done by itself -------------------------------------------------------
 
     def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
         """Insert a namespace, or change one; False if that cannot be."""

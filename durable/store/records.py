@@ -9,13 +9,21 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import msgspec
 
 from durable.core.history.codec import INSTANT_MAX
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
+
+if TYPE_CHECKING:
+    from durable.store.activity_tasks import (
+        ActivityTaskRecord,
+        TaskCancel,
+        TaskOperation,
+        TaskState,
+    )
 
 HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
 """run id, event id, task number, event type, time, data (JSON text), flags.
@@ -165,6 +173,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     closed_at: Instant | None = None
     failure: str | None = None
     worker_id: str | None = None
+    details: str | None = None
+    """JSON of what its last heartbeat said."""
+    heartbeat_at: Instant | None = None
 
 
 class MessageKind(enum.Enum):
@@ -175,6 +186,8 @@ class MessageKind(enum.Enum):
     UPDATE = "update"
     CHILD = "child"
     """How a child workflow ended."""
+    ACTIVITY = "activity"
+    """How an activity ended that was not its run's owner's to do."""
     RESOLVE = "resolve"
     """Says what to do about an activity that has returned, see `AttemptState`."""
     PAUSE = "pause"
@@ -254,12 +267,15 @@ class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):
         record: `damage` speaks of everything here but the history.
         rows: its whole history; after a checkpoint the first row, then those from the
             newest checkpoint on. They are as they were found; decoding checks them.
+        tasks: by scheduled event, the activities that have a row of
+            `durable.store.activity_tasks`.
     """
 
     record: RunRecord
     rows: list[HistoryRow]
     messages: list[MessageRecord]
     attempts: list[AttemptRecord]
+    tasks: dict[int, TaskState] = {}
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +342,8 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     messages: tuple[PutMessage, ...] = ()
     starts: tuple[StartRun, ...] = ()
     """As for `CommitTask`; only if the run is created."""
+    tasks: tuple[ActivityTaskRecord, ...] = ()
+    """Likewise."""
 
     @property
     def driver(self) -> str | None:
@@ -392,8 +410,8 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     out, each with an outcome of its own. A message to the run itself reaches it only if
     it stays open.
 
-    Result: None, `MailArrived`, or `Committed` if there are messages or starts, or if
-    it closes with children.
+    Result: None, `MailArrived`, or `Committed` if there are messages, starts or
+    `cancels`, or if it closes with children.
 
     Raises (as outcome):
         HistoryTakenError: a position of `rows` is written already, by another owner or
@@ -437,6 +455,17 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sees_all_mail: bool = False
     """Be refused with `MailArrived` without closing too: `rows` hold messages that
     never were in the inbox, and those that are must come first."""
+    tasks: tuple[ActivityTaskRecord, ...] = ()
+    """Activities of this run for anyone to take; inserted, or replaced by key."""
+    withdrawn: tuple[int, ...] = ()
+    """Scheduled events whose tasks go, whoever has them: what that one writes is
+    refused."""
+    cancels: tuple[TaskCancel, ...] = ()
+    """Tasks that are to stop. One that nobody has claimed goes, and its message waits
+    for the run in its place; who has claimed it is told the reason."""
+    has_tasks: bool = False
+    """It may have tasks. If it closes, those that are claimed are to stop for
+    `RUN_CLOSED`, and all others go."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -448,6 +477,8 @@ class Committed(msgspec.Struct, frozen=True):
         ended: open runs that were terminated by their parent close policy.
         cancelled: open runs that were asked to stop by it; their inboxes hold that.
         notified: the open parent of a run that was terminated; its inbox holds that.
+        stopped: scheduled events of tasks that `cancels` have ended; the inbox of their
+            run holds that.
     """
 
     deliveries: tuple[str | DurableError, ...] = ()
@@ -455,6 +486,7 @@ class Committed(msgspec.Struct, frozen=True):
     ended: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
     notified: tuple[str, ...] = ()
+    stopped: tuple[int, ...] = ()
 
 
 class MailArrived(msgspec.Struct, frozen=True):
@@ -466,8 +498,9 @@ class MailArrived(msgspec.Struct, frozen=True):
 class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Write attempts (insert or replace by key) and the run's wake-up; fenced.
 
-    A stuck run stays stuck. `epoch`, `is_active`, `wake_at` and `known` are as for
-    `CommitTask`. Result: None.
+    A stuck run stays stuck. `epoch`, `is_active`, `wake_at`, `known`, `tasks`,
+    `withdrawn` and `cancels` are as for `CommitTask`. Result: None, or `Committed` if
+    there are `cancels`.
 
     Raises (as outcome):
         HistoryTakenError: the run is closed, another worker's, or has been since.
@@ -480,6 +513,9 @@ class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wake_at: int | None
     epoch: int = 0
     known: tuple[int, ...] = ()
+    tasks: tuple[ActivityTaskRecord, ...] = ()
+    withdrawn: tuple[int, ...] = ()
+    cancels: tuple[TaskCancel, ...] = ()
 
 
 class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -529,7 +565,8 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Appends WorkflowExecutionTerminated after the newest event, and takes the run from
     its owner, whose next write is refused. Messages
-    that wait in the inbox are deleted: nobody will read them. Its parent, if open, gets
+    that wait in the inbox are deleted: nobody will read them. Its tasks end as when it
+    closes. Its parent, if open, gets
     a CHILD message (unless no event of its asked for the run); its open children meet
     their parent close policies. Runs that a parent close policy terminates end in the
     same way, but tell nobody. Result: `Terminated`.
@@ -589,6 +626,7 @@ class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
     Events after `keep` make room for `rows`, which follow it. The run is taken from its
     owner, whose next write is refused, and is at rest, unstuck and due at once: whoever
     takes it finds out what it waits for, with the code of `version` if that is given.
+    Tasks of the events that went go, too.
     Nothing else may change a history that is written. Result: whether it was done; not
     if the run has closed, or its history is not at the positions `expected` any more.
     """
@@ -716,11 +754,12 @@ class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
-    """Take the runs of dead workers from them.
+    """Take from dead workers what they have: runs, and tasks.
 
     Dead are all whose lease has ended, and those in `presumed_dead` (seen to be dead
     by their process id on this host). Their rows go, so that whatever they still try
-    to write is refused; their runs are at rest and due. A worker never reaps itself.
+    to write is refused; their runs are at rest and due, and what they have claimed of
+    tasks is lost, and to be judged. A worker never reaps itself.
     Replies older than `limits.REPLY_SECONDS_MAX` go too.
 
     Result: the worker ids reaped, sorted.
@@ -730,19 +769,7 @@ class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Operation: TypeAlias = (
-    StartRun
-    | CommitTask
-    | RecordAttempts
-    | ParkRun
-    | PutMessage
-    | TerminateRun
-    | ResetRun
-    | RepairRun
-    | ClaimRuns
-    | ReleaseRuns
-    | ReapWorkers
-    | DropReplies
-    | PutNamespace
-    | DeleteRuns
-    | ImportRun
+    "StartRun | CommitTask | RecordAttempts | ParkRun | PutMessage | TerminateRun"
+    " | ResetRun | RepairRun | ClaimRuns | ReleaseRuns | ReapWorkers | DropReplies"
+    " | PutNamespace | DeleteRuns | ImportRun | TaskOperation"
 )

@@ -13,19 +13,22 @@ if TYPE_CHECKING:
     from durable.store.deciding.draft import Draft
     from durable.store.deciding.inboxes import Inboxes
     from durable.store.deciding.rows import Run
+    from durable.store.deciding.tasks import Tasks
 
 
 class Endings:
     """Closes runs of one group, whoever owns them."""
 
-    def __init__(self, draft: Draft, inboxes: Inboxes) -> None:
+    def __init__(self, draft: Draft, inboxes: Inboxes, tasks: Tasks) -> None:
         """Decide in this draft."""
         self._draft = draft
         self._inboxes = inboxes
+        self._tasks = tasks
 
     def terminate(self, run: Run, data: str) -> Committed:
         """Close an open run; tell its parent, and part it from its children."""
         draft = self._draft
+        self._tasks.foresee(run)
         letter = family.tell_parent(draft.find_record(run))
         self.end(run, data)
         notified: tuple[str, ...] = ()
@@ -83,6 +86,7 @@ class Endings:
             data,
             0,
         )
+        self._tasks.close(run)
         draft.append(run, [row])
         self._inboxes.empty(run)
         draft.close(run, RunStatus.TERMINATED, now)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from durable.store.activity_tasks import TaskKey, TaskState
 from durable.store.records import HistoryRow, Properties, RunRecord, RunStatus
 
 if TYPE_CHECKING:
     from durable.errors import DurableError
+    from durable.store.activity_tasks import ActivityTaskRecord
     from durable.store.records import AttemptRecord, MessageRecord, ReplyRecord
 
 NameKey: TypeAlias = tuple[str, str]
@@ -87,6 +89,41 @@ class Name(msgspec.Struct):
     newest: Run | None = None
 
 
+class Task(msgspec.Struct, gc=False):
+    """An activity's row, as far as it is looked at: see `ActivityTaskRecord`."""
+
+    run_id: str
+    scheduled_event_id: int
+    namespace: str
+    state: TaskState
+    attempt: int
+    worker_id: str | None = None
+    judge_id: str | None = None
+    cancel: str | None = None
+
+    @property
+    def key(self) -> TaskKey:
+        """What it is found by."""
+        return self.run_id, self.scheduled_event_id
+
+
+class TaskChange(msgspec.Struct, gc=False):
+    """What a group changes of a task; None leaves what is there.
+
+    An empty `progress`, `cancel` or `judge_id` takes away what is there.
+    """
+
+    attempt: int | None = None
+    priority: int | None = None
+    due_at: int | None = None
+    expires_at: int | None = None
+    heartbeat_at: int | None = None
+    judge_id: str | None = None
+    cancel: str | None = None
+    data: str | None = None
+    progress: str | None = None
+
+
 class Seen(msgspec.Struct):
     """What `look` brought. Deciding uses it up.
 
@@ -107,6 +144,9 @@ class Seen(msgspec.Struct):
         children: the open children of a run.
         first_data: JSON of a run's first event; None if that row is gone.
         kinds: of attributes, by namespace and name; None if none has that name yet.
+        tasks: those that were found.
+        looked_tasks: the keys that were looked for.
+        all_tasks: the runs of which all tasks were looked for.
     """
 
     has_worker: bool = False
@@ -127,6 +167,9 @@ class Seen(msgspec.Struct):
     records: Mapping[str, RunRecord] = NOTHING
     first_data: Mapping[str, str | None] = NOTHING
     kinds: Mapping[NameKey, str | None] = NOTHING
+    tasks: Mapping[TaskKey, Task] = NOTHING
+    looked_tasks: Collection[TaskKey] = ()
+    all_tasks: Collection[str] = ()
 
 
 class Rows(msgspec.Struct):
@@ -147,6 +190,9 @@ class Rows(msgspec.Struct):
         attributes: rows of attributes to insert.
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
+        tasks: to be inserted or replaced.
+        changed_tasks: others that change.
+        ended_tasks: to delete, if they are there.
     """
 
     changed: list[Run] = []
@@ -163,6 +209,14 @@ class Rows(msgspec.Struct):
     attributes: list[AttributeRow] = []
     kinds: dict[NameKey, str] = {}
     adopted: dict[str, str] = {}
+    tasks: dict[TaskKey, ActivityTaskRecord] = {}
+    changed_tasks: dict[TaskKey, TaskChange] = {}
+    ended_tasks: dict[TaskKey, None] = {}
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether anything of tasks is to be written."""
+        return bool(self.tasks or self.changed_tasks or self.ended_tasks)
 
 
 def age_of(run: Run) -> tuple[bool, int, str]:

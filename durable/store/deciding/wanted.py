@@ -7,12 +7,20 @@ from closing) is asked for by `decide`, and brought by a second look.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from durable.options import IdConflictPolicy
 from durable.search.kinds import kinds_in
+from durable.store.activity_tasks import (
+    BeatActivityTask,
+    CompleteActivity,
+    SettleActivityTask,
+    TaskKey,
+    UpdateActivityTask,
+    request_of_cancel,
+)
 from durable.store.deciding import policies
 from durable.store.deciding.rows import NameKey, RequestKey
 from durable.store.records import (
@@ -50,6 +58,15 @@ Or of `Seen`, of what is rare: `looked`, `chains`, `records` (with their ends),
 """
 
 
+class Letter(NamedTuple):
+    """A message that may be put for a run of that id, beside those of `PutMessage`."""
+
+    run_id: str
+    request_id: str
+    namespace: str = ""
+    workflow_id: str = ""
+
+
 class Wanted(msgspec.Struct):
     """What to look at. Names of fields are those of `Seen`.
 
@@ -70,6 +87,8 @@ class Wanted(msgspec.Struct):
         families: runs whose open children are wanted, and theirs where a parent close
             policy terminates them, with their ends.
         rare: the keys of all else, by field.
+        tasks: activities whose rows are to be locked and looked at, or only locked.
+        all_tasks: runs of which all such rows are.
     """
 
     worker_id: str | None = None
@@ -79,12 +98,14 @@ class Wanted(msgspec.Struct):
     places: dict[str, tuple[int, int]] = {}
     names: dict[NameKey, int] = {}
     requests: dict[RequestKey, str] = {}
-    letters: list[PutMessage] = []
+    letters: list[PutMessage | Letter] = []
     mail: dict[str, None] = {}
     families: dict[str, None] = {}
     # Only ever asked for by `decide`.
     sequence: bool = False
     rare: dict[str, dict[Any, None]] = {}
+    tasks: dict[TaskKey, int] = {}
+    all_tasks: dict[str, int] = {}
 
     def add(self, lacking: Iterable[Lack]) -> bool:
         """Want that, too; False if all of it was wanted already."""
@@ -109,6 +130,7 @@ class Wanted(msgspec.Struct):
     def _size(self) -> int:
         size = self.has_time + self.sequence + len(self.runs) + len(self.names)
         size += len(self.requests) + len(self.mail) + len(self.families)
+        size += len(self.tasks) + len(self.all_tasks)
         return size + sum(map(len, self.rare.values()))
 
 
@@ -146,6 +168,8 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             what = operation.properties
             if what is not None and what.attributes is not None:
                 _want_kinds(wanted, what.namespace, what.attributes)
+            if operation.has_tasks or operation.withdrawn or operation.cancels:
+                _want_tasks(wanted, operation)
         elif kind is StartRun:
             _want_start(wanted, operation)
         elif kind is PutMessage:
@@ -155,26 +179,73 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
                 runs[operation.run_id] = CLOSED
             elif runs.get(operation.run_id, ADDRESSED) == ADDRESSED:
                 runs[operation.run_id] = COMMITTED
-            if kind is RecordAttempts and not operation.is_active:
-                mail[operation.run_id] = None
+            if kind is RecordAttempts:
+                if not operation.is_active:
+                    mail[operation.run_id] = None
+                _want_tasks(wanted, operation)
             if kind is ParkRun and operation.wake_at is not None:
                 wanted.has_time = True
                 mail[operation.run_id] = None
         elif kind is ImportRun:
-            record = operation.record
-            runs.setdefault(record.run_id, ADDRESSED)
-            name = (record.namespace, record.workflow_id)
-            wanted.names.setdefault(name, ADDRESSED)
-            request = (record.namespace, record.request_id)
-            wanted.requests.setdefault(request, record.run_id)
-            if record.attributes is not None:
-                _want_kinds(wanted, record.namespace, record.attributes)
+            _want_import(wanted, operation)
         elif kind is TerminateRun:
             wanted.has_time = True
             _want_addressed(wanted, operation, CLOSED)
         elif kind is ResetRun:
             _want_reset(wanted, operation)
+        elif kind in _OF_ONE_TASK:
+            _want_task(wanted, operation)
     return wanted
+
+
+_OF_ONE_TASK: Final = frozenset(
+    {SettleActivityTask, CompleteActivity, BeatActivityTask, UpdateActivityTask}
+)
+
+
+def _want_tasks(wanted: Wanted, operation: CommitTask | RecordAttempts) -> None:
+    run_id = operation.run_id
+    is_commit = isinstance(operation, CommitTask)
+    if is_commit and operation.has_tasks and operation.status is not None:
+        wanted.all_tasks[run_id] = CLOSED
+    for event_id in operation.withdrawn:
+        wanted.tasks[run_id, event_id] = COMMITTED
+    if not is_commit:  # those of a turn are of events that it brings
+        for task in operation.tasks:
+            wanted.tasks[task.key] = COMMITTED
+    for cancel in operation.cancels:
+        wanted.has_time = True
+        wanted.tasks[run_id, cancel[0]] = COMMITTED
+        wanted.letters.append(Letter(run_id, request_of_cancel(cancel[0])))
+
+
+def _want_task(
+    wanted: Wanted,
+    operation: (
+        SettleActivityTask | CompleteActivity | BeatActivityTask | UpdateActivityTask
+    ),
+) -> None:
+    run_id = operation.run_id
+    wanted.tasks[run_id, operation.scheduled_event_id] = COMMITTED
+    if isinstance(operation, UpdateActivityTask):
+        return
+    wanted.has_time = True
+    if isinstance(operation, SettleActivityTask | CompleteActivity):
+        wanted.is_addressed = True
+        wanted.runs.setdefault(run_id, ADDRESSED)
+        if operation.message is not None:
+            wanted.letters.append(Letter(run_id, operation.request_id))
+
+
+def _want_import(wanted: Wanted, operation: ImportRun) -> None:
+    record = operation.record
+    wanted.runs.setdefault(record.run_id, ADDRESSED)
+    name = (record.namespace, record.workflow_id)
+    wanted.names.setdefault(name, ADDRESSED)
+    request = (record.namespace, record.request_id)
+    wanted.requests.setdefault(request, record.run_id)
+    if record.attributes is not None:
+        _want_kinds(wanted, record.namespace, record.attributes)
 
 
 def _want_reset(wanted: Wanted, reset: ResetRun) -> None:
