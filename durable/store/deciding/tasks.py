@@ -86,11 +86,12 @@ class Tasks:
     # --- what becomes of it -----------------------------------------------------------
 
     def put(self, record: ActivityTaskRecord) -> None:
-        """Insert a task, or replace it."""
+        """Insert a task; replace one that was looked for and is there."""
         key, rows = record.key, self._draft.rows
         rows.tasks[key] = record
         rows.changed_tasks.pop(key, None)
-        rows.ended_tasks.pop(key, None)
+        if key[1] in self._seen.get(key[0], ()):
+            rows.ended_tasks[key] = None
         task = Task(
             *(record.run_id, record.scheduled_event_id, record.namespace),
             *(record.state, record.attempt),
@@ -108,7 +109,6 @@ class Tasks:
 
     def _change(self, task: Task, change: TaskChange) -> None:
         rows, key = self._draft.rows, task.key
-        new = {n: v for n, v in msgspec.structs.asdict(change).items() if v is not None}
         if change.attempt is not None:
             task.attempt = change.attempt
         if change.cancel is not None:
@@ -116,14 +116,12 @@ class Tasks:
         if change.judge_id is not None:
             task.judge_id = change.judge_id or None
         self._note(key, task)
-        put = rows.tasks.get(key)
+        put, before = rows.tasks.get(key), rows.changed_tasks.get(key)
         if put is not None:
-            given = {
-                name: None if value == "" else value for name, value in new.items()
-            }
-            rows.tasks[key] = msgspec.structs.replace(put, **given)
-        elif key in rows.changed_tasks:
-            before = rows.changed_tasks[key]
+            rows.tasks[key] = msgspec.structs.replace(put, **change.given)
+        elif before is not None:
+            fields = msgspec.structs.asdict(change).items()
+            new = {name: value for name, value in fields if value is not None}
             rows.changed_tasks[key] = msgspec.structs.replace(before, **new)
         else:
             rows.changed_tasks[key] = change
