@@ -7,6 +7,8 @@ failed then:
   `retry_and_withdrawal`, `completion_and_expiry`, `completion_and_cancel`,
   `completion_by_operator_and_settling`;
 - a task that is replaced in its place, not deleted and inserted: `retry_and_cancel`;
+- tasks that are claimed or judged: `two_claims_of_tasks`, `two_judges`;
+- the row of the worker that claims: `reaper_and_claim_of_task`;
 - the look that is repeated as the task is gone: `one_completion_twice`.
 """
 
