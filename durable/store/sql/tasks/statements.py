@@ -46,7 +46,7 @@ LOCK_TASKS: Final = (
     _by_index(
         sa.select(
             *(*_KEY, _T.namespace, _T.state, _T.attempt),
-            *(_T.worker_id, _T.judge_id, _T.cancel),
+            *(_T.worker_id, _T.judge_id, _T.cancel, _T.started_at),
         ),
         "PRIMARY",
     )

@@ -136,6 +136,26 @@ class TaskEndingContract:
         with pytest.raises(AttemptOverError, match="at attempt 2"):
             await store.perform(retry)
 
+    async def test_attempt_that_begins_anew_is_not_the_one_of_the_same_number(
+        self, harness: Harness, store: Opened
+    ) -> None:
+        await claim(store, make_task("r1"))
+        again = make_settling("r1", message=None, next=make_task("r1"))
+        await store.perform(again)
+        harness.clock.advance(1)
+        await store.perform(CLAIM_TASKS)
+        old = make_settling("r1", started_at=START)
+        beat = BeatActivityTask(
+            run_id="r1", scheduled_event_id=2, attempt=1, started_at=START
+        )
+
+        for late in (old, beat):
+            with pytest.raises(AttemptOverError, match="has begun anew"):
+                await store.perform(late)
+
+        new = replace(old, started_at=START + 1_000_000)
+        assert await store.perform(new) is True
+
     async def test_settling_without_anything_deletes_the_row(
         self, store: Opened
     ) -> None:
