@@ -54,8 +54,8 @@ Lack: TypeAlias = tuple[str, Any]
 
 Or of `Seen`, of what is rare: `looked`, `chains`, `records` (with their ends),
 `messages`, `first_data`, and `kinds`, which `want` asks for, too. Likewise `tasks`,
-whose rows are to be locked, and `all_tasks`, of runs; and `again`: a task that was to be
-completed is not there, and on a server it may have ended since its inbox was read.
+whose rows are to be locked, and `all_tasks`, of runs; and `again`: a task that was to
+be completed is not there, and on a server it may have ended since its inbox was read.
 """
 
 
