@@ -25,6 +25,8 @@
     ├── ScheduleExistsError           another schedule has that id
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
+    ├── ActivityNotFoundError         nobody waits for that activity
+    ├── AttemptOverError              that attempt of an activity was over before
     ├── ResetConflictError            the run went on whenever it was to be reset
     ├── RunNeededError                the run cannot be deleted yet; says why
     ├── RunExistsError                a run to be imported is there already
@@ -289,6 +291,21 @@ class WorkflowClosedError(DurableError):
     """The run has closed and takes no more requests."""
 
     code = "workflow_closed"
+
+
+class ActivityNotFoundError(DurableError):
+    """Nobody waits for that activity: it has ended, or its run has, or never was."""
+
+    code = "activity_not_found"
+
+
+class AttemptOverError(DurableError):
+    """An attempt of an activity was over before: what was said of it was refused.
+
+    Another attempt has its place, or none.
+    """
+
+    code = "attempt_over"
 
 
 class ResetConflictError(DurableError):

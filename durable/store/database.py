@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from durable import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
 
     from durable.errors import StoreError
+    from durable.store.activity_tasks import ActivityTaskRecord, TaskKey
     from durable.store.deciding.deleting import Tie
-    from durable.store.deciding.rows import Rows, Seen
+    from durable.store.deciding.rows import Rows, Seen, Task, TaskRows
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import (
         ClaimRuns,
@@ -69,6 +70,47 @@ class Tables(Protocol):
     def adopt(self, parents: dict[str, str]) -> None:
         """Give open children, by run id, to other parents."""
         ...
+
+    # --- activities that anyone may take ----------------------------------------------
+
+    def look_for_tasks(
+        self, keys: Collection[TaskKey], run_ids: Collection[str]
+    ) -> dict[TaskKey, Task]:
+        """Bring those tasks, and all of those runs, and keep them from changing.
+
+        A database that locks rows has locked the runs by then.
+        """
+        ...
+
+    def write_tasks(self, rows: TaskRows) -> None:
+        """Write what was decided of tasks."""
+        ...
+
+    def claim_tasks(
+        self,
+        worker: WorkerRecord,
+        task_queue: str,
+        types: Sequence[str] | None,
+        limit: int,
+        now: int,
+    ) -> list[ActivityTaskRecord]:
+        """Give tasks of one queue to a worker; return them as they are then.
+
+        Each statement looks at a bounded number of rows, whatever else waits.
+        """
+        ...
+
+    def take_tasks(
+        self, worker: WorkerRecord, limit: int, now: int
+    ) -> list[ActivityTaskRecord]:
+        """Give tasks to a worker to judge; return them as they are then."""
+        ...
+
+    def lose_tasks(self) -> None:
+        """Make claimed tasks lost whose workers have no row."""
+        ...
+
+    # --- what is done by itself -------------------------------------------------------
 
     def put_namespace(self, record: NamespaceRecord, *, is_new: bool) -> bool:
         """Insert a namespace, or change one; False if that cannot be."""

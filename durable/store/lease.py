@@ -37,4 +37,4 @@ class DrainWorker(msgspec.Struct, frozen=True):
 
 
 class ReleaseWorker(msgspec.Struct, frozen=True):
-    """Remove the worker and make its runs ownerless. Result: None."""
+    """Remove the worker; leave its runs at rest, its tasks lost. Result: None."""

@@ -16,6 +16,7 @@ import msgspec
 from durable.search.conditions import Condition
 from durable.search.kinds import Kept
 from durable.search.orders import Order
+from durable.store.activity_tasks import ActivityTaskRecord, TaskKey, TaskState
 from durable.store.records import (
     AttemptRecord,
     HistoryRow,
@@ -85,6 +86,39 @@ class VersionCount(NamedTuple):
     version: str | None
     runs: int
     oldest_started_at: int
+
+
+class CancelledTask(NamedTuple):
+    """A task that this worker has claimed, and why it is to stop."""
+
+    run_id: str
+    scheduled_event_id: int
+    attempt: int
+    reason: str
+
+
+class TaskCount(NamedTuple):
+    """How many tasks of a queue are in one state.
+
+    Not counted beyond `limits.BACKLOG_TASKS_MAX`. `oldest_at` is the earliest `due_at`
+    among those that were counted.
+    """
+
+    task_queue: str
+    state: TaskState
+    tasks: int
+    oldest_at: int
+
+
+class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks a listing shows, by run and event; `after` is the last one before."""
+
+    task_queue: str | None = None
+    activity_type: str | None = None
+    state: TaskState | None = None
+    run_id: str | None = None
+    after: TaskKey | None = None
+    limit: int = 100
 
 
 def sort_versions(found: Iterable[VersionCount]) -> list[VersionCount]:
@@ -301,6 +335,43 @@ class CountOwnedRuns(Query[dict[str, int]], frozen=True):
 
     All of them are live in it. An owner without a row is counted as well.
     """
+
+
+# --- activities that anyone may take --------------------------------------------------
+
+
+class FindActivityTask(Query[ActivityTaskRecord | None], frozen=True):
+    """One task; None if it has ended, or never waited."""
+
+    run_id: str
+    scheduled_event_id: int
+
+
+class ListActivityTasks(Query[list[ActivityTaskRecord]], frozen=True):
+    """A page of tasks, at most `limits.LIST_PAGE_MAX`."""
+
+    namespace: str
+    where: TaskFilter = TaskFilter()
+
+
+class FindCancelledTasks(Query[list[CancelledTask]], frozen=True):
+    """Tasks that this worker has claimed and is to stop, by run and event."""
+
+
+class NextActivityTaskAt(Query[int | None], frozen=True):
+    """When this worker may find a task to claim or to judge; past if it would now.
+
+    Of the queues and types that it would claim from; None if there is none. What is
+    paused does not count.
+    """
+
+    queues: tuple[tuple[str, tuple[str, ...] | None], ...]
+
+
+class CountActivityTasks(Query[list[TaskCount]], frozen=True):
+    """How many tasks there are, by queue and state."""
+
+    namespace: str
 
 
 class CheckIntegrity(Query[list[str]], frozen=True):

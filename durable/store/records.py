@@ -9,7 +9,7 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -165,6 +165,84 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     closed_at: Instant | None = None
     failure: str | None = None
     worker_id: str | None = None
+    details: str | None = None
+    """JSON of what its last heartbeat said."""
+    heartbeat_at: Instant | None = None
+
+
+TaskKey: TypeAlias = tuple[str, int]
+"""run id, id of the event that has scheduled the activity."""
+
+
+class TaskState(enum.StrEnum):
+    """Where an activity stands that is not its run's owner's to do."""
+
+    WAITING = "waiting"
+    """Certainly not begun: from `due_at` on anyone may claim it."""
+    CLAIMED = "claimed"
+    """An attempt has begun, or is about to, in `worker_id`."""
+    LOST = "lost"
+    """Its worker died in the middle of it, and nobody has decided what that means."""
+    EXTERNAL = "external"
+    """Somebody outside completes the attempt, by its token."""
+
+
+TASK_PRIORITY: Final = 3
+"""That of a task which has been given none; less comes first."""
+
+
+class ActivityTaskRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One activity's row, from its scheduling to its outcome.
+
+    Attributes:
+        attempt: the number of the attempt that waits or has begun.
+        priority: less comes first.
+        due_at: nobody claims it earlier; `NEVER` while it is paused.
+        expires_at: from then on it is to be judged (see `TakeExpiredTasks`), whatever
+            it waits for. None if it claimed: then its worker and its lease tell. 0 if
+            it is lost.
+        worker_id: who has claimed it, or has died of it.
+        started_at: when it was claimed.
+        judge_id: the worker that judges it, having expired or been lost. If that worker
+            has no row any more, another may.
+        cancel: why a claimed one is to stop; a word, as a rule.
+        data: JSON of what an executor needs; the store does not look into it.
+        progress: JSON of what is known of its attempts; likewise.
+    """
+
+    run_id: str
+    scheduled_event_id: Position
+    namespace: str
+    task_queue: str
+    activity_type: str
+    attempt: Position
+    due_at: Instant
+    data: str
+    state: TaskState = TaskState.WAITING
+    priority: Position = TASK_PRIORITY
+    expires_at: Instant | None = None
+    worker_id: str | None = None
+    started_at: Instant | None = None
+    heartbeat_at: Instant | None = None
+    judge_id: str | None = None
+    cancel: str | None = None
+    progress: str | None = None
+
+    @property
+    def key(self) -> TaskKey:
+        """What it is found by."""
+        return self.run_id, self.scheduled_event_id
+
+
+class TaskCancel(NamedTuple):
+    """What a run wants stopped: see `CommitTask.cancels`.
+
+    `message` is JSON of the outcome that counts if nobody has claimed the task.
+    """
+
+    scheduled_event_id: int
+    reason: str
+    message: str
 
 
 class MessageKind(enum.Enum):
@@ -175,6 +253,8 @@ class MessageKind(enum.Enum):
     UPDATE = "update"
     CHILD = "child"
     """How a child workflow ended."""
+    ACTIVITY = "activity"
+    """How an activity ended that was not its run's owner's to do."""
     RESOLVE = "resolve"
     """Says what to do about an activity that has returned, see `AttemptState`."""
     PAUSE = "pause"
@@ -254,12 +334,15 @@ class LoadedRun(msgspec.Struct, frozen=True, kw_only=True):
         record: `damage` speaks of everything here but the history.
         rows: its whole history; after a checkpoint the first row, then those from the
             newest checkpoint on. They are as they were found; decoding checks them.
+        tasks: by scheduled event, the activities that have a row of
+            `durable.store.activity_tasks`.
     """
 
     record: RunRecord
     rows: list[HistoryRow]
     messages: list[MessageRecord]
     attempts: list[AttemptRecord]
+    tasks: dict[int, TaskState] = {}
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +409,8 @@ class StartRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     messages: tuple[PutMessage, ...] = ()
     starts: tuple[StartRun, ...] = ()
     """As for `CommitTask`; only if the run is created."""
+    tasks: tuple[ActivityTaskRecord, ...] = ()
+    """Likewise."""
 
     @property
     def driver(self) -> str | None:
@@ -392,8 +477,8 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     out, each with an outcome of its own. A message to the run itself reaches it only if
     it stays open.
 
-    Result: None, `MailArrived`, or `Committed` if there are messages or starts, or if
-    it closes with children.
+    Result: None, `MailArrived`, or `Committed` if there are messages, starts or
+    `cancels`, or if it closes with children.
 
     Raises (as outcome):
         HistoryTakenError: a position of `rows` is written already, by another owner or
@@ -437,6 +522,18 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     sees_all_mail: bool = False
     """Be refused with `MailArrived` without closing too: `rows` hold messages that
     never were in the inbox, and those that are must come first."""
+    tasks: tuple[ActivityTaskRecord, ...] = ()
+    """Activities of this run for anyone to take. That of an event which came before
+    `rows` takes the place of its task, if it has one."""
+    withdrawn: tuple[int, ...] = ()
+    """Scheduled events whose tasks go, whoever has them: what that one writes is
+    refused."""
+    cancels: tuple[TaskCancel, ...] = ()
+    """Tasks that are to stop. One that nobody has claimed goes, and its message waits
+    for the run in its place; who has claimed it is told the reason."""
+    has_tasks: bool = False
+    """It may have tasks. If it closes, those that are claimed are to stop for
+    `RUN_CLOSED`, and all others go."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -448,6 +545,8 @@ class Committed(msgspec.Struct, frozen=True):
         ended: open runs that were terminated by their parent close policy.
         cancelled: open runs that were asked to stop by it; their inboxes hold that.
         notified: the open parent of a run that was terminated; its inbox holds that.
+        stopped: scheduled events of tasks that `cancels` have ended; the inbox of their
+            run holds that.
     """
 
     deliveries: tuple[str | DurableError, ...] = ()
@@ -455,6 +554,7 @@ class Committed(msgspec.Struct, frozen=True):
     ended: tuple[str, ...] = ()
     cancelled: tuple[str, ...] = ()
     notified: tuple[str, ...] = ()
+    stopped: tuple[int, ...] = ()
 
 
 class MailArrived(msgspec.Struct, frozen=True):
@@ -466,8 +566,9 @@ class MailArrived(msgspec.Struct, frozen=True):
 class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Write attempts (insert or replace by key) and the run's wake-up; fenced.
 
-    A stuck run stays stuck. `epoch`, `is_active`, `wake_at` and `known` are as for
-    `CommitTask`. Result: None.
+    A stuck run stays stuck. `epoch`, `is_active`, `wake_at`, `known`, `tasks`,
+    `withdrawn` and `cancels` are as for `CommitTask`. Result: None, or `Committed` if
+    there are `cancels`.
 
     Raises (as outcome):
         HistoryTakenError: the run is closed, another worker's, or has been since.
@@ -480,6 +581,9 @@ class RecordAttempts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wake_at: int | None
     epoch: int = 0
     known: tuple[int, ...] = ()
+    tasks: tuple[ActivityTaskRecord, ...] = ()
+    withdrawn: tuple[int, ...] = ()
+    cancels: tuple[TaskCancel, ...] = ()
 
 
 class ParkRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -529,7 +633,8 @@ class TerminateRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Appends WorkflowExecutionTerminated after the newest event, and takes the run from
     its owner, whose next write is refused. Messages
-    that wait in the inbox are deleted: nobody will read them. Its parent, if open, gets
+    that wait in the inbox are deleted: nobody will read them. Its tasks end as when it
+    closes. Its parent, if open, gets
     a CHILD message (unless no event of its asked for the run); its open children meet
     their parent close policies. Runs that a parent close policy terminates end in the
     same way, but tell nobody. Result: `Terminated`.
@@ -589,6 +694,7 @@ class RepairRun(msgspec.Struct, frozen=True, kw_only=True):
     Events after `keep` make room for `rows`, which follow it. The run is taken from its
     owner, whose next write is refused, and is at rest, unstuck and due at once: whoever
     takes it finds out what it waits for, with the code of `version` if that is given.
+    Tasks of the events that went go, too.
     Nothing else may change a history that is written. Result: whether it was done; not
     if the run has closed, or its history is not at the positions `expected` any more.
     """
@@ -720,33 +826,15 @@ class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
-    """Take the runs of dead workers from them.
+    """Take from dead workers what they have: runs, and tasks.
 
     Dead are all whose lease has ended, and those in `presumed_dead` (seen to be dead
     by their process id on this host). Their rows go, so that whatever they still try
-    to write is refused; their runs are at rest and due. A worker never reaps itself.
+    to write is refused; their runs are at rest and due, and what they have claimed of
+    tasks is lost, and to be judged. A worker never reaps itself.
     Replies older than `limits.REPLY_SECONDS_MAX` go too.
 
     Result: the worker ids reaped, sorted.
     """
 
     presumed_dead: tuple[str, ...] = ()
-
-
-Operation: TypeAlias = (
-    StartRun
-    | CommitTask
-    | RecordAttempts
-    | ParkRun
-    | PutMessage
-    | TerminateRun
-    | ResetRun
-    | RepairRun
-    | ClaimRuns
-    | ReleaseRuns
-    | ReapWorkers
-    | DropReplies
-    | PutNamespace
-    | DeleteRuns
-    | ImportRun
-)

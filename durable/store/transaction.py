@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from durable.errors import DurableError, InternalError
+from durable.store.activity_tasks import ClaimActivityTasks, TakeExpiredTasks
 from durable.store.deciding import policies
 from durable.store.deciding.decide import DECIDED, Decided, decide
 from durable.store.deciding.deleting import cut, find_needed
@@ -36,8 +37,10 @@ from durable.store.records import (
 )
 
 if TYPE_CHECKING:
+    from durable.store.activity_tasks import ActivityTaskRecord
     from durable.store.database import Tables
     from durable.store.deciding.decide import Outcomes
+    from durable.store.deciding.rows import Seen
     from durable.store.records import WorkerRecord
     from durable.store.steady_clock import SteadyClock
 
@@ -97,6 +100,8 @@ class Transaction:
         wanted = want(operations, None if worker is None else worker.worker_id)
         while True:
             seen = self._tables.look(wanted)
+            if wanted.rare:
+                self._look_for_tasks(wanted.rare, seen)
             now = self._clock.now() if wanted.has_time else None
             decided = decide(operations, seen, now, worker)
             if isinstance(decided, Decided):
@@ -107,7 +112,16 @@ class Transaction:
         self._tables.write(decided.rows)
         if decided.rows.adopted:
             self._tables.adopt(decided.rows.adopted)
+        if decided.rows.tasks is not None:
+            self._tables.write_tasks(decided.rows.tasks)
         return decided.outcomes
+
+    def _look_for_tasks(self, rare: dict[str, dict[Any, None]], seen: Seen) -> None:
+        keys, run_ids = rare.get("tasks", {}), rare.get("all_tasks", {})
+        if keys or run_ids:
+            seen.looked_tasks, seen.all_tasks = keys, run_ids
+            seen.tasks = self._tables.look_for_tasks(keys, run_ids)
+            seen.is_again = "again" in rare
 
     # --- what workers do --------------------------------------------------------------
 
@@ -134,6 +148,25 @@ class Transaction:
             self._tables.own_runs(list(free), worker.worker_id)
         return {run_id: epoch + 1 for run_id, epoch in free.items()}
 
+    def _claim_tasks(
+        self, operation: ClaimActivityTasks
+    ) -> tuple[ActivityTaskRecord, ...]:
+        worker, now = self._require_lease(), self._clock.now()
+        claimed: list[ActivityTaskRecord] = []
+        for queue, types in operation.queues:
+            room = operation.limit - len(claimed)
+            if room > 0:
+                claimed += self._tables.claim_tasks(worker, queue, types, room, now)
+        return tuple(claimed)
+
+    def _take_tasks(
+        self, operation: TakeExpiredTasks
+    ) -> tuple[ActivityTaskRecord, ...]:
+        worker, now = self._require_lease(), self._clock.now()
+        if operation.limit <= 0:
+            return ()
+        return tuple(self._tables.take_tasks(worker, operation.limit, now))
+
     def _release_runs(self, operation: ReleaseRuns) -> None:
         worker = self._require_lease()
         due = at_once(self._clock.now())
@@ -149,6 +182,7 @@ class Transaction:
         if dead:
             self._tables.remove_workers(dead, at_once(now))
         self._tables.disown_strays(at_once(now))
+        self._tables.lose_tasks()
         oldest = now - policies.REPLY_MICROSECONDS_MAX
         self._tables.delete_replies(oldest)
         return dead
@@ -207,6 +241,7 @@ class Transaction:
         if self.worker is not None:
             due = at_once(self._clock.now())
             self._tables.remove_workers([self.worker.worker_id], due)
+            self._tables.lose_tasks()
         self.worker = None
         self.lost = None
 
@@ -222,6 +257,8 @@ class Transaction:
 
     _ALONE: ClassVar[dict[type[Any], Callable[[Transaction, Any], Any]]] = {
         ClaimRuns: _claim,
+        ClaimActivityTasks: _claim_tasks,
+        TakeExpiredTasks: _take_tasks,
         ReleaseRuns: _release_runs,
         ReapWorkers: _reap,
         RepairRun: _repair,

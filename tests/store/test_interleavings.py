@@ -449,6 +449,10 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 def test_two_groups_end_as_if_one_had_come_after_the_other(
     stage: Stage, make_scene: Callable[[str], Scene]
 ) -> None:
+    check_scene(stage, make_scene)
+
+
+def check_scene(stage: Stage, make_scene: Callable[[str], Scene]) -> None:
     orders = [stage.play(make_scene, first, None)[0] for first in (0, 1)]
     if "claim" in make_scene.__name__:
         assert re.search(r"': \d}", str(orders)), "nothing was claimed"

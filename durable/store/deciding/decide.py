@@ -15,11 +15,19 @@ import msgspec
 
 from durable.errors import CorruptHistoryError, DurableError
 from durable.options import ALLOW_DUPLICATE
+from durable.store.activity_tasks import (
+    BeatActivityTask,
+    CancelArrived,
+    CompleteActivity,
+    SettleActivityTask,
+    UpdateActivityTask,
+)
 from durable.store.deciding import family, policies
 from durable.store.deciding.draft import Draft, UnseenError
 from durable.store.deciding.endings import Endings
 from durable.store.deciding.inboxes import Inboxes
 from durable.store.deciding.resets import Resets, readdress
+from durable.store.deciding.tasks import Tasks
 from durable.store.records import (
     NEVER,
     RUNNING,
@@ -101,8 +109,15 @@ class _Decision:
         # No worker has the empty id.
         self._owner = worker.worker_id if worker is not None and has_lease else ""
         self.inboxes = Inboxes(draft)
-        self._endings = Endings(draft, self.inboxes)
+        self._tasks: Tasks | None = None
+        self._endings = Endings(draft, self.inboxes, self._get_tasks)
         self.is_lost = False
+
+    def _get_tasks(self) -> Tasks:
+        # Most groups have none, and make none.
+        if self._tasks is None:
+            self._tasks = Tasks(self._draft, self.inboxes)
+        return self._tasks
 
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
         """Carry an operation out, and return its outcome."""
@@ -192,7 +207,12 @@ class _Decision:
                 draft.rows.replies[reply.run_id, reply.request_id] = reply
         if operation.state is not None or operation.checkpoint_event_id is not None:
             draft.publish(run, operation.state, operation.checkpoint_event_id)
+        stopped: tuple[int, ...] = ()
+        if operation.tasks or operation.withdrawn or operation.cancels:
+            stopped = self._get_tasks().apply(run, operation)
         if status is not None:
+            if operation.has_tasks:
+                self._get_tasks().close(run)
             closed_at = operation.closed_at
             if inboxes.has_any:
                 inboxes.empty(run)
@@ -207,7 +227,7 @@ class _Decision:
                 run.epoch += 1
                 draft.move(run, None, run.wake_at)
         parts = operation.has_children and status is not None
-        if not (parts or operation.messages or operation.starts):
+        if not (parts or operation.messages or operation.starts or operation.cancels):
             return None
         operation = readdress(run, operation)
         deliveries = self._attempt_each(operation.messages)
@@ -220,6 +240,7 @@ class _Decision:
             started=self._attempt_each(operation.starts),
             ended=ended,
             cancelled=cancelled,
+            stopped=stopped,
         )
 
     def _describe(self, run: Run, properties: Properties) -> None:
@@ -233,10 +254,14 @@ class _Decision:
             key = (attempt.run_id, attempt.scheduled_event_id, attempt.attempt)
             attempts[key] = attempt
 
-    def _record_attempts(self, operation: RecordAttempts) -> None:
+    def _record_attempts(self, operation: RecordAttempts) -> Committed | None:
         run = self._get_writable(operation)
         self._put_attempts(operation)
+        stopped: tuple[int, ...] = ()
+        if operation.tasks or operation.withdrawn or operation.cancels:
+            stopped = self._get_tasks().apply(run, operation)
         self._move(run, operation)
+        return Committed(stopped=stopped) if operation.cancels else None
 
     def _park(self, operation: ParkRun) -> None:
         run = self._get_writable(operation)
@@ -287,6 +312,8 @@ class _Decision:
         if open_run is not None:
             committed = self._endings.terminate(open_run, operation.terminated_data)
         draft.create(operation, name)
+        for task in operation.tasks:
+            self._get_tasks().put(task)
         if operation.messages or operation.starts:
             committed = msgspec.structs.replace(
                 committed,
@@ -357,6 +384,24 @@ class _Decision:
             draft.create(operation, name)
             self._put_attempts(operation)
 
+    # --- activities -------------------------------------------------------------------
+
+    def _settle(self, operation: SettleActivityTask) -> bool | CancelArrived:
+        if not self._owner:
+            raise self._refuse_lease()
+        return self._get_tasks().settle(operation, self._owner)
+
+    def _complete(self, operation: CompleteActivity) -> str:
+        return self._get_tasks().complete(operation)
+
+    def _beat(self, operation: BeatActivityTask) -> str | None:
+        if not (self._owner or operation.is_external):
+            raise self._refuse_lease()
+        return self._get_tasks().beat(operation, self._owner)
+
+    def _update_task(self, operation: UpdateActivityTask) -> bool:
+        return self._get_tasks().update(operation)
+
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
@@ -370,6 +415,10 @@ class _Decision:
         ResetRun: _reset,
         ImportRun: _import,
         DropReplies: _drop_replies,
+        SettleActivityTask: _settle,
+        CompleteActivity: _complete,
+        BeatActivityTask: _beat,
+        UpdateActivityTask: _update_task,
     }
 
 

@@ -10,22 +10,29 @@ from durable.store.deciding.rows import age_of
 from durable.store.records import RUNNING, Committed, RunStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from durable.store.deciding.draft import Draft
     from durable.store.deciding.inboxes import Inboxes
     from durable.store.deciding.rows import Run
+    from durable.store.deciding.tasks import Tasks
 
 
 class Endings:
     """Closes runs of one group, whoever owns them."""
 
-    def __init__(self, draft: Draft, inboxes: Inboxes) -> None:
+    def __init__(
+        self, draft: Draft, inboxes: Inboxes, tasks_of: Callable[[], Tasks]
+    ) -> None:
         """Decide in this draft."""
         self._draft = draft
         self._inboxes = inboxes
+        self._tasks_of = tasks_of
 
     def terminate(self, run: Run, data: str) -> Committed:
         """Close an open run; tell its parent, and part it from its children."""
         draft = self._draft
+        self._tasks_of().foresee(run)
         letter = family.tell_parent(draft.find_record(run))
         self.end(run, data)
         notified: tuple[str, ...] = ()
@@ -52,6 +59,9 @@ class Endings:
             children = [c for p in parents for c in self._draft.find_children(p)]
             children.sort(key=age_of)
             doomed: list[str] = []
+            for child in children:
+                if child.parent_close_policy == family.TERMINATE:
+                    self._tasks_of().foresee(child)
             for child in children:
                 policy = child.parent_close_policy
                 if policy == family.REQUEST_CANCEL:
@@ -83,6 +93,7 @@ class Endings:
             data,
             0,
         )
+        self._tasks_of().close(run)
         draft.append(run, [row])
         self._inboxes.empty(run)
         draft.close(run, RunStatus.TERMINATED, now)

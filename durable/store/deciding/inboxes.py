@@ -68,7 +68,7 @@ class Inboxes:
             InboxFullError: too many wait.
         """
         run_id, request_id = run.run_id, message.request_id
-        if not self._waits(run, request_id):
+        if not self.waits(run, request_id):
             if policies.is_bounded(message) and self._is_full(run):
                 raise policies.inbox_full(message)
             self._add(run, request_id, message.kind, message.data)
@@ -76,10 +76,11 @@ class Inboxes:
 
     def put(self, run: Run, letter: Letter) -> None:
         """Put what no bound refuses, unless its request waits already."""
-        if not self._waits(run, letter[1]):
+        if not self.waits(run, letter[1]):
             self._add(run, *letter[1:])
 
-    def _waits(self, run: Run, request_id: str) -> bool:
+    def waits(self, run: Run, request_id: str) -> bool:
+        """Whether a message of that request waits for an open run."""
         run_id = run.run_id
         put = self._put.get(run_id)
         if put is not None and request_id in put:

@@ -14,6 +14,8 @@ from durable.clock import to_datetime
 from durable.core.history.codec import INSTANT_MAX
 from durable.core.history.ids import OWN_TYPES
 from durable.errors import (
+    ActivityNotFoundError,
+    AttemptOverError,
     CorruptHistoryError,
     HistoryTakenError,
     InboxFullError,
@@ -25,6 +27,7 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.options import IdConflictPolicy, IdReusePolicy, ParentClosePolicy
+from durable.store.activity_tasks import TaskState
 from durable.store.records import (
     RUNNING,
     CommitTask,
@@ -40,7 +43,12 @@ from durable.store.records import (
 )
 
 if TYPE_CHECKING:
-    from durable.store.deciding.rows import Run
+    from durable.store.activity_tasks import (
+        BeatActivityTask,
+        CompleteActivity,
+        SettleActivityTask,
+    )
+    from durable.store.deciding.rows import Run, Task
     from durable.store.records import HistoryRow, MessageRecord, WorkerRecord
 
 TERMINATED_EVENT: Final = "WorkflowExecutionTerminated"
@@ -210,6 +218,57 @@ def _unknown_status(run: Run) -> CorruptHistoryError:
     return CorruptHistoryError(
         f"Run {run.run_id!r} has a status which this release does not know.",
         hint="A newer release may have written it: use that.",
+    )
+
+
+def is_open(run: Run) -> bool:
+    """Tell whether a run goes on.
+
+    Raises:
+        CorruptHistoryError: nobody can tell.
+    """
+    if run.status is None:
+        raise _unknown_status(run)
+    return run.status is RUNNING
+
+
+def activity_not_found(
+    operation: BeatActivityTask | CompleteActivity, run: Run | None
+) -> ActivityNotFoundError:
+    """Build the error of something said of an activity for which nobody waits."""
+    where = f"run {operation.run_id!r}"
+    why = "it has ended, was cancelled, or never waited for anybody"
+    if run is not None:
+        where = f"workflow {run.workflow_id!r} ({where})"
+        if run.status is not None and run.status is not RUNNING:
+            why = f"the run has ended as {run.status.value}"
+    return ActivityNotFoundError(
+        f"Nobody waits for the activity of event {operation.scheduled_event_id} of"
+        f" {where}: {why}. Nothing was done.",
+        hint="'durable show' tells how it ended.",
+    )
+
+
+def attempt_over(
+    operation: SettleActivityTask | CompleteActivity | BeatActivityTask,
+    task: Task | None,
+) -> AttemptOverError:
+    """Build the error of something said of an attempt that is over."""
+    if task is None:
+        state = "the activity has ended, or was taken back"
+    elif task.attempt != operation.attempt:
+        state = f"the activity is at attempt {task.attempt}"
+    elif operation.started_at not in (None, task.started_at):
+        state = "it has begun anew since, under the same number"
+    elif task.state is TaskState.CLAIMED:
+        state = f"worker {task.worker_id!r} has it"
+    else:
+        state = f"it is {task.state or 'in a state of a newer release'}"
+    return AttemptOverError(
+        f"Attempt {operation.attempt} of the activity of event"
+        f" {operation.scheduled_event_id} of run {operation.run_id!r} is not, or"
+        f" not any more, what was to be written of: {state}. Nothing was done.",
+        hint="Give it up: its outcome does not count any more.",
     )
 
 

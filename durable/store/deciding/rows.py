@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from durable.store.activity_tasks import TaskKey, TaskState
 from durable.store.records import HistoryRow, Properties, RunRecord, RunStatus
 
 if TYPE_CHECKING:
     from durable.errors import DurableError
+    from durable.store.activity_tasks import ActivityTaskRecord
     from durable.store.records import AttemptRecord, MessageRecord, ReplyRecord
 
 NameKey: TypeAlias = tuple[str, str]
@@ -91,6 +93,79 @@ class Name(msgspec.Struct):
     newest: Run | None = None
 
 
+class Task(msgspec.Struct, gc=False):
+    """An activity's row, as far as it is looked at: see `ActivityTaskRecord`.
+
+    Attributes:
+        state: None for one that no release up to this one wrote.
+    """
+
+    run_id: str
+    scheduled_event_id: int
+    namespace: str
+    state: TaskState | None
+    attempt: int
+    worker_id: str | None = None
+    judge_id: str | None = None
+    cancel: str | None = None
+    started_at: int | None = None
+
+    @property
+    def key(self) -> TaskKey:
+        """What it is found by."""
+        return self.run_id, self.scheduled_event_id
+
+
+class TaskChange(msgspec.Struct, gc=False):
+    """What a group changes of a task; None leaves what is there.
+
+    An empty text, or a number of -1, takes away what is there.
+    """
+
+    state: TaskState | None = None
+
+    attempt: int | None = None
+    priority: int | None = None
+    due_at: int | None = None
+    expires_at: int | None = None
+    worker_id: str | None = None
+    started_at: int | None = None
+    heartbeat_at: int | None = None
+    judge_id: str | None = None
+    cancel: str | None = None
+    data: str | None = None
+    progress: str | None = None
+
+    @staticmethod
+    def of(**fields: Any) -> TaskChange:
+        """Return the change of these fields; None takes away what is there."""
+        for name, value in fields.items():
+            if value is None:
+                fields[name] = -1 if name.endswith("_at") else ""
+        return TaskChange(**fields)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What changes; None stands for what is taken away."""
+        fields = msgspec.structs.asdict(self).items()
+        return {n: None if v in ("", -1) else v for n, v in fields if v is not None}
+
+
+class TaskRows(msgspec.Struct):
+    """What a group writes of activities that anyone may take.
+
+    Attributes:
+        put: to be inserted, or replaced in their places: who waits for such a row must
+            find it, and not that it is gone.
+        changed: others that change.
+        ended: to delete, if they are there.
+    """
+
+    put: dict[TaskKey, ActivityTaskRecord] = {}
+    changed: dict[TaskKey, TaskChange] = {}
+    ended: dict[TaskKey, None] = {}
+
+
 class Seen(msgspec.Struct):
     """What `look` brought. Deciding uses it up.
 
@@ -111,6 +186,10 @@ class Seen(msgspec.Struct):
         children: the open children of a run.
         first_data: JSON of a run's first event; None if that row is gone.
         kinds: of attributes, by namespace and name; None if none has that name yet.
+        tasks: those that were found.
+        looked_tasks: the keys that were looked for.
+        all_tasks: the runs of which all tasks were looked for.
+        is_again: the group is looked at for `again`.
     """
 
     has_worker: bool = False
@@ -131,6 +210,10 @@ class Seen(msgspec.Struct):
     records: Mapping[str, RunRecord] = NOTHING
     first_data: Mapping[str, str | None] = NOTHING
     kinds: Mapping[NameKey, str | None] = NOTHING
+    tasks: Mapping[TaskKey, Task] = NOTHING
+    looked_tasks: Collection[TaskKey] = ()
+    all_tasks: Collection[str] = ()
+    is_again: bool = False
 
 
 class Rows(msgspec.Struct):
@@ -151,6 +234,7 @@ class Rows(msgspec.Struct):
         attributes: rows of attributes to insert.
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
+        tasks: what becomes of activities that anyone may take, if anything does.
     """
 
     changed: list[Run] = []
@@ -167,6 +251,7 @@ class Rows(msgspec.Struct):
     attributes: list[AttributeRow] = []
     kinds: dict[NameKey, str] = {}
     adopted: dict[str, str] = {}
+    tasks: TaskRows | None = None
 
 
 def age_of(run: Run) -> tuple[bool, int, str]:

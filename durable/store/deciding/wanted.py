@@ -7,12 +7,19 @@ from closing) is asked for by `decide`, and brought by a second look.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from durable.options import IdConflictPolicy
 from durable.search.kinds import kinds_in
+from durable.store.activity_tasks import (
+    BeatActivityTask,
+    CompleteActivity,
+    SettleActivityTask,
+    UpdateActivityTask,
+    request_of_cancel,
+)
 from durable.store.deciding import policies
 from durable.store.deciding.rows import NameKey, RequestKey, Run
 from durable.store.records import (
@@ -47,8 +54,19 @@ Lack: TypeAlias = tuple[str, Any]
 """A field of `Wanted`, and a key of it; None for a flag.
 
 Or of `Seen`, of what is rare: `looked`, `chains`, `records` (with their ends),
-`messages`, `first_data`, and `kinds`, which `want` asks for, too.
+`messages`, `first_data`, and `kinds`, which `want` asks for, too. Likewise `tasks`,
+whose rows are to be locked, and `all_tasks`, of runs; and `again`: a task that was to
+be completed is not there, and on a server it may have ended since its inbox was read.
 """
+
+
+class Letter(NamedTuple):
+    """A message that may be put for a run of that id, beside those of `PutMessage`."""
+
+    run_id: str
+    request_id: str
+    namespace: str = ""
+    workflow_id: str = ""
 
 
 class Wanted(msgspec.Struct):
@@ -82,7 +100,7 @@ class Wanted(msgspec.Struct):
     places: dict[str, tuple[int, int]] = {}
     names: dict[NameKey, int] = {}
     requests: dict[RequestKey, str] = {}
-    letters: list[PutMessage] = []
+    letters: list[PutMessage | Letter] = []
     mail: dict[str, None] = {}
     families: dict[str, None] = {}
     # Only ever asked for by `decide`.
@@ -168,6 +186,10 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             what = operation.properties
             if what is not None and what.attributes is not None:
                 _want_kinds(wanted, what.namespace, what.attributes)
+            if operation.tasks or operation.withdrawn or operation.cancels:
+                _want_tasks(wanted, operation)
+            if operation.has_tasks and operation.status is not None:
+                wanted.rare.setdefault("all_tasks", {})[run_id] = None
         elif kind is StartRun:
             _want_start(wanted, operation)
         elif kind is PutMessage:
@@ -177,26 +199,75 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
                 runs[operation.run_id] = CLOSED
             elif runs.get(operation.run_id, ADDRESSED) == ADDRESSED:
                 runs[operation.run_id] = COMMITTED
-            if kind is RecordAttempts and not operation.is_active:
-                mail[operation.run_id] = None
+            if kind is RecordAttempts:
+                if not operation.is_active:
+                    mail[operation.run_id] = None
+                _want_tasks(wanted, operation)
             if kind is ParkRun and operation.wake_at is not None:
                 wanted.has_time = True
                 mail[operation.run_id] = None
         elif kind is ImportRun:
-            record = operation.record
-            runs.setdefault(record.run_id, ADDRESSED)
-            name = (record.namespace, record.workflow_id)
-            wanted.names.setdefault(name, ADDRESSED)
-            request = (record.namespace, record.request_id)
-            wanted.requests.setdefault(request, record.run_id)
-            if record.attributes is not None:
-                _want_kinds(wanted, record.namespace, record.attributes)
+            _want_import(wanted, operation)
         elif kind is TerminateRun:
             wanted.has_time = True
             _want_addressed(wanted, operation, CLOSED)
         elif kind is ResetRun:
             _want_reset(wanted, operation)
+        elif kind in _OF_ONE_TASK:
+            _want_task(wanted, operation)
     return wanted
+
+
+_OF_ONE_TASK: Final = frozenset(
+    {SettleActivityTask, CompleteActivity, BeatActivityTask, UpdateActivityTask}
+)
+
+
+def _want_tasks(wanted: Wanted, operation: CommitTask | RecordAttempts) -> None:
+    run_id = operation.run_id
+    rows = operation.rows if isinstance(operation, CommitTask) else ()
+    keys = [(run_id, event_id) for event_id in operation.withdrawn]
+    keys += [
+        task.key
+        for task in operation.tasks
+        if not rows or task.scheduled_event_id < rows[0][1]  # else it is new
+    ]
+    keys += [(run_id, cancel[0]) for cancel in operation.cancels]
+    if keys:
+        wanted.rare.setdefault("tasks", {}).update(dict.fromkeys(keys))
+    for cancel in operation.cancels:
+        wanted.has_time = True
+        wanted.letters.append(Letter(run_id, request_of_cancel(cancel[0])))
+
+
+def _want_task(
+    wanted: Wanted,
+    operation: (
+        SettleActivityTask | CompleteActivity | BeatActivityTask | UpdateActivityTask
+    ),
+) -> None:
+    run_id = operation.run_id
+    key = (run_id, operation.scheduled_event_id)
+    wanted.rare.setdefault("tasks", {})[key] = None
+    if isinstance(operation, UpdateActivityTask):
+        return
+    wanted.has_time = True
+    if isinstance(operation, SettleActivityTask | CompleteActivity):
+        wanted.is_addressed = True
+        wanted.runs.setdefault(run_id, ADDRESSED)
+        if operation.message is not None:
+            wanted.letters.append(Letter(run_id, operation.request_id))
+
+
+def _want_import(wanted: Wanted, operation: ImportRun) -> None:
+    record = operation.record
+    wanted.runs.setdefault(record.run_id, ADDRESSED)
+    name = (record.namespace, record.workflow_id)
+    wanted.names.setdefault(name, ADDRESSED)
+    request = (record.namespace, record.request_id)
+    wanted.requests.setdefault(request, record.run_id)
+    if record.attributes is not None:
+        _want_kinds(wanted, record.namespace, record.attributes)
 
 
 def _want_reset(wanted: Wanted, reset: ResetRun) -> None:

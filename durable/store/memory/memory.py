@@ -50,11 +50,10 @@ if TYPE_CHECKING:
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
-        Operation,
         RunRecord,
         WorkerRecord,
     )
-    from durable.store.store import Outcome
+    from durable.store.store import Operation, Outcome
 
 T = TypeVar("T")
 _Operation: TypeAlias = "Operation | RegisterWorker | DrainWorker | ReleaseWorker"
@@ -312,6 +311,7 @@ class MemoryStore:
                 rows=self._rows_for_replay(run_id),
                 messages=database.messages_of(run_id),
                 attempts=self._attempts_of(run_id),
+                tasks={task.key[1]: task.state for task in database.tasks_of(run_id)},
             )
             for run_id in query.run_ids
             if run_id in database.runs
@@ -560,6 +560,19 @@ class MemoryStore:
         queries.ListNamespaces: _list_namespaces,
         queries.ListWorkers: _list_workers,
         queries.CountOwnedRuns: _count_owned,
+        queries.FindActivityTask: lambda self, q: self._database.tasks.get(
+            (q.run_id, q.scheduled_event_id)
+        ),
+        queries.ListActivityTasks: lambda self, q: self._database.list_tasks(q),
+        queries.FindCancelledTasks: lambda self, _: self._database.find_cancelled_tasks(
+            "" if self._worker is None else self._worker.worker_id
+        ),
+        queries.NextActivityTaskAt: lambda self, q: self._database.next_task_at(
+            self._worker, q.queues
+        ),
+        queries.CountActivityTasks: lambda self, q: self._database.count_tasks(
+            q.namespace
+        ),
         queries.CheckIntegrity: lambda _self, _query: [],
     }
 

@@ -15,6 +15,7 @@ from durable.store.deciding import rows as bits
 from durable.store.deciding.deleting import OpenParent, Tie
 from durable.store.deciding.family import TERMINATE
 from durable.store.deciding.rows import Name, Run, Seen
+from durable.store.memory.memory_tasks import MemoryTasks
 from durable.store.records import (
     NEVER,
     RUNNING,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 replace = msgspec.structs.replace
 
 
-class MemoryDatabase:
+class MemoryDatabase(MemoryTasks):
     """Runs, histories, inboxes, attempts and workers of one in-process database.
 
     Implements `Tables`. Several stores may share one, from several threads: hold
@@ -50,6 +51,7 @@ class MemoryDatabase:
 
     def __init__(self, clock: SteadyClock) -> None:
         """Make an empty database that reads the time from `clock`."""
+        super().__init__()
         self.lock = threading.RLock()
         self.clock = clock
         self.runs: dict[str, RunRecord] = {}
@@ -61,7 +63,6 @@ class MemoryDatabase:
         self._waiting: dict[str, dict[str, int]] = defaultdict(dict)
         self.replies: dict[tuple[str, str], ReplyRecord] = {}
         self.attempts: dict[tuple[str, int, int], AttemptRecord] = {}
-        self.workers: dict[str, WorkerRecord] = {}
         self.kinds: dict[tuple[str, str], str] = {}
         self.namespaces: dict[str, NamespaceRecord] = {}
         self._latest_sequence = 0
@@ -358,6 +359,7 @@ class MemoryDatabase:
             del self.replies[reply]
         for attempt in [key for key in self.attempts if key[0] in gone]:
             del self.attempts[attempt]
+        self.delete_tasks(run_ids)
 
     def has_worker(self, worker_id: str) -> bool:
         """See `Tables`."""
@@ -479,6 +481,7 @@ class MemoryDatabase:
         history = self.history[run_id]
         for event_id in [e for e in history if e > keep]:
             del history[event_id]
+        self.delete_tasks([run_id], after=keep)
         history.update((row[1], row) for row in rows)
         self._set_free(run_id, due)
         self._change(run_id, stuck=None)

@@ -11,7 +11,7 @@ from durable.store.database import LOCK_SECONDS
 from durable.store.deciding.rows import Rows, Seen
 from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
-from durable.store.postgresql.write import append, insert_all, write
+from durable.store.postgresql.write import append, insert_all, write, write_tasks
 from durable.store.records import RUNNING
 from durable.store.servers.locked_look import RowsMovedError
 from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
+    from durable.store.deciding.rows import TaskRows
     from durable.store.deciding.wanted import Wanted
     from durable.store.postgresql.driver import Row
     from durable.store.records import HistoryRow
@@ -464,3 +465,7 @@ class PostgresTables(ServerTables):
         if not seen.has_worker or runs != owned:
             self._session.has_moved = True
             raise RowsMovedError
+
+    def write_tasks(self, rows: TaskRows) -> None:
+        """See `Tables`; likewise."""
+        self._session.write_later(write_tasks(rows))

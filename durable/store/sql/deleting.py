@@ -10,6 +10,7 @@ from durable.store.deciding.deleting import OpenParent, Tie
 from durable.store.deciding.rows import RESET
 from durable.store.records import RunStatus
 from durable.store.sql.tables import (
+    ACTIVITY_TASKS,
     ATTEMPTS,
     ATTRIBUTES,
     HISTORY,
@@ -86,7 +87,7 @@ COUNT_EVENTS: Final = sa.select(
 ).where(RUNS.c.run_id.in_(_RUN_IDS))
 DELETIONS: Final = [
     sa.delete(table).where(table.c.run_id.in_(_RUN_IDS))
-    for table in (HISTORY, ATTEMPTS, INBOX, REPLIES, ATTRIBUTES, RUNS)
+    for table in (HISTORY, ATTEMPTS, ACTIVITY_TASKS, INBOX, REPLIES, ATTRIBUTES, RUNS)
 ]
 
 

@@ -109,6 +109,8 @@ def attempt_values(attempt: AttemptRecord) -> tuple[Any, ...]:
         attempt.closed_at,
         attempt.failure,
         attempt.worker_id,
+        attempt.details,
+        attempt.heartbeat_at,
     )
 
 

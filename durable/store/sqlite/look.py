@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    from durable.store.activity_tasks import TaskKey
     from durable.store.deciding.rows import RequestKey
     from durable.store.deciding.wanted import Wanted
 
@@ -168,6 +169,20 @@ _FIND_FAMILIES: Final = ManyKeys(
 )
 
 
+_FIND_TASKS: Final = ManyKeys(
+    "SELECT t.run_id, t.scheduled_event_id, t.namespace, t.state, t.attempt,"
+    " t.worker_id, t.judge_id, t.cancel, t.started_at FROM (VALUES {}) AS k"
+    " CROSS JOIN durable_activity_tasks AS t"
+    " ON t.run_id = k.column1 AND t.scheduled_event_id = k.column2",
+    2,
+)
+
+
+def look_for_tasks(cursor: sqlite3.Cursor, keys: Iterable[TaskKey]) -> list[Any]:
+    """Bring tasks, as `LOCK_TASKS` does elsewhere."""
+    return _FIND_TASKS.fetch(cursor, list(keys))
+
+
 def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
     """Bring all that is wanted and can be known from operations alone."""
     seen = Seen()
@@ -180,6 +195,8 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
             run_ids = _look_for_places(cursor, wanted, header, seen)
         if run_ids:
             look_for_runs(cursor, run_ids, seen, header)
+    elif "tasks" in wanted.rare and not wanted.names:
+        _take_header(seen, cursor.execute(_SELECT_HEADER, header).fetchone())
     if seen.first_sequence is not None:
         looked = wanted.rare.get("looked", ())
         if wanted.mail or wanted.letters or looked:

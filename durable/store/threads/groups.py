@@ -15,6 +15,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from durable.errors import CommitUnknownError, DurableError, LeaseLostError, StoreError
+from durable.store.activity_tasks import (
+    BeatActivityTask,
+    ClaimActivityTasks,
+    TakeExpiredTasks,
+)
 from durable.store.database import LOCK_SECONDS, Blame
 from durable.store.deciding import policies
 from durable.store.lease import RENEWAL_SECONDS, RETRY_SECONDS, RegisterWorker
@@ -39,6 +44,10 @@ if TYPE_CHECKING:
 
 _Calls = list["Callable[[], None]"]
 
+# Nobody waits for others to take something, or to go on with it.
+_NO_NEWS: Final[frozenset[type]] = frozenset(
+    {ClaimRuns, ClaimActivityTasks, TakeExpiredTasks, BeatActivityTask}
+)
 # Others were faster; what is still there then is no race.
 _CONFLICTS: Final = 2
 
@@ -150,8 +159,7 @@ class GroupExecutor:
                 session.begin(LOCK_SECONDS if lock_seconds is None else lock_seconds)
                 transaction = self._begin(session)
                 decided = transaction, transaction.apply(operations)
-                # Nobody waits for others to take runs.
-                is_news = any(type(one) is not ClaimRuns for one in operations)
+                is_news = not _NO_NEWS.issuperset(map(type, operations))
                 self._commit(session, is_news=is_news)
             except Exception as error:  # noqa: BLE001 - any error ends the group, typed
                 fate = None if session is None else session.fate

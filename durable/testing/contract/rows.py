@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from durable.store.queries import ListRuns, LoadRuns, ReadMessages
+from durable.store.activity_tasks import (
+    ActivityTaskRecord,
+    ClaimActivityTasks,
+    SettleActivityTask,
+)
+from durable.store.queries import (
+    FindActivityTask,
+    ListRuns,
+    LoadRuns,
+    ReadMessages,
+)
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -27,13 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable.clock import Clock
-    from durable.store.records import HistoryRow, LoadedRun, Operation
-    from durable.store.store import Store
+    from durable.store.records import HistoryRow, LoadedRun
+    from durable.store.store import Operation, Store
 
 NAMESPACE = "default"
 QUEUE = "queue"
 START = 1_800_000_000_000_000
 CLAIM = ClaimRuns(workflow_types=("order",), limit=10)
+CLAIM_TASKS = ClaimActivityTasks(queues=((QUEUE, ("charge",)),), limit=10)
 
 
 class SettableClock:
@@ -140,6 +151,35 @@ def make_attempt(run_id: str, attempt: int, /, **changes: Any) -> AttemptRecord:
     return msgspec.structs.replace(record, **changes)
 
 
+def make_task(run_id: str, event_id: int = 2, /, **changes: Any) -> ActivityTaskRecord:
+    """Build a task that waits and is due, for its first attempt."""
+    record = ActivityTaskRecord(
+        run_id=run_id,
+        scheduled_event_id=event_id,
+        namespace=NAMESPACE,
+        task_queue=QUEUE,
+        activity_type="charge",
+        attempt=1,
+        due_at=START,
+        data='{"n": 1}',
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def make_settling(
+    run_id: str, event_id: int = 2, /, **changes: Any
+) -> SettleActivityTask:
+    """Build the settling of a first attempt, which tells the run."""
+    settling = SettleActivityTask(
+        run_id=run_id,
+        scheduled_event_id=event_id,
+        attempt=1,
+        request_id=f"done-{event_id}",
+        message='{"result": 1}',
+    )
+    return msgspec.structs.replace(settling, **changes)
+
+
 def make_message(
     run_id: str, /, request_id: str = "cancel-1", **changes: Any
 ) -> PutMessage:
@@ -202,6 +242,10 @@ class Opened:
         """Load one run, which must be there."""
         (loaded,) = await self.read(LoadRuns([run_id]))
         return loaded
+
+    async def task(self, run_id: str, event_id: int = 2) -> ActivityTaskRecord | None:
+        """Return an activity's row, if it has one."""
+        return await self.read(FindActivityTask(run_id, event_id))
 
     async def waiting(self, run_id: str) -> list[str]:
         """Return the request ids that wait for a run, in order."""

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from durable.testing.contract.activities.claims import TaskClaimContract
+from durable.testing.contract.activities.closings import TaskClosingContract
+from durable.testing.contract.activities.endings import TaskEndingContract
 from durable.testing.contract.commits import CommitContract
 from durable.testing.contract.deliveries import DeliveryContract
 from durable.testing.contract.families import FamilyContract
@@ -53,6 +56,9 @@ class StoreContract(
     SearchContract,
     DeletionContract,
     ImportContract,
+    TaskClaimContract,
+    TaskEndingContract,
+    TaskClosingContract,
     ABC,
 ):
     """The contract of `durable.store.store.Store`, sentence by sentence.

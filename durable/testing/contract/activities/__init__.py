@@ -1,0 +1,1 @@
+"""What a store must do with activities that anyone may take."""
