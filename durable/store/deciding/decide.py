@@ -25,6 +25,8 @@ from durable.store.records import (
     RUNNING,
     CommitTask,
     Committed,
+    Delivered,
+    DeliverOutbox,
     DropReplies,
     FoundRun,
     ImportRun,
@@ -34,6 +36,7 @@ from durable.store.records import (
     PutMessage,
     RecordAttempts,
     ResetRun,
+    SettleOutbox,
     Started,
     StartRun,
     Terminated,
@@ -357,6 +360,33 @@ class _Decision:
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
+    def _deliver(self, operation: DeliverOutbox) -> tuple[Delivered | DurableError, ...]:
+        draft = self._draft
+        outcomes: list[Delivered | DurableError] = []
+        for item in operation.items:
+            if draft.find_tries(item.sequence) is None:
+                outcomes.append(Delivered(is_gone=True))
+                continue
+            result: Any = None
+            if item.operation is not None:
+                result, error = self.attempt(item.operation)
+                if error is not None:
+                    return (*outcomes, error)
+            is_gone = not (isinstance(result, Started) and result.found is not None)
+            outcomes.append(Delivered(is_gone=is_gone, result=result))
+            if not is_gone:
+                break
+            draft.rows.delivered[item.sequence] = None
+            draft.rows.settled.pop(item.sequence, None)
+        return tuple(outcomes)
+
+    def _settle(self, operation: SettleOutbox) -> bool:
+        tries = self._draft.find_tries(operation.sequence)
+        if tries is None or operation.expected not in (None, tries):
+            return False
+        self._draft.rows.settled[operation.sequence] = operation
+        return True
+
     HANDLERS: ClassVar[dict[type[Any], Callable[[_Decision, Any], Any]]] = {
         StartRun: _start,
         CommitTask: _commit,
@@ -367,6 +397,8 @@ class _Decision:
         ResetRun: _reset,
         ImportRun: _import,
         DropReplies: _drop_replies,
+        DeliverOutbox: _deliver,
+        SettleOutbox: _settle,
     }
 
 

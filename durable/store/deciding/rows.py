@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from durable.store.records import HistoryRow, Properties, RunRecord, RunStatus
+from durable.store.records import (
+    HistoryRow,
+    Properties,
+    RunRecord,
+    RunStatus,
+    SettleOutbox,
+)
 
 if TYPE_CHECKING:
     from durable.errors import DurableError
@@ -107,6 +113,7 @@ class Seen(msgspec.Struct):
         children: the open children of a run.
         first_data: JSON of a run's first event; None if that row is gone.
         kinds: of attributes, by namespace and name; None if none has that name yet.
+        outbox: how often each row of the outbox was refused, by its sequence.
     """
 
     has_worker: bool = False
@@ -127,6 +134,7 @@ class Seen(msgspec.Struct):
     records: Mapping[str, RunRecord] = NOTHING
     first_data: Mapping[str, str | None] = NOTHING
     kinds: Mapping[NameKey, str | None] = NOTHING
+    outbox: Mapping[int, int | None] = NOTHING
 
 
 class Rows(msgspec.Struct):
@@ -147,6 +155,8 @@ class Rows(msgspec.Struct):
         attributes: rows of attributes to insert.
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
+        delivered: rows of the outbox to delete.
+        settled: rows of the outbox to change.
     """
 
     changed: list[Run] = []
@@ -163,6 +173,8 @@ class Rows(msgspec.Struct):
     attributes: list[AttributeRow] = []
     kinds: dict[NameKey, str] = {}
     adopted: dict[str, str] = {}
+    delivered: dict[int, None] = {}
+    settled: dict[int, SettleOutbox] = {}
 
 
 def age_of(run: Run) -> tuple[bool, int, str]:

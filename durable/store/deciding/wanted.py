@@ -17,17 +17,21 @@ from durable.store.deciding import policies
 from durable.store.deciding.rows import NameKey, RequestKey
 from durable.store.records import (
     CommitTask,
+    DeliverOutbox,
     ImportRun,
     ParkRun,
     PutMessage,
     RecordAttempts,
     ResetRun,
+    SettleOutbox,
     StartRun,
     TerminateRun,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from durable.store.records import OutboxItem
 
 # How a run is locked, where a database locks rows: all of a group in one statement, in
 # the order of run ids, and never more strongly later.
@@ -46,7 +50,7 @@ Lack: TypeAlias = tuple[str, Any]
 """A field of `Wanted`, and a key of it; None for a flag.
 
 Or of `Seen`, of what is rare: `looked`, `chains`, `records` (with their ends),
-`messages`, `first_data`, and `kinds`, which `want` asks for, too.
+`messages`, `first_data`, and `kinds` and `outbox`, which `want` asks for, too.
 """
 
 
@@ -174,7 +178,21 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             _want_addressed(wanted, operation, CLOSED)
         elif kind is ResetRun:
             _want_reset(wanted, operation)
+        elif kind is DeliverOutbox:
+            _want_outbox(wanted, operation.items)
+        elif kind is SettleOutbox:
+            wanted.rare.setdefault("outbox", {})[operation.sequence] = None
     return wanted
+
+
+def _want_outbox(wanted: Wanted, items: Iterable[OutboxItem]) -> None:
+    outbox = wanted.rare.setdefault("outbox", {})
+    for item in items:
+        outbox[item.sequence] = None
+        if isinstance(item.operation, StartRun):
+            _want_nested(wanted, item.operation)
+        elif item.operation is not None:
+            _want_message(wanted, item.operation)
 
 
 def _want_reset(wanted: Wanted, reset: ResetRun) -> None:

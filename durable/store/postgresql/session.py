@@ -72,7 +72,9 @@ _NOTE_LIFE: Final = (
 )
 _READ_LIFE: Final = Statement("SELECT life FROM durable_incarnation WHERE id = 1")
 _STATUS: Final = "SELECT pg_xact_status(%b::xid8)"
-_LATEST: Final = Statement("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+# All of it, as the newest number alone says nothing of an older transaction that others
+# have overtaken. It changes when one ends, and only then.
+_LATEST: Final = Statement("SELECT pg_current_snapshot()::text")
 # The server may be known by many names.
 _PLACE: Final = Statement(
     "SELECT concat_ws(' ', pg_postmaster_start_time()::text, current_database(),"
@@ -98,6 +100,10 @@ _LAST_SEQUENCE: Final = Statement(
 _RAISE_SEQUENCE: Final = (
     "SELECT setval('durable_inbox_sequence_seq', greatest(%b, last_value))"
     " FROM durable_inbox_sequence_seq"
+)
+_RAISE_OUTBOX: Final = Statement(
+    "SELECT setval('durable_outbox_sequence_seq', greatest(last_value,"
+    " (SELECT max(sequence) FROM durable_outbox))) FROM durable_outbox_sequence_seq"
 )
 _UNSYNCED: Final = Statement("SET LOCAL synchronous_commit = off")
 # Others may be told of many commits at once.
@@ -330,7 +336,8 @@ class PostgresSession(ServerSession):
     def raise_sequence(self, last: int) -> None:
         """See `Session`."""
         values = (max(1, last >> _SEQUENCE_BITS),)
-        self.send({"raised": Statement(_RAISE_SEQUENCE, values)})
+        raised = Statement(_RAISE_SEQUENCE, values)
+        self.send({"raised": raised, "outbox": _RAISE_OUTBOX})
 
 
 class PostgresTables(ServerTables):

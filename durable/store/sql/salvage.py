@@ -18,6 +18,7 @@ from durable.store.records import (
     AttemptRecord,
     MessageRecord,
     NamespaceRecord,
+    OutboxRecord,
     RunRecord,
     RunStatus,
     WorkerRecord,
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _Record = TypeVar(
-    "_Record", RunRecord, AttemptRecord, MessageRecord, WorkerRecord, NamespaceRecord
+    "_Record",
+    RunRecord,
+    AttemptRecord,
+    MessageRecord,
+    WorkerRecord,
+    NamespaceRecord,
+    OutboxRecord,
 )
 
 # What this library adds to a row is no column of it.
@@ -37,6 +44,7 @@ ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
 MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
 WORKER_FIELDS: Final = tuple(n for n in WorkerRecord.__struct_fields__ if n != _OWN)
 NAMESPACE_FIELDS: Final = NamespaceRecord.__struct_fields__
+OUTBOX_FIELDS: Final = OutboxRecord.__struct_fields__
 _ENUMS: Final = {"status": "status", "state": "attempt state"}
 
 
@@ -63,6 +71,19 @@ def to_namespace(row: Sequence[Any]) -> NamespaceRecord:
     """Build a namespace from a row of its fields; raises as `to_run` does."""
     fields = dict(zip(NAMESPACE_FIELDS, row, strict=True))
     return _convert(NamespaceRecord, fields)
+
+
+def salvage_outbox(row: Sequence[Any]) -> OutboxRecord:
+    """Build a row of the outbox from whatever it holds.
+
+    Strangers write to its table, and what is wrong with one row must keep no other
+    waiting. What it asks for cannot be read if anything else cannot.
+    """
+    fields = dict(zip(OUTBOX_FIELDS, row, strict=True))
+    try:
+        return _convert(OutboxRecord, fields)
+    except CorruptHistoryError as error:
+        return OutboxRecord(**_left(OutboxRecord, fields) | {"data": error.message})
 
 
 def salvage_run(row: Sequence[Any]) -> RunRecord:
@@ -120,6 +141,8 @@ def _explain(kind: type[Any], fields: dict[str, Any], why: str) -> CorruptHistor
         name = f"Worker {fields['worker_id']!r}"
     elif kind is NamespaceRecord:
         name = f"Namespace {fields['namespace']!r}"
+    elif kind is OutboxRecord:
+        name = f"Row {fields['sequence']} of the outbox"
     else:
         name = f"Run {fields['run_id']!r}"
     if kind is AttemptRecord:

@@ -160,6 +160,10 @@ _DELETE_REPLIES: Final = ManyRows(
     " AND durable_replies.request_id = used.column2)",
 )
 _DELETE_INBOXES: Final = ManyKeys("DELETE FROM durable_inbox WHERE run_id IN ({})")
+_DELIVERED: Final = ManyKeys("DELETE FROM durable_outbox WHERE sequence IN ({})")
+_SETTLED: Final = (
+    "UPDATE durable_outbox SET due_at = ?, tries = ?, failure = ? WHERE sequence = ?"
+)
 _SET_SEQUENCE: Final = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'durable_inbox'"
 _FIRST_SEQUENCE: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
 
@@ -193,6 +197,12 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
     if rows.kinds:
         kinds = ((*key, kind) for key, kind in rows.kinds.items())
         _INSERT_KINDS.execute(cursor, _flatten(kinds))
+    if rows.delivered:
+        _DELIVERED.fetch(cursor, list(rows.delivered))
+    if rows.settled:
+        settled = rows.settled.values()
+        values = [(s.due_at, s.tries, s.failure, s.sequence) for s in settled]
+        cursor.executemany(_SETTLED, values)
 
 
 def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
