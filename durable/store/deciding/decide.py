@@ -360,7 +360,9 @@ class _Decision:
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
-    def _deliver(self, operation: DeliverOutbox) -> tuple[Delivered | DurableError, ...]:
+    def _deliver(
+        self, operation: DeliverOutbox
+    ) -> tuple[Delivered | DurableError, ...]:
         draft = self._draft
         outcomes: list[Delivered | DurableError] = []
         for item in operation.items:

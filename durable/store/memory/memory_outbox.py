@@ -26,9 +26,7 @@ def find_in_outbox(rows: dict[int, OutboxRecord], query: FindOutbox) -> OutboxPa
     return OutboxPage(found[: query.limit], min(waits.values(), default=None), is_whole)
 
 
-def list_outbox(
-    rows: dict[int, OutboxRecord], query: ListOutbox
-) -> list[OutboxRecord]:
+def list_outbox(rows: dict[int, OutboxRecord], query: ListOutbox) -> list[OutboxRecord]:
     """Answer `ListOutbox`."""
     found = [
         row

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from durable.store.queries import OutboxPage
 from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
-from durable.store.sql.tables import OUTBOX
+from durable.store.sql.statements import RUN_COLUMNS
+from durable.store.sql.tables import OUTBOX, RUNS, unlisted_namespace
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -51,10 +52,16 @@ _READ: Final = sa.select(*_COLUMNS).where(
     OUTBOX.c.outbox_id == sa.bindparam("outbox_id")
 )
 
+FIND_STARTED: Final = sa.select(*RUN_COLUMNS).where(
+    RUNS.c.request_id == sa.bindparam("request_id"),
+    unlisted_namespace == sa.bindparam("namespace"),
+)
+"""The run of a start that was delivered."""
+
 
 def find(session: Session, query: FindOutbox) -> OutboxPage:
     """Return what is due."""
-    key = {"namespace": query.namespace}
+    key: dict[str, str | int] = {"namespace": query.namespace}
     if not fetch(session, _HAS_ANY, **key):
         return OutboxPage()
     key["page"] = query.limit
@@ -67,7 +74,9 @@ def to_page(
     retried: list[OutboxRecord], new: list[OutboxRecord], query: FindOutbox
 ) -> OutboxPage:
     """Put together what was refused before, by when it is due, and what is new."""
-    due = [row for row in retried if row.due_at is not None and row.due_at <= query.until]
+    due = [
+        row for row in retried if row.due_at is not None and row.due_at <= query.until
+    ]
     later = retried[len(due)] if len(due) < len(retried) else None
     return OutboxPage(
         rows=sorted([*due, *new], key=lambda row: row.sequence),

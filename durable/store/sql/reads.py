@@ -259,7 +259,7 @@ def _found(session: Session, asked: Sequence[Question]) -> list[RunRecord | None
 
 def _started(session: Session, query: queries.FindStarted) -> RunRecord | None:
     key = {"namespace": query.namespace, "request_id": query.request_id}
-    rows = fetch(session, statements.FIND_STARTED, **key)
+    rows = fetch(session, outbox.FIND_STARTED, **key)
     return salvage.salvage_run(rows[0]) if rows else None
 
 

@@ -155,10 +155,6 @@ IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
     RUNS.c.run_id == sa.bindparam("run_id"), _IS_OPEN
 )
 LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
-FIND_STARTED: Final = sa.select(*RUN_COLUMNS).where(
-    RUNS.c.request_id == sa.bindparam("request_id"),
-    unlisted_namespace == sa.bindparam("namespace"),
-)
 
 
 # No namespace is empty, so all of them follow "".

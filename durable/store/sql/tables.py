@@ -337,9 +337,7 @@ OUTBOX: Final = sa.Table(
     # A number is never used twice: two may deliver the same row.
     sqlite_autoincrement=True,
 )
-sa.Index(
-    "durable_outbox_due", OUTBOX.c.namespace, OUTBOX.c.due_at, OUTBOX.c.sequence
-)
+sa.Index("durable_outbox_due", OUTBOX.c.namespace, OUTBOX.c.due_at, OUTBOX.c.sequence)
 sa.Index("durable_outbox_outbox_id", OUTBOX.c.outbox_id)
 
 # A crash of PostgreSQL empties it. Transactions of before and after it may have the

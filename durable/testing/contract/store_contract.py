@@ -21,6 +21,7 @@ from durable.testing.contract.lifecycle import LifecycleContract
 from durable.testing.contract.messages import MessageContract
 from durable.testing.contract.operators.pauses import PauseContract
 from durable.testing.contract.operators.resets import ResetContract
+from durable.testing.contract.outbox import OutboxContract
 from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
 from durable.testing.contract.rows import Harness, Opened
@@ -47,6 +48,7 @@ class StoreContract(
     ResetContract,
     PauseContract,
     PublishingContract,
+    OutboxContract,
     LeaseContract,
     ClaimContract,
     ReadContract,
