@@ -168,7 +168,7 @@ class InvalidCallError(InvalidInputError):
     code = "invalid_call"
 
 
-class WrongDatabaseError(InvalidCallError):
+class WrongDatabaseError(InvalidInputError):
     """A caller's connection does not lead to the database of the engine's runs."""
 
     code = "wrong_database"

@@ -86,8 +86,7 @@ class SqlalchemyCaller:
 
 
 # A listener would stay for good, one for each transaction.
-_told: Final[weakref.WeakKeyDictionary[object, set[Nudge]]]
-_told = weakref.WeakKeyDictionary()
+_told: Final = weakref.WeakKeyDictionary[object, set[Nudge]]()
 
 
 def _tell(committed: object) -> None:

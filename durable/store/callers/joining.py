@@ -38,13 +38,17 @@ class Gate:
 
         Raises: as `find_place`.
         """
-        if self._place is None or again:
-            self._place = find_place(self._store)
+        if again or self._place is None:
+            place = find_place(self._store)
+            self._place = place
+            return place
         return self._place
 
     async def find_async(self) -> Place:
         """Return the same, without keeping the loop from its work."""
-        return self._place or await asyncio.to_thread(self.find)
+        if self._place is None:
+            return await asyncio.to_thread(self.find)
+        return self._place
 
 
 class Joined:

@@ -7,7 +7,8 @@ and what may be missing is looked up in its catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from durable.errors import InvalidCallError, WrongDatabaseError
@@ -28,7 +29,7 @@ class Ask(NamedTuple):
     """A statement, with `:name` for each value; answered with its only value."""
 
     text: str
-    values: dict[str, Any] = {}
+    values: Mapping[str, Any] = MappingProxyType({})
     has_answer: bool = True
 
 

@@ -312,8 +312,8 @@ NAMESPACES: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# Written by the connections of strangers, in transactions of theirs: so no key of it can
-# refuse a row, and nothing else is looked at. Numbers are the database's own, since
+# Written by the connections of strangers, in transactions of theirs: so no key of it
+# can refuse a row, and nothing else is looked at. Numbers are the database's own, since
 # clocks of several programs differ.
 OUTBOX: Final = sa.Table(
     "durable_outbox",
