@@ -41,6 +41,7 @@ from durable.client.keeping.retention import RetentionRule, Swept, check_rules, 
 from durable.client.keeping.sweeper import Sweeper
 from durable.client.namespaces import Namespaces
 from durable.client.outbox.delivery import Delivery
+from durable.client.outbox.outbox import Outbox
 from durable.client.outbox.requests import Requests
 from durable.client.outbox.within import (
     AsyncTransaction,
@@ -727,6 +728,11 @@ class Engine:
     def namespaces(self) -> Namespaces:
         """The namespaces of the database."""
         return Namespaces(self._open_client)
+
+    @property
+    def outbox(self) -> Outbox:
+        """What committed transactions have asked for and have not got; see `within`."""
+        return Outbox(self._open_client)
 
     async def list(
         self,
