@@ -1,4 +1,4 @@
-"""What waits in the outbox though it should not: set aside, or with nobody to deliver."""
+"""What waits in the outbox though it should not: set aside, or with no worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def examine_outbox(
             f"{_count(count)}{_within(name)} were refused and are set aside: see"
             " 'durable outbox list --set-aside'",
         )
-    served = {w.namespace for w in workers.live.values()}
+    served = {workers.known[worker_id].namespace for worker_id in workers.live}
     for name, count in sorted(late.items()):
         why = "its workers do not deliver them"
         if name not in served:

@@ -709,6 +709,8 @@ class OutboxRecord(msgspec.Struct, frozen=True, kw_only=True):
             then only an operator has it tried again.
         tries: how often it was refused.
         failure: why it was refused last (a `Failure` as JSON), or None.
+        damage: why its row cannot be read, or None. Other fields are what is left of
+            it then, and nothing of it is done. Never stored.
     """
 
     outbox_id: str
@@ -721,6 +723,7 @@ class OutboxRecord(msgspec.Struct, frozen=True, kw_only=True):
     due_at: Instant | None = 0
     tries: Position = 0
     failure: str | None = None
+    damage: str | None = None
 
 
 class OutboxItem(msgspec.Struct, frozen=True):

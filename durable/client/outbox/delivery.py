@@ -61,7 +61,11 @@ _FIRST_RETRY: Final = 100_000
 _GROWTH: Final = 4
 _RETRY_MAX: Final = 30_000_000
 # A run that is started by other means may come late; what else nobody mends may not.
-_TRIES: Final = {WorkflowNotFoundError: 4, InboxFullError: 100, StoreError: 10}
+_TRIES: Final[dict[type[DurableError], int]] = {
+    WorkflowNotFoundError: 4,
+    InboxFullError: 100,
+    StoreError: 10,
+}
 
 
 class Delivery:

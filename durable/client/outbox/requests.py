@@ -69,6 +69,8 @@ def read_request(row: OutboxRecord) -> OutboxStart | PutMessage:
     Raises:
         CorruptHistoryError: no release up to this one wrote such a row.
     """
+    if row.damage is not None:
+        raise CorruptHistoryError(row.damage)
     try:
         if row.kind == OutboxKind.START.value:
             start = _read_start(row.data)

@@ -192,7 +192,7 @@ def _class_of(connection: object) -> type[Any]:
 # --- which of them it is --------------------------------------------------------------
 
 
-def find_caller(given: object) -> Caller:
+def find_caller(given: Any) -> Caller:
     """Return the caller of a connection whose methods need not be awaited.
 
     Raises:
@@ -208,7 +208,7 @@ def find_caller(given: object) -> Caller:
 
 
 def find_async(
-    given: object,
+    given: Any,
 ) -> sa_asyncio.AsyncConnection | sa_asyncio.AsyncSession | AsyncDriverCaller | None:
     """Return a connection whose methods must be awaited; None if they need not be."""
     # Nobody has one who has not imported it.

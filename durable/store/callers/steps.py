@@ -97,10 +97,9 @@ def only_value(row: Any) -> Any:
     """
     if row is None or isinstance(row, str | int | bytes):
         return row
-    values = getattr(row, "values", None)
     try:
-        # Those of sqlite3 have keys, too, and places.
-        return next(iter(values())) if callable(values) else row[0]
+        # Mappings have no places.
+        return next(iter(row.values())) if hasattr(row, "values") else row[0]
     except (TypeError, KeyError, IndexError, StopIteration):
         raise InvalidCallError(
             f"The connection given to within() makes its rows into"

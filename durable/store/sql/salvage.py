@@ -44,7 +44,7 @@ ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
 MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
 WORKER_FIELDS: Final = tuple(n for n in WorkerRecord.__struct_fields__ if n != _OWN)
 NAMESPACE_FIELDS: Final = NamespaceRecord.__struct_fields__
-OUTBOX_FIELDS: Final = OutboxRecord.__struct_fields__
+OUTBOX_FIELDS: Final = tuple(n for n in OutboxRecord.__struct_fields__ if n != _OWN)
 _ENUMS: Final = {"status": "status", "state": "attempt state"}
 
 
@@ -74,16 +74,16 @@ def to_namespace(row: Sequence[Any]) -> NamespaceRecord:
 
 
 def salvage_outbox(row: Sequence[Any]) -> OutboxRecord:
-    """Build a row of the outbox from whatever it holds.
+    """Build a row of the outbox from whatever it holds; `damage` says what is wrong.
 
-    Strangers write to its table, and what is wrong with one row must keep no other
-    waiting. What it asks for cannot be read if anything else cannot.
+    Strangers write to its table, and one row must keep no other waiting.
     """
     fields = dict(zip(OUTBOX_FIELDS, row, strict=True))
     try:
         return _convert(OutboxRecord, fields)
     except CorruptHistoryError as error:
-        return OutboxRecord(**_left(OutboxRecord, fields) | {"data": error.message})
+        left = _left(OutboxRecord, fields)
+        return OutboxRecord(**left, damage=error.message)
 
 
 def salvage_run(row: Sequence[Any]) -> RunRecord:

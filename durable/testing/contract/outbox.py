@@ -57,7 +57,11 @@ def make_row(target: str, outbox_id: str, /, **changes: Any) -> OutboxRecord:
 
 async def fill_outbox(store: Opened, *rows: OutboxRecord) -> list[int]:
     """Write rows as a stranger's connection would; return their sequences."""
-    names = [name for name in OutboxRecord.__struct_fields__ if name != "sequence"]
+    names = [
+        name
+        for name in OutboxRecord.__struct_fields__
+        if name not in ("sequence", "damage")
+    ]
     values = [{name: getattr(row, name) for name in names} for row in rows]
     memory = getattr(store.store, "_database", None)
     outbox = getattr(memory, "outbox", None)
