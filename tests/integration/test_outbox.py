@@ -223,9 +223,12 @@ async def test_an_async_connection_of_psycopg(postgres_url: str) -> None:
 
 async def test_a_connection_in_autocommit_mode_asks_at_once(url: str) -> None:
     async with open_engine(url) as engine:
-        with database(url) as shop, shop.connect().execution_options(
-            isolation_level="AUTOCOMMIT"
-        ) as connection:
+        with (
+            database(url) as shop,
+            shop.connect().execution_options(
+                isolation_level="AUTOCOMMIT"
+            ) as connection,
+        ):
             handle = engine.within(connection).start(greet("ann"))
             assert await handle.result(timeout=20) == "hello ann"
 
