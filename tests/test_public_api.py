@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 PUBLIC_TEXT = """
 Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
+AsyncWithin NotCommittedError Outbox OutboxDescription OutboxHandle OutboxRefusedError
+SyncOutboxHandle SyncWithin Within WrongDatabaseError
 memo upsert_attributes upsert_memo Timer WorkflowBuilder start_timer
 InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before
 Comparison compare ArchiveError Batch BatchDescription BatchHandle

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from durable import Engine, Signal, limits, workflow
-from durable.store.queries import ListOutbox
 from tests.integration.crash_sweep import (
     Point,
     check_database,
@@ -103,7 +102,7 @@ def run_engine(mode: str, database: Path, answer: Path, at: int) -> None:
                             break
                         await asyncio.sleep(0.002)
                     results[name] = await (await engine.get(name)).result()
-                while await engine._store.read(ListOutbox(None)):
+                while await engine.outbox.list():  # noqa: ASYNC110 - no event tells
                     await asyncio.sleep(0.002)
             return results
 

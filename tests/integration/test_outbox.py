@@ -1,12 +1,11 @@
-"""Starts and messages in the caller's own transaction: done after the commit, or not."""
+"""Starts and messages in the caller's transaction: done after the commit, or never."""
 
 import asyncio
 import contextlib
-import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,9 @@ from sqlalchemy import orm
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from durable import (
-    Attribute,
     Engine,
-    Signal,
     SyncEngine,
     WorkflowAlreadyStartedError,
-    query,
-    run,
-    update,
-    workflow,
 )
 from durable.client.outbox import delivery
 from durable.errors import (
@@ -32,110 +25,32 @@ from durable.errors import (
     InvalidCallError,
     InvalidOptionError,
     NotCommittedError,
-    OutboxRefusedError,
     PayloadTooLargeError,
     ResultTimeoutError,
     WorkflowCancelledError,
     WrongDatabaseError,
 )
-
-noted = Signal("noted", int)
-customer = Attribute("customer", str)
-
-
-@workflow(name="outbox.greet")
-async def greet(name: str) -> str:
-    return f"hello {name}"
-
-
-@workflow(name="outbox.collect")
-async def collect(count: int) -> list[int]:
-    return [await noted.receive() for _ in range(count)]
-
-
-@workflow(name="outbox.cart")
-class Cart:
-    def __init__(self) -> None:
-        self.items: list[str] = []
-
-    @run
-    async def shop(self) -> None:
-        await noted.receive()
-
-    @update
-    def add(self, item: str) -> int:
-        self.items.append(item)
-        return len(self.items)
-
-    @query
-    def all_items(self) -> list[str]:
-        return self.items
-
-
-DEFINITIONS = [greet, collect, Cart]
-
-
-class Base(orm.DeclarativeBase):
-    pass
-
-
-class Order(Base):
-    __tablename__ = "orders"
-    id: orm.Mapped[int] = orm.mapped_column(primary_key=True)
-    customer: orm.Mapped[str] = orm.mapped_column(sa.String(50))
-
-
-def as_sqlalchemy(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    drivers = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-    return f"{drivers.get(scheme, scheme)}://{rest}"
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database, on each kind of server."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/shop.db"
-    kind = "postgres" if request.param == "postgresql" else "mariadb"
-    found: str = request.getfixturevalue(f"{kind}_url")
-    return found
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "shop.db"
-
-
-def open_engine(url: str, **options: Any) -> Engine:
-    return Engine(url, definitions=DEFINITIONS, **options)
-
-
-@contextlib.contextmanager
-def database(url: str) -> Any:
-    engine = sa.create_engine(as_sqlalchemy(url))
-    try:
-        Base.metadata.create_all(engine)
-        yield engine
-    finally:
-        engine.dispose()
-
-
-async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until it holds; the test's own limit ends a vain wait."""
-    while not await condition():
-        await asyncio.sleep(0.005)
-
-
-async def is_empty(engine: Engine) -> bool:
-    return not await engine.outbox.list()
-
+from tests.integration.shop import (
+    DEFINITIONS,
+    Cart,
+    Order,
+    as_sqlalchemy,
+    collect,
+    customer,
+    database,
+    greet,
+    is_empty,
+    noted,
+    open_engine,
+    wait_for,
+)
 
 # --- both or none ---------------------------------------------------------------------
 
 
-async def test_a_session_of_the_orm_brings_its_rows_and_a_run(url: str) -> None:
-    async with open_engine(url) as engine:
-        with database(url) as shop:
+async def test_a_session_of_the_orm_brings_its_rows_and_a_run(shop_url: str) -> None:
+    async with open_engine(shop_url) as engine:
+        with database(shop_url) as shop:
             with orm.Session(shop) as session, session.begin():
                 session.add(Order(id=1, customer="ann"))
                 handle = engine.within(session).start(greet("ann"), id="order-1")
@@ -154,10 +69,10 @@ async def test_a_session_of_the_orm_brings_its_rows_and_a_run(url: str) -> None:
 
 
 async def test_a_rollback_leaves_nothing_and_one_to_a_savepoint_its_part(
-    url: str,
+    shop_url: str,
 ) -> None:
-    async with open_engine(url) as engine:
-        with database(url) as shop, shop.connect() as connection:
+    async with open_engine(shop_url) as engine:
+        with database(shop_url) as shop, shop.connect() as connection:
             within = engine.within(connection)
             connection.execute(sa.insert(Order).values(id=1, customer="ann"))
             gone = within.start(greet("gone"), id="gone")
@@ -221,10 +136,10 @@ async def test_an_async_connection_of_psycopg(postgres_url: str) -> None:
             assert await handle.result(timeout=20) == "hello ann"
 
 
-async def test_a_connection_in_autocommit_mode_asks_at_once(url: str) -> None:
-    async with open_engine(url) as engine:
+async def test_a_connection_in_autocommit_mode_asks_at_once(shop_url: str) -> None:
+    async with open_engine(shop_url) as engine:
         with (
-            database(url) as shop,
+            database(shop_url) as shop,
             shop.connect().execution_options(
                 isolation_level="AUTOCOMMIT"
             ) as connection,
@@ -251,11 +166,16 @@ async def test_any_level_of_isolation_will_do(level: str, postgres_url: str) -> 
 # --- who may call, and from where -----------------------------------------------------
 
 
-async def test_other_threads_may_write_by_an_engine_of_this_loop(file: Path) -> None:
-    async with open_engine(f"sqlite:///{file}") as engine:
+async def test_other_threads_may_write_by_an_engine_of_this_loop(
+    shop_file: Path,
+) -> None:
+    async with open_engine(f"sqlite:///{shop_file}") as engine:
 
         def write(number: int) -> Any:
-            with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+            with (
+                contextlib.closing(sqlite3.connect(shop_file)) as connection,
+                connection,
+            ):
                 return engine.within(connection).start(greet(str(number)))
 
         handles = await asyncio.gather(*(asyncio.to_thread(write, n) for n in range(8)))
@@ -264,46 +184,50 @@ async def test_other_threads_may_write_by_an_engine_of_this_loop(file: Path) -> 
         assert results == [f"hello {n}" for n in range(8)]
 
 
-def test_code_without_a_loop(file: Path) -> None:
-    with SyncEngine(f"sqlite:///{file}", definitions=DEFINITIONS) as engine:
-        with contextlib.closing(sqlite3.connect(file)) as connection:
-            within = engine.within(connection)
-            handle = within.start(collect(1), id="c")
-            within.signal("c", noted(3))
-            with pytest.raises(NotCommittedError):
-                handle.result()
-            connection.commit()
-            assert handle.result(timeout=20) == [3]
-            assert handle.started().describe().status == "completed"
-            assert handle.workflow_id == "c"
-            cart = within.start(Cart.shop(), id="cart")
-            number = within.update(cart, Cart.add("pear"))
-            connection.commit()
-            started = cart.started(timeout=20)
-            assert started.get_update(number).result() == 1
-            within.cancel("cart")
-            within.cancel("nobody")
-            connection.commit()
-            with pytest.raises(WorkflowCancelledError):
-                started.result(timeout=20)
-            (row,) = engine.outbox.list()
-            assert (row.kind, row.workflow_id) == ("cancel", "nobody")
-            assert engine.outbox.retry(row.sequence) == [row.sequence]
-            assert engine.outbox.drop(row.sequence) == [row.sequence]
-            assert engine.outbox.list() == []
+def test_code_without_a_loop(shop_file: Path) -> None:
+    with (
+        SyncEngine(f"sqlite:///{shop_file}", definitions=DEFINITIONS) as engine,
+        contextlib.closing(sqlite3.connect(shop_file)) as connection,
+    ):
+        within = engine.within(connection)
+        handle = within.start(collect(1), id="c")
+        within.signal("c", noted(3))
+        with pytest.raises(NotCommittedError):
+            handle.result()
+        connection.commit()
+        assert handle.result(timeout=20) == [3]
+        assert handle.started().describe().status == "completed"
+        assert handle.workflow_id == "c"
+        cart = within.start(Cart.shop(), id="cart")
+        number = within.update(cart, Cart.add("pear"))
+        connection.commit()
+        started = cart.started(timeout=20)
+        assert started.get_update(number).result() == 1
+        within.cancel("cart")
+        within.cancel("nobody")
+        connection.commit()
+        with pytest.raises(WorkflowCancelledError):
+            started.result(timeout=20)
+        (row,) = engine.outbox.list()
+        assert (row.kind, row.workflow_id) == ("cancel", "nobody")
+        assert engine.outbox.retry(row.sequence) == [row.sequence]
+        assert engine.outbox.drop(row.sequence) == [row.sequence]
+        assert engine.outbox.list() == []
 
 
 def test_sync_engine_refuses_what_must_be_awaited(postgres_url: str) -> None:
     shop = create_async_engine(as_sqlalchemy(postgres_url))
-    with SyncEngine(postgres_url, definitions=DEFINITIONS) as engine:
-        with pytest.raises(InvalidCallError, match="must be awaited"):
-            engine.within(AsyncSession(shop))  # type: ignore[arg-type]  # the test
+    with (
+        SyncEngine(postgres_url, definitions=DEFINITIONS) as engine,
+        pytest.raises(InvalidCallError, match="must be awaited"),
+    ):
+        engine.within(AsyncSession(shop))  # type: ignore[arg-type]  # the test
 
 
-async def test_scoped_sessions_are_sessions(file: Path) -> None:
-    shop = sa.create_engine(f"sqlite:///{file}")
+async def test_scoped_sessions_are_sessions(shop_file: Path) -> None:
+    shop = sa.create_engine(f"sqlite:///{shop_file}")
     sessions = orm.scoped_session(orm.sessionmaker(shop))
-    async with open_engine(f"sqlite:///{file}") as engine:
+    async with open_engine(f"sqlite:///{shop_file}") as engine:
         handle = engine.within(sessions).start(greet("ann"))
         sessions.commit()
         assert await handle.result(timeout=20) == "hello ann"
@@ -311,18 +235,18 @@ async def test_scoped_sessions_are_sessions(file: Path) -> None:
     shop.dispose()
 
 
-async def test_a_client_writes_and_a_worker_elsewhere_delivers(url: str) -> None:
-    async with open_engine(url, worker=False) as client:
-        with database(url) as shop, shop.begin() as connection:
+async def test_a_client_writes_and_a_worker_elsewhere_delivers(shop_url: str) -> None:
+    async with open_engine(shop_url, worker=False) as client:
+        with database(shop_url) as shop, shop.begin() as connection:
             handle = client.within(connection).start(greet("ann"))
         with pytest.raises(ResultTimeoutError, match="still waits for a worker"):
             await handle.started(timeout=0.1)
-        async with open_engine(url, namespace="other"):
+        async with open_engine(shop_url, namespace="other"):
             with pytest.raises(ResultTimeoutError):
                 await handle.result(timeout=0.2)
-        async with open_engine(url) as worker:
+        async with open_engine(shop_url) as worker:
             assert await handle.result(timeout=20) == "hello ann"
-            with database(url) as shop, shop.begin() as connection:
+            with database(shop_url) as shop, shop.begin() as connection:
                 again = client.within(connection).start(greet("bob"))
             assert await again.result(timeout=20) == "hello bob"
             assert await is_empty(worker)
@@ -348,12 +272,12 @@ async def test_an_older_transaction_that_others_have_overtaken_is_heard_of(
 
 
 async def test_without_a_nudge_it_is_found_soon(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    shop_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by drivers, which tell of no commit, and long after the row was written."""
     monkeypatch.setattr(delivery, "_PATROL_SECONDS", 1_000)
-    async with open_engine(url) as engine:
-        with database(url) as shop:
+    async with open_engine(shop_url) as engine:
+        with database(shop_url) as shop:
             raw = shop.raw_connection()
             within = engine.within(raw)
             handle = within.start(greet("ann"))
@@ -365,29 +289,31 @@ async def test_without_a_nudge_it_is_found_soon(
             raw.close()
 
 
-async def test_a_closed_engine_writes_nothing(file: Path) -> None:
-    engine = open_engine(f"sqlite:///{file}")
+async def test_a_closed_engine_writes_nothing(shop_file: Path) -> None:
+    engine = open_engine(f"sqlite:///{shop_file}")
     async with engine:
         pass
-    with contextlib.closing(sqlite3.connect(file)) as connection:
-        with pytest.raises(EngineClosedError):
-            engine.within(connection)
+    with (
+        contextlib.closing(sqlite3.connect(shop_file)) as connection,
+        pytest.raises(EngineClosedError),
+    ):
+        engine.within(connection)
 
 
 # --- refusals of ours -----------------------------------------------------------------
 
 
-async def test_a_refusal_leaves_the_transaction_as_it_was(url: str) -> None:
-    async with open_engine(url) as engine:
-        with database(url) as shop, shop.connect() as connection:
+async def test_a_refusal_leaves_the_transaction_as_it_was(shop_url: str) -> None:
+    async with open_engine(shop_url) as engine:
+        with database(shop_url) as shop, shop.connect() as connection:
             connection.execute(sa.insert(Order).values(id=1, customer="ann"))
             within = engine.within(connection)
             wrong: list[tuple[type[Exception], Callable[[], object]]] = [
-                (InvalidOptionError, lambda: within.start(greet("x"), nonsense=1)),  # type: ignore[call-overload]  # the test
-                (InvalidCallError, lambda: within.start(greet)),  # type: ignore[call-overload]  # the test
+                (InvalidOptionError, lambda: within.start(greet("x"), nonsense=1)),
+                (InvalidCallError, lambda: within.start(greet)),
                 (PayloadTooLargeError, lambda: within.start(greet("x" * 3_000_000))),
-                (InvalidCallError, lambda: within.signal("c", greet("x"))),  # type: ignore[arg-type]  # the test
-                (InvalidCallError, lambda: within.signal(7, noted(1))),  # type: ignore[arg-type]  # the test
+                (InvalidCallError, lambda: within.signal("c", greet("x"))),
+                (InvalidCallError, lambda: within.signal(7, noted(1))),
                 (ValueError, lambda: within.cancel(" blank ")),
             ]
             for error, call in wrong:
@@ -400,139 +326,20 @@ async def test_a_refusal_leaves_the_transaction_as_it_was(url: str) -> None:
         assert len(await engine.list()) == 1
 
 
-async def test_memory_has_no_transaction_of_others(file: Path) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as connection:
+async def test_memory_has_no_transaction_of_others(shop_file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(shop_file)) as connection:
         for place in ("memory://", "sqlite://"):
             async with open_engine(place) as engine:
                 with pytest.raises(WrongDatabaseError, match="are in memory"):
                     engine.within(connection).start(greet("ann"))
 
 
-# --- refused after the commit ---------------------------------------------------------
-
-
-async def test_what_another_call_holds_is_set_aside_and_others_flow(
-    url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with open_engine(url) as engine:
-        await engine.execute(greet("ann"), id="taken")
-        with database(url) as shop, shop.begin() as connection:
-            within = engine.within(connection)
-            refused = within.start(greet("bob"), id="taken")
-            same = within.start(greet("ann"), id="taken")
-            free = within.start(greet("cid"), id="free")
-
-        assert await free.result(timeout=20) == "hello cid"
-        with pytest.raises(OutboxRefusedError, match="other arguments") as caught:
-            await refused.result(timeout=20)
-        assert await same.result(timeout=20) == "hello ann"
-        (row,) = await engine.outbox.list(set_aside=True)
-        assert row.sequence == caught.value.sequence
-        assert (row.kind, row.name, row.tries) == ("start", "outbox.greet", 1)
-        assert "other arguments" in (row.reason or "")
-        warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
-        assert [r.getMessage().partition(":")[0] for r in warnings] == [
-            f"Row {row.sequence} of the outbox, for workflow id 'taken', is set aside"
-        ]
-        # Nothing has changed: it is refused once more.
-        assert await engine.outbox.retry() == [row.sequence]
-        await wait_for(
-            lambda: _is_set_aside(engine, row.sequence),
-        )
-        handle = await engine.get("taken")
-        await handle.delete()
-        assert await engine.outbox.retry(row.sequence, 99) == [row.sequence]
-        assert await refused.result(timeout=20) == "hello bob"
-        assert await is_empty(engine)
-
-
-async def _is_set_aside(engine: Engine, sequence: int) -> bool:
-    rows = await engine.outbox.list(set_aside=True)
-    return [row.sequence for row in rows] == [sequence]
-
-
-async def test_order_is_kept_while_the_first_is_tried_again(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_engine(url) as engine:
-        with database(url) as shop, shop.begin() as connection:
-            within = engine.within(connection)
-            for number in range(5):
-                within.signal("late", noted(number))
-            other = within.start(greet("other"))
-        assert await other.result(timeout=20) == "hello other"
-        await wait_for(lambda: _was_refused(engine))
-        late = await engine.start(collect(5), id="late")
-        assert await late.result(timeout=20) == [0, 1, 2, 3, 4]
-        assert await is_empty(engine)
-
-
-async def _was_refused(engine: Engine) -> bool:
-    rows = await engine.outbox.list(set_aside=False)
-    assert [row.workflow_id for row in rows] == ["late"] * 5 or len(rows) >= 5
-    return rows[0].tries > 0 and rows[0].due_at is not None
-
-
-async def test_what_is_not_found_for_long_is_set_aside_and_lets_others_by(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivery, "_FIRST_RETRY", 1_000)
-    async with open_engine(f"sqlite:///{file}") as engine:
-        with contextlib.closing(sqlite3.connect(file)) as connection, connection:
-            within = engine.within(connection)
-            within.signal("x", noted(1))
-            handle = within.start(collect(1), id="x")
-            within.signal("x", noted(2))
-
-        assert await handle.result(timeout=20) == [2]
-        (row,) = await engine.outbox.list()
-        assert row.is_set_aside
-        assert row.tries == 5
-        assert "noted" in str(row.name)
-        assert await engine.outbox.drop(row.sequence, 77) == [row.sequence]
-        assert await engine.outbox.drop() == []
-        assert await is_empty(engine)
-
-
-async def test_rubbish_is_set_aside_with_a_reason(file: Path) -> None:
-    async with open_engine(f"sqlite:///{file}") as engine:
-        with contextlib.closing(sqlite3.connect(file)) as connection, connection:
-            within = engine.within(connection)
-            for _ in range(5):
-                within.start(greet("ann"), id="a")
-            broken = (
-                "data = '{'",
-                "kind = 'nonsense'",
-                "target = 'b'",
-                "created_at = 'x'",
-            )
-            for number, change in enumerate(broken, start=1):
-                connection.execute(
-                    f"UPDATE durable_outbox SET {change} WHERE sequence = {number}"  # noqa: S608 - the test
-                )
-        await wait_for(lambda: _are_set_aside(engine, 4))
-        reasons = [row.reason or "" for row in await engine.outbox.list()]
-        assert [r.partition(": ")[0] for r in reasons] == [
-            "Row 1 of the outbox cannot be read",
-            "Row 2 of the outbox cannot be read",
-            "Row 3 of the outbox cannot be read",
-            "Row 4 of the outbox",
-        ]
-        assert "its row has a created_at that cannot be read" in reasons[3]
-        assert len(await engine.list()) == 1
-
-
-async def _are_set_aside(engine: Engine, count: int) -> bool:
-    rows = await engine.outbox.list()
-    return [row.is_set_aside for row in rows] == [True] * count
-
-
 # --- an id is an idempotency key ------------------------------------------------------
 
 
-async def test_a_start_that_was_asked_for_before_gives_that_run(url: str) -> None:
-    async with open_engine(url) as engine:
-        with database(url) as shop:
+async def test_a_start_that_was_asked_for_before_gives_that_run(shop_url: str) -> None:
+    async with open_engine(shop_url) as engine:
+        with database(shop_url) as shop:
             handles = []
             for _ in range(3):
                 with shop.begin() as connection:
@@ -550,10 +357,12 @@ async def test_a_start_that_was_asked_for_before_gives_that_run(url: str) -> Non
             await wait_for(lambda: is_empty(engine))
 
 
-async def test_a_start_brings_its_signal_to_the_run_that_is_there(url: str) -> None:
-    async with open_engine(url) as engine:
+async def test_a_start_brings_its_signal_to_the_run_that_is_there(
+    shop_url: str,
+) -> None:
+    async with open_engine(shop_url) as engine:
         await engine.start(collect(2), id="c")
-        with database(url) as shop, shop.begin() as connection:
+        with database(shop_url) as shop, shop.begin() as connection:
             within = engine.within(connection)
             one = within.start(collect(2), id="c", with_signal=noted(1))
             within.start(
@@ -565,10 +374,10 @@ async def test_a_start_brings_its_signal_to_the_run_that_is_there(url: str) -> N
         assert await is_empty(engine)
 
 
-async def test_options_of_a_start_hold(url: str) -> None:
-    async with open_engine(url) as engine:
+async def test_options_of_a_start_hold(shop_url: str) -> None:
+    async with open_engine(shop_url) as engine:
         await engine.start(collect(1), id="c")
-        with database(url) as shop, shop.begin() as connection:
+        with database(shop_url) as shop, shop.begin() as connection:
             within = engine.within(connection)
             handle = within.start(
                 "outbox.greet",
@@ -590,11 +399,11 @@ async def test_options_of_a_start_hold(url: str) -> None:
 
 
 async def test_handle_of_a_start_that_a_policy_forbids_finds_no_other_run(
-    file: Path,
+    shop_file: Path,
 ) -> None:
-    async with open_engine(f"sqlite:///{file}") as engine:
+    async with open_engine(f"sqlite:///{shop_file}") as engine:
         await engine.execute(greet("ann"), id="a")
-        with contextlib.closing(sqlite3.connect(file)) as connection:
+        with contextlib.closing(sqlite3.connect(shop_file)) as connection:
             within = engine.within(connection)
             for handle in (
                 within.start(greet("bob"), id="a"),
@@ -607,29 +416,31 @@ async def test_handle_of_a_start_that_a_policy_forbids_finds_no_other_run(
             assert await same.result() == "hello ann"
 
 
-async def test_ids_of_any_script_cross(url: str) -> None:
-    async with open_engine(url) as engine:
-        with database(url) as shop, shop.begin() as connection:
+async def test_ids_of_any_script_cross(shop_url: str) -> None:
+    async with open_engine(shop_url) as engine:
+        with database(shop_url) as shop, shop.begin() as connection:
             name = "Zoë 🐍 \u2028 \" ' % :x"
             handle = engine.within(connection).start(greet(name), id="é 🐍 :id %s ?")
         assert await handle.result(timeout=20) == f"hello {name}"
 
 
-async def test_direct_starts_are_refused_by_what_was_delivered(file: Path) -> None:
-    async with open_engine(f"sqlite:///{file}") as engine:
-        with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+async def test_direct_starts_are_refused_by_what_was_delivered(shop_file: Path) -> None:
+    async with open_engine(f"sqlite:///{shop_file}") as engine:
+        with contextlib.closing(sqlite3.connect(shop_file)) as connection, connection:
             handle = engine.within(connection).start(greet("ann"), id="a")
         await handle.result(timeout=20)
         with pytest.raises(WorkflowAlreadyStartedError):
             await engine.start(greet("bob"), id="a")
 
 
-def test_many_threads_of_a_sync_engine(file: Path) -> None:
-    with SyncEngine(f"sqlite:///{file}", definitions=DEFINITIONS) as engine:
+def test_many_threads_of_a_sync_engine(shop_file: Path) -> None:
+    with SyncEngine(f"sqlite:///{shop_file}", definitions=DEFINITIONS) as engine:
         found: list[str] = []
 
         def work(number: int) -> None:
-            with contextlib.closing(sqlite3.connect(file, timeout=30)) as connection:
+            with contextlib.closing(
+                sqlite3.connect(shop_file, timeout=30)
+            ) as connection:
                 with connection:
                     handle = engine.within(connection).start(greet(str(number)))
                 found.append(handle.result(timeout=30))

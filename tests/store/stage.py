@@ -265,7 +265,7 @@ class Stage:
             *self.execute(_of(p, "SELECT run_id, request_id", "inbox", "request_id")),
             *self.execute(_of(p, "SELECT run_id, type", "history", "event_id")),
             *self.execute(
-                "SELECT outbox_id, tries, due_at FROM durable_outbox"
+                "SELECT outbox_id, tries, due_at FROM durable_outbox"  # noqa: S608 - a prefix
                 f" WHERE outbox_id LIKE '{p}%%' ORDER BY sequence"
             ),
         ]

@@ -15,7 +15,7 @@ Each of these was left out by hand, and here is what failed then:
 - rows of the dead: all scenes of the reaper;
 - rows that are claimed: `two_claims`, `claim_and_turn`, `claim_and_termination`;
 - children of children in the second reading: `grandchild_and_close`;
-- rows of the outbox locked, and before the runs: `two_deliveries`;
+- rows of the outbox locked, and before the runs: `deliveries_of_different_parts`;
 - the look that is repeated as the named run has closed:
   `message_and_continue_as_new_by_a_slow_clock`.
 
@@ -45,7 +45,7 @@ from durable.store.records import (
     SettleOutbox,
     StartRun,
 )
-from durable.testing.contract.outbox import deliver, make_row
+from durable.testing.contract.mail.outbox import deliver, make_row
 from durable.testing.contract.rows import (
     START,
     make_attempt,

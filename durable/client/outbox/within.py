@@ -9,7 +9,6 @@ from typing_extensions import Unpack
 
 from durable.api.messages.messages import SignalCall, UpdateCall
 from durable.api.workflows.workflow import WorkflowCall
-from durable.client.handle import Handle
 from durable.client.outbox.handles import OutboxHandle
 from durable.client.outbox.requests import Requests
 from durable.client.start_options import StartOptions
@@ -63,7 +62,13 @@ class Told(Protocol):
         ...
 
 
-Target: TypeAlias = "str | Handle[Any] | OutboxHandle[Any]"
+class Named(Protocol):
+    """A handle of a run, whichever."""
+
+    workflow_id: str
+
+
+Target: TypeAlias = str | Named
 """A workflow id, or a handle that has one."""
 
 

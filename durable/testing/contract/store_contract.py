@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from durable.testing.contract.commits import CommitContract
-from durable.testing.contract.deliveries import DeliveryContract
 from durable.testing.contract.families import FamilyContract
 from durable.testing.contract.keeping.deletions import DeletionContract
 from durable.testing.contract.keeping.imports import ImportContract
 from durable.testing.contract.leases import ClaimContract, LeaseContract
 from durable.testing.contract.lifecycle import LifecycleContract
-from durable.testing.contract.messages import MessageContract
+from durable.testing.contract.mail.deliveries import DeliveryContract
+from durable.testing.contract.mail.messages import MessageContract
+from durable.testing.contract.mail.outbox import OutboxContract
 from durable.testing.contract.operators.pauses import PauseContract
 from durable.testing.contract.operators.resets import ResetContract
-from durable.testing.contract.outbox import OutboxContract
 from durable.testing.contract.publishing import PublishingContract
 from durable.testing.contract.reads import ReadContract
 from durable.testing.contract.rows import Harness, Opened
