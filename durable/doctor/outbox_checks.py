@@ -36,15 +36,15 @@ async def examine_outbox(
         yield Finding(
             Check.OUTBOX,
             None,
-            f"{_count(count)}{_within(name)} were refused and are set aside: see"
-            " 'durable outbox list --set-aside'",
+            f"{_count(count, name)} set aside, as refused: see 'durable outbox list"
+            " --set-aside'",
         )
     served = {workers.known[worker_id].namespace for worker_id in workers.live}
     for name, count in sorted(late.items()):
-        why = "its workers do not deliver them"
-        if name not in served:
-            why = "no worker is there to deliver them"
-        yield Finding(Check.OUTBOX, None, f"{_count(count)}{_within(name)} wait: {why}")
+        why = "no worker is there to deliver"
+        if name in served:
+            why = "workers are there, and have not delivered"
+        yield Finding(Check.OUTBOX, None, f"{_count(count, name)} waiting: {why}")
 
 
 def _is_late(row: OutboxRecord, now: int) -> bool:
@@ -52,9 +52,8 @@ def _is_late(row: OutboxRecord, now: int) -> bool:
     return max(row.created_at, row.due_at or 0) + PATIENCE <= now
 
 
-def _count(count: int) -> str:
-    return "1 row of the outbox" if count == 1 else f"{count} rows of the outbox"
-
-
-def _within(namespace: str) -> str:
-    return "" if namespace == "default" else f" of namespace {namespace!r}"
+def _count(count: int, namespace: str) -> str:
+    within = "" if namespace == "default" else f" of namespace {namespace!r}"
+    if count == 1:
+        return f"1 row of the outbox{within} is"
+    return f"{count} rows of the outbox{within} are"

@@ -199,10 +199,9 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
         _INSERT_KINDS.execute(cursor, _flatten(kinds))
     if rows.delivered:
         _DELIVERED.fetch(cursor, list(rows.delivered))
-    if rows.settled:
-        settled = rows.settled.values()
-        values = [(s.due_at, s.tries, s.failure, s.sequence) for s in settled]
-        cursor.executemany(_SETTLED, values)
+    for how in rows.settled.values():
+        values = (how.due_at, how.tries, how.failure, how.sequence)
+        cursor.execute(_SETTLED, values)
 
 
 def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
