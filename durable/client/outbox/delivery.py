@@ -85,8 +85,6 @@ class Delivery:
         self._timer: asyncio.TimerHandle | None = None
         self._expected: dict[str, float] = {}
         self._nudged_until = 0.0
-        self.set_aside = 0
-        """How many rows it has set aside."""
 
     def start(self, changed: Callable[[], None]) -> None:
         """Look now, and whenever there may be something.
@@ -367,7 +365,6 @@ class Delivery:
             )
         )
         if is_done and due_at is None:
-            self.set_aside += 1
             self._expected.pop(row.outbox_id, None)
             _log.warning(
                 "Row %d of the outbox, for workflow id %r, is set aside: %s See it with"
