@@ -147,8 +147,10 @@ async def test_an_older_transaction_that_others_have_overtaken_is_noticed(
     await store.open()
     await store.close()
     assert isinstance(store, SqlStore)
+    reader = store.database.open_reader()
+    assert reader is not None
     with (
-        contextlib.closing(store.database.open_reader()) as session,
+        contextlib.closing(reader) as session,
         psycopg.connect(postgres_url) as older,
         psycopg.connect(postgres_url) as younger,
     ):

@@ -198,13 +198,17 @@ def find_caller(given: Any) -> Caller:
     Raises:
         InvalidCallError: it is none.
     """
-    if isinstance(given, orm.scoped_session):
-        given = given()
-    if isinstance(given, sa.Connection | orm.Session):
-        return SqlalchemyCaller(given)
-    if not is_driver(given):
-        raise no_connection(given)
-    return DriverCaller(given)
+    found = _unscoped(given, orm.scoped_session)
+    if isinstance(found, sa.Connection | orm.Session):
+        return SqlalchemyCaller(found)
+    if not is_driver(found):
+        raise no_connection(found)
+    return DriverCaller(found)
+
+
+def _unscoped(given: Any, kind: type[Any]) -> Any:
+    """Return the session that a registry of that kind has for who calls, or itself."""
+    return given() if isinstance(given, kind) else given
 
 
 def find_async(
@@ -215,10 +219,9 @@ def find_async(
     if "sqlalchemy.ext.asyncio" in sys.modules:
         from sqlalchemy.ext import asyncio as sa_asyncio
 
-        if isinstance(given, sa_asyncio.async_scoped_session):
-            given = given()
-        if isinstance(given, sa_asyncio.AsyncConnection | sa_asyncio.AsyncSession):
-            return given
+        found = _unscoped(given, sa_asyncio.async_scoped_session)
+        if isinstance(found, sa_asyncio.AsyncConnection | sa_asyncio.AsyncSession):
+            return found
     if is_driver(given) and inspect.iscoroutinefunction(getattr(given, "commit", None)):
         return AsyncDriverCaller(given)
     return None
