@@ -172,8 +172,8 @@ class Delivery:
             # Whoever needs the database says so, and so do other tasks of this one.
             _log.debug("The outbox cannot be read now: %s", error)
             next_in = _FAILED_PAUSE
-        except DurableError as error:
-            _log.error("The outbox is not delivered now: %s", error)
+        except Exception as error:  # noqa: BLE001 - it must go on
+            _log.error("The outbox is not delivered now.", exc_info=error)
             next_in = _FAILED_PAUSE
         finally:
             self._look_task = None
