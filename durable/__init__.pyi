@@ -112,6 +112,11 @@ from durable.client.keeping.archive import Imported as Imported
 from durable.client.keeping.retention import RetentionRule as RetentionRule
 from durable.client.keeping.retention import Swept as Swept
 from durable.client.namespaces import NamespaceDescription as NamespaceDescription
+from durable.client.outbox.handles import OutboxHandle as OutboxHandle
+from durable.client.outbox.outbox import Outbox as Outbox
+from durable.client.outbox.outbox import OutboxDescription as OutboxDescription
+from durable.client.outbox.within import AsyncWithin as AsyncWithin
+from durable.client.outbox.within import Within as Within
 from durable.client.resets.comparing import Comparison as Comparison
 from durable.client.resets.controls import before as before
 from durable.client.resets.controls import compare as compare
@@ -144,6 +149,8 @@ from durable.errors import NamespaceExistsError as NamespaceExistsError
 from durable.errors import NamespaceNotFoundError as NamespaceNotFoundError
 from durable.errors import NoAnswerError as NoAnswerError
 from durable.errors import NondeterminismError as NondeterminismError
+from durable.errors import NotCommittedError as NotCommittedError
+from durable.errors import OutboxRefusedError as OutboxRefusedError
 from durable.errors import OutcomeUnknown as OutcomeUnknown
 from durable.errors import PayloadError as PayloadError
 from durable.errors import QueryFailedError as QueryFailedError
@@ -171,6 +178,7 @@ from durable.errors import WorkflowStuckError as WorkflowStuckError
 from durable.errors import WorkflowTaskError as WorkflowTaskError
 from durable.errors import WorkflowTerminatedError as WorkflowTerminatedError
 from durable.errors import WorkflowTimedOutError as WorkflowTimedOutError
+from durable.errors import WrongDatabaseError as WrongDatabaseError
 from durable.options import ActivityCancellationType as ActivityCancellationType
 from durable.options import ChildCancellationType as ChildCancellationType
 from durable.options import HandlerUnfinishedPolicy as HandlerUnfinishedPolicy
@@ -193,6 +201,8 @@ from durable.search.run_fields import Run as Run
 from durable.store.records import RunStatus as RunStatus
 from durable.sync import SyncEngine as SyncEngine
 from durable.sync import SyncHandle as SyncHandle
+from durable.sync import SyncOutboxHandle as SyncOutboxHandle
+from durable.sync import SyncWithin as SyncWithin
 from durable.worker.health import WorkerHealth as WorkerHealth
 
 __version__: str

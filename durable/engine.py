@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Iterable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, cast, overload
 
 from typing_extensions import Unpack
 
@@ -41,6 +41,15 @@ from durable.client.keeping.importing import import_runs
 from durable.client.keeping.retention import RetentionRule, Swept, check_rules, sweep
 from durable.client.keeping.sweeper import Sweeper
 from durable.client.namespaces import Namespaces
+from durable.client.outbox.delivery import Delivery
+from durable.client.outbox.outbox import Outbox
+from durable.client.outbox.requests import Requests
+from durable.client.outbox.within import (
+    AsyncTransaction,
+    AsyncWithin,
+    Transaction,
+    Within,
+)
 from durable.client.start_options import (
     StartOptions,
     UpdateStartOptions,
@@ -81,6 +90,9 @@ from durable.worker.activities.processes.cores import usable_cores
 from durable.worker.health import WorkerHealth
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
+
+if TYPE_CHECKING:
+    from durable.store.callers.joining import Gate
 
 R = TypeVar("R")
 U = TypeVar("U")
@@ -209,6 +221,9 @@ class Engine:
         self._sweeper: Sweeper | None = None
         self._heard_at = float("-inf")
         self._client: Client | None = None
+        self._requests: Requests | None = None
+        self._delivery: Delivery | None = None
+        self._gate: Gate | None = None
         self._home = Home()
         self._is_open = False
         self._closing: asyncio.Task[None] | None = None
@@ -263,7 +278,7 @@ class Engine:
             # Nothing here is ours, and handles that were copied must stay refused.
             self._home = home = Home()
             self._client = self._worker = self._closing = self._unserved = None
-            self._sweeper = None
+            self._sweeper = self._delivery = self._gate = None
             self._resources.forget()
             self._is_open = False
         elif home.is_abandoned:
@@ -296,6 +311,9 @@ class Engine:
             home=self._home,
         )
         self._client = client
+        self._requests = Requests(client)
+        self._gate = None  # the name may stand for another database now
+        self._delivery = Delivery(client, self._home)
         # Before the worker looks, or what is committed in between would go unheard.
         self._store.watch(self._changed)
         if self._has_worker:
@@ -328,6 +346,7 @@ class Engine:
             self._is_open = True
             await self._worker.start()
             client.worker = self._worker
+            self._delivery.start(self._worker.changed)
         self._is_open = True
         self._unserved = Unserved(self._store, self._namespace)
         self._unserved.start()
@@ -369,6 +388,8 @@ class Engine:
             self._unserved.stop()
         if self._sweeper is not None:
             self._sweeper.stop()
+        if self._delivery is not None:
+            self._delivery.stop()
         if self._client is not None:
             self._client.listener.stop()
         try:
@@ -430,6 +451,8 @@ class Engine:
         self._heard_at = time.monotonic()
         if self._worker is not None:
             self._worker.changed()
+        if self._delivery is not None:
+            self._delivery.changed()
         if self._client is not None:
             self._client.listener.changed()
 
@@ -441,10 +464,7 @@ class Engine:
         self._home.check()
         client = self._client
         if client is None or not self._is_open:
-            raise EngineClosedError(
-                "This engine is being opened or closed.",
-                hint="Use it within `async with Engine(...)`.",
-            )
+            raise _half_open()
         return client
 
     @property
@@ -602,6 +622,52 @@ class Engine:
         handle: Handle[Any] = await self._start(call, args, options)
         return await handle.result()
 
+    @overload
+    def within(self, connection: AsyncTransaction, /) -> AsyncWithin: ...
+    @overload
+    def within(self, connection: Transaction, /) -> Within: ...
+    def within(
+        self, connection: Transaction | AsyncTransaction, /
+    ) -> Within | AsyncWithin:
+        """Start runs and send messages as part of a transaction of your own.
+
+            with Session(database) as session, session.begin():
+                session.add(order)
+                handle = engine.within(session).start(fulfil(order.id))
+
+        Each call writes one row by your connection. When your transaction is committed
+        a worker does what the rows ask for, once, in order for each workflow id; if it
+        is rolled back, to a savepoint too, nothing was asked for. Your transaction is
+        yours: it is never committed, rolled back or closed here.
+
+        Args:
+            connection: to this engine's database: a `Connection` or `Session` of
+                SQLAlchemy, an `AsyncConnection` or `AsyncSession`, or a connection of
+                a DB-API driver (psycopg, PyMySQL, sqlite3, Django's and others). With
+                those that need no await, any thread may call this.
+
+        Returns:
+            What has `start`, `signal`, `update` and `cancel`; they are to be awaited
+            if the connection's own methods are.
+
+        Raises:
+            InvalidCallError: it is no connection.
+            EngineClosedError: the engine is not open.
+        """
+        self._home.check_process()
+        requests, delivery = self._requests, self._delivery
+        if requests is None or delivery is None or not self._is_open:
+            raise _half_open()
+        # SQLAlchemy takes 0.3 s to import, which a store in memory can do without.
+        from durable.store.callers.joining import AsyncJoined, Gate, join
+
+        if self._gate is None:
+            self._gate = Gate(self._store)
+        joined = join(self._gate, connection)
+        if isinstance(joined, AsyncJoined):
+            return AsyncWithin(requests, joined, delivery)
+        return Within(requests, joined, delivery)
+
     async def call(
         self,
         call: EntityCall[R],
@@ -681,6 +747,11 @@ class Engine:
     def namespaces(self) -> Namespaces:
         """The namespaces of the database."""
         return Namespaces(self._open_client)
+
+    @property
+    def outbox(self) -> Outbox:
+        """What committed transactions have asked for and have not got; see `within`."""
+        return Outbox(self._open_client)
 
     async def list(
         self,
@@ -872,6 +943,13 @@ class Engine:
         """Work until `stop` is set; for programs that are nothing but a worker."""
         self._open_client()
         await stop.wait()
+
+
+def _half_open() -> EngineClosedError:
+    return EngineClosedError(
+        "This engine is being opened or closed.",
+        hint="Use it within `async with Engine(...)`.",
+    )
 
 
 def activity_client() -> Engine:

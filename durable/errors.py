@@ -8,6 +8,7 @@
     │   ├── InvalidDurationError
     │   ├── InvalidOptionError
     │   ├── InvalidCallError          arguments do not fit the signature
+    │   ├── WrongDatabaseError        a connection leads to another database
     │   ├── InvalidScheduleError      a cron text, calendar or interval means nothing
     │   ├── InvalidResetError         a run cannot go on from the place that was named
     │   ├── NotRegisteredError        no workflow or activity of that name here
@@ -32,6 +33,8 @@
     ├── RunExistsError                a run to be imported is there already
     ├── ArchiveError                  a file of exported runs cannot be used
     ├── InboxFullError                too many messages wait for the run
+    ├── NotCommittedError             nothing is known of a start in a transaction
+    ├── OutboxRefusedError            what a transaction asked for cannot be done
     ├── WorkflowFailedError           what `result()` raises; the cause is chained
     │   ├── WorkflowCancelledError
     │   ├── WorkflowTerminatedError
@@ -165,6 +168,12 @@ class InvalidCallError(InvalidInputError):
     """The arguments do not fit the signature of the workflow or activity."""
 
     code = "invalid_call"
+
+
+class WrongDatabaseError(InvalidInputError):
+    """A caller's connection does not lead to the database of the engine's runs."""
+
+    code = "wrong_database"
 
 
 class InvalidResetError(InvalidInputError):
@@ -375,6 +384,30 @@ class InboxFullError(DurableError):
     """Too many messages wait for the run; this one was not taken."""
 
     code = "inbox_full"
+
+
+class NotCommittedError(DurableError):
+    """A run that a transaction starts is not there, and nothing of it waits.
+
+    The transaction is not committed yet, was rolled back, or its row was dropped.
+    """
+
+    code = "not_committed"
+
+
+class OutboxRefusedError(DurableError):
+    """What a committed transaction has asked for was refused, and is set aside.
+
+    Attributes:
+        sequence: its row in the outbox.
+    """
+
+    code = "outbox_refused"
+
+    def __init__(self, message: str, *, hint: str | None = None, sequence: int) -> None:
+        """Name the row."""
+        super().__init__(message, hint=hint)
+        self.sequence = sequence
 
 
 class WorkflowFailedError(DurableError):

@@ -125,3 +125,5 @@ SCHEDULE_ANSWER_SECONDS: Final = 10.0
 SQLITE_WAL_FAULT = ((3, 7, 0), (3, 51, 3))
 """From and before which versions SQLite may corrupt a database that is checkpointed by
 one connection while others write."""
+OUTBOX_PAGE_MAX: Final = 500
+"""How many rows of the outbox are delivered at a time."""

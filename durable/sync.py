@@ -32,6 +32,9 @@ from durable.client.handle import Handle
 from durable.client.keeping.archive import Exported, Imported
 from durable.client.keeping.retention import Swept
 from durable.client.namespaces import NamespaceDescription, Namespaces
+from durable.client.outbox.handles import OutboxHandle
+from durable.client.outbox.outbox import Outbox, OutboxDescription
+from durable.client.outbox.within import Transaction, Within
 from durable.client.resets.sync_controls import SyncRunControls
 from durable.client.start_options import StartOptions, UpdateStartOptions
 from durable.client.updates import UpdateHandle
@@ -286,6 +289,77 @@ class SyncHandle(SyncRunControls, Generic[R_co]):
         return self._thread.call(self._handle.delete(terminate=terminate))
 
 
+class SyncOutboxHandle(Generic[R_co]):
+    """A run that a transaction starts; see `OutboxHandle`."""
+
+    def __init__(self, thread: LoopThread, handle: OutboxHandle[R_co]) -> None:
+        self._thread = thread
+        self._handle = handle
+        self.workflow_id = handle.workflow_id
+        self.run_id = handle.run_id
+
+    def __repr__(self) -> str:
+        return repr(self._handle)
+
+    def started(self, *, timeout: Duration | None = None) -> SyncHandle[R_co]:
+        """Wait until the run is there; see `OutboxHandle.started`."""
+        started = self._thread.call(self._handle.started(timeout=timeout))
+        return SyncHandle(self._thread, started)
+
+    def result(self, *, timeout: Duration | None = None) -> R_co:
+        """Wait until the run has ended; see `OutboxHandle.result`."""
+        return self._thread.call(self._handle.result(timeout=timeout))
+
+
+class SyncWithin:
+    """Starts and messages that are part of the caller's transaction; see `Within`."""
+
+    def __init__(self, thread: LoopThread, within: Within) -> None:
+        self._thread = thread
+        self.signal = within.signal
+        self.update = within.update
+        self.cancel = within.cancel
+        self._start = within.start
+
+    @overload
+    def start(
+        self, call: WorkflowCall[R], /, **options: Unpack[StartOptions]
+    ) -> SyncOutboxHandle[R]: ...
+    @overload
+    def start(
+        self, call: str, /, *args: Any, **options: Unpack[StartOptions]
+    ) -> SyncOutboxHandle[Any]: ...
+    def start(
+        self, call: Any, /, *args: Any, **options: Unpack[StartOptions]
+    ) -> SyncOutboxHandle[Any]:
+        """Start a run when the transaction is committed; see `Within.start`."""
+        handle: OutboxHandle[Any] = self._start(call, *args, **options)
+        return SyncOutboxHandle(self._thread, handle)
+
+
+class SyncOutbox:
+    """What committed transactions have asked for; see `Outbox`."""
+
+    def __init__(self, thread: LoopThread, outbox: Outbox) -> None:
+        self._thread = thread
+        self._outbox = outbox
+
+    def list(
+        self, *, set_aside: bool | None = None, limit: int = 100, after: int = 0
+    ) -> builtins.list[OutboxDescription]:
+        """List what is there; see `Outbox.list`."""
+        listed = self._outbox.list(set_aside=set_aside, limit=limit, after=after)
+        return self._thread.call(listed)
+
+    def retry(self, *sequences: int) -> builtins.list[int]:
+        """Have these tried again now; see `Outbox.retry`."""
+        return self._thread.call(self._outbox.retry(*sequences))
+
+    def drop(self, *sequences: int) -> builtins.list[int]:
+        """Delete these for good; see `Outbox.drop`."""
+        return self._thread.call(self._outbox.drop(*sequences))
+
+
 class SyncEngine:
     """An engine for code without an event loop; takes what `Engine` takes.
 
@@ -428,6 +502,29 @@ class SyncEngine:
     def execute(self, call: Any, /, *args: Any, **options: Unpack[StartOptions]) -> Any:
         """Start a run and wait for its result; see `Engine.execute`."""
         return self._open_thread().call(self._engine.execute(call, *args, **options))
+
+    def within(self, connection: Transaction, /) -> SyncWithin:
+        """Start runs and send messages in your own transaction; see `Engine.within`.
+
+        The row is written on this thread, by your connection.
+
+        Raises: as `Engine.within`.
+        """
+        thread = self._open_thread()
+        within: object = self._engine.within(connection)
+        if not isinstance(within, Within):
+            raise InvalidCallError(
+                f"within() of a SyncEngine was given a {type(connection).__name__},"
+                " whose methods must be awaited.",
+                hint="Give a connection or session of code without an event loop; use"
+                " Engine elsewhere.",
+            )
+        return SyncWithin(thread, within)
+
+    @property
+    def outbox(self) -> SyncOutbox:
+        """What committed transactions have asked for and have not got."""
+        return SyncOutbox(self._open_thread(), self._engine.outbox)
 
     @overload
     def get(

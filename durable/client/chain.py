@@ -269,21 +269,11 @@ class Chain(msgspec.Struct, eq=False):
         try:
             await self.put(kind, request_id, encode_attributes(event))
         except WorkflowClosedError:
-            if not (may_repeat and await self._has_had(request_id)):
+            if not may_repeat:
                 raise
-
-    async def _has_had(self, request_id: str) -> bool:
-        """Whether a request reached the newest run, or one before it, in its time."""
-        run_id = (await self.record()).run_id
-        for row in await self.connection.store.read(ReadHistory(run_id)):
-            with contextlib.suppress(*UNREADABLE):
-                asked = _asked_decoder.decode(row[5])
-                # That of the start itself is no message's.
-                is_start = row[3] == WorkflowExecutionStarted.__name__
-                own = () if is_start else (asked.request_id,)
-                if request_id in (*own, *asked.known_request_ids):
-                    return True
-        return False
+            run_id = (await self.record()).run_id
+            if not await has_had(self.connection.store, run_id, request_id):
+                raise
 
     async def terminate(self, event: Attributes) -> Terminated:
         """Close the run by this event, whoever has it.
@@ -304,3 +294,16 @@ class Chain(msgspec.Struct, eq=False):
             )
         )
         return terminated
+
+
+async def has_had(store: Store, run_id: str, request_id: str) -> bool:
+    """Whether a request reached a run, or one of its chain before it, in its time."""
+    for row in await store.read(ReadHistory(run_id)):
+        with contextlib.suppress(*UNREADABLE):
+            asked = _asked_decoder.decode(row[5])
+            # That of the start itself is no message's.
+            is_start = row[3] == WorkflowExecutionStarted.__name__
+            own = () if is_start else (asked.request_id,)
+            if request_id in (*own, *asked.known_request_ids):
+                return True
+    return False

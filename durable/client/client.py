@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import random
 import secrets
 import socket
 from collections.abc import Awaitable, Coroutine
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -22,9 +21,7 @@ from durable.api.messages.messages import (
 )
 from durable.api.registry import Registry
 from durable.api.workflows.child_options import (
-    START_OPTIONS,
     encode_memo,
-    refuse_others,
 )
 from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.api.workflows.workflow_definition import workflow_of
@@ -45,12 +42,16 @@ from durable.client.found_runs import (
 )
 from durable.client.handle import Handle
 from durable.client.home import Home
-from durable.client.start_options import StartOptions, StartSettings, start_settings
+from durable.client.start_options import (
+    StartSettings,
+    WantedRun,
+    what_to_start,
+    with_call_options,
+)
 from durable.client.updates import UpdateHandle
 from durable.client.waiting.answers import Answers, News
 from durable.client.waiting.listening import Listener
 from durable.client.waiting.outcomes import Outcomes
-from durable.converter import json
 from durable.core.history.codec import decode_rows, encode_attributes
 from durable.core.history.events import (
     Attributes,
@@ -88,19 +89,6 @@ from durable.store.records import (
 from durable.store.store import Store
 
 _COMMIT_TRIES: Final = 3
-
-
-class _Wanted(msgspec.Struct):
-    """A run that is to be started, and how."""
-
-    definition: Workflow[Any, Any] | None
-    name: str
-    input: Payloads
-    how: StartSettings
-    now: int
-    workflow_id: str
-    run_id: str
-    headers: dict[str, str] = {}
 
 
 class Client:
@@ -193,8 +181,8 @@ class Client:
         self, call: WorkflowCall[Any] | str, args: tuple[Any, ...], how: StartSettings
     ) -> Coroutine[Any, Any, Handle[Any]]:
         """Give what starts a run once it is awaited; see `Engine.start`."""
-        definition, name, payloads = _what_to_start(call, args)
-        return self._begin(definition, name, payloads, _with_call_options(call, how))
+        definition, name, payloads = what_to_start(call, args)
+        return self._begin(definition, name, payloads, with_call_options(call, how))
 
     def start_recorded(
         self, name: str, input: Payloads, how: StartSettings
@@ -212,11 +200,35 @@ class Client:
         now = self._store.now()
         run_id = self.new_run_id(now)
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
-        wanted = _Wanted(definition, name, payloads, how, now, workflow_id, run_id)
+        wanted = WantedRun(definition, name, payloads, how, now, workflow_id, run_id)
         start = self._start if self._observer is None else self._start_observed
         return start(wanted)
 
-    async def _start_observed(self, wanted: _Wanted) -> Handle[Any]:
+    def prepare(
+        self,
+        call: WorkflowCall[Any] | str,
+        args: tuple[Any, ...],
+        how: StartSettings,
+        run_id: str,
+    ) -> tuple[WorkflowExecutionStarted, StartSettings, Workflow[Any, Any] | None]:
+        """Return what a run is to begin with that is started later, and how.
+
+        Any thread may ask. Raises as `start` does for what breaks a rule.
+        """
+        definition, name, payloads = what_to_start(call, args)
+        how = with_call_options(call, how)
+        workflow_id = how.workflow_id if how.workflow_id is not None else run_id
+        now = self._store.now()
+        wanted = WantedRun(definition, name, payloads, how, now, workflow_id, run_id)
+        if self._observer is None:
+            return self.first_event(wanted), how, definition
+        with self._observer.starting_workflow(
+            workflow_type=name, workflow_id=workflow_id
+        ) as headers:
+            wanted.headers = dict(headers)
+            return self.first_event(wanted), how, definition
+
+    async def _start_observed(self, wanted: WantedRun) -> Handle[Any]:
         assert self._observer is not None  # noqa: S101 - see `start`
         with self._observer.starting_workflow(
             workflow_type=wanted.name, workflow_id=wanted.workflow_id
@@ -224,8 +236,8 @@ class Client:
             wanted.headers = dict(headers)
             return await self._start(wanted)
 
-    async def _start(self, wanted: _Wanted) -> Handle[Any]:
-        started = self._first_event(wanted)
+    async def _start(self, wanted: WantedRun) -> Handle[Any]:
+        started = self.first_event(wanted)
         definition = wanted.definition or self.registry.workflows.get(wanted.name)
         how, now = wanted.how, wanted.now
         workflow_id, run_id = wanted.workflow_id, wanted.run_id
@@ -303,7 +315,7 @@ class Client:
             WorkflowAlreadyStartedError: that has closed.
         """
         message = msgspec.structs.replace(
-            self._message(record, how.first),
+            self.message_of(record, how.first),
             run_id=None,
             first_run_id=record.first_run_id,
         )
@@ -312,7 +324,7 @@ class Client:
         except WorkflowClosedError:
             raise takes_no_message(record) from None
 
-    def _first_event(self, wanted: _Wanted) -> WorkflowExecutionStarted:
+    def first_event(self, wanted: WantedRun) -> WorkflowExecutionStarted:
         """The event that a run begins with, with the workflow's own defaults."""
         definition, how = wanted.definition, wanted.how
         if definition is None:
@@ -408,7 +420,7 @@ class Client:
         # A run that may turn out to be another gets no message before that is known.
         reminder = None
         if first is not None and policy is not USE_SAME:
-            reminder = self._message(record, first)
+            reminder = self.message_of(record, first)
         return StartRun(
             record=record,
             rows=[],
@@ -423,6 +435,15 @@ class Client:
         self, started: WorkflowExecutionStarted, request: StartRun, first: Any
     ) -> Started:
         """Start a run that some worker will drive."""
+        request = self._unowned(started, request, first)
+        result: Started = await self._store.perform(request)
+        if result.terminated_run_id is not None:
+            self._spread_termination(result.terminated_run_id, result.committed)
+        return result
+
+    def _unowned(
+        self, started: WorkflowExecutionStarted, request: StartRun, first: Any
+    ) -> StartRun:
         events: list[Attributes] = [started]
         if isinstance(first, WorkflowExecutionSignaled):
             events.append(first)
@@ -432,14 +453,18 @@ class Client:
             record = msgspec.structs.replace(request.record, wake_at=due)
             request = msgspec.structs.replace(request, record=record)
         if isinstance(first, UpdateRequest):
-            message = self._message(request.record, first)
+            message = self.message_of(request.record, first)
             request = msgspec.structs.replace(request, messages=(message,))
-        result: Started = await self._store.perform(request)
-        if result.terminated_run_id is not None:
-            self._spread_termination(result.terminated_run_id, result.committed)
-        return result
+        return request
 
-    def _message(
+    def start_for_others(
+        self, started: WorkflowExecutionStarted, how: StartSettings
+    ) -> StartRun:
+        """A start now, of a run that some worker will drive."""
+        request = self._start_request(record_of(started, self._store.now()), how)
+        return self._unowned(started, request, how.first)
+
+    def message_of(
         self, record: RunRecord, first: WorkflowExecutionSignaled | UpdateRequest
     ) -> PutMessage:
         """What a start brings along, for the inbox of a run."""
@@ -545,48 +570,3 @@ class Client:
     async def count(self, where: Condition | str | None, group_by: object) -> RunCount:
         """How many runs there are; see `Engine.count`."""
         return await count_runs(self._store, self.namespace, where, group_by)
-
-
-def _what_to_start(
-    call: object, args: tuple[Any, ...]
-) -> tuple[Workflow[Any, Any] | None, str, Payloads]:
-    if isinstance(call, WorkflowCall):
-        if args:
-            raise InvalidCallError(
-                "Arguments were given beside a workflow call.",
-                hint=f"Put them into the call: {call.definition.name}(...).",
-            )
-        return call.definition, call.definition.name, call.input
-    if isinstance(call, str):
-        check_id(call, "the workflow's name")
-        payloads = tuple(
-            json.encode(value, Any, f"argument {index} of {call!r}")
-            for index, value in enumerate(args, start=1)
-        )
-        return None, call, payloads
-    workflow = workflow_of(call)
-    if workflow is not None:
-        raise InvalidCallError(
-            f"The workflow {workflow.name!r} was given, not a call of it.",
-            hint=f"Call it: {workflow.function.__qualname__}(...).",
-        )
-    hint = "Give a call of a @workflow function, such as place_order(order)."
-    if inspect.iscoroutine(call):
-        call.close()  # it would warn that nobody awaited it
-    raise InvalidCallError(f"{call!r} is no workflow call.", hint=hint)
-
-
-def _with_call_options(call: object, how: StartSettings) -> StartSettings:
-    """Fill in what the call's own options say and the start leaves open."""
-    options = getattr(call, "child_options", None)
-    if not options or not isinstance(call, WorkflowCall):
-        return how
-    refuse_others(options, START_OPTIONS, call.definition.name, "an engine's start")
-    own = start_settings(cast("StartOptions", options))
-    both: dict[str, Any] = {
-        name: getattr(how, name) or getattr(own, name)
-        for name in StartSettings.__struct_fields__
-    }
-    both["memo"] = {**own.memo, **how.memo}
-    both["attributes"] = {**own.attributes, **how.attributes}
-    return StartSettings(**both)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from asyncio import _get_running_loop  # pyright: ignore[reportPrivateUsage]  # the other one raises
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from durable.errors import EngineClosedError
@@ -81,6 +81,24 @@ class Home:
             hint="Open an engine on each loop, or use SyncEngine, which any thread may"
             " call. A workflow starts other runs as its children.",
         )
+
+    def check_process(self) -> None:
+        """Return if the engine is open in this process, on whichever thread.
+
+        Raises:
+            EngineClosedError: it is not.
+        """
+        loop = self._loop
+        if loop is None or self._process_id != os.getpid() or loop.is_closed():
+            self.check()
+
+    def call(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Call something on the engine's loop; not if that has ended."""
+        loop = self._loop
+        if loop is None or self._process_id != os.getpid():
+            return
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(call, *arguments)
 
 
 async def finish(work: Coroutine[Any, Any, None]) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from typing_extensions import TypedDict
 
 from durable.api.messages.messages import SignalCall
-from durable.api.workflows.child_options import retry_of, timeout_of
+from durable.api.workflows.child_options import (
+    START_OPTIONS,
+    refuse_others,
+    retry_of,
+    timeout_of,
+)
+from durable.api.workflows.workflow import Workflow, WorkflowCall
+from durable.api.workflows.workflow_definition import workflow_of
+from durable.converter import json
 from durable.core.history.commands import RetrySettings
-from durable.core.history.payload import Payload
+from durable.core.history.payload import Payload, Payloads
+from durable.errors import InvalidCallError
 from durable.options import (
     ALLOW_DUPLICATE,
     REJECT_DUPLICATE,
@@ -131,3 +141,66 @@ _SETTINGS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "attributes": ("attributes", partial(encode_attributes, where="attributes")),
 }
 """What an option of a start becomes, and how it is read."""
+
+
+class WantedRun(msgspec.Struct):
+    """A run that is to be started, and how."""
+
+    definition: Workflow[Any, Any] | None
+    name: str
+    input: Payloads
+    how: StartSettings
+    now: int
+    workflow_id: str
+    run_id: str
+    headers: dict[str, str] = {}
+
+
+def what_to_start(
+    call: object, args: tuple[Any, ...]
+) -> tuple[Workflow[Any, Any] | None, str, Payloads]:
+    """Return the workflow of a call, its name and its arguments.
+
+    Raises:
+        InvalidCallError: it is no call.
+    """
+    if isinstance(call, WorkflowCall):
+        if args:
+            raise InvalidCallError(
+                "Arguments were given beside a workflow call.",
+                hint=f"Put them into the call: {call.definition.name}(...).",
+            )
+        return call.definition, call.definition.name, call.input
+    if isinstance(call, str):
+        check_id(call, "the workflow's name")
+        payloads = tuple(
+            json.encode(value, Any, f"argument {index} of {call!r}")
+            for index, value in enumerate(args, start=1)
+        )
+        return None, call, payloads
+    workflow = workflow_of(call)
+    if workflow is not None:
+        raise InvalidCallError(
+            f"The workflow {workflow.name!r} was given, not a call of it.",
+            hint=f"Call it: {workflow.function.__qualname__}(...).",
+        )
+    hint = "Give a call of a @workflow function, such as place_order(order)."
+    if inspect.iscoroutine(call):
+        call.close()  # it would warn that nobody awaited it
+    raise InvalidCallError(f"{call!r} is no workflow call.", hint=hint)
+
+
+def with_call_options(call: object, how: StartSettings) -> StartSettings:
+    """Fill in what the call's own options say and the start leaves open."""
+    options = getattr(call, "child_options", None)
+    if not options or not isinstance(call, WorkflowCall):
+        return how
+    refuse_others(options, START_OPTIONS, call.definition.name, "an engine's start")
+    own = start_settings(cast("StartOptions", options))
+    both: dict[str, Any] = {
+        name: getattr(how, name) or getattr(own, name)
+        for name in StartSettings.__struct_fields__
+    }
+    both["memo"] = {**own.memo, **how.memo}
+    both["attributes"] = {**own.attributes, **how.attributes}
+    return StartSettings(**both)

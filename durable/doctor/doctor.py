@@ -17,6 +17,7 @@ import msgspec
 
 from durable import limits
 from durable.doctor.findings import Check, Finding, key_of
+from durable.doctor.outbox_checks import examine_outbox
 from durable.doctor.relation_checks import Relations
 from durable.doctor.run_checks import PATIENCE, Workers, examine_run
 from durable.doctor.whole_histories import with_whole_history
@@ -85,6 +86,8 @@ async def examine(
         if worker.damage is not None:
             yield Finding(Check.PAYLOADS, None, worker.damage)
     for finding in survey.unclaimed(workers):
+        yield finding
+    async for finding in examine_outbox(store, namespace, workers):
         yield finding
     for finding in _find_expired(workers, survey.owned):
         yield finding

@@ -32,6 +32,7 @@ class Check(enum.Enum):
     STUCK = "stuck"
     LOCKED = "locked"
     NO_WORKER = "no_worker"
+    OUTBOX = "outbox"
     EXPIRED_LEASE = "expired_lease"
     SQLITE_VERSION = "sqlite_version"
     PACKAGE_CLASH = "package_clash"

@@ -23,6 +23,7 @@ from durable.store.records import (
     LoadedRun,
     MessageRecord,
     NamespaceRecord,
+    OutboxRecord,
     RunFilter,
     RunRecord,
     WorkerRecord,
@@ -126,6 +127,20 @@ def sort_versions(found: Iterable[VersionCount]) -> list[VersionCount]:
     return sorted(found, key=lambda one: (one.workflow_type, one.version or ""))
 
 
+class OutboxPage(msgspec.Struct, frozen=True):
+    """Rows of the outbox that are due.
+
+    Attributes:
+        rows: in the order of writing.
+        next_at: when the next one is due that is tried again; None if there is none.
+        is_whole: False if there may be more that are due.
+    """
+
+    rows: list[OutboxRecord] = []
+    next_at: int | None = None
+    is_whole: bool = True
+
+
 # --- one run, or some -----------------------------------------------------------------
 
 
@@ -183,6 +198,13 @@ class FindRun(Query[RunRecord | None], frozen=True):
     namespace: str
     workflow_id: str
     run_id: str | None = None
+
+
+class FindStarted(Query[RunRecord | None], frozen=True):
+    """The run that was started under this request id."""
+
+    namespace: str
+    request_id: str
 
 
 class ListRuns(Query[list[RunRecord]], frozen=True):
@@ -372,6 +394,36 @@ class CountActivityTasks(Query[list[TaskCount]], frozen=True):
     """How many tasks there are, by queue and state."""
 
     namespace: str
+
+
+class FindOutbox(Query[OutboxPage], frozen=True):
+    """The oldest rows of the outbox that are due by `until`.
+
+    None of a target of which an older row waits for its next try.
+    """
+
+    namespace: str
+    until: int
+    limit: int
+
+
+class ReadOutbox(Query[OutboxRecord | None], frozen=True):
+    """A row of the outbox by its outbox id; None once it is delivered, and before."""
+
+    outbox_id: str
+
+
+class ListOutbox(Query[list[OutboxRecord]], frozen=True):
+    """Rows of the outbox after this sequence, in the order of writing.
+
+    Those that are set aside, or those that are not; None for both, and for the
+    namespaces of all.
+    """
+
+    namespace: str | None
+    is_aside: bool | None = None
+    after: int = 0
+    limit: int = 100
 
 
 class CheckIntegrity(Query[list[str]], frozen=True):

@@ -799,6 +799,90 @@ class DropReplies(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[tuple[str, str], ...]
 
 
+class OutboxKind(enum.Enum):
+    """What a row of the outbox asks for."""
+
+    START = "start"
+    MESSAGE = "message"
+
+
+class OutboxRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a program has asked for in a transaction of its own; see `DeliverOutbox`.
+
+    Attributes:
+        sequence: its place in the order of writing; 0 until stored.
+        outbox_id: names it to its writer: the run id of a start, or its request id.
+        target: the workflow id that it is for. Rows of one are delivered in order.
+        kind: an `OutboxKind`'s value; an unknown one is set aside.
+        data: what is asked for, as JSON.
+        due_at: 0 for at once; later if it was refused, and None once it is set aside:
+            then only an operator has it tried again.
+        tries: how often it was refused.
+        failure: why it was refused last (a `Failure` as JSON), or None.
+        damage: why its row cannot be read, or None. Other fields are what is left of
+            it then, and nothing of it is done. Never stored.
+    """
+
+    outbox_id: str
+    namespace: str
+    target: str
+    kind: str
+    data: str
+    created_at: Instant
+    sequence: int = 0
+    due_at: Instant | None = 0
+    tries: Position = 0
+    failure: str | None = None
+    damage: str | None = None
+
+
+class OutboxItem(msgspec.Struct, frozen=True):
+    """A row of the outbox, and what it asks for; None if it is only to go."""
+
+    sequence: int
+    operation: StartRun | PutMessage | None = None
+
+
+class DeliverOutbox(msgspec.Struct, frozen=True, kw_only=True):
+    """Do what rows of the outbox ask for, and delete them; not fenced, anyone may.
+
+    One after the other, up to the first that is not done; that one and all after it
+    stay. A row that is not there any more was delivered by somebody else.
+
+    Result: of each item up to that one its `Delivered`, or why it was refused.
+    """
+
+    items: tuple[OutboxItem, ...]
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """What became of a row of the outbox.
+
+    Attributes:
+        is_gone: it is not there any more, now or since before.
+        result: of its operation, if that was done now. A `Started` with a `found` run
+            was not: whether that run will do only the caller can tell, as for a start,
+            and it is the last one then.
+    """
+
+    is_gone: bool
+    result: Started | str | None = None
+
+
+class SettleOutbox(msgspec.Struct, frozen=True, kw_only=True):
+    """Say when a row of the outbox is tried again, and why not before; not fenced.
+
+    `due_at` and `failure` are as in its row. Result: whether it was done; not if it is
+    not there any more, or its `tries` are not `expected`, unless that is None.
+    """
+
+    sequence: int
+    due_at: int | None
+    tries: int
+    failure: str | None = None
+    expected: int | None = None
+
+
 class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
     """Make this worker the owner of runs at rest that are due; fenced.
 

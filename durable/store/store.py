@@ -18,6 +18,7 @@ from durable.store.records import (
     ClaimRuns,
     CommitTask,
     DeleteRuns,
+    DeliverOutbox,
     DropReplies,
     ImportRun,
     ParkRun,
@@ -28,6 +29,7 @@ from durable.store.records import (
     ReleaseRuns,
     RepairRun,
     ResetRun,
+    SettleOutbox,
     StartRun,
     TerminateRun,
     WorkerRecord,
@@ -50,6 +52,8 @@ Operation: TypeAlias = (
     | PutNamespace
     | DeleteRuns
     | ImportRun
+    | DeliverOutbox
+    | SettleOutbox
     | TaskOperation
 )
 """Whatever a store carries out; runs' are told in `records`, tasks' apart."""

@@ -27,3 +27,19 @@ def forgotten() -> Iterator[None]:
     for known, old in zip((ACTIVITIES, WORKFLOWS), before, strict=True):
         known.clear()
         known.update(old)
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def shop_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database, on each kind of server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/shop.db"
+    kind = "postgres" if request.param == "postgresql" else "mariadb"
+    found: str = request.getfixturevalue(f"{kind}_url")
+    return found
+
+
+@pytest.fixture
+def shop_file(tmp_path: Path) -> Path:
+    """An SQLite file that is not there yet."""
+    return tmp_path / "shop.db"

@@ -111,12 +111,16 @@ class Point:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def watch_statements(point: Point) -> None:
-    """Make every statement of every connection two moments: before and after."""
+def watch_statements(point: Point, only: str = "") -> None:
+    """Make every statement of every connection two moments: before and after.
+
+    Or every one with certain words.
+    """
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         def method(self: Any, sql: str, *args: Any) -> Any:
-            if "data_version" in sql:  # an idle poll, and so no fixed moment
+            # An idle poll is no fixed moment.
+            if "data_version" in sql or only not in sql:
                 return call(self, sql, *args)
             point.passed()
             result = call(self, sql, *args)

@@ -203,7 +203,7 @@ def test_program_without_a_guard_runs_once_and_its_functions_travel(
 def test_processes_of_a_killed_worker_end_even_in_a_long_call_in_c(
     tmp_path: Path,
 ) -> None:
-    """[rq, celery] A worker that is killed leaves no orphans."""
+    """A worker that is killed leaves no orphans."""
     folder = tmp_path / "held"
     folder.mkdir()
     with started(WORKER, tmp_path, str(folder)) as program:

@@ -213,7 +213,7 @@ async def test_closures_travel_with_what_they_hold(forgotten: None) -> None:
 async def test_attempt_whose_process_dies_is_lost_and_followed_by_another(
     how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[apscheduler 362, sdk-python 245, pebble 97] A pool is not broken by a death."""
+    """A pool is not broken by a death."""
     async with Engine("memory://", max_activity_processes=1) as engine:
         handle = await engine.start(dies(how, str(tmp_path), 2))
         # Of the two attempts that may fail none has: three were needed.
@@ -253,7 +253,7 @@ async def test_poison_ends_after_its_attempts_while_neighbours_complete(
 
 
 async def test_processes_killed_again_and_again_lose_no_result(tmp_path: Path) -> None:
-    """[ai-dial-rag 11] Each kill costs one attempt, and the pool is whole in 1 s."""
+    """Each kill costs one attempt, and the pool is whole in 1 s."""
     kills = 8
     async with Engine("memory://", max_activity_processes=2) as engine:
         handle = await engine.start(slow_all(str(tmp_path), 60))
@@ -274,7 +274,7 @@ def pids_in(folder: Path) -> list[int]:
 
 
 async def test_no_zombies_are_left(tmp_path: Path) -> None:
-    """[rq 1193] A process that was killed is waited for."""
+    """A process that was killed is waited for."""
     async with Engine("memory://", max_activity_processes=1) as engine:
         await engine.execute(dies("kill", str(tmp_path), 2))
         dead = [int((tmp_path / f"kill-{n}").read_text()) for n in (1, 2)]
@@ -288,7 +288,7 @@ async def test_no_zombies_are_left(tmp_path: Path) -> None:
 async def test_cancelled_function_is_interrupted_and_may_shield_itself(
     how: str, tmp_path: Path
 ) -> None:
-    """[sdk-python 1048] What computes in a process can be cancelled."""
+    """What computes in a process can be cancelled."""
     async with Engine("memory://") as engine:
         handle = await engine.start(compute_all(str(tmp_path), how))
         await until((tmp_path / "begun").exists)
@@ -307,7 +307,7 @@ async def test_cancelled_function_is_interrupted_and_may_shield_itself(
 async def test_function_that_ignores_its_end_is_killed_after_a_grace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """[rq 1169] A process that does not stop is killed, and another takes its place."""
+    """A process that does not stop is killed, and another takes its place."""
     monkeypatch.setattr(pool_module, "KILL_SECONDS", 0.2)
     async with Engine("memory://", max_activity_processes=1) as engine:
         await engine.execute(which_of(1))  # its process is there, and has imported
@@ -365,7 +365,7 @@ async def test_processes_without_work_end_and_others_begin_when_there_is_some(
 
 
 async def test_process_begins_while_threads_hold_locks() -> None:
-    """[airflow 70690] It is no fork, so no lock is held in it for ever."""
+    """It is no fork, so no lock is held in it for ever."""
     log, begun, over = logging.getLogger("locked"), threading.Event(), threading.Event()
     handler = logging.StreamHandler()
     log.addHandler(handler)
@@ -414,7 +414,7 @@ async def counting() -> AsyncIterator[Counting]:
 async def test_thousands_of_lines_from_eight_processes_do_not_jam_the_line(
     counting: Counting,
 ) -> None:
-    """[sdk-python 476] Frequent messages of many children stall nothing."""
+    """Frequent messages of many children stall nothing."""
     async with Engine("memory://", max_activity_processes=8) as engine:
         found = await engine.execute(chatter_all(8, 2_000))
         assert found == list(range(8))

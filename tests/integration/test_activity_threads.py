@@ -146,7 +146,7 @@ async def test_who_waits_gets_what_a_cancelled_function_finally_did(
 
 
 async def test_thread_that_was_interrupted_serves_others() -> None:
-    """[dramatiq 445, sdk-python 1648] A cancellation costs no thread."""
+    """A cancellation costs no thread."""
     async with Engine("memory://", max_activity_threads=1) as engine:
         for _ in range(5):
             SEEN.begun.clear()
@@ -196,7 +196,7 @@ async def block() -> str:
 
 
 async def test_call_in_c_meets_it_when_it_returns() -> None:
-    """[dramatiq 211] The attempt ends in time; its thread when the call returns."""
+    """The attempt ends in time; its thread when the call returns."""
     async with Engine("memory://") as engine:
         assert await engine.execute(block()) == "start_to_close"
         assert SEEN.what == []

@@ -129,7 +129,7 @@ def test_a_kill_at_any_statement_of_a_batch_loses_and_repeats_nothing(
     assert swept.crashed >= int(swept.tried * 0.7)
 
 
-@shards(10)
+@shards(30)
 def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
     shard: tuple[int, int],
 ) -> None:
@@ -137,3 +137,22 @@ def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
     assert swept.moments >= 180
     assert swept.crashed >= int(swept.tried * 0.9)
     assert swept.undoing >= 1
+
+
+@shards(40)
+def test_a_kill_at_any_statement_leaves_an_order_and_its_run_or_neither(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.outbox_kill", "orders", shard=shard, stride=2)
+    assert swept.moments >= 300
+    # What comes together shares a commit, so runs differ by some statements.
+    assert swept.crashed >= int(swept.tried * 0.7)
+
+
+@shards(30)
+def test_a_kill_after_each_of_a_hundred_messages_of_one_commit_loses_none(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.outbox_kill", "messages", shard=shard, stride=2)
+    assert swept.moments >= 200
+    assert swept.crashed >= int(swept.tried * 0.7)

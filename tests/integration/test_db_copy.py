@@ -43,12 +43,14 @@ from durable.store.memory.memory import MemoryStore
 from durable.store.queries import ReadMessages
 from durable.store.records import ReapWorkers, TaskState, due_since
 from durable.store.sql.fetching import fetch
+from durable.store.sql.salvage import OUTBOX_FIELDS
 from durable.store.sql.schema import HEAD
-from durable.store.sql.tables import ACTIVITY_TASKS, ATTEMPTS, HISTORY, RUNS
+from durable.store.sql.tables import ACTIVITY_TASKS, ATTEMPTS, HISTORY, OUTBOX, RUNS
 from durable.store.sqlite.session import SqliteSession
 from durable.store.steady_clock import SteadyClock
 from durable.store.threads.groups import GroupExecutor
 from durable.store.threads.sql_store import SqlStore
+from durable.testing.contract.mail.outbox import make_row
 from durable.testing.contract.rows import (
     SettableClock,
     make_message,
@@ -57,6 +59,7 @@ from durable.testing.contract.rows import (
     make_worker,
 )
 from durable.worker.process import host_identity
+from tests.integration.shop import as_sqlalchemy
 from tests.servers import MariaDatabases
 from tests.sizes import examples
 from tests.store.test_grouping_property import (
@@ -240,6 +243,32 @@ async def test_numbers_of_messages_go_on_behind_those_that_were_copied(
         await store.close()
         assert message.sequence > last
         last = message.sequence
+
+
+async def test_outbox_is_copied_and_its_numbers_go_on(
+    source: str, target: str, postgres_url: str, mariadb_url: str
+) -> None:
+    rows = [make_row("wf-c", f"m{n}", failure="{}", due_at=None) for n in range(3)]
+    with contextlib.closing(store_of(source).database.open_writer()) as session:
+        session.begin()
+        for row in rows:
+            values = {name: getattr(row, name) for name in OUTBOX_FIELDS}
+            del values["sequence"]
+            session.connection.execute(OUTBOX.insert(), values)
+        session.commit()
+    expected = rows_of(source)["durable_outbox"]
+    assert len(expected) == 3
+
+    for begin, end in itertools.pairwise((source, mariadb_url, postgres_url, target)):
+        copy_all(begin, end)
+        assert rows_of(end)["durable_outbox"] == expected
+    for end in (mariadb_url, postgres_url, target):
+        async with Engine(end, worker=False) as engine:
+            shop = sa.create_engine(as_sqlalchemy(end))
+            with shop.begin() as connection:
+                engine.within(connection).cancel("a")
+            shop.dispose()
+            assert [row.sequence for row in await engine.outbox.list()][-1] > 3
 
 
 def test_pages_are_small_where_rows_are_large(

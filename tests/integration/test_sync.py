@@ -166,6 +166,8 @@ def test_the_facade_has_every_method_with_the_same_signature(
         ours, theirs = getattr(facade, name), getattr(original, name)
         if isinstance(ours, property) and isinstance(theirs, property):
             continue  # what it gives is another facade
+        if name == "within":
+            continue  # what must be awaited is not for it
         assert _shape(ours) == _shape(theirs), name
         shapes = [
             list(map(_shape, typing.get_overloads(one))) for one in (ours, theirs)

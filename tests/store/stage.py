@@ -31,11 +31,14 @@ from durable.store.records import (
     CommitTask,
     Committed,
     MailArrived,
+    OutboxRecord,
     PutMessage,
     Started,
     StartRun,
 )
 from durable.store.servers.server_clock import ServerClock
+from durable.store.sql import salvage
+from durable.store.sql.tables import OUTBOX
 from durable.store.steady_clock import SteadyClock
 from durable.store.threads.groups import GroupExecutor
 from durable.testing.contract.rows import make_start, make_worker
@@ -91,12 +94,14 @@ class Scene(NamedTuple):
         one: the group of the first worker.
         other: that of the second.
         passes_by: whether one may leave alone what the other is at; no order does.
+        outbox: rows of the outbox that are there, too.
     """
 
     before: tuple[Operations, Operations]
     one: Operations
     other: Operations
     passes_by: bool = False
+    outbox: tuple[OutboxRecord, ...] = ()
 
 
 def owned(p: str, name: str = "r", worker: str = "1", **changes: Any) -> StartRun:
@@ -191,6 +196,7 @@ class Stage:
             "DELETE FROM durable_activity_tasks"
         )
         done = [self._carry_out(n, scene.before[n]) for n in (0, 1)]
+        self._fill_outbox(scene.outbox)
         groups = (scene.one, scene.other)
         other: Future[Outcomes] | None = None
         count = 0
@@ -218,6 +224,14 @@ class Stage:
             worker.execute([ReleaseWorker()])
         for worker, number in zip(self._workers, "12", strict=True):
             worker.execute([RegisterWorker(make_worker(p + number), ignore)])
+
+    def _fill_outbox(self, rows: tuple[OutboxRecord, ...]) -> None:
+        session = self._looker.open()
+        for row in rows:
+            session.begin()
+            values = {name: getattr(row, name) for name in salvage.OUTBOX_FIELDS}
+            session.connection.execute(OUTBOX.insert(), values)
+            session.commit()
 
     def _carry_out(self, number: int, operations: Operations) -> Outcomes:
         return self._workers[number].execute(operations)[0]
@@ -296,6 +310,10 @@ class Stage:
             *self.execute(_of(p, "SELECT run_id, request_id", "inbox", "request_id")),
             *self.execute(_of(p, "SELECT run_id, type", "history", "event_id")),
             *self.execute(_of(p, _TASKS, "activity_tasks", "scheduled_event_id")),
+            *self.execute(
+                "SELECT outbox_id, tries, due_at FROM durable_outbox"  # noqa: S608 - a prefix
+                f" WHERE outbox_id LIKE '{p}%%' ORDER BY sequence"
+            ),
         ]
         return [[_strip(value, p) for value in row] for row in found]
 

@@ -15,6 +15,7 @@ Each of these was left out by hand, and here is what failed then:
 - rows of the dead: all scenes of the reaper;
 - rows that are claimed: `two_claims`, `claim_and_turn`, `claim_and_termination`;
 - children of children in the second reading: `grandchild_and_close`;
+- rows of the outbox locked, and before the runs: `deliveries_of_different_parts`;
 - the look that is repeated as the named run has closed:
   `message_and_continue_as_new_by_a_slow_clock`.
 - what a deletion locks: `deletion_and_deletion`, `deletion_and_reset`;
@@ -41,14 +42,18 @@ from durable.store.lease import ReleaseWorker
 from durable.store.records import (
     ClaimRuns,
     CommitTask,
+    DeliverOutbox,
+    OutboxRecord,
     ParkRun,
     ReapWorkers,
     RecordAttempts,
     ReleaseRuns,
     RepairRun,
     RunStatus,
+    SettleOutbox,
     StartRun,
 )
+from durable.testing.contract.mail.outbox import deliver, make_row
 from durable.testing.contract.rows import (
     START,
     make_attempt,
@@ -413,6 +418,65 @@ def park_and_message(p: str) -> Scene:
 def repair_and_commit(p: str) -> Scene:
     repair = RepairRun(run_id=p + "r", expected=(1, 2), keep=1)
     return Scene(([owned(p)], []), [make_commit(p + "r")], [repair])
+
+
+# --- the outbox
+
+
+def _row(p: str, place: int) -> OutboxRecord:
+    sequence = int(p.rstrip("-") or 0) * 10 + place
+    return make_row(f"wf-{p}r", f"{p}{place}", sequence=sequence)
+
+
+def _delivery(p: str, *places: int) -> DeliverOutbox:
+    """The first row starts a run, and all others send it messages."""
+    asked = [
+        (
+            _row(p, place).sequence,
+            make_message(p + "r", f"m{place}") if place else resting(p),
+        )
+        for place in places
+    ]
+    return deliver(*asked)
+
+
+def _outbox(p: str) -> tuple[OutboxRecord, ...]:
+    return tuple(_row(p, place) for place in range(3))
+
+
+def two_deliveries(p: str) -> Scene:
+    one = _delivery(p, 0, 1, 2)
+    return Scene(([], []), [one], [one], outbox=_outbox(p))
+
+
+def deliveries_of_different_parts(p: str) -> Scene:
+    one, other = [_delivery(p, 0, 1)], [_delivery(p, 0, 1, 2)]
+    return Scene(([], []), one, other, outbox=_outbox(p))
+
+
+def delivery_and_close(p: str) -> Scene:
+    one = [make_closing(p + "r")]
+    return Scene(([owned(p)], []), one, [_delivery(p, 1)], outbox=_outbox(p))
+
+
+def delivery_and_start(p: str) -> Scene:
+    other = resting(p, "s", workflow_id=f"wf-{p}r")
+    return Scene(([], []), [_delivery(p, 0, 1)], [other], outbox=_outbox(p))
+
+
+def delivery_and_its_setting_aside(p: str) -> Scene:
+    settling = SettleOutbox(
+        sequence=_row(p, 0).sequence, due_at=None, tries=1, expected=0
+    )
+    return Scene(([], []), [_delivery(p, 0, 1)], [settling], outbox=_outbox(p))
+
+
+def two_settings_aside(p: str) -> Scene:
+    one, other = (
+        SettleOutbox(sequence=_row(p, 0).sequence, due_at=at, tries=1, expected=0)
+        for at in (None, START)
+    )
+    return Scene(([], []), [one], [other], outbox=_outbox(p))
 
 
 SCENES: list[Callable[[str], Scene]] = [

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 
 from durable.store.connect import connect
 from durable.store.postgresql.session import PostgresSession
 from durable.store.store import Store
+from durable.store.threads.sql_store import SqlStore
 from durable.testing.contract.rows import make_message, make_start, perform_all
 from tests.servers import PostgresDatabases
 
@@ -134,3 +137,28 @@ async def test_store_that_cannot_listen_asks(
 
     await asyncio.wait_for(asking.changed.wait(), 10)
     await asking.store.close()
+
+
+async def test_an_older_transaction_that_others_have_overtaken_is_noticed(
+    postgres_url: str,
+) -> None:
+    """The newest number of the server does not change when it ends."""
+    store = connect(postgres_url)
+    await store.open()
+    await store.close()
+    assert isinstance(store, SqlStore)
+    reader = store.database.open_reader()
+    assert reader is not None
+    with (
+        contextlib.closing(reader) as session,
+        psycopg.connect(postgres_url) as older,
+        psycopg.connect(postgres_url) as younger,
+    ):
+        for connection in (older, younger):
+            connection.execute("SELECT pg_current_xact_id()")
+        session.has_changed()
+        assert not session.has_changed()
+        for connection in (younger, older):
+            connection.commit()
+            assert session.has_changed()
+            assert not session.has_changed()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from durable.errors import CorruptHistoryError
 from durable.store.records import TaskState, at_once
-from durable.store.sql.tables import ACTIVITY_TASKS, METADATA, RUNS, WORKERS
+from durable.store.sql.tables import ACTIVITY_TASKS, METADATA, OUTBOX, RUNS, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,7 +167,7 @@ def _cannot_be_copied(
         if column.name != "run_id"
     )
     where = f"{table.name}, {key}" if key else table.name
-    whose = "A namespace"
+    whose = "A namespace" if table is not OUTBOX else "A row of the outbox"
     if "run_id" in values:
         whose = f"Run {_show(values['run_id'])}"
     return CorruptHistoryError(

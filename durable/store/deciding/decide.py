@@ -33,6 +33,8 @@ from durable.store.records import (
     RUNNING,
     CommitTask,
     Committed,
+    Delivered,
+    DeliverOutbox,
     DropReplies,
     FoundRun,
     ImportRun,
@@ -42,6 +44,7 @@ from durable.store.records import (
     PutMessage,
     RecordAttempts,
     ResetRun,
+    SettleOutbox,
     Started,
     StartRun,
     Terminated,
@@ -405,6 +408,35 @@ class _Decision:
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))
 
+    def _deliver(
+        self, operation: DeliverOutbox
+    ) -> tuple[Delivered | DurableError, ...]:
+        draft = self._draft
+        outcomes: list[Delivered | DurableError] = []
+        for item in operation.items:
+            if draft.find_tries(item.sequence) is None:
+                outcomes.append(Delivered(is_gone=True))
+                continue
+            result: Any = None
+            if item.operation is not None:
+                result, error = self.attempt(item.operation)
+                if error is not None:
+                    return (*outcomes, error)
+            is_gone = not (isinstance(result, Started) and result.found is not None)
+            outcomes.append(Delivered(is_gone=is_gone, result=result))
+            if not is_gone:
+                break
+            draft.rows.delivered[item.sequence] = None
+            draft.rows.settled.pop(item.sequence, None)
+        return tuple(outcomes)
+
+    def _settle_outbox(self, operation: SettleOutbox) -> bool:
+        tries = self._draft.find_tries(operation.sequence)
+        if tries is None or operation.expected not in (None, tries):
+            return False
+        self._draft.rows.settled[operation.sequence] = operation
+        return True
+
     HANDLERS: ClassVar[dict[type[Any], Callable[[_Decision, Any], Any]]] = {
         StartRun: _start,
         CommitTask: _commit,
@@ -419,6 +451,8 @@ class _Decision:
         CompleteActivity: _complete,
         BeatActivityTask: _beat,
         UpdateActivityTask: _update_task,
+        DeliverOutbox: _deliver,
+        SettleOutbox: _settle_outbox,
     }
 
 

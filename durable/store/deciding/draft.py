@@ -168,6 +168,17 @@ class Draft:
             end = found
         return end if row is None else (row[1], number or end[1], row[4])
 
+    def find_tries(self, sequence: int) -> int | None:
+        """Return how often a row of the outbox was refused; None if it is not there."""
+        if sequence in self.rows.delivered:
+            return None
+        if sequence in self.rows.settled:
+            return self.rows.settled[sequence].tries
+        try:
+            return self.seen.outbox[sequence]
+        except KeyError:
+            self.lack("outbox", sequence)
+
     def check_attributes(
         self, namespace: str, packed: str, *, keeps: bool = True
     ) -> None:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from durable.store.activity_tasks import TaskKey, TaskState
-from durable.store.records import HistoryRow, Properties, RunRecord, RunStatus
+from durable.store.records import (
+    HistoryRow,
+    Properties,
+    RunRecord,
+    RunStatus,
+    SettleOutbox,
+)
 
 if TYPE_CHECKING:
     from durable.errors import DurableError
@@ -190,6 +196,7 @@ class Seen(msgspec.Struct):
         looked_tasks: the keys that were looked for.
         all_tasks: the runs of which all tasks were looked for.
         is_again: the group is looked at for `again`.
+        outbox: how often each row of the outbox was refused, by its sequence.
     """
 
     has_worker: bool = False
@@ -214,6 +221,7 @@ class Seen(msgspec.Struct):
     looked_tasks: Collection[TaskKey] = ()
     all_tasks: Collection[str] = ()
     is_again: bool = False
+    outbox: Mapping[int, int | None] = NOTHING
 
 
 class Rows(msgspec.Struct):
@@ -235,6 +243,8 @@ class Rows(msgspec.Struct):
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
         tasks: what becomes of activities that anyone may take, if anything does.
+        delivered: rows of the outbox to delete.
+        settled: rows of the outbox to change.
     """
 
     changed: list[Run] = []
@@ -252,6 +262,8 @@ class Rows(msgspec.Struct):
     kinds: dict[NameKey, str] = {}
     adopted: dict[str, str] = {}
     tasks: TaskRows | None = None
+    delivered: dict[int, None] = {}
+    settled: dict[int, SettleOutbox] = {}
 
 
 def age_of(run: Run) -> tuple[bool, int, str]:

@@ -25,17 +25,21 @@ from durable.store.deciding.rows import NameKey, RequestKey, Run
 from durable.store.records import (
     RUNNING,
     CommitTask,
+    DeliverOutbox,
     ImportRun,
     ParkRun,
     PutMessage,
     RecordAttempts,
     ResetRun,
+    SettleOutbox,
     StartRun,
     TerminateRun,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from durable.store.records import OutboxItem
 
 # How a run is locked, where a database locks rows: all of a group in one statement, in
 # the order of run ids, and never more strongly later.
@@ -54,9 +58,10 @@ Lack: TypeAlias = tuple[str, Any]
 """A field of `Wanted`, and a key of it; None for a flag.
 
 Or of `Seen`, of what is rare: `looked`, `chains`, `records` (with their ends),
-`messages`, `first_data`, and `kinds`, which `want` asks for, too. Likewise `tasks`,
-whose rows are to be locked, and `all_tasks`, of runs; and `again`: a task that was to
-be completed is not there, and on a server it may have ended since its inbox was read.
+`messages`, `first_data`, and `kinds` and `outbox`, which `want` asks for, too.
+Likewise `tasks`, whose rows are to be locked, and `all_tasks`, of runs; and `again`: a
+task that was to be completed is not there, and on a server it may have ended since its
+inbox was read.
 """
 
 
@@ -215,6 +220,10 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             _want_reset(wanted, operation)
         elif kind in _OF_ONE_TASK:
             _want_task(wanted, operation)
+        elif kind is DeliverOutbox:
+            _want_outbox(wanted, operation.items)
+        elif kind is SettleOutbox:
+            wanted.rare.setdefault("outbox", {})[operation.sequence] = None
     return wanted
 
 
@@ -268,6 +277,16 @@ def _want_import(wanted: Wanted, operation: ImportRun) -> None:
     wanted.requests.setdefault(request, record.run_id)
     if record.attributes is not None:
         _want_kinds(wanted, record.namespace, record.attributes)
+
+
+def _want_outbox(wanted: Wanted, items: Iterable[OutboxItem]) -> None:
+    outbox = wanted.rare.setdefault("outbox", {})
+    for item in items:
+        outbox[item.sequence] = None
+        if isinstance(item.operation, StartRun):
+            _want_nested(wanted, item.operation)
+        elif item.operation is not None:
+            _want_message(wanted, item.operation)
 
 
 def _want_reset(wanted: Wanted, reset: ResetRun) -> None:

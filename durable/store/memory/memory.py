@@ -26,6 +26,7 @@ from durable.store.lease import (
     ReleaseWorker,
 )
 from durable.store.memory.memory_database import MemoryDatabase
+from durable.store.memory.memory_outbox import find_in_outbox, list_outbox
 from durable.store.queries import (
     QueueBacklog,
     RunNews,
@@ -358,6 +359,11 @@ class MemoryStore:
     def _find_run(self, query: queries.FindRun) -> RunRecord | None:
         return self._database.find_run(query.namespace, query.workflow_id, query.run_id)
 
+    def _find_started(self, query: queries.FindStarted) -> RunRecord | None:
+        key = (query.namespace, query.request_id)
+        run_id = self._database.run_ids_by_request.get(key)
+        return None if run_id is None else self._database.runs[run_id]
+
     def _list_runs(self, query: queries.ListRuns) -> list[RunRecord]:
         found = [
             run
@@ -573,6 +579,13 @@ class MemoryStore:
         queries.CountActivityTasks: lambda self, q: self._database.count_tasks(
             q.namespace
         ),
+        queries.FindStarted: _find_started,
+        queries.FindOutbox: lambda self, q: find_in_outbox(self._database.outbox, q),
+        queries.ReadOutbox: lambda self, q: next(
+            (r for r in self._database.outbox.values() if r.outbox_id == q.outbox_id),
+            None,
+        ),
+        queries.ListOutbox: lambda self, q: list_outbox(self._database.outbox, q),
         queries.CheckIntegrity: lambda _self, _query: [],
     }
 

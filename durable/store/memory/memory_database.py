@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ClaimRuns,
         HistoryRow,
         NamespaceRecord,
+        OutboxRecord,
         ReplyRecord,
         WorkerRecord,
     )
@@ -65,6 +66,7 @@ class MemoryDatabase(MemoryTasks):
         self.attempts: dict[tuple[str, int, int], AttemptRecord] = {}
         self.kinds: dict[tuple[str, str], str] = {}
         self.namespaces: dict[str, NamespaceRecord] = {}
+        self.outbox: dict[int, OutboxRecord] = {}
         self._latest_sequence = 0
 
     def open_runs(self) -> Iterator[RunRecord]:
@@ -149,6 +151,9 @@ class MemoryDatabase(MemoryTasks):
         seen.first_data = {r: None if e is None else e[5] for r, e in firsts.items()}
         if kinds := rare.get("kinds"):
             seen.kinds = {key: self.kinds.get(key) for key in kinds}
+        if outbox := rare.get("outbox"):
+            rows = {n: self.outbox.get(n) for n in outbox}
+            seen.outbox = {n: None if r is None else r.tries for n, r in rows.items()}
 
     def _see(self, seen: Seen, run_id: str | None) -> Run | None:
         if run_id is None:
@@ -238,6 +243,15 @@ class MemoryDatabase(MemoryTasks):
             else:
                 self.replies[reply_key] = reply
         self._write_mail(rows)
+        for sequence in rows.delivered:
+            del self.outbox[sequence]
+        for sequence, how in rows.settled.items():
+            self.outbox[sequence] = replace(
+                self.outbox[sequence],
+                due_at=how.due_at,
+                tries=how.tries,
+                failure=how.failure,
+            )
 
     def _update(self, run: Run) -> None:
         record, changes = self.runs[run.run_id], run.changes

@@ -88,6 +88,10 @@ _NEWEST: Final = (
     " WHERE r.workflow_id = {1} AND r.namespace = {0}"
     " ORDER BY r.started_at DESC, r.run_id DESC LIMIT 1)"
 )
+_OUTBOX: Final = (
+    "SELECT sequence, tries FROM durable_outbox FORCE INDEX (PRIMARY)"
+    " WHERE sequence IN ({0}) ORDER BY sequence FOR UPDATE"
+)
 _CHAIN: Final = (
     f"SELECT {_R} FROM durable_runs AS r FORCE INDEX (durable_runs_workflow_id)"
     " WHERE r.namespace = {0} AND r.workflow_id = {1} AND r.first_run_id = {2}"
@@ -169,6 +173,9 @@ def look(wanted: Wanted, begin: Send, send: Send) -> LockedLook:
     """
     locks = _Locks(wanted)
     worker = {"worker": _LOCK_WORKER.format(literal(wanted.worker_id or ""))}
+    if "outbox" in wanted.rare:
+        # First: who has waited for another to deliver sees what came of it.
+        worker["outbox"] = _OUTBOX.format(listed(wanted.rare["outbox"]))
     finding = _find(wanted)
     found = LockedLook(wanted)
     if finding:
@@ -183,6 +190,7 @@ def look(wanted: Wanted, begin: Send, send: Send) -> LockedLook:
         answers = begin(worker | _read(wanted, locks, letters))
     seen = found.seen
     seen.has_worker = bool(answers["worker"])
+    found.take_outbox(answers.get("outbox", ()))
     locked = itertools.chain.from_iterable(
         rows for kind, rows in answers.items() if kind.startswith("locked")
     )

@@ -64,8 +64,10 @@ _FORBID: Final = (
 _COUNTED: Final = "SELECT version FROM durable_changes WHERE session_id = {0}"
 # What is no news to others is counted apart.
 _QUIET: Final = "q"
+# Strangers, who write to the outbox, count nothing.
 _LATEST: Final = (
-    "SELECT COUNT(*), CAST(SUM(version) AS CHAR) FROM durable_changes"  # noqa: S608 - a token and constants
+    "SELECT COUNT(*), CAST(SUM(version) AS CHAR),"  # noqa: S608 - a token and constants
+    " (SELECT MAX(sequence) FROM durable_outbox) FROM durable_changes"
     f" WHERE session_id <> {{0}} AND session_id NOT LIKE '{_QUIET}%'"
 )
 _FIND_OLD: Final = (

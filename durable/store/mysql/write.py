@@ -103,6 +103,14 @@ def write(rows: Rows) -> list[str]:
     if rows.kinds:
         # In one order, so that no two wait for each other.
         found += _KINDS.fill(sorted((*key, kind) for key, kind in rows.kinds.items()))
+    if rows.delivered:
+        gone = listed(rows.delivered)
+        found.append(f"DELETE FROM durable_outbox WHERE sequence IN ({gone})")  # noqa: S608 - literals
+    found += [
+        f"UPDATE durable_outbox SET due_at = {literal(s.due_at)}, tries = {s.tries},"  # noqa: S608 - literals
+        f" failure = {literal(s.failure)} WHERE sequence = {s.sequence}"
+        for s in rows.settled.values()
+    ]
     return found
 
 

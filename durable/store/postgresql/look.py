@@ -109,6 +109,10 @@ _CHILDREN: Final = (
     f"WITH RECURSIVE {_FAMILY} SELECT {_R} FROM (SELECT DISTINCT id FROM family) AS f"  # noqa: S608 - as above
     " JOIN durable_runs AS r ON r.run_id = f.id ORDER BY r.run_id"
 )
+_OUTBOX: Final = (
+    "SELECT sequence, tries FROM durable_outbox WHERE sequence = ANY(%b::int8[])"
+    " ORDER BY sequence FOR UPDATE"
+)
 _CHAIN: Final = (
     f"SELECT {_R} FROM durable_runs AS r WHERE '' || r.namespace = %b"  # noqa: S608 - as above
     " AND r.workflow_id = %b AND r.first_run_id = %b"
@@ -127,10 +131,11 @@ def lock(wanted: Wanted) -> dict[str, Statement]:
         names, requests = wanted.names, wanted.requests
         values += (*_pairs(names), numbers(list(names.values())), *_pairs(requests))
     text = _lock_text(modes, by_keys=by_keys, families=families)
-    asked = {
-        "worker": Statement(LOCK_WORKER, (wanted.worker_id or "",)),
-        "locked": Statement(text, tuple(values)),
-    }
+    asked = {"worker": Statement(LOCK_WORKER, (wanted.worker_id or "",))}
+    if "outbox" in wanted.rare:
+        # First: who has waited for another to deliver sees what came of it.
+        asked["outbox"] = Statement(_OUTBOX, (numbers(list(wanted.rare["outbox"])),))
+    asked["locked"] = Statement(text, tuple(values))
     if wanted.names:
         asked["newest"] = Statement(_NEWEST, _pairs(wanted.names))
     written = [run_id for run_id, mode in runs.items() if mode != ADDRESSED]
@@ -156,6 +161,7 @@ def look(wanted: Wanted, first: dict[str, list[Row]], send: Send) -> LockedLook:
     found = LockedLook(wanted)
     seen = found.seen
     seen.has_worker = bool(first["worker"])
+    found.take_outbox(first.get("outbox", ()))
     found.take_locked(first["locked"])
     found.take_newest(first.get("newest", ()))
     found.take_ends(first.get("ends", ()))

@@ -76,7 +76,6 @@ _NOTE_LIFE: Final = (
 )
 _READ_LIFE: Final = Statement("SELECT life FROM durable_incarnation WHERE id = 1")
 _STATUS: Final = "SELECT pg_xact_status(%b::xid8)"
-_LATEST: Final = Statement("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
 _BEGAN_AT: Final = Statement(
     "SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
 )
@@ -88,6 +87,9 @@ _END_SESSION: Final = (
 _FIND_EVENT: Final = (
     "SELECT time, data FROM durable_history WHERE run_id = %b AND event_id = %b"
 )
+# All of it, as the newest number alone says nothing of an older transaction that others
+# have overtaken. It changes when one ends, and only then.
+_LATEST: Final = Statement("SELECT pg_current_snapshot()::text")
 # The server may be known by many names.
 _PLACE: Final = Statement(
     "SELECT concat_ws(' ', pg_postmaster_start_time()::text, current_database(),"
@@ -113,6 +115,10 @@ _LAST_SEQUENCE: Final = Statement(
 _RAISE_SEQUENCE: Final = (
     "SELECT setval('durable_inbox_sequence_seq', greatest(%b, last_value))"
     " FROM durable_inbox_sequence_seq"
+)
+_RAISE_OUTBOX: Final = Statement(
+    "SELECT setval('durable_outbox_sequence_seq', greatest(last_value,"
+    " (SELECT max(sequence) FROM durable_outbox))) FROM durable_outbox_sequence_seq"
 )
 _UNSYNCED: Final = Statement("SET LOCAL synchronous_commit = off")
 # Others may be told of many commits at once.
@@ -399,7 +405,8 @@ class PostgresSession(ServerSession):
     def raise_sequence(self, last: int) -> None:
         """See `Session`."""
         values = (max(1, last >> _SEQUENCE_BITS),)
-        self.send({"raised": Statement(_RAISE_SEQUENCE, values)})
+        raised = Statement(_RAISE_SEQUENCE, values)
+        self.send({"raised": raised, "outbox": _RAISE_OUTBOX})
 
 
 class PostgresTables(ServerTables):

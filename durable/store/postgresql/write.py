@@ -142,6 +142,16 @@ _CONTINUE: Final = _ManyRows(
     " written AS (INSERT INTO durable_history ({columns})"
     " SELECT n.* FROM found, {rows} WHERE found.is_so) SELECT is_so FROM found",
 )
+
+_O: Final = tables.OUTBOX.c
+_DELIVERED: Final = _delete([_O.sequence])
+_SETTLED: Final = _ManyRows(
+    [_O.sequence, _O.due_at, _O.tries, _O.failure],
+    "UPDATE durable_outbox SET due_at = n.due_at, tries = n.tries, failure = n.failure"
+    " FROM {rows} WHERE durable_outbox.sequence = n.sequence",
+)
+
+
 _WHOLE: Final = {
     table.name: _insert(list(table.c)) for table in tables.METADATA.tables.values()
 }
@@ -194,6 +204,11 @@ def write(rows: Rows) -> list[Statement]:
         (_INDEX, rows.attributes),
         # In one order, so that no two wait for each other.
         (_KINDS, sorted((*key, kind) for key, kind in rows.kinds.items())),
+        (_DELIVERED, [(sequence,) for sequence in rows.delivered]),
+        (
+            _SETTLED,
+            [(s.sequence, s.due_at, s.tries, s.failure) for s in rows.settled.values()],
+        ),
     )
     # Who closes gives up its id before another takes it.
     found = _write_runs(rows.changed) if rows.changed else []

@@ -123,6 +123,12 @@ class LockedLook:
         self.seen.mail = mail
         self.seen.all_mail = self.wanted.mail
 
+    def take_outbox(self, rows: Iterable[Sequence[int]]) -> None:
+        """Take rows of the outbox: sequence, tries."""
+        if "outbox" in self.wanted.rare:
+            looked: dict[int, int | None] = dict.fromkeys(self.wanted.rare["outbox"])
+            self.seen.outbox = looked | {sequence: tries for sequence, tries in rows}
+
     def find_letters(self) -> list[RequestKey]:
         """Return the run and request of each message that will be put, if it can be."""
         found = set(self.wanted.rare.get("looked", ()))

@@ -19,7 +19,7 @@ from durable.store import queries
 from durable.store.deciding import policies
 from durable.store.queries import RunNews, UnownedRun, VersionCount, sort_versions
 from durable.store.records import NEVER, LoadedRun
-from durable.store.sql import salvage, searching, statements
+from durable.store.sql import outbox, salvage, searching, statements
 from durable.store.sql.backlog import backlog
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tasks import statements as task_statements
@@ -270,6 +270,12 @@ def _found(session: Session, asked: Sequence[Question]) -> list[RunRecord | None
     return [found.get(query) for query in wanted]
 
 
+def _started(session: Session, query: queries.FindStarted) -> RunRecord | None:
+    key = {"namespace": query.namespace, "request_id": query.request_id}
+    rows = fetch(session, outbox.FIND_STARTED, **key)
+    return salvage.salvage_run(rows[0]) if rows else None
+
+
 def _listed(session: Session, query: queries.ListRuns) -> list[RunRecord]:
     page = policies.page_size(query.where)
     statement = statements.list_runs(query.namespace, query.where, page)
@@ -462,6 +468,7 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.ReadHistory: _each(_history),
     queries.ReadAttempts: _each(_attempts),
     queries.FindRun: _found,
+    queries.FindStarted: _each(_started),
     queries.ListRuns: _each(_listed),
     queries.SearchRuns: _each(searching.search),
     queries.CountRuns: _each(searching.count),
@@ -500,6 +507,9 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.ListNamespaces: _each(_namespaces),
     queries.ListWorkers: _each(_workers),
     queries.CountOwnedRuns: _each(_owned),
+    queries.FindOutbox: _each(outbox.find),
+    queries.ReadOutbox: _each(outbox.read),
+    queries.ListOutbox: _each(outbox.page),
     queries.CheckIntegrity: _each(lambda session, _: session.check()),
 }
 

@@ -19,6 +19,7 @@ from durable.store.records import (
     AttemptRecord,
     MessageRecord,
     NamespaceRecord,
+    OutboxRecord,
     RunRecord,
     RunStatus,
     WorkerRecord,
@@ -35,6 +36,7 @@ _Record = TypeVar(
     MessageRecord,
     WorkerRecord,
     NamespaceRecord,
+    OutboxRecord,
 )
 
 # What this library adds to a row is no column of it.
@@ -45,6 +47,7 @@ MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
 WORKER_FIELDS: Final = tuple(n for n in WorkerRecord.__struct_fields__ if n != _OWN)
 TASK_FIELDS: Final = ActivityTaskRecord.__struct_fields__
 NAMESPACE_FIELDS: Final = NamespaceRecord.__struct_fields__
+OUTBOX_FIELDS: Final = tuple(n for n in OutboxRecord.__struct_fields__ if n != _OWN)
 _ENUMS: Final = {"status": "status", "state": "attempt state"}
 
 
@@ -76,6 +79,19 @@ def to_namespace(row: Sequence[Any]) -> NamespaceRecord:
     """Build a namespace from a row of its fields; raises as `to_run` does."""
     fields = dict(zip(NAMESPACE_FIELDS, row, strict=True))
     return _convert(NamespaceRecord, fields)
+
+
+def salvage_outbox(row: Sequence[Any]) -> OutboxRecord:
+    """Build a row of the outbox from whatever it holds; `damage` says what is wrong.
+
+    Strangers write to its table, and one row must keep no other waiting.
+    """
+    fields = dict(zip(OUTBOX_FIELDS, row, strict=True))
+    try:
+        return _convert(OutboxRecord, fields)
+    except CorruptHistoryError as error:
+        left = _left(OutboxRecord, fields)
+        return OutboxRecord(**left, damage=error.message)
 
 
 def salvage_run(row: Sequence[Any]) -> RunRecord:
@@ -133,6 +149,8 @@ def _explain(kind: type[Any], fields: dict[str, Any], why: str) -> CorruptHistor
         name = f"Worker {fields['worker_id']!r}"
     elif kind is NamespaceRecord:
         name = f"Namespace {fields['namespace']!r}"
+    elif kind is OutboxRecord:
+        name = f"Row {fields['sequence']} of the outbox"
     else:
         name = f"Run {fields['run_id']!r}"
     if kind is AttemptRecord:

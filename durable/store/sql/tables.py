@@ -367,6 +367,34 @@ NAMESPACES: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Written by the connections of strangers, in transactions of theirs: so no key of it
+# can refuse a row, and nothing else is looked at. Numbers are the database's own, since
+# clocks of several programs differ.
+OUTBOX: Final = sa.Table(
+    "durable_outbox",
+    METADATA,
+    sa.Column(
+        "sequence",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        sa.Identity(),  # other than of a sequence, everybody may ask for its numbers
+        primary_key=True,
+    ),
+    sa.Column("outbox_id", _id(), nullable=False),
+    sa.Column("namespace", _place(), nullable=False),
+    sa.Column("target", _id(), nullable=False),
+    sa.Column("kind", _id(32), nullable=False),
+    sa.Column("data", _json(), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    # 0 for at once, whatever the clock of who looks; NULL once it is set aside.
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("failure", _json()),
+    # A number is never used twice: two may deliver the same row.
+    sqlite_autoincrement=True,
+)
+sa.Index("durable_outbox_due", OUTBOX.c.namespace, OUTBOX.c.due_at, OUTBOX.c.sequence)
+sa.Index("durable_outbox_outbox_id", OUTBOX.c.outbox_id)
+
 # A crash of PostgreSQL empties it. Transactions of before and after it may have the
 # same number.
 INCARNATION: Final = sa.Table(

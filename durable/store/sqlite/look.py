@@ -147,6 +147,9 @@ _FIND_LETTERS: Final = ManyKeys(
     " ON m.run_id = sent.column1 AND m.request_id = sent.column2",
     2,
 )
+_FIND_OUTBOX: Final = ManyKeys(
+    "SELECT sequence, tries FROM durable_outbox WHERE sequence IN ({})"
+)
 _LETTERS_TO_ONE: Final = 4
 _OPEN_CHILD: Final = (
     "SELECT c.run_id, c.parent_close_policy, {} FROM {} WHERE c.open_key IS NOT NULL"
@@ -203,6 +206,10 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
             _look_for_mail(cursor, wanted, looked, seen)
     if wanted.families:
         _look_for_families(cursor, list(wanted.families), seen)
+    if "outbox" in wanted.rare:
+        sequences = list(wanted.rare["outbox"])
+        found = _FIND_OUTBOX.fetch(cursor, sequences)
+        seen.outbox = dict.fromkeys(sequences) | dict(found)
     return seen
 
 

@@ -180,6 +180,10 @@ _DELETE_TASKS: Final = ManyRows(
     2,
     f") AS used CROSS JOIN {_T}{_KEYS.format('used.column1', 'used.column2')})",
 )
+_DELIVERED: Final = ManyKeys("DELETE FROM durable_outbox WHERE sequence IN ({})")
+_SETTLED: Final = (
+    "UPDATE durable_outbox SET due_at = ?, tries = ?, failure = ? WHERE sequence = ?"
+)
 _SET_SEQUENCE: Final = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'durable_inbox'"
 _FIRST_SEQUENCE: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
 
@@ -213,6 +217,11 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
     if rows.kinds:
         kinds = ((*key, kind) for key, kind in rows.kinds.items())
         _INSERT_KINDS.execute(cursor, _flatten(kinds))
+    if rows.delivered:
+        _DELIVERED.fetch(cursor, list(rows.delivered))
+    for how in rows.settled.values():
+        values = (how.due_at, how.tries, how.failure, how.sequence)
+        cursor.execute(_SETTLED, values)
 
 
 def write_tasks(cursor: sqlite3.Cursor, rows: TaskRows) -> None:

@@ -180,7 +180,10 @@ def _keys_of(operation: Any) -> _Keys:
     if kind in DECIDED:
         wanted = want([operation], None)
         requests = wanted.requests
-        return frozenset((*wanted.runs, *wanted.names, *requests, *requests.values()))
+        outbox = wanted.rare.get("outbox", ())
+        return frozenset(
+            (*wanted.runs, *wanted.names, *requests, *requests.values(), *outbox)
+        )
     if kind is ReleaseRuns or kind is DeleteRuns:
         return frozenset(operation.run_ids)
     if kind is RepairRun:

@@ -232,11 +232,12 @@ class Opened:
         self.drain_worker = store.drain_worker
         self.release_worker = store.release_worker
         self.lease_seconds = store.lease_seconds
-        self._store = store
+        self.store = store
+        """The store itself."""
 
     async def together(self, *operations: Operation) -> list[Any]:
         """Submit operations at once; see `perform_all`."""
-        return await perform_all(self._store, *operations)
+        return await perform_all(self.store, *operations)
 
     async def load(self, run_id: str) -> LoadedRun:
         """Load one run, which must be there."""

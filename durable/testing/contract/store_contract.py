@@ -15,13 +15,14 @@ from durable.testing.contract.activities.claims import TaskClaimContract
 from durable.testing.contract.activities.closings import TaskClosingContract
 from durable.testing.contract.activities.endings import TaskEndingContract
 from durable.testing.contract.commits import CommitContract
-from durable.testing.contract.deliveries import DeliveryContract
 from durable.testing.contract.families import FamilyContract
 from durable.testing.contract.keeping.deletions import DeletionContract
 from durable.testing.contract.keeping.imports import ImportContract
 from durable.testing.contract.leases import ClaimContract, LeaseContract
 from durable.testing.contract.lifecycle import LifecycleContract
-from durable.testing.contract.messages import MessageContract
+from durable.testing.contract.mail.deliveries import DeliveryContract
+from durable.testing.contract.mail.messages import MessageContract
+from durable.testing.contract.mail.outbox import OutboxContract
 from durable.testing.contract.operators.pauses import PauseContract
 from durable.testing.contract.operators.resets import ResetContract
 from durable.testing.contract.publishing import PublishingContract
@@ -50,6 +51,7 @@ class StoreContract(
     ResetContract,
     PauseContract,
     PublishingContract,
+    OutboxContract,
     LeaseContract,
     ClaimContract,
     ReadContract,

@@ -237,7 +237,7 @@ def test_stop_iteration_of_a_function_is_no_end_of_an_iteration() -> None:
 def test_function_that_ends_as_it_is_interrupted_keeps_its_result_or_is_stopped(
     request: pytest.FixtureRequest,
 ) -> None:
-    """[sdk-python 1648, cpython 139622, dramatiq 445] Never later, and never lost."""
+    """Never later, and never lost."""
     ended: list[bool] = []
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

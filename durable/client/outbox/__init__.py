@@ -1,0 +1,1 @@
+"""The outbox: what callers ask for in their own transactions, and its delivery."""

@@ -1,0 +1,1 @@
+"""Connections of callers: whether they lead here, and rows that are written by them."""
