@@ -108,25 +108,27 @@ async def test_rubbish_is_set_aside_with_a_reason(shop_file: Path) -> None:
     async with open_engine(f"sqlite:///{shop_file}") as engine:
         with contextlib.closing(sqlite3.connect(shop_file)) as connection, connection:
             within = engine.within(connection)
-            for _ in range(5):
+            for _ in range(6):
                 within.start(greet("ann"), id="a")
             broken = (
                 "data = '{'",
                 "kind = 'nonsense'",
                 "target = 'b'",
                 "created_at = 'x'",
+                "tries = 'x'",
             )
             for number, change in enumerate(broken, start=1):
                 connection.execute(
                     f"UPDATE durable_outbox SET {change} WHERE sequence = {number}"  # noqa: S608 - the test
                 )
-        await wait_for(lambda: _are_set_aside(engine, 4))
+        await wait_for(lambda: _are_set_aside(engine, 5))
         reasons = [row.reason or "" for row in await engine.outbox.list()]
         assert [r.partition(": ")[0] for r in reasons] == [
             "Row 1 of the outbox cannot be read",
             "Row 2 of the outbox cannot be read",
             "Row 3 of the outbox cannot be read",
             "Row 4 of the outbox",
+            "Row 5 of the outbox",
         ]
         assert "its row has a created_at that cannot be read" in reasons[3]
         assert len(await engine.list()) == 1

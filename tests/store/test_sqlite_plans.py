@@ -8,13 +8,15 @@ import pytest
 import sqlalchemy as sa
 
 from durable.store.database import Session
+from durable.store.queries import FindOutbox, OutboxPage
 from durable.store.records import RunFilter
-from durable.store.sql import backlog, deleting, statements
+from durable.store.sql import backlog, deleting, outbox, statements
 from durable.store.sqlite import look as sqlite_look
 from durable.store.sqlite import write as sqlite_write
 from durable.store.sqlite.sqlite import SqliteDatabase
 from durable.store.sqlite.texts import ManyKeys, ManyRows
 from durable.testing.contract.rows import START
+from tests.store.tracing import traced
 
 VALUES = {
     "after": 0,
@@ -232,3 +234,29 @@ def test_mail_is_found_from_the_runs_that_are_live(session: Session) -> None:
 
     assert "durable_runs_owner (owner=?" in plan[0]
     assert not [step for step in plan if step.startswith("SCAN")]
+
+
+@pytest.mark.parametrize(
+    ("statement", "step"),
+    [
+        (outbox._HAS_ANY, "durable_outbox_due (namespace=? AND due_at>?)"),
+        (outbox._FIND_NEW, "durable_outbox_due (namespace=? AND due_at=?)"),
+        (outbox._FIND_RETRIED, "durable_outbox_due (namespace=? AND due_at>?)"),
+        (outbox._READ, "durable_outbox_outbox_id (outbox_id=?)"),
+        (outbox.FIND_STARTED, "(request_id=? AND namespace=?)"),
+    ],
+)
+def test_outbox_is_read_in_order_by_its_indexes(
+    session: Session, statement: sa.Executable, step: str
+) -> None:
+    plan = explain(session, statement, VALUES | {"outbox_id": "o"})
+
+    assert step in plan[0]
+    assert not [one for one in plan if "SCAN" in one or "TEMP B-TREE" in one]
+
+
+def test_an_empty_outbox_costs_one_statement(session: Session) -> None:
+    with traced(session) as texts:
+        assert outbox.find(session, FindOutbox("default", START, 10)) == OutboxPage()
+
+    assert len(texts) == 1

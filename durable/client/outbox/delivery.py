@@ -57,6 +57,8 @@ _EXPECTED_PAUSE: Final = 0.04
 _NUDGED_SECONDS: Final = 0.2
 _NUDGED_PAUSE: Final = 0.004
 _FAILED_PAUSE: Final = 1.0
+# So many times as long as looking took it rests, if it is to look again.
+_PAUSE_OF_LOOKING: Final = 2
 _FIRST_RETRY: Final = 100_000
 _GROWTH: Final = 4
 _RETRY_MAX: Final = 30_000_000
@@ -181,9 +183,10 @@ class Delivery:
                 self._wait(min(next_in, self._pause()))
 
     async def _look_until_empty(self) -> float:
+        loop = asyncio.get_running_loop()
         while True:
             self._look_again = False
-            now = self._store.now()
+            began, now = loop.time(), self._store.now()
             query = FindOutbox(self._client.namespace, now, limits.OUTBOX_PAGE_MAX)
             page = await self._store.read(query)
             if page.rows:
@@ -193,6 +196,9 @@ class Delivery:
                 if page.next_at is None:
                     return _PATROL_SECONDS
                 return max(0, page.next_at - now) / 1_000_000
+            else:
+                # Many others may commit all the time.
+                await asyncio.sleep((loop.time() - began) * _PAUSE_OF_LOOKING)
 
     async def _deliver(self, rows: list[OutboxRecord]) -> None:
         targets: dict[str, list[OutboxRecord]] = {}
@@ -361,7 +367,8 @@ class Delivery:
                 due_at=due_at,
                 tries=tries,
                 failure=msgspec.json.encode(failure).decode(),
-                expected=row.tries,
+                # What of its row cannot be read is as nobody expects it.
+                expected=row.tries if row.damage is None else None,
             )
         )
         if is_done and due_at is None:
