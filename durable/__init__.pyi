@@ -3,11 +3,29 @@
 
 from durable.api.activities.activity import Activity as Activity
 from durable.api.activities.activity import activity as activity
+from durable.api.activities.activity_context import (
+    ActivityCancellationReason as ActivityCancellationReason,
+)
 from durable.api.activities.activity_context import ActivityInfo as ActivityInfo
+from durable.api.activities.activity_context import (
+    activity_cancellation_reason as activity_cancellation_reason,
+)
 from durable.api.activities.activity_context import activity_info as activity_info
 from durable.api.activities.activity_context import in_activity as in_activity
 from durable.api.activities.activity_context import (
     is_activity_cancelled as is_activity_cancelled,
+)
+from durable.api.activities.activity_context import (
+    is_worker_stopping as is_worker_stopping,
+)
+from durable.api.activities.activity_context import (
+    shield_cancellation as shield_cancellation,
+)
+from durable.api.activities.activity_context import (
+    wait_for_worker_stopping as wait_for_worker_stopping,
+)
+from durable.api.activities.activity_context import (
+    wait_for_worker_stopping_sync as wait_for_worker_stopping_sync,
 )
 from durable.api.activities.activity_method import activity_method as activity_method
 from durable.api.allowing import allow as allow
@@ -57,6 +75,7 @@ from durable.api.workflows.methods import run as run
 from durable.api.workflows.methods import signal as signal
 from durable.api.workflows.methods import update as update
 from durable.api.workflows.operations import UpdateInfo as UpdateInfo
+from durable.api.workflows.operations import activity_logger as activity_logger
 from durable.api.workflows.operations import (
     all_handlers_finished as all_handlers_finished,
 )

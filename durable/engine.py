@@ -76,6 +76,7 @@ from durable.worker.activities.held_resources import (
     Resources,
     closing_seconds,
 )
+from durable.worker.activities.processes.cores import usable_cores
 from durable.worker.health import WorkerHealth
 from durable.worker.worker import Worker
 from durable.worker.worker_options import WorkerOptions
@@ -121,7 +122,10 @@ class Engine:
         task_queue: which runs its worker takes; starts use it too by default.
         worker: False makes a mere client, which runs nothing.
         max_activities: how many activities run at once.
-        max_activity_threads: how many of them may be plain functions.
+        max_activity_threads: how many of them may be plain functions in threads.
+        max_activity_processes: how many may be plain functions in processes, which
+            begin when they are needed; by default one for each core that this process
+            may use.
         max_cached_runs: how many idle runs are kept live.
         workflow_task_attempts: failed tries before a run parks as stuck.
         fail_on: exception classes that fail a run of any workflow although they look
@@ -149,6 +153,7 @@ class Engine:
         worker: bool = True,
         max_activities: int = limits.ACTIVITIES_MAX,
         max_activity_threads: int = limits.ACTIVITY_THREADS_MAX,
+        max_activity_processes: int | None = None,
         max_cached_runs: int = limits.CACHED_RUNS_MAX,
         workflow_task_attempts: int = limits.WORKFLOW_TASK_ATTEMPTS,
         fail_on: tuple[type[BaseException], ...] = (),
@@ -161,9 +166,12 @@ class Engine:
         """See the class."""
         self._namespace = check_id(namespace, "the namespace")
         self._task_queue = check_id(task_queue, "the task queue")
+        if max_activity_processes is None:
+            max_activity_processes = usable_cores()
         for name, value in (
             ("max_activities", max_activities),
             ("max_activity_threads", max_activity_threads),
+            ("max_activity_processes", max_activity_processes),
             ("max_cached_runs", max_cached_runs),
             ("workflow_task_attempts", workflow_task_attempts),
         ):
@@ -172,6 +180,7 @@ class Engine:
         self._options = WorkerOptions(
             concurrency=max_activities,
             threads=max_activity_threads,
+            processes=max_activity_processes,
             cached_runs=max_cached_runs,
             max_tries=workflow_task_attempts,
             blocked_seconds=to_seconds(blocked_after, "blocked_after"),

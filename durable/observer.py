@@ -45,6 +45,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
         slots_used: activities that do run.
         threads: how many of them may be plain functions.
         threads_used: threads that such functions hold.
+        processes: how many may be plain functions in processes.
+        processes_used: processes that such functions hold.
         queues: what has been read of the database just now; empty if it cannot be read.
         waiting: runs being loaded, and activities without a slot.
         waiting_for: how long the longest waiting activity has waited, in microseconds.
@@ -59,6 +61,8 @@ class WorkerState(msgspec.Struct, frozen=True, kw_only=True):
     waiting_for: int
     threads: int = 0
     threads_used: int = 0
+    processes: int = 0
+    processes_used: int = 0
     queues: Sequence[QueueState] = ()
 
 

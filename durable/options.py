@@ -144,9 +144,9 @@ class RetryPolicy:
     """When and how often a failed activity runs again.
 
     The waits are `initial_interval`, then each `backoff_coefficient` times the one
-    before, never above `max_interval`. There is no jitter. Defaults follow the
-    founding documents of this library (three attempts, one second, doubling, a minute
-    at most); Temporal's own default has no bound on attempts.
+    before, never above `max_interval`. Defaults follow the founding documents of this
+    library (three attempts, one second, doubling, a minute at most); Temporal's own
+    default has no bound on attempts.
 
     Args:
         max_attempts: how many attempts may fail, counting the first; 0 means no bound.
@@ -160,6 +160,11 @@ class RetryPolicy:
             tried again. A text matches if the failure's message contains it or its
             type is called so; an exception class matches itself and its subclasses.
         non_retryable: failures that match one of these are never tried again.
+        jitter: each wait is shorter by up to this fraction, at random: 0.2 makes 8 to
+            10 s of 10 s, and 1.0 anything from 0 to 10 s, so that many that failed at
+            once do not come back at once. It follows from the run, the activity and the
+            attempt, and so is the same on every replay. None by default; a
+            `next_retry_delay` has none either.
 
     Timeouts of an attempt are always tried again: `retryable_errors` speaks of
     failures that the activity raised.
@@ -174,6 +179,7 @@ class RetryPolicy:
     backoff_coefficient: float = 2.0
     retryable_errors: tuple[str | type[BaseException], ...] = ()
     non_retryable: tuple[str | type[BaseException], ...] = ()
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -208,6 +214,13 @@ class RetryPolicy:
             )
         for field in ("retryable_errors", "non_retryable"):
             _check_patterns(getattr(self, field), f"RetryPolicy.{field}")
+        jitter: object = self.jitter
+        is_number = isinstance(jitter, int | float) and not isinstance(jitter, bool)
+        if not is_number or not 0 <= self.jitter <= 1:
+            raise InvalidOptionError(
+                f"RetryPolicy.jitter is {jitter!r}: give a fraction from 0 to 1, such"
+                " as 0.2."
+            )
 
 
 def _check_patterns(patterns: object, name: str) -> None:

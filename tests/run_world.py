@@ -464,6 +464,8 @@ class RunWorld(RunStore):
                 given = inputs.AttemptUnrecorded(attempt, problem, state, self.now)
             case "doubtful":
                 given = inputs.AttemptDoubtful(attempt, Failure(), self.now)
+            case "lost":
+                given = inputs.AttemptLost(attempt, Failure(), self.now)
             case "unheard":
                 given = inputs.AttemptUnheard(attempt)
             case "left":

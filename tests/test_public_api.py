@@ -17,6 +17,9 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
+ActivityCancellationReason activity_cancellation_reason activity_logger
+is_worker_stopping shield_cancellation wait_for_worker_stopping
+wait_for_worker_stopping_sync
 Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
 memo upsert_attributes upsert_memo Timer WorkflowBuilder start_timer

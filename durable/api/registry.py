@@ -159,15 +159,30 @@ class Registry:
         return found
 
     def find_activity(self, name: str) -> Activity[Any, Any] | None:
-        """The activity of that name, if it is known."""
-        return self.activities.get(name)
+        """What runs activities of that name, if there is anything.
+
+        One that is dynamic runs what no other one is there for.
+        """
+        return self.activities.get(name) or next(iter(self._dynamic()), None)
+
+    def _dynamic(self) -> list[Activity[Any, Any]]:
+        return [each for each in self.activities.values() if each.runs_as.dynamic]
 
     def check_annotations(self) -> None:
         """See that values can be recorded by the annotations of all definitions.
 
         Raises:
-            DefinitionError: one cannot be resolved, or not be decoded by.
+            DefinitionError: one cannot be resolved, or not be decoded by; or more than
+                one activity is dynamic.
         """
+        dynamic = self._dynamic()
+        if len(dynamic) > 1:
+            raise DefinitionError(
+                "More than one activity is dynamic:"
+                f" {' and '.join(repr(each.name) for each in dynamic)}.",
+                hint="Let one run all that no other is there for, or give each engine"
+                " its own definitions.",
+            )
         for activity in list(self.activities.values()):
             activity.call_signature.check_annotations()
         for workflow in list(self.workflows.values()):

@@ -146,6 +146,11 @@ class CallSignature:
                 hint="Take a list parameter instead of *args.",
             )
 
+    @property
+    def takes_anything(self) -> bool:
+        """Whether any number of arguments will do."""
+        return self._has_rest and self._least == 0
+
     # --- types ------------------------------------------------------------------------
 
     def hints(self) -> tuple[Any, ...]:

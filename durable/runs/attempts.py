@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from durable import limits
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -207,6 +208,7 @@ def failed(
             failure=failure,
             scheduled_at=attempt.scheduled_at,
             now=now,
+            key=f"{run.run_id}/{attempt.scheduled_event_id}/{attempt.attempt}",
         )
     is_late = failure.kind == "timeout"
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
@@ -311,6 +313,50 @@ def doubtful(
         attempt.phase, attempt.started_at = OVER, given.started_at
         state = AttemptState.STARTED
         _record(attempt, state, Then.REMEMBER, effects, now, given.failure)
+
+
+def decide_doubt(attempt: Attempt) -> retry.Retry | retry.GiveUp:
+    """Decide what follows an attempt of which nobody knows whether it took effect."""
+    settings = attempt.scheduled.settings
+    if (
+        settings.at_most_once
+        or settings.retry_policy.max_attempts == 1
+        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
+    ):
+        return retry.GiveUp("outcome_unknown")
+    return retry.Retry(0)
+
+
+def outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
+    """How an activity ends that is not run again, as nobody knows what it did."""
+    return ActivityTaskFailed(
+        scheduled_event_id=attempt.scheduled_event_id,
+        failure=failure,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at or attempt.scheduled_at,
+        retry_state="outcome_unknown",
+    )
+
+
+def lost_here(
+    run: LiveRun, given: inputs.AttemptLost, effects: Effects, now: int
+) -> None:
+    """The process of an attempt has died, as if its worker had."""
+    attempt, failure = given.attempt, given.failure
+    if attempt.phase is OVER:
+        return
+    attempt.started_at, attempt.worker_id = given.started_at, run.terms.worker_id
+    if attempt.phase is CANCELLING:
+        _close_cancelled(attempt, effects, now)
+        return
+    decision = decide_doubt(attempt)
+    if isinstance(decision, retry.GiveUp):
+        outcome = outcome_of_doubt(attempt, failure)
+        _close(attempt, outcome, AttemptState.LOST, effects, now, failure, decision)
+        return
+    _end(attempt, AttemptState.LOST, effects, failure, decision)
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    begin_after_doubt(attempt, failure, effects, now)
 
 
 # --- what cannot be recorded ----------------------------------------------------------

@@ -166,6 +166,14 @@ class AttemptDoubtful(msgspec.Struct, eq=False):
     started_at: int
 
 
+class AttemptLost(msgspec.Struct, eq=False):
+    """The process that ran it has died, and this worker has not: it is in doubt."""
+
+    attempt: Attempt
+    failure: Failure
+    started_at: int
+
+
 class AttemptQueued(msgspec.Struct, eq=False):
     """The pool has no room for it yet."""
 
@@ -278,6 +286,7 @@ AnyInput: TypeAlias = (
     | AttemptNotBegun
     | AttemptUnrecorded
     | AttemptDoubtful
+    | AttemptLost
     | AttemptQueued
     | AttemptUnknown
     | AttemptReady

@@ -557,6 +557,7 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptNotBegun: _then_proceed(attempts.not_begun),
     inputs.AttemptUnrecorded: attempts.unrecorded,
     inputs.AttemptDoubtful: attempts.doubtful,
+    inputs.AttemptLost: _then_proceed(attempts.lost_here),
     inputs.AttemptQueued: attempts.queued,
     inputs.AttemptUnknown: attempts.unknown,
     inputs.AttemptReady: attempts.ready,

@@ -15,13 +15,11 @@ from typing import Final
 
 import msgspec
 
-from durable import limits
 from durable.core.history.codec import UNREADABLE, at_version, decode_rows
 from durable.core.history.events import (
     CHILD_OUTCOMES,
     DELIVERY_OUTCOMES,
     ActivityTaskCanceled,
-    ActivityTaskFailed,
     ActivityTaskScheduled,
     ChildWorkflowExecutionStarted,
     HistoryEvent,
@@ -223,7 +221,6 @@ def _resolve_doubt(
     effects: Effects,
     now: int,
 ) -> None:
-    settings = attempt.scheduled.settings
     failure = Failure(
         message=f"attempt {attempt.attempt} was under way when its worker died;"
         " nobody knows whether it took effect",
@@ -232,17 +229,11 @@ def _resolve_doubt(
     )
     if row is not None and row.failure is not None:
         failure = _failure_of(row)  # its worker could still say why
-    decision: retry.Retry | retry.GiveUp = retry.Retry(0)
-    if (
-        settings.at_most_once
-        or settings.retry_policy.max_attempts == 1
-        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
-    ):
-        decision = retry.GiveUp("outcome_unknown")
+    decision = attempts.decide_doubt(attempt)
     end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
     effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     if isinstance(decision, retry.GiveUp):
-        run.incoming.add(Item(_doubtful(attempt, failure)))
+        run.incoming.add(Item(attempts.outcome_of_doubt(attempt, failure)))
         run.ended += (attempts.lost(attempt, failure, now),)
     else:
         attempts.begin_after_doubt(attempt, failure, effects, now)
@@ -275,14 +266,4 @@ def _cancelled(attempt: Attempt) -> ActivityTaskCanceled:
         scheduled_event_id=attempt.scheduled_event_id,
         attempt=attempt.attempt,
         started_at=attempt.started_at,
-    )
-
-
-def _doubtful(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
-    return ActivityTaskFailed(
-        scheduled_event_id=attempt.scheduled_event_id,
-        failure=failure,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at or attempt.scheduled_at,
-        retry_state="outcome_unknown",
     )

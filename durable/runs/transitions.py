@@ -47,6 +47,7 @@ _OUTCOMES: Final[_Inputs] = (
     inputs.AttemptFailed,
     inputs.AttemptStopped,
     inputs.AttemptNotBegun,
+    inputs.AttemptLost,
     inputs.AttemptMended,
 )
 _CHANGES_OF_ATTEMPTS: Final[_Inputs] = (
@@ -163,6 +164,7 @@ _WHATEVER_ENDS_IT: Final[_Inputs] = (
     inputs.AttemptCompleted,
     inputs.AttemptFailed,
     inputs.AttemptDoubtful,
+    inputs.AttemptLost,
     inputs.AttemptUnheard,
 )
 

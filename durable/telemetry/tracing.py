@@ -281,5 +281,9 @@ _log_filter: Final = TraceContextFilter()
 
 
 def correlate_logs() -> None:
-    """Let the records of `durable.logger` carry the trace; again changes nothing."""
-    logging.getLogger("durable.workflow").addFilter(_log_filter)
+    """Let what `durable.logger` and `durable.activity_logger` say carry the trace.
+
+    Again changes nothing.
+    """
+    for name in ("durable.workflow", "durable.activity"):
+        logging.getLogger(name).addFilter(_log_filter)

@@ -37,6 +37,7 @@ from durable.store.records import Operation, RunFilter, RunStatus, WorkerRecord
 from durable.store.store import Outcome, Store
 from durable.testing.clock import VirtualClock, VirtualTime
 from durable.worker.activities.held_resources import Resources
+from durable.worker.activities.processes.pool import ActivityProcesses
 from durable.worker.health import Backlog
 from durable.worker.lookout import Lookout
 from durable.worker.worker import Worker
@@ -92,6 +93,7 @@ class TestEnvironment(Engine):
         worker: bool = True,
         max_activities: int = limits.ACTIVITIES_MAX,
         max_activity_threads: int = limits.ACTIVITY_THREADS_MAX,
+        max_activity_processes: int | None = None,
         max_cached_runs: int = limits.CACHED_RUNS_MAX,
         workflow_task_attempts: int = 1,
         fail_on: tuple[type[BaseException], ...] = (),
@@ -113,6 +115,7 @@ class TestEnvironment(Engine):
             worker=worker,
             max_activities=max_activities,
             max_activity_threads=max_activity_threads,
+            max_activity_processes=max_activity_processes,
             max_cached_runs=max_cached_runs,
             workflow_task_attempts=workflow_task_attempts,
             fail_on=fail_on,
@@ -274,6 +277,7 @@ def _mocked(
     copy = activity.options()
     copy.function = call_mock
     copy.is_async = True
+    copy.lane = "loop"
     copy.resources = {}
     return copy
 
@@ -286,7 +290,13 @@ def _is_housekeeping(callback: object) -> bool:
     """
     return isinstance(
         getattr(callback, "__self__", None),
-        Backlog | Lookout | Worker | MemoryStore | Sweeper | Unserved,
+        ActivityProcesses
+        | Backlog
+        | Lookout
+        | Worker
+        | MemoryStore
+        | Sweeper
+        | Unserved,
     )
 
 

@@ -28,6 +28,9 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
         lease_seconds_left: how long its lease runs if it is not renewed; 0 if it is
             lost.
         is_database_reachable: whether the database has answered just now.
+        processes: processes for activities that there are; they begin when they are
+            needed.
+        lost_processes: how many of them have died in the middle of an attempt.
     """
 
     worker_id: str
@@ -38,6 +41,8 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int
     lease_seconds_left: float
     is_database_reachable: bool
+    processes: int = 0
+    lost_processes: int = 0
 
     @property
     def has_lease(self) -> bool:

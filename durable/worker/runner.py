@@ -228,7 +228,8 @@ class Runner:
         if rare.ask or rare.reply or rare.unanswered:
             self._answer(run, rare)
         for attempt in rare.stop:
-            self.pool.stop(attempt)
+            is_closed = left is Left.CLOSED or left is Left.CLOSED_ELSEWHERE
+            self.pool.stop(attempt, is_closed=is_closed)
         for attempt in rare.unheard:
             self.pool.let_go(attempt)
         self._see_to_attempts(run, rare)

@@ -155,6 +155,7 @@ class Worker:
             runner.feed,
             concurrency=options.concurrency,
             threads=options.threads,
+            processes=options.processes,
             observer=self._watch,
             parts=self._parts,
         )
@@ -228,6 +229,8 @@ class Worker:
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""
         self._runner.is_open = False
+        if self.worker_id:
+            self._runner.pool.abandon()
         self._backlog.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -236,6 +239,7 @@ class Worker:
         """How it does now; it asks the database whether that answers."""
         is_reachable = await self._reachability.ask()
         state = self._state()
+        processes, lost_processes = self._runner.pool.processes
         return WorkerHealth(
             worker_id=self.worker_id,
             task_queue=self._task_queue,
@@ -245,6 +249,8 @@ class Worker:
             capacity=state.slots,
             lease_seconds_left=self._store.lease_seconds(),
             is_database_reachable=is_reachable,
+            processes=processes,
+            lost_processes=lost_processes,
         )
 
     def is_busy(self) -> bool:

@@ -22,7 +22,8 @@ import pytest
 from durable import Engine, WorkflowStuckError, activity, workflow
 from durable.core.history.events import HistoryEvent
 from durable.errors import ForbiddenInWorkflowError
-from durable.worker.guards.watchdog import Patience, may_interrupt
+from durable.thread_exceptions import may_interrupt
+from durable.worker.guards.watchdog import Patience
 
 
 @workflow(name="watchdog.quick")

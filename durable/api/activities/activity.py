@@ -18,6 +18,7 @@ from typing import (
     Concatenate,
     Final,
     Generic,
+    Literal,
     ParamSpec,
     Protocol,
     Self,
@@ -26,6 +27,7 @@ from typing import (
     overload,
 )
 
+import msgspec
 from typing_extensions import Unpack
 
 from durable.api.activities.activity_context import CURRENT
@@ -73,12 +75,31 @@ DEFAULTS: Final = ActivityOptions(
 )
 
 
+class ActivityKind(msgspec.Struct, frozen=True):
+    """Where the function of an activity runs, and for which activities.
+
+    Attributes:
+        run_in: "thread" or "process", if it is a plain function.
+        cancel_thread: whether a cancellation is raised in it.
+        dynamic: whether it runs whatever no other activity is there for.
+    """
+
+    run_in: Literal["thread", "process"] = "thread"
+    cancel_thread: bool = True
+    dynamic: bool = False
+
+
+USUAL: Final = ActivityKind()
+
+
 class Activity(Unchanging, Generic[P, R]):
     """A decorated activity: call it like the function, await the result.
 
     Attributes:
         compensate: the activity that undoes it, if it was given one.
         resources: the keys of what the engine gives to it, by parameter.
+        runs_as: where its function runs, and for what.
+        lane: "loop", "thread" or "process": what it needs a place of.
     """
 
     kind: ClassVar[str] = "activity"
@@ -90,11 +111,14 @@ class Activity(Unchanging, Generic[P, R]):
         name: str,
         options: ActivityOptions,
         compensate: Activity[..., Any] | None = None,
+        kind: ActivityKind = USUAL,
     ) -> None:
         self.function = function
         self.origin = function
         self.name = name
         self.is_async = inspect.iscoroutinefunction(function)
+        self.runs_as = kind
+        self.lane = "loop" if self.is_async else kind.run_in
         self.call_signature = CallSignature(
             function, name, skip=self._skip, takes_resources=True
         )
@@ -237,7 +261,14 @@ class Activity(Unchanging, Generic[P, R]):
             InvalidOptionError, InvalidDurationError: an option has a wrong value.
         """
         merged = merge_options(self._options, options)
-        return type(self)(self.function, self.name, merged, self.compensate)
+        return type(self)(
+            self.function, self.name, merged, self.compensate, self.runs_as
+        )
+
+    @property
+    def given_options(self) -> ActivityOptions:
+        """Its options, as they were written, defaults included."""
+        return self._options
 
     def __repr__(self) -> str:
         return f"<activity {self.name!r}>"
@@ -349,6 +380,8 @@ def retry_settings(policy: object, where: str) -> RetrySettings:
         backoff_coefficient=float(policy.backoff_coefficient),
         retryable_errors=tuple(map(_pattern, policy.retryable_errors)),
         non_retryable=tuple(map(_pattern, policy.non_retryable)),
+        # Left out where there is none: so it was recorded before there could be one.
+        jitter=float(policy.jitter) or msgspec.UNSET,
     )
 
 
@@ -404,6 +437,9 @@ def activity(
     *,
     compensate: Callable[Concatenate[R, P], Coroutine[None, None, object]],
     name: str | None = None,
+    run_in: Literal["thread", "process"] = "thread",
+    cancel_thread: bool = True,
+    dynamic: Literal[False] = False,
     **options: Unpack[ActivityOptions],
 ) -> CompensatedDecorator[P, R]: ...
 @overload
@@ -411,6 +447,9 @@ def activity(
     *,
     compensate: Callable[[], Coroutine[None, None, object]] | None = None,
     name: str | None = None,
+    run_in: Literal["thread", "process"] = "thread",
+    cancel_thread: bool = True,
+    dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> ActivityDecorator: ...
 def activity(
@@ -419,12 +458,15 @@ def activity(
     *,
     compensate: Any = None,
     name: str | None = None,
+    run_in: Literal["thread", "process"] = "thread",
+    cancel_thread: bool = True,
+    dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> Any:
     """Make a function an activity: its effects happen once its result is recorded.
 
     Works with and without arguments, on async functions and on plain ones, which run
-    in a thread with full context.
+    in a thread with full context, or in a process of their own.
 
     Args:
         function: the function.
@@ -434,6 +476,11 @@ def activity(
             like no parameter.
         name: what histories call it; the function's name by default. Keep it when you
             rename the function while workflows are running.
+        run_in: where a plain function runs: "thread", or "process" for what computes.
+        cancel_thread: False if nothing may be raised in a plain function that is asked
+            to stop: it has to look at `is_activity_cancelled()`.
+        dynamic: True if it runs each activity that this worker does not know. It takes
+            `*args`; `activity_info().activity_type` says what was called.
         **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
             like "30s".
 
@@ -442,20 +489,82 @@ def activity(
             its compensation is no activity, or does not fit it.
         InvalidOptionError, InvalidDurationError: an option has a wrong value.
     """
-    merged = merge_options(DEFAULTS, options)
-    return decorate(_define, function, name=name, compensate=compensate, options=merged)
+    return decorate(
+        _define,
+        function,
+        name=name,
+        compensate=compensate,
+        options=merge_options(DEFAULTS, options),
+        kind=check_kind(run_in, cancel_thread, dynamic),
+    )
 
 
 def _define(
-    function: Any, /, *, name: str | None, compensate: object, options: ActivityOptions
+    function: Any,
+    /,
+    *,
+    name: str | None,
+    compensate: object,
+    options: ActivityOptions,
+    kind: ActivityKind,
 ) -> Activity[Any, Any]:
     check_function(function, "activity")
     checked = check_name(function.__name__ if name is None else name, "activity")
     definition: Activity[Any, Any] = Activity(
-        function, checked, options, find_undoing(compensate, checked)
+        function, checked, options, find_undoing(compensate, checked), kind
     )
+    check_fit(definition)
     register(ACTIVITIES, definition, "activity")
     return definition
+
+
+def check_kind(run_in: object, cancel_thread: object, dynamic: object) -> ActivityKind:
+    """Where and for what an activity runs, as it was written.
+
+    Raises:
+        InvalidOptionError: a value is none that there is.
+    """
+    if run_in not in ("thread", "process"):
+        raise InvalidOptionError(
+            f"run_in of an activity is {run_in!r}: give 'thread' or 'process'."
+        )
+    for name, value in (("cancel_thread", cancel_thread), ("dynamic", dynamic)):
+        if not isinstance(value, bool):
+            raise InvalidOptionError(f"{name} of an activity is {value!r}, no bool.")
+    if run_in == "thread" and cancel_thread is True and dynamic is False:
+        return USUAL
+    return ActivityKind(run_in, cancel_thread, dynamic)  # type: ignore[arg-type]  # as checked above
+
+
+def check_fit(activity: Activity[Any, Any]) -> None:
+    """See that a function can run where it is to run, and take what it will be given.
+
+    Raises:
+        DefinitionError: it cannot.
+    """
+    kind, where = activity.runs_as, f"Activity {activity.name!r}"
+    if activity.is_async and kind.run_in == "process":
+        raise DefinitionError(
+            f"{where} is async, but is to run in a process.",
+            hint="Make it a plain function: what waits needs no process of its own.",
+        )
+    if activity.is_async and not kind.cancel_thread:
+        raise DefinitionError(
+            f"{where} is async, and runs in no thread: cancel_thread means nothing.",
+            hint="Put what must not be cancelled into asyncio.shield().",
+        )
+    if kind.run_in == "process" and activity.resources:
+        named = ", ".join(map(repr, activity.resources))
+        raise DefinitionError(
+            f"{where} is to run in a process, but takes the resource {named}, which"
+            " only the engine's own process has.",
+            hint="Open what it needs within the function, or run it in a thread.",
+        )
+    if kind.dynamic and not activity.call_signature.takes_anything:
+        raise DefinitionError(
+            f"{where} is dynamic, but does not take any arguments that there may be.",
+            hint="Write: def run_any(*args: Any) -> Any.",
+        )
 
 
 def find_undoing(compensate: object, name: str) -> Activity[..., Any] | None:

@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import enum
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
-from durable.errors import NotInWorkflowError
+from durable.api.activities.interruption import Interruption
+from durable.api.activities.worker_end import WorkerEnd
+from durable.core.history.commands import ActivitySettings, RetrySettings
+from durable.errors import InvalidCallError, NotInWorkflowError
 from durable.observer import WorkerObserver
+from durable.options import Duration, RetryPolicy, to_seconds
+
+# How long a function that waits may not see that it was asked to stop.
+_LOOK_SECONDS: Final = 0.05
+
+
+class ActivityCancellationReason(enum.Enum):
+    """Why a running activity is asked to stop."""
+
+    REQUESTED = "requested"
+    """Its workflow has cancelled it."""
+    TIMED_OUT = "timed_out"
+    """Its time is up: another attempt may follow."""
+    WORKER_STOPPING = "worker_stopping"
+    """The worker closes, and its `drain_timeout` is over."""
+    RUN_CLOSED = "run_closed"
+    """Its run has ended, however that was."""
+    RUN_LOST = "run_lost"
+    """Its run is another worker's now, or was reset: what this attempt does counts for
+    nothing."""
 
 
 class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Facts of one attempt.
+    """Facts of one attempt. Instants are microseconds since 1970, spans microseconds.
 
     Attributes:
         attempt: counted from 1.
-        scheduled_at: when the workflow asked for the activity, microseconds since 1970.
-        started_at: when this attempt began, likewise.
-        idempotency_key: the same for every attempt of this activity, and for no other
-            one: hand it to services that drop repeated requests.
+        scheduled_at: when the workflow asked for the activity.
+        started_at: when this attempt began.
+        task_queue: the queue that it was taken from.
+        settings: everything that rules how it runs, as it is recorded; most of it can
+            be had by the names below.
     """
 
     activity_type: str
@@ -33,15 +61,69 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     scheduled_at: int
     started_at: int
-    start_to_close_timeout: int | None
+    task_queue: str
+    settings: ActivitySettings
 
     @property
     def idempotency_key(self) -> str:
-        """See the class."""
+        """The same for every attempt of this activity, and for no other one.
+
+        Hand it to services that drop repeated requests.
+        """
         return f"{self.run_id}/{self.activity_id}"
+
+    @property
+    def start_to_close_timeout(self) -> int | None:
+        """The longest that this attempt may take."""
+        return self.settings.start_to_close_timeout
+
+    @property
+    def schedule_to_close_timeout(self) -> int | None:
+        """The longest that the activity may take with all retries."""
+        return self.settings.schedule_to_close_timeout
+
+    @property
+    def schedule_to_start_timeout(self) -> int | None:
+        """The longest that an attempt may wait for a worker."""
+        return self.settings.schedule_to_start_timeout
+
+    @property
+    def heartbeat_timeout(self) -> int | None:
+        """The longest that it may be silent."""
+        return self.settings.heartbeat_timeout
+
+    @property
+    def deadline(self) -> int:
+        """The instant at which this attempt is given up, unless it ends before."""
+        settings = self.settings
+        ends: list[int] = []
+        if settings.start_to_close_timeout is not None:
+            ends.append(self.started_at + settings.start_to_close_timeout)
+        if settings.schedule_to_close_timeout is not None:
+            ends.append(self.scheduled_at + settings.schedule_to_close_timeout)
+        return min(ends)  # an activity has one of them at least
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """When and how often it runs again; exception classes are names."""
+        return policy_of(self.settings.retry_policy)
+
+
+def policy_of(settings: RetrySettings) -> RetryPolicy:
+    """A recorded retry policy, as it would be written."""
+    return RetryPolicy(
+        max_attempts=settings.max_attempts,
+        initial_interval=settings.initial_interval / 1_000_000,
+        max_interval=settings.max_interval / 1_000_000,
+        backoff_coefficient=settings.backoff_coefficient,
+        retryable_errors=settings.retryable_errors,
+        non_retryable=settings.non_retryable,
+        jitter=settings.jitter or 0.0,
+    )
 
 
 NO_RESOURCES: Final[Mapping[Any, object]] = MappingProxyType({})
+_NEVER: Final = WorkerEnd()
 
 
 class ActivityContext(msgspec.Struct, eq=False):
@@ -51,12 +133,19 @@ class ActivityContext(msgspec.Struct, eq=False):
     engine: object = None
     resources: Mapping[Any, object] = NO_RESOURCES
     watch: WorkerObserver | None = None
+    worker_end: WorkerEnd = _NEVER
     is_cancelled: bool = False
     """A plain flag: threads read it, the loop's thread sets it, nobody waits."""
+    reason: ActivityCancellationReason | None = None
+    """Why; the first counts."""
+    interruption: Interruption | None = None
+    """How the thread of a plain function is interrupted, if it may be."""
 
-    def cancel(self) -> None:
+    def cancel(self, reason: ActivityCancellationReason) -> None:
         """Ask the attempt to stop."""
-        self.is_cancelled = True
+        if not self.is_cancelled:
+            self.reason = reason
+            self.is_cancelled = True
 
 
 CURRENT: Final[contextvars.ContextVar[ActivityContext | None]] = contextvars.ContextVar(
@@ -65,7 +154,7 @@ CURRENT: Final[contextvars.ContextVar[ActivityContext | None]] = contextvars.Con
 
 
 def activity_info() -> ActivityInfo:
-    """Facts of the running attempt; works in async activities and in threads.
+    """Facts of the running attempt; works in async activities, threads and processes.
 
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
@@ -76,12 +165,95 @@ def activity_info() -> ActivityInfo:
 def is_activity_cancelled() -> bool:
     """Whether the running activity was asked to stop, or has run out of time.
 
-    Async activities get `CancelledError`; a function in a thread has to look.
+    Async activities get `CancelledError`, and so do plain functions, between two lines
+    of theirs; a function with `cancel_thread=False` has to look.
 
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
     return _get("durable.is_activity_cancelled()").is_cancelled
+
+
+def activity_cancellation_reason() -> ActivityCancellationReason | None:
+    """Why the running activity was asked to stop; None if it was not.
+
+    Raises:
+        NotInWorkflowError: no activity of an engine is running here.
+    """
+    return _get("durable.activity_cancellation_reason()").reason
+
+
+def is_worker_stopping() -> bool:
+    """Whether the worker that runs the activity closes.
+
+    It is true from the moment at which the worker begins to wait for what runs: there
+    is its `drain_timeout` to come to an end, and only then the activity is cancelled.
+
+    Raises:
+        NotInWorkflowError: no activity of an engine is running here.
+    """
+    return _get("durable.is_worker_stopping()").worker_end.has_begun
+
+
+async def wait_for_worker_stopping() -> None:
+    """Wait until the worker that runs the activity closes; for async activities.
+
+    Raises:
+        NotInWorkflowError: no activity of an engine is running here.
+    """
+    await _get("durable.wait_for_worker_stopping()").worker_end.wait()
+
+
+def wait_for_worker_stopping_sync(timeout: Duration | None = None) -> bool:
+    """Wait until the worker closes; for plain functions, in threads and processes.
+
+    Args:
+        timeout: how long to wait; without end by default.
+
+    Returns:
+        Whether it closes.
+
+    Raises:
+        NotInWorkflowError: no activity of an engine is running here.
+        CancelledError: the activity was asked to stop meanwhile.
+    """
+    context = _get("durable.wait_for_worker_stopping_sync()")
+    seconds = to_seconds(timeout, "timeout")
+    ends_at = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = _LOOK_SECONDS
+        if ends_at is not None:
+            left = min(left, max(0.0, ends_at - time.monotonic()))
+        if context.worker_end.wait_in_thread(left):
+            return True
+        if context.interruption is not None:
+            context.interruption.check()
+        if left == 0:
+            return False
+
+
+def shield_cancellation() -> AbstractContextManager[None]:
+    """Keep cancellation away from a block of a plain function, until it is left.
+
+        with shield_cancellation():
+            os.replace(new, path)
+            index.add(path)
+
+    The `CancelledError` is raised when the outermost such block is left. Outside of
+    activities the block simply runs, since nothing cancels it.
+
+    Raises:
+        InvalidCallError: it is an async activity: there `asyncio.shield` does it.
+    """
+    context = CURRENT.get()
+    if context is None:
+        return contextlib.nullcontext()
+    if asyncio._get_running_loop() is not None:
+        raise InvalidCallError(
+            "durable.shield_cancellation() was called in an async activity.",
+            hint="Use asyncio.shield(), or catch the CancelledError.",
+        )
+    return context.interruption or contextlib.nullcontext()
 
 
 def activity_engine(operation: str) -> object:
@@ -93,7 +265,7 @@ def activity_engine(operation: str) -> object:
     engine = _get(operation).engine
     if asyncio._get_running_loop() is None:
         raise NotInWorkflowError(
-            f"{operation} was called in an activity that runs in a thread.",
+            f"{operation} was called in an activity that runs in a thread or process.",
             hint="Make the activity async: an engine belongs to its event loop.",
         )
     return engine

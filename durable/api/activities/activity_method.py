@@ -15,7 +15,11 @@ from typing_extensions import Unpack
 
 from durable.api.activities.activity import (
     DEFAULTS,
+    USUAL,
     Activity,
+    ActivityKind,
+    check_fit,
+    check_kind,
     find_undoing,
     merge_options,
 )
@@ -30,7 +34,7 @@ from durable.api.definitions import (
     register,
 )
 from durable.api.resources import find_resource, name_of
-from durable.errors import ResourceError
+from durable.errors import DefinitionError, ResourceError
 from durable.options import ActivityOptions
 
 P = ParamSpec("P")
@@ -52,9 +56,10 @@ class MethodActivity(Activity[P, R]):
         name: str,
         options: ActivityOptions,
         compensate: Activity[..., Any] | None = None,
+        kind: ActivityKind = USUAL,
     ) -> None:
         self._skip = (next(iter(inspect.signature(function).parameters), "self"),)
-        super().__init__(function, name, options, compensate)
+        super().__init__(function, name, options, compensate, kind)
         self.instance: object = None
         self.belong_to(function.__qualname__.split(".")[-2])
 
@@ -185,6 +190,7 @@ def activity_method(
     *,
     compensate: ActivityMethod[Any, ..., Any] | Activity[..., Any] | None = None,
     name: str | None = None,
+    cancel_thread: bool = True,
     **options: Unpack[ActivityOptions],
 ) -> ActivityMethodDecorator: ...
 def activity_method(
@@ -193,6 +199,7 @@ def activity_method(
     *,
     compensate: Any = None,
     name: str | None = None,
+    cancel_thread: bool = True,
     **options: Unpack[ActivityOptions],
 ) -> Any:
     """Make a method an activity, which an object runs that the engine was given.
@@ -214,16 +221,39 @@ def activity_method(
         compensate: as for `activity`; a method of the same class, say.
         name: what histories call it; by default the class and the method, as in
             "Shop.charge".
+        cancel_thread: as for `activity`.
         **options: as for `activity`.
 
     Raises: as `activity`.
     """
-    merged = merge_options(DEFAULTS, options)
-    return decorate(_define, function, name=name, compensate=compensate, options=merged)
+    return decorate(
+        _define,
+        function,
+        name=name,
+        compensate=compensate,
+        options=_merge(options),
+        kind=check_kind("thread", cancel_thread, False),
+    )
+
+
+def _merge(options: Mapping[str, Any]) -> ActivityOptions:
+    if "run_in" in options:
+        raise DefinitionError(
+            "An @activity_method runs in the engine's process, which has its object.",
+            hint="Make what computes an @activity(run_in='process') of its own, and"
+            " give it what it needs as arguments.",
+        )
+    return merge_options(DEFAULTS, options)
 
 
 def _define(
-    function: Any, /, *, name: str | None, compensate: object, options: ActivityOptions
+    function: Any,
+    /,
+    *,
+    name: str | None,
+    compensate: object,
+    options: ActivityOptions,
+    kind: ActivityKind,
 ) -> ActivityMethod[Any, Any, Any]:
     check_function(function, METHOD)
     own_name = function.__qualname__.rpartition("<locals>.")[2]
@@ -231,7 +261,8 @@ def _define(
     if _is_method(compensate):
         compensate = compensate.definition
     definition: MethodActivity[Any, Any] = MethodActivity(
-        function, checked, options, find_undoing(compensate, checked)
+        function, checked, options, find_undoing(compensate, checked), kind
     )
+    check_fit(definition)
     register(ACTIVITIES, definition, "activity")
     return ActivityMethod(definition)

@@ -262,3 +262,5 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 logger = ReplaySilentLogger(logging.getLogger("durable.workflow"), {})
+activity_logger = ReplaySilentLogger(logging.getLogger("durable.activity"), {})
+"""The same, under a name of its own: for what activities say."""

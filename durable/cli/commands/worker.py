@@ -21,7 +21,6 @@ from durable.cli.health.server import serve_health
 from durable.cli.logs import logging_to_stderr
 from durable.cli.output import users_code_prints_to_stderr
 from durable.cli.parameters import SPAN, database_options, resources_option
-from durable.cli.processes.cores import usable_cores
 from durable.cli.processes.link import METRICS, WorkerEnd
 from durable.cli.processes.serving import Serving
 from durable.cli.processes.supervisor import Supervisor
@@ -30,6 +29,7 @@ from durable.cli.signals import run_until_signal
 from durable.cli.user_code.loading import load_modules, load_resources
 from durable.options import to_microseconds
 from durable.worker.activities.held_resources import closing_seconds
+from durable.worker.activities.processes.cores import usable_cores
 
 F = TypeVar("F", bound=Callable[..., Any])
 

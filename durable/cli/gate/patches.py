@@ -107,7 +107,7 @@ def _callee(attributes: Any) -> str | None:
     match attributes:
         case ActivityTaskScheduled():
             name = attributes.activity_type
-            known = REGISTRY.find_activity(name)
+            known = REGISTRY.activities.get(name)
         case StartChildWorkflowExecutionInitiated():
             name = attributes.workflow_type
             known = REGISTRY.workflows.get(name)

@@ -15,7 +15,7 @@ from durable.core.history.payload import Failure, Payload, Payloads
 
 
 class RetrySettings(msgspec.Struct, frozen=True, gc=False):
-    """A retry policy written out, defaults included."""
+    """A retry policy written out, defaults included, but for `jitter`."""
 
     max_attempts: int
     initial_interval: int
@@ -23,6 +23,7 @@ class RetrySettings(msgspec.Struct, frozen=True, gc=False):
     backoff_coefficient: float
     retryable_errors: tuple[str, ...]
     non_retryable: tuple[str, ...]
+    jitter: float | msgspec.UnsetType = msgspec.UNSET
 
 
 ONE_ATTEMPT = RetrySettings(

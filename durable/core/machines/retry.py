@@ -5,6 +5,8 @@ Pure. Attempts count from 1 and include the first.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from typing import Final
 
 import msgspec
@@ -37,8 +39,11 @@ def decide(
     failure: Failure,
     scheduled_at: int,
     now: int,
+    key: str = "",
 ) -> Retry | GiveUp:
     """Decide what follows a failed attempt.
+
+    `key` names the attempt among all that there are; its jitter follows from that.
 
     A failure that may not be tried again is named so even on the last attempt. A next
     attempt that would begin after `schedule_to_close_timeout` ends the activity now.
@@ -50,21 +55,27 @@ def decide(
         return GiveUp(MAXIMUM_ATTEMPTS_REACHED)
     delay = failure.next_retry_delay
     if delay is None:
-        delay = backoff(policy, attempt)
+        delay = backoff(policy, attempt, key)
     deadline = settings.schedule_to_close_timeout
     if deadline is not None and now + delay >= scheduled_at + deadline:
         return GiveUp(SCHEDULE_TO_CLOSE)
     return Retry(delay)
 
 
-def backoff(policy: RetrySettings, attempt: int) -> int:
-    """The wait after attempt `attempt`, in microseconds."""
-    try:
+def backoff(policy: RetrySettings, attempt: int, key: str = "") -> int:
+    """The wait after attempt `attempt`, in microseconds.
+
+    With jitter it is shorter by up to that fraction: by which share of it, a digest of
+    `key` says, so that it is the same whoever asks, and wherever.
+    """
+    interval: float = policy.max_interval
+    with contextlib.suppress(OverflowError):
         factor = policy.backoff_coefficient ** (attempt - 1)
-        interval = policy.initial_interval * factor
-    except OverflowError:
-        return policy.max_interval
-    return int(min(interval, policy.max_interval))
+        interval = min(interval, policy.initial_interval * factor)
+    if policy.jitter:
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        interval *= 1 - policy.jitter * int.from_bytes(digest, "big") / 2**64
+    return int(interval)
 
 
 def is_retryable(policy: RetrySettings, failure: Failure) -> bool:

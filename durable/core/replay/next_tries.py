@@ -47,7 +47,7 @@ def next_delay(
             return None
         delay = failure.next_retry_delay
     if delay is None:
-        delay = backoff(policy, started.attempt)
+        delay = backoff(policy, started.attempt, started.run_id)
     whole = started.execution_timeout
     if whole is not None and now + delay >= started.begins_at(started_at) + whole:
         return None

@@ -20,6 +20,7 @@ class BuiltIn:
     """
 
     is_async: Final = True
+    lane: Final = "loop"
 
     def __init__(
         self, name: str, perform: Callable[[Payloads, ActivityInfo], Awaitable[Payload]]

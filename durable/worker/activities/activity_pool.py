@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any, Final, TypeAlias
 
+from durable.api.activities.activity_context import ActivityCancellationReason
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
 from durable.core.history.payload import Failure
@@ -30,9 +31,10 @@ from durable.worker.activities.invoking import (
     Invoker,
     UnfitArgumentsError,
     UnfitResultError,
-    exit_error,
 )
 from durable.worker.activities.places import Places, describe_running
+from durable.worker.activities.plain_calls import exit_error
+from durable.worker.activities.processes.pool import ProcessLostError
 
 Feed: TypeAlias = Callable[[LiveRun, inputs.AnyInput], None]
 """Gives a run something, and carries out what it wants then."""
@@ -53,6 +55,7 @@ class ActivityPool:
         feed: tells runs what became of their attempts.
         concurrency: how many run at once; more wait in order.
         threads: how many of them may be plain functions, each in a thread.
+        processes: how many may be plain functions, each in a process.
         parts: what the engine hands to its activities.
     """
 
@@ -64,6 +67,7 @@ class ActivityPool:
         *,
         concurrency: int,
         threads: int,
+        processes: int,
         observer: WorkerObserver | None,
         parts: EngineParts,
     ) -> None:
@@ -71,8 +75,8 @@ class ActivityPool:
         self._registry = registry
         self._feed = feed
         self._parts = parts
-        self._invoker = Invoker(store, parts, observer)
-        self._places = Places(concurrency, threads)
+        self._invoker = Invoker(store, parts, observer, processes)
+        self._places = Places(concurrency, threads, processes)
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
         self._patient: set[Call] = set()  # built-in ones that are under way
@@ -89,8 +93,10 @@ class ActivityPool:
             cache_misses=misses,
             slots=self._places.slots,
             slots_used=len(self._places.running),
-            threads=self._places.threads,
-            threads_used=self._places.threads_used,
+            threads=self._places.threads.size,
+            threads_used=self._places.threads.used,
+            processes=self._places.processes.size,
+            processes_used=self._places.processes.used,
             waiting=loading + len(waiting),
             waiting_for=max(0, self._store.now() - since) if since else 0,
         )
@@ -98,6 +104,11 @@ class ActivityPool:
     def running(self) -> list[str]:
         """What runs, and at which line; any thread may ask."""
         return sorted(map(describe_running, self._places.running.copy()))
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """How many processes there are, and how many were lost; any thread may ask."""
+        return self._invoker.processes
 
     # --- beginning --------------------------------------------------------------------
 
@@ -178,7 +189,7 @@ class ActivityPool:
     async def _run(self, call: Call, code: Code) -> None:
         attempt = call.attempt
         try:
-            result = await self._invoker.call(call, code, self._thread_ended)
+            result = await self._invoker.call(call, code, self._work_ended)
         except asyncio.CancelledError as error:
             self._stopped(call, error)
         except (KeyboardInterrupt, GeneratorExit):
@@ -191,6 +202,8 @@ class ActivityPool:
         except UnfitResultError as error:
             failure = unrecorded.unfit_result(attempt, error)
             self._hold(call, failure, AttemptState.RETURNED)
+        except ProcessLostError as error:
+            self._lost(call, error)
         except BaseException as error:  # noqa: BLE001 - whatever an activity raises is its outcome
             if speaks_of_shutdown(error):
                 self._doubt(call, "was cut short because its process ended")
@@ -215,17 +228,21 @@ class ActivityPool:
             self._idle.set()
         self._start_waiting()
 
-    def _thread_ended(self, call: Call) -> None:
-        self._places.thread_ended(call)
+    def _work_ended(self, call: Call) -> None:
+        self._places.work_ended(call)
         self._start_waiting()
 
-    def _interrupt(self, call: Call) -> None:
+    def _interrupt(self, call: Call, reason: ActivityCancellationReason) -> None:
         """Ask an attempt that has a task to stop."""
         if call.context is not None:
-            call.context.cancel()
+            call.context.cancel(reason)
         task, code = call.task, call.code
         if task is None or code is None:
             return
+        if call.work is not None:
+            call.work.interrupt(reason)
+            if not call.attempt.is_over:
+                return  # what its function makes of that is still heard
         task.cancel()
         if call.context is None:
             # Cancelled before its first step it takes none, and would hold its place.
@@ -300,20 +317,24 @@ class ActivityPool:
             cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
         )
         self._failed(call, failure)
-        self._interrupt(call)
+        self._interrupt(call, ActivityCancellationReason.TIMED_OUT)
         self._places.warn_if_exhausted()
 
-    def stop(self, attempt: Attempt) -> None:
-        """End what waits, and ask what runs to stop."""
+    def stop(self, attempt: Attempt, *, is_closed: bool) -> None:
+        """End what waits, and ask what runs to stop; `is_closed` is its run."""
         call = attempt.call
         if call is None:
             return
         self._places.forget_promise(call)
+        reason = ActivityCancellationReason.REQUESTED
         if attempt.is_over:
             call.cancel_timer()
+            reason = ActivityCancellationReason.RUN_LOST
+            if is_closed:
+                reason = ActivityCancellationReason.RUN_CLOSED
         else:
             call.is_stopping = True
-        self._interrupt(call)
+        self._interrupt(call, reason)
 
     def let_go(self, attempt: Attempt) -> None:
         """Let an attempt run on that nobody hears of any more."""
@@ -329,6 +350,7 @@ class ActivityPool:
         of all else the rows say that this worker could not wait for it.
         """
         self.is_draining = True
+        self._invoker.worker_stops()
         patient = [*self._patient]
         for call in patient:
             call.cancel_timer()
@@ -353,7 +375,13 @@ class ActivityPool:
                     f"was cut short when its worker closed, after {grace:g} s of grace"
                 )
                 self._doubt(call, why)
-        self._invoker.close()
+            if call.task is not None:
+                call.task.cancel()  # of a thread that does not return, say
+        await self._invoker.close()
+
+    def abandon(self) -> None:
+        """Leave nothing behind that does not end with the event loop."""
+        self._invoker.abandon()
 
     async def _cut_short(self, calls: Collection[Call]) -> None:
         """Ask attempts to stop, and give them a moment for it."""
@@ -366,9 +394,19 @@ class ActivityPool:
                 self._feed(call.attempt.run, inputs.AttemptLeft(call.attempt))
             elif call.task is not None:
                 tasks.append(call.task)
-            self._interrupt(call)
+            self._interrupt(call, ActivityCancellationReason.WORKER_STOPPING)
         if tasks:
             await asyncio.wait(tasks, timeout=_UNWIND_SECONDS)
+
+    def _lost(self, call: Call, error: ProcessLostError) -> None:
+        """The process that ran an attempt has died: as if the worker had."""
+        attempt = call.attempt
+        if call.is_cut_short or attempt.is_over:
+            return
+        call.cancel_timer()
+        failure = _doubtful(attempt, f"was under way when {error}")
+        said = inputs.AttemptLost(attempt, failure, call.started_at)
+        self._feed(attempt.run, said)
 
     def _doubt(self, call: Call, what: str) -> None:
         """Say why the outcome of an attempt is not known, for who comes next."""
@@ -376,11 +414,15 @@ class ActivityPool:
         if attempt.is_over:
             return
         call.cancel_timer()
-        failure = Failure(
-            message=f"attempt {attempt.attempt} {what}; nobody knows whether it took"
-            " effect",
-            kind="outcome_unknown",
-            type="OutcomeUnknown",
-        )
+        failure = _doubtful(attempt, what)
         said = inputs.AttemptDoubtful(attempt, failure, call.started_at)
         self._feed(attempt.run, said)
+
+
+def _doubtful(attempt: Attempt, what: str) -> Failure:
+    return Failure(
+        message=f"attempt {attempt.attempt} {what}; nobody knows whether it took"
+        " effect",
+        kind="outcome_unknown",
+        type="OutcomeUnknown",
+    )

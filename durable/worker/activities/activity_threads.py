@@ -16,6 +16,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, TypeAlias
 
+from durable.api.activities.interruption import Interruption
+from durable.thread_exceptions import frame_of
+
 _SHUTDOWN: Final = "interpreter shutdown"
 
 
@@ -26,11 +29,24 @@ class NotBegunError(Exception):
 class ThreadCall:
     """One call in a thread, and whether that thread is free again."""
 
-    __slots__ = ("_call", "_loop", "_on_end", "has_ended", "thread_id")
+    __slots__ = (
+        "_call",
+        "_interruption",
+        "_loop",
+        "_on_end",
+        "has_ended",
+        "thread_id",
+    )
 
-    def __init__(self, call: Callable[[], Any], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        call: Callable[[], Any],
+        on_end: Callable[[], None],
+        interruption: Interruption | None,
+    ) -> None:
         self._call = call
         self._on_end = on_end
+        self._interruption = interruption
         self._loop = asyncio.get_running_loop()
         self.has_ended = False
         self.thread_id: int | None = None
@@ -54,11 +70,14 @@ class ThreadCall:
         self._on_end()
         del self._call, self._on_end  # which lead back here
 
+    def interrupt(self, reason: object) -> None:
+        """Raise in the function that it is to stop, unless it wants to look itself."""
+        if self._interruption is not None:
+            self._interruption.insist()
+
     def frame(self) -> FrameType | None:
         """Where the function is now."""
-        if self.thread_id is None:
-            return None
-        return sys._current_frames().get(self.thread_id)  # pyright: ignore[reportPrivateUsage]  # the only way to another thread's line
+        return None if self.thread_id is None else frame_of(self.thread_id)
 
 
 _Item: TypeAlias = "tuple[concurrent.futures.Future[Any], ThreadCall]"
@@ -73,7 +92,10 @@ class ActivityThreads(concurrent.futures.Executor):
         self._free = 0
 
     def call(
-        self, function: Callable[[], Any], on_end: Callable[[], None]
+        self,
+        function: Callable[[], Any],
+        on_end: Callable[[], None],
+        interruption: Interruption | None,
     ) -> tuple[ThreadCall, asyncio.Future[Any]]:
         """Call a function in a thread; `on_end` is called once that is free again.
 
@@ -85,7 +107,7 @@ class ActivityThreads(concurrent.futures.Executor):
             self._free += 1
             on_end()
 
-        work = ThreadCall(function, end)
+        work = ThreadCall(function, end, interruption)
         future: asyncio.Future[Any]
         future = asyncio.get_running_loop().run_in_executor(self, work.run)
         return work, future

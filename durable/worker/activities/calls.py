@@ -10,6 +10,7 @@ from durable.api.activities.activity_context import ActivityContext
 from durable.runs.live_run import Attempt
 from durable.worker.activities.activity_code import Code
 from durable.worker.activities.activity_threads import ThreadCall
+from durable.worker.activities.processes.pool import ProcessCall
 
 
 class Call(msgspec.Struct, eq=False):
@@ -23,8 +24,8 @@ class Call(msgspec.Struct, eq=False):
     """Set by its first step."""
     code: Code | None = None
     """What it runs; None until it begins."""
-    work: ThreadCall | None = None
-    """Its call in a thread, if it has one."""
+    work: ThreadCall | ProcessCall | None = None
+    """Its call in a thread or a process, if it has one."""
     is_stopping: bool = False
     """Its run wants it to end."""
     is_cut_short: bool = False

@@ -1,8 +1,8 @@
 """Calls what an attempt runs: decodes its arguments, runs it, encodes its result.
 
-Async functions run on the loop, plain ones in threads; a coroutine that a plain one
-gives, because it wraps an async one, runs on the loop. What the library brings along
-itself takes payloads and gives a payload.
+Async functions run on the loop, plain ones in threads or processes; a coroutine that a
+plain one in a thread gives, because it wraps an async one, runs on the loop. What the
+library brings along itself takes payloads and gives a payload.
 
 Only what the function itself raises is the attempt's failure. Arguments that do not fit
 it are found before its first line, a result that cannot be recorded after its last one:
@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import logging
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -24,21 +26,27 @@ from durable.api.activities.activity_context import (
     ActivityContext,
     ActivityInfo,
 )
-from durable.core.history.payload import Payload
-from durable.errors import ApplicationError, DurableError
-from durable.observer import WorkerObserver
+from durable.api.activities.interruption import Interruption
+from durable.api.activities.worker_end import WorkerEnd
+from durable.converter.failures import exception_of
+from durable.core.history.payload import Payload, Payloads
+from durable.errors import DurableError, PayloadError
+from durable.observer import Measurement, WorkerObserver
 from durable.store.records import ReleaseRuns
 from durable.store.store import Store
 from durable.worker.activities import observing
 from durable.worker.activities.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activities.activity_threads import ActivityThreads, NotBegunError
 from durable.worker.activities.calls import Call
+from durable.worker.activities.plain_calls import call_plain, exit_error, keep_result
+from durable.worker.activities.processes import carrying, messages
+from durable.worker.activities.processes.pool import ActivityProcesses, ProcessCall
 
 
 class UnfitArgumentsError(Exception):
     """The recorded arguments do not fit the function: it was not called."""
 
-    def __init__(self, activity: Activity[Any, Any], problem: Exception) -> None:
+    def __init__(self, activity: Activity[Any, Any], problem: BaseException) -> None:
         super().__init__(str(problem))
         self.activity = activity
         self.problem = problem
@@ -48,12 +56,15 @@ class UnfitResultError(Exception):
     """The function has returned what cannot be recorded as it is."""
 
     def __init__(
-        self, activity: Activity[Any, Any], problem: Exception, value: object
+        self,
+        activity: Activity[Any, Any],
+        problem: BaseException,
+        kept: Payload | None,
     ) -> None:
         super().__init__(str(problem))
         self.activity = activity
         self.problem = problem
-        self.value = value
+        self.kept = kept
 
 
 class Invoker:
@@ -63,15 +74,26 @@ class Invoker:
         store: says whether the runs are still this worker's.
         parts: what the engine hands to its activities.
         observer: watches each call, if there is one.
+        processes: how many of them may be there.
+
+    Attributes:
+        worker_end: tells activities that the worker closes.
     """
 
     def __init__(
-        self, store: Store, parts: EngineParts, observer: WorkerObserver | None
+        self,
+        store: Store,
+        parts: EngineParts,
+        observer: WorkerObserver | None,
+        processes: int,
     ) -> None:
         self._store = store
         self._parts = parts
         self._observer = observer
         self._threads: ActivityThreads | None = None
+        self._process_count = processes
+        self._processes: ActivityProcesses | None = None
+        self.worker_end = WorkerEnd()
 
     def call(
         self, call: Call, code: Code, on_thread_end: Callable[[Call], None]
@@ -97,10 +119,13 @@ class Invoker:
             run_id=started.run_id,
             scheduled_at=attempt.scheduled_at,
             started_at=call.started_at,
-            start_to_close_timeout=scheduled.settings.start_to_close_timeout,
+            task_queue=scheduled.settings.task_queue or started.task_queue,
+            settings=scheduled.settings,
         )
         parts, observer = self._parts, self._observer
-        call.context = ActivityContext(info, parts.engine, parts.resources, observer)
+        call.context = ActivityContext(
+            info, parts.engine, parts.resources, observer, self.worker_end
+        )
         CURRENT.set(call.context)
         called = self._call(call, code, info, on_thread_end)
         return called if observer is None else self._observed(call, info, called)
@@ -135,6 +160,8 @@ class Invoker:
         input = call.attempt.scheduled.input
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
+        if code.lane == "process":
+            return await self._call_in_process(call, code, info, on_thread_end)
         signature = code.call_signature
         try:
             args, kwargs = signature.unbind(signature.decode(input))
@@ -146,6 +173,8 @@ class Invoker:
         if code.is_async:
             result = function(*args, **kwargs)
         else:
+            if code.runs_as.cancel_thread:
+                call.context.interruption = Interruption()  # type: ignore[union-attr]  # set by `call`
             result = await self._call_in_thread(
                 call, function, (args, kwargs), on_thread_end
             )
@@ -161,7 +190,8 @@ class Invoker:
         try:
             return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
-            raise UnfitResultError(code, error, result) from None
+            kept = keep_result(signature, result)
+            raise UnfitResultError(code, error, kept) from None
 
     async def _confirm_lease(self) -> None:
         """Find out whether the run is still this worker's, before it has an effect.
@@ -187,22 +217,119 @@ class Invoker:
         if self._threads is None:
             self._threads = ActivityThreads()
         context = contextvars.copy_context()
-
+        interruption = None if call.context is None else call.context.interruption
         is_held = self._store.holds_lease()
 
         def work() -> Any:
             if is_held and not self._store.holds_lease():  # since it awaits its thread
                 raise NotBegunError("the lease of its worker may have ended")
-            return context.run(_call_plain, function, *input)
+            return context.run(call_plain, interruption, function, *input)
 
         end = partial(on_thread_end, call)
-        call.work, outcome = self._threads.call(work, end)
+        call.work, outcome = self._threads.call(work, end, interruption)
         return await outcome
 
-    def close(self) -> None:
-        """Begin no function any more; those that run are left alone."""
+    async def _call_in_process(
+        self,
+        call: Call,
+        code: Activity[Any, Any],
+        info: ActivityInfo,
+        on_end: Callable[[Call], None],
+    ) -> Payload:
+        if self._processes is None:
+            self._processes = ActivityProcesses(self._process_count)
+            if self.worker_end.has_begun:
+                self._processes.worker_stops()
+        input = call.attempt.scheduled.input
+        call.work = work = ProcessCall(
+            partial(self._make_job, code, info, input),
+            partial(on_end, call),
+            partial(self._measured, info),
+        )
+        outcome = await self._processes.call(work)
+        if isinstance(outcome, messages.Returned):
+            return outcome.result
+        if isinstance(outcome, messages.Raised):
+            # It is that failure again when it is recorded.
+            raise exception_of(outcome.failure)
+        if isinstance(outcome, messages.Stopped):
+            raise asyncio.CancelledError
+        if isinstance(outcome, messages.NotBegun):
+            raise NotBegunError("the lease of its worker may have ended")
+        problem = exception_of(outcome.problem)
+        if isinstance(outcome, messages.UnfitArguments):
+            raise UnfitArgumentsError(code, problem)
+        raise UnfitResultError(code, problem, outcome.kept)
+
+    def _make_job(
+        self, code: Activity[Any, Any], info: ActivityInfo, input: Payloads, number: int
+    ) -> messages.Job:
+        module, function = carrying.home_of(code), None
+        if module is None:
+            try:
+                function = carrying.pack_function(code)
+            except Exception as error:  # noqa: BLE001 - what it refers to may raise anything
+                problem = PayloadError(
+                    "its function cannot be sent to a process, as it refers to what"
+                    f" cannot be pickled ({type(error).__name__}: {error}).",
+                    hint="Define it in a module that can be imported, and open what it"
+                    " needs within the function.",
+                )
+                raise UnfitArgumentsError(code, problem) from None
+        left = self._store.lease_seconds()
+        return messages.Job(
+            number=number,
+            info=info,
+            name=code.name,
+            module=module,
+            code=function,
+            input=input,
+            cancel_thread=code.runs_as.cancel_thread,
+            begin_by=time.monotonic() + left if left > 0 else None,
+            levels=_log_levels(),
+            is_measured=self._observer is not None,
+        )
+
+    def _measured(self, info: ActivityInfo, measurement: Measurement) -> None:
+        if self._observer is not None:
+            self._observer.measured(
+                measurement,
+                workflow_type=info.workflow_type,
+                activity_type=info.activity_type,
+            )
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """How many there are, and how many were lost; any thread may ask."""
+        found = self._processes
+        return (0, 0) if found is None else (found.alive, found.lost)
+
+    def worker_stops(self) -> None:
+        """Tell all activities that the worker closes."""
+        self.worker_end.begin()
+        if self._processes is not None:
+            self._processes.worker_stops()
+
+    async def close(self) -> None:
+        """Begin no function any more; threads are left alone, and processes are not."""
         if self._threads is not None:
             self._threads.shutdown(wait=False)
+        if self._processes is not None:
+            await self._processes.close()
+
+    def abandon(self) -> None:
+        """Leave no process behind; nothing is waited for."""
+        if self._processes is not None:
+            self._processes.abandon()
+
+
+def _log_levels() -> dict[str, int]:
+    """The levels that somebody has set, by logger."""
+    levels = {"": logging.getLogger().level}
+    for name, logger in [*logging.root.manager.loggerDict.items()]:
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels
 
 
 def _is_being_closed() -> bool:
@@ -211,32 +338,3 @@ def _is_being_closed() -> bool:
         return asyncio.current_task() is None
     except RuntimeError:  # no loop runs in this thread
         return True
-
-
-def exit_error(error: BaseException) -> ApplicationError:
-    """What sys.exit() and its like in an activity mean: that attempt has failed.
-
-    The exception itself would end the process, or whatever workflow awaits it.
-    """
-    name = type(error).__name__
-    failure: ApplicationError
-    if isinstance(error, SystemExit):
-        code = error.code
-        kept = code if code is None or isinstance(code, int | str) else str(code)
-        failure = ApplicationError(f"sys.exit({code!r})", kept, type=name)
-    else:
-        failure = ApplicationError(str(error) or f"raised {name}", type=name)
-    return failure.with_traceback(error.__traceback__)
-
-
-def _call_plain(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
-) -> Any:
-    try:
-        return function(*args, **kwargs)
-    except StopIteration as error:
-        # A future cannot carry StopIteration; neither can a coroutine (PEP 479).
-        raise RuntimeError("activity raised StopIteration") from error
-    except (SystemExit, GeneratorExit, KeyboardInterrupt) as error:
-        # Ctrl-C reaches the main thread only, so this is the function's own doing.
-        raise exit_error(error) from None

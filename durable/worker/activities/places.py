@@ -1,8 +1,9 @@
 """How many activities run at once, and who waits for a place.
 
-An attempt leaves its place when it ends. The thread of a plain function is a place of
-its own, and is free when the function has returned, however long ago its attempt timed
-out: whoever was given it before would be charged for time in which nothing of it runs.
+An attempt leaves its place when it ends. The thread or process of a plain function is a
+place of its own, and is free when the function has returned, however long ago its
+attempt timed out: whoever was given it before would be charged for time in which
+nothing of it runs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,29 @@ _NOT_THE_USERS: Final = (
     threading.__file__,
 )
 _THREADS: Final = "threads for plain activities"
+_PROCESSES: Final = "processes for activities"
 _SLOTS: Final = "places for activities"
+
+
+class Lane:
+    """The threads, or the processes, that plain functions need beside a place.
+
+    Attributes:
+        queue: who waits for one, in order.
+        hung: attempts that are over, whose function still holds its own.
+    """
+
+    def __init__(self, size: int, what: str) -> None:
+        self.size = size
+        self.free = size
+        self.what = what
+        self.queue: collections.deque[Call] = collections.deque()
+        self.hung: dict[Call, None] = {}
+
+    @property
+    def used(self) -> int:
+        """How many functions hold, some of them perhaps past their time."""
+        return self.size - self.free
 
 
 class Places:
@@ -36,35 +59,34 @@ class Places:
 
     Args:
         slots: how many activities run at once.
-        threads: how many of them may be plain functions.
+        threads: how many of them may be plain functions in threads.
+        processes: how many may be plain functions in processes.
     """
 
-    def __init__(self, slots: int, threads: int) -> None:
+    def __init__(self, slots: int, threads: int, processes: int) -> None:
         self.slots = slots
-        self.threads = threads
+        self.threads = Lane(threads, _THREADS)
+        self.processes = Lane(processes, _PROCESSES)
+        self._lanes = {"thread": self.threads, "process": self.processes}
         self._free = slots
-        self._free_threads = threads
         self._starting = 0
         self._queue: collections.deque[Call] = collections.deque()
-        self._thread_queue: collections.deque[Call] = collections.deque()
-        self._hung: dict[Call, None] = {}
-        """Attempts that are over, whose function still holds its thread."""
         self._warned: set[str] = set()
         self.running: set[Call] = set()
 
     def has_room(self, code: Code) -> bool:
         """Whether there is a free place."""
-        return self._free > 0 and (code.is_async or self._free_threads > 0)
+        return self._free > 0 and (code.is_async or self._lanes[code.lane].free > 0)
 
     def take(self, call: Call, code: Code) -> None:
         """An attempt begins."""
         self.running.add(call)
         self._free -= 1
         if not code.is_async:
-            self._free_threads -= 1
+            self._lanes[code.lane].free -= 1
 
     def leave(self, call: Call, code: Code) -> None:
-        """An attempt has ended; its thread perhaps has not."""
+        """An attempt has ended; its thread or process perhaps has not."""
         if call not in self.running:
             return
         self.running.remove(call)
@@ -73,32 +95,29 @@ class Places:
             if call.attempt.is_over and self._warned:
                 self._warned.discard(_SLOTS)
         elif call.work is None or call.work.has_ended:
-            self._free_threads += 1
+            self._lanes[code.lane].free += 1
         else:
-            self._hung[call] = None
+            self._lanes[code.lane].hung[call] = None
             self.warn_if_exhausted()
 
-    def thread_ended(self, call: Call) -> None:
-        """The function of an attempt has returned."""
-        if call in self._hung:  # else its attempt gives the thread back
-            del self._hung[call]
-            self._free_threads += 1
-            self._warned.discard(_THREADS)
-
-    @property
-    def threads_used(self) -> int:
-        """How many threads functions hold, some of them perhaps past their time."""
-        return self.threads - self._free_threads
+    def work_ended(self, call: Call) -> None:
+        """The function of an attempt has returned, or its process is gone."""
+        for lane in self._lanes.values():
+            if call in lane.hung:  # else its attempt gives the thread back
+                del lane.hung[call]
+                lane.free += 1
+                self._warned.discard(lane.what)
 
     # --- waiting ----------------------------------------------------------------------
 
     def waiting(self) -> list[Call]:
         """Those that wait for a place; any thread may ask."""
-        return [*self._queue.copy(), *self._thread_queue.copy()]
+        lanes = self._lanes.values()
+        return [*self._queue.copy(), *(c for lane in lanes for c in lane.queue.copy())]
 
     def enqueue(self, call: Call, code: Code) -> None:
         """Let an attempt wait for a place, in order."""
-        (self._queue if code.is_async else self._thread_queue).append(call)
+        (self._queue if code.is_async else self._lanes[code.lane].queue).append(call)
         self.warn_if_exhausted()
 
     def next_waiting(self) -> Call | None:
@@ -106,12 +125,11 @@ class Places:
 
         The place is kept until `forget_promise`.
         """
-        if not (self._queue or self._thread_queue):
-            return None
         while self._free > self._starting:
             queue = self._queue
-            if self._thread_queue and self._free_threads > self._starting:
-                queue = self._thread_queue
+            for lane in (self.processes, self.threads):
+                if lane.queue and lane.free > self._starting:
+                    queue = lane.queue
             if not queue:
                 return None
             call = queue.popleft()
@@ -131,9 +149,12 @@ class Places:
 
     def warn_if_exhausted(self) -> None:
         """Say once who holds all places though their time is up."""
-        if self._thread_queue and len(self._hung) >= self.threads:
-            self._warn(_THREADS, [*self._hung], self._thread_queue)
-        if self._queue or self._thread_queue:
+        has_waiting = bool(self._queue)
+        for lane in (self.threads, self.processes):
+            has_waiting = has_waiting or bool(lane.queue)
+            if lane.queue and len(lane.hung) >= lane.size:
+                self._warn(lane.what, [*lane.hung], lane.queue)
+        if has_waiting:
             over = [call for call in self.running if call.attempt.is_over]
             if len(over) >= self.slots:
                 self._warn(_SLOTS, over, self.waiting())

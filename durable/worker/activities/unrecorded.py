@@ -33,13 +33,15 @@ _RESOLVE: Final = (
 )
 
 
-def _failure(text: str, problem: Exception, details: tuple[Payload, ...]) -> Failure:
+def _failure(
+    text: str, problem: BaseException, details: tuple[Payload, ...]
+) -> Failure:
     return Failure(
         message=text, kind=KIND, type=type(problem).__name__, details=details
     )
 
 
-def _said(problem: Exception) -> str:
+def _said(problem: BaseException) -> str:
     return problem.message if isinstance(problem, DurableError) else str(problem)
 
 
@@ -53,10 +55,7 @@ def _name(attempt: Attempt, activity: Activity[Any, Any]) -> str:
 def unfit_result(attempt: Attempt, error: UnfitResultError) -> Failure:
     """What is recorded of an attempt whose result cannot be."""
     activity = error.activity
-    try:
-        kept = activity.call_signature.keep_result(error.value)
-    except Exception:  # noqa: BLE001 - a value's own code may raise anything
-        kept = None
+    kept = error.kept
     resolve = _RESOLVE.format(id=attempt.scheduled.activity_id)
     if kept is None:
         mend = f" The value could not be kept; mend the code and{resolve[3:]}"

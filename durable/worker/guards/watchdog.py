@@ -8,10 +8,7 @@ blocks the loop is named with its line and left alone, since its effects are its
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import logging
-import sys
 import threading
 import time
 import traceback
@@ -22,6 +19,7 @@ from durable.core.loop.user_code import Owner, frames_in_turn, owner_of, users_f
 from durable.core.replay.replayer import Replayer
 from durable.errors import WorkflowBlockedError
 from durable.runs.live_run import LiveRun
+from durable.thread_exceptions import frame_of, may_interrupt, raise_in, withdraw
 from durable.worker.log_lines import extra_of, name_of
 
 _log: Final = logging.getLogger("durable.worker")
@@ -31,8 +29,6 @@ _AIM_SECONDS: Final = 0.001
 _LOOKS_MAX: Final = 200
 """How often to look for a line of the user's code, if the thread is elsewhere then."""
 _FRAMES_SHOWN: Final = 20
-_UNSAFE: Final = frozenset({"importlib", "logging", "queue", "threading"})
-"""Packages that would leave a lock or a half-made module behind for other threads."""
 
 
 class Watchdog:
@@ -79,7 +75,7 @@ class Watchdog:
             interrupted, self._is_interrupted = self._is_interrupted, False
             if interrupted:
                 # What was not delivered yet must not hit innocent code.
-                _withdraw(self._thread_id)
+                withdraw(self._thread_id)
         return interrupted
 
     def error(
@@ -122,7 +118,7 @@ class Watchdog:
 
         Tasks that wake each other in a circle are in the loop's code at times.
         """
-        frame = _frame_of(self._thread_id)
+        frame = frame_of(self._thread_id)
         patience.looks += 1
         if users_frame(frame) is None and patience.looks < _LOOKS_MAX:
             return False
@@ -143,10 +139,10 @@ class Watchdog:
         with self._lock:
             if self._turn is None or self._turn_number != number:
                 return False
-            if not may_interrupt(_frame_of(self._thread_id)):
+            if not may_interrupt(frame_of(self._thread_id)):
                 return False
             self._is_interrupted = True
-            _set_async_exception(self._thread_id, WorkflowBlockedError)
+            raise_in(self._thread_id, WorkflowBlockedError)
             return True
 
     def _check_loop(self) -> None:
@@ -167,7 +163,7 @@ class Watchdog:
             and time.monotonic() - self._sent_at >= self._limit
         ):
             self._is_blocked_reported = True
-            frame = _frame_of(self._thread_id)
+            frame = frame_of(self._thread_id)
             task = asyncio.current_task(self._loop)
             _log.error(
                 "%s has blocked the worker's event loop for %.1f s at %s. Nothing else"
@@ -181,34 +177,6 @@ class Watchdog:
 
     def _answer(self, beat: int) -> None:
         self._answered = beat
-
-
-def _set_async_exception(thread_id: int, exception: type[BaseException]) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread_id), ctypes.py_object(exception)
-    )
-
-
-class _Withdrawn(BaseException):
-    pass
-
-
-def _withdraw(thread_id: int) -> None:
-    """Take back what this thread was sent and has not got yet.
-
-    Something else in its place, which is caught: of nothing in its place CPython 3.11
-    would remember for ever that something is on its way, and then each function hangs
-    that is traced (by a debugger, or for coverage).
-    """
-    with contextlib.suppress(_Withdrawn):
-        _set_async_exception(thread_id, _Withdrawn)
-        while True:
-            pass
-
-
-def _frame_of(thread_id: int) -> FrameType | None:
-    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  # there is no other way to another thread's line
-    return frames.get(thread_id)
 
 
 class Patience:
@@ -237,30 +205,6 @@ class Patience:
             self.forget()
             self._seen, self._since = thing, now
         return now - self._since >= self._limit
-
-
-def may_interrupt(frame: FrameType | None) -> bool:
-    """Whether the user's code runs, or what it has called, and not this library.
-
-    An exception may be raised a little later than where the thread is seen: the turn is
-    void then, too. But it must not hit what other threads rely on.
-    """
-    package = _package_of(frame)
-    if frame is None or package == "durable":
-        return False
-    while frame is not None and package != "durable":
-        if package in _UNSAFE:
-            return False
-        frame = frame.f_back
-        package = _package_of(frame)
-    return True
-
-
-def _package_of(frame: FrameType | None) -> str:
-    if frame is None:
-        return ""
-    name: str = frame.f_globals.get("__name__") or ""
-    return name.partition(".")[0]
 
 
 def _place(frame: FrameType | None) -> str:

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from durable import limits
 from durable.cli.main import cli
-from durable.cli.processes.cores import usable_cores
 from durable.cli.processes.supervisor import Pauses, command_of, describe_end
+from durable.worker.activities.processes.cores import usable_cores
 
 
 def write(path: Path, text: str) -> None:

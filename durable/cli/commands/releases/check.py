@@ -19,10 +19,10 @@ from durable.cli.gate.reading import list_all, read_histories
 from durable.cli.gate.verdicts import FAILING, Replayed
 from durable.cli.output import note, write_json, write_line
 from durable.cli.parameters import standard_options
-from durable.cli.processes.cores import usable_cores
 from durable.cli.session import Session, pass_session
 from durable.errors import NondeterminismError
 from durable.store.records import HistoryRow, RunFilter, RunStatus
+from durable.worker.activities.processes.cores import usable_cores
 
 _SECONDS: Final = 10.0
 

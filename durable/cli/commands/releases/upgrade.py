@@ -15,12 +15,12 @@ from durable.cli.gate.reading import list_all, read_histories
 from durable.cli.gate.verdicts import Replayed
 from durable.cli.output import note, write_json, write_line
 from durable.cli.parameters import standard_options
-from durable.cli.processes.cores import usable_cores
 from durable.cli.session import Session, pass_session
 from durable.errors import NondeterminismError
 from durable.options import check_id
 from durable.store.records import HistoryRow, RepairRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
+from durable.worker.activities.processes.cores import usable_cores
 
 
 @click.command("upgrade")

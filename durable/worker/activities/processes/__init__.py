@@ -1,0 +1,1 @@
+"""Processes that plain activities compute in: their lives, and what they are told."""
