@@ -26,6 +26,8 @@ from durable.core.machines import retry
 from durable.core.messages import ActivityResolution
 from durable.errors import NotRegisteredError
 from durable.runs import inputs
+from durable.runs.activity_tasks.offering import is_elsewhere
+from durable.runs.activity_tasks.offering import row_of as task_row_of
 from durable.runs.effects import AttemptEnd, Effects, Recording, Then, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
@@ -41,6 +43,7 @@ from durable.runs.states import (
     RUNNING,
     UNREAD,
 )
+from durable.store.activity_tasks import ActivityTaskRecord
 from durable.store.records import (
     ATTEMPT_COMPLETED,
     AttemptRecord,
@@ -93,6 +96,9 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
     for attempt in list(run.backoffs.values()):
         if attempt.due_at > now:
             continue
+        if is_elsewhere(run, attempt.scheduled):
+            _offer(attempt, effects, now)
+            continue
         del run.backoffs[attempt.scheduled_event_id]
         run.attempts[attempt.scheduled_event_id] = attempt
         if run.terms.knows_activity(attempt.scheduled.activity_type):
@@ -100,6 +106,17 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
             _record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
         else:
             _await_worker(attempt, effects, now)
+
+
+def _offer(attempt: Attempt, effects: Effects, now: int) -> None:
+    """Leave an attempt that has not begun to whoever takes it."""
+    run, number = attempt.run, attempt.scheduled_event_id
+    run.backoffs.pop(number, None)
+    run.attempts.pop(number, None)
+    run.note_offered({number})
+    attempt.phase = OVER
+    tasks = (task_row_of(attempt, now),)
+    _submit(attempt, (), AttemptState.BACKOFF, Then.OFFER, effects, tasks)
 
 
 def _put_off(attempt: Attempt, effects: Effects, now: int) -> None:
@@ -270,6 +287,11 @@ def queued(
     run: LiveRun, given: inputs.AttemptQueued, effects: Effects, now: int
 ) -> None:
     """The pool has no room for an attempt: a row says that it has not begun."""
+    if given.attempt.phase is OVER:
+        return
+    if run.terms.has_others and run.paused is None:
+        _offer(given.attempt, effects, now)
+        return
     given.attempt.phase = QUEUED
     _record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
@@ -422,6 +444,10 @@ def repeated(
         return
     attempt.phase = OVER
     following = _following(attempt, None, now)
+    if is_elsewhere(run, attempt.scheduled):
+        following.has_row = False
+        _offer(following, effects, now)
+        return
     following.phase = RECORDING
     run.attempts[attempt.scheduled_event_id] = following
     _record(following, AttemptState.STARTED, Then.BEGIN, effects, now)
@@ -585,6 +611,7 @@ def _submit(
     state: AttemptState,
     then: Then,
     effects: Effects,
+    tasks: tuple[ActivityTaskRecord, ...] = (),
 ) -> Recording:
     run = attempt.run
     row = run.wanted_row(is_busy=run.state is not AT_REST)
@@ -597,6 +624,7 @@ def _submit(
         wake_at=run.row[1],
         epoch=epoch,
         known=run.incoming.known(),
+        tasks=tasks,
     )
     recording = Recording(operation, attempt, then, state)
     effects.rare.record = also(effects.rare.record, recording)
@@ -628,3 +656,5 @@ def recorded(
         effects.wake_by(attempt.due_at)
     elif then is Then.HOLD and is_done and attempt.phase is HELD:
         run.is_holding = True
+    elif then is Then.OFFER and is_done:
+        effects.rare.look_around = True

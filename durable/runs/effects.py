@@ -58,6 +58,8 @@ class Then(enum.Enum):
     """It waits for a worker that knows its activity."""
     HOLD = "hold"
     """Its run parks for it."""
+    OFFER = "offer"
+    """Whoever takes it may begin it."""
 
 
 class Left(enum.Enum):

@@ -288,16 +288,22 @@ def _turn_committed(
             run.incoming.add(Item(delivered(event, outcome)))
     # What one of them leads to at once is for the next turn, which must find, and
     # record as under way, what all of them begin.
+    offered = run.offered
     for event in events:
         attributes = event.attributes
         kind = type(attributes)
         if kind is ActivityTaskScheduled:
-            attempts.schedule(run, event, effects, now)
+            if not offered or event.event_id not in offered:
+                attempts.schedule(run, event, effects, now)
+            else:
+                effects.rare.look_around = True  # it may be this worker's to take
         elif isinstance(attributes, ActivityTaskCancelRequested):
             attempts.cancel(run, attributes.scheduled_event_id, effects, now)
         elif kind is StartChildWorkflowExecutionInitiated:
             run.asked |= {event.event_id}
             effects.rare.start = also(effects.rare.start, event)
+    if committed is not None and committed.stopped:
+        messages.mail_came(run, effects)
     if run.row[1] is not None:
         effects.wake_by(run.row[1])
     run.state = AT_REST
@@ -367,6 +373,7 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
     run.row = (record.owner is not None, record.wake_at)
     run.is_parked = record.stuck is not None
     run.epoch = record.epoch
+    run.offered = {*loaded.tasks}
     if run.stuck is not None:
         writes.park(run, run.stuck, effects)
         return
@@ -403,7 +410,7 @@ def _caught_up(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -
     messages.drop_recorded(run, effects, now)
     messages.take_inbox(run, loaded.messages, effects)
     # No turn before all is found that is under way.
-    restoring.restore_activities(run, loaded.attempts, effects, now)
+    restoring.restore_activities(run, loaded, effects, now)
     restoring.restore_others(run, effects)
     run.state = AT_REST
     attempts.begin_due(run, effects, now)

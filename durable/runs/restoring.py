@@ -29,10 +29,15 @@ from durable.core.history.payload import Failure
 from durable.core.machines import retry
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
-from durable.core.messages import ActivityResolution, decode_message
+from durable.core.messages import (
+    ActivityResolution,
+    ActivityReturned,
+    decode_message,
+)
 from durable.core.workflow_task import TaskInput
 from durable.errors import CorruptHistoryError
 from durable.runs import attempts
+from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.effects import AttemptEnd, Effects, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
@@ -85,7 +90,7 @@ def decode_loaded(
 
 def event_of_message(
     message: MessageRecord,
-) -> TaskInput | ActivityResolution | None:
+) -> TaskInput | ActivityResolution | ActivityReturned | None:
     """What a message brings to its run; None for a query, which brings nothing.
 
     Raises:
@@ -94,7 +99,7 @@ def event_of_message(
     if message.kind == MessageKind.QUERY.value:
         return None
     try:
-        event: TaskInput | ActivityResolution = decode_message(
+        event: TaskInput | ActivityResolution | ActivityReturned = decode_message(
             message.kind, message.data
         )
         return event
@@ -139,16 +144,18 @@ def restore_others(run: LiveRun, effects: Effects) -> None:
 
 
 def restore_activities(
-    run: LiveRun, rows: list[AttemptRecord], effects: Effects, now: int
+    run: LiveRun, loaded: LoadedRun, effects: Effects, now: int
 ) -> None:
     """Take up the activities of a run that was just caught up.
 
     Those that this process runs already, and those whose outcome waits in the run's
-    inputs, are left alone: only the code was driven again.
+    inputs, are left alone: only the code was driven again. So are those that anyone may
+    take.
     """
-    pending = run.replayer.pending_activities()
+    pending, rows = run.replayer.pending_activities(), loaded.attempts
     latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
     decided = {getattr(event, "scheduled_event_id", None) for event in _heard(run)}
+    decided |= loaded.tasks.keys()
     _drop_stale_backoffs(run, latest, decided)
     if not pending:
         return
@@ -170,6 +177,11 @@ def restore_activities(
             run.backoffs[event_id] = attempt
         elif row is not None and row.state is AttemptState.RETURNED:
             _hold(run, attempt, _failure_of(row), effects)
+        elif is_elsewhere(run, attempt.scheduled):
+            # It was copied here without its task: it begins anew.
+            attempt.attempt += row is not None
+            attempt.phase, attempt.due_at = BACKOFF, now
+            run.backoffs[event_id] = attempt
         else:
             _resolve_doubt(run, attempt, row, effects, now)
 

@@ -187,7 +187,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         also={
             inputs.AttemptNotBegun: {BACKOFF},
             inputs.AttemptUnrecorded: {HELD},
-            inputs.AttemptQueued: {QUEUED},
+            inputs.AttemptQueued: {QUEUED, OVER},
             inputs.AttemptUnknown: {QUEUED},
             inputs.Recorded: {RUNNING, OVER},
             CANCELLED: {CANCELLING},
@@ -197,6 +197,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptFailed,
         CANCELLED,
         also={
+            inputs.AttemptQueued: {OVER},
             inputs.AttemptReady: {RECORDING},
             inputs.Recorded: {QUEUED, OVER},
         },
@@ -205,7 +206,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         CANCELLED,
         also={
             inputs.Recorded: {BACKOFF, OVER},
-            COMES_DUE: {RECORDING, QUEUED},
+            COMES_DUE: {RECORDING, QUEUED, OVER},
         },
     ),
     CANCELLING: _end(

@@ -53,6 +53,7 @@ from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
     RetryPolicy,
+    check_id,
     check_option_names,
     to_microseconds,
 )
@@ -68,6 +69,7 @@ DEFAULTS: Final = ActivityOptions(
     start_to_close_timeout=DEFAULT_START_TO_CLOSE,
     schedule_to_close_timeout=None,
     schedule_to_start_timeout=None,
+    task_queue=None,
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
     at_most_once=False,
     match_arguments=True,
@@ -349,8 +351,11 @@ def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
     summary = options.get("summary")
     if summary is not None and not isinstance(summary, str):
         raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
+    task_queue = options.get("task_queue")
+    if task_queue is not None:
+        check_id(task_queue, f"task_queue {where}")
     return ActivitySettings(
-        task_queue="",
+        task_queue=task_queue or "",
         start_to_close_timeout=start_to_close,
         schedule_to_close_timeout=schedule_to_close,
         schedule_to_start_timeout=duration("schedule_to_start_timeout"),

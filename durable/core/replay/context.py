@@ -95,6 +95,7 @@ class RunContext(OtherRuns):
         "activities",
         "attributes",
         "bug",
+        "calls_elsewhere",
         "cancellation_reason",
         "checkpoint_event_id",
         "checkpoint_follows",
@@ -169,6 +170,8 @@ class RunContext(OtherRuns):
         self._conditions: Conditions | None = None
         self._random: random.Random | None = None
         self._activity_count = self._timer_count = self._child_count = 0
+        # It has called activities of a task queue that was named.
+        self.calls_elsewhere = False
         self.instance: Any = None
         self.main: asyncio.Task[Payload] | None = None
         # Made at first use: most runs never get a message.
@@ -413,7 +416,10 @@ class RunContext(OtherRuns):
             await loop.create_future()  # see durable.core.loop.teardown
         self._activity_count += 1
         activity_id = str(self._activity_count)
-        cancellation = target.settings.cancellation_type
+        settings = target.settings
+        if settings.task_queue:
+            self.calls_elsewhere = True
+        cancellation = settings.cancellation_type
         if self.outcome_ahead is not None and cancellation in _ENDED_BY_CANCELS:
             result = self.outcome_ahead(activity_id, target, input)
             if result is not None:

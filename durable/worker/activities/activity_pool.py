@@ -48,6 +48,33 @@ _LOOP_END_SECONDS: Final = 1.0
 _UNWIND_SECONDS: Final = 1.0
 
 
+class PoolRoom:
+    """See `durable.runs.live_run.Room`; `free` is how many of each lane are left."""
+
+    def __init__(
+        self, free: dict[str, int], find_code: Callable[[str], Code | None]
+    ) -> None:
+        self.free = free
+        self._find_code = find_code
+
+    def take(self, activity_type: str) -> bool:
+        """See the protocol."""
+        code = self._find_code(activity_type)
+        if code is None or isinstance(code, BuiltIn):
+            return True
+        return self.take_lane(code.lane)
+
+    def take_lane(self, lane: str) -> bool:
+        """Take a place of a lane; False if there is none."""
+        free = self.free
+        if free["loop"] <= 0 or free[lane] <= 0:
+            return False
+        free["loop"] -= 1
+        if lane != "loop":
+            free[lane] -= 1
+        return True
+
+
 class ActivityPool:
     """The activities of one worker.
 
@@ -82,6 +109,8 @@ class ActivityPool:
         self._patient: set[Call] = set()  # built-in ones that are under way
         self._idle: asyncio.Event | None = None
         self.is_draining = False
+        self.when_free: Callable[[], None] | None = None
+        """Called when a place is free that nobody here waits for."""
 
     def state(self, cached: int, hits: int, misses: int, loading: int) -> WorkerState:
         """How busy the worker is; any thread may ask."""
@@ -131,6 +160,16 @@ class ActivityPool:
             limit = starts_by(attempt)
             if limit is not None:
                 self.call_at(call, limit[0], self.never_started, call, limit[1])
+
+    def room(self) -> PoolRoom:
+        """The places that are free now."""
+        return PoolRoom(self._places.room(), self.find_code)
+
+    def offer_waiting(self) -> None:
+        """Others have come: what waits for a place here may go to them."""
+        for call in self._places.waiting():
+            if not call.attempt.is_over:
+                self._feed(call.attempt.run, inputs.AttemptQueued(call.attempt))
 
     def find_code(self, name: str) -> Code | None:
         """What attempts of an activity run; None if this worker does not know it."""
@@ -227,6 +266,8 @@ class ActivityPool:
         if self._idle is not None and not self._places.running:
             self._idle.set()
         self._start_waiting()
+        if self.when_free is not None:
+            self.when_free()
 
     def _work_ended(self, call: Call) -> None:
         self._places.work_ended(call)
