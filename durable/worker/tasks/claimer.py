@@ -21,7 +21,6 @@ from durable.store.activity_tasks import (
 )
 from durable.store.queries import NextActivityTaskAt
 from durable.store.store import Store
-from durable.worker.activities.activity_pool import PoolRoom
 from durable.worker.runner import Runner
 from durable.worker.tasks.executor import TaskExecutor
 
@@ -58,6 +57,8 @@ class TaskClaimer:
         self._timer_at = 0
         self._is_looking = self._look_again = self._has_news = False
         self._jitter = random.Random()  # noqa: S311 - it spreads, and hides nothing
+        self._is_short = False
+        """There is no room for some types."""
         self.is_open = False
 
     def stop(self) -> None:
@@ -98,64 +99,70 @@ class TaskClaimer:
 
     async def _take(self) -> bool:
         """Take what is due; whether there may be more that there is room for."""
-        pool = self._runner.pool
-        pool.when_free = None
-        room = pool.room()
-        wanted = self._wanted(room)
-        if len(wanted) < len(self._queues) or 0 in room.free.values():
-            pool.when_free = self.look  # something else may be due then
-        queues = tuple((queue, types) for queue, types, _ in wanted)
-        next_at, expires_at = await asyncio.gather(
-            self._store.read(NextActivityTaskAt(queues)),
-            self._store.read(NextActivityTaskAt(())),
+        runner, read = self._runner, self._store.read
+        runner.pool.when_free = None
+        wanted = self._wanted()
+        expires_at, *instants = await asyncio.gather(
+            read(NextActivityTaskAt(())),
+            *(read(NextActivityTaskAt((one,))) for one in wanted),
         )
         now = self._store.now()
         if expires_at is not None and expires_at <= now:
             taken = TakeExpiredTasks(limit=limits.CLAIM_TASKS_MAX)
             await self._executor.judge(await self._store.perform(taken))
-        elif next_at is None or next_at > now:
-            self._arm(next_at)
-            return False
-        terms = self._runner.terms
-        claims = [
-            ClaimActivityTasks(queues=((queue, types),), limit=limit)
-            for queue, types, limit in wanted
+            return True
+        due = [
+            one
+            for one, at in zip(wanted, instants, strict=True)
+            if at is not None and at <= now
         ]
-        claimed = await asyncio.gather(*map(self._store.perform, claims))
-        if terms is not self._runner.terms:
-            return False  # it was claimed by a worker that is none any more
-        for found in claimed:
-            records: tuple[ActivityTaskRecord, ...] = found
-            self._executor.begin(records, terms)
+        if not due:
+            found = [at for at in (expires_at, *instants) if at is not None]
+            self._arm(min(found, default=None))
+            return False
+        for queue, _ in due:
+            await self._claim(queue)
         return True  # the next look finds out what is left
 
-    def _wanted(self, room: PoolRoom) -> list[tuple[str, tuple[str, ...] | None, int]]:
-        """Queues, the types that there is room for, and how much."""
-        lanes = {lane for lane, free in room.free.items() if free > 0}
-        if not lanes:
-            return []
-        activities = self._registry.activities.values()
-        is_any = any(one.runs_as.dynamic for one in activities) and len(lanes) == len(
-            room.free
-        )
-        names = tuple(sorted(one.name for one in activities if one.lane in lanes))
-        types = None if is_any else names
-        if types == ():
-            return []
-        used = {one.lane for one in activities if one.lane in lanes} | {"loop"}
-        most = min(limits.CLAIM_TASKS_MAX, *(room.free[lane] for lane in used))
-        wanted: list[tuple[str, tuple[str, ...] | None, int]] = []
+    async def _claim(self, queue: str) -> None:
+        """Take from a queue as much as there is room for now."""
+        types, room = self._types_and_room()
+        limit = min(room, self._queues[queue] - self._executor.count(queue))
+        if types == () or limit <= 0:
+            return
+        terms = self._runner.terms
+        claim = ClaimActivityTasks(queues=((queue, types),), limit=limit)
+        claimed: tuple[ActivityTaskRecord, ...] = await self._store.perform(claim)
+        if terms is self._runner.terms:  # else by a worker that is none any more
+            self._executor.begin(claimed, terms)
+
+    def _wanted(self) -> list[_Queue]:
+        """Queues, and their types, that there is room for."""
+        types, room = self._types_and_room()
+        count = self._executor.count
+        wanted: list[_Queue] = [
+            (queue, types)
+            for queue, slots in self._queues.items()
+            if room > 0 and types != () and count(queue) < slots
+        ]
+        if self._is_short or len(wanted) < len(self._queues):
+            self._runner.pool.when_free = self.look  # more may be due then
         # What several queues share goes to another one first each time.
-        queues = list(self._queues.items())
-        self._jitter.shuffle(queues)
-        for queue, slots in queues:
-            limit = min(most, slots - self._executor.count(queue))
-            if limit > 0:
-                wanted.append((queue, types, limit))
-                most -= limit
-            if most <= 0:
-                break
+        self._jitter.shuffle(wanted)
         return wanted
+
+    def _types_and_room(self) -> tuple[tuple[str, ...] | None, int]:
+        """The types that there is room for, None for any; and for how many of them."""
+        free = self._runner.pool.room().free
+        lanes = {lane for lane, left in free.items() if left > 0}
+        activities = self._registry.activities.values()
+        found = [one for one in activities if one.lane in lanes]
+        self._is_short = len(found) < len(activities)
+        used = {one.lane for one in found} | {"loop"}
+        room = min(limits.CLAIM_TASKS_MAX, *(free[lane] for lane in used))
+        if not self._is_short and any(one.runs_as.dynamic for one in found):
+            return None, room
+        return tuple(sorted(one.name for one in found)), room
 
     def _arm(self, next_at: int | None) -> None:
         """Look again at that instant, a little later than others perhaps."""

@@ -1,0 +1,281 @@
+"""Activities run on the workers that serve their queue, and only there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from durable import (
+    ActivityCancellationType,
+    ActivityTimeoutError,
+    Engine,
+    RetryPolicy,
+    WorkflowFailedError,
+    activity,
+    activity_info,
+    sleep,
+    workflow,
+)
+
+from durable.errors import InvalidIdError, InvalidOptionError
+
+RAN: list[tuple[str, int]] = []
+GATE: list[asyncio.Event] = []
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    RAN.clear()
+    GATE.clear()
+    yield
+
+
+@activity(name="queues.render", task_queue="gpu")
+async def render(n: int) -> int:
+    info = activity_info()
+    RAN.append((info.task_queue, n))
+    return n * 2
+
+
+@activity(name="queues.plain", task_queue="gpu")
+def render_plain(n: int) -> int:
+    RAN.append((activity_info().task_queue, n))
+    return n * 2
+
+
+@activity(name="queues.local")
+async def local(n: int) -> int:
+    RAN.append((activity_info().task_queue, n))
+    return n
+
+
+@activity(
+    name="queues.flaky",
+    task_queue="gpu",
+    retry=RetryPolicy(max_attempts=3, initial_interval=0.01),
+)
+async def flaky(until: int) -> int:
+    RAN.append(("flaky", activity_info().attempt))
+    if activity_info().attempt < until:
+        raise ValueError("not yet")
+    return activity_info().attempt
+
+
+@activity(name="queues.held", task_queue="gpu")
+async def held(n: int) -> int:
+    RAN.append(("begun", n))
+    try:
+        await GATE[0].wait()
+    except asyncio.CancelledError:
+        RAN.append(("cancelled", n))
+        raise
+    RAN.append(("ended", n))
+    return n
+
+
+@workflow(name="queues.video")
+async def video(n: int) -> int:
+    return await render(n)
+
+
+@workflow(name="queues.routed")
+async def routed(queue: str, n: int) -> int:
+    return await local.options(task_queue=queue)(n)
+
+
+@workflow(name="queues.fan_out")
+async def fan_out(count: int) -> int:
+    return sum(await asyncio.gather(*map(render, range(count))))
+
+
+@workflow(name="queues.retried")
+async def retried(until: int) -> int:
+    return await flaky(until)
+
+
+@workflow(name="queues.cancels")
+async def cancels(kind: str) -> str:
+    task = asyncio.create_task(
+        held.options(cancellation_type=ActivityCancellationType(kind))(1)
+    )
+    await sleep(0.3)
+    task.cancel()
+    try:
+        return f"returned {await task}"
+    except asyncio.CancelledError:
+        return "cancelled"
+
+
+@workflow(name="queues.closes")
+async def closes(kind: str) -> None:
+    asyncio.create_task(
+        held.options(cancellation_type=ActivityCancellationType(kind))(1)
+    )
+    await sleep(0.3)
+
+
+@workflow(name="queues.waits")
+async def waits() -> str:
+    try:
+        await render.options(schedule_to_start_timeout=0.2)(1)
+    except ActivityTimeoutError as error:
+        return str(error.timeout_type)
+    return "ran"
+
+
+WORKFLOWS = [
+    video, routed, fan_out, retried, cancels, closes, waits, local,
+]  # fmt: skip
+GPU = [render, render_plain, flaky, held, local]
+
+
+def home(database: str) -> Engine:
+    return Engine(database, definitions=WORKFLOWS)
+
+
+def gpu(database: str, slots: int = 4) -> Engine:
+    return Engine(
+        database,
+        definitions=GPU,
+        task_queue="none",
+        activity_queues={"gpu": slots},
+        drain_timeout=0.5,
+    )
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> str:
+    return f"memory://{request.node.name}"
+
+
+async def until(condition: object, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+async def test_it_runs_where_its_queue_is_served(database: str) -> None:
+    async with home(database) as engine, gpu(database):
+        assert await engine.execute(video(3)) == 6
+    assert RAN == [("gpu", 3)]
+
+
+async def test_it_waits_for_a_worker_of_its_queue(database: str) -> None:
+    async with home(database) as engine:
+        run = await engine.start(video(3), id="video")
+        await asyncio.sleep(0.1)
+        assert RAN == []
+        async with gpu(database):
+            assert await run.result() == 6
+    assert RAN == [("gpu", 3)]
+
+
+async def test_the_run_comes_to_rest_meanwhile(database: str) -> None:
+    async with home(database) as engine:
+        await engine.start(video(3), id="video")
+    async with gpu(database):
+        await until(lambda: RAN)
+    async with home(database) as engine:
+        assert await (await engine.get("video")).result() == 6
+
+
+async def test_a_call_may_name_the_queue(database: str) -> None:
+    async with home(database) as engine, gpu(database):
+        assert await engine.execute(routed("gpu", 1)) == 1
+        assert await engine.execute(routed("default", 2)) == 2
+    assert RAN == [("gpu", 1), ("default", 2)]
+
+
+async def test_one_engine_may_serve_both(database: str) -> None:
+    async with Engine(
+        database, definitions=[*WORKFLOWS, *GPU], activity_queues={"gpu": 2}
+    ) as engine:
+        assert await engine.execute(fan_out(50)) == 2 * sum(range(50))
+    assert Counter(queue for queue, _ in RAN) == {"gpu": 50}
+
+
+async def test_failures_are_tried_again_elsewhere(database: str) -> None:
+    async with home(database) as engine, gpu(database):
+        run = await engine.start(retried(3), id="r")
+        assert await run.result() == 3
+        rows = await run.attempts()
+        assert [(row.attempt, row.state.value) for row in rows] == [
+            (1, "failed"),
+            (2, "failed"),
+            (3, "completed"),
+        ]
+        with pytest.raises(WorkflowFailedError, match="not yet"):
+            await engine.execute(retried(9))
+    assert [n for _, n in RAN] == [1, 2, 3, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["try_cancel", "wait_cancellation_completed"])
+async def test_a_cancel_reaches_what_runs_elsewhere(database: str, kind: str) -> None:
+    GATE.append(asyncio.Event())
+    async with home(database) as engine, gpu(database):
+        assert await engine.execute(cancels(kind)) == "cancelled"
+        await until(lambda: ("cancelled", 1) in RAN)
+
+
+async def test_what_is_abandoned_goes_on(database: str) -> None:
+    GATE.append(asyncio.Event())
+    async with home(database) as engine, gpu(database):
+        assert await engine.execute(cancels("abandon")) == "cancelled"
+        GATE[0].set()
+        await until(lambda: ("ended", 1) in RAN)
+
+
+@pytest.mark.parametrize("kind", ["try_cancel", "wait_cancellation_completed"])
+async def test_a_cancel_ends_what_nobody_has_begun(database: str, kind: str) -> None:
+    async with home(database) as engine:
+        assert await engine.execute(cancels(kind)) == "cancelled"
+        async with gpu(database):
+            await asyncio.sleep(0.1)
+    assert RAN == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [("try_cancel", "cancelled"), ("abandon", "ended")]
+)
+async def test_the_end_of_a_run_is_told(database: str, kind: str, end: str) -> None:
+    GATE.append(asyncio.Event())
+    async with home(database) as engine, gpu(database):
+        await engine.execute(closes(kind))
+        if kind == "abandon":
+            await asyncio.sleep(0.1)
+            GATE[0].set()
+        await until(lambda: (end, 1) in RAN)
+
+
+async def test_schedule_to_start_counts_though_nobody_comes(database: str) -> None:
+    async with home(database) as engine:
+        assert await engine.execute(waits()) == "schedule_to_start"
+
+
+async def test_a_drain_leaves_what_has_not_ended(database: str) -> None:
+    GATE.append(asyncio.Event())
+
+    @asynccontextmanager
+    async def begun() -> AsyncIterator[None]:
+        async with gpu(database):
+            await until(lambda: ("begun", 1) in RAN)
+            yield
+
+    async with home(database) as engine:
+        run = await engine.start(closes("try_cancel"), id="d")
+        del run
+        async with begun():
+            pass
+    assert ("cancelled", 1) in RAN
+
+
+@pytest.mark.parametrize(
+    "queues", [{"gpu": 0}, {"default": 1}, ["gpu"], {"gpu": True}, {"": 1}]
+)
+def test_queues_that_cannot_be(queues: object) -> None:
+    with pytest.raises((InvalidOptionError, InvalidIdError), match="queue"):
+        Engine("memory://", activity_queues=queues)  # type: ignore[arg-type]  # as users may
