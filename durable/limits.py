@@ -55,6 +55,8 @@ PARKED_RUNS_KEPT: Final = 100_000
 # What waits is counted for so many task queues, and so many runs of each.
 BACKLOG_QUEUES_MAX: Final = 200
 BACKLOG_RUNS_MAX: Final = 10_000
+# Types of activities that wait in one task queue, and are found by one statement.
+TASK_TYPES_AT_ONCE: Final = 1_000
 # Of activities that anyone may take, in all queues and states together.
 BACKLOG_TASKS_MAX: Final = 100_000
 # How often a worker that is observed looks what waits, and how long that is told.

@@ -456,7 +456,8 @@ class CommitTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Be refused with `MailArrived` without closing too: `rows` hold messages that
     never were in the inbox, and those that are must come first."""
     tasks: tuple[ActivityTaskRecord, ...] = ()
-    """Activities of this run for anyone to take; inserted, or replaced by key."""
+    """Activities of this run for anyone to take. That of an event which came before
+    `rows` takes the place of its task, if it has one."""
     withdrawn: tuple[int, ...] = ()
     """Scheduled events whose tasks go, whoever has them: what that one writes is
     refused."""

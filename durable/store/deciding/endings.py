@@ -56,6 +56,9 @@ class Endings:
             children.sort(key=age_of)
             doomed: list[str] = []
             for child in children:
+                if child.parent_close_policy == family.TERMINATE:
+                    self._tasks.foresee(child)
+            for child in children:
                 policy = child.parent_close_policy
                 if policy == family.REQUEST_CANCEL:
                     parent = child.parent_run_id or ""

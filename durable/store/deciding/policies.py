@@ -261,7 +261,7 @@ def attempt_over(
     elif task.state is TaskState.CLAIMED:
         state = f"worker {task.worker_id!r} has it"
     else:
-        state = f"it is {task.state.value}"
+        state = f"it is {task.state or 'in a state of a newer release'}"
     return AttemptOverError(
         f"Attempt {operation.attempt} of the activity of event"
         f" {operation.scheduled_event_id} of run {operation.run_id!r} is not, or"

@@ -90,12 +90,16 @@ class Name(msgspec.Struct):
 
 
 class Task(msgspec.Struct, gc=False):
-    """An activity's row, as far as it is looked at: see `ActivityTaskRecord`."""
+    """An activity's row, as far as it is looked at: see `ActivityTaskRecord`.
+
+    Attributes:
+        state: None for one that no release up to this one wrote.
+    """
 
     run_id: str
     scheduled_event_id: int
     namespace: str
-    state: TaskState
+    state: TaskState | None
     attempt: int
     worker_id: str | None = None
     judge_id: str | None = None
@@ -110,18 +114,36 @@ class Task(msgspec.Struct, gc=False):
 class TaskChange(msgspec.Struct, gc=False):
     """What a group changes of a task; None leaves what is there.
 
-    An empty `progress`, `cancel` or `judge_id` takes away what is there.
+    An empty text, or a number of -1, takes away what is there.
     """
+
+    state: TaskState | None = None
 
     attempt: int | None = None
     priority: int | None = None
     due_at: int | None = None
     expires_at: int | None = None
+    worker_id: str | None = None
+    started_at: int | None = None
     heartbeat_at: int | None = None
     judge_id: str | None = None
     cancel: str | None = None
     data: str | None = None
     progress: str | None = None
+
+    @staticmethod
+    def of(**fields: Any) -> TaskChange:
+        """Return the change of these fields; None takes away what is there."""
+        for name, value in fields.items():
+            if value is None:
+                fields[name] = -1 if name.endswith("_at") else ""
+        return TaskChange(**fields)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What changes; None stands for what is taken away."""
+        fields = msgspec.structs.asdict(self).items()
+        return {n: None if v in ("", -1) else v for n, v in fields if v is not None}
 
 
 class Seen(msgspec.Struct):
@@ -190,9 +212,9 @@ class Rows(msgspec.Struct):
         attributes: rows of attributes to insert.
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
-        tasks: to be inserted or replaced.
+        tasks: to be inserted.
         changed_tasks: others that change.
-        ended_tasks: to delete, if they are there.
+        ended_tasks: to delete, if they are there, before others are inserted.
     """
 
     changed: list[Run] = []

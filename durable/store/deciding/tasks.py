@@ -48,29 +48,35 @@ class Tasks:
         """Begin with what was seen."""
         self._draft = draft
         self._inboxes = inboxes
-        self._now: dict[TaskKey, Task | None] = {}
+        self._now: dict[str, dict[int, Task | None]] = {}
+        self._seen: dict[str, dict[int, Task]] = {}
+        for (run_id, event_id), task in draft.seen.tasks.items():
+            self._seen.setdefault(run_id, {})[event_id] = task
 
     # --- what is there ----------------------------------------------------------------
 
     def _find(self, key: TaskKey) -> Task | None:
-        if key in self._now:
-            return self._now[key]
+        run_id, event_id = key
+        now = self._now.get(run_id, {})
+        if event_id in now:
+            return now[event_id]
         seen = self._draft.seen
-        if key not in seen.looked_tasks and key[0] not in seen.all_tasks:
-            run = seen.runs.get(key[0])
+        if key not in seen.looked_tasks and run_id not in seen.all_tasks:
+            run = seen.runs.get(run_id)
             if run is None or not run.changes & CREATED:
                 self._draft.lack("tasks", key)
-        return seen.tasks.get(key)
+        return self._seen.get(run_id, {}).get(event_id)
 
     def _find_all(self, run: Run) -> list[Task]:
-        run_id, seen = run.run_id, self._draft.seen
-        found: dict[TaskKey, Task | None] = {}
-        if not run.changes & CREATED:
-            if run_id not in seen.all_tasks:
-                self._draft.lack("all_tasks", run_id)
-            found.update((k, t) for k, t in seen.tasks.items() if k[0] == run_id)
-        found.update((k, t) for k, t in self._now.items() if k[0] == run_id)
+        run_id, all_tasks = run.run_id, self._draft.seen.all_tasks
+        if not run.changes & CREATED and run_id not in all_tasks:
+            self._draft.lack("all_tasks", run_id)
+        found: dict[int, Task | None] = {**self._seen.get(run_id, {})}
+        found.update(self._now.get(run_id, {}))
         return [task for task in found.values() if task is not None]
+
+    def _note(self, key: TaskKey, task: Task | None) -> None:
+        self._now.setdefault(key[0], {})[key[1]] = task
 
     def foresee(self, run: Run) -> None:
         """Have all tasks of a run looked at, if they were not, beside what else is."""
@@ -80,16 +86,18 @@ class Tasks:
     # --- what becomes of it -----------------------------------------------------------
 
     def put(self, record: ActivityTaskRecord) -> None:
-        """Insert a task, or replace it."""
+        """Insert a task; replace one that was looked for and is there."""
         key, rows = record.key, self._draft.rows
         rows.tasks[key] = record
         rows.changed_tasks.pop(key, None)
-        rows.ended_tasks.pop(key, None)
-        self._now[key] = Task(
+        if key[1] in self._seen.get(key[0], ()):
+            rows.ended_tasks[key] = None
+        task = Task(
             *(record.run_id, record.scheduled_event_id, record.namespace),
             *(record.state, record.attempt),
             *(record.worker_id, record.judge_id, record.cancel),
         )
+        self._note(key, task)
 
     def end(self, key: TaskKey) -> None:
         """Delete a task, if it is there."""
@@ -97,26 +105,23 @@ class Tasks:
         rows.tasks.pop(key, None)
         rows.changed_tasks.pop(key, None)
         rows.ended_tasks[key] = None
-        self._now[key] = None
+        self._note(key, None)
 
     def _change(self, task: Task, change: TaskChange) -> None:
         rows, key = self._draft.rows, task.key
-        new = {n: v for n, v in msgspec.structs.asdict(change).items() if v is not None}
         if change.attempt is not None:
             task.attempt = change.attempt
         if change.cancel is not None:
             task.cancel = change.cancel or None
         if change.judge_id is not None:
             task.judge_id = change.judge_id or None
-        self._now[key] = task
-        put = rows.tasks.get(key)
+        self._note(key, task)
+        put, before = rows.tasks.get(key), rows.changed_tasks.get(key)
         if put is not None:
-            given = {
-                name: None if value == "" else value for name, value in new.items()
-            }
-            rows.tasks[key] = msgspec.structs.replace(put, **given)
-        elif key in rows.changed_tasks:
-            before = rows.changed_tasks[key]
+            rows.tasks[key] = msgspec.structs.replace(put, **change.given)
+        elif before is not None:
+            fields = msgspec.structs.asdict(change).items()
+            new = {name: value for name, value in fields if value is not None}
             rows.changed_tasks[key] = msgspec.structs.replace(before, **new)
         else:
             rows.changed_tasks[key] = change

@@ -168,8 +168,10 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             what = operation.properties
             if what is not None and what.attributes is not None:
                 _want_kinds(wanted, what.namespace, what.attributes)
-            if operation.has_tasks or operation.withdrawn or operation.cancels:
+            if operation.tasks or operation.withdrawn or operation.cancels:
                 _want_tasks(wanted, operation)
+            if operation.has_tasks and operation.status is not None:
+                wanted.all_tasks[run_id] = CLOSED
         elif kind is StartRun:
             _want_start(wanted, operation)
         elif kind is PutMessage:
@@ -205,13 +207,11 @@ _OF_ONE_TASK: Final = frozenset(
 
 def _want_tasks(wanted: Wanted, operation: CommitTask | RecordAttempts) -> None:
     run_id = operation.run_id
-    is_commit = isinstance(operation, CommitTask)
-    if is_commit and operation.has_tasks and operation.status is not None:
-        wanted.all_tasks[run_id] = CLOSED
+    rows = operation.rows if isinstance(operation, CommitTask) else ()
     for event_id in operation.withdrawn:
         wanted.tasks[run_id, event_id] = COMMITTED
-    if not is_commit:  # those of a turn are of events that it brings
-        for task in operation.tasks:
+    for task in operation.tasks:
+        if not rows or task.scheduled_event_id < rows[0][1]:  # else it is new
             wanted.tasks[task.key] = COMMITTED
     for cancel in operation.cancels:
         wanted.has_time = True

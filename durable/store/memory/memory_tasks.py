@@ -51,13 +51,7 @@ class MemoryTasks:
         for key in rows.ended_tasks:
             self.tasks.pop(key, None)
         for key, change in rows.changed_tasks.items():
-            new = msgspec.structs.asdict(change).items()
-            given = {
-                name: None if value == "" else value
-                for name, value in new
-                if value is not None
-            }
-            self.tasks[key] = replace(self.tasks[key], **given)
+            self.tasks[key] = replace(self.tasks[key], **change.given)
         self.tasks.update(rows.tasks)
 
     def claim_tasks(

@@ -13,7 +13,7 @@ from durable.errors import DatabaseUnavailableError
 from durable.store.database import LOCK_SECONDS
 from durable.store.mysql import look as mysql_look
 from durable.store.mysql.driver import Trips, be_patient, literal
-from durable.store.mysql.write import write
+from durable.store.mysql.write import write, write_tasks
 from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
@@ -317,6 +317,10 @@ class MysqlTables(ServerTables):
     def write(self, rows: Rows) -> None:
         """See `Tables`. They go together with the commit."""
         self._session.write_later(write(rows))
+
+    def write_tasks(self, rows: Rows) -> None:
+        """See `Tables`; likewise."""
+        self._session.write_later(write_tasks(rows))
 
     # --- what workers do --------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durable.store.deciding import rows as bits
 from durable.store.mysql.driver import listed, literal
 from durable.store.sql import salvage, statements, tables
+from durable.store.sql.tasks import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -103,6 +104,25 @@ def write(rows: Rows) -> list[str]:
         # In one order, so that no two wait for each other.
         found += _KINDS.fill(sorted((*key, kind) for key, kind in rows.kinds.items()))
     return found
+
+
+_TASKS: Final = _Insert(list(tables.ACTIVITY_TASKS.c))
+
+
+def write_tasks(rows: Rows) -> list[str]:
+    """Return the statements that write what a group does to tasks."""
+    found = _delete("durable_activity_tasks", rows.ended_tasks, "scheduled_event_id")
+    alike: dict[tuple[str, str], list[int]] = {}
+    for (run_id, event_id), change in sorted(rows.changed_tasks.items()):
+        new = (f"{name} = {literal(value)}" for name, value in change.given.items())
+        alike.setdefault((run_id, ", ".join(new)), []).append(event_id)
+    found += [
+        f"UPDATE durable_activity_tasks SET {new} WHERE run_id = {literal(run_id)}"  # noqa: S608 - literals
+        f" AND scheduled_event_id IN ({listed(event_ids)})"
+        for (run_id, new), event_ids in alike.items()
+        if new
+    ]
+    return [*found, *_TASKS.fill(writing.inserted(rows))]
 
 
 def _delete(

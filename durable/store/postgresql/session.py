@@ -10,7 +10,7 @@ from durable import limits
 from durable.store.database import LOCK_SECONDS
 from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
-from durable.store.postgresql.write import insert_all, write
+from durable.store.postgresql.write import insert_all, write, write_tasks
 from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
@@ -354,3 +354,7 @@ class PostgresTables(ServerTables):
     def write(self, rows: Rows) -> None:
         """See `Tables`. They go together with the commit."""
         self._session.write_later(write(rows))
+
+    def write_tasks(self, rows: Rows) -> None:
+        """See `Tables`; likewise."""
+        self._session.write_later(write_tasks(rows))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durable.store.deciding import rows as bits
 from durable.store.postgresql.driver import Statement, numbers, texts
 from durable.store.sql import salvage, statements, tables
+from durable.store.sql.tasks import writing
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -108,6 +109,15 @@ _MESSAGES: Final = _insert(
 _TAKEN: Final = _delete([_I.run_id, _I.sequence])
 _TAKEN_REQUESTS: Final = _delete([_I.run_id, _I.request_id])
 _EMPTIED: Final = _delete([_I.run_id])
+_T: Final = tables.ACTIVITY_TASKS.c
+_TASKS: Final = _insert(list(_T))
+_TASKS_ENDED: Final = _delete([_T.run_id, _T.scheduled_event_id])
+_TASKS_CHANGED: Final = _ManyRows(
+    [_T[name] for name in writing.NAMES],
+    writing.UPDATE.format(
+        changes=writing.changes(lambda _, name: f"n.{name}"), rows="{rows}"
+    ),
+)
 _READ: Final = _delete([tables.REPLIES.c.run_id, tables.REPLIES.c.request_id])
 
 
@@ -150,6 +160,16 @@ def write(rows: Rows) -> list[Statement]:
     # Who closes gives up its id before another takes it.
     found = _write_runs(rows.changed) if rows.changed else []
     return found + [text.fill(values) for text, values in wanted if values]
+
+
+def write_tasks(rows: Rows) -> list[Statement]:
+    """Return the statements that write what a group does to tasks."""
+    wanted = (
+        (_TASKS_ENDED, rows.ended_tasks),
+        (_TASKS_CHANGED, list(writing.changed(rows))),
+        (_TASKS, list(writing.inserted(rows))),
+    )
+    return [text.fill(values) for text, values in wanted if values]
 
 
 def _write_runs(changed: list[Run]) -> list[Statement]:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from durable.store.deciding.deleting import OpenParent, Tie
 from durable.store.records import RunStatus
 from durable.store.sql.tables import (
+    ACTIVITY_TASKS,
     ATTEMPTS,
     ATTRIBUTES,
     HISTORY,
@@ -72,7 +73,7 @@ FIND_TIES: Final = (
 )
 DELETIONS: Final = [
     sa.delete(table).where(table.c.run_id.in_(_RUN_IDS))
-    for table in (HISTORY, ATTEMPTS, INBOX, REPLIES, ATTRIBUTES, RUNS)
+    for table in (HISTORY, ATTEMPTS, ACTIVITY_TASKS, INBOX, REPLIES, ATTRIBUTES, RUNS)
 ]
 
 

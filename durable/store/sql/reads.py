@@ -22,6 +22,7 @@ from durable.store.records import NEVER, LoadedRun
 from durable.store.sql import salvage, searching, statements
 from durable.store.sql.backlog import backlog
 from durable.store.sql.fetching import fetch
+from durable.store.sql.tasks import task_reads
 
 if TYPE_CHECKING:
     from durable.store.database import Session
@@ -59,12 +60,12 @@ def _loaded(session: Session, query: queries.LoadRuns) -> list[LoadedRun]:
 
 
 def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) -> None:
-    records = [
-        salvage.salvage_run(row)
-        for row in fetch(session, statements.LOAD_RUNS, run_ids=run_ids)
-    ]
+    found = fetch(session, statements.LOAD_RUNS_AND_MORE, run_ids=run_ids)
+    records = [salvage.salvage_run(row[:-1]) for row in found]
     for run in records:
-        loaded[run.run_id] = LoadedRun(record=run, rows=[], messages=[], attempts=[])
+        loaded[run.run_id] = LoadedRun(
+            record=run, rows=[], messages=[], attempts=[], tasks={}
+        )
     whole = [run.run_id for run in records if run.checkpoint_event_id <= 1]
     partly = [run.run_id for run in records if run.checkpoint_event_id > 1]
     whole = _load_packed(session, whole, loaded)
@@ -81,6 +82,9 @@ def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) ->
         attempt = _salvage(loaded, run_id, salvage.to_attempt, row)
         if attempt is not None:
             loaded[run_id].attempts.append(attempt)
+    if any(row[-1] for row in found):
+        for run_id, tasks in task_reads.find_states(session, run_ids).items():
+            loaded[run_id].tasks.update(tasks)
 
 
 def _salvage(
@@ -455,6 +459,14 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.FindUnowned: _each(_unowned),
     queries.CountVersions: _each(_count_versions),
     queries.ReadBacklog: _each(backlog),
+    queries.FindActivityTask: _each(task_reads.found),
+    queries.ListActivityTasks: _each(task_reads.listed),
+    queries.FindCancelledTasks: _own(task_reads.cancelled),
+    queries.CountActivityTasks: _each(task_reads.counted),
+    queries.NextActivityTaskAt: lambda session, asked: [
+        None if worker is None else task_reads.next_at(session, query, worker)
+        for query, worker in asked
+    ],
     queries.ListNamespaces: _each(_namespaces),
     queries.ListWorkers: _each(_workers),
     queries.CountOwnedRuns: _each(_owned),

@@ -14,6 +14,7 @@ import msgspec
 
 from durable.core.history.payload import Failure
 from durable.errors import CorruptHistoryError
+from durable.store.activity_tasks import ActivityTaskRecord
 from durable.store.records import (
     AttemptRecord,
     MessageRecord,
@@ -27,7 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _Record = TypeVar(
-    "_Record", RunRecord, AttemptRecord, MessageRecord, WorkerRecord, NamespaceRecord
+    "_Record",
+    RunRecord,
+    AttemptRecord,
+    ActivityTaskRecord,
+    MessageRecord,
+    WorkerRecord,
+    NamespaceRecord,
 )
 
 # What this library adds to a row is no column of it.
@@ -36,6 +43,7 @@ RUN_FIELDS: Final = tuple(n for n in RunRecord.__struct_fields__ if n != _OWN)
 ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
 MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
 WORKER_FIELDS: Final = tuple(n for n in WorkerRecord.__struct_fields__ if n != _OWN)
+TASK_FIELDS: Final = ActivityTaskRecord.__struct_fields__
 NAMESPACE_FIELDS: Final = NamespaceRecord.__struct_fields__
 _ENUMS: Final = {"status": "status", "state": "attempt state"}
 
@@ -52,6 +60,11 @@ def to_run(row: Sequence[Any]) -> RunRecord:
 def to_attempt(row: Sequence[Any]) -> AttemptRecord:
     """Build an attempt from a row of `ATTEMPT_FIELDS`; raises as `to_run` does."""
     return _convert(AttemptRecord, dict(zip(ATTEMPT_FIELDS, row, strict=True)))
+
+
+def to_task(row: Sequence[Any]) -> ActivityTaskRecord:
+    """Build an activity from a row of `TASK_FIELDS`; raises as `to_run` does."""
+    return _convert(ActivityTaskRecord, dict(zip(TASK_FIELDS, row, strict=True)))
 
 
 def to_message(row: Sequence[Any]) -> MessageRecord:
@@ -124,6 +137,8 @@ def _explain(kind: type[Any], fields: dict[str, Any], why: str) -> CorruptHistor
         name = f"Run {fields['run_id']!r}"
     if kind is AttemptRecord:
         name += f", attempt of event {fields['scheduled_event_id']!r}"
+    elif kind is ActivityTaskRecord:
+        name += f", activity of event {fields['scheduled_event_id']!r}"
     elif kind is MessageRecord:
         name += f", message {fields['sequence']}"
     link = " " if what.startswith("has") else ": "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from durable.store.database import Session
 
-HEAD: Final = "0008"
+HEAD: Final = "0009"
 """The newest revision in `migrations/versions`."""
 
 COPYING: Final = "copying "

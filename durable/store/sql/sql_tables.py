@@ -15,6 +15,8 @@ from durable.errors import CorruptHistoryError
 from durable.store.sql import deleting, reads, salvage, statements
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import RUNS
+from durable.store.sql.tasks import statements as task_statements
+from durable.store.sql.tasks.task_tables import TaskTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +51,7 @@ def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     )
 
 
-class SqlTables:
+class SqlTables(TaskTables):
     """Implements `Tables` but for `look` and `write`."""
 
     _find_claimable = statements.FIND_CLAIMABLE
@@ -248,7 +250,8 @@ class SqlTables:
         version: str | None,
     ) -> None:
         """See `Tables`."""
-        self._execute(statements.DELETE_EVENTS_AFTER, repaired=run_id, kept=keep)
+        for gone in (statements.DELETE_EVENTS_AFTER, task_statements.DELETE_AFTER):
+            self._execute(gone, repaired=run_id, kept=keep)
         if rows:
             names = [column.name for column in statements.HISTORY_COLUMNS]
             values = [dict(zip(names, row, strict=True)) for row in rows]

@@ -246,7 +246,63 @@ ATTEMPTS: Final = sa.Table(
     sa.Column("closed_at", sa.BigInteger),
     sa.Column("failure", _json()),
     sa.Column("worker_id", _id()),
+    sa.Column("details", _json()),
+    sa.Column("heartbeat_at", sa.BigInteger),
     sqlite_with_rowid=False,
+)
+
+ACTIVITY_TASKS: Final = sa.Table(
+    "durable_activity_tasks",
+    METADATA,
+    sa.Column("run_id", _id(), primary_key=True),
+    sa.Column("scheduled_event_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("namespace", _place(), nullable=False),
+    sa.Column("task_queue", _place(), nullable=False),
+    sa.Column("activity_type", _id(), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("data", _json(), nullable=False),
+    sa.Column("state", _id(32), nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("worker_id", _id()),
+    sa.Column("started_at", sa.BigInteger),
+    sa.Column("heartbeat_at", sa.BigInteger),
+    sa.Column("judge_id", _id()),
+    sa.Column("cancel", _id()),
+    sa.Column("progress", _json()),
+)
+_is_waiting = sa.text("state = 'waiting'")
+# What a worker takes of one type and priority is together, whatever else waits: it may
+# know few of the types, and much may not be due.
+sa.Index(
+    "durable_activity_tasks_due",
+    ACTIVITY_TASKS.c.namespace,
+    ACTIVITY_TASKS.c.task_queue,
+    ACTIVITY_TASKS.c.state,
+    ACTIVITY_TASKS.c.activity_type,
+    ACTIVITY_TASKS.c.priority,
+    ACTIVITY_TASKS.c.due_at,
+    ACTIVITY_TASKS.c.run_id,
+    ACTIVITY_TASKS.c.scheduled_event_id,
+    sqlite_where=_is_waiting,
+    postgresql_where=_is_waiting,
+)
+sa.Index(
+    "durable_activity_tasks_expiry",
+    ACTIVITY_TASKS.c.namespace,
+    ACTIVITY_TASKS.c.expires_at,
+    ACTIVITY_TASKS.c.run_id,
+    ACTIVITY_TASKS.c.scheduled_event_id,
+    sqlite_where=ACTIVITY_TASKS.c.expires_at.is_not(None),
+    postgresql_where=ACTIVITY_TASKS.c.expires_at.is_not(None),
+)
+sa.Index(
+    "durable_activity_tasks_worker",
+    ACTIVITY_TASKS.c.worker_id,
+    ACTIVITY_TASKS.c.cancel,
+    sqlite_where=ACTIVITY_TASKS.c.worker_id.is_not(None),
+    postgresql_where=ACTIVITY_TASKS.c.worker_id.is_not(None),
 )
 
 WORKERS: Final = sa.Table(

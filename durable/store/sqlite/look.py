@@ -180,6 +180,8 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
             run_ids = _look_for_places(cursor, wanted, header, seen)
         if run_ids:
             look_for_runs(cursor, run_ids, seen, header)
+    elif wanted.tasks and not wanted.names:
+        _take_header(seen, cursor.execute(_SELECT_HEADER, header).fetchone())
     if seen.first_sequence is not None:
         looked = wanted.rare.get("looked", ())
         if wanted.mail or wanted.letters or looked:

@@ -58,6 +58,10 @@ class SqliteTables(SqlTables):
         """See `Tables`."""
         sqlite_write.write(self._cursor, rows)
 
+    def write_tasks(self, rows: Rows) -> None:
+        """See `Tables`."""
+        sqlite_write.write_tasks(self._cursor, rows)
+
     def delete_runs(self, run_ids: Sequence[str]) -> None:
         """See `Tables`."""
         super().delete_runs(run_ids)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from durable.store.deciding import rows as bits
 from durable.store.records import RUNNING
 from durable.store.sql import salvage, statements
+from durable.store.sql.tasks import writing
 from durable.store.sqlite.texts import ManyKeys, ManyRows
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ _INSERT_KINDS: Final = ManyRows(
 _PUT_ATTEMPTS: Final = ManyRows(
     f"INSERT OR REPLACE INTO durable_attempts ({', '.join(salvage.ATTEMPT_FIELDS)})"
     " VALUES",
-    10,
+    12,
 )
 _PUT_REPLIES: Final = ManyRows(
     "INSERT OR REPLACE INTO durable_replies (run_id, request_id, data, created_at)"
@@ -160,6 +161,25 @@ _DELETE_REPLIES: Final = ManyRows(
     " AND durable_replies.request_id = used.column2)",
 )
 _DELETE_INBOXES: Final = ManyKeys("DELETE FROM durable_inbox WHERE run_id IN ({})")
+_T: Final = "durable_activity_tasks"
+_KEYS: Final = f" WHERE {_T}.run_id = {{}} AND {_T}.scheduled_event_id = {{}}"
+_INSERT_TASKS: Final = ManyRows(
+    f"INSERT INTO {_T} ({', '.join(salvage.TASK_FIELDS)}) VALUES",
+    len(salvage.TASK_FIELDS),
+)
+_CHANGE_TASKS: Final = ManyRows(
+    f"UPDATE {_T} SET {writing.changes(lambda n, _: f'new.column{n}')}"  # noqa: S608 - as above
+    " FROM (VALUES",
+    writing.WIDTH,
+    f") AS new{_KEYS.format('new.column1', 'new.column2')}",
+    single=f"UPDATE {_T} SET {writing.changes(lambda n, _: f'?{n}')}"  # noqa: S608 - as above
+    + _KEYS.format("?1", "?2"),
+)
+_DELETE_TASKS: Final = ManyRows(
+    f"DELETE FROM {_T} WHERE rowid IN (SELECT {_T}.rowid FROM (VALUES",  # noqa: S608 - as above
+    2,
+    f") AS used CROSS JOIN {_T}{_KEYS.format('used.column1', 'used.column2')})",
+)
 _SET_SEQUENCE: Final = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'durable_inbox'"
 _FIRST_SEQUENCE: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
 
@@ -193,6 +213,16 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
     if rows.kinds:
         kinds = ((*key, kind) for key, kind in rows.kinds.items())
         _INSERT_KINDS.execute(cursor, _flatten(kinds))
+
+
+def write_tasks(cursor: sqlite3.Cursor, rows: Rows) -> None:
+    """Write what a group does to tasks."""
+    if rows.ended_tasks:
+        _DELETE_TASKS.execute(cursor, _flatten(rows.ended_tasks))
+    if rows.changed_tasks:
+        _CHANGE_TASKS.execute(cursor, _flatten(writing.changed(rows)))
+    if rows.tasks:
+        _INSERT_TASKS.execute(cursor, _flatten(writing.inserted(rows)))
 
 
 def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:

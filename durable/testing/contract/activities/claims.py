@@ -38,6 +38,7 @@ from durable.testing.contract.rows import (
     make_settling,
     make_start,
     make_task,
+    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class TaskClaimContract:
         assert await other.perform(TAKE) == (replace(lost, judge_id="v"),)
         with pytest.raises(LeaseLostError):
             await store.perform(make_settling("r1"))
-        assert harness.lost == ["w"]
+        await wait_until(lambda: harness.lost == ["w"])
 
     async def test_task_of_a_worker_that_leaves_is_lost(
         self, harness: Harness, store: Opened

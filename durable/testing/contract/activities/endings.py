@@ -428,7 +428,7 @@ class TaskEndingContract:
     ) -> None:
         other = await harness.open("v")
         await store.perform(make_owned("r1", tasks=(make_task("r1"),)))
-        changes = {
+        changes: dict[str, Any] = {
             "tasks": (make_task("r1", 3),),
             "withdrawn": (2,),
             "cancels": (TaskCancel(2, "stop", "{}"),),
@@ -593,12 +593,13 @@ class TaskEndingContract:
             run_id="r1", scheduled_event_id=2, attempt=3, state=TaskState.WAITING
         )
 
-        for wrong in (
+        wrongs: tuple[dict[str, Any], ...] = (
             {"attempt": 2},
             {"state": TaskState.CLAIMED},
             {"scheduled_event_id": 3},
-        ):
-            changed = replace(update, due_at=NEVER, **wrong)  # type: ignore[arg-type]  # of several types
+        )
+        for wrong in wrongs:
+            changed = replace(update, due_at=NEVER, **wrong)
             assert await store.perform(changed) is False
         assert await store.task("r1") == task
 
@@ -608,12 +609,12 @@ class TaskEndingContract:
             update, data='"new"', priority=1, due_at=0, expires_at=START + HOUR
         )
         assert await store.perform(options) is True
-        changed = replace(
+        expected = replace(
             task, data='"new"', priority=1, due_at=0, expires_at=START + HOUR
         )
-        assert await store.task("r1") == changed
+        assert await store.task("r1") == expected
         assert await store.perform(replace(update, is_reset=True)) is True
-        again = replace(changed, attempt=1, progress=None)
+        again = replace(expected, attempt=1, progress=None)
         assert await store.task("r1") == again
 
     async def test_operator_tells_who_has_claimed_a_task(self, store: Opened) -> None:

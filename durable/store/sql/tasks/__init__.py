@@ -1,0 +1,1 @@
+"""Activities that anyone may take, in tables: alike on all databases."""

@@ -1,0 +1,223 @@
+"""What is asked of the table of tasks; how it is written is each database's own.
+
+No statement looks at more rows than it may answer with, whatever else waits: of each
+type and priority in a queue the first is found from the one before, by the index.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
+
+import sqlalchemy as sa
+
+from durable import limits
+from durable.store.activity_tasks import TaskState
+from durable.store.sql.salvage import TASK_FIELDS
+from durable.store.sql.tables import ACTIVITY_TASKS, WORKERS
+
+if TYPE_CHECKING:
+    from durable.store.queries import TaskFilter
+
+_Row = TypeVarTuple("_Row")
+_T: Final = ACTIVITY_TASKS.c
+COLUMNS: Final = [_T[field] for field in TASK_FIELDS]
+_KEY: Final = (_T.run_id, _T.scheduled_event_id)
+_CLAIMED: Final = TaskState.CLAIMED.value
+
+
+def _by_index(statement: sa.Select[*_Row], index: str) -> sa.Select[*_Row]:
+    """Walk by that index on MariaDB, see `durable.store.sql.statements.by_index`."""
+    hint = f"FORCE INDEX ({index})"
+    for dialect in ("mariadb", "mysql"):
+        statement = statement.with_hint(ACTIVITY_TASKS, hint, dialect)
+    return statement
+
+
+def _of_index(name: str) -> str:
+    return f"durable_activity_tasks_{name}"
+
+
+# --- by their keys --------------------------------------------------------------------
+
+LOCK_TASKS: Final = (
+    _by_index(
+        sa.select(
+            *(*_KEY, _T.namespace, _T.state, _T.attempt),
+            *(_T.worker_id, _T.judge_id, _T.cancel),
+        ),
+        "PRIMARY",
+    )
+    .where(sa.tuple_(*_KEY).in_(sa.bindparam("keys", expanding=True)))
+    .order_by(*_KEY)
+    .with_for_update()
+)
+FIND_KEYS: Final = sa.select(*_KEY).where(
+    _T.run_id.in_(sa.bindparam("run_ids", expanding=True))
+)
+LOAD_STATES: Final = sa.select(*_KEY, _T.state).where(
+    _T.run_id.in_(sa.bindparam("run_ids", expanding=True))
+)
+DELETE_AFTER: Final = sa.delete(ACTIVITY_TASKS).where(
+    _T.run_id == sa.bindparam("repaired"),
+    _T.scheduled_event_id > sa.bindparam("kept"),
+)
+FIND_TASK: Final = sa.select(*COLUMNS).where(
+    _T.run_id == sa.bindparam("run_id"),
+    _T.scheduled_event_id == sa.bindparam("event_id"),
+)
+
+# --- what waits -----------------------------------------------------------------------
+
+_OF_QUEUE: Final = (
+    _T.namespace == sa.bindparam("namespace"),
+    _T.task_queue == sa.bindparam("task_queue"),
+    # As the condition of the index has it: a parameter may be anything.
+    _T.state == sa.literal_column("'waiting'"),
+)
+
+
+def _first(column: Any, *where: Any) -> Any:
+    found = sa.select(column).where(*_OF_QUEUE, *where).order_by(column)
+    return _by_index(found.limit(sa.literal(1)), _of_index("due")).scalar_subquery()
+
+
+def _find_heads() -> sa.Select[Any]:
+    kind, priority = _T.activity_type, _T.priority
+    first_kind = _first(kind, kind > sa.bindparam("after"))
+    kinds = sa.select(
+        first_kind.label("kind"), sa.literal(1, literal_execute=True).label("place")
+    ).cte("kinds", recursive=True)
+    kinds = kinds.union_all(
+        sa.select(_first(kind, kind > kinds.c.kind), kinds.c.place + sa.literal(1))
+        .select_from(kinds)
+        .where(
+            kinds.c.kind.is_not(None),
+            kinds.c.place < sa.literal(limits.TASK_TYPES_AT_ONCE),
+        )
+    )
+    heads = (
+        sa.select(
+            kinds.c.kind.label("kind"),
+            _first(priority, kind == kinds.c.kind).label("priority"),
+        )
+        .select_from(kinds)
+        .where(kinds.c.kind.is_not(None))
+        .cte("heads", recursive=True)
+    )
+    heads = heads.union_all(
+        sa.select(
+            heads.c.kind,
+            _first(priority, kind == heads.c.kind, priority > heads.c.priority),
+        )
+        .select_from(heads)
+        .where(heads.c.priority.is_not(None))
+    )
+    due_at = _first(_T.due_at, kind == heads.c.kind, priority == heads.c.priority)
+    return (
+        sa.select(heads.c.kind, heads.c.priority, due_at)
+        .select_from(heads)
+        .where(heads.c.priority.is_not(None))
+    )
+
+
+FIND_HEADS: Final = _find_heads()
+"""The types after a name that wait in a queue, each priority of theirs, and its first
+instant."""
+
+
+def _due(*columns: sa.Column[Any]) -> sa.Select[Any]:
+    found = (
+        sa.select(*columns)
+        .where(
+            *_OF_QUEUE,
+            _T.activity_type == sa.bindparam("kind"),
+            _T.priority == sa.bindparam("of_priority"),
+            _T.due_at <= sa.bindparam("until"),
+            sa.or_(_T.expires_at.is_(None), _T.expires_at > sa.bindparam("until")),
+        )
+        .order_by(_T.due_at, *_KEY)
+        .limit(sa.bindparam("page"))
+    )
+    return _by_index(found, _of_index("due"))
+
+
+PEEK_DUE: Final = _due(_T.due_at, *_KEY)
+# What others are taking just now is theirs.
+TAKE_DUE: Final = _due(*COLUMNS).with_for_update(skip_locked=True)
+
+# --- what is to be judged -------------------------------------------------------------
+
+_UNJUDGED: Final = (
+    _T.namespace == sa.bindparam("namespace"),
+    _T.expires_at.is_not(None),
+    _T.state != _CLAIMED,
+    sa.or_(_T.judge_id.is_(None), _T.judge_id.not_in(sa.select(WORKERS.c.worker_id))),
+)
+TAKE_EXPIRED: Final = _by_index(
+    sa.select(*COLUMNS)
+    .where(*_UNJUDGED, _T.expires_at <= sa.bindparam("until"))
+    .order_by(_T.expires_at, *_KEY)
+    .limit(sa.bindparam("page"))
+    .with_for_update(skip_locked=True, of=ACTIVITY_TASKS),
+    _of_index("expiry"),
+)
+NEXT_EXPIRY: Final = _by_index(
+    sa.select(_T.expires_at)
+    .where(*_UNJUDGED)
+    .order_by(_T.expires_at)
+    .limit(sa.literal(1)),
+    _of_index("expiry"),
+)
+
+# --- whose they are -------------------------------------------------------------------
+
+# What a worker has is live, and little.
+FIND_STRAYS: Final = sa.select(*_KEY, _T.worker_id).where(
+    _T.worker_id.is_not(None),
+    _T.state == _CLAIMED,
+    _T.worker_id.not_in(sa.select(WORKERS.c.worker_id)),
+)
+FIND_CANCELLED: Final = (
+    sa.select(*_KEY, _T.attempt, _T.cancel)
+    .where(
+        _T.worker_id == sa.bindparam("myself"),
+        _T.cancel.is_not(None),
+        _T.state == _CLAIMED,
+    )
+    .order_by(*_KEY)
+)
+
+# --- for people -----------------------------------------------------------------------
+
+
+def list_tasks(namespace: str, where: TaskFilter, limit: int) -> sa.Select[Any]:
+    """Build the statement of one page of a listing."""
+    conditions = [_T.namespace == namespace]
+    for column, value in (
+        (_T.task_queue, where.task_queue),
+        (_T.activity_type, where.activity_type),
+        (_T.state, where.state),
+        (_T.run_id, where.run_id),
+    ):
+        if value is not None:
+            conditions.append(column == str(value))
+    if where.after is not None:
+        run_id, event_id = where.after
+        later = _T.scheduled_event_id > event_id
+        conditions.append(_T.run_id >= run_id)
+        conditions.append(sa.or_(_T.run_id > run_id, later))
+    return sa.select(*COLUMNS).where(*conditions).order_by(*_KEY).limit(limit)
+
+
+_counted = (
+    sa.select(_T.task_queue, _T.state, _T.due_at)
+    .where(_T.namespace == sa.bindparam("namespace"))
+    .limit(sa.literal(limits.BACKLOG_TASKS_MAX))
+    .subquery()
+)
+COUNT_TASKS: Final = sa.select(
+    _counted.c.task_queue,
+    _counted.c.state,
+    sa.func.count(),
+    sa.func.min(_counted.c.due_at),
+).group_by(_counted.c.task_queue, _counted.c.state)

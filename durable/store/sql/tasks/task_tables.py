@@ -1,0 +1,188 @@
+"""Tasks within a transaction: how they are looked at, claimed, judged and lost."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from durable import limits
+from durable.errors import CorruptHistoryError
+from durable.store.activity_tasks import ActivityTaskRecord, TaskState
+from durable.store.deciding.rows import Rows, Task, TaskChange
+from durable.store.sql import salvage
+from durable.store.sql.fetching import fetch
+from durable.store.sql.tasks import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from durable.store.activity_tasks import TaskKey
+    from durable.store.database import Session
+    from durable.store.deciding.wanted import Wanted
+    from durable.store.records import WorkerRecord
+
+_Key = TypeVar("_Key", str, tuple[str, int])
+# Two parameters each; all databases take these many.
+_KEYS_PER_STATEMENT = 500
+_STATES = {state.value: state for state in TaskState}
+
+
+def _pages(keys: Iterable[_Key]) -> Iterator[list[_Key]]:
+    found = list(keys)
+    for start in range(0, len(found), _KEYS_PER_STATEMENT):
+        yield found[start : start + _KEYS_PER_STATEMENT]
+
+
+def find_heads(
+    session: Session, namespace: str, task_queue: str, types: Iterable[str] | None
+) -> Iterator[tuple[int, int, str]]:
+    """Yield what waits in a queue: priority, first instant and type of each kind."""
+    known = None if types is None else frozenset(types)
+    after: Any = ""
+    while after is not None:
+        found = fetch(
+            session,
+            statements.FIND_HEADS,
+            namespace=namespace,
+            task_queue=task_queue,
+            after=after,
+        )
+        for kind, priority, due_at in found:
+            is_read = isinstance(kind, str) and isinstance(due_at, int)
+            if is_read and (known is None or kind in known):
+                yield priority, due_at, kind
+        kinds = {kind for kind, _, _ in found}
+        after = max(kinds) if len(kinds) >= limits.TASK_TYPES_AT_ONCE else None
+
+
+class TaskTables:
+    """The part of `Tables` that concerns tasks, but for `write_tasks`."""
+
+    _session: Session
+
+    def write_tasks(self, rows: Rows) -> None:
+        """See `Tables`; first what ends, last what is inserted."""
+        raise NotImplementedError
+
+    # --- looking ----------------------------------------------------------------------
+
+    def look_for_tasks(self, wanted: Wanted) -> dict[TaskKey, Task]:
+        """See `Tables`. All are locked in the order of their keys."""
+        keys = set(wanted.tasks)
+        for run_ids in _pages(wanted.all_tasks):
+            # None can come to a run that is locked.
+            found = fetch(self._session, statements.FIND_KEYS, run_ids=run_ids)
+            keys.update((run_id, event_id) for run_id, event_id in found)
+        return self._lock(keys)
+
+    def _lock(self, keys: Iterable[TaskKey]) -> dict[TaskKey, Task]:
+        tasks: dict[TaskKey, Task] = {}
+        for page in _pages(sorted(keys)):
+            for row in fetch(self._session, statements.LOCK_TASKS, keys=page):
+                run_id, event_id, namespace, state, *others = row
+                task = Task(run_id, event_id, namespace, _STATES.get(state), *others)
+                tasks[task.key] = task
+        return tasks
+
+    # --- what workers do --------------------------------------------------------------
+
+    def claim_tasks(
+        self,
+        worker: WorkerRecord,
+        task_queue: str,
+        types: Sequence[str] | None,
+        limit: int,
+        now: int,
+    ) -> list[ActivityTaskRecord]:
+        """See `Tables`."""
+        session, of_queue = self._session, (worker.namespace, task_queue)
+        heads = sorted(h for h in find_heads(session, *of_queue, types) if h[1] <= now)
+        taken: list[ActivityTaskRecord] = []
+        for priority, group in itertools.groupby(heads, lambda head: head[0]):
+            room = limit - len(taken)
+            if room <= 0:
+                break
+            where = {
+                "namespace": worker.namespace,
+                "task_queue": task_queue,
+                "of_priority": priority,
+                "until": now,
+            }
+            shares = self._share_out([kind for _, _, kind in group], where, room)
+            for kind, share in shares.items():
+                rows = fetch(
+                    session, statements.TAKE_DUE, **where, kind=kind, page=share
+                )
+                taken += _read(rows)
+        taken.sort(key=lambda one: (one.priority, one.due_at, one.key))
+        return self._change(
+            taken,
+            state=TaskState.CLAIMED,
+            worker_id=worker.worker_id,
+            started_at=now,
+            expires_at=None,
+            heartbeat_at=None,
+            judge_id=None,
+            cancel=None,
+        )
+
+    def _share_out(
+        self, kinds: list[str], where: dict[str, Any], room: int
+    ) -> dict[str, int]:
+        """Say how many of each type come first, if all are of one priority."""
+        if len(kinds) == 1:
+            return {kinds[0]: room}
+        first: list[tuple[Any, ...]] = []
+        for kind in kinds:
+            rows = fetch(
+                self._session, statements.PEEK_DUE, **where, kind=kind, page=room
+            )
+            first += [(*row, kind) for row in rows]
+        shares: dict[str, int] = {}
+        for *_, kind in sorted(first)[:room]:
+            shares[kind] = shares.get(kind, 0) + 1
+        return shares
+
+    def take_tasks(
+        self, worker: WorkerRecord, limit: int, now: int
+    ) -> list[ActivityTaskRecord]:
+        """See `Tables`."""
+        key = {"namespace": worker.namespace, "until": now, "page": limit}
+        rows = fetch(self._session, statements.TAKE_EXPIRED, **key)
+        return self._change(_read(rows), judge_id=worker.worker_id)
+
+    def _change(
+        self, found: list[ActivityTaskRecord], **fields: Any
+    ) -> list[ActivityTaskRecord]:
+        if not found:
+            return []
+        changed = {one.key: TaskChange.of(**fields) for one in found}
+        self.write_tasks(Rows(changed_tasks=changed))
+        return [msgspec.structs.replace(one, **fields) for one in found]
+
+    def lose_tasks(self) -> None:
+        """See `Tables`. There are none, as a rule."""
+        found = fetch(self._session, statements.FIND_STRAYS)
+        if not found:
+            return
+        owners = {(run_id, event_id): owner for run_id, event_id, owner in found}
+        lost = {
+            key: TaskChange.of(state=TaskState.LOST, expires_at=0)
+            for key, task in self._lock(owners).items()
+            if task.state is TaskState.CLAIMED and task.worker_id == owners[key]
+        }
+        if lost:
+            self.write_tasks(Rows(changed_tasks=lost))
+
+
+def _read(rows: Iterable[Sequence[Any]]) -> list[ActivityTaskRecord]:
+    """Build records; what cannot be read is left for the doctor."""
+    found: list[ActivityTaskRecord] = []
+    for row in rows:
+        try:
+            found.append(salvage.to_task(row))
+        except CorruptHistoryError:
+            continue
+    return found
