@@ -147,11 +147,6 @@ def gpu(database: str, slots: int = 4) -> Engine:
     )
 
 
-@pytest.fixture
-def database(request: pytest.FixtureRequest) -> str:
-    return f"memory://{request.node.name}"
-
-
 async def until(condition: object, seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # type: ignore[operator]
