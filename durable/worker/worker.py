@@ -21,7 +21,7 @@ import msgspec
 from durable.api.registry import Registry
 from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.history.ids import RunIds
-from durable.core.history.payload import Failure
+from durable.core.history.payload import PAUSED, Failure
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import EngineClosedError, StoreError
@@ -116,6 +116,7 @@ class Worker:
         self._executor = TaskExecutor(
             store,
             self._runner,
+            namespace,
             wake_by=self._wake_by,
             observer=lambda: self._watch,
             lease_lost=self.lease_lost,
@@ -275,6 +276,7 @@ class Worker:
             is_database_reachable=is_reachable,
             processes=processes,
             lost_processes=lost_processes,
+            activity_queues=self._options.activity_queues,
         )
 
     def is_busy(self) -> bool:
@@ -423,6 +425,8 @@ class Worker:
 
     def _stuck(self, run_id: str, why: Failure) -> None:
         self._lookout.parked(run_id)
+        if why.kind == PAUSED:
+            self._runner.spawn(self._executor.pause_tasks(run_id))
         self._on_stuck(run_id, why)
 
     def lease_lost(self, worker_id: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -13,25 +12,27 @@ from durable import (
     ActivityCancellationType,
     ActivityTimeoutError,
     Engine,
+    Handle,
     RetryPolicy,
+    RunStatus,
     WorkflowFailedError,
     activity,
     activity_info,
     sleep,
     workflow,
 )
-
 from durable.errors import InvalidIdError, InvalidOptionError
+from durable.runs.activity_tasks.task_rows import data_of
+from durable.store.queries import ListActivityTasks
 
 RAN: list[tuple[str, int]] = []
 GATE: list[asyncio.Event] = []
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
+def _fresh() -> None:
     RAN.clear()
     GATE.clear()
-    yield
 
 
 @activity(name="queues.render", task_queue="gpu")
@@ -112,10 +113,22 @@ async def cancels(kind: str) -> str:
 
 @workflow(name="queues.closes")
 async def closes(kind: str) -> None:
-    asyncio.create_task(
+    task = asyncio.create_task(
         held.options(cancellation_type=ActivityCancellationType(kind))(1)
     )
     await sleep(0.3)
+    assert not task.done()
+
+
+@workflow(name="queues.holds")
+async def holds(*, at_most_once: bool = False) -> int:
+    return await held.options(at_most_once=at_most_once)(1)
+
+
+@workflow(name="queues.patient")
+async def patient(until: int) -> int:
+    policy = RetryPolicy(max_attempts=3, initial_interval=0.3)
+    return await flaky.options(retry=policy)(until)
 
 
 @workflow(name="queues.waits")
@@ -128,8 +141,9 @@ async def waits() -> str:
 
 
 WORKFLOWS = [
-    video, routed, fan_out, retried, cancels, closes, waits, local,
-]  # fmt: skip
+    *(video, routed, fan_out, retried, cancels, closes, waits, holds, patient),
+    local,
+]
 GPU = [render, render_plain, flaky, held, local]
 
 
@@ -147,9 +161,9 @@ def gpu(database: str, slots: int = 4) -> Engine:
     )
 
 
-async def until(condition: object, seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # type: ignore[operator]
+        while not condition():  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(0.005)
 
 
@@ -252,20 +266,87 @@ async def test_schedule_to_start_counts_though_nobody_comes(database: str) -> No
 
 
 async def test_a_drain_leaves_what_has_not_ended(database: str) -> None:
+    """It is in doubt, says why, and runs again on the next worker."""
     GATE.append(asyncio.Event())
-
-    @asynccontextmanager
-    async def begun() -> AsyncIterator[None]:
+    async with home(database) as engine:
+        run = await engine.start(holds(), id="d")
         async with gpu(database):
             await until(lambda: ("begun", 1) in RAN)
-            yield
+        GATE[0].set()
+        async with gpu(database):
+            assert await run.result() == 1
+        rows = await run.attempts()
+    assert [(row.attempt, row.state.value) for row in rows] == [
+        (1, "lost"),
+        (2, "completed"),
+    ]
+    assert "when its worker closed, after 0.5 s of grace" in (rows[0].failure or "")
 
+
+async def test_one_in_doubt_that_must_not_run_again(database: str) -> None:
+    GATE.append(asyncio.Event())
     async with home(database) as engine:
-        run = await engine.start(closes("try_cancel"), id="d")
-        del run
-        async with begun():
-            pass
-    assert ("cancelled", 1) in RAN
+        run = await engine.start(holds(at_most_once=True), id="d")
+        async with gpu(database):
+            await until(lambda: ("begun", 1) in RAN)
+        async with gpu(database):
+            with pytest.raises(WorkflowFailedError, match="nobody knows whether"):
+                await run.result()
+    assert RAN.count(("begun", 1)) == 1
+
+
+async def test_a_paused_run_begins_nothing_elsewhere(database: str) -> None:
+    async with home(database) as engine:
+        run = await engine.start(video(3), id="v")
+        await run.pause()
+        await until_async(lambda: is_paused_here(engine, run))
+        async with gpu(database):
+            await asyncio.sleep(0.2)
+            assert RAN == []
+            await run.resume()
+            assert await run.result() == 6
+
+
+async def test_a_paused_run_retries_nothing_elsewhere(database: str) -> None:
+    async with home(database) as engine, gpu(database):
+        run = await engine.start(patient(3), id="p")
+        await until(lambda: RAN)
+        await run.pause()
+        await until_async(lambda: is_paused_here(engine, run))
+        await asyncio.sleep(0.4)
+        assert len(RAN) == 1
+        await run.resume()
+        assert await run.result() == 3
+
+
+async def test_the_end_of_an_activity_waits_for_a_paused_run(database: str) -> None:
+    GATE.append(asyncio.Event())
+    async with home(database) as engine, gpu(database):
+        run = await engine.start(holds(), id="h")
+        await until(lambda: ("begun", 1) in RAN)
+        await run.pause()
+        await until_async(lambda: is_paused_here(engine, run))
+        GATE[0].set()
+        await until(lambda: ("ended", 1) in RAN)
+        await asyncio.sleep(0.1)
+        assert (await run.describe()).status is RunStatus.RUNNING
+        await run.resume()
+        assert await run.result() == 1
+
+
+async def is_paused_here(engine: Engine, run: Handle[int]) -> bool:
+    """Whether it is set aside, and what others might take is told."""
+    store = engine._store  # pyright: ignore[reportPrivateUsage]
+    found = await store.read(ListActivityTasks("default"))
+    return bool(found) and all(
+        one.cancel is not None or data_of(one).is_run_paused for one in found
+    )
+
+
+async def until_async(condition: Callable[[], Awaitable[object]]) -> None:
+    async with asyncio.timeout(5):
+        while not await condition():  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,12 @@ from durable.core.machines import retry
 from durable.core.messages import ActivityReturned
 from durable.runs import inputs
 from durable.runs.activity_tasks import endings
+from durable.runs.activity_tasks.pausing import PAUSED, mark
 from durable.runs.activity_tasks.task_rows import (
     TaskData,
     TaskProgress,
     data_of,
+    encode,
     progress_of,
     waiting_again,
 )
@@ -156,11 +158,11 @@ def handle(held: HeldTask, given: Any, now: int) -> TaskEffects:
 def stop(held: HeldTask, reason: str) -> TaskEffects:
     """It was asked to stop, for a reason that `BeatActivityTask` tells, or a look."""
     effects = TaskEffects()
-    if held.cancel is not None:
+    if held.cancel not in (None, PAUSED):
         return effects
     held.cancel = reason
     attempt = held.attempt
-    if attempt.phase is OVER:
+    if attempt.phase is OVER or reason == PAUSED:
         return effects
     if reason == RUN_CLOSED:
         # Nobody hears of it any more; what was abandoned goes on all the same.
@@ -180,19 +182,40 @@ def stop(held: HeldTask, reason: str) -> TaskEffects:
     return effects
 
 
+def not_paused(held: HeldTask) -> None:
+    """Its run is resumed, or was not paused."""
+    if held.cancel == PAUSED:
+        held.cancel = None
+    held.data = msgspec.structs.replace(held.data, is_run_paused=False)
+    held.record = msgspec.structs.replace(held.record, data=encode(held.data))
+
+
+def stays_paused(held: HeldTask, now: int) -> TaskEffects:
+    """It was claimed, and its run is paused still: it does not begin."""
+    effects = TaskEffects()
+    held.cancel = PAUSED
+    _put_back(held, now, effects, now)
+    return effects
+
+
 def forget(held: HeldTask) -> TaskEffects:
     """Its worker has lost its lease: whatever it does counts for nothing."""
     held.attempt.phase = OVER
     return TaskEffects(stop=True)
 
 
-def settled(held: HeldTask, result: object) -> SettleActivityTask | None:
+def settled(held: HeldTask, result: object, now: int) -> SettleActivityTask | None:
     """What was to be written is; or, if it was refused for a cancel, write this."""
-    if not isinstance(result, CancelArrived) or held.if_cancelled is None:
+    settling = held.settling
+    if not isinstance(result, CancelArrived) or settling is None:
         return None
     held.cancel = result.reason
-    settling = held.settling
-    assert settling is not None  # noqa: S101 - it has an answer
+    if result.reason == PAUSED and settling.next is not None:
+        held.settling = msgspec.structs.replace(
+            settling, next=mark(settling.next, now), cancel=PAUSED
+        )
+        return held.settling
+    assert held.if_cancelled is not None  # noqa: S101 - there was to be another attempt
     held.settling = endings.end(
         held.record, held.if_cancelled, settling.attempts, result.reason
     )
@@ -271,9 +294,7 @@ def _go_on(
         record, failure, retry.CANCEL_REQUESTED, now, identity
     )
     _is_over(held, state, failure, decision, effects)
-    held.settling = effects.settle = endings.put_back(
-        record, following, rows, held.cancel
-    )
+    _leave_to_others(held, following, rows, effects, now)
 
 
 def _stopped(
@@ -342,8 +363,20 @@ def _put_back(held: HeldTask, again_at: int, effects: TaskEffects, now: int) -> 
         attempt=record.attempt,
         due_at=again_at if again_at > now else record.due_at,
     )
+    _leave_to_others(held, following, (), effects, now)
+
+
+def _leave_to_others(
+    held: HeldTask,
+    following: ActivityTaskRecord,
+    rows: tuple[AttemptRecord, ...],
+    effects: TaskEffects,
+    now: int,
+) -> None:
+    if held.cancel == PAUSED:
+        following = mark(following, now)
     held.settling = effects.settle = endings.put_back(
-        record, following, (), held.cancel
+        held.record, following, rows, held.cancel
     )
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class TaskData(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an activity is, and whose: the same for all its attempts."""
+    """What an activity is, and whose: the same for all its attempts.
+
+    `is_run_paused` says that its run was paused when that was last looked at.
+    """
 
     workflow_id: str
     workflow_type: str
@@ -28,6 +31,7 @@ class TaskData(msgspec.Struct, frozen=True, omit_defaults=True):
     scheduled_at: int
     headers: Mapping[str, str] = {}
     run_headers: Mapping[str, str] = {}
+    is_run_paused: bool = False
 
 
 class TaskProgress(msgspec.Struct, frozen=True, omit_defaults=True):

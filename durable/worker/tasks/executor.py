@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
+from durable import limits
 from durable.errors import (
     AttemptOverError,
     CorruptHistoryError,
@@ -23,6 +24,7 @@ from durable.runs import inputs
 from durable.runs.activity_tasks import holding
 from durable.runs.activity_tasks.holding import HeldTask, TaskEffects
 from durable.runs.activity_tasks.judging import judge
+from durable.runs.activity_tasks.pausing import PAUSED, goes_on, pause_task
 from durable.runs.live_run import LiveRun, Terms
 from durable.store.activity_tasks import (
     ActivityTaskRecord,
@@ -30,7 +32,12 @@ from durable.store.activity_tasks import (
     SettleActivityTask,
     TaskKey,
 )
-from durable.store.queries import FindCancelledTasks
+from durable.store.queries import (
+    FindCancelledTasks,
+    FindRun,
+    ListActivityTasks,
+    TaskFilter,
+)
 from durable.store.store import Store
 from durable.worker import log_lines
 from durable.worker.activities import observing
@@ -59,6 +66,7 @@ class TaskExecutor:
         self,
         store: Store,
         runner: Runner,
+        namespace: str,
         *,
         wake_by: Callable[[int], None],
         observer: Callable[[], WorkerObserver | None],
@@ -67,6 +75,7 @@ class TaskExecutor:
     ) -> None:
         self._store = store
         self._runner = runner
+        self._namespace = namespace
         self._wake_by = wake_by
         self._observer = observer
         self._lease_lost = lease_lost
@@ -117,8 +126,36 @@ class TaskExecutor:
             self.held[record.key] = held
             if terms.is_draining:  # the claim was on its way when the drain began
                 self.feed(held.attempt.run, inputs.AttemptLeft(held.attempt))
+            elif held.data.is_run_paused:
+                self._runner.spawn(self._begin_if_resumed(held))
             else:
                 self._pool.begin(held.attempt, now)
+
+    async def _begin_if_resumed(self, held: HeldTask) -> None:
+        started = held.started
+        run = await self._store.read(
+            FindRun(started.namespace, started.workflow_id, started.run_id)
+        )
+        now = self._store.now()
+        if not goes_on(run):
+            self._carry_out(held, holding.stays_paused(held, now))
+        elif self.held.get(held.record.key) is held and not held.attempt.is_over:
+            holding.not_paused(held)
+            self._pool.begin(held.attempt, now)
+
+    async def pause_tasks(self, run_id: str) -> None:
+        """Keep what others may take of a run that is paused from beginning."""
+        namespace, after = self._namespace, None
+        while True:
+            where = TaskFilter(run_id=run_id, after=after, limit=limits.LIST_PAGE_MAX)
+            found = await self._store.read(ListActivityTasks(namespace, where))
+            for record in found:
+                operation = pause_task(record, self._store.now())
+                if operation is not None:
+                    await self._store.perform(operation)
+            if len(found) < limits.LIST_PAGE_MAX:
+                return
+            after = found[-1].key
 
     def count(self, task_queue: str) -> int:
         """How many of a queue are held."""
@@ -155,7 +192,7 @@ class TaskExecutor:
             loop.call_later(_AGAIN_SECONDS, self._submit, held, operation)
             return
         if isinstance(result, CancelArrived):
-            following = holding.settled(held, result)
+            following = holding.settled(held, result, self._store.now())
             if following is not None:
                 self._submit(held, following)
                 return
@@ -177,10 +214,15 @@ class TaskExecutor:
         """Ask what is to stop of what is held."""
         if not self.held:
             return
-        for key in await self._store.read(FindCancelledTasks()):
-            held = self.held.get((key.run_id, key.scheduled_event_id))
-            if held is not None and held.record.attempt == key.attempt:
-                self._carry_out(held, holding.stop(held, key.reason))
+        before = [*self.held.values()]
+        found = await self._store.read(FindCancelledTasks())
+        reasons = {(*one[:2], one.attempt): one.reason for one in found}
+        for held in before:
+            reason = reasons.get((*held.record.key, held.record.attempt))
+            if reason is not None:
+                self._carry_out(held, holding.stop(held, reason))
+            elif held.cancel == PAUSED and not held.attempt.is_over:
+                holding.not_paused(held)
 
     def forget_all(self) -> None:
         """Leave everything to others: the lease is gone."""
