@@ -28,6 +28,7 @@ _KEYS: Final[dict[str, tuple[type | tuple[type, ...], str | None]]] = {
     "queues": (list, "worker"),
     "max_activities": (int, "worker"),
     "max_activity_threads": (int, "worker"),
+    "max_activity_processes": (int, "worker"),
     "max_cached_runs": (int, "worker"),
     "resources": (str, "worker"),
     "drain_timeout": ((str, int, float), "worker"),

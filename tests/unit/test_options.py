@@ -210,3 +210,9 @@ def test_policy_accepts_what_works() -> None:
     RetryPolicy(backoff_coefficient=1, non_retryable=(ValueError, "Declined"))
     with pytest.raises(TypeError):
         RetryPolicy(3)  # type: ignore[call-arg]  # positions would be guesses
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.1, float("nan"), True, "0.2"])
+def test_jitter_that_is_no_fraction_is_refused(jitter: Any) -> None:
+    with pytest.raises(InvalidOptionError, match=r"RetryPolicy\.jitter"):
+        RetryPolicy(jitter=jitter)

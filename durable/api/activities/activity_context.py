@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from durable.api.activities.interruption import Interruption
-from durable.api.activities.worker_end import WorkerEnd
+from durable.api.activities.worker_stopping import WorkerStopping
 from durable.core.history.commands import ActivitySettings, RetrySettings
 from durable.errors import InvalidCallError, NotInWorkflowError
 from durable.observer import WorkerObserver
@@ -123,7 +123,7 @@ def policy_of(settings: RetrySettings) -> RetryPolicy:
 
 
 NO_RESOURCES: Final[Mapping[Any, object]] = MappingProxyType({})
-_NEVER: Final = WorkerEnd()
+_NEVER: Final = WorkerStopping()
 
 
 class ActivityContext(msgspec.Struct, eq=False):
@@ -133,7 +133,7 @@ class ActivityContext(msgspec.Struct, eq=False):
     engine: object = None
     resources: Mapping[Any, object] = NO_RESOURCES
     watch: WorkerObserver | None = None
-    worker_end: WorkerEnd = _NEVER
+    worker_stopping: WorkerStopping = _NEVER
     is_cancelled: bool = False
     """A plain flag: threads read it, the loop's thread sets it, nobody waits."""
     reason: ActivityCancellationReason | None = None
@@ -192,7 +192,7 @@ def is_worker_stopping() -> bool:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    return _get("durable.is_worker_stopping()").worker_end.has_begun
+    return _get("durable.is_worker_stopping()").worker_stopping.has_begun
 
 
 async def wait_for_worker_stopping() -> None:
@@ -201,7 +201,7 @@ async def wait_for_worker_stopping() -> None:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    await _get("durable.wait_for_worker_stopping()").worker_end.wait()
+    await _get("durable.wait_for_worker_stopping()").worker_stopping.wait()
 
 
 def wait_for_worker_stopping_sync(timeout: Duration | None = None) -> bool:
@@ -224,7 +224,7 @@ def wait_for_worker_stopping_sync(timeout: Duration | None = None) -> bool:
         left = _LOOK_SECONDS
         if ends_at is not None:
             left = min(left, max(0.0, ends_at - time.monotonic()))
-        if context.worker_end.wait_in_thread(left):
+        if context.worker_stopping.wait_in_thread(left):
             return True
         if context.interruption is not None:
             context.interruption.check()

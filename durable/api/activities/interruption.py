@@ -76,7 +76,7 @@ class Interruption:
     def _close(self) -> None:
         with self._lock:
             self._thread_id = None
-        if self._is_sent:
+        if self._is_sent:  # if it was not raised yet, it must not be later
             withdraw(threading.get_ident())
 
     def request(self) -> bool:

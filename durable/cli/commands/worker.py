@@ -132,7 +132,14 @@ class _QueueSlots(click.ParamType[Any]):
 @_at_least_one(
     "--max-activity-threads",
     limits.ACTIVITY_THREADS_MAX,
-    "How many of them may be plain functions.",
+    "How many of them may be plain functions in threads.",
+)
+@click.option(
+    "--max-activity-processes",
+    type=click.IntRange(min=1),
+    default=usable_cores,
+    show_default="one for each usable core",
+    help="How many may be plain functions in processes, which begin when needed.",
 )
 @_at_least_one(
     "--max-cached-runs", limits.CACHED_RUNS_MAX, "How many idle runs are kept live."

@@ -27,7 +27,7 @@ from durable.api.activities.activity_context import (
     ActivityInfo,
 )
 from durable.api.activities.interruption import Interruption
-from durable.api.activities.worker_end import WorkerEnd
+from durable.api.activities.worker_stopping import WorkerStopping
 from durable.converter.failures import exception_of
 from durable.core.history.payload import Payload, Payloads
 from durable.errors import DurableError, PayloadError
@@ -77,7 +77,7 @@ class Invoker:
         processes: how many of them may be there.
 
     Attributes:
-        worker_end: tells activities that the worker closes.
+        worker_stopping: tells activities that the worker closes.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Invoker:
         self._threads: ActivityThreads | None = None
         self._process_count = processes
         self._processes: ActivityProcesses | None = None
-        self.worker_end = WorkerEnd()
+        self.worker_stopping = WorkerStopping()
 
     def call(
         self, call: Call, code: Code, on_thread_end: Callable[[Call], None]
@@ -124,7 +124,7 @@ class Invoker:
         )
         parts, observer = self._parts, self._observer
         call.context = ActivityContext(
-            info, parts.engine, parts.resources, observer, self.worker_end
+            info, parts.engine, parts.resources, observer, self.worker_stopping
         )
         CURRENT.set(call.context)
         called = self._call(call, code, info, on_thread_end)
@@ -238,7 +238,7 @@ class Invoker:
     ) -> Payload:
         if self._processes is None:
             self._processes = ActivityProcesses(self._process_count)
-            if self.worker_end.has_begun:
+            if self.worker_stopping.has_begun:
                 self._processes.worker_stops()
         input = call.attempt.scheduled.input
         call.work = work = ProcessCall(
@@ -306,7 +306,7 @@ class Invoker:
 
     def worker_stops(self) -> None:
         """Tell all activities that the worker closes."""
-        self.worker_end.begin()
+        self.worker_stopping.begin()
         if self._processes is not None:
             self._processes.worker_stops()
 

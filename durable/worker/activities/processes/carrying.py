@@ -7,11 +7,15 @@ within functions.
 
 from __future__ import annotations
 
+# Functions and classes are taken apart here, whose parts have no static type:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false
 import io
 import re
 import sys
+import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from typing import Any, Final
 
@@ -28,6 +32,10 @@ from durable.api.definitions import ACTIVITIES
 from durable.converter.failures import CLASSES
 from durable.worker.activities.processes.struct_classes import reduce_struct
 
+# By these types of everything in it are unknown, and known to be so.
+_cloudpickle: Final[Mapping[str, Any]] = vars(cloudpickle)
+_CloudPickler: Any = _cloudpickle["Pickler"]
+_loads: Final[Callable[[bytes], Any]] = _cloudpickle["loads"]
 _MAIN: Final = "__main__"
 _NAME: Final = re.compile(r"[^\W\d]\w*")
 
@@ -59,25 +67,35 @@ def pack_function(activity: Activity[Any, Any]) -> bytes:
 
 def _dumps(value: object) -> bytes:
     file = io.BytesIO()
-    _Pickler(file).dump(value)
+    pickler: Any = _Pickler(file)
+    pickler.dump(value)
     return file.getvalue()
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+class _Pickler(_CloudPickler):  # type: ignore[misc]  # it has no types
     """Pickles by value what other processes would have to import `__main__` for."""
 
     def reducer_override(self, obj: Any) -> Any:
         if is_activity(obj) and home_of(obj) is None:
             return _made_again, (obj.function, obj.name, obj.given_options)
+        if isinstance(obj, types.CodeType):
+            # cloudpickle leaves the file out, which tracebacks name.
+            reduced_code: Any = self.dispatch_table[types.CodeType](obj)
+            return _code_again, (*reduced_code, obj.co_filename)
         is_struct = isinstance(obj, type) and issubclass(obj, msgspec.Struct)
-        reduced = super().reducer_override(obj)
+        reduced: Any = super().reducer_override(obj)
         if is_struct and isinstance(reduced, tuple):
             return reduce_struct(obj)
         if isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) > 2:
             # What msgspec remembers of a class cannot be pickled, and is found again.
-            state: Any = reduced[2]
-            state[0].pop("__msgspec_cache__", None)
+            reduced[2][0].pop("__msgspec_cache__", None)
         return reduced
+
+
+def _code_again(
+    make: Callable[..., types.CodeType], args: tuple[Any, ...], filename: str
+) -> types.CodeType:
+    return make(*args).replace(co_filename=filename)
 
 
 def _made_again(
@@ -124,9 +142,9 @@ def load(name: str, module: str | None, code: bytes | None) -> Activity[Any, Any
         return find_activity(name, module or _MAIN)
     found = _loaded.get(code)
     if found is None:
-        function, hints, named = cloudpickle.loads(code)
+        function, hints, named = _loads(code)
         main = vars(sys.modules[_MAIN])
-        main.update(map(cloudpickle.loads, named))
+        main.update(map(_loads, named))
         # By these names exceptions are recorded.
         scope = function.__globals__
         main.update(

@@ -28,7 +28,7 @@ from typing import Any, Final, cast
 from durable.api.activities.activity import Activity
 from durable.api.activities.activity_context import CURRENT, ActivityContext
 from durable.api.activities.interruption import Interruption
-from durable.api.activities.worker_end import WorkerEnd
+from durable.api.activities.worker_stopping import WorkerStopping
 from durable.converter.failures import failure_of
 from durable.errors import DefinitionError
 from durable.observer import Measurement, WorkerObserver
@@ -50,7 +50,7 @@ class Child:
         self._sending = threading.Lock()
         self._outgoing: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[told.Job | None] = queue.SimpleQueue()
-        self._worker_end = WorkerEnd()
+        self._worker_stopping = WorkerStopping()
         self._current: tuple[int, ActivityContext] | None = None
         self._stop: told.Stop | None = None
         self._dropped = 0
@@ -83,7 +83,7 @@ class Child:
             self._stop = message
             self._stop_current()
         elif isinstance(message, told.WorkerStops):
-            self._worker_end.begin()
+            self._worker_stopping.begin()
         else:
             self._jobs.put(None)
 
@@ -134,7 +134,7 @@ class Child:
             watch=cast("WorkerObserver", _Watch(self, job.number))
             if job.is_measured
             else None,
-            worker_end=self._worker_end,
+            worker_stopping=self._worker_stopping,
             interruption=Interruption() if job.cancel_thread else None,
         )
         self.tell_now(told.pack(told.Begun(job.number)))

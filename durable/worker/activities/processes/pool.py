@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.spawn import get_executable
 from types import FrameType
 from typing import Any, Final
@@ -98,7 +98,7 @@ class ProcessCall:
     ) -> None:
         process.send(told.Stop(process.number, reason))
         # A thread's timer: the loop's time may be a test's, which stands still now.
-        self._killer = threading.Timer(KILL_SECONDS, process.kill)
+        self._killer = threading.Timer(KILL_SECONDS, process.kill_soon, (self,))
         self._killer.daemon = True
         self._killer.start()
 
@@ -192,6 +192,21 @@ class Process(asyncio.Protocol):
         """End it at once; any thread may do that."""
         with contextlib.suppress(OSError):
             self._popen.kill()
+
+    def abandon(self) -> None:
+        """End it at once, and hear no more of it."""
+        self.kill()
+        if self._transport is not None and not self._loop.is_closed():
+            self._transport.abort()
+
+    def kill_soon(self, call: ProcessCall) -> None:
+        """End it, if it still runs this call; any thread may ask."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._kill_for, call)
+
+    def _kill_for(self, call: ProcessCall) -> None:
+        if self.call is call:
+            self.kill()
 
     # --- what it says -----------------------------------------------------------------
 
@@ -413,12 +428,13 @@ class ActivityProcesses(concurrent.futures.Executor):
         while self._processes and time.monotonic() < ends_at:
             await _a_moment()
         self.abandon()
+        await asyncio.sleep(0)  # now transports close what they have
 
     def abandon(self) -> None:
         """Kill what there is; nothing is waited for."""
         self._is_closed = True
         for process in self._processes:
-            process.kill()
+            process.abandon()
 
 
 async def _a_moment() -> None:
@@ -462,5 +478,6 @@ def _spawn_and_share(
 
 def _interpreter_flags() -> list[str]:
     """Those of this interpreter, as multiprocessing hands them on."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # what multiprocessing calls, too
+    known: Mapping[str, Any] = vars(subprocess)
+    flags: list[str] = known["_args_from_interpreter_flags"]()
     return flags

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Classes are taken apart here, whose parts have no static type:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false
 import inspect
 from types import MemberDescriptorType
 from typing import Any, Final
@@ -27,14 +30,15 @@ def reduce_struct(cls: Any) -> tuple[Any, ...]:
 
     It is made without its methods first: they may speak of it.
     """
+    namespace: dict[str, Any] = dict(vars(cls))
     own = {
         name: value
-        for name, value in vars(cls).items()
+        for name, value in namespace.items()
         if name not in _MADE
         and not name.startswith(("__struct", "__msgspec"))
         and not isinstance(value, MemberDescriptorType)
     }
-    post_init = vars(cls).get("__post_init__")
+    post_init = namespace.get("__post_init__")
     if post_init is not None:
         own[_POST_INIT] = post_init
     config = {name: getattr(cls.__struct_config__, name) for name in _options(cls)}
@@ -53,7 +57,8 @@ def _options(cls: Any) -> list[str]:
 
 def _own_fields(cls: Any) -> list[tuple[str, Any, str, str, Any]]:
     """Name, annotation and encoded name of each, and what kind of default it has."""
-    names, annotations = cls.__struct_fields__, vars(cls).get("__annotations__", {})
+    names: tuple[str, ...] = cls.__struct_fields__
+    annotations: dict[str, Any] = dict(vars(cls)).get("__annotations__", {})
     defaults = dict(
         zip(names[::-1], cls.__struct_defaults__[::-1], strict=False),
     )

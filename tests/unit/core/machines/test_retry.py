@@ -192,3 +192,37 @@ def test_non_retryable_matches_types_and_bases_only(
     failure = Failure(message="unavailable", type="ValueError", bases=("LookupError",))
     policy = msgspec.structs.replace(POLICY, non_retryable=patterns)
     assert is_retryable(policy, failure) is expected
+
+
+def jittered(jitter: float) -> RetrySettings:
+    return msgspec.structs.replace(POLICY, jitter=jitter)
+
+
+@given(policies, st.floats(0, 1), st.integers(1, 40), st.text(max_size=20))
+def test_jitter_shortens_a_wait_by_its_fraction_at_most_and_always_alike(
+    policy: RetrySettings, jitter: float, attempt: int, key: str
+) -> None:
+    longest = backoff(policy, attempt, key)
+    policy = msgspec.structs.replace(policy, jitter=jitter)
+    wait = backoff(policy, attempt, key)
+    assert int(longest * (1 - jitter)) - 1 <= wait <= longest
+    assert backoff(policy, attempt, key) == wait
+
+
+def test_waits_of_many_that_failed_at_once_are_spread() -> None:
+    waits = [backoff(jittered(0.5), 4, f"run-{n}/5/4") for n in range(400)]
+    assert min(waits) < 4.2 * SECOND
+    assert max(waits) > 7.8 * SECOND
+    assert len(set(waits)) == 400
+    assert 5.7 * SECOND < sum(waits) / 400 < 6.3 * SECOND
+
+
+def test_jitter_is_the_same_on_every_machine() -> None:
+    assert backoff(jittered(0.2), 1, "run/1/1") == 970604
+
+
+def test_a_policy_without_jitter_is_recorded_as_it_always_was() -> None:
+    assert b"jitter" not in msgspec.json.encode(POLICY)
+    assert b'"jitter":0.2' in msgspec.json.encode(jittered(0.2))
+    read = msgspec.json.decode(msgspec.json.encode(POLICY), type=RetrySettings)
+    assert read == POLICY

@@ -7,7 +7,7 @@ import contextlib
 import threading
 
 
-class WorkerEnd:
+class WorkerStopping:
     """Whether a worker has begun to close; any thread may ask and wait."""
 
     def __init__(self) -> None:
