@@ -9,21 +9,13 @@ yet each succeeds or fails by itself: one refused operation never harms its neig
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import Annotated, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from durable.core.history.codec import INSTANT_MAX
 from durable.errors import DurableError
 from durable.options import IdConflictPolicy, IdReusePolicy
-
-if TYPE_CHECKING:
-    from durable.store.activity_tasks import (
-        ActivityTaskRecord,
-        TaskCancel,
-        TaskOperation,
-        TaskState,
-    )
 
 HistoryRow: TypeAlias = tuple[str, int, int, str, int, str, int]
 """run id, event id, task number, event type, time, data (JSON text), flags.
@@ -176,6 +168,81 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     details: str | None = None
     """JSON of what its last heartbeat said."""
     heartbeat_at: Instant | None = None
+
+
+TaskKey: TypeAlias = tuple[str, int]
+"""run id, id of the event that has scheduled the activity."""
+
+
+class TaskState(enum.StrEnum):
+    """Where an activity stands that is not its run's owner's to do."""
+
+    WAITING = "waiting"
+    """Certainly not begun: from `due_at` on anyone may claim it."""
+    CLAIMED = "claimed"
+    """An attempt has begun, or is about to, in `worker_id`."""
+    LOST = "lost"
+    """Its worker died in the middle of it, and nobody has decided what that means."""
+    EXTERNAL = "external"
+    """Somebody outside completes the attempt, by its token."""
+
+
+TASK_PRIORITY: Final = 3
+"""That of a task which has been given none; less comes first."""
+
+
+class ActivityTaskRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One activity's row, from its scheduling to its outcome.
+
+    Attributes:
+        attempt: the number of the attempt that waits or has begun.
+        priority: less comes first.
+        due_at: nobody claims it earlier; `NEVER` while it is paused.
+        expires_at: from then on it is to be judged (see `TakeExpiredTasks`), whatever
+            it waits for. None if it claimed: then its worker and its lease tell. 0 if
+            it is lost.
+        worker_id: who has claimed it, or has died of it.
+        started_at: when it was claimed.
+        judge_id: the worker that judges it, having expired or been lost. If that worker
+            has no row any more, another may.
+        cancel: why a claimed one is to stop; a word, as a rule.
+        data: JSON of what an executor needs; the store does not look into it.
+        progress: JSON of what is known of its attempts; likewise.
+    """
+
+    run_id: str
+    scheduled_event_id: Position
+    namespace: str
+    task_queue: str
+    activity_type: str
+    attempt: Position
+    due_at: Instant
+    data: str
+    state: TaskState = TaskState.WAITING
+    priority: Position = TASK_PRIORITY
+    expires_at: Instant | None = None
+    worker_id: str | None = None
+    started_at: Instant | None = None
+    heartbeat_at: Instant | None = None
+    judge_id: str | None = None
+    cancel: str | None = None
+    progress: str | None = None
+
+    @property
+    def key(self) -> TaskKey:
+        """What it is found by."""
+        return self.run_id, self.scheduled_event_id
+
+
+class TaskCancel(NamedTuple):
+    """What a run wants stopped: see `CommitTask.cancels`.
+
+    `message` is JSON of the outcome that counts if nobody has claimed the task.
+    """
+
+    scheduled_event_id: int
+    reason: str
+    message: str
 
 
 class MessageKind(enum.Enum):
@@ -767,10 +834,3 @@ class ReapWorkers(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     presumed_dead: tuple[str, ...] = ()
-
-
-Operation: TypeAlias = (
-    "StartRun | CommitTask | RecordAttempts | ParkRun | PutMessage | TerminateRun"
-    " | ResetRun | RepairRun | ClaimRuns | ReleaseRuns | ReapWorkers | DropReplies"
-    " | PutNamespace | DeleteRuns | ImportRun | TaskOperation"
-)

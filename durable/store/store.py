@@ -1,7 +1,7 @@
 """The store's contract: what the rest of the library may ask of a database.
 
 One store object serves one engine in one process. Writes are operations
-(`durable.store.records`), committed in groups by a thread of the store's own: whatever
+(`Operation`), committed in groups by a thread of the store's own: whatever
 was submitted while the last commit was on its way shares the next transaction. Reads
 are queries (`durable.store.queries`), answered in groups likewise; they see every
 operation whose outcome was delivered.
@@ -10,12 +10,49 @@ operation whose outcome was delivered.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+from durable.store.activity_tasks import TaskOperation
 from durable.store.queries import Query
-from durable.store.records import Operation, WorkerRecord
+from durable.store.records import (
+    ClaimRuns,
+    CommitTask,
+    DeleteRuns,
+    DropReplies,
+    ImportRun,
+    ParkRun,
+    PutMessage,
+    PutNamespace,
+    ReapWorkers,
+    RecordAttempts,
+    ReleaseRuns,
+    RepairRun,
+    ResetRun,
+    StartRun,
+    TerminateRun,
+    WorkerRecord,
+)
 
 T = TypeVar("T")
+Operation: TypeAlias = (
+    StartRun
+    | CommitTask
+    | RecordAttempts
+    | ParkRun
+    | PutMessage
+    | TerminateRun
+    | ResetRun
+    | RepairRun
+    | ClaimRuns
+    | ReleaseRuns
+    | ReapWorkers
+    | DropReplies
+    | PutNamespace
+    | DeleteRuns
+    | ImportRun
+    | TaskOperation
+)
+"""Whatever a store carries out; runs' are told in `records`, tasks' apart."""
 Outcome = Callable[[Any, BaseException | None], None]
 """Receives an operation's result, or the exception it ended with."""
 

@@ -33,8 +33,8 @@ from durable.options import Duration, to_microseconds
 from durable.store.connect import connect
 from durable.store.memory.memory import MemoryStore
 from durable.store.queries import FindNextWakeUp, ListRuns, Query
-from durable.store.records import Operation, RunFilter, RunStatus, WorkerRecord
-from durable.store.store import Outcome, Store
+from durable.store.records import RunFilter, RunStatus, WorkerRecord
+from durable.store.store import Operation, Outcome, Store
 from durable.testing.clock import VirtualClock, VirtualTime
 from durable.worker.activities.held_resources import Resources
 from durable.worker.activities.processes.pool import ActivityProcesses

@@ -63,15 +63,17 @@ def _columns() -> list[sa.Column[Any]]:
 
 
 _KEY = ["run_id", "scheduled_event_id"]
-_INDEXES = {
-    "due": (
-        ["namespace", "task_queue", "state", "activity_type", "priority", "due_at"]
-        + _KEY,
-        "state = 'waiting'",
-    ),
-    "expiry": (["namespace", "expires_at", *_KEY], "expires_at IS NOT NULL"),
-    "worker": (["worker_id", "cancel"], "worker_id IS NOT NULL"),
-}
+
+
+def _indexes(dialect: str) -> dict[str, tuple[list[str], str]]:
+    # Without a condition what does not wait is in the index, too.
+    state = ["state"] if dialect in _SERVERS else []
+    of_queue = ["namespace", "task_queue", *state, "activity_type", "priority"]
+    return {
+        "due": ([*of_queue, "due_at", *_KEY], "state = 'waiting'"),
+        "expiry": (["namespace", "expires_at", *_KEY], "expires_at IS NOT NULL"),
+        "worker": (["worker_id", "cancel"], "worker_id IS NOT NULL"),
+    }
 
 
 def _read_present() -> set[str]:
@@ -104,7 +106,7 @@ def upgrade() -> None:
         }
     if _TASKS not in present:
         op.create_table(_TASKS, *_columns(), **options)
-    for name, (columns, condition) in _INDEXES.items():
+    for name, (columns, condition) in _indexes(dialect).items():
         where = sa.text(condition)
         if f"{_TASKS}_{name}" not in present:
             op.create_index(

@@ -15,8 +15,8 @@ import pytest
 from durable import Engine, activity, sleep, workflow
 from durable.store.connect import connect
 from durable.store.queries import FindUnowned
-from durable.store.records import ClaimRuns, Operation
-from durable.store.store import Store
+from durable.store.records import ClaimRuns
+from durable.store.store import Operation, Store
 from tests.integration.test_cli_processes import Shop, shop, wait_for
 
 __all__ = ["shop"]

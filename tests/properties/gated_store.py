@@ -18,8 +18,8 @@ from durable.errors import CommitUnknownError, DatabaseUnavailableError, Durable
 from durable.store.lease import DrainWorker, RegisterWorker, ReleaseWorker
 from durable.store.memory.memory import MemoryStore
 from durable.store.queries import Query
-from durable.store.records import Operation, WorkerRecord
-from durable.store.store import Outcome
+from durable.store.records import WorkerRecord
+from durable.store.store import Operation, Outcome
 from durable.store.submission import deliver, wait_for_outcome
 
 T = TypeVar("T")

@@ -20,14 +20,13 @@ from durable.store.records import (
     Deleted,
     DeleteRuns,
     Need,
-    Operation,
     PutMessage,
     RunFilter,
     RunRecord,
     RunStatus,
     StartRun,
 )
-from durable.store.store import Store
+from durable.store.store import Operation, Store
 from durable.testing.contract.rows import (
     NAMESPACE,
     START,

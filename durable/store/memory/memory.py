@@ -50,11 +50,10 @@ if TYPE_CHECKING:
     from durable.store.records import (
         AttemptRecord,
         HistoryRow,
-        Operation,
         RunRecord,
         WorkerRecord,
     )
-    from durable.store.store import Outcome
+    from durable.store.store import Operation, Outcome
 
 T = TypeVar("T")
 _Operation: TypeAlias = "Operation | RegisterWorker | DrainWorker | ReleaseWorker"

@@ -23,7 +23,6 @@ from durable.store.sql.tables import (
     COLLATIONS,
     INNODB_INDEXES,
     METADATA,
-    RUNS,
     SERVER_TABLES,
 )
 
@@ -199,8 +198,8 @@ def create_tables(connection: sa.Connection) -> None:
 def _add_indexes(connection: sa.Connection, table: sa.Table) -> None:
     """Add those indexes that are not there, in one step."""
     wanted = {str(i.name): ", ".join(i.columns.keys()) for i in table.indexes}
-    if table is RUNS:
-        wanted |= INNODB_INDEXES
+    own = INNODB_INDEXES.items()
+    wanted |= {name: on for name, on in own if name.startswith(table.name)}
     for found in sa.inspect(connection).get_indexes(table.name):
         wanted.pop(str(found["name"]), None)
     added = ", ".join(f"ADD INDEX {name} ({on})" for name, on in sorted(wanted.items()))

@@ -279,7 +279,6 @@ sa.Index(
     "durable_activity_tasks_due",
     ACTIVITY_TASKS.c.namespace,
     ACTIVITY_TASKS.c.task_queue,
-    ACTIVITY_TASKS.c.state,
     ACTIVITY_TASKS.c.activity_type,
     ACTIVITY_TASKS.c.priority,
     ACTIVITY_TASKS.c.due_at,
@@ -397,8 +396,13 @@ SERVER_TABLES: Final = {
 INNODB_INDEXES: Final = {
     "durable_runs_stuck": "stuck(1)",
     "durable_runs_wake_at": "wake_at",
+    "durable_activity_tasks_due": (
+        "namespace, task_queue, state, activity_type, priority, due_at, run_id,"
+        " scheduled_event_id"
+    ),
 }
-"""Indexes of runs on MariaDB, beside those of the others or in their place."""
+"""Indexes on MariaDB, beside those of the others or in their place; each is of the
+table that it is named after."""
 
 # Whatever a server makes of tables by default.
 for _table in (*METADATA.tables.values(), CHANGES):

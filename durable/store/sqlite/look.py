@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
+    from durable.store.activity_tasks import TaskKey
     from durable.store.deciding.rows import RequestKey
     from durable.store.deciding.wanted import Wanted
 
@@ -166,6 +167,20 @@ _FIND_FAMILIES: Final = ManyKeys(
     " FROM family CROSS JOIN durable_runs AS r ON r.run_id = family.run_id"
     f" LEFT JOIN durable_history AS h ON h.run_id = r.run_id AND h.event_id = {_LAST}"
 )
+
+
+_FIND_TASKS: Final = ManyKeys(
+    "SELECT t.run_id, t.scheduled_event_id, t.namespace, t.state, t.attempt,"
+    " t.worker_id, t.judge_id, t.cancel FROM (VALUES {}) AS k"
+    " CROSS JOIN durable_activity_tasks AS t"
+    " ON t.run_id = k.column1 AND t.scheduled_event_id = k.column2",
+    2,
+)
+
+
+def look_for_tasks(cursor: sqlite3.Cursor, keys: Iterable[TaskKey]) -> list[Any]:
+    """Bring tasks, as `LOCK_TASKS` does elsewhere."""
+    return _FIND_TASKS.fetch(cursor, list(keys))
 
 
 def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:

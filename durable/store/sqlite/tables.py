@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from durable.store.sql.sql_tables import SqlTables
 from durable.store.sqlite import look as sqlite_look
@@ -10,8 +10,9 @@ from durable.store.sqlite import write as sqlite_write
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from durable.store.activity_tasks import TaskKey
     from durable.store.database import Session
     from durable.store.deciding.rows import Rows, Seen
     from durable.store.deciding.wanted import Wanted
@@ -57,6 +58,10 @@ class SqliteTables(SqlTables):
     def write(self, rows: Rows) -> None:
         """See `Tables`."""
         sqlite_write.write(self._cursor, rows)
+
+    def _lock_tasks(self, keys: Iterable[TaskKey]) -> list[Any]:
+        # Of a list of pairs SQLite makes a walk through the whole table.
+        return sqlite_look.look_for_tasks(self._cursor, keys)
 
     def write_tasks(self, rows: Rows) -> None:
         """See `Tables`."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from durable.observer import Observer
     from durable.store.database import Database
     from durable.store.queries import Query
-    from durable.store.records import Operation, WorkerRecord
-    from durable.store.store import Outcome
+    from durable.store.records import WorkerRecord
+    from durable.store.store import Operation, Outcome
 
 T = TypeVar("T")
 _Operation: TypeAlias = (

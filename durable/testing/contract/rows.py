@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from durable.clock import Clock
-    from durable.store.records import HistoryRow, LoadedRun, Operation
-    from durable.store.store import Store
+    from durable.store.records import HistoryRow, LoadedRun
+    from durable.store.store import Operation, Store
 
 NAMESPACE = "default"
 QUEUE = "queue"

@@ -123,6 +123,20 @@ def _find_heads() -> sa.Select[Any]:
 FIND_HEADS: Final = _find_heads()
 """The types after a name that wait in a queue, each priority of theirs, and its first
 instant."""
+# For databases that walk the index for a condition which is no constant.
+_head: Final = _by_index(
+    sa.select(_T.activity_type, _T.priority, _T.due_at)
+    .where(*_OF_QUEUE)
+    .order_by(_T.activity_type, _T.priority, _T.due_at)
+    .limit(sa.literal(1)),
+    _of_index("due"),
+)
+NEXT_KIND: Final = _head.where(_T.activity_type > sa.bindparam("after"))
+FIRST_OF_KIND: Final = _head.where(_T.activity_type >= sa.bindparam("kind"))
+NEXT_PRIORITY: Final = _head.where(
+    _T.activity_type == sa.bindparam("kind"),
+    _T.priority > sa.bindparam("of_priority"),
+)
 
 
 def _due(*columns: sa.Column[Any]) -> sa.Select[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,10 +14,11 @@ from durable.store.activity_tasks import ActivityTaskRecord, TaskState
 from durable.store.deciding.rows import Rows, Task, TaskChange
 from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
+from durable.store.sql.tables import COLLATIONS
 from durable.store.sql.tasks import statements
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from durable.store.activity_tasks import TaskKey
     from durable.store.database import Session
@@ -40,21 +42,47 @@ def find_heads(
 ) -> Iterator[tuple[int, int, str]]:
     """Yield what waits in a queue: priority, first instant and type of each kind."""
     known = None if types is None else frozenset(types)
+    where = {"namespace": namespace, "task_queue": task_queue}
+    steps = _step_heads if session.connection.dialect.name in COLLATIONS else _all_heads
+    for kind, priority, due_at in steps(session, where, known):
+        if (known is None or kind in known) and isinstance(due_at, int):
+            yield priority, due_at, kind
+
+
+def _all_heads(
+    session: Session, where: dict[str, Any], _: Collection[str] | None
+) -> Iterator[Any]:
+    """Find them in one statement, or several if there are very many types."""
     after: Any = ""
     while after is not None:
-        found = fetch(
-            session,
-            statements.FIND_HEADS,
-            namespace=namespace,
-            task_queue=task_queue,
-            after=after,
-        )
-        for kind, priority, due_at in found:
-            is_read = isinstance(kind, str) and isinstance(due_at, int)
-            if is_read and (known is None or kind in known):
-                yield priority, due_at, kind
+        found = fetch(session, statements.FIND_HEADS, **where, after=after)
+        yield from found
         kinds = {kind for kind, _, _ in found}
         after = max(kinds) if len(kinds) >= limits.TASK_TYPES_AT_ONCE else None
+
+
+def _step_heads(
+    session: Session, where: dict[str, Any], known: Collection[str] | None
+) -> Iterator[Any]:
+    """Find one after the other; types that nobody asks for are jumped over."""
+    jumps = sorted(known or ())
+    found = fetch(session, statements.NEXT_KIND, **where, after="")
+    while found:
+        kind, priority, _ = found[0]
+        if known is None or kind in known:
+            yield found[0]
+            key = {"kind": kind, "of_priority": priority}
+            if more := fetch(session, statements.NEXT_PRIORITY, **where, **key):
+                found = more
+                continue
+        if known is None:
+            found = fetch(session, statements.NEXT_KIND, **where, after=kind)
+            continue
+        place = bisect.bisect_right(jumps, kind)
+        if place == len(jumps):
+            return
+        jump = jumps[place]
+        found = fetch(session, statements.FIRST_OF_KIND, **where, kind=jump)
 
 
 class TaskTables:
@@ -79,12 +107,16 @@ class TaskTables:
 
     def _lock(self, keys: Iterable[TaskKey]) -> dict[TaskKey, Task]:
         tasks: dict[TaskKey, Task] = {}
-        for page in _pages(sorted(keys)):
-            for row in fetch(self._session, statements.LOCK_TASKS, keys=page):
-                run_id, event_id, namespace, state, *others = row
-                task = Task(run_id, event_id, namespace, _STATES.get(state), *others)
-                tasks[task.key] = task
+        for row in self._lock_tasks(keys):
+            run_id, event_id, namespace, state, *others = row
+            task = Task(run_id, event_id, namespace, _STATES.get(state), *others)
+            tasks[task.key] = task
         return tasks
+
+    def _lock_tasks(self, keys: Iterable[TaskKey]) -> list[Any]:
+        lock = statements.LOCK_TASKS
+        pages = [fetch(self._session, lock, keys=p) for p in _pages(sorted(keys))]
+        return [row for page in pages for row in page]
 
     # --- what workers do --------------------------------------------------------------
 
