@@ -21,7 +21,7 @@ from durable.core.history.events import (
     Attributes,
     HistoryEvent,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, encode_details
 from durable.core.machines import retry
 from durable.core.messages import ActivityResolution
 from durable.errors import NotRegisteredError
@@ -172,6 +172,7 @@ def _following(attempt: Attempt, failure: Failure | None, due_at: int) -> Attemp
         last_failure=failure,
         has_row=True,
         due_at=due_at,
+        details=attempt.details,
     )
 
 
@@ -281,6 +282,14 @@ def not_begun(
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.backoffs[attempt.scheduled_event_id] = attempt
     _record(attempt, AttemptState.BACKOFF, Then.WAIT, effects, now)
+
+
+def beat(run: LiveRun, given: inputs.AttemptBeat, effects: Effects, now: int) -> None:
+    """A running attempt goes on: write what it said, for the attempt after it."""
+    attempt = given.attempt
+    if attempt.phase in _RUNS and run.state not in _READS:
+        attempt.started_at, attempt.heartbeat_at = given.started_at, now
+        _record(attempt, AttemptState.STARTED, Then.REMEMBER, effects, now)
 
 
 def queued(
@@ -571,6 +580,8 @@ def row_of(
         closed_at=None if state in _OPEN else now,
         failure=None if failure is None else msgspec.json.encode(failure).decode(),
         worker_id=attempt.run.terms.worker_id,
+        details=encode_details(attempt.details),
+        heartbeat_at=attempt.heartbeat_at or None,
     )
 
 
@@ -588,6 +599,8 @@ def lost(attempt: Attempt, failure: Failure | None, now: int) -> AttemptRecord:
         closed_at=now,
         failure=None if failure is None else msgspec.json.encode(failure).decode(),
         worker_id=attempt.worker_id,
+        details=encode_details(attempt.details),
+        heartbeat_at=attempt.heartbeat_at or None,
     )
 
 

@@ -174,6 +174,13 @@ class AttemptLost(msgspec.Struct, eq=False):
     started_at: int
 
 
+class AttemptBeat(msgspec.Struct, eq=False):
+    """It goes on, and has said how far it has come: that is to be written."""
+
+    attempt: Attempt
+    started_at: int
+
+
 class AttemptQueued(msgspec.Struct, eq=False):
     """The pool has no room for it yet."""
 
@@ -287,6 +294,7 @@ AnyInput: TypeAlias = (
     | AttemptUnrecorded
     | AttemptDoubtful
     | AttemptLost
+    | AttemptBeat
     | AttemptQueued
     | AttemptUnknown
     | AttemptReady

@@ -16,7 +16,7 @@ from durable.core.history.events import (
     WorkflowExecutionPaused,
     WorkflowExecutionStarted,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, Payloads
 from durable.core.messages import ActivityResolution
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTaskCompletion
@@ -97,6 +97,9 @@ class Attempt(msgspec.Struct, eq=False):
     """The worker that ran it, if that was another one and a row names it."""
     has_waited: bool = False
     """It was left behind by a worker that does not know its activity."""
+    details: Payloads | None = None
+    """What its last heartbeat said, or that of the attempt before."""
+    heartbeat_at: int = 0
     problem: Failure | None = None
     """The bug that keeps its outcome from being recorded; it parks the run."""
     call: Any = None

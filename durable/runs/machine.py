@@ -565,6 +565,7 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptUnrecorded: attempts.unrecorded,
     inputs.AttemptDoubtful: attempts.doubtful,
     inputs.AttemptLost: _then_proceed(attempts.lost_here),
+    inputs.AttemptBeat: attempts.beat,
     inputs.AttemptQueued: attempts.queued,
     inputs.AttemptUnknown: attempts.unknown,
     inputs.AttemptReady: attempts.ready,

@@ -25,7 +25,7 @@ from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, decode_details
 from durable.core.machines import retry
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
@@ -270,6 +270,8 @@ def _attempt_of(
         attempt.worker_id = row.worker_id
         attempt.due_at = row.due_at
         attempt.started_at = row.started_at or 0
+        attempt.details = decode_details(row.details)
+        attempt.heartbeat_at = row.heartbeat_at or 0
     return attempt
 
 

@@ -53,6 +53,7 @@ _OUTCOMES: Final[_Inputs] = (
 _CHANGES_OF_ATTEMPTS: Final[_Inputs] = (
     inputs.AttemptUnrecorded,
     inputs.AttemptDoubtful,
+    inputs.AttemptBeat,
     inputs.AttemptQueued,
     inputs.AttemptUnknown,
     inputs.AttemptReady,
@@ -187,6 +188,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         also={
             inputs.AttemptNotBegun: {BACKOFF},
             inputs.AttemptUnrecorded: {HELD},
+            inputs.AttemptBeat: {RUNNING},
             inputs.AttemptQueued: {QUEUED, OVER},
             inputs.AttemptUnknown: {QUEUED},
             inputs.Recorded: {RUNNING, OVER},
@@ -215,6 +217,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptNotBegun,
         also={
             inputs.AttemptUnrecorded: {HELD},
+            inputs.AttemptBeat: {CANCELLING},
             inputs.Recorded: {CANCELLING, OVER},
         },
     ),
@@ -233,6 +236,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptStopped,
         inputs.AttemptNotBegun,
         inputs.AttemptUnrecorded,
+        inputs.AttemptBeat,
         inputs.AttemptReady,
         inputs.AttemptLeft,
         inputs.AttemptMended,

@@ -69,6 +69,7 @@ DEFAULTS: Final = ActivityOptions(
     start_to_close_timeout=DEFAULT_START_TO_CLOSE,
     schedule_to_close_timeout=None,
     schedule_to_start_timeout=None,
+    heartbeat_timeout=None,
     task_queue=None,
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
     at_most_once=False,
@@ -84,11 +85,13 @@ class ActivityKind(msgspec.Struct, frozen=True):
         run_in: "thread" or "process", if it is a plain function.
         cancel_thread: whether a cancellation is raised in it.
         dynamic: whether it runs whatever no other activity is there for.
+        auto_heartbeat: whether its worker says for it that it goes on.
     """
 
     run_in: Literal["thread", "process"] = "thread"
     cancel_thread: bool = True
     dynamic: bool = False
+    auto_heartbeat: bool = False
 
 
 USUAL: Final = ActivityKind()
@@ -120,6 +123,7 @@ class Activity(Unchanging, Generic[P, R]):
         self.name = name
         self.is_async = inspect.iscoroutinefunction(function)
         self.runs_as = kind
+        self.is_heard = kind.auto_heartbeat
         self.lane = "loop" if self.is_async else kind.run_in
         self.call_signature = CallSignature(
             function, name, skip=self._skip, takes_resources=True
@@ -359,7 +363,7 @@ def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
         start_to_close_timeout=start_to_close,
         schedule_to_close_timeout=schedule_to_close,
         schedule_to_start_timeout=duration("schedule_to_start_timeout"),
-        heartbeat_timeout=None,
+        heartbeat_timeout=duration("heartbeat_timeout"),
         retry_policy=retry_settings(options.get("retry"), where),
         cancellation_type=cancellation.value,
         at_most_once=bool(options.get("at_most_once")),
@@ -444,6 +448,7 @@ def activity(
     name: str | None = None,
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     dynamic: Literal[False] = False,
     **options: Unpack[ActivityOptions],
 ) -> CompensatedDecorator[P, R]: ...
@@ -454,6 +459,7 @@ def activity(
     name: str | None = None,
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> ActivityDecorator: ...
@@ -465,6 +471,7 @@ def activity(
     name: str | None = None,
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> Any:
@@ -484,6 +491,8 @@ def activity(
         run_in: where a plain function runs: "thread", or "process" for what computes.
         cancel_thread: False if nothing may be raised in a plain function that is asked
             to stop: it has to look at `is_activity_cancelled()`.
+        auto_heartbeat: True if its worker is to say for it, as long as it lives, that
+            it goes on; then `heartbeat()` is for details alone.
         dynamic: True if it runs each activity that this worker does not know. It takes
             `*args`; `activity_info().activity_type` says what was called.
         **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
@@ -500,7 +509,7 @@ def activity(
         name=name,
         compensate=compensate,
         options=merge_options(DEFAULTS, options),
-        kind=check_kind(run_in, cancel_thread, dynamic),
+        kind=check_kind(run_in, cancel_thread, dynamic, auto_heartbeat),
     )
 
 
@@ -523,7 +532,9 @@ def _define(
     return definition
 
 
-def check_kind(run_in: object, cancel_thread: object, dynamic: object) -> ActivityKind:
+def check_kind(
+    run_in: object, cancel_thread: object, dynamic: object, auto_heartbeat: object
+) -> ActivityKind:
     """Where and for what an activity runs, as it was written.
 
     Raises:
@@ -533,12 +544,15 @@ def check_kind(run_in: object, cancel_thread: object, dynamic: object) -> Activi
         raise InvalidOptionError(
             f"run_in of an activity is {run_in!r}: give 'thread' or 'process'."
         )
-    for name, value in (("cancel_thread", cancel_thread), ("dynamic", dynamic)):
+    for name, value in (
+        ("cancel_thread", cancel_thread),
+        ("dynamic", dynamic),
+        ("auto_heartbeat", auto_heartbeat),
+    ):
         if not isinstance(value, bool):
             raise InvalidOptionError(f"{name} of an activity is {value!r}, no bool.")
-    if run_in == "thread" and cancel_thread is True and dynamic is False:
-        return USUAL
-    return ActivityKind(run_in, cancel_thread, dynamic)  # type: ignore[arg-type]  # as checked above
+    kind = ActivityKind(run_in, cancel_thread, dynamic, auto_heartbeat)  # type: ignore[arg-type]  # as checked above
+    return USUAL if kind == USUAL else kind
 
 
 def check_fit(activity: Activity[Any, Any]) -> None:

@@ -16,7 +16,7 @@ from durable.core.history.events import (
     ActivityTaskCompleted,
     WorkflowExecutionStarted,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, encode_details
 from durable.core.machines import retry
 from durable.core.messages import ActivityReturned
 from durable.runs import inputs
@@ -36,6 +36,7 @@ from durable.runs.states import AT_REST, CANCELLING, OVER, State
 from durable.store.activity_tasks import (
     RUN_CLOSED,
     ActivityTaskRecord,
+    BeatActivityTask,
     CancelArrived,
     SettleActivityTask,
 )
@@ -97,12 +98,14 @@ class TaskEffects(msgspec.Struct, eq=False):
 
     Attributes:
         settle: is written -> `settled`.
+        beat: is written; what comes back is a reason to `stop`.
         end: how its attempt ended, for the log and the observer.
         stop: its function is asked to stop.
         let_go: its function may go on, though nobody hears of it.
     """
 
     settle: SettleActivityTask | None = None
+    beat: BeatActivityTask | None = None
     end: AttemptEnd | None = None
     stop: bool = False
     let_go: bool = False
@@ -139,6 +142,7 @@ def hold(record: ActivityTaskRecord, terms: Terms) -> HeldTask:
         last_failure=progress.last_failure,
         has_row=progress.has_row,
         due_at=record.due_at,
+        details=progress.details,
     )
     return held
 
@@ -289,7 +293,7 @@ def _go_on(
     following = endings.after_failure(
         record, held.data, held.progress, failure, decision, now, is_lost=is_lost
     )
-    rows = (endings.row_of(record, state, failure, now),)
+    rows = (_row_of(held, state, failure, now),)
     held.if_cancelled = endings.failed(
         record, failure, retry.CANCEL_REQUESTED, now, identity
     )
@@ -339,7 +343,7 @@ def _unrecorded(
         return
     # Its run parks for it, as for what its own worker has run.
     returned = ActivityReturned(held.record.scheduled_event_id)
-    rows = (endings.row_of(held.record, given.row_state, given.problem, now),)
+    rows = (_row_of(held, given.row_state, given.problem, now),)
     _is_over(held, given.row_state, given.problem, None, effects)
     held.settling = effects.settle = endings.end(
         held.record, returned, rows, held.cancel
@@ -393,11 +397,18 @@ def _end(
     rows: tuple[AttemptRecord, ...] = ()
     is_first = held.record.attempt == 1 and not held.progress.has_row
     if not is_first or state is not AttemptState.COMPLETED:
-        rows = (endings.row_of(held.record, state, failure, now),)
+        rows = (_row_of(held, state, failure, now),)
     _is_over(held, state, failure, decision, effects)
     held.settling = effects.settle = endings.end(
         held.record, outcome, rows, held.cancel
     )
+
+
+def _row_of(
+    held: HeldTask, state: AttemptState, failure: Failure | None, now: int
+) -> AttemptRecord:
+    details = encode_details(held.attempt.details)
+    return endings.row_of(held.record, state, failure, now, details)
 
 
 def _is_over(
@@ -412,8 +423,27 @@ def _is_over(
 
 
 def _started(held: HeldTask, started_at: int) -> None:
-    held.attempt.started_at = started_at
-    held.record = msgspec.structs.replace(held.record, started_at=started_at)
+    """Note when its function began, and what it has said since."""
+    attempt = held.attempt
+    attempt.started_at = started_at
+    heard_at = attempt.heartbeat_at or held.record.heartbeat_at
+    held.record = msgspec.structs.replace(
+        held.record, started_at=started_at, heartbeat_at=heard_at
+    )
+    held.progress = msgspec.structs.replace(held.progress, details=attempt.details)
+
+
+def _beat(
+    held: HeldTask, given: inputs.AttemptBeat, effects: TaskEffects, now: int
+) -> None:
+    held.attempt.heartbeat_at = now
+    _started(held, given.started_at)
+    effects.beat = BeatActivityTask(
+        run_id=held.run_id,
+        scheduled_event_id=held.record.scheduled_event_id,
+        attempt=held.record.attempt,
+        progress=encode(held.progress),
+    )
 
 
 _Handler: TypeAlias = Callable[[HeldTask, Any, TaskEffects, int], None]
@@ -428,4 +458,5 @@ _HANDLERS: Final[dict[type[Any], _Handler]] = {
     inputs.AttemptQueued: _left,
     inputs.AttemptUnknown: _unknown,
     inputs.AttemptUnrecorded: _unrecorded,
+    inputs.AttemptBeat: _beat,
 }

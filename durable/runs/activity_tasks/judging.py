@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, encode_details
 from durable.core.machines import retry
 from durable.runs.activity_tasks import endings
 from durable.runs.activity_tasks.task_rows import (
@@ -55,7 +55,8 @@ def judge(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
         return endings.put_back(record, later)
     failure = timed_out(settings, kind, progress)
     decision = endings.decide(record, data, progress, failure, now)
-    rows = (endings.row_of(record, AttemptState.TIMED_OUT, failure, now),)
+    details = encode_details(progress.details)
+    rows = (endings.row_of(record, AttemptState.TIMED_OUT, failure, now, details),)
     if isinstance(decision, retry.Retry):
         following = endings.after_failure(
             record, data, progress, failure, decision, now
@@ -75,7 +76,8 @@ def _judge_lost(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
         kind="outcome_unknown",
         type="OutcomeUnknown",
     )
-    rows = (endings.row_of(record, AttemptState.LOST, failure, now),)
+    details = encode_details(progress.details)
+    rows = (endings.row_of(record, AttemptState.LOST, failure, now, details),)
     decision = endings.decide_doubt(data.scheduled.settings, progress.lost)
     if isinstance(decision, retry.GiveUp):
         outcome = endings.failed(record, failure, decision.retry_state, now)

@@ -106,6 +106,7 @@ def row_of_attempt(attempt: Attempt, due_at: int) -> ActivityTaskRecord:
         lost=attempt.lost,
         last_failure=attempt.last_failure,
         has_row=attempt.has_row,
+        details=attempt.details,
     )
     return new_row(
         run.started,

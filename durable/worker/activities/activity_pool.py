@@ -13,10 +13,13 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any, Final, TypeAlias
 
-from durable.api.activities.activity_context import ActivityCancellationReason
+from durable.api.activities.activity_context import (
+    ActivityCancellationReason,
+    ActivityContext,
+)
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, Payloads
 from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
 from durable.runs.live_run import Attempt, LiveRun
@@ -26,6 +29,7 @@ from durable.store.store import Store
 from durable.worker.activities import unrecorded
 from durable.worker.activities.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activities.activity_threads import NotBegunError, speaks_of_shutdown
+from durable.worker.activities.beats import Beats
 from durable.worker.activities.calls import Call, starts_by
 from durable.worker.activities.invoking import (
     Invoker,
@@ -102,11 +106,12 @@ class ActivityPool:
         self._registry = registry
         self._feed = feed
         self._parts = parts
-        self._invoker = Invoker(store, parts, observer, processes)
+        self._invoker = Invoker(store, parts, observer, processes, self._beat)
         self._places = Places(concurrency, threads, processes)
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
         self._patient: set[Call] = set()  # built-in ones that are under way
+        self._loop = asyncio.get_running_loop()
         self._idle: asyncio.Event | None = None
         self.is_draining = False
         self.when_free: Callable[[], None] | None = None
@@ -212,6 +217,9 @@ class ActivityPool:
                 limit, kind = max(left, 0), "schedule_to_close"
         if limit is not None:
             call.timer = loop.call_later(limit / 1_000_000, self._timed_out, call, kind)
+        is_auto = code.is_heard
+        if is_auto or settings.heartbeat_timeout is not None:
+            self._beats_of(call).watch(is_auto=is_auto)
         run = attempt.run
         call.task = loop.create_task(
             self._run(call, code),
@@ -222,6 +230,25 @@ class ActivityPool:
             ),
             context=self._context.copy(),
         )
+
+    def _beats_of(self, call: Call) -> Beats:
+        attempt, beats = call.attempt, call.beats
+        if beats is None:
+            limit = attempt.scheduled.settings.heartbeat_timeout
+            beats = call.beats = Beats(
+                attempt,
+                self._loop,
+                lambda: self._feed(
+                    attempt.run, inputs.AttemptBeat(attempt, call.started_at)
+                ),
+                lambda: self._timed_out(call, "heartbeat"),
+                None if limit is None else limit / 1_000_000,
+            )
+        return beats
+
+    def _beat(self, context: ActivityContext, details: Payloads) -> None:
+        """An attempt goes on; any thread may say so."""
+        self._beats_of(context.call).beat(details)
 
     # --- running ----------------------------------------------------------------------
 
@@ -355,6 +382,7 @@ class ActivityPool:
             kind="timeout",
             type="TimeoutError",
             timeout_type=timeout_type,
+            details=attempt.details or () if timeout_type == "heartbeat" else (),
             cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
         )
         self._failed(call, failure)

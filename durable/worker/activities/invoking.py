@@ -75,6 +75,7 @@ class Invoker:
         parts: what the engine hands to its activities.
         observer: watches each call, if there is one.
         processes: how many of them may be there.
+        on_beat: takes heartbeats, in whatever thread they come.
 
     Attributes:
         worker_stopping: tells activities that the worker closes.
@@ -86,8 +87,10 @@ class Invoker:
         parts: EngineParts,
         observer: WorkerObserver | None,
         processes: int,
+        on_beat: Callable[[ActivityContext, Payloads], None],
     ) -> None:
         self._store = store
+        self._on_beat = on_beat
         self._parts = parts
         self._observer = observer
         self._threads: ActivityThreads | None = None
@@ -121,10 +124,13 @@ class Invoker:
             started_at=call.started_at,
             task_queue=scheduled.settings.task_queue or started.task_queue,
             settings=scheduled.settings,
+            heartbeats=attempt.details,
         )
         parts, observer = self._parts, self._observer
         call.context = ActivityContext(
-            info, parts.engine, parts.resources, observer, self.worker_stopping
+            *(info, parts.engine, parts.resources, observer, self.worker_stopping),
+            beat=self._on_beat,
+            call=call,
         )
         CURRENT.set(call.context)
         called = self._call(call, code, info, on_thread_end)

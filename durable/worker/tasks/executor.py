@@ -94,6 +94,8 @@ class TaskExecutor:
     def _carry_out(self, held: HeldTask, effects: TaskEffects) -> None:
         if effects.settle is not None:
             self._submit(held, effects.settle)
+        if effects.beat is not None:
+            self._store.submit(effects.beat, partial(self._beaten, held))
         end = effects.end
         if end is not None:
             if end.failure is not None and end.decision is not None:
@@ -200,6 +202,18 @@ class TaskExecutor:
         if error is None and operation.message is not None:
             self._told(record.run_id)
         self._settled()
+
+    def _beaten(
+        self, held: HeldTask, reason: str | None, error: BaseException | None
+    ) -> None:
+        if isinstance(error, LeaseLostError):
+            self._lease_lost(error.worker_id)
+        elif isinstance(error, AttemptOverError) and not held.attempt.is_over:
+            # Somebody outside has ended it, or its run was repaired.
+            self.held.pop(held.record.key, None)
+            self._carry_out(held, holding.forget(held))
+        elif error is None and reason is not None:
+            self._carry_out(held, holding.stop(held, reason))
 
     def _told(self, run_id: str) -> None:
         """A run has a message: it is in memory here, or whoever is due takes it."""
