@@ -28,6 +28,7 @@ from durable.api.activities.activity_context import (
     wait_for_worker_stopping_sync as wait_for_worker_stopping_sync,
 )
 from durable.api.activities.activity_method import activity_method as activity_method
+from durable.api.activities.heartbeats import heartbeat as heartbeat
 from durable.api.allowing import allow as allow
 from durable.api.entities.entity import Entity as Entity
 from durable.api.entities.entity import entity as entity
