@@ -68,6 +68,18 @@ def plain_pages(end: str) -> int:
     return found.page
 
 
+@activity(name="beats.process", retry=QUICK, run_in="process")
+def process_pages(end: str) -> int:
+    info = activity_info()
+    for page in range(1, 1_001):
+        heartbeat(Progress(page, end))
+    if info.attempt == 1:
+        raise ValueError("lost the line")
+    found = info.heartbeat_detail(Progress)
+    assert found is not None
+    return found.page
+
+
 @activity(name="beats.silent", retry=None, heartbeat_timeout=0.2)
 async def silent(beats: int) -> int:
     for n in range(beats):
@@ -105,6 +117,8 @@ async def unfit() -> str:
 async def run(kind: str, queue: str | None = None) -> int:
     if kind == "plain":
         return await plain_pages.options(task_queue=queue)("fail")
+    if kind == "process":
+        return await process_pages.options(task_queue=queue)("fail")
     if kind == "timeout":
         return await pages.options(start_to_close_timeout=0.3, task_queue=queue)(kind)
     return await pages.options(task_queue=queue)(kind)
@@ -127,6 +141,7 @@ async def others(kind: str) -> int | str:
 
 
 DEFINITIONS = [
+    process_pages,
     *(run, waits, others, pages, plain_pages, silent, alive, automatic, unfit),
 ]
 
@@ -160,13 +175,16 @@ async def test_the_next_attempt_knows_what_was_said_last(
     async with make_engine(database) as engine:
         assert await engine.execute(run(kind, queue)) == 1_000
     name = "fail" if kind == "plain" else kind
-    assert SEEN == [(), ({"page": 1_000, "name": name},)]
+    assert [(), ({"page": 1_000, "name": name},)] == SEEN
+
+
+async def test_those_of_processes_count(database: str, queue: str | None) -> None:
+    async with make_engine(database) as engine:
+        assert await engine.execute(run("process", queue)) == 1_000
 
 
 @pytest.mark.parametrize("beats", [0, 3])
-async def test_silence_is_noticed(
-    database: str, beats: int, queue: str | None
-) -> None:
+async def test_silence_is_noticed(database: str, beats: int, queue: str | None) -> None:
     async with make_engine(database) as engine:
         began = time.monotonic()
         details = [2] if beats else []
@@ -186,7 +204,7 @@ async def test_its_worker_may_say_so(database: str) -> None:
 
 async def test_what_cannot_be_recorded_is_refused_at_once(database: str) -> None:
     async with make_engine(database) as engine:
-        assert "detail 1 of a heartbeat" in str(await engine.execute(others("unfit")))
+        assert "Detail 1 of a heartbeat" in str(await engine.execute(others("unfit")))
 
 
 async def test_few_of_many_are_written(database: str, queue: str | None) -> None:

@@ -251,6 +251,7 @@ class Invoker:
             partial(self._make_job, code, info, input),
             partial(on_end, call),
             partial(self._measured, info),
+            partial(self._on_beat, call.context),  # type: ignore[arg-type]  # set by `call`
         )
         outcome = await self._processes.call(work)
         if isinstance(outcome, messages.Returned):
