@@ -102,6 +102,7 @@ class Transaction:
             if wanted.tasks or wanted.all_tasks:
                 seen.looked_tasks, seen.all_tasks = wanted.tasks, wanted.all_tasks
                 seen.tasks = self._tables.look_for_tasks(wanted)
+                seen.is_again = wanted.is_again
             now = self._clock.now() if wanted.has_time else None
             decided = decide(operations, seen, now, worker)
             if isinstance(decided, Decided):

@@ -15,6 +15,11 @@ import psycopg
 import pymysql
 import sqlalchemy as sa
 
+from durable.store.activity_tasks import (
+    ActivityTaskRecord,
+    ClaimActivityTasks,
+    TakeExpiredTasks,
+)
 from durable.store.database import Database
 from durable.store.lease import RegisterWorker, ReleaseWorker
 from durable.store.mysql import url as mysql_url
@@ -176,6 +181,10 @@ class Stage:
         p = next(self._prefixes)
         scene = make_scene(p)
         self._register(p)
+        # Who takes what has expired takes that of all scenes.
+        self._looker.open().connection.exec_driver_sql(
+            "DELETE FROM durable_activity_tasks"
+        )
         done = [self._carry_out(n, scene.before[n]) for n in (0, 1)]
         groups = (scene.one, scene.other)
         other: Future[Outcomes] | None = None
@@ -221,13 +230,28 @@ class Stage:
                 if error is None:
                     acknowledged += find_acknowledged(operation, result)
                     seen += find_seen(operation, result)
+                    if isinstance(operation, ClaimActivityTasks | TakeExpiredTasks):
+                        self._check_taken(f"{p}{number % 2 + 1}", result)
                     if isinstance(operation, ClaimRuns):
                         self._check_claim(f"{p}{number % 2 + 1}", result)
         assert find_violations(self.execute, acknowledged, seen, p) == {}
+        self._check_tasks()
         deadline = time.monotonic() + WAIT_SECONDS_MAX
         while self.execute(self._questions.is_in_transaction):
             assert time.monotonic() < deadline, "a transaction is open"
             time.sleep(_PICTURE_SECONDS)
+
+    def _check_taken(
+        self, worker_id: str, taken: tuple[ActivityTaskRecord, ...]
+    ) -> None:
+        """Whoever was given a task has it, unless it has gone or was lost since."""
+        text = "SELECT run_id, scheduled_event_id, state, worker_id, judge_id"
+        for *key, state, owner, judge in self.execute(
+            f"{text} FROM durable_activity_tasks"
+        ):
+            for told in taken:
+                if told.key == tuple(key) and told.state == state:
+                    assert worker_id == (owner if state == "claimed" else judge)
 
     def _check_claim(self, worker_id: str, claimed: dict[str, int]) -> None:
         """Whoever was given a run has it in that epoch, or somebody else in a later.
@@ -241,6 +265,22 @@ class Stage:
                 is_so = epoch == told if owner == worker_id else epoch > told
                 assert is_so, f"{worker_id} has {run_id} in {told}, {owner} in {epoch}"
 
+    def _check_tasks(self) -> None:
+        """Nobody waits in vain for a run, nor works for one that has ended unasked."""
+        found = self.execute(
+            "SELECT t.run_id, t.state, t.cancel FROM durable_activity_tasks AS t"
+            " LEFT JOIN durable_runs AS r ON r.run_id = t.run_id"
+            " WHERE r.open_key IS NULL"
+            " AND (t.state <> 'claimed' OR t.cancel IS NULL)"
+        )
+        assert found == [], "tasks of runs that have closed"
+        found = self.execute(
+            "SELECT run_id, worker_id FROM durable_activity_tasks"
+            " WHERE state = 'claimed'"
+            " AND worker_id NOT IN (SELECT worker_id FROM durable_workers)"
+        )
+        assert found == [], "tasks of workers that have gone"
+
     def _rows(self, p: str) -> list[Any]:
         runs = (
             "SELECT run_id, workflow_id, status, owner, epoch, stuck, CASE"
@@ -250,6 +290,7 @@ class Stage:
             *self.execute(_of(p, runs, "runs", "run_id")),
             *self.execute(_of(p, "SELECT run_id, request_id", "inbox", "request_id")),
             *self.execute(_of(p, "SELECT run_id, type", "history", "event_id")),
+            *self.execute(_of(p, _TASKS, "activity_tasks", "scheduled_event_id")),
         ]
         return [[_strip(value, p) for value in row] for row in found]
 
@@ -264,6 +305,12 @@ class Stage:
         """How many there were in this database, once its sessions have ended."""
         ((count,),) = self.execute(self._questions.deadlocks)
         return int(count)
+
+
+_TASKS = (
+    "SELECT run_id, scheduled_event_id, state, attempt, worker_id, judge_id, cancel,"
+    " due_at, expires_at, progress"
+)
 
 
 def _of(p: str, what: str, table: str, order: str) -> str:
@@ -286,7 +333,8 @@ def _show(outcomes: Outcomes, p: str) -> list[str]:
             shown.append(f"mail {[m.request_id for m in result.messages]}")
         else:
             # How long ago something was is no matter.
-            shown.append(re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "", repr(result)))
+            text = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "", repr(result))
+            shown.append(re.sub(r"started_at=\d+", "", text))
     return [one.replace(p, "") for one in shown]
 
 

@@ -169,6 +169,7 @@ class Seen(msgspec.Struct):
         tasks: those that were found.
         looked_tasks: the keys that were looked for.
         all_tasks: the runs of which all tasks were looked for.
+        is_again: it was looked before, as `Wanted.is_again` says.
     """
 
     has_worker: bool = False
@@ -192,6 +193,7 @@ class Seen(msgspec.Struct):
     tasks: Mapping[TaskKey, Task] = NOTHING
     looked_tasks: Collection[TaskKey] = ()
     all_tasks: Collection[str] = ()
+    is_again: bool = False
 
 
 class Rows(msgspec.Struct):
@@ -212,9 +214,10 @@ class Rows(msgspec.Struct):
         attributes: rows of attributes to insert.
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
-        tasks: to be inserted.
+        tasks: to be inserted, or replaced in their places: who waits for such a row
+            must find it, and not that it is gone.
         changed_tasks: others that change.
-        ended_tasks: to delete, if they are there, before others are inserted.
+        ended_tasks: to delete, if they are there.
     """
 
     changed: list[Run] = []

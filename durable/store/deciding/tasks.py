@@ -86,12 +86,11 @@ class Tasks:
     # --- what becomes of it -----------------------------------------------------------
 
     def put(self, record: ActivityTaskRecord) -> None:
-        """Insert a task; replace one that was looked for and is there."""
+        """Insert a task, or replace it."""
         key, rows = record.key, self._draft.rows
         rows.tasks[key] = record
         rows.changed_tasks.pop(key, None)
-        if key[1] in self._seen.get(key[0], ()):
-            rows.ended_tasks[key] = None
+        rows.ended_tasks.pop(key, None)
         task = Task(
             *(record.run_id, record.scheduled_event_id, record.namespace),
             *(record.state, record.attempt),
@@ -209,6 +208,9 @@ class Tasks:
             return run.run_id
         task = self._find((operation.run_id, operation.scheduled_event_id))
         if task is None or not policies.is_open(run):
+            # Its message may be there since the inbox was looked at.
+            if not self._draft.seen.is_again:
+                self._draft.lack("is_again", None)
             raise policies.activity_not_found(operation, run)
         if operation.attempt is not None and (
             task.state is not _EXTERNAL or task.attempt != operation.attempt

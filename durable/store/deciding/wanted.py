@@ -89,6 +89,8 @@ class Wanted(msgspec.Struct):
         rare: the keys of all else, by field.
         tasks: activities whose rows are to be locked and looked at, or only locked.
         all_tasks: runs of which all such rows are.
+        is_again: a task that was to be completed is not there: on a server it may have
+            ended after its inbox was read.
     """
 
     worker_id: str | None = None
@@ -106,6 +108,7 @@ class Wanted(msgspec.Struct):
     rare: dict[str, dict[Any, None]] = {}
     tasks: dict[TaskKey, int] = {}
     all_tasks: dict[str, int] = {}
+    is_again: bool = False
 
     def add(self, lacking: Iterable[Lack]) -> bool:
         """Want that, too; False if all of it was wanted already."""
@@ -130,7 +133,7 @@ class Wanted(msgspec.Struct):
     def _size(self) -> int:
         size = self.has_time + self.sequence + len(self.runs) + len(self.names)
         size += len(self.requests) + len(self.mail) + len(self.families)
-        size += len(self.tasks) + len(self.all_tasks)
+        size += len(self.tasks) + len(self.all_tasks) + self.is_again
         return size + sum(map(len, self.rare.values()))
 
 

@@ -106,7 +106,7 @@ def write(rows: Rows) -> list[str]:
     return found
 
 
-_TASKS: Final = _Insert(list(tables.ACTIVITY_TASKS.c))
+_TASKS: Final = _put(list(tables.ACTIVITY_TASKS.c), 2)
 
 
 def write_tasks(rows: Rows) -> list[str]:

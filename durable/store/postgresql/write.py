@@ -110,7 +110,7 @@ _TAKEN: Final = _delete([_I.run_id, _I.sequence])
 _TAKEN_REQUESTS: Final = _delete([_I.run_id, _I.request_id])
 _EMPTIED: Final = _delete([_I.run_id])
 _T: Final = tables.ACTIVITY_TASKS.c
-_TASKS: Final = _insert(list(_T))
+_TASKS: Final = _put(list(_T), 2)
 _TASKS_ENDED: Final = _delete([_T.run_id, _T.scheduled_event_id])
 _TASKS_CHANGED: Final = _ManyRows(
     [_T[name] for name in writing.NAMES],

@@ -163,8 +163,8 @@ _DELETE_REPLIES: Final = ManyRows(
 _DELETE_INBOXES: Final = ManyKeys("DELETE FROM durable_inbox WHERE run_id IN ({})")
 _T: Final = "durable_activity_tasks"
 _KEYS: Final = f" WHERE {_T}.run_id = {{}} AND {_T}.scheduled_event_id = {{}}"
-_INSERT_TASKS: Final = ManyRows(
-    f"INSERT INTO {_T} ({', '.join(salvage.TASK_FIELDS)}) VALUES",
+_PUT_TASKS: Final = ManyRows(
+    f"INSERT OR REPLACE INTO {_T} ({', '.join(salvage.TASK_FIELDS)}) VALUES",
     len(salvage.TASK_FIELDS),
 )
 _CHANGE_TASKS: Final = ManyRows(
@@ -222,7 +222,7 @@ def write_tasks(cursor: sqlite3.Cursor, rows: Rows) -> None:
     if rows.changed_tasks:
         _CHANGE_TASKS.execute(cursor, _flatten(writing.changed(rows)))
     if rows.tasks:
-        _INSERT_TASKS.execute(cursor, _flatten(writing.inserted(rows)))
+        _PUT_TASKS.execute(cursor, _flatten(writing.inserted(rows)))
 
 
 def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:

@@ -16,6 +16,8 @@ from durable.store.sql.salvage import TASK_FIELDS
 from durable.store.sql.tables import ACTIVITY_TASKS, WORKERS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from durable.store.queries import TaskFilter
 
 _Row = TypeVarTuple("_Row")
@@ -123,19 +125,22 @@ def _find_heads() -> sa.Select[Any]:
 FIND_HEADS: Final = _find_heads()
 """The types after a name that wait in a queue, each priority of theirs, and its first
 instant."""
+
+
 # For databases that walk the index for a condition which is no constant.
-_head: Final = _by_index(
-    sa.select(_T.activity_type, _T.priority, _T.due_at)
-    .where(*_OF_QUEUE)
-    .order_by(_T.activity_type, _T.priority, _T.due_at)
-    .limit(sa.literal(1)),
-    _of_index("due"),
-)
-NEXT_KIND: Final = _head.where(_T.activity_type > sa.bindparam("after"))
-FIRST_OF_KIND: Final = _head.where(_T.activity_type >= sa.bindparam("kind"))
-NEXT_PRIORITY: Final = _head.where(
+def _head(*where: Any, order: Sequence[Any]) -> sa.Select[Any]:
+    found = sa.select(_T.activity_type, _T.priority, _T.due_at)
+    first = found.where(*_OF_QUEUE, *where).order_by(*order).limit(sa.literal(1))
+    return _by_index(first, _of_index("due"))
+
+
+_BY_KIND: Final = (_T.activity_type, _T.priority, _T.due_at)
+NEXT_KIND: Final = _head(_T.activity_type > sa.bindparam("after"), order=_BY_KIND)
+FIRST_OF_KIND: Final = _head(_T.activity_type >= sa.bindparam("kind"), order=_BY_KIND)
+NEXT_PRIORITY: Final = _head(
     _T.activity_type == sa.bindparam("kind"),
     _T.priority > sa.bindparam("of_priority"),
+    order=_BY_KIND[1:],  # with the type it would sort them
 )
 
 

@@ -50,6 +50,6 @@ def changed(rows: Rows) -> Iterator[tuple[Any, ...]]:
 
 
 def inserted(rows: Rows) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of tasks to insert, in the order of the columns."""
+    """Yield the values of tasks to insert or replace, in the order of the columns."""
     for key in sorted(rows.tasks):
         yield _fields(rows.tasks[key])
