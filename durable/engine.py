@@ -24,6 +24,7 @@ from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.api.workflows.workflow_definition import exception_classes
 from durable.batches.activities import batch_activities
 from durable.batches.batches import Batch, BatchHandle, check_chosen
+from durable.client.activities.activities import Activities
 from durable.client.client import Client
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount, check_where, listing
@@ -471,6 +472,11 @@ class Engine:
     def schedules(self) -> Schedules:
         """What starts workflows at given times: create, find, change and list it."""
         return Schedules(self._open_client)
+
+    @property
+    def activities(self) -> Activities:
+        """Activities that run elsewhere or outside: complete, fail and find them."""
+        return Activities(self._open_client)
 
     # --- runs -------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from durable.errors import NotRegisteredError
 from durable.runs import inputs
 from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.activity_tasks.offering import row_of as task_row_of
+from durable.runs.activity_tasks.task_rows import external_row_of
 from durable.runs.effects import AttemptEnd, Effects, Recording, Then, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
@@ -290,6 +291,24 @@ def beat(run: LiveRun, given: inputs.AttemptBeat, effects: Effects, now: int) ->
     if attempt.phase in _RUNS and run.state not in _READS:
         attempt.started_at, attempt.heartbeat_at = given.started_at, now
         _record(attempt, AttemptState.STARTED, Then.REMEMBER, effects, now)
+
+
+def external(
+    run: LiveRun, given: inputs.AttemptExternal, effects: Effects, now: int
+) -> None:
+    """Leave a running attempt to somebody outside, who has its token then."""
+    attempt = given.attempt
+    if attempt.phase is not RUNNING or run.state in _READS:
+        effects.tell = also(effects.tell, (given.token, False))
+        return
+    attempt.started_at = given.started_at
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    run.note_offered({attempt.scheduled_event_id})
+    attempt.phase = OVER
+    tasks = (external_row_of(attempt, now),)
+    state = AttemptState.STARTED
+    recording = _submit(attempt, (), state, Then.EXTERNAL, effects, tasks)
+    recording.token = given.token
 
 
 def queued(
@@ -669,5 +688,7 @@ def recorded(
         effects.wake_by(attempt.due_at)
     elif then is Then.HOLD and is_done and attempt.phase is HELD:
         run.is_holding = True
+    elif then is Then.EXTERNAL:
+        effects.tell = also(effects.tell, (recording.token, is_done))
     elif then is Then.OFFER and is_done:
         effects.rare.look_around = True

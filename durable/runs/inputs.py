@@ -181,6 +181,14 @@ class AttemptBeat(msgspec.Struct, eq=False):
     started_at: int
 
 
+class AttemptExternal(msgspec.Struct, eq=False):
+    """Somebody outside is to complete it: `token` is told whether that is recorded."""
+
+    attempt: Attempt
+    started_at: int
+    token: Token
+
+
 class AttemptQueued(msgspec.Struct, eq=False):
     """The pool has no room for it yet."""
 
@@ -295,6 +303,7 @@ AnyInput: TypeAlias = (
     | AttemptDoubtful
     | AttemptLost
     | AttemptBeat
+    | AttemptExternal
     | AttemptQueued
     | AttemptUnknown
     | AttemptReady

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from durable.runs import attempts, inputs, messages
-from durable.runs.effects import CLOSED, Creation, Effects, Left
+from durable.runs.effects import CLOSED, Creation, Effects, Left, also
 from durable.runs.live_run import LiveRun
 from durable.runs.states import DRIVING, GONE
 from durable.store.records import Started
@@ -39,6 +39,20 @@ def told(run: LiveRun, given: inputs.Told, effects: Effects, now: int) -> None:
 def asked(run: LiveRun, given: inputs.Asked, effects: Effects, now: int) -> None:
     """Who wants to look at it must ask the store."""
     effects.rare.unanswered = [given.token]
+
+
+def external(
+    run: LiveRun, given: inputs.AttemptExternal, effects: Effects, now: int
+) -> None:
+    """It is nobody's to hand out any more."""
+    effects.tell = also(effects.tell, (given.token, False))
+
+
+def recorded(run: LiveRun, given: inputs.Recorded, effects: Effects, now: int) -> None:
+    """What was written of an attempt is, or is not."""
+    token = given.recording.token
+    if token is not None:
+        effects.tell = also(effects.tell, (token, given.error is None))
 
 
 def settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:

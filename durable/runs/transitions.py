@@ -48,6 +48,7 @@ _OUTCOMES: Final[_Inputs] = (
     inputs.AttemptStopped,
     inputs.AttemptNotBegun,
     inputs.AttemptLost,
+    inputs.AttemptExternal,
     inputs.AttemptMended,
 )
 _CHANGES_OF_ATTEMPTS: Final[_Inputs] = (
@@ -189,6 +190,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
             inputs.AttemptNotBegun: {BACKOFF},
             inputs.AttemptUnrecorded: {HELD},
             inputs.AttemptBeat: {RUNNING},
+            inputs.AttemptExternal: {OVER},
             inputs.AttemptQueued: {QUEUED, OVER},
             inputs.AttemptUnknown: {QUEUED},
             inputs.Recorded: {RUNNING, OVER},
@@ -218,6 +220,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         also={
             inputs.AttemptUnrecorded: {HELD},
             inputs.AttemptBeat: {CANCELLING},
+            inputs.AttemptExternal: {CANCELLING},
             inputs.Recorded: {CANCELLING, OVER},
         },
     ),
@@ -237,6 +240,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptNotBegun,
         inputs.AttemptUnrecorded,
         inputs.AttemptBeat,
+        inputs.AttemptExternal,
         inputs.AttemptReady,
         inputs.AttemptLeft,
         inputs.AttemptMended,

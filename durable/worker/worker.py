@@ -180,6 +180,7 @@ class Worker:
             observer=self._watch,
             parts=self._parts,
         )
+        pool.fail_outside = self._executor.fail_outside
         terms = Terms(
             worker_id=worker_id,
             max_tries=options.max_tries,

@@ -8,6 +8,7 @@ import contextvars
 import enum
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -167,6 +168,8 @@ class ActivityContext(msgspec.Struct, eq=False):
     beat: Callable[[ActivityContext, Payloads], None] | None = None
     """Takes its heartbeats; `call` is whose they are."""
     call: Any = None
+    hand_out: Callable[[ActivityContext], Future[str]] | None = None
+    """Leaves its outcome to whoever has the token that this gives."""
     interruption: Interruption | None = None
     """How the thread of a plain function is interrupted, if it may be."""
 

@@ -13,8 +13,9 @@ import asyncio
 import random
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from functools import partial
 from types import CodeType
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -440,6 +441,35 @@ class RunContext(OtherRuns):
                 if not loop.is_torn_down:
                     machine.cancel(send=cancellation == "try_cancel")
                 raise
+        if type(outcome) is ActivityTaskCompleted:
+            return outcome.result
+        raise self._activity_error(machine, outcome)
+
+    def open_promise(
+        self, target: ActivityTarget, code: CodeType | None, instruction: int
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, Payload]]]:
+        """Ask for what somebody outside is to give; its id, and what waits for it."""
+        loop = self.loop
+        self._activity_count += 1
+        self.calls_elsewhere = True
+        activity_id = str(self._activity_count)
+        machine = ActivityMachine(
+            activity_id, target, (), loop.create_future(), self, code, instruction
+        )
+        if self.notes is not None:
+            machine.headers = self.notes.headers_now()
+        self.entries.append(machine)
+        return activity_id, partial(self._await_promise, machine)
+
+    async def _await_promise(self, machine: ActivityMachine) -> Payload:
+        if self.loop.is_torn_down:
+            await self.loop.create_future()  # see durable.core.loop.teardown
+        try:
+            outcome = await machine.future
+        except asyncio.CancelledError:
+            if not self.loop.is_torn_down:
+                machine.cancel()
+            raise
         if type(outcome) is ActivityTaskCompleted:
             return outcome.result
         raise self._activity_error(machine, outcome)

@@ -27,10 +27,12 @@ from durable.runs.activity_tasks.task_rows import (
     TaskProgress,
     data_of,
     encode,
+    for_outside,
     progress_of,
     waiting_again,
 )
 from durable.runs.effects import AttemptEnd
+from durable.runs.incoming import Token
 from durable.runs.live_run import Attempt, LiveRun, Terms
 from durable.runs.states import AT_REST, CANCELLING, OVER, State
 from durable.store.activity_tasks import (
@@ -39,6 +41,7 @@ from durable.store.activity_tasks import (
     BeatActivityTask,
     CancelArrived,
     SettleActivityTask,
+    TaskState,
 )
 from durable.store.records import AttemptRecord, AttemptState
 
@@ -63,6 +66,8 @@ class HeldTask(msgspec.Struct, eq=False):
     cancel: str | None = None
     settling: SettleActivityTask | None = None
     if_cancelled: ActivityOutcome | None = None
+    waiting: Token | None = None
+    """Who wants to hear whether it is somebody else's to complete."""
     found_attempt: Attempt | None = None
     state: State = AT_REST
 
@@ -101,6 +106,7 @@ class TaskEffects(msgspec.Struct, eq=False):
         beat: is written; what comes back is a reason to `stop`.
         end: how its attempt ended, for the log and the observer.
         stop: its function is asked to stop.
+        refused: who wanted to hand it out cannot.
         let_go: its function may go on, though nobody hears of it.
     """
 
@@ -108,6 +114,7 @@ class TaskEffects(msgspec.Struct, eq=False):
     beat: BeatActivityTask | None = None
     end: AttemptEnd | None = None
     stop: bool = False
+    refused: Token | None = None
     let_go: bool = False
 
 
@@ -214,10 +221,11 @@ def settled(held: HeldTask, result: object, now: int) -> SettleActivityTask | No
     if not isinstance(result, CancelArrived) or settling is None:
         return None
     held.cancel = result.reason
-    if result.reason == PAUSED and settling.next is not None:
-        held.settling = msgspec.structs.replace(
-            settling, next=mark(settling.next, now), cancel=PAUSED
-        )
+    following = settling.next
+    if result.reason == PAUSED and following is not None:
+        if following.state is TaskState.WAITING:
+            following = mark(following, now)
+        held.settling = msgspec.structs.replace(settling, next=following, cancel=PAUSED)
         return held.settling
     assert held.if_cancelled is not None  # noqa: S101 - there was to be another attempt
     held.settling = endings.end(
@@ -377,7 +385,7 @@ def _leave_to_others(
     effects: TaskEffects,
     now: int,
 ) -> None:
-    if held.cancel == PAUSED:
+    if held.cancel == PAUSED and following.state is TaskState.WAITING:
         following = mark(following, now)
     held.settling = effects.settle = endings.put_back(
         held.record, following, rows, held.cancel
@@ -433,6 +441,21 @@ def _started(held: HeldTask, started_at: int) -> None:
     held.progress = msgspec.structs.replace(held.progress, details=attempt.details)
 
 
+def _external(
+    held: HeldTask, given: inputs.AttemptExternal, effects: TaskEffects, now: int
+) -> None:
+    """Leave it to somebody outside, who has its token once that is written."""
+    if held.attempt.phase is CANCELLING:
+        effects.refused = given.token
+        return
+    _started(held, given.started_at)
+    held.attempt.phase, held.waiting = OVER, given.token
+    held.if_cancelled = endings.cancelled(held.record, held.terms.worker_id)
+    record = msgspec.structs.replace(held.record, progress=encode(held.progress))
+    following = for_outside(record, held.data.scheduled, held.attempt, now)
+    _leave_to_others(held, following, (), effects, now)
+
+
 def _beat(
     held: HeldTask, given: inputs.AttemptBeat, effects: TaskEffects, now: int
 ) -> None:
@@ -459,4 +482,5 @@ _HANDLERS: Final[dict[type[Any], _Handler]] = {
     inputs.AttemptUnknown: _unknown,
     inputs.AttemptUnrecorded: _unrecorded,
     inputs.AttemptBeat: _beat,
+    inputs.AttemptExternal: _external,
 }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from durable.api.activities.promises import PROMISE
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCancelRequested,
@@ -18,7 +19,11 @@ from durable.core.history.events import (
     HistoryEvent,
 )
 from durable.core.messages import encode_message
-from durable.runs.activity_tasks.task_rows import TaskData, new_row, row_of_attempt
+from durable.runs.activity_tasks.task_rows import (
+    TaskData,
+    new_row,
+    row_of_attempt,
+)
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.outgoing import has_work
 from durable.store.activity_tasks import ActivityTaskRecord, TaskCancel
@@ -41,7 +46,9 @@ class Offers(msgspec.Struct, eq=False):
 
 
 def is_elsewhere(run: LiveRun, scheduled: ActivityTaskScheduled) -> bool:
-    """Whether an activity is of another queue than its run."""
+    """Whether an activity is never its run's owner's to run itself."""
+    if scheduled.activity_type == PROMISE:
+        return True
     return scheduled.settings.task_queue not in ("", run.started.task_queue)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from durable.api.activities.promises import PROMISE
 from durable.core.history.codec import UNREADABLE
 from durable.core.history.events import ActivityTaskScheduled, WorkflowExecutionStarted
 from durable.core.history.payload import Failure, Payloads
@@ -126,6 +127,33 @@ def row_of_attempt(attempt: Attempt, due_at: int) -> ActivityTaskRecord:
     )
 
 
+def external_row_of(attempt: Attempt, now: int) -> ActivityTaskRecord:
+    """The row of an attempt of a run's own that somebody outside completes."""
+    record = row_of_attempt(attempt, attempt.due_at or attempt.scheduled_at)
+    return for_outside(record, attempt.scheduled, attempt, now)
+
+
+def for_outside(
+    record: ActivityTaskRecord,
+    scheduled: ActivityTaskScheduled,
+    attempt: Attempt,
+    now: int,
+) -> ActivityTaskRecord:
+    """The row of an attempt that somebody outside completes from now on."""
+    started_at = attempt.started_at or now
+    expires_at, _ = ends_by(scheduled.settings, attempt.scheduled_at, started_at, now)
+    return msgspec.structs.replace(
+        record,
+        state=TaskState.EXTERNAL,
+        expires_at=expires_at,
+        started_at=started_at,
+        heartbeat_at=now,
+        worker_id=None,
+        judge_id=None,
+        cancel=None,
+    )
+
+
 def new_row(
     started: WorkflowExecutionStarted,
     scheduled_event_id: int,
@@ -137,6 +165,12 @@ def new_row(
 ) -> ActivityTaskRecord:
     """The row of an activity that waits."""
     settings = data.scheduled.settings
+    if data.scheduled.activity_type == PROMISE:
+        state = TaskState.EXTERNAL
+        expires_at, _ = ends_by(settings, data.scheduled_at, due_at, due_at)
+    else:
+        state = TaskState.WAITING
+        expires_at, _ = starts_by(settings, data.scheduled_at, due_at)
     return ActivityTaskRecord(
         run_id=started.run_id,
         scheduled_event_id=scheduled_event_id,
@@ -146,7 +180,8 @@ def new_row(
         attempt=attempt,
         due_at=due_at,
         data=encode(data),
-        expires_at=starts_by(settings, data.scheduled_at, due_at)[0],
+        state=state,
+        expires_at=expires_at,
         progress=progress,
     )
 

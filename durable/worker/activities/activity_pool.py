@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from typing import Any, Final, TypeAlias
 
 from durable.api.activities.activity_context import (
@@ -20,8 +21,10 @@ from durable.api.activities.activity_context import (
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
 from durable.core.history.payload import Failure, Payloads
+from durable.errors import AttemptOverError
 from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
+from durable.runs.activity_tasks.outside import ActivityToken
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import GONE, OVER
 from durable.store.records import AttemptState
@@ -106,7 +109,9 @@ class ActivityPool:
         self._registry = registry
         self._feed = feed
         self._parts = parts
-        self._invoker = Invoker(store, parts, observer, processes, self._beat)
+        self._invoker = Invoker(
+            store, parts, observer, processes, self._beat, self._hand_out
+        )
         self._places = Places(concurrency, threads, processes)
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
@@ -116,6 +121,8 @@ class ActivityPool:
         self.is_draining = False
         self.when_free: Callable[[], None] | None = None
         """Called when a place is free that nobody here waits for."""
+        self.fail_outside: Callable[[Attempt, Failure], None]
+        """Ends an attempt that had been left to somebody outside."""
 
     def state(self, cached: int, hits: int, misses: int, loading: int) -> WorkerState:
         """How busy the worker is; any thread may ask."""
@@ -250,6 +257,38 @@ class ActivityPool:
         """An attempt goes on; any thread may say so."""
         self._beats_of(context.call).beat(details)
 
+    def _hand_out(self, context: ActivityContext) -> Future[str]:
+        """Leave an attempt to whoever has its token; any thread may ask for it."""
+        found: Future[str] = Future()
+        self._loop.call_soon_threadsafe(self._hand_out_now, context.call, found)
+        return found
+
+    def _hand_out_now(self, call: Call, found: Future[str]) -> None:
+        attempt = call.attempt
+        told: asyncio.Future[bool] = self._loop.create_future()
+
+        def tell(answer: asyncio.Future[bool]) -> None:
+            if answer.cancelled() or found.cancelled():
+                return
+            if answer.result():
+                call.cancel_timer()
+                call.is_external = True
+                number = attempt.scheduled_event_id
+                token = ActivityToken(attempt.run.run_id, number, attempt.attempt)
+                found.set_result(str(token))
+            else:
+                found.set_exception(
+                    AttemptOverError(
+                        f"Attempt {attempt.attempt} of activity"
+                        f" {attempt.scheduled.activity_type!r} cannot be left to"
+                        " others: it is over, or was asked to stop."
+                    )
+                )
+
+        told.add_done_callback(tell)
+        said = inputs.AttemptExternal(attempt, call.started_at, told)
+        self._feed(attempt.run, said)
+
     # --- running ----------------------------------------------------------------------
 
     async def _run(self, call: Call, code: Code) -> None:
@@ -342,7 +381,9 @@ class ActivityPool:
     # --- how it ended -----------------------------------------------------------------
 
     def _failed(self, call: Call, failure: Failure) -> None:
-        if not call.attempt.is_over:
+        if call.is_external:
+            self.fail_outside(call.attempt, failure)
+        elif not call.attempt.is_over:
             call.cancel_timer()
             said = inputs.AttemptFailed(call.attempt, failure, call.started_at)
             self._feed(call.attempt.run, said)

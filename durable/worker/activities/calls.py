@@ -29,6 +29,8 @@ class Call(msgspec.Struct, eq=False):
     """Its call in a thread or a process, if it has one."""
     beats: Beats | None = None
     """Its heartbeats, if it has any."""
+    is_external: bool = False
+    """Somebody outside completes its attempt; only what it raises still counts."""
     is_stopping: bool = False
     """Its run wants it to end."""
     is_cut_short: bool = False

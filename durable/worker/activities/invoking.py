@@ -17,6 +17,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -76,6 +77,7 @@ class Invoker:
         observer: watches each call, if there is one.
         processes: how many of them may be there.
         on_beat: takes heartbeats, in whatever thread they come.
+        hand_out: leaves an attempt to whoever has its token; likewise.
 
     Attributes:
         worker_stopping: tells activities that the worker closes.
@@ -88,9 +90,11 @@ class Invoker:
         observer: WorkerObserver | None,
         processes: int,
         on_beat: Callable[[ActivityContext, Payloads], None],
+        hand_out: Callable[[ActivityContext], Future[str]],
     ) -> None:
         self._store = store
         self._on_beat = on_beat
+        self._hand_out = hand_out
         self._parts = parts
         self._observer = observer
         self._threads: ActivityThreads | None = None
@@ -131,6 +135,7 @@ class Invoker:
             *(info, parts.engine, parts.resources, observer, self.worker_stopping),
             beat=self._on_beat,
             call=call,
+            hand_out=self._hand_out,
         )
         CURRENT.set(call.context)
         called = self._call(call, code, info, on_thread_end)

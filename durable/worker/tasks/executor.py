@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any, Final
 
 from durable import limits
+from durable.core.history.payload import Failure
 from durable.errors import (
+    ActivityNotFoundError,
     AttemptOverError,
     CorruptHistoryError,
     DurableError,
@@ -21,11 +23,12 @@ from durable.errors import (
 )
 from durable.observer import WorkerObserver
 from durable.runs import inputs
-from durable.runs.activity_tasks import holding
+from durable.runs.activity_tasks import holding, outside
+from durable.runs.activity_tasks.endings import request_id_of
 from durable.runs.activity_tasks.holding import HeldTask, TaskEffects
 from durable.runs.activity_tasks.judging import judge
 from durable.runs.activity_tasks.pausing import PAUSED, goes_on, pause_task
-from durable.runs.live_run import LiveRun, Terms
+from durable.runs.live_run import Attempt, LiveRun, Terms
 from durable.store.activity_tasks import (
     ActivityTaskRecord,
     CancelArrived,
@@ -33,6 +36,7 @@ from durable.store.activity_tasks import (
     TaskKey,
 )
 from durable.store.queries import (
+    FindActivityTask,
     FindCancelledTasks,
     FindRun,
     ListActivityTasks,
@@ -89,11 +93,15 @@ class TaskExecutor:
         else:
             held: Any = run  # a `HeldTask` in its place
             now = self._store.now()
+            if type(given) is inputs.AttemptExternal and held.attempt.is_over:
+                _tell(given.token, is_done=False)
             self._carry_out(held, holding.handle(held, given, now))
 
     def _carry_out(self, held: HeldTask, effects: TaskEffects) -> None:
         if effects.settle is not None:
             self._submit(held, effects.settle)
+        if effects.refused is not None:
+            _tell(effects.refused, is_done=False)
         if effects.beat is not None:
             self._store.submit(effects.beat, partial(self._beaten, held))
         end = effects.end
@@ -178,6 +186,7 @@ class TaskExecutor:
     ) -> None:
         record = held.record
         if self.held.get(record.key) is not held:
+            _tell(held.waiting, is_done=False)
             return  # it was forgotten meanwhile
         if isinstance(error, LeaseLostError):
             self._lease_lost(error.worker_id)
@@ -196,9 +205,12 @@ class TaskExecutor:
         if isinstance(result, CancelArrived):
             following = holding.settled(held, result, self._store.now())
             if following is not None:
+                if following.next is None:
+                    _tell(held.waiting, is_done=False)
                 self._submit(held, following)
                 return
         del self.held[record.key]
+        _tell(held.waiting, is_done=error is None)
         if error is None and operation.message is not None:
             self._told(record.run_id)
         self._settled()
@@ -221,6 +233,34 @@ class TaskExecutor:
             self._runner.mail(run_id)
         else:
             self._wake_by(self._store.now())
+
+    def fail_outside(self, attempt: Attempt, failure: Failure) -> None:
+        """The function of an attempt has raised that somebody outside was to complete.
+
+        So nobody may have its token: it has failed, unless it was completed already.
+        """
+        self._runner.spawn(self._fail_outside(attempt, failure))
+
+    async def _fail_outside(self, attempt: Attempt, failure: Failure) -> None:
+        run_id, number = attempt.run.run_id, attempt.scheduled_event_id
+        record = await self._store.read(FindActivityTask(run_id, number))
+        if record is None or record.attempt != attempt.attempt:
+            return
+        operation = outside.fail(
+            record,
+            failure,
+            attempt=record.attempt,
+            request_id=request_id_of(record),
+            identity=self._runner.terms.worker_id,
+            now=self._store.now(),
+        )
+        try:
+            await self._store.perform(operation)
+        except (AttemptOverError, ActivityNotFoundError):
+            return
+        if operation.message is not None:
+            self._told(run_id)
+        self._settled()
 
     # --- cancels ----------------------------------------------------------------------
 
@@ -273,3 +313,8 @@ class TaskExecutor:
                 if operation.message is not None:
                     self._told(record.run_id)
                 return
+
+
+def _tell(token: asyncio.Future[bool] | None, *, is_done: bool) -> None:
+    if token is not None and not token.done():
+        token.set_result(is_done)
