@@ -50,6 +50,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "batch": ("keeping.batch", "batch", "Do something with many runs at once."),
     "export": ("keeping.archives", "export", "Write closed runs to a file."),
     "import": ("keeping.archives", "import_", "Bring exported runs back, to be read."),
+    "activity": (
+        "activities.activities",
+        "activity",
+        "Look at activities that run elsewhere, and complete them.",
+    ),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
     "schedules": (
         "schedules.schedules",

@@ -76,9 +76,7 @@ async def pay(amount: int, kind: str = "charge", queue: str | None = None) -> in
 
 @workflow(name="outside.impatient")
 async def impatient(queue: str | None = None) -> str:
-    hasty = charge.options(
-        start_to_close_timeout=0.2, retry=None, task_queue=queue
-    )
+    hasty = charge.options(start_to_close_timeout=0.2, retry=None, task_queue=queue)
     try:
         await hasty(1)
     except ActivityTimeoutError as error:
@@ -134,9 +132,7 @@ DEFINITIONS = [
 
 
 def make_engine(database: str) -> Engine:
-    return Engine(
-        database, definitions=DEFINITIONS, activity_queues={"elsewhere": 10}
-    )
+    return Engine(database, definitions=DEFINITIONS, activity_queues={"elsewhere": 10})
 
 
 @pytest.fixture(params=[None, "elsewhere"])
@@ -320,7 +316,7 @@ async def test_a_promise_survives_its_worker(database: str) -> None:
         await client.activities.complete(TOKENS[0], 1)
     async with make_engine(database) as engine:
         await engine.activities.complete(TOKENS[1], {"amount": 2})
-        run = await engine.get(two, "t")
+        run = await engine.get("t", workflow=two)
         assert await run.result() == (Receipt(2), 1, 1)
 
 

@@ -27,7 +27,12 @@ from durable.options import check_id
 from durable.runs.activity_tasks import outside
 from durable.runs.activity_tasks.outside import ActivityToken, parse_token
 from durable.runs.activity_tasks.task_rows import data_of, progress_of
-from durable.store.activity_tasks import ActivityTaskRecord, CompleteActivity, TaskState
+from durable.store.activity_tasks import (
+    ActivityTaskRecord,
+    CompleteActivity,
+    TaskState,
+    UpdateActivityTask,
+)
 from durable.store.queries import (
     FindActivityTask,
     FindRun,
@@ -203,6 +208,80 @@ class Activities:
         )
         store = self._client.store
         await store.perform(outside.beat(record, payloads, store.now()))
+
+    async def pause(
+        self,
+        token: str | None = None,
+        *,
+        workflow_id: str | None = None,
+        activity_id: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Let an activity that waits for a worker not begin until it is unpaused.
+
+        Its timeouts count on.
+
+        Args: as `complete`.
+
+        Raises: as `complete`.
+            InvalidCallError: it does not wait: it runs, or somebody outside has it.
+        """
+        asked = (token, workflow_id, activity_id, run_id)
+        await self._update(asked, due_at=NEVER)
+
+    async def unpause(
+        self,
+        token: str | None = None,
+        *,
+        workflow_id: str | None = None,
+        activity_id: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Let one that waits begin now, whether it was paused or backs off.
+
+        Args and raises: as `pause`.
+        """
+        asked = (token, workflow_id, activity_id, run_id)
+        await self._update(asked, due_at=self._client.store.now())
+
+    async def reset(
+        self,
+        token: str | None = None,
+        *,
+        workflow_id: str | None = None,
+        activity_id: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Let one that waits begin now, with its first attempt and no details.
+
+        Args and raises: as `pause`.
+        """
+        asked = (token, workflow_id, activity_id, run_id)
+        await self._update(asked, due_at=self._client.store.now(), is_reset=True)
+
+    async def _update(
+        self,
+        asked: tuple[str | None, ...],
+        *,
+        due_at: int,
+        is_reset: bool = False,
+    ) -> None:
+        record, _ = await self._find(*asked)
+        change = UpdateActivityTask(
+            run_id=record.run_id,
+            scheduled_event_id=record.scheduled_event_id,
+            attempt=record.attempt,
+            state=TaskState.WAITING,
+            due_at=due_at,
+            is_reset=is_reset,
+        )
+        if not await self._client.store.perform(change):
+            state = (await self.describe(*asked[:1], **_ids(asked))).state
+            raise InvalidCallError(
+                f"Activity {record.activity_type!r} of run {record.run_id!r} does not"
+                f" wait for a worker: it is {state}.",
+                hint="What runs can be asked to stop by cancelling its workflow.",
+            )
 
     async def list(
         self,
@@ -387,6 +466,10 @@ class Activities:
         run_id: str = await self._client.store.perform(operation)
         if operation.message is not None:
             self._client.mailed(run_id)
+
+
+def _ids(asked: tuple[str | None, ...]) -> dict[str, str | None]:
+    return dict(zip(("workflow_id", "activity_id", "run_id"), asked[1:], strict=True))
 
 
 def _describe(record: ActivityTaskRecord) -> QueuedActivity:

@@ -40,6 +40,18 @@ class SyncActivities:
         """Say that somebody is still at it; see `Activities.heartbeat`."""
         self._thread.call(self._activities.heartbeat(token, *details, **ids))
 
+    def pause(self, token: str | None = None, **ids: str | None) -> None:
+        """Let one that waits not begin; see `Activities.pause`."""
+        self._thread.call(self._activities.pause(token, **ids))
+
+    def unpause(self, token: str | None = None, **ids: str | None) -> None:
+        """Let one that waits begin now; see `Activities.unpause`."""
+        self._thread.call(self._activities.unpause(token, **ids))
+
+    def reset(self, token: str | None = None, **ids: str | None) -> None:
+        """Let one that waits begin anew; see `Activities.reset`."""
+        self._thread.call(self._activities.reset(token, **ids))
+
     def list(
         self,
         *,
