@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
-from durable import limits
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -21,11 +18,12 @@ from durable.core.history.events import (
     Attributes,
     HistoryEvent,
 )
-from durable.core.history.payload import Failure, encode_details
+from durable.core.history.payload import Failure
 from durable.core.machines import retry
-from durable.core.messages import ActivityResolution
 from durable.errors import NotRegisteredError
 from durable.runs import inputs
+from durable.runs.activity_tasks import attempt_rows as rows_of
+from durable.runs.activity_tasks import endings
 from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.activity_tasks.offering import row_of as task_row_of
 from durable.runs.activity_tasks.task_rows import external_row_of
@@ -52,7 +50,6 @@ from durable.store.records import (
     RecordAttempts,
 )
 
-_OPEN: Final = (AttemptState.BACKOFF, AttemptState.STARTED)
 _RUNS: Final = (RUNNING, CANCELLING)
 _READS: Final = (UNREAD, REPLAYING)
 """Others may have begun meanwhile what it remembers as waiting."""
@@ -79,7 +76,7 @@ def order(attempt: Attempt, effects: Effects, now: int) -> None:
         return
     if attempt.run.terms.is_draining:
         # The next worker must know that it has certainly not begun.
-        _record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+        record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
         return
     if attempt.run.paused is not None:
         _put_off(attempt, effects, now)
@@ -98,18 +95,18 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
         if attempt.due_at > now:
             continue
         if is_elsewhere(run, attempt.scheduled):
-            _offer(attempt, effects, now)
+            offer(attempt, effects, now)
             continue
         del run.backoffs[attempt.scheduled_event_id]
         run.attempts[attempt.scheduled_event_id] = attempt
         if run.terms.knows_activity(attempt.scheduled.activity_type):
             attempt.phase = RECORDING
-            _record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
+            record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
         else:
             _await_worker(attempt, effects, now)
 
 
-def _offer(attempt: Attempt, effects: Effects, now: int) -> None:
+def offer(attempt: Attempt, effects: Effects, now: int) -> None:
     """Leave an attempt that has not begun to whoever takes it."""
     run, number = attempt.run, attempt.scheduled_event_id
     run.backoffs.pop(number, None)
@@ -126,7 +123,7 @@ def _put_off(attempt: Attempt, effects: Effects, now: int) -> None:
     run.attempts.pop(number, None)
     run.backoffs[number] = attempt
     attempt.phase, attempt.due_at = BACKOFF, now
-    _record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+    record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def _await_worker(attempt: Attempt, effects: Effects, now: int) -> None:
@@ -139,7 +136,7 @@ def _await_worker(attempt: Attempt, effects: Effects, now: int) -> None:
     is_first, attempt.has_waited = not attempt.has_waited, True
     attempt.phase = QUEUED
     attempt.due_at = attempt.due_at or attempt.scheduled_at
-    recording = _record(attempt, AttemptState.BACKOFF, Then.SEEK, effects, now, reason)
+    recording = record(attempt, AttemptState.BACKOFF, Then.SEEK, effects, now, reason)
     recording.is_first = is_first
 
 
@@ -147,7 +144,7 @@ def begin_after_doubt(
     attempt: Attempt, failure: Failure, effects: Effects, now: int
 ) -> None:
     """Begin the attempt after one whose worker died in the middle of it."""
-    following = _following(attempt, failure, now)
+    following = following_attempt(attempt, failure, now)
     following.lost += 1
     run, number = attempt.run, attempt.scheduled_event_id
     if run.paused is None:
@@ -156,11 +153,16 @@ def begin_after_doubt(
     else:
         following.phase, state, then = BACKOFF, AttemptState.BACKOFF, Then.REMEMBER
         run.backoffs[number] = following
-    rows = lost(attempt, failure, now), row_of(following, state, None, now)
+    rows = (
+        rows_of.lost(attempt, failure, now),
+        rows_of.row_of(following, state, None, now),
+    )
     _submit(following, rows, state, then, effects)
 
 
-def _following(attempt: Attempt, failure: Failure | None, due_at: int) -> Attempt:
+def following_attempt(
+    attempt: Attempt, failure: Failure | None, due_at: int
+) -> Attempt:
     """The attempt after this one."""
     return Attempt(
         attempt.run,
@@ -255,15 +257,15 @@ def _try_again(
     now: int,
 ) -> None:
     """Record that this attempt failed and when the next one is due."""
-    _end(attempt, state, effects, failure, decision)
+    say_ended(attempt, state, effects, failure, decision)
     run = attempt.run
-    following = _following(attempt, failure, now + decision.delay)
+    following = following_attempt(attempt, failure, now + decision.delay)
     following.phase = BACKOFF
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.backoffs[attempt.scheduled_event_id] = following
     rows = (
-        row_of(attempt, state, failure, now),
-        row_of(following, AttemptState.BACKOFF, None, now),
+        rows_of.row_of(attempt, state, failure, now),
+        rows_of.row_of(following, AttemptState.BACKOFF, None, now),
     )
     recording = _submit(following, rows, AttemptState.BACKOFF, Then.FOLLOW, effects)
     recording.ended = rows[0]
@@ -282,7 +284,7 @@ def not_begun(
     attempt.phase, attempt.due_at = BACKOFF, given.again_at
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.backoffs[attempt.scheduled_event_id] = attempt
-    _record(attempt, AttemptState.BACKOFF, Then.WAIT, effects, now)
+    record(attempt, AttemptState.BACKOFF, Then.WAIT, effects, now)
 
 
 def beat(run: LiveRun, given: inputs.AttemptBeat, effects: Effects, now: int) -> None:
@@ -290,7 +292,7 @@ def beat(run: LiveRun, given: inputs.AttemptBeat, effects: Effects, now: int) ->
     attempt = given.attempt
     if attempt.phase in _RUNS and run.state not in _READS:
         attempt.started_at, attempt.heartbeat_at = given.started_at, now
-        _record(attempt, AttemptState.STARTED, Then.REMEMBER, effects, now)
+        record(attempt, AttemptState.STARTED, Then.REMEMBER, effects, now)
 
 
 def external(
@@ -318,10 +320,10 @@ def queued(
     if given.attempt.phase is OVER:
         return
     if run.terms.has_others and run.paused is None:
-        _offer(given.attempt, effects, now)
+        offer(given.attempt, effects, now)
         return
     given.attempt.phase = QUEUED
-    _record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+    record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def unknown(
@@ -337,14 +339,14 @@ def ready(run: LiveRun, given: inputs.AttemptReady, effects: Effects, now: int) 
         _put_off(given.attempt, effects, now)
     elif given.attempt.phase is not OVER:
         given.attempt.phase = RECORDING
-        _record(given.attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
+        record(given.attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
 
 
 def left(run: LiveRun, given: inputs.AttemptLeft, effects: Effects, now: int) -> None:
     """The pool drains and has not begun an attempt."""
     if given.attempt.phase is not OVER:
         given.attempt.phase = OVER
-        _record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+        record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def unheard(
@@ -362,30 +364,7 @@ def doubtful(
     if attempt.phase is not OVER:
         attempt.phase, attempt.started_at = OVER, given.started_at
         state = AttemptState.STARTED
-        _record(attempt, state, Then.REMEMBER, effects, now, given.failure)
-
-
-def decide_doubt(attempt: Attempt) -> retry.Retry | retry.GiveUp:
-    """Decide what follows an attempt of which nobody knows whether it took effect."""
-    settings = attempt.scheduled.settings
-    if (
-        settings.at_most_once
-        or settings.retry_policy.max_attempts == 1
-        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
-    ):
-        return retry.GiveUp("outcome_unknown")
-    return retry.Retry(0)
-
-
-def outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
-    """How an activity ends that is not run again, as nobody knows what it did."""
-    return ActivityTaskFailed(
-        scheduled_event_id=attempt.scheduled_event_id,
-        failure=failure,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at or attempt.scheduled_at,
-        retry_state="outcome_unknown",
-    )
+        record(attempt, state, Then.REMEMBER, effects, now, given.failure)
 
 
 def lost_here(
@@ -399,106 +378,14 @@ def lost_here(
     if attempt.phase is CANCELLING:
         _close_cancelled(attempt, effects, now)
         return
-    decision = decide_doubt(attempt)
+    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
     if isinstance(decision, retry.GiveUp):
-        outcome = outcome_of_doubt(attempt, failure)
+        outcome = rows_of.outcome_of_doubt(attempt, failure)
         _close(attempt, outcome, AttemptState.LOST, effects, now, failure, decision)
         return
-    _end(attempt, AttemptState.LOST, effects, failure, decision)
+    say_ended(attempt, AttemptState.LOST, effects, failure, decision)
     run.attempts.pop(attempt.scheduled_event_id, None)
     begin_after_doubt(attempt, failure, effects, now)
-
-
-# --- what cannot be recorded ----------------------------------------------------------
-
-
-def unrecorded(
-    run: LiveRun, given: inputs.AttemptUnrecorded, effects: Effects, now: int
-) -> None:
-    """Keep an attempt whose outcome cannot be recorded; its run parks for it."""
-    attempt = given.attempt
-    if attempt.phase is OVER:
-        return
-    attempt.started_at = given.started_at
-    _end(attempt, given.row_state, effects, given.problem)
-    attempt.phase, attempt.problem = HELD, given.problem
-    _record(attempt, given.row_state, Then.HOLD, effects, now, given.problem)
-
-
-def hold_again(
-    run: LiveRun, given: inputs.HoldAgain, effects: Effects, now: int
-) -> None:
-    """Nobody else knows that its function has returned: say so once more."""
-    attempt = given.attempt
-    if attempt.phase is HELD:
-        _record(attempt, given.row_state, Then.HOLD, effects, now, attempt.problem)
-
-
-def mended(
-    run: LiveRun, given: inputs.AttemptMended, effects: Effects, now: int
-) -> None:
-    """What was held has a result after all."""
-    attempt = given.attempt
-    if attempt.phase is not HELD:
-        return
-    attempt.phase, attempt.problem = OVER, None
-    run.attempts.pop(attempt.scheduled_event_id, None)
-    outcome = ActivityTaskCompleted(
-        scheduled_event_id=attempt.scheduled_event_id,
-        result=given.result,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at,
-        last_failure=attempt.last_failure,
-    )
-    run.incoming.add(Item(outcome))
-    run.ended += (row_of(attempt, ATTEMPT_COMPLETED, None, now),)
-
-
-def still_unrecorded(
-    run: LiveRun, given: inputs.AttemptStillUnrecorded, effects: Effects, now: int
-) -> None:
-    """What was held cannot be recorded by today's code either."""
-    if given.attempt.phase is HELD:
-        given.attempt.problem = given.problem
-        run.is_holding = True
-
-
-def repeated(
-    run: LiveRun, given: inputs.AttemptRepeated, effects: Effects, now: int
-) -> None:
-    """An operator wants what was held to run again."""
-    attempt = given.attempt
-    if attempt.phase is not HELD:
-        return
-    attempt.phase = OVER
-    following = _following(attempt, None, now)
-    if is_elsewhere(run, attempt.scheduled):
-        following.has_row = False
-        _offer(following, effects, now)
-        return
-    following.phase = RECORDING
-    run.attempts[attempt.scheduled_event_id] = following
-    _record(following, AttemptState.STARTED, Then.BEGIN, effects, now)
-
-
-def is_meant(resolution: ActivityResolution, attempt: Attempt) -> bool:
-    """Whether an operator has decided of this attempt."""
-    return (
-        attempt.phase is HELD
-        and attempt.scheduled_event_id == resolution.scheduled_event_id
-        and attempt.attempt == resolution.attempt
-    )
-
-
-def resolve(run: LiveRun, effects: Effects) -> None:
-    """Do what operators have decided of a run's attempts."""
-    resolutions, run.resolutions = run.resolutions, ()
-    effects.rare.resolve = [
-        (attempt, resolution)
-        for resolution in resolutions
-        for attempt in run.attempts.values()
-        if is_meant(resolution, attempt)
-    ]
 
 
 # --- the end --------------------------------------------------------------------------
@@ -557,15 +444,15 @@ def _close(
     """Hand the activity's outcome to its run."""
     run = attempt.run
     if decision is not None or run.terms.is_observed:
-        _end(attempt, state, effects, failure, decision)
+        say_ended(attempt, state, effects, failure, decision)
     attempt.phase = OVER
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.incoming.add(Item(outcome))
     if attempt.has_row or state is not ATTEMPT_COMPLETED:
-        run.ended += (row_of(attempt, state, failure, now),)
+        run.ended += (rows_of.row_of(attempt, state, failure, now),)
 
 
-def _end(
+def say_ended(
     attempt: Attempt,
     state: AttemptState,
     effects: Effects,
@@ -582,48 +469,7 @@ def _end(
 # --- rows -----------------------------------------------------------------------------
 
 
-def row_of(
-    attempt: Attempt, state: AttemptState, failure: Failure | None, now: int
-) -> AttemptRecord:
-    """The row of an attempt that now stands so."""
-    return AttemptRecord(
-        run_id=attempt.run.run_id,
-        scheduled_event_id=attempt.scheduled_event_id,
-        attempt=attempt.attempt,
-        activity_type=attempt.scheduled.activity_type,
-        state=state,
-        due_at=attempt.due_at or now,
-        started_at=(
-            attempt.started_at or now if state is not AttemptState.BACKOFF else None
-        ),
-        closed_at=None if state in _OPEN else now,
-        failure=None if failure is None else msgspec.json.encode(failure).decode(),
-        worker_id=attempt.run.terms.worker_id,
-        details=encode_details(attempt.details),
-        heartbeat_at=attempt.heartbeat_at or None,
-    )
-
-
-def lost(attempt: Attempt, failure: Failure | None, now: int) -> AttemptRecord:
-    """The row of an attempt whose worker died in the middle of it."""
-    started_at = attempt.started_at or attempt.scheduled_at
-    return AttemptRecord(
-        run_id=attempt.run.run_id,
-        scheduled_event_id=attempt.scheduled_event_id,
-        attempt=attempt.attempt,
-        activity_type=attempt.scheduled.activity_type,
-        state=AttemptState.LOST,
-        due_at=attempt.due_at or started_at,
-        started_at=started_at,
-        closed_at=now,
-        failure=None if failure is None else msgspec.json.encode(failure).decode(),
-        worker_id=attempt.worker_id,
-        details=encode_details(attempt.details),
-        heartbeat_at=attempt.heartbeat_at or None,
-    )
-
-
-def _record(
+def record(
     attempt: Attempt,
     state: AttemptState,
     then: Then,
@@ -633,7 +479,7 @@ def _record(
 ) -> Recording:
     """Write where an attempt stands, and when its run must be woken."""
     attempt.has_row = True
-    rows = (row_of(attempt, state, failure, now),)
+    rows = (rows_of.row_of(attempt, state, failure, now),)
     return _submit(attempt, rows, state, then, effects)
 
 

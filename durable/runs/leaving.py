@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from durable.errors import LeaseLostError
 from durable.runs import attempts, inputs, messages
 from durable.runs.effects import CLOSED, Creation, Effects, Left, also
 from durable.runs.live_run import LiveRun
@@ -22,6 +23,30 @@ def leave(run: LiveRun, left: Left, effects: Effects) -> None:
     is_closed = left is CLOSED or left is Left.CLOSED_ELSEWHERE
     attempts.forget(run, effects, is_closed=is_closed)
     run.incoming.is_reading = False
+
+
+def parked(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
+    """It is set aside."""
+    leave(run, Left.PARKED, effects)
+
+
+def not_parked(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) -> None:
+    """It is not; whoever is next finds it as it was."""
+    effects.rare.refused = given.error
+    is_lost = isinstance(given.error, LeaseLostError)
+    leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
+
+
+def closed_elsewhere(
+    run: LiveRun, given: inputs.ClosedElsewhere, effects: Effects, now: int
+) -> None:
+    """It was closed by a write that is not this worker's."""
+    leave(run, Left.CLOSED_ELSEWHERE, effects)
+
+
+def left(run: LiveRun, given: inputs.Leave, effects: Effects, now: int) -> None:
+    """It has to."""
+    leave(run, Left.DROPPED, effects)
 
 
 # --- after that -----------------------------------------------------------------------

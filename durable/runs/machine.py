@@ -58,6 +58,7 @@ from durable.runs.states import (
     State,
 )
 from durable.runs.transitions import TRANSITIONS
+from durable.runs.unrecorded import held_attempts
 from durable.store.records import Committed, MailArrived, RunStatus, Started, StartRun
 
 Handler: TypeAlias = Callable[[LiveRun, Any, Effects, int], None]
@@ -114,7 +115,7 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
     if incoming.held and not incoming.is_reading:
         messages.take_held(run, effects, now)
     if run.resolutions:
-        attempts.resolve(run, effects)
+        held_attempts.resolve(run, effects)
     if run.questions:
         messages.answer(run, effects)
     if run.terms.is_draining or run.paused is not None:
@@ -344,18 +345,6 @@ def _turn_failed(run: LiveRun, failure: WorkflowTaskFailure, effects: Effects) -
         writes.park(run, failure.failure, effects)
 
 
-def _parked(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
-    leaving.leave(run, Left.PARKED, effects)
-
-
-def _not_parked(
-    run: LiveRun, given: inputs.Refused, effects: Effects, now: int
-) -> None:
-    effects.rare.refused = given.error
-    is_lost = isinstance(given.error, LeaseLostError)
-    leaving.leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
-
-
 # --- reading --------------------------------------------------------------------------
 
 
@@ -538,16 +527,6 @@ def _claimed(run: LiveRun, given: inputs.Claimed, effects: Effects, now: int) ->
     _proceed(run, effects, now)
 
 
-def _closed_elsewhere(
-    run: LiveRun, given: inputs.ClosedElsewhere, effects: Effects, now: int
-) -> None:
-    leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
-
-
-def _left(run: LiveRun, given: inputs.Leave, effects: Effects, now: int) -> None:
-    leaving.leave(run, Left.DROPPED, effects)
-
-
 # --- who handles what -----------------------------------------------------------------
 
 _ANY_TIME: Final[dict[type[Any], Handler]] = {
@@ -562,7 +541,7 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptFailed: _then_proceed(attempts.failed),
     inputs.AttemptStopped: _then_proceed(attempts.stopped),
     inputs.AttemptNotBegun: _then_proceed(attempts.not_begun),
-    inputs.AttemptUnrecorded: attempts.unrecorded,
+    inputs.AttemptUnrecorded: held_attempts.unrecorded,
     inputs.AttemptDoubtful: attempts.doubtful,
     inputs.AttemptLost: _then_proceed(attempts.lost_here),
     inputs.AttemptBeat: attempts.beat,
@@ -572,17 +551,17 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptReady: attempts.ready,
     inputs.AttemptLeft: attempts.left,
     inputs.AttemptUnheard: attempts.unheard,
-    inputs.AttemptMended: _then_proceed(attempts.mended),
-    inputs.AttemptStillUnrecorded: _then_proceed(attempts.still_unrecorded),
-    inputs.AttemptRepeated: attempts.repeated,
-    inputs.HoldAgain: attempts.hold_again,
+    inputs.AttemptMended: _then_proceed(held_attempts.mended),
+    inputs.AttemptStillUnrecorded: _then_proceed(held_attempts.still_unrecorded),
+    inputs.AttemptRepeated: held_attempts.repeated,
+    inputs.HoldAgain: held_attempts.hold_again,
     inputs.Recorded: _then_proceed(_recorded),
     inputs.ChildAnswered: _child_answered,
     inputs.Delivered: _then_proceed(_delivered),
     inputs.Due: _then_proceed(_due),
     inputs.Claimed: _claimed,
-    inputs.ClosedElsewhere: _closed_elsewhere,
-    inputs.Leave: _left,
+    inputs.ClosedElsewhere: leaving.closed_elsewhere,
+    inputs.Leave: leaving.left,
 }
 _OF_STATE: Final[dict[State, dict[type[Any], Handler]]] = {
     CREATING: {
@@ -595,7 +574,7 @@ _OF_STATE: Final[dict[State, dict[type[Any], Handler]]] = {
     AT_REST: {},
     DRIVING: {inputs.Driven: _driven},
     COMMITTING: {inputs.Settled: _settled, inputs.Refused: _refused},
-    PARKING: {inputs.Settled: _parked, inputs.Refused: _not_parked},
+    PARKING: {inputs.Settled: leaving.parked, inputs.Refused: leaving.not_parked},
     GONE: {
         **dict.fromkeys(TRANSITIONS[GONE], leaving.ignored),
         inputs.Told: leaving.told,

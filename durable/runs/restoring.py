@@ -37,11 +37,13 @@ from durable.core.messages import (
 from durable.core.workflow_task import TaskInput
 from durable.errors import CorruptHistoryError
 from durable.runs import attempts
+from durable.runs.activity_tasks import attempt_rows, endings
 from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.effects import AttemptEnd, Effects, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import BACKOFF, HELD, OVER
+from durable.runs.unrecorded.held_attempts import is_meant
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -170,7 +172,7 @@ def restore_activities(
         attempt = _attempt_of(run, machine, row, lost[event_id])
         if machine.state is State.CANCEL_REQUESTED:
             run.incoming.add(Item(_cancelled(attempt)))
-            run.ended += (attempts.lost(attempt, None, now),)
+            run.ended += (attempt_rows.lost(attempt, None, now),)
         elif row is not None and row.state is AttemptState.BACKOFF:
             attempt.has_waited = row.failure is not None
             attempt.phase = BACKOFF
@@ -222,7 +224,7 @@ def _hold(run: LiveRun, attempt: Attempt, failure: Failure, effects: Effects) ->
     """
     attempt.phase, attempt.problem = HELD, failure
     run.attempts[attempt.scheduled_event_id] = attempt
-    if not any(attempts.is_meant(r, attempt) for r in run.resolutions):
+    if not any(is_meant(r, attempt) for r in run.resolutions):
         effects.rare.mend = also(effects.rare.mend, attempt)
 
 
@@ -241,12 +243,12 @@ def _resolve_doubt(
     )
     if row is not None and row.failure is not None:
         failure = _failure_of(row)  # its worker could still say why
-    decision = attempts.decide_doubt(attempt)
+    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
     end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
     effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     if isinstance(decision, retry.GiveUp):
-        run.incoming.add(Item(attempts.outcome_of_doubt(attempt, failure)))
-        run.ended += (attempts.lost(attempt, failure, now),)
+        run.incoming.add(Item(attempt_rows.outcome_of_doubt(attempt, failure)))
+        run.ended += (attempt_rows.lost(attempt, failure, now),)
     else:
         attempts.begin_after_doubt(attempt, failure, effects, now)
 

@@ -31,6 +31,7 @@ import msgspec
 from typing_extensions import Unpack
 
 from durable.api.activities.activity_context import CURRENT
+from durable.api.activities.retrying import retry_settings
 from durable.api.definitions import (
     ACTIVITIES,
     AsyncFunction,
@@ -45,7 +46,7 @@ from durable.api.resources import find_resource, name_of
 from durable.api.sagas.compensation import Compensation
 from durable.api.sagas.ledger import find_ledger
 from durable.api.signature import CallSignature, shown
-from durable.core.history.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
+from durable.core.history.commands import ActivitySettings
 from durable.core.history.payload import Payloads
 from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
 from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
@@ -368,34 +369,6 @@ def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
         cancellation_type=cancellation.value,
         at_most_once=bool(options.get("at_most_once")),
     )
-
-
-def retry_settings(policy: object, where: str) -> RetrySettings:
-    """Write a retry policy out as plain data; `None` is one attempt.
-
-    Raises:
-        InvalidOptionError: it is no RetryPolicy.
-    """
-    if policy is None:
-        return ONE_ATTEMPT
-    if not isinstance(policy, RetryPolicy):
-        raise InvalidOptionError(
-            f"retry {where} is {policy!r}: give a RetryPolicy, or None for one attempt."
-        )
-    return RetrySettings(
-        max_attempts=policy.max_attempts,
-        initial_interval=to_microseconds(policy.initial_interval, "initial_interval"),
-        max_interval=to_microseconds(policy.max_interval, "max_interval"),
-        backoff_coefficient=float(policy.backoff_coefficient),
-        retryable_errors=tuple(map(_pattern, policy.retryable_errors)),
-        non_retryable=tuple(map(_pattern, policy.non_retryable)),
-        # Left out where there is none: so it was recorded before there could be one.
-        jitter=float(policy.jitter) or msgspec.UNSET,
-    )
-
-
-def _pattern(pattern: str | type[BaseException]) -> str:
-    return pattern if isinstance(pattern, str) else pattern.__name__
 
 
 class ActivityDecorator(Protocol):
