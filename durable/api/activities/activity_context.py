@@ -166,8 +166,9 @@ class ActivityContext(msgspec.Struct, eq=False):
     reason: ActivityCancellationReason | None = None
     """Why; the first counts."""
     beat: Callable[[ActivityContext, Payloads], None] | None = None
-    """Takes its heartbeats; `call` is whose they are."""
-    call: Any = None
+    """Takes its heartbeats."""
+    attempt: Any = None
+    """What the worker knows it by; not its call, or both would await the collector."""
     hand_out: Callable[[ActivityContext], Future[str]] | None = None
     """Leaves its outcome to whoever has the token that this gives."""
     interruption: Interruption | None = None

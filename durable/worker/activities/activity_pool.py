@@ -255,22 +255,24 @@ class ActivityPool:
 
     def _beat(self, context: ActivityContext, details: Payloads) -> None:
         """An attempt goes on; any thread may say so."""
-        self._beats_of(context.call).beat(details)
+        call = context.attempt.call
+        if call is not None:  # else it is over
+            self._beats_of(call).beat(details)
 
     def _hand_out(self, context: ActivityContext) -> Future[str]:
         """Leave an attempt to whoever has its token; any thread may ask for it."""
         found: Future[str] = Future()
-        self._loop.call_soon_threadsafe(self._hand_out_now, context.call, found)
+        self._loop.call_soon_threadsafe(self._hand_out_now, context.attempt, found)
         return found
 
-    def _hand_out_now(self, call: Call, found: Future[str]) -> None:
-        attempt = call.attempt
+    def _hand_out_now(self, attempt: Attempt, found: Future[str]) -> None:
+        call: Call | None = attempt.call
         told: asyncio.Future[bool] = self._loop.create_future()
 
         def tell(answer: asyncio.Future[bool]) -> None:
             if answer.cancelled() or found.cancelled():
                 return
-            if answer.result():
+            if call is not None and answer.result():
                 call.cancel_timer()
                 call.is_external = True
                 number = attempt.scheduled_event_id
@@ -286,6 +288,9 @@ class ActivityPool:
                 )
 
         told.add_done_callback(tell)
+        if call is None:  # it is over
+            told.set_result(False)
+            return
         said = inputs.AttemptExternal(attempt, call.started_at, told)
         self._feed(attempt.run, said)
 

@@ -134,7 +134,7 @@ class Invoker:
         call.context = ActivityContext(
             *(info, parts.engine, parts.resources, observer, self.worker_stopping),
             beat=self._on_beat,
-            call=call,
+            attempt=attempt,
             hand_out=self._hand_out,
         )
         CURRENT.set(call.context)
