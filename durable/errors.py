@@ -25,6 +25,8 @@
     ├── ScheduleExistsError           another schedule has that id
     ├── WorkflowAlreadyStartedError
     ├── WorkflowClosedError           the run can no longer take this request
+    ├── ActivityNotFoundError         nobody waits for that activity
+    ├── AttemptOverError              that attempt of an activity was over before
     ├── ResetConflictError            the run went on whenever it was to be reset
     ├── RunNeededError                the run cannot be deleted yet; says why
     ├── RunExistsError                a run to be imported is there already

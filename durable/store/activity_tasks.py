@@ -92,6 +92,9 @@ class SettleActivityTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempts: tuple[AttemptRecord, ...] = ()
     cancel: str | None = None
     """Why it is to stop, as far as this worker has heard."""
+    started_at: int | None = None
+    """When the attempt was claimed, if it must be just that: numbers come again when a
+    task is reset, or its run repaired. None for any."""
 
 
 class CancelArrived(msgspec.Struct, frozen=True):
@@ -124,6 +127,8 @@ class CompleteActivity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     message: str | None = None
     next: ActivityTaskRecord | None = None
     attempts: tuple[AttemptRecord, ...] = ()
+    started_at: int | None = None
+    """As for `SettleActivityTask`."""
 
 
 class BeatActivityTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -146,6 +151,8 @@ class BeatActivityTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     expires_at: int | None = None
     """Likewise; only of one that somebody outside completes."""
     is_external: bool = False
+    started_at: int | None = None
+    """As for `SettleActivityTask`."""
 
 
 class UpdateActivityTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):

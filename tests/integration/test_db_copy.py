@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import psycopg
 import pymysql
 import pytest
@@ -40,10 +41,10 @@ from durable.store.copying.rows import TABLES
 from durable.store.copying.side import Side
 from durable.store.memory.memory import MemoryStore
 from durable.store.queries import ReadMessages
-from durable.store.records import ReapWorkers, due_since
+from durable.store.records import ReapWorkers, TaskState, due_since
 from durable.store.sql.fetching import fetch
 from durable.store.sql.schema import HEAD
-from durable.store.sql.tables import ATTEMPTS, HISTORY, RUNS
+from durable.store.sql.tables import ACTIVITY_TASKS, ATTEMPTS, HISTORY, RUNS
 from durable.store.sqlite.session import SqliteSession
 from durable.store.steady_clock import SteadyClock
 from durable.store.threads.groups import GroupExecutor
@@ -52,6 +53,7 @@ from durable.testing.contract.rows import (
     SettableClock,
     make_message,
     make_start,
+    make_task,
     make_worker,
 )
 from durable.worker.process import host_identity
@@ -122,7 +124,7 @@ def fill(url: str) -> None:
     session = executor.open()
     session.begin()
     attempts = [
-        ("a", 2, n, "charge", "started", NOW, None, None, None, "w")
+        ("a", 2, n, "charge", "started", NOW, None, None, None, "w", "{}", NOW)
         for n in range(1, 6)
     ]
     session.insert(ATTEMPTS, attempts)
@@ -175,6 +177,11 @@ def test_what_goes_from_server_to_server_and_back_is_as_if_workers_had_been_reap
     session = executor.open()
     session.begin()
     session.insert(HISTORY, [(f"~{run_id}", *row) for run_id, *row in strange])
+    tasks = [
+        make_task("~", n, state=state, worker_id="w", judge_id="v", expires_at=9)
+        for n, state in enumerate(TaskState)
+    ]
+    session.insert(ACTIVITY_TASKS, [msgspec.structs.astuple(one) for one in tasks])
     session.commit()
     for url in (mariadb_url, postgres_url):
         empty(url)

@@ -221,6 +221,7 @@ _CHANGED = {"fence", "is_active", "owner", "wake_at", "epoch"}
 _ADDED = {
     "durable_workers": {"status"},
     "durable_runs": {"attributes", "memo"},
+    "durable_attempts": {"details", "heartbeat_at"},
 }
 
 

@@ -235,7 +235,7 @@ class Stage:
                     if isinstance(operation, ClaimRuns):
                         self._check_claim(f"{p}{number % 2 + 1}", result)
         assert find_violations(self.execute, acknowledged, seen, p) == {}
-        self._check_tasks()
+        self.check_tasks()
         deadline = time.monotonic() + WAIT_SECONDS_MAX
         while self.execute(self._questions.is_in_transaction):
             assert time.monotonic() < deadline, "a transaction is open"
@@ -265,13 +265,13 @@ class Stage:
                 is_so = epoch == told if owner == worker_id else epoch > told
                 assert is_so, f"{worker_id} has {run_id} in {told}, {owner} in {epoch}"
 
-    def _check_tasks(self) -> None:
+    def check_tasks(self) -> None:
         """Nobody waits in vain for a run, nor works for one that has ended unasked."""
         found = self.execute(
             "SELECT t.run_id, t.state, t.cancel FROM durable_activity_tasks AS t"
             " LEFT JOIN durable_runs AS r ON r.run_id = t.run_id"
             " WHERE r.open_key IS NULL"
-            " AND (t.state <> 'claimed' OR t.cancel IS NULL)"
+            " AND (t.state NOT IN ('claimed', 'lost') OR t.cancel IS NULL)"
         )
         assert found == [], "tasks of runs that have closed"
         found = self.execute(

@@ -163,6 +163,7 @@ def test_grandchild_that_began_in_the_group_ends_with_its_grandparent() -> None:
     child = seen.runs["c"]
     assert child is not None
     seen.children = {"p": [child], "c": []}
+    seen.all_tasks = ("c",)
     decided = carry_out(
         seen,
         make_child("b", "c", "terminate", owner="w"),
@@ -294,7 +295,9 @@ def test_group_says_what_it_lacks_of_all_its_operations() -> None:
         [make_termination("a"), make_termination("b")], see(A, b), START, WORKER
     )
 
-    assert lacking == [("records", "a"), ("records", "b")]
+    assert lacking == [
+        (what, name) for name in "ab" for what in ("all_tasks", "records")
+    ]
 
 
 def test_text_of_a_message_is_asked_for_only_if_it_is_needed() -> None:

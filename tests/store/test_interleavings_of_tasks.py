@@ -3,13 +3,13 @@
 As in `test_interleavings.py`. Each of these was left out by hand, and here is what
 failed then:
 
-- tasks that are looked at locked FOR UPDATE: `two_completions`,
-  `completion_and_expiry`, `retry_and_cancel`, `settling_and_withdrawal`;
-- tasks that are claimed or judged locked: `two_claims_of_tasks`, `two_judges`,
-  `claim_of_task_and_close`;
-- the run that is told locked: `settling_and_close`, `settling_and_rest`;
-- the worker's own row: `reaper_and_settling`, `reaper_and_claim_of_task`;
-- all tasks of a run that closes: `claim_of_task_and_close`.
+- tasks that are looked at locked FOR UPDATE: `two_completions`, `retry_and_cancel`,
+  `retry_and_withdrawal`, `completion_and_expiry`, `completion_and_cancel`,
+  `completion_by_operator_and_settling`;
+- a task that is replaced in its place, not deleted and inserted: `retry_and_cancel`;
+- tasks that are claimed or judged: `two_claims_of_tasks`, `two_judges`;
+- the row of the worker that claims: `reaper_and_claim_of_task`;
+- the look that is repeated as the task is gone: `one_completion_twice`.
 """
 
 from __future__ import annotations

@@ -15,21 +15,43 @@ from typing import Any
 import pytest
 
 from durable.errors import (
+    ActivityNotFoundError,
+    AttemptOverError,
     HistoryTakenError,
     WorkflowAlreadyStartedError,
     WorkflowClosedError,
     WorkflowNotFoundError,
 )
 from durable.options import IdConflictPolicy
+from durable.store.activity_tasks import (
+    BeatActivityTask,
+    ClaimActivityTasks,
+    CompleteActivity,
+)
 from durable.store.lease import RegisterWorker, ReleaseWorker
-from durable.store.records import CommitTask, Committed, MailArrived, Started, StartRun
+from durable.store.records import (
+    ActivityTaskRecord,
+    CommitTask,
+    Committed,
+    MailArrived,
+    Started,
+    StartRun,
+    TaskCancel,
+    TaskKey,
+    TaskState,
+)
 from durable.testing.contract.rows import (
+    NAMESPACE,
+    QUEUE,
     START,
+    make_attempt,
     make_child,
     make_closing,
     make_commit,
     make_message,
+    make_settling,
     make_start,
+    make_task,
     make_termination,
     make_worker,
 )
@@ -39,8 +61,12 @@ from tests.store.stage import Stage, find_acknowledged, find_seen, ignore, make_
 GROUPS = 1_000
 STORES = 4
 NAMES = [f"n{n}" for n in range(40)]
+TASKS: list[TaskKey] = []
+"""Those that anybody has begun."""
 EXPECTED = {
     type(None),
+    ActivityNotFoundError,
+    AttemptOverError,
     HistoryTakenError,
     WorkflowAlreadyStartedError,
     WorkflowClosedError,
@@ -55,6 +81,7 @@ class Actor:
         self.executor = make_executor(url)
         self.known = known
         self.owned: dict[str, int] = {}
+        self.claimed: set[TaskKey] = set()
         self.mail: dict[str, tuple[str, ...]] = {}
         self.acknowledged: list[Message] = []
         self.seen: list[Message] = []
@@ -80,21 +107,59 @@ class Actor:
     def _begin_anew(self) -> None:
         """Leave all runs to nobody, and be another worker."""
         self.owned.clear()
+        self.claimed.clear()
         self.name = f"worker {next(self._ids)}"
         register = RegisterWorker(make_worker(self.name), ignore)
         self.executor.execute([ReleaseWorker(), register])
 
     def _draw_operation(self) -> tuple[str | None, Any]:
         choice = self._draw.random()
-        if self.owned and choice < 0.5:
+        if self.owned and choice < 0.4:
             run_id = self._draw.choice(list(self.owned))
             return run_id, self._draw_commit(run_id)
+        if choice < 0.55:
+            return None, self._draw_of_task()
         name = self._draw.choice(NAMES)
         if choice < 0.7:
             return None, make_message(name, f"m{next(self._ids)}", workflow_id=name)
         if choice < 0.73:
             return None, make_termination(name, workflow_id=name)
         return None, self._draw_start(name)
+
+    def _draw_of_task(self) -> Any:
+        """Of a task that this worker has claimed, or of anybody's."""
+        claim = ClaimActivityTasks(queues=((QUEUE, None),), limit=4)
+        if not TASKS or self._draw.random() < 0.2:
+            return claim
+        run_id, event_id = key = self._draw.choice(TASKS[-60:])
+        place: dict[str, Any] = {"run_id": run_id, "scheduled_event_id": event_id}
+        if self.claimed and self._draw.random() < 0.6:
+            key = self._draw.choice(sorted(self.claimed))
+            if self._draw.random() < 0.7:
+                self.claimed.discard(key)
+                attempt = make_attempt(key[0], 1, scheduled_event_id=key[1])
+                return make_settling(*key, attempts=(attempt,))
+            place = {"run_id": key[0], "scheduled_event_id": key[1]}
+            return BeatActivityTask(**place, attempt=1, progress="{}")
+        if self._draw.random() < 0.5:
+            return BeatActivityTask(**place, attempt=1, is_external=True)
+        return CompleteActivity(
+            namespace=NAMESPACE,
+            workflow_id=None,
+            **place,
+            attempt=None,
+            request_id=f"out{next(self._ids)}",
+            message="{}",
+        )
+
+    def _draw_tasks(self, run_id: str) -> tuple[ActivityTaskRecord, ...]:
+        states = (TaskState.WAITING, TaskState.WAITING, TaskState.EXTERNAL)
+        found = tuple(
+            make_task(run_id, n, due_at=1, state=self._draw.choice(states))
+            for n in range(1, self._draw.randint(1, 4))
+        )
+        TASKS.extend(one.key for one in found)
+        return found
 
     def _draw_start(self, name: str) -> StartRun:
         run_id = next(self._ids)
@@ -105,6 +170,7 @@ class Actor:
             "wake_at": self._draw.randrange(START),
             "conflict_policy": self._draw.choice(list(IdConflictPolicy)),
             "terminated_data": "{}",
+            "tasks": self._draw_tasks(run_id),
         }
         if not self.known or self._draw.random() < 0.4:
             return make_start(run_id, **changes)
@@ -128,8 +194,12 @@ class Actor:
         changes: dict[str, Any] = {"consumed_requests": consumed}
         if self._draw.random() < 0.3:
             changes["messages"] = (letter,)
+        events = [n for run, n in TASKS if run == run_id]
+        changes["cancels"] = tuple(TaskCancel(n, "stop", "{}") for n in events[:1])
+        changes["withdrawn"] = tuple(events[1:2])
         if self._draw.random() < 0.5:
-            return make_closing(run_id, first, first, has_children=True, **changes)
+            changes |= {"has_children": True, "has_tasks": True}
+            return make_closing(run_id, first, first, **changes)
         is_active = self._draw.random() < 0.7
         return make_commit(
             *(run_id, first, first),
@@ -141,6 +211,8 @@ class Actor:
 
     def _note(self, operation: Any, result: Any, error: BaseException | None) -> None:
         self.errors[type(error)] += 1
+        if isinstance(operation, ClaimActivityTasks) and error is None:
+            self.claimed.update(one.key for one in result)
         if isinstance(operation, CommitTask):
             self._note_commit(operation, result, error)
         if error is not None:
@@ -182,6 +254,7 @@ def test_random_groups_lose_nothing_and_never_deadlock(
     url: str = request.getfixturevalue(kind)
     seed = str(random.randrange(1 << 32))
     known: list[str] = []
+    TASKS.clear()
     actors = [Actor(n, url, seed, known) for n in range(STORES)]
     with ThreadPoolExecutor(STORES) as pool:
         for done in [pool.submit(actor.act, GROUPS // STORES) for actor in actors]:
@@ -197,6 +270,7 @@ def test_random_groups_lose_nothing_and_never_deadlock(
         [message for actor in actors for message in actor.seen],
     )
     assert found == {}, seed
+    looker.check_tasks()
     looker.await_end_of_others()
     assert looker.count_deadlocks() == 0, seed
     looker.close()

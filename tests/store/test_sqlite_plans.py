@@ -130,7 +130,7 @@ def test_statement_searches_an_index(session: Session, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", [deleting.FIND_TIES, *deleting.DELETIONS], ids=range(7)
+    "statement", [deleting.FIND_TIES, *deleting.DELETIONS], ids=range(8)
 )
 def test_deletions_walk_no_other_runs(session: Session, statement: Any) -> None:
     plan = explain(session, statement, {"run_ids": ["r1", "r2"]})
@@ -159,7 +159,7 @@ HOT = {
 }
 # Lists of values, which are in the statement itself.
 LISTS = re.compile(
-    r"SCAN (\d+ CONSTANT ROWS?|CONSTANT ROW|\(subquery.*|new|used|sent|w|p"
+    r"SCAN (\d+ CONSTANT ROWS?|CONSTANT ROW|\(subquery.*|new|used|sent|w|p|k"
     # Generations, one from the other; and a table of a single row.
     r"|f|family|sqlite_sequence)$"
 )

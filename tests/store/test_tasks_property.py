@@ -135,7 +135,7 @@ class Model:
             self.mail[key[0]].append(request_id)
 
     def ClaimActivityTasks(self, claim: Any, me: str) -> Any:
-        found = []
+        found: list[ActivityTaskRecord] = []
         for queue, types in claim.queues:
             due = [
                 one
@@ -268,7 +268,7 @@ class Draw:
         if known and chance.random() < 0.95:
             key = chance.choice(known)
         one = model.tasks.get(key)
-        place = {"run_id": key[0], "scheduled_event_id": key[1]}
+        place: dict[str, Any] = {"run_id": key[0], "scheduled_event_id": key[1]}
         attempt = 1 if one is None else one.attempt
         if chance.random() < 0.1:
             attempt += 1

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import sqlalchemy as sa
 
 from durable.errors import DatabaseUnavailableError, InvalidOptionError
-from durable.store.copying.rows import TABLES, Digest, Sum, check, disown
+from durable.store.copying.rows import TABLES, Digest, Sum, check, disown, lose
 from durable.store.copying.side import Side
 from durable.store.sql.fetching import fetch
 from durable.store.sql.schema import COPYING, HEAD, prepare_for_copy
-from durable.store.sql.tables import RUNS, WORKERS
+from durable.store.sql.tables import ACTIVITY_TASKS, RUNS, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,7 +171,11 @@ class _Copy:
     def _read_source(self, table: sa.Table) -> Iterator[list[Row]]:
         for rows in self._source.read(table):
             check(table, rows)
-            yield disown(rows, self._now) if table is RUNS else rows
+            if table is RUNS:
+                rows = disown(rows, self._now)
+            elif table is ACTIVITY_TASKS:
+                rows = lose(rows)
+            yield rows
 
     def _check_source(self) -> None:
         with self._source.explaining():

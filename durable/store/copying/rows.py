@@ -9,8 +9,8 @@ import msgspec
 import sqlalchemy as sa
 
 from durable.errors import CorruptHistoryError
-from durable.store.records import at_once
-from durable.store.sql.tables import METADATA, RUNS, WORKERS
+from durable.store.records import TaskState, at_once
+from durable.store.sql.tables import ACTIVITY_TASKS, METADATA, RUNS, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +67,21 @@ def _at_rest(row: Row, now: int) -> Row:
     changed[_OWNER] = None
     changed[_WAKE_AT] = at_once(now)
     changed[_EPOCH] += 1
+    return tuple(changed)
+
+
+_TASKS: Final = [column.name for column in ACTIVITY_TASKS.c]
+_STATE, _EXPIRES_AT = map(_TASKS.index, ("state", "expires_at"))
+
+
+def lose(rows: Sequence[Row]) -> list[Row]:
+    """Return tasks that were claimed as lost, likewise."""
+    return [row if row[_STATE] != TaskState.CLAIMED else _lost(row) for row in rows]
+
+
+def _lost(row: Row) -> Row:
+    changed = list(row)
+    changed[_STATE], changed[_EXPIRES_AT] = TaskState.LOST.value, 0
     return tuple(changed)
 
 

@@ -258,6 +258,8 @@ def attempt_over(
         state = "the activity has ended, or was taken back"
     elif task.attempt != operation.attempt:
         state = f"the activity is at attempt {task.attempt}"
+    elif operation.started_at not in (None, task.started_at):
+        state = "it has begun anew since, under the same number"
     elif task.state is TaskState.CLAIMED:
         state = f"worker {task.worker_id!r} has it"
     else:

@@ -104,6 +104,7 @@ class Task(msgspec.Struct, gc=False):
     worker_id: str | None = None
     judge_id: str | None = None
     cancel: str | None = None
+    started_at: int | None = None
 
     @property
     def key(self) -> TaskKey:

@@ -95,6 +95,7 @@ class Tasks:
             *(record.run_id, record.scheduled_event_id, record.namespace),
             *(record.state, record.attempt),
             *(record.worker_id, record.judge_id, record.cancel),
+            record.started_at,
         )
         self._note(key, task)
 
@@ -170,7 +171,7 @@ class Tasks:
         task = self._find((operation.run_id, operation.scheduled_event_id))
         if (
             task is None
-            or task.attempt != operation.attempt
+            or not _is_of(task, operation)
             or owner != (task.worker_id if task.state is _CLAIMED else task.judge_id)
         ):
             raise policies.attempt_over(operation, task)
@@ -213,7 +214,7 @@ class Tasks:
                 self._draft.lack("is_again", None)
             raise policies.activity_not_found(operation, run)
         if operation.attempt is not None and (
-            task.state is not _EXTERNAL or task.attempt != operation.attempt
+            task.state is not _EXTERNAL or not _is_of(task, operation)
         ):
             raise policies.attempt_over(operation, task)
         self._put_attempts(operation)
@@ -251,7 +252,7 @@ class Tasks:
             is_held = (
                 task is not None and task.state is _CLAIMED and task.worker_id == owner
             )
-        if task is None or not is_held or task.attempt != operation.attempt:
+        if task is None or not is_held or not _is_of(task, operation):
             raise policies.attempt_over(operation, task)
         change = TaskChange(
             heartbeat_at=self._draft.now,
@@ -284,3 +285,11 @@ class Tasks:
             change.expires_at, change.judge_id = operation.expires_at, ""
         self._change(task, change)
         return True
+
+
+def _is_of(task: Task, operation: _Ending | BeatActivityTask) -> bool:
+    """Whether a task is at the attempt that somebody speaks of."""
+    return task.attempt == operation.attempt and operation.started_at in (
+        None,
+        task.started_at,
+    )

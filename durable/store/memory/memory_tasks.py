@@ -40,7 +40,7 @@ class MemoryTasks:
         return {
             key: Task(
                 *(*key, one.namespace, one.state, one.attempt),
-                *(one.worker_id, one.judge_id, one.cancel),
+                *(one.worker_id, one.judge_id, one.cancel, one.started_at),
             )
             for key, one in self.tasks.items()
             if key in wanted.tasks or key[0] in wanted.all_tasks

@@ -22,6 +22,7 @@ from durable.store.records import NEVER, LoadedRun
 from durable.store.sql import salvage, searching, statements
 from durable.store.sql.backlog import backlog
 from durable.store.sql.fetching import fetch
+from durable.store.sql.tasks import statements as task_statements
 from durable.store.sql.tasks import task_reads
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _loaded(session: Session, query: queries.LoadRuns) -> list[LoadedRun]:
 
 
 def _load(session: Session, run_ids: list[str], loaded: dict[str, LoadedRun]) -> None:
-    found = fetch(session, statements.LOAD_RUNS_AND_MORE, run_ids=run_ids)
+    found = fetch(session, task_statements.LOAD_RUNS, run_ids=run_ids)
     records = [salvage.salvage_run(row[:-1]) for row in found]
     for run in records:
         loaded[run.run_id] = LoadedRun(

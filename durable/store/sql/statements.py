@@ -18,7 +18,6 @@ from durable.store.sql.salvage import (
     WORKER_FIELDS,
 )
 from durable.store.sql.tables import (
-    ACTIVITY_TASKS,
     ATTEMPTS,
     ATTRIBUTE_KINDS,
     HISTORY,
@@ -158,10 +157,6 @@ IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
     RUNS.c.run_id == sa.bindparam("run_id"), _IS_OPEN
 )
 LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
-# With whether they have tasks: most runs have none, and are not asked for them.
-LOAD_RUNS_AND_MORE: Final = LOAD_RUNS.add_columns(
-    sa.exists().where(ACTIVITY_TASKS.c.run_id == RUNS.c.run_id)
-)
 
 
 # No namespace is empty, so all of them follow "".

@@ -171,7 +171,7 @@ _FIND_FAMILIES: Final = ManyKeys(
 
 _FIND_TASKS: Final = ManyKeys(
     "SELECT t.run_id, t.scheduled_event_id, t.namespace, t.state, t.attempt,"
-    " t.worker_id, t.judge_id, t.cancel FROM (VALUES {}) AS k"
+    " t.worker_id, t.judge_id, t.cancel, t.started_at FROM (VALUES {}) AS k"
     " CROSS JOIN durable_activity_tasks AS t"
     " ON t.run_id = k.column1 AND t.scheduled_event_id = k.column2",
     2,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from durable.testing.contract.activities.claims import TaskClaimContract
+from durable.testing.contract.activities.closings import TaskClosingContract
 from durable.testing.contract.activities.endings import TaskEndingContract
 from durable.testing.contract.commits import CommitContract
 from durable.testing.contract.deliveries import DeliveryContract
@@ -57,6 +58,7 @@ class StoreContract(
     ImportContract,
     TaskClaimContract,
     TaskEndingContract,
+    TaskClosingContract,
     ABC,
 ):
     """The contract of `durable.store.store.Store`, sentence by sentence.

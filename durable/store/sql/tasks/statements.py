@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from durable import limits
 from durable.store.activity_tasks import TaskState
+from durable.store.sql import statements
 from durable.store.sql.salvage import TASK_FIELDS
-from durable.store.sql.tables import ACTIVITY_TASKS, WORKERS
+from durable.store.sql.tables import ACTIVITY_TASKS, RUNS, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ LOCK_TASKS: Final = (
     _by_index(
         sa.select(
             *(*_KEY, _T.namespace, _T.state, _T.attempt),
-            *(_T.worker_id, _T.judge_id, _T.cancel),
+            *(_T.worker_id, _T.judge_id, _T.cancel, _T.started_at),
         ),
         "PRIMARY",
     )
@@ -55,6 +56,10 @@ LOCK_TASKS: Final = (
 )
 FIND_KEYS: Final = sa.select(*_KEY).where(
     _T.run_id.in_(sa.bindparam("run_ids", expanding=True))
+)
+# With whether they have tasks: most runs have none, and are not asked for them.
+LOAD_RUNS: Final = statements.LOAD_RUNS.add_columns(
+    sa.exists().where(_T.run_id == RUNS.c.run_id)
 )
 LOAD_STATES: Final = sa.select(*_KEY, _T.state).where(
     _T.run_id.in_(sa.bindparam("run_ids", expanding=True))

@@ -14,36 +14,26 @@ from durable.errors import (
     ActivityNotFoundError,
     AttemptOverError,
     HistoryTakenError,
-    LeaseLostError,
     WorkflowNotFoundError,
 )
 from durable.store.activity_tasks import (
-    RUN_CLOSED,
     BeatActivityTask,
     CancelArrived,
     CompleteActivity,
     TakeExpiredTasks,
     TaskCancel,
     TaskState,
-    UpdateActivityTask,
     request_of_cancel,
 )
 from durable.store.queries import (
     FindUnowned,
     ListActivityTasks,
-    ReadAttempts,
     ReadMessages,
 )
 from durable.store.records import (
-    NEVER,
     AttemptState,
     Committed,
-    DeleteRuns,
-    ReapWorkers,
     RecordAttempts,
-    RepairRun,
-    ResetRun,
-    RunStatus,
     at_once,
 )
 from durable.testing.contract.rows import (
@@ -51,16 +41,11 @@ from durable.testing.contract.rows import (
     NAMESPACE,
     START,
     make_attempt,
-    make_child,
-    make_closing,
     make_commit,
     make_owned,
-    make_rows,
-    make_run,
     make_settling,
     make_start,
     make_task,
-    make_termination,
 )
 
 if TYPE_CHECKING:
@@ -86,20 +71,21 @@ def make_completion(run_id: str, event_id: int = 2, /, **changes: Any) -> Any:
     return replace(completion, **changes)
 
 
-class TaskEndingContract:
-    """Outcomes, retries, cancels, and what ends with a run."""
+async def claim(store: Opened, *tasks: ActivityTaskRecord) -> None:
+    """Let run r1 be at rest, and this worker have claimed these of its tasks."""
+    await store.perform(make_start("r1", tasks=tasks))
+    assert len(await store.perform(CLAIM_TASKS)) == len(tasks)
 
-    async def claim(self, store: Opened, *tasks: ActivityTaskRecord) -> None:
-        """Let run r1 be at rest, and this worker have claimed these of its tasks."""
-        await store.perform(make_start("r1", tasks=tasks))
-        assert len(await store.perform(CLAIM_TASKS)) == len(tasks)
+
+class TaskEndingContract:
+    """Outcomes, retries and cancels."""
 
     # --- settling ---------------------------------------------------------------------
 
     async def test_outcome_takes_the_place_of_the_row_and_wakes_the_run(
         self, harness: Harness, store: Opened
     ) -> None:
-        await self.claim(store, make_task("r1"), make_task("r1", 3))
+        await claim(store, make_task("r1"), make_task("r1", 3))
         attempt = make_attempt(
             "r1",
             1,
@@ -128,7 +114,7 @@ class TaskEndingContract:
     ) -> None:
         monkeypatch.setattr(limits, "INBOX_MESSAGES_MAX", 1)
         tasks = [make_task("r1", n) for n in range(2, 6)]
-        await self.claim(store, *tasks)
+        await claim(store, *tasks)
 
         settled = [make_settling("r1", n) for n in range(2, 6)]
         assert await store.together(*settled) == [True] * 4
@@ -136,7 +122,7 @@ class TaskEndingContract:
         assert len(await store.waiting("r1")) == 4
 
     async def test_retry_replaces_the_row_and_tells_nobody(self, store: Opened) -> None:
-        await self.claim(store, make_task("r1"))
+        await claim(store, make_task("r1"))
         then = make_task("r1", attempt=2, due_at=START + 5, progress="1", data="{}")
         failed = make_attempt("r1", 1, state=AttemptState.FAILED)
         retry = make_settling("r1", message=None, next=then, attempts=(failed,))
@@ -150,10 +136,30 @@ class TaskEndingContract:
         with pytest.raises(AttemptOverError, match="at attempt 2"):
             await store.perform(retry)
 
+    async def test_attempt_that_begins_anew_is_not_the_one_of_the_same_number(
+        self, harness: Harness, store: Opened
+    ) -> None:
+        await claim(store, make_task("r1"))
+        again = make_settling("r1", message=None, next=make_task("r1"))
+        await store.perform(again)
+        harness.clock.advance(1)
+        await store.perform(CLAIM_TASKS)
+        old = make_settling("r1", started_at=START)
+        beat = BeatActivityTask(
+            run_id="r1", scheduled_event_id=2, attempt=1, started_at=START
+        )
+
+        for late in (old, beat):
+            with pytest.raises(AttemptOverError, match="has begun anew"):
+                await store.perform(late)
+
+        new = replace(old, started_at=START + 1_000_000)
+        assert await store.perform(new) is True
+
     async def test_settling_without_anything_deletes_the_row(
         self, store: Opened
     ) -> None:
-        await self.claim(store, make_task("r1"))
+        await claim(store, make_task("r1"))
 
         assert await store.perform(make_settling("r1", message=None)) is True
 
@@ -163,7 +169,7 @@ class TaskEndingContract:
     async def test_settling_twice_in_one_commit_is_refused_once(
         self, store: Opened
     ) -> None:
-        await self.claim(store, make_task("r1"))
+        await claim(store, make_task("r1"))
 
         one, other = await store.together(
             make_settling("r1"), make_settling("r1", request_id="another")
@@ -372,7 +378,7 @@ class TaskEndingContract:
     async def test_cancel_of_what_has_ended_changes_nothing(
         self, store: Opened
     ) -> None:
-        await self.claim(store, make_task("r1"))
+        await claim(store, make_task("r1"))
         await store.perform(make_settling("r1"))
 
         cancel = make_commit("r1", cancels=(TaskCancel(2, "stop", "{}"),))
@@ -445,189 +451,3 @@ class TaskEndingContract:
 
         assert await store.read(ListActivityTasks(NAMESPACE)) == [make_task("r1")]
         assert await store.waiting("r1") == []
-
-    # --- the ends of runs -------------------------------------------------------------
-
-    @pytest.mark.parametrize("how", ["close", "terminate", "supersede", "reset"])
-    async def test_tasks_end_with_their_run_and_who_has_one_is_told(
-        self, store: Opened, how: str
-    ) -> None:
-        tasks = [
-            make_task("r1", n, state=state)
-            for n, state in enumerate((*TaskState, EXTERNAL), start=3)
-        ]
-        mine = make_task("r1")
-        far = make_task("r2")
-        await store.perform(make_owned("r2", tasks=(far,)))
-        await store.perform(make_owned("r1", tasks=(mine, *tasks)))
-        claim = replace(CLAIM_TASKS, limit=1)
-        if (await store.perform(claim))[0].run_id != "r1":
-            raise AssertionError
-        end: Any = make_termination("r1")
-        if how == "close":
-            end = make_closing(
-                "r1", has_tasks=True, cancels=(TaskCancel(3, "stop", "{}"),)
-            )
-        elif how == "supersede":
-            end = make_start(
-                "r3",
-                workflow_id="wf-r1",
-                conflict_policy="terminate_existing",
-                terminated_data="{}",
-            )
-        elif how == "reset":
-            end = ResetRun(
-                base_run_id="r1",
-                record=make_run("r3", workflow_id="wf-r1", first_run_id="r1"),
-                rows=make_rows("r3", 1, 2),
-                expected=(("r1", 2, True),),
-                terminated_data="{}",
-            )
-
-        done = await store.perform(end)
-
-        assert done is not None
-        left = {t.key: t.cancel for t in await store.read(ListActivityTasks(NAMESPACE))}
-        lasting = 3 + [*TaskState].index(TaskState.CLAIMED)
-        assert left == {
-            ("r1", 2): RUN_CLOSED,
-            ("r1", lasting): RUN_CLOSED,
-            ("r2", 2): None,
-        }
-        retry = make_settling("r1", message=None, next=make_task("r1", attempt=2))
-        assert await store.perform(retry) is False
-        assert await store.task("r1") is None
-        assert await store.waiting("r1") == []
-        with pytest.raises(ActivityNotFoundError, match="the run has ended as"):
-            await store.perform(make_completion("r1"))
-
-    async def test_tasks_end_with_a_run_that_ends_with_its_parent(
-        self, store: Opened
-    ) -> None:
-        await store.perform(make_owned("r1"))
-        child = make_child(
-            "c", "r1", "terminate", tasks=(make_task("c"), make_task("c", 3))
-        )
-        await store.perform(child)
-        await store.perform(replace(CLAIM_TASKS, limit=1))
-
-        await store.perform(make_closing("r1", has_children=True))
-
-        (left,) = await store.read(ListActivityTasks(NAMESPACE))
-        assert (left.key, left.cancel) == (("c", 2), RUN_CLOSED)
-
-    async def test_outcome_for_a_run_that_has_closed_is_told_nobody(
-        self, store: Opened
-    ) -> None:
-        await self.claim(store, make_task("r1"))
-        attempt = make_attempt("r1", 1, state=AttemptState.COMPLETED)
-        await store.perform(make_termination("r1"))
-
-        assert await store.perform(make_settling("r1", attempts=(attempt,))) is False
-
-        assert await store.task("r1") is None
-        assert await store.waiting("r1") == []
-        assert await store.read(ReadAttempts("r1")) == [attempt]
-
-    async def test_task_that_a_run_begins_and_ends_within_one_commit_is_gone(
-        self, store: Opened
-    ) -> None:
-        await store.together(
-            make_owned("r1", tasks=(make_task("r1"),)),
-            make_closing("r1", has_tasks=True, tasks=(make_task("r1", 3),)),
-        )
-
-        assert await store.read(ListActivityTasks(NAMESPACE)) == []
-        assert (await store.load("r1")).record.status is RunStatus.COMPLETED
-
-    async def test_deleted_run_takes_its_tasks_along(self, store: Opened) -> None:
-        await self.claim(store, make_task("r1"))
-        await store.perform(make_termination("r1"))
-
-        assert (await store.perform(DeleteRuns(run_ids=("r1",)))).run_ids == ("r1",)
-
-        assert await store.task("r1") is None
-        with pytest.raises(AttemptOverError):
-            await store.perform(make_settling("r1"))
-        assert await store.read(ReadAttempts("r1")) == []
-
-    async def test_repair_takes_away_the_tasks_of_events_that_went(
-        self, store: Opened
-    ) -> None:
-        tasks = tuple(make_task("r1", n) for n in (2, 3, 4))
-        await store.perform(make_owned("r1", events=4, tasks=tasks))
-        await store.perform(make_owned("r2", tasks=(make_task("r2", 9),)))
-        await store.perform(CLAIM_TASKS)
-
-        assert await store.perform(
-            RepairRun(run_id="r1", expected=(1, 2, 3, 4), keep=3)
-        )
-
-        assert (await store.load("r1")).tasks.keys() == {2, 3}
-        assert (await store.load("r2")).tasks.keys() == {9}
-        with pytest.raises(AttemptOverError):
-            await store.perform(make_settling("r1", 4))
-
-    async def test_lease_that_was_lost_ends_what_it_has_claimed(
-        self, harness: Harness, store: Opened
-    ) -> None:
-        await self.claim(store, make_task("r1"))
-        other = await harness.open("v")
-        harness.clock.advance(limits.LEASE_SECONDS + 1)
-
-        await other.perform(ReapWorkers())
-
-        with pytest.raises(LeaseLostError):
-            await store.perform(make_settling("r1"))
-        (taken,) = await other.perform(TakeExpiredTasks(limit=9))
-        assert taken.state is TaskState.LOST
-
-    # --- operators --------------------------------------------------------------------
-
-    async def test_operator_changes_a_task_that_is_as_expected(
-        self, store: Opened
-    ) -> None:
-        task = make_task("r1", attempt=3, progress="1", expires_at=START + 5)
-        await store.perform(make_start("r1", tasks=(task,)))
-        update = UpdateActivityTask(
-            run_id="r1", scheduled_event_id=2, attempt=3, state=TaskState.WAITING
-        )
-
-        wrongs: tuple[dict[str, Any], ...] = (
-            {"attempt": 2},
-            {"state": TaskState.CLAIMED},
-            {"scheduled_event_id": 3},
-        )
-        for wrong in wrongs:
-            changed = replace(update, due_at=NEVER, **wrong)
-            assert await store.perform(changed) is False
-        assert await store.task("r1") == task
-
-        assert await store.perform(replace(update, due_at=NEVER)) is True
-        assert await store.perform(CLAIM_TASKS) == ()
-        options = replace(
-            update, data='"new"', priority=1, due_at=0, expires_at=START + HOUR
-        )
-        assert await store.perform(options) is True
-        expected = replace(
-            task, data='"new"', priority=1, due_at=0, expires_at=START + HOUR
-        )
-        assert await store.task("r1") == expected
-        assert await store.perform(replace(update, is_reset=True)) is True
-        again = replace(expected, attempt=1, progress=None)
-        assert await store.task("r1") == again
-
-    async def test_operator_tells_who_has_claimed_a_task(self, store: Opened) -> None:
-        await self.claim(store, make_task("r1"))
-        before = await store.task("r1")
-        assert before is not None
-        update = UpdateActivityTask(
-            run_id="r1", scheduled_event_id=2, attempt=1, state=TaskState.CLAIMED
-        )
-
-        assert await store.perform(replace(update, is_reset=True)) is False
-        change = replace(update, cancel="paused", expires_at=START)
-        assert await store.perform(change) is True
-        assert await store.task("r1") == replace(before, cancel="paused")
-        assert await store.perform(replace(update, cancel="")) is True
-        assert await store.task("r1") == before
