@@ -23,7 +23,6 @@ from durable.core.machines import retry
 from durable.errors import NotRegisteredError
 from durable.runs import inputs
 from durable.runs.activity_tasks import attempt_rows as rows_of
-from durable.runs.activity_tasks import endings
 from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.activity_tasks.offering import row_of as task_row_of
 from durable.runs.activity_tasks.task_rows import external_row_of
@@ -198,7 +197,7 @@ def completed(
         identity=run.terms.worker_id,
         last_failure=attempt.last_failure,
     )
-    _close(attempt, outcome, ATTEMPT_COMPLETED, effects, now)
+    close(attempt, outcome, ATTEMPT_COMPLETED, effects, now)
 
 
 def stopped(
@@ -207,7 +206,7 @@ def stopped(
     """An attempt has ended as it was asked to."""
     if given.attempt.phase is CANCELLING:
         given.attempt.started_at = given.started_at
-        _close_cancelled(given.attempt, effects, now)
+        close_cancelled(given.attempt, effects, now)
 
 
 def failed(
@@ -245,7 +244,7 @@ def failed(
         retry_state=decision.retry_state,
         identity=run.terms.worker_id,
     )
-    _close(attempt, outcome, state, effects, now, failure, decision)
+    close(attempt, outcome, state, effects, now, failure, decision)
 
 
 def _try_again(
@@ -257,7 +256,7 @@ def _try_again(
     now: int,
 ) -> None:
     """Record that this attempt failed and when the next one is due."""
-    say_ended(attempt, state, effects, failure, decision)
+    end(attempt, state, effects, failure, decision)
     run = attempt.run
     following = following_attempt(attempt, failure, now + decision.delay)
     following.phase = BACKOFF
@@ -279,7 +278,7 @@ def not_begun(
     if attempt.phase is OVER:
         return
     if attempt.phase is CANCELLING:
-        _close_cancelled(attempt, effects, now)
+        close_cancelled(attempt, effects, now)
         return
     attempt.phase, attempt.due_at = BACKOFF, given.again_at
     run.attempts.pop(attempt.scheduled_event_id, None)
@@ -367,27 +366,6 @@ def doubtful(
         record(attempt, state, Then.REMEMBER, effects, now, given.failure)
 
 
-def lost_here(
-    run: LiveRun, given: inputs.AttemptLost, effects: Effects, now: int
-) -> None:
-    """The process of an attempt has died, as if its worker had."""
-    attempt, failure = given.attempt, given.failure
-    if attempt.phase is OVER:
-        return
-    attempt.started_at, attempt.worker_id = given.started_at, run.terms.worker_id
-    if attempt.phase is CANCELLING:
-        _close_cancelled(attempt, effects, now)
-        return
-    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
-    if isinstance(decision, retry.GiveUp):
-        outcome = rows_of.outcome_of_doubt(attempt, failure)
-        _close(attempt, outcome, AttemptState.LOST, effects, now, failure, decision)
-        return
-    say_ended(attempt, AttemptState.LOST, effects, failure, decision)
-    run.attempts.pop(attempt.scheduled_event_id, None)
-    begin_after_doubt(attempt, failure, effects, now)
-
-
 # --- the end --------------------------------------------------------------------------
 
 
@@ -402,7 +380,7 @@ def cancel(run: LiveRun, scheduled_event_id: int, effects: Effects, now: int) ->
         attempt.phase = CANCELLING
     else:  # of one that is held, nobody waits for what it returned
         attempt.problem = None
-        _close_cancelled(attempt, effects, now)
+        close_cancelled(attempt, effects, now)
 
 
 def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
@@ -422,17 +400,17 @@ def forget(run: LiveRun, effects: Effects, *, is_closed: bool) -> None:
     run.attempts, run.backoffs = {}, {}
 
 
-def _close_cancelled(attempt: Attempt, effects: Effects, now: int) -> None:
+def close_cancelled(attempt: Attempt, effects: Effects, now: int) -> None:
     outcome = ActivityTaskCanceled(
         scheduled_event_id=attempt.scheduled_event_id,
         attempt=attempt.attempt,
         started_at=attempt.started_at,
         identity=attempt.run.terms.worker_id,
     )
-    _close(attempt, outcome, AttemptState.CANCELLED, effects, now)
+    close(attempt, outcome, AttemptState.CANCELLED, effects, now)
 
 
-def _close(
+def close(
     attempt: Attempt,
     outcome: Attributes,
     state: AttemptState,
@@ -444,7 +422,7 @@ def _close(
     """Hand the activity's outcome to its run."""
     run = attempt.run
     if decision is not None or run.terms.is_observed:
-        say_ended(attempt, state, effects, failure, decision)
+        end(attempt, state, effects, failure, decision)
     attempt.phase = OVER
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.incoming.add(Item(outcome))
@@ -452,7 +430,7 @@ def _close(
         run.ended += (rows_of.row_of(attempt, state, failure, now),)
 
 
-def say_ended(
+def end(
     attempt: Attempt,
     state: AttemptState,
     effects: Effects,

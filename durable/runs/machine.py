@@ -36,13 +36,7 @@ from durable.errors import (
     StoreError,
 )
 from durable.runs import attempts, inputs, leaving, messages, restoring, writes
-from durable.runs.effects import (
-    CLOSED,
-    Creation,
-    Effects,
-    Left,
-    also,
-)
+from durable.runs.effects import CLOSED, Creation, Effects, Left, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import LiveRun, deadline_of
 from durable.runs.outgoing import child_begun, delivered, deliveries_of, timed_out
@@ -543,7 +537,7 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptNotBegun: _then_proceed(attempts.not_begun),
     inputs.AttemptUnrecorded: held_attempts.unrecorded,
     inputs.AttemptDoubtful: attempts.doubtful,
-    inputs.AttemptLost: _then_proceed(attempts.lost_here),
+    inputs.AttemptLost: _then_proceed(restoring.lost_here),
     inputs.AttemptBeat: attempts.beat,
     inputs.AttemptExternal: _then_proceed(attempts.external),
     inputs.AttemptQueued: attempts.queued,

@@ -15,11 +15,13 @@ from typing import Final
 
 import msgspec
 
+from durable import limits
 from durable.core.history.codec import UNREADABLE, at_version, decode_rows
 from durable.core.history.events import (
     CHILD_OUTCOMES,
     DELIVERY_OUTCOMES,
     ActivityTaskCanceled,
+    ActivityTaskFailed,
     ActivityTaskScheduled,
     ChildWorkflowExecutionStarted,
     HistoryEvent,
@@ -36,13 +38,13 @@ from durable.core.messages import (
 )
 from durable.core.workflow_task import TaskInput
 from durable.errors import CorruptHistoryError
-from durable.runs import attempts
+from durable.runs import attempts, inputs
 from durable.runs.activity_tasks import attempt_rows, endings
 from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.effects import AttemptEnd, Effects, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
-from durable.runs.states import BACKOFF, HELD, OVER
+from durable.runs.states import BACKOFF, CANCELLING, HELD, OVER
 from durable.runs.unrecorded.held_attempts import is_meant
 from durable.store.records import (
     AttemptRecord,
@@ -247,10 +249,56 @@ def _resolve_doubt(
     end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
     effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     if isinstance(decision, retry.GiveUp):
-        run.incoming.add(Item(attempt_rows.outcome_of_doubt(attempt, failure)))
+        run.incoming.add(Item(_outcome_of_doubt(attempt, failure)))
         run.ended += (attempt_rows.lost(attempt, failure, now),)
     else:
         attempts.begin_after_doubt(attempt, failure, effects, now)
+
+
+def _decide_doubt(attempt: Attempt) -> retry.Retry | retry.GiveUp:
+    """Decide what follows an attempt of which nobody knows whether it took effect."""
+    settings = attempt.scheduled.settings
+    if (
+        settings.at_most_once
+        or settings.retry_policy.max_attempts == 1
+        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
+    ):
+        return retry.GiveUp("outcome_unknown")
+    return retry.Retry(0)
+
+
+def _outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
+    """How an activity ends that is not run again, as nobody knows what it did."""
+    return ActivityTaskFailed(
+        scheduled_event_id=attempt.scheduled_event_id,
+        failure=failure,
+        attempt=attempt.attempt,
+        started_at=attempt.started_at or attempt.scheduled_at,
+        retry_state="outcome_unknown",
+    )
+
+
+def lost_here(
+    run: LiveRun, given: inputs.AttemptLost, effects: Effects, now: int
+) -> None:
+    """The process of an attempt has died, and its worker has not."""
+    attempt, failure = given.attempt, given.failure
+    if attempt.phase is OVER:
+        return
+    attempt.started_at, attempt.worker_id = given.started_at, run.terms.worker_id
+    if attempt.phase is CANCELLING:
+        attempts.close_cancelled(attempt, effects, now)
+        return
+    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
+    if isinstance(decision, retry.GiveUp):
+        outcome = _outcome_of_doubt(attempt, failure)
+        attempts.close(
+            attempt, outcome, AttemptState.LOST, effects, now, failure, decision
+        )
+        return
+    attempts.end(attempt, AttemptState.LOST, effects, failure, decision)
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    attempts.begin_after_doubt(attempt, failure, effects, now)
 
 
 def _attempt_of(

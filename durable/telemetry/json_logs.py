@@ -54,5 +54,5 @@ def instant(record: logging.LogRecord) -> str:
 def traceback_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     """The traceback of a record, or nothing."""
     if not record.exc_info or record.exc_info[0] is None:
-        return ""
+        return record.exc_text or ""  # written where it was raised: in a process, say
     return formatter.formatException(record.exc_info)

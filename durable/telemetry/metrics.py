@@ -158,13 +158,14 @@ _SUMS: Final[tuple[tuple[str, str, str, Read], ...]] = (
         lambda s: s.waiting,
     ),
 )
-_POOLS: Final[tuple[tuple[str, str, str, Read, Read], ...]] = (
+_POOLS: Final[tuple[tuple[str, str, str, Read, Read, Read], ...]] = (
     (
         names.SLOTS_AVAILABLE,
         "{slot}",
         "Activities that could begin now, of each pool",
         lambda s: max(0, s.slots - s.slots_used),
         lambda s: max(0, s.threads - s.threads_used),
+        lambda s: max(0, s.processes - s.processes_used),
     ),
     (
         names.SLOTS_USED,
@@ -172,6 +173,7 @@ _POOLS: Final[tuple[tuple[str, str, str, Read, Read], ...]] = (
         "Activities that run, of each pool",
         lambda s: s.slots_used,
         lambda s: s.threads_used,
+        lambda s: s.processes_used,
     ),
 )
 _OF_DATABASE: Final[tuple[tuple[str, str, str, Callable[[QueueState], float]], ...]] = (
@@ -203,10 +205,11 @@ class WorkerGauges:
             meter.create_observable_up_down_counter(
                 name, [self._of_each(partial(_sum, read))], unit, description
             )
-        for name, unit, description, slots, threads in _POOLS:
+        for name, unit, description, slots, threads, processes in _POOLS:
             callbacks = [
                 self._of_each(partial(_sum, slots), {names.POOL: "activities"}),
                 self._of_each(partial(_sum, threads), {names.POOL: "threads"}),
+                self._of_each(partial(_sum, processes), {names.POOL: "processes"}),
             ]
             meter.create_observable_up_down_counter(name, callbacks, unit, description)
         meter.create_observable_gauge(

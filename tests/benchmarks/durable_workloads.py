@@ -15,6 +15,7 @@ from typing import Any
 from durable import Engine, RunStatus, Signal, activity, sleep, workflow
 from tests.benchmarks import (
     gate_workloads,
+    kinds_workloads,
     message_workloads,
     resting_workloads,
     retention_workloads,
@@ -343,6 +344,8 @@ def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
         return message_workloads.run_workload(workload, directory, size)
     if workload in resting_workloads.WORKLOADS:
         return resting_workloads.run_workload(workload, directory, size)
+    if workload in kinds_workloads.WORKLOADS:
+        return kinds_workloads.run_workload(workload, directory, size)
     if workload in gate_workloads.WORKLOADS:
         return gate_workloads.run_workload(workload, directory, size)
     if workload in retention_workloads.WORKLOADS:

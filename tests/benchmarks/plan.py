@@ -73,6 +73,8 @@ WORKLOADS = [
     Workload("concurrent", BOTH, _THOUSAND, dbos_quick=100, databases=ALL),
     Workload("sequential", BOTH, _THOUSAND, dbos_quick=200, databases=ALL),
     Workload("fanned", BOTH, _THOUSAND, dbos_quick=200, databases=ALL),
+    Workload("threads", (DURABLE,), (20, 2_000, 5_000, 5_000)),
+    Workload("processes", (DURABLE,), (4, 40, 100, 200), repetitions_max=2),
     Workload("recover", BOTH, (5, 1_000, 1_000, 1_000), dbos_quick=20, databases=ALL),
     Workload(
         "recover_by_id",

@@ -30,7 +30,9 @@ from durable import (
     in_activity,
     is_activity_cancelled,
     is_worker_stopping,
+    meter,
     shield_cancellation,
+    span,
     wait_for_worker_stopping_sync,
     workflow,
 )
@@ -81,7 +83,7 @@ async def which_of(count: int) -> list[int]:
 @activity(run_in="process", retry=None)
 def raise_odd(number: int) -> None:
     try:
-        {}["key"]
+        dict[str, int]()["key"]
     except KeyError as error:
         odd = Odd(number)
         odd.add_note("seen in a process")
@@ -261,3 +263,32 @@ def big(size: int) -> bytes:
 @workflow
 async def big_one(size: int) -> int:
     return len(await big(size))
+
+
+TAKEN = meter().create_counter("kinds.taken")
+
+
+@activity(name="kinds.measure", run_in="process")
+def measure(amount: int) -> int:
+    with span("within"):  # there is none, and no error either
+        TAKEN.add(amount)
+    activity_logger.warning("measured")
+    return amount
+
+
+@workflow
+async def measure_twice(amount: int) -> int:
+    return await measure(amount) + await measure(amount)
+
+
+@activity(run_in="process")
+def complain() -> None:
+    try:
+        dict[str, int]()["missing"]
+    except KeyError:
+        activity_logger.exception("not found")
+
+
+@workflow
+async def complain_once() -> None:
+    await complain()

@@ -22,6 +22,7 @@ from durable import (
     is_activity_cancelled,
     workflow,
 )
+from durable.core.history.events import ActivityTaskScheduled
 from durable.store.records import AttemptState
 from durable.testing.environment import TestEnvironment
 
@@ -131,6 +132,40 @@ async def test_retries_wait_one_two_four_seconds_and_survive_in_the_database(
         assert [row.state for row in rows] == [AttemptState.FAILED] * 7 + [
             AttemptState.COMPLETED
         ]
+
+
+@activity(retry=RetryPolicy(max_attempts=6, jitter=0.5))
+async def work_spread() -> str:
+    note()
+    return "done"
+
+
+@workflow
+async def do_spread_work() -> str:
+    return await work_spread()
+
+
+async def test_jitter_is_recorded_and_spreads_what_failed_together() -> None:
+    waits: list[list[float]] = []
+    async with TestEnvironment() as env:
+        use(env)
+        CALLS.fail = lambda attempt: ValueError("no") if attempt < 6 else None
+        for _ in range(2):
+            CALLS.at.clear()
+            run = await env.start(do_spread_work())
+            assert await run.result() == "done"
+            pairs = zip(CALLS.at, CALLS.at[1:], strict=False)
+            waits.append([(after - before) / SECOND for before, after in pairs])
+            (scheduled,) = [
+                event.attributes
+                for event in await run.history()
+                if isinstance(event.attributes, ActivityTaskScheduled)
+            ]
+            assert scheduled.settings.retry_policy.jitter == 0.5
+    for found in waits:
+        for wait, whole in zip(found, [1, 2, 4, 8, 16], strict=True):
+            assert whole / 2 <= wait <= whole + 0.001
+    assert waits[0] != waits[1]
 
 
 async def test_the_third_failure_is_the_last_by_default(database: str) -> None:

@@ -6,10 +6,13 @@ Numbers in brackets are reports of users of other systems, done again here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,6 +31,7 @@ from durable import (
 from durable.api.activities.activity_method import activity_method
 from durable.errors import DefinitionError, WorkflowStuckError
 from durable.store.records import AttemptState
+from durable.telemetry import JsonFormatter
 from durable.testing.environment import TestEnvironment
 from durable.worker.activities.processes import pool as pool_module
 from tests.integration.process_activities import (
@@ -36,6 +40,7 @@ from tests.integration.process_activities import (
     big_one,
     caught,
     chatter_all,
+    complain_once,
     compute_all,
     compute_in_time,
     die_alone,
@@ -63,6 +68,13 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[0] != "Z"
+
+
+async def process_counts(engine: Engine) -> tuple[int, int]:
+    """How many there are, and how many were lost."""
+    health = await engine.health()
+    assert health is not None
+    return health.processes, health.lost_processes
 
 
 async def test_arguments_and_results_are_as_recorded_and_processes_are_reused() -> None:
@@ -113,6 +125,18 @@ async def test_activity_has_its_context_and_its_log_lines_reach_the_workers_hand
     assert computing["folder"] == str(tmp_path)
     assert computing["process"] != os.getpid()
     assert said["one of 2"].name == "app"
+
+
+async def test_traceback_that_was_logged_there_is_in_json_logs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Engine("memory://") as engine:
+        await engine.execute(complain_once(), id="complain-1")
+    record = next(r for r in caplog.records if r.getMessage() == "not found")
+    entry = json.loads(JsonFormatter().format(record))
+    assert entry["workflow_id"] == "complain-1"
+    assert "KeyError: 'missing'" in entry["traceback"]
+    assert "in complain" in entry["traceback"]
 
 
 async def test_a_test_environment_waits_for_processes() -> None:
@@ -292,7 +316,7 @@ async def test_cancelled_function_is_interrupted_and_may_shield_itself(
 
 
 async def test_function_that_ignores_its_end_is_killed_after_a_grace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """[rq 1169] A process that does not stop is killed, and another takes its place."""
     monkeypatch.setattr(pool_module, "KILL_SECONDS", 0.2)
@@ -306,6 +330,7 @@ async def test_function_that_ignores_its_end_is_killed_after_a_grace(
         health = await engine.health()
         assert health is not None
         assert health.lost_processes == 0  # nobody has to look for a reason
+    assert "has not stopped within 0.2 s of being asked to" in caplog.text
 
 
 # --- the end of the worker ------------------------------------------------------------
@@ -335,6 +360,42 @@ async def test_worker_that_closes_asks_after_its_grace_and_then_kills(
     await until(lambda: not is_alive(pid))
     reason = ActivityCancellationReason.WORKER_STOPPING
     assert (tmp_path / "ended").read_text() == str(reason)
+
+
+async def test_processes_without_work_end_and_others_begin_when_there_is_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.1)
+    async with Engine("memory://", max_activity_processes=1) as engine:
+        (first,) = await engine.execute(which_of(1))
+        await until(lambda: not is_alive(first))
+        async with asyncio.timeout(SECONDS):
+            while await process_counts(engine) != (0, 0):  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0.01)
+        assert await engine.execute(which_of(1)) != [first]
+
+
+async def test_process_begins_while_threads_hold_locks() -> None:
+    """[airflow 70690] It is no fork, so no lock is held in it for ever."""
+    log, begun, over = logging.getLogger("locked"), threading.Event(), threading.Event()
+    handler = logging.StreamHandler()
+    log.addHandler(handler)
+
+    def hold() -> None:
+        with handler.lock or contextlib.nullcontext():
+            begun.set()
+            over.wait(SECONDS)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        await until(begun.is_set)
+        async with Engine("memory://") as engine:
+            assert await engine.execute(which_of(1))
+    finally:
+        over.set()
+        thread.join()
+        log.removeHandler(handler)
 
 
 # --- the line to it -------------------------------------------------------------------

@@ -243,6 +243,18 @@ async def test_terminated_run_is_the_reason() -> None:
     assert SEEN.what == [ActivityCancellationReason.RUN_CLOSED]
 
 
+async def test_run_that_the_worker_has_lost_is_the_reason(tmp_path: Path) -> None:
+    async with Engine(f"sqlite:///{tmp_path / 'runs.db'}") as engine:
+        handle = await engine.start(compute_it("computes"))
+        await until(SEEN.begun.is_set)
+        worker = engine._worker
+        assert worker is not None
+        worker.lease_lost(worker.worker_id)
+        await until(SEEN.ended.is_set)
+        await handle.terminate()
+    assert SEEN.what[0] is ActivityCancellationReason.RUN_LOST
+
+
 # --- the end of the worker ------------------------------------------------------------
 
 

@@ -238,8 +238,8 @@ async def test_late_repeated_and_bogus_tokens(database: str) -> None:
         with pytest.raises(ActivityNotFoundError):
             await engine.activities.heartbeat(TOKENS[0], 1)
         with pytest.raises(ActivityNotFoundError):
-            await complete("01942000-0000-7000-8000-000000000000.2.1", 1)
-        for bogus in ("", "x", "a.b.c", "a.1", ".1.1", "a.1.1.x", "a:b"):
+            await complete("01942000-0000-7000-8000-000000000000.2.1.5", 1)
+        for bogus in ("", "x", "a.b.c", "a.1", ".1.1.1", "a.1.1", "a.1.1.x", "a:b"):
             with pytest.raises(InvalidIdError):
                 await complete(bogus, 1)
         with pytest.raises(InvalidCallError):

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from durable import Engine, WorkflowStuckError, activity, workflow
+from durable.api.activities.thread_exceptions import may_interrupt
 from durable.core.history.events import HistoryEvent
 from durable.errors import ForbiddenInWorkflowError
-from durable.thread_exceptions import may_interrupt
 from durable.worker.guards.watchdog import Patience
 
 

@@ -36,6 +36,7 @@ _ENDS: Final = (
     "timed out",
     "stopped",
     "not begun",
+    "lost",
     "unrecorded",
     "unknown",
     "queued",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import assert_type
+from typing import Any, assert_type
 
 from durable import (
     Engine,
@@ -42,6 +42,21 @@ def weigh(parcel: str) -> float:
     return float(len(parcel))
 
 
+@activity(run_in="process", start_to_close_timeout="5m")
+def compress(data: bytes, *, level: int = 9) -> bytes:
+    return data[:level]
+
+
+@activity(cancel_thread=False)
+def settle(cents: int) -> int:
+    return cents
+
+
+@activity(dynamic=True)
+def run_any(*args: Any) -> Any:
+    return args
+
+
 @workflow
 async def place_order(order_id: int, *, gift: bool = False) -> str:
     receipt = await charge(5, currency="USD")
@@ -50,6 +65,8 @@ async def place_order(order_id: int, *, gift: bool = False) -> str:
     assert_type(parcel, str)
     weight = await weigh(parcel)
     assert_type(weight, float)
+    assert_type(await compress(b"", level=1), bytes)
+    assert_type(await settle(1), int)
     length, other = await asyncio.gather(ship(parcel), charge(1))
     assert_type(length, int)
     assert_type(other, str)

@@ -15,9 +15,19 @@ def pack(items: list[str]) -> str:
     return ",".join(items)
 
 
+@activity(run_in="process")
+def compress(data: bytes) -> bytes:
+    return data
+
+
+@activity(run_in="fibre")  # E
+def spin() -> None: ...
+
+
 @workflow
 async def place_order(order_id: int, *, gift: bool = False) -> str:
     await charge("5")  # E
+    await compress("5")  # E
     await charge(5, curency="USD")  # E
     await charge()  # E
     number: int = await charge(5)  # E

@@ -14,7 +14,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, TypeVar
 
-from durable.thread_exceptions import frame_of, may_interrupt, raise_in, withdraw
+from durable.api.activities.thread_exceptions import (
+    frame_of,
+    may_interrupt,
+    raise_in,
+    withdraw,
+)
 
 T = TypeVar("T")
 # How long to wait until a thread is looked at again, for a place to interrupt it.

@@ -94,6 +94,8 @@ def as_json(health: Health) -> str:
         "live_runs": sum(worker.live_runs for worker in workers),
         "running_activities": sum(worker.running_activities for worker in workers),
         "capacity": sum(worker.capacity for worker in workers),
+        "activity_processes": sum(worker.processes for worker in workers),
+        "lost_processes": sum(worker.lost_processes for worker in workers),
         "lease_seconds_left": min((w.lease_seconds_left for w in workers), default=0),
         "processes": [
             {name: getattr(one, name) for name in _OF_PROCESSES}

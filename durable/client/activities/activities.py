@@ -19,6 +19,7 @@ from durable.core.history.payload import Failure, Payload, summary_of
 from durable.errors import (
     ActivityNotFoundError,
     ApplicationError,
+    AttemptOverError,
     InvalidCallError,
     InvalidInputError,
     WorkflowNotFoundError,
@@ -366,7 +367,14 @@ class Activities:
                     "An activity was named by a token and by ids.", hint="Give one."
                 )
             meant = parse_token(token)
-            return await self._find_by_token(meant, request_id), meant.attempt
+            record = await self._find_by_token(meant, request_id)
+            if meant.started_at not in (None, record.started_at):
+                raise AttemptOverError(
+                    f"Attempt {meant.attempt} of activity {record.activity_type!r} of"
+                    f" run {record.run_id!r} is over: another one has its place.",
+                    hint="Give it up: its outcome does not count any more.",
+                )
+            return record, meant.attempt
         if workflow_id is None or activity_id is None:
             raise InvalidCallError(
                 "No activity was named.",
@@ -476,7 +484,7 @@ def _describe(record: ActivityTaskRecord) -> QueuedActivity:
     data, progress = data_of(record), progress_of(record)
     is_external = record.state is TaskState.EXTERNAL
     number, attempt = record.scheduled_event_id, record.attempt
-    token = str(ActivityToken(record.run_id, number, attempt))
+    token = str(ActivityToken(record.run_id, number, attempt, record.started_at))
     details = progress.details or ()
     return QueuedActivity(
         workflow_id=data.workflow_id,

@@ -6,7 +6,6 @@ from typing import Final
 
 import msgspec
 
-from durable.core.history.events import ActivityTaskFailed
 from durable.core.history.payload import Failure, encode_details
 from durable.runs.live_run import Attempt
 from durable.store.records import AttemptRecord, AttemptState
@@ -52,15 +51,4 @@ def lost(attempt: Attempt, failure: Failure | None, now: int) -> AttemptRecord:
         worker_id=attempt.worker_id,
         details=encode_details(attempt.details),
         heartbeat_at=attempt.heartbeat_at or None,
-    )
-
-
-def outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
-    """How an activity ends that is not run again, as nobody knows what it did."""
-    return ActivityTaskFailed(
-        scheduled_event_id=attempt.scheduled_event_id,
-        failure=failure,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at or attempt.scheduled_at,
-        retry_state="outcome_unknown",
     )

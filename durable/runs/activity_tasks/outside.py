@@ -22,18 +22,23 @@ from durable.store.records import AttemptRecord, AttemptState
 
 
 class ActivityToken(NamedTuple):
-    """One attempt; or the promise of an id, which has no other."""
+    """One attempt; or the promise of an id, which has no other.
+
+    Numbers of attempts come again when an activity is reset: `started_at` does not.
+    """
 
     run_id: str
     scheduled_event_id: int
     attempt: int
+    started_at: int | None = None
     promise_id: str = ""
 
     def __str__(self) -> str:
         """Write it as it is handed out."""
         if self.promise_id:
             return f"{self.run_id}:{self.promise_id}"
-        return f"{self.run_id}.{self.scheduled_event_id}.{self.attempt}"
+        numbers = self.scheduled_event_id, self.attempt, self.started_at
+        return ".".join((self.run_id, *map(str, numbers)))
 
 
 def parse_token(text: object) -> ActivityToken:
@@ -45,10 +50,10 @@ def parse_token(text: object) -> ActivityToken:
     if isinstance(text, str):
         run_id, _, promise = text.rpartition(":")
         if run_id and promise.isdecimal():
-            return ActivityToken(run_id, 0, 1, promise)
-        parts = text.rsplit(".", 2)
-        if len(parts) == 3 and parts[0] and all(map(_is_number, parts[1:])):
-            return ActivityToken(parts[0], int(parts[1]), int(parts[2]))
+            return ActivityToken(run_id, 0, 1, None, promise)
+        parts = text.rsplit(".", 3)
+        if len(parts) == 4 and parts[0] and all(map(_is_number, parts[1:])):
+            return ActivityToken(parts[0], *map(int, parts[1:]))
     raise InvalidIdError(
         f"{text!r} is no token of an activity.",
         hint="Pass on what complete_later() or external_promise() gave, unchanged.",

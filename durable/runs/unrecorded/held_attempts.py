@@ -22,7 +22,7 @@ def unrecorded(
     if attempt.phase is OVER:
         return
     attempt.started_at = given.started_at
-    attempts.say_ended(attempt, given.row_state, effects, given.problem)
+    attempts.end(attempt, given.row_state, effects, given.problem)
     attempt.phase, attempt.problem = HELD, given.problem
     attempts.record(attempt, given.row_state, Then.HOLD, effects, now, given.problem)
 

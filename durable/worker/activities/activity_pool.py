@@ -276,7 +276,9 @@ class ActivityPool:
                 call.cancel_timer()
                 call.is_external = True
                 number = attempt.scheduled_event_id
-                token = ActivityToken(attempt.run.run_id, number, attempt.attempt)
+                token = ActivityToken(
+                    attempt.run.run_id, number, attempt.attempt, call.started_at
+                )
                 found.set_result(str(token))
             else:
                 found.set_exception(

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, Final, TypeAlias
 
 from durable.api.activities.interruption import Interruption
-from durable.thread_exceptions import frame_of
+from durable.api.activities.thread_exceptions import frame_of
 
 _SHUTDOWN: Final = "interpreter shutdown"
 

@@ -252,7 +252,9 @@ class Invoker:
             if self.worker_stopping.has_begun:
                 self._processes.worker_stops()
         input = call.attempt.scheduled.input
+        attempt = f"(id {info.activity_id}, attempt {info.attempt})"
         call.work = work = ProcessCall(
+            f"{info.activity_type!r} {attempt} of run {info.workflow_id!r}",
             partial(self._make_job, code, info, input),
             partial(on_end, call),
             partial(self._measured, info),

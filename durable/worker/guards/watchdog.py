@@ -15,11 +15,16 @@ import traceback
 from types import FrameType
 from typing import Final
 
+from durable.api.activities.thread_exceptions import (
+    frame_of,
+    may_interrupt,
+    raise_in,
+    withdraw,
+)
 from durable.core.loop.user_code import Owner, frames_in_turn, owner_of, users_frame
 from durable.core.replay.replayer import Replayer
 from durable.errors import WorkflowBlockedError
 from durable.runs.live_run import LiveRun
-from durable.thread_exceptions import frame_of, may_interrupt, raise_in, withdraw
 from durable.worker.log_lines import extra_of, name_of
 
 _log: Final = logging.getLogger("durable.worker")

@@ -12,6 +12,7 @@ from durable.converter import hints
 from durable.converter.exception_classes import ExceptionClasses, home_of
 
 RECORDED = {
+    "ActivityCancellationReason": "durable.api.activity_context",
     "ActivityCancellationType": "durable.options",
     "ActivityDescription": "durable.client.activities",
     "ActivityInfo": "durable.api.activity_context",

@@ -189,12 +189,43 @@ def test_one_that_could_not_begin_is_tried_again_as_the_same(world: Acting) -> N
 def test_what_ends_twice_is_heard_once(world: Acting) -> None:
     attempt = world.attempt
     world.end_attempt(attempt, "completed")
-    for how in ("failed", "completed", "stopped", "unrecorded", "doubtful"):
+    for how in ("failed", "completed", "stopped", "unrecorded", "doubtful", "lost"):
         world.running.append(attempt)
         world.end_attempt(attempt, how)
     world.settle()
     assert len(world.ends()) == 1
     assert attempt.phase is OVER
+
+
+# --- its process died -----------------------------------------------------------------
+
+
+def test_one_whose_process_died_is_lost_and_followed_at_once(world: Acting) -> None:
+    world.end_attempt(world.attempt, "lost")
+    world.store()
+    assert world.states() == [(1, "lost"), (2, "started")]
+    assert [attempt.attempt for attempt in world.running] == [2]
+    # That one has not failed: its successor has all the attempts that there were.
+    assert world.running[0].lost == 1
+
+
+def test_one_that_may_run_once_and_whose_process_died_is_over() -> None:
+    world = Acting("act once")
+    world.end_attempt(world.attempt, "lost")
+    world.settle()
+    (end,) = world.ends()
+    assert isinstance(end, ActivityTaskFailed)
+    assert end.retry_state == "outcome_unknown"
+
+
+def test_one_that_was_to_stop_and_whose_process_died_is_cancelled(
+    world: Acting,
+) -> None:
+    attempt = world.bring(CANCELLING)
+    world.end_attempt(attempt, "lost")
+    world.settle()
+    (end,) = world.ends()
+    assert isinstance(end, ActivityTaskCanceled)
 
 
 # --- asked to stop --------------------------------------------------------------------

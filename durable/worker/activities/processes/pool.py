@@ -38,7 +38,7 @@ KILL_SECONDS: Final = 5.0
 # A process that has nothing to do for so long ends.
 IDLE_SECONDS: Final = 60.0
 # How long processes may take to end that have nothing to do.
-_LEAVE_SECONDS: Final = 2.0
+_LEAVE_SECONDS: Final = 0.5
 # What a process has said before its end is there by then.
 _LAST_WORDS_SECONDS: Final = 0.5
 
@@ -51,6 +51,7 @@ class ProcessCall:
     """One call in a process, and whether that is free again.
 
     Args:
+        name: how the log names the attempt.
         make_job: the job, once a process is there for it.
         on_end: called once the process is free again, or gone.
         measured: told what it measures.
@@ -59,11 +60,13 @@ class ProcessCall:
 
     def __init__(
         self,
+        name: str,
         make_job: Callable[[int], told.Job],
         on_end: Callable[[], None],
         measured: Callable[[Measurement], None],
         beat: Callable[[Payloads], None],
     ) -> None:
+        self.name = name
         self.make_job = make_job
         self.on_end = on_end
         self.measured = measured
@@ -210,6 +213,13 @@ class Process(asyncio.Protocol):
 
     def _kill_for(self, call: ProcessCall) -> None:
         if self.call is call:
+            _log.warning(
+                "Activity %s has not stopped within %g s of being asked to; its process"
+                " (pid %d) is killed.",
+                call.name,
+                KILL_SECONDS,
+                self.pid,
+            )
             self.kill()
 
     # --- what it says -----------------------------------------------------------------
@@ -290,6 +300,7 @@ class ActivityProcesses(concurrent.futures.Executor):
         self._starting: set[asyncio.Task[None]] = set()
         self._retiring: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._all_gone: asyncio.Event | None = None
         self._is_stopping = False
         self.lost = 0
 
@@ -305,7 +316,7 @@ class ActivityProcesses(concurrent.futures.Executor):
         so before; or what making the job has raised.
         """
         future: asyncio.Future[told.Outcome]
-        future = asyncio.get_running_loop().run_in_executor(self, work.run)  # type: ignore[arg-type]  # `submit` gives its outcome
+        future = asyncio.get_running_loop().run_in_executor(self, work.run)  # type: ignore[arg-type]  # submit() gives its outcome
         return future
 
     def submit(
@@ -401,12 +412,15 @@ class ActivityProcesses(concurrent.futures.Executor):
         with contextlib.suppress(ValueError):
             self._idle.remove(process)
         if self._is_closed:
+            if self._all_gone is not None and not self._processes:
+                self._all_gone.set()
             return
         if call is not None:
             if not call.was_asked_to_stop:
                 self.lost += 1
                 _log.warning(
-                    "A process for activities (pid %d) %s; another takes its place.",
+                    "The process of activity %s (pid %d) %s; another takes its place.",
+                    call.name,
                     process.pid,
                     how,
                 )
@@ -430,9 +444,11 @@ class ActivityProcesses(concurrent.futures.Executor):
                 process.let_go()
             else:
                 process.kill()
-        ends_at = time.monotonic() + _LEAVE_SECONDS
-        while self._processes and time.monotonic() < ends_at:
-            await _a_moment()
+        if self._processes:
+            self._all_gone = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self._all_gone.wait()
         self.abandon()
         await asyncio.sleep(0)  # now transports close what they have
 
@@ -441,11 +457,6 @@ class ActivityProcesses(concurrent.futures.Executor):
         self._is_closed = True
         for process in self._processes:
             process.abandon()
-
-
-async def _a_moment() -> None:
-    """Wait for real, whatever time the loop lives by."""
-    await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.01)
 
 
 def _spawn(link: socket.socket) -> subprocess.Popen[bytes]:

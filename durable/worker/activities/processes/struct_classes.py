@@ -6,6 +6,8 @@ from __future__ import annotations
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false
 import inspect
+import uuid
+import weakref
 from types import MemberDescriptorType
 from typing import Any, Final
 
@@ -23,6 +25,9 @@ _MADE: Final = frozenset(
 )
 """What comes by itself when the class is made again."""
 _POST_INIT: Final = "_durable_post_init"
+# A class that comes twice is one class: its objects are told by it.
+_keys: Final[weakref.WeakKeyDictionary[Any, str]] = weakref.WeakKeyDictionary()
+_made: Final[dict[str, type]] = {}
 
 
 def reduce_struct(cls: Any) -> tuple[Any, ...]:
@@ -47,7 +52,8 @@ def reduce_struct(cls: Any) -> tuple[Any, ...]:
     config["kw_only"] = bool(fields) and all(
         parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name, *_ in fields
     )
-    made = cls.__name__, fields, cls.__bases__, post_init is not None, config
+    key = _keys.setdefault(cls, uuid.uuid4().hex)
+    made = key, cls.__name__, fields, cls.__bases__, post_init is not None, config
     return _make, made, own, None, None, _add
 
 
@@ -77,12 +83,16 @@ def _own_fields(cls: Any) -> list[tuple[str, Any, str, str, Any]]:
 
 
 def _make(
+    key: str,
     name: str,
     fields: list[tuple[str, Any, str, str, Any]],
     bases: tuple[type, ...],
     has_post_init: bool,
     config: dict[str, Any],
 ) -> type:
+    found = _made.get(key)
+    if found is not None:
+        return found
     defined: list[Any] = []
     for field, annotation, encoded, kind, default in fields:
         how: dict[str, Any] = {} if encoded == field else {"name": encoded}
@@ -90,7 +100,9 @@ def _make(
             how["default" if kind == "value" else "default_factory"] = default
         defined.append((field, annotation, msgspec.field(**how)))
     namespace = {"__post_init__": _post_init} if has_post_init else {}
-    return msgspec.defstruct(name, defined, bases=bases, namespace=namespace, **config)
+    made = msgspec.defstruct(name, defined, bases=bases, namespace=namespace, **config)
+    _made[key] = made
+    return made
 
 
 def _post_init(self: Any) -> None:
