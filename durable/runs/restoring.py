@@ -255,18 +255,6 @@ def _resolve_doubt(
         attempts.begin_after_doubt(attempt, failure, effects, now)
 
 
-def _decide_doubt(attempt: Attempt) -> retry.Retry | retry.GiveUp:
-    """Decide what follows an attempt of which nobody knows whether it took effect."""
-    settings = attempt.scheduled.settings
-    if (
-        settings.at_most_once
-        or settings.retry_policy.max_attempts == 1
-        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
-    ):
-        return retry.GiveUp("outcome_unknown")
-    return retry.Retry(0)
-
-
 def _outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
     """How an activity ends that is not run again, as nobody knows what it did."""
     return ActivityTaskFailed(

@@ -45,7 +45,11 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
     events, closes = completion.events, completion.is_closed
     kinds = kinds_of(events)
     begins_work, offers = has_work(kinds), None
-    if begins_work and _may_offer(run, completion, kinds):
+    if (
+        begins_work
+        and (run.terms.has_others or run.replayer.calls_elsewhere)
+        and _may_offer(completion, kinds)
+    ):
         offers = offering.choose(run, events, kinds)
         begins_work = offers.begins_work
     begins_work = begins_work or completion.failure is not None
@@ -79,12 +83,11 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
 
 
 def _may_offer(
-    run: LiveRun, completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
+    completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
 ) -> bool:
     """Whether a turn may leave activities to others; a failed one asks for none."""
     return (
         ActivityTaskScheduled in kinds
-        and (run.terms.has_others or run.replayer.calls_elsewhere)
         and not completion.is_closed
         and completion.failure is None
     )
@@ -102,7 +105,11 @@ def commit(
     run_id, closes = run.run_id, completion.is_closed
     kinds = kinds_of(events)
     begins_work, offers = has_work(kinds), None
-    if begins_work and _may_offer(run, completion, kinds):
+    if (
+        begins_work
+        and (run.terms.has_others or run.replayer.calls_elsewhere)
+        and _may_offer(completion, kinds)
+    ):
         offers = offering.choose(run, events, kinds)
         begins_work = offers.begins_work
     # Inputs that a failed turn leaves unseen must not wait for a restart.

@@ -336,7 +336,7 @@ async def test_the_end_of_an_activity_waits_for_a_paused_run(database: str) -> N
 
 async def is_paused_here(engine: Engine, run: Handle[int]) -> bool:
     """Whether it is set aside, and what others might take is told."""
-    store = engine._store  # pyright: ignore[reportPrivateUsage]
+    store = engine._store  # pyright: ignore[reportPrivateUsage]  # what no user sees
     found = await store.read(ListActivityTasks("default"))
     return bool(found) and all(
         one.cancel is not None or data_of(one).is_run_paused for one in found

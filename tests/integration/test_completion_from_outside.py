@@ -234,7 +234,7 @@ async def test_late_repeated_and_bogus_tokens(database: str) -> None:
         assert await run.result() == 7
         for say in (complete, engine.activities.fail):
             with pytest.raises(ActivityNotFoundError):
-                await say(TOKENS[0], "late")  # type: ignore[operator]  # either
+                await say(TOKENS[0], "late")
         with pytest.raises(ActivityNotFoundError):
             await engine.activities.heartbeat(TOKENS[0], 1)
         with pytest.raises(ActivityNotFoundError):

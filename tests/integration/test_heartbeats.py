@@ -224,4 +224,4 @@ def test_outside_of_activities_it_is_refused() -> None:
 @pytest.mark.parametrize("value", [0, -1, "soon"])
 def test_timeouts_that_cannot_be(value: object) -> None:
     with pytest.raises((InvalidOptionError, ValueError), match="heartbeat_timeout"):
-        silent.options(heartbeat_timeout=value)  # type: ignore[typeddict-item]  # as users may
+        silent.options(heartbeat_timeout=value)  # type: ignore[arg-type]  # as users may

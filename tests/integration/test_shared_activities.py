@@ -72,14 +72,14 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def terms_of(engine: Engine) -> object:
-    assert engine._worker is not None  # pyright: ignore[reportPrivateUsage]
-    return engine._worker._runner.terms  # pyright: ignore[reportPrivateUsage]
+    assert engine._worker is not None  # pyright: ignore[reportPrivateUsage]  # what no user sees
+    return engine._worker._runner.terms  # pyright: ignore[reportPrivateUsage]  # what no user sees
 
 
 async def knows_others(engine: Engine) -> None:
     """Let a worker look whether there are others, as it does once per half a lease."""
     lookout: Lookout = engine._worker._lookout  # type: ignore[union-attr]  # it is open
-    await lookout._reap()  # pyright: ignore[reportPrivateUsage]
+    await lookout._reap()  # pyright: ignore[reportPrivateUsage]  # what no user sees
     assert terms_of(engine).has_others  # type: ignore[attr-defined]  # see above
 
 
@@ -109,7 +109,7 @@ async def test_alone_it_writes_no_tasks(database: str) -> None:
     async with worker(database, "a") as engine:
         run = await engine.start(fan_out(20, "gated"), id="f")
         await until(lambda: len(RAN) == 5)
-        store = engine._store  # pyright: ignore[reportPrivateUsage]
+        store = engine._store  # pyright: ignore[reportPrivateUsage]  # what no user sees
         assert await store.read(ListActivityTasks("default")) == []
         GATE[0].set()
         assert await run.result() == sum(range(20))
