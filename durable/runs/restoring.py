@@ -15,7 +15,6 @@ from typing import Final
 
 import msgspec
 
-from durable import limits
 from durable.core.history.codec import UNREADABLE, at_version, decode_rows
 from durable.core.history.events import (
     CHILD_OUTCOMES,
