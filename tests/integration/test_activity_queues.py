@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from durable import (
     ActivityCancellationType,
+    ActivityState,
     ActivityTimeoutError,
     Engine,
     Handle,
     RetryPolicy,
     RunStatus,
+    Signal,
+    WorkflowCall,
     WorkflowFailedError,
     activity,
     activity_info,
     sleep,
     workflow,
 )
+from durable.doctor.doctor import examine
 from durable.errors import InvalidIdError, InvalidOptionError
 from durable.runs.activity_tasks.task_rows import data_of
 from durable.store.queries import ListActivityTasks
 
 RAN: list[tuple[str, int]] = []
 GATE: list[asyncio.Event] = []
+GO = Signal("go", bool)
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +109,7 @@ async def cancels(kind: str) -> str:
     task = asyncio.create_task(
         held.options(cancellation_type=ActivityCancellationType(kind))(1)
     )
-    await sleep(0.3)
+    await GO.receive()
     task.cancel()
     try:
         return f"returned {await task}"
@@ -116,7 +122,7 @@ async def closes(kind: str) -> None:
     task = asyncio.create_task(
         held.options(cancellation_type=ActivityCancellationType(kind))(1)
     )
-    await sleep(0.3)
+    await GO.receive()
     assert not task.done()
 
 
@@ -131,6 +137,19 @@ async def patient(until: int) -> int:
     return await flaky.options(retry=policy)(until)
 
 
+@workflow(name="queues.given_up")
+async def given_up() -> str:
+    policy = RetryPolicy(max_attempts=3, initial_interval=60)
+    task = asyncio.create_task(flaky.options(retry=policy)(9))
+    await sleep(0.5)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return "given up"
+    return ""
+
+
 @workflow(name="queues.waits")
 async def waits() -> str:
     try:
@@ -142,6 +161,7 @@ async def waits() -> str:
 
 WORKFLOWS = [
     *(video, routed, fan_out, retried, cancels, closes, waits, holds, patient),
+    given_up,
     local,
 ]
 GPU = [render, render_plain, flaky, held, local]
@@ -161,6 +181,14 @@ def gpu(database: str, slots: int = 4) -> Engine:
     )
 
 
+async def go(engine: Engine, call: WorkflowCall[Any]) -> Any:
+    """Run what goes on once its activity has begun elsewhere."""
+    run = await engine.start(call, id="go")
+    await until(lambda: ("begun", 1) in RAN)
+    await run.signal(GO(True))
+    return await run.result()
+
+
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - nobody tells of it
@@ -178,9 +206,54 @@ async def test_it_waits_for_a_worker_of_its_queue(database: str) -> None:
         run = await engine.start(video(3), id="video")
         await asyncio.sleep(0.1)
         assert RAN == []
+        (waits_,) = await run.activities()
+        assert (waits_.state, waits_.attempt) == (ActivityState.QUEUED, 1)
+        assert await findings(engine) == []
         async with gpu(database):
             assert await run.result() == 6
+        assert await findings(engine) == []
     assert RAN == [("gpu", 3)]
+
+
+async def findings(engine: Engine) -> list[object]:
+    """What the doctor has to say of all runs."""
+    store = engine._store  # pyright: ignore[reportPrivateUsage]  # what no user sees
+    return [one async for one in examine(store, settle=0.05) if one.run_id]
+
+
+async def test_where_it_runs_can_be_seen(database: str) -> None:
+    GATE.append(asyncio.Event())
+    async with home(database) as engine, gpu(database) as other:
+        run = await engine.start(holds(), id="h")
+        await until(lambda: ("begun", 1) in RAN)
+        (runs,) = await run.activities()
+        assert runs.state is ActivityState.RUNNING
+        assert runs.worker == (await other.health()).worker_id  # type: ignore[union-attr]  # it has a worker
+        assert await findings(engine) == []
+        (listed,) = await engine.activities.list(task_queue="gpu")
+        assert (listed.state, listed.worker) == ("claimed", runs.worker)
+        GATE[0].set()
+        assert await run.result() == 1
+
+
+async def test_a_retry_that_is_cancelled_leaves_sound_rows(database: str) -> None:
+    async with home(database) as engine, gpu(database):
+        run = await engine.start(given_up(), id="g")
+        assert await run.result() == "given up"
+        assert await findings(engine) == []
+
+
+async def test_operators_hold_up_and_let_go(database: str) -> None:
+    async with home(database) as engine:
+        run = await engine.start(video(3), id="v")
+        which = {"workflow_id": "v", "activity_id": "1"}
+        await engine.activities.pause(**which)
+        assert (await engine.activities.describe(**which)).due_at is None
+        async with gpu(database):
+            await asyncio.sleep(0.2)
+            assert RAN == []
+            await engine.activities.unpause(**which)
+            assert await run.result() == 6
 
 
 async def test_the_run_comes_to_rest_meanwhile(database: str) -> None:
@@ -226,14 +299,14 @@ async def test_failures_are_tried_again_elsewhere(database: str) -> None:
 async def test_a_cancel_reaches_what_runs_elsewhere(database: str, kind: str) -> None:
     GATE.append(asyncio.Event())
     async with home(database) as engine, gpu(database):
-        assert await engine.execute(cancels(kind)) == "cancelled"
+        assert await go(engine, cancels(kind)) == "cancelled"
         await until(lambda: ("cancelled", 1) in RAN)
 
 
 async def test_what_is_abandoned_goes_on(database: str) -> None:
     GATE.append(asyncio.Event())
     async with home(database) as engine, gpu(database):
-        assert await engine.execute(cancels("abandon")) == "cancelled"
+        assert await go(engine, cancels("abandon")) == "cancelled"
         GATE[0].set()
         await until(lambda: ("ended", 1) in RAN)
 
@@ -241,7 +314,9 @@ async def test_what_is_abandoned_goes_on(database: str) -> None:
 @pytest.mark.parametrize("kind", ["try_cancel", "wait_cancellation_completed"])
 async def test_a_cancel_ends_what_nobody_has_begun(database: str, kind: str) -> None:
     async with home(database) as engine:
-        assert await engine.execute(cancels(kind)) == "cancelled"
+        run = await engine.start(cancels(kind), id="c")
+        await run.signal(GO(True))
+        assert await run.result() == "cancelled"
         async with gpu(database):
             await asyncio.sleep(0.1)
     assert RAN == []
@@ -253,7 +328,7 @@ async def test_a_cancel_ends_what_nobody_has_begun(database: str, kind: str) -> 
 async def test_the_end_of_a_run_is_told(database: str, kind: str, end: str) -> None:
     GATE.append(asyncio.Event())
     async with home(database) as engine, gpu(database):
-        await engine.execute(closes(kind))
+        await go(engine, closes(kind))
         if kind == "abandon":
             await asyncio.sleep(0.1)
             GATE[0].set()

@@ -53,7 +53,8 @@ def parse_token(text: object) -> ActivityToken:
             return ActivityToken(run_id, 0, 1, None, promise)
         parts = text.rsplit(".", 3)
         if len(parts) == 4 and parts[0] and all(map(_is_number, parts[1:])):
-            return ActivityToken(parts[0], *map(int, parts[1:]))
+            event_id, attempt, started_at = map(int, parts[1:])
+            return ActivityToken(parts[0], event_id, attempt, started_at)
     raise InvalidIdError(
         f"{text!r} is no token of an activity.",
         hint="Pass on what complete_later() or external_promise() gave, unchanged.",
