@@ -70,8 +70,8 @@ def home(database: str) -> Engine:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/runs.db"
+def database(shared_url: str) -> str:
+    return shared_url
 
 
 @pytest.mark.parametrize(
