@@ -28,6 +28,12 @@ from durable.api.activities.activity_context import (
     wait_for_worker_stopping_sync as wait_for_worker_stopping_sync,
 )
 from durable.api.activities.activity_method import activity_method as activity_method
+from durable.api.activities.completion import Later as Later
+from durable.api.activities.completion import complete_later as complete_later
+from durable.api.activities.completion import complete_later_sync as complete_later_sync
+from durable.api.activities.heartbeats import heartbeat as heartbeat
+from durable.api.activities.promises import ExternalPromise as ExternalPromise
+from durable.api.activities.promises import external_promise as external_promise
 from durable.api.allowing import allow as allow
 from durable.api.entities.entity import Entity as Entity
 from durable.api.entities.entity import entity as entity
@@ -100,6 +106,7 @@ from durable.api.workflows.workflow import workflow as workflow
 from durable.batches.batches import Batch as Batch
 from durable.batches.batches import BatchDescription as BatchDescription
 from durable.batches.batches import BatchHandle as BatchHandle
+from durable.client.activities.activities import QueuedActivity as QueuedActivity
 from durable.client.descriptions.activities import (
     ActivityDescription as ActivityDescription,
 )
@@ -130,9 +137,11 @@ from durable.core.runtime import WorkflowInfo as WorkflowInfo
 from durable.engine import Engine as Engine
 from durable.engine import activity_client as activity_client
 from durable.errors import ActivityError as ActivityError
+from durable.errors import ActivityNotFoundError as ActivityNotFoundError
 from durable.errors import ActivityTimeoutError as ActivityTimeoutError
 from durable.errors import ApplicationError as ApplicationError
 from durable.errors import ArchiveError as ArchiveError
+from durable.errors import AttemptOverError as AttemptOverError
 from durable.errors import AttributeTypeError as AttributeTypeError
 from durable.errors import ChildWorkflowError as ChildWorkflowError
 from durable.errors import CompensationFailed as CompensationFailed

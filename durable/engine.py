@@ -8,7 +8,7 @@ import asyncio
 import builtins
 import os
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.api.workflows.workflow_definition import exception_classes
 from durable.batches.activities import batch_activities
 from durable.batches.batches import Batch, BatchHandle, check_chosen
+from durable.client.activities.activities import Activities
 from durable.client.client import Client
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount, check_where, listing
@@ -117,6 +118,31 @@ def _store_of(
     return cast("Store", database)
 
 
+def _check_queues(queues: Mapping[str, int] | None, own: str) -> Mapping[str, int]:
+    """The queues that a worker serves for activities alone."""
+    given: object = queues
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidOptionError(
+            f"activity_queues is {queues!r}: give a mapping, such as {{'gpu': 4}}."
+        )
+    checked: dict[str, int] = {}
+    for name, slots in cast("Mapping[object, object]", given).items():
+        queue = check_id(name, "a queue in activity_queues")
+        if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
+            raise InvalidOptionError(
+                f"activity_queues gives {slots!r} places to {queue!r}: give at least 1."
+            )
+        if queue == own:
+            raise InvalidOptionError(
+                f"activity_queues names {queue!r}, the engine's own task_queue, which"
+                " has max_activities places anyway."
+            )
+        checked[queue] = slots
+    return checked
+
+
 class Engine:
     """Runs workflows on a database, and starts, finds and stops them.
 
@@ -136,6 +162,9 @@ class Engine:
         namespace: keeps the runs of different programs in one database apart.
         task_queue: which runs its worker takes; starts use it too by default.
         worker: False makes a mere client, which runs nothing.
+        activity_queues: task queues that its worker serves for activities alone, beside
+            its own, and how many of each run at once, such as `{"gpu": 4}`: these
+            places are among `max_activities`.
         max_activities: how many activities run at once.
         max_activity_threads: how many of them may be plain functions in threads.
         max_activity_processes: how many may be plain functions in processes, which
@@ -166,6 +195,7 @@ class Engine:
         namespace: str = "default",
         task_queue: str = "default",
         worker: bool = True,
+        activity_queues: Mapping[str, int] | None = None,
         max_activities: int = limits.ACTIVITIES_MAX,
         max_activity_threads: int = limits.ACTIVITY_THREADS_MAX,
         max_activity_processes: int | None = None,
@@ -196,6 +226,7 @@ class Engine:
             concurrency=max_activities,
             threads=max_activity_threads,
             processes=max_activity_processes,
+            activity_queues=_check_queues(activity_queues, self._task_queue),
             cached_runs=max_cached_runs,
             max_tries=workflow_task_attempts,
             blocked_seconds=to_seconds(blocked_after, "blocked_after"),
@@ -471,6 +502,11 @@ class Engine:
     def schedules(self) -> Schedules:
         """What starts workflows at given times: create, find, change and list it."""
         return Schedules(self._open_client)
+
+    @property
+    def activities(self) -> Activities:
+        """Activities that run elsewhere or outside: complete, fail and find them."""
+        return Activities(self._open_client)
 
     # --- runs -------------------------------------------------------------------------
 

@@ -599,10 +599,15 @@ class ActivityError(FailureError):
 
 
 class ActivityTimeoutError(ActivityError, TimeoutError):
-    """An activity passed one of its timeouts; `timeout_type` says which."""
+    """An activity passed one of its timeouts; `timeout_type` says which.
+
+    If it was silent for too long, `heartbeat_details` are what its last heartbeat said,
+    as plain data.
+    """
 
     code = "activity_timeout"
     timeout_type: str = ""
+    heartbeat_details: tuple[Any, ...] = ()
 
 
 class OutcomeUnknown(ActivityError):

@@ -47,6 +47,8 @@ LOAD_RUNS_MAX: Final = 500
 # Runs that a worker takes at once, once it has begun those that it took before: so what
 # is due goes to all who work, and not to who was there first.
 CLAIM_RUNS_MAX: Final = 200
+# Activities that a worker takes from a queue at once, of as many as it has room for.
+CLAIM_TASKS_MAX: Final = 200
 # Runs of which a worker remembers that it has parked them. One that has parked more
 # tries no others that are parked: what it does not remember it would try for ever.
 PARKED_RUNS_KEPT: Final = 100_000

@@ -412,6 +412,10 @@ class ActivityOptions(TypedDict, total=False):
         start_to_close_timeout: the longest one attempt may take (60 s by default).
         schedule_to_close_timeout: the longest the activity may take with all retries.
         schedule_to_start_timeout: the longest an attempt may wait for a worker.
+        task_queue: where it runs: on the workers that serve this queue for activities
+            (`Engine(activity_queues=...)`). None means the queue of its run.
+        heartbeat_timeout: the longest an attempt may go on without `heartbeat()`; it is
+            given up then, as by `start_to_close_timeout`.
         cancellation_type: what awaiting it does when cancelled.
         at_most_once: True means an attempt in doubt raises `OutcomeUnknown` instead
             of being run again.
@@ -423,6 +427,8 @@ class ActivityOptions(TypedDict, total=False):
     start_to_close_timeout: Duration | None
     schedule_to_close_timeout: Duration | None
     schedule_to_start_timeout: Duration | None
+    heartbeat_timeout: Duration | None
+    task_queue: str | None
     cancellation_type: ActivityCancellationType
     at_most_once: bool
     match_arguments: bool

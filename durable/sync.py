@@ -25,6 +25,7 @@ from durable.api.entities.entity_call import EntityCall
 from durable.api.messages.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflows.workflow import Workflow, WorkflowCall
 from durable.batches.sync_batches import SyncBatch, SyncBatchHandle
+from durable.client.activities.sync_activities import SyncActivities
 from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription
 from durable.client.descriptions.searching import RunCount
@@ -625,6 +626,11 @@ class SyncEngine:
         """Tell how its worker does now; see `Engine.health`."""
         thread = self._thread
         return None if thread is None else thread.call(self._engine.health())
+
+    @property
+    def activities(self) -> SyncActivities:
+        """Activities that run elsewhere or outside; see `Engine.activities`."""
+        return SyncActivities(self._open_thread(), self._engine.activities)
 
     @property
     def namespaces(self) -> SyncNamespaces:

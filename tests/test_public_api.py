@@ -17,6 +17,8 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
+heartbeat ActivityNotFoundError AttemptOverError ExternalPromise Later QueuedActivity
+complete_later complete_later_sync external_promise
 ActivityCancellationReason activity_cancellation_reason activity_logger
 is_worker_stopping shield_cancellation wait_for_worker_stopping
 wait_for_worker_stopping_sync

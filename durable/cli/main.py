@@ -55,6 +55,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "outbox",
         "List, retry or drop what transactions have asked for.",
     ),
+    "activity": (
+        "activities.activities",
+        "activity",
+        "Look at activities that run elsewhere, and complete them.",
+    ),
     "resolve": ("resolve", "resolve", "Say what an unrecorded activity's result is."),
     "schedules": (
         "schedules.schedules",

@@ -53,6 +53,8 @@ _NO_ARGS: Final[Any] = getattr(click.exceptions, "NoArgsIsHelpError", ())
 _EXIT_CODES: Final[tuple[tuple[type[errors.DurableError], ExitCode], ...]] = (
     (errors.WorkflowNotFoundError, ExitCode.NOT_FOUND),
     (errors.ScheduleNotFoundError, ExitCode.NOT_FOUND),
+    (errors.ActivityNotFoundError, ExitCode.NOT_FOUND),
+    (errors.AttemptOverError, ExitCode.CONFLICT),
     (errors.ScheduleExistsError, ExitCode.CONFLICT),
     (errors.ResetConflictError, ExitCode.CONFLICT),
     (errors.WorkflowAlreadyStartedError, ExitCode.CONFLICT),

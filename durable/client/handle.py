@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from durable import limits
 from durable.api.messages.messages import (
     QueryCall,
     SignalCall,
@@ -60,7 +61,14 @@ from durable.errors import (
     WorkflowNotFoundError,
 )
 from durable.options import Duration, check_id, to_microseconds
-from durable.store.queries import ListWorkers, ReadAttempts, ReadHistory, ReadNews
+from durable.store.queries import (
+    ListActivityTasks,
+    ListWorkers,
+    ReadAttempts,
+    ReadHistory,
+    ReadNews,
+    TaskFilter,
+)
 from durable.store.records import AttemptRecord, MessageKind, RunStatus
 
 R_co = TypeVar("R_co", covariant=True)
@@ -296,6 +304,9 @@ class Handle(RunControls, Generic[R_co]):
         """
         record = await self._chain.record()
         store = self._connection.store
+        where = TaskFilter(run_id=record.run_id, limit=limits.LIST_PAGE_MAX)
+        # Tasks first: one that ends meanwhile has its outcome by then.
+        tasks = await store.read(ListActivityTasks(record.namespace, where))
         events, rows, workers = await asyncio.gather(
             store.read(ReadHistory(record.run_id)),
             store.read(ReadAttempts(record.run_id)),
@@ -308,7 +319,8 @@ class Handle(RunControls, Generic[R_co]):
         )
         return list(
             describe_activities(
-                record, decode_rows(events), rows, now, is_owner_alive=is_owner_alive
+                *(record, decode_rows(events), rows, now, tasks),
+                is_owner_alive=is_owner_alive,
             )
         )
 

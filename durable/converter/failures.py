@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from durable import errors
+from durable.converter import json
 from durable.converter.exception_classes import CLASSES as CLASSES
 from durable.converter.exception_classes import ExceptionClasses as ExceptionClasses
 from durable.converter.exception_classes import register_exception as register_exception
@@ -363,6 +364,10 @@ def _activity_exception(failure: Failure) -> BaseException:
     )
     if isinstance(activity_error, errors.ActivityTimeoutError) and cause is not None:
         activity_error.timeout_type = cause.timeout_type
+        if cause.timeout_type == "heartbeat":
+            activity_error.heartbeat_details = tuple(
+                json.decode(one, Any, "a heartbeat's detail") for one in cause.details
+            )
     raised = activity_error if cause is None else _caught_as(activity_error, cause)
     return _with_cause(raised, failure)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from durable.core.history.events import (
+    ACTIVITY_OUTCOMES,
     CHILD_OUTCOMES,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionPaused,
@@ -23,6 +24,22 @@ class ChildNews(msgspec.Struct, frozen=True):
 
     type: str
     event: msgspec.Raw
+
+
+class ActivityNews(msgspec.Struct, frozen=True):
+    """How an activity ended elsewhere: the type and the data of an event of its run."""
+
+    type: str
+    event: msgspec.Raw
+
+
+class ActivityReturned(msgspec.Struct, frozen=True):
+    """An activity has returned elsewhere, and for a bug that cannot be recorded.
+
+    A row of its attempt says why; what becomes of it is its run's business again.
+    """
+
+    scheduled_event_id: int
 
 
 class QueryRequest(msgspec.Struct, frozen=True):
@@ -71,24 +88,30 @@ _DECODERS: Final[dict[str, Callable[[str], Any]]] = {
     "signal": msgspec.json.Decoder(WorkflowExecutionSignaled).decode,
     "update": msgspec.json.Decoder(UpdateRequest).decode,
     "child": msgspec.json.Decoder(ChildNews).decode,
+    "activity": msgspec.json.Decoder(ActivityNews).decode,
     "query": msgspec.json.Decoder(QueryRequest).decode,
     "resolve": msgspec.json.Decoder(ActivityResolution).decode,
 }
 _CHILD_DECODERS: Final[dict[str, Callable[[msgspec.Raw], Any]]] = {
     outcome.__name__: msgspec.json.Decoder(outcome).decode for outcome in CHILD_OUTCOMES
 }
+_ACTIVITY_DECODERS: Final[dict[str, Callable[[msgspec.Raw], Any]]] = {
+    outcome.__name__: msgspec.json.Decoder(outcome).decode
+    for outcome in (*ACTIVITY_OUTCOMES, ActivityReturned)
+}
 
 
 def encode_message(message: object) -> str:
-    """Turn a message into the data of its row; events of children are wrapped."""
-    if isinstance(message, CHILD_OUTCOMES):
+    """Turn a message into the data of its row; what ended elsewhere is wrapped."""
+    if isinstance(message, (*CHILD_OUTCOMES, *ACTIVITY_OUTCOMES, ActivityReturned)):
         event = msgspec.Raw(msgspec.json.encode(message))
-        message = ChildNews(type(message).__name__, event)
+        wrap = ChildNews if isinstance(message, CHILD_OUTCOMES) else ActivityNews
+        message = wrap(type(message).__name__, event)
     return msgspec.json.encode(message).decode()
 
 
 def decode_message(kind: str, data: str) -> Any:
-    """What a message of that kind says; of a child, the event that tells of it.
+    """What a message of that kind says; of what ended elsewhere, the event of that.
 
     Raises what `UNREADABLE` of `durable.core.history.codec` names.
 
@@ -98,4 +121,6 @@ def decode_message(kind: str, data: str) -> Any:
     message = _DECODERS[kind](data)
     if isinstance(message, ChildNews):
         return _CHILD_DECODERS[message.type](message.event)
+    if isinstance(message, ActivityNews):
+        return _ACTIVITY_DECODERS[message.type](message.event)
     return message

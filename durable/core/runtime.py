@@ -245,6 +245,12 @@ class WorkflowRuntime(Protocol):
         """
         ...
 
+    def open_promise(
+        self, target: ActivityTarget, code: CodeType | None, instruction: int
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, Payload]]]:
+        """Ask for what somebody outside is to give; its id, and what waits for it."""
+        ...
+
     async def sleep(
         self, microseconds: int, summary: str | None, source: Callable[[], str]
     ) -> None:

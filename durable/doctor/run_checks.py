@@ -6,7 +6,7 @@ Pure functions of what was read at one instant. The history is folded by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +19,7 @@ from durable.core.folding.run_state import RunState
 from durable.core.history.codec import UNREADABLE, decode_rows
 from durable.core.history.events import (
     ACTIVITY_OUTCOMES,
+    ActivityTaskCanceled,
     ActivityTaskScheduled,
     HistoryEvent,
 )
@@ -312,6 +313,8 @@ def _check_attempts(
             yield Check.ATTEMPTS, f"{what} has {count} attempts of at most {most}"
         elif any(row.state in _OPEN_ATTEMPTS for row in rows[:-1]):
             yield Check.ATTEMPTS, f"{what} has an open attempt before its last one"
+        elif isinstance(outcome, ActivityTaskCanceled):
+            pass  # of one that waited elsewhere its run does not know the attempt
         elif outcome is not None and outcome.attempt < count:
             yield (
                 Check.ATTEMPTS,
@@ -357,7 +360,7 @@ def _find_lost(loaded: LoadedRun, state: RunState, workers: Workers) -> Breach |
             " calls for",
         )
     if not record.is_active and not is_soon:
-        under_way = _find_under_way(state, latest)
+        under_way = _find_under_way(state, latest, loaded.tasks)
         if under_way is not None:
             return (
                 Check.WAITING,
@@ -385,9 +388,13 @@ def _due_at(
     return min(due, default=None)
 
 
-def _find_under_way(state: RunState, latest: dict[int, AttemptRecord]) -> str | None:
+def _find_under_way(
+    state: RunState, latest: dict[int, AttemptRecord], elsewhere: Container[int]
+) -> str | None:
     """Name something that only a worker which loads the run would go on with."""
     for activity in state.pending_activities:
+        if activity.scheduled_event_id in elsewhere:
+            continue
         row = latest.get(activity.scheduled_event_id)
         if row is None or row.state is not AttemptState.BACKOFF:
             return f"activity {activity.activity_type!r}"

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -22,9 +20,12 @@ from durable.core.history.events import (
 )
 from durable.core.history.payload import Failure
 from durable.core.machines import retry
-from durable.core.messages import ActivityResolution
 from durable.errors import NotRegisteredError
 from durable.runs import inputs
+from durable.runs.activity_tasks import attempt_rows as rows_of
+from durable.runs.activity_tasks.offering import is_elsewhere
+from durable.runs.activity_tasks.offering import row_of as task_row_of
+from durable.runs.activity_tasks.task_rows import external_row_of
 from durable.runs.effects import AttemptEnd, Effects, Recording, Then, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
@@ -40,6 +41,7 @@ from durable.runs.states import (
     RUNNING,
     UNREAD,
 )
+from durable.store.activity_tasks import ActivityTaskRecord
 from durable.store.records import (
     ATTEMPT_COMPLETED,
     AttemptRecord,
@@ -47,7 +49,6 @@ from durable.store.records import (
     RecordAttempts,
 )
 
-_OPEN: Final = (AttemptState.BACKOFF, AttemptState.STARTED)
 _RUNS: Final = (RUNNING, CANCELLING)
 _READS: Final = (UNREAD, REPLAYING)
 """Others may have begun meanwhile what it remembers as waiting."""
@@ -74,7 +75,7 @@ def order(attempt: Attempt, effects: Effects, now: int) -> None:
         return
     if attempt.run.terms.is_draining:
         # The next worker must know that it has certainly not begun.
-        _record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+        record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
         return
     if attempt.run.paused is not None:
         _put_off(attempt, effects, now)
@@ -92,13 +93,27 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
     for attempt in list(run.backoffs.values()):
         if attempt.due_at > now:
             continue
+        if is_elsewhere(run, attempt.scheduled):
+            offer(attempt, effects, now)
+            continue
         del run.backoffs[attempt.scheduled_event_id]
         run.attempts[attempt.scheduled_event_id] = attempt
         if run.terms.knows_activity(attempt.scheduled.activity_type):
             attempt.phase = RECORDING
-            _record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
+            record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
         else:
             _await_worker(attempt, effects, now)
+
+
+def offer(attempt: Attempt, effects: Effects, now: int) -> None:
+    """Leave an attempt that has not begun to whoever takes it."""
+    run, number = attempt.run, attempt.scheduled_event_id
+    run.backoffs.pop(number, None)
+    run.attempts.pop(number, None)
+    run.note_offered({number})
+    attempt.phase = OVER
+    tasks = (task_row_of(attempt, now),)
+    _submit(attempt, (), AttemptState.BACKOFF, Then.OFFER, effects, tasks)
 
 
 def _put_off(attempt: Attempt, effects: Effects, now: int) -> None:
@@ -107,7 +122,7 @@ def _put_off(attempt: Attempt, effects: Effects, now: int) -> None:
     run.attempts.pop(number, None)
     run.backoffs[number] = attempt
     attempt.phase, attempt.due_at = BACKOFF, now
-    _record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+    record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def _await_worker(attempt: Attempt, effects: Effects, now: int) -> None:
@@ -120,7 +135,7 @@ def _await_worker(attempt: Attempt, effects: Effects, now: int) -> None:
     is_first, attempt.has_waited = not attempt.has_waited, True
     attempt.phase = QUEUED
     attempt.due_at = attempt.due_at or attempt.scheduled_at
-    recording = _record(attempt, AttemptState.BACKOFF, Then.SEEK, effects, now, reason)
+    recording = record(attempt, AttemptState.BACKOFF, Then.SEEK, effects, now, reason)
     recording.is_first = is_first
 
 
@@ -128,7 +143,7 @@ def begin_after_doubt(
     attempt: Attempt, failure: Failure, effects: Effects, now: int
 ) -> None:
     """Begin the attempt after one whose worker died in the middle of it."""
-    following = _following(attempt, failure, now)
+    following = following_attempt(attempt, failure, now)
     following.lost += 1
     run, number = attempt.run, attempt.scheduled_event_id
     if run.paused is None:
@@ -137,11 +152,16 @@ def begin_after_doubt(
     else:
         following.phase, state, then = BACKOFF, AttemptState.BACKOFF, Then.REMEMBER
         run.backoffs[number] = following
-    rows = lost(attempt, failure, now), row_of(following, state, None, now)
+    rows = (
+        rows_of.lost(attempt, failure, now),
+        rows_of.row_of(following, state, None, now),
+    )
     _submit(following, rows, state, then, effects)
 
 
-def _following(attempt: Attempt, failure: Failure | None, due_at: int) -> Attempt:
+def following_attempt(
+    attempt: Attempt, failure: Failure | None, due_at: int
+) -> Attempt:
     """The attempt after this one."""
     return Attempt(
         attempt.run,
@@ -154,6 +174,7 @@ def _following(attempt: Attempt, failure: Failure | None, due_at: int) -> Attemp
         last_failure=failure,
         has_row=True,
         due_at=due_at,
+        details=attempt.details,
     )
 
 
@@ -237,13 +258,13 @@ def _try_again(
     """Record that this attempt failed and when the next one is due."""
     end(attempt, state, effects, failure, decision)
     run = attempt.run
-    following = _following(attempt, failure, now + decision.delay)
+    following = following_attempt(attempt, failure, now + decision.delay)
     following.phase = BACKOFF
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.backoffs[attempt.scheduled_event_id] = following
     rows = (
-        row_of(attempt, state, failure, now),
-        row_of(following, AttemptState.BACKOFF, None, now),
+        rows_of.row_of(attempt, state, failure, now),
+        rows_of.row_of(following, AttemptState.BACKOFF, None, now),
     )
     recording = _submit(following, rows, AttemptState.BACKOFF, Then.FOLLOW, effects)
     recording.ended = rows[0]
@@ -262,15 +283,46 @@ def not_begun(
     attempt.phase, attempt.due_at = BACKOFF, given.again_at
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.backoffs[attempt.scheduled_event_id] = attempt
-    _record(attempt, AttemptState.BACKOFF, Then.WAIT, effects, now)
+    record(attempt, AttemptState.BACKOFF, Then.WAIT, effects, now)
+
+
+def beat(run: LiveRun, given: inputs.AttemptBeat, effects: Effects, now: int) -> None:
+    """A running attempt goes on: write what it said, for the attempt after it."""
+    attempt = given.attempt
+    if attempt.phase in _RUNS and run.state not in _READS:
+        attempt.started_at, attempt.heartbeat_at = given.started_at, now
+        record(attempt, AttemptState.STARTED, Then.REMEMBER, effects, now)
+
+
+def external(
+    run: LiveRun, given: inputs.AttemptExternal, effects: Effects, now: int
+) -> None:
+    """Leave a running attempt to somebody outside, who has its token then."""
+    attempt = given.attempt
+    if attempt.phase is not RUNNING or run.state in _READS:
+        effects.tell = also(effects.tell, (given.token, False))
+        return
+    attempt.started_at = given.started_at
+    run.attempts.pop(attempt.scheduled_event_id, None)
+    run.note_offered({attempt.scheduled_event_id})
+    attempt.phase = OVER
+    tasks = (external_row_of(attempt, now),)
+    state = AttemptState.STARTED
+    recording = _submit(attempt, (), state, Then.EXTERNAL, effects, tasks)
+    recording.token = given.token
 
 
 def queued(
     run: LiveRun, given: inputs.AttemptQueued, effects: Effects, now: int
 ) -> None:
     """The pool has no room for an attempt: a row says that it has not begun."""
+    if given.attempt.phase is OVER:
+        return
+    if run.terms.has_others and run.paused is None:
+        offer(given.attempt, effects, now)
+        return
     given.attempt.phase = QUEUED
-    _record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+    record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def unknown(
@@ -286,14 +338,14 @@ def ready(run: LiveRun, given: inputs.AttemptReady, effects: Effects, now: int) 
         _put_off(given.attempt, effects, now)
     elif given.attempt.phase is not OVER:
         given.attempt.phase = RECORDING
-        _record(given.attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
+        record(given.attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
 
 
 def left(run: LiveRun, given: inputs.AttemptLeft, effects: Effects, now: int) -> None:
     """The pool drains and has not begun an attempt."""
     if given.attempt.phase is not OVER:
         given.attempt.phase = OVER
-        _record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+        record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def unheard(
@@ -311,95 +363,7 @@ def doubtful(
     if attempt.phase is not OVER:
         attempt.phase, attempt.started_at = OVER, given.started_at
         state = AttemptState.STARTED
-        _record(attempt, state, Then.REMEMBER, effects, now, given.failure)
-
-
-# --- what cannot be recorded ----------------------------------------------------------
-
-
-def unrecorded(
-    run: LiveRun, given: inputs.AttemptUnrecorded, effects: Effects, now: int
-) -> None:
-    """Keep an attempt whose outcome cannot be recorded; its run parks for it."""
-    attempt = given.attempt
-    if attempt.phase is OVER:
-        return
-    attempt.started_at = given.started_at
-    end(attempt, given.row_state, effects, given.problem)
-    attempt.phase, attempt.problem = HELD, given.problem
-    _record(attempt, given.row_state, Then.HOLD, effects, now, given.problem)
-
-
-def hold_again(
-    run: LiveRun, given: inputs.HoldAgain, effects: Effects, now: int
-) -> None:
-    """Nobody else knows that its function has returned: say so once more."""
-    attempt = given.attempt
-    if attempt.phase is HELD:
-        _record(attempt, given.row_state, Then.HOLD, effects, now, attempt.problem)
-
-
-def mended(
-    run: LiveRun, given: inputs.AttemptMended, effects: Effects, now: int
-) -> None:
-    """What was held has a result after all."""
-    attempt = given.attempt
-    if attempt.phase is not HELD:
-        return
-    attempt.phase, attempt.problem = OVER, None
-    run.attempts.pop(attempt.scheduled_event_id, None)
-    outcome = ActivityTaskCompleted(
-        scheduled_event_id=attempt.scheduled_event_id,
-        result=given.result,
-        attempt=attempt.attempt,
-        started_at=attempt.started_at,
-        last_failure=attempt.last_failure,
-    )
-    run.incoming.add(Item(outcome))
-    run.ended += (row_of(attempt, ATTEMPT_COMPLETED, None, now),)
-
-
-def still_unrecorded(
-    run: LiveRun, given: inputs.AttemptStillUnrecorded, effects: Effects, now: int
-) -> None:
-    """What was held cannot be recorded by today's code either."""
-    if given.attempt.phase is HELD:
-        given.attempt.problem = given.problem
-        run.is_holding = True
-
-
-def repeated(
-    run: LiveRun, given: inputs.AttemptRepeated, effects: Effects, now: int
-) -> None:
-    """An operator wants what was held to run again."""
-    attempt = given.attempt
-    if attempt.phase is not HELD:
-        return
-    attempt.phase = OVER
-    following = _following(attempt, None, now)
-    following.phase = RECORDING
-    run.attempts[attempt.scheduled_event_id] = following
-    _record(following, AttemptState.STARTED, Then.BEGIN, effects, now)
-
-
-def is_meant(resolution: ActivityResolution, attempt: Attempt) -> bool:
-    """Whether an operator has decided of this attempt."""
-    return (
-        attempt.phase is HELD
-        and attempt.scheduled_event_id == resolution.scheduled_event_id
-        and attempt.attempt == resolution.attempt
-    )
-
-
-def resolve(run: LiveRun, effects: Effects) -> None:
-    """Do what operators have decided of a run's attempts."""
-    resolutions, run.resolutions = run.resolutions, ()
-    effects.rare.resolve = [
-        (attempt, resolution)
-        for resolution in resolutions
-        for attempt in run.attempts.values()
-        if is_meant(resolution, attempt)
-    ]
+        record(attempt, state, Then.REMEMBER, effects, now, given.failure)
 
 
 # --- the end --------------------------------------------------------------------------
@@ -463,7 +427,7 @@ def close(
     run.attempts.pop(attempt.scheduled_event_id, None)
     run.incoming.add(Item(outcome))
     if attempt.has_row or state is not ATTEMPT_COMPLETED:
-        run.ended += (row_of(attempt, state, failure, now),)
+        run.ended += (rows_of.row_of(attempt, state, failure, now),)
 
 
 def end(
@@ -483,44 +447,7 @@ def end(
 # --- rows -----------------------------------------------------------------------------
 
 
-def row_of(
-    attempt: Attempt, state: AttemptState, failure: Failure | None, now: int
-) -> AttemptRecord:
-    """The row of an attempt that now stands so."""
-    return AttemptRecord(
-        run_id=attempt.run.run_id,
-        scheduled_event_id=attempt.scheduled_event_id,
-        attempt=attempt.attempt,
-        activity_type=attempt.scheduled.activity_type,
-        state=state,
-        due_at=attempt.due_at or now,
-        started_at=(
-            attempt.started_at or now if state is not AttemptState.BACKOFF else None
-        ),
-        closed_at=None if state in _OPEN else now,
-        failure=None if failure is None else msgspec.json.encode(failure).decode(),
-        worker_id=attempt.run.terms.worker_id,
-    )
-
-
-def lost(attempt: Attempt, failure: Failure | None, now: int) -> AttemptRecord:
-    """The row of an attempt whose worker died in the middle of it."""
-    started_at = attempt.started_at or attempt.scheduled_at
-    return AttemptRecord(
-        run_id=attempt.run.run_id,
-        scheduled_event_id=attempt.scheduled_event_id,
-        attempt=attempt.attempt,
-        activity_type=attempt.scheduled.activity_type,
-        state=AttemptState.LOST,
-        due_at=attempt.due_at or started_at,
-        started_at=started_at,
-        closed_at=now,
-        failure=None if failure is None else msgspec.json.encode(failure).decode(),
-        worker_id=attempt.worker_id,
-    )
-
-
-def _record(
+def record(
     attempt: Attempt,
     state: AttemptState,
     then: Then,
@@ -530,7 +457,7 @@ def _record(
 ) -> Recording:
     """Write where an attempt stands, and when its run must be woken."""
     attempt.has_row = True
-    rows = (row_of(attempt, state, failure, now),)
+    rows = (rows_of.row_of(attempt, state, failure, now),)
     return _submit(attempt, rows, state, then, effects)
 
 
@@ -540,6 +467,7 @@ def _submit(
     state: AttemptState,
     then: Then,
     effects: Effects,
+    tasks: tuple[ActivityTaskRecord, ...] = (),
 ) -> Recording:
     run = attempt.run
     row = run.wanted_row(is_busy=run.state is not AT_REST)
@@ -552,6 +480,7 @@ def _submit(
         wake_at=run.row[1],
         epoch=epoch,
         known=run.incoming.known(),
+        tasks=tasks,
     )
     recording = Recording(operation, attempt, then, state)
     effects.rare.record = also(effects.rare.record, recording)
@@ -583,3 +512,7 @@ def recorded(
         effects.wake_by(attempt.due_at)
     elif then is Then.HOLD and is_done and attempt.phase is HELD:
         run.is_holding = True
+    elif then is Then.EXTERNAL:
+        effects.tell = also(effects.tell, (recording.token, is_done))
+    elif then is Then.OFFER and is_done:
+        effects.rare.look_around = True

@@ -58,6 +58,10 @@ class Then(enum.Enum):
     """It waits for a worker that knows its activity."""
     HOLD = "hold"
     """Its run parks for it."""
+    OFFER = "offer"
+    """Whoever takes it may begin it."""
+    EXTERNAL = "external"
+    """Somebody outside completes it."""
 
 
 class Left(enum.Enum):
@@ -84,6 +88,8 @@ class Recording(msgspec.Struct, eq=False):
     row_state: AttemptState
     ended: AttemptRecord | None = None
     """The row that must be written with the next turn, should this fail."""
+    token: Token | None = None
+    """Who is told whether it is written."""
     is_first: bool = True
     """`attempt` has not been left by another worker that does not know its activity."""
 

@@ -174,6 +174,21 @@ class AttemptLost(msgspec.Struct, eq=False):
     started_at: int
 
 
+class AttemptBeat(msgspec.Struct, eq=False):
+    """It goes on, and has said how far it has come: that is to be written."""
+
+    attempt: Attempt
+    started_at: int
+
+
+class AttemptExternal(msgspec.Struct, eq=False):
+    """Somebody outside is to complete it: `token` is told whether that is recorded."""
+
+    attempt: Attempt
+    started_at: int
+    token: Token
+
+
 class AttemptQueued(msgspec.Struct, eq=False):
     """The pool has no room for it yet."""
 
@@ -287,6 +302,8 @@ AnyInput: TypeAlias = (
     | AttemptUnrecorded
     | AttemptDoubtful
     | AttemptLost
+    | AttemptBeat
+    | AttemptExternal
     | AttemptQueued
     | AttemptUnknown
     | AttemptReady

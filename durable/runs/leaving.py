@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from durable.errors import LeaseLostError
 from durable.runs import attempts, inputs, messages
-from durable.runs.effects import CLOSED, Creation, Effects, Left
+from durable.runs.effects import CLOSED, Creation, Effects, Left, also
 from durable.runs.live_run import LiveRun
 from durable.runs.states import DRIVING, GONE
 from durable.store.records import Started
@@ -24,6 +25,30 @@ def leave(run: LiveRun, left: Left, effects: Effects) -> None:
     run.incoming.is_reading = False
 
 
+def parked(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
+    """It is set aside."""
+    leave(run, Left.PARKED, effects)
+
+
+def not_parked(run: LiveRun, given: inputs.Refused, effects: Effects, now: int) -> None:
+    """It is not; whoever is next finds it as it was."""
+    effects.rare.refused = given.error
+    is_lost = isinstance(given.error, LeaseLostError)
+    leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
+
+
+def closed_elsewhere(
+    run: LiveRun, given: inputs.ClosedElsewhere, effects: Effects, now: int
+) -> None:
+    """It was closed by a write that is not this worker's."""
+    leave(run, Left.CLOSED_ELSEWHERE, effects)
+
+
+def left(run: LiveRun, given: inputs.Leave, effects: Effects, now: int) -> None:
+    """It has to."""
+    leave(run, Left.DROPPED, effects)
+
+
 # --- after that -----------------------------------------------------------------------
 
 
@@ -39,6 +64,20 @@ def told(run: LiveRun, given: inputs.Told, effects: Effects, now: int) -> None:
 def asked(run: LiveRun, given: inputs.Asked, effects: Effects, now: int) -> None:
     """Who wants to look at it must ask the store."""
     effects.rare.unanswered = [given.token]
+
+
+def external(
+    run: LiveRun, given: inputs.AttemptExternal, effects: Effects, now: int
+) -> None:
+    """It is nobody's to hand out any more."""
+    effects.tell = also(effects.tell, (given.token, False))
+
+
+def recorded(run: LiveRun, given: inputs.Recorded, effects: Effects, now: int) -> None:
+    """What was written of an attempt is, or is not."""
+    token = given.recording.token
+    if token is not None:
+        effects.tell = also(effects.tell, (token, given.error is None))
 
 
 def settled(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:

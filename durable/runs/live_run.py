@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -15,7 +16,7 @@ from durable.core.history.events import (
     WorkflowExecutionPaused,
     WorkflowExecutionStarted,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, Payloads
 from durable.core.messages import ActivityResolution
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import WorkflowTaskCompletion
@@ -32,6 +33,17 @@ from durable.store.records import (
 )
 
 
+class Room(Protocol):
+    """The free places of a worker, as they are taken in thought."""
+
+    def take(self, activity_type: str) -> bool:
+        """Take a place for an activity; False if there is none for it.
+
+        What this worker does not leave to another one finds room always.
+        """
+        ...
+
+
 class Terms(msgspec.Struct, eq=False):
     """What runs know of the worker that they live in.
 
@@ -45,6 +57,8 @@ class Terms(msgspec.Struct, eq=False):
         new_replayer: makes a replayer that finds its workflow's code.
         is_observed: somebody wants to hear how long turns have waited.
         is_draining: nothing is begun any more.
+        has_others: other workers serve its queue; what exceeds its room is theirs, too.
+        room: its free places for activities.
     """
 
     worker_id: str
@@ -55,6 +69,8 @@ class Terms(msgspec.Struct, eq=False):
     new_replayer: Callable[[], Replayer]
     is_observed: bool = False
     is_draining: bool = False
+    has_others: bool = False
+    room: Callable[[], Room] | None = None
 
 
 # Structs, since each run makes some: their fields are set without a step of Python.
@@ -81,6 +97,9 @@ class Attempt(msgspec.Struct, eq=False):
     """The worker that ran it, if that was another one and a row names it."""
     has_waited: bool = False
     """It was left behind by a worker that does not know its activity."""
+    details: Payloads | None = None
+    """What its last heartbeat said, or that of the attempt before."""
+    heartbeat_at: int = 0
     problem: Failure | None = None
     """The bug that keeps its outcome from being recorded; it parks the run."""
     call: Any = None
@@ -113,6 +132,8 @@ class LiveRun(msgspec.Struct, eq=False):
     """Activities that run or are about to, by scheduled event."""
     backoffs: dict[int, Attempt] = {}
     """Activities whose next attempt waits for its time, by scheduled event."""
+    offered: AbstractSet[int] = frozenset()
+    """Activities that anyone may take, or might once, by scheduled event."""
     ended: tuple[AttemptRecord, ...] = ()
     """Attempts that have ended; written with the next turn."""
     asked: frozenset[int] = frozenset()
@@ -175,6 +196,13 @@ class LiveRun(msgspec.Struct, eq=False):
     def headers(self) -> Mapping[str, str]:
         """What travels with it since its start."""
         return self.started.headers
+
+    def note_offered(self, events: AbstractSet[int]) -> None:
+        """Note that activities are anyone's to take from now on."""
+        if isinstance(self.offered, set):
+            self.offered |= events
+        elif events:
+            self.offered = {*self.offered, *events}
 
     @property
     def is_idle(self) -> bool:

@@ -52,6 +52,7 @@ from durable.runs.states import (
     State,
 )
 from durable.runs.transitions import TRANSITIONS
+from durable.runs.unrecorded import held_attempts
 from durable.store.records import Committed, MailArrived, RunStatus, Started, StartRun
 
 Handler: TypeAlias = Callable[[LiveRun, Any, Effects, int], None]
@@ -108,7 +109,7 @@ def _proceed(run: LiveRun, effects: Effects, now: int) -> None:
     if incoming.held and not incoming.is_reading:
         messages.take_held(run, effects, now)
     if run.resolutions:
-        attempts.resolve(run, effects)
+        held_attempts.resolve(run, effects)
     if run.questions:
         messages.answer(run, effects)
     if run.terms.is_draining or run.paused is not None:
@@ -278,16 +279,22 @@ def _turn_committed(
             run.incoming.add(Item(delivered(event, outcome)))
     # What one of them leads to at once is for the next turn, which must find, and
     # record as under way, what all of them begin.
+    offered = run.offered
     for event in events:
         attributes = event.attributes
         kind = type(attributes)
         if kind is ActivityTaskScheduled:
-            attempts.schedule(run, event, effects, now)
+            if not offered or event.event_id not in offered:
+                attempts.schedule(run, event, effects, now)
+            else:
+                effects.rare.look_around = True  # it may be this worker's to take
         elif type(attributes) is ActivityTaskCancelRequested:
             attempts.cancel(run, attributes.scheduled_event_id, effects, now)
         elif kind is StartChildWorkflowExecutionInitiated:
             run.asked |= {event.event_id}
             effects.rare.start = also(effects.rare.start, event)
+    if committed is not None and committed.stopped:
+        messages.mail_came(run, effects)
     if run.row[1] is not None:
         effects.wake_by(run.row[1])
     run.state = AT_REST
@@ -328,18 +335,6 @@ def _turn_failed(run: LiveRun, failure: WorkflowTaskFailure, effects: Effects) -
         writes.park(run, failure.failure, effects)
 
 
-def _parked(run: LiveRun, given: inputs.Settled, effects: Effects, now: int) -> None:
-    leaving.leave(run, Left.PARKED, effects)
-
-
-def _not_parked(
-    run: LiveRun, given: inputs.Refused, effects: Effects, now: int
-) -> None:
-    effects.rare.refused = given.error
-    is_lost = isinstance(given.error, LeaseLostError)
-    leaving.leave(run, Left.LEASE_LOST if is_lost else Left.PARKED, effects)
-
-
 # --- reading --------------------------------------------------------------------------
 
 
@@ -357,6 +352,7 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
     run.row = (record.owner is not None, record.wake_at)
     run.is_parked = record.stuck is not None
     run.epoch = record.epoch
+    run.offered = {*loaded.tasks}
     if run.stuck is not None:
         writes.park(run, run.stuck, effects)
         return
@@ -393,7 +389,7 @@ def _caught_up(run: LiveRun, given: inputs.Driven, effects: Effects, now: int) -
     messages.drop_recorded(run, effects, now)
     messages.take_inbox(run, loaded.messages, effects)
     # No turn before all is found that is under way.
-    restoring.restore_activities(run, loaded.attempts, effects, now)
+    restoring.restore_activities(run, loaded, effects, now)
     restoring.restore_others(run, effects)
     run.state = AT_REST
     attempts.begin_due(run, effects, now)
@@ -521,16 +517,6 @@ def _claimed(run: LiveRun, given: inputs.Claimed, effects: Effects, now: int) ->
     _proceed(run, effects, now)
 
 
-def _closed_elsewhere(
-    run: LiveRun, given: inputs.ClosedElsewhere, effects: Effects, now: int
-) -> None:
-    leaving.leave(run, Left.CLOSED_ELSEWHERE, effects)
-
-
-def _left(run: LiveRun, given: inputs.Leave, effects: Effects, now: int) -> None:
-    leaving.leave(run, Left.DROPPED, effects)
-
-
 # --- who handles what -----------------------------------------------------------------
 
 _ANY_TIME: Final[dict[type[Any], Handler]] = {
@@ -545,25 +531,27 @@ _ANY_TIME: Final[dict[type[Any], Handler]] = {
     inputs.AttemptFailed: _then_proceed(attempts.failed),
     inputs.AttemptStopped: _then_proceed(attempts.stopped),
     inputs.AttemptNotBegun: _then_proceed(attempts.not_begun),
-    inputs.AttemptUnrecorded: attempts.unrecorded,
+    inputs.AttemptUnrecorded: held_attempts.unrecorded,
     inputs.AttemptDoubtful: attempts.doubtful,
     inputs.AttemptLost: _then_proceed(restoring.lost_here),
+    inputs.AttemptBeat: attempts.beat,
+    inputs.AttemptExternal: _then_proceed(attempts.external),
     inputs.AttemptQueued: attempts.queued,
     inputs.AttemptUnknown: attempts.unknown,
     inputs.AttemptReady: attempts.ready,
     inputs.AttemptLeft: attempts.left,
     inputs.AttemptUnheard: attempts.unheard,
-    inputs.AttemptMended: _then_proceed(attempts.mended),
-    inputs.AttemptStillUnrecorded: _then_proceed(attempts.still_unrecorded),
-    inputs.AttemptRepeated: attempts.repeated,
-    inputs.HoldAgain: attempts.hold_again,
+    inputs.AttemptMended: _then_proceed(held_attempts.mended),
+    inputs.AttemptStillUnrecorded: _then_proceed(held_attempts.still_unrecorded),
+    inputs.AttemptRepeated: held_attempts.repeated,
+    inputs.HoldAgain: held_attempts.hold_again,
     inputs.Recorded: _then_proceed(_recorded),
     inputs.ChildAnswered: _child_answered,
     inputs.Delivered: _then_proceed(_delivered),
     inputs.Due: _then_proceed(_due),
     inputs.Claimed: _claimed,
-    inputs.ClosedElsewhere: _closed_elsewhere,
-    inputs.Leave: _left,
+    inputs.ClosedElsewhere: leaving.closed_elsewhere,
+    inputs.Leave: leaving.left,
 }
 _OF_STATE: Final[dict[State, dict[type[Any], Handler]]] = {
     CREATING: {
@@ -576,11 +564,13 @@ _OF_STATE: Final[dict[State, dict[type[Any], Handler]]] = {
     AT_REST: {},
     DRIVING: {inputs.Driven: _driven},
     COMMITTING: {inputs.Settled: _settled, inputs.Refused: _refused},
-    PARKING: {inputs.Settled: _parked, inputs.Refused: _not_parked},
+    PARKING: {inputs.Settled: leaving.parked, inputs.Refused: leaving.not_parked},
     GONE: {
         **dict.fromkeys(TRANSITIONS[GONE], leaving.ignored),
         inputs.Told: leaving.told,
         inputs.Asked: leaving.asked,
+        inputs.AttemptExternal: leaving.external,
+        inputs.Recorded: leaving.recorded,
         inputs.Settled: leaving.settled,
         inputs.Refused: leaving.refused,
     },

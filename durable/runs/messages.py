@@ -21,7 +21,12 @@ from durable.core.history.events import (
     WorkflowExecutionUpdateCompleted,
 )
 from durable.core.history.payload import is_paused
-from durable.core.messages import ActivityResolution, UpdateReply, encode_message
+from durable.core.messages import (
+    ActivityResolution,
+    ActivityReturned,
+    UpdateReply,
+    encode_message,
+)
 from durable.core.workflow_task import (
     TaskInput,
     UpdateRequest,
@@ -229,6 +234,10 @@ def take_mail(run: LiveRun, messages: Iterable[MessageRecord]) -> None:
             incoming.stale += (number,)
             if event is not None:
                 run.resolutions += (event,)
+        elif isinstance(event, ActivityReturned):
+            # A row of its attempt says what has come of it.
+            incoming.stale += (number,)
+            run.must_read = run.must_read or run.state is not REPLAYING
         else:
             _take(run, number, event)
     incoming.put_mail_first()

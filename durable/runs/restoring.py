@@ -15,7 +15,6 @@ from typing import Final
 
 import msgspec
 
-from durable import limits
 from durable.core.history.codec import UNREADABLE, at_version, decode_rows
 from durable.core.history.events import (
     CHILD_OUTCOMES,
@@ -27,18 +26,25 @@ from durable.core.history.events import (
     HistoryEvent,
     WorkflowExecutionStarted,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, decode_details
 from durable.core.machines import retry
 from durable.core.machines.activity import ActivityMachine
 from durable.core.machines.machine import State
-from durable.core.messages import ActivityResolution, decode_message
+from durable.core.messages import (
+    ActivityResolution,
+    ActivityReturned,
+    decode_message,
+)
 from durable.core.workflow_task import TaskInput
 from durable.errors import CorruptHistoryError
 from durable.runs import attempts, inputs
+from durable.runs.activity_tasks import attempt_rows, endings
+from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.effects import AttemptEnd, Effects, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import BACKOFF, CANCELLING, HELD, OVER
+from durable.runs.unrecorded.held_attempts import is_meant
 from durable.store.records import (
     AttemptRecord,
     AttemptState,
@@ -87,7 +93,7 @@ def decode_loaded(
 
 def event_of_message(
     message: MessageRecord,
-) -> TaskInput | ActivityResolution | None:
+) -> TaskInput | ActivityResolution | ActivityReturned | None:
     """What a message brings to its run; None for a query, which brings nothing.
 
     Raises:
@@ -96,7 +102,7 @@ def event_of_message(
     if message.kind == MessageKind.QUERY.value:
         return None
     try:
-        event: TaskInput | ActivityResolution = decode_message(
+        event: TaskInput | ActivityResolution | ActivityReturned = decode_message(
             message.kind, message.data
         )
         return event
@@ -141,16 +147,18 @@ def restore_others(run: LiveRun, effects: Effects) -> None:
 
 
 def restore_activities(
-    run: LiveRun, rows: list[AttemptRecord], effects: Effects, now: int
+    run: LiveRun, loaded: LoadedRun, effects: Effects, now: int
 ) -> None:
     """Take up the activities of a run that was just caught up.
 
     Those that this process runs already, and those whose outcome waits in the run's
-    inputs, are left alone: only the code was driven again.
+    inputs, are left alone: only the code was driven again. So are those that anyone may
+    take.
     """
-    pending = run.replayer.pending_activities()
+    pending, rows = run.replayer.pending_activities(), loaded.attempts
     latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
     decided = {getattr(event, "scheduled_event_id", None) for event in _heard(run)}
+    decided |= loaded.tasks.keys()
     _drop_stale_backoffs(run, latest, decided)
     if not pending:
         return
@@ -165,13 +173,18 @@ def restore_activities(
         attempt = _attempt_of(run, machine, row, lost[event_id])
         if machine.state is State.CANCEL_REQUESTED:
             run.incoming.add(Item(_cancelled(attempt)))
-            run.ended += (attempts.lost(attempt, None, now),)
+            run.ended += (attempt_rows.lost(attempt, None, now),)
         elif row is not None and row.state is AttemptState.BACKOFF:
             attempt.has_waited = row.failure is not None
             attempt.phase = BACKOFF
             run.backoffs[event_id] = attempt
         elif row is not None and row.state is AttemptState.RETURNED:
             _hold(run, attempt, _failure_of(row), effects)
+        elif is_elsewhere(run, attempt.scheduled):
+            # It was copied here without its task: it begins anew.
+            attempt.attempt += row is not None
+            attempt.phase, attempt.due_at = BACKOFF, now
+            run.backoffs[event_id] = attempt
         else:
             _resolve_doubt(run, attempt, row, effects, now)
 
@@ -212,7 +225,7 @@ def _hold(run: LiveRun, attempt: Attempt, failure: Failure, effects: Effects) ->
     """
     attempt.phase, attempt.problem = HELD, failure
     run.attempts[attempt.scheduled_event_id] = attempt
-    if not any(attempts.is_meant(r, attempt) for r in run.resolutions):
+    if not any(is_meant(r, attempt) for r in run.resolutions):
         effects.rare.mend = also(effects.rare.mend, attempt)
 
 
@@ -231,26 +244,14 @@ def _resolve_doubt(
     )
     if row is not None and row.failure is not None:
         failure = _failure_of(row)  # its worker could still say why
-    decision = _decide_doubt(attempt)
+    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
     end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
     effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     if isinstance(decision, retry.GiveUp):
         run.incoming.add(Item(_outcome_of_doubt(attempt, failure)))
-        run.ended += (attempts.lost(attempt, failure, now),)
+        run.ended += (attempt_rows.lost(attempt, failure, now),)
     else:
         attempts.begin_after_doubt(attempt, failure, effects, now)
-
-
-def _decide_doubt(attempt: Attempt) -> retry.Retry | retry.GiveUp:
-    """Decide what follows an attempt of which nobody knows whether it took effect."""
-    settings = attempt.scheduled.settings
-    if (
-        settings.at_most_once
-        or settings.retry_policy.max_attempts == 1
-        or attempt.lost + 1 >= limits.LOST_ATTEMPTS_MAX
-    ):
-        return retry.GiveUp("outcome_unknown")
-    return retry.Retry(0)
 
 
 def _outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
@@ -275,7 +276,7 @@ def lost_here(
     if attempt.phase is CANCELLING:
         attempts.close_cancelled(attempt, effects, now)
         return
-    decision = _decide_doubt(attempt)
+    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
     if isinstance(decision, retry.GiveUp):
         outcome = _outcome_of_doubt(attempt, failure)
         attempts.close(
@@ -306,6 +307,8 @@ def _attempt_of(
         attempt.worker_id = row.worker_id
         attempt.due_at = row.due_at
         attempt.started_at = row.started_at or 0
+        attempt.details = decode_details(row.details)
+        attempt.heartbeat_at = row.heartbeat_at or 0
     return attempt
 
 

@@ -48,11 +48,13 @@ _OUTCOMES: Final[_Inputs] = (
     inputs.AttemptStopped,
     inputs.AttemptNotBegun,
     inputs.AttemptLost,
+    inputs.AttemptExternal,
     inputs.AttemptMended,
 )
 _CHANGES_OF_ATTEMPTS: Final[_Inputs] = (
     inputs.AttemptUnrecorded,
     inputs.AttemptDoubtful,
+    inputs.AttemptBeat,
     inputs.AttemptQueued,
     inputs.AttemptUnknown,
     inputs.AttemptReady,
@@ -187,7 +189,9 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         also={
             inputs.AttemptNotBegun: {BACKOFF},
             inputs.AttemptUnrecorded: {HELD},
-            inputs.AttemptQueued: {QUEUED},
+            inputs.AttemptBeat: {RUNNING},
+            inputs.AttemptExternal: {OVER},
+            inputs.AttemptQueued: {QUEUED, OVER},
             inputs.AttemptUnknown: {QUEUED},
             inputs.Recorded: {RUNNING, OVER},
             CANCELLED: {CANCELLING},
@@ -197,6 +201,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptFailed,
         CANCELLED,
         also={
+            inputs.AttemptQueued: {OVER},
             inputs.AttemptReady: {RECORDING},
             inputs.Recorded: {QUEUED, OVER},
         },
@@ -205,7 +210,7 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         CANCELLED,
         also={
             inputs.Recorded: {BACKOFF, OVER},
-            COMES_DUE: {RECORDING, QUEUED},
+            COMES_DUE: {RECORDING, QUEUED, OVER},
         },
     ),
     CANCELLING: _end(
@@ -214,6 +219,8 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptNotBegun,
         also={
             inputs.AttemptUnrecorded: {HELD},
+            inputs.AttemptBeat: {CANCELLING},
+            inputs.AttemptExternal: {CANCELLING},
             inputs.Recorded: {CANCELLING, OVER},
         },
     ),
@@ -232,6 +239,8 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptStopped,
         inputs.AttemptNotBegun,
         inputs.AttemptUnrecorded,
+        inputs.AttemptBeat,
+        inputs.AttemptExternal,
         inputs.AttemptReady,
         inputs.AttemptLeft,
         inputs.AttemptMended,

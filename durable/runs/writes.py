@@ -6,11 +6,14 @@ import msgspec
 
 from durable.core.history.codec import at_version, decode_rows, encode_events
 from durable.core.history.events import (
+    ActivityTaskScheduled,
+    Attributes,
     WorkflowExecutionUpdateCompleted,
 )
 from durable.core.history.payload import PAUSED, Failure, paused_by
 from durable.core.workflow_task import WorkflowTaskCompletion
 from durable.runs import messages
+from durable.runs.activity_tasks import offering
 from durable.runs.effects import Effects
 from durable.runs.incoming import is_message
 from durable.runs.live_run import LiveRun
@@ -37,7 +40,15 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
     assert isinstance(request, StartRun)  # noqa: S101 - by the state
     events, closes = completion.events, completion.is_closed
     kinds = kinds_of(events)
-    begins_work = has_work(kinds) or completion.failure is not None
+    begins_work, offers = has_work(kinds), None
+    if (
+        begins_work
+        and (run.terms.has_others or run.replayer.calls_elsewhere)
+        and _may_offer(completion, kinds)
+    ):
+        offers = offering.choose(run, events, kinds)
+        begins_work = offers.begins_work
+    begins_work = begins_work or completion.failure is not None
     run.row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
     status, closed_at = RUNNING, None
     if closes:
@@ -62,8 +73,21 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
         messages=said.messages,
         starts=said.starts,
     )
+    if offers is not None:
+        operation = offering.add_to_start(operation, offers)
     run.operation, run.completion = operation, completion
     effects.write = operation
+
+
+def _may_offer(
+    completion: WorkflowTaskCompletion, kinds: set[type[Attributes]]
+) -> bool:
+    """Whether a turn may leave activities to others; a failed one asks for none."""
+    return (
+        ActivityTaskScheduled in kinds
+        and not completion.is_closed
+        and completion.failure is None
+    )
 
 
 def commit(
@@ -77,8 +101,16 @@ def commit(
         return False
     run_id, closes = run.run_id, completion.is_closed
     kinds = kinds_of(events)
+    begins_work, offers = has_work(kinds), None
+    if (
+        begins_work
+        and (run.terms.has_others or run.replayer.calls_elsewhere)
+        and _may_offer(completion, kinds)
+    ):
+        offers = offering.choose(run, events, kinds)
+        begins_work = offers.begins_work
     # Inputs that a failed turn leaves unseen must not wait for a restart.
-    begins_work = has_work(kinds) or completion.failure is not None
+    begins_work = begins_work or completion.failure is not None
     row = (False, None) if closes else run.wanted_row(is_busy=begins_work)
     said = said_by(run, completion, kinds)
     operation = CommitTask(
@@ -103,6 +135,8 @@ def commit(
         has_children=closes and run.replayer.has_had_children,
         sees_all_mail=messages.passed_by_inbox(run),
     )
+    if run.offered:
+        operation = offering.add_to_commit(run, operation, offers, events)
     run.row, run.is_parked = row, False
     _submit(run, operation, completion, effects)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -31,6 +32,8 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
         processes: processes for activities that there are; they begin when they are
             needed.
         lost_processes: how many of them have died, and were not ended by the worker.
+        activity_queues: task queues that it serves for activities alone, and how many
+            of each run at once.
     """
 
     worker_id: str
@@ -43,6 +46,7 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
     is_database_reachable: bool
     processes: int = 0
     lost_processes: int = 0
+    activity_queues: Mapping[str, int] = {}
 
     @property
     def has_lease(self) -> bool:

@@ -27,7 +27,7 @@ from durable.store.queries import (
     ListWorkers,
     Query,
 )
-from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns
+from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns, WorkerRecord
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
 from durable.worker.runner import Runner
@@ -51,6 +51,8 @@ class Lookout:
     Args:
         runner: goes on with what is found.
         lease_lost: told that a worker's lease is gone.
+        look_for_tasks: others have committed something: there may be activities for
+            anyone to take, or to stop.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class Lookout:
         registry: Registry,
         runner: Runner,
         lease_lost: Callable[[str], None],
+        look_for_tasks: Callable[[], None],
     ) -> None:
         self._store = store
         self._registry = registry
         self._runner = runner
         self._lease_lost = lease_lost
+        self._look_for_tasks = look_for_tasks
         self._is_open = True
         self._is_seeking = False
         self._seek_again = False
@@ -102,6 +106,7 @@ class Lookout:
         await self._find_stuck_versions()
         await self._try_stuck()
         self.wake_by(self._store.now())
+        self._look_for_tasks()
 
     # --- what others have committed ---------------------------------------------------
 
@@ -119,6 +124,7 @@ class Lookout:
         try:
             while self._is_open:
                 self._seek_again = False
+                self._look_for_tasks()
                 began = loop.time()
                 await self._find_versions()
                 closed, mailed, next_at = await asyncio.gather(
@@ -224,9 +230,10 @@ class Lookout:
     async def _reap(self) -> None:
         """Take the runs of workers that are dead, by lease or by process id."""
         host = host_identity()
+        workers = await self._store.read(ListWorkers())
         dead = tuple(
             worker.worker_id
-            for worker in await self._store.read(ListWorkers())
+            for worker in workers
             if worker.worker_id != self._runner.terms.worker_id
             and (
                 (worker.host == host and is_dead(worker.pid, worker.process_started_at))
@@ -238,6 +245,18 @@ class Lookout:
         reaped = await self._store.perform(ReapWorkers(presumed_dead=dead))
         if reaped:
             _log.info("Took over from dead workers: %s", ", ".join(reaped))
+        self._look_for_others([w for w in workers if w.worker_id not in reaped])
+
+    def _look_for_others(self, workers: list[WorkerRecord]) -> None:
+        """See whether other workers serve the queue of this one."""
+        terms = self._runner.terms
+        places = {w.worker_id: (w.namespace, w.task_queue) for w in workers}
+        own = places.pop(terms.worker_id, None)
+        has_others = own in places.values()
+        if has_others and not terms.has_others:
+            terms.has_others = True
+            self._runner.pool.offer_waiting()
+        terms.has_others = has_others
 
     def _schedule_patrol(self) -> None:
         """Look for dead workers, parked and unowned runs once per half a lease."""

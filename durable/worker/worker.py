@@ -21,7 +21,7 @@ import msgspec
 from durable.api.registry import Registry
 from durable.core.history.events import Attributes, WorkflowExecutionStarted
 from durable.core.history.ids import RunIds
-from durable.core.history.payload import Failure
+from durable.core.history.payload import PAUSED, Failure
 from durable.core.replay.replayer import Replayer
 from durable.core.workflow_task import TaskInput, UpdateRequest
 from durable.errors import EngineClosedError, StoreError
@@ -52,6 +52,8 @@ from durable.worker.process import host_identity, process_start
 from durable.worker.questions import Question
 from durable.worker.rejoining import Rejoining
 from durable.worker.runner import Outside, Runner
+from durable.worker.tasks.claimer import TaskClaimer
+from durable.worker.tasks.executor import TaskExecutor
 from durable.worker.turns import Turns
 from durable.worker.worker_options import WorkerOptions
 
@@ -111,7 +113,26 @@ class Worker:
             task_queue=task_queue,
             cached_runs=options.cached_runs,
         )
-        self._lookout = Lookout(store, registry, self._runner, self.lease_lost)
+        self._executor = TaskExecutor(
+            store,
+            self._runner,
+            namespace,
+            wake_by=self._wake_by,
+            observer=lambda: self._watch,
+            lease_lost=self.lease_lost,
+            settled=lambda: self._claimer.look(),
+        )
+        self._claimer = TaskClaimer(
+            store,
+            registry,
+            self._runner,
+            self._executor,
+            {task_queue: options.concurrency, **options.activity_queues},
+            self.lease_lost,
+        )
+        self._lookout = Lookout(
+            store, registry, self._runner, self.lease_lost, self._claimer.changed
+        )
         self._rejoining = Rejoining(
             store, self._runner, self.join, self._lookout.take_over
         )
@@ -135,7 +156,7 @@ class Worker:
         if self._options.blocked_seconds is not None:
             self._watchdog = Watchdog(loop, self._options.blocked_seconds)
         await self.join()
-        self._runner.is_open = True
+        self._runner.is_open = self._claimer.is_open = True
         await self._lookout.start()
         if self._watch is not None:
             self._backlog.start()
@@ -152,18 +173,20 @@ class Worker:
         pool = ActivityPool(
             self._store,
             self._registry,
-            runner.feed,
+            self._executor.feed,
             concurrency=options.concurrency,
             threads=options.threads,
             processes=options.processes,
             observer=self._watch,
             parts=self._parts,
         )
+        pool.fail_outside = self._executor.fail_outside
         terms = Terms(
             worker_id=worker_id,
             max_tries=options.max_tries,
             can_run=self.can_run,
             knows_activity=pool.knows,
+            room=pool.room,
             new_run_id=self._new_run_id,
             new_replayer=partial(
                 Replayer,
@@ -211,12 +234,14 @@ class Worker:
             finally:
                 observing.worker_stopped(self._watch)
                 runner.forget_all()
+                self._executor.forget_all()
 
     async def _begin_draining(self) -> None:
         """Take nothing more, and leave to others at once what nothing runs of here."""
         runner = self._runner
         runner.terms.is_draining = True
         self._lookout.stop()
+        self._claimer.stop()
         if self.running_activities():
             runner.spawn(self._store.drain_worker())
         unread = tuple(runner.loader.loading)
@@ -229,6 +254,7 @@ class Worker:
     def abandon(self) -> None:
         """Stop what does not end with the event loop."""
         self._runner.is_open = False
+        self._claimer.stop()
         if self.worker_id:
             self._runner.pool.abandon()
         self._backlog.stop()
@@ -251,6 +277,7 @@ class Worker:
             is_database_reachable=is_reachable,
             processes=processes,
             lost_processes=lost_processes,
+            activity_queues=self._options.activity_queues,
         )
 
     def is_busy(self) -> bool:
@@ -399,8 +426,12 @@ class Worker:
 
     def _stuck(self, run_id: str, why: Failure) -> None:
         self._lookout.parked(run_id)
+        if why.kind == PAUSED:
+            self._runner.spawn(self._executor.pause_tasks(run_id))
         self._on_stuck(run_id, why)
 
     def lease_lost(self, worker_id: str) -> None:
         """The lease of that worker, which may be an earlier one, is gone."""
+        if worker_id == self.worker_id:
+            self._executor.forget_all()
         self._rejoining.lease_lost(worker_id)

@@ -31,6 +31,7 @@ import msgspec
 from typing_extensions import Unpack
 
 from durable.api.activities.activity_context import CURRENT
+from durable.api.activities.retrying import retry_settings
 from durable.api.definitions import (
     ACTIVITIES,
     AsyncFunction,
@@ -45,7 +46,7 @@ from durable.api.resources import find_resource, name_of
 from durable.api.sagas.compensation import Compensation
 from durable.api.sagas.ledger import find_ledger
 from durable.api.signature import CallSignature, shown
-from durable.core.history.commands import ONE_ATTEMPT, ActivitySettings, RetrySettings
+from durable.core.history.commands import ActivitySettings
 from durable.core.history.payload import Payloads
 from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
 from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
@@ -53,6 +54,7 @@ from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
     RetryPolicy,
+    check_id,
     check_option_names,
     to_microseconds,
 )
@@ -68,6 +70,8 @@ DEFAULTS: Final = ActivityOptions(
     start_to_close_timeout=DEFAULT_START_TO_CLOSE,
     schedule_to_close_timeout=None,
     schedule_to_start_timeout=None,
+    heartbeat_timeout=None,
+    task_queue=None,
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
     at_most_once=False,
     match_arguments=True,
@@ -82,11 +86,13 @@ class ActivityKind(msgspec.Struct, frozen=True):
         run_in: "thread" or "process", if it is a plain function.
         cancel_thread: whether a cancellation is raised in it.
         dynamic: whether it runs whatever no other activity is there for.
+        auto_heartbeat: whether its worker says for it that it goes on.
     """
 
     run_in: Literal["thread", "process"] = "thread"
     cancel_thread: bool = True
     dynamic: bool = False
+    auto_heartbeat: bool = False
 
 
 USUAL: Final = ActivityKind()
@@ -118,6 +124,7 @@ class Activity(Unchanging, Generic[P, R]):
         self.name = name
         self.is_async = inspect.iscoroutinefunction(function)
         self.runs_as = kind
+        self.is_heard = kind.auto_heartbeat
         self.lane = "loop" if self.is_async else kind.run_in
         self.call_signature = CallSignature(
             function, name, skip=self._skip, takes_resources=True
@@ -349,44 +356,19 @@ def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
     summary = options.get("summary")
     if summary is not None and not isinstance(summary, str):
         raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
+    task_queue = options.get("task_queue")
+    if task_queue is not None:
+        check_id(task_queue, f"task_queue {where}")
     return ActivitySettings(
-        task_queue="",
+        task_queue=task_queue or "",
         start_to_close_timeout=start_to_close,
         schedule_to_close_timeout=schedule_to_close,
         schedule_to_start_timeout=duration("schedule_to_start_timeout"),
-        heartbeat_timeout=None,
+        heartbeat_timeout=duration("heartbeat_timeout"),
         retry_policy=retry_settings(options.get("retry"), where),
         cancellation_type=cancellation.value,
         at_most_once=bool(options.get("at_most_once")),
     )
-
-
-def retry_settings(policy: object, where: str) -> RetrySettings:
-    """Write a retry policy out as plain data; `None` is one attempt.
-
-    Raises:
-        InvalidOptionError: it is no RetryPolicy.
-    """
-    if policy is None:
-        return ONE_ATTEMPT
-    if not isinstance(policy, RetryPolicy):
-        raise InvalidOptionError(
-            f"retry {where} is {policy!r}: give a RetryPolicy, or None for one attempt."
-        )
-    return RetrySettings(
-        max_attempts=policy.max_attempts,
-        initial_interval=to_microseconds(policy.initial_interval, "initial_interval"),
-        max_interval=to_microseconds(policy.max_interval, "max_interval"),
-        backoff_coefficient=float(policy.backoff_coefficient),
-        retryable_errors=tuple(map(_pattern, policy.retryable_errors)),
-        non_retryable=tuple(map(_pattern, policy.non_retryable)),
-        # Left out where there is none: so it was recorded before there could be one.
-        jitter=float(policy.jitter) or msgspec.UNSET,
-    )
-
-
-def _pattern(pattern: str | type[BaseException]) -> str:
-    return pattern if isinstance(pattern, str) else pattern.__name__
 
 
 class ActivityDecorator(Protocol):
@@ -439,6 +421,7 @@ def activity(
     name: str | None = None,
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     dynamic: Literal[False] = False,
     **options: Unpack[ActivityOptions],
 ) -> CompensatedDecorator[P, R]: ...
@@ -449,6 +432,7 @@ def activity(
     name: str | None = None,
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> ActivityDecorator: ...
@@ -460,6 +444,7 @@ def activity(
     name: str | None = None,
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> Any:
@@ -479,6 +464,8 @@ def activity(
         run_in: where a plain function runs: "thread", or "process" for what computes.
         cancel_thread: False if nothing may be raised in a plain function that is asked
             to stop: it has to look at `is_activity_cancelled()`.
+        auto_heartbeat: True if its worker is to say for it, as long as it lives, that
+            it goes on; then `heartbeat()` is for details alone.
         dynamic: True if it runs each activity that this worker does not know. It takes
             `*args`; `activity_info().activity_type` says what was called.
         **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
@@ -495,7 +482,7 @@ def activity(
         name=name,
         compensate=compensate,
         options=merge_options(DEFAULTS, options),
-        kind=check_kind(run_in, cancel_thread, dynamic),
+        kind=check_kind(run_in, cancel_thread, dynamic, auto_heartbeat),
     )
 
 
@@ -518,7 +505,9 @@ def _define(
     return definition
 
 
-def check_kind(run_in: object, cancel_thread: object, dynamic: object) -> ActivityKind:
+def check_kind(
+    run_in: object, cancel_thread: object, dynamic: object, auto_heartbeat: object
+) -> ActivityKind:
     """Where and for what an activity runs, as it was written.
 
     Raises:
@@ -528,12 +517,15 @@ def check_kind(run_in: object, cancel_thread: object, dynamic: object) -> Activi
         raise InvalidOptionError(
             f"run_in of an activity is {run_in!r}: give 'thread' or 'process'."
         )
-    for name, value in (("cancel_thread", cancel_thread), ("dynamic", dynamic)):
+    for name, value in (
+        ("cancel_thread", cancel_thread),
+        ("dynamic", dynamic),
+        ("auto_heartbeat", auto_heartbeat),
+    ):
         if not isinstance(value, bool):
             raise InvalidOptionError(f"{name} of an activity is {value!r}, no bool.")
-    if run_in == "thread" and cancel_thread is True and dynamic is False:
-        return USUAL
-    return ActivityKind(run_in, cancel_thread, dynamic)  # type: ignore[arg-type]  # as checked above
+    kind = ActivityKind(run_in, cancel_thread, dynamic, auto_heartbeat)  # type: ignore[arg-type]  # as checked above
+    return USUAL if kind == USUAL else kind
 
 
 def check_fit(activity: Activity[Any, Any]) -> None:

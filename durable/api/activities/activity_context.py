@@ -7,20 +7,24 @@ import contextlib
 import contextvars
 import enum
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
+from durable.converter import json
 from durable.core.history.commands import ActivitySettings, RetrySettings
+from durable.core.history.payload import Payloads
 from durable.errors import InvalidCallError, NotInWorkflowError
 from durable.observer import WorkerObserver
 from durable.options import Duration, RetryPolicy, to_seconds
 
+T = TypeVar("T")
 # How long a function that waits may not see that it was asked to stop.
 _LOOK_SECONDS: Final = 0.05
 
@@ -51,6 +55,7 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
         task_queue: the queue that it was taken from.
         settings: everything that rules how it runs, as it is recorded; most of it can
             be had by the names below.
+        heartbeats: what `heartbeat` said last in the attempt before, as it is kept.
     """
 
     activity_type: str
@@ -63,6 +68,7 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     started_at: int
     task_queue: str
     settings: ActivitySettings
+    heartbeats: Payloads | None = None
 
     @property
     def idempotency_key(self) -> str:
@@ -91,6 +97,27 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     def heartbeat_timeout(self) -> int | None:
         """The longest that it may be silent."""
         return self.settings.heartbeat_timeout
+
+    @property
+    def heartbeat_details(self) -> tuple[Any, ...]:
+        """What `heartbeat` was called with last by an attempt before this one.
+
+        As plain data, such as dicts and lists; empty if there was none.
+        """
+        kept = self.heartbeats or ()
+        return tuple(json.decode(one, Any, "a heartbeat's detail") for one in kept)
+
+    def heartbeat_detail(self, kind: type[T], number: int = 1) -> T | None:
+        """One of these, as a value of a class; None if there was none.
+
+        Raises:
+            PayloadError, DefinitionError: it is no such value.
+        """
+        kept = self.heartbeats or ()
+        if number > len(kept):
+            return None
+        found: T = json.decode(kept[number - 1], kind, "a heartbeat's detail")
+        return found
 
     @property
     def deadline(self) -> int:
@@ -138,6 +165,12 @@ class ActivityContext(msgspec.Struct, eq=False):
     """A plain flag: threads read it, the loop's thread sets it, nobody waits."""
     reason: ActivityCancellationReason | None = None
     """Why; the first counts."""
+    beat: Callable[[ActivityContext, Payloads], None] | None = None
+    """Takes its heartbeats."""
+    attempt: Any = None
+    """What the worker knows it by; not its call, or both would await the collector."""
+    hand_out: Callable[[ActivityContext], Future[str]] | None = None
+    """Leaves its outcome to whoever has the token that this gives."""
     interruption: Interruption | None = None
     """How the thread of a plain function is interrupted, if it may be."""
 
@@ -159,7 +192,7 @@ def activity_info() -> ActivityInfo:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    return _get("durable.activity_info()").info
+    return get_context("durable.activity_info()").info
 
 
 def is_activity_cancelled() -> bool:
@@ -171,7 +204,7 @@ def is_activity_cancelled() -> bool:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    return _get("durable.is_activity_cancelled()").is_cancelled
+    return get_context("durable.is_activity_cancelled()").is_cancelled
 
 
 def activity_cancellation_reason() -> ActivityCancellationReason | None:
@@ -180,7 +213,7 @@ def activity_cancellation_reason() -> ActivityCancellationReason | None:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    return _get("durable.activity_cancellation_reason()").reason
+    return get_context("durable.activity_cancellation_reason()").reason
 
 
 def is_worker_stopping() -> bool:
@@ -192,7 +225,7 @@ def is_worker_stopping() -> bool:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    return _get("durable.is_worker_stopping()").worker_stopping.has_begun
+    return get_context("durable.is_worker_stopping()").worker_stopping.has_begun
 
 
 async def wait_for_worker_stopping() -> None:
@@ -201,7 +234,7 @@ async def wait_for_worker_stopping() -> None:
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
     """
-    await _get("durable.wait_for_worker_stopping()").worker_stopping.wait()
+    await get_context("durable.wait_for_worker_stopping()").worker_stopping.wait()
 
 
 def wait_for_worker_stopping_sync(timeout: Duration | None = None) -> bool:
@@ -217,7 +250,7 @@ def wait_for_worker_stopping_sync(timeout: Duration | None = None) -> bool:
         NotInWorkflowError: no activity of an engine is running here.
         CancelledError: the activity was asked to stop meanwhile.
     """
-    context = _get("durable.wait_for_worker_stopping_sync()")
+    context = get_context("durable.wait_for_worker_stopping_sync()")
     seconds = to_seconds(timeout, "timeout")
     ends_at = None if seconds is None else time.monotonic() + seconds
     while True:
@@ -262,7 +295,7 @@ def activity_engine(operation: str) -> object:
     Raises:
         NotInWorkflowError: no async activity of an engine is running here.
     """
-    engine = _get(operation).engine
+    engine = get_context(operation).engine
     if asyncio._get_running_loop() is None:
         raise NotInWorkflowError(
             f"{operation} was called in an activity that runs in a thread or process.",
@@ -276,7 +309,12 @@ def in_activity() -> bool:
     return CURRENT.get() is not None
 
 
-def _get(operation: str) -> ActivityContext:
+def get_context(operation: str) -> ActivityContext:
+    """The attempt that runs here.
+
+    Raises:
+        NotInWorkflowError: there is none.
+    """
     context = CURRENT.get()
     if context is None:
         raise NotInWorkflowError(

@@ -191,6 +191,7 @@ def activity_method(
     compensate: ActivityMethod[Any, ..., Any] | Activity[..., Any] | None = None,
     name: str | None = None,
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> ActivityMethodDecorator: ...
 def activity_method(
@@ -200,6 +201,7 @@ def activity_method(
     compensate: Any = None,
     name: str | None = None,
     cancel_thread: bool = True,
+    auto_heartbeat: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> Any:
     """Make a method an activity, which an object runs that the engine was given.
@@ -222,6 +224,7 @@ def activity_method(
         name: what histories call it; by default the class and the method, as in
             "Shop.charge".
         cancel_thread: as for `activity`.
+        auto_heartbeat: likewise.
         **options: as for `activity`.
 
     Raises: as `activity`.
@@ -232,7 +235,7 @@ def activity_method(
         name=name,
         compensate=compensate,
         options=_merge(options),
-        kind=check_kind("thread", cancel_thread, False),
+        kind=check_kind("thread", cancel_thread, False, auto_heartbeat),
     )
 
 

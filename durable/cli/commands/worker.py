@@ -67,6 +67,27 @@ class _ProcessCount(click.IntRange):
             )
 
 
+class _QueueSlots(click.ParamType[Any]):
+    """A task queue and how many activities of it run at once, as `gpu=4`."""
+
+    name = "queue"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        queue, _, slots = str(value).rpartition("=")
+        if not (queue and slots.isdecimal() and int(slots)):
+            self.fail(
+                f"{value!r} names no queue and its places: write NAME=PLACES, such as"
+                " gpu=4.",
+                param,
+                ctx,
+            )
+        return queue, int(slots)
+
+
 @click.command("worker")
 @click.argument("modules", metavar="MODULE...", nargs=-1, required=True)
 @click.option(
@@ -79,6 +100,17 @@ class _ProcessCount(click.IntRange):
     envvar="DURABLE_QUEUES",
     show_envvar=True,
     help="The task queue to serve; may be given several times.",
+)
+@click.option(
+    "--activity-queue",
+    "activity_queues",
+    metavar="NAME=PLACES",
+    type=_QueueSlots(),
+    multiple=True,
+    envvar="DURABLE_ACTIVITY_QUEUES",
+    show_envvar=True,
+    help="Serve this task queue for activities alone, so many at once, such as gpu=4;"
+    " may be given several times.",
 )
 @click.option(
     "--processes",
@@ -290,6 +322,8 @@ def _arguments(
 ) -> Callable[[int], list[str]]:
     """Make the arguments of a process from the options of this command."""
     given = [f"--queue={queue}" for queue in options.pop("queues")]
+    for queue, slots in options.pop("activity_queues"):
+        given.append(f"--activity-queue={queue}={slots}")
     modules = options.pop("modules")
     if resources is not None:
         given.append(f"--resources={resources}")

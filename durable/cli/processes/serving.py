@@ -68,6 +68,8 @@ class Serving:
         self._session = session
         self._queues = tuple(dict.fromkeys(queues))
         self._options = options
+        # One of the engines serves them: their places are those of the process.
+        self._activity_queues = dict(options.pop("activity_queues", ()))
         self._observer, self.scrape = make_observer(is_scraped=is_scraped)
         self._stop = stop
         self._engines: list[Engine] = []
@@ -107,16 +109,21 @@ class Serving:
             namespace=session.namespace,
             task_queue=queue,
             observer=self._observer,
+            activity_queues={} if self._engines else self._activity_queues,
             **self._options,
         )
         if not await self._open_patiently(engine):
             return
         self._engines.append(engine)
         health = await engine.health()
+        served = [f"task queue {queue!r}"]
+        if health is not None:
+            places = health.activity_queues.items()
+            served += [f"activity queue {name!r} ({n} places)" for name, n in places]
         _log.info(
-            "worker %s ready: task queue %r of %s, workflows: %d, activities: %d",
+            "worker %s ready: %s of %s, workflows: %d, activities: %d",
             "" if health is None else health.worker_id,
-            queue,
+            ", ".join(served),
             mask(session.database_url, session.secrets()),
             len([name for name in REGISTRY.workflows if not is_own(name)]),
             len(REGISTRY.activities),

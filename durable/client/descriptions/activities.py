@@ -15,7 +15,9 @@ from durable.core.folding.fold import fold
 from durable.core.folding.run_state import PendingActivity
 from durable.core.history.events import HistoryEvent
 from durable.core.history.payload import Failure
-from durable.store.records import AttemptRecord, AttemptState, RunRecord
+from durable.runs.activity_tasks.task_rows import progress_of
+from durable.store.activity_tasks import ActivityTaskRecord, TaskState
+from durable.store.records import NEVER, AttemptRecord, AttemptState, RunRecord
 
 
 class ActivityState(enum.StrEnum):
@@ -30,6 +32,8 @@ class ActivityState(enum.StrEnum):
     """Its worker died or gave the run up; the next one sees to it."""
     RETURNED = "returned"
     """Its function has returned what cannot be recorded: the run is stuck."""
+    EXTERNAL = "external"
+    """Somebody outside completes it; `engine.activities.describe` has its token."""
 
 
 class ActivityDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +63,7 @@ def describe_activities(
     events: Iterable[HistoryEvent],
     rows: Iterable[AttemptRecord],
     now: int,
+    tasks: Iterable[ActivityTaskRecord] = (),
     *,
     is_owner_alive: bool,
 ) -> Iterator[ActivityDescription]:
@@ -70,7 +75,12 @@ def describe_activities(
     attempts: dict[int, list[AttemptRecord]] = {}
     for row in rows:
         attempts.setdefault(row.scheduled_event_id, []).append(row)
+    elsewhere = {task.scheduled_event_id: task for task in tasks}
     for activity in fold(events).pending_activities:
+        task = elsewhere.get(activity.scheduled_event_id)
+        if task is not None:
+            yield _describe_task(activity, task, now)
+            continue
         of_it = attempts.get(activity.scheduled_event_id, [])
         # One that has closed has an outcome, recorded after the events were read.
         if not of_it or of_it[-1].state in _OPEN:
@@ -79,6 +89,37 @@ def describe_activities(
 
 
 _OPEN: Final = (AttemptState.BACKOFF, AttemptState.STARTED, AttemptState.RETURNED)
+
+
+_STATES: Final = {
+    TaskState.WAITING: ActivityState.QUEUED,
+    TaskState.CLAIMED: ActivityState.RUNNING,
+    TaskState.LOST: ActivityState.INTERRUPTED,
+    TaskState.EXTERNAL: ActivityState.EXTERNAL,
+}
+
+
+def _describe_task(
+    activity: PendingActivity, task: ActivityTaskRecord, now: int
+) -> ActivityDescription:
+    """Say how one stands that its run's owner does not run."""
+    state, due_at = _STATES[task.state], None
+    since = task.started_at or task.due_at
+    if state is ActivityState.QUEUED and task.due_at > now:
+        state, since = ActivityState.BACKING_OFF, activity.scheduled_at
+        due_at = None if task.due_at == NEVER else to_datetime(task.due_at)
+    is_running = state is ActivityState.RUNNING
+    return ActivityDescription(
+        activity_id=activity.activity_id,
+        activity_type=activity.activity_type,
+        state=state,
+        attempt=task.attempt,
+        since=to_datetime(since),
+        due_at=due_at,
+        worker=task.worker_id if is_running else None,
+        is_cancel_requested=activity.is_cancel_requested,
+        last_failure=progress_of(task).last_failure,
+    )
 
 
 def _describe(

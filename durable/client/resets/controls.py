@@ -9,6 +9,7 @@ import msgspec
 from durable.api.activities.activity import Activity
 from durable.api.workflows.versions import Version
 from durable.api.workflows.workflow import Workflow, WorkflowCall
+from durable.client.activities.pausing import resume_tasks
 from durable.client.chain import Chain, Connection
 from durable.client.resets.comparing import Comparison, compare_histories
 from durable.client.resets.planning import (
@@ -234,6 +235,8 @@ class RunControls:
         """
         kind = MessageKind.RESUME
         await self._send(kind, WorkflowExecutionUnpaused, note, request_id)
+        record, client = await self._chain.record(), self._client
+        await resume_tasks(client.store, client.namespace, record.run_id)
 
     async def _send(
         self,

@@ -55,6 +55,19 @@ NULL: Final = Payload(json=msgspec.Raw(b"null"))
 Payloads = tuple[Payload, ...]
 
 
+_details_decoder: Final = msgspec.json.Decoder(Payloads)
+
+
+def encode_details(details: Payloads | None) -> str | None:
+    """Write what a heartbeat said as JSON text; None if there was none."""
+    return None if details is None else msgspec.json.encode(details).decode()
+
+
+def decode_details(text: str | None) -> Payloads | None:
+    """Read that."""
+    return None if text is None else _details_decoder.decode(text)
+
+
 def changed(
     before: Mapping[str, Payload], changes: Mapping[str, Payload]
 ) -> dict[str, Payload]:

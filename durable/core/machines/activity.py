@@ -133,4 +133,6 @@ class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
 @functools.lru_cache(maxsize=1_024)
 def _on_queue(settings: ActivitySettings, task_queue: str) -> ActivitySettings:
     """Write out the run's own queue, which settings leave empty."""
+    if settings.task_queue:
+        return settings
     return msgspec.structs.replace(settings, task_queue=task_queue)

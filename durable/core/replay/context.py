@@ -13,8 +13,9 @@ import asyncio
 import random
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
+from functools import partial
 from types import CodeType
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -95,6 +96,7 @@ class RunContext(OtherRuns):
         "activities",
         "attributes",
         "bug",
+        "calls_elsewhere",
         "cancellation_reason",
         "checkpoint_event_id",
         "checkpoint_follows",
@@ -169,6 +171,8 @@ class RunContext(OtherRuns):
         self._conditions: Conditions | None = None
         self._random: random.Random | None = None
         self._activity_count = self._timer_count = self._child_count = 0
+        # It has called activities of a task queue that was named.
+        self.calls_elsewhere = False
         self.instance: Any = None
         self.main: asyncio.Task[Payload] | None = None
         # Made at first use: most runs never get a message.
@@ -418,7 +422,10 @@ class RunContext(OtherRuns):
             await loop.create_future()  # see durable.core.loop.teardown
         self._activity_count += 1
         activity_id = str(self._activity_count)
-        cancellation = target.settings.cancellation_type
+        settings = target.settings
+        if settings.task_queue:
+            self.calls_elsewhere = True
+        cancellation = settings.cancellation_type
         if self.outcome_ahead is not None and cancellation in _ENDED_BY_CANCELS:
             result = self.outcome_ahead(activity_id, target, input)
             if result is not None:
@@ -439,6 +446,35 @@ class RunContext(OtherRuns):
                 if not loop.is_torn_down:
                     machine.cancel(send=cancellation == "try_cancel")
                 raise
+        if type(outcome) is ActivityTaskCompleted:
+            return outcome.result
+        raise self._activity_error(machine, outcome)
+
+    def open_promise(
+        self, target: ActivityTarget, code: CodeType | None, instruction: int
+    ) -> tuple[str, Callable[[], Coroutine[Any, Any, Payload]]]:
+        """Ask for what somebody outside is to give; its id, and what waits for it."""
+        loop = self.loop
+        self._activity_count += 1
+        self.calls_elsewhere = True
+        activity_id = str(self._activity_count)
+        machine = ActivityMachine(
+            activity_id, target, (), loop.create_future(), self, code, instruction
+        )
+        if self.notes is not None:
+            machine.headers = self.notes.headers_now()
+        self.entries.append(machine)
+        return activity_id, partial(self._await_promise, machine)
+
+    async def _await_promise(self, machine: ActivityMachine) -> Payload:
+        if self.loop.is_torn_down:
+            await self.loop.create_future()  # see durable.core.loop.teardown
+        try:
+            outcome = await machine.future
+        except asyncio.CancelledError:
+            if not self.loop.is_torn_down:
+                machine.cancel()
+            raise
         if type(outcome) is ActivityTaskCompleted:
             return outcome.result
         raise self._activity_error(machine, outcome)

@@ -48,6 +48,11 @@ class RunView:
         return self._context is not None and self._context.has_mailbox
 
     @property
+    def calls_elsewhere(self) -> bool:
+        """Whether it may have activities of another task queue than its own."""
+        return self._context is not None and self._context.calls_elsewhere
+
+    @property
     def is_closed(self) -> bool:
         """The run has its terminal event."""
         return self._driver is not None and self._driver.is_closed

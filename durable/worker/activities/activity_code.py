@@ -21,6 +21,7 @@ class BuiltIn:
 
     is_async: Final = True
     lane: Final = "loop"
+    is_heard: Final = False
 
     def __init__(
         self, name: str, perform: Callable[[Payloads, ActivityInfo], Awaitable[Payload]]

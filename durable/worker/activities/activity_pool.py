@@ -11,14 +11,20 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from typing import Any, Final, TypeAlias
 
-from durable.api.activities.activity_context import ActivityCancellationReason
+from durable.api.activities.activity_context import (
+    ActivityCancellationReason,
+    ActivityContext,
+)
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, Payloads
+from durable.errors import AttemptOverError
 from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
+from durable.runs.activity_tasks.outside import ActivityToken
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import GONE, OVER
 from durable.store.records import AttemptState
@@ -26,6 +32,7 @@ from durable.store.store import Store
 from durable.worker.activities import unrecorded
 from durable.worker.activities.activity_code import BuiltIn, Code, EngineParts
 from durable.worker.activities.activity_threads import NotBegunError, speaks_of_shutdown
+from durable.worker.activities.beats import Beats
 from durable.worker.activities.calls import Call, starts_by
 from durable.worker.activities.invoking import (
     Invoker,
@@ -46,6 +53,33 @@ _AGAIN_SECONDS: Final = 1.0
 _LOOP_END_SECONDS: Final = 1.0
 # How long what is cut short by a drain may take to clean up.
 _UNWIND_SECONDS: Final = 1.0
+
+
+class PoolRoom:
+    """See `durable.runs.live_run.Room`; `free` is how many of each lane are left."""
+
+    def __init__(
+        self, free: dict[str, int], find_code: Callable[[str], Code | None]
+    ) -> None:
+        self.free = free
+        self._find_code = find_code
+
+    def take(self, activity_type: str) -> bool:
+        """See the protocol."""
+        code = self._find_code(activity_type)
+        if code is None or isinstance(code, BuiltIn):
+            return True
+        return self.take_lane(code.lane)
+
+    def take_lane(self, lane: str) -> bool:
+        """Take a place of a lane; False if there is none."""
+        free = self.free
+        if free["loop"] <= 0 or free[lane] <= 0:
+            return False
+        free["loop"] -= 1
+        if lane != "loop":
+            free[lane] -= 1
+        return True
 
 
 class ActivityPool:
@@ -75,13 +109,20 @@ class ActivityPool:
         self._registry = registry
         self._feed = feed
         self._parts = parts
-        self._invoker = Invoker(store, parts, observer, processes)
+        self._invoker = Invoker(
+            store, parts, observer, processes, self._beat, self._hand_out
+        )
         self._places = Places(concurrency, threads, processes)
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
         self._patient: set[Call] = set()  # built-in ones that are under way
+        self._loop = asyncio.get_running_loop()
         self._idle: asyncio.Event | None = None
         self.is_draining = False
+        self.when_free: Callable[[], None] | None = None
+        """Called when a place is free that nobody here waits for."""
+        self.fail_outside: Callable[[Attempt, Failure], None]
+        """Ends an attempt that had been left to somebody outside."""
 
     def state(self, cached: int, hits: int, misses: int, loading: int) -> WorkerState:
         """How busy the worker is; any thread may ask."""
@@ -132,6 +173,16 @@ class ActivityPool:
             if limit is not None:
                 self.call_at(call, limit[0], self.never_started, call, limit[1])
 
+    def room(self) -> PoolRoom:
+        """The places that are free now."""
+        return PoolRoom(self._places.room(), self.find_code)
+
+    def offer_waiting(self) -> None:
+        """Others have come: what waits for a place here may go to them."""
+        for call in self._places.waiting():
+            if not call.attempt.is_over:
+                self._feed(call.attempt.run, inputs.AttemptQueued(call.attempt))
+
     def find_code(self, name: str) -> Code | None:
         """What attempts of an activity run; None if this worker does not know it."""
         built_in = self._parts.built_in.get(name)
@@ -173,6 +224,9 @@ class ActivityPool:
                 limit, kind = max(left, 0), "schedule_to_close"
         if limit is not None:
             call.timer = loop.call_later(limit / 1_000_000, self._timed_out, call, kind)
+        is_auto = code.is_heard
+        if is_auto or settings.heartbeat_timeout is not None:
+            self._beats_of(call).watch(is_auto=is_auto)
         run = attempt.run
         call.task = loop.create_task(
             self._run(call, code),
@@ -183,6 +237,64 @@ class ActivityPool:
             ),
             context=self._context.copy(),
         )
+
+    def _beats_of(self, call: Call) -> Beats:
+        attempt, beats = call.attempt, call.beats
+        if beats is None:
+            limit = attempt.scheduled.settings.heartbeat_timeout
+            beats = call.beats = Beats(
+                attempt,
+                self._loop,
+                lambda: self._feed(
+                    attempt.run, inputs.AttemptBeat(attempt, call.started_at)
+                ),
+                lambda: self._timed_out(call, "heartbeat"),
+                None if limit is None else limit / 1_000_000,
+            )
+        return beats
+
+    def _beat(self, context: ActivityContext, details: Payloads) -> None:
+        """An attempt goes on; any thread may say so."""
+        call = context.attempt.call
+        if call is not None:  # else it is over
+            self._beats_of(call).beat(details)
+
+    def _hand_out(self, context: ActivityContext) -> Future[str]:
+        """Leave an attempt to whoever has its token; any thread may ask for it."""
+        found: Future[str] = Future()
+        self._loop.call_soon_threadsafe(self._hand_out_now, context.attempt, found)
+        return found
+
+    def _hand_out_now(self, attempt: Attempt, found: Future[str]) -> None:
+        call: Call | None = attempt.call
+        told: asyncio.Future[bool] = self._loop.create_future()
+
+        def tell(answer: asyncio.Future[bool]) -> None:
+            if answer.cancelled() or found.cancelled():
+                return
+            if call is not None and answer.result():
+                call.cancel_timer()
+                call.is_external = True
+                number = attempt.scheduled_event_id
+                token = ActivityToken(
+                    attempt.run.run_id, number, attempt.attempt, call.started_at
+                )
+                found.set_result(str(token))
+            else:
+                found.set_exception(
+                    AttemptOverError(
+                        f"Attempt {attempt.attempt} of activity"
+                        f" {attempt.scheduled.activity_type!r} cannot be left to"
+                        " others: it is over, or was asked to stop."
+                    )
+                )
+
+        told.add_done_callback(tell)
+        if call is None:  # it is over
+            told.set_result(False)
+            return
+        said = inputs.AttemptExternal(attempt, call.started_at, told)
+        self._feed(attempt.run, said)
 
     # --- running ----------------------------------------------------------------------
 
@@ -227,6 +339,8 @@ class ActivityPool:
         if self._idle is not None and not self._places.running:
             self._idle.set()
         self._start_waiting()
+        if self.when_free is not None:
+            self.when_free()
 
     def _work_ended(self, call: Call) -> None:
         self._places.work_ended(call)
@@ -274,7 +388,9 @@ class ActivityPool:
     # --- how it ended -----------------------------------------------------------------
 
     def _failed(self, call: Call, failure: Failure) -> None:
-        if not call.attempt.is_over:
+        if call.is_external:
+            self.fail_outside(call.attempt, failure)
+        elif not call.attempt.is_over:
             call.cancel_timer()
             said = inputs.AttemptFailed(call.attempt, failure, call.started_at)
             self._feed(call.attempt.run, said)
@@ -314,6 +430,7 @@ class ActivityPool:
             kind="timeout",
             type="TimeoutError",
             timeout_type=timeout_type,
+            details=attempt.details or () if timeout_type == "heartbeat" else (),
             cause=attempt.last_failure if timeout_type == "schedule_to_close" else None,
         )
         self._failed(call, failure)

@@ -10,6 +10,7 @@ from durable.api.activities.activity_context import ActivityContext
 from durable.runs.live_run import Attempt
 from durable.worker.activities.activity_code import Code
 from durable.worker.activities.activity_threads import ThreadCall
+from durable.worker.activities.beats import Beats
 from durable.worker.activities.processes.pool import ProcessCall
 
 
@@ -26,6 +27,10 @@ class Call(msgspec.Struct, eq=False):
     """What it runs; None until it begins."""
     work: ThreadCall | ProcessCall | None = None
     """Its call in a thread or a process, if it has one."""
+    beats: Beats | None = None
+    """Its heartbeats, if it has any."""
+    is_external: bool = False
+    """Somebody outside completes its attempt; only what it raises still counts."""
     is_stopping: bool = False
     """Its run wants it to end."""
     is_cut_short: bool = False
@@ -38,6 +43,8 @@ class Call(msgspec.Struct, eq=False):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.beats is not None:
+            self.beats.stop()
 
 
 def starts_by(attempt: Attempt) -> tuple[int, str] | None:

@@ -17,6 +17,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -75,6 +76,8 @@ class Invoker:
         parts: what the engine hands to its activities.
         observer: watches each call, if there is one.
         processes: how many of them may be there.
+        on_beat: takes heartbeats, in whatever thread they come.
+        hand_out: leaves an attempt to whoever has its token; likewise.
 
     Attributes:
         worker_stopping: tells activities that the worker closes.
@@ -86,8 +89,12 @@ class Invoker:
         parts: EngineParts,
         observer: WorkerObserver | None,
         processes: int,
+        on_beat: Callable[[ActivityContext, Payloads], None],
+        hand_out: Callable[[ActivityContext], Future[str]],
     ) -> None:
         self._store = store
+        self._on_beat = on_beat
+        self._hand_out = hand_out
         self._parts = parts
         self._observer = observer
         self._threads: ActivityThreads | None = None
@@ -121,10 +128,14 @@ class Invoker:
             started_at=call.started_at,
             task_queue=scheduled.settings.task_queue or started.task_queue,
             settings=scheduled.settings,
+            heartbeats=attempt.details,
         )
         parts, observer = self._parts, self._observer
         call.context = ActivityContext(
-            info, parts.engine, parts.resources, observer, self.worker_stopping
+            *(info, parts.engine, parts.resources, observer, self.worker_stopping),
+            beat=self._on_beat,
+            attempt=attempt,
+            hand_out=self._hand_out,
         )
         CURRENT.set(call.context)
         called = self._call(call, code, info, on_thread_end)
@@ -247,6 +258,7 @@ class Invoker:
             partial(self._make_job, code, info, input),
             partial(on_end, call),
             partial(self._measured, info),
+            partial(self._on_beat, call.context),  # type: ignore[arg-type]  # set by `call`
         )
         outcome = await self._processes.call(work)
         if isinstance(outcome, messages.Returned):

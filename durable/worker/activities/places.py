@@ -108,6 +108,18 @@ class Places:
                 lane.free += 1
                 self._warned.discard(lane.what)
 
+    def room(self) -> dict[str, int]:
+        """Count the free places of each lane that nobody waits for.
+
+        Those of "loop" are all; what needs a lane needs one of them, too.
+        """
+        free = self._free - self._starting - len(self._queue)
+        room = {"loop": max(0, free)}
+        for name, lane in self._lanes.items():
+            left = lane.free - self._starting - len(lane.queue)
+            room[name] = max(0, min(left, room["loop"]))
+        return room
+
     # --- waiting ----------------------------------------------------------------------
 
     def waiting(self) -> list[Call]:

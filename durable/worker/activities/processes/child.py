@@ -30,6 +30,7 @@ from durable.api.activities.activity_context import CURRENT, ActivityContext
 from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
 from durable.converter.failures import failure_of
+from durable.core.history.payload import Payloads
 from durable.errors import DefinitionError
 from durable.observer import Measurement, WorkerObserver
 from durable.worker.activities.plain_calls import call_plain, exit_error, keep_result
@@ -38,6 +39,8 @@ from durable.worker.activities.processes import messages as told
 
 _READ_BYTES: Final = 256 * 1024
 # Lines of a log that wait to be told; what is said beyond that is counted, and dropped.
+_BEAT: Final = b""
+"""Stands in the queue for the last heartbeat."""
 _LINES_MAX: Final = 10_000
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -54,6 +57,7 @@ class Child:
         self._current: tuple[int, ActivityContext] | None = None
         self._stop: told.Stop | None = None
         self._dropped = 0
+        self._beat: told.Beat | None = None
 
     def serve(self) -> None:
         """Run what comes, until the worker lets this process go."""
@@ -101,7 +105,13 @@ class Child:
 
     def _tell(self) -> None:
         while True:
-            self.tell_now(self._outgoing.get())
+            data = self._outgoing.get()
+            if data != _BEAT:
+                self.tell_now(data)
+                continue
+            beat, self._beat = self._beat, None
+            if beat is not None:
+                self.tell_now(told.pack(beat))
 
     def tell_now(self, data: bytes) -> None:
         """Tell it before anything else is done."""
@@ -114,6 +124,13 @@ class Child:
     def tell(self, message: object) -> None:
         """Tell it soon, in order. Being interrupted meanwhile does no harm."""
         self._outgoing.put(told.pack(message))
+
+    def beat(self, number: int, details: Payloads) -> None:
+        """Tell a heartbeat soon; of several that wait the last is enough."""
+        waits = self._beat is not None
+        self._beat = told.Beat(number, details)
+        if not waits:
+            self._outgoing.put(_BEAT)
 
     def say(self, record: logging.LogRecord) -> None:
         """Tell what is logged, as long as the worker keeps up with it."""
@@ -135,6 +152,7 @@ class Child:
             if job.is_measured
             else None,
             worker_stopping=self._worker_stopping,
+            beat=lambda _, details: self.beat(job.number, details),
             interruption=Interruption() if job.cancel_thread else None,
         )
         self.tell_now(told.pack(told.Begun(job.number)))
@@ -151,6 +169,7 @@ class Child:
                 job.name,
             )
         self._current = None
+        self._outgoing.put(_BEAT)  # what the attempt said last comes before its end
         self.tell(outcome)
 
     def _outcome(self, job: told.Job, context: ActivityContext) -> told.Outcome:

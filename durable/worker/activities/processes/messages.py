@@ -132,6 +132,13 @@ class Measured(msgspec.Struct, frozen=True):
     measurement: Measurement
 
 
+class Beat(msgspec.Struct, frozen=True):
+    """The attempt goes on, and has said how far it has come."""
+
+    number: int
+    details: Payloads
+
+
 Outcome: TypeAlias = (
     NotBegun | Returned | Raised | Stopped | UnfitArguments | UnfitResult
 )

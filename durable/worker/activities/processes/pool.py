@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Any, Final
 
 from durable.api.activities.activity_context import ActivityCancellationReason
+from durable.core.history.payload import Payloads
 from durable.observer import Measurement
 from durable.worker.activities.activity_threads import NotBegunError
 from durable.worker.activities.processes import messages as told
@@ -54,6 +55,7 @@ class ProcessCall:
         make_job: the job, once a process is there for it.
         on_end: called once the process is free again, or gone.
         measured: told what it measures.
+        beat: told its heartbeats.
     """
 
     def __init__(
@@ -62,11 +64,13 @@ class ProcessCall:
         make_job: Callable[[int], told.Job],
         on_end: Callable[[], None],
         measured: Callable[[Measurement], None],
+        beat: Callable[[Payloads], None],
     ) -> None:
         self.name = name
         self.make_job = make_job
         self.on_end = on_end
         self.measured = measured
+        self.beat = beat
         self.context = contextvars.copy_context()
         self.outcome: concurrent.futures.Future[told.Outcome]
         self.outcome = concurrent.futures.Future()
@@ -230,6 +234,8 @@ class Process(asyncio.Protocol):
             call.has_begun = True
         elif isinstance(message, told.Said):
             call.context.run(_log_here, message.record)
+        elif isinstance(message, told.Beat):
+            call.beat(message.details)
         elif isinstance(message, told.Measured):
             call.context.run(call.measured, message.measurement)
         else:

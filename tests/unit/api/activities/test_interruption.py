@@ -174,7 +174,7 @@ def test_shield_of_another_thread_does_not_count() -> None:
 
 
 def test_nothing_is_raised_where_other_threads_would_be_left_with_a_lock() -> None:
-    """[cpython: a lock of the standard library must not be left held]"""
+    """A lock of the standard library must not be left held"""
     waiting: queue.Queue[int] = queue.Queue()
     begun = threading.Event()
 

@@ -1,0 +1,1 @@
+"""Commands about activities that run elsewhere, or that somebody outside completes."""

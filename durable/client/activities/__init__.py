@@ -1,0 +1,1 @@
+"""What clients do to activities: complete, fail and hold them from outside."""

@@ -1,0 +1,1 @@
+"""Activities that their run's owner does not run itself: offered, held, and judged."""

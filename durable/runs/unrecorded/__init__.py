@@ -1,0 +1,1 @@
+"""Attempts that have ended, and whose outcome cannot be recorded for a bug."""

@@ -1,0 +1,1 @@
+"""Activities that a worker takes from queues: claimed, run, and judged."""
