@@ -160,7 +160,8 @@ def handle(held: HeldTask, given: Any, now: int) -> TaskEffects:
     Whatever comes once its attempt is over is not heard.
     """
     effects = TaskEffects()
-    handler = _HANDLERS.get(type(given))
+    kind: type[Any] = type(given)
+    handler = _HANDLERS.get(kind)
     if handler is not None and held.attempt.phase is not OVER:
         handler(held, given, effects, now)
     return effects
