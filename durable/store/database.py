@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from durable import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import AbstractContextManager
 
     import sqlalchemy as sa
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from durable.errors import StoreError
     from durable.store.activity_tasks import ActivityTaskRecord, TaskKey
     from durable.store.deciding.deleting import Tie
-    from durable.store.deciding.rows import Rows, Seen, Task
+    from durable.store.deciding.rows import Rows, Seen, Task, TaskRows
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import (
         ClaimRuns,
@@ -73,11 +73,16 @@ class Tables(Protocol):
 
     # --- activities that anyone may take ----------------------------------------------
 
-    def look_for_tasks(self, wanted: Wanted) -> dict[TaskKey, Task]:
-        """Bring the tasks that are wanted, and keep them from changing; after runs."""
+    def look_for_tasks(
+        self, keys: Collection[TaskKey], run_ids: Collection[str]
+    ) -> dict[TaskKey, Task]:
+        """Bring those tasks, and all of those runs, and keep them from changing.
+
+        A database that locks rows has locked the runs by then.
+        """
         ...
 
-    def write_tasks(self, rows: Rows) -> None:
+    def write_tasks(self, rows: TaskRows) -> None:
         """Write what was decided of tasks."""
         ...
 

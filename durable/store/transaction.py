@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from durable.store.activity_tasks import ActivityTaskRecord
     from durable.store.database import Tables
     from durable.store.deciding.decide import Outcomes
+    from durable.store.deciding.rows import Seen
     from durable.store.records import WorkerRecord
     from durable.store.steady_clock import SteadyClock
 
@@ -99,10 +100,8 @@ class Transaction:
         wanted = want(operations, None if worker is None else worker.worker_id)
         while True:
             seen = self._tables.look(wanted)
-            if wanted.tasks or wanted.all_tasks:
-                seen.looked_tasks, seen.all_tasks = wanted.tasks, wanted.all_tasks
-                seen.tasks = self._tables.look_for_tasks(wanted)
-                seen.is_again = wanted.is_again
+            if wanted.rare:
+                self._look_for_tasks(wanted.rare, seen)
             now = self._clock.now() if wanted.has_time else None
             decided = decide(operations, seen, now, worker)
             if isinstance(decided, Decided):
@@ -113,9 +112,16 @@ class Transaction:
         self._tables.write(decided.rows)
         if decided.rows.adopted:
             self._tables.adopt(decided.rows.adopted)
-        if decided.rows.has_tasks:
-            self._tables.write_tasks(decided.rows)
+        if decided.rows.tasks is not None:
+            self._tables.write_tasks(decided.rows.tasks)
         return decided.outcomes
+
+    def _look_for_tasks(self, rare: dict[str, dict[Any, None]], seen: Seen) -> None:
+        keys, run_ids = rare.get("tasks", {}), rare.get("all_tasks", {})
+        if keys or run_ids:
+            seen.looked_tasks, seen.all_tasks = keys, run_ids
+            seen.tasks = self._tables.look_for_tasks(keys, run_ids)
+            seen.is_again = "again" in rare
 
     # --- what workers do --------------------------------------------------------------
 

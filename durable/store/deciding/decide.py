@@ -27,7 +27,6 @@ from durable.store.deciding.draft import Draft, UnseenError
 from durable.store.deciding.endings import Endings
 from durable.store.deciding.inboxes import Inboxes
 from durable.store.deciding.resets import Resets, readdress
-from durable.store.deciding.tasks import Tasks
 from durable.store.records import (
     NEVER,
     RUNNING,
@@ -109,8 +108,7 @@ class _Decision:
         # No worker has the empty id.
         self._owner = worker.worker_id if worker is not None and has_lease else ""
         self.inboxes = Inboxes(draft)
-        self._tasks = Tasks(draft, self.inboxes)
-        self._endings = Endings(draft, self.inboxes, self._tasks)
+        self._endings = Endings(draft, self.inboxes)
         self.is_lost = False
 
     def attempt(self, operation: Any) -> tuple[Any, DurableError | None]:
@@ -203,10 +201,10 @@ class _Decision:
             draft.publish(run, operation.state, operation.checkpoint_event_id)
         stopped: tuple[int, ...] = ()
         if operation.tasks or operation.withdrawn or operation.cancels:
-            stopped = self._tasks.apply(run, operation)
+            stopped = self._endings.tasks.apply(run, operation)
         if status is not None:
             if operation.has_tasks:
-                self._tasks.close(run)
+                self._endings.tasks.close(run)
             closed_at = operation.closed_at
             if inboxes.has_any:
                 inboxes.empty(run)
@@ -251,7 +249,9 @@ class _Decision:
     def _record_attempts(self, operation: RecordAttempts) -> Committed | None:
         run = self._get_writable(operation)
         self._put_attempts(operation)
-        stopped = self._tasks.apply(run, operation)
+        stopped: tuple[int, ...] = ()
+        if operation.tasks or operation.withdrawn or operation.cancels:
+            stopped = self._endings.tasks.apply(run, operation)
         self._move(run, operation)
         return Committed(stopped=stopped) if operation.cancels else None
 
@@ -305,7 +305,7 @@ class _Decision:
             committed = self._endings.terminate(open_run, operation.terminated_data)
         draft.create(operation, name)
         for task in operation.tasks:
-            self._tasks.put(task)
+            self._endings.tasks.put(task)
         if operation.messages or operation.starts:
             committed = msgspec.structs.replace(
                 committed,
@@ -378,18 +378,18 @@ class _Decision:
     def _settle(self, operation: SettleActivityTask) -> bool | CancelArrived:
         if not self._owner:
             raise self._refuse_lease()
-        return self._tasks.settle(operation, self._owner)
+        return self._endings.tasks.settle(operation, self._owner)
 
     def _complete(self, operation: CompleteActivity) -> str:
-        return self._tasks.complete(operation)
+        return self._endings.tasks.complete(operation)
 
     def _beat(self, operation: BeatActivityTask) -> str | None:
         if not (self._owner or operation.is_external):
             raise self._refuse_lease()
-        return self._tasks.beat(operation, self._owner)
+        return self._endings.tasks.beat(operation, self._owner)
 
     def _update_task(self, operation: UpdateActivityTask) -> bool:
-        return self._tasks.update(operation)
+        return self._endings.tasks.update(operation)
 
     def _drop_replies(self, operation: DropReplies) -> None:
         self._draft.rows.replies.update(dict.fromkeys(operation.keys))

@@ -7,28 +7,35 @@ from typing import TYPE_CHECKING
 from durable import limits
 from durable.store.deciding import family, policies
 from durable.store.deciding.rows import age_of
+from durable.store.deciding.tasks import Tasks
 from durable.store.records import RUNNING, Committed, RunStatus
 
 if TYPE_CHECKING:
     from durable.store.deciding.draft import Draft
     from durable.store.deciding.inboxes import Inboxes
     from durable.store.deciding.rows import Run
-    from durable.store.deciding.tasks import Tasks
 
 
 class Endings:
     """Closes runs of one group, whoever owns them."""
 
-    def __init__(self, draft: Draft, inboxes: Inboxes, tasks: Tasks) -> None:
+    def __init__(self, draft: Draft, inboxes: Inboxes) -> None:
         """Decide in this draft."""
         self._draft = draft
         self._inboxes = inboxes
-        self._tasks = tasks
+        self._tasks: Tasks | None = None
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks that end with runs, and all others; most groups need none."""
+        if self._tasks is None:
+            self._tasks = Tasks(self._draft, self._inboxes)
+        return self._tasks
 
     def terminate(self, run: Run, data: str) -> Committed:
         """Close an open run; tell its parent, and part it from its children."""
         draft = self._draft
-        self._tasks.foresee(run)
+        self.tasks.foresee(run)
         letter = family.tell_parent(draft.find_record(run))
         self.end(run, data)
         notified: tuple[str, ...] = ()
@@ -57,7 +64,7 @@ class Endings:
             doomed: list[str] = []
             for child in children:
                 if child.parent_close_policy == family.TERMINATE:
-                    self._tasks.foresee(child)
+                    self.tasks.foresee(child)
             for child in children:
                 policy = child.parent_close_policy
                 if policy == family.REQUEST_CANCEL:
@@ -89,7 +96,7 @@ class Endings:
             data,
             0,
         )
-        self._tasks.close(run)
+        self.tasks.close(run)
         draft.append(run, [row])
         self._inboxes.empty(run)
         draft.close(run, RunStatus.TERMINATED, now)

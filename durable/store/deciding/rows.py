@@ -147,6 +147,21 @@ class TaskChange(msgspec.Struct, gc=False):
         return {n: None if v in ("", -1) else v for n, v in fields if v is not None}
 
 
+class TaskRows(msgspec.Struct):
+    """What a group writes of activities that anyone may take.
+
+    Attributes:
+        put: to be inserted, or replaced in their places: who waits for such a row must
+            find it, and not that it is gone.
+        changed: others that change.
+        ended: to delete, if they are there.
+    """
+
+    put: dict[TaskKey, ActivityTaskRecord] = {}
+    changed: dict[TaskKey, TaskChange] = {}
+    ended: dict[TaskKey, None] = {}
+
+
 class Seen(msgspec.Struct):
     """What `look` brought. Deciding uses it up.
 
@@ -170,7 +185,7 @@ class Seen(msgspec.Struct):
         tasks: those that were found.
         looked_tasks: the keys that were looked for.
         all_tasks: the runs of which all tasks were looked for.
-        is_again: it was looked before, as `Wanted.is_again` says.
+        is_again: the group is looked at for `again`.
     """
 
     has_worker: bool = False
@@ -215,10 +230,7 @@ class Rows(msgspec.Struct):
         attributes: rows of attributes to insert.
         kinds: of attributes that are new, by namespace and name, to insert.
         adopted: children that belong to another parent now, with its run id.
-        tasks: to be inserted, or replaced in their places: who waits for such a row
-            must find it, and not that it is gone.
-        changed_tasks: others that change.
-        ended_tasks: to delete, if they are there.
+        tasks: what becomes of activities that anyone may take, if anything does.
     """
 
     changed: list[Run] = []
@@ -235,14 +247,7 @@ class Rows(msgspec.Struct):
     attributes: list[AttributeRow] = []
     kinds: dict[NameKey, str] = {}
     adopted: dict[str, str] = {}
-    tasks: dict[TaskKey, ActivityTaskRecord] = {}
-    changed_tasks: dict[TaskKey, TaskChange] = {}
-    ended_tasks: dict[TaskKey, None] = {}
-
-    @property
-    def has_tasks(self) -> bool:
-        """Whether anything of tasks is to be written."""
-        return bool(self.tasks or self.changed_tasks or self.ended_tasks)
+    tasks: TaskRows | None = None
 
 
 def age_of(run: Run) -> tuple[bool, int, str]:

@@ -17,7 +17,7 @@ from durable.store.activity_tasks import (
     request_of_cancel,
 )
 from durable.store.deciding import policies
-from durable.store.deciding.rows import CREATED, Task, TaskChange
+from durable.store.deciding.rows import CREATED, Task, TaskChange, TaskRows
 from durable.store.records import CommitTask, MessageKind
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Tasks:
         """Begin with what was seen."""
         self._draft = draft
         self._inboxes = inboxes
+        draft.rows.tasks = self._rows = TaskRows()
         self._now: dict[str, dict[int, Task | None]] = {}
         self._seen: dict[str, dict[int, Task]] = {}
         for (run_id, event_id), task in draft.seen.tasks.items():
@@ -87,10 +88,10 @@ class Tasks:
 
     def put(self, record: ActivityTaskRecord) -> None:
         """Insert a task, or replace it."""
-        key, rows = record.key, self._draft.rows
-        rows.tasks[key] = record
-        rows.changed_tasks.pop(key, None)
-        rows.ended_tasks.pop(key, None)
+        key, rows = record.key, self._rows
+        rows.put[key] = record
+        rows.changed.pop(key, None)
+        rows.ended.pop(key, None)
         task = Task(
             *(record.run_id, record.scheduled_event_id, record.namespace),
             *(record.state, record.attempt),
@@ -101,14 +102,14 @@ class Tasks:
 
     def end(self, key: TaskKey) -> None:
         """Delete a task, if it is there."""
-        rows = self._draft.rows
-        rows.tasks.pop(key, None)
-        rows.changed_tasks.pop(key, None)
-        rows.ended_tasks[key] = None
+        rows = self._rows
+        rows.put.pop(key, None)
+        rows.changed.pop(key, None)
+        rows.ended[key] = None
         self._note(key, None)
 
     def _change(self, task: Task, change: TaskChange) -> None:
-        rows, key = self._draft.rows, task.key
+        rows, key = self._rows, task.key
         if change.attempt is not None:
             task.attempt = change.attempt
         if change.cancel is not None:
@@ -116,15 +117,15 @@ class Tasks:
         if change.judge_id is not None:
             task.judge_id = change.judge_id or None
         self._note(key, task)
-        put, before = rows.tasks.get(key), rows.changed_tasks.get(key)
+        put, before = rows.put.get(key), rows.changed.get(key)
         if put is not None:
-            rows.tasks[key] = msgspec.structs.replace(put, **change.given)
+            rows.put[key] = msgspec.structs.replace(put, **change.given)
         elif before is not None:
             fields = msgspec.structs.asdict(change).items()
             new = {name: value for name, value in fields if value is not None}
-            rows.changed_tasks[key] = msgspec.structs.replace(before, **new)
+            rows.changed[key] = msgspec.structs.replace(before, **new)
         else:
-            rows.changed_tasks[key] = change
+            rows.changed[key] = change
 
     def _stop(self, task: Task, reason: str) -> None:
         self._change(task, TaskChange(cancel=reason[:CANCEL_CHARS_MAX]))
@@ -211,7 +212,7 @@ class Tasks:
         if task is None or not policies.is_open(run):
             # Its message may be there since the inbox was looked at.
             if not self._draft.seen.is_again:
-                self._draft.lack("is_again", None)
+                self._draft.lack("again", ())
             raise policies.activity_not_found(operation, run)
         if operation.attempt is not None and (
             task.state is not _EXTERNAL or not _is_of(task, operation)

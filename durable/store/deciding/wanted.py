@@ -17,7 +17,6 @@ from durable.store.activity_tasks import (
     BeatActivityTask,
     CompleteActivity,
     SettleActivityTask,
-    TaskKey,
     UpdateActivityTask,
     request_of_cancel,
 )
@@ -54,7 +53,9 @@ Lack: TypeAlias = tuple[str, Any]
 """A field of `Wanted`, and a key of it; None for a flag.
 
 Or of `Seen`, of what is rare: `looked`, `chains`, `records` (with their ends),
-`messages`, `first_data`, and `kinds`, which `want` asks for, too.
+`messages`, `first_data`, and `kinds`, which `want` asks for, too. Likewise `tasks`,
+whose rows are to be locked, and `all_tasks`, of runs; and `again`: a task that was to
+be completed is not there, and on a server it may have ended since its inbox was read.
 """
 
 
@@ -87,10 +88,6 @@ class Wanted(msgspec.Struct):
         families: runs whose open children are wanted, and theirs where a parent close
             policy terminates them, with their ends.
         rare: the keys of all else, by field.
-        tasks: activities whose rows are to be locked and looked at, or only locked.
-        all_tasks: runs of which all such rows are.
-        is_again: a task that was to be completed is not there: on a server it may have
-            ended after its inbox was read.
     """
 
     worker_id: str | None = None
@@ -106,9 +103,6 @@ class Wanted(msgspec.Struct):
     # Only ever asked for by `decide`.
     sequence: bool = False
     rare: dict[str, dict[Any, None]] = {}
-    tasks: dict[TaskKey, int] = {}
-    all_tasks: dict[str, int] = {}
-    is_again: bool = False
 
     def add(self, lacking: Iterable[Lack]) -> bool:
         """Want that, too; False if all of it was wanted already."""
@@ -133,7 +127,6 @@ class Wanted(msgspec.Struct):
     def _size(self) -> int:
         size = self.has_time + self.sequence + len(self.runs) + len(self.names)
         size += len(self.requests) + len(self.mail) + len(self.families)
-        size += len(self.tasks) + len(self.all_tasks) + self.is_again
         return size + sum(map(len, self.rare.values()))
 
 
@@ -174,7 +167,7 @@ def want(operations: Iterable[Any], worker_id: str | None) -> Wanted:
             if operation.tasks or operation.withdrawn or operation.cancels:
                 _want_tasks(wanted, operation)
             if operation.has_tasks and operation.status is not None:
-                wanted.all_tasks[run_id] = CLOSED
+                wanted.rare.setdefault("all_tasks", {})[run_id] = None
         elif kind is StartRun:
             _want_start(wanted, operation)
         elif kind is PutMessage:
@@ -211,14 +204,17 @@ _OF_ONE_TASK: Final = frozenset(
 def _want_tasks(wanted: Wanted, operation: CommitTask | RecordAttempts) -> None:
     run_id = operation.run_id
     rows = operation.rows if isinstance(operation, CommitTask) else ()
-    for event_id in operation.withdrawn:
-        wanted.tasks[run_id, event_id] = COMMITTED
-    for task in operation.tasks:
-        if not rows or task.scheduled_event_id < rows[0][1]:  # else it is new
-            wanted.tasks[task.key] = COMMITTED
+    keys = [(run_id, event_id) for event_id in operation.withdrawn]
+    keys += [
+        task.key
+        for task in operation.tasks
+        if not rows or task.scheduled_event_id < rows[0][1]  # else it is new
+    ]
+    keys += [(run_id, cancel[0]) for cancel in operation.cancels]
+    if keys:
+        wanted.rare.setdefault("tasks", {}).update(dict.fromkeys(keys))
     for cancel in operation.cancels:
         wanted.has_time = True
-        wanted.tasks[run_id, cancel[0]] = COMMITTED
         wanted.letters.append(Letter(run_id, request_of_cancel(cancel[0])))
 
 
@@ -229,7 +225,8 @@ def _want_task(
     ),
 ) -> None:
     run_id = operation.run_id
-    wanted.tasks[run_id, operation.scheduled_event_id] = COMMITTED
+    key = (run_id, operation.scheduled_event_id)
+    wanted.rare.setdefault("tasks", {})[key] = None
     if isinstance(operation, UpdateActivityTask):
         return
     wanted.has_time = True

@@ -13,10 +13,9 @@ from durable.store.queries import CancelledTask, TaskCount
 from durable.store.records import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from durable.store.deciding.rows import Rows
-    from durable.store.deciding.wanted import Wanted
+    from durable.store.deciding.rows import TaskRows
     from durable.store.queries import ListActivityTasks
     from durable.store.records import WorkerRecord
 
@@ -35,7 +34,9 @@ class MemoryTasks:
         """Return a run's tasks, by event."""
         return [self.tasks[key] for key in sorted(self.tasks) if key[0] == run_id]
 
-    def look_for_tasks(self, wanted: Wanted) -> dict[TaskKey, Task]:
+    def look_for_tasks(
+        self, keys: Collection[TaskKey], run_ids: Collection[str]
+    ) -> dict[TaskKey, Task]:
         """See `Tables`."""
         return {
             key: Task(
@@ -43,16 +44,16 @@ class MemoryTasks:
                 *(one.worker_id, one.judge_id, one.cancel, one.started_at),
             )
             for key, one in self.tasks.items()
-            if key in wanted.tasks or key[0] in wanted.all_tasks
+            if key in keys or key[0] in run_ids
         }
 
-    def write_tasks(self, rows: Rows) -> None:
+    def write_tasks(self, rows: TaskRows) -> None:
         """See `Tables`."""
-        for key in rows.ended_tasks:
+        for key in rows.ended:
             self.tasks.pop(key, None)
-        for key, change in rows.changed_tasks.items():
+        for key, change in rows.changed.items():
             self.tasks[key] = replace(self.tasks[key], **change.given)
-        self.tasks.update(rows.tasks)
+        self.tasks.update(rows.put)
 
     def claim_tasks(
         self,

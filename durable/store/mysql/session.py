@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from durable.store.deciding.rows import Rows
+    from durable.store.deciding.rows import Rows, TaskRows
     from durable.store.deciding.wanted import Wanted
     from durable.store.mysql.driver import Row
     from durable.store.records import ClaimRuns, WorkerRecord
@@ -318,7 +318,7 @@ class MysqlTables(ServerTables):
         """See `Tables`. They go together with the commit."""
         self._session.write_later(write(rows))
 
-    def write_tasks(self, rows: Rows) -> None:
+    def write_tasks(self, rows: TaskRows) -> None:
         """See `Tables`; likewise."""
         self._session.write_later(write_tasks(rows))
 

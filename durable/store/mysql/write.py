@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from durable.store.deciding.rows import Rows, Run
+    from durable.store.deciding.rows import Rows, Run, TaskRows
 
 # Of one statement; a row may be longer.
 _CHARS_MAX: Final = 1_000_000
@@ -109,11 +109,11 @@ def write(rows: Rows) -> list[str]:
 _TASKS: Final = _put(list(tables.ACTIVITY_TASKS.c), 2)
 
 
-def write_tasks(rows: Rows) -> list[str]:
+def write_tasks(rows: TaskRows) -> list[str]:
     """Return the statements that write what a group does to tasks."""
-    found = _delete("durable_activity_tasks", rows.ended_tasks, "scheduled_event_id")
+    found = _delete("durable_activity_tasks", rows.ended, "scheduled_event_id")
     alike: dict[tuple[str, str], list[int]] = {}
-    for (run_id, event_id), change in sorted(rows.changed_tasks.items()):
+    for (run_id, event_id), change in sorted(rows.changed.items()):
         new = (f"{name} = {literal(value)}" for name, value in change.given.items())
         alike.setdefault((run_id, ", ".join(new)), []).append(event_id)
     found += [

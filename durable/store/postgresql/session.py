@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from durable.store.deciding.rows import Rows
+    from durable.store.deciding.rows import Rows, TaskRows
     from durable.store.deciding.wanted import Wanted
     from durable.store.postgresql.driver import Row
     from durable.store.servers.locked_look import LockedLook
@@ -355,6 +355,6 @@ class PostgresTables(ServerTables):
         """See `Tables`. They go together with the commit."""
         self._session.write_later(write(rows))
 
-    def write_tasks(self, rows: Rows) -> None:
+    def write_tasks(self, rows: TaskRows) -> None:
         """See `Tables`; likewise."""
         self._session.write_later(write_tasks(rows))

@@ -13,7 +13,7 @@ from durable.store.sql.tasks import writing
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from durable.store.deciding.rows import Rows, Run
+    from durable.store.deciding.rows import Rows, Run, TaskRows
 
 _Pack = Callable[[Sequence[Any]], Any]
 
@@ -162,10 +162,10 @@ def write(rows: Rows) -> list[Statement]:
     return found + [text.fill(values) for text, values in wanted if values]
 
 
-def write_tasks(rows: Rows) -> list[Statement]:
+def write_tasks(rows: TaskRows) -> list[Statement]:
     """Return the statements that write what a group does to tasks."""
     wanted = (
-        (_TASKS_ENDED, rows.ended_tasks),
+        (_TASKS_ENDED, rows.ended),
         (_TASKS_CHANGED, list(writing.changed(rows))),
         (_TASKS, list(writing.inserted(rows))),
     )

@@ -195,7 +195,7 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
             run_ids = _look_for_places(cursor, wanted, header, seen)
         if run_ids:
             look_for_runs(cursor, run_ids, seen, header)
-    elif wanted.tasks and not wanted.names:
+    elif "tasks" in wanted.rare and not wanted.names:
         _take_header(seen, cursor.execute(_SELECT_HEADER, header).fetchone())
     if seen.first_sequence is not None:
         looked = wanted.rare.get("looked", ())

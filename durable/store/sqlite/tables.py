@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from durable.store.activity_tasks import TaskKey
     from durable.store.database import Session
-    from durable.store.deciding.rows import Rows, Seen
+    from durable.store.deciding.rows import Rows, Seen, TaskRows
     from durable.store.deciding.wanted import Wanted
 
 
@@ -63,7 +63,7 @@ class SqliteTables(SqlTables):
         # Of a list of pairs SQLite makes a walk through the whole table.
         return sqlite_look.look_for_tasks(self._cursor, keys)
 
-    def write_tasks(self, rows: Rows) -> None:
+    def write_tasks(self, rows: TaskRows) -> None:
         """See `Tables`."""
         sqlite_write.write_tasks(self._cursor, rows)
 

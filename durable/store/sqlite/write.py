@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from durable.store.deciding.rows import Rows, Run
+    from durable.store.deciding.rows import Rows, Run, TaskRows
     from durable.store.records import RunRecord
 
 _CLOSED: Final = bits.CLOSED
@@ -215,13 +215,13 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
         _INSERT_KINDS.execute(cursor, _flatten(kinds))
 
 
-def write_tasks(cursor: sqlite3.Cursor, rows: Rows) -> None:
+def write_tasks(cursor: sqlite3.Cursor, rows: TaskRows) -> None:
     """Write what a group does to tasks."""
-    if rows.ended_tasks:
-        _DELETE_TASKS.execute(cursor, _flatten(rows.ended_tasks))
-    if rows.changed_tasks:
+    if rows.ended:
+        _DELETE_TASKS.execute(cursor, _flatten(rows.ended))
+    if rows.changed:
         _CHANGE_TASKS.execute(cursor, _flatten(writing.changed(rows)))
-    if rows.tasks:
+    if rows.put:
         _PUT_TASKS.execute(cursor, _flatten(writing.inserted(rows)))
 
 

@@ -88,7 +88,7 @@ def _first(column: Any, *where: Any) -> Any:
     return _by_index(found.limit(sa.literal(1)), _of_index("due")).scalar_subquery()
 
 
-def _find_heads() -> sa.Select[Any]:
+def _find_heads() -> sa.Select[Any, Any, Any]:
     kind, priority = _T.activity_type, _T.priority
     first_kind = _first(kind, kind > sa.bindparam("after"))
     kinds = sa.select(
@@ -133,7 +133,7 @@ instant."""
 
 
 # For databases that walk the index for a condition which is no constant.
-def _head(*where: Any, order: Sequence[Any]) -> sa.Select[Any]:
+def _head(*where: Any, order: Sequence[Any]) -> sa.Select[Any, Any, Any]:
     found = sa.select(_T.activity_type, _T.priority, _T.due_at)
     first = found.where(*_OF_QUEUE, *where).order_by(*order).limit(sa.literal(1))
     return _by_index(first, _of_index("due"))

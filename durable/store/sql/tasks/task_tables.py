@@ -11,7 +11,7 @@ import msgspec
 from durable import limits
 from durable.errors import CorruptHistoryError
 from durable.store.activity_tasks import ActivityTaskRecord, TaskState
-from durable.store.deciding.rows import Rows, Task, TaskChange
+from durable.store.deciding.rows import Task, TaskChange, TaskRows
 from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import COLLATIONS
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from durable.store.activity_tasks import TaskKey
     from durable.store.database import Session
-    from durable.store.deciding.wanted import Wanted
     from durable.store.records import WorkerRecord
 
 _Key = TypeVar("_Key", str, tuple[str, int])
@@ -90,20 +89,22 @@ class TaskTables:
 
     _session: Session
 
-    def write_tasks(self, rows: Rows) -> None:
+    def write_tasks(self, rows: TaskRows) -> None:
         """See `Tables`; first what ends, last what is inserted."""
         raise NotImplementedError
 
     # --- looking ----------------------------------------------------------------------
 
-    def look_for_tasks(self, wanted: Wanted) -> dict[TaskKey, Task]:
+    def look_for_tasks(
+        self, keys: Collection[TaskKey], run_ids: Collection[str]
+    ) -> dict[TaskKey, Task]:
         """See `Tables`. All are locked in the order of their keys."""
-        keys = set(wanted.tasks)
-        for run_ids in _pages(wanted.all_tasks):
+        wanted = set(keys)
+        for page in _pages(run_ids):
             # None can come to a run that is locked.
-            found = fetch(self._session, statements.FIND_KEYS, run_ids=run_ids)
-            keys.update((run_id, event_id) for run_id, event_id in found)
-        return self._lock(keys)
+            found = fetch(self._session, statements.FIND_KEYS, run_ids=page)
+            wanted.update((run_id, event_id) for run_id, event_id in found)
+        return self._lock(wanted)
 
     def _lock(self, keys: Iterable[TaskKey]) -> dict[TaskKey, Task]:
         tasks: dict[TaskKey, Task] = {}
@@ -191,7 +192,7 @@ class TaskTables:
         if not found:
             return []
         changed = {one.key: TaskChange.of(**fields) for one in found}
-        self.write_tasks(Rows(changed_tasks=changed))
+        self.write_tasks(TaskRows(changed=changed))
         return [msgspec.structs.replace(one, **fields) for one in found]
 
     def lose_tasks(self) -> None:
@@ -206,7 +207,7 @@ class TaskTables:
             if task.state is TaskState.CLAIMED and task.worker_id == owners[key]
         }
         if lost:
-            self.write_tasks(Rows(changed_tasks=lost))
+            self.write_tasks(TaskRows(changed=lost))
 
 
 def _read(rows: Iterable[Sequence[Any]]) -> list[ActivityTaskRecord]:

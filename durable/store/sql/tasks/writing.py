@@ -12,7 +12,7 @@ from durable.store.sql.tables import ACTIVITY_TASKS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from durable.store.deciding.rows import Rows
+    from durable.store.deciding.rows import TaskRows
 
 _CHANGED: Final = TaskChange.__struct_fields__
 NAMES: Final = ("run_id", "scheduled_event_id", *_CHANGED)
@@ -43,13 +43,13 @@ def changes(name_of: Callable[[int, str], str]) -> str:
     return ", ".join(texts)
 
 
-def changed(rows: Rows) -> Iterator[tuple[Any, ...]]:
+def changed(rows: TaskRows) -> Iterator[tuple[Any, ...]]:
     """Yield the values of tasks that change, in the order of `NAMES`."""
-    for key in sorted(rows.changed_tasks):
-        yield (*key, *_fields(rows.changed_tasks[key]))
+    for key in sorted(rows.changed):
+        yield (*key, *_fields(rows.changed[key]))
 
 
-def inserted(rows: Rows) -> Iterator[tuple[Any, ...]]:
+def inserted(rows: TaskRows) -> Iterator[tuple[Any, ...]]:
     """Yield the values of tasks to insert or replace, in the order of the columns."""
-    for key in sorted(rows.tasks):
-        yield _fields(rows.tasks[key])
+    for key in sorted(rows.put):
+        yield _fields(rows.put[key])
