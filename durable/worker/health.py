@@ -31,7 +31,7 @@ class WorkerHealth(msgspec.Struct, frozen=True, kw_only=True):
         is_database_reachable: whether the database has answered just now.
         processes: processes for activities that there are; they begin when they are
             needed.
-        lost_processes: how many of them have died in the middle of an attempt.
+        lost_processes: how many of them have died, and were not ended by the worker.
         activity_queues: task queues that it serves for activities alone, and how many
             of each run at once.
     """

@@ -60,27 +60,27 @@ def wait_in_thread(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-@activity(run_in="process")
+@activity(name="processes.turned", run_in="process")
 def turned(point: Point) -> tuple[int, Point]:
     return os.getpid(), Point(point.y, point.x)
 
 
-@workflow
+@workflow(name="processes.turn")
 async def turn(point: Point) -> tuple[int, Point]:
     return await turned(point)
 
 
-@activity(run_in="process")
+@activity(name="processes.which", run_in="process")
 def which(number: int) -> int:
     return os.getpid() + 0 * number
 
 
-@workflow
+@workflow(name="processes.which_of")
 async def which_of(count: int) -> list[int]:
     return list(await asyncio.gather(*[which(number) for number in range(count)]))
 
 
-@activity(run_in="process", retry=None)
+@activity(name="processes.raise_odd", run_in="process", retry=None)
 def raise_odd(number: int) -> None:
     try:
         dict[str, int]()["key"]
@@ -90,7 +90,7 @@ def raise_odd(number: int) -> None:
         raise odd from error
 
 
-@workflow
+@workflow(name="processes.caught")
 async def caught(number: int) -> list[str]:
     try:
         await raise_odd(number)
@@ -105,7 +105,7 @@ async def caught(number: int) -> list[str]:
     return []
 
 
-@activity(run_in="process", start_to_close_timeout="40s")
+@activity(name="processes.facts", run_in="process", start_to_close_timeout="40s")
 def facts(folder: str) -> dict[str, object]:
     info = activity_info()
     activity_logger.warning("computing", extra={"folder": folder})
@@ -123,22 +123,22 @@ def facts(folder: str) -> dict[str, object]:
     }
 
 
-@workflow
+@workflow(name="processes.ask_facts")
 async def ask_facts(folder: str) -> dict[str, object]:
     return await facts(folder)
 
 
-@activity(run_in="process", retry=None)
+@activity(name="processes.asks_for_engine", run_in="process", retry=None)
 def asks_for_engine() -> None:
     activity_client()
 
 
-@activity(run_in="process", retry=None)
+@activity(name="processes.leaves", run_in="process", retry=None)
 def leaves() -> None:
     sys.exit(3)
 
 
-@workflow
+@workflow(name="processes.try_both")
 async def try_both() -> list[str]:
     found: list[str] = []
     for call in (asks_for_engine, leaves):
@@ -149,7 +149,7 @@ async def try_both() -> list[str]:
     return found
 
 
-@activity(run_in="process", retry=RetryPolicy(max_attempts=2))
+@activity(name="processes.die", run_in="process", retry=RetryPolicy(max_attempts=2))
 def die(how: str, folder: str, times: int) -> int:
     attempt = activity_info().attempt
     Path(folder, f"{how}-{attempt}").write_text(str(os.getpid()))
@@ -165,12 +165,12 @@ def die(how: str, folder: str, times: int) -> int:
     return attempt
 
 
-@workflow
+@workflow(name="processes.dies")
 async def dies(how: str, folder: str, times: int) -> int:
     return await die(how, folder, times)
 
 
-@workflow
+@workflow(name="processes.die_alone")
 async def die_alone(folder: str) -> str:
     once = die.options(at_most_once=True)
     try:
@@ -180,19 +180,19 @@ async def die_alone(folder: str) -> str:
     return ""
 
 
-@activity(run_in="process")
+@activity(name="processes.slow", run_in="process")
 def slow(folder: str, number: int) -> int:
     Path(folder, f"{number}-{os.getpid()}").touch()
     time.sleep(0.05)
     return number
 
 
-@workflow
+@workflow(name="processes.slow_all")
 async def slow_all(folder: str, count: int) -> list[int]:
     return list(await asyncio.gather(*[slow(folder, n) for n in range(count)]))
 
 
-@activity(run_in="process", start_to_close_timeout="60s")
+@activity(name="processes.compute", run_in="process", start_to_close_timeout="60s")
 def compute(folder: str, how: str) -> str:
     Path(folder, "begun").write_text(str(os.getpid()))
     try:
@@ -214,13 +214,13 @@ def compute(folder: str, how: str) -> str:
     return "never"
 
 
-@workflow
+@workflow(name="processes.compute_all")
 async def compute_all(folder: str, how: str) -> str:
     waited = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
     return await compute.options(cancellation_type=waited)(folder, how)
 
 
-@workflow
+@workflow(name="processes.compute_in_time")
 async def compute_in_time(folder: str, how: str) -> str:
     limited = compute.options(start_to_close_timeout="500ms", retry=None)
     try:
@@ -229,7 +229,9 @@ async def compute_in_time(folder: str, how: str) -> str:
         return error.timeout_type
 
 
-@activity(run_in="process", start_to_close_timeout="60s")
+@activity(
+    name="processes.until_stopping", run_in="process", start_to_close_timeout="60s"
+)
 def until_stopping(folder: str) -> str:
     Path(folder, "begun").touch()
     assert wait_for_worker_stopping_sync(timeout=SECONDS)
@@ -237,12 +239,12 @@ def until_stopping(folder: str) -> str:
     return "ended well"
 
 
-@workflow
+@workflow(name="processes.stop_well")
 async def stop_well(folder: str) -> str:
     return await until_stopping(folder)
 
 
-@activity(run_in="process")
+@activity(name="processes.chatter", run_in="process")
 def chatter(number: int, lines: int) -> int:
     log = logging.getLogger("chatter")
     for line in range(lines):
@@ -250,17 +252,17 @@ def chatter(number: int, lines: int) -> int:
     return number
 
 
-@workflow
+@workflow(name="processes.chatter_all")
 async def chatter_all(count: int, lines: int) -> list[int]:
     return list(await asyncio.gather(*[chatter(n, lines) for n in range(count)]))
 
 
-@activity(run_in="process")
+@activity(name="processes.big", run_in="process")
 def big(size: int) -> bytes:
     return bytes(size)
 
 
-@workflow
+@workflow(name="processes.big_one")
 async def big_one(size: int) -> int:
     return len(await big(size))
 
@@ -276,12 +278,12 @@ def measure(amount: int) -> int:
     return amount
 
 
-@workflow
+@workflow(name="processes.measure_twice")
 async def measure_twice(amount: int) -> int:
     return await measure(amount) + await measure(amount)
 
 
-@activity(run_in="process")
+@activity(name="processes.complain", run_in="process")
 def complain() -> None:
     try:
         dict[str, int]()["missing"]
@@ -289,6 +291,6 @@ def complain() -> None:
         activity_logger.exception("not found")
 
 
-@workflow
+@workflow(name="processes.complain_once")
 async def complain_once() -> None:
     await complain()

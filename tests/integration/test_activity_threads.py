@@ -70,7 +70,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 # --- cancellation ---------------------------------------------------------------------
 
 
-@activity(cancellation_type=WAITED, retry=None)
+@activity(name="threads.compute", cancellation_type=WAITED, retry=None)
 def compute(how: str) -> str:
     SEEN.begun.set()
     try:
@@ -93,7 +93,7 @@ def compute(how: str) -> str:
         SEEN.ended.set()
 
 
-@activity(cancellation_type=WAITED, cancel_thread=False)
+@activity(name="threads.look", cancellation_type=WAITED, cancel_thread=False)
 def look() -> str:
     SEEN.begun.set()
     wait_for(is_activity_cancelled)
@@ -102,7 +102,7 @@ def look() -> str:
     return "looked"
 
 
-@workflow
+@workflow(name="threads.compute_it")
 async def compute_it(how: str) -> str:
     return await (look() if how == "looks" else compute(how))
 
@@ -156,7 +156,7 @@ async def test_thread_that_was_interrupted_serves_others() -> None:
         assert await engine.execute(ask_facts()) is not None
 
 
-@workflow
+@workflow(name="threads.in_time")
 async def in_time(how: str) -> str:
     limited = compute.options(start_to_close_timeout="100ms", retry=None)
     try:
@@ -174,7 +174,7 @@ async def test_function_whose_time_is_up_is_interrupted_and_gives_its_thread_bac
     assert SEEN.what == [ActivityCancellationReason.TIMED_OUT]
 
 
-@activity
+@activity(name="threads.blocks")
 def blocks() -> None:
     SEEN.begun.set()
     try:
@@ -185,7 +185,7 @@ def blocks() -> None:
         SEEN.ended.set()
 
 
-@workflow
+@workflow(name="threads.block")
 async def block() -> str:
     limited = blocks.options(start_to_close_timeout="100ms", retry=None)
     try:
@@ -205,7 +205,7 @@ async def test_call_in_c_meets_it_when_it_returns() -> None:
     assert SEEN.what == [ActivityCancellationReason.TIMED_OUT]
 
 
-@workflow
+@workflow(name="threads.leave_behind")
 async def leave_behind() -> str:
     abandoned = asyncio.create_task(_compute_unheard())
     await asyncio.sleep(0)
@@ -219,7 +219,7 @@ async def _compute_unheard() -> str:
     return await tried("computes")
 
 
-@activity
+@activity(name="threads.note_begin")
 async def note_begin() -> None:
     await until(SEEN.begun.is_set)
 
@@ -266,7 +266,7 @@ async def test_worker_that_closes_interrupts_after_its_grace(database: str) -> N
     assert SEEN.what == [ActivityCancellationReason.WORKER_STOPPING]
 
 
-@activity
+@activity(name="threads.until_stopping")
 def until_stopping() -> str:
     SEEN.begun.set()
     assert not wait_for_worker_stopping_sync(timeout=0)
@@ -276,7 +276,7 @@ def until_stopping() -> str:
     return "ended well"
 
 
-@activity
+@activity(name="threads.until_stopping_on_the_loop")
 async def until_stopping_on_the_loop() -> str:
     SEEN.begun.set()
     assert not is_worker_stopping()
@@ -286,7 +286,7 @@ async def until_stopping_on_the_loop() -> str:
     return "ended well"
 
 
-@workflow
+@workflow(name="threads.stop_well")
 async def stop_well(is_async: bool) -> str:
     return await (until_stopping_on_the_loop() if is_async else until_stopping())
 
@@ -305,7 +305,7 @@ async def test_activity_hears_that_its_worker_stops_and_ends_within_the_grace(
         assert not await handle.attempts()  # the first one was the last
 
 
-@activity(cancellation_type=WAITED)
+@activity(name="threads.wait_cancelled", cancellation_type=WAITED)
 def wait_cancelled() -> str:
     SEEN.begun.set()
     try:
@@ -316,7 +316,7 @@ def wait_cancelled() -> str:
     return ""
 
 
-@workflow
+@workflow(name="threads.wait_and_be_cancelled")
 async def wait_and_be_cancelled() -> str:
     return await wait_cancelled()
 
@@ -337,6 +337,7 @@ REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("request", default
 
 
 @activity(
+    name="threads.facts",
     start_to_close_timeout="10s",
     schedule_to_close_timeout="5s",
     schedule_to_start_timeout="3s",
@@ -354,7 +355,7 @@ def facts() -> dict[str, int | None]:
     }
 
 
-@workflow
+@workflow(name="threads.ask_facts")
 async def ask_facts() -> dict[str, int | None]:
     return await facts()
 
@@ -372,13 +373,13 @@ async def test_activity_info_tells_timeouts_times_and_when_it_is_given_up() -> N
         }
 
 
-@activity
+@activity(name="threads.say")
 def say() -> str:
     activity_logger.warning("reached")
     return activity_info().task_queue
 
 
-@workflow
+@workflow(name="threads.say_it")
 async def say_it() -> str:
     return await say()
 
@@ -387,21 +388,21 @@ async def test_activity_logger_has_ids(caplog: pytest.LogCaptureFixture) -> None
     async with Engine("memory://", task_queue="mills") as engine:
         assert await engine.execute(say_it(), id="say-1") == "mills"
     record = next(r for r in caplog.records if r.name == "durable.activity")
-    assert vars(record)["activity_type"] == "say"
+    assert vars(record)["activity_type"] == "threads.say"
     assert vars(record)["workflow_id"] == "say-1"
 
 
 # --- misuse ---------------------------------------------------------------------------
 
 
-@activity
+@activity(name="threads.shields_on_the_loop")
 async def shields_on_the_loop() -> str:
     with pytest.raises(InvalidCallError, match=r"asyncio\.shield"):
         shield_cancellation()
     return "refused"
 
 
-@workflow
+@workflow(name="threads.misuse")
 async def misuse() -> str:
     return await shields_on_the_loop()
 

@@ -146,6 +146,7 @@ class Process(asyncio.Protocol):
         self.call: ProcessCall | None = None
         self.number = 0
         self.idle_since = 0.0
+        self.may_leave = False
         self.is_over = False
         threading.Thread(
             target=self._await_end, name=f"durable-process_{popen.pid}", daemon=True
@@ -193,6 +194,7 @@ class Process(asyncio.Protocol):
 
     def let_go(self) -> None:
         """It may end."""
+        self.may_leave = True
         self.send(told.Leave())
 
     def kill(self) -> None:
@@ -288,8 +290,8 @@ class ActivityProcesses(concurrent.futures.Executor):
         size: how many there may be.
 
     Attributes:
-        lost: how many have died in the middle of an attempt, and were not killed for
-            ignoring that it was to stop.
+        lost: how many have died, and were neither let go nor killed for ignoring that
+            their attempt was to stop.
     """
 
     def __init__(self, size: int) -> None:
@@ -415,20 +417,22 @@ class ActivityProcesses(concurrent.futures.Executor):
             if self._all_gone is not None and not self._processes:
                 self._all_gone.set()
             return
-        if call is not None:
-            if not call.was_asked_to_stop:
-                self.lost += 1
-                _log.warning(
-                    "The process of activity %s (pid %d) %s; another takes its place.",
-                    call.name,
-                    process.pid,
-                    how,
-                )
-            self._serve()
-            if self.alive + len(self._starting) < self._size and call.has_begun:
-                self._start()  # whoever comes next need not wait for it
-        else:
-            self._serve()
+        is_expected = process.may_leave if call is None else call.was_asked_to_stop
+        if not is_expected:
+            self.lost += 1
+            _log.warning(
+                "The process %s (pid %d) %s; another takes its place.",
+                "without work" if call is None else f"of activity {call.name}",
+                process.pid,
+                how,
+            )
+        self._serve()
+        # Whoever comes next need not wait for it; but what dies at its beginning would
+        # do so again and again.
+        has_worked = process.number > 0 and (call is None or call.has_begun)
+        is_short = self.alive + len(self._starting) < self._size
+        if has_worked and is_short and not (is_expected and call is None):
+            self._start()
 
     async def close(self) -> None:
         """End all: those that have nothing to do by themselves, the others at once."""
