@@ -76,7 +76,7 @@ def hold(**fields: Any) -> HeldTask:
     terms = Terms(
         worker_id="me",
         max_tries=1,
-        can_run=lambda *_: False,
+        can_run=lambda queue, kind, version: False,
         knows_activity=lambda _: True,
         new_run_id=str,
         new_replayer=lambda: pytest.fail("no code is driven"),
@@ -117,7 +117,7 @@ def test_the_first_end_counts() -> None:
         (inputs.AttemptDoubtful, DOUBT, NOW),
         (inputs.AttemptBeat, NOW),
     ):
-        effects = feed(held, kind, *given)  # type: ignore[arg-type]  # a class each
+        effects = feed(held, kind, *given)
         assert effects == TaskEffects() or effects.settle is None
     assert not holding.stop(held, RUN_CLOSED).stop
 
