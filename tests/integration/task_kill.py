@@ -76,5 +76,5 @@ async def work(database: str, *, serves_runs: bool) -> None:
 
 
 if __name__ == "__main__":
-    PLACE += sys.argv[2:4]
+    PLACE.extend(sys.argv[2:4])
     asyncio.run(work(sys.argv[1], serves_runs="local" in sys.argv[4:]))

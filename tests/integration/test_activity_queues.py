@@ -218,7 +218,7 @@ async def test_it_waits_for_a_worker_of_its_queue(database: str) -> None:
 async def findings(engine: Engine) -> list[object]:
     """What the doctor has to say of all runs."""
     store = engine._store  # pyright: ignore[reportPrivateUsage]  # what no user sees
-    return [one async for one in examine(store, settle=0.05) if one.run]
+    return [one async for one in examine(store, settle=0.05)]
 
 
 async def test_where_it_runs_can_be_seen(database: str) -> None:
@@ -263,6 +263,27 @@ async def test_the_run_comes_to_rest_meanwhile(database: str) -> None:
         await until(lambda: RAN)
     async with home(database) as engine:
         assert await (await engine.get("video")).result() == 6
+
+
+async def test_its_run_may_be_restarted_meanwhile(database: str) -> None:
+    """What runs elsewhere goes on, and is not begun a second time."""
+    GATE.append(asyncio.Event())
+    async with gpu(database):
+        async with home(database) as engine:
+            await engine.start(holds(), id="h")
+            await until(lambda: ("begun", 1) in RAN)
+        async with home(database) as engine:
+            run = await engine.get("h")
+            await run.signal(GO(True))  # has it read, and driven
+            await until_async(lambda: is_read(run))
+            GATE[0].set()
+            assert await run.result() == 1
+    assert RAN == [("begun", 1), ("ended", 1)]
+
+
+async def is_read(run: Handle[Any]) -> bool:
+    """Whether its worker has taken the signal."""
+    return any("Signaled" in type(e.attributes).__name__ for e in await run.history())
 
 
 async def test_a_call_may_name_the_queue(database: str) -> None:

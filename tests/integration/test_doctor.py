@@ -146,7 +146,7 @@ def more_attempts_than_the_policy_allows(patient: Patient) -> None:
     patient.plant(
         "INSERT INTO durable_attempts SELECT run_id, scheduled_event_id, 4,"
         " activity_type,"
-        " state, due_at, started_at, closed_at, failure, worker_id"
+        " state, due_at, started_at, closed_at, failure, worker_id, NULL, NULL"
         " FROM durable_attempts"
         " WHERE run_id = :run AND attempt = 3",
         "retried",
@@ -253,7 +253,7 @@ def row_that_started_at_another_time(patient: Patient) -> None:
 def attempt_of_no_activity(patient: Patient) -> None:
     patient.plant(
         "INSERT INTO durable_attempts VALUES (:run, 1, 1, 'x', 'failed', 1, 1, 1,"
-        " NULL, NULL)",
+        " NULL, NULL, NULL, NULL)",
         "added",
     )
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from durable import Engine, activity, resource, workflow
+from durable import Engine, activity, workflow
+from durable.api.activities.activity_context import get_context
 from durable.store.queries import ListActivityTasks
 from durable.worker.lookout import Lookout
 
@@ -23,23 +24,31 @@ def _fresh() -> None:
     GATE.clear()
 
 
+def who() -> str:
+    """The worker that runs the activity.
+
+    No activity declares it, or each engine of this process would have to have it.
+    """
+    return str(get_context("who").resources["who"])
+
+
 @activity(name="shared.slow")
-async def slow(n: int, who: str = resource("who")) -> int:
-    RAN.append((who, n))
+async def slow(n: int) -> int:
+    RAN.append((who(), n))
     await asyncio.sleep(0.02)
     return n
 
 
 @activity(name="shared.plain")
-def plain(n: int, who: str = resource("who")) -> int:
-    RAN.append((who, n))
+def plain(n: int) -> int:
+    RAN.append((who(), n))
     time.sleep(0.01)
     return n
 
 
 @activity(name="shared.gated")
-async def gated(n: int, who: str = resource("who")) -> int:
-    RAN.append((who, n))
+async def gated(n: int) -> int:
+    RAN.append((who(), n))
     await GATE[0].wait()
     return n
 

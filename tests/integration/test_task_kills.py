@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def worker(
     database: str, moment: str, log: Path, *more: str
-) -> AsyncIterator[subprocess.Popen[str]]:
+) -> AsyncGenerator[subprocess.Popen[str]]:
     process = subprocess.Popen(  # noqa: ASYNC220 - a fork takes milliseconds
         [sys.executable, task_kill.__file__, database, moment, str(log), *more],
         stdout=subprocess.PIPE,

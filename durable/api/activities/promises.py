@@ -77,7 +77,8 @@ def external_promise(kind: Any = Any, *, summary: str | None = None) -> Any:
     target = ActivityTarget(PROMISE, _SETTINGS, summary, _same)
     activity_id, wait = runtime.open_promise(target, frame.f_code, frame.f_lasti)
     token = f"{runtime.info().run_id}:{activity_id}"
-    return ExternalPromise(token, wait, kind)
+    promise: ExternalPromise[Any] = ExternalPromise(token, wait, kind)
+    return promise
 
 
 def _same(recorded: Payloads, found: Payloads) -> str | None:

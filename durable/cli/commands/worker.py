@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import click
 import msgspec
@@ -75,8 +75,8 @@ class _QueueSlots(click.ParamType[Any]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
+        if isinstance(value, tuple):  # converted already
+            return cast("tuple[str, int]", value)
         queue, _, slots = str(value).rpartition("=")
         if not (queue and slots.isdecimal() and int(slots)):
             self.fail(

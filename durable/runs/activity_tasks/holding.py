@@ -160,7 +160,7 @@ def handle(held: HeldTask, given: Any, now: int) -> TaskEffects:
     Whatever comes once its attempt is over is not heard.
     """
     effects = TaskEffects()
-    handler = _HANDLERS.get(type(given))
+    handler = _HANDLERS.get(given.__class__)
     if handler is not None and held.attempt.phase is not OVER:
         handler(held, given, effects, now)
     return effects
