@@ -1,7 +1,4 @@
-"""The statements that need not be fastest: SQLAlchemy Core, alike on all databases.
-
-They are module constants, so that each is compiled once.
-"""
+"""Statements of SQLAlchemy Core, alike on all databases; each is compiled once."""
 
 from __future__ import annotations
 
@@ -157,7 +154,6 @@ IS_OPEN: Final = sa.select(RUNS.c.run_id).where(
     RUNS.c.run_id == sa.bindparam("run_id"), _IS_OPEN
 )
 LOAD_RUNS: Final = sa.select(*RUN_COLUMNS).where(RUNS.c.run_id.in_(_many("run_ids")))
-
 
 # No namespace is empty, so all of them follow "".
 NEXT_NAMESPACE: Final = sa.select(sa.func.min(listed_namespace)).where(
