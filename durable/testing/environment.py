@@ -24,6 +24,7 @@ from durable import limits
 from durable.api.activities.activity import Activity
 from durable.api.registry import Registry
 from durable.client.keeping.sweeper import Sweeper
+from durable.client.outbox.delivery import Delivery
 from durable.client.unserved import Unserved
 from durable.clock import to_datetime
 from durable.engine import Engine
@@ -290,7 +291,8 @@ def _is_housekeeping(callback: object) -> bool:
     A worker's look for due runs is among them: it is capped, and virtual time asks
     the store itself when the next run is due.
     """
-    return isinstance(
+    is_patrol = getattr(callback, "__func__", None) is Delivery.patrol
+    return is_patrol or isinstance(
         getattr(callback, "__self__", None),
         ActivityProcesses
         | Backlog

@@ -150,7 +150,12 @@ class Delivery:
             if self._timer.when() <= loop.time() + seconds:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(seconds, self._wake)
+        wake = self.patrol if seconds >= _PATROL_SECONDS else self._wake
+        self._timer = loop.call_later(seconds, wake)
+
+    def patrol(self) -> None:
+        """Look, though nothing speaks for it: a run has nothing to wait for there."""
+        self._wake()
 
     def _wake(self) -> None:
         self._timer = None
