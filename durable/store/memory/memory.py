@@ -269,8 +269,8 @@ class MemoryStore:
             self._schedule_renewal()
 
     def _tell_others(self) -> None:
-        if not self._name:
-            return  # nobody else has its database
+        if len(_stores) < 2:
+            return
         with _databases_lock:
             others = [
                 store
