@@ -190,7 +190,8 @@ async def main():
     trips.append(1)
     PostgresSession.send = send_and_stop
     try:
-        await store.perform(make_commit("r"))
+        # One that only goes on would look for nothing.
+        await store.perform(make_commit("r", update_run=True, is_active=True))
     except Exception as error:
         say(type(error).__name__)
         await asyncio.wait_for(lost.wait(), 30)
