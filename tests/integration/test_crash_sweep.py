@@ -129,7 +129,7 @@ def test_a_kill_at_any_statement_of_a_batch_loses_and_repeats_nothing(
     assert swept.crashed >= int(swept.tried * 0.7)
 
 
-@shards(30)
+@shards(10)
 def test_a_saga_that_is_killed_in_the_middle_of_undoing_undoes_the_rest(
     shard: tuple[int, int],
 ) -> None:

@@ -119,6 +119,9 @@ async def test_tables_are_finished_that_a_killed_process_has_begun(
         f" WHERE table_schema = '{database}' AND index_name LIKE 'durable%'",
     )
     assert text.split(",") == [
+        "durable_activity_tasks_due",
+        "durable_activity_tasks_expiry",
+        "durable_activity_tasks_worker",
         "durable_attributes_keyword",
         "durable_attributes_number",
         "durable_inbox_request_id",
