@@ -116,7 +116,7 @@ def _replay_batch(
         _loaded.add(modules)
         # Else the process waits for threads that the modules have begun, perhaps for
         # ever. Finalizers of multiprocessing come after that wait since Python 3.13.
-        threading._register_atexit(_leave)  # type: ignore[attr-defined]  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]  # nothing public comes before it
+        getattr(threading, "_register_atexit")(_leave)  # noqa: B009 - private, and nothing public is as early
     return [_replay_in_time(rows, version, seconds) for rows, version in batch]
 
 
