@@ -6,6 +6,7 @@ import os
 import random
 import re
 import stat
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,13 @@ async def test_file_that_is_no_export_is_refused_with_its_line(tmp_path: Path) -
         assert await engine.list() == []
 
 
+def unpacked(path: Path) -> bytes | None:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
 async def test_bytes_that_were_changed_never_come_in_by_halves(tmp_path: Path) -> None:
     path, broken = tmp_path / "runs.jsonl.gz", tmp_path / "broken.gz"
     async with Engine("memory://", definitions=DEFINITIONS) as engine:
@@ -207,8 +215,8 @@ async def test_bytes_that_were_changed_never_come_in_by_halves(tmp_path: Path) -
             broken.write_bytes(
                 whole[:at] if cut else whole[:at] + changed + whole[at + 1 :]
             )
-            if at >= len(whole) - 9 and not cut:
-                continue  # the last bits before the checksum may mean nothing
+            if unpacked(broken) == unpacked(path):
+                continue  # some bits mean nothing
             with pytest.raises(ArchiveError):
                 await engine.import_runs(broken)
         assert await engine.list() == []

@@ -12,7 +12,7 @@ from durable.clock import Clock
 from durable.errors import DatabaseUnavailableError
 from durable.store.connect import connect
 from durable.store.store import Store
-from durable.testing.contract.rows import make_start
+from durable.testing.contract.rows import Harness, make_start
 from durable.testing.contract.store_contract import StoreContract
 from tests.pooler import Pooler
 from tests.server_fixtures import require
@@ -45,6 +45,15 @@ class TestPgBouncer(StoreContract):
 
     def make_store(self, clock: Clock, tmp_path: Path) -> Store:
         return connect(self._url, clock=clock)
+
+    async def test_watcher_hears_of_other_stores_only(self, harness: Harness) -> None:
+        """And, behind a pooler, of whatever else the server does for anybody."""
+        store, other = await harness.open(), await harness.open()
+        heard = asyncio.Event()
+        store.watch(heard.set)
+
+        await other.perform(make_start("r1"))
+        await heard.wait()
 
 
 def test_listening_is_found_not_to_work(pooled_url: str, postgres_url: str) -> None:

@@ -287,11 +287,16 @@ def test_turn_that_is_under_way_when_its_caller_is_cut_off_cannot_happen_later(
     assert events_of(look) == [1, 2, 3]
 
 
+def _tell_nobody(session: PostgresSession, *, is_idle: bool) -> bool:
+    del session, is_idle
+    return True
+
+
 async def test_turn_that_a_frozen_server_was_sent_is_in_doubt(
     own_postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else it may be in the middle of telling others of the commit before.
-    monkeypatch.setattr(PostgresSession, "maintain", lambda *_, **__: True)
+    monkeypatch.setattr(PostgresSession, "maintain", _tell_nobody)
     url = own_postgres.create_database()
     store = connect(url)
     await store.open()

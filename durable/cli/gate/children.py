@@ -12,7 +12,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Final, TypeAlias
 
@@ -116,8 +115,8 @@ def _replay_batch(
         install_guards()
         _loaded.add(modules)
         # Else the process waits for threads that the modules have begun, perhaps for
-        # ever: this comes before that wait.
-        Finalize(None, _leave, exitpriority=0)
+        # ever. Finalizers of multiprocessing come after that wait since Python 3.13.
+        getattr(threading, "_register_atexit")(_leave)  # noqa: B009 - private, and nothing public is as early
     return [_replay_in_time(rows, version, seconds) for rows, version in batch]
 
 
