@@ -137,7 +137,7 @@ def show_timelines(output: str) -> None:
     print(f"\nThe database is {DATABASE}. Look around in it:\n")
     print(f"    durable --database sqlite:///{DATABASE} list")
     print(f"    durable --database sqlite:///{DATABASE} doctor")
-    query = "select event_id, type, data from history"
+    query = "select event_id, type, data from durable_history"
     print(f"    sqlite3 {DATABASE} '{query}'")
 
 

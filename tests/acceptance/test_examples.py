@@ -1,7 +1,10 @@
 """Every example runs as its reader would run it, and has something to show."""
 
+import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,6 @@ def test_example_runs_and_prints(example: Path, tmp_path: Path) -> None:
 
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert done.stdout.strip()
+    for file, query in re.findall(r"^ +sqlite3 (\S+) '(.+)'$", done.stdout, re.M):
+        with closing(sqlite3.connect(tmp_path / file)) as connection:
+            assert connection.execute(query).fetchall()

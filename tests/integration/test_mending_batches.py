@@ -159,7 +159,12 @@ def test_they_work_without_an_event_loop_and_from_the_command_line(
     assert "1 of 1 done" in said
     assert "0 of 0 done" in invoke("pause", "--type", "nobody's")
     assert "0 of 0 done" in invoke("resume", "--status", "paused")
-    for words in (["delete"], ["pause", "--all", "--type", "mending.waits"]):
+    wrong = (
+        ["delete"],
+        ["delete", "--where", " "],
+        ["pause", "--all", "--type", "mending.waits"],
+    )
+    for words in wrong:
         refused = runner.invoke(cli, ["--database", url, "batch", *words])
         assert refused.exit_code == 2
         assert "or else --all" in refused.stderr

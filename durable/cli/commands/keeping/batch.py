@@ -247,7 +247,12 @@ def _run(
     if before is not None:
         given["started_before"] = before.replace(tzinfo=UTC)
 
-    is_narrow = any(given[name] is not None for name in given if name != "all_runs")
+    # A blank text is most likely one that a script has failed to fill in.
+    is_narrow = any(
+        given[name] is not None and str(given[name]).strip()
+        for name in given
+        if name != "all_runs"
+    )
     if is_narrow is given["all_runs"]:
         raise click.UsageError("Give a filter, such as --type NAME, or else --all.")
 
