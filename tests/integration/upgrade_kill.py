@@ -32,6 +32,8 @@ from durable.store.threads.groups import GroupExecutor
 from tests.integration.crash_sweep import Point
 
 SECONDS_MAX = 40
+# A worker that claims eight runs and takes them to where they wait writes oftener.
+EARLY = 4
 END = 0
 OPERATIONS: tuple[str, ...] = ("step", "nap", "both", "child")
 ORDERS = ("pinned", "moved", "moved-too", "misfit", "compatible", "patched")
@@ -474,17 +476,19 @@ def main(url: str, folder: Path, seed: int) -> None:
     world = World(url, folder, seed)
     draw = world.random
 
-    def moments(count: int, most: int) -> Iterator[int]:
-        return iter([draw.randint(1, most) for _ in range(count)])
+    def moments(count: int, most: int, early: int = 0) -> Iterator[int]:
+        """Draw moments to die at; the first ones come however writes are grouped."""
+        each = [EARLY] * early + [most] * (count - early)
+        return iter([draw.randint(1, most) for most in each])
 
-    world.live(["v1"], moments(4, 40), world.begin)
+    world.live(["v1"], moments(4, 40, 1), world.begin)
     moving = moments(3, 8)
     if world.upgrade("moved", moving) != 0:
         raise SystemExit("the upgrade ended badly")
     if world.upgrade("misfit", moving) != 8:
         raise SystemExit("what does not fit was not told")
     modules = ["v1", "v2"] if world.is_beside else ["v2"]
-    world.live(modules, moments(6, 40), world.finish)
+    world.live(modules, moments(6, 40, len(modules)), world.finish)
     world.judge()
     world.check_database()
     print(f"{world.kills} killed, beside: {world.is_beside}, 0 wrong")

@@ -184,10 +184,13 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         Raises whatever a plain callback raises; tasks keep their exceptions.
         """
         ready = self._ready
+        handle: Handle | None = None
         while ready:
             handle = ready.popleft()
             if not handle.is_cancelled:
                 handle.context.run(handle.callback, *handle.args)
+        # Or a traceback of what was called (from 3.12 on) would hold its own task.
+        handle = None
 
     def drain_with_care(self) -> None:
         """Drain what is queued by now in a way that ends, whatever repeats itself.

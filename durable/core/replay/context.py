@@ -237,6 +237,13 @@ class RunContext(OtherRuns):
     def part(self) -> None:
         """Part from what knows the run: all would wait for the cyclic collector."""
         self._mailbox = self.main = self.instance = None
+        for open_ones in (
+            self.activities,
+            self.timers,
+            self.children,
+            self.deliveries,
+        ):
+            open_ones.clear()
 
     # --- for the replayer -------------------------------------------------------------
 

@@ -445,6 +445,7 @@ def end_context(context: RunContext) -> None:
             for task in open_tasks:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own switch for its warning
                 close_coroutine(task.get_coro(), limits.TEARDOWN_ROUNDS_MAX)
+                _part(task)
             for generator in loop.generators or ():
                 close_async_generator(generator, limits.TEARDOWN_ROUNDS_MAX)
             if main is not None and not is_driven:
@@ -458,6 +459,16 @@ def end_context(context: RunContext) -> None:
     if not loop.is_running():  # else the code that tore it down goes on for a while
         loop.part()
         context.part()
+
+
+def _part(task: asyncio.Task[Any]) -> None:
+    """Part a task that never ends from what it waits for, and from what waits for it.
+
+    All of them would wait for the cyclic collector.
+    """
+    for future in (task, task._fut_waiter):  # type: ignore[attr-defined]  # asyncio has no other name for it
+        for callback, _ in getattr(future, "_callbacks", None) or ():
+            future.remove_done_callback(callback)
 
 
 def exit_error(error: SystemExit) -> WorkflowTaskError:
