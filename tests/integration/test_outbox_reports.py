@@ -65,7 +65,7 @@ async def test_a_rolled_back_job_ran_after_the_next_commit(shop_file: Path) -> N
 async def test_an_inner_block_succeeded_and_the_outer_one_did_not(
     shop_url: str,
 ) -> None:
-    """celery/celery 3777, django/django 4593."""
+    """A worker looks for what a transaction has not committed yet."""
     async with open_engine(shop_url) as engine:
         with database(shop_url) as shop, shop.connect() as connection:
             within = engine.within(connection)
