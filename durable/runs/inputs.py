@@ -231,6 +231,8 @@ class AttemptStillUnrecorded(msgspec.Struct, eq=False):
 
     attempt: Attempt
     problem: Failure
+    is_refused: bool = False
+    """An operator's decision is not taken."""
 
 
 class AttemptRepeated(msgspec.Struct, eq=False):

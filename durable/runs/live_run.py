@@ -26,6 +26,7 @@ from durable.runs.incoming import Incoming, Token
 from durable.runs.states import AT_REST, OVER, RUNNING, Phase, State
 from durable.store.records import (
     AttemptRecord,
+    AttemptState,
     CommitTask,
     LoadedRun,
     ParkRun,
@@ -102,6 +103,8 @@ class Attempt(msgspec.Struct, eq=False):
     heartbeat_at: int = 0
     problem: Failure | None = None
     """The bug that keeps its outcome from being recorded; it parks the run."""
+    held_as: AttemptState = AttemptState.RETURNED
+    """What its row says then."""
     call: Any = None
     """What the pool that runs it keeps of it; nothing here looks at that."""
 

@@ -100,6 +100,16 @@ class Matcher(msgspec.Struct, frozen=True):
             and {*self.hours}.issuperset(other.hours)
         )
 
+    def covers_all(self, other: Matcher) -> bool:
+        """Whether it has all times that another one has."""
+        return (
+            self.covers(other)
+            and {*self.days}.issuperset(other.days)
+            and {*self.months}.issuperset(other.months)
+            and self.years >= other.years
+            and self.days_of_week >= other.days_of_week
+        )
+
     def block_end(self, local: int, *, covers_days: bool) -> int:
         """The local time behind what is met with `local` without a gap.
 

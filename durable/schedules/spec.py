@@ -237,13 +237,19 @@ class ScheduleSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         if self.end_at is not None:
             last = min(last, from_datetime(self.end_at) // 1_000_000)
         zone = find_zone(self.timezone)
-        wanted = [matcher_of(calendar) for calendar in self.calendars]
+        skips = [*map(matcher_of, self.skip)]
+        wanted = [
+            one
+            for one in map(matcher_of, self.calendars)
+            # Else each of its times until the last year would be found, and left out.
+            if not any(skip.covers_all(one) for skip in skips)
+        ]
         skipped = [
             (skip, not self.intervals and all(map(skip.covers, wanted)))
-            for skip in map(matcher_of, self.skip)
+            for skip in skips
         ]
         for _ in range(_SKIPPED_MAX):
-            found = self._next_of_any(zone, after)
+            found = self._next_of_any(wanted, zone, after)
             if found is None or found > last:
                 return None
             ends = [
@@ -256,10 +262,12 @@ class ScheduleSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             after = max(covered) - 1
         return None
 
-    def _next_of_any(self, zone: ZoneInfo, after: int) -> int | None:
+    def _next_of_any(
+        self, wanted: list[Matcher], zone: ZoneInfo, after: int
+    ) -> int | None:
         found = [interval.next_after(after) for interval in self.intervals]
-        for calendar in self.calendars:
-            instant = next_match(matcher_of(calendar), zone, after)
+        for matcher in wanted:
+            instant = next_match(matcher, zone, after)
             if instant is not None:
                 found.append(instant)
         return min(found, default=None)

@@ -193,7 +193,7 @@ def an_outcome_of_what_is_missing(rows: Rows, last: int) -> None:
 def attempts_of_what_is_missing(rows: Rows, last: int) -> None:
     rows.append(last + 3, signal(5))
     run_id, step = rows.read()[0][0], "repairs.step"
-    attempt = (1, step, "failed", 1, 1, 1, None, None)
+    attempt = (1, step, "failed", 1, 1, 1, None, None, None, None)
     rows.insert(ATTEMPTS, run_id, last + 1, *attempt)
 
 

@@ -71,7 +71,7 @@ class Watched:
 def test_nobody_comes_between_the_statements_of_a_group(
     tmp_path: Path, make_scene: Callable[[str], Scene], first: int
 ) -> None:
-    scene = make_scene("x-")
+    scene = make_scene("1-")
     workers = [Watched(tmp_path / "x.db", number) for number in "12"]
     try:
         for worker, before in zip(workers, scene.before, strict=True):

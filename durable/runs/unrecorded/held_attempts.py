@@ -24,6 +24,7 @@ def unrecorded(
     attempt.started_at = given.started_at
     attempts.end(attempt, given.row_state, effects, given.problem)
     attempt.phase, attempt.problem = HELD, given.problem
+    attempt.held_as = given.row_state
     attempts.record(attempt, given.row_state, Then.HOLD, effects, now, given.problem)
 
 
@@ -64,6 +65,10 @@ def still_unrecorded(
     """What was held cannot be recorded by today's code either."""
     if given.attempt.phase is HELD:
         given.attempt.problem = given.problem
+        if given.is_refused:
+            # Whoever takes the run up next must not say what was said before.
+            row = rows.row_of(given.attempt, given.attempt.held_as, given.problem, now)
+            run.ended += (row,)
         run.is_holding = True
 
 

@@ -152,5 +152,5 @@ def resolve(
                 error,
             )
             problem = refused(attempt.problem or Failure(), error)
-            return inputs.AttemptStillUnrecorded(attempt, problem)
+            return inputs.AttemptStillUnrecorded(attempt, problem, is_refused=True)
     return inputs.AttemptMended(attempt, result)

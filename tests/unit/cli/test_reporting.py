@@ -20,6 +20,7 @@ SPECIAL: dict[type[DurableError], dict[str, Any]] = {
     errors.OutcomeUnknown: {"activity_type": "a", "activity_id": "1"},
     errors.RemoteError: {"type": "X"},
     errors.ChildWorkflowError: {"workflow_type": "w", **IDS},
+    errors.OutboxRefusedError: {"sequence": 1},
     errors.IllegalTransition: {"state": "paid", "event": "pay"},
 }
 CLASSES = [

@@ -203,3 +203,15 @@ def test_jitter_never_reaches_the_next_time_and_is_the_same_each_time(
     put_off = spec.put_off(nominal, seed)
     assert nominal * 10**6 <= put_off <= (nominal + min(jitter, 600)) * 10**6
     assert put_off == schedule_spec("@every 10m", jitter=jitter).put_off(nominal, seed)
+
+
+def test_what_is_left_out_altogether_is_not_searched_to_the_last_year(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    some = {"minute": "*/3", "day_of_week": "1,2,3,4,6"}
+    spec = ScheduleSpec(
+        calendars=(Calendar(**some, hour="*/4"),), skip=(Calendar(**some, hour="*"),)
+    )
+    monkeypatch.setattr("durable.schedules.spec.next_match", None)
+
+    assert spec.next_after(CHANGES[0]) is None

@@ -164,6 +164,9 @@ def test_a_result_that_does_not_fit_is_refused_by_the_worker_and_shown(
 
     with pytest.raises(WorkflowStuckError, match="that was given is not taken"):
         outcome()
+    # The next worker says so, too.
+    with pytest.raises(WorkflowStuckError, match="that was given is not taken"):
+        outcome()
     assert "that was given is not taken" in invoke("show", "pay").stdout
     assert invoke("resolve", "pay", "1", "--result", '"paid"').exit_code == 0
     assert outcome() == "paid"
