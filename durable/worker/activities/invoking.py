@@ -27,11 +27,13 @@ from durable.api.activities.activity_context import (
     ActivityContext,
     ActivityInfo,
 )
+from durable.api.activities.effects import Done, NotDone
 from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
 from durable.converter.failures import exception_of
-from durable.core.history.payload import Payload, Payloads
-from durable.errors import DurableError, PayloadError
+from durable.core.history.payload import Failure, Payload, Payloads
+from durable.core.machines.retry import OUTCOME_UNKNOWN
+from durable.errors import DefinitionError, DurableError, PayloadError
 from durable.observer import Measurement, WorkerObserver
 from durable.store.records import ReleaseRuns
 from durable.store.store import Store
@@ -66,6 +68,10 @@ class UnfitResultError(Exception):
         self.activity = activity
         self.problem = problem
         self.kept = kept
+
+
+class UnverifiedError(Exception):
+    """Nobody knows yet what an attempt in doubt has done; its cause says why."""
 
 
 class Invoker:
@@ -114,6 +120,7 @@ class Invoker:
             UnfitResultError: the function has returned.
             NotBegunError: it was not called: there was no thread for it, or the lease
                 is gone.
+            UnverifiedError: it was not called, as the attempt before is in doubt.
         """
         attempt = call.attempt
         started, scheduled = attempt.run.started, attempt.scheduled
@@ -168,9 +175,14 @@ class Invoker:
     ) -> Payload:
         if not self._store.holds_lease():
             await self._confirm_lease()
-        input = call.attempt.scheduled.input
+        attempt = call.attempt
+        input, last = attempt.scheduled.input, attempt.last_failure
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
+        if last is not None and last.kind == OUTCOME_UNKNOWN:
+            done = await self._verify(code, input, last)
+            if done is not None:
+                return done
         if code.lane == "process":
             return await self._call_in_process(call, code, info, on_thread_end)
         signature = code.call_signature
@@ -202,6 +214,48 @@ class Invoker:
             return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
             kept = keep_result(signature, result)
+            raise UnfitResultError(code, error, kept) from None
+
+    async def _verify(
+        self, code: Activity[Any, Any], input: Payloads, doubt: Failure
+    ) -> Payload | None:
+        """Ask an activity's own code what the attempt before, in doubt, has done.
+
+        Returns:
+            The result, if it has had its effect; None if the function is to run.
+
+        Raises:
+            UnverifiedError: that cannot be told now.
+            UnfitResultError, UnfitArgumentsError: as `call`.
+        """
+        verify, signature = code.runs_as.verify, code.call_signature
+        if verify is None or code.given_options.get("effect") != "once":
+            return None
+        try:
+            args, kwargs = signature.unbind(signature.decode(input))
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            raise UnfitArgumentsError(code, error) from None
+        try:
+            found: Any = (
+                verify(*args, **kwargs)
+                if inspect.iscoroutinefunction(verify)
+                else await asyncio.to_thread(verify, *args, **kwargs)
+            )
+            found = await found if inspect.isawaitable(found) else found
+            if not isinstance(found, Done | NotDone):
+                raise DefinitionError(
+                    f"verify of activity {code.name!r} has returned {found!r}.",
+                    hint="Return Done(result) or NotDone(), or raise what keeps it from"
+                    " telling.",
+                )
+        except Exception as error:
+            raise UnverifiedError(doubt.message) from error
+        if isinstance(found, NotDone):
+            return None
+        try:
+            return signature.encode_result(found.result)
+        except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+            kept = keep_result(signature, found.result)
             raise UnfitResultError(code, error, kept) from None
 
     async def _confirm_lease(self) -> None:
