@@ -176,6 +176,7 @@ from durable.errors import RunNeededError as RunNeededError
 from durable.errors import ScheduleExistsError as ScheduleExistsError
 from durable.errors import ScheduleNotFoundError as ScheduleNotFoundError
 from durable.errors import StoreError as StoreError
+from durable.errors import TransactionEndedError as TransactionEndedError
 from durable.errors import UndecodableError as UndecodableError
 from durable.errors import UpdateFailedError as UpdateFailedError
 from durable.errors import UpdateRejectedError as UpdateRejectedError

@@ -394,12 +394,16 @@ class ActivityPool:
     def _failed(self, call: Call, failure: Failure) -> None:
         if call.is_external:
             self.fail_outside(call.attempt, failure)
+        elif call.is_committing:
+            return  # its row says, or will, what has become of it
         elif not call.attempt.is_over:
             call.cancel_timer()
             said = inputs.AttemptFailed(call.attempt, failure, call.started_at)
             self._feed(call.attempt.run, said)
 
     def _say_stopped(self, call: Call) -> None:
+        if call.is_committing:
+            return
         call.cancel_timer()
         said = inputs.AttemptStopped(call.attempt, call.started_at)
         self._feed(call.attempt.run, said)
@@ -532,7 +536,7 @@ class ActivityPool:
     def _doubt(self, call: Call, what: str) -> None:
         """Say why the outcome of an attempt is not known, for who comes next."""
         attempt = call.attempt
-        if attempt.is_over:
+        if attempt.is_over or call.is_committing:
             return
         call.cancel_timer()
         failure = _doubtful(attempt, what)

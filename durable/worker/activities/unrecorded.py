@@ -85,9 +85,10 @@ def unverified(error: UnverifiedError) -> Failure:
 
 def unfit_arguments(attempt: Attempt, error: UnfitArgumentsError) -> Failure:
     """What is recorded of an attempt that could not be called with its arguments."""
-    text = (
-        f"{_name(attempt, error.activity)} was not called: {_said(error.problem)} It is"
-    )
+    did = "was not called"
+    if error.activity.transaction is not None:
+        did = "was rolled back, or not called"
+    text = f"{_name(attempt, error.activity)} {did}: {_said(error.problem)} It is"
     text += f" defined at {error.activity.call_signature.defined_at()}."
     return _failure(text, error.problem, ())
 
