@@ -133,6 +133,7 @@ async def work(database: str) -> None:
     limits.LOST_ATTEMPTS_MAX = LOST_MAX  # type: ignore[misc]  # so that it is soon
     Invoker.call = dying_call(Invoker.call)  # type: ignore[method-assign]  # as above
     dying(Transaction, "finish", "fencing", "committed")
+    dying(Transaction, "_check_commit", "fenced", "fenced, and sure")
     dying(TaskExecutor, "_written", "told", "told and heard")
     async with Engine(
         database,

@@ -184,7 +184,8 @@ async def test_one_that_an_operator_calls_not_done_runs_again(
 
 @pytest.mark.sweep(3)
 @pytest.mark.parametrize(
-    ("moment", "rows"), [("written", 0), ("fencing", 0), ("committed", 1), ("told", 1)]
+    ("moment", "rows"),
+    [("written", 0), ("fencing", 0), ("fenced", 0), ("committed", 1), ("told", 1)],
 )
 async def test_a_row_and_the_result_are_there_both_or_neither(
     shared_url: str, log: Path, moment: str, rows: int
