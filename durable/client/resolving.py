@@ -18,7 +18,11 @@ from durable.core.messages import ActivityResolution, encode_message
 from durable.errors import InvalidCallError, WorkflowClosedError
 from durable.runs.activity_tasks import outside
 from durable.runs.activity_tasks.task_rows import data_of, progress_of
-from durable.store.activity_tasks import ActivityTaskRecord, TaskState
+from durable.store.activity_tasks import (
+    ActivityTaskRecord,
+    CompleteActivity,
+    TaskState,
+)
 from durable.store.queries import (
     ListActivityTasks,
     ReadAttempts,
@@ -127,9 +131,19 @@ async def settle_doubt(
             f"{verdict!r} says nothing of an attempt in doubt.",
             hint="Give Done(result), NotDone() or an exception.",
         )
+    await end_activity(connection, operation)
+
+
+async def end_activity(connection: Connection, operation: CompleteActivity) -> None:
+    """Say what became of an attempt, and have whoever is concerned look.
+
+    Raises: as the operation.
+    """
     run_id: str = await connection.store.perform(operation)
     if operation.message is not None:
         connection.mailed(run_id)
+    elif connection.worker is not None:
+        connection.worker.changed()
 
 
 async def _find_doubt(chain: Chain, activity_id: str) -> ActivityTaskRecord | None:

@@ -298,7 +298,7 @@ def ask_operator(
     row = rows_of.lost(attempt, failure, now)
     rows = (msgspec.structs.replace(row, state=state),)
     tasks = (operator_row_of(attempt, failure),)
-    _submit(attempt, rows, state, Then.REMEMBER, effects, tasks)
+    _submit(attempt, rows, state, Then.OFFER, effects, tasks)
 
 
 def not_begun(

@@ -13,7 +13,7 @@ import msgspec
 from durable import limits
 from durable.api.activities.effects import Done, NotDone
 from durable.client.chain import Connection
-from durable.client.resolving import encode_result, settle_doubt
+from durable.client.resolving import encode_result, end_activity, settle_doubt
 from durable.clock import to_datetime
 from durable.converter import json
 from durable.converter.failures import failure_of
@@ -136,8 +136,11 @@ class Activities:
             return
         registry = self._client.registry
         payload = encode_result(registry, record.activity_type, result)
-        await self._end(
-            outside.complete(record, payload, attempt=attempt, **self._said(request_id))
+        await end_activity(
+            self._client,
+            outside.complete(
+                record, payload, attempt=attempt, **self._said(request_id)
+            ),
         )
 
     async def fail(
@@ -164,8 +167,9 @@ class Activities:
         if isinstance(error, str):
             error = ApplicationError(error)
         failure = failure_of(error)
-        await self._end(
-            outside.fail(record, failure, attempt=attempt, **self._said(request_id))
+        await end_activity(
+            self._client,
+            outside.fail(record, failure, attempt=attempt, **self._said(request_id)),
         )
 
     async def cancel(
@@ -186,8 +190,9 @@ class Activities:
             record, attempt = await self._find(*asked)
         except _KnownRequest:
             return
-        await self._end(
-            outside.cancel(record, attempt=attempt, **self._said(request_id))
+        await end_activity(
+            self._client,
+            outside.cancel(record, attempt=attempt, **self._said(request_id)),
         )
 
     async def resolve(
@@ -315,6 +320,8 @@ class Activities:
                 f" wait for a worker: it is {state}.",
                 hint="What runs can be asked to stop by cancelling its workflow.",
             )
+        if self._client.worker is not None:
+            self._client.worker.changed()
 
     async def list(
         self,
@@ -495,11 +502,6 @@ class Activities:
             "identity": self._client.identity,
             "now": self._client.store.now(),
         }
-
-    async def _end(self, operation: CompleteActivity) -> None:
-        run_id: str = await self._client.store.perform(operation)
-        if operation.message is not None:
-            self._client.mailed(run_id)
 
 
 def _ids(asked: tuple[str | None, ...]) -> dict[str, str | None]:
