@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from durable import (
+    Activity,
     ActivityError,
     ActivityNotFoundError,
     ActivityState,
@@ -25,12 +26,10 @@ from durable import (
 from durable.api.definitions import ACTIVITIES
 from durable.doctor.doctor import examine
 from durable.errors import InvalidCallError, InvalidOptionError
-from durable.options import ActivityOptions
 from durable.testing import TestEnvironment
 from tests.unit.cli.invoking import invoke
 
 TWICE = RetryPolicy(max_attempts=2, initial_interval="1s", max_interval="1s")
-OPTIONS: ActivityOptions = {"start_to_close_timeout": 1, "retry": TWICE}
 CALLED: list[str] = []
 VERDICTS: list[Any] = []
 
@@ -61,20 +60,20 @@ def verify_plainly(n: int) -> object:
     return Done(f"{n} was done")
 
 
-waits = activity(name="effects.waits", effect="once", in_doubt="wait", **OPTIONS)(hang)
-raises = activity(name="effects.raises", effect="once", **OPTIONS)(hang)
-repeats = activity(name="effects.repeats", **OPTIONS)(hang)
-asks = activity(name="effects.asks", effect="once", verify=verify, **OPTIONS)(hang)
-asks_plainly = activity(
-    name="effects.asks_plainly", effect="once", verify=verify_plainly, **OPTIONS
-)(hang)
-asks_then_waits = activity(
-    name="effects.asks_then_waits",
-    effect="once",
-    verify=verify,
-    in_doubt="wait",
-    **OPTIONS,
-)(hang)
+def define(name: str, **options: Any) -> Activity[[int], str]:
+    options = {"start_to_close_timeout": 1, "retry": TWICE, **options}
+    made: Activity[[int], str] = activity(name=f"effects.{name}", **options)(hang)
+    return made
+
+
+waits = define("waits", effect="once", in_doubt="wait")
+raises = define("raises", effect="once")
+repeats = define("repeats")
+asks = define("asks", effect="once", verify=verify)
+asks_plainly = define("asks_plainly", effect="once", verify=verify_plainly)
+asks_then_waits = define(
+    "asks_then_waits", effect="once", verify=verify, in_doubt="wait"
+)
 ALL = {
     one.name.rpartition(".")[2]: one
     for one in (waits, raises, repeats, asks, asks_plainly, asks_then_waits)
@@ -265,8 +264,7 @@ async def test_a_doubt_waits_for_an_operator_over_restarts_and_is_told_everywher
     tmp_path: Any, queue: str
 ) -> None:
     url = f"sqlite:///{tmp_path / 'runs.db'}"
-    long = {"start_to_close_timeout": 60}
-    patient = waits.options(task_queue=queue, **long)  # type: ignore[arg-type]  # one of them
+    patient = waits.options(task_queue=queue, start_to_close_timeout=60)
 
     @workflow(name="effects.patient")
     async def wait() -> str:
