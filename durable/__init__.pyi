@@ -31,6 +31,8 @@ from durable.api.activities.activity_method import activity_method as activity_m
 from durable.api.activities.completion import Later as Later
 from durable.api.activities.completion import complete_later as complete_later
 from durable.api.activities.completion import complete_later_sync as complete_later_sync
+from durable.api.activities.effects import Done as Done
+from durable.api.activities.effects import NotDone as NotDone
 from durable.api.activities.heartbeats import heartbeat as heartbeat
 from durable.api.activities.promises import ExternalPromise as ExternalPromise
 from durable.api.activities.promises import external_promise as external_promise
@@ -174,6 +176,7 @@ from durable.errors import RunNeededError as RunNeededError
 from durable.errors import ScheduleExistsError as ScheduleExistsError
 from durable.errors import ScheduleNotFoundError as ScheduleNotFoundError
 from durable.errors import StoreError as StoreError
+from durable.errors import TransactionEndedError as TransactionEndedError
 from durable.errors import UndecodableError as UndecodableError
 from durable.errors import UpdateFailedError as UpdateFailedError
 from durable.errors import UpdateRejectedError as UpdateRejectedError

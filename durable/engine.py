@@ -81,7 +81,11 @@ from durable.search.run_fields import RunField
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
-from durable.worker.activities.activity_code import BuiltIn, EngineParts
+from durable.worker.activities.activity_code import (
+    BuiltIn,
+    EngineParts,
+    Transactions,
+)
 from durable.worker.activities.held_resources import (
     HeldResources,
     Resources,
@@ -371,6 +375,7 @@ class Engine:
                     },
                     self,
                     self._resources.values,
+                    self._find_transactions,
                 ),
             )
             # It goes on with runs before it returns, and their activities may use us.
@@ -387,6 +392,12 @@ class Engine:
             )
             self._sweeper.start()
             await declare_all(self.schedules, self._registry)
+
+    def _find_transactions(self) -> Transactions:
+        # As for `within`.
+        from durable.store.callers.transactions import Transactions as Found
+
+        return Found(self._store)
 
     async def close(self) -> None:
         """Drain the worker and disconnect. Runs stay as they are. Twice is fine.

@@ -9,6 +9,7 @@
     │   ├── InvalidOptionError
     │   ├── InvalidCallError          arguments do not fit the signature
     │   ├── WrongDatabaseError        a connection leads to another database
+    │   ├── TransactionEndedError     an activity has ended its own transaction
     │   ├── InvalidScheduleError      a cron text, calendar or interval means nothing
     │   ├── InvalidResetError         a run cannot go on from the place that was named
     │   ├── NotRegisteredError        no workflow or activity of that name here
@@ -174,6 +175,12 @@ class WrongDatabaseError(InvalidInputError):
     """A caller's connection does not lead to the database of the engine's runs."""
 
     code = "wrong_database"
+
+
+class TransactionEndedError(InvalidInputError):
+    """An activity's own code has ended the transaction that it was given."""
+
+    code = "transaction_ended"
 
 
 class InvalidResetError(InvalidInputError):

@@ -417,8 +417,16 @@ class ActivityOptions(TypedDict, total=False):
         heartbeat_timeout: the longest an attempt may go on without `heartbeat()`; it is
             given up then, as by `start_to_close_timeout`.
         cancellation_type: what awaiting it does when cancelled.
-        at_most_once: True means an attempt in doubt raises `OutcomeUnknown` instead
-            of being run again.
+        effect: what it does to the world, and so what follows on an attempt in doubt,
+            which its worker's death or its timeout has cut short. "idempotent": it
+            does no harm twice (give `activity_info().idempotency_key` to a service),
+            so its policy lets it run again; the default. "read": it changes nothing,
+            and runs again even if its policy allows one attempt. "once": never twice;
+            then `verify` and `in_doubt` count. "transaction": all that it does is in
+            the engine's own database, and is committed with its result.
+        in_doubt: what follows on an attempt of effect "once" whose outcome nobody
+            knows: "raise" `OutcomeUnknown` in the workflow; or "wait" for an operator
+            (`durable resolve`, `engine.activities.resolve`).
         match_arguments: False means that replay does not compare the arguments.
         summary: a label for timelines; never compared on replay.
     """
@@ -430,6 +438,7 @@ class ActivityOptions(TypedDict, total=False):
     heartbeat_timeout: Duration | None
     task_queue: str | None
     cancellation_type: ActivityCancellationType
-    at_most_once: bool
+    effect: Literal["read", "idempotent", "once", "transaction"]
+    in_doubt: Literal["raise", "wait"]
     match_arguments: bool
     summary: str | None

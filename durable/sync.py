@@ -277,6 +277,10 @@ class SyncHandle(SyncRunControls, Generic[R_co]):
         """Run an activity again; see `Handle.retry_activity`."""
         self._thread.call(self._handle.retry_activity(activity_id))
 
+    def fail_activity(self, activity_id: str, error: BaseException | str, /) -> None:
+        """Say that one in doubt has failed; see `Handle.fail_activity`."""
+        self._thread.call(self._handle.fail_activity(activity_id, error))
+
     def complete_activity(self, activity_id: str, result: Any, /) -> None:
         """Take this as an activity's result; see `Handle.complete_activity`."""
         self._thread.call(self._handle.complete_activity(activity_id, result))

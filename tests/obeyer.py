@@ -42,7 +42,7 @@ async def act() -> int:
     return 1
 
 
-@activity(name="machine.act_once", retry=None, at_most_once=True)
+@activity(name="machine.act_once", retry=None, effect="once")
 async def act_once() -> int:
     """The same, at most once."""
     return 1

@@ -199,6 +199,8 @@ class Registry:
             for name, activity in sorted(self.activities.items())
             for parameter, key in activity.resources.items()
             if key not in given
+            # Its transaction is the engine's own, unless it is given another's maker.
+            and (not activity.transaction or activity.transaction[0] != parameter)
         ]
         if lacking:
             raise missing(lacking, given)

@@ -76,6 +76,10 @@ class LocalWorker(Protocol):
         """A commit did something to other runs."""
         ...
 
+    def changed(self) -> None:
+        """Something was committed that any worker may take."""
+        ...
+
     def closed_elsewhere(self, run_id: str) -> None:
         """The run was closed by a write that is not the worker's."""
         ...

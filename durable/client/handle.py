@@ -56,6 +56,7 @@ from durable.core.loop.stacks import TaskStack
 from durable.core.machines.fact import DeadLetter, find_dead_letter
 from durable.core.workflow_task import UpdateRequest
 from durable.errors import (
+    ApplicationError,
     CorruptHistoryError,
     ResultTimeoutError,
     WorkflowNotFoundError,
@@ -570,9 +571,10 @@ class Handle(RunControls, Generic[R_co]):
         )
 
     async def retry_activity(self, activity_id: str, /) -> None:
-        """Run an activity again whose result could not be recorded.
+        """Run an activity again that is in doubt, or whose result cannot be recorded.
 
-        Its function has returned, and had its effect; the run is parked for it.
+        The one may have had its effect, and waits for this. The function of the other
+        has returned, and had it; the run is parked for it.
         Returns when that is durable; a worker that knows the code goes on with it.
 
         Raises:
@@ -585,7 +587,9 @@ class Handle(RunControls, Generic[R_co]):
         )
 
     async def complete_activity(self, activity_id: str, result: Any, /) -> None:
-        """Take this as the result of an activity whose own could not be recorded.
+        """Take this as the result of an activity of which none is known.
+
+        It is in doubt, or its own could not be recorded.
 
         Args:
             activity_id: its id within the run, as `durable show` names it.
@@ -599,6 +603,17 @@ class Handle(RunControls, Generic[R_co]):
         await resolving.complete_activity(
             self._chain, activity_id, result, self._connection.identity
         )
+
+    async def fail_activity(
+        self, activity_id: str, error: BaseException | str, /
+    ) -> None:
+        """Say that an activity which is in doubt has failed, for good.
+
+        Raises: as `retry_activity`.
+        """
+        if isinstance(error, str):
+            error = ApplicationError(error)
+        await resolving.fail_activity(self._chain, activity_id, error)
 
     async def terminate(self, reason: str = "") -> None:
         """Close the run at once; none of its code runs any more.

@@ -353,7 +353,7 @@ def _activity_exception(failure: Failure) -> BaseException:
     if cause is not None and cause.kind == "timeout":
         cls, what = errors.ActivityTimeoutError, "timed out"
     elif cause is not None and cause.kind == "outcome_unknown":
-        cls, what = errors.OutcomeUnknown, "was lost with its worker"
+        cls, what = errors.OutcomeUnknown, "is in doubt"
     reason = "" if cause is None else f": {_remote_text(cause)}"
     activity_error = cls(
         f"{where[:1].upper()}{where[1:]} {what}, {_why_last(failure)}{reason}",
@@ -412,6 +412,7 @@ _WHY_LAST: Final = {
     "non_retryable_failure": "which may not be tried again",
     "timeout": "and its schedule_to_close_timeout leaves no time for another",
     "cancel_requested": "after it was asked to stop",
+    "outcome_unknown": "which must not be run again blindly",
 }
 
 

@@ -30,6 +30,7 @@ class Check(enum.Enum):
     CHECKPOINTS = "V19"
     FAMILY = "V20"
     STUCK = "stuck"
+    IN_DOUBT = "in_doubt"
     LOCKED = "locked"
     NO_WORKER = "no_worker"
     OUTBOX = "outbox"

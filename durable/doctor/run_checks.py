@@ -31,10 +31,12 @@ from durable.core.history.payload import (
     is_paused,
     summary_of,
 )
+from durable.core.machines.retry import OUTCOME_UNKNOWN
 from durable.doctor.findings import Check, Finding, key_of
 from durable.doctor.mail_checks import Breach, check_messages
 from durable.errors import CorruptHistoryError
 from durable.options import ParentClosePolicy
+from durable.store.activity_tasks import TaskState
 from durable.store.queries import ListWorkers
 from durable.store.records import (
     AttemptRecord,
@@ -144,6 +146,7 @@ def _breaches(
     yield from _check_lease(loaded.record, workers)
     if loaded.record.status is not RunStatus.RUNNING:
         return
+    yield from _find_doubts(loaded, state)
     if state.paused is not None or is_paused(loaded.record.stuck):
         return
     if loaded.record.stuck is not None:
@@ -154,6 +157,23 @@ def _breaches(
     problem = _find_lost(loaded, state, workers)
     if problem is not None:
         yield problem
+
+
+def _find_doubts(loaded: LoadedRun, state: RunState) -> Iterator[Breach]:
+    """Activities of which an operator is to say what they have done."""
+    latest = {row.scheduled_event_id: row for row in loaded.attempts}
+    for activity in state.pending_activities:
+        number = activity.scheduled_event_id
+        if not activity.waits_in_doubt or number not in latest:
+            continue
+        failure = latest[number].failure
+        is_external = loaded.tasks.get(number) is TaskState.EXTERNAL
+        if is_external and failure is not None and OUTCOME_UNKNOWN in failure:
+            yield (
+                Check.IN_DOUBT,
+                f"activity {activity.activity_type!r} (id {activity.activity_id}) is in"
+                " doubt: say by 'durable resolve' what it has done",
+            )
 
 
 def _check_failures(loaded: LoadedRun) -> Iterator[Breach]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from durable.core.history.events import (
     ActivityTaskCanceled,
     ActivityTaskCompleted,
@@ -23,9 +25,13 @@ from durable.core.machines import retry
 from durable.errors import NotRegisteredError
 from durable.runs import inputs
 from durable.runs.activity_tasks import attempt_rows as rows_of
+from durable.runs.activity_tasks import endings
 from durable.runs.activity_tasks.offering import is_elsewhere
 from durable.runs.activity_tasks.offering import row_of as task_row_of
-from durable.runs.activity_tasks.task_rows import external_row_of
+from durable.runs.activity_tasks.task_rows import (
+    external_row_of,
+    operator_row_of,
+)
 from durable.runs.effects import AttemptEnd, Effects, Recording, Then, also
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
@@ -217,24 +223,31 @@ def failed(
     if attempt.phase is OVER:
         return
     attempt.started_at = given.started_at
+    is_late = failure.kind == "timeout"
     decision: retry.Retry | retry.GiveUp
     if attempt.phase is CANCELLING:
         decision = retry.GiveUp(retry.CANCEL_REQUESTED)
     else:
-        decision = retry.decide(
-            attempt.scheduled.settings,
-            # The policy bounds failures, and a lost attempt has not failed.
-            attempt=attempt.attempt - attempt.lost,
-            failure=failure,
+        settings = attempt.scheduled.settings
+        failure = endings.in_doubt(settings, failure, attempt.attempt)
+        decision = endings.decide_failure(
+            settings,
+            failure,
+            attempt=attempt.attempt,
+            lost=attempt.lost,
             scheduled_at=attempt.scheduled_at,
             now=now,
             key=f"{run.run_id}/{attempt.scheduled_event_id}/{attempt.attempt}",
         )
-    is_late = failure.kind == "timeout"
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     if isinstance(decision, retry.Retry):
         _try_again(attempt, failure, decision, state, effects, now)
         return
+    if decision.retry_state == retry.IN_DOUBT:
+        end(attempt, state, effects, failure, decision)
+        ask_operator(attempt, failure, state, effects, now)
+        return
+    is_late = failure.kind == "timeout"
     event = ActivityTaskTimedOut if is_late else ActivityTaskFailed
     outcome = event(
         scheduled_event_id=attempt.scheduled_event_id,
@@ -268,6 +281,24 @@ def _try_again(
     )
     recording = _submit(following, rows, AttemptState.BACKOFF, Then.FOLLOW, effects)
     recording.ended = rows[0]
+
+
+def ask_operator(
+    attempt: Attempt,
+    failure: Failure,
+    state: AttemptState,
+    effects: Effects,
+    now: int,
+) -> None:
+    """Leave an attempt in doubt to an operator, who says what it has done."""
+    run, number = attempt.run, attempt.scheduled_event_id
+    attempt.phase = OVER
+    run.attempts.pop(number, None)
+    run.note_offered({number})
+    row = rows_of.lost(attempt, failure, now)
+    rows = (msgspec.structs.replace(row, state=state),)
+    tasks = (operator_row_of(attempt, failure),)
+    _submit(attempt, rows, state, Then.OFFER, effects, tasks)
 
 
 def not_begun(

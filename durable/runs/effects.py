@@ -59,7 +59,7 @@ class Then(enum.Enum):
     HOLD = "hold"
     """Its run parks for it."""
     OFFER = "offer"
-    """Whoever takes it may begin it."""
+    """Whoever takes it may begin it, or judge it."""
     EXTERNAL = "external"
     """Somebody outside completes it."""
 

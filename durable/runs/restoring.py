@@ -162,6 +162,7 @@ def restore_activities(
     _drop_stale_backoffs(run, latest, decided)
     if not pending:
         return
+    failed = {row.scheduled_event_id: row for row in rows if row.failure is not None}
     lost = Counter(
         row.scheduled_event_id for row in rows if row.state is AttemptState.LOST
     )
@@ -171,6 +172,9 @@ def restore_activities(
             continue
         row = latest.get(event_id)
         attempt = _attempt_of(run, machine, row, lost[event_id])
+        if event_id in failed and attempt.scheduled.settings.is_verified:
+            # Whether the code asks first what the attempt before has done.
+            attempt.last_failure = _failure_of(failed[event_id])
         if machine.state is State.CANCEL_REQUESTED:
             run.incoming.add(Item(_cancelled(attempt)))
             run.ended += (attempt_rows.lost(attempt, None, now),)
@@ -236,11 +240,8 @@ def _resolve_doubt(
     effects: Effects,
     now: int,
 ) -> None:
-    failure = Failure(
-        message=f"attempt {attempt.attempt} was under way when its worker died;"
-        " nobody knows whether it took effect",
-        kind="outcome_unknown",
-        type="OutcomeUnknown",
+    failure = endings.unknown_outcome(
+        f"attempt {attempt.attempt} was under way when its worker died"
     )
     if row is not None and row.failure is not None:
         failure = _failure_of(row)  # its worker could still say why
@@ -248,6 +249,10 @@ def _resolve_doubt(
     end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
     effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     if isinstance(decision, retry.GiveUp):
+        if decision.retry_state == retry.IN_DOUBT:
+            state = AttemptState.LOST
+            attempts.ask_operator(attempt, failure, state, effects, now)
+            return
         run.incoming.add(Item(_outcome_of_doubt(attempt, failure)))
         run.ended += (attempt_rows.lost(attempt, failure, now),)
     else:
@@ -277,13 +282,15 @@ def lost_here(
         attempts.close_cancelled(attempt, effects, now)
         return
     decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
-    if isinstance(decision, retry.GiveUp):
+    state = AttemptState.LOST
+    if isinstance(decision, retry.GiveUp) and decision.retry_state != retry.IN_DOUBT:
         outcome = _outcome_of_doubt(attempt, failure)
-        attempts.close(
-            attempt, outcome, AttemptState.LOST, effects, now, failure, decision
-        )
+        attempts.close(attempt, outcome, state, effects, now, failure, decision)
         return
-    attempts.end(attempt, AttemptState.LOST, effects, failure, decision)
+    attempts.end(attempt, state, effects, failure, decision)
+    if isinstance(decision, retry.GiveUp):
+        attempts.ask_operator(attempt, failure, state, effects, now)
+        return
     run.attempts.pop(attempt.scheduled_event_id, None)
     attempts.begin_after_doubt(attempt, failure, effects, now)
 

@@ -13,6 +13,7 @@ from durable.core.folding.run_state import (
     RunState,
 )
 from durable.core.history.events import CHILD_OUTCOMES, WorkflowExecutionSignaled
+from durable.core.machines import retry
 from durable.core.messages import QueryRequest
 from durable.core.workflow_task import UpdateRequest
 from durable.doctor.mail_checks import read_message
@@ -88,10 +89,20 @@ def _tell_activities(
         row = latest.get(activity.scheduled_event_id)
         line = _tell_activity(activity, row, now)
         problem = failed.get(activity.scheduled_event_id)
+        if activity.waits_in_doubt and problem is row and _is_in_doubt(row):
+            line = [Piece(f"activity {escape(activity.activity_id)}, in doubt")]
+            line.append(Piece(" (durable resolve says what it has done)", "warn"))
         if problem is not None and problem.failure is not None:
             text = failure_text(decode_failure(problem.failure))
             line.append(Piece(f", after {text}", "bad"))
         yield Piece(escape(activity.activity_type), "strong"), line
+
+
+def _is_in_doubt(row: AttemptRecord | None) -> bool:
+    """Whether nobody knows what an attempt that has ended has done."""
+    if row is None or row.failure is None or row.closed_at is None:
+        return False
+    return decode_failure(row.failure).kind == retry.OUTCOME_UNKNOWN
 
 
 def _tell_activity(

@@ -281,7 +281,7 @@ def _mocked(
     copy.function = call_mock
     copy.is_async = True
     copy.lane = "loop"
-    copy.resources = {}
+    copy.resources, copy.transaction = {}, None
     return copy
 
 

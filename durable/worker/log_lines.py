@@ -28,7 +28,8 @@ _WHY_LAST: Final = {
     retry.NON_RETRYABLE: "such a failure may not be tried again",
     retry.SCHEDULE_TO_CLOSE: "its schedule_to_close_timeout leaves no time for another",
     retry.CANCEL_REQUESTED: "it was asked to stop",
-    "outcome_unknown": "it must not be run again blindly",
+    retry.OUTCOME_UNKNOWN: "it must not be run again blindly",
+    retry.IN_DOUBT: "an operator is to say what it has done (durable resolve)",
 }
 ENDS_BADLY: Final = frozenset((WorkflowExecutionFailed, WorkflowExecutionTimedOut))
 """How runs end that are worth a line."""

@@ -225,14 +225,14 @@ async def test_s2_1_1_text_that_is_hit_is_tried_again_and_no_other(
 
 @shows(
     "is_idempotent",
-    "`at_most_once=True` raises `OutcomeUnknown` and never runs it again; otherwise,"
+    '`effect="once"` raises `OutcomeUnknown` and never runs it again; otherwise,'
     " and by default, the retry policy lets it run again",
 )
 @pytest.mark.parametrize("is_idempotent", [False, True])
 async def test_s2_1_1_attempt_that_was_cut_short_runs_again_only_if_it_may(
     is_idempotent: bool, tmp_path: Path
 ) -> None:
-    options: ActivityOptions = {"at_most_once": not is_idempotent}
+    options: ActivityOptions = {"effect": "idempotent" if is_idempotent else "once"}
 
     @activity(name="founding.transfer", **options)
     async def transfer() -> str:

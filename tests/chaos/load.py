@@ -113,7 +113,7 @@ def act_in_thread(place: str, given: int, failures: int) -> int:
     return finish(place, value_of(place, given), failures)
 
 
-@activity(name="chaos.act_once", at_most_once=True)
+@activity(name="chaos.act_once", effect="once")
 async def act_once(place: str, given: int) -> int:
     return await effect(place, value_of(place, given))
 

@@ -172,7 +172,7 @@ async def dies(how: str, folder: str, times: int) -> int:
 
 @workflow(name="processes.die_alone")
 async def die_alone(folder: str) -> str:
-    once = die.options(at_most_once=True)
+    once = die.options(effect="once")
     try:
         await once("kill", folder, 99)
     except OutcomeUnknown as error:

@@ -41,7 +41,9 @@ async def effect(n: int) -> list[Any]:
 @workflow(name="kill.run")
 async def run(n: int, *, once: bool = False, local: bool = False) -> list[Any]:
     queue = "default" if local else "gpu"
-    return await effect.options(at_most_once=once, task_queue=queue)(n)
+    return await effect.options(
+        effect="once" if once else "idempotent", task_queue=queue
+    )(n)
 
 
 def dying(name: str, moment: str, *, is_before: bool) -> None:

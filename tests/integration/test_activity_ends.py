@@ -132,7 +132,7 @@ async def answers() -> str:
     return "done"
 
 
-@activity(name="ends.gives_up", at_most_once=True, retry=None)
+@activity(name="ends.gives_up", effect="once", retry=None)
 async def gives_up() -> None:
     RAN.append(1)
     await asyncio.sleep(3_600)

@@ -164,7 +164,7 @@ async def test_a_retry_that_waits_for_a_place_has_not_begun(database: str) -> No
             raise ValueError("once")
         return 3
 
-    @activity(name="places.occupy", at_most_once=True)
+    @activity(name="places.occupy", effect="once")
     async def occupy() -> None:
         await asyncio.sleep(30)
 

@@ -128,7 +128,7 @@ async def closes(kind: str) -> None:
 
 @workflow(name="queues.holds")
 async def holds(*, at_most_once: bool = False) -> int:
-    return await held.options(at_most_once=at_most_once)(1)
+    return await held.options(effect="once" if at_most_once else "idempotent")(1)
 
 
 @workflow(name="queues.patient")

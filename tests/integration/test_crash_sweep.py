@@ -156,3 +156,13 @@ def test_a_kill_after_each_of_a_hundred_messages_of_one_commit_loses_none(
     swept = sweep("tests.integration.outbox_kill", "messages", shard=shard, stride=2)
     assert swept.moments >= 200
     assert swept.crashed >= int(swept.tried * 0.7)
+
+
+@shards(40)
+def test_a_kill_at_any_statement_leaves_a_row_and_its_result_or_neither(
+    shard: tuple[int, int],
+) -> None:
+    swept = sweep("tests.integration.transaction_kill", shard=shard)
+    assert swept.moments >= 150
+    # What comes together shares a commit, so runs differ by some statements.
+    assert swept.crashed >= int(swept.tried * 0.7)

@@ -195,7 +195,7 @@ async def test_an_activity_that_kills_its_process_does_not_do_so_for_ever(
 
 @pytest.mark.parametrize(
     "options",
-    [{"at_most_once": True}, {"retry": None}, {"retry": RetryPolicy(max_attempts=1)}],
+    [{"effect": "once"}, {"retry": None}, {"retry": RetryPolicy(max_attempts=1)}],
 )
 async def test_an_attempt_in_doubt_that_may_not_run_again_raises(
     database: str, options: ActivityOptions, caplog: pytest.LogCaptureFixture

@@ -258,7 +258,7 @@ def test_f8_a_retry_policy_refuses_what_cannot_work(options: dict[str, Any]) -> 
         {"start_to_close_timeout": "x"},
         {"retry": 3},
         {"cancellation_type": "try"},
-        {"at_most_once": 1},
+        {"effect": 1},
         {"summary": 5},
         {"no_such_option": 1},
     ],

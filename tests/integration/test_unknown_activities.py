@@ -33,7 +33,7 @@ def _long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transaction, "LEASE_MICROSECONDS", 3_600_000_000)
 
 
-@activity(name="unknown.charge", retry=None, at_most_once=True)
+@activity(name="unknown.charge", retry=None, effect="once")
 async def charge(n: int) -> int:
     RAN.append(n)
     return n

@@ -27,10 +27,15 @@ from typing import (
     overload,
 )
 
-import msgspec
 from typing_extensions import Unpack
 
 from durable.api.activities.activity_context import CURRENT
+from durable.api.activities.effects import (
+    check_transaction,
+    check_verify,
+    settings_of,
+)
+from durable.api.activities.kinds import USUAL, ActivityKind, Verify, check_kind
 from durable.api.activities.retrying import retry_settings
 from durable.api.definitions import (
     ACTIVITIES,
@@ -73,29 +78,11 @@ DEFAULTS: Final = ActivityOptions(
     heartbeat_timeout=None,
     task_queue=None,
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
-    at_most_once=False,
+    effect="idempotent",
+    in_doubt="raise",
     match_arguments=True,
     summary=None,
 )
-
-
-class ActivityKind(msgspec.Struct, frozen=True):
-    """Where the function of an activity runs, and for which activities.
-
-    Attributes:
-        run_in: "thread" or "process", if it is a plain function.
-        cancel_thread: whether a cancellation is raised in it.
-        dynamic: whether it runs whatever no other activity is there for.
-        auto_heartbeat: whether its worker says for it that it goes on.
-    """
-
-    run_in: Literal["thread", "process"] = "thread"
-    cancel_thread: bool = True
-    dynamic: bool = False
-    auto_heartbeat: bool = False
-
-
-USUAL: Final = ActivityKind()
 
 
 class Activity(Unchanging, Generic[P, R]):
@@ -106,6 +93,8 @@ class Activity(Unchanging, Generic[P, R]):
         resources: the keys of what the engine gives to it, by parameter.
         runs_as: where its function runs, and for what.
         lane: "loop", "thread" or "process": what it needs a place of.
+        transaction: the parameter that takes the transaction of its result, and its
+            class, if it is of that effect.
     """
 
     kind: ClassVar[str] = "activity"
@@ -130,10 +119,16 @@ class Activity(Unchanging, Generic[P, R]):
             function, name, skip=self._skip, takes_resources=True
         )
         self.resources = self.call_signature.resources
+        self.transaction = check_transaction(
+            *(name, self.resources),
+            is_wanted=options.get("effect") == "transaction",
+            is_async=self.is_async,
+            lane=self.lane,
+        )
         self._options = options
         self._target = ActivityTarget(
             name,
-            _settings(name, options),
+            _settings(name, options, kind.verify),
             options.get("summary"),
             self.call_signature.differing_input
             if options.get("match_arguments", True)
@@ -321,7 +316,9 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     return merged
 
 
-def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
+def _settings(
+    name: str, options: ActivityOptions, verify: Verify | None
+) -> ActivitySettings:
     where = f"of activity {name!r}"
 
     def duration(key: str) -> int | None:
@@ -350,9 +347,8 @@ def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
             f"cancellation_type {where} is {cancellation!r}:"
             " give an ActivityCancellationType."
         )
-    for flag in ("at_most_once", "match_arguments"):
-        if not isinstance(options.get(flag), bool):
-            raise InvalidOptionError(f"{flag} {where} is no bool.")
+    if not isinstance(options.get("match_arguments"), bool):
+        raise InvalidOptionError(f"match_arguments {where} is no bool.")
     summary = options.get("summary")
     if summary is not None and not isinstance(summary, str):
         raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
@@ -367,7 +363,7 @@ def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
         heartbeat_timeout=duration("heartbeat_timeout"),
         retry_policy=retry_settings(options.get("retry"), where),
         cancellation_type=cancellation.value,
-        at_most_once=bool(options.get("at_most_once")),
+        **settings_of(options, verify, where),
     )
 
 
@@ -422,6 +418,7 @@ def activity(
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
+    verify: Verify | None = None,
     dynamic: Literal[False] = False,
     **options: Unpack[ActivityOptions],
 ) -> CompensatedDecorator[P, R]: ...
@@ -433,6 +430,7 @@ def activity(
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
+    verify: Verify | None = None,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> ActivityDecorator: ...
@@ -445,6 +443,7 @@ def activity(
     run_in: Literal["thread", "process"] = "thread",
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
+    verify: Verify | None = None,
     dynamic: bool = False,
     **options: Unpack[ActivityOptions],
 ) -> Any:
@@ -466,6 +465,11 @@ def activity(
             to stop: it has to look at `is_activity_cancelled()`.
         auto_heartbeat: True if its worker is to say for it, as long as it lives, that
             it goes on; then `heartbeat()` is for details alone.
+        verify: of effect "once": what runs in place of the next attempt after one in
+            doubt. It takes the activity's arguments, may ask `activity_info()` for the
+            key, and gives `Done(result)`; or `NotDone()`, and the function runs. What
+            it raises means that it does not know yet: it is asked again as the retry
+            policy says, and then `in_doubt` counts.
         dynamic: True if it runs each activity that this worker does not know. It takes
             `*args`; `activity_info().activity_type` says what was called.
         **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
@@ -482,7 +486,7 @@ def activity(
         name=name,
         compensate=compensate,
         options=merge_options(DEFAULTS, options),
-        kind=check_kind(run_in, cancel_thread, dynamic, auto_heartbeat),
+        kind=check_kind(run_in, cancel_thread, dynamic, auto_heartbeat, verify),
     )
 
 
@@ -505,29 +509,6 @@ def _define(
     return definition
 
 
-def check_kind(
-    run_in: object, cancel_thread: object, dynamic: object, auto_heartbeat: object
-) -> ActivityKind:
-    """Where and for what an activity runs, as it was written.
-
-    Raises:
-        InvalidOptionError: a value is none that there is.
-    """
-    if run_in not in ("thread", "process"):
-        raise InvalidOptionError(
-            f"run_in of an activity is {run_in!r}: give 'thread' or 'process'."
-        )
-    for name, value in (
-        ("cancel_thread", cancel_thread),
-        ("dynamic", dynamic),
-        ("auto_heartbeat", auto_heartbeat),
-    ):
-        if not isinstance(value, bool):
-            raise InvalidOptionError(f"{name} of an activity is {value!r}, no bool.")
-    kind = ActivityKind(run_in, cancel_thread, dynamic, auto_heartbeat)  # type: ignore[arg-type]  # as checked above
-    return USUAL if kind == USUAL else kind
-
-
 def check_fit(activity: Activity[Any, Any]) -> None:
     """See that a function can run where it is to run, and take what it will be given.
 
@@ -535,6 +516,7 @@ def check_fit(activity: Activity[Any, Any]) -> None:
         DefinitionError: it cannot.
     """
     kind, where = activity.runs_as, f"Activity {activity.name!r}"
+    check_verify(kind.verify, activity.given_options.get("effect"), activity.name)
     if activity.is_async and kind.run_in == "process":
         raise DefinitionError(
             f"{where} is async, but is to run in a process.",

@@ -15,14 +15,12 @@ from typing_extensions import Unpack
 
 from durable.api.activities.activity import (
     DEFAULTS,
-    USUAL,
     Activity,
-    ActivityKind,
     check_fit,
-    check_kind,
     find_undoing,
     merge_options,
 )
+from durable.api.activities.kinds import USUAL, ActivityKind, check_kind
 from durable.api.definitions import (
     ACTIVITIES,
     METHOD,

@@ -19,7 +19,10 @@ from durable.client.handle import Handle
 @workflow_id_argument
 @click.argument("activity_id", metavar="ACTIVITY_ID")
 @click.option("--result", metavar="JSON", help="Take this as the activity's result.")
-@click.option("--again", is_flag=True, help="Run the activity again.")
+@click.option(
+    "--not-done", "--again", "again", is_flag=True, help="Run the activity again."
+)
+@click.option("--fail", metavar="MESSAGE", help="Let one in doubt fail with this.")
 @run_id_option
 @standard_options
 @pass_session
@@ -31,28 +34,35 @@ def resolve(
     activity_id: str,
     result: str | None,
     again: bool,
+    fail: str | None,
     run_id: str | None,
 ) -> None:
-    """Say what becomes of an activity whose result could not be recorded.
+    """Say what becomes of an activity in doubt, or whose result cannot be recorded.
 
-    Its function has returned, and had its effect, so it is not run again by itself.
+    Nobody knows whether the one has had its effect. The function of the other has
+    returned, and had it. So neither is run again by itself.
     `durable show` names such activities and their ids. Returns when the decision is
     durable: a result that does not fit the activity's annotation is refused by the
     worker that has its code, and `durable show` says so.
     """
-    if again == (result is not None):
-        raise click.UsageError("Give either --again or --result.")
+    if again + (result is not None) + (fail is not None) != 1:
+        raise click.UsageError("Give one of --result, --not-done (--again) and --fail.")
     value = None if result is None else read_value(result, "--result")
 
     async def decide(run: Handle[Any]) -> None:
         if again:
             await run.retry_activity(activity_id)
+        elif fail is not None:
+            await run.fail_activity(activity_id, fail)
         else:
             await run.complete_activity(activity_id, value)
 
     handle, _ = asyncio.run(ask_run(session, workflow_id, run_id, decide))
-    done = "run_again" if again else "result_taken"
-    words = "will be run again" if again else "gets that result, if it fits"
+    done, words = "result_taken", "gets that result, if it fits"
+    if again:
+        done, words = "run_again", "will be run again"
+    elif fail is not None:
+        done, words = "failed", "has failed with that"
     tell(
         session,
         {**ids_of(handle), "activity_id": activity_id, "done": done},

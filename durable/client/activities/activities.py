@@ -11,11 +11,13 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from durable import limits
+from durable.api.activities.effects import Done, NotDone
 from durable.client.chain import Connection
+from durable.client.resolving import encode_result, end_activity, settle_doubt
 from durable.clock import to_datetime
 from durable.converter import json
 from durable.converter.failures import failure_of
-from durable.core.history.payload import Failure, Payload, summary_of
+from durable.core.history.payload import Failure, summary_of
 from durable.errors import (
     ActivityNotFoundError,
     ApplicationError,
@@ -55,6 +57,8 @@ class QueuedActivity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state: "waiting" for a worker, "claimed" by one, "lost" with its worker, or
             "external": somebody outside completes it, by `token`.
+        in_doubt: it is external since nobody knows what its attempt has done:
+            `resolve` says it.
         attempt: the number of the attempt that waits or has begun, from 1.
         due_at: when it may begin; None if it is paused.
         expires_at: when it is given up, if a timeout says so; not if it is claimed.
@@ -68,6 +72,7 @@ class QueuedActivity(msgspec.Struct, frozen=True, kw_only=True):
     activity_type: str
     task_queue: str
     state: State
+    in_doubt: bool
     attempt: int
     scheduled_at: datetime
     due_at: datetime | None
@@ -129,9 +134,13 @@ class Activities:
             record, attempt = await self._find(*asked)
         except _KnownRequest:
             return
-        payload = self._encode(record, result)
-        await self._end(
-            outside.complete(record, payload, attempt=attempt, **self._said(request_id))
+        registry = self._client.registry
+        payload = encode_result(registry, record.activity_type, result)
+        await end_activity(
+            self._client,
+            outside.complete(
+                record, payload, attempt=attempt, **self._said(request_id)
+            ),
         )
 
     async def fail(
@@ -158,8 +167,9 @@ class Activities:
         if isinstance(error, str):
             error = ApplicationError(error)
         failure = failure_of(error)
-        await self._end(
-            outside.fail(record, failure, attempt=attempt, **self._said(request_id))
+        await end_activity(
+            self._client,
+            outside.fail(record, failure, attempt=attempt, **self._said(request_id)),
         )
 
     async def cancel(
@@ -180,9 +190,36 @@ class Activities:
             record, attempt = await self._find(*asked)
         except _KnownRequest:
             return
-        await self._end(
-            outside.cancel(record, attempt=attempt, **self._said(request_id))
+        await end_activity(
+            self._client,
+            outside.cancel(record, attempt=attempt, **self._said(request_id)),
         )
+
+    async def resolve(
+        self,
+        verdict: Done[Any] | NotDone | BaseException,
+        *,
+        token: str | None = None,
+        workflow_id: str | None = None,
+        activity_id: str | None = None,
+        run_id: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """Say what an attempt has done that is in doubt, and waits to hear of it.
+
+        Args: as `complete`, and
+            verdict: `Done(result)`; or `NotDone()`, and another attempt follows; or an
+                exception, with which the activity fails for good.
+
+        Raises: as `complete`.
+            InvalidCallError: it is not in doubt, or that is no verdict.
+        """
+        asked = (token, workflow_id, activity_id, run_id, request_id)
+        try:
+            record, _ = await self._find(*asked)
+        except _KnownRequest:
+            return
+        await settle_doubt(self._client, record, verdict, request_id)
 
     async def heartbeat(
         self,
@@ -283,6 +320,8 @@ class Activities:
                 f" wait for a worker: it is {state}.",
                 hint="What runs can be asked to stop by cancelling its workflow.",
             )
+        if self._client.worker is not None:
+            self._client.worker.changed()
 
     async def list(
         self,
@@ -464,17 +503,6 @@ class Activities:
             "now": self._client.store.now(),
         }
 
-    def _encode(self, record: ActivityTaskRecord, result: Any) -> Payload:
-        activity = self._client.registry.activities.get(record.activity_type)
-        if activity is None:
-            return json.encode(result, type(result), "the result")
-        return activity.call_signature.encode_result(result)
-
-    async def _end(self, operation: CompleteActivity) -> None:
-        run_id: str = await self._client.store.perform(operation)
-        if operation.message is not None:
-            self._client.mailed(run_id)
-
 
 def _ids(asked: tuple[str | None, ...]) -> dict[str, str | None]:
     return dict(zip(("workflow_id", "activity_id", "run_id"), asked[1:], strict=True))
@@ -493,6 +521,7 @@ def _describe(record: ActivityTaskRecord) -> QueuedActivity:
         activity_type=record.activity_type,
         task_queue=record.task_queue,
         state=record.state.value,
+        in_doubt=progress.in_doubt,
         attempt=attempt,
         scheduled_at=to_datetime(data.scheduled_at),
         due_at=None if record.due_at == NEVER else to_datetime(record.due_at),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from durable.api.activities.effects import Done, NotDone
 from durable.client.activities.activities import Activities, QueuedActivity, State
 from durable.loop_thread import LoopThread
 
@@ -33,6 +34,12 @@ class SyncActivities:
     def cancel(self, token: str | None = None, **ids: str | None) -> None:
         """Say that one has stopped; see `Activities.cancel`."""
         self._thread.call(self._activities.cancel(token, **ids))
+
+    def resolve(
+        self, verdict: Done[Any] | NotDone | BaseException, **ids: str | None
+    ) -> None:
+        """Say what one in doubt has done; see `Activities.resolve`."""
+        self._thread.call(self._activities.resolve(verdict, **ids))
 
     def heartbeat(
         self, token: str | None = None, *details: Any, **ids: str | None

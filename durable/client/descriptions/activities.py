@@ -34,6 +34,8 @@ class ActivityState(enum.StrEnum):
     """Its function has returned what cannot be recorded: the run is stuck."""
     EXTERNAL = "external"
     """Somebody outside completes it; `engine.activities.describe` has its token."""
+    IN_DOUBT = "in_doubt"
+    """Nobody knows what its attempt has done: an operator is to `resolve` it."""
 
 
 class ActivityDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +107,9 @@ def _describe_task(
     """Say how one stands that its run's owner does not run."""
     state, due_at = _STATES[task.state], None
     since = task.started_at or task.due_at
+    progress = progress_of(task)
+    if progress.in_doubt:
+        state = ActivityState.IN_DOUBT
     if state is ActivityState.QUEUED and task.due_at > now:
         state, since = ActivityState.BACKING_OFF, activity.scheduled_at
         due_at = None if task.due_at == NEVER else to_datetime(task.due_at)
@@ -118,7 +123,7 @@ def _describe_task(
         due_at=due_at,
         worker=task.worker_id if is_running else None,
         is_cancel_requested=activity.is_cancel_requested,
-        last_failure=progress_of(task).last_failure,
+        last_failure=progress.last_failure,
     )
 
 

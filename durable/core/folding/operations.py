@@ -131,6 +131,7 @@ class Operations:
             activity_id=scheduled.activity_id,
             activity_type=scheduled.activity_type,
             scheduled_at=event.time,
+            waits_in_doubt=scheduled.settings.waits_in_doubt,
         )
 
     def _cancel_activity(

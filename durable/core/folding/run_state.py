@@ -72,6 +72,7 @@ class PendingActivity(msgspec.Struct, frozen=True, kw_only=True):
     activity_type: str
     scheduled_at: int
     is_cancel_requested: bool = False
+    waits_in_doubt: bool = False
 
 
 class PendingTimer(msgspec.Struct, frozen=True, kw_only=True):

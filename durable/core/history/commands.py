@@ -47,6 +47,20 @@ class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
     retry_policy: RetrySettings
     cancellation_type: str
     at_most_once: bool
+    effect: str | msgspec.UnsetType = msgspec.UNSET
+    """"read" or "transaction": what was cut short has had none, or none that counts."""
+    in_doubt: str | msgspec.UnsetType = msgspec.UNSET
+    """Of `at_most_once`: "verify", "wait" or both; else it raises."""
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether its code finds out what an attempt in doubt has done."""
+        return bool(self.in_doubt) and "verify" in str(self.in_doubt)
+
+    @property
+    def waits_in_doubt(self) -> bool:
+        """Whether an operator says what becomes of one in doubt."""
+        return bool(self.in_doubt) and "wait" in str(self.in_doubt)
 
 
 class _Command(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,10 @@ MAXIMUM_ATTEMPTS_REACHED: Final = "maximum_attempts_reached"
 NON_RETRYABLE: Final = "non_retryable_failure"
 SCHEDULE_TO_CLOSE: Final = "timeout"
 CANCEL_REQUESTED: Final = "cancel_requested"
+OUTCOME_UNKNOWN: Final = "outcome_unknown"
+"""Nobody knows whether the attempt took effect; of failures, their kind, too."""
+IN_DOUBT: Final = "in_doubt"
+"""The same, and an operator is to say what follows: that is no end yet."""
 
 
 class Retry(msgspec.Struct, frozen=True):

@@ -171,7 +171,7 @@ class RunContext(OtherRuns):
         self._conditions: Conditions | None = None
         self._random: random.Random | None = None
         self._activity_count = self._timer_count = self._child_count = 0
-        # It has called activities of a task queue that was named.
+        # It has called activities that its owner does not run as attempts of its own.
         self.calls_elsewhere = False
         self.instance: Any = None
         self.main: asyncio.Task[Payload] | None = None
@@ -430,7 +430,7 @@ class RunContext(OtherRuns):
         self._activity_count += 1
         activity_id = str(self._activity_count)
         settings = target.settings
-        if settings.task_queue:
+        if settings.task_queue or settings.effect == "transaction":
             self.calls_elsewhere = True
         cancellation = settings.cancellation_type
         if self.outcome_ahead is not None and cancellation in _ENDED_BY_CANCELS:

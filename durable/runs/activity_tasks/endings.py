@@ -15,6 +15,7 @@ from durable.core.history.events import (
 )
 from durable.core.history.payload import Failure
 from durable.core.machines import retry
+from durable.core.machines.retry import OUTCOME_UNKNOWN
 from durable.core.messages import ActivityReturned, encode_message
 from durable.runs.activity_tasks.task_rows import TaskData, TaskProgress, waiting_again
 from durable.store.activity_tasks import ActivityTaskRecord, SettleActivityTask
@@ -75,26 +76,79 @@ def decide(
     now: int,
 ) -> retry.Retry | retry.GiveUp:
     """Decide what follows an attempt that has failed."""
-    return retry.decide(
+    return decide_failure(
         data.scheduled.settings,
-        # The policy bounds failures, and a lost attempt has not failed.
-        attempt=record.attempt - progress.lost,
-        failure=failure,
+        failure,
+        attempt=record.attempt,
+        lost=progress.lost,
         scheduled_at=data.scheduled_at,
         now=now,
         key=f"{record.run_id}/{record.scheduled_event_id}/{record.attempt}",
     )
 
 
+def decide_failure(
+    settings: ActivitySettings,
+    failure: Failure,
+    *,
+    attempt: int,
+    lost: int,
+    scheduled_at: int,
+    now: int,
+    key: str,
+) -> retry.Retry | retry.GiveUp:
+    """Decide what follows an attempt that has failed; see `in_doubt`, too."""
+    is_doubt = failure.kind == OUTCOME_UNKNOWN
+    if is_doubt and failure.cause is not None and failure.cause.kind == "timeout":
+        return decide_doubt(settings, attempt - 1)
+    decision = retry.decide(
+        settings,
+        # The policy bounds failures, and a lost attempt has not failed.
+        attempt=attempt - lost,
+        failure=failure,
+        scheduled_at=scheduled_at,
+        now=now,
+        key=key,
+    )
+    if is_doubt and isinstance(decision, retry.GiveUp):
+        return _give_up(settings)
+    return decision
+
+
+def in_doubt(settings: ActivitySettings, failure: Failure, attempt: int) -> Failure:
+    """What a failure is of an activity that is never run twice.
+
+    Whose time is up may go on, or have had its effect: nobody knows.
+    """
+    begun = ("start_to_close", "heartbeat")
+    if not settings.at_most_once or failure.timeout_type not in begun:
+        return failure
+    text = f"attempt {attempt} had begun when its {failure.message}"
+    return unknown_outcome(text, failure)
+
+
+def unknown_outcome(what: str, cause: Failure | None = None) -> Failure:
+    """The failure of an attempt of which that is all there is to say."""
+    return Failure(
+        message=f"{what}; nobody knows whether it took effect",
+        kind=OUTCOME_UNKNOWN,
+        type="OutcomeUnknown",
+        cause=cause,
+    )
+
+
 def decide_doubt(settings: ActivitySettings, lost: int) -> retry.Retry | retry.GiveUp:
     """Decide what follows one of which nobody knows whether it took effect."""
-    if (
-        settings.at_most_once
-        or settings.retry_policy.max_attempts == 1
-        or lost + 1 >= limits.LOST_ATTEMPTS_MAX
+    may_repeat = not settings.at_most_once and settings.retry_policy.max_attempts != 1
+    if lost + 1 < limits.LOST_ATTEMPTS_MAX and (
+        may_repeat or settings.effect or settings.is_verified
     ):
-        return retry.GiveUp("outcome_unknown")
-    return retry.Retry(0)
+        return retry.Retry(0)
+    return _give_up(settings)
+
+
+def _give_up(settings: ActivitySettings) -> retry.GiveUp:
+    return retry.GiveUp(retry.IN_DOUBT if settings.waits_in_doubt else OUTCOME_UNKNOWN)
 
 
 def after_failure(

@@ -27,6 +27,7 @@ from durable.runs.activity_tasks.task_rows import (
     TaskProgress,
     data_of,
     encode,
+    for_operator,
     for_outside,
     progress_of,
     waiting_again,
@@ -257,12 +258,14 @@ def _failed(
 ) -> None:
     _started(held, given.started_at)
     failure, record = given.failure, held.record
+    is_late = failure.kind == "timeout"
     decision: retry.Retry | retry.GiveUp
     if held.attempt.phase is CANCELLING:
         decision = retry.GiveUp(retry.CANCEL_REQUESTED)
     else:
+        settings = held.data.scheduled.settings
+        failure = endings.in_doubt(settings, failure, record.attempt)
         decision = endings.decide(record, held.data, held.progress, failure, now)
-    is_late = failure.kind == "timeout"
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     _go_on(held, failure, decision, state, effects, now)
 
@@ -293,14 +296,17 @@ def _go_on(
     now: int,
 ) -> None:
     record, identity = held.record, held.terms.worker_id
-    if isinstance(decision, retry.GiveUp):
+    if isinstance(decision, retry.Retry):
+        is_lost = state is AttemptState.LOST
+        following = endings.after_failure(
+            record, held.data, held.progress, failure, decision, now, is_lost=is_lost
+        )
+    elif decision.retry_state == retry.IN_DOUBT:
+        following = for_operator(record, held.data, held.progress, failure)
+    else:
         outcome = endings.failed(record, failure, decision.retry_state, now, identity)
         _end(held, outcome, state, failure, decision, effects, now)
         return
-    is_lost = state is AttemptState.LOST
-    following = endings.after_failure(
-        record, held.data, held.progress, failure, decision, now, is_lost=is_lost
-    )
     rows = (_row_of(held, state, failure, now),)
     held.if_cancelled = endings.failed(
         record, failure, retry.CANCEL_REQUESTED, now, identity
@@ -461,11 +467,13 @@ def _beat(
 ) -> None:
     held.attempt.heartbeat_at = now
     _started(held, given.started_at)
+    # A transaction's progress is its own, and goes with it if it is rolled back.
+    is_kept = held.data.scheduled.settings.effect != "transaction"
     effects.beat = BeatActivityTask(
         run_id=held.run_id,
         scheduled_event_id=held.record.scheduled_event_id,
         attempt=held.record.attempt,
-        progress=encode(held.progress),
+        progress=encode(held.progress) if is_kept else None,
     )
 
 

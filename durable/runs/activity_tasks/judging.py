@@ -10,12 +10,14 @@ from typing import Final
 
 import msgspec
 
-from durable.core.history.payload import Failure, encode_details
+from durable.core.history.payload import encode_details
 from durable.core.machines import retry
 from durable.runs.activity_tasks import endings
 from durable.runs.activity_tasks.task_rows import (
     data_of,
     ends_by,
+    for_operator,
+    gives_up_by,
     progress_of,
     starts_by,
     timed_out,
@@ -27,9 +29,7 @@ from durable.store.activity_tasks import (
 )
 from durable.store.records import AttemptState
 
-_DIED: Final = (
-    "attempt {} was under way when its worker died; nobody knows whether it took effect"
-)
+_DIED: Final = "attempt {} was under way when its worker died"
 
 
 def judge(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
@@ -45,6 +45,8 @@ def judge(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
     if record.state is TaskState.WAITING:
         since = progress.waits_since or record.due_at
         expires_at, kind = starts_by(settings, data.scheduled_at, since)
+    elif progress.in_doubt:
+        expires_at, kind = gives_up_by(settings, data.scheduled_at)
     else:
         started_at = record.started_at or data.scheduled_at
         expires_at, kind = ends_by(
@@ -54,6 +56,8 @@ def judge(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
         later = msgspec.structs.replace(record, expires_at=expires_at, judge_id=None)
         return endings.put_back(record, later)
     failure = timed_out(settings, kind, progress)
+    if record.state is not TaskState.WAITING:
+        failure = endings.in_doubt(settings, failure, record.attempt)
     decision = endings.decide(record, data, progress, failure, now)
     details = encode_details(progress.details)
     rows = (endings.row_of(record, AttemptState.TIMED_OUT, failure, now, details),)
@@ -62,24 +66,31 @@ def judge(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
             record, data, progress, failure, decision, now
         )
         return endings.put_back(record, following, rows)
+    if decision.retry_state == retry.IN_DOUBT:
+        return endings.put_back(
+            record, for_operator(record, data, progress, failure), rows
+        )
     outcome = endings.failed(record, failure, decision.retry_state, now)
     return endings.end(record, outcome, rows)
 
 
 def _judge_lost(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
+    data, progress = data_of(record), progress_of(record)
+    if progress.outcome is not None:
+        # Its worker died between the commit of its transaction and the word of it.
+        return endings.end(record, progress.outcome, (), record.cancel)
     if record.cancel is not None:
         rows = (endings.row_of(record, AttemptState.LOST, None, now),)
         return endings.end(record, endings.cancelled(record), rows, record.cancel)
-    data, progress = data_of(record), progress_of(record)
-    failure = Failure(
-        message=_DIED.format(record.attempt),
-        kind="outcome_unknown",
-        type="OutcomeUnknown",
-    )
+    failure = endings.unknown_outcome(_DIED.format(record.attempt))
     details = encode_details(progress.details)
     rows = (endings.row_of(record, AttemptState.LOST, failure, now, details),)
     decision = endings.decide_doubt(data.scheduled.settings, progress.lost)
     if isinstance(decision, retry.GiveUp):
+        if decision.retry_state == retry.IN_DOUBT:
+            return endings.put_back(
+                record, for_operator(record, data, progress, failure), rows
+            )
         outcome = endings.failed(record, failure, decision.retry_state, now)
         return endings.end(record, outcome, rows)
     following = endings.after_failure(

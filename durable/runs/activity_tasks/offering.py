@@ -46,9 +46,11 @@ class Offers(msgspec.Struct, eq=False):
 
 
 def is_elsewhere(run: LiveRun, scheduled: ActivityTaskScheduled) -> bool:
-    """Whether an activity is never its run's owner's to run itself."""
+    """Whether an activity always has a row, which whoever takes it runs."""
     if scheduled.activity_type == PROMISE:
         return True
+    if scheduled.settings.effect == "transaction":
+        return True  # its row is what its transaction writes the outcome into
     return scheduled.settings.task_queue not in ("", run.started.task_queue)
 
 

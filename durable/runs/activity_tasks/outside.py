@@ -12,7 +12,13 @@ from durable.core.machines import retry
 from durable.core.messages import encode_message
 from durable.errors import InvalidIdError
 from durable.runs.activity_tasks import endings
-from durable.runs.activity_tasks.task_rows import data_of, encode, ends_by, progress_of
+from durable.runs.activity_tasks.task_rows import (
+    data_of,
+    encode,
+    ends_by,
+    progress_of,
+    waiting_again,
+)
 from durable.store.activity_tasks import (
     ActivityTaskRecord,
     BeatActivityTask,
@@ -127,6 +133,49 @@ def fail(
     )
 
 
+def give_up(
+    record: ActivityTaskRecord,
+    failure: Failure,
+    *,
+    attempt: int | None,
+    request_id: str,
+    identity: str,
+    now: int,
+) -> CompleteActivity:
+    """It has failed for good, whatever its policy allows."""
+    state = retry.NON_RETRYABLE
+    outcome = endings.failed(record, failure, state, now, identity)
+    rows = (_row_of(record, AttemptState.FAILED, failure, now),)
+    return _end(record, outcome, rows, attempt, request_id)
+
+
+def repeat(
+    record: ActivityTaskRecord,
+    *,
+    attempt: int | None,
+    request_id: str,
+    identity: str,
+    now: int,
+) -> CompleteActivity:
+    """Its attempt, which was in doubt, has done nothing: another one follows."""
+    progress = msgspec.structs.replace(
+        progress_of(record),
+        lost=progress_of(record).lost + 1,
+        last_failure=None,
+        in_doubt=False,
+        has_row=False,
+    )
+    following = waiting_again(
+        record, data_of(record), progress, attempt=record.attempt + 1, due_at=now
+    )
+    rows = (_row_of(record, AttemptState.LOST, None, now),)
+    return msgspec.structs.replace(
+        _end(record, endings.cancelled(record), rows, attempt, request_id),
+        message=None,
+        next=following,
+    )
+
+
 def beat(record: ActivityTaskRecord, details: Payloads, now: int) -> BeatActivityTask:
     """It goes on outside."""
     data, progress = data_of(record), progress_of(record)
@@ -139,7 +188,7 @@ def beat(record: ActivityTaskRecord, details: Payloads, now: int) -> BeatActivit
         scheduled_event_id=record.scheduled_event_id,
         attempt=record.attempt,
         progress=encode(progress),
-        expires_at=expires_at,
+        expires_at=None if progress.in_doubt else expires_at,
         is_external=True,
     )
 

@@ -9,7 +9,11 @@ import msgspec
 
 from durable.api.activities.promises import PROMISE
 from durable.core.history.codec import UNREADABLE
-from durable.core.history.events import ActivityTaskScheduled, WorkflowExecutionStarted
+from durable.core.history.events import (
+    ActivityTaskCompleted,
+    ActivityTaskScheduled,
+    WorkflowExecutionStarted,
+)
 from durable.core.history.payload import Failure, Payloads
 from durable.errors import CorruptHistoryError
 from durable.store.activity_tasks import ActivityTaskRecord, TaskState
@@ -45,6 +49,8 @@ class TaskProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         details: what the last heartbeat said, of this attempt or one before.
         problem: the bug for which it could not begin.
         waits_since: when it was due, if it was put back since.
+        in_doubt: an operator is to say what the attempt has done.
+        outcome: how it has ended, by the commit of the transaction that it was.
     """
 
     lost: int = 0
@@ -53,6 +59,8 @@ class TaskProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     details: Payloads | None = None
     problem: Failure | None = None
     waits_since: int = 0
+    in_doubt: bool = False
+    outcome: ActivityTaskCompleted | None = None
 
 
 _decode_data: Final = msgspec.json.Decoder(TaskData).decode
@@ -133,6 +141,13 @@ def external_row_of(attempt: Attempt, now: int) -> ActivityTaskRecord:
     return for_outside(record, attempt.scheduled, attempt, now)
 
 
+def operator_row_of(attempt: Attempt, failure: Failure) -> ActivityTaskRecord:
+    """The row of an attempt of a run's own that is in doubt."""
+    record = row_of_attempt(attempt, attempt.due_at or attempt.scheduled_at)
+    data, progress = data_of(record), progress_of(record)
+    return for_operator(record, data, progress, failure)
+
+
 def for_outside(
     record: ActivityTaskRecord,
     scheduled: ActivityTaskScheduled,
@@ -151,6 +166,24 @@ def for_outside(
         worker_id=None,
         judge_id=None,
         cancel=None,
+    )
+
+
+def for_operator(
+    record: ActivityTaskRecord, data: TaskData, progress: TaskProgress, failure: Failure
+) -> ActivityTaskRecord:
+    """The row of an attempt in doubt, of which an operator says what it has done."""
+    expires_at, _ = gives_up_by(data.scheduled.settings, data.scheduled_at)
+    after = msgspec.structs.replace(progress, last_failure=failure, in_doubt=True)
+    return msgspec.structs.replace(
+        record,
+        state=TaskState.EXTERNAL,
+        expires_at=expires_at,
+        started_at=record.started_at or record.due_at,
+        worker_id=None,
+        judge_id=None,
+        cancel=None,
+        progress=encode(after),
     )
 
 
@@ -207,6 +240,15 @@ def ends_by(
         (started_at, settings.start_to_close_timeout, "start_to_close"),
         (heard_at, settings.heartbeat_timeout, "heartbeat"),
         (scheduled_at, settings.schedule_to_close_timeout, "schedule_to_close"),
+    )
+
+
+def gives_up_by(
+    settings: ActivitySettings, scheduled_at: int
+) -> tuple[int | None, str]:
+    """The instant until which an activity must have ended, whatever its attempts do."""
+    return _earliest(
+        (scheduled_at, settings.schedule_to_close_timeout, "schedule_to_close")
     )
 
 

@@ -66,12 +66,20 @@ class Joined:
             WrongDatabaseError: the connection leads elsewhere; nothing was written.
             Exception: the driver's.
         """
+        self.check()
+        self._carry_out(insert(_values_of(row)))
+        self._caller.tell_commit(nudge)
+
+    def check(self) -> None:
+        """Return if the connection leads to the engine's database.
+
+        Raises:
+            WrongDatabaseError: it leads elsewhere.
+        """
         connection, dialect = self._caller.find_connection()
         if connection is not self._checked:
             self._carry_out(check(dialect))
             self._checked = connection
-        self._carry_out(insert(_values_of(row)))
-        self._caller.tell_commit(nudge)
 
     def _carry_out(self, steps: Steps) -> None:
         answer: Any = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeAlias
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -30,6 +31,37 @@ class BuiltIn:
         self.perform = perform
 
 
+class Transaction(Protocol):
+    """A transaction that an activity writes in; see `durable.store.callers`."""
+
+    given: Any
+    is_committing: bool
+
+    def check(self) -> None:
+        """See that the activity has not ended it."""
+        ...
+
+    def finish(self, attempt: tuple[str, int, int, str], progress: str) -> None:
+        """Commit it with how the attempt has ended."""
+        ...
+
+
+class Transactions(Protocol):
+    """Begins transactions in the engine's own database."""
+
+    def begin(
+        self, kind: type[Any], source: object
+    ) -> AbstractContextManager[Transaction]:
+        """Begin one in this thread."""
+        ...
+
+    def begin_async(
+        self, kind: type[Any], source: object
+    ) -> AbstractAsyncContextManager[Transaction]:
+        """Begin one for code that awaits."""
+        ...
+
+
 class EngineParts(msgspec.Struct, frozen=True):
     """What an engine hands to its activities.
 
@@ -37,11 +69,13 @@ class EngineParts(msgspec.Struct, frozen=True):
         built_in: activities of the library's own, by name.
         engine: the engine itself, for `durable.activity_client`.
         resources: what it was given for them, by class or name.
+        transactions: gives the transactions of its database; any thread may ask.
     """
 
     built_in: Mapping[str, BuiltIn]
     engine: object
     resources: Mapping[Any, object] = NO_RESOURCES
+    transactions: Callable[[], Transactions] | None = None
 
 
 Code: TypeAlias = Activity[Any, Any] | BuiltIn

@@ -24,6 +24,7 @@ from durable.core.history.payload import Failure, Payloads
 from durable.errors import AttemptOverError
 from durable.observer import WorkerObserver, WorkerState
 from durable.runs import inputs
+from durable.runs.activity_tasks.endings import unknown_outcome
 from durable.runs.activity_tasks.outside import ActivityToken
 from durable.runs.live_run import Attempt, LiveRun
 from durable.runs.states import GONE, OVER
@@ -38,6 +39,7 @@ from durable.worker.activities.invoking import (
     Invoker,
     UnfitArgumentsError,
     UnfitResultError,
+    UnverifiedError,
 )
 from durable.worker.activities.places import Places, describe_running
 from durable.worker.activities.plain_calls import exit_error
@@ -316,6 +318,8 @@ class ActivityPool:
             self._hold(call, failure, AttemptState.RETURNED)
         except ProcessLostError as error:
             self._lost(call, error)
+        except UnverifiedError as error:
+            self._failed(call, unrecorded.unverified(error))
         except BaseException as error:  # noqa: BLE001 - whatever an activity raises is its outcome
             if speaks_of_shutdown(error):
                 self._doubt(call, "was cut short because its process ended")
@@ -390,12 +394,16 @@ class ActivityPool:
     def _failed(self, call: Call, failure: Failure) -> None:
         if call.is_external:
             self.fail_outside(call.attempt, failure)
+        elif call.is_committing:
+            return  # its row says, or will, what has become of it
         elif not call.attempt.is_over:
             call.cancel_timer()
             said = inputs.AttemptFailed(call.attempt, failure, call.started_at)
             self._feed(call.attempt.run, said)
 
     def _say_stopped(self, call: Call) -> None:
+        if call.is_committing:
+            return
         call.cancel_timer()
         said = inputs.AttemptStopped(call.attempt, call.started_at)
         self._feed(call.attempt.run, said)
@@ -528,7 +536,7 @@ class ActivityPool:
     def _doubt(self, call: Call, what: str) -> None:
         """Say why the outcome of an attempt is not known, for who comes next."""
         attempt = call.attempt
-        if attempt.is_over:
+        if attempt.is_over or call.is_committing:
             return
         call.cancel_timer()
         failure = _doubtful(attempt, what)
@@ -537,9 +545,4 @@ class ActivityPool:
 
 
 def _doubtful(attempt: Attempt, what: str) -> Failure:
-    return Failure(
-        message=f"attempt {attempt.attempt} {what}; nobody knows whether it took"
-        " effect",
-        kind="outcome_unknown",
-        type="OutcomeUnknown",
-    )
+    return unknown_outcome(f"attempt {attempt.attempt} {what}")

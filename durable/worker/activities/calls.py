@@ -35,6 +35,8 @@ class Call(msgspec.Struct, eq=False):
     """Its run wants it to end."""
     is_cut_short: bool = False
     """The worker that drains could wait no longer, and asked it to stop."""
+    is_committing: bool = False
+    """Its transaction is being committed: whatever else comes is not heard."""
     is_promised: bool = False
     """A place is kept for it until its row is written."""
 

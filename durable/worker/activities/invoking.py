@@ -27,21 +27,37 @@ from durable.api.activities.activity_context import (
     ActivityContext,
     ActivityInfo,
 )
+from durable.api.activities.effects import Done, NotDone
 from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
 from durable.converter.failures import exception_of
-from durable.core.history.payload import Payload, Payloads
-from durable.errors import DurableError, PayloadError
+from durable.core.history.payload import Failure, Payload, Payloads
+from durable.core.machines.retry import OUTCOME_UNKNOWN
+from durable.errors import DefinitionError, DurableError, PayloadError
 from durable.observer import Measurement, WorkerObserver
 from durable.store.records import ReleaseRuns
 from durable.store.store import Store
 from durable.worker.activities import observing
-from durable.worker.activities.activity_code import BuiltIn, Code, EngineParts
+from durable.worker.activities.activity_code import (
+    BuiltIn,
+    Code,
+    EngineParts,
+    Transactions,
+)
 from durable.worker.activities.activity_threads import ActivityThreads, NotBegunError
 from durable.worker.activities.calls import Call
 from durable.worker.activities.plain_calls import call_plain, exit_error, keep_result
 from durable.worker.activities.processes import carrying, messages
 from durable.worker.activities.processes.pool import ActivityProcesses, ProcessCall
+from durable.worker.activities.transactions.transacting import (
+    CommitInDoubtError,
+    UnfitOutcomeError,
+    Work,
+    in_thread,
+    is_committed,
+    on_loop,
+    uninterrupted,
+)
 
 
 class UnfitArgumentsError(Exception):
@@ -66,6 +82,10 @@ class UnfitResultError(Exception):
         self.activity = activity
         self.problem = problem
         self.kept = kept
+
+
+class UnverifiedError(Exception):
+    """Nobody knows yet what an attempt in doubt has done; its cause says why."""
 
 
 class Invoker:
@@ -101,6 +121,7 @@ class Invoker:
         self._process_count = processes
         self._processes: ActivityProcesses | None = None
         self.worker_stopping = WorkerStopping()
+        self._transactions: Transactions | None = None
 
     def call(
         self, call: Call, code: Code, on_thread_end: Callable[[Call], None]
@@ -114,6 +135,7 @@ class Invoker:
             UnfitResultError: the function has returned.
             NotBegunError: it was not called: there was no thread for it, or the lease
                 is gone.
+            UnverifiedError: it was not called, as the attempt before is in doubt.
         """
         attempt = call.attempt
         started, scheduled = attempt.run.started, attempt.scheduled
@@ -168,12 +190,19 @@ class Invoker:
     ) -> Payload:
         if not self._store.holds_lease():
             await self._confirm_lease()
-        input = call.attempt.scheduled.input
+        attempt = call.attempt
+        input, last = attempt.scheduled.input, attempt.last_failure
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
+        if last is not None and last.kind == OUTCOME_UNKNOWN:
+            done = await self._verify(code, input, last)
+            if done is not None:
+                return done
         if code.lane == "process":
             return await self._call_in_process(call, code, info, on_thread_end)
         signature = code.call_signature
+        if code.transaction is not None:
+            return await self._call_in_transaction(call, code, input, on_thread_end)
         try:
             args, kwargs = signature.unbind(signature.decode(input))
             function = code.function
@@ -184,11 +213,8 @@ class Invoker:
         if code.is_async:
             result = function(*args, **kwargs)
         else:
-            if code.runs_as.cancel_thread:
-                call.context.interruption = Interruption()  # type: ignore[union-attr]  # set by `call`
-            result = await self._call_in_thread(
-                call, function, (args, kwargs), on_thread_end
-            )
+            run = partial(self._interruptible(call), function, args, kwargs)
+            result = await self._call_in_thread(call, run, on_thread_end)
         # Else it may be a plain function around an async one.
         if code.is_async or inspect.isawaitable(result):
             try:
@@ -202,6 +228,48 @@ class Invoker:
             return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
             kept = keep_result(signature, result)
+            raise UnfitResultError(code, error, kept) from None
+
+    async def _verify(
+        self, code: Activity[Any, Any], input: Payloads, doubt: Failure
+    ) -> Payload | None:
+        """Ask an activity's own code what the attempt before, in doubt, has done.
+
+        Returns:
+            The result, if it has had its effect; None if the function is to run.
+
+        Raises:
+            UnverifiedError: that cannot be told now.
+            UnfitResultError, UnfitArgumentsError: as `call`.
+        """
+        verify, signature = code.runs_as.verify, code.call_signature
+        if verify is None or code.given_options.get("effect") != "once":
+            return None
+        try:
+            args, kwargs = signature.unbind(signature.decode(input))
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            raise UnfitArgumentsError(code, error) from None
+        try:
+            found: Any = (
+                verify(*args, **kwargs)
+                if inspect.iscoroutinefunction(verify)
+                else await asyncio.to_thread(verify, *args, **kwargs)
+            )
+            found = await found if inspect.isawaitable(found) else found
+            if not isinstance(found, Done | NotDone):
+                raise DefinitionError(
+                    f"verify of activity {code.name!r} has returned {found!r}.",
+                    hint="Return Done(result) or NotDone(), or raise what keeps it from"
+                    " telling.",
+                )
+        except Exception as error:
+            raise UnverifiedError(doubt.message) from error
+        if isinstance(found, NotDone):
+            return None
+        try:
+            return signature.encode_result(found.result)
+        except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+            kept = keep_result(signature, found.result)
             raise UnfitResultError(code, error, kept) from None
 
     async def _confirm_lease(self) -> None:
@@ -218,12 +286,54 @@ class Invoker:
         except DurableError as error:
             raise NotBegunError(str(error)) from None
 
-    async def _call_in_thread(
+    async def _call_in_transaction(
         self,
         call: Call,
-        function: Callable[..., Any],
-        input: tuple[list[Any], dict[str, Any]],
+        code: Activity[Any, Any],
+        input: Payloads,
         on_thread_end: Callable[[Call], None],
+    ) -> Payload:
+        """Run a function in the transaction that its outcome is committed with."""
+        signature, resources = code.call_signature, self._parts.resources
+        try:
+            args, kwargs = signature.unbind(signature.decode(input))
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            raise UnfitArgumentsError(code, error) from None
+        if self._transactions is None:
+            assert self._parts.transactions is not None  # noqa: S101 - engines do
+            self._transactions = self._parts.transactions()
+        work = Work(call, code, self._transactions, args, kwargs, resources)
+        try:
+            if code.is_async:
+                return await on_loop(work)
+            loop, plainly = asyncio.get_running_loop(), self._interruptible(call)
+            run = partial(in_thread, work, loop, plainly)
+            payload: Payload = await self._call_in_thread(call, run, on_thread_end)
+        except UnfitOutcomeError as error:
+            # All is rolled back: it is as if it had not been called.
+            raise UnfitArgumentsError(code, error.__cause__ or error) from None
+        except CommitInDoubtError as error:
+            if await uninterrupted(is_committed(self._store, call)):
+                return error.payload
+            call.is_committing = False
+            raise (error.__cause__ or error) from None
+        except (SystemExit, GeneratorExit) as error:
+            if isinstance(error, GeneratorExit) and _is_being_closed():
+                raise
+            raise exit_error(error) from None
+        return payload
+
+    @staticmethod
+    def _interruptible(call: Call) -> Callable[..., Any]:
+        """What calls a plain function, so that it can be asked to stop if it may be."""
+        interruption, code, context = None, call.code, call.context
+        if context is not None and isinstance(code, Activity):
+            interruption = Interruption() if code.runs_as.cancel_thread else None
+            context.interruption = interruption
+        return partial(call_plain, interruption)
+
+    async def _call_in_thread(
+        self, call: Call, run: Callable[[], Any], on_thread_end: Callable[[Call], None]
     ) -> Any:
         if self._threads is None:
             self._threads = ActivityThreads()
@@ -234,7 +344,7 @@ class Invoker:
         def work() -> Any:
             if is_held and not self._store.holds_lease():  # since it awaits its thread
                 raise NotBegunError("the lease of its worker may have ended")
-            return context.run(call_plain, interruption, function, *input)
+            return context.run(run)
 
         end = partial(on_thread_end, call)
         call.work, outcome = self._threads.call(work, end, interruption)

@@ -14,18 +14,25 @@ import msgspec
 
 from durable.api.activities.activity import Activity
 from durable.api.registry import Registry
+from durable.converter.failures import failure_of
 from durable.core.history.payload import Failure, Payload
 from durable.core.messages import ActivityResolution
 from durable.errors import DurableError, PayloadError
 from durable.runs import inputs
+from durable.runs.activity_tasks.endings import unknown_outcome
 from durable.runs.live_run import Attempt
-from durable.worker.activities.invoking import UnfitArgumentsError, UnfitResultError
+from durable.worker.activities.invoking import (
+    UnfitArgumentsError,
+    UnfitResultError,
+    UnverifiedError,
+)
 
 _log: Final = logging.getLogger("durable.worker")
 
 KIND: Final = "unrecorded"
 """The kind of a failure that says why a result could not be recorded."""
 
+_UNVERIFIED: Final = ", and verify could not tell what it did"
 _RESOLVE: Final = (
     " or say what to do: `durable resolve WORKFLOW_ID {id} --result JSON` (or"
     " Handle.complete_activity) takes a result, `--again` (or Handle.retry_activity)"
@@ -68,11 +75,20 @@ def unfit_result(attempt: Attempt, error: UnfitResultError) -> Failure:
     return _failure(text, error.problem, () if kept is None else (kept,))
 
 
+def unverified(error: UnverifiedError) -> Failure:
+    """What is recorded of an attempt that could not tell what the one before did."""
+    cause = error.__cause__
+    text = str(error).partition("; ")[0].removesuffix(_UNVERIFIED)
+    why = None if cause is None else failure_of(cause)
+    return unknown_outcome(text + _UNVERIFIED, why)
+
+
 def unfit_arguments(attempt: Attempt, error: UnfitArgumentsError) -> Failure:
     """What is recorded of an attempt that could not be called with its arguments."""
-    text = (
-        f"{_name(attempt, error.activity)} was not called: {_said(error.problem)} It is"
-    )
+    did = "was not called"
+    if error.activity.transaction is not None:
+        did = "was rolled back, or not called"
+    text = f"{_name(attempt, error.activity)} {did}: {_said(error.problem)} It is"
     text += f" defined at {error.activity.call_signature.defined_at()}."
     return _failure(text, error.problem, ())
 

@@ -337,7 +337,7 @@ BAD_OPTIONS: list[dict[str, Any]] = [
     {"retry": 3},
     {"retry": "always"},
     {"cancellation_type": "try_cancel"},
-    {"at_most_once": 1},
+    {"effect": 1},
     {"match_arguments": None},
     {"summary": 5},
     {"no_such_option": 1},
@@ -389,7 +389,7 @@ def test_options_take_every_known_key() -> None:
         schedule_to_close_timeout="1h",
         schedule_to_start_timeout=5,
         cancellation_type=ActivityCancellationType.ABANDON,
-        at_most_once=True,
+        effect="once",
         match_arguments=False,
         summary="label",
     )(fine)

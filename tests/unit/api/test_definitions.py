@@ -52,7 +52,7 @@ COPIES: list[Callable[[Any], Any]] = [
 @pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
 def test_copies_keep_the_options_of_a_call(copied: Callable[[Any], Any]) -> None:
     once = plain.options(
-        at_most_once=True,
+        effect="once",
         retry=RetryPolicy(max_attempts=7, non_retryable=(KeyError,)),
         start_to_close_timeout="5m",
         summary="x",
@@ -102,7 +102,7 @@ def test_new_process_reads_a_pickle_by_importing_its_module(
     app = importlib.import_module("pickled_app")
     step, run = app.pickled_step, app.pickled_flow
     asked = READ + "print(found._target.settings.at_most_once)"
-    once = pickle.dumps(step.options(at_most_once=True))
+    once = pickle.dumps(step.options(effect="once"))
     assert in_new_process(asked, once, tmp_path).split("\n")[:2] == [
         "<activity 'pickled_step'>",
         "True",

@@ -193,7 +193,7 @@ def _view(one: QueuedActivity) -> dict[str, Any]:
 
 def _cells(one: QueuedActivity) -> tuple[str, ...]:
     return (
-        one.state,
+        "in doubt" if one.in_doubt else one.state,
         escape(one.activity_type),
         escape(one.task_queue),
         str(one.attempt),

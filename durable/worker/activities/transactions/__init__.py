@@ -1,0 +1,1 @@
+"""Attempts that are transactions: what they write is committed with their outcome."""
