@@ -34,6 +34,7 @@ from durable.api.activities.completion import complete_later_sync as complete_la
 from durable.api.activities.heartbeats import heartbeat as heartbeat
 from durable.api.activities.promises import ExternalPromise as ExternalPromise
 from durable.api.activities.promises import external_promise as external_promise
+from durable.api.activities.step import step as step
 from durable.api.allowing import allow as allow
 from durable.api.entities.entity import Entity as Entity
 from durable.api.entities.entity import entity as entity

@@ -58,7 +58,7 @@ last_result locked logger
 meter need never now par patched provide query random register_exception resource run
 schedule schedule_spec seq
 set_query_handler set_signal_handler set_state set_update_handler shared signal skip
-sleep span start_child update uuid4 wait_condition workflow
+sleep span start_child step update uuid4 wait_condition workflow
 """
 PUBLIC = re.findall(r"\w+", PUBLIC_TEXT)
 

@@ -102,6 +102,8 @@ class Attempt(msgspec.Struct, eq=False):
     heartbeat_at: int = 0
     problem: Failure | None = None
     """The bug that keeps its outcome from being recorded; it parks the run."""
+    body: Any = None
+    """What runs it if it is a step: the closure that the code handed over last."""
     call: Any = None
     """What the pool that runs it keeps of it; nothing here looks at that."""
 

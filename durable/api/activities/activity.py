@@ -133,7 +133,7 @@ class Activity(Unchanging, Generic[P, R]):
         self._options = options
         self._target = ActivityTarget(
             name,
-            _settings(name, options),
+            settings_of(name, options),
             options.get("summary"),
             self.call_signature.differing_input
             if options.get("match_arguments", True)
@@ -321,7 +321,12 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     return merged
 
 
-def _settings(name: str, options: ActivityOptions) -> ActivitySettings:
+def settings_of(name: str, options: ActivityOptions) -> ActivitySettings:
+    """Options as they are recorded.
+
+    Raises:
+        InvalidOptionError, InvalidDurationError: one has a wrong value.
+    """
     where = f"of activity {name!r}"
 
     def duration(key: str) -> int | None:

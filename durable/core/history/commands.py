@@ -37,7 +37,10 @@ ONE_ATTEMPT = RetrySettings(
 
 
 class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
-    """Everything that rules how an activity runs, written out in its event."""
+    """Everything that rules how an activity runs, written out in its event.
+
+    `is_step` says that its code is a closure, which only the run's owner has.
+    """
 
     task_queue: str
     start_to_close_timeout: int | None
@@ -47,6 +50,7 @@ class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
     retry_policy: RetrySettings
     cancellation_type: str
     at_most_once: bool
+    is_step: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Command(msgspec.Struct, frozen=True, gc=False):
