@@ -208,6 +208,11 @@ from durable.schedules.spec import ScheduleSpec as ScheduleSpec
 from durable.search.conditions import Attribute as Attribute
 from durable.search.conditions import Condition as Condition
 from durable.search.run_fields import Run as Run
+from durable.standalone.standalone import ActivityHandle as ActivityHandle
+from durable.standalone.standalone import (
+    StandaloneActivityDescription as StandaloneActivityDescription,
+)
+from durable.standalone.sync_standalone import SyncActivityHandle as SyncActivityHandle
 from durable.store.records import RunStatus as RunStatus
 from durable.sync import SyncEngine as SyncEngine
 from durable.sync import SyncHandle as SyncHandle

@@ -17,6 +17,7 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
+ActivityHandle StandaloneActivityDescription SyncActivityHandle
 heartbeat ActivityNotFoundError AttemptOverError ExternalPromise Later QueuedActivity
 complete_later complete_later_sync external_promise
 ActivityCancellationReason activity_cancellation_reason activity_logger
