@@ -931,7 +931,8 @@ class Engine:
 
         Args:
             call: a call such as `send_invoice(order)`, under `options()` too, which is
-                not run here; or the activity's name, with its arguments.
+                not run here; or the activity's name, with its arguments
+                as plain data.
             *args: arguments, only with a name.
             **options: `id`, `on_conflict`, `id_reuse`, `request_id`, `task_queue`,
                 `memo`, `delay` and `attributes`, as for `start`.

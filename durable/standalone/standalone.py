@@ -252,16 +252,17 @@ def _what_to_start(
 ) -> tuple[Activity[..., Any] | None, str, Payloads]:
     if isinstance(call, str):
         name = check_id(call, "the activity's name")
-        activity = registry.find_activity(name)
-        if activity is None:
-            plain = [
-                json.encode(value, Any, f"argument {number} of {name!r}")
-                for number, value in enumerate(args, 1)
-            ]
-            return None, name, tuple(plain)
-        kwargs: dict[str, Any] = {}
-    else:
-        activity, args, kwargs = _take_apart(call)
+        plain = [
+            json.encode(value, Any, f"argument {number} of {name!r}")
+            for number, value in enumerate(args, 1)
+        ]
+        return registry.find_activity(name), name, tuple(plain)
+    if args:
+        raise InvalidCallError(
+            "Arguments were given beside a call of an activity.",
+            hint="Put them into the call.",
+        )
+    activity, args, kwargs = _take_apart(call)
     signature = activity.call_signature
     return activity, activity.name, signature.encode(signature.bind(args, kwargs))
 

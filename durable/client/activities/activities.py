@@ -276,8 +276,9 @@ class Activities:
         For all its attempts to come; its history goes on to say what was asked for.
 
         Args: as `complete`.
-            **options: `retry`, the four timeouts and, of one that waits, `task_queue`:
-                as for `@activity`. What is not given stays.
+            **options: `retry` or its `max_attempts` alone, the four timeouts and, of
+                one that waits, `task_queue`, as for `@activity`. What is not given
+                stays.
 
         Raises: as `pause`.
             InvalidOptionError, InvalidDurationError: an option has a wrong value, or

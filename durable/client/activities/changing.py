@@ -22,9 +22,14 @@ from durable.store.activity_tasks import ActivityTaskRecord, TaskState
 
 
 class TaskOptions(TypedDict, total=False):
-    """Options of an activity that may change while it waits; see `ActivityOptions`."""
+    """Options of an activity that may change while it waits; see `ActivityOptions`.
+
+    Keys:
+        max_attempts: that of the retry policy alone, which stays otherwise.
+    """
 
     retry: RetryPolicy | None
+    max_attempts: int
     start_to_close_timeout: Duration | None
     schedule_to_close_timeout: Duration | None
     schedule_to_start_timeout: Duration | None
@@ -69,13 +74,20 @@ def _changed(
         )
     # One of two must be there; which of them is, is looked at below.
     base = merge_options(DEFAULTS, {"schedule_to_close_timeout": 1})
-    asked = settings_of(name, merge_options(base, options))
+    given: dict[str, Any] = {**options}
+    attempts = given.pop("max_attempts", None)
+    asked = settings_of(name, merge_options(base, given))
     if "task_queue" in options and not asked.task_queue:
         raise InvalidOptionError(f"task_queue of activity {name!r} is None: name one.")
-    fields = ["retry_policy" if one == "retry" else one for one in options]
+    fields = ["retry_policy" if one == "retry" else one for one in given]
     changed = msgspec.structs.replace(
         settings, **{field: getattr(asked, field) for field in fields}
     )
+    if attempts is not None:
+        RetryPolicy(max_attempts=attempts)  # or it raises
+        policy = changed.retry_policy
+        policy = msgspec.structs.replace(policy, max_attempts=attempts)
+        changed = msgspec.structs.replace(changed, retry_policy=policy)
     if changed.start_to_close_timeout is changed.schedule_to_close_timeout is None:
         raise InvalidOptionError(
             f"Activity {name!r} would have neither start_to_close_timeout nor"
