@@ -735,7 +735,7 @@ class SyncEngine:
     ) -> SyncActivityHandle[Any]:
         """Find one; see `Engine.get_activity`."""
         thread = self._open_thread()
-        found: Any = thread.call(self._engine.get_activity(id, activity=activity))  # type: ignore[call-overload]  # either
+        found: Any = thread.call(self._engine.get_activity(id, activity=activity))
         return SyncActivityHandle(thread, found)
 
     def list_activities(

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Coroutine, Mapping
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 from typing_extensions import TypedDict
@@ -18,7 +18,7 @@ from durable.client.descriptions.activities import ActivityDescription
 from durable.client.descriptions.description import RunDescription, failure_as_dict
 from durable.client.descriptions.searching import Listing
 from durable.client.handle import Handle
-from durable.client.start_options import start_settings
+from durable.client.start_options import StartOptions, start_settings
 from durable.converter import json
 from durable.core.history.payload import Payload, Payloads
 from durable.errors import (
@@ -46,6 +46,7 @@ from durable.standalone.activity_workflow import (
 from durable.store.records import RunStatus
 
 R = TypeVar("R")
+_CODE_OF_CALLS: Final = cast("Any", Activity)._run.__code__
 ACTIVITY_TYPE: Final = Attribute("durable_activity", str)
 """The attribute by which such runs are found by the name of their activity."""
 
@@ -193,7 +194,8 @@ async def start_activity(
     check_option_names(options, known, "option of a start of an activity")
     memo = {**(options.get("memo") or {}), HOW: _how(name, activity)}
     attributes = {**(options.get("attributes") or {}), ACTIVITY_TYPE: name}
-    said = start_settings({**options, "memo": memo, "attributes": attributes})
+    given = {**options, "memo": memo, "attributes": attributes}
+    said = start_settings(cast("StartOptions", given))
     run = await client.start_recorded(STANDALONE, (_text(name), *input), said)
     return _handle(client, run, activity)
 
@@ -274,7 +276,7 @@ def _take_apart(
     frame = getattr(call, "cr_frame", None)
     if (
         frame is None
-        or frame.f_code is not Activity._run.__code__  # pyright: ignore[reportPrivateUsage]  # what a call makes
+        or frame.f_code is not _CODE_OF_CALLS
         or inspect.getcoroutinestate(call) != inspect.CORO_CREATED
     ):
         if inspect.iscoroutine(call):

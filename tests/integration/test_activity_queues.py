@@ -254,7 +254,7 @@ async def test_a_retry_that_is_cancelled_leaves_sound_rows(database: str) -> Non
 async def test_operators_hold_up_and_let_go(database: str) -> None:
     async with home(database) as engine:
         run = await engine.start(video(3), id="v")
-        which = {"workflow_id": "v", "activity_id": "1"}
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
         await engine.activities.pause(**which)
         assert (await engine.activities.describe(**which)).due_at is None
         async with gpu(database):
@@ -267,7 +267,7 @@ async def test_operators_hold_up_and_let_go(database: str) -> None:
 async def test_operators_change_how_one_that_waits_is_to_run(database: str) -> None:
     async with home(database) as engine:
         run = await engine.start(retried(2), id="v")
-        which = {"workflow_id": "v", "activity_id": "1"}
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
         far = await engine.start(routed("nowhere", 3), id="far")
         for options, said in (
             ({}, "Nothing was given"),
@@ -277,7 +277,7 @@ async def test_operators_change_how_one_that_waits_is_to_run(database: str) -> N
             ({"at_most_once": True}, "at_most_once"),
         ):
             with pytest.raises(InvalidOptionError, match=said):
-                await engine.activities.update_options(**which, **options)  # type: ignore[arg-type]  # that is the test
+                await engine.activities.update_options(**which, **options)
         await engine.activities.update_options(**which, retry=None)
         await engine.activities.update_options(
             **{**which, "workflow_id": "far"}, task_queue="gpu"
@@ -294,7 +294,7 @@ async def test_operators_change_how_one_that_waits_is_to_run(database: str) -> N
 async def test_a_waiting_one_gets_another_deadline(database: str) -> None:
     async with home(database) as engine:
         run = await engine.start(video(3), id="v")
-        which = {"workflow_id": "v", "activity_id": "1"}
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
         assert (await engine.activities.describe(**which)).expires_at is None
         await engine.activities.update_options(
             **which, schedule_to_start_timeout="1h", schedule_to_close_timeout="2h"
@@ -314,7 +314,7 @@ async def test_a_waiting_one_gets_another_deadline(database: str) -> None:
 async def test_the_doctor_is_content_after_a_reset(database: str) -> None:
     async with home(database) as engine:
         run = await engine.start(retried_late(2), id="v")
-        which = {"workflow_id": "v", "activity_id": "1"}
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
         async with gpu(database):
             async with asyncio.timeout(10):
                 while (await engine.activities.describe(**which)).attempt < 2:  # noqa: ASYNC110 - nobody tells of it

@@ -306,10 +306,10 @@ class Activities:
             **changes,
         )
         if not await self._client.store.perform(change):
-            state = (await self.describe(*asked[:1], **_ids(asked))).state
+            stands = (await self.describe(*asked[:1], **_ids(asked))).state
             raise InvalidCallError(
                 f"Activity {record.activity_type!r} of run {record.run_id!r} does not"
-                f" wait for a worker: it is {state}.",
+                f" wait for a worker: it is {stands}.",
                 hint="What runs can be asked to stop by cancelling its workflow.",
             )
 
