@@ -22,6 +22,7 @@ from durable import (
     Engine,
     NondeterminismError,
     OutcomeUnknown,
+    QueryFailedError,
     RetryPolicy,
     WorkflowFailedError,
     WorkflowStuckError,
@@ -30,6 +31,7 @@ from durable import (
     complete_later,
     heartbeat,
     in_workflow,
+    set_query_handler,
     sleep,
     step,
     workflow,
@@ -250,8 +252,10 @@ async def wrong(kind: str) -> str:
     def takes(n: int) -> int:
         return n
 
-    def unknown() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821, UP037 - that is the test
+    def unknown() -> int:
         return 1
+
+    unknown.__annotations__["return"] = "Nowhere"
 
     steps: dict[str, Callable[[], Any]] = {
         "takes": lambda: step("a", takes),  # type: ignore[arg-type]  # that is the test
@@ -362,3 +366,40 @@ async def test_whoever_takes_over_is_handed_the_closure_again(
     # Of two that were under way both are in doubt; all others ran once.
     assert all(ran[str(n)] == 1 for n in range(4) if str(n) not in doubtful)
     assert all(ran[n] == 2 for n in doubtful if n == str(number - 1))
+
+
+LIVES: list[object] = []
+
+
+@workflow(name="steps.read_again")
+async def read_again() -> bool:
+    life = object()
+    LIVES.append(life)
+
+    woken = asyncio.Event()
+    waiting = asyncio.ensure_future(woken.wait())
+
+    def harm() -> None:
+        woken.set()
+
+    set_query_handler("harm", harm)
+
+    async def body() -> bool:
+        if activity_info().attempt == 1:
+            raise RuntimeError("not yet")
+        return life is LIVES[-1]
+
+    found = await step("late", body, retry=RetryPolicy(initial_interval="30s"))
+    waiting.cancel()
+    return found
+
+
+async def test_a_run_that_is_read_again_hands_its_newest_closure_over() -> None:
+    LIVES.clear()
+    async with TestEnvironment() as env:
+        run = await env.start(read_again())
+        await env.sleep(1)
+        with pytest.raises(QueryFailedError):
+            await run.query("harm")
+        assert await run.result()
+    assert len(LIVES) == 2
