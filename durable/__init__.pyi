@@ -36,6 +36,7 @@ from durable.api.activities.effects import NotDone as NotDone
 from durable.api.activities.heartbeats import heartbeat as heartbeat
 from durable.api.activities.promises import ExternalPromise as ExternalPromise
 from durable.api.activities.promises import external_promise as external_promise
+from durable.api.activities.step import step as step
 from durable.api.allowing import allow as allow
 from durable.api.entities.entity import Entity as Entity
 from durable.api.entities.entity import entity as entity
@@ -210,6 +211,11 @@ from durable.schedules.spec import ScheduleSpec as ScheduleSpec
 from durable.search.conditions import Attribute as Attribute
 from durable.search.conditions import Condition as Condition
 from durable.search.run_fields import Run as Run
+from durable.standalone.standalone import ActivityHandle as ActivityHandle
+from durable.standalone.standalone import (
+    StandaloneActivityDescription as StandaloneActivityDescription,
+)
+from durable.standalone.sync_standalone import SyncActivityHandle as SyncActivityHandle
 from durable.store.records import RunStatus as RunStatus
 from durable.sync import SyncEngine as SyncEngine
 from durable.sync import SyncHandle as SyncHandle

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, cast, ove
 from typing_extensions import Unpack
 
 from durable import limits
+from durable.api.activities.activity import Activity
 from durable.api.activities.activity_context import activity_engine
 from durable.api.entities.entity_call import EntityCall
 from durable.api.messages.messages import UpdateCall
@@ -78,6 +79,14 @@ from durable.schedules.schedules import Schedules
 from durable.search.conditions import Attribute, Condition
 from durable.search.orders import Order
 from durable.search.run_fields import RunField
+from durable.standalone.standalone import (
+    ActivityHandle,
+    ActivityStartOptions,
+    StandaloneActivityDescription,
+    get_activity,
+    list_activities,
+    start_activity,
+)
 from durable.store.connect import connect, connect_file
 from durable.store.records import RunStatus
 from durable.store.store import Store
@@ -910,6 +919,97 @@ class Engine:
             after=None,
         )
         return Batch(self._open_client, check_chosen(asked, all_runs=all_runs))
+
+    @overload
+    async def start_activity(
+        self, call: Coroutine[Any, Any, R], /, **options: Unpack[ActivityStartOptions]
+    ) -> ActivityHandle[R]: ...
+    @overload
+    async def start_activity(
+        self, call: str, /, *args: Any, **options: Unpack[ActivityStartOptions]
+    ) -> ActivityHandle[Any]: ...
+    async def start_activity(
+        self, call: Any, /, *args: Any, **options: Unpack[ActivityStartOptions]
+    ) -> ActivityHandle[Any]:
+        """Have workers run an activity for which no workflow asks: a durable job.
+
+            job = await engine.start_activity(send_invoice(order), id=f"invoice-{n}")
+            receipt = await job.result()
+
+        It is a run of a small workflow of the library's, and so has all that runs have:
+        retries, timeouts and queues of the activity, an id that is used once, search,
+        retention. It is listed by `list_activities`, and not by `list`.
+
+        Args:
+            call: a call such as `send_invoice(order)`, under `options()` too, which is
+                not run here; or the activity's name, with its arguments
+                as plain data.
+            *args: arguments, only with a name.
+            **options: `id`, `on_conflict`, `id_reuse`, `request_id`, `task_queue`,
+                `memo`, `delay` and `attributes`, as for `start`.
+
+        Raises:
+            InvalidCallError: it is no call of an activity, or the arguments do not fit.
+            WorkflowAlreadyStartedError, InvalidInputError, StoreError: as `start`.
+        """
+        return await start_activity(self._open_client(), call, args, options)
+
+    @overload
+    async def get_activity(
+        self, id: str, /, *, activity: Activity[..., R]
+    ) -> ActivityHandle[R]: ...
+    @overload
+    async def get_activity(
+        self, id: str, /, *, activity: None = None
+    ) -> ActivityHandle[Any]: ...
+    async def get_activity(
+        self, id: str, /, *, activity: Activity[..., Any] | None = None
+    ) -> ActivityHandle[Any]:
+        """Find an activity that `start_activity` has started; the newest of its id.
+
+        Args:
+            id: its id.
+            activity: the code, which says of what type its result is.
+
+        Raises:
+            ActivityNotFoundError: there is none.
+        """
+        return await get_activity(self._open_client(), id, activity)
+
+    async def list_activities(
+        self,
+        *,
+        activity_type: str | None = None,
+        status: RunStatus | str | None = None,
+        where: Condition | str | None = None,
+        stuck: bool | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> builtins.list[StandaloneActivityDescription]:
+        """List activities that `start_activity` has started, newest first.
+
+        Args:
+            activity_type: only those of this name.
+            status: only those of this status.
+            where: as for `list`, and so are the others.
+            stuck: only those that somebody has to mend, or none of them.
+            limit: so many at most.
+            after: go on behind this one, by its `cursor`.
+
+        Raises: as `list`.
+        """
+        asked = listing(
+            where=where,
+            order_by=None,
+            status=status,
+            workflow_type=None,
+            workflow_id=None,
+            stuck=stuck,
+            limit=limit,
+            started_before=None,
+            after=after,
+        )
+        return await list_activities(self._open_client(), asked, activity_type)
 
     def get_batch(self, id: str, /) -> BatchHandle:
         """A handle to a batch; whether there is one shows when it is asked.

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import threading
+from collections.abc import Coroutine
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
@@ -21,6 +22,7 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 import msgspec
 from typing_extensions import Unpack
 
+from durable.api.activities.activity import Activity
 from durable.api.entities.entity_call import EntityCall
 from durable.api.messages.messages import QueryCall, SignalCall, UpdateCall
 from durable.api.workflows.workflow import Workflow, WorkflowCall
@@ -50,6 +52,11 @@ from durable.schedules.sync_schedules import SyncSchedules
 from durable.search.conditions import Attribute, Condition
 from durable.search.orders import Order
 from durable.search.run_fields import RunField
+from durable.standalone.standalone import (
+    ActivityStartOptions,
+    StandaloneActivityDescription,
+)
+from durable.standalone.sync_standalone import SyncActivityHandle
 from durable.store.records import AttemptRecord, RunStatus
 from durable.worker.health import WorkerHealth
 
@@ -702,6 +709,59 @@ class SyncEngine:
             all_runs=all_runs,
         )
         return SyncBatch(thread, chosen)
+
+    @overload
+    def start_activity(
+        self, call: Coroutine[Any, Any, R], /, **options: Unpack[ActivityStartOptions]
+    ) -> SyncActivityHandle[R]: ...
+    @overload
+    def start_activity(
+        self, call: str, /, *args: Any, **options: Unpack[ActivityStartOptions]
+    ) -> SyncActivityHandle[Any]: ...
+    def start_activity(
+        self, call: Any, /, *args: Any, **options: Unpack[ActivityStartOptions]
+    ) -> SyncActivityHandle[Any]:
+        """Have workers run an activity; see `Engine.start_activity`."""
+        thread = self._open_thread()
+        started = self._engine.start_activity(call, *args, **options)
+        return SyncActivityHandle(thread, thread.call(started))
+
+    @overload
+    def get_activity(
+        self, id: str, /, *, activity: Activity[..., R]
+    ) -> SyncActivityHandle[R]: ...
+    @overload
+    def get_activity(
+        self, id: str, /, *, activity: None = None
+    ) -> SyncActivityHandle[Any]: ...
+    def get_activity(
+        self, id: str, /, *, activity: Activity[..., Any] | None = None
+    ) -> SyncActivityHandle[Any]:
+        """Find one; see `Engine.get_activity`."""
+        thread = self._open_thread()
+        found: Any = thread.call(self._engine.get_activity(id, activity=activity))
+        return SyncActivityHandle(thread, found)
+
+    def list_activities(
+        self,
+        *,
+        activity_type: str | None = None,
+        status: RunStatus | str | None = None,
+        where: Condition | str | None = None,
+        stuck: bool | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> builtins.list[StandaloneActivityDescription]:
+        """List them, newest first; see `Engine.list_activities`."""
+        listed = self._engine.list_activities(
+            activity_type=activity_type,
+            status=status,
+            where=where,
+            stuck=stuck,
+            limit=limit,
+            after=after,
+        )
+        return self._open_thread().call(listed)
 
     def get_batch(self, id: str, /) -> SyncBatchHandle:
         """A handle to a batch; see `Engine.get_batch`."""

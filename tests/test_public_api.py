@@ -17,6 +17,7 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
+ActivityHandle StandaloneActivityDescription SyncActivityHandle
 heartbeat ActivityNotFoundError AttemptOverError ExternalPromise Later QueuedActivity
 complete_later complete_later_sync external_promise
 ActivityCancellationReason activity_cancellation_reason activity_logger
@@ -58,7 +59,7 @@ last_result locked logger
 meter need never now par patched provide query random register_exception resource run
 schedule schedule_spec seq
 set_query_handler set_signal_handler set_state set_update_handler shared signal skip
-sleep span start_child update uuid4 wait_condition workflow
+sleep span start_child step update uuid4 wait_condition workflow
 """
 PUBLIC = re.findall(r"\w+", PUBLIC_TEXT)
 

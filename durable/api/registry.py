@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
+from durable.api.activities.step import Step
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition, is_own
 from durable.api.resources import missing
 from durable.api.workflows.versioning import VERSIONS, Versions, enter, find
@@ -164,6 +165,10 @@ class Registry:
         One that is dynamic runs what no other one is there for.
         """
         return self.activities.get(name) or next(iter(self._dynamic()), None)
+
+    def find_body(self, step: Step) -> Step:
+        """What runs a step that the code has handed over."""
+        return step
 
     def _dynamic(self) -> list[Activity[Any, Any]]:
         return [each for each in self.activities.values() if each.runs_as.dynamic]

@@ -169,7 +169,7 @@ class CallSignature:
     def _resolve(self) -> None:
         """Read the annotations at first use: they may name what comes later."""
         try:
-            found = typing.get_type_hints(_annotated(self.function))
+            found = typing.get_type_hints(annotated(self.function))
         except (NameError, TypeError, AttributeError) as error:
             raise DefinitionError(
                 f"The annotations of {self.name!r} cannot be resolved:"
@@ -192,7 +192,7 @@ class CallSignature:
 
     def _unresolved(self) -> str:
         """Which annotation is meant by the error, as far as that can be told."""
-        function = _annotated(self.function)
+        function = annotated(self.function)
         for name, annotation in getattr(function, "__annotations__", {}).items():
             alone = types.SimpleNamespace(__annotations__={name: annotation})
             try:
@@ -529,7 +529,7 @@ def shown(signature: inspect.Signature) -> str:
     )
 
 
-def _annotated(function: Any) -> Any:
+def annotated(function: Any) -> Any:
     """What carries the annotations of a callable."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -550,7 +550,7 @@ def same_parameters(left: Callable[..., Any], right: Callable[..., Any]) -> bool
     if bare[0] != bare[1]:
         return False
     try:
-        hints = [typing.get_type_hints(_annotated(f)) for f in (left, right)]
+        hints = [typing.get_type_hints(annotated(f)) for f in (left, right)]
     except (NameError, TypeError, AttributeError):
         return False
     return all(

@@ -69,6 +69,7 @@ class ActivityTarget(msgspec.Struct, eq=False):
     code, if any. It may decode both, so that the order of a set or a new field with a
     default is no mismatch. `is_outcome_kept` says that whoever waits for its outcome,
     through any cancellation, wants one too that comes together with the cancellation.
+    `body` is what runs it if that is a closure: a step.
     """
 
     activity_type: str
@@ -76,6 +77,7 @@ class ActivityTarget(msgspec.Struct, eq=False):
     summary: str | None
     differing_input: Callable[[Payloads, Payloads], str | None]
     is_outcome_kept: bool = False
+    body: Any = None
 
 
 class ChildTarget(msgspec.Struct, eq=False):

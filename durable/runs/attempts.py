@@ -71,6 +71,9 @@ def schedule(run: LiveRun, event: HistoryEvent, effects: Effects, now: int) -> N
         machine = run.replayer.find_activity(event.event_id)
         headers = (machine and machine.headers) or headers
     attempt = Attempt(run, event.event_id, scheduled, event.time, headers)
+    if scheduled.settings.is_step:
+        step = run.replayer.find_activity(event.event_id)
+        attempt.body = step and step.target.body
     run.attempts[event.event_id] = attempt
     order(attempt, effects, now)
 
@@ -104,7 +107,7 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
             continue
         del run.backoffs[attempt.scheduled_event_id]
         run.attempts[attempt.scheduled_event_id] = attempt
-        if run.terms.knows_activity(attempt.scheduled.activity_type):
+        if attempt.body or run.terms.knows_activity(attempt.scheduled.activity_type):
             attempt.phase = RECORDING
             record(attempt, AttemptState.STARTED, Then.BEGIN, effects, now)
         else:
@@ -181,6 +184,7 @@ def following_attempt(
         has_row=True,
         due_at=due_at,
         details=attempt.details,
+        body=attempt.body,
     )
 
 
@@ -349,7 +353,7 @@ def queued(
     """The pool has no room for an attempt: a row says that it has not begun."""
     if given.attempt.phase is OVER:
         return
-    if run.terms.has_others and run.paused is None:
+    if run.terms.has_others and run.paused is None and not given.attempt.body:
         offer(given.attempt, effects, now)
         return
     given.attempt.phase = QUEUED

@@ -105,6 +105,8 @@ class Attempt(msgspec.Struct, eq=False):
     """The bug that keeps its outcome from being recorded; it parks the run."""
     held_as: AttemptState = AttemptState.RETURNED
     """What its row says then."""
+    body: Any = None
+    """What runs it if it is a step: the closure that the code handed over last."""
     call: Any = None
     """What the pool that runs it keeps of it; nothing here looks at that."""
 

@@ -168,6 +168,8 @@ def restore_activities(
     )
     for machine in pending:
         event_id = machine.scheduled_event_id
+        if event_id in run.backoffs:
+            run.backoffs[event_id].body = machine.target.body
         if event_id in decided or event_id in run.attempts or event_id in run.backoffs:
             continue
         row = latest.get(event_id)
@@ -308,6 +310,7 @@ def _attempt_of(
         machine.headers or run.task_headers,
         attempt=1 if row is None else row.attempt,
         lost=lost,
+        body=machine.target.body,
     )
     if row is not None:
         attempt.has_row = True

@@ -173,6 +173,8 @@ class UpdateActivityTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     priority: int | None = None
     expires_at: int | None = None
     """Of one that waits, or that somebody outside completes."""
+    task_queue: str | None = None
+    """Only of one that waits."""
     data: str | None = None
     cancel: str | None = None
     """Of a claimed one; empty takes it away."""

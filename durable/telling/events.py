@@ -334,6 +334,9 @@ class Telling:
                 if number in self._dead:
                     line.append(Piece(", could not be read", "bad"))
                 details.append(f"number {number}")
+            case "input" if _is_step(said):
+                keys = [bytes(key.json).decode().strip('"') for key in value]
+                details += ["step", *(f"key {key[:15]}" for key in keys)]
             case "input":
                 details.append(size_of(value))
                 values += arguments_of(value)
@@ -392,6 +395,10 @@ def _fill(text: str, event: HistoryEvent) -> str:
         return escape(getattr(said, found[1]))
 
     return _FIELD.sub(word, text)
+
+
+def _is_step(said: Any) -> bool:
+    return type(said) is of.ActivityTaskScheduled and said.settings.is_step is True
 
 
 def _tell_unread(

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar, overload
 
+from durable.api.activities.step import Step
 from durable.api.messages.messages import (
     QueryCall,
     SignalCall,
@@ -254,7 +255,9 @@ class Driver:
             PayloadError: the value does not fit the activity's annotation.
         """
         number, at, scheduled = self._scheduled(activity)
-        result = _encode(scheduled.activity_type, value)
+        machine = self._live().find_activity(number)
+        body = None if machine is None else machine.target.body
+        result = _encode(scheduled.activity_type, value, body)
         return ActivityTaskCompleted(number, result, attempt, at)
 
     def failed(
@@ -421,9 +424,10 @@ def result_of(history: Iterable[HistoryEvent], signature: Any) -> Any:
     raise InternalError(f"The history ends with {type(terminal).__name__}.")
 
 
-def _encode(activity_type: str, value: Any) -> Payload:
+def _encode(activity_type: str, value: Any, body: Step | None) -> Payload:
     try:
-        signature = REGISTRY.get_activity(activity_type).call_signature
+        activity = body or REGISTRY.get_activity(activity_type)
+        signature = activity.call_signature
     except NotRegisteredError:
         return json.encode(value, Any, f"the result of {activity_type!r}")
     return signature.encode_result(value)

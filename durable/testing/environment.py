@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from durable import limits
 from durable.api.activities.activity import Activity
+from durable.api.activities.step import Step
 from durable.api.registry import Registry
 from durable.client.keeping.sweeper import Sweeper
 from durable.client.outbox.delivery import Delivery
@@ -68,6 +69,8 @@ class TestEnvironment(Engine):
         mocks: functions, plain or async, that run in place of activities, by activity
             or name: `{charge: fake_charge}`. Arguments and results are still recorded
             by the real activity's types.
+        steps: functions without arguments, plain or async, that run in place of the
+            bodies of steps, by name: `{"ask": lambda: "yes"}`.
         definitions: as for `Engine`.
         resources: as for `Engine`: fakes, by class or name. What an activity lacks
             parks its run when it is called; nothing is said of those that are not.
@@ -87,6 +90,7 @@ class TestEnvironment(Engine):
         *,
         clock: VirtualClock | None = None,
         mocks: Mocks | None = None,
+        steps: Mapping[str, Callable[[], Any]] | None = None,
         definitions: Iterable[object] | None = None,
         resources: Resources | None = None,
         namespace: str = "default",
@@ -126,7 +130,7 @@ class TestEnvironment(Engine):
             drain_timeout=drain_timeout,
             observer=observer,
         )
-        self._registry = _MockedRegistry(self._registry, mocks or {})
+        self._registry = _MockedRegistry(self._registry, mocks or {}, steps or {})
         self._time: VirtualTime | None = None
         self._test: asyncio.Task[Any] | None = None
         self._has_stalled = False
@@ -243,8 +247,11 @@ class TestEnvironment(Engine):
 class _MockedRegistry(Registry):
     """What an engine knows, now and later, with some activities replaced."""
 
-    def __init__(self, known: Registry, mocks: Mocks) -> None:
+    def __init__(
+        self, known: Registry, mocks: Mocks, steps: Mapping[str, Callable[[], Any]]
+    ) -> None:
         super().__init__()
+        self._steps = steps
         self.workflows, self.activities = known.workflows, known.activities
         self.versions = known.versions
         self.fail_on = known.fail_on
@@ -261,6 +268,10 @@ class _MockedRegistry(Registry):
 
     def check_resources(self, given: Mapping[Any, object]) -> None:
         """Wait for what is missed: a test may give what it needs, and no more."""
+
+    def find_body(self, step: Step) -> Step:
+        fake = self._steps.get(step.name)
+        return step if fake is None else step.replaced_by(fake)
 
     def find_activity(self, name: str) -> Activity[..., Any] | None:
         return self._mocks.get(name) or super().find_activity(name)

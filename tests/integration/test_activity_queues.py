@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -104,6 +105,12 @@ async def retried(until: int) -> int:
     return await flaky(until)
 
 
+@workflow(name="queues.retried_late")
+async def retried_late(until: int) -> int:
+    slow = RetryPolicy(max_attempts=3, initial_interval=60)
+    return await flaky.options(retry=slow)(until)
+
+
 @workflow(name="queues.cancels")
 async def cancels(kind: str) -> str:
     task = asyncio.create_task(
@@ -162,6 +169,7 @@ async def waits() -> str:
 WORKFLOWS = [
     *(video, routed, fan_out, retried, cancels, closes, waits, holds, patient),
     given_up,
+    retried_late,
     local,
 ]
 GPU = [render, render_plain, flaky, held, local]
@@ -246,7 +254,7 @@ async def test_a_retry_that_is_cancelled_leaves_sound_rows(database: str) -> Non
 async def test_operators_hold_up_and_let_go(database: str) -> None:
     async with home(database) as engine:
         run = await engine.start(video(3), id="v")
-        which = {"workflow_id": "v", "activity_id": "1"}
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
         await engine.activities.pause(**which)
         assert (await engine.activities.describe(**which)).due_at is None
         async with gpu(database):
@@ -254,6 +262,72 @@ async def test_operators_hold_up_and_let_go(database: str) -> None:
             assert RAN == []
             await engine.activities.unpause(**which)
             assert await run.result() == 6
+
+
+async def test_operators_change_how_one_that_waits_is_to_run(database: str) -> None:
+    async with home(database) as engine:
+        run = await engine.start(retried(2), id="v")
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
+        far = await engine.start(routed("nowhere", 3), id="far")
+        for options, said in (
+            ({}, "Nothing was given"),
+            ({"task_queue": None}, "task_queue .* is None"),
+            ({"start_to_close_timeout": None}, "would have neither"),
+            ({"start_to_close_timeout": 0}, "is 0"),
+            ({"at_most_once": True}, "at_most_once"),
+        ):
+            with pytest.raises(InvalidOptionError, match=said):
+                await engine.activities.update_options(**which, **options)
+        await engine.activities.update_options(**which, retry=None)
+        await engine.activities.update_options(
+            **{**which, "workflow_id": "far"}, task_queue="gpu"
+        )
+        async with gpu(database):
+            assert await far.result() == 3
+            with pytest.raises(WorkflowFailedError):
+                await run.result()
+        assert RAN.count(("flaky", 1)) == 1
+        assert ("flaky", 2) not in RAN
+        assert await findings(engine) == []
+
+
+async def test_a_waiting_one_gets_another_deadline(database: str) -> None:
+    async with home(database) as engine:
+        run = await engine.start(video(3), id="v")
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
+        assert (await engine.activities.describe(**which)).expires_at is None
+        await engine.activities.update_options(
+            **which, schedule_to_start_timeout="1h", schedule_to_close_timeout="2h"
+        )
+        described = await engine.activities.describe(**which)
+        assert described.expires_at == described.scheduled_at + timedelta(hours=1)
+        await engine.activities.update_options(
+            **which, schedule_to_start_timeout=None, schedule_to_close_timeout=None
+        )
+        assert (await engine.activities.describe(**which)).expires_at is None
+        await engine.activities.update_options(**which, schedule_to_start_timeout=0.001)
+        with pytest.raises(WorkflowFailedError) as failed:
+            await run.result()
+        assert isinstance(failed.value.__cause__, ActivityTimeoutError)
+
+
+async def test_the_doctor_is_content_after_a_reset(database: str) -> None:
+    async with home(database) as engine:
+        run = await engine.start(retried_late(2), id="v")
+        which: dict[str, Any] = {"workflow_id": "v", "activity_id": "1"}
+        async with gpu(database):
+            async with asyncio.timeout(10):
+                while (await engine.activities.describe(**which)).attempt < 2:  # noqa: ASYNC110 - nobody tells of it
+                    await asyncio.sleep(0.01)
+        await engine.activities.reset(**which)
+        assert (await engine.activities.describe(**which)).attempt == 1
+        assert await findings(engine) == []
+        async with gpu(database):
+            await until(lambda: RAN.count(("flaky", 1)) == 2)
+            await run.cancel()
+            with pytest.raises(WorkflowFailedError):
+                await run.result()
+        assert await findings(engine) == []
 
 
 async def test_the_run_comes_to_rest_meanwhile(database: str) -> None:

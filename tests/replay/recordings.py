@@ -244,6 +244,16 @@ def _carrying() -> Driver:
     return driver
 
 
+def _stepping() -> Driver:
+    driver = Driver(w.stepping(ORDER))
+    driver.start()
+    driver.complete(driver.pending[0], 3)
+    printed, label = driver.pending
+    driver.complete(label, "a label")
+    driver.complete(printed, {"text": "printed"})
+    return driver
+
+
 def _plain(call: Callable[[], Driver]) -> Callable[[], Driver]:
     def record() -> Driver:
         driver = call()
@@ -274,5 +284,6 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "telling": _telling,
     "relaying": _relaying,
     "carrying": _carrying,
+    "stepping": _stepping,
     **message_recordings.RECORDINGS,
 }

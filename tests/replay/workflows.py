@@ -43,6 +43,7 @@ from durable import (
     signal,
     sleep,
     start_child,
+    step,
     update,
     upsert_attributes,
     upsert_memo,
@@ -408,6 +409,21 @@ async def carrying(total: int = 0, laps: int = 0) -> list[str]:
     await sleep(1)
     checkpoint(total, laps + 1)
     return ["no checkpoint"]
+
+
+@workflow(name="golden.stepping")
+async def stepping(order: Order) -> list[str]:
+    """Closures as activities: with a key, without one, under options."""
+
+    async def weigh() -> int:
+        return len(order.items)
+
+    weight = await step("golden.weigh", weigh, key=[order.id, list(order.items)])
+    later = asyncio.create_task(
+        step("golden.label", lambda: "label", returns=str, effect="once")
+    )
+    label = await step("golden.print", lambda: {"text": order.id}, summary="prints")
+    return [str(weight), label["text"], await later]
 
 
 # --- what a run is found by -----------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from typing import Any, assert_type
 
 from durable import (
@@ -16,6 +17,7 @@ from durable import (
     info,
     now,
     sleep,
+    step,
     wait_condition,
     workflow,
 )
@@ -110,3 +112,19 @@ def script() -> None:
 
 def generic(definition: Workflow[[int], str]) -> WorkflowCall[str]:
     return definition(1)
+
+
+async def ask(prompt: str) -> bool:
+    return bool(prompt)
+
+
+@workflow
+async def steps(prompt: str) -> int:
+    def count() -> int:
+        return len(prompt)
+
+    assert_type(await step("count", count, key=prompt), int)
+    assert_type(await step("ask", lambda: ask(prompt), key=[prompt, 1]), bool)
+    assert_type(await step("charge", lambda: charge(3), retry=None), str)
+    assert_type(await step("bound", partial(ask, prompt), returns=bool), bool)
+    return await step("length", lambda: len(prompt), start_to_close_timeout="10s")

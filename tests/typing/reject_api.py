@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable import Engine, RetryPolicy, activity, workflow
+from durable import Engine, RetryPolicy, activity, step, workflow
 
 
 @activity
@@ -52,3 +52,14 @@ async def main(engine: Engine) -> None:
     await engine.start(charge(1))  # E
     await engine.start(place_order(1), idd="x")  # E
     print(number, RetryPolicy(max_attempt=3))  # E
+
+
+async def steps(prompt: str) -> str:
+    def takes(number: int) -> str:
+        return f"{number}{prompt}"
+
+    await step("a", takes)  # E
+    await step("a", 5)  # E
+    await step(lambda: 1, "a")  # E
+    await step("a", lambda: 1, retyr=None)  # E
+    return await step("a", lambda: 1)  # E

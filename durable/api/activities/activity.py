@@ -33,7 +33,7 @@ from durable.api.activities.activity_context import CURRENT
 from durable.api.activities.effects import (
     check_transaction,
     check_verify,
-    settings_of,
+    effect_settings,
 )
 from durable.api.activities.kinds import USUAL, ActivityKind, Verify, check_kind
 from durable.api.activities.retrying import retry_settings
@@ -128,7 +128,7 @@ class Activity(Unchanging, Generic[P, R]):
         self._options = options
         self._target = ActivityTarget(
             name,
-            _settings(name, options, kind.verify),
+            settings_of(name, options, kind.verify),
             options.get("summary"),
             self.call_signature.differing_input
             if options.get("match_arguments", True)
@@ -316,9 +316,14 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     return merged
 
 
-def _settings(
-    name: str, options: ActivityOptions, verify: Verify | None
+def settings_of(
+    name: str, options: ActivityOptions, verify: Verify | None = None
 ) -> ActivitySettings:
+    """Options as they are recorded.
+
+    Raises:
+        InvalidOptionError, InvalidDurationError: one has a wrong value.
+    """
     where = f"of activity {name!r}"
 
     def duration(key: str) -> int | None:
@@ -363,7 +368,7 @@ def _settings(
         heartbeat_timeout=duration("heartbeat_timeout"),
         retry_policy=retry_settings(options.get("retry"), where),
         cancellation_type=cancellation.value,
-        **settings_of(options, verify, where),
+        **effect_settings(options, verify, where),
     )
 
 

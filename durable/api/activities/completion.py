@@ -43,7 +43,7 @@ async def complete_later() -> Later:
 
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
-        InvalidCallError: the activity runs in a process.
+        InvalidCallError: the activity runs in a process, or is a step.
         AttemptOverError: the attempt is over, or its activity was asked to stop.
     """
     return Later(await asyncio.wrap_future(_hand_out("durable.complete_later()")))
@@ -69,5 +69,11 @@ def _hand_out(operation: str) -> Future[str]:
         raise InvalidCallError(
             f"{operation} was called in an activity that runs in a process.",
             hint="Make it async, or let it run in a thread: it has little to compute.",
+        )
+    if context.info.settings.is_step:
+        raise InvalidCallError(
+            f"{operation} was called in step {context.info.activity_type!r}, whose"
+            " closure ends with its process.",
+            hint="Await an external_promise() beside it, and hand its token out.",
         )
     return context.hand_out(context)

@@ -31,7 +31,7 @@ class NotDone(msgspec.Struct, frozen=True):
     """What `verify` gives: it has certainly had none, so the function may run."""
 
 
-def settings_of(
+def effect_settings(
     options: Mapping[str, Any], verify: Verify | None, where: str
 ) -> dict[str, Any]:
     """The fields of recorded settings that say what follows on a doubt.

@@ -47,8 +47,8 @@ def _to_retry(
 
 _CONFLICTS: Final = [policy.value for policy in IdConflictPolicy]
 _REUSES: Final = [policy.word for policy in IdReusePolicy]
-_START_OPTIONS: Final = (
-    click.option("--id", metavar="ID", help="The workflow id; a new one by default."),
+ID_OPTIONS: Final = (
+    click.option("--id", metavar="ID", help="Its id; a new one by default."),
     click.option(
         "--on-conflict",
         type=Word(_CONFLICTS),
@@ -70,6 +70,9 @@ _START_OPTIONS: Final = (
         metavar="SPAN",
         help="How long until its first line runs; a signal or update starts it sooner.",
     ),
+)
+_START_OPTIONS: Final = (
+    *ID_OPTIONS,
     click.option(
         "--attempts",
         "retry",
@@ -142,7 +145,8 @@ def run(
     write_result(session, handle, value)
 
 
-def _note_if_found(session: Session, handle: Handle[Any]) -> None:
+def note_if_found(session: Session, handle: Handle[Any]) -> None:
+    """Say that a start has found a run, and has begun none."""
     if not handle.is_new and not session.is_json:
         note(
             f"run {handle.workflow_id!r} ({handle.run_id}) was started before: it is"
@@ -159,7 +163,7 @@ async def _run(
 ) -> tuple[Handle[Any], Any]:
     async with engine:
         handle = await engine.start(call, **how)
-        _note_if_found(session, handle)
+        note_if_found(session, handle)
         plain = handle.plain()
         try:
             with pointing_to(handle.workflow_id):
@@ -225,7 +229,7 @@ async def _start(
         session.database_url, namespace=session.namespace, worker=False
     ) as engine:
         handle: Handle[Any] = await engine.start(call, *values, task_queue=queue, **how)
-        _note_if_found(session, handle)
+        note_if_found(session, handle)
         if isinstance(call, str) and handle.is_new and not session.is_json:
             await _note_if_unknown(engine, call)
         return handle

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import click
 import msgspec
 
+from durable.api.activities.activity import Activity, is_activity
 from durable.api.definitions import is_own
 from durable.api.registry import REGISTRY
 from durable.api.signature import CallSignature
@@ -194,6 +195,24 @@ def find_workflow(target: str) -> Workflow[Any, Any]:
             f"{ending_with_closest(name, [*known, *named])}"
         )
     return found
+
+
+def find_activity(target: str) -> Activity[..., Any]:
+    """The activity that `MODULE:ACTIVITY` names, by its function or its own name.
+
+    Raises: as `find_workflow`.
+    """
+    module_name, _, name = target.rpartition(":")
+    module = load_module(module_name)
+    known = {key: one for key, one in vars(module).items() if is_activity(one)}
+    known |= {one.name: one for one in known.values()}
+    if name not in known:
+        names = ", ".join(sorted({one.name for one in known.values()})) or "none"
+        raise click.UsageError(
+            f"{module_name!r} has no activity {name!r}; it has: {names}"
+            f"{ending_with_closest(name, known)}"
+        )
+    return known[name]
 
 
 # --- input ----------------------------------------------------------------------------

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from typing_extensions import Unpack
 
 from durable import limits
 from durable.api.activities.effects import Done, NotDone
+from durable.client.activities.changing import TaskOptions, changes_of
 from durable.client.chain import Connection
 from durable.client.resolving import encode_result, end_activity, settle_doubt
 from durable.clock import to_datetime
@@ -297,27 +299,54 @@ class Activities:
         asked = (token, workflow_id, activity_id, run_id)
         await self._update(asked, due_at=self._client.store.now(), is_reset=True)
 
+    async def update_options(
+        self,
+        token: str | None = None,
+        *,
+        workflow_id: str | None = None,
+        activity_id: str | None = None,
+        run_id: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        """Change how one that waits, or that somebody outside completes, is to run.
+
+        For all its attempts to come; its history goes on to say what was asked for.
+
+        Args: as `complete`.
+            **options: `retry` or its `max_attempts` alone, the four timeouts and, of
+                one that waits, `task_queue`, as for `@activity`. What is not given
+                stays.
+
+        Raises: as `pause`.
+            InvalidOptionError, InvalidDurationError: an option has a wrong value, or
+                none is given.
+        """
+        asked = (token, workflow_id, activity_id, run_id)
+        record, _ = await self._find(*asked)
+        await self._update(asked, record, **changes_of(record, options))
+
     async def _update(
         self,
         asked: tuple[str | None, ...],
+        record: ActivityTaskRecord | None = None,
         *,
-        due_at: int,
-        is_reset: bool = False,
+        state: TaskState = TaskState.WAITING,
+        **changes: Any,
     ) -> None:
-        record, _ = await self._find(*asked)
+        if record is None:
+            record, _ = await self._find(*asked)
         change = UpdateActivityTask(
             run_id=record.run_id,
             scheduled_event_id=record.scheduled_event_id,
             attempt=record.attempt,
-            state=TaskState.WAITING,
-            due_at=due_at,
-            is_reset=is_reset,
+            state=state,
+            **changes,
         )
         if not await self._client.store.perform(change):
-            state = (await self.describe(*asked[:1], **_ids(asked))).state
+            stands = (await self.describe(*asked[:1], **_ids(asked))).state
             raise InvalidCallError(
                 f"Activity {record.activity_type!r} of run {record.run_id!r} does not"
-                f" wait for a worker: it is {state}.",
+                f" wait for a worker: it is {stands}.",
                 hint="What runs can be asked to stop by cancelling its workflow.",
             )
         if self._client.worker is not None:

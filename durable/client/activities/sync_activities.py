@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import Unpack
+
 from durable.api.activities.effects import Done, NotDone
 from durable.client.activities.activities import Activities, QueuedActivity, State
+from durable.client.activities.changing import TaskOptions
 from durable.loop_thread import LoopThread
 
 
@@ -58,6 +61,26 @@ class SyncActivities:
     def reset(self, token: str | None = None, **ids: str | None) -> None:
         """Let one that waits begin anew; see `Activities.reset`."""
         self._thread.call(self._activities.reset(token, **ids))
+
+    def update_options(
+        self,
+        token: str | None = None,
+        *,
+        workflow_id: str | None = None,
+        activity_id: str | None = None,
+        run_id: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        """Change how one is to run; see `Activities.update_options`."""
+        self._thread.call(
+            self._activities.update_options(
+                token,
+                workflow_id=workflow_id,
+                activity_id=activity_id,
+                run_id=run_id,
+                **options,
+            )
+        )
 
     def list(
         self,

@@ -37,7 +37,10 @@ ONE_ATTEMPT = RetrySettings(
 
 
 class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
-    """Everything that rules how an activity runs, written out in its event."""
+    """Everything that rules how an activity runs, written out in its event.
+
+    `is_step` says that its code is a closure, which only the run's owner has.
+    """
 
     task_queue: str
     start_to_close_timeout: int | None
@@ -51,6 +54,7 @@ class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
     """"read" or "transaction": what was cut short has had none, or none that counts."""
     in_doubt: str | msgspec.UnsetType = msgspec.UNSET
     """Of `at_most_once`: "verify", "wait" or both; else it raises."""
+    is_step: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def is_verified(self) -> bool:

@@ -66,7 +66,9 @@ def choose(
         scheduled = event.attributes
         assert isinstance(scheduled, ActivityTaskScheduled)  # noqa: S101 - chosen so
         if is_elsewhere(run, scheduled) or (
-            room is not None and not room.take(scheduled.activity_type)
+            room is not None
+            and not scheduled.settings.is_step
+            and not room.take(scheduled.activity_type)
         ):
             chosen.append(_row_of(run, event, scheduled))
     run.note_offered({task.scheduled_event_id for task in chosen})

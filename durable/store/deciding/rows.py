@@ -131,6 +131,7 @@ class TaskChange(msgspec.Struct, gc=False):
     state: TaskState | None = None
 
     attempt: int | None = None
+    task_queue: str | None = None
     priority: int | None = None
     due_at: int | None = None
     expires_at: int | None = None

@@ -275,6 +275,10 @@ class Tasks:
         change = TaskChange(
             priority=operation.priority, due_at=operation.due_at, data=operation.data
         )
+        if operation.task_queue is not None:
+            if task.state is not _WAITING:
+                return False
+            change.task_queue = operation.task_queue
         if operation.is_reset:
             if task.state is not _WAITING:
                 return False

@@ -162,7 +162,12 @@ class ActivityPool:
             call = attempt.call = Call(attempt)
         else:
             self._places.forget_promise(call)
-        code = self.find_code(attempt.scheduled.activity_type)
+        body = attempt.body
+        code: Code | None = (
+            self.find_code(attempt.scheduled.activity_type)
+            if body is None
+            else self._registry.find_body(body)
+        )
         if code is None:
             self._feed(attempt.run, inputs.AttemptUnknown(attempt))
         elif isinstance(code, BuiltIn) or self._places.has_room(code):

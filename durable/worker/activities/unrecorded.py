@@ -127,9 +127,14 @@ def refused(failure: Failure, problem: DurableError) -> Failure:
 # --- what an operator or mended code makes of it --------------------------------------
 
 
+def _activity_of(registry: Registry, attempt: Attempt) -> Activity[Any, Any] | None:
+    body: Activity[Any, Any] | None = attempt.body
+    return body or registry.find_activity(attempt.scheduled.activity_type)
+
+
 def mend(registry: Registry, attempt: Attempt) -> inputs.AnyInput:
     """What becomes of an attempt that has returned, by the code of today."""
-    activity = registry.find_activity(attempt.scheduled.activity_type)
+    activity = _activity_of(registry, attempt)
     problem = attempt.problem or Failure()
     if activity is not None:
         try:
@@ -154,7 +159,7 @@ def resolve(
     )
     if result is None:
         return inputs.AttemptRepeated(attempt)
-    activity = registry.find_activity(scheduled.activity_type)
+    activity = _activity_of(registry, attempt)
     if activity is not None:
         try:
             activity.call_signature.decode_result(result)

@@ -47,6 +47,7 @@ RECORDED = {
     "ScheduleSpec": "durable.schedules.spec",
     "SignalCall": "durable.api.messages",
     "StackFrame": "durable.core.stacks",
+    "StandaloneActivityDescription": "durable.standalone.standalone",
     "Swept": "durable.client.keeping.retention",
     "TaskStack": "durable.core.stacks",
     "UpdateCall": "durable.api.messages",

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from durable.cli.commands.activities.standalone import jobs, start
 from durable.cli.connection import open_client
 from durable.cli.output import note, tell, write_json, write_line
-from durable.cli.parameters import standard_options
+from durable.cli.parameters import Span, standard_options
 from durable.cli.session import Session, pass_session
 from durable.cli.user_code.loading import read_value
 from durable.client.activities.activities import Activities, QueuedActivity
@@ -21,6 +22,7 @@ from durable.telling.escaping import escape
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+_NONE = "none"
 _HEADINGS = ("STATE", "ACTIVITY", "QUEUE", "ATTEMPT", "DUE (UTC)", "RUN", "ID")
 
 
@@ -34,6 +36,22 @@ def _which(command: F) -> F:
     ):
         command = decorate(command)
     return command
+
+
+class _SpanOrNone(Span):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        return _NONE if value == _NONE else super().convert(value, param, ctx)
+
+
+def _timeout(name: str, told: str) -> Callable[[F], F]:
+    return click.option(
+        f"--{name}-timeout",
+        type=_SpanOrNone(),
+        metavar="SPAN",
+        help=f'{told} "none" takes the limit away.',
+    )
 
 
 @click.group("activity")
@@ -162,6 +180,36 @@ def unpause(session: Session, /, **which: str | None) -> None:
 def reset(session: Session, /, **which: str | None) -> None:
     """Let one that waits begin now, with its first attempt."""
     _do(session, which, "reset", lambda of: of.reset(**which))
+
+
+@activity.command("update-options")
+@_which
+@click.option("--queue", "task_queue", metavar="NAME", help="The task queue it is for.")
+@click.option(
+    "--attempts",
+    "max_attempts",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How often it is tried at most, those before now included.",
+)
+@_timeout("start-to-close", "The longest that one attempt may take.")
+@_timeout("schedule-to-close", "The longest that it may take with all retries.")
+@_timeout("schedule-to-start", "The longest that an attempt may wait for a worker.")
+@_timeout("heartbeat", "The longest that an attempt may be silent.")
+@standard_options
+@pass_session
+def update_options(session: Session, /, **given: Any) -> None:
+    """Change how one that waits, or that somebody outside completes, is to run."""
+    names = ("token", "workflow_id", "activity_id", "run_id")
+    which = {name: given.pop(name) for name in names}
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in [name for name, value in options.items() if value == _NONE]:
+        options[name] = None
+    _do(session, which, "changed", lambda of: of.update_options(**which, **options))
+
+
+activity.add_command(start)
+activity.add_command(jobs)
 
 
 def _ask(session: Session, ask: Callable[[Activities], Awaitable[T]]) -> T:

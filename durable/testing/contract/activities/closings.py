@@ -223,11 +223,21 @@ class TaskClosingContract:
         assert await store.perform(replace(update, due_at=NEVER)) is True
         assert await store.perform(CLAIM_TASKS) == ()
         options = replace(
-            update, data='"new"', priority=1, due_at=0, expires_at=START + HOUR
+            update,
+            data='"new"',
+            priority=1,
+            due_at=0,
+            expires_at=START + HOUR,
+            task_queue="far",
         )
         assert await store.perform(options) is True
         expected = replace(
-            task, data='"new"', priority=1, due_at=0, expires_at=START + HOUR
+            task,
+            data='"new"',
+            priority=1,
+            due_at=0,
+            expires_at=START + HOUR,
+            task_queue="far",
         )
         assert await store.task("r1") == expected
         assert await store.perform(replace(update, is_reset=True)) is True
@@ -242,7 +252,8 @@ class TaskClosingContract:
             run_id="r1", scheduled_event_id=2, attempt=1, state=TaskState.CLAIMED
         )
 
-        assert await store.perform(replace(update, is_reset=True)) is False
+        for refused in ({"is_reset": True}, {"task_queue": "far"}):
+            assert await store.perform(replace(update, **refused)) is False
         change = replace(update, cancel="paused", expires_at=START)
         assert await store.perform(change) is True
         assert await store.task("r1") == replace(before, cancel="paused")
