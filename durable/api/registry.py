@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition, is_own
+from durable.api.interceptors.chains import NO_INTERCEPTORS, Interceptors
+from durable.api.interceptors.workflow_side import InterceptedCode
 from durable.api.resources import missing
 from durable.api.workflows.versioning import VERSIONS, Versions, enter, find
 from durable.api.workflows.workflow_definition import Workflow, workflow_of
 from durable.core.history.events import WorkflowExecutionStarted
+from durable.core.runtime import WorkflowCode
 from durable.errors import DefinitionError, NotRegisteredError
 
 
@@ -29,12 +32,19 @@ class Registry:
         self.versions: Versions = {} if versions is None else versions
         self.activities = {} if activities is None else activities
         self.fail_on: tuple[type[BaseException], ...] = ()
+        self.interceptors = NO_INTERCEPTORS
 
     def failing_on(self, classes: tuple[type[BaseException], ...]) -> Registry:
         """The same definitions, where these exceptions fail each run, too."""
         failing = Registry(self.workflows, self.activities, self.versions)
-        failing.fail_on = classes
+        failing.fail_on, failing.interceptors = classes, self.interceptors
         return failing
+
+    def within(self, interceptors: Interceptors) -> Registry:
+        """The same definitions, whose runs are within these interceptors."""
+        around = self.failing_on(self.fail_on)
+        around.interceptors = interceptors
+        return around
 
     def limited_to(self, definitions: Iterable[object]) -> Registry:
         """A registry of these definitions, and of those that these modules hold.
@@ -99,11 +109,21 @@ class Registry:
         found: Workflow[Any, Any] = get_definition(self.workflows, name, "workflow")
         return found.failing_on(self.fail_on) if self.fail_on else found
 
-    def code_of(self, started: WorkflowExecutionStarted) -> Workflow[Any, Any]:
-        """The code of a run by its first event.
+    def code_of(self, started: WorkflowExecutionStarted) -> WorkflowCode:
+        """The code of a run by its first event, within the interceptors.
 
         Raises:
             NotRegisteredError: there is none, or none of that version.
+        """
+        found = self.definition_of(started)
+        if self.interceptors.of_workflows and not is_own(found.name):
+            return cast("WorkflowCode", InterceptedCode(found, self.interceptors))
+        return found
+
+    def definition_of(self, started: WorkflowExecutionStarted) -> Workflow[Any, Any]:
+        """The workflow of a run by its first event.
+
+        Raises: as `code_of`.
         """
         name, version = started.workflow_type, started.version
         found = self.find_workflow(name, version)

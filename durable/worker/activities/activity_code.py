@@ -9,6 +9,7 @@ import msgspec
 
 from durable.api.activities.activity import Activity
 from durable.api.activities.activity_context import NO_RESOURCES, ActivityInfo
+from durable.api.interceptors.chains import NO_INTERCEPTORS, Interceptors
 from durable.core.history.payload import Payload, Payloads
 
 
@@ -37,11 +38,13 @@ class EngineParts(msgspec.Struct, frozen=True):
         built_in: activities of the library's own, by name.
         engine: the engine itself, for `durable.activity_client`.
         resources: what it was given for them, by class or name.
+        interceptors: surround those that are not built in.
     """
 
     built_in: Mapping[str, BuiltIn]
     engine: object
     resources: Mapping[Any, object] = NO_RESOURCES
+    interceptors: Interceptors = NO_INTERCEPTORS
 
 
 Code: TypeAlias = Activity[Any, Any] | BuiltIn

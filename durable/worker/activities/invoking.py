@@ -29,6 +29,7 @@ from durable.api.activities.activity_context import (
 )
 from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
+from durable.api.interceptors.interceptor import ExecuteActivityInput
 from durable.converter.failures import exception_of
 from durable.core.history.payload import Payload, Payloads
 from durable.errors import DurableError, PayloadError
@@ -129,6 +130,8 @@ class Invoker:
             task_queue=scheduled.settings.task_queue or started.task_queue,
             settings=scheduled.settings,
             heartbeats=attempt.details,
+            run_headers=started.headers,
+            own_headers=scheduled.headers,
         )
         parts, observer = self._parts, self._observer
         call.context = ActivityContext(
@@ -138,7 +141,11 @@ class Invoker:
             hand_out=self._hand_out,
         )
         CURRENT.set(call.context)
-        called = self._call(call, code, info, on_thread_end)
+        is_own = isinstance(code, BuiltIn)
+        if not is_own and parts.interceptors.have("execute_activity"):
+            called = self._call_within(call, code, info, on_thread_end)
+        else:
+            called = self._call(call, code, info, scheduled.input, on_thread_end)
         return called if observer is None else self._observed(call, info, called)
 
     async def _observed(
@@ -159,20 +166,62 @@ class Invoker:
         ):
             return await called
 
+    async def _call_within(
+        self,
+        call: Call,
+        code: Activity[Any, Any],
+        info: ActivityInfo,
+        on_thread_end: Callable[[Call], None],
+    ) -> Payload:
+        """Run an attempt within interceptors: what they raise is its failure.
+
+        What the function never saw, or the worker has to know, passes them untouched.
+        """
+        signature, input = code.call_signature, call.attempt.scheduled.input
+        own_problem: BaseException | None = None
+
+        async def run(given: ExecuteActivityInput) -> Any:
+            nonlocal own_problem
+            values = signature.bind((*given.args,), given.kwargs)
+            payloads = signature.encode(values)
+            try:
+                result = await self._call(call, code, info, payloads, on_thread_end)
+            except (UnfitArgumentsError, UnfitResultError, NotBegunError) as problem:
+                own_problem = problem
+                raise
+            return signature.decode_result(result)
+
+        try:
+            args, kwargs = signature.unbind(signature.decode(input))
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            raise UnfitArgumentsError(code, error) from None
+        execute = self._parts.interceptors.around("execute_activity", run)
+        try:
+            result = await execute(
+                ExecuteActivityInput(
+                    info=info, args=[*args], kwargs=kwargs, headers=info.headers
+                )
+            )
+        except BaseException:
+            if own_problem is not None:
+                raise own_problem from None
+            raise
+        return _encode_result(code, result)
+
     async def _call(
         self,
         call: Call,
         code: Code,
         info: ActivityInfo,
+        input: Payloads,
         on_thread_end: Callable[[Call], None],
     ) -> Payload:
         if not self._store.holds_lease():
             await self._confirm_lease()
-        input = call.attempt.scheduled.input
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
         if code.lane == "process":
-            return await self._call_in_process(call, code, info, on_thread_end)
+            return await self._call_in_process(call, code, info, input, on_thread_end)
         signature = code.call_signature
         try:
             args, kwargs = signature.unbind(signature.decode(input))
@@ -198,11 +247,7 @@ class Invoker:
                     raise
                 # Leaving the program is a failure like others.
                 raise exit_error(error) from None
-        try:
-            return signature.encode_result(result)
-        except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
-            kept = keep_result(signature, result)
-            raise UnfitResultError(code, error, kept) from None
+        return _encode_result(code, result)
 
     async def _confirm_lease(self) -> None:
         """Find out whether the run is still this worker's, before it has an effect.
@@ -245,13 +290,13 @@ class Invoker:
         call: Call,
         code: Activity[Any, Any],
         info: ActivityInfo,
+        input: Payloads,
         on_end: Callable[[Call], None],
     ) -> Payload:
         if self._processes is None:
             self._processes = ActivityProcesses(self._process_count)
             if self.worker_stopping.has_begun:
                 self._processes.worker_stops()
-        input = call.attempt.scheduled.input
         attempt = f"(id {info.activity_id}, attempt {info.attempt})"
         call.work = work = ProcessCall(
             f"{info.activity_type!r} {attempt} of run {info.workflow_id!r}",
@@ -335,6 +380,15 @@ class Invoker:
         """Leave no process behind; nothing is waited for."""
         if self._processes is not None:
             self._processes.abandon()
+
+
+def _encode_result(code: Activity[Any, Any], result: object) -> Payload:
+    signature = code.call_signature
+    try:
+        return signature.encode_result(result)
+    except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+        kept = keep_result(signature, result)
+        raise UnfitResultError(code, error, kept) from None
 
 
 def _log_levels() -> dict[str, int]:
