@@ -119,6 +119,7 @@ class Client:
         self.worker: LocalWorker | None = None
         self._observer = observer
         self.interceptors = interceptors
+        self._starts_within = interceptors.have("start_workflow")
         self._opened_at = store.now()
         self._run_ids = RunIds()
         # Ids must differ, not be secret; a system call for each would cost as much as
@@ -205,7 +206,7 @@ class Client:
         run_id = self.new_run_id(now)
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
         wanted = WantedRun(definition, name, payloads, how, now, workflow_id, run_id)
-        if self.interceptors.have("start_workflow"):
+        if self._starts_within:
             return self._start_within(wanted)
         start = self._start if self._observer is None else self._start_observed
         return start(wanted)
@@ -242,7 +243,7 @@ class Client:
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
         now = self._store.now()
         wanted = WantedRun(definition, name, payloads, how, now, workflow_id, run_id)
-        if self.interceptors.have("start_workflow"):
+        if self._starts_within:
             given = wanted.to_intercept()
             given = settle(self.interceptors, "start_workflow", given)
             wanted = wanted.as_given(given)

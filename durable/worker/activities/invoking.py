@@ -97,6 +97,7 @@ class Invoker:
         self._on_beat = on_beat
         self._hand_out = hand_out
         self._parts = parts
+        self._is_within = parts.interceptors.have("execute_activity")
         self._observer = observer
         self._threads: ActivityThreads | None = None
         self._process_count = processes
@@ -141,8 +142,7 @@ class Invoker:
             hand_out=self._hand_out,
         )
         CURRENT.set(call.context)
-        is_own = isinstance(code, BuiltIn)
-        if not is_own and parts.interceptors.have("execute_activity"):
+        if self._is_within and not isinstance(code, BuiltIn):
             called = self._call_within(call, code, info, on_thread_end)
         else:
             called = self._call(call, code, info, scheduled.input, on_thread_end)
