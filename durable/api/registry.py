@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
@@ -15,7 +15,6 @@ from durable.api.resources import missing
 from durable.api.workflows.versioning import VERSIONS, Versions, enter, find
 from durable.api.workflows.workflow_definition import Workflow, workflow_of
 from durable.core.history.events import WorkflowExecutionStarted
-from durable.core.runtime import WorkflowCode
 from durable.errors import DefinitionError, NotRegisteredError
 
 
@@ -109,21 +108,11 @@ class Registry:
         found: Workflow[Any, Any] = get_definition(self.workflows, name, "workflow")
         return found.failing_on(self.fail_on) if self.fail_on else found
 
-    def code_of(self, started: WorkflowExecutionStarted) -> WorkflowCode:
+    def code_of(self, started: WorkflowExecutionStarted) -> Workflow[Any, Any]:
         """The code of a run by its first event, within the interceptors.
 
         Raises:
             NotRegisteredError: there is none, or none of that version.
-        """
-        found = self.definition_of(started)
-        if self.interceptors.of_workflows and not is_own(found.name):
-            return cast("WorkflowCode", InterceptedCode(found, self.interceptors))
-        return found
-
-    def definition_of(self, started: WorkflowExecutionStarted) -> Workflow[Any, Any]:
-        """The workflow of a run by its first event.
-
-        Raises: as `code_of`.
         """
         name, version = started.workflow_type, started.version
         found = self.find_workflow(name, version)
@@ -139,7 +128,12 @@ class Registry:
             )
         if self.versions is not VERSIONS and found.own_version is not None:
             found = found.beside(self.versions)
-        return found.failing_on(self.fail_on) if self.fail_on else found
+        if self.fail_on:
+            found = found.failing_on(self.fail_on)
+        if self.interceptors.of_workflows and not is_own(name):
+            within: Any = InterceptedCode(found, self.interceptors)
+            return within  # type: ignore[no-any-return]  # it stands in the workflow's place
+        return found
 
     def find_workflow(
         self, name: str, version: str | None

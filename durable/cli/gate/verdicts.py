@@ -167,14 +167,11 @@ def _explained(
             plain,
             message=message,
             stack_trace=problem.failure.stack_trace,
-            code_at=place_of_error(error)
-            or first_line(REGISTRY.definition_of(started)),
+            code_at=place_of_error(error) or first_line(REGISTRY.code_of(started)),
         )
     code_at = error.found_at or replayer.users_place(None)
     if not code_at:
-        code_at = place_of_ending(
-            REGISTRY.definition_of(started), since_checkpoint(events)
-        )
+        code_at = place_of_ending(REGISTRY.code_of(started), since_checkpoint(events))
     return msgspec.structs.replace(
         plain,
         message=message,

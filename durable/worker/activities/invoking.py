@@ -206,7 +206,7 @@ class Invoker:
             if own_problem is not None:
                 raise own_problem from None
             raise
-        return _encode_result(code, result)
+        return signature.encode_result(result)
 
     async def _call(
         self,
@@ -247,7 +247,11 @@ class Invoker:
                     raise
                 # Leaving the program is a failure like others.
                 raise exit_error(error) from None
-        return _encode_result(code, result)
+        try:
+            return signature.encode_result(result)
+        except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+            kept = keep_result(signature, result)
+            raise UnfitResultError(code, error, kept) from None
 
     async def _confirm_lease(self) -> None:
         """Find out whether the run is still this worker's, before it has an effect.
@@ -380,15 +384,6 @@ class Invoker:
         """Leave no process behind; nothing is waited for."""
         if self._processes is not None:
             self._processes.abandon()
-
-
-def _encode_result(code: Activity[Any, Any], result: object) -> Payload:
-    signature = code.call_signature
-    try:
-        return signature.encode_result(result)
-    except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
-        kept = keep_result(signature, result)
-        raise UnfitResultError(code, error, kept) from None
 
 
 def _log_levels() -> dict[str, int]:
