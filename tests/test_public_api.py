@@ -17,6 +17,11 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
+CancelWorkflowInput ContextPropagator ContinueAsNewInput ExecuteActivityInput
+ExecuteWorkflowInput HandleQueryInput HandleSignalInput HandleUpdateInput Intercepted
+Interceptor Next NextPlain QueryWorkflowInput SignalExternalWorkflowInput
+SignalWorkflowInput StartActivityInput StartChildWorkflowInput StartUpdateInput
+StartWorkflowInput TerminateWorkflowInput
 heartbeat ActivityNotFoundError AttemptOverError ExternalPromise Later QueuedActivity
 complete_later complete_later_sync external_promise
 ActivityCancellationReason activity_cancellation_reason activity_logger
