@@ -398,9 +398,11 @@ async def test_interceptor_that_cannot_be_within_a_transaction_is_refused_by_typ
     url = f"sqlite:///{tmp_path}/a.db"
     database = sa.create_engine(url)
     async with Engine(url, interceptors=[wrong]) as engine:
-        with database.begin() as connection:
-            with pytest.raises(InvalidCallError, match=said):
-                engine.within(connection).start(tell_run())
+        with (
+            database.begin() as connection,
+            pytest.raises(InvalidCallError, match=said),
+        ):
+            engine.within(connection).start(tell_run())
     database.dispose()
 
 
@@ -549,7 +551,7 @@ async def test_translated_failures_are_those_of_the_function_and_bugs_stay_bugs(
         with pytest.raises(WorkflowFailedError) as raised:
             await engine.execute(call_unfit(False))
         assert "translated" in str(raised.value.__cause__)
-        with pytest.raises(WorkflowStuckError, match="no number|int"):
+        with pytest.raises(WorkflowStuckError, match=r"no number|int"):
             await engine.execute(call_unfit(True))
 
 
@@ -578,8 +580,8 @@ async def test_interceptor_that_gives_nothing_on_is_told_so(method: str) -> None
         "memory://", interceptors=within, workflow_task_attempts=1
     ) as engine:
         await engine.start(friend(), id="friend")
+        call: Any = single(1) if method == "start_activity" else Talk.run(1)
         with pytest.raises(WorkflowStuckError, match=rf"interceptor's {method}\(\)"):
-            call = single(1) if method == "start_activity" else Talk.run(1)
             await engine.execute(call)
 
 

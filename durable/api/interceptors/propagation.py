@@ -63,10 +63,11 @@ class ContextPropagator(Interceptor):
 
     @contextlib.contextmanager
     def _having(self, headers: dict[str, str]) -> Iterator[None]:
-        text = headers.get(self._name)
-        if not text:
+        text = headers.get(self._name, "")
+        if text == (self._variable.get(None) or ""):
             yield
             return
+        # Perhaps to nothing: an attempt begins with what is set where it was begun.
         token = self._variable.set(text)
         try:
             yield
