@@ -355,10 +355,12 @@ async def test_run_that_began_without_interceptors_goes_on_with_them(
     tmp_path: Any,
 ) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
+    tenant.set("")
     async with Engine(url) as engine:
         handle = await engine.start(waiting(), id="old")
         box = await engine.start(Box.run(), id="box")
         await box.signal(Box.put())
+    tenant.set("acme")
     async with Engine(url, interceptors=[*WITHIN, Logs()]) as engine:
         handle, box = await engine.get("old"), await engine.get("box")
         await handle.signal(GO(True))
