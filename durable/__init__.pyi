@@ -255,6 +255,15 @@ from durable.sync import SyncHandle as SyncHandle
 from durable.sync import SyncOutboxHandle as SyncOutboxHandle
 from durable.sync import SyncWithin as SyncWithin
 from durable.worker.health import WorkerHealth as WorkerHealth
+from durable.worker.standalone.executor import ActivityAttempt as ActivityAttempt
+from durable.worker.standalone.executor import ActivityExecution as ActivityExecution
+from durable.worker.standalone.executor import ActivityExecutor as ActivityExecutor
+from durable.worker.standalone.sync_executor import (
+    SyncActivityExecution as SyncActivityExecution,
+)
+from durable.worker.standalone.sync_executor import (
+    SyncActivityExecutor as SyncActivityExecutor,
+)
 
 __version__: str
 # Literally what is imported above: a second list would have to be kept equal.

@@ -17,6 +17,8 @@ from durable import errors
 ROOT = Path(__file__).parent.parent
 
 PUBLIC_TEXT = """
+ActivityAttempt ActivityExecution ActivityExecutor SyncActivityExecution
+SyncActivityExecutor
 CancelWorkflowInput ContextPropagator ContinueAsNewInput ExecuteActivityInput
 ExecuteWorkflowInput HandleQueryInput HandleSignalInput HandleUpdateInput Intercepted
 Interceptor Next NextPlain QueryWorkflowInput SignalExternalWorkflowInput

@@ -309,6 +309,12 @@ def activity_engine(operation: str) -> object:
             f"{operation} was called in an activity that runs in a thread or process.",
             hint="Make the activity async: an engine belongs to its event loop.",
         )
+    if engine is None:
+        raise NotInWorkflowError(
+            f"{operation} was called in an activity that an ActivityExecutor runs:"
+            " there is no engine.",
+            hint="Hand it what it needs as an argument or a resource.",
+        )
     return engine
 
 
