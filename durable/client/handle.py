@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Generic, TypeVar, overload
 
 from durable import limits
@@ -46,6 +46,7 @@ from durable.client.resets.controls import RunControls
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.client.waiting.answers import UpdateOutcome
+from durable.client.waiting.following import follow_events
 from durable.client.waiting.listening import terminal_of
 from durable.client.waiting.outcomes import RunOutcome
 from durable.client.waiting.parked import goes_on
@@ -294,6 +295,25 @@ class Handle(RunControls, Generic[R_co]):
         return decode_rows(
             await self._connection.store.read(ReadHistory(record.run_id))
         )
+
+    def events(self, *, after: int = 0) -> AsyncGenerator[HistoryEvent, None]:
+        """Follow the run's events: those there are, then each once it is committed.
+
+            async for event in run.events():
+                if isinstance(event.attributes, WorkflowExecutionSignaled): ...
+
+        They come in order, each once, whichever process commits them; then those of the
+        runs that it goes on as. It ends with the last event of the last run.
+
+        Args:
+            after: begin after this event of the handle's own run, by its `event_id`.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run, or it was deleted meanwhile.
+            CorruptHistoryError: a row cannot be read.
+        """
+        of = self._client, self.run_id, self.workflow_id
+        return follow_events(*of, after, to_end=not self._is_pinned)
 
     async def attempts(self) -> list[AttemptRecord]:
         """Read the attempts of the run's activities, beyond undisturbed first ones."""
