@@ -5,21 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
-from durable.client.chain import Connection
+from durable.client.waiting.outcomes import Outcomes
 from durable.core.history.codec import decode_rows
 from durable.core.history.events import TERMINAL_EVENTS, HistoryEvent, next_run_id
 from durable.errors import WorkflowNotFoundError
 from durable.store.queries import FindRun, ReadHistory
 from durable.store.records import RunStatus
+from durable.store.store import Store
 
 # What others commit is heard of; what a worker of this process does is looked for.
 _LOOK_SECONDS: Final = 0.1
 
 
+class Source(Protocol):
+    """Where a run is followed: a client."""
+
+    @property
+    def store(self) -> Store:
+        """The open store."""
+        ...
+
+    namespace: str
+    outcomes: Outcomes
+
+    def check(self) -> None:
+        """Raise `EngineClosedError` if the engine may not be used here."""
+        ...
+
+
 async def follow_events(
-    connection: Connection, run_id: str, workflow_id: str, after: int, *, to_end: bool
+    connection: Source, run_id: str, workflow_id: str, after: int, *, to_end: bool
 ) -> AsyncGenerator[HistoryEvent, None]:
     """Give a run's events after that one; with `to_end` those of its chain, too.
 
