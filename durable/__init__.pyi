@@ -55,6 +55,48 @@ from durable.api.flows.flow import provide as provide
 from durable.api.flows.flow import seq as seq
 from durable.api.flows.flow import skip as skip
 from durable.api.flows.workflow_builder import WorkflowBuilder as WorkflowBuilder
+from durable.api.interceptors.interceptor import (
+    CancelWorkflowInput as CancelWorkflowInput,
+)
+from durable.api.interceptors.interceptor import (
+    ContinueAsNewInput as ContinueAsNewInput,
+)
+from durable.api.interceptors.interceptor import (
+    ExecuteActivityInput as ExecuteActivityInput,
+)
+from durable.api.interceptors.interceptor import (
+    ExecuteWorkflowInput as ExecuteWorkflowInput,
+)
+from durable.api.interceptors.interceptor import HandleQueryInput as HandleQueryInput
+from durable.api.interceptors.interceptor import HandleSignalInput as HandleSignalInput
+from durable.api.interceptors.interceptor import HandleUpdateInput as HandleUpdateInput
+from durable.api.interceptors.interceptor import Intercepted as Intercepted
+from durable.api.interceptors.interceptor import Interceptor as Interceptor
+from durable.api.interceptors.interceptor import Next as Next
+from durable.api.interceptors.interceptor import NextPlain as NextPlain
+from durable.api.interceptors.interceptor import (
+    QueryWorkflowInput as QueryWorkflowInput,
+)
+from durable.api.interceptors.interceptor import (
+    SignalExternalWorkflowInput as SignalExternalWorkflowInput,
+)
+from durable.api.interceptors.interceptor import (
+    SignalWorkflowInput as SignalWorkflowInput,
+)
+from durable.api.interceptors.interceptor import (
+    StartActivityInput as StartActivityInput,
+)
+from durable.api.interceptors.interceptor import (
+    StartChildWorkflowInput as StartChildWorkflowInput,
+)
+from durable.api.interceptors.interceptor import StartUpdateInput as StartUpdateInput
+from durable.api.interceptors.interceptor import (
+    StartWorkflowInput as StartWorkflowInput,
+)
+from durable.api.interceptors.interceptor import (
+    TerminateWorkflowInput as TerminateWorkflowInput,
+)
+from durable.api.interceptors.propagation import ContextPropagator as ContextPropagator
 from durable.api.messages.handlers import set_query_handler as set_query_handler
 from durable.api.messages.handlers import set_signal_handler as set_signal_handler
 from durable.api.messages.handlers import set_update_handler as set_update_handler
@@ -222,6 +264,15 @@ from durable.sync import SyncHandle as SyncHandle
 from durable.sync import SyncOutboxHandle as SyncOutboxHandle
 from durable.sync import SyncWithin as SyncWithin
 from durable.worker.health import WorkerHealth as WorkerHealth
+from durable.worker.standalone.executor import ActivityAttempt as ActivityAttempt
+from durable.worker.standalone.executor import ActivityExecution as ActivityExecution
+from durable.worker.standalone.executor import ActivityExecutor as ActivityExecutor
+from durable.worker.standalone.sync_executor import (
+    SyncActivityExecution as SyncActivityExecution,
+)
+from durable.worker.standalone.sync_executor import (
+    SyncActivityExecutor as SyncActivityExecutor,
+)
 
 __version__: str
 # Literally what is imported above: a second list would have to be kept equal.

@@ -20,6 +20,8 @@ from durable import limits
 from durable.api.activities.activity import Activity
 from durable.api.activities.activity_context import activity_engine
 from durable.api.entities.entity_call import EntityCall
+from durable.api.interceptors.chains import Interceptors
+from durable.api.interceptors.interceptor import Interceptor
 from durable.api.messages.messages import UpdateCall
 from durable.api.registry import REGISTRY
 from durable.api.workflows.workflow import Workflow, WorkflowCall
@@ -193,6 +195,8 @@ class Engine:
         retention: how long closed runs are kept; the first rule that fits a run counts,
             and after them the days of its namespace. A worker deletes what is over.
         observer: receives what the engine does; see `durable.telemetry`.
+        interceptors: surround what it is asked for, its workflows and its activities;
+            the first is the outermost. See `Interceptor`.
         clock: where the time comes from, for tests.
 
     Raises:
@@ -219,6 +223,7 @@ class Engine:
         drain_timeout: Duration = 10.0,
         retention: Iterable[RetentionRule] = (),
         observer: Observer | None = None,
+        interceptors: Iterable[Interceptor] = (),
         clock: Clock | None = None,
     ) -> None:
         """See the class."""
@@ -252,6 +257,9 @@ class Engine:
         )
         if exception_classes(fail_on, "fail_on of the engine"):
             self._registry = self._registry.failing_on(fail_on)
+        self._interceptors = Interceptors(interceptors)
+        if self._interceptors.of_workflows:
+            self._registry = self._registry.within(self._interceptors)
         self._retention = check_rules(retention)
         self._resources = HeldResources(resources)
         self._closing_seconds = self._options.grace_seconds + closing_seconds(
@@ -352,6 +360,7 @@ class Engine:
             task_queue=self._task_queue,
             registry=self._registry,
             observer=self._observer,
+            interceptors=self._interceptors,
             home=self._home,
         )
         self._client = client
@@ -385,6 +394,7 @@ class Engine:
                     self,
                     self._resources.values,
                     self._find_transactions,
+                    self._interceptors,
                 ),
             )
             # It goes on with runs before it returns, and their activities may use us.

@@ -129,3 +129,7 @@ SQLITE_WAL_FAULT = ((3, 7, 0), (3, 51, 3))
 one connection while others write."""
 OUTBOX_PAGE_MAX: Final = 500
 """How many rows of the outbox are delivered at a time."""
+# What interceptors send along with a call: names, ids and a token or two.
+HEADERS_BYTES_MAX: Final = 64 * 1024
+# Attempts that a stand-alone executor remembers, in all and of each execution.
+EXECUTOR_ATTEMPTS_KEPT: Final = 1_000

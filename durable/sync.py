@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
@@ -171,6 +171,18 @@ class SyncHandle(SyncRunControls, Generic[R_co]):
     def history(self) -> list[HistoryEvent]:
         """Read the run's events, in order."""
         return self._thread.call(self._handle.history())
+
+    def events(self, *, after: int = 0) -> Generator[HistoryEvent, None, None]:
+        """Follow the run's events as they are committed; see `Handle.events`."""
+        events = self._handle.events(after=after)
+        try:
+            while True:
+                try:
+                    yield self._thread.call(anext(events))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._thread.call(events.aclose())
 
     def activities(self) -> list[ActivityDescription]:
         """Read which activities the run waits for; see `Handle.activities`."""

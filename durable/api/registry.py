@@ -10,6 +10,8 @@ from durable.api.activities.activity import Activity, is_activity
 from durable.api.activities.activity_method import activity_methods_of
 from durable.api.activities.step import Step
 from durable.api.definitions import ACTIVITIES, WORKFLOWS, get_definition, is_own
+from durable.api.interceptors.chains import NO_INTERCEPTORS, Interceptors
+from durable.api.interceptors.workflow_side import InterceptedCode
 from durable.api.resources import missing
 from durable.api.workflows.versioning import VERSIONS, Versions, enter, find
 from durable.api.workflows.workflow_definition import Workflow, workflow_of
@@ -30,12 +32,19 @@ class Registry:
         self.versions: Versions = {} if versions is None else versions
         self.activities = {} if activities is None else activities
         self.fail_on: tuple[type[BaseException], ...] = ()
+        self.interceptors = NO_INTERCEPTORS
 
     def failing_on(self, classes: tuple[type[BaseException], ...]) -> Registry:
         """The same definitions, where these exceptions fail each run, too."""
         failing = Registry(self.workflows, self.activities, self.versions)
-        failing.fail_on = classes
+        failing.fail_on, failing.interceptors = classes, self.interceptors
         return failing
+
+    def within(self, interceptors: Interceptors) -> Registry:
+        """The same definitions, whose runs are within these interceptors."""
+        around = self.failing_on(self.fail_on)
+        around.interceptors = interceptors
+        return around
 
     def limited_to(self, definitions: Iterable[object]) -> Registry:
         """A registry of these definitions, and of those that these modules hold.
@@ -101,7 +110,7 @@ class Registry:
         return found.failing_on(self.fail_on) if self.fail_on else found
 
     def code_of(self, started: WorkflowExecutionStarted) -> Workflow[Any, Any]:
-        """The code of a run by its first event.
+        """The code of a run by its first event, within the interceptors.
 
         Raises:
             NotRegisteredError: there is none, or none of that version.
@@ -120,7 +129,12 @@ class Registry:
             )
         if self.versions is not VERSIONS and found.own_version is not None:
             found = found.beside(self.versions)
-        return found.failing_on(self.fail_on) if self.fail_on else found
+        if self.fail_on:
+            found = found.failing_on(self.fail_on)
+        if self.interceptors.of_workflows and not is_own(name):
+            within: Any = InterceptedCode(found, self.interceptors)
+            return within  # type: ignore[no-any-return]  # it stands in the workflow's place
+        return found
 
     def find_workflow(
         self, name: str, version: str | None

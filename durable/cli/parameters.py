@@ -101,6 +101,13 @@ resources_option: Final = click.option(
     show_envvar=True,
     help="What activities take as resources: a function that opens them, or a mapping.",
 )
+interceptors_option: Final = click.option(
+    "--interceptors",
+    metavar="MODULE:NAME",
+    envvar="DURABLE_INTERCEPTORS",
+    show_envvar=True,
+    help="What surrounds workflows and activities: an Interceptor, or a list of them.",
+)
 
 
 class Span(click.types.StringParamType):

@@ -31,6 +31,7 @@ _KEYS: Final[dict[str, tuple[type | tuple[type, ...], str | None]]] = {
     "max_activity_processes": (int, "worker"),
     "max_cached_runs": (int, "worker"),
     "resources": (str, "worker"),
+    "interceptors": (str, "worker"),
     "drain_timeout": ((str, int, float), "worker"),
     "processes": ((str, int), "worker"),
     "health_port": (int, "worker"),

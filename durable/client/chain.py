@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
+from durable.api.interceptors.chains import Interceptors
 from durable.api.registry import Registry
 from durable.client.waiting.answers import Answers
 from durable.client.waiting.outcomes import Outcomes
@@ -135,6 +136,7 @@ class Connection(Protocol):
 
     namespace: str
     identity: str
+    interceptors: Interceptors
     outcomes: Outcomes
     answers: Answers
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
+from durable.api.interceptors.chains import Interceptors, settle
+from durable.api.interceptors.interceptor import StartWorkflowInput
 from durable.api.messages.messages import (
     SignalCall,
     UpdateCall,
@@ -102,6 +104,7 @@ class Client:
         task_queue: str,
         registry: Registry,
         observer: Observer | None,
+        interceptors: Interceptors,
         home: Home,
     ) -> None:
         self._store = store
@@ -115,6 +118,8 @@ class Client:
         self.listener = Listener(store, self.outcomes)
         self.worker: LocalWorker | None = None
         self._observer = observer
+        self.interceptors = interceptors
+        self._starts_within = interceptors.have("start_workflow")
         self._opened_at = store.now()
         self._run_ids = RunIds()
         # Ids must differ, not be secret; a system call for each would cost as much as
@@ -201,8 +206,26 @@ class Client:
         run_id = self.new_run_id(now)
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
         wanted = WantedRun(definition, name, payloads, how, now, workflow_id, run_id)
+        if self._starts_within:
+            return self._start_within(wanted)
         start = self._start if self._observer is None else self._start_observed
         return start(wanted)
+
+    async def _start_within(self, wanted: WantedRun) -> Handle[Any]:
+        async def start(given: StartWorkflowInput) -> Handle[Any]:
+            found = wanted.as_given(given)
+            if self._observer is None:
+                return await self._start(found)
+            return await self._start_observed(found)
+
+        begin = self.interceptors.around("start_workflow", start)
+        handle: object = await begin(wanted.to_intercept())
+        if not isinstance(handle, Handle):
+            raise InvalidCallError(
+                f"An interceptor's start_workflow() returned {handle!r}.",
+                hint="Let it return what next(input) gave.",
+            )
+        return handle
 
     def prepare(
         self,
@@ -220,20 +243,24 @@ class Client:
         workflow_id = how.workflow_id if how.workflow_id is not None else run_id
         now = self._store.now()
         wanted = WantedRun(definition, name, payloads, how, now, workflow_id, run_id)
+        if self._starts_within:
+            given = wanted.to_intercept()
+            given = settle(self.interceptors, "start_workflow", given)
+            wanted = wanted.as_given(given)
         if self._observer is None:
-            return self.first_event(wanted), how, definition
+            return self.first_event(wanted), wanted.how, definition
         with self._observer.starting_workflow(
-            workflow_type=name, workflow_id=workflow_id
+            workflow_type=name, workflow_id=wanted.workflow_id
         ) as headers:
-            wanted.headers = dict(headers)
-            return self.first_event(wanted), how, definition
+            wanted.headers = {**wanted.headers, **headers}
+            return self.first_event(wanted), wanted.how, definition
 
     async def _start_observed(self, wanted: WantedRun) -> Handle[Any]:
         assert self._observer is not None  # noqa: S101 - see `start`
         with self._observer.starting_workflow(
             workflow_type=wanted.name, workflow_id=wanted.workflow_id
         ) as headers:
-            wanted.headers = dict(headers)
+            wanted.headers = {**wanted.headers, **headers}
             return await self._start(wanted)
 
     async def _start(self, wanted: WantedRun) -> Handle[Any]:

@@ -6,10 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Generic, TypeVar, overload
 
 from durable import limits
+from durable.api.interceptors.chains import checked_headers
+from durable.api.interceptors.interceptor import (
+    CancelWorkflowInput,
+    QueryWorkflowInput,
+    SignalWorkflowInput,
+    StartUpdateInput,
+    TerminateWorkflowInput,
+)
 from durable.api.messages.messages import (
     QueryCall,
     SignalCall,
@@ -38,6 +46,7 @@ from durable.client.resets.controls import RunControls
 from durable.client.results import result_of
 from durable.client.updates import UpdateHandle
 from durable.client.waiting.answers import UpdateOutcome
+from durable.client.waiting.following import follow_events
 from durable.client.waiting.listening import terminal_of
 from durable.client.waiting.outcomes import RunOutcome
 from durable.client.waiting.parked import goes_on
@@ -288,6 +297,25 @@ class Handle(RunControls, Generic[R_co]):
             await self._connection.store.read(ReadHistory(record.run_id))
         )
 
+    def events(self, *, after: int = 0) -> AsyncGenerator[HistoryEvent, None]:
+        """Follow the run's events: those there are, then each once it is committed.
+
+            async for event in run.events():
+                if isinstance(event.attributes, WorkflowExecutionSignaled): ...
+
+        They come in order, each once, whichever process commits them; then those of the
+        runs that it goes on as. It ends with the last event of the last run.
+
+        Args:
+            after: begin after this event of the handle's own run, by its `event_id`.
+
+        Raises:
+            WorkflowNotFoundError: there is no such run, or it was deleted meanwhile.
+            CorruptHistoryError: a row cannot be read.
+        """
+        of = self._client, self.run_id, self.workflow_id
+        return follow_events(*of, after, to_end=not self._is_pinned)
+
     async def attempts(self) -> list[AttemptRecord]:
         """Read the attempts of the run's activities, beyond undisturbed first ones."""
         record = await self._chain.record()
@@ -375,15 +403,27 @@ class Handle(RunControls, Generic[R_co]):
         made = signal_call(call, args)
         may_repeat = request_id is not None
         request_id = _request_id(request_id, "the request id")
-        event = WorkflowExecutionSignaled(
-            signal_name=made.name,
-            input=made.input,
-            request_id=request_id,
-            identity=self._connection.identity,
+
+        async def send(given: SignalWorkflowInput) -> None:
+            event = WorkflowExecutionSignaled(
+                signal_name=made.name,
+                input=given.input,
+                request_id=request_id,
+                identity=self._connection.identity,
+                headers=checked_headers(given.headers, f"of signal {made.name!r}"),
+            )
+            await self._chain.send(
+                MessageKind.SIGNAL, request_id, event, may_repeat=may_repeat
+            )
+
+        await self._around("signal_workflow", send)(
+            SignalWorkflowInput(
+                workflow_id=self.workflow_id, signal_name=made.name, input=made.input
+            )
         )
-        await self._chain.send(
-            MessageKind.SIGNAL, request_id, event, may_repeat=may_repeat
-        )
+
+    def _around(self, method: str, end: Callable[[Any], T]) -> Callable[[Any], T]:
+        return self._client.interceptors.around(method, end)
 
     @overload
     async def query(self, call: QueryCall[T], /, *, timeout: Duration = 10.0) -> T: ...
@@ -410,8 +450,19 @@ class Handle(RunControls, Generic[R_co]):
         made = query_call(call, args)
         limit = to_microseconds(timeout, "the timeout of query()") / 1_000_000
         self._connection.check()
-        payload = await questions.query(self._chain, made.name, made.input, limit)
-        return made.decode_result(payload)
+
+        async def ask(given: QueryWorkflowInput) -> Any:
+            headers = checked_headers(given.headers, f"of query {made.name!r}")
+            payload = await questions.query(
+                self._chain, made.name, given.input, limit, headers
+            )
+            return made.decode_result(payload)
+
+        return await self._around("query_workflow", ask)(
+            QueryWorkflowInput(
+                workflow_id=self.workflow_id, query_name=made.name, input=made.input
+            )
+        )
 
     async def stack(self, *, timeout: Duration = 10.0) -> list[TaskStack]:
         """Where each task of the run waits: its lines of code, and for what.
@@ -506,22 +557,34 @@ class Handle(RunControls, Generic[R_co]):
             InvalidInputError: an argument breaks its rule; nothing was sent.
         """
         made = update_call(call, args)
-        request = UpdateRequest(
-            update_id=_request_id(update_id, "the update id"),
-            update_name=made.name,
-            input=made.input,
-            identity=self._connection.identity,
-        )
         limit = None
         if timeout is not None:
             microseconds = to_microseconds(timeout, "the timeout of start_update()")
             limit = microseconds / 1_000_000
-        return await updates.start_update(
-            self._chain,
-            request,
-            made.decode_result,
-            limit,
-            is_new=update_id is None,
+
+        async def send(given: StartUpdateInput) -> UpdateHandle[Any]:
+            request = UpdateRequest(
+                update_id=given.update_id,
+                update_name=made.name,
+                input=given.input,
+                identity=self._connection.identity,
+                headers=checked_headers(given.headers, f"of update {made.name!r}"),
+            )
+            return await updates.start_update(
+                self._chain,
+                request,
+                made.decode_result,
+                limit,
+                is_new=update_id is None,
+            )
+
+        return await self._around("start_update", send)(
+            StartUpdateInput(
+                workflow_id=self.workflow_id,
+                update_name=made.name,
+                update_id=_request_id(update_id, "the update id"),
+                input=made.input,
+            )
         )
 
     def sent_update(
@@ -561,13 +624,19 @@ class Handle(RunControls, Generic[R_co]):
         """
         may_repeat = request_id is not None
         request_id = _request_id(request_id, "the request id")
-        event = WorkflowExecutionCancelRequested(
-            reason=_reason(reason),
-            request_id=request_id,
-            identity=self._connection.identity,
-        )
-        await self._chain.send(
-            MessageKind.CANCEL, request_id, event, may_repeat=may_repeat
+
+        async def send(given: CancelWorkflowInput) -> None:
+            event = WorkflowExecutionCancelRequested(
+                reason=_reason(given.reason),
+                request_id=request_id,
+                identity=self._connection.identity,
+            )
+            await self._chain.send(
+                MessageKind.CANCEL, request_id, event, may_repeat=may_repeat
+            )
+
+        await self._around("cancel_workflow", send)(
+            CancelWorkflowInput(workflow_id=self.workflow_id, reason=reason)
         )
 
     async def retry_activity(self, activity_id: str, /) -> None:
@@ -624,10 +693,16 @@ class Handle(RunControls, Generic[R_co]):
             WorkflowNotFoundError: there is no such run.
             WorkflowClosedError: it has closed already.
         """
-        event = WorkflowExecutionTerminated(
-            reason=_reason(reason), identity=self._connection.identity
+
+        async def close(given: TerminateWorkflowInput) -> None:
+            event = WorkflowExecutionTerminated(
+                reason=_reason(given.reason), identity=self._connection.identity
+            )
+            await self._connection.terminated(await self._chain.terminate(event))
+
+        await self._around("terminate_workflow", close)(
+            TerminateWorkflowInput(workflow_id=self.workflow_id, reason=reason)
         )
-        await self._connection.terminated(await self._chain.terminate(event))
 
     async def delete(self, *, terminate: bool = False) -> int:
         """Delete the run for good: its row, its history, and all else that is its own.

@@ -55,7 +55,13 @@ from durable.store.records import (
 T = TypeVar("T")
 
 
-async def query(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
+async def query(
+    chain: Chain,
+    name: str,
+    input: Payloads,
+    timeout: float,
+    headers: dict[str, str] | None = None,
+) -> Payload:
     """The answer to a query.
 
     Raises:
@@ -68,10 +74,13 @@ async def query(chain: Chain, name: str, input: Payloads, timeout: float) -> Pay
     is_stack = name == STACK_QUERY
     try:
         answer = await _look(
-            chain, lambda replayer: replayer.query(name, input), is_stack=is_stack
+            chain,
+            lambda replayer: replayer.query(name, input, headers),
+            is_stack=is_stack,
         )
         if answer is None:
-            return await _by_mail(chain, name, input, timeout)
+            request = QueryRequest(name, input, headers or msgspec.UNSET)
+            return await _by_mail(chain, request, timeout)
         return answer[0]
     except _PASSED_ON:
         raise
@@ -166,10 +175,10 @@ def acknowledged(loaded: LoadedRun, replayer: Replayer) -> list[Any]:
     ]
 
 
-async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> Payload:
+async def _by_mail(chain: Chain, request: QueryRequest, timeout: float) -> Payload:
     connection = chain.connection
     request_id = secrets.token_hex(16)
-    data = encode_message(QueryRequest(name, input))
+    data = encode_message(request)
     record = await chain.record()
     if record.status is not RunStatus.RUNNING:
         raise QueryFailedError(
@@ -192,8 +201,8 @@ async def _by_mail(chain: Chain, name: str, input: Payloads, timeout: float) -> 
                     outcome.forget(changed)
     except TimeoutError:
         raise NoAnswerError(
-            f"No worker has answered query {name!r} of run {chain.workflow_id!r}"
-            f" within {timeout:g} s.",
+            f"No worker has answered query {request.name!r} of run"
+            f" {chain.workflow_id!r} within {timeout:g} s.",
             hint="Is a worker with its code running? Or import that code here.",
         ) from None
     await connection.store.perform(DropReplies(keys=((run_id, request_id),)))

@@ -10,6 +10,8 @@ from typing import Any, Final, cast
 import msgspec
 from typing_extensions import TypedDict
 
+from durable.api.interceptors.chains import checked_headers
+from durable.api.interceptors.interceptor import StartWorkflowInput
 from durable.api.messages.messages import SignalCall
 from durable.api.workflows.child_options import (
     START_OPTIONS,
@@ -154,6 +156,36 @@ class WantedRun(msgspec.Struct):
     workflow_id: str
     run_id: str
     headers: dict[str, str] = {}
+
+    def to_intercept(self) -> StartWorkflowInput:
+        """The start, as interceptors see it."""
+        return StartWorkflowInput(
+            workflow_type=self.name,
+            workflow_id=self.how.workflow_id,
+            input=self.input,
+        )
+
+    def as_given(self, given: StartWorkflowInput) -> WantedRun:
+        """The start, as interceptors want it.
+
+        Raises:
+            InvalidIdError, InvalidCallError: the id or the headers break a rule.
+        """
+        headers = checked_headers(given.headers, f"of a start of {self.name!r}")
+        how, workflow_id = self.how, given.workflow_id
+        if workflow_id != how.workflow_id:
+            check_id(workflow_id, "the workflow id that an interceptor set")
+            how = msgspec.structs.replace(how, workflow_id=workflow_id)
+        if how.first is not None and headers:
+            first = msgspec.structs.replace(how.first, headers=headers)
+            how = msgspec.structs.replace(how, first=first)
+        return msgspec.structs.replace(
+            self,
+            input=given.input,
+            how=how,
+            workflow_id=workflow_id or self.workflow_id,
+            headers={**headers},
+        )
 
 
 def what_to_start(

@@ -47,6 +47,7 @@ class QueryRequest(msgspec.Struct, frozen=True):
 
     name: str
     input: Payloads
+    headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ActivityResolution(msgspec.Struct, frozen=True):

@@ -78,6 +78,8 @@ class ActivityTarget(msgspec.Struct, eq=False):
     differing_input: Callable[[Payloads, Payloads], str | None]
     is_outcome_kept: bool = False
     body: Any = None
+    headers: dict[str, str] | None = None
+    """What travels with it beside the headers of the run."""
 
 
 class ChildTarget(msgspec.Struct, eq=False):
@@ -87,6 +89,8 @@ class ChildTarget(msgspec.Struct, eq=False):
     settings: ChildSettings
     summary: str | None
     differing_input: Callable[[Payloads, Payloads], str | None]
+    headers: dict[str, str] | None = None
+    """As those of an activity."""
 
 
 class Child(Protocol):
@@ -124,13 +128,23 @@ class Handler(msgspec.Struct, eq=False):
         validate: given the same, raises if an update is to be rejected.
         encode: turns what the call gives into a payload.
         warns_unfinished: a run that ends before this handler has is worth a warning.
+        takes_headers: `bind` is given the message's headers, too.
     """
 
-    bind: Callable[[str, Payloads], Callable[[], Any]]
+    bind: Callable[..., Callable[[], Any]]
     is_async: bool
     encode: Callable[[Any], Payload]
     validate: Callable[[str, Payloads], None] | None = None
     warns_unfinished: bool = True
+    takes_headers: bool = False
+
+    def bound(
+        self, name: str, input: Payloads, headers: dict[str, str] | None
+    ) -> Callable[[], Any]:
+        """The call that handles a message."""
+        if self.takes_headers:
+            return self.bind(name, input, headers or {})
+        return self.bind(name, input)
 
 
 class ContinueAsNew(BaseException):
@@ -158,6 +172,8 @@ class ContinueAsNew(BaseException):
         self.memo = memo
         self.attributes = attributes
         self.version = version
+        self.headers: dict[str, str] = {}
+        """What travels with the next run beside the headers of this one."""
 
 
 def find_continuation(error: BaseException) -> ContinueAsNew | None:
@@ -384,6 +400,10 @@ class WorkflowRuntime(Protocol):
         ...
 
     # --- bounded histories ------------------------------------------------------------
+
+    def continue_as_new(self, going: ContinueAsNew) -> NoReturn:
+        """Leave the code, for the run to go on as a new one."""
+        ...
 
     def checkpoint(self, input: Payloads) -> None:
         """Begin anew with `input` if it is time and nothing else is under way."""

@@ -45,7 +45,7 @@ from durable.core.history.events import (
     WorkflowPropertiesModified,
     next_run_id,
 )
-from durable.core.history.payload import Failure
+from durable.core.history.payload import Failure, changed_headers
 from durable.core.messages import encode_message
 from durable.core.replay.next_tries import following_run_id, next_delay
 from durable.core.workflow_task import WorkflowTaskCompletion
@@ -309,7 +309,7 @@ def child_start(
         root_run_id=root,
         version=settings.version,
         identity=f"workflow {parent.workflow_id}",
-        headers=what.headers or dict(headers),
+        headers=changed_headers({**parent.headers, **headers}, what.headers),
         memo=settings.memo,
         retry_policy=settings.retry_policy,
         last_result=settings.last_result,
@@ -466,6 +466,7 @@ def _following(
             signal_name=signal.signal_name,
             input=signal.input,
             request_id=f"{run.run_id}/unread/{signal.number}",
+            headers=signal.headers or {},
         )
         for signal in run.replayer.unread_signals()
     ]

@@ -22,6 +22,9 @@ from collections.abc import Iterable
 from typing import Any, Final, TypeVar, overload
 
 from durable.api.activities.step import Step
+from durable.api.interceptors.chains import Interceptors
+from durable.api.interceptors.interceptor import Interceptor
+from durable.api.interceptors.workflow_side import InterceptedCode
 from durable.api.messages.messages import (
     QueryCall,
     SignalCall,
@@ -84,6 +87,7 @@ class Driver:
             test draws the same numbers every time.
         workflow_id: the workflow id.
         clock: the run's clock; it moves by `advance` alone.
+        interceptors: as for `Engine`; those of workflow code count.
     """
 
     def __init__(
@@ -93,8 +97,13 @@ class Driver:
         run_id: str = RUN_ID,
         workflow_id: str = "workflow",
         clock: VirtualClock | None = None,
+        interceptors: Iterable[Interceptor] = (),
     ) -> None:
         self._call = call
+        self._code: Any = call.definition
+        within = Interceptors(interceptors)
+        if within.of_workflows:
+            self._code = InterceptedCode(call.definition, within)
         self._run_id = run_id
         self._workflow_id = workflow_id
         self._replayer: Replayer | None = None
@@ -160,9 +169,9 @@ class Driver:
     def _live(self) -> Replayer:
         if self._replayer is None:
             install_guards()
-            definition = self._call.definition
+            code = self._code
             self._replayer = Replayer(
-                lambda _: definition, on_unhandled=self.unhandled.append
+                lambda _: code, on_unhandled=self.unhandled.append
             )
         return self._replayer
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from durable import limits
 from durable.api.activities.activity import Activity
 from durable.api.activities.step import Step
+from durable.api.interceptors.interceptor import Interceptor
 from durable.api.registry import Registry
 from durable.client.keeping.sweeper import Sweeper
 from durable.client.outbox.delivery import Delivery
@@ -106,6 +107,7 @@ class TestEnvironment(Engine):
         blocked_after: Duration | None = None,
         drain_timeout: Duration = 10.0,
         observer: Observer | None = None,
+        interceptors: Iterable[Interceptor] = (),
     ) -> None:
         """See the class."""
         self.clock = clock or VirtualClock()
@@ -129,6 +131,7 @@ class TestEnvironment(Engine):
             blocked_after=blocked_after,
             drain_timeout=drain_timeout,
             observer=observer,
+            interceptors=interceptors,
         )
         self._registry = _MockedRegistry(self._registry, mocks or {}, steps or {})
         self._time: VirtualTime | None = None
@@ -254,7 +257,7 @@ class _MockedRegistry(Registry):
         self._steps = steps
         self.workflows, self.activities = known.workflows, known.activities
         self.versions = known.versions
-        self.fail_on = known.fail_on
+        self.fail_on, self.interceptors = known.fail_on, known.interceptors
         self._mocks: dict[str, Activity[..., Any]] = {}
         for key, mock in mocks.items():
             name = key.name if isinstance(key, Activity) else key

@@ -75,7 +75,7 @@ def comparable(events: Sequence[HistoryEvent]) -> list[bytes]:
     """Encode events so that equal bytes mean equal commands.
 
     Source lines, tracebacks and worker names are left out: they say where the code
-    stood, not what it did.
+    stood, not what it did. So are headers, which interceptors may change.
     """
     return [
         msgspec.json.encode(
@@ -84,13 +84,18 @@ def comparable(events: Sequence[HistoryEvent]) -> list[bytes]:
                 event.task_number,
                 event.time,
                 type(event.attributes).__name__,
-                _without_places(
-                    msgspec.json.decode(msgspec.json.encode(event.attributes))
-                ),
+                _without_places(_fields(event)),
             )
         )
         for event in events
     ]
+
+
+def _fields(event: HistoryEvent) -> dict[str, Any]:
+    fields: dict[str, Any]
+    fields = msgspec.json.decode(msgspec.json.encode(event.attributes))
+    fields.pop("headers", None)  # of the event; an argument may have some, too
+    return fields
 
 
 def _without_places(value: Any, without: frozenset[str] = _UNCOMPARED) -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from durable.api.endings import check_ending
+from durable.api.interceptors.chains import Interceptors
+from durable.api.interceptors.interceptor import Interceptor
 from durable.api.registry import REGISTRY, Registry
 from durable.core.folding.fold import fold
 from durable.core.folding.run_state import RunState
@@ -84,13 +86,20 @@ def rebuild_state(history: History) -> RunState:
     return fold(read_history(history))
 
 
-def replay(history: History, definitions: Iterable[object] | None = None) -> Replayed:
+def replay(
+    history: History,
+    definitions: Iterable[object] | None = None,
+    *,
+    interceptors: Iterable[Interceptor] = (),
+) -> Replayed:
     """Replay a history with today's code.
 
     Args:
         history: what was recorded.
         definitions: the workflows that may be asked for, or modules that hold them;
             everything that was decorated by default.
+        interceptors: those of the engine; needed if what they do is compared, such as
+            arguments that they change.
 
     Raises:
         NondeterminismError: the code asks for something else than was recorded, or
@@ -100,7 +109,7 @@ def replay(history: History, definitions: Iterable[object] | None = None) -> Rep
         Exception: whatever bug of the code would park the run.
     """
     events = read_history(history)
-    registry = _registry(definitions)
+    registry = _registry(definitions, interceptors)
     install_guards()
     with catch_up(registry.code_of, events) as (replayer, problem):
         if problem is not None:
@@ -111,7 +120,10 @@ def replay(history: History, definitions: Iterable[object] | None = None) -> Rep
 
 
 def replay_at_every_prefix(
-    history: History, definitions: Iterable[object] | None = None
+    history: History,
+    definitions: Iterable[object] | None = None,
+    *,
+    interceptors: Iterable[Interceptor] = (),
 ) -> Replayed:
     """Cut a history before each of its workflow tasks, replay, and drive on.
 
@@ -124,11 +136,11 @@ def replay_at_every_prefix(
     """
     events = read_history(history)
     started = _started(events)
-    registry = _registry(definitions)
+    registry = _registry(definitions, interceptors)
     for before, after in _cuts(events):
         for known in _readings(before):
             _drive_on(registry, started.workflow_type, known, after)
-    return replay(events, definitions)
+    return replay(events, definitions, interceptors=interceptors)
 
 
 def _drive_on(
@@ -168,8 +180,11 @@ def read_history(history: History) -> list[HistoryEvent]:
     return events
 
 
-def _registry(definitions: Iterable[object] | None) -> Registry:
-    return REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
+def _registry(
+    definitions: Iterable[object] | None, interceptors: Iterable[Interceptor]
+) -> Registry:
+    known = REGISTRY if definitions is None else REGISTRY.limited_to(definitions)
+    return known.within(Interceptors(interceptors))
 
 
 def _process(replayer: Replayer, task: WorkflowTask) -> WorkflowTaskCompletion:

@@ -39,7 +39,9 @@ def reply_to(run: LiveRun, message: MessageRecord, epoch: int, now: int) -> Comm
     """What answers a query of another process."""
     try:
         query = decode_message(message.kind, message.data)
-        said = QueryReply(run.replayer.query(query.name, query.input))
+        said = QueryReply(
+            run.replayer.query(query.name, query.input, query.headers or None)
+        )
     except Exception as error:  # noqa: BLE001 - it belongs to the asker
         said = QueryReply(failure=failure_of(error))
     reply = ReplyRecord(

@@ -130,8 +130,6 @@ SENTENCES: Final[dict[str, str]] = {
 }
 # What later releases bring.
 PLANNED: Final[dict[str, str]] = {
-    "executor": 'planned. Until then an activity is called like its function, without retries, and `Engine("memory://")` needs no database',
-    "event bus": "planned. `run.history()` and `durable show --follow` read what is recorded; an observer hears of ends and attempts",
     "temporal": "planned",
     "validation": "planned. `make chaos` kills, stops and cuts off workers and servers for as long as it is told to, and a page tells how to [back up](../how-to/back-up.md)",
     "migration guide": "planned",

@@ -17,11 +17,14 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
 from durable import (
+    ActivityAttempt,
     ActivityError,
+    ActivityExecutor,
     ActivityTimeoutError,
     OutcomeUnknown,
     RetryPolicy,
     RunStatus,
+    SyncActivityExecutor,
     WorkflowFailedError,
     activity,
     activity_info,
@@ -331,6 +334,45 @@ async def test_s2_1_2_not_retryable_is_said_of_the_last_attempt_too() -> None:
     async with TestEnvironment() as env:
         found = await env.execute(kinds("last"))
     assert found == ["founding.elsewhere", 1, "non_retryable_failure", CAUSE]
+
+
+# --- without an engine ----------------------------------------------------------------
+
+
+@shows(
+    "executor",
+    "`ActivityExecutor`: `register()`, `execute()` with retries and timeouts,"
+    " `attempts` with their durations, `on_attempt=` for metrics, `cancel()`;"
+    " `SyncActivityExecutor` is one without asyncio",
+)
+async def test_s2_1_2_executor_registers_and_retries_without_an_engine() -> None:
+    durations: dict[str, list[float]] = {}
+
+    def charge_by_name(cents: int) -> str:
+        if activity_info().attempt < 3:
+            raise ConnectionError("not yet")
+        return f"receipt for {cents}"
+
+    def observe(attempt: ActivityAttempt) -> None:
+        seconds = attempt.duration.total_seconds()
+        durations.setdefault(attempt.activity_type, []).append(seconds)
+
+    executor = ActivityExecutor(on_attempt=observe)
+    policy = RetryPolicy(max_attempts=3, initial_interval=0.01)
+    executor.register(charge_by_name, name="charge", retry=policy)
+    async with executor:
+        assert await executor.execute("charge", 500) == "receipt for 500"
+        outcomes = [attempt.outcome for attempt in executor.attempts]
+        with pytest.raises(NotRegisteredError, match="chrage"):
+            await executor.execute("chrage", 500)
+    assert outcomes == ["failed", "failed", "completed"]
+    assert len(durations["charge"]) == 3
+
+
+@shows("executor")
+def test_s2_1_2_executor_runs_where_there_is_no_event_loop() -> None:
+    with SyncActivityExecutor() as executor:
+        assert executor.execute(ship, Order("tea", 500))
 
 
 # --- what is known of attempts --------------------------------------------------------

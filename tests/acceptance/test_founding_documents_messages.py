@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from durable import (
     Engine,
+    HandleQueryInput,
+    Interceptor,
+    NextPlain,
     QueryFailedError,
     Signal,
     UpdateFailedError,
@@ -25,7 +29,10 @@ from durable import (
     wait_condition,
     workflow,
 )
-from durable.core.history.events import WorkflowExecutionSignaled
+from durable.core.history.events import (
+    WorkflowExecutionSignaled,
+    WorkflowExecutionStarted,
+)
 from durable.errors import ReadOnlyError
 from durable.testing import TestEnvironment
 from tests.acceptance.founding_rows import shows
@@ -236,6 +243,40 @@ async def test_s1_5_2_3_client_of_its_own_needs_no_code(tmp_path: Path) -> None:
         other = await client.get("w")
         await other.signal("approval", False)
         assert await other.query("status", timeout="30s") == "refused"
+
+
+class Asked(Interceptor):
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def handle_query(
+        self, input: HandleQueryInput, next: NextPlain[HandleQueryInput]
+    ) -> Any:
+        self.names.append(input.query_name)
+        return next(input)
+
+
+@shows(
+    "event bus",
+    "`run.events()` follows what a run does, signals among it, in the order of the"
+    " commits and after them, whichever process it is. Queries leave no event: an"
+    " `Interceptor` hears of them, and may answer",
+)
+async def test_s1_2_2_4_subscribers_hear_of_signals_and_queries() -> None:
+    asked = Asked()
+    async with Engine("memory://", interceptors=[asked]) as engine:
+        cart = await engine.start(Cart.shop())
+        heard: list[str] = []
+        async for event in cart.events():
+            what = event.attributes
+            if isinstance(what, WorkflowExecutionStarted):
+                await cart.signal(Cart.add("milk"))
+            elif isinstance(what, WorkflowExecutionSignaled):
+                heard.append(what.signal_name)
+                assert await cart.query(Cart.count()) == 1
+                await cart.update(Cart.pay(5))
+    assert heard == ["add"]
+    assert asked.names == ["count"]
 
 
 @shows("updates", "`@update` with a validator; `run.update()` gives the answer")

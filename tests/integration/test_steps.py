@@ -261,6 +261,7 @@ async def wrong(kind: str) -> str:
         "takes": lambda: step("a", takes),  # type: ignore[arg-type]  # that is the test
         "no call": lambda: step("a", 5),  # type: ignore[call-overload]  # that is the test
         "queue": lambda: step("a", lambda: 1, task_queue="gpu"),
+        "effect": lambda: step("a", lambda: 1, effect="transaction"),
         "key": lambda: step("a", lambda: 1, key=object()),
         "name": lambda: step("", lambda: 1),
         "annotation": lambda: step("a", unknown),
@@ -281,6 +282,7 @@ async def wrong(kind: str) -> str:
         ("takes", "The body of step 'a' cannot be called without arguments: missing"),
         ("no call", "The body of step 'a' is a int, which cannot be called"),
         ("queue", "task_queue was given to step 'a': it runs in the process"),
+        ("effect", "effect of step 'a' is 'transaction': its body takes nothing"),
         ("key", "The key of step 'a' is a object, which is no plain data"),
         ("name", "DefinitionError: "),
         ("annotation", "what step 'a' returns cannot be resolved"),

@@ -17,6 +17,9 @@ from durable import (
     ActivityState,
     DefinitionError,
     Engine,
+    ExecuteActivityInput,
+    Interceptor,
+    Next,
     ResourceError,
     RetryPolicy,
     TransactionEndedError,
@@ -151,6 +154,29 @@ async def test_a_retry_keeps_nothing_of_the_attempt_before(
         assert await engine.execute(run(name, 7), id="a") == 8
         assert table.rows() == [7]
     assert ATTEMPTS == [1, 2]
+
+
+class Meddling(Interceptor):
+    """Fails, or says something else, once the attempt is over."""
+
+    async def execute_activity(
+        self, input: ExecuteActivityInput, next: Next[ExecuteActivityInput]
+    ) -> Any:
+        result = await next(input)
+        if result == 8:
+            raise ValueError("too late")
+        return result + 100
+
+
+@pytest.mark.parametrize("n", [7, 8])
+async def test_what_is_committed_is_what_interceptors_leave_alone(
+    url: str, n: int
+) -> None:
+    async with home(url, interceptors=[Meddling()]) as engine:
+        table = Table(engine)
+        assert await engine.execute(run(by_session.name, n), id="a") == n + 1
+        assert table.rows() == [n]
+    assert ATTEMPTS == [1]
 
 
 async def test_what_fails_for_good_has_written_nothing(url: str) -> None:

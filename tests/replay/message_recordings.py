@@ -1,9 +1,11 @@
 """How the golden histories of messages and families were recorded."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from durable import ApplicationError
+from msgspec import structs
+
+from durable import ApplicationError, Interceptor, Next, StartActivityInput
 from durable.testing.driver import Driver
 from tests.replay import message_workflows as w
 
@@ -65,6 +67,25 @@ def _endless() -> Driver:
     return driver
 
 
+class _Heads(Interceptor):
+    async def start_activity(
+        self, input: StartActivityInput, next: Next[StartActivityInput]
+    ) -> Any:
+        input.headers["for"] = input.activity_type
+        return await next(input)
+
+
+def _heading() -> Driver:
+    """Headers of a call, and of a signal that a checkpoint carries on."""
+    driver = Driver(w.endless(0), interceptors=[_Heads()])
+    driver.start()
+    sent = [driver.signalled(w.step(number)) for number in (3, 4)]
+    driver.turn(*(structs.replace(one, headers={"by": "ann"}) for one in sent))
+    driver.complete(driver.pending[0], 3)
+    driver.complete(driver.pending[0], 4)
+    return driver
+
+
 def _rolling() -> Driver:
     driver = Driver(w.rolling(3))
     driver.start()
@@ -79,4 +100,5 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "terminated_child": _terminated_child,
     "endless": _endless,
     "rolling": _rolling,
+    "heading": _heading,
 }

@@ -19,7 +19,7 @@ from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
 from durable.converter import json
 from durable.core.history.commands import ActivitySettings, RetrySettings
-from durable.core.history.payload import Payloads
+from durable.core.history.payload import Payloads, changed_headers
 from durable.errors import InvalidCallError, NotInWorkflowError
 from durable.observer import WorkerObserver
 from durable.options import Duration, RetryPolicy, to_seconds
@@ -56,6 +56,7 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
         settings: everything that rules how it runs, as it is recorded; most of it can
             be had by the names below.
         heartbeats: what `heartbeat` said last in the attempt before, as it is kept.
+        run_headers, own_headers: those that its run began with, and those of its call.
     """
 
     activity_type: str
@@ -69,6 +70,13 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     task_queue: str
     settings: ActivitySettings
     heartbeats: Payloads | None = None
+    run_headers: Mapping[str, str] = {}
+    own_headers: Mapping[str, str] = {}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What travels with it: see `Interceptor`."""
+        return changed_headers(self.run_headers, self.own_headers)
 
     @property
     def idempotency_key(self) -> str:
@@ -300,6 +308,12 @@ def activity_engine(operation: str) -> object:
         raise NotInWorkflowError(
             f"{operation} was called in an activity that runs in a thread or process.",
             hint="Make the activity async: an engine belongs to its event loop.",
+        )
+    if engine is None:
+        raise NotInWorkflowError(
+            f"{operation} was called in an activity that an ActivityExecutor runs:"
+            " there is no engine.",
+            hint="Hand it what it needs as an argument or a resource.",
         )
     return engine
 

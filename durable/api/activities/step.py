@@ -98,7 +98,7 @@ class Step(Activity[[], Any]):
         self.lane = "loop" if self.is_async else "thread"
         self.call_signature = signature
         self.resources = {}
-        self.compensate = None
+        self.transaction = self.compensate = None
 
     def replaced_by(self, fake: Callable[[], Any]) -> Step:
         """A step that calls something else, and gives its result as this one."""
@@ -221,6 +221,12 @@ def _merge(name: str, options: ActivityOptions) -> ActivityOptions:
                 f"{wrong} was given to step {name!r}: {reason}.",
                 hint="What is to run elsewhere is an @activity of a module.",
             )
+    if options.get("effect") == "transaction":
+        raise InvalidOptionError(
+            f"effect of step {name!r} is 'transaction': its body takes nothing, and so"
+            " no connection.",
+            hint="What is committed with its result is an @activity.",
+        )
     return merge_options(DEFAULTS, options)
 
 

@@ -81,7 +81,9 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
     call = _find_call(args)
     if call is None:
         definition = _running(runtime)
-        raise ContinueAsNew(definition.name, _encode(definition, args, kwargs))
+        runtime.continue_as_new(
+            ContinueAsNew(definition.name, _encode(definition, args, kwargs))
+        )
     given: ChildOptions = merge(call.child_options, kwargs)
     refuse_others(given, CONTINUE_OPTIONS, call.definition.name, "continue_as_new()")
     queue, memo = given.get("task_queue"), given.get("memo")
@@ -90,7 +92,7 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
         check_id(queue, "task_queue of continue_as_new()")
     running, version = _running(runtime), call.definition.own_version
     is_other = call.definition.name == running.name and version != running.own_version
-    raise ContinueAsNew(
+    going = ContinueAsNew(
         call.definition.name,
         call.input,
         version=version if is_other else None,
@@ -103,6 +105,7 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
         if said is None
         else encode_attributes(said, "attributes of continue_as_new()"),
     )
+    runtime.continue_as_new(going)
 
 
 def checkpoint(*args: Any, **kwargs: Any) -> None:

@@ -16,6 +16,7 @@ from durable.cli.parameters import (
     SPAN,
     Word,
     command_with_arguments,
+    interceptors_option,
     resources_option,
     standard_options,
     values_argument,
@@ -25,6 +26,7 @@ from durable.cli.signals import run_interruptible
 from durable.cli.user_code.loading import (
     Arguments,
     find_workflow,
+    load_interceptors,
     load_resources,
     make_call,
     plain_values,
@@ -107,6 +109,7 @@ def _start_options(command: F) -> F:
     help='How long to wait, such as "30s"; no end to it.',
 )
 @resources_option
+@interceptors_option
 @standard_options
 @pass_session
 def run(
@@ -119,6 +122,7 @@ def run(
     queue: str | None,
     timeout: str | None,
     resources: str | None,
+    interceptors: str | None,
     **how: Any,
 ) -> None:
     """Start a workflow in this process, wait for it, and print its result as JSON.
@@ -135,6 +139,7 @@ def run(
         namespace=session.namespace,
         task_queue=call.definition.task_queue or "default" if queue is None else queue,
         resources=load_resources(resources),
+        interceptors=load_interceptors(interceptors),
     )
     work = _run(engine, session, call, timeout, how)
     with (

@@ -20,13 +20,22 @@ from durable.cli.health.report import Health, sum_up
 from durable.cli.health.server import serve_health
 from durable.cli.logs import logging_to_stderr
 from durable.cli.output import users_code_prints_to_stderr
-from durable.cli.parameters import SPAN, database_options, resources_option
+from durable.cli.parameters import (
+    SPAN,
+    database_options,
+    interceptors_option,
+    resources_option,
+)
 from durable.cli.processes.link import METRICS, WorkerEnd
 from durable.cli.processes.serving import Serving
 from durable.cli.processes.supervisor import Supervisor
 from durable.cli.session import Session, pass_session
 from durable.cli.signals import run_until_signal
-from durable.cli.user_code.loading import load_modules, load_resources
+from durable.cli.user_code.loading import (
+    load_interceptors,
+    load_modules,
+    load_resources,
+)
 from durable.options import to_microseconds
 from durable.worker.activities.held_resources import closing_seconds
 from durable.worker.activities.processes.cores import usable_cores
@@ -183,6 +192,7 @@ class _QueueSlots(click.ParamType[Any]):
 )
 @click.option("--observed", is_flag=True, hidden=True, allow_from_autoenv=False)
 @resources_option
+@interceptors_option
 @database_options
 @pass_session
 def worker(
@@ -197,6 +207,7 @@ def worker(
     observed: bool,
     drain_timeout: str,
     resources: str | None,
+    interceptors: str | None,
     **options: Any,
 ) -> None:
     """Run workflows and activities until stopped.
@@ -216,6 +227,7 @@ def worker(
     with logging_to_stderr(session.log_level or "info", session.log_format):
         if processes is None or keeper_line is not None:
             options.update(drain_timeout=drain_timeout, resources=resources)
+            options.update(interceptors=interceptors)
             is_scraped = observed or (metrics and probes[1] is not None)
             _work(session, options, grace, probes, keeper_line, is_scraped)
         else:
@@ -223,7 +235,8 @@ def worker(
                 raise click.UsageError("--processes needs a system with POSIX signals.")
             options.update(drain_timeout=drain_timeout)
             is_scraped = metrics and health_port is not None
-            arguments = _arguments(session, options, resources, is_scraped=is_scraped)
+            named = {"resources": resources, "interceptors": interceptors}
+            arguments = _arguments(session, options, named, is_scraped=is_scraped)
             # What they are is only known where they are loaded.
             closing = closing_seconds(grace, _some_resources if resources else None)
             limit = grace + closing + _LEAVE_SECONDS
@@ -253,6 +266,7 @@ def _work(
     with users_code_prints_to_stderr():
         load_modules(options.pop("modules"))
         options["resources"] = load_resources(options["resources"])
+        options["interceptors"] = load_interceptors(options["interceptors"])
         queues = options.pop("queues")
 
         async def work(stop: asyncio.Event) -> None:
@@ -316,7 +330,7 @@ def _keep(
 def _arguments(
     session: Session,
     options: dict[str, Any],
-    resources: str | None,
+    named: dict[str, str | None],
     *,
     is_scraped: bool,
 ) -> Callable[[int], list[str]]:
@@ -325,8 +339,7 @@ def _arguments(
     for queue, slots in options.pop("activity_queues"):
         given.append(f"--activity-queue={queue}={slots}")
     modules = options.pop("modules")
-    if resources is not None:
-        given.append(f"--resources={resources}")
+    given += [f"--{name}={place}" for name, place in named.items() if place]
     given += [f"--{n.replace('_', '-')}={value}" for n, value in options.items()]
     given += ["--observed"] if is_scraped else []
     level, form = session.log_level or "info", session.log_format

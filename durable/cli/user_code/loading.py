@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
@@ -16,6 +16,8 @@ import msgspec
 
 from durable.api.activities.activity import Activity, is_activity
 from durable.api.definitions import is_own
+from durable.api.interceptors.chains import Interceptors
+from durable.api.interceptors.interceptor import Interceptor
 from durable.api.registry import REGISTRY
 from durable.api.signature import CallSignature
 from durable.api.workflows.workflow import Workflow, WorkflowCall
@@ -25,7 +27,7 @@ from durable.cli.reporting import UsersCodeError
 from durable.cli.user_code.importing import refusing_to_start
 from durable.converter import json
 from durable.core.history.payload import Payload, Payloads
-from durable.errors import DurableError, UndecodableError
+from durable.errors import DurableError, InvalidOptionError, UndecodableError
 from durable.suggestions import closest, ending_with_closest
 
 _decoder: Final = msgspec.json.Decoder(list[msgspec.Raw] | dict[str, msgspec.Raw])
@@ -146,22 +148,40 @@ def _place_of(error: BaseException) -> str:
 def load_resources(target: str | None) -> Any:
     """What `--resources MODULE:NAME` names: a mapping, or what opens one.
 
+    Raises: as `_load_object`.
+    """
+    return None if target is None else _load_object(target, "--resources")
+
+
+def load_interceptors(target: str | None) -> list[Interceptor]:
+    """What `--interceptors MODULE:NAME` names: one, or a list of them.
+
+    Raises: as `_load_object`.
+    """
+    found = () if target is None else _load_object(target, "--interceptors")
+    given: Iterable[Interceptor] = [found] if isinstance(found, Interceptor) else found
+    try:
+        Interceptors(given)
+    except InvalidOptionError as error:
+        raise click.UsageError(f"--interceptors {target!r}: {error.message}") from None
+    return [*given]
+
+
+def _load_object(target: str, option: str) -> Any:
+    """What a module holds under a name.
+
     Raises:
         click.UsageError: there is no such thing.
         UsersCodeError: importing the module raised.
     """
-    if target is None:
-        return None
     module_name, colon, name = target.rpartition(":")
     if not colon:
-        raise click.UsageError(
-            f"--resources {target!r} is not of the form MODULE:NAME."
-        )
+        raise click.UsageError(f"{option} {target!r} is not of the form MODULE:NAME.")
     module = load_module(module_name)
     found = vars(module).get(name)
     if found is None:
         raise click.UsageError(
-            f"--resources: {module_name!r} has no {name!r}"
+            f"{option}: {module_name!r} has no {name!r}"
             f"{ending_with_closest(name, vars(module))}"
         )
     return found

@@ -10,6 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
+from durable.api.interceptors.chains import checked_headers, settle
+from durable.api.interceptors.interceptor import (
+    CancelWorkflowInput,
+    SignalWorkflowInput,
+    StartUpdateInput,
+)
 from durable.api.messages.messages import (
     SignalCall,
     UpdateCall,
@@ -136,11 +142,16 @@ class Requests:
         """
         made = signal_call(call, args)
         request_id = _request_id(request_id)
+        given = SignalWorkflowInput(
+            workflow_id=target, signal_name=made.name, input=made.input
+        )
+        given = settle(self.client.interceptors, "signal_workflow", given)
         event = WorkflowExecutionSignaled(
             signal_name=made.name,
-            input=made.input,
+            input=given.input,
             request_id=request_id,
             identity=self.client.identity,
+            headers=checked_headers(given.headers, f"of signal {made.name!r}"),
         )
         data = encode_attributes(event)
         return self._message(target, MessageKind.SIGNAL, request_id, data)
@@ -148,8 +159,10 @@ class Requests:
     def cancel(self, target: str, reason: str, request_id: str | None) -> OutboxRecord:
         """Return the row of a request to stop."""
         request_id = _request_id(request_id)
+        given = CancelWorkflowInput(workflow_id=target, reason=reason)
+        given = settle(self.client.interceptors, "cancel_workflow", given)
         event = WorkflowExecutionCancelRequested(
-            reason=str(reason).encode("utf-8", "backslashreplace").decode(),
+            reason=str(given.reason).encode("utf-8", "backslashreplace").decode(),
             request_id=request_id,
             identity=self.client.identity,
         )
@@ -167,11 +180,19 @@ class Requests:
         made = update_call(call, args)
         if update_id is None:
             update_id = secrets.token_hex(16)
-        request = UpdateRequest(
-            update_id=check_id(update_id, "the update id"),
+        given = StartUpdateInput(
+            workflow_id=target,
             update_name=made.name,
+            update_id=check_id(update_id, "the update id"),
             input=made.input,
+        )
+        given = settle(self.client.interceptors, "start_update", given)
+        request = UpdateRequest(
+            update_id=update_id,
+            update_name=made.name,
+            input=given.input,
             identity=self.client.identity,
+            headers=checked_headers(given.headers, f"of update {made.name!r}"),
         )
         request_id, data = update_request_id(update_id), encode_message(request)
         return self._message(target, MessageKind.UPDATE, request_id, data), update_id

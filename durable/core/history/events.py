@@ -362,6 +362,7 @@ class UnreadSignal(msgspec.Struct, frozen=True, gc=False):
     number: int
     signal_name: str
     input: Payloads
+    headers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CheckpointRecorded(_Input, frozen=True, kw_only=True):

@@ -76,6 +76,13 @@ def changed(
     return {name: value for name, value in after.items() if value != NULL}
 
 
+def changed_headers(
+    before: Mapping[str, str], changes: Mapping[str, str]
+) -> dict[str, str]:
+    """Return headers after a change; an empty text takes one away."""
+    return {name: text for name, text in {**before, **changes}.items() if text}
+
+
 class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An exception as data: what a history keeps of it.
 

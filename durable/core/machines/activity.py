@@ -84,7 +84,7 @@ class ActivityMachine(Machine, Entry, msgspec.Struct, eq=False):
             target.activity_type,
             self.input,
             _on_queue(target.settings, self.sender.started.task_queue),
-            {},
+            target.headers or {},
             target.summary,
             source_line(self.code, self.instruction),
         )

@@ -106,7 +106,7 @@ class ChildMachine(Machine, Entry, msgspec.Struct, eq=False):
             target.workflow_type,
             self.input,
             self._settings(),
-            {},
+            target.headers or {},
             target.summary,
             source_line(self.code, self.instruction),
         )

@@ -40,7 +40,13 @@ from durable.core.history.events import (
     WorkflowExecutionUpdateAccepted,
     WorkflowTaskStarted,
 )
-from durable.core.history.payload import Failure, Payload, Payloads, innermost
+from durable.core.history.payload import (
+    Failure,
+    Payload,
+    Payloads,
+    changed_headers,
+    innermost,
+)
 from durable.core.loop import turn
 from durable.core.loop.teardown import (
     RunTornDown,
@@ -421,7 +427,11 @@ def _continue_command(
         task_queue=going.task_queue or started.task_queue,
         run_timeout=started.run_timeout if timeout is None else timeout,
         memo=started.memo if going.memo is None else going.memo,
-        headers=started.headers,
+        headers=(
+            changed_headers(started.headers, going.headers)
+            if going.headers
+            else started.headers
+        ),
         attributes=context.attributes if going.attributes is None else going.attributes,
         version=version,
         migrated_from=migrated_from,

@@ -21,6 +21,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeVar
 
+from msgspec import UNSET
+
 from durable.core.history.commands import CompleteWorkflowExecutionUpdate
 from durable.core.history.events import (
     UnreadSignal,
@@ -170,7 +172,8 @@ class Mailbox:
     def signal(self, event: WorkflowExecutionSignaled) -> None:
         """Take a signal from history, or a live one."""
         self.signal_count += 1
-        self._take(UnreadSignal(self.signal_count, event.signal_name, event.input))
+        name, headers = event.signal_name, event.headers or UNSET
+        self._take(UnreadSignal(self.signal_count, name, event.input, headers))
 
     def restore(self, unread: Iterable[UnreadSignal]) -> None:
         """Take the signals that a checkpoint carries on."""
@@ -205,7 +208,8 @@ class Mailbox:
         return tuple(kept)
 
     def _start_signal(self, handler: Handler, signal: UnreadSignal) -> None:
-        call = self._decode(signal, lambda i: handler.bind(signal.signal_name, i))
+        name, headers = signal.signal_name, signal.headers or None
+        call = self._decode(signal, lambda i: handler.bound(name, i, headers))
         if call is None:
             return
         loop = self._context.loop
@@ -378,7 +382,7 @@ class Mailbox:
         try:
             with self._context.reading_only(what):
                 if handler.validate is None:
-                    handler.bind(update.update_name, update.input)
+                    handler.bound(update.update_name, update.input, update.headers)
                 else:
                     handler.validate(update.update_name, update.input)
         except ReadOnlyError:
@@ -409,7 +413,8 @@ class Mailbox:
                 f"update {update.update_name!r} (id {update.update_id!r})",
                 handler,
             )
-            result = handler.bind(update.update_name, update.input)()
+            name, input = update.update_name, update.input
+            result = handler.bound(name, input, update.headers)()
             if handler.is_async:
                 result = await result
             answer = CompleteWorkflowExecutionUpdate(
@@ -449,7 +454,9 @@ class Mailbox:
         """Whether the code handles a query of that name."""
         return name in self._handlers["query"]
 
-    def query(self, name: str, input: Payloads) -> Payload:
+    def query(
+        self, name: str, input: Payloads, headers: dict[str, str] | None = None
+    ) -> Payload:
         """Ask the code, which may change nothing."""
         handler = self._find("query", name)
         if handler is None:
@@ -459,7 +466,7 @@ class Mailbox:
             )
         with self._context.reading_only(f"query {name!r}"):
             try:
-                call = handler.bind(name, input)
+                call = handler.bound(name, input, headers)
             except UndecodableError as error:
                 raise _as_received(error) from None
             answer = call()

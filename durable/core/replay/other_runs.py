@@ -6,6 +6,7 @@ import asyncio
 import random
 import uuid
 from types import CodeType
+from typing import NoReturn
 
 from durable.core.history.commands import ExternalCommand
 from durable.core.history.events import Attributes, WorkflowExecutionStarted
@@ -15,7 +16,7 @@ from durable.core.machines.child import ChildMachine
 from durable.core.machines.external import DeliveryMachine
 from durable.core.machines.machine import Entry, Outcome
 from durable.core.notes import Notes
-from durable.core.runtime import Child, ChildTarget, WorkflowCode
+from durable.core.runtime import Child, ChildTarget, ContinueAsNew, WorkflowCode
 
 
 class OtherRuns(CallNotes):
@@ -68,6 +69,10 @@ class OtherRuns(CallNotes):
             child.headers = self.notes.headers_now()
         self.send(child)
         return child
+
+    def continue_as_new(self, going: ContinueAsNew) -> NoReturn:
+        """Leave the code, for the run to go on as a new one."""
+        raise going
 
     async def tell_external(self, command: ExternalCommand) -> None:
         """Send a signal, or a request to stop, to another run."""

@@ -141,7 +141,9 @@ class RunView:
         assert context is not None  # noqa: S101 - a turn was driven
         return context.attributes, context.memo
 
-    def query(self, name: str, input: Payloads) -> Payload:
+    def query(
+        self, name: str, input: Payloads, headers: dict[str, str] | None = None
+    ) -> Payload:
         """Ask the code, on settled state. Raises what its handler raises.
 
         Raises:
@@ -158,7 +160,7 @@ class RunView:
         outer = turn.enter(context.loop)
         was_replaying, context.is_replaying = context.is_replaying, False
         try:
-            return context.mailbox.query(name, input)
+            return context.mailbox.query(name, input, headers)
         except ReadOnlyError:
             # A future that it has set may be done, and nobody was woken.
             self.is_harmed = True

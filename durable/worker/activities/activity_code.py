@@ -10,6 +10,7 @@ import msgspec
 
 from durable.api.activities.activity import Activity
 from durable.api.activities.activity_context import NO_RESOURCES, ActivityInfo
+from durable.api.interceptors.chains import NO_INTERCEPTORS, Interceptors
 from durable.core.history.payload import Payload, Payloads
 
 
@@ -70,12 +71,14 @@ class EngineParts(msgspec.Struct, frozen=True):
         engine: the engine itself, for `durable.activity_client`.
         resources: what it was given for them, by class or name.
         transactions: gives the transactions of its database; any thread may ask.
+        interceptors: surround those that are not built in.
     """
 
     built_in: Mapping[str, BuiltIn]
     engine: object
     resources: Mapping[Any, object] = NO_RESOURCES
     transactions: Callable[[], Transactions] | None = None
+    interceptors: Interceptors = NO_INTERCEPTORS
 
 
 Code: TypeAlias = Activity[Any, Any] | BuiltIn

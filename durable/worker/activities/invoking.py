@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from durable.api.activities.activity import Activity
 from durable.api.activities.activity_context import (
@@ -30,6 +30,7 @@ from durable.api.activities.activity_context import (
 from durable.api.activities.effects import Done, NotDone
 from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
+from durable.api.interceptors.interceptor import ExecuteActivityInput
 from durable.converter.failures import exception_of
 from durable.core.history.payload import Failure, Payload, Payloads
 from durable.core.machines.retry import OUTCOME_UNKNOWN
@@ -58,6 +59,8 @@ from durable.worker.activities.transactions.transacting import (
     on_loop,
     uninterrupted,
 )
+
+_log: Final = logging.getLogger("durable.worker")
 
 
 class UnfitArgumentsError(Exception):
@@ -88,6 +91,15 @@ class UnverifiedError(Exception):
     """Nobody knows yet what an attempt in doubt has done; its cause says why."""
 
 
+# Interceptors must not make anything else of them.
+_OF_THE_WORKER: Final = (
+    UnfitArgumentsError,
+    UnfitResultError,
+    UnverifiedError,
+    NotBegunError,
+)
+
+
 class Invoker:
     """Calls the code of attempts.
 
@@ -116,6 +128,7 @@ class Invoker:
         self._on_beat = on_beat
         self._hand_out = hand_out
         self._parts = parts
+        self._is_within = parts.interceptors.have("execute_activity")
         self._observer = observer
         self._threads: ActivityThreads | None = None
         self._process_count = processes
@@ -151,6 +164,8 @@ class Invoker:
             task_queue=scheduled.settings.task_queue or started.task_queue,
             settings=scheduled.settings,
             heartbeats=attempt.details,
+            run_headers=started.headers,
+            own_headers=scheduled.headers,
         )
         parts, observer = self._parts, self._observer
         call.context = ActivityContext(
@@ -160,7 +175,10 @@ class Invoker:
             hand_out=self._hand_out,
         )
         CURRENT.set(call.context)
-        called = self._call(call, code, info, on_thread_end)
+        if self._is_within and not isinstance(code, BuiltIn):
+            called = self._call_within(call, code, info, on_thread_end)
+        else:
+            called = self._call(call, code, info, scheduled.input, on_thread_end)
         return called if observer is None else self._observed(call, info, called)
 
     async def _observed(
@@ -181,25 +199,80 @@ class Invoker:
         ):
             return await called
 
+    async def _call_within(
+        self,
+        call: Call,
+        code: Activity[Any, Any],
+        info: ActivityInfo,
+        on_thread_end: Callable[[Call], None],
+    ) -> Payload:
+        """Run an attempt within interceptors: what they raise is its failure.
+
+        What the function never saw, or the worker has to know, passes them untouched;
+        so does a result that is committed already.
+        """
+        signature, input = code.call_signature, call.attempt.scheduled.input
+        own_problem: BaseException | None = None
+        committed: Payload | None = None
+
+        async def run(given: ExecuteActivityInput) -> Any:
+            nonlocal own_problem, committed
+            values = signature.bind((*given.args,), given.kwargs)
+            payloads = signature.encode(values)
+            try:
+                result = await self._call(call, code, info, payloads, on_thread_end)
+            except _OF_THE_WORKER as problem:
+                own_problem = problem
+                raise
+            if code.transaction is not None:
+                committed = result
+            return signature.decode_result(result)
+
+        try:
+            args, kwargs = signature.unbind(signature.decode(input))
+        except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
+            raise UnfitArgumentsError(code, error) from None
+        execute = self._parts.interceptors.around("execute_activity", run)
+        try:
+            result = await execute(
+                ExecuteActivityInput(
+                    info=info, args=[*args], kwargs=kwargs, headers=info.headers
+                )
+            )
+        except BaseException as error:
+            if committed is not None:
+                _log.warning(
+                    "An interceptor of activity %r of run %r failed after its"
+                    " transaction was committed: %r",
+                    info.activity_type,
+                    info.workflow_id,
+                    error,
+                )
+                return committed
+            if own_problem is not None:
+                raise own_problem from None
+            raise
+        return committed or signature.encode_result(result)
+
     async def _call(
         self,
         call: Call,
         code: Code,
         info: ActivityInfo,
+        input: Payloads,
         on_thread_end: Callable[[Call], None],
     ) -> Payload:
         if not self._store.holds_lease():
             await self._confirm_lease()
-        attempt = call.attempt
-        input, last = attempt.scheduled.input, attempt.last_failure
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
+        last = call.attempt.last_failure
         if last is not None and last.kind == OUTCOME_UNKNOWN:
             done = await self._verify(code, input, last)
             if done is not None:
                 return done
         if code.lane == "process":
-            return await self._call_in_process(call, code, info, on_thread_end)
+            return await self._call_in_process(call, code, info, input, on_thread_end)
         signature = code.call_signature
         if code.transaction is not None:
             return await self._call_in_transaction(call, code, input, on_thread_end)
@@ -355,13 +428,13 @@ class Invoker:
         call: Call,
         code: Activity[Any, Any],
         info: ActivityInfo,
+        input: Payloads,
         on_end: Callable[[Call], None],
     ) -> Payload:
         if self._processes is None:
             self._processes = ActivityProcesses(self._process_count)
             if self.worker_stopping.has_begun:
                 self._processes.worker_stops()
-        input = call.attempt.scheduled.input
         attempt = f"(id {info.activity_id}, attempt {info.attempt})"
         call.work = work = ProcessCall(
             f"{info.activity_type!r} {attempt} of run {info.workflow_id!r}",

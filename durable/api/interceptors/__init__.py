@@ -1,0 +1,1 @@
+"""What surrounds the calls of clients, workflows and activities, and their headers."""
