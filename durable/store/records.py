@@ -311,6 +311,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
         host: identifies machine, boot and process namespace, so that a process id
             means something; two workers with the same host can check each other's pid.
         process_started_at: tells a process id that was used again from the same one.
+        places: the queues that it serves for activities, and how many of each it runs
+            at once, as JSON; None if it is of a release that did not say.
         damage: why its row cannot be read, or None. Other fields are what is left of
             it then; a lease that cannot be read is over. Never stored.
     """
@@ -324,6 +326,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True):
     started_at: Instant
     lease_expires_at: Instant = 0
     status: WorkerStatus = WorkerStatus.RUNNING
+    places: str | None = None
     damage: str | None = None
 
 

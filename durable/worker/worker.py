@@ -127,7 +127,7 @@ class Worker:
             registry,
             self._runner,
             self._executor,
-            {task_queue: options.concurrency, **options.activity_queues},
+            self._places(),
             self.lease_lost,
         )
         self._lookout = Lookout(
@@ -207,9 +207,15 @@ class Worker:
                 process_started_at=process_start(os.getpid()),
                 task_queue=self._task_queue,
                 started_at=self._store.now(),
+                places=msgspec.json.encode(self._places()).decode(),
             ),
             partial(self.lease_lost, worker_id),
         )
+
+    def _places(self) -> dict[str, int]:
+        """The queues that it serves for activities, and how many of each at once."""
+        options = self._options
+        return {self._task_queue: options.concurrency, **options.activity_queues}
 
     async def stop(self) -> None:
         """Drain: begin nothing, wait for what runs, keep its results, give runs up."""

@@ -185,7 +185,7 @@ class Patient:
         self.execute(
             "INSERT INTO durable_workers VALUES (?, 'default', 'elsewhere', 1, '',"
             " 'default',"
-            " ?, ?, 'running')",
+            " ?, ?, 'running', NULL)",
             worker_id,
             self.now(),
             self.now() + round(lease_hours * HOUR),

@@ -31,7 +31,7 @@ def test_workers_are_listed_with_what_they_have(shop: Shop) -> None:
         shop.ask("start", "passing", "--input", '["tea"]', "--id", f"order-{number}")
     wait_for(lambda: shop.began("tea"), "the activities' begin")
     wait_for(lambda: listed(shop)[0]["live_runs"] == 2, "that both runs are its own")
-    second = shop.worker()
+    second = shop.worker("app.py", "--activity-queue", "gpu=4")
 
     rows = {row["pid"]: row for row in listed(shop)}
     busy, idle = rows[first.process.pid], rows[second.process.pid]
@@ -39,6 +39,7 @@ def test_workers_are_listed_with_what_they_have(shop: Shop) -> None:
     assert busy["worker_id"] in first.stderr
     assert (busy["live_runs"], idle["live_runs"]) == (2, 0)
     assert {row["status"] for row in rows.values()} == {"running"}
+    assert idle["activity_queues"] == {"default": 1000, "gpu": 4}
     assert (busy["task_queue"], busy["namespace"]) == ("default", "default")
     assert 0 < busy["lease_seconds_left"] <= 10
     since, until = (
@@ -57,11 +58,11 @@ def test_workers_are_listed_with_what_they_have(shop: Shop) -> None:
     )
     table = shop.ask("workers").stdout.splitlines()
     assert " ".join(table[0].split()) == (
-        "STATUS WORKER QUEUE PID HOST SINCE (UTC) LEASE RUNS"
+        "STATUS WORKER QUEUE ACTIVITIES PID HOST SINCE (UTC) LEASE RUNS"
     )
     (drains,) = (line for line in table if line.startswith("draining"))
-    assert drains.split()[1:4] == [
-        *(busy["worker_id"], "default", str(first.process.pid)),
+    assert drains.split()[1:5] == [
+        *(busy["worker_id"], "default", "default=1000", str(first.process.pid)),
     ]
     assert drains.split()[-1] == "2"
     shop.open_gate("tea")

@@ -494,7 +494,7 @@ def test_what_comes_into_the_source_all_the_same_is_noticed(
         ),
         (
             "INSERT INTO durable_workers VALUES"
-            " ('w', 'default', 'h', 1, '', 'q', 1, 1, 'running')",
+            " ('w', 'default', 'h', 1, '', 'q', 1, 1, 'running', NULL)",
             "a worker has begun there",
         ),
     ],

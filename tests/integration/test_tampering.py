@@ -183,6 +183,7 @@ ODD_WORKERS = {
     "namespace": "CAST(x'fffe' AS TEXT)",
     "worker_id": "CAST(x'fffe' AS TEXT)",
     "status": "'asleep'",
+    "places": "CAST(x'fffe' AS TEXT)",
 }
 
 
@@ -196,7 +197,7 @@ async def test_one_odd_row_of_a_worker_keeps_no_engine_from_opening(
         connection.execute(
             "INSERT INTO durable_workers VALUES ('odd', 'default', 'here', 1, '',"
             " 'default',"
-            " 5, ?, 'running')",
+            " 5, ?, 'running', NULL)",
             (clock.now() + 3_600_000_000,),
         )
         connection.execute(

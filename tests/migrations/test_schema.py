@@ -219,7 +219,7 @@ async def test_runs_of_an_old_file_go_on(path: Path) -> None:
 # What was taken away, or says who has a run, which is only while it is live.
 _CHANGED = {"fence", "is_active", "owner", "wake_at", "epoch"}
 _ADDED = {
-    "durable_workers": {"status"},
+    "durable_workers": {"status", "places"},
     "durable_runs": {"attributes", "memo"},
     "durable_attempts": {"details", "heartbeat_at"},
 }

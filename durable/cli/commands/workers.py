@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import click
+import msgspec
 
 from durable.cli.connection import open_client
 from durable.cli.output import is_colored, note, write_json, write_line
@@ -29,6 +30,7 @@ _HEADINGS: Final = (
     "STATUS",
     "WORKER",
     "QUEUE",
+    "ACTIVITIES",
     "PID",
     "HOST",
     "SINCE (UTC)",
@@ -78,6 +80,7 @@ def _view(record: WorkerRecord, now: int, live_runs: int) -> dict[str, Any]:
         "host": host,
         "pid": record.pid,
         "task_queue": record.task_queue,
+        "activity_queues": _places_of(record),
         "status": record.status.value if left else _LEASE_OVER,
         "started_at": find_datetime(record.started_at),
         "lease_expires_at": find_datetime(record.lease_expires_at),
@@ -85,6 +88,16 @@ def _view(record: WorkerRecord, now: int, live_runs: int) -> dict[str, Any]:
         "live_runs": live_runs,
         "damage": record.damage,
     }
+
+
+def _places_of(record: WorkerRecord) -> dict[str, int] | None:
+    """Which queues it serves for activities, and how many of each at once."""
+    if record.places is None:
+        return None
+    try:
+        return msgspec.json.decode(record.places, type=dict[str, int])
+    except msgspec.MsgspecError:
+        return None
 
 
 def _write_table(rows: list[dict[str, Any]]) -> None:
@@ -103,10 +116,12 @@ def _write_table(rows: list[dict[str, Any]]) -> None:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     since: datetime | None = row["started_at"]
+    places: dict[str, int] = row["activity_queues"] or {}
     return (
         row["status"],
         escape(row["worker_id"]),
         escape(row["task_queue"]),
+        " ".join(f"{escape(queue)}={n}" for queue, n in places.items()) or "?",
         str(row["pid"]),
         escape(row["host"]),
         "?" if since is None else f"{since:%Y-%m-%d %H:%M}",

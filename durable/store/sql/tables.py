@@ -316,6 +316,7 @@ WORKERS: Final = sa.Table(
     sa.Column("started_at", sa.BigInteger, nullable=False),
     sa.Column("lease_expires_at", sa.BigInteger, nullable=False),
     sa.Column("status", _id(32), nullable=False, server_default="running"),
+    sa.Column("places", _json()),
     sqlite_with_rowid=False,
 )
 
