@@ -165,8 +165,8 @@ def _find_doubts(loaded: LoadedRun, state: RunState) -> Iterator[Breach]:
         number = activity.scheduled_event_id
         if not activity.waits_in_doubt or number not in latest:
             continue
-        failure, state = latest[number].failure, loaded.tasks.get(number)
-        is_external = state is not None and state.value == "external"
+        failure, task = latest[number].failure, loaded.tasks.get(number)
+        is_external = task is not None and task.value == "external"
         if is_external and failure is not None and OUTCOME_UNKNOWN in failure:
             yield (
                 Check.IN_DOUBT,

@@ -167,7 +167,7 @@ class Transactions:
         if isinstance(source, sa.Engine):
             return source, make
         maker: Any = source
-        if isinstance(maker, orm.sessionmaker) and make is not None:
+        if make is not None and issubclass(type(maker), orm.sessionmaker):
             bind = maker.kw.get("bind")
             if isinstance(bind, sa.Engine):
                 return bind, maker
@@ -186,7 +186,9 @@ class Transactions:
             if self._async_engine is None:
                 self._async_engine = _make_async_engine(self._store)
             engine = self._async_engine
-        elif isinstance(engine, sa_asyncio.async_sessionmaker) and make is not None:
+        elif make is not None and issubclass(
+            type(source), sa_asyncio.async_sessionmaker
+        ):
             engine, make = engine.kw.get("bind"), engine
         if not isinstance(engine, sa_asyncio.AsyncEngine):
             raise _no_source(source, kind)
