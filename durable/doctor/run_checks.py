@@ -36,7 +36,6 @@ from durable.doctor.findings import Check, Finding, key_of
 from durable.doctor.mail_checks import Breach, check_messages
 from durable.errors import CorruptHistoryError
 from durable.options import ParentClosePolicy
-from durable.store.activity_tasks import TaskState
 from durable.store.queries import ListWorkers
 from durable.store.records import (
     AttemptRecord,
@@ -166,8 +165,8 @@ def _find_doubts(loaded: LoadedRun, state: RunState) -> Iterator[Breach]:
         number = activity.scheduled_event_id
         if not activity.waits_in_doubt or number not in latest:
             continue
-        failure = latest[number].failure
-        is_external = loaded.tasks.get(number) is TaskState.EXTERNAL
+        failure, task = latest[number].failure, loaded.tasks.get(number)
+        is_external = task is not None and task.value == "external"
         if is_external and failure is not None and OUTCOME_UNKNOWN in failure:
             yield (
                 Check.IN_DOUBT,

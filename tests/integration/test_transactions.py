@@ -68,7 +68,7 @@ def by_connection(n: int, connection: sa.Connection = resource(sa.Connection)) -
     return n + 1
 
 
-@activity(name="transactions.late", effect="transaction", start_to_close_timeout=0.3)
+@activity(name="transactions.late", effect="transaction", start_to_close_timeout=1.5)
 def late(n: int, *, session: Session = resource(Session)) -> int:
     do(session, n)
     return n + 1
@@ -297,7 +297,7 @@ async def test_what_is_late_is_rolled_back(shared_url: str) -> None:
     goes_on = threading.Event()
 
     def wait(given: Any, n: int) -> None:
-        if activity_info().attempt == 1:
+        if len(ATTEMPTS) == 1:
             with contextlib.suppress(BaseException):  # it does not stop when asked
                 goes_on.wait(20)
 
@@ -309,7 +309,7 @@ async def test_what_is_late_is_rolled_back(shared_url: str) -> None:
         assert await engine.execute(run(late.name, 7), id="a") == 8
         goes_on.set()
     assert table.rows() == [7]
-    assert ATTEMPTS == [1, 2]
+    assert len(ATTEMPTS) == 2
 
 
 async def test_an_attempt_that_is_not_its_workers_any_more_is_rolled_back(

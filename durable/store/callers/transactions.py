@@ -166,10 +166,11 @@ class Transactions:
             return self._engine, make
         if isinstance(source, sa.Engine):
             return source, make
-        if isinstance(source, orm.sessionmaker) and make is not None:
-            bind = source.kw.get("bind")
+        maker: Any = source
+        if make is not None and issubclass(type(maker), orm.sessionmaker):
+            bind = maker.kw.get("bind")
             if isinstance(bind, sa.Engine):
-                return bind, source
+                return bind, maker
         raise _no_source(source, kind)
 
     @contextlib.asynccontextmanager
@@ -180,13 +181,15 @@ class Transactions:
         from sqlalchemy.ext import asyncio as sa_asyncio
 
         make: Any = None if issubclass(kind, sa_asyncio.AsyncConnection) else kind
-        engine = source
+        engine: Any = source
         if source is None:
             if self._async_engine is None:
                 self._async_engine = _make_async_engine(self._store)
             engine = self._async_engine
-        elif isinstance(source, sa_asyncio.async_sessionmaker) and make is not None:
-            engine, make = source.kw.get("bind"), source
+        elif make is not None and issubclass(
+            type(source), sa_asyncio.async_sessionmaker
+        ):
+            engine, make = engine.kw.get("bind"), engine
         if not isinstance(engine, sa_asyncio.AsyncEngine):
             raise _no_source(source, kind)
         await self._gate.find_async()

@@ -329,20 +329,22 @@ class Invoker:
                 else await asyncio.to_thread(verify, *args, **kwargs)
             )
             found = await found if inspect.isawaitable(found) else found
-            if not isinstance(found, Done | NotDone):
+            verdict: object = found
+            if not isinstance(verdict, Done | NotDone):
                 raise DefinitionError(
-                    f"verify of activity {code.name!r} has returned {found!r}.",
+                    f"verify of activity {code.name!r} has returned {verdict!r}.",
                     hint="Return Done(result) or NotDone(), or raise what keeps it from"
                     " telling.",
                 )
         except Exception as error:
             raise UnverifiedError(doubt.message) from error
-        if isinstance(found, NotDone):
+        if isinstance(verdict, NotDone):
             return None
+        result: Any = found.result
         try:
-            return signature.encode_result(found.result)
+            return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
-            kept = keep_result(signature, found.result)
+            kept = keep_result(signature, result)
             raise UnfitResultError(code, error, kept) from None
 
     async def _confirm_lease(self) -> None:

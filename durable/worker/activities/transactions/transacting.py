@@ -40,8 +40,9 @@ class UnfitOutcomeError(Exception):
 class CommitInDoubtError(Exception):
     """The answer to the commit was lost; its cause says how."""
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload | None) -> None:
         super().__init__("the answer to a commit was lost")
+        assert payload is not None  # noqa: S101 - it was to be committed
         self.payload = payload
 
 
@@ -110,6 +111,7 @@ def in_thread(
         transaction = opened.__enter__()
     except Exception as error:
         raise _as_not_begun(error) from error
+    payload: Payload | None = None
     try:
         function, kwargs = work.supply(transaction.given)
         payload = work.encode(call_plain(function, work.args, kwargs))
@@ -211,6 +213,7 @@ async def on_loop(work: Work) -> Payload:
         transaction = await opened.__aenter__()
     except Exception as error:
         raise _as_not_begun(error) from error
+    payload: Payload | None = None
     try:
         function, kwargs = work.supply(transaction.given)
         result = function(*work.args, **kwargs)
@@ -233,7 +236,16 @@ async def _finish(
 ) -> None:
     given = transaction.given
     # An AsyncSession's connection is in it.
-    await given.run_sync(lambda _: transaction.finish(attempt, progress))
+    await given.run_sync(_finish_here, transaction, attempt, progress)
+
+
+def _finish_here(
+    _: object,
+    transaction: Transaction,
+    attempt: tuple[str, int, int, str],
+    progress: str,
+) -> None:
+    transaction.finish(attempt, progress)
 
 
 async def _leave_async(opened: Any, error: BaseException | None) -> None:
