@@ -461,12 +461,12 @@ def end_context(context: RunContext) -> None:
         context.part()
 
 
-def _part(task: asyncio.Task[Any]) -> None:
+def _part(task: Any) -> None:
     """Part a task that never ends from what it waits for, and from what waits for it.
 
     All of them would wait for the cyclic collector.
     """
-    for future in (task, task._fut_waiter):  # type: ignore[attr-defined]  # asyncio has no other name for it
+    for future in (task, task._fut_waiter):  # asyncio has no other name for it
         for callback, _ in getattr(future, "_callbacks", None) or ():
             future.remove_done_callback(callback)
 
