@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.machine_tables import checked, violations
-from tests.sizes import IS_ALL, NAMES
+from tests.sizes import IS_ALL, NAMES, share
 
 # Each run draws new examples from the seed that its first lines tell. A deadline per
 # example would measure the machine and not the code, and so would the check for those
@@ -138,12 +138,15 @@ def pytest_collection_finish() -> None:
 def _beyond_the_share(
     config: pytest.Config, items: list[pytest.Item]
 ) -> set[pytest.Item]:
-    """The cases of sweeps that a short run has no time for.
+    """The cases of sweeps that this run has no time for.
 
-    `sweep(n)` keeps n cases of each test, at equal distances; `sweep(n, of_class=True)`
-    n tests of a class or module. What the command line names by `::` is meant as it is.
+    In a short run `sweep(n)` keeps n cases of each test, at equal distances;
+    `sweep(n, of_class=True)` n tests of a class or module. Where all are to be tried in
+    parts, a part of them is kept, and no fewer than that. What the command line names
+    by `::` is meant as it is.
     """
-    if IS_ALL or any("::" in word for word in config.args):
+    which, parts = share()
+    if IS_ALL and parts == 1 or any("::" in word for word in config.args):
         return set()
     sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -156,8 +159,12 @@ def _beyond_the_share(
     for cases in sweeps.values():
         marker = cases[0].get_closest_marker("sweep")
         assert marker is not None
-        (share,) = marker.args
-        kept = {index * len(cases) // share for index in range(share)}
+        (count,) = marker.args
+        if IS_ALL:
+            count = max(count, -(-len(cases) // parts))
+        kept = {
+            (index * len(cases) // count + which) % len(cases) for index in range(count)
+        }
         left_out.update(case for i, case in enumerate(cases) if i not in kept)
     return left_out
 

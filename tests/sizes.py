@@ -23,7 +23,7 @@ IS_ALL: Final = bool(os.environ.get("DURABLE_ALL"))
 
 
 def share() -> tuple[int, int]:
-    """Which share of the kills at certain moments: `DURABLE_KILLS=2/5` is the third.
+    """Which share of sweeps, and of kills in them: `DURABLE_KILLS=2/5` is the third.
 
     All of them otherwise. What comes to pass in each run must be the same for all of
     its processes, so nothing here draws by chance.

@@ -118,6 +118,8 @@ def test_a_short_run_takes_some_cases_of_a_sweep_and_a_full_run_all(
     assert cases(suite) == ["case-0", "case-2"]
     assert "5 passed" in run(suite, pytest_k, DURABLE_ALL="1")
     assert len(cases(suite)) == 5
+    assert "2 passed" in run(suite, pytest_k, DURABLE_ALL="1", DURABLE_KILLS="1/5")
+    assert cases(suite) == ["case-1", "case-3"]
     named = f"{sys.executable} -m pytest tests/test_sample.py::test_cases[4]"
     assert "1 passed" in run(suite, named)
     assert cases(suite) == ["case-4"]
