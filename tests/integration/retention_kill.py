@@ -28,6 +28,7 @@ from durable import (
     workflow,
 )
 from durable.client.keeping import retention
+from durable.core.history.events import ChildWorkflowExecutionCompleted
 from tests.integration.crash_sweep import (
     Point,
     check_database,
@@ -75,11 +76,14 @@ async def fill(url: str) -> None:
         for number in range(8):
             await engine.execute(work(number), id=f"work {number}")
         await engine.start(chain(4), id="chain")
-        await engine.start(parent(), id="parent")
+        waiting = await engine.start(parent(), id="parent")
         async with asyncio.timeout(20):
             while True:
                 ends = [run.status.value for run in await engine.list()]
-                if ends.count("running") == 2 and len(ends) == 15:
+                told = {type(one.attributes) for one in await waiting.history()}
+                # Its parent needs a child until it has its outcome.
+                is_told = ChildWorkflowExecutionCompleted in told
+                if is_told and ends.count("running") == 2 and len(ends) == 15:
                     break
                 await asyncio.sleep(0.01)
 
