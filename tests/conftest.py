@@ -146,7 +146,7 @@ def _beyond_the_share(
     by `::` is meant as it is.
     """
     which, parts = share()
-    if IS_ALL and parts == 1 or any("::" in word for word in config.args):
+    if (IS_ALL and parts == 1) or any("::" in word for word in config.args):
         return set()
     sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:

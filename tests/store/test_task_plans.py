@@ -84,6 +84,7 @@ def test_claims_on_postgresql_walk_what_they_take(
 ) -> None:
     database = postgres_url.rpartition("/")[2]
     executor = make_executor(postgres_url)
+    executor.open()
     # While it looks at the table, what claims have replaced is walked again and again.
     postgres_server.execute(
         "ALTER TABLE durable_activity_tasks SET (autovacuum_enabled = false)", database
