@@ -26,6 +26,7 @@ Attribute AttributeTypeError Condition NamespaceDescription NamespaceExistsError
 NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attribute
 AsyncWithin NotCommittedError Outbox OutboxDescription OutboxHandle OutboxRefusedError
 SyncOutboxHandle SyncWithin Within WrongDatabaseError
+QueueDescription QueueNotFoundError Rate
 memo upsert_attributes upsert_memo Timer WorkflowBuilder start_timer
 InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before
 Comparison compare ArchiveError Batch BatchDescription BatchHandle

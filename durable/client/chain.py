@@ -76,6 +76,10 @@ class LocalWorker(Protocol):
         """A commit did something to other runs."""
         ...
 
+    async def heed_queues(self) -> None:
+        """Queues were configured."""
+        ...
+
     def closed_elsewhere(self, run_id: str) -> None:
         """The run was closed by a write that is not the worker's."""
         ...

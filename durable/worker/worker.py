@@ -30,7 +30,7 @@ from durable.runs.effects import UpdateNews
 from durable.runs.inputs import Asked, MailFound, Told
 from durable.runs.live_run import Terms
 from durable.runs.states import AT_REST
-from durable.store.queries import RunNews
+from durable.store.queries import ReadQueues, RunNews
 from durable.store.records import (
     Committed,
     MessageRecord,
@@ -129,9 +129,15 @@ class Worker:
             self._executor,
             {task_queue: options.concurrency, **options.activity_queues},
             self.lease_lost,
+            lambda: self._lookout.heed_queues(),
         )
         self._lookout = Lookout(
-            store, registry, self._runner, self.lease_lost, self._claimer.changed
+            store,
+            registry,
+            self._runner,
+            self.lease_lost,
+            self._claimer.changed,
+            namespace,
         )
         self._rejoining = Rejoining(
             store, self._runner, self.join, self._lookout.take_over
@@ -181,6 +187,7 @@ class Worker:
             parts=self._parts,
         )
         pool.fail_outside = self._executor.fail_outside
+        queues = await self._store.read(ReadQueues(self._namespace))
         terms = Terms(
             worker_id=worker_id,
             max_tries=options.max_tries,
@@ -195,6 +202,7 @@ class Worker:
                 make_headers=None if self._watch is None else self._watch.span_headers,
             ),
             is_observed=self._watch is not None,
+            configured=frozenset(queue.name for queue in queues),
         )
         turns = Turns(self._store, self._watchdog, self._watch)
         runner.join(terms, turns, pool)
@@ -418,6 +426,12 @@ class Worker:
         """Another process has committed something; there may be runs nobody owns."""
         if self._takes_work:
             self._lookout.changed()
+
+    async def heed_queues(self) -> None:
+        """Somebody here has configured a queue."""
+        if self._takes_work:
+            await self._lookout.heed_queues()
+            self._claimer.look()
 
     # --- what runs have for it --------------------------------------------------------
 

@@ -36,7 +36,7 @@ ONE_ATTEMPT = RetrySettings(
 )
 
 
-class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
+class ActivitySettings(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Everything that rules how an activity runs, written out in its event."""
 
     task_queue: str
@@ -47,6 +47,9 @@ class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
     retry_policy: RetrySettings
     cancellation_type: str
     at_most_once: bool
+    priority: int | None = None
+    fairness_key: str = ""
+    fairness_weight: int = 1
 
 
 class _Command(msgspec.Struct, frozen=True, gc=False):

@@ -140,7 +140,7 @@ class MemoryTasks:
             ]
 
         def find(of: dict[str, Any], _: Sequence[str]) -> list[Head]:
-            first = {}
+            first: dict[tuple[str, str], Head] = {}
             for one in due(of["of_priority"]):
                 head = (one.fairness_key, one.activity_type)
                 first.setdefault(head, Head(*head, one.due_at, one.fairness_weight))

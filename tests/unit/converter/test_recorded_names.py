@@ -32,6 +32,8 @@ RECORDED = {
     "NamespaceDescription": "durable.client.namespaces",
     "ParentClosePolicy": "durable.options",
     "QueryCall": "durable.api.messages",
+    "QueueDescription": "durable.client.queues.queues",
+    "Rate": "durable.client.queues.queues",
     "RetentionRule": "durable.client.keeping.retention",
     "RetryPolicy": "durable.options",
     "WorkerHealth": "durable.worker.health",
