@@ -23,13 +23,13 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):
         worker_concurrency: likewise, on one worker.
         key_concurrency: likewise, of one fairness key.
         rate_count: so many begin within `rate_per` microseconds.
-        rate_burst: so many may begin at one instant; None for what keeps every window
-            of that length within `rate_count`.
+        rate_burst: so many of them may begin at one instant; None for all.
         paused_at: since when nothing of it begins; None if it is not paused.
         note: what people say of it.
         version: grows by one with each change of the above.
-        rate_at: the instant by which all would have begun that have, one after the
-            other, each as soon as the rate allows.
+        rate_log: JSON of how many began when, as far as that counts still.
+        rate_at: with a burst, the instant by which all would have begun that have, each
+            as soon as the rate allows after the one before.
         last_key: whose turn it was last.
         key_credit: how many more may begin in that turn.
     """
@@ -45,6 +45,7 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):
     paused_at: Instant | None = None
     note: str | None = None
     version: Position = 1
+    rate_log: str | None = None
     rate_at: Instant = 0
     last_key: str = ""
     key_credit: Position = 0
@@ -61,8 +62,8 @@ class HeldCount(NamedTuple):
 class PutQueue(msgspec.Struct, frozen=True, kw_only=True):
     """Configure a queue; not fenced, anyone may. Result: whether it was done.
 
-    Not if its row is not of that version. `rate_at` and whose turn it is stay as they
-    are, but for a rate that changes: then its bucket is empty at worst.
+    Not if its row is not of that version. What claims have left in it stays, but for a
+    rate whose time changes: it begins anew.
     """
 
     record: QueueRecord

@@ -26,7 +26,6 @@ from durable.store.queries import (
     FindStuckVersions,
     ListWorkers,
     Query,
-    ReadQueues,
 )
 from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns, WorkerRecord
 from durable.store.store import Store
@@ -63,14 +62,12 @@ class Lookout:
         runner: Runner,
         lease_lost: Callable[[str], None],
         look_for_tasks: Callable[[], None],
-        namespace: str,
     ) -> None:
         self._store = store
         self._registry = registry
         self._runner = runner
         self._lease_lost = lease_lost
         self._look_for_tasks = look_for_tasks
-        self._namespace = namespace
         self._is_open = True
         self._is_seeking = False
         self._seek_again = False
@@ -261,14 +258,6 @@ class Lookout:
             self._runner.pool.offer_waiting()
         terms.has_others = has_others
 
-    async def heed_queues(self) -> None:
-        """See which queues somebody has configured: what they give out has rows."""
-        queues = await self._store.read(ReadQueues(self._namespace))
-        terms = self._runner.terms
-        before, terms.configured = terms.configured, frozenset(q.name for q in queues)
-        if terms.configured - before:
-            self._runner.pool.offer_waiting()
-
     def _schedule_patrol(self) -> None:
         """Look for dead workers, parked and unowned runs once per half a lease."""
         self._patrol = asyncio.get_running_loop().call_later(
@@ -281,7 +270,6 @@ class Lookout:
 
     async def _do_patrol(self) -> None:
         await self._reap()
-        await self.heed_queues()
         await self._try_parked()
         self.changed()
 

@@ -129,15 +129,9 @@ class Worker:
             self._executor,
             {task_queue: options.concurrency, **options.activity_queues},
             self.lease_lost,
-            lambda: self._lookout.heed_queues(),
         )
         self._lookout = Lookout(
-            store,
-            registry,
-            self._runner,
-            self.lease_lost,
-            self._claimer.changed,
-            namespace,
+            store, registry, self._runner, self.lease_lost, self._claimer.changed
         )
         self._rejoining = Rejoining(
             store, self._runner, self.join, self._lookout.take_over
@@ -430,7 +424,7 @@ class Worker:
     async def heed_queues(self) -> None:
         """Somebody here has configured a queue."""
         if self._takes_work:
-            await self._lookout.heed_queues()
+            await self._executor.heed_queues()
             self._claimer.look()
 
     # --- what runs have for it --------------------------------------------------------

@@ -51,6 +51,7 @@ def _columns() -> list[sa.Column[Any]]:
         sa.Column("paused_at", sa.BigInteger),
         sa.Column("note", _json()),
         sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("rate_log", _json()),
         sa.Column("rate_at", sa.BigInteger, nullable=False),
         sa.Column("last_key", _id(64), nullable=False),
         sa.Column("key_credit", sa.Integer, nullable=False),

@@ -31,9 +31,8 @@ class Rate(msgspec.Struct, frozen=True):
     Attributes:
         count: so many.
         per: within this time: in any such time, not only from one full second on.
-        burst: so many at one instant, if nothing has begun for a while: then there are
-            at most `count + burst - 1` in any such time. None begins them one after
-            the other, as evenly as keeps every such time within `count`.
+        burst: so many of them at one instant, and the others spread over the time; 1
+            begins them evenly, None as soon as they are there.
     """
 
     count: int

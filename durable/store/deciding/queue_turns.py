@@ -1,7 +1,7 @@
 """What a claim may take of a configured queue, and of whose tasks: pure.
 
-The rate is a bucket of tokens, kept as one instant: that by which all would have begun
-if each had waited for the one before.
+The rate is kept as how many began in which cell of the time; its burst as one instant:
+that by which all would have begun if each had waited for the one before.
 """
 
 from __future__ import annotations
@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 
 # A worker that waits for tokens wakes for some at once, if that is so soon.
 _GATHER_MICROSECONDS = 20_000
-
-
-class Pace(NamedTuple):
-    """A rate: the microseconds from one token to the next, and the bucket's size."""
-
-    spacing: int
-    burst: int
+_CELLS = 25
+_PLENTY = 1 << 31
 
 
 class Head(NamedTuple):
@@ -104,19 +99,54 @@ def _by_age(heads: list[Head]) -> list[str]:
     return [head.kind for head in sorted(heads, key=lambda head: head.due_at)]
 
 
-def pace_of(record: QueueRecord) -> Pace | None:
-    """The rate of a queue; None if it has none.
+def _window_room(record: QueueRecord, now: int) -> tuple[int, int]:
+    """How many may begin of the rate's count, and if none may, when one may.
 
-    With the burst that is ours to choose, no window of the rate's length has more than
-    its count: what may come at once is given up of what comes in a row.
+    What began is kept by cells of the time. A cell counts until all of it is over, so
+    every window has at most the count, and a steady stream nearly that.
     """
-    if not record.rate_count or not record.rate_per:
+    if record.rate_count is None or record.rate_per is None:
+        return _PLENTY, 0
+    cell = _cell_of(record.rate_per)
+    counted = _counted(record, now)
+    room = record.rate_count - sum(tasks for _, tasks in counted)
+    left = room
+    for number, tasks in counted:
+        if left > 0:
+            break
+        left += tasks
+        now = (number + 1) * cell + record.rate_per
+    return room, now
+
+
+def _cell_of(per: int) -> int:
+    return -(-per // _CELLS)
+
+
+def _counted(record: QueueRecord, now: int) -> list[tuple[int, int]]:
+    """The cells that count still: their numbers, and how many began in each."""
+    if record.rate_log is None or record.rate_per is None:
+        return []
+    cell, since = _cell_of(record.rate_per), now - record.rate_per
+    found: list[list[int]] = msgspec.json.decode(record.rate_log)
+    return [(number, n) for number, n in found if (number + 1) * cell > since]
+
+
+def _burst_room(record: QueueRecord, now: int) -> tuple[int, int]:
+    """Likewise of the burst: a bucket that is filled as the rate says."""
+    spacing, burst = _spacing_of(record), record.rate_burst
+    if spacing is None or burst is None:
+        return _PLENTY, 0
+    latest = now + (burst - 1) * spacing
+    room = (latest - max(record.rate_at, now)) // spacing + 1
+    gathered = min(burst // 2 * spacing, _GATHER_MICROSECONDS)
+    return room, record.rate_at - (burst - 1) * spacing + gathered
+
+
+def _spacing_of(record: QueueRecord) -> int | None:
+    if not record.rate_count or not record.rate_per or record.rate_burst is None:
         return None
-    count, per = record.rate_count, record.rate_per
-    if record.rate_burst is not None:
-        return Pace(-(-per // count), record.rate_burst)
-    burst = 1 + count // 25
-    return Pace(-(-per // (count - burst + 1)), burst)
+    return -(-record.rate_per // record.rate_count)
 
 
 def begin_turn(
@@ -139,15 +169,11 @@ def begin_turn(
     if record.worker_concurrency is not None:
         room = min(room, record.worker_concurrency - own)
     turn = Turn(record, max(0, room), keys, record.last_key, record.key_credit)
-    pace = pace_of(record)
-    if pace is not None and turn.room > 0:
-        spacing, burst = pace
-        latest = now + (burst - 1) * spacing
-        tokens = (latest - max(record.rate_at, now)) // spacing + 1
-        turn.room = max(0, min(turn.room, tokens))
+    if turn.room:
+        rooms = (_window_room(record, now), _burst_room(record, now))
+        turn.room = max(0, min(turn.room, *(room for room, _ in rooms)))
         if not turn.room:
-            gathered = min(burst // 2 * spacing, _GATHER_MICROSECONDS)
-            turn.next_at = record.rate_at - (burst - 1) * spacing + gathered
+            turn.next_at = max(at for room, at in rooms if room <= 0)
     return turn
 
 
@@ -181,12 +207,21 @@ def take_by_turns(
 
 def end_turn(turn: Turn, taken: int, now: int) -> QueueRecord:
     """Return a queue's row as a claim leaves it."""
-    record, pace = turn.record, pace_of(turn.record)
-    rate_at = record.rate_at
-    if pace is not None and taken:
-        rate_at = max(rate_at, now) + taken * pace.spacing
+    record, spacing = turn.record, _spacing_of(turn.record)
+    rate_at, log = record.rate_at, record.rate_log
+    if spacing is not None:
+        rate_at = max(rate_at, now) + taken * spacing
+    if record.rate_per is not None and taken:
+        cells = dict(_counted(record, now))
+        number = now // _cell_of(record.rate_per)
+        cells[number] = cells.get(number, 0) + taken
+        log = msgspec.json.encode(sorted(cells.items())).decode()
     return msgspec.structs.replace(
-        record, rate_at=rate_at, last_key=turn.last_key, key_credit=turn.credit
+        record,
+        rate_at=rate_at if taken else record.rate_at,
+        rate_log=log,
+        last_key=turn.last_key,
+        key_credit=turn.credit,
     )
 
 
@@ -194,12 +229,13 @@ def configure(record: QueueRecord, before: QueueRecord | None, now: int) -> Queu
     """Return the row of a queue that is given other limits."""
     if before is None:
         return record
-    rate_at, pace = before.rate_at, pace_of(record)
-    if pace is not None and pace != pace_of(before):
-        rate_at = min(rate_at, now + pace.burst * pace.spacing)
+    spacing = _spacing_of(record) or 0
+    is_same_time = record.rate_per == before.rate_per
     return msgspec.structs.replace(
         record,
-        rate_at=rate_at,
+        # Of another rate the bucket is empty at worst.
+        rate_at=min(before.rate_at, now + (record.rate_burst or 0) * spacing),
+        rate_log=before.rate_log if is_same_time else None,
         last_key=before.last_key,
         key_credit=before.key_credit,
     )

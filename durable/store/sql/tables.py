@@ -410,6 +410,7 @@ QUEUES: Final = sa.Table(
     sa.Column("note", _json()),
     sa.Column("version", sa.Integer, nullable=False),
     # What claims leave for the next one.
+    sa.Column("rate_log", _json()),
     sa.Column("rate_at", sa.BigInteger, nullable=False),
     sa.Column("last_key", _id(64), nullable=False),
     sa.Column("key_credit", sa.Integer, nullable=False),

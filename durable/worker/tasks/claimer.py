@@ -7,8 +7,9 @@ has become free though more wait, and once per half a lease in any case.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from durable import limits
@@ -29,6 +30,8 @@ _JITTER_SECONDS: Final = 0.02
 # A rate is kept up only by who comes in time.
 _PACE_JITTER_SECONDS: Final = 0.002
 _SLEEP_SECONDS_MAX: Final = 60.0
+# That others have configured a queue may go unheard so long, until there is news.
+_HEED_SECONDS: Final = limits.LEASE_SECONDS / 4
 _Queue = tuple[str, tuple[str, ...] | None]
 
 
@@ -38,7 +41,6 @@ class TaskClaimer:
     Args:
         queues: how many activities of each queue it runs at once.
         lease_lost: told that the worker's lease is gone.
-        heed_queues: finds out which queues somebody has configured.
     """
 
     def __init__(
@@ -49,7 +51,6 @@ class TaskClaimer:
         executor: TaskExecutor,
         queues: Mapping[str, int],
         lease_lost: Callable[[str], None],
-        heed_queues: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._registry = registry
@@ -57,7 +58,7 @@ class TaskClaimer:
         self._executor = executor
         self._queues = dict(queues)
         self._lease_lost = lease_lost
-        self._heed_queues = heed_queues
+        self._heeded_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._is_looking = self._look_again = self._has_news = False
@@ -95,12 +96,19 @@ class TaskClaimer:
                 if self._has_news:
                     self._has_news = False
                     await self._executor.find_cancelled()
+                    loop_time = asyncio.get_running_loop().time()
+                    if loop_time >= self._heeded_at + _HEED_SECONDS:
+                        await self._heed_queues()
                 if not await self._take() and not self._look_again:
                     return
         except LeaseLostError as error:
             self._lease_lost(error.worker_id)
         finally:
             self._is_looking = False
+
+    async def _heed_queues(self) -> None:
+        self._heeded_at = asyncio.get_running_loop().time()
+        await self._executor.heed_queues()
 
     async def _take(self) -> bool:
         """Take what is due; whether there may be more that there is room for."""
