@@ -42,12 +42,10 @@ def draw(chance: random.Random) -> Limits:
     """Draw limits of which at least one is low."""
     while True:
         found = Limits(
-            chance.choice([None, 1, 2, 3, 5]),
-            chance.choice([None, 1, 2, 3]),
+            chance.choice([None, None, 2, 4]),
+            chance.choice([None, None, 1, 2]),
             chance.choice([None, 1, 2]),
-            chance.choice(
-                [None, Rate(10, "200ms"), Rate(3, "50ms"), Rate(20, "300ms", burst=2)]
-            ),
+            chance.choice([None, None, Rate(5, "100ms"), Rate(20, "200ms", burst=3)]),
         )
         if found != Limits(None, None, None, None):
             return found
