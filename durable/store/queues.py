@@ -50,6 +50,12 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_key: str = ""
     key_credit: Position = 0
 
+    @property
+    def has_slots(self) -> bool:
+        """Whether what runs of it counts."""
+        slots = (self.concurrency, self.worker_concurrency, self.key_concurrency)
+        return any(most is not None for most in slots)
+
 
 class HeldCount(NamedTuple):
     """How many tasks of a queue and a fairness key a worker has claimed."""

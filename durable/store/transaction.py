@@ -174,7 +174,7 @@ class Transaction:
         record = tables.lock_queue(namespace, queue)
         if record is None:
             return tables.claim_tasks(worker, queue, types, limit, now)
-        held = tables.count_held(namespace, queue)
+        held = tables.count_held(namespace, queue) if record.has_slots else ()
         turn = queue_turns.begin_turn(record, held, worker.worker_id, limit, now)
         if not turn.room:
             return []

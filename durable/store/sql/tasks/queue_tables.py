@@ -38,13 +38,14 @@ def count_held(session: Session, namespace: str, task_queue: str) -> list[HeldCo
 
 
 def _find_keys(
-    session: Session, where: Mapping[str, Any], from_key: str
+    session: Session, where: Mapping[str, Any], from_key: str, wanted: int
 ) -> Iterator[tuple[str, int, int]]:
     """Yield the keys that wait, from one on: with the first instant and weight."""
     if session.connection.dialect.name in COLLATIONS:
         statement, page = statements.NEXT_KEY, 1
     else:
-        statement, page = statements.FIND_KEYS_OF_KIND, limits.TASK_KEYS_AT_ONCE
+        statement = statements.FIND_KEYS_OF_KIND
+        page = min(wanted, limits.TASK_KEYS_AT_ONCE)
         where = {**where, "page": page}
     while rows := fetch(session, statement, **where, from_key=from_key):
         yield from rows
@@ -64,7 +65,8 @@ def find_ready(
 
     def ready_of(kind: str, from_key: str) -> Iterator[Head]:
         of_kind = {**where, "kind": kind}
-        for key, due_at, weight in _find_keys(session, of_kind, from_key):
+        found = _find_keys(session, of_kind, from_key, turn.room + 1)
+        for key, due_at, weight in found:
             if due_at <= now and turn.room_of(key) > 0:
                 yield Head(key, kind, due_at, weight)
 

@@ -93,7 +93,9 @@ def _allowed_at(
 ) -> Iterator[int]:
     """Yield instants at which a worker may find something in a configured queue."""
     namespace, queue = record.namespace, record.name
-    held = queue_tables.count_held(session, namespace, queue)
+    held = (
+        queue_tables.count_held(session, namespace, queue) if record.has_slots else ()
+    )
     turn = begin_turn(record, held, worker.worker_id, 1, now)
     if not turn.room and turn.next_at is None:
         return
