@@ -250,7 +250,7 @@ async def test_rate_goes_on_after_its_first_time_has_passed(database: str) -> No
     async with opened(database) as engine, worker(database):
         await engine.queues.configure("q", rate=Rate(2, per="50ms"))
         async with asyncio.timeout(20):
-            assert await engine.execute(jobs(["a"] * 10)) == 10
+            assert await engine.execute(jobs(["a"] * 20)) == 20
 
 
 async def test_what_waits_in_a_paused_queue_can_end(database: str) -> None:
