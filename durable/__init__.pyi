@@ -169,6 +169,8 @@ from durable.client.outbox.outbox import Outbox as Outbox
 from durable.client.outbox.outbox import OutboxDescription as OutboxDescription
 from durable.client.outbox.within import AsyncWithin as AsyncWithin
 from durable.client.outbox.within import Within as Within
+from durable.client.queues.queues import QueueDescription as QueueDescription
+from durable.client.queues.queues import Rate as Rate
 from durable.client.resets.comparing import Comparison as Comparison
 from durable.client.resets.controls import before as before
 from durable.client.resets.controls import compare as compare
@@ -210,6 +212,7 @@ from durable.errors import PayloadError as PayloadError
 from durable.errors import QueryFailedError as QueryFailedError
 from durable.errors import QuerySyntaxError as QuerySyntaxError
 from durable.errors import QueryTooBroadError as QueryTooBroadError
+from durable.errors import QueueNotFoundError as QueueNotFoundError
 from durable.errors import RemoteError as RemoteError
 from durable.errors import ResetConflictError as ResetConflictError
 from durable.errors import ResourceError as ResourceError

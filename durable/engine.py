@@ -54,6 +54,7 @@ from durable.client.outbox.within import (
     Transaction,
     Within,
 )
+from durable.client.queues.queues import Queues
 from durable.client.start_options import (
     StartOptions,
     UpdateStartOptions,
@@ -813,6 +814,11 @@ class Engine:
     def namespaces(self) -> Namespaces:
         """The namespaces of the database."""
         return Namespaces(self._open_client)
+
+    @property
+    def queues(self) -> Queues:
+        """What task queues may have at once and how fast, changed while workers run."""
+        return Queues(self._open_client)
 
     @property
     def outbox(self) -> Outbox:

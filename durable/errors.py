@@ -22,6 +22,7 @@
     ├── QueryTooBroadError            a query would have looked at too many runs
     ├── NamespaceNotFoundError
     ├── NamespaceExistsError
+    ├── QueueNotFoundError            nobody has configured that queue
     ├── WorkflowNotFoundError
     ├── ScheduleNotFoundError
     ├── ScheduleExistsError           another schedule has that id
@@ -252,6 +253,12 @@ class NamespaceExistsError(DurableError):
     """A namespace of that name was created before."""
 
     code = "namespace_exists"
+
+
+class QueueNotFoundError(DurableError):
+    """Nobody has configured a queue of that name."""
+
+    code = "queue_not_found"
 
 
 class PayloadError(InvalidInputError):

@@ -57,6 +57,9 @@ BACKLOG_QUEUES_MAX: Final = 200
 BACKLOG_RUNS_MAX: Final = 10_000
 # Types of activities that wait in one task queue, and are found by one statement.
 TASK_TYPES_AT_ONCE: Final = 1_000
+# Likewise of fairness keys in a configured queue.
+TASK_KEYS_AT_ONCE: Final = 100
+FAIRNESS_KEY_CHARS_MAX: Final = 64
 # Of activities that anyone may take, in all queues and states together.
 BACKLOG_TASKS_MAX: Final = 100_000
 # How often a worker that is observed looks what waits, and how long that is told.

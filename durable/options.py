@@ -414,6 +414,11 @@ class ActivityOptions(TypedDict, total=False):
         schedule_to_start_timeout: the longest an attempt may wait for a worker.
         task_queue: where it runs: on the workers that serve this queue for activities
             (`Engine(activity_queues=...)`). None means the queue of its run.
+        priority: 1 to 5, 3 by default: of what waits in a queue, less comes first.
+        fairness_key: whose it is, such as a customer's id of at most 64 characters: in
+            a configured queue (`Engine.queues`) keys take turns, however much waits of
+            each, and `key_concurrency` bounds how many of one run at once.
+        fairness_weight: so many of its key may begin in one turn; 1 by default.
         heartbeat_timeout: the longest an attempt may go on without `heartbeat()`; it is
             given up then, as by `start_to_close_timeout`.
         cancellation_type: what awaiting it does when cancelled.
@@ -437,6 +442,9 @@ class ActivityOptions(TypedDict, total=False):
     schedule_to_start_timeout: Duration | None
     heartbeat_timeout: Duration | None
     task_queue: str | None
+    priority: int | None
+    fairness_key: str | None
+    fairness_weight: int
     cancellation_type: ActivityCancellationType
     effect: Literal["read", "idempotent", "once", "transaction"]
     in_doubt: Literal["raise", "wait"]

@@ -38,6 +38,7 @@ from durable.client.namespaces import NamespaceDescription, Namespaces
 from durable.client.outbox.handles import OutboxHandle
 from durable.client.outbox.outbox import Outbox, OutboxDescription
 from durable.client.outbox.within import Transaction, Within
+from durable.client.queues.sync_queues import SyncQueues
 from durable.client.resets.sync_controls import SyncRunControls
 from durable.client.start_options import StartOptions, UpdateStartOptions
 from durable.client.updates import UpdateHandle
@@ -659,6 +660,11 @@ class SyncEngine:
     def namespaces(self) -> SyncNamespaces:
         """The namespaces of the database."""
         return SyncNamespaces(self._open_thread(), self._engine.namespaces)
+
+    @property
+    def queues(self) -> SyncQueues:
+        """What task queues may have at once and how fast; see `Engine.queues`."""
+        return SyncQueues(self._open_thread(), self._engine.queues)
 
     def list(
         self,

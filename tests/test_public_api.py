@@ -35,6 +35,7 @@ NamespaceNotFoundError QuerySyntaxError QueryTooBroadError Run RunCount get_attr
 AsyncWithin Done NotCommittedError NotDone Outbox OutboxDescription OutboxHandle
 OutboxRefusedError
 SyncOutboxHandle SyncWithin TransactionEndedError Within WrongDatabaseError
+QueueDescription QueueNotFoundError Rate
 memo upsert_attributes upsert_memo Timer WorkflowBuilder start_timer
 InvalidResetError ResetConflictError ResetPlan WorkflowPausedError before
 Comparison compare ArchiveError Batch BatchDescription BatchHandle

@@ -55,6 +55,11 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
         "outbox",
         "List, retry or drop what transactions have asked for.",
     ),
+    "queue": (
+        "activities.queues",
+        "queue",
+        "List queues, and say what each may have at once and how fast.",
+    ),
     "activity": (
         "activities.activities",
         "activity",

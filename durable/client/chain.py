@@ -81,6 +81,10 @@ class LocalWorker(Protocol):
         """Something was committed that any worker may take."""
         ...
 
+    async def heed_queues(self) -> None:
+        """Queues were configured."""
+        ...
+
     def closed_elsewhere(self, run_id: str) -> None:
         """The run was closed by a write that is not the worker's."""
         ...

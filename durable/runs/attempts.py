@@ -26,7 +26,7 @@ from durable.errors import NotRegisteredError
 from durable.runs import inputs
 from durable.runs.activity_tasks import attempt_rows as rows_of
 from durable.runs.activity_tasks import endings
-from durable.runs.activity_tasks.offering import is_elsewhere
+from durable.runs.activity_tasks.offering import is_given_out
 from durable.runs.activity_tasks.offering import row_of as task_row_of
 from durable.runs.activity_tasks.task_rows import (
     external_row_of,
@@ -102,7 +102,7 @@ def begin_due(run: LiveRun, effects: Effects, now: int) -> None:
     for attempt in list(run.backoffs.values()):
         if attempt.due_at > now:
             continue
-        if is_elsewhere(run, attempt.scheduled):
+        if is_given_out(run, attempt.scheduled):
             offer(attempt, effects, now)
             continue
         del run.backoffs[attempt.scheduled_event_id]
@@ -155,9 +155,12 @@ def begin_after_doubt(
     following = following_attempt(attempt, failure, now)
     following.lost += 1
     run, number = attempt.run, attempt.scheduled_event_id
-    if run.paused is None:
+    if run.paused is None and not is_given_out(run, attempt.scheduled):
         following.phase, state, then = RECORDING, AttemptState.STARTED, Then.BEGIN
         run.attempts[number] = following
+    elif run.paused is None:
+        following.phase, state, then = BACKOFF, AttemptState.BACKOFF, Then.WAIT
+        run.backoffs[number] = following
     else:
         following.phase, state, then = BACKOFF, AttemptState.BACKOFF, Then.REMEMBER
         run.backoffs[number] = following
@@ -353,7 +356,9 @@ def queued(
     """The pool has no room for an attempt: a row says that it has not begun."""
     if given.attempt.phase is OVER:
         return
-    if run.terms.has_others and run.paused is None and not given.attempt.body:
+    may_offer = run.terms.has_others and not given.attempt.body
+    may_offer = may_offer or is_given_out(run, given.attempt.scheduled)
+    if may_offer and run.paused is None:
         offer(given.attempt, effects, now)
         return
     given.attempt.phase = QUEUED

@@ -60,6 +60,7 @@ class Terms(msgspec.Struct, eq=False):
         is_draining: nothing is begun any more.
         has_others: other workers serve its queue; what exceeds its room is theirs, too.
         room: its free places for activities.
+        configured: the queues of which activities are given out by limits.
     """
 
     worker_id: str
@@ -72,6 +73,7 @@ class Terms(msgspec.Struct, eq=False):
     is_draining: bool = False
     has_others: bool = False
     room: Callable[[], Room] | None = None
+    configured: frozenset[str] = frozenset()
 
 
 # Structs, since each run makes some: their fields are set without a step of Python.

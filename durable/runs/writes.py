@@ -43,7 +43,9 @@ def create(run: LiveRun, completion: WorkflowTaskCompletion, effects: Effects) -
     begins_work, offers = has_work(kinds), None
     if (
         begins_work
-        and (run.terms.has_others or run.replayer.calls_elsewhere)
+        and (
+            run.terms.has_others or run.terms.configured or run.replayer.calls_elsewhere
+        )
         and _may_offer(completion, kinds)
     ):
         offers = offering.choose(run, events, kinds)
@@ -104,7 +106,9 @@ def commit(
     begins_work, offers = has_work(kinds), None
     if (
         begins_work
-        and (run.terms.has_others or run.replayer.calls_elsewhere)
+        and (
+            run.terms.has_others or run.terms.configured or run.replayer.calls_elsewhere
+        )
         and _may_offer(completion, kinds)
     ):
         offers = offering.choose(run, events, kinds)

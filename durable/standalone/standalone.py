@@ -11,7 +11,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 from typing_extensions import TypedDict
 
-from durable.api.activities.activity import DEFAULTS, Activity, settings_of
+from durable.api.activities.activity import DEFAULTS, Activity
+from durable.api.activities.settings import settings_of
 from durable.api.registry import Registry
 from durable.client.client import Client
 from durable.client.descriptions.activities import ActivityDescription

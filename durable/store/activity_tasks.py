@@ -35,6 +35,8 @@ class ClaimActivityTasks(msgspec.Struct, frozen=True, kw_only=True):
 
     Of this worker's namespace, one queue after the other, at most `limit` together: by
     priority, then by `due_at`. Those that have expired are left for `TakeExpiredTasks`.
+    Of a configured queue no more than it allows: by priority, then by turns of their
+    fairness keys.
 
     Result: a tuple of the records as they are now: claimed by this worker at this
     instant, without `expires_at`, `heartbeat_at` and `cancel`.

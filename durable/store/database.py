@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from durable.errors import StoreError
     from durable.store.activity_tasks import ActivityTaskRecord, TaskKey
     from durable.store.deciding.deleting import Tie
+    from durable.store.deciding.queue_turns import Turn
     from durable.store.deciding.rows import Rows, Seen, Task, TaskRows
     from durable.store.deciding.wanted import Wanted
+    from durable.store.queues import HeldCount, QueueRecord
     from durable.store.records import (
         ClaimRuns,
         HistoryRow,
@@ -98,6 +100,33 @@ class Tables(Protocol):
 
         Each statement looks at a bounded number of rows, whatever else waits.
         """
+        ...
+
+    def lock_queue(self, namespace: str, name: str) -> QueueRecord | None:
+        """Return a configured queue, and keep others from claiming of it."""
+        ...
+
+    def put_queue(self, record: QueueRecord, *, is_new: bool) -> None:
+        """Insert a queue, or replace one that is locked."""
+        ...
+
+    def delete_queue(self, namespace: str, name: str) -> bool:
+        """Delete a queue; False if it has no row."""
+        ...
+
+    def count_held(self, namespace: str, task_queue: str) -> list[HeldCount]:
+        """Return how many tasks of a queue are claimed."""
+        ...
+
+    def claim_in_turn(
+        self,
+        worker: WorkerRecord,
+        task_queue: str,
+        types: Sequence[str] | None,
+        turn: Turn,
+        now: int,
+    ) -> list[ActivityTaskRecord]:
+        """As `claim_tasks`, of a configured queue what a turn allows."""
         ...
 
     def take_tasks(

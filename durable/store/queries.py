@@ -17,6 +17,7 @@ from durable.search.conditions import Condition
 from durable.search.kinds import Kept
 from durable.search.orders import Order
 from durable.store.activity_tasks import ActivityTaskRecord, TaskKey, TaskState
+from durable.store.queues import QueueRecord
 from durable.store.records import (
     AttemptRecord,
     HistoryRow,
@@ -388,6 +389,15 @@ class NextActivityTaskAt(Query[int | None], frozen=True):
     """
 
     queues: tuple[tuple[str, tuple[str, ...] | None], ...]
+    limits_at: int | None = None
+    """The present, if what the limits of configured queues forbid is not to count
+    either. When a token of a rate comes is told; when something ends, commits tell."""
+
+
+class ReadQueues(Query[list[QueueRecord]], frozen=True):
+    """The queues that somebody has configured, by name."""
+
+    namespace: str
 
 
 class CountActivityTasks(Query[list[TaskCount]], frozen=True):

@@ -208,6 +208,9 @@ class ActivityTaskRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         cancel: why a claimed one is to stop; a word, as a rule.
         data: JSON of what an executor needs; the store does not look into it.
         progress: JSON of what is known of its attempts; likewise.
+        fairness_key: whose it is; the keys of a configured queue take turns. Empty for
+            one that names none.
+        fairness_weight: so many of its key may begin in one turn.
     """
 
     run_id: str
@@ -227,6 +230,8 @@ class ActivityTaskRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     judge_id: str | None = None
     cancel: str | None = None
     progress: str | None = None
+    fairness_key: str = ""
+    fairness_weight: Position = 1
 
     @property
     def key(self) -> TaskKey:

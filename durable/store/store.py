@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from durable.store.activity_tasks import TaskOperation
 from durable.store.queries import Query
+from durable.store.queues import QueueOperation
 from durable.store.records import (
     ClaimRuns,
     CommitTask,
@@ -55,6 +56,7 @@ Operation: TypeAlias = (
     | DeliverOutbox
     | SettleOutbox
     | TaskOperation
+    | QueueOperation
 )
 """Whatever a store carries out; runs' are told in `records`, tasks' apart."""
 Outcome = Callable[[Any, BaseException | None], None]

@@ -14,7 +14,7 @@ import msgspec
 
 from durable.errors import DurableError, InternalError
 from durable.store.activity_tasks import ClaimActivityTasks, TakeExpiredTasks
-from durable.store.deciding import policies
+from durable.store.deciding import policies, queue_turns
 from durable.store.deciding.decide import DECIDED, Decided, decide
 from durable.store.deciding.deleting import cut, find_needed
 from durable.store.deciding.wanted import want
@@ -24,6 +24,7 @@ from durable.store.lease import (
     RegisterWorker,
     ReleaseWorker,
 )
+from durable.store.queues import DeleteQueue, PutQueue
 from durable.store.records import (
     ClaimRuns,
     Deleted,
@@ -37,6 +38,8 @@ from durable.store.records import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from durable.store.activity_tasks import ActivityTaskRecord
     from durable.store.database import Tables
     from durable.store.deciding.decide import Outcomes
@@ -156,8 +159,42 @@ class Transaction:
         for queue, types in operation.queues:
             room = operation.limit - len(claimed)
             if room > 0:
-                claimed += self._tables.claim_tasks(worker, queue, types, room, now)
+                claimed += self._claim_of_queue(worker, queue, types, room, now)
         return tuple(claimed)
+
+    def _claim_of_queue(
+        self,
+        worker: WorkerRecord,
+        queue: str,
+        types: Sequence[str] | None,
+        limit: int,
+        now: int,
+    ) -> list[ActivityTaskRecord]:
+        tables, namespace = self._tables, worker.namespace
+        record = tables.lock_queue(namespace, queue)
+        if record is None:
+            return tables.claim_tasks(worker, queue, types, limit, now)
+        held = tables.count_held(namespace, queue) if record.has_slots else ()
+        turn = queue_turns.begin_turn(record, held, worker.worker_id, limit, now)
+        if not turn.room:
+            return []
+        taken = tables.claim_in_turn(worker, queue, types, turn, now)
+        after = queue_turns.end_turn(turn, len(taken), now)
+        if after != record:
+            tables.put_queue(after, is_new=False)
+        return taken
+
+    def _put_queue(self, operation: PutQueue) -> bool:
+        record = operation.record
+        before = self._tables.lock_queue(record.namespace, record.name)
+        if operation.version != (None if before is None else before.version):
+            return False
+        record = queue_turns.configure(record, before, self._clock.now())
+        self._tables.put_queue(record, is_new=before is None)
+        return True
+
+    def _delete_queue(self, operation: DeleteQueue) -> bool:
+        return self._tables.delete_queue(operation.namespace, operation.name)
 
     def _take_tasks(
         self, operation: TakeExpiredTasks
@@ -263,6 +300,8 @@ class Transaction:
         ReapWorkers: _reap,
         RepairRun: _repair,
         PutNamespace: _put_namespace,
+        PutQueue: _put_queue,
+        DeleteQueue: _delete_queue,
         DeleteRuns: _delete,
         RegisterWorker: _register,
         DrainWorker: _drain_worker,

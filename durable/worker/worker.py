@@ -30,7 +30,7 @@ from durable.runs.effects import UpdateNews
 from durable.runs.inputs import Asked, MailFound, Told
 from durable.runs.live_run import Terms
 from durable.runs.states import AT_REST
-from durable.store.queries import RunNews
+from durable.store.queries import ReadQueues, RunNews
 from durable.store.records import (
     Committed,
     MessageRecord,
@@ -181,6 +181,7 @@ class Worker:
             parts=self._parts,
         )
         pool.fail_outside = self._executor.fail_outside
+        queues = await self._store.read(ReadQueues(self._namespace))
         terms = Terms(
             worker_id=worker_id,
             max_tries=options.max_tries,
@@ -195,6 +196,7 @@ class Worker:
                 make_headers=None if self._watch is None else self._watch.span_headers,
             ),
             is_observed=self._watch is not None,
+            configured=frozenset(queue.name for queue in queues),
         )
         turns = Turns(self._store, self._watchdog, self._watch)
         runner.join(terms, turns, pool)
@@ -424,6 +426,12 @@ class Worker:
         """Another process has committed something; there may be runs nobody owns."""
         if self._takes_work:
             self._lookout.changed()
+
+    async def heed_queues(self) -> None:
+        """Somebody here has configured a queue."""
+        if self._takes_work:
+            await self._executor.heed_queues()
+            self._claimer.look()
 
     # --- what runs have for it --------------------------------------------------------
 

@@ -125,6 +125,13 @@ def _resetting() -> Driver:
     return driver
 
 
+def _queueing() -> Driver:
+    driver = Driver(w.queueing())
+    driver.start()
+    _finish(driver)
+    return driver
+
+
 # --- messages -------------------------------------------------------------------------
 
 
@@ -277,6 +284,7 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "resetting": _resetting,
     "failing": _failing,
     "finding": _plain(lambda: Driver(w.finding(ORDER))),
+    "queueing": _queueing,
     "desk": _desk,
     "receiving": _receiving,
     "kinship": _kinship,

@@ -97,6 +97,11 @@ async def assemble(item: str) -> bytes:
 async def notify(text: str) -> None: ...
 
 
+@activity(name="golden.fetch", retry=None, task_queue="golden", priority=2)
+async def fetch(customer: str) -> str:
+    return customer
+
+
 @workflow(name="golden.order", version="1.0.0")
 async def order(order: Order) -> list[str]:
     """Steps, a fan-out, a long timer."""
@@ -442,3 +447,14 @@ async def finding(order: Order) -> str | None:
     upsert_attributes({paid_at: datetime(2026, 1, 2, tzinfo=UTC), tags: None})
     upsert_memo({"note": None})
     return get_attribute(customer)
+
+
+@workflow(name="golden.queueing")
+async def queueing() -> list[str]:
+    """Activities that take turns in a queue."""
+    calls = [
+        fetch.options(fairness_key="small", fairness_weight=1)("small"),
+        fetch.options(fairness_key="large", fairness_weight=3, priority=5)("large"),
+        fetch("nobody"),
+    ]
+    return list(await asyncio.gather(*calls))

@@ -17,6 +17,7 @@ from durable.clock import SystemClock
 from durable.store.activity_tasks import ClaimActivityTasks, TakeExpiredTasks
 from durable.store.database import Session
 from durable.store.lease import RegisterWorker
+from durable.store.queues import PutQueue, QueueRecord
 from durable.store.records import NEVER
 from durable.store.sql.tables import ACTIVITY_TASKS
 from durable.store.sql.tasks import statements
@@ -33,6 +34,8 @@ TASKS = 4_000
 CLAIMS = 20
 # Each claim takes ten tasks; all together walk a tenth of what waits besides.
 ROWS_MAX = TASKS
+# What is claimed of a configured queue is counted by each claim.
+HELD = sum(range(0, 2 * CLAIMS * 10, 10))
 
 
 def fill(executor: GroupExecutor, prefix: str, **changes: Any) -> None:
@@ -62,9 +65,35 @@ def claim(executor: GroupExecutor, types: tuple[str, ...] | None = ("charge",)) 
         assert len(taken) == 10
 
 
-def test_claims_on_mariadb_walk_what_they_take(mariadb_url: str) -> None:
+def configure(executor: GroupExecutor) -> None:
+    """Give the queue limits, and let the tasks of many keys wait in it."""
+    record = QueueRecord(
+        namespace=NAMESPACE,
+        name=QUEUE,
+        concurrency=1_000,
+        key_concurrency=50,
+        rate_count=100_000,
+        rate_per=1_000_000,
+    )
+    executor.execute([PutQueue(record=record, version=None)])
+    session = executor.open()
+    tasks = [
+        make_task(f"k{n:05}", due_at=1, fairness_key=f"key{n % 400}")
+        for n in range(TASKS)
+    ]
+    session.begin()
+    session.insert(ACTIVITY_TASKS, [msgspec.structs.astuple(one) for one in tasks])
+    session.commit()
+
+
+@pytest.mark.parametrize("is_configured", [False, True])
+def test_claims_on_mariadb_walk_what_they_take(
+    mariadb_url: str, *, is_configured: bool
+) -> None:
     executor = make_executor(mariadb_url)
     crowd(executor)
+    if is_configured:
+        configure(executor)
 
     def count() -> int:
         status = "SHOW SESSION STATUS LIKE 'Handler_read%%'"
@@ -74,13 +103,18 @@ def test_claims_on_mariadb_walk_what_they_take(mariadb_url: str) -> None:
     before = count()
     claim(executor)
     claim(executor, None)
-    assert count() - before < ROWS_MAX
+    assert count() - before < ROWS_MAX + (HELD if is_configured else 0)
     executor.close()
 
 
+@pytest.mark.parametrize("is_configured", [False, True])
 @pytest.mark.parametrize("is_analyzed", [False, True])
 def test_claims_on_postgresql_walk_what_they_take(
-    postgres_server: PostgresDatabases, postgres_url: str, *, is_analyzed: bool
+    postgres_server: PostgresDatabases,
+    postgres_url: str,
+    *,
+    is_analyzed: bool,
+    is_configured: bool,
 ) -> None:
     database = postgres_url.rpartition("/")[2]
     executor = make_executor(postgres_url)
@@ -90,6 +124,8 @@ def test_claims_on_postgresql_walk_what_they_take(
         "ALTER TABLE durable_activity_tasks SET (autovacuum_enabled = false)", database
     )
     crowd(executor)
+    if is_configured:
+        configure(executor)
     if is_analyzed:
         postgres_server.execute("VACUUM ANALYZE", database)
     claim(executor)
@@ -105,7 +141,10 @@ def test_claims_on_postgresql_walk_what_they_take(
             database,
         )
     )
-    assert 0 < sum(walked.values()) < ROWS_MAX, str(walked)
+    assert walked.pop("durable_activity_tasks_held") == (HELD if is_configured else 0)
+    # Each claim looks at the keys of its turn, and at the weight of each.
+    most = ROWS_MAX * 3 // 2 if is_configured else ROWS_MAX
+    assert 0 < sum(walked.values()) < most, str(walked)
 
 
 # --- SQLite ---------------------------------------------------------------------------
@@ -132,18 +171,39 @@ VALUES = {
     "until": 1,
     "repaired": "r1",
     "kept": 2,
+    "key": "k",
+    "from_key": "",
+    "of_namespace": NAMESPACE,
+    "named": QUEUE,
 }
+_HELD = "durable_activity_tasks_held (namespace=? AND task_queue=?)"
+_QUEUES = "durable_queues USING PRIMARY KEY (namespace=?"
+_TURNS = "durable_activity_tasks_turns (namespace=? AND task_queue=? AND activity_type"
+_OF_KEY = f"{_TURNS}=? AND priority=? AND fairness_key"
 _QUEUE = "durable_activity_tasks_due (namespace=? AND task_queue=? AND activity_type"
 PLANS = {
     "TAKE_DUE": [f"{_QUEUE}=? AND priority=? AND due_at<?)"],
     "PEEK_DUE": [f"{_QUEUE}=? AND priority=? AND due_at<?)"],
     "FIND_HEADS": [
-        f"{_QUEUE}>?)",
-        f"{_QUEUE}>?)",
-        f"{_QUEUE}=?)",
-        f"{_QUEUE}=? AND priority>?)",
+        # For types and priorities both indexes are the same.
+        f"{_TURNS}>?)",
+        f"{_TURNS}>?)",
+        f"{_TURNS}=?)",
+        f"{_TURNS}=? AND priority>?)",
         f"{_QUEUE}=? AND priority=?)",
     ],
+    "TAKE_OF_KEY": [f"{_OF_KEY}=? AND due_at<?)"],
+    "NEXT_DUE": [f"{_QUEUE}=? AND priority=? AND due_at>?)"],
+    "NEXT_KEY": [f"{_OF_KEY}>?)"],
+    "FIND_KEYS_OF_KIND": [
+        f"{_OF_KEY}>?)",
+        f"{_OF_KEY}>?)",
+        f"{_OF_KEY}=?)",
+        f"{_OF_KEY}=?)",
+    ],
+    "COUNT_HELD": [_HELD],
+    "READ_QUEUES": [f"{_QUEUES})"],
+    "READ_QUEUE": [f"{_QUEUES} AND name=?)"],
     "TAKE_EXPIRED": [
         "durable_activity_tasks_expiry (namespace=? AND expires_at>? AND expires_at<?)"
     ],
@@ -169,6 +229,38 @@ def test_statement_of_tasks_searches_by_its_index(session: Session, name: str) -
     assert not [step for step in plan if step.startswith("SCAN durable")]
     sorts = [step for step in plan if "ORDER BY" in step]
     assert not sorts or name == "FIND_CANCELLED"  # those are few
+
+
+def test_claim_of_a_configured_queue_costs_the_same_however_much_waits(
+    tmp_path: Path,
+) -> None:
+    def count(waiting: int) -> int:
+        executor = GroupExecutor(
+            SqliteDatabase(tmp_path / f"{waiting}.db"), SteadyClock(SystemClock())
+        )
+        executor.execute([RegisterWorker(make_worker("w"), ignore)])
+        configure(executor)
+        session: Any = executor.open()
+        tasks = (
+            make_task(f"r{n:06}", due_at=2, fairness_key=f"key{n % 400}")
+            for n in range(waiting)
+        )
+        session.begin()
+        session.insert(ACTIVITY_TASKS, [msgspec.structs.astuple(one) for one in tasks])
+        session.commit()
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+
+        session._raw.set_progress_handler(step, 100)
+        claim(executor)
+        executor.close()
+        return steps
+
+    few, many = count(1_000), count(30_000)
+    assert 0 < many < few * 1.2
 
 
 def test_many_types_in_one_queue_are_all_found(tmp_path: Path) -> None:

@@ -30,13 +30,9 @@ from typing import (
 from typing_extensions import Unpack
 
 from durable.api.activities.activity_context import CURRENT
-from durable.api.activities.effects import (
-    check_transaction,
-    check_verify,
-    effect_settings,
-)
+from durable.api.activities.effects import check_transaction, check_verify
 from durable.api.activities.kinds import USUAL, ActivityKind, Verify, check_kind
-from durable.api.activities.retrying import retry_settings
+from durable.api.activities.settings import settings_of
 from durable.api.definitions import (
     ACTIVITIES,
     AsyncFunction,
@@ -51,17 +47,14 @@ from durable.api.resources import find_resource, name_of
 from durable.api.sagas.compensation import Compensation
 from durable.api.sagas.ledger import find_ledger
 from durable.api.signature import CallSignature, shown
-from durable.core.history.commands import ActivitySettings
 from durable.core.history.payload import Payloads
 from durable.core.runtime import ActivityTarget, WorkflowRuntime, find_runtime
-from durable.errors import DefinitionError, InvalidCallError, InvalidOptionError
+from durable.errors import DefinitionError, InvalidCallError
 from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
     RetryPolicy,
-    check_id,
     check_option_names,
-    to_microseconds,
 )
 
 P = ParamSpec("P")
@@ -77,6 +70,9 @@ DEFAULTS: Final = ActivityOptions(
     schedule_to_start_timeout=None,
     heartbeat_timeout=None,
     task_queue=None,
+    priority=None,
+    fairness_key=None,
+    fairness_weight=1,
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
     effect="idempotent",
     in_doubt="raise",
@@ -314,62 +310,6 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     check_option_names(more, DEFAULTS, "activity option")
     merged: ActivityOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
     return merged
-
-
-def settings_of(
-    name: str, options: ActivityOptions, verify: Verify | None = None
-) -> ActivitySettings:
-    """Options as they are recorded.
-
-    Raises:
-        InvalidOptionError, InvalidDurationError: one has a wrong value.
-    """
-    where = f"of activity {name!r}"
-
-    def duration(key: str) -> int | None:
-        value = options.get(key)
-        if value is None:
-            return None
-        microseconds = to_microseconds(value, f"{key} {where}")  # type: ignore[arg-type]  # by the key
-        if microseconds == 0:
-            raise InvalidOptionError(
-                f"{key} {where} is 0: nothing could finish in time.",
-                hint="Give a positive duration, or None for no limit.",
-            )
-        return microseconds
-
-    start_to_close = duration("start_to_close_timeout")
-    schedule_to_close = duration("schedule_to_close_timeout")
-    if start_to_close is None and schedule_to_close is None:
-        raise InvalidOptionError(
-            f"Activity {name!r} has neither start_to_close_timeout nor"
-            " schedule_to_close_timeout, so a lost attempt would never be noticed.",
-            hint="Set one of them.",
-        )
-    cancellation = options.get("cancellation_type")
-    if not isinstance(cancellation, ActivityCancellationType):
-        raise InvalidOptionError(
-            f"cancellation_type {where} is {cancellation!r}:"
-            " give an ActivityCancellationType."
-        )
-    if not isinstance(options.get("match_arguments"), bool):
-        raise InvalidOptionError(f"match_arguments {where} is no bool.")
-    summary = options.get("summary")
-    if summary is not None and not isinstance(summary, str):
-        raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
-    task_queue = options.get("task_queue")
-    if task_queue is not None:
-        check_id(task_queue, f"task_queue {where}")
-    return ActivitySettings(
-        task_queue=task_queue or "",
-        start_to_close_timeout=start_to_close,
-        schedule_to_close_timeout=schedule_to_close,
-        schedule_to_start_timeout=duration("schedule_to_start_timeout"),
-        heartbeat_timeout=duration("heartbeat_timeout"),
-        retry_policy=retry_settings(options.get("retry"), where),
-        cancellation_type=cancellation.value,
-        **effect_settings(options, verify, where),
-    )
 
 
 class ActivityDecorator(Protocol):

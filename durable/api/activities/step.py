@@ -23,9 +23,9 @@ from durable.api.activities.activity import (
     DEFAULTS,
     Activity,
     merge_options,
-    settings_of,
 )
 from durable.api.activities.kinds import USUAL
+from durable.api.activities.settings import settings_of
 from durable.api.definitions import check_name
 from durable.api.signature import CallSignature, annotated, gives_coroutine
 from durable.core.history.payload import Payload, Payloads
@@ -37,6 +37,9 @@ T = TypeVar("T")
 _NO_KEY: Final = object()
 _NOT_OF_STEPS: Final = {
     "task_queue": "it runs in the process that owns its run",
+    **dict.fromkeys(
+        ("priority", "fairness_key", "fairness_weight"), "it waits in no queue"
+    ),
     "match_arguments": "it has no arguments; leave `key` out to compare nothing",
 }
 

@@ -66,6 +66,8 @@ class QueuedActivity(msgspec.Struct, frozen=True, kw_only=True):
         expires_at: when it is given up, if a timeout says so; not if it is claimed.
         heartbeat_details: what its last heartbeat said, as plain data.
         problem: the bug for which it could not begin.
+        priority: less comes first.
+        fairness_key: whose it is, in a configured queue.
     """
 
     workflow_id: str
@@ -87,6 +89,7 @@ class QueuedActivity(msgspec.Struct, frozen=True, kw_only=True):
     last_failure: str | None
     problem: str | None
     priority: int
+    fairness_key: str | None
 
 
 class Activities:
@@ -565,6 +568,7 @@ def _describe(record: ActivityTaskRecord) -> QueuedActivity:
         last_failure=_summary(progress.last_failure),
         problem=_summary(progress.problem),
         priority=record.priority,
+        fairness_key=record.fairness_key or None,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 from typing_extensions import TypedDict
 
-from durable.api.activities.activity import DEFAULTS, merge_options, settings_of
+from durable.api.activities.activity import DEFAULTS, merge_options
+from durable.api.activities.settings import settings_of
 from durable.core.history.commands import ActivitySettings
 from durable.errors import InvalidOptionError
 from durable.options import Duration, RetryPolicy, check_option_names

@@ -36,7 +36,7 @@ ONE_ATTEMPT = RetrySettings(
 )
 
 
-class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
+class ActivitySettings(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Everything that rules how an activity runs, written out in its event.
 
     `is_step` says that its code is a closure, which only the run's owner has.
@@ -55,6 +55,9 @@ class ActivitySettings(msgspec.Struct, frozen=True, gc=False):
     in_doubt: str | msgspec.UnsetType = msgspec.UNSET
     """Of `at_most_once`: "verify", "wait" or both; else it raises."""
     is_step: bool | msgspec.UnsetType = msgspec.UNSET
+    priority: int | None = None
+    fairness_key: str = ""
+    fairness_weight: int = 1
 
     @property
     def is_verified(self) -> bool:

@@ -18,6 +18,7 @@ from durable.core.history.events import (
     Attributes,
     HistoryEvent,
 )
+from durable.core.history.ids import OWN_TYPES
 from durable.core.messages import encode_message
 from durable.runs.activity_tasks.task_rows import (
     TaskData,
@@ -54,6 +55,20 @@ def is_elsewhere(run: LiveRun, scheduled: ActivityTaskScheduled) -> bool:
     return scheduled.settings.task_queue not in ("", run.started.task_queue)
 
 
+def is_given_out(run: LiveRun, scheduled: ActivityTaskScheduled) -> bool:
+    """Whether an activity that has not begun is taken from its queue in any case.
+
+    Our own workflows, such as schedules, go on whatever the limits of their queue are.
+    The code of a step is nobody else's.
+    """
+    if scheduled.settings.is_step:
+        return False
+    if is_elsewhere(run, scheduled):
+        return True
+    queue = scheduled.settings.task_queue or run.started.task_queue
+    return queue in run.terms.configured and not run.workflow_type.startswith(OWN_TYPES)
+
+
 def choose(
     run: LiveRun, events: Sequence[HistoryEvent], kinds: set[type[Attributes]]
 ) -> Offers:
@@ -65,7 +80,7 @@ def choose(
     for event in calls:
         scheduled = event.attributes
         assert isinstance(scheduled, ActivityTaskScheduled)  # noqa: S101 - chosen so
-        if is_elsewhere(run, scheduled) or (
+        if is_given_out(run, scheduled) or (
             room is not None
             and not scheduled.settings.is_step
             and not room.take(scheduled.activity_type)

@@ -17,6 +17,7 @@ from durable.core.history.events import (
 from durable.core.history.payload import Failure, Payloads
 from durable.errors import CorruptHistoryError
 from durable.store.activity_tasks import ActivityTaskRecord, TaskState
+from durable.store.records import TASK_PRIORITY
 
 if TYPE_CHECKING:
     from durable.core.history.commands import ActivitySettings
@@ -216,6 +217,9 @@ def new_row(
         state=state,
         expires_at=expires_at,
         progress=progress,
+        priority=settings.priority or TASK_PRIORITY,
+        fairness_key=settings.fairness_key,
+        fairness_weight=settings.fairness_weight,
     )
 
 

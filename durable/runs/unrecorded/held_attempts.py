@@ -6,7 +6,7 @@ from durable.core.history.events import ActivityTaskCompleted
 from durable.core.messages import ActivityResolution
 from durable.runs import attempts, inputs
 from durable.runs.activity_tasks import attempt_rows as rows
-from durable.runs.activity_tasks.offering import is_elsewhere
+from durable.runs.activity_tasks.offering import is_given_out
 from durable.runs.effects import Effects, Then
 from durable.runs.incoming import Item
 from durable.runs.live_run import Attempt, LiveRun
@@ -81,7 +81,7 @@ def repeated(
         return
     attempt.phase = OVER
     following = attempts.following_attempt(attempt, None, now)
-    if is_elsewhere(run, attempt.scheduled):
+    if is_given_out(run, attempt.scheduled):
         following.has_row = False
         attempts.offer(following, effects, now)
         return

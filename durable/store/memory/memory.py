@@ -553,6 +553,7 @@ class MemoryStore:
         queries.ReadNamespaces: lambda self, _: [
             row for _, row in sorted(self._database.namespaces.items())
         ],
+        queries.ReadQueues: lambda self, q: self._database.list_queues(q.namespace),
         queries.FindDueRuns: _find_due,
         queries.FindMailedRuns: _find_mailed,
         queries.FindClosedRuns: _find_closed,
@@ -574,7 +575,7 @@ class MemoryStore:
             "" if self._worker is None else self._worker.worker_id
         ),
         queries.NextActivityTaskAt: lambda self, q: self._database.next_task_at(
-            self._worker, q.queues
+            self._worker, q.queues, q.limits_at
         ),
         queries.CountActivityTasks: lambda self, q: self._database.count_tasks(
             q.namespace

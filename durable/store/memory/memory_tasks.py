@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from durable import limits
 from durable.store.activity_tasks import ActivityTaskRecord, TaskKey, TaskState
+from durable.store.deciding.queue_turns import Head, begin_turn, take_by_turns
 from durable.store.deciding.rows import Task
 from durable.store.queries import CancelledTask, TaskCount
+from durable.store.queues import HeldCount
 from durable.store.records import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from durable.store.deciding.queue_turns import Turn
     from durable.store.deciding.rows import TaskRows
     from durable.store.queries import ListActivityTasks
+    from durable.store.queues import QueueRecord
     from durable.store.records import WorkerRecord
 
 replace = msgspec.structs.replace
@@ -29,6 +33,7 @@ class MemoryTasks:
         """Begin without any."""
         self.tasks: dict[TaskKey, ActivityTaskRecord] = {}
         self.workers: dict[str, WorkerRecord] = {}
+        self.queues: dict[tuple[str, str], QueueRecord] = {}
 
     def tasks_of(self, run_id: str) -> list[ActivityTaskRecord]:
         """Return a run's tasks, by event."""
@@ -70,8 +75,13 @@ class MemoryTasks:
             if one.due_at <= now and (one.expires_at is None or one.expires_at > now)
         ]
         due.sort(key=lambda one: (one.priority, one.due_at, one.key))
+        return self._claim(worker, due[:limit], now)
+
+    def _claim(
+        self, worker: WorkerRecord, taken: list[ActivityTaskRecord], now: int
+    ) -> list[ActivityTaskRecord]:
         return self._replace(
-            due[:limit],
+            taken,
             state=TaskState.CLAIMED,
             worker_id=worker.worker_id,
             started_at=now,
@@ -80,6 +90,91 @@ class MemoryTasks:
             judge_id=None,
             cancel=None,
         )
+
+    # --- configured queues ------------------------------------------------------------
+
+    def lock_queue(self, namespace: str, name: str) -> QueueRecord | None:
+        """See `Tables`."""
+        return self.queues.get((namespace, name))
+
+    def put_queue(self, record: QueueRecord, *, is_new: bool) -> None:
+        """See `Tables`."""
+        self.queues[record.namespace, record.name] = record
+
+    def delete_queue(self, namespace: str, name: str) -> bool:
+        """See `Tables`."""
+        return self.queues.pop((namespace, name), None) is not None
+
+    def list_queues(self, namespace: str) -> list[QueueRecord]:
+        """See `ReadQueues`."""
+        return [row for key, row in sorted(self.queues.items()) if key[0] == namespace]
+
+    def count_held(self, namespace: str, task_queue: str) -> list[HeldCount]:
+        """See `Tables`."""
+        return [
+            HeldCount(one.fairness_key, one.worker_id, 1)
+            for one in self.tasks.values()
+            if (one.namespace, one.task_queue) == (namespace, task_queue)
+            and one.state is TaskState.CLAIMED
+        ]
+
+    def claim_in_turn(
+        self,
+        worker: WorkerRecord,
+        task_queue: str,
+        types: Sequence[str] | None,
+        turn: Turn,
+        now: int,
+    ) -> list[ActivityTaskRecord]:
+        """See `Tables`."""
+        taken: list[ActivityTaskRecord] = []
+
+        def due(priority: int) -> list[ActivityTaskRecord]:
+            found = self._find_waiting(worker.namespace, task_queue, types)
+            return [
+                one
+                for one in sorted(found, key=lambda one: (one.due_at, one.key))
+                if one.priority == priority
+                and one.due_at <= now
+                and (one.expires_at is None or one.expires_at > now)
+            ]
+
+        def find(of: dict[str, Any], _: Sequence[str]) -> list[Head]:
+            first: dict[tuple[str, str], Head] = {}
+            for one in due(of["of_priority"]):
+                head = (one.fairness_key, one.activity_type)
+                first.setdefault(head, Head(*head, one.due_at, one.fairness_weight))
+            return [one for one in first.values() if turn.room_of(one.fairness_key) > 0]
+
+        def take(of: dict[str, Any]) -> int:
+            which = (of["key"], of["kind"])
+            found = [
+                one
+                for one in due(of["of_priority"])
+                if (one.fairness_key, one.activity_type) == which
+            ][: of["page"]]
+            taken.extend(found)
+            return len(found)
+
+        waiting = self._find_waiting(worker.namespace, task_queue, types)
+        take_by_turns({(w.priority, 0, "") for w in waiting}, turn, find, take)
+        taken.sort(key=lambda one: (one.priority, one.due_at, one.key))
+        return self._claim(worker, taken, now)
+
+    def _allowed_at(
+        self,
+        waiting: list[ActivityTaskRecord],
+        record: QueueRecord,
+        owner: str,
+        now: int,
+    ) -> Iterator[int]:
+        held = self.count_held(record.namespace, record.name)
+        turn = begin_turn(record, held, owner, 1, now)
+        if turn.room or turn.next_at is not None:
+            earliest, turn.room = turn.next_at or 0, 1
+            for one in waiting:
+                if one.due_at > now or turn.room_of(one.fairness_key) > 0:
+                    yield max(one.due_at, earliest)
 
     def _find_waiting(
         self, namespace: str, task_queue: str, types: Iterable[str] | None
@@ -169,14 +264,24 @@ class MemoryTasks:
         self,
         worker: WorkerRecord | None,
         queues: Iterable[tuple[str, tuple[str, ...] | None]],
+        limits_at: int | None,
     ) -> int | None:
         """See the query."""
         if worker is None:
             return None
         found = [at for at, _ in self._unjudged(worker.namespace)]
         for queue, types in queues:
-            waiting = self._find_waiting(worker.namespace, queue, types)
-            found += [one.due_at for one in waiting if one.due_at != NEVER]
+            waiting = [
+                one
+                for one in self._find_waiting(worker.namespace, queue, types)
+                if one.due_at != NEVER
+            ]
+            record = self.queues.get((worker.namespace, queue))
+            if record is None or limits_at is None:
+                found += [one.due_at for one in waiting]
+            else:
+                owner = worker.worker_id
+                found += self._allowed_at(waiting, record, owner, limits_at)
         return min(found, default=None)
 
     def count_tasks(self, namespace: str) -> list[TaskCount]:

@@ -474,6 +474,7 @@ _HANDLERS: Final[dict[type[Query[Any]], _Handler]] = {
     queries.CountRuns: _each(searching.count),
     queries.ReadAttributeKinds: _each(_kinds),
     queries.ReadNamespaces: _each(_created_namespaces),
+    queries.ReadQueues: _each(task_reads.configured),
     queries.FindDueRuns: _own(_due),
     queries.FindMailedRuns: _own(_mailed),
     queries.FindClosedRuns: _each(_closed),

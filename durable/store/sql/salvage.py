@@ -15,6 +15,7 @@ import msgspec
 from durable.core.history.payload import Failure
 from durable.errors import CorruptHistoryError
 from durable.store.activity_tasks import ActivityTaskRecord
+from durable.store.queues import QueueRecord
 from durable.store.records import (
     AttemptRecord,
     MessageRecord,
@@ -37,6 +38,7 @@ _Record = TypeVar(
     WorkerRecord,
     NamespaceRecord,
     OutboxRecord,
+    QueueRecord,
 )
 
 # What this library adds to a row is no column of it.
@@ -46,6 +48,7 @@ ATTEMPT_FIELDS: Final = AttemptRecord.__struct_fields__
 MESSAGE_FIELDS: Final = MessageRecord.__struct_fields__
 WORKER_FIELDS: Final = tuple(n for n in WorkerRecord.__struct_fields__ if n != _OWN)
 TASK_FIELDS: Final = ActivityTaskRecord.__struct_fields__
+QUEUE_FIELDS: Final = QueueRecord.__struct_fields__
 NAMESPACE_FIELDS: Final = NamespaceRecord.__struct_fields__
 OUTBOX_FIELDS: Final = tuple(n for n in OutboxRecord.__struct_fields__ if n != _OWN)
 _ENUMS: Final = {"status": "status", "state": "attempt state"}
@@ -68,6 +71,11 @@ def to_attempt(row: Sequence[Any]) -> AttemptRecord:
 def to_task(row: Sequence[Any]) -> ActivityTaskRecord:
     """Build an activity from a row of `TASK_FIELDS`; raises as `to_run` does."""
     return _convert(ActivityTaskRecord, dict(zip(TASK_FIELDS, row, strict=True)))
+
+
+def to_queue(row: Sequence[Any]) -> QueueRecord:
+    """Build a queue from a row of `QUEUE_FIELDS`; raises as `to_run` does."""
+    return _convert(QueueRecord, dict(zip(QUEUE_FIELDS, row, strict=True)))
 
 
 def to_message(row: Sequence[Any]) -> MessageRecord:

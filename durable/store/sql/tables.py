@@ -271,6 +271,8 @@ ACTIVITY_TASKS: Final = sa.Table(
     sa.Column("judge_id", _id()),
     sa.Column("cancel", _id()),
     sa.Column("progress", _json()),
+    sa.Column("fairness_key", _id(64), nullable=False, server_default=""),
+    sa.Column("fairness_weight", sa.Integer, nullable=False, server_default="1"),
 )
 _is_waiting = sa.text("state = 'waiting'")
 # What a worker takes of one type and priority is together, whatever else waits: it may
@@ -286,6 +288,32 @@ sa.Index(
     ACTIVITY_TASKS.c.scheduled_event_id,
     sqlite_where=_is_waiting,
     postgresql_where=_is_waiting,
+)
+# The same by the keys that take turns. They are together, so that of each the first is
+# found from the one before.
+sa.Index(
+    "durable_activity_tasks_turns",
+    ACTIVITY_TASKS.c.namespace,
+    ACTIVITY_TASKS.c.task_queue,
+    ACTIVITY_TASKS.c.activity_type,
+    ACTIVITY_TASKS.c.priority,
+    ACTIVITY_TASKS.c.fairness_key,
+    ACTIVITY_TASKS.c.due_at,
+    ACTIVITY_TASKS.c.run_id,
+    ACTIVITY_TASKS.c.scheduled_event_id,
+    sqlite_where=_is_waiting,
+    postgresql_where=_is_waiting,
+)
+# What runs of a queue, which is as much as its limits allow.
+_is_claimed = sa.text("state = 'claimed'")
+sa.Index(
+    "durable_activity_tasks_held",
+    ACTIVITY_TASKS.c.namespace,
+    ACTIVITY_TASKS.c.task_queue,
+    ACTIVITY_TASKS.c.fairness_key,
+    ACTIVITY_TASKS.c.worker_id,
+    sqlite_where=_is_claimed,
+    postgresql_where=_is_claimed,
 )
 sa.Index(
     "durable_activity_tasks_expiry",
@@ -368,6 +396,28 @@ NAMESPACES: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+QUEUES: Final = sa.Table(
+    "durable_queues",
+    METADATA,
+    sa.Column("namespace", _place(), primary_key=True),
+    sa.Column("name", _id(), primary_key=True),
+    sa.Column("concurrency", sa.Integer),
+    sa.Column("worker_concurrency", sa.Integer),
+    sa.Column("key_concurrency", sa.Integer),
+    sa.Column("rate_count", sa.Integer),
+    sa.Column("rate_per", sa.BigInteger),
+    sa.Column("rate_burst", sa.Integer),
+    sa.Column("paused_at", sa.BigInteger),
+    sa.Column("note", _json()),
+    sa.Column("version", sa.Integer, nullable=False),
+    # What claims leave for the next one.
+    sa.Column("rate_log", _json()),
+    sa.Column("rate_at", sa.BigInteger, nullable=False),
+    sa.Column("last_key", _id(64), nullable=False),
+    sa.Column("key_credit", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # Written by the connections of strangers, in transactions of theirs: so no key of it
 # can refuse a row, and nothing else is looked at. Numbers are the database's own, since
 # clocks of several programs differ.
@@ -428,6 +478,13 @@ INNODB_INDEXES: Final = {
     "durable_activity_tasks_due": (
         "namespace, task_queue, state, activity_type, priority, due_at, run_id,"
         " scheduled_event_id"
+    ),
+    "durable_activity_tasks_turns": (
+        "namespace, task_queue, state, activity_type, priority, fairness_key, due_at,"
+        " run_id, scheduled_event_id"
+    ),
+    "durable_activity_tasks_held": (
+        "namespace, task_queue, state, fairness_key, worker_id"
     ),
 }
 """Indexes on MariaDB, beside those of the others or in their place; each is of the

@@ -14,6 +14,7 @@ import pytest
 from durable.testing.contract.activities.claims import TaskClaimContract
 from durable.testing.contract.activities.closings import TaskClosingContract
 from durable.testing.contract.activities.endings import TaskEndingContract
+from durable.testing.contract.activities.queues import QueueContract
 from durable.testing.contract.commits import CommitContract
 from durable.testing.contract.families import FamilyContract
 from durable.testing.contract.keeping.deletions import DeletionContract
@@ -61,6 +62,7 @@ class StoreContract(
     TaskClaimContract,
     TaskEndingContract,
     TaskClosingContract,
+    QueueContract,
     ABC,
 ):
     """The contract of `durable.store.store.Store`, sentence by sentence.

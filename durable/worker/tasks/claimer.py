@@ -7,6 +7,7 @@ has become free though more wait, and once per half a lease in any case.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -26,7 +27,11 @@ from durable.worker.tasks.executor import TaskExecutor
 
 # Workers that wait for the same instant do not all ask at it.
 _JITTER_SECONDS: Final = 0.02
+# A rate is kept up only by who comes in time.
+_PACE_JITTER_SECONDS: Final = 0.002
 _SLEEP_SECONDS_MAX: Final = 60.0
+# That others have configured a queue may go unheard so long, until there is news.
+_HEED_SECONDS: Final = limits.LEASE_SECONDS / 4
 _Queue = tuple[str, tuple[str, ...] | None]
 
 
@@ -53,6 +58,7 @@ class TaskClaimer:
         self._executor = executor
         self._queues = dict(queues)
         self._lease_lost = lease_lost
+        self._heeded_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0
         self._is_looking = self._look_again = self._has_news = False
@@ -90,6 +96,9 @@ class TaskClaimer:
                 if self._has_news:
                     self._has_news = False
                     await self._executor.find_cancelled()
+                    loop_time = asyncio.get_running_loop().time()
+                    if loop_time >= self._heeded_at + _HEED_SECONDS:
+                        await self._heed_queues()
                 if not await self._take() and not self._look_again:
                     return
         except LeaseLostError as error:
@@ -97,14 +106,24 @@ class TaskClaimer:
         finally:
             self._is_looking = False
 
+    async def _heed_queues(self) -> None:
+        self._heeded_at = asyncio.get_running_loop().time()
+        await self._executor.heed_queues()
+
     async def _take(self) -> bool:
         """Take what is due; whether there may be more that there is room for."""
         runner, read = self._runner, self._store.read
         runner.pool.when_free = None
         wanted = self._wanted()
+        configured, asked_at = runner.terms.configured, self._store.now()
         expires_at, *instants = await asyncio.gather(
             read(NextActivityTaskAt(())),
-            *(read(NextActivityTaskAt((one,))) for one in wanted),
+            *(
+                read(NextActivityTaskAt((one,), asked_at))
+                if one[0] in configured
+                else read(NextActivityTaskAt((one,)))
+                for one in wanted
+            ),
         )
         now = self._store.now()
         if expires_at is not None and expires_at <= now:
@@ -116,25 +135,31 @@ class TaskClaimer:
             for one, at in zip(wanted, instants, strict=True)
             if at is not None and at <= now
         ]
-        if not due:
-            found = [at for at in (expires_at, *instants) if at is not None]
-            self._arm(min(found, default=None))
-            return False
+        has_more = False
         for queue, _ in due:
-            await self._claim(queue)
-        return True  # the next look finds out what is left
+            # What others had taken of a configured queue, they tell when they end it.
+            has_more |= bool(await self._claim(queue)) or queue not in configured
+        if has_more:
+            return True  # the next look finds out what is left
+        found = [at for at in (expires_at, *instants) if at is not None and at > now]
+        jitter = _PACE_JITTER_SECONDS if configured else _JITTER_SECONDS
+        self._arm(min(found, default=None), jitter)
+        return False
 
-    async def _claim(self, queue: str) -> None:
-        """Take from a queue as much as there is room for now."""
+    async def _claim(self, queue: str) -> int:
+        """Take from a queue as much as there is room for now; say how many."""
         types, room = self._types_and_room()
         limit = min(room, self._queues[queue] - self._executor.count(queue))
         if types == () or limit <= 0:
-            return
+            return 0
         terms = self._runner.terms
         claim = ClaimActivityTasks(queues=((queue, types),), limit=limit)
         claimed: tuple[ActivityTaskRecord, ...] = await self._store.perform(claim)
         if terms is self._runner.terms:  # else by a worker that is none any more
             self._executor.begin(claimed, terms)
+        if not claimed and queue not in terms.configured:
+            await self._heed_queues()
+        return len(claimed)
 
     def _wanted(self) -> list[_Queue]:
         """Queues, and their types, that there is room for."""
@@ -164,7 +189,7 @@ class TaskClaimer:
             return None, room
         return tuple(sorted(one.name for one in found)), room
 
-    def _arm(self, next_at: int | None) -> None:
+    def _arm(self, next_at: int | None, jitter: float) -> None:
         """Look again at that instant, a little later than others perhaps."""
         if next_at is None or not self.is_open:
             return
@@ -174,7 +199,7 @@ class TaskClaimer:
             self._timer.cancel()
         self._timer_at = next_at
         delay = max(0, next_at - self._store.now()) / 1_000_000
-        delay += self._jitter.uniform(0, _JITTER_SECONDS) if delay else 0
+        delay += self._jitter.uniform(0, jitter) if delay else 0
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(min(delay, _SLEEP_SECONDS_MAX), self._wake)
 

@@ -40,6 +40,7 @@ from durable.store.queries import (
     FindCancelledTasks,
     FindRun,
     ListActivityTasks,
+    ReadQueues,
     TaskFilter,
 )
 from durable.store.store import Store
@@ -166,6 +167,14 @@ class TaskExecutor:
             if len(found) < limits.LIST_PAGE_MAX:
                 return
             after = found[-1].key
+
+    async def heed_queues(self) -> None:
+        """See which queues are configured: what they give out has rows."""
+        found = await self._store.read(ReadQueues(self._namespace))
+        terms, names = self._runner.terms, frozenset(queue.name for queue in found)
+        is_more, terms.configured = bool(names - terms.configured), names
+        if is_more:
+            self._pool.offer_waiting()
 
     def count(self, task_queue: str) -> int:
         """How many of a queue are held."""

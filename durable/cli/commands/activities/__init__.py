@@ -1,1 +1,1 @@
-"""Commands about activities that run elsewhere, or that somebody outside completes."""
+"""Commands about activities that are taken from queues, or completed by somebody."""

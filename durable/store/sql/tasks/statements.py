@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from durable import limits
 from durable.store.activity_tasks import TaskState
 from durable.store.sql import statements
-from durable.store.sql.salvage import TASK_FIELDS
-from durable.store.sql.tables import ACTIVITY_TASKS, RUNS, WORKERS
+from durable.store.sql.salvage import QUEUE_FIELDS, TASK_FIELDS
+from durable.store.sql.tables import ACTIVITY_TASKS, QUEUES, RUNS, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,9 +83,10 @@ _OF_QUEUE: Final = (
 )
 
 
-def _first(column: Any, *where: Any) -> Any:
-    found = sa.select(column).where(*_OF_QUEUE, *where).order_by(column)
-    return _by_index(found.limit(sa.literal(1)), _of_index("due")).scalar_subquery()
+def _first(column: Any, *where: Any, by: Any = None, index: str = "due") -> Any:
+    by = column if by is None else by
+    found = sa.select(column).where(*_OF_QUEUE, *where).order_by(by)
+    return _by_index(found.limit(sa.literal(1)), _of_index(index)).scalar_subquery()
 
 
 def _find_heads() -> sa.Select[Any, Any, Any]:
@@ -149,25 +150,117 @@ NEXT_PRIORITY: Final = _head(
 )
 
 
-def _due(*columns: sa.Column[Any]) -> sa.Select[Any]:
+_OF_KIND: Final = (
+    _T.activity_type == sa.bindparam("kind"),
+    _T.priority == sa.bindparam("of_priority"),
+)
+
+
+def _due(
+    *columns: sa.Column[Any], where: Sequence[Any] = (), index: str = "due"
+) -> sa.Select[Any]:
     found = (
         sa.select(*columns)
         .where(
             *_OF_QUEUE,
-            _T.activity_type == sa.bindparam("kind"),
-            _T.priority == sa.bindparam("of_priority"),
+            *_OF_KIND,
+            *where,
             _T.due_at <= sa.bindparam("until"),
             sa.or_(_T.expires_at.is_(None), _T.expires_at > sa.bindparam("until")),
         )
         .order_by(_T.due_at, *_KEY)
         .limit(sa.bindparam("page"))
     )
-    return _by_index(found, _of_index("due"))
+    return _by_index(found, _of_index(index))
 
 
 PEEK_DUE: Final = _due(_T.due_at, *_KEY)
 # What others are taking just now is theirs.
 TAKE_DUE: Final = _due(*COLUMNS).with_for_update(skip_locked=True)
+
+# --- whose turn it is -----------------------------------------------------------------
+
+TAKE_OF_KEY: Final = _due(
+    *COLUMNS, where=[_T.fairness_key == sa.bindparam("key")], index="turns"
+).with_for_update(skip_locked=True)
+NEXT_DUE: Final = _by_index(
+    sa.select(_T.due_at)
+    .where(*_OF_QUEUE, *_OF_KIND, _T.due_at > sa.bindparam("until"))
+    .order_by(_T.due_at)
+    .limit(sa.literal(1)),
+    _of_index("due"),
+)
+
+
+def _find_keys() -> sa.Select[Any, Any, Any]:
+    key = _T.fairness_key
+
+    def first(column: Any, where: Any, by: Any = None) -> Any:
+        return _first(column, *_OF_KIND, where, by=by, index="turns")
+
+    keys = sa.select(
+        first(key, key >= sa.bindparam("from_key")).label("fairness_key"),
+        sa.literal(1, literal_execute=True).label("place"),
+    ).cte("keys", recursive=True)
+    found = keys.c.fairness_key
+    keys = keys.union_all(
+        sa.select(first(key, key > found), keys.c.place + sa.literal(1))
+        .select_from(keys)
+        .where(found.is_not(None), keys.c.place < sa.bindparam("page"))
+    )
+    found = keys.c.fairness_key
+    return (
+        sa.select(
+            found,
+            first(_T.due_at, key == found),
+            first(_T.fairness_weight, key == found, by=_T.due_at),
+        )
+        .select_from(keys)
+        .where(found.is_not(None))
+    )
+
+
+FIND_KEYS_OF_KIND: Final = _find_keys()
+"""The keys from one on that wait of a type and priority, each with its first instant
+and weight."""
+NEXT_KEY: Final = _by_index(
+    sa.select(_T.fairness_key, _T.due_at, _T.fairness_weight)
+    .where(*_OF_QUEUE, *_OF_KIND, _T.fairness_key >= sa.bindparam("from_key"))
+    .order_by(_T.fairness_key, _T.due_at)
+    .limit(sa.literal(1)),
+    _of_index("turns"),
+)
+COUNT_HELD: Final = _by_index(
+    sa.select(_T.fairness_key, _T.worker_id, sa.func.count())
+    .where(
+        *_OF_QUEUE[:2],
+        _T.state == sa.literal_column("'claimed'"),
+    )
+    .group_by(_T.fairness_key, _T.worker_id),
+    _of_index("held"),
+)
+
+# --- queues ---------------------------------------------------------------------------
+
+_QUEUE: Final = [QUEUES.c[field] for field in QUEUE_FIELDS]
+_BY_NAME: Final = (
+    QUEUES.c.namespace == sa.bindparam("of_namespace"),
+    QUEUES.c.name == sa.bindparam("named"),
+)
+READ_QUEUES: Final = (
+    sa.select(*_QUEUE)
+    .where(QUEUES.c.namespace == sa.bindparam("of_namespace"))
+    .order_by(QUEUES.c.name)
+)
+READ_QUEUE: Final = sa.select(*_QUEUE).where(*_BY_NAME)
+LOCK_QUEUE: Final = READ_QUEUE.with_for_update()
+INSERT_QUEUE: Final = sa.insert(QUEUES).inline()
+UPDATE_QUEUE: Final = (
+    sa.update(QUEUES)
+    .where(*_BY_NAME)
+    .values({c.name: sa.bindparam(c.name) for c in _QUEUE if not c.primary_key})
+)
+DELETE_QUEUE: Final = sa.delete(QUEUES).where(*_BY_NAME)
 
 # --- what is to be judged -------------------------------------------------------------
 

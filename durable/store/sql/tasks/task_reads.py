@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING
 
 from durable import limits
 from durable.store.activity_tasks import TaskState
+from durable.store.deciding.queue_turns import begin_turn
 from durable.store.queries import CancelledTask, TaskCount
 from durable.store.records import NEVER
 from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
-from durable.store.sql.tasks import statements
+from durable.store.sql.tasks import queue_tables, statements
 from durable.store.sql.tasks.task_tables import find_heads
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from durable.store import queries
     from durable.store.activity_tasks import ActivityTaskRecord
     from durable.store.database import Session
+    from durable.store.queues import QueueRecord
     from durable.store.records import WorkerRecord
 
 _STATES = {state.value: state for state in TaskState}
@@ -65,13 +69,56 @@ def next_at(
     session: Session, query: queries.NextActivityTaskAt, worker: WorkerRecord
 ) -> int | None:
     """See the query."""
-    namespace = worker.namespace
+    namespace, now = worker.namespace, query.limits_at
     rows = fetch(session, statements.NEXT_EXPIRY, namespace=namespace)
     instants = [at for (at,) in rows if isinstance(at, int)]
     for queue, types in query.queues:
+        record = None
+        if now is not None:
+            record = queue_tables.read_queue(session, namespace, queue)
         heads = find_heads(session, namespace, queue, types)
-        instants += [due_at for _, due_at, _ in heads if due_at != NEVER]
+        if record is None or now is None:
+            instants += [due_at for _, due_at, _ in heads if due_at != NEVER]
+        else:
+            instants += _allowed_at(session, record, list(heads), worker, now)
     return min(instants, default=None)
+
+
+def _allowed_at(
+    session: Session,
+    record: QueueRecord,
+    heads: list[tuple[int, int, str]],
+    worker: WorkerRecord,
+    now: int,
+) -> Iterator[int]:
+    """Yield instants at which a worker may find something in a configured queue."""
+    namespace, queue = record.namespace, record.name
+    held = (
+        queue_tables.count_held(session, namespace, queue) if record.has_slots else ()
+    )
+    turn = begin_turn(record, held, worker.worker_id, 1, now)
+    if not turn.room and turn.next_at is None:
+        return
+    earliest = turn.next_at or 0
+    where = {"namespace": namespace, "task_queue": queue, "until": now}
+    for priority, due_at, kind in heads:
+        if due_at == NEVER:
+            continue
+        of_kind = {**where, "of_priority": priority, "kind": kind}
+        turn.room = 1
+        if due_at > now or queue_tables.find_ready(session, of_kind, [kind], turn):
+            yield max(due_at, earliest)
+            continue
+        # Other keys have room, but are due later.
+        for (later,) in fetch(session, statements.NEXT_DUE, **of_kind):
+            if later != NEVER:
+                yield max(later, earliest)
+
+
+def configured(session: Session, query: queries.ReadQueues) -> list[QueueRecord]:
+    """See the query."""
+    rows = fetch(session, statements.READ_QUEUES, of_namespace=query.namespace)
+    return [salvage.to_queue(row) for row in rows]
 
 
 def counted(session: Session, query: queries.CountActivityTasks) -> list[TaskCount]:

@@ -11,17 +11,20 @@ import msgspec
 from durable import limits
 from durable.errors import CorruptHistoryError
 from durable.store.activity_tasks import ActivityTaskRecord, TaskState
+from durable.store.deciding.queue_turns import take_by_turns
 from durable.store.deciding.rows import Task, TaskChange, TaskRows
 from durable.store.sql import salvage
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import COLLATIONS
-from durable.store.sql.tasks import statements
+from durable.store.sql.tasks import queue_tables, statements
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from durable.store.activity_tasks import TaskKey
     from durable.store.database import Session
+    from durable.store.deciding.queue_turns import Head, Turn
+    from durable.store.queues import HeldCount, QueueRecord
     from durable.store.records import WorkerRecord
 
 _Key = TypeVar("_Key", str, tuple[str, int])
@@ -149,6 +152,11 @@ class TaskTables:
                     session, statements.TAKE_DUE, **where, kind=kind, page=share
                 )
                 taken += _read(rows)
+        return self._claim(worker, taken, now)
+
+    def _claim(
+        self, worker: WorkerRecord, taken: list[ActivityTaskRecord], now: int
+    ) -> list[ActivityTaskRecord]:
         taken.sort(key=lambda one: (one.priority, one.due_at, one.key))
         return self._change(
             taken,
@@ -160,6 +168,55 @@ class TaskTables:
             judge_id=None,
             cancel=None,
         )
+
+    def claim_in_turn(
+        self,
+        worker: WorkerRecord,
+        task_queue: str,
+        types: Sequence[str] | None,
+        turn: Turn,
+        now: int,
+    ) -> list[ActivityTaskRecord]:
+        """See `Tables`."""
+        session, namespace = self._session, worker.namespace
+        where = {"namespace": namespace, "task_queue": task_queue, "until": now}
+        taken: list[ActivityTaskRecord] = []
+
+        def find(of: dict[str, Any], kinds: Sequence[str]) -> list[Head]:
+            return queue_tables.find_ready(session, {**where, **of}, kinds, turn)
+
+        def take(of: dict[str, Any]) -> int:
+            found = _read(fetch(session, statements.TAKE_OF_KEY, **where, **of))
+            taken.extend(found)
+            return len(found)
+
+        heads = find_heads(session, namespace, task_queue, types)
+        due = [head for head in heads if head[1] <= now]
+        take_by_turns(due, turn, find, take)
+        return self._claim(worker, taken, now)
+
+    def lock_queue(self, namespace: str, name: str) -> QueueRecord | None:
+        """See `Tables`."""
+        return queue_tables.read_queue(self._session, namespace, name, locks=True)
+
+    def put_queue(self, record: QueueRecord, *, is_new: bool) -> None:
+        """See `Tables`."""
+        fields, execute = msgspec.structs.asdict(record), self._session.connection
+        if is_new:
+            execute.execute(statements.INSERT_QUEUE, fields)
+            return
+        key = {"of_namespace": fields.pop("namespace"), "named": fields.pop("name")}
+        execute.execute(statements.UPDATE_QUEUE, {**key, **fields})
+
+    def delete_queue(self, namespace: str, name: str) -> bool:
+        """See `Tables`."""
+        key = {"of_namespace": namespace, "named": name}
+        found = self._session.connection.execute(statements.DELETE_QUEUE, key)
+        return found.rowcount > 0
+
+    def count_held(self, namespace: str, task_queue: str) -> list[HeldCount]:
+        """See `Tables`."""
+        return queue_tables.count_held(self._session, namespace, task_queue)
 
     def _share_out(
         self, kinds: list[str], where: dict[str, Any], room: int

@@ -1,0 +1,102 @@
+"""The options of an activity, checked and written out as its event records them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable import limits
+from durable.api.activities.effects import effect_settings
+from durable.api.activities.kinds import Verify
+from durable.api.activities.retrying import retry_settings
+from durable.core.history.commands import ActivitySettings
+from durable.errors import InvalidOptionError
+from durable.options import (
+    ActivityCancellationType,
+    ActivityOptions,
+    check_id,
+    to_microseconds,
+)
+
+
+def settings_of(
+    name: str, options: ActivityOptions, verify: Verify | None = None
+) -> ActivitySettings:
+    """Write the options of an activity out.
+
+    Raises:
+        InvalidOptionError, InvalidDurationError, InvalidIdError: one has a wrong value.
+    """
+    where = f"of activity {name!r}"
+
+    def duration(key: str) -> int | None:
+        value = options.get(key)
+        if value is None:
+            return None
+        microseconds = to_microseconds(value, f"{key} {where}")  # type: ignore[arg-type]  # by the key
+        if microseconds == 0:
+            raise InvalidOptionError(
+                f"{key} {where} is 0: nothing could finish in time.",
+                hint="Give a positive duration, or None for no limit.",
+            )
+        return microseconds
+
+    start_to_close = duration("start_to_close_timeout")
+    schedule_to_close = duration("schedule_to_close_timeout")
+    if start_to_close is None and schedule_to_close is None:
+        raise InvalidOptionError(
+            f"Activity {name!r} has neither start_to_close_timeout nor"
+            " schedule_to_close_timeout, so a lost attempt would never be noticed.",
+            hint="Set one of them.",
+        )
+    cancellation = options.get("cancellation_type")
+    if not isinstance(cancellation, ActivityCancellationType):
+        raise InvalidOptionError(
+            f"cancellation_type {where} is {cancellation!r}:"
+            " give an ActivityCancellationType."
+        )
+    if not isinstance(options.get("match_arguments"), bool):
+        raise InvalidOptionError(f"match_arguments {where} is no bool.")
+    summary = options.get("summary")
+    if summary is not None and not isinstance(summary, str):
+        raise InvalidOptionError(f"summary {where} is {summary!r}: give a text.")
+    task_queue = options.get("task_queue")
+    if task_queue is not None:
+        check_id(task_queue, f"task_queue {where}")
+    return ActivitySettings(
+        task_queue=task_queue or "",
+        start_to_close_timeout=start_to_close,
+        schedule_to_close_timeout=schedule_to_close,
+        schedule_to_start_timeout=duration("schedule_to_start_timeout"),
+        heartbeat_timeout=duration("heartbeat_timeout"),
+        retry_policy=retry_settings(options.get("retry"), where),
+        cancellation_type=cancellation.value,
+        **effect_settings(options, verify, where),
+        **_turn_settings(options, where),
+    )
+
+
+def _turn_settings(options: ActivityOptions, where: str) -> dict[str, Any]:
+    """When it comes, of what waits in a queue."""
+    priority, key = options.get("priority"), options.get("fairness_key")
+    weight = options.get("fairness_weight", 1)
+    for name, value, most in (
+        ("priority", 1 if priority is None else priority, 5),
+        ("fairness_weight", weight, 1_000),
+    ):
+        if type(value) is not int or not 1 <= value <= most:
+            raise InvalidOptionError(
+                f"{name} {where} is {value!r}: give a whole number from 1 to {most:,}."
+            )
+    if key is not None:
+        check_id(key, f"fairness_key {where}")
+        if len(key) > limits.FAIRNESS_KEY_CHARS_MAX:
+            raise InvalidOptionError(
+                f"fairness_key {where} is {key[:80]!r}, of {len(key)} characters; at"
+                f" most {limits.FAIRNESS_KEY_CHARS_MAX} are kept.",
+                hint="Shorten it, or use a digest of it.",
+            )
+    return {
+        "priority": priority,
+        "fairness_key": key or "",
+        "fairness_weight": weight,
+    }

@@ -1,0 +1,1 @@
+"""What a task queue may have at once and how fast, changed while workers run."""

@@ -1,0 +1,88 @@
+"""`durable queue`: what of a task queue runs at once, how fast, and whether at all."""
+
+from pathlib import Path
+
+import pytest
+
+from durable import SyncEngine
+from tests.unit.cli.invoking import invoke, lines_of
+
+
+@pytest.fixture(autouse=True)
+def _database(folder: Path) -> None:
+    with SyncEngine("sqlite:///orders.db", worker=False):
+        pass
+
+
+def test_limits_are_set_shown_and_taken_away() -> None:
+    given = (
+        "--concurrency",
+        "4",
+        "--worker-concurrency",
+        "2",
+        "--key-concurrency",
+        "1",
+    )
+    rate = ("--rate", "100/s", "--burst", "20")
+    (found,) = lines_of(invoke("queue", "set", "gpu", *given, *rate, "--json"))
+    assert found == {
+        "name": "gpu",
+        "concurrency": 4,
+        "worker_concurrency": 2,
+        "key_concurrency": 1,
+        "rate": {"count": 100, "per": "1s", "burst": 20},
+        "paused_at": None,
+        "note": None,
+        "waiting": 0,
+        "running": 0,
+    }
+    shown = invoke("queue", "show", "gpu").stdout.splitlines()
+    assert shown[0].split() == [
+        *("QUEUE", "STATE", "RUNNING", "WAITING", "AT", "ONCE", "PER", "WORKER"),
+        *("PER", "KEY", "RATE", "NOTE"),
+    ]
+    assert shown[1].split() == ["gpu", "open", "0", "0", "4", "2", "1", "100/s", "+20"]
+    changed = invoke("queue", "set", "gpu", "--concurrency", "none", "--rate", "none")
+    assert changed.stdout.splitlines()[1].split()[4:] == ["-", "2", "1", "-"]
+    assert (
+        invoke("queue", "delete", "gpu").stdout == "queue gpu has no limits any more\n"
+    )
+    listed = invoke("queue", "list")
+    assert (listed.exit_code, listed.stdout) == (0, "")
+    assert "no queue has limits" in listed.stderr
+
+
+def test_queue_is_paused_and_resumed() -> None:
+    paused = invoke("queue", "pause", "gpu", "--note", "mending\x1b[31m")
+    assert "paused" in paused.stdout
+    assert "mending" in paused.stdout
+    assert "\x1b" not in paused.stdout
+    (found,) = lines_of(invoke("queue", "list", "--json"))
+    assert found["paused_at"] is not None
+    (found,) = lines_of(invoke("queue", "resume", "gpu", "--json"))
+    assert found["paused_at"] is None
+    assert "open" in invoke("queue", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("resume", "gpuu"), "Did you mean 'gpu'"),
+        (("show", "gpuu"), "Nobody has configured the queue 'gpuu'"),
+        (("delete", "gpuu"), "Nobody has configured the queue 'gpuu'"),
+        (("set", "gpu"), "Say what is to change"),
+        (("set", "gpu", "--concurrency", "0"), "pause the queue"),
+        (("set", "gpu", "--concurrency", "many"), "is no number, and not 'none'"),
+        (("set", "gpu", "--rate", "fast"), "which is no rate"),
+        (("set", "gpu", "--rate", "5/s", "--burst", "0"), "burst of a rate"),
+        (("set", "gpu", "--burst", "5"), "--burst is of a rate"),
+        (("set", "", "--concurrency", "5"), "the queue is empty"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: tuple[str, ...], says: str) -> None:
+    invoke("queue", "set", "gpu", "--note", "n")
+    refused = invoke("queue", *arguments)
+    assert refused.exit_code != 0
+    assert says in " ".join(refused.stderr.split())
+    (found,) = lines_of(invoke("queue", "list", "--json"))
+    assert (found["name"], found["rate"], found["concurrency"]) == ("gpu", None, None)
