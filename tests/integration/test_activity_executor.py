@@ -281,7 +281,7 @@ async def pay(cents: int, *, bank: Bank = resource(Bank)) -> str:
     return f"{cents} by {bank.name}"
 
 
-# Executors are given what they run; an engine of another test would lack their resources.
+# An engine of another test would lack their resources.
 for _name in ("alone.pay", "alone.serve"):
     del REGISTRY.activities[_name]
 

@@ -30,6 +30,7 @@ from durable import (
     resource,
     workflow,
 )
+from durable.api.registry import REGISTRY
 from durable.doctor.doctor import examine
 from durable.errors import InvalidCallError, InvalidOptionError
 from durable.store.connect import connect
@@ -91,13 +92,19 @@ class Shop:
         return f"{self.name} sells {what}"
 
 
+# An engine of another test would lack their resources.
+for _name in ("standalone.asks", "Shop.sell"):
+    del REGISTRY.activities[_name]
+
+
 @workflow(name="standalone.other")
 async def other() -> None: ...
 
 
 async def test_an_activity_runs_without_a_workflow(database: str) -> None:
     given = {"who": "we", Shop: Shop("here")}
-    async with TestEnvironment(database, resources=given) as env:
+    known = [charge, asks, Shop]
+    async with TestEnvironment(database, definitions=known, resources=given) as env:
         job = await env.start_activity(charge(5, by="cash"), id="job")
         assert await job.result() == Receipt(5, "cash")
         assert job.is_new

@@ -1,18 +1,24 @@
-"""The options of an activity, checked and written out as its event records them."""
+"""Options of activities, and retry policies, checked and written out as recorded."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from durable import limits
 from durable.api.activities.effects import effect_settings
 from durable.api.activities.kinds import Verify
-from durable.api.activities.retrying import retry_settings
-from durable.core.history.commands import ActivitySettings
+from durable.core.history.commands import (
+    ONE_ATTEMPT,
+    ActivitySettings,
+    RetrySettings,
+)
 from durable.errors import InvalidOptionError
 from durable.options import (
     ActivityCancellationType,
     ActivityOptions,
+    RetryPolicy,
     check_id,
     to_microseconds,
 )
@@ -100,3 +106,31 @@ def _turn_settings(options: ActivityOptions, where: str) -> dict[str, Any]:
         "fairness_key": key or "",
         "fairness_weight": weight,
     }
+
+
+def retry_settings(policy: object, where: str) -> RetrySettings:
+    """Write a retry policy out as plain data; `None` is one attempt.
+
+    Raises:
+        InvalidOptionError: it is no RetryPolicy.
+    """
+    if policy is None:
+        return ONE_ATTEMPT
+    if not isinstance(policy, RetryPolicy):
+        raise InvalidOptionError(
+            f"retry {where} is {policy!r}: give a RetryPolicy, or None for one attempt."
+        )
+    return RetrySettings(
+        max_attempts=policy.max_attempts,
+        initial_interval=to_microseconds(policy.initial_interval, "initial_interval"),
+        max_interval=to_microseconds(policy.max_interval, "max_interval"),
+        backoff_coefficient=float(policy.backoff_coefficient),
+        retryable_errors=tuple(map(_pattern, policy.retryable_errors)),
+        non_retryable=tuple(map(_pattern, policy.non_retryable)),
+        # Left out where there is none: so it was recorded before there could be one.
+        jitter=float(policy.jitter) or msgspec.UNSET,
+    )
+
+
+def _pattern(pattern: str | type[BaseException]) -> str:
+    return pattern if isinstance(pattern, str) else pattern.__name__

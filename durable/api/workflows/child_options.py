@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from typing_extensions import TypedDict
 
-from durable.api.activities.retrying import retry_settings
+from durable.api.activities.settings import retry_settings
 from durable.converter import json
 from durable.core.history.commands import ChildSettings, RetrySettings
 from durable.core.history.payload import Payload, Payloads

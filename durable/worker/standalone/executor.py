@@ -37,6 +37,7 @@ from durable.core.history.events import (
 )
 from durable.core.history.payload import Failure, Payload
 from durable.core.machines.retry import NON_RETRYABLE, GiveUp, decide
+from durable.core.runtime import ActivityTarget
 from durable.errors import (
     DefinitionError,
     EngineClosedError,
@@ -322,8 +323,9 @@ class ActivityExecutor:
         signature = activity.call_signature
         input = signature.encode(signature.bind(args, kwargs))
         self._count += 1
+        target: ActivityTarget = activity._target  # pyright: ignore[reportPrivateUsage]  # how it runs is its own
         scheduled = ActivityTaskScheduled(
-            str(self._count), activity.name, input, activity._target.settings, {}
+            str(self._count), activity.name, input, target.settings, {}
         )
         execution = ActivityExecution(self, activity, scheduled, self._started)
         self._open.add(execution)
