@@ -58,7 +58,7 @@ COMMANDS: Final[dict[str, tuple[str, str, str]]] = {
     "queue": (
         "activities.queues",
         "queue",
-        "List queues, and say what each may have at once and how fast.",
+        "List queues, and say how much of each may run and how fast.",
     ),
     "activity": (
         "activities.activities",

@@ -141,8 +141,11 @@ async def test_headers_of_messages_reach_their_handlers_in_another_process(
         assert await talk.query("heard") == ["a", "b"]
         await talk.signal("hear", "end")
         await talk.result()
-    expected = ["hear", "ask", "heard", "hear"]
-    assert hears.heard == [(name, {"by": "ann"}) for name in expected]
+    # Again, if the run was read again meanwhile.
+    assert list(dict.fromkeys(name for name, _ in hears.heard)) == [
+        *("hear", "ask", "heard")
+    ]
+    assert all(headers == {"by": "ann"} for _, headers in hears.heard)
 
 
 @workflow(name="within.deaf")
