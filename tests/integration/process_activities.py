@@ -194,8 +194,9 @@ async def slow_all(folder: str, count: int) -> list[int]:
 
 @activity(name="processes.compute", run_in="process", start_to_close_timeout="60s")
 def compute(folder: str, how: str) -> str:
-    Path(folder, "begun").write_text(str(os.getpid()))
     try:
+        Path(folder, "pid").write_text(str(os.getpid()))
+        Path(folder, "pid").rename(Path(folder, "begun"))
         if how == "shielded":
             with shield_cancellation():
                 wait_in_thread(is_activity_cancelled)
