@@ -81,6 +81,8 @@ def compute(how: str) -> str:
                 return "returned"  # too late: the shield is left by it
         while True:
             try:
+                if how == "sleeps":
+                    time.sleep(0.001)
                 sum(range(100))
             except Exception:  # noqa: BLE001 - it must not be swallowed here
                 SEEN.what.append("swallowed")
@@ -114,11 +116,12 @@ async def _cancelled(engine: Engine, how: str) -> Handle[str]:
     return handle
 
 
+@pytest.mark.parametrize("how", ["computes", "sleeps"])
 async def test_cancelled_function_gets_an_error_that_except_exception_lets_pass(
-    database: str,
+    database: str, how: str
 ) -> None:
     async with Engine(database) as engine:
-        handle = await _cancelled(engine, "computes")
+        handle = await _cancelled(engine, how)
         with pytest.raises(WorkflowCancelledError):
             await handle.result()
         assert SEEN.what == [ActivityCancellationReason.REQUESTED]
