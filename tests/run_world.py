@@ -343,7 +343,7 @@ class RunWorld(RunStore):
         for recording in unwritten:
             attempt = recording.attempt
             if recording.then is Then.HOLD and attempt.run is self.run:
-                self.feed(inputs.HoldAgain(attempt, recording.row_state))
+                self.feed(inputs.HoldAgain(attempt))
         return bool(unwritten)
 
     def join(self) -> None:

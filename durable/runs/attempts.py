@@ -122,7 +122,7 @@ def offer(attempt: Attempt, effects: Effects, now: int) -> None:
     run.note_offered({number})
     attempt.phase = OVER
     tasks = (task_row_of(attempt, now),)
-    _submit(attempt, (), AttemptState.BACKOFF, Then.OFFER, effects, tasks)
+    _submit(attempt, (), Then.OFFER, effects, tasks)
 
 
 def _put_off(attempt: Attempt, effects: Effects, now: int) -> None:
@@ -168,7 +168,7 @@ def begin_after_doubt(
         rows_of.lost(attempt, failure, now),
         rows_of.row_of(following, state, None, now),
     )
-    _submit(following, rows, state, then, effects)
+    _submit(following, rows, then, effects)
 
 
 def following_attempt(
@@ -286,7 +286,7 @@ def _try_again(
         rows_of.row_of(attempt, state, failure, now),
         rows_of.row_of(following, AttemptState.BACKOFF, None, now),
     )
-    recording = _submit(following, rows, AttemptState.BACKOFF, Then.FOLLOW, effects)
+    recording = _submit(following, rows, Then.FOLLOW, effects)
     recording.ended = rows[0]
 
 
@@ -345,8 +345,7 @@ def external(
     run.note_offered({attempt.scheduled_event_id})
     attempt.phase = OVER
     tasks = (external_row_of(attempt, now),)
-    state = AttemptState.STARTED
-    recording = _submit(attempt, (), state, Then.EXTERNAL, effects, tasks)
+    recording = _submit(attempt, (), Then.EXTERNAL, effects, tasks)
     recording.token = given.token
 
 
@@ -498,13 +497,12 @@ def record(
     """Write where an attempt stands, and when its run must be woken."""
     attempt.has_row = True
     rows = (rows_of.row_of(attempt, state, failure, now),)
-    return _submit(attempt, rows, state, then, effects)
+    return _submit(attempt, rows, then, effects)
 
 
 def _submit(
     attempt: Attempt,
     rows: tuple[AttemptRecord, ...],
-    state: AttemptState,
     then: Then,
     effects: Effects,
     tasks: tuple[ActivityTaskRecord, ...] = (),
@@ -522,7 +520,7 @@ def _submit(
         known=run.incoming.known(),
         tasks=tasks,
     )
-    recording = Recording(operation, attempt, then, state)
+    recording = Recording(operation, attempt, then)
     effects.rare.record = also(effects.rare.record, recording)
     return recording
 

@@ -85,7 +85,6 @@ class Recording(msgspec.Struct, eq=False):
     operation: RecordAttempts
     attempt: Attempt
     then: Then
-    row_state: AttemptState
     ended: AttemptRecord | None = None
     """The row that must be written with the next turn, should this fail."""
     token: Token | None = None

@@ -245,7 +245,6 @@ class HoldAgain(msgspec.Struct, eq=False):
     """That an attempt is held could not be written: it is tried again."""
 
     attempt: Attempt
-    row_state: AttemptState
 
 
 class ChildAnswered(msgspec.Struct, eq=False):

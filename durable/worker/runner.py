@@ -264,7 +264,7 @@ class Runner:
     ) -> None:
         self.feed(run, inputs.Recorded(recording, error))
         if error is not None and recording.then is Then.HOLD and run.state is not GONE:
-            again = inputs.HoldAgain(recording.attempt, recording.row_state)
+            again = inputs.HoldAgain(recording.attempt)
             asyncio.get_running_loop().call_later(_HOLD_SECONDS, self.feed, run, again)
 
     def _attempt_ended(self, end: AttemptEnd) -> None:

@@ -46,8 +46,9 @@ class Thief:
         self._other = store
 
     async def steal(self) -> None:
-        stolen = ReapWorkers(presumed_dead=(self.worker.worker_id,))
-        assert await self._other.perform(stolen) == [self.worker.worker_id]
+        victim = self.worker.worker_id  # it has another one as soon as it hears of it
+        stolen = ReapWorkers(presumed_dead=(victim,))
+        assert await self._other.perform(stolen) == [victim]
 
     async def holds_lease(self) -> bool:
         workers = await self._other.read(ListWorkers())

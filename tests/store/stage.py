@@ -74,7 +74,7 @@ _MARIADB = Questions(
     "SELECT 1 FROM information_schema.global_status"
     " WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS' AND variable_value > 0",
     "SHOW ENGINE INNODB STATUS",
-    "SELECT 1 FROM information_schema.processlist"
+    "SELECT id FROM information_schema.processlist"
     " WHERE db = database() AND id <> connection_id()",
     # Two inserts that wait for a third may be one, whatever the order of locks.
     "SELECT 0",
@@ -82,7 +82,7 @@ _MARIADB = Questions(
 # The table that MariaDB has for them is made anew only if nobody, in any database, has
 # looked at it for a tenth of a second; this text is.
 _ACTIVE = re.compile(
-    r"^---TRANSACTION \d+, ACTIVE.*(?:\n(?!---TRANSACTION).*)*?thread id (\d+)",
+    r"^---TRANSACTION [^,]+, ACTIVE.*(?:\n(?!---TRANSACTION).*)*?thread id (\d+)",
     re.MULTILINE,
 )
 _LOOK_SECONDS = 0.01
@@ -267,11 +267,7 @@ class Stage:
         if self._questions is not _MARIADB:
             return bool(found)
         active = {int(number) for number in _ACTIVE.findall(found[0][2])}
-        sessions = self.execute(
-            "SELECT id FROM information_schema.processlist"
-            " WHERE db = database() AND id <> connection_id()"
-        )
-        return any(number in active for (number,) in sessions)
+        return any(number in active for (number,) in self.execute(_MARIADB.others))
 
     def _check_taken(
         self, worker_id: str, taken: tuple[ActivityTaskRecord, ...]

@@ -336,8 +336,6 @@ class RunDriver:
             context.loop.call_soon(self._deliver_cancel)
         try:
             return await context.code.call(input)
-        except GeneratorExit:
-            raise  # at the interpreter's end nothing of this module may be left
         except SystemExit as error:
             raise exit_error(error) from error
         except BaseException as error:

@@ -35,7 +35,7 @@ def hold_again(
     attempt = given.attempt
     if attempt.phase is HELD:
         attempts.record(
-            attempt, given.row_state, Then.HOLD, effects, now, attempt.problem
+            attempt, attempt.held_as, Then.HOLD, effects, now, attempt.problem
         )
 
 

@@ -30,7 +30,7 @@ from durable.runs.states import (
     UNREAD,
     Phase,
 )
-from durable.store.records import AttemptState, RecordAttempts
+from durable.store.records import RecordAttempts
 from tests.obeyer import letter, payload
 from tests.run_world import SECOND, RunWorld
 
@@ -331,7 +331,7 @@ def test_that_it_is_held_is_written_again(world: Acting) -> None:
     attempt = world.bring(HELD)
     world.store("taken")
     assert world.live.state is UNREAD
-    world.feed(inputs.HoldAgain(attempt, AttemptState.RETURNED))
+    world.feed(inputs.HoldAgain(attempt))
     world.read()
     world.drive()
     world.store()
