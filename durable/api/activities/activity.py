@@ -273,6 +273,11 @@ class Activity(Unchanging, Generic[P, R]):
         )
 
     @property
+    def settings(self) -> ActivitySettings:
+        """The same, as they are recorded."""
+        return self._target.settings
+
+    @property
     def given_options(self) -> ActivityOptions:
         """Its options, as they were written, defaults included."""
         return self._options

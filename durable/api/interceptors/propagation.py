@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 from typing import Any
 
@@ -62,7 +62,7 @@ class ContextPropagator(Interceptor):
             input.headers[self._name] = text
 
     @contextlib.contextmanager
-    def _having(self, headers: dict[str, str]) -> Iterator[None]:
+    def _having(self, headers: dict[str, str]) -> Generator[None, None, None]:
         text = headers.get(self._name, "")
         if text == (self._variable.get(None) or ""):
             yield

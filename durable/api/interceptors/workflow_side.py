@@ -94,7 +94,8 @@ class _Runtime(_Around):
     @property
     def code(self) -> Workflow[Any, Any]:
         """The workflow itself: the library's own operations ask what it is."""
-        code: Workflow[Any, Any] = self._inner.code._inner  # type: ignore[attr-defined]  # an `InterceptedCode`
+        within: Any = self._inner.code
+        code: Workflow[Any, Any] = within._inner
         return code
 
     async def execute_activity(

@@ -309,7 +309,7 @@ class ActivityExecutor:
         input = signature.encode(signature.bind(args, kwargs))
         self._count += 1
         scheduled = ActivityTaskScheduled(
-            str(self._count), activity.name, input, activity._target.settings, {}
+            str(self._count), activity.name, input, activity.settings, {}
         )
         execution = ActivityExecution(self, activity, scheduled, self._started)
         self._open.add(execution)
