@@ -93,14 +93,14 @@ async def slow() -> None:
 @activity(name="alone.busy", start_to_close_timeout=0.05, retry=None)
 def busy() -> None:
     while True:
-        time.sleep(0.001)
+        sum(range(1_000))
 
 
 @activity(name="alone.until", retry=SOON)
 def until_told() -> None:
     RAN["began"] += 1
     while True:
-        time.sleep(0.001)
+        sum(range(1_000))
 
 
 async def _until(holds: Callable[[], Any]) -> None:
@@ -268,17 +268,6 @@ class Bank:
     name = "a bank"
 
 
-class Desk:
-    @activity_method(name="alone.serve")
-    def serve(self) -> str:
-        return "served"
-
-
-@activity(name="alone.pay")
-async def pay(cents: int, *, bank: Bank = resource(Bank)) -> str:
-    return f"{cents} by {bank.name}"
-
-
 tenant: ContextVar[str] = ContextVar("alone_tenant")
 
 
@@ -287,7 +276,16 @@ class Hundred(Interceptor):
         return f"100 + {await next(input)}"
 
 
-async def test_it_gives_resources_and_is_within_interceptors() -> None:
+async def test_it_gives_resources_and_is_within_interceptors(forgotten: None) -> None:
+    class Desk:
+        @activity_method(name="alone.serve")
+        def serve(self) -> str:
+            return "served"
+
+    @activity(name="alone.pay")
+    async def pay(cents: int, *, bank: Bank = resource(Bank)) -> str:
+        return f"{cents} by {bank.name}"
+
     given = {Bank: Bank(), Desk: Desk()}
     async with ActivityExecutor(pay, Desk, resources=given) as executor:
         assert await executor.execute("alone.pay", 5) == "5 by a bank"
