@@ -163,9 +163,11 @@ async def test_first_is_the_outermost_and_each_call_passes_all_of_them(
         outer, inner = (one.split() for one in log[at : at + 2])
         if outer[1] == inner[1]:
             assert (outer[0], inner[0]) == ("outer", "inner")
-    assert log.count("inner handle_signal") == 2
-    assert log.count("inner start_activity") == log.count("inner execute_activity") == 1
-    assert log.count("inner execute_workflow") == 6  # with that of the next run
+    # Those of workflow code pass again when a run is replayed, for a query perhaps.
+    assert log.count("inner handle_signal") >= 2
+    assert log.count("inner execute_workflow") >= 6  # with that of the next run
+    assert log.count("inner start_workflow") == 4
+    assert log.count("inner execute_activity") == 1
 
 
 class Hears(Interceptor):
