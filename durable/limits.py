@@ -95,6 +95,9 @@ WORKFLOW_TASK_ATTEMPTS: Final = 3
 # Attempts of one activity that may be lost with their workers: more than anybody's
 # restarts, but an activity that kills its process must not do so for ever.
 LOST_ATTEMPTS_MAX: Final = 20
+# From the second in a row on, the next waits for a share of this, doubled each time.
+LOST_WAIT_SECONDS: Final = 1.0
+LOST_WAIT_SECONDS_MAX: Final = 60.0
 # Seconds that workflow code may hold its thread: Temporal's deadlock detector.
 WORKFLOW_TASK_BLOCKED_SECONDS: Final = 2.0
 # A torn-down coroutine may refuse GeneratorExit; it is asked this often, then kept.

@@ -149,13 +149,18 @@ def _await_worker(attempt: Attempt, effects: Effects, now: int) -> None:
 
 
 def begin_after_doubt(
-    attempt: Attempt, failure: Failure, effects: Effects, now: int
+    attempt: Attempt,
+    failure: Failure,
+    decision: retry.Retry,
+    effects: Effects,
+    now: int,
 ) -> None:
-    """Begin the attempt after one whose worker died in the middle of it."""
-    following = following_attempt(attempt, failure, now)
+    """Let the attempt follow on one whose worker died in the middle of it."""
+    following = following_attempt(attempt, failure, now + decision.delay)
     following.lost += 1
     run, number = attempt.run, attempt.scheduled_event_id
-    if run.paused is None and not is_given_out(run, attempt.scheduled):
+    is_now = not decision.delay and not is_given_out(run, attempt.scheduled)
+    if run.paused is None and is_now:
         following.phase, state, then = RECORDING, AttemptState.STARTED, Then.BEGIN
         run.attempts[number] = following
     elif run.paused is None:
@@ -244,7 +249,7 @@ def failed(
             lost=attempt.lost,
             scheduled_at=attempt.scheduled_at,
             now=now,
-            key=f"{run.run_id}/{attempt.scheduled_event_id}/{attempt.attempt}",
+            key=endings.key_of(run.run_id, attempt.scheduled_event_id, attempt.attempt),
         )
     state = AttemptState.TIMED_OUT if is_late else AttemptState.FAILED
     if isinstance(decision, retry.Retry):
@@ -305,7 +310,7 @@ def ask_operator(
     row = rows_of.lost(attempt, failure, now)
     rows = (msgspec.structs.replace(row, state=state),)
     tasks = (operator_row_of(attempt, failure),)
-    _submit(attempt, rows, state, Then.OFFER, effects, tasks)
+    _submit(attempt, rows, Then.OFFER, effects, tasks)
 
 
 def not_begun(

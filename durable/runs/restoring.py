@@ -247,7 +247,7 @@ def _resolve_doubt(
     )
     if row is not None and row.failure is not None:
         failure = _failure_of(row)  # its worker could still say why
-    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
+    decision = _decide(attempt)
     end = AttemptEnd(attempt, AttemptState.LOST, failure, decision, was_here=False)
     effects.rare.attempt_ends = also(effects.rare.attempt_ends, end)
     if isinstance(decision, retry.GiveUp):
@@ -258,7 +258,13 @@ def _resolve_doubt(
         run.incoming.add(Item(_outcome_of_doubt(attempt, failure)))
         run.ended += (attempt_rows.lost(attempt, failure, now),)
     else:
-        attempts.begin_after_doubt(attempt, failure, effects, now)
+        attempts.begin_after_doubt(attempt, failure, decision, effects, now)
+
+
+def _decide(attempt: Attempt) -> retry.Retry | retry.GiveUp:
+    run_id, number = attempt.run.run_id, attempt.scheduled_event_id
+    key = endings.key_of(run_id, number, attempt.attempt)
+    return endings.decide_doubt(attempt.scheduled.settings, attempt.lost, key)
 
 
 def _outcome_of_doubt(attempt: Attempt, failure: Failure) -> ActivityTaskFailed:
@@ -283,7 +289,7 @@ def lost_here(
     if attempt.phase is CANCELLING:
         attempts.close_cancelled(attempt, effects, now)
         return
-    decision = endings.decide_doubt(attempt.scheduled.settings, attempt.lost)
+    decision = _decide(attempt)
     state = AttemptState.LOST
     if isinstance(decision, retry.GiveUp) and decision.retry_state != retry.IN_DOUBT:
         outcome = _outcome_of_doubt(attempt, failure)
@@ -294,7 +300,7 @@ def lost_here(
         attempts.ask_operator(attempt, failure, state, effects, now)
         return
     run.attempts.pop(attempt.scheduled_event_id, None)
-    attempts.begin_after_doubt(attempt, failure, effects, now)
+    attempts.begin_after_doubt(attempt, failure, decision, effects, now)
 
 
 def _attempt_of(

@@ -121,6 +121,8 @@ async def test_tables_are_finished_that_a_killed_process_has_begun(
     assert text.split(",") == [
         "durable_activity_tasks_due",
         "durable_activity_tasks_expiry",
+        "durable_activity_tasks_held",
+        "durable_activity_tasks_turns",
         "durable_activity_tasks_worker",
         "durable_attributes_keyword",
         "durable_attributes_number",

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from durable import limits
 from durable.core.history.commands import ActivitySettings, RetrySettings
 from durable.core.history.payload import Failure
 
@@ -77,9 +78,28 @@ def backoff(policy: RetrySettings, attempt: int, key: str = "") -> int:
         factor = policy.backoff_coefficient ** (attempt - 1)
         interval = min(interval, policy.initial_interval * factor)
     if policy.jitter:
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        interval *= 1 - policy.jitter * int.from_bytes(digest, "big") / 2**64
+        interval *= 1 - policy.jitter * _share(key)
     return int(interval)
+
+
+def stagger(lost: int, key: str) -> int:
+    """The wait before the attempt after `lost` lost ones, in microseconds.
+
+    Whatever ran beside an activity that kills its process was lost with it. From the
+    second time on all of them wait, for as long as a digest of `key` says, so that they
+    do not begin at once again: what waits is not lost.
+    """
+    if lost < 2:
+        return 0
+    longest = min(
+        limits.LOST_WAIT_SECONDS * 2 ** (lost - 2), limits.LOST_WAIT_SECONDS_MAX
+    )
+    return int(longest * 1_000_000 * _share(key))
+
+
+def _share(key: str) -> float:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def is_retryable(policy: RetrySettings, failure: Failure) -> bool:

@@ -383,6 +383,8 @@ class RunDriver:
         context = self.context
         going = find_continuation(error)
         if going is not None:
+            # Its frames hold it in turn, and whatever they had.
+            going.__traceback__ = None
             return _continue_command(context, going)
         if context.is_bug(error):
             raise BugError(error)

@@ -83,8 +83,13 @@ def decide(
         lost=progress.lost,
         scheduled_at=data.scheduled_at,
         now=now,
-        key=f"{record.run_id}/{record.scheduled_event_id}/{record.attempt}",
+        key=key_of(record.run_id, record.scheduled_event_id, record.attempt),
     )
+
+
+def key_of(run_id: str, number: int, attempt: int) -> str:
+    """What names an attempt among all that there are; `number` is its activity's."""
+    return f"{run_id}/{number}/{attempt}"
 
 
 def decide_failure(
@@ -100,7 +105,7 @@ def decide_failure(
     """Decide what follows an attempt that has failed; see `in_doubt`, too."""
     is_doubt = failure.kind == OUTCOME_UNKNOWN
     if is_doubt and failure.cause is not None and failure.cause.kind == "timeout":
-        return decide_doubt(settings, attempt - 1)
+        return decide_doubt(settings, attempt - 1, key)
     decision = retry.decide(
         settings,
         # The policy bounds failures, and a lost attempt has not failed.
@@ -137,13 +142,18 @@ def unknown_outcome(what: str, cause: Failure | None = None) -> Failure:
     )
 
 
-def decide_doubt(settings: ActivitySettings, lost: int) -> retry.Retry | retry.GiveUp:
-    """Decide what follows one of which nobody knows whether it took effect."""
+def decide_doubt(
+    settings: ActivitySettings, lost: int, key: str
+) -> retry.Retry | retry.GiveUp:
+    """Decide what follows one of which nobody knows whether it took effect.
+
+    `lost` attempts before it were lost, too; `key` names it among all that there are.
+    """
     may_repeat = not settings.at_most_once and settings.retry_policy.max_attempts != 1
     if lost + 1 < limits.LOST_ATTEMPTS_MAX and (
         may_repeat or settings.effect or settings.is_verified
     ):
-        return retry.Retry(0)
+        return retry.Retry(retry.stagger(lost + 1, key))
     return _give_up(settings)
 
 

@@ -283,7 +283,9 @@ def _lost(
         _end(held, outcome, AttemptState.LOST, given.failure, None, effects, now)
         return
     settings = held.data.scheduled.settings
-    decision = endings.decide_doubt(settings, held.progress.lost)
+    record = held.record
+    key = endings.key_of(record.run_id, record.scheduled_event_id, record.attempt)
+    decision = endings.decide_doubt(settings, held.progress.lost, key)
     _go_on(held, given.failure, decision, AttemptState.LOST, effects, now)
 
 

@@ -85,7 +85,8 @@ def _judge_lost(record: ActivityTaskRecord, now: int) -> SettleActivityTask:
     failure = endings.unknown_outcome(_DIED.format(record.attempt))
     details = encode_details(progress.details)
     rows = (endings.row_of(record, AttemptState.LOST, failure, now, details),)
-    decision = endings.decide_doubt(data.scheduled.settings, progress.lost)
+    key = endings.key_of(record.run_id, record.scheduled_event_id, record.attempt)
+    decision = endings.decide_doubt(data.scheduled.settings, progress.lost, key)
     if isinstance(decision, retry.GiveUp):
         if decision.retry_state == retry.IN_DOUBT:
             return endings.put_back(
