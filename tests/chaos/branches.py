@@ -125,8 +125,16 @@ def count(lines: list[Line]) -> Counter[str]:
     return found
 
 
-def believe_all_others_dead() -> None:
-    """Break the library: every worker is taken for dead by the others."""
-    from durable.worker import lookout
+def believe_all_others_dead(is_over: Callable[[], bool]) -> None:
+    """Break the library: others take every worker for dead, until that is over.
 
-    setattr(lookout, "is_dead", lambda *_: True)  # noqa: B010 - it is no variable
+    What is robbed again and again would never end.
+    """
+    from durable.worker import lookout, process
+
+    judge = process.is_dead
+
+    def believe(pid: int, started: str) -> bool:
+        return not is_over() or judge(pid, started)
+
+    setattr(lookout, "is_dead", believe)  # noqa: B010 - it is no variable

@@ -11,16 +11,12 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Final
 
 from durable import Engine
 from durable.errors import StoreError
 from tests.chaos import ledger, operating, tales
 from tests.chaos.client import Client
 from tests.chaos.programs import draw
-
-QUIET: Final = "quiet"
-"""The file that says: begin nothing more."""
 
 
 async def main(url: str, seed: int, index: int, clients: int, inflight: int) -> None:
@@ -40,7 +36,7 @@ async def main(url: str, seed: int, index: int, clients: int, inflight: int) -> 
             while True:
                 number = next(left, None)
                 if number is None:
-                    if (folder / QUIET).exists():
+                    if (folder / ledger.QUIET).exists():
                         return
                     number = next(fresh)
                     own.write("begun", of=index, program=number)

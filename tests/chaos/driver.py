@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tests.chaos import branches, ledger
-from tests.chaos.clients import QUIET
 from tests.chaos.database import Database
 from tests.chaos.faults import FAULTS, LEASE_SECONDS
 
@@ -274,7 +273,7 @@ class World:
         return self.random.choices([*weights], [*weights.values()])[0]
 
     def _settle(self) -> None:
-        (self.folder / QUIET).touch()
+        (self.folder / ledger.QUIET).touch()
         if self.database.proxy is not None:
             self.database.proxy.reset()
         self._wait_until(lambda: not any(p.role == "client" for p in self.processes))
@@ -314,7 +313,7 @@ class World:
         heapq.heappush(self._later, (at, next(self._numbers), what))
 
     def _is_quiet(self) -> bool:
-        return (self.folder / QUIET).exists()
+        return (self.folder / ledger.QUIET).exists()
 
     def _feel_pulse(self) -> None:
         """Note when nobody could write, for whatever reason."""

@@ -54,7 +54,8 @@ HOUR = 3_600
 if LEDGER is not None:
     branches.watch(LEDGER)
 if SABOTAGE == "rob":
-    branches.believe_all_others_dead()
+    folder = Path(os.environ[ledger.FOLDER_VARIABLE])
+    branches.believe_all_others_dead((folder / ledger.QUIET).exists)
 
 
 class Scripted(Exception):

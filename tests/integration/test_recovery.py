@@ -181,15 +181,27 @@ async def test_lost_attempts_do_not_use_up_the_retry_policy(database: str) -> No
 async def test_an_activity_that_kills_its_process_does_not_do_so_for_ever(
     database: str,
 ) -> None:
+    @activity(name="deadly", start_to_close_timeout="2h")
+    async def deadly() -> None:
+        RAN.append(("deadly", activity_info().attempt))
+        await asyncio.sleep(3_600)
+
+    @workflow(name="dying")
+    async def dying() -> None:
+        await deadly()
+
     clock = None
+    known = [deadly, dying]
     for _ in range(limits.LOST_ATTEMPTS_MAX):
-        async with TestEnvironment(database, drain_timeout="1ms", clock=clock) as env:
-            await env.start(slow_work(), id="w")
-            await env.sleep(1)
+        async with TestEnvironment(
+            database, definitions=known, drain_timeout="1ms", clock=clock
+        ) as env:
+            await env.start(dying(), id="w")
+            await env.sleep(limits.LOST_WAIT_SECONDS_MAX + 1)
         clock = env.clock
-    async with TestEnvironment(database, clock=clock) as env:
+    async with TestEnvironment(database, definitions=known, clock=clock) as env:
         with pytest.raises(WorkflowFailedError, match="OutcomeUnknown"):
-            await env.execute(slow_work(), id="w")
+            await env.execute(dying(), id="w")
     assert len(RAN) == limits.LOST_ATTEMPTS_MAX
 
 

@@ -34,7 +34,9 @@ TASKS = 4_000
 CLAIMS = 20
 # Each claim takes ten tasks; all together walk a tenth of what waits besides.
 ROWS_MAX = TASKS
-# What is claimed of a configured queue is counted by each claim.
+# What is claimed of a configured queue is counted by each claim. As many entries of an
+# index does each claim step over whose rows the claims before it have replaced, as long
+# as nobody has marked them: whether one may, hangs on other sessions.
 HELD = sum(range(0, 2 * CLAIMS * 10, 10))
 
 
@@ -142,9 +144,8 @@ def test_claims_on_postgresql_walk_what_they_take(
         )
     )
     assert walked.pop("durable_activity_tasks_held") == (HELD if is_configured else 0)
-    # Each claim looks at the keys of its turn, and at the weight of each.
-    most = ROWS_MAX * 3 // 2 if is_configured else ROWS_MAX
-    assert 0 < sum(walked.values()) < most, str(walked)
+    # One that walked what waits besides would do so in each of its claims.
+    assert 0 < sum(walked.values()) < ROWS_MAX + HELD, str(walked)
 
 
 # --- SQLite ---------------------------------------------------------------------------
