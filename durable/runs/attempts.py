@@ -358,15 +358,19 @@ def queued(
     run: LiveRun, given: inputs.AttemptQueued, effects: Effects, now: int
 ) -> None:
     """The pool has no room for an attempt: a row says that it has not begun."""
-    if given.attempt.phase is OVER:
+    attempt = given.attempt
+    if attempt.phase is OVER:
         return
-    may_offer = run.terms.has_others and not given.attempt.body
-    may_offer = may_offer or is_given_out(run, given.attempt.scheduled)
+    may_offer = run.terms.has_others and not attempt.body
+    may_offer = may_offer or is_given_out(run, attempt.scheduled)
     if may_offer and run.paused is None:
-        offer(given.attempt, effects, now)
+        offer(attempt, effects, now)
         return
-    given.attempt.phase = QUEUED
-    record(given.attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
+    attempt.phase = QUEUED
+    may_wait = not attempt.has_row and endings.may_repeat(attempt.scheduled.settings)
+    if given.has_just_come and may_wait and run.paused is None:
+        return
+    record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 
 
 def unknown(
@@ -380,6 +384,8 @@ def ready(run: LiveRun, given: inputs.AttemptReady, effects: Effects, now: int) 
     """The pool has room for an attempt that waited: record that it begins."""
     if given.attempt.phase is not OVER and run.paused is not None:
         _put_off(given.attempt, effects, now)
+    elif given.attempt.phase is not OVER and not given.attempt.has_row:
+        order(given.attempt, effects, now)
     elif given.attempt.phase is not OVER:
         given.attempt.phase = RECORDING
         record(given.attempt, AttemptState.STARTED, Then.BEGIN, effects, now)

@@ -190,9 +190,13 @@ class AttemptExternal(msgspec.Struct, eq=False):
 
 
 class AttemptQueued(msgspec.Struct, eq=False):
-    """The pool has no room for it yet."""
+    """The pool has no room for it yet.
+
+    One that has just come may soon have a place: if it is lost by then, it runs again.
+    """
 
     attempt: Attempt
+    has_just_come: bool = False
 
 
 class AttemptUnknown(msgspec.Struct, eq=False):

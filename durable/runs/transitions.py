@@ -201,8 +201,8 @@ PHASES: Final[dict[Phase, dict[type[Any] | str, set[Phase]]]] = {
         inputs.AttemptFailed,
         CANCELLED,
         also={
-            inputs.AttemptQueued: {OVER},
-            inputs.AttemptReady: {RECORDING},
+            inputs.AttemptQueued: {QUEUED, OVER},
+            inputs.AttemptReady: {RUNNING, RECORDING},
             inputs.Recorded: {QUEUED, OVER},
         },
     ),

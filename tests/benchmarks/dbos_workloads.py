@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol, TypeVar
 
-from tests.benchmarks.children import tell_parent
+from tests.benchmarks.children import tell_parent, worker_process
 from tests.benchmarks.databases import url_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -240,6 +240,24 @@ async def replay(directory: Path, size: int) -> dict[str, Any]:
     return {"seconds": seconds}
 
 
+async def drained(directory: Path, size: int) -> dict[str, Any]:
+    """Jobs that wait already in a queue, on two workers."""
+    client = _MODULE.DBOSClient(system_database_url=url_of(directory, "dbos"))
+    # The tables are there once somebody has been launched.
+    async with worker_process("tests.benchmarks.dbos_worker", directory):
+        pass
+    options = {"queue_name": "jobs", "workflow_name": "job"}
+    for start in range(0, size, _WINDOW):
+        numbers = range(start, min(start + _WINDOW, size))
+        await asyncio.gather(*[client.enqueue_async(options, n) for n in numbers])
+    began = time.perf_counter()
+    module = "tests.benchmarks.dbos_worker"
+    async with worker_process(module, directory), worker_process(module, directory):
+        while await client.list_workflows_async(status=_OPEN, limit=1):  # noqa: ASYNC110 - both are asked alike
+            await asyncio.sleep(0.05)
+        return {"seconds": time.perf_counter() - began}
+
+
 WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]] = {
     "latency": latency,
     "concurrent": concurrent,
@@ -251,6 +269,7 @@ WORKLOADS: dict[str, Callable[[Path, int], Coroutine[Any, Any, dict[str, Any]]]]
     "recover_by_id": recover_by_id,
     "prepare_history": prepare_history,
     "replay": replay,
+    "drained": drained,
 }
 
 

@@ -17,6 +17,7 @@ from tests.benchmarks import (
     gate_workloads,
     kinds_workloads,
     message_workloads,
+    queue_workloads,
     resting_workloads,
     retention_workloads,
     search_workloads,
@@ -346,6 +347,8 @@ def run(workload: str, directory: Path, size: int) -> dict[str, Any]:
         return resting_workloads.run_workload(workload, directory, size)
     if workload in kinds_workloads.WORKLOADS:
         return kinds_workloads.run_workload(workload, directory, size)
+    if workload in queue_workloads.WORKLOADS:
+        return queue_workloads.run_workload(workload, directory, size)
     if workload in gate_workloads.WORKLOADS:
         return gate_workloads.run_workload(workload, directory, size)
     if workload in retention_workloads.WORKLOADS:

@@ -86,6 +86,34 @@ FOUND = Figure(
     key("slowest"),
     0.010,
 )
+# On each database.
+QUEUE_FIGURES = [
+    Figure(
+        "standalone",
+        "job without a workflow, over a run of one activity",
+        "standalone",
+        "x",
+        lambda raw, size: float(raw["job"]) / float(raw["run"]),
+        1.2,
+    ),
+    Figure(
+        "claimed",
+        "claim from a queue of 100,000, over one of 1,000",
+        "claimed",
+        "x",
+        lambda raw, size: float(raw["many"]) / float(raw["few"]),
+        1.2,
+    ),
+    Figure(
+        "shared_out",
+        "activities that compute: two workers over one",
+        "shared_out",
+        "x",
+        lambda raw, size: float(raw["one"]) / float(raw["two"]),
+        1.8,
+        more_is_better=True,
+    ),
+]
 FIGURES: list[Figure] = [
     # --- yardsticks
     Figure("commit", "one-row commit of this disk, p50", "commit", "s", key("seconds")),
@@ -196,6 +224,24 @@ FIGURES: list[Figure] = [
         more_is_better=True,
         beside=True,
     ),
+    Figure(
+        "fanned_widely",
+        "10,000 parallel activities of one run/s",
+        "fanned_widely",
+        "/s",
+        rate,
+        15_000,
+        more_is_better=True,
+    ),
+    Figure(
+        "pending",
+        "memory of 10,000 activities under way",
+        "pending",
+        "B",
+        lambda raw, size: float(raw["grown"]) * 10_000 / size,
+        150 * 2**20,
+    ),
+    *QUEUE_FIGURES,
     Figure(
         "threads",
         "parallel activities in threads/s",

@@ -75,6 +75,27 @@ WORKLOADS = [
     Workload("fanned", BOTH, _THOUSAND, dbos_quick=200, databases=ALL),
     Workload("threads", (DURABLE,), (20, 2_000, 5_000, 5_000)),
     Workload("processes", (DURABLE,), (4, 40, 100, 200), repetitions_max=2),
+    Workload("fanned_widely", (DURABLE,), (20, 2_000, 10_000, 10_000)),
+    Workload("pending", (DURABLE,), (20, 2_000, 10_000, 10_000), repetitions_max=2),
+    Workload("standalone", (DURABLE,), (5, 200, 300, 300), databases=ALL),
+    Workload(
+        "claimed",
+        (DURABLE,),
+        (400, 10_000, 100_000, 100_000),
+        repetitions_max=1,
+        databases=ALL,
+    ),
+    Workload(
+        "shared_out", (DURABLE,), (4, 20, 100, 200), repetitions_max=2, databases=ALL
+    ),
+    Workload(
+        "drained",
+        BOTH,
+        (20, 1_000, 20_000, 20_000),
+        dbos_quick=200,
+        repetitions_max=1,
+        databases=(POSTGRESQL,),
+    ),
     Workload("recover", BOTH, (5, 1_000, 1_000, 1_000), dbos_quick=20, databases=ALL),
     Workload(
         "recover_by_id",

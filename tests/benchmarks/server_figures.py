@@ -9,6 +9,7 @@ from dataclasses import replace
 from tests.benchmarks.databases import MARIADB, POSTGRESQL, SQLITE
 from tests.benchmarks.figures import (
     FOUND,
+    QUEUE_FIGURES,
     Figure,
     Raw,
     key,
@@ -197,4 +198,20 @@ SERVER_FIGURES: list[Figure] = [
     *[_on_mariadb(figure) for figure in _EVERYWHERE],
     _on(SQLITE, "SQLite", _EVERYWHERE[-1]),
     _on(POSTGRESQL, "PostgreSQL", FOUND),
+    *[_on(POSTGRESQL, "PostgreSQL", figure) for figure in QUEUE_FIGURES],
+    *[_on(MARIADB, "MariaDB", figure) for figure in QUEUE_FIGURES],
+    _on(
+        POSTGRESQL,
+        "PostgreSQL",
+        Figure(
+            "drained",
+            "20,000 jobs that wait, on two workers/s",
+            "drained",
+            "/s",
+            rate,
+            more_is_better=True,
+            beside=True,
+            times_must=10,
+        ),
+    ),
 ]

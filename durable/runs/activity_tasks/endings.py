@@ -142,6 +142,11 @@ def unknown_outcome(what: str, cause: Failure | None = None) -> Failure:
     )
 
 
+def may_repeat(settings: ActivitySettings) -> bool:
+    """Whether an attempt in doubt may simply be followed by another."""
+    return not settings.at_most_once and settings.retry_policy.max_attempts != 1
+
+
 def decide_doubt(
     settings: ActivitySettings, lost: int, key: str
 ) -> retry.Retry | retry.GiveUp:
@@ -149,9 +154,8 @@ def decide_doubt(
 
     `lost` attempts before it were lost, too; `key` names it among all that there are.
     """
-    may_repeat = not settings.at_most_once and settings.retry_policy.max_attempts != 1
     if lost + 1 < limits.LOST_ATTEMPTS_MAX and (
-        may_repeat or settings.effect or settings.is_verified
+        may_repeat(settings) or settings.effect or settings.is_verified
     ):
         return retry.Retry(retry.stagger(lost + 1, key))
     return _give_up(settings)

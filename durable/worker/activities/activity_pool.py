@@ -27,7 +27,7 @@ from durable.runs import inputs
 from durable.runs.activity_tasks.endings import unknown_outcome
 from durable.runs.activity_tasks.outside import ActivityToken
 from durable.runs.live_run import Attempt, LiveRun
-from durable.runs.states import GONE, OVER
+from durable.runs.states import GONE, OVER, QUEUED
 from durable.store.records import AttemptState
 from durable.store.store import Store
 from durable.worker.activities import unrecorded
@@ -51,6 +51,10 @@ Feed: TypeAlias = Callable[[LiveRun, inputs.AnyInput], None]
 _log: Final = logging.getLogger("durable.worker")
 # What could not begin, for want of a thread say, is tried again after this long.
 _AGAIN_SECONDS: Final = 1.0
+# What has a place by then need not be recorded as waiting; nor what has one in so many
+# times as long, as those before it go on.
+_SAID_AFTER_SECONDS: Final = 0.5
+_SOON_ENOUGH: Final = 8
 # A loop that ends cancels what runs on it, and is gone by then.
 _LOOP_END_SECONDS: Final = 1.0
 # How long what is cut short by a drain may take to clean up.
@@ -118,6 +122,7 @@ class ActivityPool:
         # Attempts begin wherever their run was driven; they must not see that place.
         self._context = contextvars.copy_context()
         self._patient: set[Call] = set()  # built-in ones that are under way
+        self._unsaid: list[Call] = []  # no row says yet that they wait
         self._loop = asyncio.get_running_loop()
         self._idle: asyncio.Event | None = None
         self.is_draining = False
@@ -174,7 +179,9 @@ class ActivityPool:
             self._start(call, code, now)
         else:
             self._places.enqueue(call, code)
-            self._feed(attempt.run, inputs.AttemptQueued(attempt))
+            self._feed(attempt.run, inputs.AttemptQueued(attempt, has_just_come=True))
+            if _is_unsaid(call):
+                self._say_soon(call)
             # No other limit counts as long as it waits.
             limit = starts_by(attempt)
             if limit is not None:
@@ -188,6 +195,28 @@ class ActivityPool:
         """Others have come: what waits for a place here may go to them."""
         for call in self._places.waiting():
             if not call.attempt.is_over:
+                self._feed(call.attempt.run, inputs.AttemptQueued(call.attempt))
+
+    def _say_soon(self, call: Call) -> None:
+        """Have it recorded that one waits, unless it has a place by then."""
+        if not self._unsaid:
+            self._loop.call_later(_SAID_AFTER_SECONDS, self._look_at_waiting)
+        self._unsaid.append(call)
+
+    def _look_at_waiting(self) -> None:
+        """Put it off again while so many get a place that the rest will soon."""
+        before = len(self._unsaid)
+        self._unsaid = [call for call in self._unsaid if _is_unsaid(call)]
+        left = len(self._unsaid)
+        if (before - left) * _SOON_ENOUGH < left:
+            self._say_waiting()
+        elif left:
+            self._loop.call_later(_SAID_AFTER_SECONDS, self._look_at_waiting)
+
+    def _say_waiting(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for call in unsaid:
+            if _is_unsaid(call):
                 self._feed(call.attempt.run, inputs.AttemptQueued(call.attempt))
 
     def find_code(self, name: str) -> Code | None:
@@ -481,6 +510,7 @@ class ActivityPool:
         """
         self.is_draining = True
         self._invoker.worker_stops()
+        self._say_waiting()
         patient = [*self._patient]
         for call in patient:
             call.cancel_timer()
@@ -551,3 +581,8 @@ class ActivityPool:
 
 def _doubtful(attempt: Attempt, what: str) -> Failure:
     return unknown_outcome(f"attempt {attempt.attempt} {what}")
+
+
+def _is_unsaid(call: Call) -> bool:
+    """Whether one waits for a place, and no row says so."""
+    return call.attempt.phase is QUEUED and not call.attempt.has_row
