@@ -429,6 +429,7 @@ class ActivityOptions(TypedDict, total=False):
             and runs again even if its policy allows one attempt. "once": never twice;
             then `verify` and `in_doubt` count. "transaction": all that it does is in
             the engine's own database, and is committed with its result.
+        at_most_once: True is another way to write effect="once".
         in_doubt: what follows on an attempt of effect "once" whose outcome nobody
             knows: "raise" `OutcomeUnknown` in the workflow; or "wait" for an operator
             (`durable resolve`, `engine.activities.resolve`).
@@ -447,6 +448,7 @@ class ActivityOptions(TypedDict, total=False):
     fairness_weight: int
     cancellation_type: ActivityCancellationType
     effect: Literal["read", "idempotent", "once", "transaction"]
+    at_most_once: bool
     in_doubt: Literal["raise", "wait"]
     match_arguments: bool
     summary: str | None

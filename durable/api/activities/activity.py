@@ -30,7 +30,11 @@ from typing import (
 from typing_extensions import Unpack
 
 from durable.api.activities.activity_context import CURRENT
-from durable.api.activities.effects import check_transaction, check_verify
+from durable.api.activities.effects import (
+    check_transaction,
+    check_verify,
+    effect_named,
+)
 from durable.api.activities.kinds import USUAL, ActivityKind, Verify, check_kind
 from durable.api.activities.settings import settings_of
 from durable.api.definitions import (
@@ -75,6 +79,7 @@ DEFAULTS: Final = ActivityOptions(
     fairness_weight=1,
     cancellation_type=ActivityCancellationType.TRY_CANCEL,
     effect="idempotent",
+    at_most_once=False,
     in_doubt="raise",
     match_arguments=True,
     summary=None,
@@ -305,10 +310,15 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     """Put more options over others.
 
     Raises:
-        InvalidOptionError: one has a name that none has.
+        InvalidOptionError: one has a name that none has, or two contradict each other.
     """
     check_option_names(more, DEFAULTS, "activity option")
-    merged: ActivityOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
+    found: dict[str, Any] = {**base, **more}
+    if "at_most_once" in more:
+        found["effect"] = effect_named(more, base.get("effect"))
+    elif "effect" in more:
+        found["at_most_once"] = more["effect"] == "once"
+    merged: ActivityOptions = found  # type: ignore[assignment]  # names were checked above
     return merged
 
 

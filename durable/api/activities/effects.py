@@ -31,6 +31,27 @@ class NotDone(msgspec.Struct, frozen=True):
     """What `verify` gives: it has certainly had none, so the function may run."""
 
 
+def effect_named(given: Mapping[str, Any], usual: str | None) -> object:
+    """The effect that `at_most_once` stands for, beside what else is given.
+
+    Raises:
+        InvalidOptionError: it is no bool, or contradicts `effect`.
+    """
+    is_once = given["at_most_once"]
+    if not isinstance(is_once, bool):
+        raise InvalidOptionError(f"at_most_once is {is_once!r}: give True or False.")
+    if "effect" in given:
+        if is_once != (given["effect"] == "once"):
+            raise InvalidOptionError(
+                f"at_most_once is {is_once}, but effect is {given['effect']!r}.",
+                hint="at_most_once=True is effect='once': give one of them.",
+            )
+        return given["effect"]
+    if is_once:
+        return "once"
+    return "idempotent" if usual == "once" else usual
+
+
 def effect_settings(
     options: Mapping[str, Any], verify: Verify | None, where: str
 ) -> dict[str, Any]:

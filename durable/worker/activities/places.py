@@ -166,10 +166,11 @@ class Places:
             has_waiting = has_waiting or bool(lane.queue)
             if lane.queue and len(lane.hung) >= lane.size:
                 self._warn(lane.what, [*lane.hung], lane.queue)
-        if has_waiting and not self._free:
-            # As a rule the first that is looked at goes on.
-            if all(call.attempt.is_over for call in self.running):
-                self._warn(_SLOTS, [*self.running], self.waiting())
+        if not has_waiting or self._free:
+            return
+        # As a rule the first that is looked at goes on.
+        if all(call.attempt.is_over for call in self.running):
+            self._warn(_SLOTS, [*self.running], self.waiting())
 
     def _warn(self, kind: str, hung: list[Call], waiting: Iterable[Call]) -> None:
         if kind in self._warned or all(call.attempt.is_over for call in waiting):

@@ -24,7 +24,7 @@ from durable.errors import (
     NotRegisteredError,
     UndecodableError,
 )
-from durable.options import ActivityCancellationType
+from durable.options import ActivityCancellationType, ActivityOptions
 
 
 @activity(name="decorators.plain")
@@ -338,6 +338,7 @@ BAD_OPTIONS: list[dict[str, Any]] = [
     {"retry": "always"},
     {"cancellation_type": "try_cancel"},
     {"effect": 1},
+    {"at_most_once": 1},
     {"match_arguments": None},
     {"summary": 5},
     {"no_such_option": 1},
@@ -393,6 +394,33 @@ def test_options_take_every_known_key() -> None:
         match_arguments=False,
         summary="label",
     )(fine)
+
+
+@pytest.mark.parametrize(
+    ("options", "effect"),
+    [
+        ([{"at_most_once": True}], "once"),
+        ([{"at_most_once": True, "effect": "once"}], "once"),
+        ([{"at_most_once": True}, {"at_most_once": False}], "idempotent"),
+        ([{"at_most_once": True}, {"effect": "read"}], "read"),
+        ([{"effect": "read"}, {"at_most_once": False}], "read"),
+        ([{"effect": "once"}, {"summary": "s"}], "once"),
+    ],
+)
+def test_at_most_once_is_the_effect_once(
+    options: list[ActivityOptions], effect: str
+) -> None:
+    given = plain
+    for one in options:
+        given = given.options(**one)
+    found = pickle.loads(pickle.dumps(given)).given_options  # noqa: S301 - our own bytes
+    assert found["effect"] == effect
+    assert found["at_most_once"] is (effect == "once")
+
+
+def test_at_most_once_does_not_contradict_the_effect() -> None:
+    with pytest.raises(InvalidOptionError, match="give one of them"):
+        plain.options(at_most_once=True, effect="read")
 
 
 # --- what they make -------------------------------------------------------------------
