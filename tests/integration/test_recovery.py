@@ -165,7 +165,7 @@ async def test_lost_attempts_do_not_use_up_the_retry_policy(database: str) -> No
             database, definitions=definitions, drain_timeout="1ms", clock=clock
         ) as env:
             await env.start(patient(), id="w")
-            await env.sleep(1)
+            await env.sleep(3 * limits.LOST_WAIT_SECONDS)
         clock = env.clock
     async with TestEnvironment(database, definitions=definitions, clock=clock) as env:
         run = await env.start(patient(), id="w")
