@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from tests.benchmarks.children import work_until_told
-from tests.benchmarks.dbos_workloads import _MODULE, DBOS, _launch
-
-QUEUE = _MODULE.Queue("jobs")
+from tests.benchmarks.dbos_workloads import DBOS, launch
 
 
 @DBOS.workflow()
@@ -19,7 +17,8 @@ async def job(number: int) -> int:
 
 @contextlib.asynccontextmanager
 async def working(directory: Path) -> AsyncIterator[None]:
-    _launch(directory)
+    launch(directory)
+    await DBOS.register_queue_async("jobs")
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ class Dbos(Protocol):
     def step(self) -> Callable[[F], F]: ...
     def workflow(self) -> Callable[[F], F]: ...
     def launch(self) -> None: ...
+    async def register_queue_async(self, name: str) -> object: ...
     def destroy(self) -> None: ...
     async def start_workflow_async(self, *call: object) -> Any: ...
     async def retrieve_workflow_async(self, workflow_id: str) -> Any: ...
@@ -121,7 +122,7 @@ async def long_history(count: int) -> int:
     return await step("long", 1)
 
 
-def _launch(directory: Path) -> None:
+def launch(directory: Path) -> None:
     DBOS(
         config={
             "name": "benchmark",
@@ -142,7 +143,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def latency(directory: Path, size: int) -> dict[str, Any]:
-    _launch(directory)
+    launch(directory)
     await _warm_up()
     taken = []
     for number in range(size):
@@ -153,7 +154,7 @@ async def latency(directory: Path, size: int) -> dict[str, Any]:
 
 
 async def concurrent(directory: Path, size: int) -> dict[str, Any]:
-    _launch(directory)
+    launch(directory)
     await _warm_up()
     began = time.perf_counter()
     await asyncio.gather(*[one(number) for number in range(size)])
@@ -161,7 +162,7 @@ async def concurrent(directory: Path, size: int) -> dict[str, Any]:
 
 
 async def sequential(directory: Path, size: int) -> dict[str, Any]:
-    _launch(directory)
+    launch(directory)
     await _warm_up()
     World.times.clear()
     began = time.perf_counter()
@@ -177,7 +178,7 @@ async def sequential(directory: Path, size: int) -> dict[str, Any]:
 
 
 async def fanned(directory: Path, size: int) -> dict[str, Any]:
-    _launch(directory)
+    launch(directory)
     await _warm_up()
     began = time.perf_counter()
     await fan_out(size)
@@ -186,7 +187,7 @@ async def fanned(directory: Path, size: int) -> dict[str, Any]:
 
 async def prepare_crash(directory: Path, size: int) -> dict[str, Any]:
     World.blocked_step = STEPS // 2 + 1
-    _launch(directory)
+    launch(directory)
     for number in range(size):
         await DBOS.start_workflow_async(ten_steps, f"r{number}")
     await _until(lambda: World.blocked == size)
@@ -194,7 +195,7 @@ async def prepare_crash(directory: Path, size: int) -> dict[str, Any]:
 
 
 async def recover(directory: Path, size: int) -> dict[str, Any]:
-    _launch(directory)
+    launch(directory)
     await _until(lambda: len(World.resumed) == size)
     resumed_at = time.time()
     await _until(lambda: World.finished == size)
@@ -204,7 +205,7 @@ async def recover(directory: Path, size: int) -> dict[str, Any]:
 
 
 async def prepare_waits(directory: Path, size: int) -> dict[str, Any]:
-    _launch(directory)
+    launch(directory)
     for number in range(size):
         with _MODULE.SetWorkflowID(f"r{number}"):
             await DBOS.start_workflow_async(ten_steps_and_a_signal, f"r{number}")
@@ -213,7 +214,7 @@ async def prepare_waits(directory: Path, size: int) -> dict[str, Any]:
 
 
 async def recover_by_id(directory: Path, size: int) -> dict[str, Any]:
-    _launch(directory)
+    launch(directory)
     ids = [f"r{number}" for number in range(size)]
     runs = await asyncio.gather(*[DBOS.retrieve_workflow_async(i) for i in ids])
     await asyncio.gather(*[DBOS.send_async(i, 0) for i in ids])
@@ -223,7 +224,7 @@ async def recover_by_id(directory: Path, size: int) -> dict[str, Any]:
 
 async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
     World.blocked_step = 1
-    _launch(directory)
+    launch(directory)
     await DBOS.start_workflow_async(long_history, size)
     await _until(lambda: World.blocked == 1)
     return await tell_parent("ready")
@@ -231,7 +232,7 @@ async def prepare_history(directory: Path, size: int) -> dict[str, Any]:
 
 async def replay(directory: Path, size: int) -> dict[str, Any]:
     began = time.perf_counter()
-    _launch(directory)
+    launch(directory)
     await _until(lambda: bool(World.resumed))
     seconds = time.perf_counter() - began
     while await DBOS.list_workflows_async(status=_OPEN, limit=1):  # noqa: ASYNC110 - as above
