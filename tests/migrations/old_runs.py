@@ -1,4 +1,4 @@
-"""Runs that a release at revision 0002 has left, and the code that goes on with them."""
+"""Runs that a release at revision 0002 left, and the code that goes on with them."""
 
 import sqlite3
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""A server's database of an older release is upgraded: once, whole, whoever is killed."""
+"""A server's database of an older release is upgraded once and whole, whoever dies."""
 
 from __future__ import annotations
 
