@@ -24,7 +24,8 @@ _SYNCHRONOUS: Final = {"full": "FULL", "normal": "NORMAL"}
 _FORMS: Final = (
     "Write 'sqlite:///orders.db' for a file beside the program,"
     " 'sqlite:////var/lib/orders.db' for an absolute path,"
-    " or 'sqlite://' for a database in memory."
+    " 'sqlite://' for a database in memory, or"
+    " 'postgresql://user:password@host/database' (or mysql) for one on a server."
 )
 
 

@@ -360,6 +360,27 @@ def test_copy_that_was_killed_anywhere_goes_on(
     assert rows_of(target) == rows_of(source)
 
 
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_copy_that_had_ended_is_compared_again(
+    kind: str, source: str, request: pytest.FixtureRequest
+) -> None:
+    target = request.getfixturevalue(kind)
+    add_worker(source, pid=end_a_process(), host=host_identity())
+    execute(source, "UPDATE durable_runs SET owner = 'w' WHERE run_id = 'b'")
+    first = json.loads(durable("db", "copy", source, target, "--json").stdout)
+    before = rows_of(target)
+
+    again = json.loads(durable("db", "copy", source, target, "--json").stdout)
+
+    assert again["tables"] == first["tables"]
+    assert (first["resumed"], again["resumed"] > 0) == (0, True)
+    assert rows_of(target) == before
+    execute(source, "UPDATE durable_history SET type = 'other' WHERE run_id = 'a'")
+    done = durable("db", "copy", source, target, exit_code=2)
+    assert "has runs of its own" in done.stderr
+    assert rows_of(target) == before
+
+
 class Broken(Exception):
     """Ends a copy in the middle."""
 

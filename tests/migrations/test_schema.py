@@ -20,7 +20,6 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from durable import Engine, Signal, activity, workflow
 from durable.errors import SchemaRevisionError, StoreError
 from durable.store.connect import connect
 from durable.store.database import Session
@@ -39,6 +38,7 @@ from durable.testing.contract.rows import (
     make_start,
     make_worker,
 )
+from tests.migrations.old_runs import check_that_they_go_on, load_second_revision
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -171,49 +171,10 @@ def make_first_release(path: Path) -> None:
     session.close()
 
 
-def load_second_revision(path: Path) -> None:
-    """Leave a database as a release at revision 0002 left it."""
-    with closing(sqlite3.connect(path)) as connection:
-        dump = Path(__file__).parent / "databases" / "0002.sql"
-        connection.executescript(dump.read_text())
-
-
-@activity(name="old.charge")
-async def charge(cents: int) -> str:
-    return f"receipt {cents}"
-
-
-@activity(name="old.ship")
-async def ship(cents: int) -> str:
-    return f"shipped for {cents}"
-
-
-paid = Signal("paid", int)
-
-
-@workflow(name="old.order")
-async def order(cents: int) -> list[str]:
-    first = await charge(cents)
-    return [first, *[str(await paid.receive()) for _ in range(2)]]
-
-
-@workflow(name="old.shipping")
-async def shipping(cents: int) -> str:
-    return await ship(cents)
-
-
 async def test_runs_of_an_old_file_go_on(path: Path) -> None:
     load_second_revision(path)
 
-    async with Engine(path, definitions=[order, shipping, charge, ship]) as engine:
-        results = [
-            await (await engine.get(name)).result()
-            for name in ("done", "order", "shipping")
-        ]
-        (first, second) = await (await engine.get("shipping")).attempts()
-
-    assert results == ["receipt 1", ["receipt 5", "7", "8"], "shipped for 9"]
-    assert (first.state.value, second.state.value) == ("failed", "completed")
+    await check_that_they_go_on(path)
 
 
 # What was taken away, or says who has a run, which is only while it is live.

@@ -94,6 +94,15 @@ async def test_unknown_user_is_told(url: str) -> None:
     assert "does not let this user in" in str(refusal)
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+async def test_server_that_is_not_there_is_told_with_where_to_look(scheme: str) -> None:
+    refusal = await refusal_of(f"{scheme}://app@127.0.0.1:1/app")
+
+    assert type(refusal) is DatabaseUnavailableError
+    assert "cannot be reached" in str(refusal)
+    assert "host and port of the URL" in str(refusal.hint)
+
+
 async def test_unknown_database_is_told_with_what_makes_one(url: str) -> None:
     refusal = await refusal_of(url.rpartition("/")[0] + "/nowhere")
 

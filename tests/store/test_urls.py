@@ -38,8 +38,10 @@ from durable.testing.contract.rows import make_start
     ],
 )
 def test_url_that_names_no_database_is_refused_with_the_right_form(url: Any) -> None:
-    with pytest.raises(NotADatabaseError, match=r"sqlite:///orders\.db"):
+    with pytest.raises(NotADatabaseError, match=r"sqlite:///orders\.db") as refused:
         connect(url)
+
+    assert "postgresql://user:password@host/database" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from durable.errors import DatabaseUnavailableError, InvalidOptionError
 from durable.store.copying.rows import TABLES, Digest, Sum, check, disown, lose
 from durable.store.copying.side import Side
+from durable.store.records import due_since
 from durable.store.sql.fetching import fetch
 from durable.store.sql.schema import COPYING, HEAD, prepare_for_copy
 from durable.store.sql.tables import ACTIVITY_TASKS, RUNS, WORKERS
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 _RESTART: Final = (
     "Stop every program that uses either; --restart deletes the half copy first."
+)
+_COUNT_RUNS: Final = sa.select(sa.func.count()).select_from(RUNS)
+_FIND_OWNED: Final = sa.select(RUNS.c.run_id).where(RUNS.c.owner.is_not(None)).limit(1)
+_FIND_WAKE_AT: Final = sa.select(RUNS.c.wake_at).where(
+    RUNS.c.run_id == sa.bindparam("run_id")
 )
 _COUNT_OWNED: Final = sa.select(sa.func.count()).where(RUNS.c.owner.is_not(None))
 
@@ -140,7 +146,13 @@ class _Copy:
 
     def carry_out(self, *, restarts: bool) -> Copied:
         target = self._target
-        self._look_at_target()
+        try:
+            self._look_at_target()
+        except InvalidOptionError:
+            if not self._is_copied():
+                raise
+            resumed = sum(found.rows for found in self._sums.values())
+            return Copied(self._sums, self._disowned, resumed)
         self._check_source()
         with target.alone():
             # Somebody may have come meanwhile, who is not let in any more from here on.
@@ -167,6 +179,28 @@ class _Copy:
                 " only.",
                 hint="Give another one, which need not exist yet, or another schema.",
             )
+
+    def _is_copied(self) -> bool:
+        """Whether the target holds all of it and nothing else: a copy that has ended.
+
+        Whoever killed the command cannot know that it had ended.
+        """
+        source, target = self._source, self._target
+        with source.explaining():
+            count = fetch(source.session, _COUNT_RUNS)
+            owned = fetch(source.session, _FIND_OWNED)
+        with target.explaining():
+            if fetch(target.session, _COUNT_RUNS) != count:
+                return False
+            for (run_id,) in owned:
+                for (wake_at,) in fetch(target.session, _FIND_WAKE_AT, run_id=run_id):
+                    self._now = due_since(wake_at or 0)  # when it was disowned
+        self._check_source()
+        return all(
+            target.sum_up(table, self._teller("comparing", table))
+            == self._sums[table.name]
+            for table in TABLES
+        )
 
     def _read_source(self, table: sa.Table) -> Iterator[list[Row]]:
         for rows in self._source.read(table):

@@ -39,10 +39,11 @@ class Fault(enum.Enum):
     LOG_OF_STATEMENTS = enum.auto()
 
 
+_PLACE: Final = "Look whether the server runs, and at the host and port of the URL."
 # {0} is the database, {1} what the server has said.
 _WORDS: Final[dict[Fault, tuple[type[StoreError], str, str | None]]] = {
-    Fault.LOST: (DatabaseUnavailableError, "{0} cannot be reached: {1}.", None),
-    Fault.REFUSED: (DatabaseUnavailableError, "{0} cannot be reached: {1}.", None),
+    Fault.LOST: (DatabaseUnavailableError, "{0} cannot be reached: {1}.", _PLACE),
+    Fault.REFUSED: (DatabaseUnavailableError, "{0} cannot be reached: {1}.", _PLACE),
     Fault.SILENT: (
         DatabaseUnavailableError,
         "{0} does not answer: {1}.",
