@@ -561,7 +561,9 @@ async def _check_attributes(definition: ScheduleDefinition, client: Client) -> N
         AttributeTypeError: the namespace has one of them by another type.
     """
     given = definition.action.attributes
-    known = given and await client.store.read(ReadAttributeKinds(client.namespace))
+    if not given:
+        return
+    known = await client.store.read(ReadAttributeKinds(client.namespace))
     for name, value in given.items():
         kind = kind_of(value)
         if known.get(name, kind) != kind:
