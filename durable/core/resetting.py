@@ -43,6 +43,7 @@ from durable.core.history.events import (
     WorkflowTaskStarted,
 )
 from durable.core.history.payload import Failure, Payload, changed
+from durable.core.machines.marker import find_patch
 from durable.errors import InvalidResetError
 from durable.suggestions import ending_with_closest
 
@@ -428,13 +429,16 @@ def history_of(
 
 def said_of(
     events: Sequence[HistoryEvent], started: WorkflowExecutionStarted
-) -> tuple[dict[str, Payload], dict[str, Payload]]:
-    """The attributes and the memo of a run after these events."""
+) -> tuple[dict[str, Payload], dict[str, Payload], set[str]]:
+    """The attributes, the memo and the patches of a run after these events."""
     attributes, memo = started.attributes, started.memo
+    patches: set[str] = set()
     for event in events:
         what = event.attributes
         if isinstance(what, UpsertWorkflowSearchAttributes):
             attributes = changed(attributes, what.attributes)
         elif isinstance(what, WorkflowPropertiesModified):
             memo = changed(memo, what.memo)
-    return attributes, memo
+        elif (patch := find_patch(what)) is not None:
+            patches.add(patch[0])
+    return attributes, memo, patches

@@ -25,6 +25,7 @@ from durable.core.history.events import (
     ExternalWorkflowExecutionCancelRequested,
     ExternalWorkflowExecutionSignaled,
     HistoryEvent,
+    MarkerRecorded,
     RequestCancelExternalWorkflowExecutionFailed,
     RequestCancelExternalWorkflowExecutionInitiated,
     SignalExternalWorkflowExecutionFailed,
@@ -53,6 +54,7 @@ from durable.errors import DurableError
 from durable.options import IdReusePolicy
 from durable.runs.live_run import LiveRun
 from durable.search.kinds import pack
+from durable.search.run_fields import with_patches
 from durable.store.beginnings import record_of, unowned
 from durable.store.records import (
     MessageKind,
@@ -89,7 +91,7 @@ _STARTS: Final = frozenset(
     }
 )
 _DESCRIBING: Final = frozenset(
-    {UpsertWorkflowSearchAttributes, WorkflowPropertiesModified}
+    {MarkerRecorded, UpsertWorkflowSearchAttributes, WorkflowPropertiesModified}
 )
 _SAYING: Final = frozenset({StateTransitioned, *DELIVERIES, *_DESCRIBING, *_STARTS})
 _WORK: Final = frozenset(
@@ -142,7 +144,7 @@ def _properties_of(run: LiveRun, kinds: set[type[Attributes]]) -> Properties | N
     # One that was taken away is not one that never was.
     return Properties(
         namespace=run.started.namespace,
-        attributes=pack(attributes),
+        attributes=pack(with_patches(attributes, run.replayer.patches())),
         memo=pack(memo) or "{}",
     )
 

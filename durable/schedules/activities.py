@@ -26,6 +26,7 @@ from durable.schedules.schedule_workflow import (
     Beside,
     TimesFound,
     TimesWanted,
+    attributes_of,
     memo_of,
     reuse_policy,
 )
@@ -98,6 +99,7 @@ async def _start_beside(client: Client, input: Payloads, info: ActivityInfo) -> 
         execution_timeout=action.execution_timeout,
         task_queue=action.task_queue,
         retry=action.retry,
+        attributes=attributes_of(action, beside.schedule_id),
         memo={
             name: json.decode(value, Any, "the memo") for name, value in memo.items()
         },

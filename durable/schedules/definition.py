@@ -22,6 +22,7 @@ from durable.core.history.payload import Payload, Payloads
 from durable.errors import InvalidCallError, InvalidIdError, InvalidScheduleError
 from durable.options import RetryPolicy, check_id, to_microseconds
 from durable.schedules.spec import ScheduleSpec
+from durable.search.attributes import encode_attributes
 from durable.suggestions import ending_with_closest
 
 ID_ROOM: Final = 40
@@ -81,6 +82,7 @@ class ScheduleAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     execution_timeout: int | None = None
     memo: dict[str, Payload] = {}
     retry: RetrySettings | None = None
+    attributes: dict[str, Payload] = {}
 
 
 def action_of(
@@ -126,6 +128,9 @@ def action_of(
         or definition.execution_timeout,
         memo=encode_memo(options.get("memo") or {}),
         retry=retry_of(retry or options.get("retry"), "of a schedule"),
+        attributes=encode_attributes(
+            options.get("attributes") or {}, "attributes of a schedule"
+        ),
     )
 
 

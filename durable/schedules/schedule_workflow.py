@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from durable import limits
 from durable.api.definitions import WORKFLOWS
 from durable.api.entities.entity_call import PATIENT
 from durable.api.workflows.methods import run, update
@@ -49,7 +50,11 @@ from durable.errors import (
 )
 from durable.observer import SCHEDULE_LAG, Measurement
 from durable.options import IdReusePolicy
-from durable.schedules.definition import ScheduleDefinition, ScheduleOverlap
+from durable.schedules.definition import (
+    ScheduleAction,
+    ScheduleDefinition,
+    ScheduleOverlap,
+)
 from durable.schedules.packing import pack, unpack
 from durable.schedules.spec import ScheduleSpec
 from durable.schedules.state import (
@@ -59,6 +64,8 @@ from durable.schedules.state import (
     ScheduledRun,
     ScheduleState,
 )
+from durable.search.kinds import to_payload
+from durable.search.run_fields import Run
 
 SCHEDULE: Final = "durable.schedule"
 """The name of the workflow."""
@@ -119,6 +126,16 @@ def memo_of(schedule_id: str, at: int) -> dict[str, Payload]:
     return {
         "durable.schedule_id": json.encode(schedule_id, str, "the schedule's id"),
         "durable.scheduled_at": json.encode(text, str, "the time"),
+    }
+
+
+def attributes_of(action: ScheduleAction, schedule_id: str) -> dict[str, Payload]:
+    """What a scheduled run is found by: its own attributes, and its schedule."""
+    if len(schedule_id) > limits.KEYWORD_CHARS_MAX:  # none of a listing's values
+        return action.attributes
+    own = Run.schedule
+    return action.attributes | {
+        own.name: to_payload(own.kind, schedule_id, "the schedule's id")
     }
 
 
@@ -279,6 +296,7 @@ class ScheduleWorkflow:
             retry_policy=action.retry or msgspec.UNSET,
             last_result=state.last_result or msgspec.UNSET,
             last_failure=state.last_failure or msgspec.UNSET,
+            attributes=attributes_of(action, state.schedule_id),
         )
         target = ChildTarget(action.workflow_type, settings, None, _differing)
         child = self._runtime.start_child(target, workflow_id, action.input, None, 0)

@@ -23,6 +23,7 @@ from durable.core.history.codec import decode_rows
 from durable.core.history.events import WorkflowExecutionStarted
 from durable.core.history.payload import Failure, decode_payload
 from durable.errors import (
+    AttributeTypeError,
     InvalidOptionError,
     InvalidScheduleError,
     ScheduleExistsError,
@@ -61,7 +62,8 @@ from durable.schedules.state import (
     ScheduledRun,
     ScheduleState,
 )
-from durable.store.queries import FindRun, ListRuns, LoadRuns
+from durable.search.kinds import kind_of
+from durable.store.queries import FindRun, ListRuns, LoadRuns, ReadAttributeKinds
 from durable.store.records import RunFilter, RunRecord, RunStatus
 
 _TRIES_MAX: Final = 20
@@ -240,6 +242,7 @@ class ScheduleHandle:
                     " definition, such as old.replace(note='...'), or None."
                 )
             _check_spec(wanted, self._client().store.now())
+            await _check_attributes(wanted, self._client())
             try:
                 await self._send("change", wanted, found.version)
             except UpdateRejectedError as error:
@@ -388,10 +391,12 @@ class Schedules:
             InvalidScheduleError: the spec or a policy means nothing; `field` and
                 `position` say where.
             InvalidInputError: another argument breaks its rule.
+            AttributeTypeError: the namespace has an attribute by another type.
         """
         given: dict[str, Any] = {**options}
         trigger = given.pop("trigger", False)
         definition = define(id, call, *when, **given)
+        await _check_attributes(definition, self._client())
         handle = ScheduleHandle(self._client, id)
         is_new = await self._start(id, definition, None)
         if is_new is None:
@@ -547,6 +552,26 @@ def _check_spec(definition: ScheduleDefinition, now: int) -> None:
             hint="Look at its years, at end_at, and at what it skips.",
             field="spec",
         )
+
+
+async def _check_attributes(definition: ScheduleDefinition, client: Client) -> None:
+    """Refuse attributes with which no run could begin.
+
+    Raises:
+        AttributeTypeError: the namespace has one of them by another type.
+    """
+    given = definition.action.attributes
+    if not given:
+        return
+    known = await client.store.read(ReadAttributeKinds(client.namespace))
+    for name, value in given.items():
+        kind = kind_of(value)
+        if known.get(name, kind) != kind:
+            raise AttributeTypeError(
+                f"The attribute {name!r} is a {kind} here, and a {known[name]} of"
+                " the namespace's runs.",
+                hint="Give it another name.",
+            )
 
 
 def _overlap(value: ScheduleOverlap | str | None) -> ScheduleOverlap | None:

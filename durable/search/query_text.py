@@ -11,7 +11,7 @@ from durable.errors import InvalidOptionError, QuerySyntaxError
 from durable.search.conditions import All, Condition, Field, Not, OneOf, check_condition
 from durable.search.kinds import AttributeKind
 from durable.search.orders import Order, order_by
-from durable.search.run_fields import RUN_FIELDS, Run
+from durable.search.run_fields import ATTRIBUTE_FIELDS, RUN_FIELDS, Run, name_of
 from durable.suggestions import closest
 
 T = TypeVar("T")
@@ -209,17 +209,17 @@ class _Parser:
             self._next -= 1
             raise self._unexpected("the name of an attribute")
         name = token.text.strip("`")
-        known = RUN_FIELDS.get(name)
+        known = RUN_FIELDS.get(name) or ATTRIBUTE_FIELDS.get(name)
         if known is not None:
             return known
         kind = self._kinds.get(name)
         if kind is None:
-            names = [*RUN_FIELDS, *self._kinds]
+            names = [*RUN_FIELDS, *ATTRIBUTE_FIELDS, *self._kinds]
             # In code they have shorter names, which people type here, too.
             of_code = vars(Run).get(name.lower())
             close = closest(name, names)
             if isinstance(of_code, Field):
-                close = of_code.name
+                close = name_of(of_code)
             raise self._fault(
                 token.at,
                 f"no run has ever had an attribute {name!r}",

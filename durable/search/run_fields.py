@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Final
 
-from durable.core.history.payload import is_paused
+from durable import limits
+from durable.core.history.payload import Payload, is_paused
 from durable.errors import InvalidOptionError
-from durable.search.conditions import Condition, Field
-from durable.search.kinds import AttributeKind, Kept, kept_in
+from durable.search.conditions import Attribute, Condition, Field
+from durable.search.kinds import AttributeKind, Kept, kept_in, to_payload
 from durable.search.orders import Order, order_by
 from durable.suggestions import ending_with_closest
 
@@ -93,6 +94,8 @@ class Run:
         duration: from its start to its end; an open run has none.
         stuck: whether it is parked, and not because somebody has paused it.
         paused: whether it is paused.
+        schedule: the id of the schedule that started it; `ScheduleId` in a query.
+        patches: ids of the patches that it goes by, each; `Patches` in a query.
     """
 
     type = RunField("WorkflowType", AttributeKind.KEYWORD)
@@ -109,6 +112,9 @@ class Run:
     root_run_id = RunField("RootRunId", AttributeKind.KEYWORD)
     stuck = RunField("Stuck", AttributeKind.BOOL)
     paused = RunField("Paused", AttributeKind.BOOL)
+    # Few runs have these, so they are kept as attributes are.
+    schedule = Attribute("durable_schedule", str)
+    patches = Attribute("durable_patches", list[str])
 
 
 RUN_FIELDS: Final[dict[str, RunField]] = {
@@ -116,6 +122,30 @@ RUN_FIELDS: Final[dict[str, RunField]] = {
 }
 """By the names of queries."""
 RUN_FIELDS["ExecutionTime"] = Run.started
+
+ATTRIBUTE_FIELDS: Final[dict[str, Attribute[Any]]] = {
+    "ScheduleId": Run.schedule,
+    "Patches": Run.patches,
+}
+"""What only some runs have, by the names of queries."""
+
+
+def name_of(field: Field) -> str:
+    """Return what a query calls a field."""
+    named = (name for name, one in ATTRIBUTE_FIELDS.items() if one is field)
+    return next(named, field.name)
+
+
+def with_patches(
+    attributes: dict[str, Payload], patch_ids: Iterable[str]
+) -> dict[str, Payload]:
+    """Add the patches that a run goes by; those that can be searched for."""
+    known = sorted(patch_ids)[: limits.KEYWORD_LIST_MAX]
+    ids = [i for i in known if i.isprintable() and len(i) <= limits.KEYWORD_CHARS_MAX]
+    if not ids:
+        return attributes
+    own = Run.patches
+    return attributes | {own.name: to_payload(own.kind, ids, own.name)}
 
 
 def values_of(record: Any, name: str) -> tuple[Kept, ...]:

@@ -21,6 +21,7 @@ from durable import (
     continue_as_new,
     get_attribute,
     memo,
+    patched,
     sleep,
     upsert_attributes,
     upsert_memo,
@@ -67,6 +68,18 @@ async def counting(number: int) -> list[Any]:
         checkpoint(number)
     await go_on.receive()
     return [get_attribute(customer), get_attribute(amount), memo()]
+
+
+@workflow
+async def amended(number: int, is_last: bool) -> int:
+    if number and patched("weigh"):
+        upsert_attributes({customer: "ann"})
+    await go_on.receive()
+    if number and patched("label"):
+        number += 1
+    if not is_last:
+        continue_as_new(0, True)
+    return number
 
 
 @workflow
@@ -125,6 +138,35 @@ async def test_a_chain_keeps_its_attributes_and_the_memo_it_began_with(
     assert [run.attributes["amount"] for run in runs] == [0, 1, 2]
     assert [run.attributes["tags"] for run in runs] == [["first"]] * 3
     assert [run.memo for run in runs] == [{"first": True, "left": n} for n in range(3)]
+
+
+async def test_runs_are_found_by_the_patches_that_they_go_by(url: str) -> None:
+    async with Engine(url) as engine:
+        for id, number in (("old", 0), ("new", 1)):
+            await engine.start(amended(number, True), id=id)
+        assert await ids(engine, Run.patches == "weigh") == ["new"]
+        assert await ids(engine, ~(Run.patches == "weigh")) == ["old"]
+    async with Engine(url) as engine:  # it is told of what a replay finds, too
+        run = await engine.get("new")
+        await run.signal(go_on("now"))
+        await run.result()
+        for where in (Run.patches == "weigh", "Patches = 'label'"):
+            assert await ids(engine, where) == ["new"]
+        assert (await engine.count(group_by="Patches")).groups == {
+            "label": 1,
+            "weigh": 1,
+            None: 1,
+        }
+        fork = await run.fork(id="fork", to="last_task")
+        assert (await fork.describe()).attributes["durable_patches"] == ["weigh"]
+
+        run = await engine.start(amended(1, False), id="chain")
+        await run.signal(go_on("now"))
+        await run.signal(go_on("now"))
+        await run.result()
+        newest, first = await engine.list(workflow_id="chain")
+        assert first.attributes["durable_patches"] == ["label", "weigh"]
+        assert newest.attributes == {"customer": "ann"}
 
 
 async def test_a_checkpoint_carries_attributes_and_memo_on(url: str) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from durable import (
+    Attribute,
     Calendar,
     Engine,
+    Run,
     RunStatus,
     ScheduleDescription,
     Signal,
@@ -23,6 +25,7 @@ from durable import (
     workflow,
 )
 from durable.errors import (
+    AttributeTypeError,
     InvalidCallError,
     InvalidInputError,
     InvalidOptionError,
@@ -335,6 +338,31 @@ async def test_trigger_acts_while_paused_and_each_has_an_id_of_its_own() -> None
         await env.settle()
         assert first != second
         assert ids(await handle.describe()) == [first, second]
+
+
+@pytest.mark.parametrize("overlap", ["skip", "allow_all"])
+async def test_runs_are_found_by_their_schedule_and_its_attributes(
+    overlap: str,
+) -> None:
+    team = Attribute("team", str)
+    call = nap.options(attributes={team: "sales"})()
+    async with TestEnvironment() as env:
+        handle = await env.schedules.create("s", call, "@hourly", overlap=overlap)
+        await env.schedules.create("other", nap(), "@hourly", paused=True)
+        id = await handle.trigger()
+        await env.settle()
+        for where in (team == "sales", Run.schedule == "s", "ScheduleId = 's'"):
+            assert [run.workflow_id for run in await env.list(where=where)] == [id]
+        assert await env.list(where=Run.schedule == "other") == []
+        counts = await env.count(group_by="ScheduleId")
+        assert counts.groups == {"s": 1}
+
+        wrong = nap.options(attributes={Attribute("team", int): 1})()
+        with pytest.raises(AttributeTypeError, match="'team' is a Int here"):
+            await env.schedules.create("wrong", wrong, "@hourly")
+        with pytest.raises(AttributeTypeError, match="'team' is a Int here"):
+            await handle.update(lambda old: old.replace(call=wrong))
+        assert len(await env.schedules.list()) == 2
 
 
 async def test_backfill_is_the_same_with_jitter_and_takes_both_ends() -> None:

@@ -25,7 +25,7 @@ from durable.search.conditions import (
 from durable.search.kinds import AttributeKind, give_back
 from durable.search.orders import Order
 from durable.search.query_text import parse
-from durable.search.run_fields import RUN_FIELDS, Run, RunField
+from durable.search.run_fields import ATTRIBUTE_FIELDS, RUN_FIELDS, Run, RunField
 from durable.store.queries import (
     CountRuns,
     ReadAttributeKinds,
@@ -269,6 +269,7 @@ async def _group(
     store: Store, namespace: str, group_by: object
 ) -> tuple[str, bool, AttributeKind]:
     kinds = await store.read(ReadAttributeKinds(namespace))
+    group_by = ATTRIBUTE_FIELDS.get(str(group_by), group_by)
     if isinstance(group_by, Attribute):
         name, kind = group_by.name, kinds.get(group_by.name, group_by.kind.value)
         if kind != group_by.kind:

@@ -41,6 +41,7 @@ from durable.core.resetting import Cut, Message, history_of, said_of
 from durable.core.workflow_task import UpdateRequest, update_request_id
 from durable.errors import CorruptHistoryError, InvalidResetError
 from durable.search.kinds import pack
+from durable.search.run_fields import with_patches
 from durable.store.beginnings import record_of
 from durable.store.queries import ListRuns, ReadHistory
 from durable.store.records import (
@@ -388,7 +389,7 @@ class _Planning:
             reason=wish.reason,
             identity=self._connection.identity,
         )
-        attributes, memo = said_of(cut.kept, started)
+        attributes, memo, patches = said_of(cut.kept, started)
         state, checkpoint = cut.state.published, cut.state.checkpoint_event_id
         record = msgspec.structs.replace(
             record_of(started, now, policy),
@@ -396,7 +397,7 @@ class _Planning:
             version=wish.version or base.version,
             state=None if state is None else msgspec.json.encode(state).decode(),
             checkpoint_event_id=checkpoint or 0,
-            attributes=pack(attributes),
+            attributes=pack(with_patches(attributes, patches)),
             memo=pack(memo),
         )
         return record, encode_events(run_id, history_of(cut, started, reset))

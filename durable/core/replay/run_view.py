@@ -141,6 +141,18 @@ class RunView:
         assert context is not None  # noqa: S101 - a turn was driven
         return context.attributes, context.memo
 
+    def patches(self) -> set[str]:
+        """The patches that the code goes by, as far as it has asked."""
+        context = self._context
+        assert context is not None  # noqa: S101 - a turn was driven
+        known = {*context.recorded_patches, *context.patches}
+        return {
+            one
+            for one in known
+            # Earlier releases let other ids be.
+            if isinstance(one, str) and context.patches.get(one, True)  # pyright: ignore[reportUnnecessaryIsInstance]  # see above
+        }
+
     def query(
         self, name: str, input: Payloads, headers: dict[str, str] | None = None
     ) -> Payload:

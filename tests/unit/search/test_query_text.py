@@ -86,6 +86,7 @@ def test_an_order_may_follow(text: str, order: Order) -> None:
     [
         ("customer = ", 12, "it ends, expected a text"),
         ("custmer = 'a'", 1, "Did you mean 'customer'?"),
+        ("Schedule = 'a'", 1, "Did you mean 'ScheduleId'?"),
         ("Customer = 'a'", 1, "no run has ever had an attribute 'Customer'"),
         ("amount = 1 AND amount = 'x'", 25, "amount is 'x': give a whole number"),
         ("amount = 1.5", 10, "amount is 1.5"),

@@ -16,8 +16,11 @@ from durable.cli.gate.verdicts import Replayed
 from durable.cli.output import note, write_json, write_line
 from durable.cli.parameters import standard_options
 from durable.cli.session import Session, pass_session
+from durable.client.descriptions.searching import read_condition
 from durable.errors import NondeterminismError
 from durable.options import check_id
+from durable.search.conditions import matches
+from durable.search.run_fields import reader_of
 from durable.store.records import HistoryRow, RepairRun, RunFilter, RunRecord, RunStatus
 from durable.store.store import Store
 from durable.worker.activities.processes.cores import usable_cores
@@ -36,6 +39,13 @@ from durable.worker.activities.processes.cores import usable_cores
     help='Only runs of these versions, such as ">=1.2,<2".',
 )
 @click.option("--id", "workflow_id", metavar="ID", help="Only the run of that id.")
+@click.option(
+    "--where",
+    "--query",
+    "query",
+    metavar="QUERY",
+    help="Only runs that a query holds for, as durable list takes it.",
+)
 @click.option("--yes", is_flag=True, help="Move them; without it nothing is changed.")
 @click.option(
     "--seconds", type=float, default=10.0, help="How long the code of one run may take."
@@ -51,6 +61,7 @@ def upgrade(
     version: str,
     versions: str,
     workflow_id: str | None,
+    query: str | None,
     yes: bool,
     seconds: float,
 ) -> None:
@@ -69,7 +80,14 @@ def upgrade(
     )
     chosen = VersionRange(versions, "--from")
     done = asyncio.run(
-        _upgrade(session, modules, where, chosen, version, is_real=yes, seconds=seconds)
+        _upgrade(
+            session,
+            modules,
+            (where, chosen, query),
+            version,
+            is_real=yes,
+            seconds=seconds,
+        )
     )
     _tell(session, done, version, is_real=yes)
 
@@ -86,19 +104,22 @@ class _Done:
 async def _upgrade(
     session: Session,
     modules: tuple[str, ...],
-    where: RunFilter,
-    chosen: VersionRange,
+    which: tuple[RunFilter, VersionRange, str | None],
     version: str,
     *,
     is_real: bool,
     seconds: float,
 ) -> _Done:
     done = _Done()
+    where, chosen, query = which
     async with open_client(session) as (_, store):
+        condition = await read_condition(store, session.namespace, query)
         records = [
             record
             for record in await list_all(store, session.namespace, where)
-            if record.version != version and (record.version or "") in chosen
+            if record.version != version
+            and (record.version or "") in chosen
+            and (condition is None or matches(condition, reader_of(record)))
         ]
         positions: dict[str, tuple[int, ...]] = {}
         async for replayed in replay_in_children(

@@ -159,6 +159,12 @@ def test_upgrade_takes_only_the_versions_that_are_asked_for(moving: Path) -> Non
     path = code(moving, line='patched("x")')
     assert upgrade(path, "--from", ">=1.1,<2")[1]["runs"] == 0
     assert upgrade(path, "--from", ">=1,<2")[1]["runs"] == 3
+    assert upgrade(path, "--query", "WorkflowId = 'm1'")[1]["runs"] == 1
+    assert upgrade(path, "--where", "WorkflowId IN ('m1', 'x')")[1]["runs"] == 1
+    done = invoke(
+        "upgrade", path, "--workflow", NAME, "--to", "2.0.0", "--query", "Typ = 1"
+    )
+    assert "at character 1" in done.stderr
     done = invoke("upgrade", path, "--workflow", NAME, "--to", "2", "--json")
     assert done.exit_code == 2
     assert "at position 1" in done.stderr
