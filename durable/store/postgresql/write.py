@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from durable.store.deciding import rows as bits
 from durable.store.postgresql.driver import Statement, numbers, texts
-from durable.store.sql import salvage, statements, tables
+from durable.store.sql import row_kinds, statements, tables
+from durable.store.sql.row_kinds import (
+    RUNS,
+    TASKS,
+    TASKS_ENDED,
+    How,
+    RowKind,
+    written,
+)
 from durable.store.sql.tasks import writing
 
 if TYPE_CHECKING:
@@ -50,20 +58,21 @@ class _ManyRows:
         return Statement(self._text, (*before, *packed))
 
 
-def _insert(columns: Sequence[sa.Column[Any]], after: str = "") -> _ManyRows:
-    table = columns[0].table.name
-    return _ManyRows(
-        columns,
-        f"INSERT INTO {table} ({{columns}}) SELECT * FROM {{rows}}{after}",  # noqa: S608 - constant names, here and below
-    )
+def _compose(kind: RowKind) -> _ManyRows:
+    table = kind.table
+    new = "excluded" if kind.how is How.PUT else "n"
+    same, changes = kind.clauses(lambda _, name: f"{new}.{name}")
+    insert = f"INSERT INTO {table} ({{columns}}) SELECT * FROM {{rows}}"  # noqa: S608 - constant names, here and below
+    texts = {
+        How.INSERTED: insert,
+        How.PUT: f"{insert} ON CONFLICT ({kind.key}) DO UPDATE SET {changes}",
+        How.UPDATED: f"UPDATE {table} SET {changes} FROM {{rows}} WHERE {same}",  # noqa: S608 - as above
+        How.DELETED: f"DELETE FROM {table} USING {{rows}} WHERE {same}",  # noqa: S608 - as above
+    }
+    return _ManyRows(kind.columns, texts[kind.how])
 
 
-def _put(columns: Sequence[sa.Column[Any]], keys: int) -> _ManyRows:
-    names = [column.name for column in columns]
-    replaced = ", ".join(f"{name} = excluded.{name}" for name in names[keys:])
-    return _insert(
-        columns, f" ON CONFLICT ({', '.join(names[:keys])}) DO UPDATE SET {replaced}"
-    )
+_STATEMENTS: Final = {kind: _compose(kind) for kind in row_kinds.ALL}
 
 
 def _update(names: Sequence[str], changes: str) -> _ManyRows:
@@ -73,12 +82,6 @@ def _update(names: Sequence[str], changes: str) -> _ManyRows:
         f"UPDATE durable_runs SET {changes} FROM {{rows}}"  # noqa: S608 - as above
         " WHERE durable_runs.run_id = n.run_id",
     )
-
-
-def _delete(columns: Sequence[sa.Column[Any]]) -> _ManyRows:
-    table = columns[0].table.name
-    same = " AND ".join(f"{table}.{c.name} = n.{c.name}" for c in columns)
-    return _ManyRows(columns, f"DELETE FROM {table} USING {{rows}} WHERE {same}")  # noqa: S608 - as above
 
 
 _CLOSE: Final = _update(
@@ -98,30 +101,13 @@ _PUBLISH: Final = _update(
 _DESCRIBE: Final = _update(
     ["attributes", "memo"], "attributes = n.attributes, memo = n.memo"
 )
-_UNINDEX: Final = _delete([tables.ATTRIBUTES.c.run_id])
-_INDEX: Final = _insert(list(tables.ATTRIBUTES.c))
-_KINDS: Final = _insert(list(tables.ATTRIBUTE_KINDS.c))
-_RUNS: Final = _insert([*statements.RUN_COLUMNS, tables.RUNS.c.open_key])
-_HISTORY: Final = _insert(statements.HISTORY_COLUMNS)
-_ATTEMPTS: Final = _put([tables.ATTEMPTS.c[n] for n in salvage.ATTEMPT_FIELDS], 3)
-_REPLIES: Final = _put(list(tables.REPLIES.c), 2)
-_I: Final = tables.INBOX.c
-_MESSAGES: Final = _insert(
-    [_I.sequence, _I.run_id, _I.request_id, _I.kind, _I.data, _I.created_at]
-)
-_TAKEN: Final = _delete([_I.run_id, _I.sequence])
-_TAKEN_REQUESTS: Final = _delete([_I.run_id, _I.request_id])
-_EMPTIED: Final = _delete([_I.run_id])
 _T: Final = tables.ACTIVITY_TASKS.c
-_TASKS: Final = _put(list(_T), 2)
-_TASKS_ENDED: Final = _delete([_T.run_id, _T.scheduled_event_id])
 _TASKS_CHANGED: Final = _ManyRows(
     [_T[name] for name in writing.NAMES],
     writing.UPDATE.format(
         changes=writing.changes(lambda _, name: f"n.{name}"), rows="{rows}"
     ),
 )
-_READ: Final = _delete([tables.REPLIES.c.run_id, tables.REPLIES.c.request_id])
 
 LOCK_WORKER: Final = "SELECT 1 FROM durable_workers WHERE worker_id = %b FOR KEY SHARE"
 _LOCK_RUNS: Final = (
@@ -143,17 +129,9 @@ _CONTINUE: Final = _ManyRows(
     " SELECT n.* FROM found, {rows} WHERE found.is_so) SELECT is_so FROM found",
 )
 
-_O: Final = tables.OUTBOX.c
-_DELIVERED: Final = _delete([_O.sequence])
-_SETTLED: Final = _ManyRows(
-    [_O.sequence, _O.due_at, _O.tries, _O.failure],
-    "UPDATE durable_outbox SET due_at = n.due_at, tries = n.tries, failure = n.failure"
-    " FROM {rows} WHERE durable_outbox.sequence = n.sequence",
-)
-
-
 _WHOLE: Final = {
-    table.name: _insert(list(table.c)) for table in tables.METADATA.tables.values()
+    table.name: _compose(RowKind(How.INSERTED, list(table.c)))
+    for table in tables.METADATA.tables.values()
 }
 
 
@@ -181,46 +159,20 @@ def append(wanted: Wanted, rows: Sequence[HistoryRow]) -> dict[str, Statement]:
 
 def write(rows: Rows) -> list[Statement]:
     """Return the statements that write a group's rows."""
-    letters = [
-        (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
-        for m in rows.letters
-    ]
-    replies = [
-        (r.run_id, r.request_id, r.data, r.created_at)
-        for r in rows.replies.values()
-        if r is not None
-    ]
-    wanted: tuple[tuple[_ManyRows, Collection[Any]], ...] = (
-        (_RUNS, [statements.run_values(run) for run in rows.created]),
-        (_HISTORY, rows.history),
-        (_ATTEMPTS, [statements.attempt_values(a) for a in rows.attempts.values()]),
-        (_REPLIES, replies),
-        (_READ, [key for key, reply in rows.replies.items() if reply is None]),
-        (_TAKEN, rows.consumed),
-        (_TAKEN_REQUESTS, rows.consumed_requests),
-        (_EMPTIED, [(run_id,) for run_id in rows.emptied]),
-        (_MESSAGES, letters),
-        (_UNINDEX, [(run_id,) for run_id in rows.reindexed]),
-        (_INDEX, rows.attributes),
-        # In one order, so that no two wait for each other.
-        (_KINDS, sorted((*key, kind) for key, kind in rows.kinds.items())),
-        (_DELIVERED, [(sequence,) for sequence in rows.delivered]),
-        (
-            _SETTLED,
-            [(s.sequence, s.due_at, s.tries, s.failure) for s in rows.settled.values()],
-        ),
-    )
     # Who closes gives up its id before another takes it.
     found = _write_runs(rows.changed) if rows.changed else []
-    return found + [text.fill(values) for text, values in wanted if values]
+    if rows.created:
+        found.append(_STATEMENTS[RUNS].fill(map(statements.run_values, rows.created)))
+    found += [_STATEMENTS[kind].fill(values) for kind, values in written(rows)]
+    return found
 
 
 def write_tasks(rows: TaskRows) -> list[Statement]:
     """Return the statements that write what a group does to tasks."""
     wanted = (
-        (_TASKS_ENDED, rows.ended),
+        (_STATEMENTS[TASKS_ENDED], rows.ended),
         (_TASKS_CHANGED, list(writing.changed(rows))),
-        (_TASKS, list(writing.inserted(rows))),
+        (_STATEMENTS[TASKS], list(writing.inserted(rows))),
     )
     return [text.fill(values) for text, values in wanted if values]
 
