@@ -31,18 +31,15 @@ _Pack = Callable[[Sequence[Any]], Any]
 class _ManyRows:
     """A statement that takes rows as one array a column."""
 
-    def __init__(self, columns: Iterable[sa.Column[Any]], text: str) -> None:
+    def __init__(self, columns: Sequence[sa.Column[Any]], text: str) -> None:
         """Compose the text; {columns} are the names, {rows} the rows by those names."""
-        names: list[str] = []
-        casts: list[str] = []
         self._packs: list[_Pack] = []
+        casts: list[str] = []
         for column in columns:
             is_number = column.type.python_type is int
-            names.append(column.name)
             casts.append("%b::int8[]" if is_number else "%b::text[]")
-            pack: _Pack = numbers if is_number else texts
-            self._packs.append(pack)
-        listed = ", ".join(names)
+            self._packs.append(numbers if is_number else texts)
+        listed = ", ".join(column.name for column in columns)
         rows = f"unnest({', '.join(casts)}) AS n({listed})"
         self._text = text.format(columns=listed, rows=rows)
 
@@ -51,11 +48,8 @@ class _ManyRows:
 
         `before` are the values of its text that come before the rows.
         """
-        columns = zip(*rows, strict=True)
-        packed = (
-            pack(column) for pack, column in zip(self._packs, columns, strict=True)
-        )
-        return Statement(self._text, (*before, *packed))
+        columns = zip(self._packs, zip(*rows, strict=True), strict=True)
+        return Statement(self._text, (*before, *(pack(one) for pack, one in columns)))
 
 
 def _compose(kind: RowKind) -> _ManyRows:
@@ -75,32 +69,24 @@ def _compose(kind: RowKind) -> _ManyRows:
 _STATEMENTS: Final = {kind: _compose(kind) for kind in row_kinds.ALL}
 
 
-def _update(names: Sequence[str], changes: str) -> _ManyRows:
-    columns = [tables.RUNS.c[name] for name in ("run_id", *names)]
-    return _ManyRows(
-        columns,
-        f"UPDATE durable_runs SET {changes} FROM {{rows}}"  # noqa: S608 - as above
-        " WHERE durable_runs.run_id = n.run_id",
-    )
+def _update(names: str, value: str = "n.{}", more: str = "") -> _ManyRows:
+    columns = [tables.RUNS.c[name] for name in ("run_id", *names.split())]
+    kind = RowKind(How.UPDATED, columns, 1)
+    same, changes = kind.clauses(lambda _, name: value.format(name))
+    text = f"UPDATE durable_runs SET {changes}{more} FROM {{rows}} WHERE {same}"  # noqa: S608 - as above
+    return _ManyRows(columns, text)
 
 
 _CLOSE: Final = _update(
-    ["status", "closed_at"],
-    "status = n.status, closed_at = n.closed_at, owner = NULL, wake_at = NULL,"
-    " stuck = NULL, open_key = NULL",
+    "status closed_at",
+    more=", owner = NULL, wake_at = NULL, stuck = NULL, open_key = NULL",
 )
-_PLACE: Final = ["owner", "wake_at", "epoch"]
-_MOVED: Final = "owner = n.owner, wake_at = n.wake_at, epoch = n.epoch"
-_MOVE: Final = _update(_PLACE, _MOVED)
-_PARK: Final = _update([*_PLACE, "stuck"], f"{_MOVED}, stuck = n.stuck")
+_MOVE: Final = _update("owner wake_at epoch")
+_PARK: Final = _update("owner wake_at epoch stuck")
 _PUBLISH: Final = _update(
-    ["state", "checkpoint_event_id"],
-    "state = coalesce(n.state, durable_runs.state), checkpoint_event_id ="
-    " coalesce(n.checkpoint_event_id, durable_runs.checkpoint_event_id)",
+    "state checkpoint_event_id", "coalesce(n.{0}, durable_runs.{0})"
 )
-_DESCRIBE: Final = _update(
-    ["attributes", "memo"], "attributes = n.attributes, memo = n.memo"
-)
+_DESCRIBE: Final = _update("attributes memo")
 _T: Final = tables.ACTIVITY_TASKS.c
 _TASKS_CHANGED: Final = _ManyRows(
     [_T[name] for name in writing.NAMES],
@@ -129,15 +115,10 @@ _CONTINUE: Final = _ManyRows(
     " SELECT n.* FROM found, {rows} WHERE found.is_so) SELECT is_so FROM found",
 )
 
-_WHOLE: Final = {
-    table.name: _compose(RowKind(How.INSERTED, list(table.c)))
-    for table in tables.METADATA.tables.values()
-}
-
 
 def insert_all(table: sa.Table, rows: Iterable[Sequence[Any]]) -> Statement:
     """Return the statement that inserts whole rows of a table."""
-    return _WHOLE[table.name].fill(rows)
+    return _compose(RowKind(How.INSERTED, list(table.c))).fill(rows)
 
 
 def append(wanted: Wanted, rows: Sequence[HistoryRow]) -> dict[str, Statement]:
@@ -147,8 +128,7 @@ def append(wanted: Wanted, rows: Sequence[HistoryRow]) -> dict[str, Statement]:
     """
     worker_id, places = wanted.worker_id or "", wanted.places
     run_ids = texts(list(places))
-    lasts = numbers([last for last, _ in places.values()])
-    epochs = numbers([epoch for _, epoch in places.values()])
+    lasts, epochs = map(numbers, zip(*places.values(), strict=True))
     believed = (worker_id, run_ids, lasts, epochs, worker_id)
     return {
         "worker": Statement(LOCK_WORKER, (worker_id,)),

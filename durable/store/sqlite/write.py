@@ -21,11 +21,12 @@ from durable.store.sqlite.texts import ManyRows
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from durable.store.deciding.rows import Rows, Run, TaskRows
     from durable.store.records import RunRecord
 
+_chained: Final = itertools.chain.from_iterable
 _CLOSED: Final = bits.CLOSED
 _MOVED: Final = bits.MOVED
 _PARKED: Final = bits.PARKED
@@ -161,7 +162,7 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
     if rows.created:
         _insert_runs(cursor, rows.created)
     for kind, values in written(rows):
-        _STATEMENTS[kind].execute(cursor, _flatten(values))
+        _STATEMENTS[kind].execute(cursor, list(_chained(values)))
     if rows.last_sequence is not None:
         _raise_sequence(cursor, rows, rows.last_sequence)
 
@@ -169,11 +170,11 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
 def write_tasks(cursor: sqlite3.Cursor, rows: TaskRows) -> None:
     """Write what a group does to tasks."""
     if rows.ended:
-        _STATEMENTS[TASKS_ENDED].execute(cursor, _flatten(rows.ended))
+        _STATEMENTS[TASKS_ENDED].execute(cursor, list(_chained(rows.ended)))
     if rows.changed:
-        _CHANGE_TASKS.execute(cursor, _flatten(writing.changed(rows)))
+        _CHANGE_TASKS.execute(cursor, list(_chained(writing.changed(rows))))
     if rows.put:
-        _STATEMENTS[TASKS].execute(cursor, _flatten(writing.inserted(rows)))
+        _STATEMENTS[TASKS].execute(cursor, list(_chained(writing.inserted(rows))))
 
 
 def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
@@ -291,7 +292,3 @@ def _raise_sequence(cursor: sqlite3.Cursor, rows: Rows, last: int) -> None:
         _SET_SEQUENCE, (last,)
     ).rowcount == 0:
         cursor.execute(_FIRST_SEQUENCE, ("durable_inbox", last))
-
-
-def _flatten(rows: Iterable[Iterable[Any]]) -> list[Any]:
-    return list(itertools.chain.from_iterable(rows))
