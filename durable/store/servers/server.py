@@ -69,7 +69,7 @@ class ServerSession(SqlSession, ABC):
         self._pending: list[Any] = []
         self._has_written = False
         self.sequence: int | None = None
-        """The number before those that the transaction may give to messages."""
+        """See `EnteringSession`."""
         self.phase = Phase.NONE
         self.lock_seconds = LOCK_SECONDS
         self.has_migrated = False
@@ -162,6 +162,11 @@ class EnteringSession(Session, Protocol):
     @property
     def has_migrated(self) -> bool:
         """Whether it is to be replaced by one that has its limits."""
+        ...
+
+    @property
+    def sequence(self) -> int | None:
+        """The number before those that the transaction may give to messages."""
         ...
 
     def enter(self) -> None:

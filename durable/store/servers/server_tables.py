@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import HistoryRow
     from durable.store.servers.locked_look import LockedLook
-    from durable.store.servers.server import ServerSession
+    from durable.store.servers.server import EnteringSession
 
 _SEEN_BY_DECIDE = frozenset({"records", "messages", "first_data", "kinds"})
 
@@ -27,7 +27,7 @@ class ServerTables(SqlTables, ABC):
     Locks are taken in one order: workers, then runs by their ids.
     """
 
-    _session: ServerSession
+    _session: EnteringSession
 
     @abstractmethod
     def _look(self, wanted: Wanted) -> LockedLook:
