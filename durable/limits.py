@@ -16,7 +16,6 @@ NAME_BYTES_MAX: Final = 255
 PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
 
 # Beyond this a run should continue as new. Temporal stops at 51,200.
-HISTORY_EVENTS_MAX: Final = 50_000
 HISTORY_EVENTS_WARN: Final = 45_000
 # Events after which `checkpoint` begins anew: a replay of so many takes milliseconds.
 CHECKPOINT_EVENTS: Final = 1_000

@@ -363,6 +363,25 @@ class Session(Protocol):
         ...
 
 
+class SqlSession:
+    """Those members of `Session` that only some databases have a use for.
+
+    It hears nothing, and its commits leave no trace.
+    """
+
+    packs_rows: bool = False
+    fate: object = None
+    has_heard: bool = False
+
+    @property
+    def news_descriptor(self) -> int | None:
+        """See `Session`."""
+        return None
+
+    def hear(self) -> None:
+        """See `Session`."""
+
+
 Prepare: TypeAlias = Callable[[Session, str], None]
 """Makes a schema what it has to be, or raises; is told the database's name."""
 

@@ -330,13 +330,14 @@ def test_fate_of_a_turn_is_told_once_its_session_has_ended(
     session = session_of(other)
     appended = Appended(pid, began_at, commit.rows[-1])
 
-    assert session.find_appended(appended) is None
+    with pytest.raises(TimeoutError):
+        session.read_fate(appended)
     while look(text):
         pass
-    assert session.find_appended(appended) is is_committed
+    assert session.read_fate(appended) is is_committed
 
     # The number of its process may be another one's by now.
     mine = session.raw.info.backend_pid
     appended = Appended(mine, began_at, commit.rows[-1])
-    assert session.find_appended(appended) is is_committed
+    assert session.read_fate(appended) is is_committed
     other.close()

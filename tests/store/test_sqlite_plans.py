@@ -155,8 +155,11 @@ def test_what_is_due_is_found_without_what_is_not(session: Session, name: str) -
 
 HOT = {
     f"{name} of {size}": text
-    for module in (sqlite_look, sqlite_write)
-    for name, statement in vars(module).items()
+    for name, statement in (
+        *vars(sqlite_look).items(),
+        *vars(sqlite_write).items(),
+        *((f"{k.how} {k.names}", text) for k, text in sqlite_write._STATEMENTS.items()),
+    )
     if isinstance(statement, ManyRows | ManyKeys | sqlite_look._Names)
     for size, text in statement.texts
 }

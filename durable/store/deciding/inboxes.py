@@ -132,16 +132,21 @@ class Inboxes:
             sequence=sequence,
         )
 
+    def _find_mail(self, run_id: str) -> dict[str, tuple[int, str]] | None:
+        """Return all that waited for a run, as `Seen.mail` has it."""
+        mail = self._seen.mail.get(run_id)
+        if mail is None and run_id not in self._seen.all_mail:
+            run = self._draft.find_run(run_id)
+            if run is not None and not run.changes & CREATED:
+                self._draft.lack("mail", run_id)
+        return mail
+
     def find_unseen(self, operation: CommitTask) -> list[MessageRecord]:
         """Return the messages that keep a run from closing, oldest first."""
         seen, run_id = self._seen, operation.run_id
         waiting: list[MessageRecord] = []
         if seen.first_sequence is not None:
-            mail = seen.mail.get(run_id)
-            if mail is None and run_id not in seen.all_mail:
-                run = self._draft.find_run(run_id)
-                if run is not None and not run.changes & CREATED:
-                    self._draft.lack("mail", run_id)
+            mail = self._find_mail(run_id)
             if mail and _has_unseen(operation, mail):
                 messages = seen.messages.get(run_id)
                 if messages is None:
@@ -190,11 +195,7 @@ class Inboxes:
         seen, run_id = self._seen, operation.run_id
         known = frozenset(operation.known)
         if seen.first_sequence is not None:
-            mail = seen.mail.get(run_id)
-            if mail is None and run_id not in seen.all_mail:
-                run = self._draft.find_run(run_id)
-                if run is not None and not run.changes & CREATED:
-                    self._draft.lack("mail", run_id)
+            mail = self._find_mail(run_id)
             if mail and any(sequence not in known for sequence, _ in mail.values()):
                 return True
         put = self._put.get(run_id)

@@ -224,6 +224,11 @@ class Seen(msgspec.Struct):
     is_again: bool = False
     outbox: Mapping[int, int | None] = NOTHING
 
+    def find_open(self, key: NameKey) -> str | None:
+        """Return the open run of a name that was looked for."""
+        run = self.names[key].open
+        return None if run is None else run.run_id
+
 
 class Rows(msgspec.Struct):
     """What a group writes. No key of one table is in it twice, nor in two lists.

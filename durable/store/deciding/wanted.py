@@ -37,7 +37,7 @@ from durable.store.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from durable.store.records import OutboxItem
 
@@ -123,6 +123,22 @@ class Wanted(msgspec.Struct):
             else:
                 self.rare.setdefault(field, {})[key] = None
         return self._size > before
+
+    def find_letters(
+        self, find_open: Callable[[NameKey], str | None]
+    ) -> set[RequestKey]:
+        """Return the run and request of each message that will be put, if it can be.
+
+        `find_open` tells the open run of a name.
+        """
+        found: set[RequestKey] = set(self.rare.get("looked", ()))
+        for letter in self.letters:
+            run_id = letter.run_id
+            if run_id is None:
+                run_id = find_open((letter.namespace, letter.workflow_id))
+            if run_id is not None:
+                found.add((run_id, letter.request_id))
+        return found
 
     @property
     def is_narrow(self) -> bool:

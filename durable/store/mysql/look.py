@@ -156,7 +156,7 @@ class _Locks:
         return [run_id for run_id, mode in self._modes.items() if mode != ADDRESSED]
 
     def explain(self, rows: Iterable[Row]) -> Iterable[Row]:
-        """Say of locked runs what `LockedLook.take_locked` must know."""
+        """Say of locked runs what `LockedLook` must know."""
         for row in rows:
             run_id = row[0]
             taken = (self._modes[run_id], run_id in self._keyed, *row)
@@ -181,33 +181,19 @@ def look(wanted: Wanted, begin: Send, send: Send) -> LockedLook:
     if finding:
         answers = begin(worker | finding)
         locks.take(wanted, answers)
-        letters = _letters(wanted, locks)
+        letters = wanted.find_letters(locks.names.get)
         rest = _read(wanted, locks, letters)
         if rest:
             answers |= send(rest)
     else:
-        letters = _letters(wanted, locks)
+        letters = wanted.find_letters(locks.names.get)
         answers = begin(worker | _read(wanted, locks, letters))
-    seen = found.seen
-    seen.has_worker = bool(answers["worker"])
-    found.take_outbox(answers.get("outbox", ()))
-    locked = itertools.chain.from_iterable(
-        rows for kind, rows in answers.items() if kind.startswith("locked")
-    )
-    found.take_locked(locks.explain(locked))
-    found.take_newest(answers.get("newest", ()))
-    found.take_ends(answers.get("ends", ()))
+    locked = [rows for kind, rows in answers.items() if kind.startswith("locked")]
+    explained = locks.explain(itertools.chain(*locked))
+    found.take_first({**answers, "locked": explained})
     if not letters.issuperset(found.find_letters()):
         raise RowsMovedError  # a run has begun, or is not what it was found by
-    found.take_mail([*answers.get("mail", ()), *answers.get("letters", ())])
-    if letters:
-        ((seen.most_waiting,),) = answers["waiting"]
-    if wanted.families:
-        found.take_children(answers["children"])
-    chains = enumerate(wanted.rare.get("chains", ()))
-    found.take_chains(
-        {key: next(iter(answers[f"chain{n}"]), None) for n, key in chains}
-    )
+    found.take_rest(answers)
     return found
 
 
@@ -233,18 +219,6 @@ def _find(wanted: Wanted) -> dict[str, str]:
         newest = (_NEWEST.format(*map(literal, key)) for key in wanted.names)
         found["newest"] = " UNION ALL ".join(newest)
     return found
-
-
-def _letters(wanted: Wanted, locks: _Locks) -> set[RequestKey]:
-    """Return the run and request of each message that will be put, if it can be."""
-    letters: set[RequestKey] = set(wanted.rare.get("looked", ()))
-    for message in wanted.letters:
-        run_id = message.run_id
-        if run_id is None:
-            run_id = locks.names.get((message.namespace, message.workflow_id))
-        if run_id is not None:
-            letters.add((run_id, message.request_id))
-    return letters
 
 
 def _read(wanted: Wanted, locks: _Locks, letters: set[RequestKey]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -66,8 +65,3 @@ class MysqlDatabase(ServerDatabase):
             return MysqlSession(connection, self.clock, self.name)
         except Exception as error:
             raise self.as_store_error(error) from error
-
-    def read_fate(self, fate: tuple[str, int]) -> bool:
-        """See `ServerDatabase`."""
-        with contextlib.closing(self.connect(is_writer=True)) as session:
-            return session.read_fate(fate)

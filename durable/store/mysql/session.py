@@ -75,8 +75,6 @@ _FIND_OLD: Final = (
     f" WHERE changed_at < {_NOW} - 3600000000"
 )
 _DROP_OLD: Final = "DELETE FROM durable_changes WHERE session_id = {0}"
-# The server may be known by many names.
-_PLACE: Final = "SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir, DATABASE())"
 _WITHOUT_LIMITS: Final = (
     "SET SESSION max_statement_time = 0, SESSION idle_transaction_timeout = 0"
 )
@@ -94,19 +92,23 @@ _UNLOCK: Final = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
 class MysqlSession(ServerSession):
     """Implements `Session` by packets of many statements."""
 
+    idle_seconds = 0.020
+    poll_seconds = (0.005, 0.075)
+    scheme = "mysql"
+    commit_text = "COMMIT"
+    place_text = "SELECT CONCAT_WS(' ', @@hostname, @@port, @@datadir, DATABASE())"
+
     def __init__(
         self, connection: sa.Connection, clock: ServerClock, name: str
     ) -> None:
         """Take over a connection that is in autocommit mode."""
-        super().__init__(connection)
+        super().__init__(connection, clock)
         raw: Any = connection.connection.driver_connection
         self._raw: pymysql.Connection[Any] = raw
-        self._clock = clock
         self._name = name
         self._trips = Trips(raw)
-        self._tables = MysqlTables(self)
-        self._pending: list[str] = []
-        self._has_written = False
+        self.tables = MysqlTables(self)
+        """See `Session`."""
         self._is_migrating = False
         self._is_alone = False
         self._lock_seconds: int | None = None
@@ -115,55 +117,32 @@ class MysqlSession(ServerSession):
         self._id = literal(token)
         self._quiet_id = literal(_QUIET + token)
         self._commits = {self._id: 0, self._quiet_id: 0}
-        self._fate: tuple[str, int] | None = None
+        self.fate: tuple[str, int] | None = None
+        """See `Session`: where the commit counts itself, and its number."""
         self._latest: Row | None = None
-        self.sequence = 0
-        """The number before those that the transaction may give to messages."""
-
-    @property
-    def tables(self) -> MysqlTables:
-        """See `Session`."""
-        return self._tables
 
     # --- transactions -----------------------------------------------------------------
 
     def send(self, asked: dict[str, str]) -> dict[str, Sequence[Row]]:
-        """Carry statements out in one trip; their answers by the same names."""
+        """See `ServerSession`."""
         return dict(zip(asked, self._trips.send(list(asked.values())), strict=True))
 
     def begin_with(self, asked: dict[str, str]) -> dict[str, Sequence[Row]]:
-        """Begin a transaction that writes, with its first statements.
-
-        One that has only looked is over by that.
-        """
+        """See `ServerSession`."""
         first = _BEGIN | {"header": _HEADER}
         seconds = round(self.lock_seconds)
         if seconds != self._lock_seconds:
             first["patience"] = f"SET SESSION innodb_lock_wait_timeout = {seconds}"
             self._lock_seconds = seconds
-        if self.phase is Phase.BEGUN:
-            first = {"commit": "COMMIT", **first}
-        self.phase = Phase.BEGUN
-        before = time.monotonic_ns()
-        answers = self.send(first | asked)
+        answers = self.begin_by(first, asked)
         ((instant,),) = answers["header"]
-        self._clock.hear(instant, before, time.monotonic_ns())
         self.sequence = instant << _SEQUENCE_BITS
         return answers
-
-    def begin_writing_now(self) -> None:
-        """See `ServerSession`."""
-        self.begin_with({})
-        self._has_written = True  # whoever takes the connection may
 
     def begin_reading_now(self) -> None:
         """See `ServerSession`."""
         self.phase = Phase.BEGUN
         self.send(_BEGIN_READING)
-
-    def write_later(self, written: list[str]) -> None:
-        """Carry statements out together with the commit."""
-        self._pending += written
 
     def commit(self, *, is_news: bool = True) -> None:
         """See `Session`."""
@@ -171,21 +150,16 @@ class MysqlSession(ServerSession):
         if self.phase is Phase.BEGUN:
             counter = self._id if is_news else self._quiet_id
             number = self._commits[counter] + 1
-            self._fate = counter, number
+            self.fate = counter, number
             has_written = bool(pending) or self._has_written
             if has_written:
                 pending.append(_COUNT_COMMIT.format(counter, number))
-            pending.append("COMMIT")
+            pending.append(self.commit_text)
             for packet in self._trips.pack(pending):
                 self.send({str(n): text for n, text in enumerate(packet)})
             if has_written:
                 self._commits[counter] = number
         self._end()
-
-    @property
-    def fate(self) -> tuple[str, int] | None:
-        """See `Session`: where the commit counts itself, and its number."""
-        return self._fate
 
     def read_fate(self, fate: tuple[str, int]) -> bool:
         """Tell whether a commit has taken place; from now on it cannot any more.
@@ -254,18 +228,11 @@ class MysqlSession(ServerSession):
             self._trips.send([_DROP_OLD.format(literal(session_id))])
         self.has_changed()
 
-    @property
-    def poll_seconds(self) -> tuple[float, float]:
-        """See `Session`."""
-        return (0.005, 0.075)
-
     def has_changed(self) -> bool:
         """See `Session`."""
         (latest,) = self._trips.send([_LATEST.format(self._id)])[0]
         before, self._latest = self._latest, latest
         return before is not None and before != latest
-
-    idle_seconds = 0.020
 
     def maintain(self, *, is_idle: bool) -> bool:
         """See `Session`. The server does that by itself."""
@@ -273,11 +240,6 @@ class MysqlSession(ServerSession):
         return True
 
     # --- copies of the whole ----------------------------------------------------------
-
-    def identify(self) -> str:
-        """See `Session`."""
-        ((place,),) = self.send({"place": _PLACE})["place"]
-        return f"mysql {place}"
 
     def begin_alone(self) -> None:
         """See `Session`."""
@@ -312,9 +274,7 @@ class MysqlTables(ServerTables):
 
     def _look(self, wanted: Wanted) -> LockedLook:
         session = self._session
-        found = mysql_look.look(wanted, session.begin_with, session.send)
-        found.seen.last_sequence = session.sequence
-        return found
+        return mysql_look.look(wanted, session.begin_with, session.send)
 
     def write(self, rows: Rows) -> None:
         """See `Tables`. They go together with the commit."""

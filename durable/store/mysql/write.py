@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable.store.deciding import rows as bits
 from durable.store.mysql.driver import listed, literal
-from durable.store.sql import salvage, statements, tables
+from durable.store.sql import row_kinds, statements
+from durable.store.sql.row_kinds import (
+    RUNS,
+    TASKS,
+    TASKS_ENDED,
+    How,
+    RowKind,
+    written,
+)
 from durable.store.sql.tasks import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    import sqlalchemy as sa
 
     from durable.store.deciding.rows import Rows, Run, TaskRows
 
@@ -27,11 +33,11 @@ _CHARS_MAX: Final = 1_000_000
 class _Insert:
     """A statement that inserts rows."""
 
-    def __init__(self, columns: Sequence[sa.Column[Any]], after: str = "") -> None:
-        names = ", ".join(column.name for column in columns)
-        table = columns[0].table.name
-        self._before = f"INSERT INTO {table} ({names}) VALUES "  # noqa: S608 - constants
-        self._after = after
+    def __init__(self, kind: RowKind) -> None:
+        self._before = f"INSERT INTO {kind.table} ({kind.names}) VALUES "  # noqa: S608 - constants
+        _, changes = kind.clauses(lambda _, name: f"VALUES({name})")
+        is_put = kind.how is How.PUT
+        self._after = f" ON DUPLICATE KEY UPDATE {changes}" if is_put else ""
 
     def fill(self, rows: Iterable[Sequence[Any]]) -> Iterator[str]:
         """Return it with its rows, several times if they are long."""
@@ -48,78 +54,39 @@ class _Insert:
             yield self._before + ",".join(written) + self._after
 
 
-def _put(columns: Sequence[sa.Column[Any]], keys: int) -> _Insert:
-    replaced = ", ".join(f"{c.name} = VALUES({c.name})" for c in columns[keys:])
-    return _Insert(columns, f" ON DUPLICATE KEY UPDATE {replaced}")
+class _Each:
+    """A statement that changes one row, or deletes it."""
+
+    def __init__(self, kind: RowKind) -> None:
+        same, changes = kind.clauses(lambda place, _: f"{{{place - 1}}}")
+        table = kind.table
+        verb = f"UPDATE {table} SET {changes}" if changes else f"DELETE FROM {table}"  # noqa: S608 - constants
+        self._text = f"{verb} WHERE {same}"
+
+    def fill(self, rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+        """Return it for each row."""
+        return (self._text.format(*map(literal, row)) for row in rows)
 
 
-_RUNS: Final = _Insert([*statements.RUN_COLUMNS, tables.RUNS.c.open_key])
-_HISTORY: Final = _Insert(statements.HISTORY_COLUMNS)
-_ATTEMPTS: Final = _put([tables.ATTEMPTS.c[n] for n in salvage.ATTEMPT_FIELDS], 3)
-_REPLIES: Final = _put(list(tables.REPLIES.c), 2)
-_INDEX: Final = _Insert(list(tables.ATTRIBUTES.c))
-_KINDS: Final = _Insert(list(tables.ATTRIBUTE_KINDS.c))
-_I: Final = tables.INBOX.c
-_MESSAGES: Final = _Insert(
-    [_I.sequence, _I.run_id, _I.request_id, _I.kind, _I.data, _I.created_at]
-)
+_STATEMENTS: Final = {
+    kind: (_Insert if kind.how in (How.INSERTED, How.PUT) else _Each)(kind)
+    for kind in row_kinds.ALL
+}
 
 
 def write(rows: Rows) -> list[str]:
     """Return the statements that write a group's rows."""
     # Who closes gives up its id before another takes it.
     found = [text for run in rows.changed if (text := _update(run))]
-    if rows.created:
-        found += _RUNS.fill(map(statements.run_values, rows.created))
-    if rows.history:
-        found += _HISTORY.fill(rows.history)
-    if rows.attempts:
-        found += _ATTEMPTS.fill(map(statements.attempt_values, rows.attempts.values()))
-    if rows.replies:
-        found += _REPLIES.fill(
-            (r.run_id, r.request_id, r.data, r.created_at)
-            for r in rows.replies.values()
-            if r is not None
-        )
-    read = [key for key, reply in rows.replies.items() if reply is None]
-    found += _delete("durable_replies", read)
-    found += _delete("durable_inbox", rows.consumed, "sequence")
-    found += _delete("durable_inbox", rows.consumed_requests)
-    found += [
-        f"DELETE FROM durable_inbox WHERE run_id = {literal(run_id)}"  # noqa: S608 - a literal
-        for run_id in rows.emptied
-    ]
-    if rows.letters:
-        found += _MESSAGES.fill(
-            (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
-            for m in rows.letters
-        )
-    found += [
-        f"DELETE FROM durable_attributes WHERE run_id = {literal(run_id)}"  # noqa: S608 - a literal
-        for run_id in rows.reindexed
-    ]
-    if rows.attributes:
-        found += _INDEX.fill(rows.attributes)
-    if rows.kinds:
-        # In one order, so that no two wait for each other.
-        found += _KINDS.fill(sorted((*key, kind) for key, kind in rows.kinds.items()))
-    if rows.delivered:
-        gone = listed(rows.delivered)
-        found.append(f"DELETE FROM durable_outbox WHERE sequence IN ({gone})")  # noqa: S608 - literals
-    found += [
-        f"UPDATE durable_outbox SET due_at = {literal(s.due_at)}, tries = {s.tries},"  # noqa: S608 - literals
-        f" failure = {literal(s.failure)} WHERE sequence = {s.sequence}"
-        for s in rows.settled.values()
-    ]
+    found += _STATEMENTS[RUNS].fill(map(statements.run_values, rows.created))
+    for kind, values in written(rows):
+        found += _STATEMENTS[kind].fill(values)
     return found
-
-
-_TASKS: Final = _put(list(tables.ACTIVITY_TASKS.c), 2)
 
 
 def write_tasks(rows: TaskRows) -> list[str]:
     """Return the statements that write what a group does to tasks."""
-    found = _delete("durable_activity_tasks", rows.ended, "scheduled_event_id")
+    found = [*_STATEMENTS[TASKS_ENDED].fill(rows.ended)]
     alike: dict[tuple[str, str], list[int]] = {}
     for (run_id, event_id), change in sorted(rows.changed.items()):
         new = (f"{name} = {literal(value)}" for name, value in change.given.items())
@@ -130,17 +97,7 @@ def write_tasks(rows: TaskRows) -> list[str]:
         for (run_id, new), event_ids in alike.items()
         if new
     ]
-    return [*found, *_TASKS.fill(writing.inserted(rows))]
-
-
-def _delete(
-    table: str, keys: Iterable[tuple[str, str | int]], column: str = "request_id"
-) -> list[str]:
-    return [
-        f"DELETE FROM {table} WHERE run_id = {literal(run_id)}"  # noqa: S608 - literals
-        f" AND {column} = {literal(key)}"
-        for run_id, key in keys
-    ]
+    return [*found, *_STATEMENTS[TASKS].fill(writing.inserted(rows))]
 
 
 def _update(run: Run) -> str:

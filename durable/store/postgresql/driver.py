@@ -144,15 +144,10 @@ def _to_number(data: bytes) -> int:
     return int.from_bytes(data, "big", signed=True)
 
 
-def _to_text(data: bytes) -> str:
-    return data.decode()
-
-
+# Of all others a text is asked for.
 _READERS: Final[dict[int, Callable[[bytes], Any]]] = {
     16: lambda data: data != b"\0",
-    20: _to_number,
-    21: _to_number,
-    23: _to_number,
+    **dict.fromkeys((20, 21, 23), _to_number),
 }
 
 
@@ -265,7 +260,7 @@ def _pack(value: Any) -> bytes:
 
 def _rows_of(result: _Result) -> list[Row]:
     columns = range(result.nfields)
-    readers = [_READERS.get(result.ftype(column), _to_text) for column in columns]
+    readers = [_READERS.get(result.ftype(column), bytes.decode) for column in columns]
     get = result.get_value
     return [
         tuple(

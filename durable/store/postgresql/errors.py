@@ -33,19 +33,14 @@ class PostgresErrors(ServerErrors):
     again = frozenset({"40P01", "40001", "40003", "23505", "26000"})
     locked = frozenset({"55P03"})
     _faults: Final = {
+        **dict.fromkeys(("40P01", "40001", "55P03", "57014"), Fault.BUSY),
+        **dict.fromkeys(("28000", "28P01"), Fault.NOT_LET_IN),
+        **dict.fromkeys(("42P01", "3F000"), Fault.NO_TABLE),
         "25006": Fault.READ_ONLY,
-        "40P01": Fault.BUSY,
-        "40001": Fault.BUSY,
-        "55P03": Fault.BUSY,
-        "57014": Fault.BUSY,
         "53100": Fault.FULL,
         "53300": Fault.CROWDED,
-        "28000": Fault.NOT_LET_IN,
-        "28P01": Fault.NOT_LET_IN,
         "42501": Fault.DENIED,
         "3D000": Fault.MISSING,
-        "42P01": Fault.NO_TABLE,
-        "3F000": Fault.NO_TABLE,
     }
 
     def code_of(self, origin: BaseException) -> str:

@@ -101,7 +101,7 @@ _MAIL: Final = (
 )
 _LETTERS: Final = (
     "SELECT m.run_id, m.request_id, m.sequence, m.kind"
-    " FROM unnest(%b::text[], %b::text[]) AS s(run_id, request_id)"
+    " FROM unnest(%b::text[], %b::text[]) AS s(request_id, run_id)"
     " JOIN durable_inbox AS m ON m.run_id = s.run_id AND m.request_id = s.request_id"
 )
 _WAITING: Final = "SELECT count(*) FROM durable_inbox WHERE run_id = ANY(%b::text[])"
@@ -128,8 +128,9 @@ def lock(wanted: Wanted) -> dict[str, Statement]:
     values: list[Any] = [texts(list(wanted.families))] if families else []
     values += (texts(list(runs)), numbers(list(runs.values())))
     if by_keys:
-        names, requests = wanted.names, wanted.requests
-        values += (*_pairs(names), numbers(list(names.values())), *_pairs(requests))
+        names = wanted.names
+        values += (*_pairs(names), numbers(list(names.values())))
+        values += _pairs(wanted.requests)
     text = _lock_text(modes, by_keys=by_keys, families=families)
     asked = {"worker": Statement(LOCK_WORKER, (wanted.worker_id or "",))}
     if "outbox" in wanted.rare:
@@ -147,7 +148,7 @@ def lock(wanted: Wanted) -> dict[str, Statement]:
 
 
 def _pairs(keys: Iterable[tuple[str, str]]) -> tuple[Any, Any]:
-    """Arrays of names, and of the namespace of each."""
+    """Arrays of what comes second in each, as names do, and of what comes first."""
     pairs = list(keys)
     return texts([name for _, name in pairs]), texts([space for space, _ in pairs])
 
@@ -159,40 +160,22 @@ def look(wanted: Wanted, first: dict[str, list[Row]], send: Send) -> LockedLook:
         RowsMovedError: something has changed meanwhile.
     """
     found = LockedLook(wanted)
-    seen = found.seen
-    seen.has_worker = bool(first["worker"])
-    found.take_outbox(first.get("outbox", ()))
-    found.take_locked(first["locked"])
-    found.take_newest(first.get("newest", ()))
-    found.take_ends(first.get("ends", ()))
+    found.take_first(first)
     asked: dict[str, Statement] = {}
     further = found.find_further()
     if further:
-        asked["ends"] = Statement(_ENDS, (texts(further),))
+        asked["further"] = Statement(_ENDS, (texts(further),))
     letters = found.find_letters()
     if letters:
-        run_ids = texts([run_id for run_id, _ in letters])
-        request_ids = texts([request_id for _, request_id in letters])
-        asked["letters"] = Statement(_LETTERS, (run_ids, request_ids))
-        asked["waiting"] = Statement(_WAITING, (run_ids,))
+        pairs = _pairs(letters)
+        asked["letters"] = Statement(_LETTERS, pairs)
+        asked["waiting"] = Statement(_WAITING, pairs[1:])
     if wanted.families:
         parents = texts(list(wanted.families))
         asked["children"] = Statement(_CHILDREN, (parents,))
-    chains = list(wanted.rare.get("chains", ()))
-    for number, (namespace, name, first_run_id) in enumerate(chains):
-        values = (namespace, name, first_run_id)
-        asked[f"chain{number}"] = Statement(_CHAIN, values)
+    for number, chain in enumerate(wanted.rare.get("chains", ())):
+        asked[f"chain{number}"] = Statement(_CHAIN, chain)
     answers = send(asked) if asked else {}
-    found.take_ends(answers.get("ends", ()))
-    found.take_mail([*first.get("mail", ()), *answers.get("letters", ())])
-    if letters:
-        ((seen.most_waiting,),) = answers["waiting"]
-    if wanted.families:
-        found.take_children(answers["children"])
-    found.take_chains(
-        {
-            key: next(iter(answers[f"chain{number}"]), None)
-            for number, key in enumerate(chains)
-        }
-    )
+    found.take_ends(answers.get("further", ()))
+    found.take_rest(first | answers)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -12,7 +11,7 @@ from sqlalchemy.pool import NullPool
 from durable.errors import DatabaseUnavailableError
 from durable.store.postgresql.driver import PatientConnection
 from durable.store.postgresql.errors import PostgresErrors
-from durable.store.postgresql.session import Appended, PostgresSession
+from durable.store.postgresql.session import PostgresSession
 from durable.store.servers.server import (
     PATIENCE_SECONDS,
     READ_SECONDS,
@@ -54,15 +53,13 @@ class PostgresDatabase(ServerDatabase):
 
     def _connect_raw(self) -> PatientConnection:
         url = self.url
-        where = {
-            "host": url.host,
-            "port": url.port,
-            "dbname": url.database,
-            "user": url.user,
-            "password": url.password,
-        }
-        options: dict[str, Any] = _CONNECTION_OPTIONS | url.options | where
-        raw = PatientConnection.connect(autocommit=True, **options)
+        options: dict[str, Any] = _CONNECTION_OPTIONS | url.options
+        raw = PatientConnection.connect(
+            autocommit=True,
+            **options | {"host": url.host, "port": url.port, "dbname": url.database},
+            user=url.user,
+            password=url.password,
+        )
         raw.patience = PATIENCE_SECONDS
         version = raw.info.server_version
         if version < _OLDEST:
@@ -100,16 +97,3 @@ class PostgresDatabase(ServerDatabase):
         if not is_writer:
             session.raw.patience = READ_SECONDS
         return session
-
-    def read_fate(self, fate: tuple[str, str] | Appended) -> bool | None:
-        """See `ServerDatabase`. The server keeps how its transactions ended."""
-        with contextlib.closing(self.connect(is_writer=False)) as session:
-            if isinstance(fate, Appended):
-                is_there = session.find_appended(fate)
-                if is_there is None:
-                    raise TimeoutError("its session has not ended")
-                return is_there
-            status = session.read_fate(*fate)
-        if status == "in progress":
-            raise TimeoutError(status)
-        return None if status is None else status == "committed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from durable import limits
 from durable.store.database import LOCK_SECONDS
@@ -12,11 +12,11 @@ from durable.store.deciding.rows import Rows, Seen
 from durable.store.postgresql import look as postgresql_look
 from durable.store.postgresql.driver import PatientConnection, Statement, Trips
 from durable.store.postgresql.write import append, insert_all, write, write_tasks
-from durable.store.records import RUNNING
 from durable.store.servers.locked_look import RowsMovedError
 from durable.store.servers.server import MIGRATION_SECONDS, Phase, ServerSession
 from durable.store.servers.server_tables import ServerTables
 from durable.store.sql import statements
+from durable.store.sql.reads import has_row
 from durable.store.sql.tables import METADATA
 
 if TYPE_CHECKING:
@@ -31,13 +31,18 @@ if TYPE_CHECKING:
     from durable.store.servers.locked_look import LockedLook
     from durable.store.servers.server_clock import ServerClock
 
+
+def _set(settings: dict[str, Any]) -> str:
+    # For the transaction: behind a pooler the session is not ours.
+    return ", ".join(f"set_config('{n}', '{v}', true)" for n, v in settings.items())
+
+
 _CHANNEL: Final = "durable_changes"
 # Each transaction takes numbers of its own for messages, in one step.
 _SEQUENCE_BITS: Final = 20
 _BEGIN: Final = Statement("BEGIN ISOLATION LEVEL READ COMMITTED")
 _BEGIN_READING: Final = Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _COMMIT: Final = Statement("COMMIT")
-_ROLLBACK: Final = Statement("ROLLBACK")
 _LEASE_MILLISECONDS: Final = round(limits.LEASE_SECONDS * 1_000)
 _WALKING: Final = ("seqscan", "hashjoin", "mergejoin", "material")
 _SETTINGS: Final = {
@@ -51,23 +56,15 @@ _SETTINGS: Final = {
     **{f"enable_{how}": "off" for how in _WALKING},
     "jit": "off",
 }
-# They last for the transaction: behind a pooler the session is not ours.
-_SET: Final = ", ".join(
-    f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()
-)
-# Likewise, and in order by an index rather than by a sort of all that it finds.
+# In order by an index rather than by a sort of all that it finds.
 _READING: Final = {
     name: _SETTINGS[name] for name in ("idle_in_transaction_session_timeout", "jit")
 } | {f"enable_{how}": "off" for how in (*_WALKING, "bitmapscan", "sort")}
-_SET_READING: Final = Statement(
-    "SELECT "
-    + ", ".join(
-        f"set_config('{name}', '{value}', true)" for name, value in _READING.items()
-    )
-)
+_SET_READING: Final = Statement(f"SELECT {_set(_READING)}")
 _HEADER: Final = (
     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8,"  # noqa: S608 - constants
-    f" pg_current_xact_id()::text, {{}}, set_config('lock_timeout', %b, true), {_SET}"
+    " pg_current_xact_id()::text, {}, set_config('lock_timeout', %b, true), "
+    f"{_set(_SETTINGS)}"
 )
 _WITHOUT_SEQUENCE: Final = _HEADER.format("NULL::int8")
 _WITH_SEQUENCE: Final = _HEADER.format("nextval('durable_inbox_sequence_seq')")
@@ -84,20 +81,12 @@ _END_SESSION: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE pid = %b AND backend_start::text = %b"
 )
-_FIND_EVENT: Final = (
-    "SELECT time, data FROM durable_history WHERE run_id = %b AND event_id = %b"
-)
 # All of it, as the newest number alone says nothing of an older transaction that others
 # have overtaken. It changes when one ends, and only then.
 _LATEST: Final = Statement("SELECT pg_current_snapshot()::text")
-# The server may be known by many names.
-_PLACE: Final = Statement(
-    "SELECT concat_ws(' ', pg_postmaster_start_time()::text, current_database(),"
-    " current_schema())"
-)
+_PATIENT: Final = {"idle_in_transaction_session_timeout": 0, "statement_timeout": 0}
 _ALONE: Final = (
-    "SELECT set_config('idle_in_transaction_session_timeout', '0', true),"
-    " set_config('statement_timeout', '0', true)",
+    f"SELECT {_set(_PATIENT)}",
     f"LOCK TABLE {', '.join(METADATA.tables)} IN SHARE ROW EXCLUSIVE MODE",
 )
 # All wait for whoever changes the schema. But a change that waits for somebody's end
@@ -106,7 +95,7 @@ _MIGRATION_LOCK_SECONDS: Final = 60.0
 _MIGRATING: Final = (
     _ALONE[0],
     "SELECT pg_advisory_xact_lock(hashtext('durable_schema'))",
-    f"SELECT set_config('lock_timeout', '{LOCK_SECONDS:.3f}s', true)",
+    f"SELECT {_set({'lock_timeout': f'{LOCK_SECONDS:.3f}s'})}",
 )
 _LAST_SEQUENCE: Final = Statement(
     "SELECT CASE WHEN is_called THEN last_value ELSE 0 END"
@@ -123,6 +112,10 @@ _RAISE_OUTBOX: Final = Statement(
 _UNSYNCED: Final = Statement("SET LOCAL synchronous_commit = off")
 # Others may be told of many commits at once.
 _TOLD_TOGETHER_SECONDS: Final = 0.005
+
+
+def _tell(what: str) -> Statement:
+    return Statement("SELECT pg_notify(%b, %b)", (_CHANNEL, what))
 
 
 class Appended(NamedTuple):
@@ -144,30 +137,31 @@ class PostgresSession(ServerSession):
 
     # Where more is to be committed it comes sooner; who waits elsewhere hears now.
     idle_seconds = 0.001
+    scheme = "postgresql"
+    commit_text = _COMMIT
+    place_text = Statement(
+        "SELECT concat_ws(' ', pg_postmaster_start_time()::text, current_database(),"
+        " current_schema())"
+    )
 
     def __init__(self, connection: sa.Connection, clock: ServerClock) -> None:
         """Take over a connection that is in autocommit mode."""
-        super().__init__(connection)
+        super().__init__(connection, clock)
         raw = connection.connection.driver_connection
         assert isinstance(raw, PatientConnection)  # noqa: S101 - the pool made it
         self.raw = self._raw = raw
         """The driver's connection."""
-        self._clock = clock
         self._life = ""
         self._trips = Trips(raw, self._hear)
         self.tables = PostgresTables(self)
         """See `Session`."""
-        self._pending: list[Statement] = []
         self._is_broken = False
-        self._has_written = False
         self._listens = False
-        self._has_heard = False
         self._has_news = False
         self._told_at = 0.0
         self._latest: str | None = None
-        self.sequence: int | None = None
-        """The number before those that the transaction may give to messages."""
-        self._fate: tuple[str, str] | Appended | None = None
+        self.fate: tuple[str, str] | Appended | None = None
+        """See `Session`: the transaction's number, and the server's life."""
         self._began_at: str | None = None
         self._appending: dict[str, Statement] | None = None
         self.has_moved = False
@@ -176,7 +170,7 @@ class PostgresSession(ServerSession):
     # --- transactions -----------------------------------------------------------------
 
     def send(self, asked: dict[str, Statement]) -> dict[str, list[Row]]:
-        """Carry statements out in one trip; their answers by the same names."""
+        """See `ServerSession`."""
         try:
             return dict(zip(asked, self._trips.send(asked.values()), strict=True))
         except BaseException:
@@ -184,23 +178,15 @@ class PostgresSession(ServerSession):
             raise
 
     def begin_with(
-        self, asked: dict[str, Statement], *, takes_sequence: bool
+        self, asked: dict[str, Statement], *, takes_sequence: bool = False
     ) -> dict[str, list[Row]]:
-        """Begin a transaction that writes, with its first statements.
-
-        One that has only looked is over by that.
-        """
+        """See `ServerSession`; it may take numbers for messages."""
         header = _WITH_SEQUENCE if takes_sequence else _WITHOUT_SEQUENCE
         patience = f"{self.lock_seconds:.3f}s"
         first = {"begin": _BEGIN, "header": Statement(header, (patience,))}
-        if self.phase is Phase.BEGUN:
-            first = {"commit": _COMMIT, **first}
-        self.phase = Phase.BEGUN
-        before = time.monotonic_ns()
-        answers = self.send(first | asked)
-        instant, transaction, number, *_ = answers["header"][0]
-        self._clock.hear(instant, before, time.monotonic_ns())
-        self._fate = (transaction, self._life)
+        answers = self.begin_by(first, asked)
+        _, transaction, number, *_ = answers["header"][0]
+        self.fate = (transaction, self._life)
         self.sequence = None if number is None else number << _SEQUENCE_BITS
         return answers
 
@@ -211,51 +197,37 @@ class PostgresSession(ServerSession):
         self._trips.end()
         return connection
 
-    def begin_writing_now(self) -> None:
-        """See `ServerSession`."""
-        self.begin_with({}, takes_sequence=False)
-        self._has_written = True  # whoever takes the connection may
-
     def begin_reading_now(self) -> None:
         """See `ServerSession`."""
         self.phase = Phase.BEGUN
         self.send({"begin": _BEGIN_READING, "settings": _SET_READING})
 
-    def write_later(self, written: list[Statement]) -> None:
-        """Carry statements out together with the commit."""
-        self._pending += written
-
     def commit(self, *, is_news: bool = True) -> None:
         """See `Session`."""
-        if self._appending is not None:
-            self._append(self._appending)
-            self._has_news = self._has_news or is_news
         pending, self._pending = self._pending, []
-        if self.phase is Phase.BEGUN:
-            has_written = self._has_written or bool(pending)
+        asked, self._appending = self._appending, None
+        has_written = self._has_written or bool(pending) or asked is not None
+        if asked is not None:
+            answers = self.begin_with(asked | {"end": _COMMIT})
+            self.phase = Phase.NONE
+            self.has_moved = answers["appended"] != [(True,)]
+            if self.has_moved:
+                raise RowsMovedError
+        elif self.phase is Phase.BEGUN:
             self.send({str(n): s for n, s in enumerate((*pending, _COMMIT))})
-            self._has_news = self._has_news or (is_news and has_written)
+        self._has_news = self._has_news or (is_news and has_written)
         self.phase = Phase.NONE
         self._has_written = False
 
     @property
     def may_append(self) -> bool:
         """Whether a transaction may be sent as a whole: its fate can be found out."""
-        return self._began_at is not None and not self._raw.is_pooled
+        return self._began_at is not None
 
     def append_later(self, asked: dict[str, Statement], last: HistoryRow) -> None:
         """Begin, append, of which `last` is the last row, and commit in one trip."""
         self._appending = asked
-        if self._began_at is not None:
-            self._fate = Appended(self._raw.info.backend_pid, self._began_at, last)
-
-    def _append(self, asked: dict[str, Statement]) -> None:
-        self._appending = None
-        answers = self.begin_with(asked | {"end": _COMMIT}, takes_sequence=False)
-        self.phase = Phase.NONE
-        self.has_moved = answers["appended"] != [(True,)]
-        if self.has_moved:
-            raise RowsMovedError
+        self.fate = Appended(self._raw.info.backend_pid, self._began_at or "", last)
 
     def rollback(self) -> None:
         """See `Session`."""
@@ -265,7 +237,7 @@ class PostgresSession(ServerSession):
         self.phase = Phase.NONE
         if has_begun and not self.is_broken:
             # The driver forgets prepared statements when it rolls back.
-            end = _ROLLBACK if self._has_written else _COMMIT
+            end = Statement("ROLLBACK") if self._has_written else _COMMIT
             self._has_written = False
             self.send({"end": end})
 
@@ -274,38 +246,25 @@ class PostgresSession(ServerSession):
         """See `Session`."""
         return self._is_broken or self._raw.broken
 
-    @property
-    def fate(self) -> object:
-        """See `Session`: the transaction's number, and the server's life."""
-        return self._fate
-
-    def note_life(self) -> None:
-        """Know the server's life, which a crash ends, by a table that it empties."""
-        noted = Statement(_NOTE_LIFE, (secrets.token_hex(8),))
-        asked = {"noted": noted, "life": _READ_LIFE, "began": _BEGAN_AT}
-        answers = self.send(asked)
-        self._life = answers["life"][0][0]
-        ((self._began_at,),) = answers["began"] or [(None,)]
-
-    def read_fate(self, transaction: str, life: str) -> str | None:
-        """Return what has become of a transaction; None if that life is over."""
+    def read_fate(self, fate: tuple[str, str] | Appended) -> bool | None:
+        """See `EnteringSession`. The server keeps how its transactions ended."""
+        if isinstance(fate, Appended):
+            return self._find_appended(fate)
+        transaction, life = fate
         # First: after a crash its number may be none that was given yet.
         if self.send({"life": _READ_LIFE})["life"] != [(life,)]:
             return None
-        status: str | None
         ((status,),) = self.send({"": Statement(_STATUS, (transaction,))})[""]
-        return status
+        if status == "in progress":
+            raise TimeoutError(status)
+        return None if status is None else status == "committed"
 
-    def find_appended(self, appended: Appended) -> bool | None:
-        """Tell whether a transaction was committed; None as long as it may be."""
+    def _find_appended(self, appended: Appended) -> bool:
         process_id, began_at, row = appended
         ended = Statement(_END_SESSION, (process_id, began_at))
         if self.send({"ended": ended})["ended"]:
-            return None
-        run_id, event_id, _, _, instant, data, _ = row
-        found = Statement(_FIND_EVENT, (run_id, event_id))
-        # Another worker that drove the run meanwhile wrote the same, but later.
-        return self.send({"found": found})["found"] == [(instant, data)]
+            raise TimeoutError("its session has not ended")
+        return has_row(self, row)
 
     def begin_migrating(self) -> None:
         """See `Session`."""
@@ -318,23 +277,21 @@ class PostgresSession(ServerSession):
     # --- what others do ---------------------------------------------------------------
 
     def enter(self) -> None:
-        """See `EnteringSession`."""
-        self.note_life()
-        self.listen()
-
-    def listen(self) -> None:
-        """Hear of others' commits, if nothing in between keeps it from that."""
+        """See `EnteringSession`. A table that a crash empties knows the life."""
+        noted = Statement(_NOTE_LIFE, (secrets.token_hex(8),))
+        asked = {"noted": noted, "life": _READ_LIFE, "began": _BEGAN_AT}
+        answers = self.send(asked)
+        self._life = answers["life"][0][0]
         if self._raw.is_pooled:
             return
-        asked = Statement("SELECT pg_notify(%b, %b)", (_CHANNEL, "listening"))
+        ((self._began_at,),) = answers["began"] or [(None,)]
         self.send({"listen": Statement(f"LISTEN {_CHANNEL}")})
-        self.send({"told": asked})
+        self.send({"told": _tell("listening")})
         self.send({"heard": _LATEST})
 
     def _hear(self, process_id: int, payload: bytes) -> None:
-        is_own = process_id == self._raw.pgconn.backend_pid
-        if not is_own:
-            self._has_heard = True
+        if process_id != self._raw.pgconn.backend_pid:
+            self.has_heard = True
         elif payload == b"listening":
             self._listens = True
 
@@ -348,11 +305,6 @@ class PostgresSession(ServerSession):
         """See `Session`."""
         return (1.0, 1.0) if self._listens else (0.005, 0.05)
 
-    @property
-    def has_heard(self) -> bool:
-        """See `Session`."""
-        return self._has_heard
-
     def hear(self) -> None:
         """See `Session`."""
         self._raw.pgconn.consume_input()
@@ -360,7 +312,7 @@ class PostgresSession(ServerSession):
 
     def has_changed(self) -> bool:
         """See `Session`."""
-        has_heard, self._has_heard = self._has_heard, False
+        has_heard, self.has_heard = self.has_heard, False
         ((latest,),) = self.send({"latest": _LATEST})["latest"]
         before, self._latest = self._latest, latest
         return has_heard or (before is not None and before != latest)
@@ -373,16 +325,11 @@ class PostgresSession(ServerSession):
         ):
             self._has_news = False
             self._told_at = now
-            told = Statement("SELECT pg_notify(%b, %b)", (_CHANNEL, ""))
-            self.send({"begin": _BEGIN, "set": _UNSYNCED, "told": told, "end": _COMMIT})
+            asked = {"begin": _BEGIN, "set": _UNSYNCED, "told": _tell("")}
+            self.send(asked | {"end": _COMMIT})
         return not self._has_news
 
     # --- copies of the whole ----------------------------------------------------------
-
-    def identify(self) -> str:
-        """See `Session`."""
-        ((place,),) = self.send({"place": _PLACE})["place"]
-        return f"postgresql {place}"
 
     def begin_alone(self) -> None:
         """See `Session`."""
@@ -434,14 +381,10 @@ class PostgresTables(ServerTables):
 
     def _look(self, wanted: Wanted) -> LockedLook:
         session = self._session
-        has_letters = bool(wanted.letters or wanted.sequence)
-        first = session.begin_with(
-            postgresql_look.lock(wanted), takes_sequence=has_letters
-        )
-        found = postgresql_look.look(wanted, first, session.send)
-        if has_letters:
-            found.seen.last_sequence = session.sequence
-        return found
+        takes_sequence = bool(wanted.letters or wanted.sequence)
+        asked = postgresql_look.lock(wanted)
+        first = session.begin_with(asked, takes_sequence=takes_sequence)
+        return postgresql_look.look(wanted, first, session.send)
 
     def write(self, rows: Rows) -> None:
         """See `Tables`. They go together with the commit.
@@ -460,16 +403,13 @@ class PostgresTables(ServerTables):
 
     def _check(self, believed: Wanted) -> None:
         seen = super().look(believed)
-        runs = {
-            run_id: (run.status, run.owner, run.last_event_id, run.epoch)
+        is_so = seen.has_worker and all(
+            run is not None
+            and (run.owner, run.last_event_id, run.epoch)
+            == (believed.worker_id, *believed.places[run_id])
             for run_id, run in seen.runs.items()
-            if run is not None
-        }
-        owned = {
-            run_id: (RUNNING, believed.worker_id, *place)
-            for run_id, place in believed.places.items()
-        }
-        if not seen.has_worker or runs != owned:
+        )
+        if not is_so:
             self._session.has_moved = True
             raise RowsMovedError
 

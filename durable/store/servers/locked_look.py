@@ -7,6 +7,7 @@ histories are read by later statements. What has moved in between is looked at a
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from durable.store.deciding.family import TERMINATE
@@ -15,7 +16,7 @@ from durable.store.deciding.wanted import ADDRESSED, CLOSED
 from durable.store.records import RUNNING, RunStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from durable.store.deciding.rows import RequestKey
     from durable.store.deciding.wanted import Wanted
@@ -51,7 +52,32 @@ class LockedLook:
         self.locked: dict[str, int] = {}
         self.ending: list[str] = []
 
-    def take_locked(self, rows: Iterable[Sequence[Any]]) -> None:
+    def take_first(self, answers: Mapping[str, Iterable[Any]]) -> None:
+        """Take what was locked, and what was read at once, by these names.
+
+        Raises:
+            RowsMovedError: something has changed meanwhile.
+        """
+        self.seen.has_worker = bool(answers["worker"])
+        self._take_outbox(answers.get("outbox", ()))
+        self._take_locked(answers["locked"])
+        self._take_newest(answers.get("newest", ()))
+        self.take_ends(answers.get("ends", ()))
+
+    def take_rest(self, answers: Mapping[str, Iterable[Any]]) -> None:
+        """Take what was read after that; raises likewise."""
+        self._take_mail(*(answers.get(kind, ()) for kind in ("mail", "letters")))
+        if "waiting" in answers:
+            ((self.seen.most_waiting,),) = answers["waiting"]
+        if self.wanted.families:
+            self._take_children(answers["children"])
+        chains = enumerate(self.wanted.rare.get("chains", ()))
+        self.seen.chains = {
+            key: next(map(self._take_unlocked, answers[f"chain{number}"]), None)
+            for number, key in chains
+        }
+
+    def _take_locked(self, rows: Iterable[Sequence[Any]]) -> None:
         """Take runs that are locked: mode, whether by a key, `RUN_COLUMNS`.
 
         One that is only addressed comes twice if its row may be written to.
@@ -88,7 +114,7 @@ class LockedLook:
         for run_id in wanted.runs:
             runs.setdefault(run_id, None)
 
-    def take_newest(self, rows: Iterable[Sequence[Any]]) -> None:
+    def _take_newest(self, rows: Iterable[Sequence[Any]]) -> None:
         """Take the newest run of each name: `RUN_COLUMNS`.
 
         Raises:
@@ -115,15 +141,15 @@ class LockedLook:
             if run is not None:
                 run.last_event_id = event_id or 0
 
-    def take_mail(self, rows: Iterable[tuple[str, str, int, str]]) -> None:
+    def _take_mail(self, *found: Iterable[tuple[str, str, int, str]]) -> None:
         """Take messages: run id, request id, sequence, kind."""
         mail: dict[str, dict[str, tuple[int, str]]] = {}
-        for run_id, request_id, sequence, kind in rows:
+        for run_id, request_id, sequence, kind in itertools.chain(*found):
             mail.setdefault(run_id, {})[request_id] = (sequence, kind)
         self.seen.mail = mail
         self.seen.all_mail = self.wanted.mail
 
-    def take_outbox(self, rows: Iterable[Sequence[int]]) -> None:
+    def _take_outbox(self, rows: Iterable[Sequence[int]]) -> None:
         """Take rows of the outbox: sequence, tries."""
         if "outbox" in self.wanted.rare:
             looked: dict[int, int | None] = dict.fromkeys(self.wanted.rare["outbox"])
@@ -131,16 +157,7 @@ class LockedLook:
 
     def find_letters(self) -> list[RequestKey]:
         """Return the run and request of each message that will be put, if it can be."""
-        found = set(self.wanted.rare.get("looked", ()))
-        for message in self.wanted.letters:
-            run_id = message.run_id
-            if run_id is None:
-                name = self.seen.names[message.namespace, message.workflow_id]
-                if name.open is None:
-                    continue
-                run_id = name.open.run_id
-            found.add((run_id, message.request_id))
-        self.seen.looked = found
+        self.seen.looked = found = self.wanted.find_letters(self.seen.find_open)
         return sorted(found)
 
     def find_further(self) -> list[str]:
@@ -152,7 +169,7 @@ class LockedLook:
             if mode != ADDRESSED and run_id not in runs
         ]
 
-    def take_children(self, rows: Iterable[Sequence[Any]]) -> None:
+    def _take_children(self, rows: Iterable[Sequence[Any]]) -> None:
         """Take the open children of families: `RUN_COLUMNS`.
 
         Raises:
@@ -175,17 +192,6 @@ class LockedLook:
         seen.children = {
             parent: sorted(found.values(), key=age_of)
             for parent, found in children.items()
-        }
-
-    def take_chains(self, chains: dict[Any, Sequence[Any] | None]) -> None:
-        """Take the newest run of each chain that was asked for: `RUN_COLUMNS`.
-
-        Raises:
-            RowsMovedError: one has begun since runs were locked.
-        """
-        self.seen.chains = {
-            key: None if row is None else self._take_unlocked(row)
-            for key, row in chains.items()
         }
 
 

@@ -7,13 +7,12 @@ import enum
 import random
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from durable import limits
 from durable.errors import DatabaseUnavailableError, StoreError
-from durable.store.database import LOCK_SECONDS, Session
+from durable.store.database import LOCK_SECONDS, Session, SqlSession
 from durable.store.sql.schema import prepare_schema, read_revision
-from durable.store.sql.sql_session import SqlSession
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -56,9 +55,21 @@ class ServerSession(SqlSession, ABC):
 
     is_harmed_by_fork = True
 
-    def __init__(self, connection: sa.Connection) -> None:
+    scheme: ClassVar[str]
+    """As URLs name it."""
+    commit_text: ClassVar[Any]
+    """The statement that ends a transaction, as it is sent."""
+    place_text: ClassVar[Any]
+    """The one that tells this database from all others, by whatever name it came."""
+
+    def __init__(self, connection: sa.Connection, clock: ServerClock) -> None:
         """Take over a connection that is in autocommit mode."""
         self._connection = connection
+        self._clock = clock
+        self._pending: list[Any] = []
+        self._has_written = False
+        self.sequence: int | None = None
+        """See `EnteringSession`."""
         self.phase = Phase.NONE
         self.lock_seconds = LOCK_SECONDS
         self.has_migrated = False
@@ -83,8 +94,34 @@ class ServerSession(SqlSession, ABC):
         self.phase = Phase.TO_READ
 
     @abstractmethod
+    def send(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Carry statements out in one trip; their answers by the same names."""
+
+    @abstractmethod
+    def begin_with(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Begin a transaction that writes, with its first statements.
+
+        One that has only looked is over by that.
+        """
+
+    def begin_by(self, first: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        """Begin one with statements of which `header` tells the time first."""
+        if self.phase is Phase.BEGUN:
+            first = {"commit": self.commit_text, **first}
+        self.phase = Phase.BEGUN
+        before = time.monotonic_ns()
+        answers = self.send(first | asked)
+        self._clock.hear(answers["header"][0][0], before, time.monotonic_ns())
+        return answers
+
     def begin_writing_now(self) -> None:
         """Begin a transaction that writes; `phase` is BEGUN then."""
+        self.begin_with({})
+        self._has_written = True  # whoever takes the connection may
+
+    def write_later(self, written: list[Any]) -> None:
+        """Carry statements out together with the commit."""
+        self._pending += written
 
     @abstractmethod
     def begin_reading_now(self) -> None:
@@ -98,6 +135,11 @@ class ServerSession(SqlSession, ABC):
         """See `Session`. Servers keep what is no text out of texts."""
         del error
         return None
+
+    def identify(self) -> str:
+        """See `Session`."""
+        ((place,),) = self.send({"place": self.place_text})["place"]
+        return f"{self.scheme} {place}"
 
     def check(self) -> list[str]:
         """See `Session`."""
@@ -122,8 +164,21 @@ class EnteringSession(Session, Protocol):
         """Whether it is to be replaced by one that has its limits."""
         ...
 
+    @property
+    def sequence(self) -> int | None:
+        """The number before those that the transaction may give to messages."""
+        ...
+
     def enter(self) -> None:
         """Get ready to write, with the schema in place."""
+        ...
+
+    def read_fate(self, fate: Any) -> bool | None:
+        """Tell whether a transaction was committed; None if the server forgot it.
+
+        Raises:
+            Exception: the server cannot be asked, or the transaction has not ended.
+        """
         ...
 
 
@@ -236,18 +291,13 @@ class ServerDatabase(ABC):
         """See `Database`. The server is asked until it answers."""
         deadline = time.monotonic() + limits.LEASE_SECONDS
         while time.monotonic() < deadline:
-            with contextlib.suppress(Exception):
-                return self.read_fate(fate)
+            with (
+                contextlib.suppress(Exception),
+                contextlib.closing(self.connect(is_writer=True)) as session,
+            ):
+                return session.read_fate(fate)
             time.sleep(random.uniform(0.5, 1) * _FATE_PAUSE_SECONDS)  # noqa: S311 - no secret
         return None
-
-    @abstractmethod
-    def read_fate(self, fate: Any) -> bool | None:
-        """Tell whether a transaction was committed, once; None if the server forgot it.
-
-        Raises:
-            Exception: the server cannot be asked, or the transaction has not ended.
-        """
 
     def as_store_error(self, error: Exception) -> StoreError:
         """Return what an error means that was met as a connection was made."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import HistoryRow
     from durable.store.servers.locked_look import LockedLook
+    from durable.store.servers.server import EnteringSession
 
 _SEEN_BY_DECIDE = frozenset({"records", "messages", "first_data", "kinds"})
 
@@ -26,6 +27,8 @@ class ServerTables(SqlTables, ABC):
     Locks are taken in one order: workers, then runs by their ids.
     """
 
+    _session: EnteringSession
+
     @abstractmethod
     def _look(self, wanted: Wanted) -> LockedLook:
         """Lock what is wanted in a transaction that begins with it, and read it."""
@@ -34,6 +37,7 @@ class ServerTables(SqlTables, ABC):
         """See `Tables`. A second look begins the transaction anew."""
         found = self._look(wanted)
         seen, rare = found.seen, wanted.rare
+        seen.last_sequence = self._session.sequence
         if not _SEEN_BY_DECIDE.isdisjoint(rare):
             self.look_rarely(rare, seen)
         if found.ending:

@@ -236,6 +236,14 @@ def read_rows(session: Session, run_id: str, after: int = 0) -> list[HistoryRow]
     return fetch(session, statements.READ_HISTORY, run_id=run_id, after=after)
 
 
+def has_row(session: Session, row: HistoryRow) -> bool:
+    """Tell whether it was committed: the group of a row is, as a whole, or nothing."""
+    run_id, event_id, _, _, instant, data, _ = row
+    found = fetch(session, statements.FIND_EVENT, run_id=run_id, event_id=event_id)
+    # Another worker that drove the run meanwhile wrote the same, but later.
+    return found == [(instant, data)]
+
+
 def _history(session: Session, query: queries.ReadHistory) -> list[HistoryRow]:
     statement = statements.READ_HISTORY
     if query.limit is not None:

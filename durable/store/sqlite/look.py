@@ -200,10 +200,9 @@ def look(cursor: sqlite3.Cursor, wanted: Wanted) -> Seen:
             look_for_runs(cursor, run_ids, seen, header)
     elif "tasks" in wanted.rare and not wanted.names:
         _take_header(seen, cursor.execute(_SELECT_HEADER, header).fetchone())
-    if seen.first_sequence is not None:
-        looked = wanted.rare.get("looked", ())
-        if wanted.mail or wanted.letters or looked:
-            _look_for_mail(cursor, wanted, looked, seen)
+    is_for_mail = wanted.mail or wanted.letters or "looked" in wanted.rare
+    if is_for_mail and seen.first_sequence is not None:
+        _look_for_mail(cursor, wanted, seen)
     if wanted.families:
         _look_for_families(cursor, list(wanted.families), seen)
     if "outbox" in wanted.rare:
@@ -306,22 +305,12 @@ def _look_for_names(
                 names[key].newest = run
 
 
-def _look_for_mail(
-    cursor: sqlite3.Cursor, wanted: Wanted, rare: Iterable[RequestKey], seen: Seen
-) -> None:
+def _look_for_mail(cursor: sqlite3.Cursor, wanted: Wanted, seen: Seen) -> None:
     mail: dict[str, dict[str, tuple[int, str]]] = {}
     seen.mail = mail
     seen.all_mail = wanted.mail
     rows = _FIND_MAIL.fetch(cursor, list(wanted.mail))
-    seen.looked = looked = set(rare)
-    for message in wanted.letters:
-        run_id = message.run_id
-        if run_id is None:
-            name = seen.names[message.namespace, message.workflow_id]
-            if name.open is None:
-                continue
-            run_id = name.open.run_id
-        looked.add((run_id, message.request_id))
+    seen.looked = looked = wanted.find_letters(seen.find_open)
     by_run: dict[str, list[str]] = {}
     for run_id, request_id in looked:
         if run_id not in wanted.mail:

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from durable.store.database import LOCK_SECONDS
-from durable.store.sql.sql_session import SqlSession
+from durable.store.database import LOCK_SECONDS, SqlSession
 from durable.store.sql.tables import INBOX
 from durable.store.sqlite import errors as sqlite_errors
 from durable.store.sqlite.checks import check_file
@@ -61,18 +60,23 @@ class SqliteSession(SqlSession):
     poll_seconds = (0.005, 0.030)
     idle_seconds = 0.020
     packs_rows = True
+    is_broken = False
 
     def __init__(
         self, connection: sa.Connection, path: Path | None, locks: LockWatch
     ) -> None:
         """Take over a connection to a file, if there is one."""
-        self._connection = connection
+        self.connection = connection
+        """See `Session`."""
         raw = connection.connection.driver_connection
         assert isinstance(raw, sqlite3.Connection)  # noqa: S101 - the pool made it
         self._raw = raw
-        self._tables = SqliteTables(self, raw)
+        self.tables = SqliteTables(self, raw)
+        """See `Session`."""
         self._cursor = raw.cursor()
         self._log = None if path is None else log_of(path)
+        self.is_harmed_by_fork = path is not None
+        """See `Session`."""
         self._path = path
         self._data_version: int | None = None
         self._copied_changes = 0
@@ -80,21 +84,6 @@ class SqliteSession(SqlSession):
         self._mark_at = self._mark_pause = 0.0
         self._locks = locks
         self._place: Place | None = None
-
-    @property
-    def connection(self) -> sa.Connection:
-        """See `Session`."""
-        return self._connection
-
-    @property
-    def tables(self) -> SqliteTables:
-        """See `Session`."""
-        return self._tables
-
-    @property
-    def is_harmed_by_fork(self) -> bool:
-        """See `Session`."""
-        return self._log is not None
 
     def begin(self, lock_seconds: float = LOCK_SECONDS) -> None:
         """See `Session`. What is locked is the file."""
@@ -224,7 +213,7 @@ class SqliteSession(SqlSession):
         """
         if self._log is None:
             return True
-        if is_idle and self._tables.has_freed and not self._give_back():
+        if is_idle and self.tables.has_freed and not self._give_back():
             return False
         # The log's file never shrinks, so its size says too little: count, too.
         limit = _CHECKPOINT_CHANGES_IDLE if is_idle else _CHECKPOINT_CHANGES_BUSY
@@ -275,7 +264,7 @@ class SqliteSession(SqlSession):
         (mode,) = self._cursor.execute("PRAGMA auto_vacuum").fetchone()
         (free,) = self._cursor.execute("PRAGMA freelist_count").fetchone()
         if mode != _INCREMENTAL or free <= _SPARE_PAGES:
-            self._tables.has_freed = False
+            self.tables.has_freed = False
             return True
         pages = min(free - _SPARE_PAGES, _PAGES_AT_ONCE)
         with contextlib.suppress(sqlite3.OperationalError):  # others are writing
@@ -335,7 +324,7 @@ class SqliteSession(SqlSession):
         """Close the connection, and look at nothing before."""
         with contextlib.suppress(Exception):
             self._cursor.close()
-            self._connection.close()
+            self.connection.close()
         with contextlib.suppress(Exception):
             self._raw.close()
 

@@ -7,27 +7,59 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durable.store.deciding import rows as bits
 from durable.store.records import RUNNING
-from durable.store.sql import salvage, statements
+from durable.store.sql import row_kinds, statements
+from durable.store.sql.row_kinds import (
+    RUNS,
+    TASKS,
+    TASKS_ENDED,
+    How,
+    RowKind,
+    written,
+)
 from durable.store.sql.tasks import writing
-from durable.store.sqlite.texts import ManyKeys, ManyRows
+from durable.store.sqlite.texts import ManyRows
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from durable.store.deciding.rows import Rows, Run, TaskRows
     from durable.store.records import RunRecord
 
+_chained: Final = itertools.chain.from_iterable
 _CLOSED: Final = bits.CLOSED
 _MOVED: Final = bits.MOVED
 _PARKED: Final = bits.PARKED
 _PUBLISHED: Final = bits.PUBLISHED
 _DESCRIBED: Final = bits.DESCRIBED
 
-_RUN_COLUMNS: Final = ", ".join(salvage.RUN_FIELDS)
-_INSERT_RUNS: Final = ManyRows(
-    f"INSERT INTO durable_runs ({_RUN_COLUMNS}, open_key) VALUES", 26
-)
+
+def _compose(kind: RowKind) -> ManyRows:
+    table, width = kind.table, len(kind.columns)
+    same, changes = kind.clauses(lambda place, _: f"new.column{place}")
+    insert = f"INTO {table} ({kind.names}) VALUES"
+    if kind.how is How.INSERTED:
+        return ManyRows(f"INSERT {insert}", width)
+    if kind.how is How.PUT:
+        return ManyRows(f"INSERT OR REPLACE {insert}", width)
+    if kind.how is How.UPDATED:
+        return ManyRows(
+            f"UPDATE {table} SET {changes} FROM (VALUES",  # noqa: S608 - constant names, here and below
+            width,
+            f") AS new WHERE {same}",
+        )
+    if width == 1:
+        return ManyRows(f"DELETE FROM {table} WHERE {kind.key} IN (", 1, ")")  # noqa: S608 - as above
+    # `(run_id, sequence) IN (VALUES ...)` would walk the whole table, and so might a
+    # plain join, which the planner is free to turn round.
+    return ManyRows(
+        f"DELETE FROM {table} WHERE rowid IN (SELECT {table}.rowid FROM (VALUES",  # noqa: S608 - as above
+        width,
+        f") AS new CROSS JOIN {table} ON {same})",
+    )
+
+
+_STATEMENTS: Final = {kind: _compose(kind) for kind in row_kinds.ALL}
 # Nearly every run begins as the first of its chain, with nothing to wait for; open, or
 # ended within its first turn.
 _SHARED: Final = "namespace, workflow_type, task_queue, owner, version, status"
@@ -73,11 +105,6 @@ _INSERT_PLAIN_CHILDREN: Final = _plain(
 _INSERT_ENDED_CHILDREN: Final = _plain(
     _OF_PARENT, ["run_id, first_run_id", "workflow_id", *_CHILD, "closed_at"]
 )
-_INSERT_HISTORY: Final = ManyRows(
-    "INSERT INTO durable_history"
-    " (run_id, event_id, task_number, type, time, data, flags) VALUES",
-    7,
-)
 
 
 def _update(columns: str, width: int) -> ManyRows:
@@ -113,60 +140,8 @@ _PUBLISH: Final = _update(
     3,
 )
 _DESCRIBE: Final = _update("attributes = {}, memo = {}", 3)
-_UNINDEX: Final = ManyKeys("DELETE FROM durable_attributes WHERE run_id IN ({})")
-_INDEX: Final = ManyRows(
-    "INSERT INTO durable_attributes"
-    " (run_id, name, position, namespace, started_at, keyword, number) VALUES",
-    7,
-)
-_INSERT_KINDS: Final = ManyRows(
-    "INSERT INTO durable_attribute_kinds (namespace, name, kind) VALUES", 3
-)
-_PUT_ATTEMPTS: Final = ManyRows(
-    f"INSERT OR REPLACE INTO durable_attempts ({', '.join(salvage.ATTEMPT_FIELDS)})"
-    " VALUES",
-    12,
-)
-_PUT_REPLIES: Final = ManyRows(
-    "INSERT OR REPLACE INTO durable_replies (run_id, request_id, data, created_at)"
-    " VALUES",
-    4,
-)
-_INSERT_MESSAGES: Final = ManyRows(
-    "INSERT INTO durable_inbox (sequence, run_id, request_id, kind, data, created_at)"
-    " VALUES",
-    6,
-)
-# `(run_id, sequence) IN (VALUES ...)` would walk the whole inbox, and so might a plain
-# join, which the planner is free to turn round.
-_DELETE_MESSAGES: Final = ManyRows(
-    "DELETE FROM durable_inbox WHERE sequence IN (SELECT durable_inbox.sequence FROM"
-    " (VALUES",
-    2,
-    ") AS used CROSS JOIN durable_inbox ON durable_inbox.sequence = used.column2"
-    " AND durable_inbox.run_id = used.column1)",
-)
-_DELETE_REQUESTS: Final = ManyRows(
-    "DELETE FROM durable_inbox WHERE sequence IN (SELECT durable_inbox.sequence FROM"
-    " (VALUES",
-    2,
-    ") AS used CROSS JOIN durable_inbox ON durable_inbox.run_id = used.column1"
-    " AND durable_inbox.request_id = used.column2)",
-)
-_DELETE_REPLIES: Final = ManyRows(
-    "DELETE FROM durable_replies WHERE rowid IN (SELECT durable_replies.rowid FROM"
-    " (VALUES",
-    2,
-    ") AS used CROSS JOIN durable_replies ON durable_replies.run_id = used.column1"
-    " AND durable_replies.request_id = used.column2)",
-)
-_DELETE_INBOXES: Final = ManyKeys("DELETE FROM durable_inbox WHERE run_id IN ({})")
 _T: Final = "durable_activity_tasks"
 _KEYS: Final = f" WHERE {_T}.run_id = {{}} AND {_T}.scheduled_event_id = {{}}"
-_PUT_TASKS: Final = ManyRows(
-    f"INSERT OR REPLACE INTO {_T} ({', '.join(salvage.TASK_FIELDS)}) VALUES",
-    len(salvage.TASK_FIELDS),
-)
 _CHANGE_TASKS: Final = ManyRows(
     f"UPDATE {_T} SET {writing.changes(lambda n, _: f'new.column{n}')}"  # noqa: S608 - as above
     " FROM (VALUES",
@@ -174,15 +149,6 @@ _CHANGE_TASKS: Final = ManyRows(
     f") AS new{_KEYS.format('new.column1', 'new.column2')}",
     single=f"UPDATE {_T} SET {writing.changes(lambda n, _: f'?{n}')}"  # noqa: S608 - as above
     + _KEYS.format("?1", "?2"),
-)
-_DELETE_TASKS: Final = ManyRows(
-    f"DELETE FROM {_T} WHERE rowid IN (SELECT {_T}.rowid FROM (VALUES",  # noqa: S608 - as above
-    2,
-    f") AS used CROSS JOIN {_T}{_KEYS.format('used.column1', 'used.column2')})",
-)
-_DELIVERED: Final = ManyKeys("DELETE FROM durable_outbox WHERE sequence IN ({})")
-_SETTLED: Final = (
-    "UPDATE durable_outbox SET due_at = ?, tries = ?, failure = ? WHERE sequence = ?"
 )
 _SET_SEQUENCE: Final = "UPDATE sqlite_sequence SET seq = ? WHERE name = 'durable_inbox'"
 _FIRST_SEQUENCE: Final = "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)"
@@ -195,43 +161,20 @@ def write(cursor: sqlite3.Cursor, rows: Rows) -> None:
         _update_runs(cursor, rows.changed)
     if rows.created:
         _insert_runs(cursor, rows.created)
-    if rows.history:
-        _INSERT_HISTORY.execute(cursor, _flatten(rows.history))
-    if rows.attempts:
-        attempts = map(statements.attempt_values, rows.attempts.values())
-        _PUT_ATTEMPTS.execute(cursor, _flatten(attempts))
-    if rows.replies:
-        _write_replies(cursor, rows)
-    if rows.consumed:
-        _DELETE_MESSAGES.execute(cursor, _flatten(rows.consumed))
-    if rows.consumed_requests:
-        _DELETE_REQUESTS.execute(cursor, _flatten(rows.consumed_requests))
-    if rows.emptied:
-        _DELETE_INBOXES.fetch(cursor, rows.emptied)
+    for kind, values in written(rows):
+        _STATEMENTS[kind].execute(cursor, list(_chained(values)))
     if rows.last_sequence is not None:
-        _insert_messages(cursor, rows, rows.last_sequence)
-    if rows.reindexed:
-        _UNINDEX.fetch(cursor, rows.reindexed)
-    if rows.attributes:
-        _INDEX.execute(cursor, _flatten(rows.attributes))
-    if rows.kinds:
-        kinds = ((*key, kind) for key, kind in rows.kinds.items())
-        _INSERT_KINDS.execute(cursor, _flatten(kinds))
-    if rows.delivered:
-        _DELIVERED.fetch(cursor, list(rows.delivered))
-    for how in rows.settled.values():
-        values = (how.due_at, how.tries, how.failure, how.sequence)
-        cursor.execute(_SETTLED, values)
+        _raise_sequence(cursor, rows, rows.last_sequence)
 
 
 def write_tasks(cursor: sqlite3.Cursor, rows: TaskRows) -> None:
     """Write what a group does to tasks."""
     if rows.ended:
-        _DELETE_TASKS.execute(cursor, _flatten(rows.ended))
+        _STATEMENTS[TASKS_ENDED].execute(cursor, list(_chained(rows.ended)))
     if rows.changed:
-        _CHANGE_TASKS.execute(cursor, _flatten(writing.changed(rows)))
+        _CHANGE_TASKS.execute(cursor, list(_chained(writing.changed(rows))))
     if rows.put:
-        _PUT_TASKS.execute(cursor, _flatten(writing.inserted(rows)))
+        _STATEMENTS[TASKS].execute(cursor, list(_chained(writing.inserted(rows))))
 
 
 def _update_runs(cursor: sqlite3.Cursor, changed: list[Run]) -> None:
@@ -315,7 +258,7 @@ def _insert_runs(cursor: sqlite3.Cursor, records: list[RunRecord]) -> None:
     for (statement, shared), group in plain.items():
         statement.execute(cursor, group, before=shared)
     if values:
-        _INSERT_RUNS.execute(cursor, values)
+        _STATEMENTS[RUNS].execute(cursor, values)
 
 
 def _is_plain(record: RunRecord) -> bool:
@@ -342,33 +285,10 @@ def _is_plain(record: RunRecord) -> bool:
     )
 
 
-def _write_replies(cursor: sqlite3.Cursor, rows: Rows) -> None:
-    put = [
-        (r.run_id, r.request_id, r.data, r.created_at)
-        for r in rows.replies.values()
-        if r is not None
-    ]
-    if put:
-        _PUT_REPLIES.execute(cursor, _flatten(put))
-    read = [key for key, reply in rows.replies.items() if reply is None]
-    if read:
-        _DELETE_REPLIES.execute(cursor, _flatten(read))
-
-
-def _insert_messages(cursor: sqlite3.Cursor, rows: Rows, last: int) -> None:
-    letters = rows.letters
-    if letters:
-        values = [
-            (m.sequence, m.run_id, m.request_id, m.kind, m.data, m.created_at)
-            for m in letters
-        ]
-        _INSERT_MESSAGES.execute(cursor, _flatten(values))
+def _raise_sequence(cursor: sqlite3.Cursor, rows: Rows, last: int) -> None:
     # No number is given twice, even if its message was taken up within the group.
+    letters = rows.letters
     if (not letters or letters[-1].sequence != last) and cursor.execute(
         _SET_SEQUENCE, (last,)
     ).rowcount == 0:
         cursor.execute(_FIRST_SEQUENCE, ("durable_inbox", last))
-
-
-def _flatten(rows: Iterable[Iterable[Any]]) -> list[Any]:
-    return list(itertools.chain.from_iterable(rows))

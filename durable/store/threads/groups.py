@@ -30,7 +30,7 @@ from durable.store.records import (
     Started,
     StartRun,
 )
-from durable.store.sql import statements
+from durable.store.sql.reads import has_row
 from durable.store.threads.patience import Outage, Patience
 from durable.store.transaction import Transaction, split
 
@@ -343,12 +343,7 @@ class GroupExecutor:
             )
             if not is_kept or not rows:
                 continue
-            run_id, event_id, _, _, instant, data, _ = rows[-1]
-            found = self.open().connection.execute(
-                statements.FIND_EVENT, {"run_id": run_id, "event_id": event_id}
-            )
-            # Another worker that drove the run meanwhile wrote the same, but later.
-            return bool(found.first() == (instant, data))
+            return has_row(self.open(), rows[-1])
         return False
 
 
