@@ -95,7 +95,8 @@ class Old(msgspec.Struct):
             for name in TABLES:
                 text = f"SELECT * FROM durable_{name}"  # noqa: S608 - the name is ours
                 rows = session.connection.exec_driver_sql(text).mappings().all()
-                columns = [sa.column(key) for key in (rows or [{}])[0]]
+                keys = [*rows[0]] if rows else []
+                columns = [sa.column(key) for key in keys]
                 table = sa.table(f"durable_{name}", *columns)
                 if rows:
                     server.execute(sa.insert(table), [dict(row) for row in rows])
