@@ -131,6 +131,8 @@ class Activities:
         Raises:
             ActivityNotFoundError: it has ended, or never was.
             AttemptOverError: the token's attempt is over; another one has its place.
+            InvalidCallError: it is a transaction that has begun: it has, or will have,
+                a result of its own.
             InvalidIdError: it is no token.
             PayloadError: the result does not fit the activity's annotation.
         """
