@@ -27,12 +27,13 @@ from durable import (
     WrongDatabaseError,
     activity,
     activity_info,
+    complete_later_sync,
     heartbeat,
     resource,
     workflow,
 )
 from durable.api.definitions import ACTIVITIES
-from durable.errors import InvalidOptionError
+from durable.errors import InvalidCallError, InvalidOptionError
 from durable.store.callers.transactions import Transaction, _make_engine
 
 SOON = RetryPolicy(max_attempts=3, initial_interval="1ms", max_interval="1ms")
@@ -210,6 +211,26 @@ async def test_code_that_ends_its_own_transaction_is_refused(
         assert table.rows() == []
     assert isinstance(problem, TransactionEndedError)
     assert "begin_nested()" in str(problem)
+
+
+@pytest.mark.parametrize("words", ["COMMIT", " rollback;", "BEGIN IMMEDIATE", "END"])
+async def test_statements_that_end_it_are_refused_too(url: str, words: str) -> None:
+    BODY.append(lambda given, _: given.execute(sa.text(words)))
+    async with home(url) as engine:
+        table = Table(engine)
+        problem = await fails(engine, by_session.name)
+        assert table.rows() == []
+    assert isinstance(problem, TransactionEndedError)
+
+
+async def test_a_transaction_is_not_left_to_others(url: str) -> None:
+    BODY.append(lambda _given, _n: complete_later_sync())
+    async with home(url) as engine:
+        table = Table(engine)
+        problem = await fails(engine, by_session.name)
+        assert table.rows() == []
+    assert isinstance(problem, InvalidCallError)
+    assert "its result is committed with what it writes" in str(problem)
 
 
 async def test_a_commit_that_code_swallows_the_refusal_of_is_rolled_back(

@@ -79,6 +79,17 @@ DEFAULTS: Final = ActivityOptions(
     match_arguments=True,
     summary=None,
 )
+_ELSEWHERE: Final = {
+    "at_most_once": "What must not happen twice is effect='once'.",
+    **{
+        name: f"It is of the definition: @activity({name}=...)."
+        for name in (
+            *("name", "compensate", "run_in", "cancel_thread", "auto_heartbeat"),
+            *("verify", "dynamic"),
+        )
+    },
+}
+"""What no option of a single call is."""
 
 
 class Activity(Unchanging, Generic[P, R]):
@@ -327,7 +338,7 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     Raises:
         InvalidOptionError: one has a name that none has.
     """
-    check_option_names(more, DEFAULTS, "activity option")
+    check_option_names(more, DEFAULTS, "activity option", _ELSEWHERE)
     merged: ActivityOptions = {**base, **more}  # type: ignore[typeddict-item]  # names were checked above
     return merged
 

@@ -35,6 +35,7 @@ _DRIVERS: Final = {
     "mysql": ("mysql+pymysql", "mysql+aiomysql"),
 }
 _LOCK_SECONDS: Final = 30
+_ENDINGS: Final = frozenset({"COMMIT", "ROLLBACK", "END", "ABORT", "BEGIN", "START"})
 
 
 class Transaction:
@@ -53,11 +54,22 @@ class Transaction:
         self._table = table
         self._transaction = connection.begin()
         event.listen(connection, "commit", self._check_commit)
+        event.listen(connection, "before_cursor_execute", self._check_statement)
 
     def _check_commit(self, _: object) -> None:
         if not self.is_committing:
             raise TransactionEndedError(
                 "The transaction of an activity was to be committed by its own code.",
+                hint="Leave that out: it is committed with the activity's result when"
+                " the function returns, and rolled back if it raises. begin_nested()"
+                " makes savepoints.",
+            )
+
+    def _check_statement(self, _: object, __: object, sql: str, *___: object) -> None:
+        word, second, *_rest = [*sql[:40].upper().replace(";", " ").split(), "", ""]
+        if word in _ENDINGS and not (word == "ROLLBACK" and second in ("TO", "WORK")):
+            raise TransactionEndedError(
+                f"The transaction of an activity was to be ended by its own {word}.",
                 hint="Leave that out: it is committed with the activity's result when"
                 " the function returns, and rolled back if it raises. begin_nested()"
                 " makes savepoints.",
