@@ -78,7 +78,9 @@ def resources_of(function: Callable[..., object]) -> dict[str, object]:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # one of C code does not say what it takes
         return {}
-    return {p.name: p.default.key for p in parameters if isinstance(p.default, Resource)}
+    return {
+        p.name: p.default.key for p in parameters if isinstance(p.default, Resource)
+    }
 
 
 def check_key(key: object) -> object:

@@ -398,9 +398,16 @@ async def test_a_doubt_waits_for_an_operator_over_restarts_and_is_told_everywher
     assert CALLED == ["ran 1"]
     where = ("--database", url)
     shown = await asyncio.to_thread(invoke, *where, "show", "w")
+    typed = "durable resolve w 1 --result JSON"
     assert "in doubt" in shown.output
-    listed = await asyncio.to_thread(invoke, *where, "activity", "list")
+    assert typed in shown.output
+    listed = await asyncio.to_thread(invoke, *where, "activity", "list", "--in-doubt")
     assert "in doubt" in listed.output
+    assert typed in listed.stderr
+    for said in (["--stuck"], ["--status", "stuck"]):
+        stuck = await asyncio.to_thread(invoke, *where, "list", *said)
+        assert "1 in doubt" in stuck.stderr
+    assert "in doubt" not in (await asyncio.to_thread(invoke, *where, "list")).stderr
     wrong = await asyncio.to_thread(
         invoke, *where, "resolve", "w", "1", "--not-done", "--fail", "no"
     )
@@ -409,6 +416,8 @@ async def test_a_doubt_waits_for_an_operator_over_restarts_and_is_told_everywher
         invoke, *where, "resolve", "w", "1", "--result", '"by hand"'
     )
     assert done.exit_code == 0, done.output
+    none = await asyncio.to_thread(invoke, *where, "activity", "list", "--in-doubt")
+    assert "no activity is in doubt" in none.stderr
     async with TestEnvironment(url, clock=env.clock, **options) as env:
         assert await (await env.get("w")).result() == "by hand"
 

@@ -412,6 +412,7 @@ async def test_the_users_own_connections_are_used_and_must_lead_here(
         problem = await fails(engine, by_connection.name)
         assert table.rows() == [1]
     assert isinstance(problem, WrongDatabaseError)
+    assert "this engine's resource makes" in str(problem)
     with elsewhere.begin() as connection:
         assert connection.execute(sa.text("SELECT n FROM booked")).all() == []
     async with home(url, resources={Session: "no engine"}) as engine:

@@ -500,4 +500,4 @@ async def doubting() -> list[object]:
     row = await book("stone")
     posting = post.options(in_doubt="raise")("stone")
     found = await asyncio.gather(post("sand"), posting, return_exceptions=True)
-    return [weight, row, *(str(one) for one in found)]
+    return [weight, row, *(type(one).__name__ for one in found)]

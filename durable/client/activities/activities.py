@@ -364,6 +364,7 @@ class Activities:
         activity_type: str | None = None,
         state: State | None = None,
         workflow_id: str | None = None,
+        in_doubt: bool = False,
         limit: int = 100,
     ) -> list[QueuedActivity]:
         """List activities that their runs' owners do not run themselves.
@@ -373,12 +374,15 @@ class Activities:
             activity_type: of that name.
             state: in that state.
             workflow_id: of the newest run of that workflow.
+            in_doubt: only those that wait for somebody to `resolve` them.
             limit: so many at most.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow.
             InvalidInputError: there is no such state, or the limit is no number.
         """
+        if in_doubt:
+            state = state or "external"
         if state is not None and state not in [one.value for one in TaskState]:
             names = ", ".join(one.value for one in TaskState)
             raise InvalidInputError(f"state is {state!r}: give one of {names}.")
@@ -391,6 +395,8 @@ class Activities:
         after = None
         while len(found) < limit:
             page = min(limit - len(found), limits.LIST_PAGE_MAX)
+            if in_doubt:
+                page = limits.LIST_PAGE_MAX
             where = TaskFilter(
                 task_queue=task_queue,
                 activity_type=activity_type,
@@ -402,11 +408,12 @@ class Activities:
             records = await self._client.store.read(
                 ListActivityTasks(self._client.namespace, where)
             )
-            found += map(_describe, records)
+            described = map(_describe, records)
+            found += (one for one in described if one.in_doubt or not in_doubt)
             if len(records) < page:
                 break
             after = records[-1].key
-        return found
+        return found[:limit]
 
     async def describe(
         self,

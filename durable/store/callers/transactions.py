@@ -35,6 +35,7 @@ _DRIVERS: Final = {
     "mysql": ("mysql+pymysql", "mysql+aiomysql"),
 }
 _LOCK_SECONDS: Final = 30
+_GIVEN: Final = "The connection that this engine's resource makes for a transaction"
 _ENDINGS: Final = frozenset({"COMMIT", "ROLLBACK", "END", "ABORT", "BEGIN", "START"})
 
 
@@ -219,7 +220,7 @@ class Transactions:
 
     def _check(self, connection: sa.Connection, source: object) -> None:
         if source is not None:
-            Joined(self._gate, SqlalchemyCaller(connection)).check()
+            Joined(self._gate, SqlalchemyCaller(connection), _GIVEN).check()
             connection.rollback()  # what it read is no part of the transaction
 
     def _table(self) -> str:
