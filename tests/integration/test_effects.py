@@ -230,7 +230,7 @@ async def test_code_that_has_lost_its_verify_does_not_run_instead(
     async with TestEnvironment(url, definitions=[mended, asks], **options) as env:
         await env.start(mended(), id="w")
         await env.sleep(0.5)
-    without = Activity(hang, asks.name, asks.given_options)
+    without: Activity[[int], str] = Activity(hang, asks.name, asks.given_options)
     later = TestEnvironment(
         url, definitions=[mended, without], clock=env.clock, **options
     )

@@ -300,11 +300,11 @@ async def test_a_step_that_cannot_be_is_refused_in_words(kind: str, said: str) -
     assert re.search(said, found), found
 
 
-def test_options_and_keys_of_steps_are_checked_without_a_workflow_too() -> None:
+async def test_options_and_keys_of_steps_are_checked_without_a_workflow_too() -> None:
     with pytest.raises(InvalidOptionError, match="did you mean 'retry'"):
-        step("a", lambda: 1, rety=None)  # type: ignore[call-overload]  # that is the test
+        await step("a", lambda: 1, rety=None)  # type: ignore[call-overload]  # that is the test
     with pytest.raises(InvalidCallError, match="no plain data"):
-        step("a", lambda: 1, key=object())
+        await step("a", lambda: 1, key=object())
 
 
 async def test_a_body_of_a_test_stands_in_for_that_of_a_step() -> None:

@@ -37,6 +37,7 @@ _DRIVERS: Final = {
 _LOCK_SECONDS: Final = 30
 _GIVEN: Final = "The connection that this engine's resource makes for a transaction"
 _ENDINGS: Final = frozenset({"COMMIT", "ROLLBACK", "END", "ABORT", "BEGIN", "START"})
+_COMMITTING: Final = frozenset({"CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE"})
 
 
 class Transaction:
@@ -66,14 +67,24 @@ class Transaction:
                 " makes savepoints.",
             )
 
-    def _check_statement(self, _: object, __: object, sql: str, *___: object) -> None:
-        word, second, *_rest = [*sql[:40].upper().replace(";", " ").split(), "", ""]
-        if word in _ENDINGS and not (word == "ROLLBACK" and second in ("TO", "WORK")):
+    def _check_statement(
+        self, connection: sa.Connection, _: object, sql: str, *__: object
+    ) -> None:
+        words = [*sql[:40].upper().replace(";", " ").split(), "", ""]
+        word = words[0]
+        if word in _ENDINGS and "TO" not in words:  # a savepoint
             raise TransactionEndedError(
                 f"The transaction of an activity was to be ended by its own {word}.",
                 hint="Leave that out: it is committed with the activity's result when"
                 " the function returns, and rolled back if it raises. begin_nested()"
                 " makes savepoints.",
+            )
+        is_mysql = connection.dialect.name in ("mysql", "mariadb")
+        if is_mysql and word in _COMMITTING and words[1] != "TEMPORARY":
+            raise TransactionEndedError(
+                f"An activity that is a transaction was to run {word}, with which"
+                " MariaDB and MySQL commit what it has written.",
+                hint="Change tables elsewhere, or by an activity of another effect.",
             )
 
     def check(self) -> None:
