@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from durable.api.activities.activity import DEFAULTS, Activity
 from durable.api.activities.settings import settings_of
 from durable.api.activities.step import Step
+from durable.api.definitions import drop_call
 from durable.api.registry import Registry
 from durable.client.client import Client
 from durable.client.descriptions.activities import ActivityDescription
@@ -267,7 +268,7 @@ def _what_to_start(
         ]
         return registry.find_activity(name), name, tuple(plain)
     if args:
-        _drop(call)
+        drop_call(call)
         raise InvalidCallError(
             "Arguments were given beside a call of an activity.",
             hint="Put them into the call.",
@@ -287,7 +288,7 @@ def _take_apart(
         or frame.f_code is not _CODE_OF_CALLS
         or inspect.getcoroutinestate(call) != inspect.CORO_CREATED
     ):
-        _drop(call)
+        drop_call(call)
         raise InvalidCallError(
             f"{call!r} is no call of an activity.",
             hint="Give one such as charge(order), or the name of an activity.",
@@ -302,12 +303,6 @@ def _take_apart(
             hint="Make it an @activity of a module.",
         )
     return activity, args, kwargs
-
-
-def _drop(call: object) -> None:
-    """Throw a call away, which would warn that nobody awaited it."""
-    if inspect.iscoroutine(call):
-        call.close()
 
 
 def _text(text: str) -> Payload:

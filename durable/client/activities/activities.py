@@ -458,7 +458,7 @@ class Activities:
         if workflow_id is None or activity_id is None:
             raise InvalidCallError(
                 "No activity was named.",
-                hint="Give its token, or workflow_id= and activity_id=.",
+                hint="Give its token, or its workflow's id and its own.",
             )
         check_id(activity_id, "the activity id")
         found = await self._find_run(check_id(workflow_id, "the workflow id"), run_id)
