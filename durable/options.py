@@ -10,7 +10,7 @@ import contextlib
 import enum
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias, TypeVar, cast
@@ -369,13 +369,19 @@ def to_reuse_policy(value: object, name: str = "id_reuse") -> IdReusePolicy:
     return _to_policy(IdReusePolicy, value, name, [p.word for p in IdReusePolicy])
 
 
-def check_option_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+def check_option_names(
+    given: Iterable[str],
+    known: Iterable[str],
+    what: str,
+    elsewhere: Mapping[str, str] | None = None,
+) -> None:
     """Return if there are options of these names.
 
     Args:
         given: the names that were written.
         known: those that there are.
         what: what an option is called, such as "workflow option".
+        elsewhere: what to do about names that belong to something else.
 
     Raises:
         InvalidOptionError: one does not exist.
@@ -385,7 +391,8 @@ def check_option_names(given: Iterable[str], known: Iterable[str], what: str) ->
         name, names = min(unknown), sorted(known)
         raise InvalidOptionError(
             f"No {what} is called {name!r}; there are {', '.join(names)}"
-            f"{ending_with_closest(name, names)}"
+            f"{ending_with_closest(name, names)}",
+            hint=(elsewhere or {}).get(name),
         )
 
 

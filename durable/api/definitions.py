@@ -336,3 +336,9 @@ def class_of_place(name: str, frame: FrameType | None) -> type[Any]:
         "__qualname__": name if place == "<module>" else f"{place}.<locals>.{name}",
     }
     return type(name, (), names)
+
+
+def drop_call(call: object) -> None:
+    """Throw a call away, which would warn that nobody awaited it."""
+    if inspect.iscoroutine(call):
+        call.close()

@@ -5,9 +5,10 @@ A parameter with `resource(Pool)` as its default is no part of a call and of no 
 
 from __future__ import annotations
 
+import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn, TypeVar, overload
 
 from durable.core.runtime import find_runtime
@@ -66,6 +67,20 @@ def resource(key: Any, /) -> Any:
             hint="Take it as a parameter of an activity, and call that.",
         )
     return Resource(check_key(key))
+
+
+def resources_of(function: Callable[..., object]) -> dict[str, object]:
+    """The keys of what a function takes as resources, by parameter.
+
+    An activity fills in its own.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # one of C code does not say what it takes
+        return {}
+    return {
+        p.name: p.default.key for p in parameters if isinstance(p.default, Resource)
+    }
 
 
 def check_key(key: object) -> object:

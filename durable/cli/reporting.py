@@ -54,6 +54,7 @@ _EXIT_CODES: Final[tuple[tuple[type[errors.DurableError], ExitCode], ...]] = (
     (errors.WorkflowNotFoundError, ExitCode.NOT_FOUND),
     (errors.ScheduleNotFoundError, ExitCode.NOT_FOUND),
     (errors.ActivityNotFoundError, ExitCode.NOT_FOUND),
+    (errors.QueueNotFoundError, ExitCode.NOT_FOUND),
     (errors.AttemptOverError, ExitCode.CONFLICT),
     (errors.ScheduleExistsError, ExitCode.CONFLICT),
     (errors.ResetConflictError, ExitCode.CONFLICT),

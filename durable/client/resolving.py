@@ -188,10 +188,11 @@ async def _find_held(chain: Chain, activity_id: str) -> AttemptRecord:
     if found is None:
         named = [f"{key} ({row.activity_type})" for key, row in held.items()]
         raise InvalidCallError(
-            f"Run {record.workflow_id!r} has no activity {activity_id!r} whose result"
-            " could not be recorded;"
-            f" such are: {', '.join(named) or 'none'}.",
-            hint="`durable show WORKFLOW_ID` names what a run waits for.",
+            f"Run {record.workflow_id!r} has no activity {activity_id!r} that is in"
+            " doubt, or whose result could not be recorded; of the latter there are:"
+            f" {', '.join(named) or 'none'}.",
+            hint="`durable show WORKFLOW_ID` names what a run waits for, and `durable"
+            " activity list --in-doubt` what is in doubt.",
         )
     return found
 

@@ -13,6 +13,8 @@ from typing_extensions import TypedDict
 
 from durable.api.activities.activity import DEFAULTS, Activity
 from durable.api.activities.settings import settings_of
+from durable.api.activities.step import Step
+from durable.api.definitions import drop_call
 from durable.api.registry import Registry
 from durable.client.client import Client
 from durable.client.descriptions.activities import ActivityDescription
@@ -50,6 +52,11 @@ R = TypeVar("R")
 _CODE_OF_CALLS: Final = cast("Any", Activity)._run.__code__
 ACTIVITY_TYPE: Final = Attribute("durable_activity", str)
 """The attribute by which such runs are found by the name of their activity."""
+_WHAT: Final = "option of a start of an activity"
+_OF_ACTIVITIES: Final = {
+    name: f"It is of the activity: charge.options({name}=...)(order)."
+    for name in DEFAULTS
+}
 
 
 class ActivityStartOptions(TypedDict, total=False):
@@ -192,7 +199,7 @@ async def start_activity(
     # First, or a call would warn that nobody awaited it.
     activity, name, input = _what_to_start(client.registry, call, args)
     known = ActivityStartOptions.__annotations__
-    check_option_names(options, known, "option of a start of an activity")
+    check_option_names(options, known, _WHAT, _OF_ACTIVITIES)
     memo = {**(options.get("memo") or {}), HOW: _how(name, activity)}
     attributes = {**(options.get("attributes") or {}), ACTIVITY_TYPE: name}
     given = {**options, "memo": memo, "attributes": attributes}
@@ -261,6 +268,7 @@ def _what_to_start(
         ]
         return registry.find_activity(name), name, tuple(plain)
     if args:
+        drop_call(call)
         raise InvalidCallError(
             "Arguments were given beside a call of an activity.",
             hint="Put them into the call.",
@@ -280,8 +288,7 @@ def _take_apart(
         or frame.f_code is not _CODE_OF_CALLS
         or inspect.getcoroutinestate(call) != inspect.CORO_CREATED
     ):
-        if inspect.iscoroutine(call):
-            call.close()  # it would warn that nobody awaited it
+        drop_call(call)
         raise InvalidCallError(
             f"{call!r} is no call of an activity.",
             hint="Give one such as charge(order), or the name of an activity.",
@@ -289,6 +296,12 @@ def _take_apart(
     found: dict[str, Any] = frame.f_locals
     activity, args, kwargs = found["self"], found["args"], found["kwargs"]
     call.close()
+    if isinstance(activity, Step):
+        raise InvalidCallError(
+            f"{activity!r} is a closure, which no worker has: only the workflow that"
+            " asks for it runs it.",
+            hint="Make it an @activity of a module.",
+        )
     return activity, args, kwargs
 
 

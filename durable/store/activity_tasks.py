@@ -108,15 +108,16 @@ class CancelArrived(msgspec.Struct, frozen=True):
 class CompleteActivity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """End an activity from outside; not fenced, anyone may.
 
-    With `attempt`, as a token says it: somebody outside completes just that one. None
-    ends whatever attempt there is, claimed or waiting, too. `message`, `next` and
+    With `attempt`, as a token says it: just that one, which somebody outside completes,
+    or which is in the other `state` that is given. None ends whatever attempt there is,
+    claimed or waiting, too. `message`, `next` and
     `attempts` are as for `SettleActivityTask`. The same `request_id` again changes
     nothing while its message waits. Result: the run id.
 
     Raises (as outcome):
         WorkflowNotFoundError: there is no such run.
         ActivityNotFoundError: its activity has ended, or never waited.
-        AttemptOverError: it is at another attempt, or not for somebody outside.
+        AttemptOverError: it is at another attempt, or in another state.
     """
 
     namespace: str
@@ -126,6 +127,7 @@ class CompleteActivity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     scheduled_event_id: int
     attempt: int | None
     request_id: str
+    state: TaskState = TaskState.EXTERNAL
     message: str | None = None
     next: ActivityTaskRecord | None = None
     attempts: tuple[AttemptRecord, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -91,11 +92,22 @@ def _tell_activities(
         problem = failed.get(activity.scheduled_event_id)
         if activity.waits_in_doubt and problem is row and _is_in_doubt(row):
             line = [Piece(f"activity {escape(activity.activity_id)}, in doubt")]
-            line.append(Piece(" (durable resolve says what it has done)", "warn"))
+            run = "WORKFLOW_ID" if state.started is None else state.started.workflow_id
+            named = how_to_resolve(run, activity.activity_id)
+            line.append(Piece(f" ({named})", "warn"))
         if problem is not None and problem.failure is not None:
             text = failure_text(decode_failure(problem.failure))
             line.append(Piece(f", after {text}", "bad"))
         yield Piece(escape(activity.activity_type), "strong"), line
+
+
+def how_to_resolve(workflow_id: str, activity_id: str) -> str:
+    """What an operator types about an activity in doubt."""
+    name = shlex.quote(escape(workflow_id))
+    return (
+        f"say what it has done: durable resolve {name} {escape(activity_id)}"
+        " --result JSON, --not-done or --fail MESSAGE"
+    )
 
 
 def _is_in_doubt(row: AttemptRecord | None) -> bool:

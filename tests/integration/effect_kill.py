@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from durable import (
+    ActivityCancellationType,
     Done,
     Engine,
     NotDone,
@@ -32,6 +33,7 @@ from durable.worker.activities.invoking import Invoker
 from durable.worker.tasks.executor import TaskExecutor
 
 LOST_MAX = 4
+WAIT = ActivityCancellationType.WAIT_CANCELLATION_COMPLETED
 PLACE: list[str] = []
 WAYS: dict[str, ActivityOptions] = {
     "read": {"effect": "read", "retry": None},
@@ -95,9 +97,9 @@ def book(n: int, *, session: Session = resource(Session)) -> int:
 
 
 @workflow(name="effect_kill.order")
-async def order(n: int) -> int:
-    """Book."""
-    return await book(n)
+async def order(n: int, patient: bool = False) -> int:
+    """Book; `patient` waits for what a booking that is cancelled has done."""
+    return await (book.options(cancellation_type=WAIT) if patient else book)(n)
 
 
 def dying(home: type[Any], name: str, before: str, after: str) -> None:

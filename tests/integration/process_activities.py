@@ -27,6 +27,7 @@ from durable import (
     activity_client,
     activity_info,
     activity_logger,
+    heartbeat,
     in_activity,
     is_activity_cancelled,
     is_worker_stopping,
@@ -250,6 +251,7 @@ def chatter(number: int, lines: int) -> int:
     log = logging.getLogger("chatter")
     for line in range(lines):
         log.info("line %d of %d", line, number)
+        heartbeat(line)
     return number
 
 

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy.orm import Session
@@ -24,7 +24,10 @@ from durable import (
     ActivityTimeoutError,
     ApplicationError,
     ContextPropagator,
+    Done,
     Interceptor,
+    NotDone,
+    OutcomeUnknown,
     RetryPolicy,
     SyncActivityExecutor,
     activity,
@@ -39,14 +42,15 @@ from durable import (
 )
 from durable.api.registry import REGISTRY
 from durable.errors import (
-    AttemptOverError,
     DefinitionError,
     EngineClosedError,
     InvalidCallError,
+    InvalidOptionError,
     NotInWorkflowError,
     NotRegisteredError,
     PayloadError,
 )
+from durable.options import ActivityOptions
 
 SOON = RetryPolicy(max_attempts=3, initial_interval=0.01)
 RAN: Counter[str] = Counter()
@@ -315,7 +319,7 @@ async def test_what_needs_an_engine_is_refused_by_type() -> None:
     async with ActivityExecutor() as executor:
         with pytest.raises(NotInWorkflowError, match="there is no engine"):
             await executor.execute(asks, "engine")
-        with pytest.raises((AttemptOverError, ActivityError)):
+        with pytest.raises(InvalidCallError, match="nobody to complete it"):
             await executor.execute(asks, "token")
 
 
@@ -343,6 +347,53 @@ async def test_process_that_dies_costs_its_attempts_and_no_more() -> None:
             await executor.execute(dies)
         assert len(executor.attempts) == 3
         assert await executor.execute(in_process)
+
+
+async def find_out(n: int) -> Done[int] | NotDone:
+    return Done(n * 10) if n else NotDone()
+
+
+async def hangs(n: int) -> int:
+    RAN["hangs"] += 1
+    if activity_info().attempt == 1:
+        await asyncio.sleep(20)
+    return n
+
+
+ONCE: ActivityOptions = {
+    "effect": "once",
+    "start_to_close_timeout": 0.05,
+    "retry": SOON,
+}
+
+
+@pytest.mark.parametrize("doubt", ["raise", "wait"])
+async def test_what_must_happen_once_is_not_run_again(
+    doubt: Literal["raise", "wait"],
+) -> None:
+    unsure = activity(name=f"alone.{doubt}", in_doubt=doubt, **ONCE)(hangs)
+    async with ActivityExecutor() as executor:
+        with pytest.raises(OutcomeUnknown, match="nobody knows"):
+            await executor.execute(unsure, 1)
+        with pytest.raises(OutcomeUnknown):
+            await executor.execute(dies.options(effect="once", in_doubt=doubt))
+    assert RAN["hangs"] == 1
+
+
+@pytest.mark.parametrize(("n", "found", "ran"), [(4, 40, 1), (0, 0, 2)])
+async def test_what_was_once_is_verified(n: int, found: int, ran: int) -> None:
+    asked = activity(name="alone.asked", verify=find_out, **ONCE)(hangs)
+    async with ActivityExecutor() as executor:
+        assert await executor.execute(asked, n) == found
+    assert RAN["hangs"] == ran
+
+
+async def test_what_an_executor_cannot_do_is_said() -> None:
+    with pytest.raises(InvalidOptionError, match="cannot be called"):
+        ActivityExecutor(on_attempt=5)  # type: ignore[arg-type]  # the test
+    async with ActivityExecutor() as executor:
+        with pytest.raises(InvalidCallError, match="neither an activity nor"):
+            await executor.execute(asks("token"))  # type: ignore[call-overload]  # the test
 
 
 # --- without an event loop ------------------------------------------------------------

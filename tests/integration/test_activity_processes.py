@@ -411,7 +411,7 @@ async def counting() -> AsyncIterator[Counting]:
     log.propagate = True
 
 
-async def test_thousands_of_lines_from_eight_processes_do_not_jam_the_line(
+async def test_thousands_of_lines_and_beats_of_eight_processes_do_not_jam_the_line(
     counting: Counting,
 ) -> None:
     """Frequent messages of many children stall nothing."""

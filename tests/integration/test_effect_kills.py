@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from durable import ActivityState, Done, Engine, Handle, NotDone
+from durable.errors import InvalidCallError
 from durable.store.callers.transactions import _make_engine
 from tests.integration import effect_kill
 
@@ -199,7 +200,33 @@ async def test_a_row_and_the_result_are_there_both_or_neither(
         await die(shared_url, moment, log)
         with tables.begin() as connection:
             assert connection.scalar(count) == rows
+        named = {"workflow_id": "k", "activity_id": "1"}
+        outside = engine.activities
+        for speak in (
+            outside.complete(result=1, **named),
+            outside.fail(error="no", **named),
+            outside.cancel(**named),
+            outside.resolve(NotDone(), **named),
+            run.complete_activity("1", 1),
+            run.retry_activity("1"),
+        ):
+            with pytest.raises(InvalidCallError):
+                await speak
         async with worker(shared_url, "never", log):
             assert await run.result(timeout=40) == 14
         with tables.begin() as connection:
             assert connection.scalar(count) == 1
+
+
+async def test_a_committed_transaction_is_no_cancelled_one(
+    tmp_path: Path, log: Path
+) -> None:
+    database = f"sqlite:///{tmp_path / 'runs.db'}"
+    async with client(database) as engine:
+        with _make_engine(engine._store).begin() as connection:
+            connection.execute(sa.text("CREATE TABLE booked (n INTEGER)"))
+        run = await engine.start(effect_kill.order(7, patient=True), id="k")
+        await die(database, "committed", log)
+        await run.cancel()
+        async with worker(database, "never", log):
+            assert await run.result(timeout=40) == 14

@@ -16,11 +16,17 @@ from durable import (
     ApplicationError,
     DefinitionError,
     Done,
+    ExecuteActivityInput,
     Handle,
+    Interceptor,
+    Next,
     NotDone,
     RetryPolicy,
+    WorkflowFailedError,
     activity,
     activity_info,
+    activity_method,
+    resource,
     workflow,
 )
 from durable.api.definitions import ACTIVITIES
@@ -157,16 +163,123 @@ async def test_what_verify_says_counts(
     assert ["ran 1", *called] == CALLED
 
 
-@pytest.mark.parametrize("verdict", [ConnectionError("away"), "a text"])
-async def test_a_verify_that_never_knows_leaves_it_in_doubt(verdict: object) -> None:
-    VERDICTS.extend([verdict] * 4)
+@pytest.mark.parametrize(
+    ("verdict", "why"),
+    [
+        (ConnectionError("away"), "(ConnectionError: away)"),
+        ("a text", "has returned 'a text'"),
+        (SystemExit(3), "(SystemExit: 3)"),
+        (asyncio.CancelledError("by nobody"), "(CancelledError: by nobody)"),
+    ],
+    ids=["raises", "says nothing", "exits", "is cancelled"],
+)
+async def test_a_verify_that_never_knows_leaves_it_in_doubt(
+    verdict: object, why: str
+) -> None:
+    VERDICTS.extend([verdict] * 8)
     async with home() as env:
         said = await env.execute(run("asks"))
         assert said.startswith("OutcomeUnknown of attempt 2")
-        assert "could not tell" in said
+        assert "could not tell what it did (" in said
+        assert why in said
         await in_doubt(env, "asks_then_waits", "gpu")
     assert CALLED.count("ran 1") == 2
-    assert "ran 2" not in CALLED
+    assert {"ran 2", "ran 3"}.isdisjoint(CALLED)
+
+
+class Moody(Interceptor):
+    """Fails before the verdict."""
+
+    async def execute_activity(
+        self, input: ExecuteActivityInput, next: Next[ExecuteActivityInput]
+    ) -> Any:
+        if input.info.attempt == 2:
+            raise ConnectionError("no context")
+        return await next(input)
+
+
+@QUEUES
+async def test_what_fails_around_verify_leaves_it_in_doubt(queue: str) -> None:
+    VERDICTS.append(Done("found"))
+    policy = RetryPolicy(max_attempts=3, initial_interval=1)
+    asked = asks.options(task_queue=queue, retry=policy)
+
+    @workflow(name="effects.surrounded")
+    async def surrounded() -> str:
+        return await asked(7)
+
+    async with TestEnvironment(
+        definitions=[surrounded, asks],
+        activity_queues={"gpu": 1},
+        interceptors=[Moody()],
+    ) as env:
+        assert await env.execute(surrounded()) == "found"
+    assert CALLED == ["ran 1", "verified by 3"]
+
+
+@QUEUES
+async def test_code_that_has_lost_its_verify_does_not_run_instead(
+    tmp_path: Any, queue: str
+) -> None:
+    @workflow(name="effects.mended")
+    async def mended() -> str:
+        return await asks.options(task_queue=queue)(7)
+
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    options: Any = {"activity_queues": {"gpu": 1}, "drain_timeout": "1ms"}
+    async with TestEnvironment(url, definitions=[mended, asks], **options) as env:
+        await env.start(mended(), id="w")
+        await env.sleep(0.5)
+    without: Activity[[int], str] = Activity(hang, asks.name, asks.given_options)
+    later = TestEnvironment(
+        url, definitions=[mended, without], clock=env.clock, **options
+    )
+    async with later as env:
+        with pytest.raises(WorkflowFailedError, match="has no verify in the code"):
+            await (await env.get("w")).result()
+    assert CALLED == ["ran 1"]
+
+
+class Post:
+    """An object whose methods are activities, and verify."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def find(self, n: int, *, book: str = resource("book")) -> Done[str]:
+        return Done(f"{n} was in {book} of {self.name}")
+
+    @activity_method(name="effects.look")
+    async def look(self, n: int) -> Done[str]:
+        return Done(f"{n} was seen by {self.name}")
+
+    @activity_method(
+        name="effects.send", effect="once", verify=find, start_to_close_timeout=1
+    )
+    async def send(self, n: int) -> str:
+        return await hang(n)
+
+    @activity_method(
+        name="effects.resend", effect="once", verify=look, start_to_close_timeout=1
+    )
+    async def resend(self, n: int) -> str:
+        return await hang(n)
+
+
+async def test_methods_are_verified_by_methods_which_have_their_resources() -> None:
+    @workflow(name="effects.posted")
+    async def posted() -> list[str]:
+        return [await Post.send(1), await Post.resend(2)]
+
+    given: dict[Any, object] = {Post: Post("ann"), "book": "a book"}
+    async with TestEnvironment(
+        definitions=[posted, Post.send, Post.resend], resources=given
+    ) as env:
+        assert await env.execute(posted()) == [
+            "1 was in a book of ann",
+            "2 was seen by ann",
+        ]
+    assert CALLED == ["ran 1", "ran 1"]
 
 
 async def test_a_plain_verify_has_the_key() -> None:
@@ -285,9 +398,16 @@ async def test_a_doubt_waits_for_an_operator_over_restarts_and_is_told_everywher
     assert CALLED == ["ran 1"]
     where = ("--database", url)
     shown = await asyncio.to_thread(invoke, *where, "show", "w")
+    typed = "durable resolve w 1 --result JSON"
     assert "in doubt" in shown.output
-    listed = await asyncio.to_thread(invoke, *where, "activity", "list")
+    assert typed in shown.output
+    listed = await asyncio.to_thread(invoke, *where, "activity", "list", "--in-doubt")
     assert "in doubt" in listed.output
+    assert typed in listed.stderr
+    for said in (["--stuck"], ["--status", "stuck"]):
+        stuck = await asyncio.to_thread(invoke, *where, "list", *said)
+        assert "1 in doubt" in stuck.stderr
+    assert "in doubt" not in (await asyncio.to_thread(invoke, *where, "list")).stderr
     wrong = await asyncio.to_thread(
         invoke, *where, "resolve", "w", "1", "--not-done", "--fail", "no"
     )
@@ -296,6 +416,8 @@ async def test_a_doubt_waits_for_an_operator_over_restarts_and_is_told_everywher
         invoke, *where, "resolve", "w", "1", "--result", '"by hand"'
     )
     assert done.exit_code == 0, done.output
+    none = await asyncio.to_thread(invoke, *where, "activity", "list", "--in-doubt")
+    assert "no activity is in doubt" in none.stderr
     async with TestEnvironment(url, clock=env.clock, **options) as env:
         assert await (await env.get("w")).result() == "by hand"
 
@@ -311,6 +433,8 @@ async def test_a_doubt_waits_for_an_operator_over_restarts_and_is_told_everywher
         ({"in_doubt": "wait"}, InvalidOptionError, "never in question"),
         ({"verify": verify}, InvalidOptionError, "ever verified"),
         ({"effect": "once", "verify": 3}, DefinitionError, "cannot be called"),
+        ({"effect": "once", "verify": lambda: Done("")}, DefinitionError, "too many"),
+        ({"effect": "once", "verify": Post.find}, DefinitionError, "missing .* 'n'"),
     ],
 )
 def test_what_means_nothing_is_refused(

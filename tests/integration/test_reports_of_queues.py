@@ -282,3 +282,20 @@ async def test_lower_limit_waits_for_what_runs_and_a_higher_one_for_nothing(
         await waits(engine, 1)
         GATE[0].set()
         assert await run.result(timeout=20) == 6
+
+
+@pytest.mark.parametrize("way", ["cancel", "terminate"])
+async def test_a_stopped_run_gave_its_slot_to_two(database: str, way: str) -> None:
+    async with opened(database) as engine, worker(database):
+        await engine.queues.configure("q", concurrency=2)
+        running = [await engine.start(holds([f"a{n}"]), id=f"a{n}") for n in range(2)]
+        await began(2)
+        for n in range(3):
+            await engine.start(holds([f"b{n}"]), id=f"b{n}")
+        await waits(engine, 3)
+        await getattr(running[0], way)()
+        await began(3)
+        await waits(engine, 2)
+        assert (await engine.queues.get("q")).running == 2
+        GATE[0].set()
+        await began(5)

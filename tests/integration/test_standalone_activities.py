@@ -28,6 +28,7 @@ from durable import (
     activity_info,
     activity_method,
     resource,
+    step,
     workflow,
 )
 from durable.api.registry import REGISTRY
@@ -213,6 +214,14 @@ async def test_what_is_no_activity_is_refused() -> None:
             await env.start_activity(charge("a", "b"))  # type: ignore[call-arg,arg-type]  # that is the test
         with pytest.raises(InvalidOptionError, match="run_timeout"):
             await env.start_activity(charge(1), run_timeout=1)  # type: ignore[call-overload]  # that is the test
+        with pytest.raises(
+            InvalidOptionError, match=r"charge\.options\(retry=\.\.\.\)"
+        ):
+            await env.start_activity(charge(1), retry=None)  # type: ignore[call-overload]  # that is the test
+        with pytest.raises(InvalidCallError, match="beside a call"):
+            await env.start_activity(charge(1), 2)  # type: ignore[call-overload]  # that is the test
+        with pytest.raises(InvalidCallError, match="<step 's'> is a closure"):
+            await env.start_activity(step("s", lambda: 1))
         with pytest.raises(ActivityNotFoundError, match="no standalone activity 'x'"):
             await env.get_activity("x")
         await env.start(other(), id="other")

@@ -262,6 +262,7 @@ async def wrong(kind: str) -> str:
         "no call": lambda: step("a", 5),  # type: ignore[call-overload]  # that is the test
         "queue": lambda: step("a", lambda: 1, task_queue="gpu"),
         "effect": lambda: step("a", lambda: 1, effect="transaction"),
+        "verify": lambda: step("a", lambda: 1, verify=print),  # type: ignore[call-overload]  # that is the test
         "key": lambda: step("a", lambda: 1, key=object()),
         "name": lambda: step("", lambda: 1),
         "annotation": lambda: step("a", unknown),
@@ -288,6 +289,7 @@ async def wrong(kind: str) -> str:
         ("annotation", "what step 'a' returns cannot be resolved"),
         ("later", "complete_later.. was called in step 'a'"),
         ("fails", "integer division"),
+        ("verify", "verify was given to step 'a': what a closure has done"),
     ],
 )
 async def test_a_step_that_cannot_be_is_refused_in_words(kind: str, said: str) -> None:
@@ -296,6 +298,13 @@ async def test_a_step_that_cannot_be_is_refused_in_words(kind: str, said: str) -
             await env.execute(wrong(kind))
     found = str(failed.value.__cause__)
     assert re.search(said, found), found
+
+
+async def test_options_and_keys_of_steps_are_checked_without_a_workflow_too() -> None:
+    with pytest.raises(InvalidOptionError, match="did you mean 'retry'"):
+        await step("a", lambda: 1, rety=None)  # type: ignore[call-overload]  # that is the test
+    with pytest.raises(InvalidCallError, match="no plain data"):
+        await step("a", lambda: 1, key=object())
 
 
 async def test_a_body_of_a_test_stands_in_for_that_of_a_step() -> None:

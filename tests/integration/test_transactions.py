@@ -27,13 +27,15 @@ from durable import (
     WrongDatabaseError,
     activity,
     activity_info,
+    complete_later_sync,
     heartbeat,
     resource,
     workflow,
 )
 from durable.api.definitions import ACTIVITIES
-from durable.errors import InvalidOptionError
+from durable.errors import InvalidCallError, InvalidOptionError
 from durable.store.callers.transactions import Transaction, _make_engine
+from durable.testing.replaying import replay
 
 SOON = RetryPolicy(max_attempts=3, initial_interval="1ms", max_interval="1ms")
 INSERT = sa.text("INSERT INTO booked (n) VALUES (:n)")
@@ -190,6 +192,51 @@ async def test_what_fails_for_good_has_written_nothing(url: str) -> None:
         assert table.rows() == []
 
 
+async def test_what_the_database_refuses_is_its_outcome_and_is_replayed(
+    shared_url: str,
+) -> None:
+    def repeat_a_key(given: Any, n: int) -> None:
+        for _ in range(2):
+            given.execute(sa.text("INSERT INTO keyed (n) VALUES (:n)"), {"n": n})
+
+    @workflow(name="transactions.refused")
+    async def refused(n: int) -> str:
+        try:
+            await by_session.options(retry=None)(n)
+        except sa.exc.IntegrityError as error:
+            return type(error).__name__
+        return "nothing was refused"
+
+    BODY.append(repeat_a_key)
+    async with Engine(shared_url, definitions=[refused, by_session]) as engine:
+        table = Table(engine)
+        with table.engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE keyed (n INTEGER UNIQUE)"))
+        handle = await engine.start(refused(7), id="a")
+        assert await handle.result(timeout=20) == "IntegrityError"
+        assert table.rows() == []
+        assert replay(await handle.history(), [refused]).terminal is not None
+    assert ATTEMPTS == [1]
+
+
+async def test_code_that_goes_on_after_a_refused_statement_commits_all_or_nothing(
+    shared_url: str,
+) -> None:
+    def swallow(given: Any, n: int) -> None:
+        with contextlib.suppress(sa.exc.DBAPIError):
+            given.execute(sa.text("INSERT INTO nowhere (n) VALUES (1)"))
+
+    BODY.append(swallow)
+    async with home(shared_url) as engine:
+        table = Table(engine)
+        if shared_url.startswith("postgresql"):  # its transaction is lost with that
+            assert "aborted" in str(await fails(engine, by_session.name, 7))
+            assert table.rows() == []
+        else:
+            assert await engine.execute(run(by_session.name, 7), id="a") == 8
+            assert table.rows() == [7]
+
+
 def end_by(way: str) -> Body:
     def end(given: Any, n: int) -> None:
         getattr(given, way)()
@@ -210,6 +257,44 @@ async def test_code_that_ends_its_own_transaction_is_refused(
         assert table.rows() == []
     assert isinstance(problem, TransactionEndedError)
     assert "begin_nested()" in str(problem)
+
+
+@pytest.mark.parametrize("words", ["COMMIT", " rollback;", "BEGIN IMMEDIATE", "END"])
+async def test_statements_that_end_it_are_refused_too(url: str, words: str) -> None:
+    BODY.append(lambda given, _: given.execute(sa.text(words)))
+    async with home(url) as engine:
+        table = Table(engine)
+        problem = await fails(engine, by_session.name)
+        assert table.rows() == []
+    assert isinstance(problem, TransactionEndedError)
+
+
+async def test_statements_with_which_mariadb_commits_are_refused(
+    mariadb_url: str,
+) -> None:
+    words = ["CREATE TEMPORARY TABLE kept (n INTEGER)", "create table lost (n INTEGER)"]
+
+    def change(given: Any, n: int) -> None:
+        given.execute(sa.text(words[n]))
+
+    BODY.append(change)
+    async with home(mariadb_url) as engine:
+        table = Table(engine)
+        problem = await fails(engine, by_session.name, 1)
+        assert isinstance(problem, TransactionEndedError)
+        assert table.rows() == []
+        assert await engine.execute(run(by_session.name, 0), id="a") == 1
+        assert table.rows() == [0]
+
+
+async def test_a_transaction_is_not_left_to_others(url: str) -> None:
+    BODY.append(lambda _given, _n: complete_later_sync())
+    async with home(url) as engine:
+        table = Table(engine)
+        problem = await fails(engine, by_session.name)
+        assert table.rows() == []
+    assert isinstance(problem, InvalidCallError)
+    assert "its result is committed with what it writes" in str(problem)
 
 
 async def test_a_commit_that_code_swallows_the_refusal_of_is_rolled_back(
@@ -391,6 +476,7 @@ async def test_the_users_own_connections_are_used_and_must_lead_here(
         problem = await fails(engine, by_connection.name)
         assert table.rows() == [1]
     assert isinstance(problem, WrongDatabaseError)
+    assert "this engine's resource makes" in str(problem)
     with elsewhere.begin() as connection:
         assert connection.execute(sa.text("SELECT n FROM booked")).all() == []
     async with home(url, resources={Session: "no engine"}) as engine:

@@ -12,7 +12,9 @@ from durable.core.history.events import (
     WorkflowExecutionReset,
     WorkflowExecutionUnpaused,
 )
+from durable.core.machines.retry import OUTCOME_UNKNOWN
 from durable.core.resetting import cut_at, history_of
+from durable.runs.activity_tasks.endings import unknown_outcome
 from durable.testing.driver import RUN_ID, Driver
 from tests.replay import message_recordings
 from tests.replay import workflows as w
@@ -129,6 +131,20 @@ def _queueing() -> Driver:
     driver = Driver(w.queueing())
     driver.start()
     _finish(driver)
+    return driver
+
+
+def _doubting() -> Driver:
+    driver = Driver(w.doubting())
+    driver.start()
+    driver.complete(driver.pending[0], 5)
+    driver.complete(driver.pending[0], 7)
+    sand, stone = driver.pending
+    doubt = unknown_outcome("attempt 1 was under way when its worker died")
+    failed = driver.failed(stone, ValueError())
+    replace = msgspec.structs.replace
+    driver.turn(replace(failed, failure=doubt, retry_state=OUTCOME_UNKNOWN))
+    driver.complete(sand, "sand was found")
     return driver
 
 
@@ -285,6 +301,7 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "failing": _failing,
     "finding": _plain(lambda: Driver(w.finding(ORDER))),
     "queueing": _queueing,
+    "doubting": _doubting,
     "desk": _desk,
     "receiving": _receiving,
     "kinship": _kinship,

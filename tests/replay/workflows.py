@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from durable import (
     ActivityCancellationType,
     ApplicationError,
     Attribute,
     ChildCancellationType,
+    Done,
+    NotDone,
     ParentClosePolicy,
     RetryPolicy,
     Signal,
@@ -36,6 +40,7 @@ from durable import (
     patched,
     query,
     random,
+    resource,
     run,
     set_signal_handler,
     set_state,
@@ -458,3 +463,41 @@ async def queueing() -> list[str]:
         fetch("nobody"),
     ]
     return list(await asyncio.gather(*calls))
+
+
+# --- what activities do to the world --------------------------------------------------
+
+
+async def find_parcel(item: str) -> Done[str] | NotDone:
+    return NotDone()
+
+
+@activity(
+    name="golden.post",
+    effect="once",
+    verify=find_parcel,
+    in_doubt="wait",
+    start_to_close_timeout=10,
+)
+async def post(item: str) -> str:
+    return item
+
+
+@activity(name="golden.weigh", effect="read", retry=None)
+async def weigh(item: str) -> int:
+    return len(item)
+
+
+@activity(name="golden.book", effect="transaction")
+def book(item: str, *, session: Session = resource(Session)) -> int:
+    return 0
+
+
+@workflow(name="golden.doubting")
+async def doubting() -> list[object]:
+    """Activities of each effect; what one in doubt has done, nobody can tell."""
+    weight = await weigh("stone")
+    row = await book("stone")
+    posting = post.options(in_doubt="raise")("stone")
+    found = await asyncio.gather(post("sand"), posting, return_exceptions=True)
+    return [weight, row, *(type(one).__name__ for one in found)]

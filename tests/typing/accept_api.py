@@ -8,12 +8,15 @@ from functools import partial
 from typing import Any, assert_type
 
 from durable import (
+    Done,
     Engine,
     Handle,
+    NotDone,
     RetryPolicy,
     SyncEngine,
     Workflow,
     activity,
+    activity_method,
     info,
     now,
     sleep,
@@ -52,6 +55,54 @@ def compress(data: bytes, *, level: int = 9) -> bytes:
 @activity(cancel_thread=False)
 def settle(cents: int) -> int:
     return cents
+
+
+async def find_parcel(parcel: str) -> Done[int] | NotDone:
+    return Done(len(parcel))
+
+
+def find_plainly(parcel: str) -> Done[int]:
+    return Done(len(parcel))
+
+
+@activity(effect="once", verify=find_parcel, in_doubt="wait", priority=1)
+async def send(parcel: str) -> int:
+    return len(parcel)
+
+
+@activity(effect="once", verify=find_plainly, fairness_key="a", fairness_weight=2)
+def resend(parcel: str) -> int:
+    return len(parcel)
+
+
+class Post:
+    async def find(self, parcel: str) -> Done[int]:
+        return await self.look(parcel)
+
+    @activity_method
+    async def look(self, parcel: str) -> Done[int]:
+        return Done(len(parcel))
+
+    @activity_method(effect="once", verify=find)
+    async def send(self, parcel: str) -> int:
+        return len(parcel)
+
+    @activity_method(effect="once", verify=look)
+    async def resend(self, parcel: str) -> int:
+        return len(parcel)
+
+
+async def resolve(engine: Engine, sync_engine: SyncEngine) -> None:
+    assert_type(await send.options(effect="read", in_doubt="raise")("a"), int)
+    assert_type(await Post().send("a"), int)
+    assert_type(await Post.resend("a"), int)
+    await engine.activities.resolve(Done(1), workflow_id="a", activity_id="1")
+    await engine.activities.resolve(NotDone(), token="t")
+    sync_engine.activities.resolve(ValueError(), workflow_id="a", activity_id="1")
+    found = await engine.activities.list(in_doubt=True)
+    assert_type(found[0].in_doubt, bool)
+    job = await engine.start_activity(send("a"), id="job")
+    assert_type(await job.result(), int)
 
 
 @activity(dynamic=True)

@@ -24,6 +24,22 @@ def compress(data: bytes) -> bytes:
 def spin() -> None: ...
 
 
+@activity(effect="twice")  # E
+def twice() -> None: ...
+
+
+@activity(effect="once", in_doubt="ask")  # E
+def asks() -> None: ...
+
+
+@activity(effect="once", verify=3)  # E
+def verified() -> None: ...
+
+
+@activity(priority="high", fairness_key=3)  # E
+def urgent() -> None: ...
+
+
 @workflow
 async def place_order(order_id: int, *, gift: bool = False) -> str:
     await charge("5")  # E
@@ -51,6 +67,9 @@ async def main(engine: Engine) -> None:
     await engine.start(place_order)  # E
     await engine.start(charge(1))  # E
     await engine.start(place_order(1), idd="x")  # E
+    await engine.start_activity(charge)  # E
+    await engine.start_activity(charge(1), retry=None)  # E
+    await engine.activities.resolve("done", token="t")  # E
     print(number, RetryPolicy(max_attempt=3))  # E
 
 

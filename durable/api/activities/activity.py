@@ -47,7 +47,7 @@ from durable.api.definitions import (
     import_definition,
     register,
 )
-from durable.api.resources import find_resource, name_of
+from durable.api.resources import find_resource, name_of, resources_of
 from durable.api.sagas.compensation import Compensation
 from durable.api.sagas.ledger import find_ledger
 from durable.api.signature import CallSignature, shown
@@ -84,6 +84,17 @@ DEFAULTS: Final = ActivityOptions(
     match_arguments=True,
     summary=None,
 )
+_ELSEWHERE: Final = {
+    "at_most_once": "What must not happen twice is effect='once'.",
+    **{
+        name: f"It is of the definition: @activity({name}=...)."
+        for name in (
+            *("name", "compensate", "run_in", "cancel_thread", "auto_heartbeat"),
+            *("verify", "dynamic"),
+        )
+    },
+}
+"""What no option of a single call is."""
 
 
 class Activity(Unchanging, Generic[P, R]):
@@ -99,7 +110,8 @@ class Activity(Unchanging, Generic[P, R]):
     """
 
     kind: ClassVar[str] = "activity"
-    _skip: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """Its parameters that no call has: the object of a method."""
 
     def __init__(
         self,
@@ -117,7 +129,7 @@ class Activity(Unchanging, Generic[P, R]):
         self.is_heard = kind.auto_heartbeat
         self.lane = "loop" if self.is_async else kind.run_in
         self.call_signature = CallSignature(
-            function, name, skip=self._skip, takes_resources=True
+            function, name, skip=self.skipped, takes_resources=True
         )
         self.resources = self.call_signature.resources
         self.transaction = check_transaction(
@@ -257,6 +269,25 @@ class Activity(Unchanging, Generic[P, R]):
             kwargs[parameter] = find_resource(resources, key, self.name, parameter)
         return self.function
 
+    def verify_with(self, resources: Mapping[Any, object]) -> Verify:
+        """What finds out what an attempt in doubt has done; takes the arguments.
+
+        Raises:
+            DefinitionError: this code has none.
+            ResourceError: the engine was not given one that it takes.
+        """
+        verify = self.runs_as.verify
+        if verify is None:
+            raise DefinitionError(
+                f"Activity {self.name!r} has no verify in the code that runs here.",
+                hint="Run code that has it, as when the activity was called.",
+            )
+        taken = {
+            parameter: find_resource(resources, key, self.name, parameter)
+            for parameter, key in resources_of(verify).items()
+        }
+        return functools.partial(verify, **taken) if taken else verify
+
     def options(self, **options: Unpack[ActivityOptions]) -> Self:
         """The same activity under other options, for this call.
 
@@ -312,7 +343,7 @@ def merge_options(base: ActivityOptions, more: Mapping[str, Any]) -> ActivityOpt
     Raises:
         InvalidOptionError: one has a name that none has, or two contradict each other.
     """
-    check_option_names(more, DEFAULTS, "activity option")
+    check_option_names(more, DEFAULTS, "activity option", _ELSEWHERE)
     found: dict[str, Any] = {**base, **more}
     if "at_most_once" in more:
         found["effect"] = effect_named(more, base.get("effect"))
@@ -421,10 +452,10 @@ def activity(
         auto_heartbeat: True if its worker is to say for it, as long as it lives, that
             it goes on; then `heartbeat()` is for details alone.
         verify: of effect "once": what runs in place of the next attempt after one in
-            doubt. It takes the activity's arguments, may ask `activity_info()` for the
-            key, and gives `Done(result)`; or `NotDone()`, and the function runs. What
-            it raises means that it does not know yet: it is asked again as the retry
-            policy says, and then `in_doubt` counts.
+            doubt. It takes the activity's arguments, and resources of its own, may ask
+            `activity_info()` for the key, and gives `Done(result)`; or `NotDone()`,
+            and the function runs. What it raises means that it does not know yet: it
+            is asked again as the retry policy says, and then `in_doubt` counts.
         dynamic: True if it runs each activity that this worker does not know. It takes
             `*args`; `activity_info().activity_type` says what was called.
         **options: see `ActivityOptions`. Durations are `timedelta`, seconds, or text
@@ -471,7 +502,10 @@ def check_fit(activity: Activity[Any, Any]) -> None:
         DefinitionError: it cannot.
     """
     kind, where = activity.runs_as, f"Activity {activity.name!r}"
-    check_verify(kind.verify, activity.given_options.get("effect"), activity.name)
+    check_verify(
+        *(kind.verify, activity.given_options.get("effect"), activity.name),
+        *(activity.call_signature.signature, activity.skipped),
+    )
     if activity.is_async and kind.run_in == "process":
         raise DefinitionError(
             f"{where} is async, but is to run in a process.",

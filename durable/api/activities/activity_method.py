@@ -20,7 +20,7 @@ from durable.api.activities.activity import (
     find_undoing,
     merge_options,
 )
-from durable.api.activities.kinds import USUAL, ActivityKind, check_kind
+from durable.api.activities.kinds import USUAL, ActivityKind, Verify, check_kind
 from durable.api.definitions import (
     ACTIVITIES,
     METHOD,
@@ -56,7 +56,7 @@ class MethodActivity(Activity[P, R]):
         compensate: Activity[..., Any] | None = None,
         kind: ActivityKind = USUAL,
     ) -> None:
-        self._skip = (next(iter(inspect.signature(function).parameters), "self"),)
+        self.skipped = (next(iter(inspect.signature(function).parameters), "self"),)
         super().__init__(function, name, options, compensate, kind)
         self.instance: object = None
         self.belong_to(function.__qualname__.split(".")[-2])
@@ -64,7 +64,7 @@ class MethodActivity(Activity[P, R]):
     def belong_to(self, owner: object) -> None:
         """Take the object from the resources by this key."""
         self.owner = owner
-        self.resources = {self._skip[0]: owner, **self.call_signature.resources}
+        self.resources = {self.skipped[0]: owner, **self.call_signature.resources}
 
     def of(self, instance: object) -> Self:
         """The same, as it is called on an object."""
@@ -86,8 +86,14 @@ class MethodActivity(Activity[P, R]):
         """Put resources among the arguments; give the method of the object."""
         super().supply(kwargs, resources)
         return self._method_of(
-            find_resource(resources, self.owner, self.name, self._skip[0])
+            find_resource(resources, self.owner, self.name, self.skipped[0])
         )
+
+    def verify_with(self, resources: Mapping[Any, object]) -> Verify:
+        """See `Activity.verify_with`: a method's object comes first."""
+        verify = super().verify_with(resources)
+        given = find_resource(resources, self.owner, self.name, self.skipped[0])
+        return functools.partial(verify, given)
 
     def _fill_in(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -95,7 +101,7 @@ class MethodActivity(Activity[P, R]):
         instance = self.instance
         if instance is None:
             hint = f"Call it on an object: {name_of(self.owner)}(...)."
-            instance = self._find_here(self.owner, self._skip[0], hint)
+            instance = self._find_here(self.owner, self.skipped[0], hint)
         _, args, kwargs = super()._fill_in((instance, *args), kwargs)
         return self._method_of(instance), args[1:], kwargs
 
@@ -190,6 +196,7 @@ def activity_method(
     name: str | None = None,
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
+    verify: Verify | ActivityMethod[Any, ..., Any] | None = None,
     **options: Unpack[ActivityOptions],
 ) -> ActivityMethodDecorator: ...
 def activity_method(
@@ -200,6 +207,7 @@ def activity_method(
     name: str | None = None,
     cancel_thread: bool = True,
     auto_heartbeat: bool = False,
+    verify: Any = None,
     **options: Unpack[ActivityOptions],
 ) -> Any:
     """Make a method an activity, which an object runs that the engine was given.
@@ -223,17 +231,20 @@ def activity_method(
             "Shop.charge".
         cancel_thread: as for `activity`.
         auto_heartbeat: likewise.
+        verify: likewise; a method of the same class, with or without a decorator.
         **options: as for `activity`.
 
     Raises: as `activity`.
     """
+    if _is_method(verify):
+        verify = verify.definition.function
     return decorate(
         _define,
         function,
         name=name,
         compensate=compensate,
         options=_merge(options),
-        kind=check_kind("thread", cancel_thread, False, auto_heartbeat),
+        kind=check_kind("thread", cancel_thread, False, auto_heartbeat, verify),
     )
 
 

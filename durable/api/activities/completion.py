@@ -43,7 +43,7 @@ async def complete_later() -> Later:
 
     Raises:
         NotInWorkflowError: no activity of an engine is running here.
-        InvalidCallError: the activity runs in a process, or is a step.
+        InvalidCallError: the activity runs in a process, or is a step or a transaction.
         AttemptOverError: the attempt is over, or its activity was asked to stop.
     """
     return Later(await asyncio.wrap_future(_hand_out("durable.complete_later()")))
@@ -75,5 +75,13 @@ def _hand_out(operation: str) -> Future[str]:
             f"{operation} was called in step {context.info.activity_type!r}, whose"
             " closure ends with its process.",
             hint="Await an external_promise() beside it, and hand its token out.",
+        )
+    if context.info.settings.effect == "transaction":
+        raise InvalidCallError(
+            f"{operation} was called in activity {context.info.activity_type!r}, which"
+            " is a transaction: its result is committed with what it writes, when its"
+            " function returns.",
+            hint="Hand a token out in another activity, or await an"
+            " external_promise().",
         )
     return context.hand_out(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Final, Generic, TypeVar
 
@@ -83,11 +84,17 @@ def effect_settings(
     return {"at_most_once": True, **recorded}
 
 
-def check_verify(verify: object, effect: object, name: str) -> None:
-    """See that what is to verify attempts in doubt can.
+def check_verify(
+    verify: object,
+    effect: object,
+    name: str,
+    arguments: inspect.Signature,
+    first: tuple[str, ...],
+) -> None:
+    """See that what is to verify attempts in doubt can be called as the activity is.
 
     Raises:
-        DefinitionError: it cannot be called.
+        DefinitionError: it cannot be called, or not with the activity's arguments.
         InvalidOptionError: nothing would call it.
     """
     if verify is None:
@@ -103,6 +110,24 @@ def check_verify(verify: object, effect: object, name: str) -> None:
             " it is ever verified.",
             hint="Give effect='once', or leave verify out.",
         )
+    given = [*first]
+    named: dict[str, str] = {}
+    for one in arguments.parameters.values():
+        if one.kind is one.KEYWORD_ONLY:
+            named[one.name] = one.name
+        elif one.kind is not one.VAR_POSITIONAL:
+            given.append(one.name)
+    try:
+        inspect.signature(verify).bind(*given, **named)
+    except TypeError as error:
+        raise DefinitionError(
+            f"verify of activity {name!r} cannot be called as the activity is,"
+            f" {name}{arguments}: {error}.",
+            hint="Give a function of the activity's own parameters; a method's object"
+            " comes first.",
+        ) from None
+    except ValueError:  # one of C code does not say what it takes
+        return
 
 
 def find_transaction(resources: Mapping[str, object]) -> tuple[str, type[Any]] | None:

@@ -36,6 +36,8 @@ from durable.options import ActivityOptions
 T = TypeVar("T")
 _NO_KEY: Final = object()
 _NOT_OF_STEPS: Final = {
+    "verify": "what a closure has done can be asked of nobody once its process is gone",
+    "run_in": "its closure is of the process that owns its run",
     "task_queue": "it runs in the process that owns its run",
     **dict.fromkeys(
         ("priority", "fairness_key", "fairness_weight"), "it waits in no queue"
@@ -168,16 +170,16 @@ def step(
     _check_body(name, body)
     signature = StepSignature(body, name, returns)
     made = Step(body, name, signature)
-    runtime = find_runtime()
-    if runtime is None:
-        return made._run((), {})  # pyright: ignore[reportPrivateUsage]  # it is one
-    signature.check_annotations()
     input = () if key is _NO_KEY else (_digest(name, key),)
     settings, summary = _USUAL, None
     if options:
         merged = _merge(name, options)
         settings, summary = settings_of(name, merged), merged.get("summary")
         settings = msgspec.structs.replace(settings, is_step=True)
+    runtime = find_runtime()
+    if runtime is None:
+        return made._run((), {})  # pyright: ignore[reportPrivateUsage]  # it is one
+    signature.check_annotations()
     target = ActivityTarget(name, settings, summary, _differing_key, body=made)
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # the cheap way to a caller's line
     code, instruction = frame.f_code, frame.f_lasti

@@ -131,6 +131,8 @@ class Activities:
         Raises:
             ActivityNotFoundError: it has ended, or never was.
             AttemptOverError: the token's attempt is over; another one has its place.
+            InvalidCallError: it is a transaction that has begun: it has, or will have,
+                a result of its own.
             InvalidIdError: it is no token.
             PayloadError: the result does not fit the activity's annotation.
         """
@@ -362,6 +364,7 @@ class Activities:
         activity_type: str | None = None,
         state: State | None = None,
         workflow_id: str | None = None,
+        in_doubt: bool = False,
         limit: int = 100,
     ) -> list[QueuedActivity]:
         """List activities that their runs' owners do not run themselves.
@@ -371,12 +374,15 @@ class Activities:
             activity_type: of that name.
             state: in that state.
             workflow_id: of the newest run of that workflow.
+            in_doubt: only those that wait for somebody to `resolve` them.
             limit: so many at most.
 
         Raises:
             WorkflowNotFoundError: there is no such workflow.
             InvalidInputError: there is no such state, or the limit is no number.
         """
+        if in_doubt:
+            state = state or "external"
         if state is not None and state not in [one.value for one in TaskState]:
             names = ", ".join(one.value for one in TaskState)
             raise InvalidInputError(f"state is {state!r}: give one of {names}.")
@@ -389,6 +395,8 @@ class Activities:
         after = None
         while len(found) < limit:
             page = min(limit - len(found), limits.LIST_PAGE_MAX)
+            if in_doubt:
+                page = limits.LIST_PAGE_MAX
             where = TaskFilter(
                 task_queue=task_queue,
                 activity_type=activity_type,
@@ -400,11 +408,12 @@ class Activities:
             records = await self._client.store.read(
                 ListActivityTasks(self._client.namespace, where)
             )
-            found += map(_describe, records)
+            described = map(_describe, records)
+            found += (one for one in described if one.in_doubt or not in_doubt)
             if len(records) < page:
                 break
             after = records[-1].key
-        return found
+        return found[:limit]
 
     async def describe(
         self,
@@ -449,7 +458,7 @@ class Activities:
         if workflow_id is None or activity_id is None:
             raise InvalidCallError(
                 "No activity was named.",
-                hint="Give its token, or workflow_id= and activity_id=.",
+                hint="Give its token, or its workflow's id and its own.",
             )
         check_id(activity_id, "the activity id")
         found = await self._find_run(check_id(workflow_id, "the workflow id"), run_id)

@@ -89,6 +89,7 @@ class SyncActivities:
         activity_type: str | None = None,
         state: State | None = None,
         workflow_id: str | None = None,
+        in_doubt: bool = False,
         limit: int = 100,
     ) -> list[QueuedActivity]:
         """List them; see `Activities.list`."""
@@ -98,6 +99,7 @@ class SyncActivities:
                 activity_type=activity_type,
                 state=state,
                 workflow_id=workflow_id,
+                in_doubt=in_doubt,
                 limit=limit,
             )
         )

@@ -114,7 +114,7 @@ class Queues:
             InvalidOptionError, InvalidDurationError: a limit has a wrong value.
             InvalidIdError: the name breaks the rule for ids.
         """
-        check_id(name, "the queue")
+        check_id(name, "the queue's name")
         given: dict[str, Any] = {
             key: _check_limit(key, value)
             for key, value in (
@@ -312,7 +312,7 @@ def _unknown(name: str, known: Any) -> QueueNotFoundError:
     close = closest(name, known)
     return QueueNotFoundError(
         f"Nobody has configured the queue {name!r}, so it has no limits.",
-        hint="configure() gives it some."
+        hint="`durable queue set`, or engine.queues.configure(), gives it some."
         if close is None
         else f"Did you mean {close!r}?",
     )

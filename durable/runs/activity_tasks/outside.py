@@ -10,7 +10,7 @@ from durable.core.history.events import ActivityOutcome, ActivityTaskCompleted
 from durable.core.history.payload import Failure, Payload, Payloads, encode_details
 from durable.core.machines import retry
 from durable.core.messages import encode_message
-from durable.errors import InvalidIdError
+from durable.errors import InvalidCallError, InvalidIdError
 from durable.runs.activity_tasks import endings
 from durable.runs.activity_tasks.task_rows import (
     data_of,
@@ -23,6 +23,7 @@ from durable.store.activity_tasks import (
     ActivityTaskRecord,
     BeatActivityTask,
     CompleteActivity,
+    TaskState,
 )
 from durable.store.records import AttemptRecord, AttemptState
 
@@ -207,6 +208,9 @@ def _end(
     attempt: int | None,
     request_id: str,
 ) -> CompleteActivity:
+    state = TaskState.EXTERNAL
+    if attempt is None and data_of(record).scheduled.settings.effect == "transaction":
+        attempt, state = record.attempt, _unbegun(record)
     return CompleteActivity(
         namespace=record.namespace,
         workflow_id=None,
@@ -214,6 +218,23 @@ def _end(
         scheduled_event_id=record.scheduled_event_id,
         attempt=attempt,
         request_id=request_id,
+        state=state,
         message=encode_message(outcome),
         attempts=rows,
+    )
+
+
+def _unbegun(record: ActivityTaskRecord) -> TaskState:
+    """The state of a transaction that has certainly not been committed.
+
+    Raises:
+        InvalidCallError: it has begun, and perhaps was.
+    """
+    if record.state is TaskState.WAITING:
+        return record.state
+    raise InvalidCallError(
+        f"Attempt {record.attempt} of activity {record.activity_type!r} of run"
+        f" {record.run_id!r} is {record.state.value}. It is a transaction: what it"
+        " writes and its result are committed together, and nobody else gives one.",
+        hint="Wait for it, or cancel its workflow.",
     )

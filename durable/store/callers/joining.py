@@ -14,7 +14,7 @@ from durable.store.callers.connections import (
     find_caller,
 )
 from durable.store.callers.places import Place, find_place
-from durable.store.callers.steps import Find, check, insert
+from durable.store.callers.steps import WITHIN, Find, check, insert
 from durable.store.sql.salvage import OUTBOX_FIELDS
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Gate:
 class Joined:
     """A caller's transaction, to be written in on the thread that is in it."""
 
-    def __init__(self, gate: Gate, caller: Caller) -> None:
-        """Write nothing yet."""
-        self._gate, self._caller = gate, caller
+    def __init__(self, gate: Gate, caller: Caller, given: str = WITHIN) -> None:
+        """Write nothing yet; errors call the connection what is `given`."""
+        self._gate, self._caller, self._given = gate, caller, given
         self._checked: object = None
 
     def write(self, row: OutboxRecord, nudge: Nudge) -> None:
@@ -78,7 +78,7 @@ class Joined:
         """
         connection, dialect = self._caller.find_connection()
         if connection is not self._checked:
-            self._carry_out(check(dialect))
+            self._carry_out(check(dialect, self._given))
             self._checked = connection
 
     def _carry_out(self, steps: Steps) -> None:

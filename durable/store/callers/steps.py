@@ -43,11 +43,15 @@ Steps: TypeAlias = Generator[Ask | Find, Any, None]
 """What a caller's connection is to do; the answers are sent in."""
 
 
-def check(dialect: str | None) -> Steps:
+WITHIN: Final = "The connection given to within()"
+
+
+def check(dialect: str | None, given: str = WITHIN) -> Steps:
     """Return if the connection leads to this engine's database.
 
     Args:
         dialect: SQLAlchemy's name of the database; None if it is not known.
+        given: what errors call the connection.
 
     Raises:
         WrongDatabaseError: it leads to another one.
@@ -58,18 +62,17 @@ def check(dialect: str | None) -> Steps:
     dialect = "mysql" if dialect == "mariadb" else dialect
     if dialect != place.dialect:
         kind = _NAMES.get(dialect, dialect)
-        raise _wrong(place, f"leads to a database of {kind}")
+        raise _wrong(place, given, f"leads to a database of {kind}")
     found = as_text((yield Ask(MARKERS[dialect], place.values)))
     if not place.is_at(found):
         # The server may have been started anew since this was looked up.
         place = yield Find(again=True)
         found = as_text((yield Ask(MARKERS[dialect], place.values)))
     if not place.is_at(found):
-        raise _wrong(place, place.tell_from(found))
+        raise _wrong(place, given, place.tell_from(found))
     if place.is_forbidden(found):
         raise WrongDatabaseError(
-            f"The user of the connection given to within() may not write to"
-            f" {place.table}.",
+            f"{given} has a user that may not write to {place.table}.",
             hint=f"Let an owner of it run: GRANT INSERT ON {place.table} TO ...; with"
             " USAGE on its schema.",
         )
@@ -108,10 +111,9 @@ def only_value(row: Any) -> Any:
         ) from None
 
 
-def _wrong(place: Place, what: str) -> WrongDatabaseError:
+def _wrong(place: Place, given: str, what: str) -> WrongDatabaseError:
     return WrongDatabaseError(
-        f"The connection given to within() {what}, and the runs of this engine are in"
-        f" {place.name}.",
-        hint="One transaction is in one database: give within() a connection to that"
-        " one, or open the engine on the URL of yours, which makes its tables there.",
+        f"{given} {what}, and the runs of this engine are in {place.name}.",
+        hint="One transaction is in one database: give a connection to that one, or"
+        " open the engine on the URL of yours, which makes its tables there.",
     )

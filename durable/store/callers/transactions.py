@@ -35,6 +35,9 @@ _DRIVERS: Final = {
     "mysql": ("mysql+pymysql", "mysql+aiomysql"),
 }
 _LOCK_SECONDS: Final = 30
+_GIVEN: Final = "The connection that this engine's resource makes for a transaction"
+_ENDINGS: Final = frozenset({"COMMIT", "ROLLBACK", "END", "ABORT", "BEGIN", "START"})
+_COMMITTING: Final = frozenset({"CREATE", "ALTER", "DROP", "RENAME", "TRUNCATE"})
 
 
 class Transaction:
@@ -53,6 +56,7 @@ class Transaction:
         self._table = table
         self._transaction = connection.begin()
         event.listen(connection, "commit", self._check_commit)
+        event.listen(connection, "before_cursor_execute", self._check_statement)
 
     def _check_commit(self, _: object) -> None:
         if not self.is_committing:
@@ -61,6 +65,26 @@ class Transaction:
                 hint="Leave that out: it is committed with the activity's result when"
                 " the function returns, and rolled back if it raises. begin_nested()"
                 " makes savepoints.",
+            )
+
+    def _check_statement(
+        self, connection: sa.Connection, _: object, sql: str, *__: object
+    ) -> None:
+        words = [*sql[:40].upper().replace(";", " ").split(), "", ""]
+        word = words[0]
+        if word in _ENDINGS and "TO" not in words:  # a savepoint
+            raise TransactionEndedError(
+                f"The transaction of an activity was to be ended by its own {word}.",
+                hint="Leave that out: it is committed with the activity's result when"
+                " the function returns, and rolled back if it raises. begin_nested()"
+                " makes savepoints.",
+            )
+        is_mysql = connection.dialect.name in ("mysql", "mariadb")
+        if is_mysql and word in _COMMITTING and words[1] != "TEMPORARY":
+            raise TransactionEndedError(
+                f"An activity that is a transaction was to run {word}, with which"
+                " MariaDB and MySQL commit what it has written.",
+                hint="Change tables elsewhere, or by an activity of another effect.",
             )
 
     def check(self) -> None:
@@ -207,7 +231,7 @@ class Transactions:
 
     def _check(self, connection: sa.Connection, source: object) -> None:
         if source is not None:
-            Joined(self._gate, SqlalchemyCaller(connection)).check()
+            Joined(self._gate, SqlalchemyCaller(connection), _GIVEN).check()
             connection.rollback()  # what it read is no part of the transaction
 
     def _table(self) -> str:

@@ -147,7 +147,7 @@ class Tasks:
             task = self._find((run_id, event_id))
             if task is None:
                 continue
-            if task.state is _CLAIMED:
+            if task.state in (_CLAIMED, _LOST):  # who judges it knows how it has ended
                 self._stop(task, reason)
                 continue
             self.end(task.key)
@@ -215,7 +215,7 @@ class Tasks:
                 self._draft.lack("again", ())
             raise policies.activity_not_found(operation, run)
         if operation.attempt is not None and (
-            task.state is not _EXTERNAL or not _is_of(task, operation)
+            task.state is not operation.state or not _is_of(task, operation)
         ):
             raise policies.attempt_over(operation, task)
         self._put_attempts(operation)

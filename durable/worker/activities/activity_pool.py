@@ -308,7 +308,9 @@ class ActivityPool:
         def tell(answer: asyncio.Future[bool]) -> None:
             if answer.cancelled() or found.cancelled():
                 return
-            if call is not None and answer.result():
+            if (problem := answer.exception()) is not None:
+                found.set_exception(problem)
+            elif call is not None and answer.result():
                 call.cancel_timer()
                 call.is_external = True
                 number = attempt.scheduled_event_id

@@ -37,6 +37,8 @@ class Call(msgspec.Struct, eq=False):
     """The worker that drains could wait no longer, and asked it to stop."""
     is_committing: bool = False
     """Its transaction is being committed: whatever else comes is not heard."""
+    is_verified: bool = False
+    """The attempt before, which was in doubt, has certainly had no effect."""
     is_promised: bool = False
     """A place is kept for it until its row is written."""
 

@@ -32,10 +32,11 @@ from durable.api.activities.interruption import Interruption
 from durable.api.activities.worker_stopping import WorkerStopping
 from durable.api.interceptors.interceptor import ExecuteActivityInput
 from durable.converter.failures import exception_of
-from durable.core.history.payload import Failure, Payload, Payloads
+from durable.core.history.payload import Payload, Payloads
 from durable.core.machines.retry import OUTCOME_UNKNOWN
 from durable.errors import DefinitionError, DurableError, PayloadError
 from durable.observer import Measurement, WorkerObserver
+from durable.runs.live_run import Attempt
 from durable.store.records import ReleaseRuns
 from durable.store.store import Store
 from durable.worker.activities import observing
@@ -148,7 +149,8 @@ class Invoker:
             UnfitResultError: the function has returned.
             NotBegunError: it was not called: there was no thread for it, or the lease
                 is gone.
-            UnverifiedError: it was not called, as the attempt before is in doubt.
+            UnverifiedError: it was not called, as the attempt before is in doubt; its
+                cause says why that could not be told.
         """
         attempt = call.attempt
         started, scheduled = attempt.run.started, attempt.scheduled
@@ -179,6 +181,8 @@ class Invoker:
             called = self._call_within(call, code, info, on_thread_end)
         else:
             called = self._call(call, code, info, scheduled.input, on_thread_end)
+        if _is_to_verify(attempt):
+            called = self._keep_doubt(call, called)
         return called if observer is None else self._observed(call, info, called)
 
     async def _observed(
@@ -266,11 +270,11 @@ class Invoker:
             await self._confirm_lease()
         if isinstance(code, BuiltIn):
             return await code.perform(input, info)
-        last = call.attempt.last_failure
-        if last is not None and last.kind == OUTCOME_UNKNOWN:
-            done = await self._verify(code, input, last)
+        if _is_to_verify(call.attempt):
+            done = await self._verify(code, input)
             if done is not None:
                 return done
+            call.is_verified = True
         if code.lane == "process":
             return await self._call_in_process(call, code, info, input, on_thread_end)
         signature = code.call_signature
@@ -303,8 +307,26 @@ class Invoker:
             kept = keep_result(signature, result)
             raise UnfitResultError(code, error, kept) from None
 
+    async def _keep_doubt(
+        self, call: Call, called: Coroutine[Any, Any, Payload]
+    ) -> Payload:
+        """Let nothing that fails before the verdict be followed by the function."""
+        try:
+            return await called
+        except (*_OF_THE_WORKER, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            is_asked = call.is_stopping or call.is_cut_short or call.attempt.is_over
+            if call.is_verified or (
+                is_asked and isinstance(error, asyncio.CancelledError)
+            ):
+                raise
+            doubt = call.attempt.last_failure
+            assert doubt is not None  # noqa: S101 - by the caller
+            raise UnverifiedError(doubt.message) from error
+
     async def _verify(
-        self, code: Activity[Any, Any], input: Payloads, doubt: Failure
+        self, code: Activity[Any, Any], input: Payloads
     ) -> Payload | None:
         """Ask an activity's own code what the attempt before, in doubt, has done.
 
@@ -312,35 +334,30 @@ class Invoker:
             The result, if it has had its effect; None if the function is to run.
 
         Raises:
-            UnverifiedError: that cannot be told now.
             UnfitResultError, UnfitArgumentsError: as `call`.
+            Exception: that cannot be told now.
         """
-        verify, signature = code.runs_as.verify, code.call_signature
-        if verify is None or code.given_options.get("effect") != "once":
-            return None
+        signature = code.call_signature
         try:
             args, kwargs = signature.unbind(signature.decode(input))
         except Exception as error:  # noqa: BLE001 - a type's own code may raise anything
             raise UnfitArgumentsError(code, error) from None
-        try:
-            found: Any = (
-                verify(*args, **kwargs)
-                if inspect.iscoroutinefunction(verify)
-                else await asyncio.to_thread(verify, *args, **kwargs)
-            )
-            found = await found if inspect.isawaitable(found) else found
-            verdict: object = found
-            if not isinstance(verdict, Done | NotDone):
-                raise DefinitionError(
-                    f"verify of activity {code.name!r} has returned {verdict!r}.",
-                    hint="Return Done(result) or NotDone(), or raise what keeps it from"
-                    " telling.",
-                )
-        except Exception as error:
-            raise UnverifiedError(doubt.message) from error
+        verify = code.verify_with(self._parts.resources)
+        found: Any = (
+            verify(*args, **kwargs)
+            if inspect.iscoroutinefunction(verify)
+            else await asyncio.to_thread(verify, *args, **kwargs)
+        )
+        verdict: object = await found if inspect.isawaitable(found) else found
         if isinstance(verdict, NotDone):
             return None
-        result: Any = found.result
+        if not isinstance(verdict, Done):
+            raise DefinitionError(
+                f"verify of activity {code.name!r} has returned {verdict!r:.200}.",
+                hint="Return Done(result) or NotDone(), or raise what keeps it from"
+                " telling.",
+            )
+        result: Any = verdict.result
         try:
             return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
@@ -520,6 +537,16 @@ class Invoker:
         """Leave no process behind; nothing is waited for."""
         if self._processes is not None:
             self._processes.abandon()
+
+
+def _is_to_verify(attempt: Attempt) -> bool:
+    """Whether the attempt before is in doubt, and code was to say what it has done."""
+    last = attempt.last_failure
+    return (
+        last is not None
+        and last.kind == OUTCOME_UNKNOWN
+        and attempt.scheduled.settings.is_verified
+    )
 
 
 def _log_levels() -> dict[str, int]:

@@ -15,7 +15,7 @@ import msgspec
 from durable.api.activities.activity import Activity
 from durable.api.registry import Registry
 from durable.converter.failures import failure_of
-from durable.core.history.payload import Failure, Payload
+from durable.core.history.payload import Failure, Payload, summary_of
 from durable.core.messages import ActivityResolution
 from durable.errors import DurableError, PayloadError
 from durable.runs import inputs
@@ -33,6 +33,8 @@ KIND: Final = "unrecorded"
 """The kind of a failure that says why a result could not be recorded."""
 
 _UNVERIFIED: Final = ", and verify could not tell what it did"
+_UNKNOWN: Final = "; nobody knows"
+_SUMMARY_CHARS: Final = 300
 _RESOLVE: Final = (
     " or say what to do: `durable resolve WORKFLOW_ID {id} --result JSON` (or"
     " Handle.complete_activity) takes a result, `--again` (or Handle.retry_activity)"
@@ -78,9 +80,11 @@ def unfit_result(attempt: Attempt, error: UnfitResultError) -> Failure:
 def unverified(error: UnverifiedError) -> Failure:
     """What is recorded of an attempt that could not tell what the one before did."""
     cause = error.__cause__
-    text = str(error).partition("; ")[0].removesuffix(_UNVERIFIED)
-    why = None if cause is None else failure_of(cause)
-    return unknown_outcome(text + _UNVERIFIED, why)
+    text = str(error).partition(_UNVERIFIED)[0].partition(_UNKNOWN)[0] + _UNVERIFIED
+    if cause is None:
+        return unknown_outcome(text)
+    why = failure_of(cause)
+    return unknown_outcome(f"{text} ({summary_of(why)[:_SUMMARY_CHARS]})", why)
 
 
 def unfit_arguments(attempt: Attempt, error: UnfitArgumentsError) -> Failure:

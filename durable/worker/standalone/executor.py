@@ -25,7 +25,7 @@ from durable.api.activities.activity import (
     merge_options,
 )
 from durable.api.activities.activity_context import NO_RESOURCES
-from durable.api.definitions import check_function, check_name
+from durable.api.definitions import check_function, check_name, drop_call
 from durable.api.interceptors.chains import Interceptors
 from durable.api.interceptors.interceptor import Interceptor
 from durable.api.registry import Registry
@@ -36,16 +36,18 @@ from durable.core.history.events import (
     WorkflowExecutionStarted,
 )
 from durable.core.history.payload import Failure, Payload
-from durable.core.machines.retry import NON_RETRYABLE, GiveUp, decide
+from durable.core.machines.retry import IN_DOUBT, OUTCOME_UNKNOWN, GiveUp
 from durable.core.runtime import ActivityTarget
 from durable.errors import (
     DefinitionError,
     EngineClosedError,
     InvalidCallError,
+    InvalidOptionError,
     PayloadError,
 )
 from durable.options import ActivityOptions
 from durable.runs import inputs
+from durable.runs.activity_tasks import endings
 from durable.runs.live_run import Attempt
 from durable.runs.states import OVER, State
 from durable.store.records import AttemptState
@@ -173,6 +175,7 @@ class ActivityExecutor:
 
     Raises:
         DefinitionError: something is neither a definition nor a module.
+        InvalidOptionError: `on_attempt` cannot be called.
     """
 
     def __init__(
@@ -192,6 +195,11 @@ class ActivityExecutor:
         self._parts = EngineParts(
             {}, None, resources, interceptors=Interceptors(interceptors)
         )
+        if not (on_attempt is None or callable(on_attempt)):
+            raise InvalidOptionError(
+                f"on_attempt is {on_attempt!r}, which cannot be called.",
+                hint="Give a function that takes an ActivityAttempt.",
+            )
         self._on_attempt = on_attempt
         self._places = max_activities, max_threads, max_processes or usable_cores()
         self._started = WorkflowExecutionStarted(
@@ -312,8 +320,14 @@ class ActivityExecutor:
         if is_activity(activity):
             if self._registry.find_activity(activity.name) is None:
                 self.register(activity)
-        else:
+        elif isinstance(activity, str):
             activity = self._registry.get_activity(activity)
+        else:
+            drop_call(activity)
+            raise InvalidCallError(
+                f"{activity!r} is neither an activity nor the name of one.",
+                hint="Give it and its arguments: executor.execute(charge, order).",
+            )
         if activity.transaction is not None:
             raise InvalidCallError(
                 f"Activity {activity.name!r} writes in a transaction of its engine's"
@@ -403,7 +417,13 @@ class ActivityExecutor:
         elif isinstance(given, inputs.AttemptNotBegun):
             self._begin_at(execution, attempt, given.again_at)
         elif isinstance(given, inputs.AttemptExternal):
-            given.token.set_result(False)  # nobody could complete it
+            given.token.set_exception(
+                InvalidCallError(
+                    f"Activity {execution.activity_type!r} was to be left to others,"
+                    " and an executor has nobody to complete it.",
+                    hint="Run it in a workflow, or by engine.start_activity().",
+                )
+            )
 
     def _begin_at(
         self, execution: ActivityExecution[Any], attempt: Attempt, instant: int
@@ -419,18 +439,24 @@ class ActivityExecutor:
         self._note(execution, given, outcome, failure)
         attempt.phase = OVER
         settings, now = execution.scheduled.settings, self._store.now()
-        decision = decide(
-            settings,
-            attempt=attempt.attempt,
-            failure=failure,
-            scheduled_at=attempt.scheduled_at,
-            now=now,
-            key=f"{execution.run_id}/{execution.activity_id}/{attempt.attempt}",
-        )
-        if failure.kind == "outcome_unknown" and settings.at_most_once:
-            decision = GiveUp(NON_RETRYABLE)
+        key = f"{execution.run_id}/{execution.activity_id}/{attempt.attempt}"
+        failure = endings.in_doubt(settings, failure, attempt.attempt)
+        if settings.at_most_once and not isinstance(given, inputs.AttemptFailed):
+            decision = endings.decide_doubt(settings, attempt.attempt - 1, key)
+        else:
+            decision = endings.decide_failure(
+                settings,
+                failure,
+                attempt=attempt.attempt,
+                lost=0,
+                scheduled_at=attempt.scheduled_at,
+                now=now,
+                key=key,
+            )
         if isinstance(decision, GiveUp):
-            self._end(execution, self._error(attempt, failure, decision.retry_state))
+            state = decision.retry_state
+            state = OUTCOME_UNKNOWN if state == IN_DOUBT else state  # no operator here
+            self._end(execution, self._error(attempt, failure, state))
             return
         number = attempt.attempt + 1
         following = self._attempt_of(execution, attempt.scheduled_at, number)

@@ -355,6 +355,21 @@ def test_bad_activity_option_is_refused_by_name(options: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"at_most_once": True}, r"effect='once'"),
+        ({"verify": fine}, r"@activity\(verify=\.\.\.\)"),
+        ({"run_in": "process"}, r"@activity\(run_in=\.\.\.\)"),
+    ],
+)
+def test_what_is_no_option_of_a_call_is_named_with_its_place(
+    options: Any, hint: str
+) -> None:
+    with pytest.raises(InvalidOptionError, match=hint):
+        plain.options(**options)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"run_timeout": 0},

@@ -19,6 +19,7 @@ from durable.cli.user_code.loading import read_value
 from durable.client.activities.activities import Activities, QueuedActivity
 from durable.store.activity_tasks import TaskState
 from durable.telling.escaping import escape
+from durable.telling.pending import how_to_resolve
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,6 +72,7 @@ def activity() -> None:
     "--state", type=click.Choice([s.value for s in TaskState]), help="In that state."
 )
 @click.option("--workflow-id", metavar="ID", help="Of that workflow's newest run.")
+@click.option("--in-doubt", is_flag=True, help="Only what waits for `durable resolve`.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Most."
 )
@@ -88,6 +90,10 @@ def list_activities(session: Session, /, **where: Any) -> None:
         for row in rows:
             cells = (c.ljust(width) for c, width in zip(row, widths, strict=True))
             write_line("  ".join(cells).rstrip())
+        if doubtful := next((one for one in found if one.in_doubt), None):
+            note(how_to_resolve(doubtful.workflow_id, doubtful.activity_id))
+    elif where["in_doubt"]:
+        note("no activity is in doubt")
     else:
         note("no activity waits, or runs elsewhere than its run")
 

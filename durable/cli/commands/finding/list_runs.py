@@ -24,6 +24,7 @@ from durable.client.descriptions.searching import (
     listing,
     to_search,
 )
+from durable.engine import Engine
 from durable.options import check_id
 from durable.store.queries import ListNamespaces, SearchRuns
 from durable.store.records import PAUSED, STUCK, RunRecord, RunStatus
@@ -33,6 +34,7 @@ from durable.telling.escaping import escape
 from durable.telling.pieces import Piece, instant
 
 _HEADINGS: Final = ("STARTED (UTC)", "WORKFLOW")
+_DOUBTS_MAX: Final = 1_000
 _where: Final = click.option(
     "--where",
     metavar="QUERY",
@@ -113,7 +115,9 @@ def list_runs(
     if after is not None:
         read_cursor(after, "--after")
         asked = msgspec.structs.replace(asked, after=after)
-    found = asyncio.run(_read(session, asked, limit, (workflow_type, workflow_id)))
+    named = (workflow_type, workflow_id)
+    wants_stuck = bool(stuck) or status == STUCK
+    found = asyncio.run(_read(session, asked, limit, named, wants_stuck))
     records = found[:limit]
     if session.is_json:
         for record in records:
@@ -125,8 +129,23 @@ def list_runs(
         note(f"there are more: add --after {cursor_of(records[-1])}")
 
 
+async def _note_doubts(engine: Engine) -> None:
+    """Say what waits for an operator, too, though its run is not parked."""
+    found = await engine.activities.list(in_doubt=True, limit=_DOUBTS_MAX)
+    if found:
+        count = f"{len(found)}{'+' * (len(found) == _DOUBTS_MAX)}"
+        note(
+            f"{count} in doubt, whose runs are not parked:"
+            " `durable activity list --in-doubt`"
+        )
+
+
 async def _read(
-    session: Session, asked: Listing, limit: int, named: tuple[str | None, str | None]
+    session: Session,
+    asked: Listing,
+    limit: int,
+    named: tuple[str | None, str | None],
+    wants_stuck: bool,
 ) -> list[RunRecord]:
     """Read as many runs as are wanted, and one more if there is one."""
     records: list[RunRecord] = []
@@ -137,7 +156,7 @@ async def _read(
             " 'worker' makes them"
         )
         return records
-    async with open_client(session) as (_, store):
+    async with open_client(session) as (engine, store):
         query = await to_search(store, session.namespace, asked)
         while len(records) <= limit:
             page = await store.read(query)
@@ -151,6 +170,8 @@ async def _read(
             if not await store.read(SearchRuns(session.namespace, limit=1)):
                 await _note_namespaces(session, store)
             await _note_closest(session, store, *named)
+        if wants_stuck:
+            await _note_doubts(engine)
     return records
 
 

@@ -299,6 +299,24 @@ class TaskEndingContract:
         with pytest.raises(AttemptOverError, match="has ended"):
             await store.perform(make_settling("r1"))
 
+    @pytest.mark.parametrize("state", [*TaskState])
+    async def test_operator_may_mean_one_that_has_not_begun(
+        self, store: Opened, state: TaskState
+    ) -> None:
+        task = make_task("r1", state=state, worker_id="w")
+        await store.perform(make_start("r1", tasks=(task,)))
+        completion = make_completion("r1", state=TaskState.WAITING)
+
+        with pytest.raises(AttemptOverError):
+            await store.perform(replace(completion, attempt=2))
+        if state is not TaskState.WAITING:
+            with pytest.raises(AttemptOverError):
+                await store.perform(completion)
+            assert await store.task("r1") == task
+        else:
+            assert await store.perform(completion) == "r1"
+            assert await store.waiting("r1") == ["out-2"]
+
     async def test_external_attempt_may_be_followed_by_another(
         self, store: Opened
     ) -> None:
@@ -363,10 +381,14 @@ class TaskEndingContract:
         done = await store.perform(cancel)
 
         claimed = 2 + states.index(TaskState.CLAIMED)
-        stopped = tuple(n for n in (2, 3, 4, 5) if n != claimed)
+        lost = 2 + states.index(TaskState.LOST)  # who judges it knows how it ended
+        stopped = tuple(n for n in (2, 3, 4, 5) if n not in (claimed, lost))
         assert done == Committed(stopped=stopped)
-        (left,) = await store.read(ListActivityTasks(NAMESPACE))
-        assert (left.scheduled_event_id, left.cancel) == (claimed, "x" * 255)
+        left = await store.read(ListActivityTasks(NAMESPACE))
+        assert {one.scheduled_event_id: one.cancel for one in left} == {
+            claimed: "x" * 255,
+            lost: "x" * 255,
+        }
         messages = await store.read(ReadMessages("r1"))
         assert [(m.kind, m.data) for m in messages] == [
             ("activity", f"[{n}]") for n in stopped
