@@ -371,7 +371,8 @@ ONCE: ActivityOptions = {
 async def test_what_must_happen_once_is_not_run_again(
     doubt: Literal["raise", "wait"],
 ) -> None:
-    unsure = activity(name=f"alone.{doubt}", in_doubt=doubt, **ONCE)(hangs)
+    options: ActivityOptions = {**ONCE, "in_doubt": doubt}
+    unsure = activity(name=f"alone.{doubt}", **options)(hangs)
     async with ActivityExecutor() as executor:
         with pytest.raises(OutcomeUnknown, match="nobody knows"):
             await executor.execute(unsure, 1)

@@ -96,7 +96,7 @@ class Old(msgspec.Struct):
                 text = f"SELECT * FROM durable_{name}"  # noqa: S608 - the name is ours
                 rows = session.connection.exec_driver_sql(text).mappings().all()
                 keys = [*rows[0]] if rows else []
-                columns = [sa.column(key) for key in keys]
+                columns: list[sa.ColumnClause[object]] = [sa.column(k) for k in keys]
                 table = sa.table(f"durable_{name}", *columns)
                 if rows:
                     server.execute(sa.insert(table), [dict(row) for row in rows])

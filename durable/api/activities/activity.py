@@ -85,7 +85,6 @@ DEFAULTS: Final = ActivityOptions(
     summary=None,
 )
 _ELSEWHERE: Final = {
-    "at_most_once": "What must not happen twice is effect='once'.",
     **{
         name: f"It is of the definition: @activity({name}=...)."
         for name in (

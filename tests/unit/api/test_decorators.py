@@ -357,7 +357,6 @@ def test_bad_activity_option_is_refused_by_name(options: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        ({"at_most_once": True}, r"effect='once'"),
         ({"verify": fine}, r"@activity\(verify=\.\.\.\)"),
         ({"run_in": "process"}, r"@activity\(run_in=\.\.\.\)"),
     ],
