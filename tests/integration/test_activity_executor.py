@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from durable import (
+    Activity,
     ActivityAttempt,
     ActivityError,
     ActivityExecutor,
@@ -50,7 +51,6 @@ from durable.errors import (
     NotRegisteredError,
     PayloadError,
 )
-from durable.options import ActivityOptions
 
 SOON = RetryPolicy(max_attempts=3, initial_interval=0.01)
 RAN: Counter[str] = Counter()
@@ -360,7 +360,7 @@ async def hangs(n: int) -> int:
     return n
 
 
-ONCE: ActivityOptions = {
+ONCE: dict[str, Any] = {
     "effect": "once",
     "start_to_close_timeout": 0.05,
     "retry": SOON,
@@ -371,8 +371,8 @@ ONCE: ActivityOptions = {
 async def test_what_must_happen_once_is_not_run_again(
     doubt: Literal["raise", "wait"],
 ) -> None:
-    options: ActivityOptions = {**ONCE, "in_doubt": doubt}
-    unsure = activity(name=f"alone.{doubt}", **options)(hangs)
+    made: Any = activity(name=f"alone.{doubt}", in_doubt=doubt, **ONCE)(hangs)
+    unsure: Activity[[int], int] = made
     async with ActivityExecutor() as executor:
         with pytest.raises(OutcomeUnknown, match="nobody knows"):
             await executor.execute(unsure, 1)
@@ -383,7 +383,8 @@ async def test_what_must_happen_once_is_not_run_again(
 
 @pytest.mark.parametrize(("n", "found", "ran"), [(4, 40, 1), (0, 0, 2)])
 async def test_what_was_once_is_verified(n: int, found: int, ran: int) -> None:
-    asked = activity(name="alone.asked", verify=find_out, **ONCE)(hangs)
+    made: Any = activity(name="alone.asked", verify=find_out, **ONCE)(hangs)
+    asked: Activity[[int], int] = made
     async with ActivityExecutor() as executor:
         assert await executor.execute(asked, n) == found
     assert RAN["hangs"] == ran

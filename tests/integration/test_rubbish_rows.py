@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import pickle
 import sqlite3
 from pathlib import Path
 
@@ -94,20 +96,23 @@ async def test_f4_rubbish_parks_that_run_with_a_reason(
         assert (await env.execute(flow(3))) == 6
 
 
+def plant(canary: Path) -> str:
+    """A pickle that makes a file, should anybody load it."""
+
+    class Canary:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (canary,))  # type: ignore[return-value]  # a pickle may call anything
+
+    return base64.b64encode(pickle.dumps(Canary())).decode()
+
+
 async def test_s3_a_pickled_row_is_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     canary = tmp_path / "canary"
     async with TestEnvironment(f"sqlite:///{path}") as env:
         await env.start(flow(1), id="spoiled")
         await env.sleep(1)
-    import base64
-    import pickle
-
-    class Canary:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (Path.touch, (canary,))  # type: ignore[return-value]  # a pickle may call anything
-
-    planted = base64.b64encode(pickle.dumps(Canary())).decode()
+    planted = plant(canary)
     with sqlite3.connect(path) as connection:
         for encoding in ("pickle", "cloudpickle", "binary/pickle", "json/plain"):
             for column in ("result", "input[0]"):
@@ -120,4 +125,41 @@ async def test_s3_a_pickled_row_is_never_unpickled(tmp_path: Path) -> None:
     async with TestEnvironment(f"sqlite:///{path}", clock=env.clock) as env:
         with pytest.raises(WorkflowStuckError):
             await (await env.get("spoiled")).result()
+    assert not canary.exists()
+
+
+@activity(name="rubbish.far", task_queue="far")
+async def far(n: int) -> int:
+    return n
+
+
+@workflow(name="rubbish.calls_far")
+async def calls_far() -> int:
+    return await far(1)
+
+
+async def test_g1_a_pickle_in_the_row_of_an_activity_is_never_unpickled(
+    tmp_path: Path,
+) -> None:
+    path, canary = tmp_path / "runs.db", tmp_path / "canary"
+    url, known = f"sqlite:///{path}", [calls_far, far]
+    async with TestEnvironment(url, definitions=known) as env:
+        await env.start(calls_far(), id="far")
+        await env.settle()
+    payload = f'{{"encoding": "pickle", "data": "{plant(canary)}"}}'
+    with sqlite3.connect(path) as connection:
+        changed = connection.execute(
+            "UPDATE durable_activity_tasks SET data ="
+            " json_replace(data, '$.scheduled.input[0]', json(?))",
+            (payload,),
+        )
+        assert changed.rowcount == 1
+    connection.close()
+    worker = TestEnvironment(
+        url, definitions=known, clock=env.clock, activity_queues={"far": 1}
+    )
+    async with worker as env:
+        await env.sleep(1)
+        (found,) = await env.activities.list()
+        assert "'pickle'" in str(found.problem)
     assert not canary.exists()
