@@ -119,7 +119,7 @@ def offer(attempt: Attempt, effects: Effects, now: int) -> None:
     run, number = attempt.run, attempt.scheduled_event_id
     run.backoffs.pop(number, None)
     run.attempts.pop(number, None)
-    run.note_offered({number})
+    run.note_leaving(number)
     attempt.phase = OVER
     tasks = (task_row_of(attempt, now),)
     _submit(attempt, (), Then.OFFER, effects, tasks)
@@ -306,7 +306,7 @@ def ask_operator(
     run, number = attempt.run, attempt.scheduled_event_id
     attempt.phase = OVER
     run.attempts.pop(number, None)
-    run.note_offered({number})
+    run.note_leaving(number)
     row = rows_of.lost(attempt, failure, now)
     rows = (msgspec.structs.replace(row, state=state),)
     tasks = (operator_row_of(attempt, failure),)
@@ -347,7 +347,7 @@ def external(
         return
     attempt.started_at = given.started_at
     run.attempts.pop(attempt.scheduled_event_id, None)
-    run.note_offered({attempt.scheduled_event_id})
+    run.note_leaving(attempt.scheduled_event_id)
     attempt.phase = OVER
     tasks = (external_row_of(attempt, now),)
     recording = _submit(attempt, (), Then.EXTERNAL, effects, tasks)
@@ -545,6 +545,8 @@ def recorded(
     read again.
     """
     attempt, then = recording.attempt, recording.then
+    if then is Then.OFFER or then is Then.EXTERNAL:
+        _has_left(run, attempt.scheduled_event_id)
     if then is Then.BEGIN or then is Then.SEEK:
         if not is_done:
             if run.attempts.get(attempt.scheduled_event_id) is attempt:
@@ -565,3 +567,11 @@ def recorded(
         effects.tell = also(effects.tell, (recording.token, is_done))
     elif then is Then.OFFER and is_done:
         effects.rare.look_around = True
+
+
+def _has_left(run: LiveRun, event_id: int) -> None:
+    """The row is there, or refused. What is being read may be older than that."""
+    if run.state in _READS:
+        run.leaving[event_id] = False
+    else:
+        run.leaving.pop(event_id, None)

@@ -141,6 +141,9 @@ class LiveRun(msgspec.Struct, eq=False):
     """Activities whose next attempt waits for its time, by scheduled event."""
     offered: AbstractSet[int] = frozenset()
     """Activities that anyone may take, or might once, by scheduled event."""
+    leaving: dict[int, bool] = {}
+    """Those whose row is on its way (True), or was when the history was asked for: what
+    is read may not have it."""
     ended: tuple[AttemptRecord, ...] = ()
     """Attempts that have ended; written with the next turn."""
     asked: frozenset[int] = frozenset()
@@ -211,6 +214,18 @@ class LiveRun(msgspec.Struct, eq=False):
         elif events:
             self.offered = {*self.offered, *events}
 
+    def note_leaving(self, event_id: int) -> None:
+        """Note that the row is on its way by which an activity is left to others."""
+        self.note_offered({event_id})
+        self.leaving[event_id] = True
+
+    def forget_left(self) -> None:
+        """What is read from now on has the rows that were written."""
+        if self.leaving:
+            self.leaving = {
+                number: True for number, is_on in self.leaving.items() if is_on
+            }
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing of it is under way, so that it may leave memory."""
@@ -218,6 +233,7 @@ class LiveRun(msgspec.Struct, eq=False):
         return self.state is AT_REST and not (
             incoming.waiting
             or self.attempts
+            or self.leaving
             or self.ended
             or self.asked
             or incoming.is_reading

@@ -143,6 +143,7 @@ def _read_again(run: LiveRun, effects: Effects) -> None:
     """Have the history read again; inputs and attempts stay."""
     run.must_read = False
     run.state = UNREAD
+    run.forget_left()
     effects.rare.read_run = True
 
 
@@ -352,7 +353,7 @@ def _loaded(run: LiveRun, given: inputs.Loaded, effects: Effects, now: int) -> N
     run.row = (record.owner is not None, record.wake_at)
     run.is_parked = record.stuck is not None
     run.epoch = record.epoch
-    run.offered = {*loaded.tasks}
+    run.offered = {*loaded.tasks, *run.leaving}
     if run.stuck is not None:
         writes.park(run, run.stuck, effects)
         return

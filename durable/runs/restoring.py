@@ -158,7 +158,8 @@ def restore_activities(
     pending, rows = run.replayer.pending_activities(), loaded.attempts
     latest = {row.scheduled_event_id: row for row in rows}  # by attempt, ascending
     decided = {getattr(event, "scheduled_event_id", None) for event in _heard(run)}
-    decided |= loaded.tasks.keys()
+    decided |= loaded.tasks.keys() | run.leaving.keys()
+    run.forget_left()
     _drop_stale_backoffs(run, latest, decided)
     if not pending:
         return

@@ -13,7 +13,7 @@ from durable.core.history.events import (
 )
 from durable.runs import inputs
 from durable.runs.live_run import LiveRun
-from durable.runs.states import AT_REST, OVER
+from durable.runs.states import AT_REST, OVER, UNREAD
 from durable.store.records import MessageKind, Started
 from tests.obeyer import addition, letter, payload
 from tests.run_world import SECOND, RunWorld
@@ -148,3 +148,52 @@ def test_an_update_that_others_have_refused_is_not_asked_again() -> None:
 
     assert world.mine.state is AT_REST
     assert (world.mine.incoming.waiting, world.mine.incoming.updates) == ([], {})
+
+
+# --- what is read while a row is on its way -------------------------------------------
+
+
+class Leaving(Shared):
+    """A world in which an attempt has been left to others, by a row on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.obey("act")
+        self.obey("act")
+        self.terms.has_others = True
+        self.left, other = self.running
+        self.end_attempt(other, "failed")
+        self.end_attempt(self.left, "queued")
+        self.store("taken")  # what was written of the other one: so it is read again
+        assert self.mine.state is UNREAD
+        assert len(self.queue) == 1
+
+
+def test_an_attempt_whose_row_is_on_its_way_to_others_is_not_begun_here() -> None:
+    world = Leaving()
+    world.read()
+    world.drive_on()
+    assert world.running == []
+    assert world.left.scheduled_event_id in world.mine.offered
+
+    world.store()
+    assert not world.mine.leaving
+
+
+def test_what_was_asked_for_before_that_row_was_there_does_not_count() -> None:
+    world = Leaving()
+    world.store()
+    world.read()
+    world.drive_on()
+    assert world.running == []
+    assert not world.queue
+    assert not world.mine.leaving
+
+
+def test_an_attempt_whose_row_was_refused_is_found_by_the_next_read() -> None:
+    world = Leaving()
+    world.store("taken")
+    world.settle()
+    (following,) = world.running
+    assert following.attempt == 2
+    assert following.scheduled_event_id == world.left.scheduled_event_id
