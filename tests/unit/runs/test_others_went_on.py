@@ -186,7 +186,7 @@ def test_what_was_asked_for_before_that_row_was_there_does_not_count() -> None:
     world.read()
     world.drive_on()
     assert world.running == []
-    assert not world.queue
+    assert not world.mine.attempts
     assert not world.mine.leaving
 
 
