@@ -370,7 +370,7 @@ class SqlSession:
     """
 
     packs_rows: bool = False
-    fate: object = None
+    fate: Any = None  # of each kind its own
     has_heard: bool = False
 
     @property

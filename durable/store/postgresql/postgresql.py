@@ -53,10 +53,11 @@ class PostgresDatabase(ServerDatabase):
 
     def _connect_raw(self) -> PatientConnection:
         url = self.url
-        options: dict[str, Any] = _CONNECTION_OPTIONS | url.options
+        place = {"host": url.host, "port": url.port, "dbname": url.database}
+        options: dict[str, Any] = _CONNECTION_OPTIONS | url.options | place
         raw = PatientConnection.connect(
             autocommit=True,
-            **options | {"host": url.host, "port": url.port, "dbname": url.database},
+            **options,
             user=url.user,
             password=url.password,
         )

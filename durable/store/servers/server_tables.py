@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from durable.store.sql import statements
 from durable.store.sql.sql_tables import SqlTables, chunks
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from durable.store.deciding.wanted import Wanted
     from durable.store.records import HistoryRow
     from durable.store.servers.locked_look import LockedLook
-    from durable.store.servers.server import EnteringSession
 
 _SEEN_BY_DECIDE = frozenset({"records", "messages", "first_data", "kinds"})
 
@@ -27,7 +26,7 @@ class ServerTables(SqlTables, ABC):
     Locks are taken in one order: workers, then runs by their ids.
     """
 
-    _session: EnteringSession
+    _session: Any  # an `EnteringSession`, of each server its own
 
     @abstractmethod
     def _look(self, wanted: Wanted) -> LockedLook:

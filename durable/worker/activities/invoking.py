@@ -357,7 +357,8 @@ class Invoker:
                 hint="Return Done(result) or NotDone(), or raise what keeps it from"
                 " telling.",
             )
-        result: Any = verdict.result
+        done: Any = verdict
+        result = done.result
         try:
             return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
