@@ -378,6 +378,7 @@ async def test_what_must_happen_once_is_not_run_again(
             await executor.execute(unsure, 1)
         with pytest.raises(OutcomeUnknown):
             await executor.execute(dies.options(effect="once", in_doubt=doubt))
+        assert [one.attempt for one in executor.attempts] == [1, 1]
     assert RAN["hangs"] == 1
 
 

@@ -348,7 +348,8 @@ class Invoker:
             if inspect.iscoroutinefunction(verify)
             else await asyncio.to_thread(verify, *args, **kwargs)
         )
-        verdict: object = await found if inspect.isawaitable(found) else found
+        found = await found if inspect.isawaitable(found) else found
+        verdict: object = found
         if isinstance(verdict, NotDone):
             return None
         if not isinstance(verdict, Done):
@@ -357,8 +358,7 @@ class Invoker:
                 hint="Return Done(result) or NotDone(), or raise what keeps it from"
                 " telling.",
             )
-        done: Any = verdict
-        result = done.result
+        result: Any = found.result
         try:
             return signature.encode_result(result)
         except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
