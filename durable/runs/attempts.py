@@ -368,7 +368,7 @@ def queued(
         return
     attempt.phase = QUEUED
     may_wait = not attempt.has_row and endings.may_repeat(attempt.scheduled.settings)
-    if given.has_just_come and may_wait and run.paused is None:
+    if given.is_one_of_many and may_wait and run.paused is None:
         return
     record(attempt, AttemptState.BACKOFF, Then.REMEMBER, effects, now)
 

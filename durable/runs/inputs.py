@@ -192,11 +192,12 @@ class AttemptExternal(msgspec.Struct, eq=False):
 class AttemptQueued(msgspec.Struct, eq=False):
     """The pool has no room for it yet.
 
-    One that has just come may soon have a place: if it is lost by then, it runs again.
+    One of many that have just come may soon have a place, so that it needs no row: if it
+    is lost by then, it runs again.
     """
 
     attempt: Attempt
-    has_just_come: bool = False
+    is_one_of_many: bool = False
 
 
 class AttemptUnknown(msgspec.Struct, eq=False):

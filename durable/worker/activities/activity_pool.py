@@ -51,8 +51,9 @@ Feed: TypeAlias = Callable[[LiveRun, inputs.AnyInput], None]
 _log: Final = logging.getLogger("durable.worker")
 # What could not begin, for want of a thread say, is tried again after this long.
 _AGAIN_SECONDS: Final = 1.0
-# What has a place by then need not be recorded as waiting; nor what has one in so many
-# times as long, as those before it go on.
+# That so many wait for a place is recorded at once. Of more it is not, of those that have
+# one by then, or in so many times as long, as those before them go on.
+_FEW_WAITING: Final = 16
 _SAID_AFTER_SECONDS: Final = 0.5
 _SOON_ENOUGH: Final = 8
 # A loop that ends cancels what runs on it, and is gone by then.
@@ -179,7 +180,8 @@ class ActivityPool:
             self._start(call, code, now)
         else:
             self._places.enqueue(call, code)
-            self._feed(attempt.run, inputs.AttemptQueued(attempt, has_just_come=True))
+            is_one_of_many = self._places.waiting_count > _FEW_WAITING
+            self._feed(attempt.run, inputs.AttemptQueued(attempt, is_one_of_many))
             if _is_unsaid(call):
                 self._say_soon(call)
             # No other limit counts as long as it waits.

@@ -127,6 +127,11 @@ class Places:
         lanes = self._lanes.values()
         return [*self._queue.copy(), *(c for lane in lanes for c in lane.queue.copy())]
 
+    @property
+    def waiting_count(self) -> int:
+        """How many wait for a place."""
+        return len(self._queue) + sum(len(x.queue) for x in self._lanes.values())
+
     def enqueue(self, call: Call, code: Code) -> None:
         """Let an attempt wait for a place, in order."""
         (self._queue if code.is_async else self._lanes[code.lane].queue).append(call)
