@@ -51,8 +51,8 @@ Feed: TypeAlias = Callable[[LiveRun, inputs.AnyInput], None]
 _log: Final = logging.getLogger("durable.worker")
 # What could not begin, for want of a thread say, is tried again after this long.
 _AGAIN_SECONDS: Final = 1.0
-# That so many wait for a place is recorded at once. Of more it is not, of those that have
-# one by then, or in so many times as long, as those before them go on.
+# That so many wait for a place is recorded at once. Of more it is not if they have one
+# by then, or in so many times as long, as those before them go on.
 _FEW_WAITING: Final = 16
 _SAID_AFTER_SECONDS: Final = 0.5
 _SOON_ENOUGH: Final = 8
