@@ -192,8 +192,8 @@ class AttemptExternal(msgspec.Struct, eq=False):
 class AttemptQueued(msgspec.Struct, eq=False):
     """The pool has no room for it yet.
 
-    One of many that have just come may soon have a place, and needs no row: if it is lost
-    by then, it runs again.
+    One of many that have just come may soon have a place, and needs no row: if it is
+    lost by then, it runs again.
     """
 
     attempt: Attempt
