@@ -30,6 +30,7 @@ from durable import (
     workflow,
 )
 from durable.api.definitions import ACTIVITIES
+from durable.api.registry import REGISTRY
 from durable.doctor.doctor import examine
 from durable.errors import InvalidCallError, InvalidOptionError
 from durable.testing import TestEnvironment
@@ -264,6 +265,11 @@ class Post:
     )
     async def resend(self, n: int) -> str:
         return await hang(n)
+
+
+# An engine of another test would lack their resources.
+for _name in ("effects.look", "effects.send", "effects.resend"):
+    del REGISTRY.activities[_name]
 
 
 async def test_methods_are_verified_by_methods_which_have_their_resources() -> None:
