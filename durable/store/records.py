@@ -906,6 +906,9 @@ class ClaimRuns(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     stuck_after: str | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    in_turn: bool = False
+    """Heed how many runs of the queue may begin, see `OF_RUNS`. Those that are due and
+    have not begun line up, at `NEVER`; of all that wait as many as may are taken."""
 
 
 class ReleaseRuns(msgspec.Struct, frozen=True, kw_only=True):

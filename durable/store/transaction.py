@@ -17,6 +17,7 @@ from durable.store.activity_tasks import ClaimActivityTasks, TakeExpiredTasks
 from durable.store.deciding import policies, queue_turns
 from durable.store.deciding.decide import DECIDED, Decided, decide
 from durable.store.deciding.deleting import cut, find_needed
+from durable.store.deciding.run_turns import claim_in_turns
 from durable.store.deciding.wanted import want
 from durable.store.lease import (
     LEASE_MICROSECONDS,
@@ -24,7 +25,7 @@ from durable.store.lease import (
     RegisterWorker,
     ReleaseWorker,
 )
-from durable.store.queues import DeleteQueue, PutQueue
+from durable.store.queues import OF_RUNS, DeleteQueue, PutOffRun, PutQueue
 from durable.store.records import (
     ClaimRuns,
     Deleted,
@@ -145,8 +146,11 @@ class Transaction:
         return self.worker
 
     def _claim(self, operation: ClaimRuns) -> dict[str, int]:
-        worker = self._require_lease()
-        free = self._tables.find_claimable(worker, operation, self._clock.now())
+        worker, now = self._require_lease(), self._clock.now()
+        if operation.in_turn:
+            free = claim_in_turns(self._tables, worker, operation, now)
+        else:
+            free = self._tables.find_claimable(worker, operation, now)
         if free:
             self._tables.own_runs(list(free), worker.worker_id)
         return {run_id: epoch + 1 for run_id, epoch in free.items()}
@@ -194,7 +198,21 @@ class Transaction:
         return True
 
     def _delete_queue(self, operation: DeleteQueue) -> bool:
-        return self._tables.delete_queue(operation.namespace, operation.name)
+        namespace, name = operation.namespace, operation.name
+        if name.endswith(OF_RUNS):
+            self._tables.lock_queue(namespace, name)
+            due = at_once(self._clock.now())
+            self._tables.let_go(namespace, name.removesuffix(OF_RUNS), due)
+        return self._tables.delete_queue(namespace, name)
+
+    def _put_off(self, operation: PutOffRun) -> bool:
+        run_id = operation.run_id
+        if self._tables.find_positions(run_id) != (1,):
+            return False
+        self._tables.drop_turn(run_id)
+        rows = [operation.row]
+        self._tables.repair_run(run_id, 0, rows, operation.due_at, None)
+        return True
 
     def _take_tasks(
         self, operation: TakeExpiredTasks
@@ -302,6 +320,7 @@ class Transaction:
         PutNamespace: _put_namespace,
         PutQueue: _put_queue,
         DeleteQueue: _delete_queue,
+        PutOffRun: _put_off,
         DeleteRuns: _delete,
         RegisterWorker: _register,
         DrainWorker: _drain_worker,
