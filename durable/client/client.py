@@ -385,6 +385,9 @@ class Client:
             retry_policy=how.retry or UNSET,
             start_delay=how.delay or UNSET,
             attributes=how.attributes,
+            priority=how.priority or UNSET,
+            fairness_key=how.fairness_key or UNSET,
+            fairness_weight=how.fairness_weight or UNSET,
         )
 
     def _is_local(self, started: WorkflowExecutionStarted) -> bool:
@@ -393,6 +396,7 @@ class Client:
             worker is not None
             and not started.start_delay
             and started.task_queue == self.task_queue
+            and not worker.limits_runs
             and worker.knows(started.workflow_type, started.version)
         )
 
@@ -464,6 +468,8 @@ class Client:
         """Start a run that some worker will drive."""
         request = self._unowned(started, request, first)
         result: Started = await self._store.perform(request)
+        if self.worker is not None:
+            self.worker.see_turns()
         if result.terminated_run_id is not None:
             self._spread_termination(result.terminated_run_id, result.committed)
         return result

@@ -7,15 +7,11 @@ docs/design/flow-control.md.
 from __future__ import annotations
 
 import enum
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from durable.store.records import TASK_PRIORITY, HistoryRow, Instant, Position
-
-OF_RUNS: Final = "\x1f"
-"""Ends the name of the row that says what whole runs of a queue may: in no name of a
-queue this character is allowed."""
 
 
 class QueueRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -187,6 +187,9 @@ class TaskState(enum.StrEnum):
     """Somebody outside completes the attempt, by its token."""
 
 
+OF_RUNS: Final = "\x1f"
+"""Ends the name of the row that says what whole runs of a queue may; no queue that
+people name has this character."""
 TASK_PRIORITY: Final = 3
 """That of a task which has been given none; less comes first."""
 

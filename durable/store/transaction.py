@@ -25,8 +25,9 @@ from durable.store.lease import (
     RegisterWorker,
     ReleaseWorker,
 )
-from durable.store.queues import OF_RUNS, DeleteQueue, PutOffRun, PutQueue
+from durable.store.queues import DeleteQueue, PutOffRun, PutQueue
 from durable.store.records import (
+    OF_RUNS,
     ClaimRuns,
     Deleted,
     DeleteRuns,

@@ -14,8 +14,8 @@ import msgspec
 from durable import limits
 from durable.core.history.ids import OWN_TYPES
 from durable.store.deciding.queue_turns import begin_turn, end_turn
-from durable.store.queues import OF_RUNS, RunTurn, TurnState
-from durable.store.records import TASK_PRIORITY, ClaimRuns, due_since
+from durable.store.queues import RunTurn, TurnState
+from durable.store.records import OF_RUNS, TASK_PRIORITY, ClaimRuns, due_since
 
 if TYPE_CHECKING:
     from durable.store.database import Tables

@@ -12,8 +12,8 @@ from durable.store.deciding.queue_turns import Head, begin_turn, take_by_turns
 from durable.store.deciding.run_turns import Beginning
 from durable.store.memory.memory_tasks import MemoryTasks
 from durable.store.queries import NextRunTurnAt
-from durable.store.queues import OF_RUNS, HeldCount, RunTurn, TurnCount, TurnState
-from durable.store.records import NEVER, ClaimRuns, MessageKind
+from durable.store.queues import HeldCount, RunTurn, TurnCount, TurnState
+from durable.store.records import NEVER, OF_RUNS, ClaimRuns, MessageKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

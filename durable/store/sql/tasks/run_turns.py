@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from durable.core.history.events import UNPROCESSED
 from durable.store.deciding.queue_turns import Head, begin_turn, take_by_turns
 from durable.store.deciding.run_turns import Beginning
-from durable.store.queues import OF_RUNS, HeldCount, RunTurn, TurnCount, TurnState
-from durable.store.records import NEVER, MessageKind
+from durable.store.queues import HeldCount, RunTurn, TurnCount, TurnState
+from durable.store.records import NEVER, OF_RUNS, MessageKind
 from durable.store.sql import statements
 from durable.store.sql.fetching import fetch
 from durable.store.sql.tables import HISTORY, INBOX, RUN_TURNS, RUNS

@@ -18,7 +18,6 @@ from durable.store.queries import (
     ReadQueues,
 )
 from durable.store.queues import (
-    OF_RUNS,
     DeleteQueue,
     PutOffRun,
     PutQueue,
@@ -27,6 +26,7 @@ from durable.store.queues import (
 )
 from durable.store.records import (
     NEVER,
+    OF_RUNS,
     ClaimRuns,
     CommitTask,
     MessageKind,
