@@ -57,6 +57,10 @@ STUCK: Final = "stuck"
 """What people ask for as if it were a status: runs that are parked, and so running."""
 
 
+WAITING: Final = "waiting"
+"""What people call a run that waits for its turn in a queue, and so is running."""
+
+
 def at_once(now: int) -> int:
     """A `wake_at` that is due by every clock, behind those that were so before."""
     return now - AT_ONCE
