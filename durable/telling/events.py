@@ -55,7 +55,9 @@ class _Words(NamedTuple):
 
 _WORDS: Final[dict[type[Any], _Words]] = {
     of.WorkflowExecutionStarted: _Words(
-        "{workflow_type}", " started", fields="input identity"
+        "{workflow_type}",
+        " started",
+        fields="input identity priority fairness_key fairness_weight",
     ),
     of.WorkflowExecutionCompleted: _Words("", "completed", "good", "result"),
     of.WorkflowExecutionFailed: _Words("", "failed", "bad", "failure"),

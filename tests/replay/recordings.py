@@ -132,6 +132,16 @@ def _queueing() -> Driver:
     return driver
 
 
+def _lined_up() -> Driver:
+    driver = Driver(w.queueing())
+    started = msgspec.structs.replace(
+        driver.started(), priority=1, fairness_key="ann", fairness_weight=2
+    )
+    driver.turn(started)
+    _finish(driver)
+    return driver
+
+
 # --- messages -------------------------------------------------------------------------
 
 
@@ -285,6 +295,7 @@ RECORDINGS: Final[dict[str, Callable[[], Driver]]] = {
     "failing": _failing,
     "finding": _plain(lambda: Driver(w.finding(ORDER))),
     "queueing": _queueing,
+    "lined_up": _lined_up,
     "desk": _desk,
     "receiving": _receiving,
     "kinship": _kinship,
