@@ -28,7 +28,13 @@ from durable.store.queries import (
     NextRunTurnAt,
     Query,
 )
-from durable.store.records import ClaimRuns, ReapWorkers, ReleaseRuns, WorkerRecord
+from durable.store.records import (
+    NEVER,
+    ClaimRuns,
+    ReapWorkers,
+    ReleaseRuns,
+    WorkerRecord,
+)
 from durable.store.store import Store
 from durable.worker.process import host_identity, is_dead
 from durable.worker.runner import Runner
@@ -169,6 +175,8 @@ class Lookout:
         Those that fall due until it looks again, too.
         """
         until = self._store.now() + limits.LEASE_SECONDS * 1_000_000
+        if self._runner.terms.limits_runs:
+            until = NEVER  # those that wait for their turn
         await self._add_compatible(FindDueVersions(self._types(), round(until)))
 
     async def _find_stuck_versions(self) -> None:

@@ -6,19 +6,16 @@ nothing. Its slot is the same row, for as long as its chain has an open run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from durable import limits
 from durable.core.history.ids import OWN_TYPES
-from durable.store.deciding.queue_turns import begin_turn, end_turn
 from durable.store.queues import RunTurn, TurnState
-from durable.store.records import OF_RUNS, TASK_PRIORITY, ClaimRuns, due_since
+from durable.store.records import TASK_PRIORITY, due_since
 
 if TYPE_CHECKING:
-    from durable.store.database import Tables
     from durable.store.records import WorkerRecord
 
 _ADMITTED: Final = TurnState.ADMITTED
@@ -63,44 +60,16 @@ class _Said(msgspec.Struct):
 _decoder: Final = msgspec.json.Decoder(_Said)
 
 
-def claim_in_turns(
-    tables: Tables, worker: WorkerRecord, claim: ClaimRuns, now: int
-) -> dict[str, int]:
-    """Return the runs that a worker may take of its queue, and the epoch of each.
+def line_up(
+    worker: WorkerRecord, due: Iterable[Beginning]
+) -> tuple[list[RunTurn], list[str]]:
+    """Say which rows runs of a worker's queue get, and which runs must wait.
 
-    What has begun goes on whatever the limits are; what has not begun lines up.
+    What has begun goes on, and has a slot from now on.
     """
-    namespace, queue = worker.namespace, worker.task_queue
-    record = tables.lock_queue(namespace, queue + OF_RUNS)
-    if record is None or claim.limit <= 0:
-        return tables.find_claimable(worker, claim, now)
-    page = msgspec.structs.replace(claim, limit=limits.CLAIM_RUNS_MAX)
-    due = tables.find_claimable(worker, page, now)
-    held_back = _line_up(tables, worker, due) if due else frozenset[str]()
-    free = {run_id: epoch for run_id, epoch in due.items() if run_id not in held_back}
-    taken = dict(list(free.items())[: claim.limit])
-    tables.end_turns(namespace, queue)
-    left = msgspec.structs.replace(claim, limit=claim.limit - len(taken))
-    taken |= tables.call_out(worker, left, now)
-    wanted = claim.limit - len(taken)
-    held = tables.count_turns(namespace, queue) if record.has_slots else ()
-    turn = begin_turn(record, held, worker.worker_id, wanted, now)
-    if turn.room > 0:
-        admitted = tables.admit_in_turn(worker, claim, turn)
-        after = end_turn(turn, len(admitted), now)
-        if after != record:
-            tables.put_queue(after, is_new=False)
-        taken |= admitted
-    return taken
-
-
-def _line_up(
-    tables: Tables, worker: WorkerRecord, due: Mapping[str, int]
-) -> frozenset[str]:
-    """Give those a row that have none; return those that must wait."""
     new: list[RunTurn] = []
     held_back: list[str] = []
-    for one in tables.find_beginnings(list(due)):
+    for one in due:
         is_of_parent = one.parent_queue == worker.task_queue
         if is_of_parent or one.workflow_type.startswith(OWN_TYPES):
             continue  # it has its parent's slot, or is not counted
@@ -111,11 +80,7 @@ def _line_up(
             held_back.append(one.run_id)
         if one.has_begun or not has_row or one.turn_run_id != one.run_id:
             new.append(_turn_of(worker, one))
-    if new:
-        tables.put_turns(new)
-    if held_back:
-        tables.hold_back(held_back)
-    return frozenset(held_back)
+    return new, held_back
 
 
 def _turn_of(worker: WorkerRecord, one: Beginning) -> RunTurn:

@@ -41,11 +41,7 @@ def queue() -> None:
 @pass_session
 def list_queues(session: Session, /) -> None:
     """List the queues that somebody has configured."""
-    found = [
-        *_ask(session, lambda of: of.list()),
-        *_ask(session, lambda of: of.list(), of_runs=True),
-    ]
-    found.sort(key=lambda one: (one.name, one.of_runs))
+    found = sorted(_ask(session, _list_all), key=lambda one: (one.name, one.of_runs))
     if session.is_json:
         for one in found:
             write_json(one.to_dict())
@@ -118,6 +114,10 @@ def delete(session: Session, /, *, name: str, runs: bool) -> None:
         write_json({"name": name, "deleted": True})
     else:
         write_line(f"queue {escape(name)} has no limits any more")
+
+
+async def _list_all(queues: Queues) -> list[QueueDescription]:
+    return [*await queues.list(), *await queues.runs.list()]
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
