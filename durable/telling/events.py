@@ -166,9 +166,12 @@ _UPDATE_FAILED: Final = _Words("{begun}", " failed", "bad", "failure update_id t
 _DETAILS: Final = {
     "activity_id": "id {}",
     "attempt": "attempt {}",
+    "fairness_key": "key {}",
+    "fairness_weight": "weight {}",
     "identity": "by {}",
     "new_run_id": "run {}",
     "note": "{!r}",
+    "priority": "priority {}",
     "run_id": "run {}",
     "summary": "{!r}",
     "timeout_type": "its {}_timeout passed",

@@ -88,6 +88,7 @@ def test_run_that_waits_for_its_turn_says_so() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     shown = invoke("show", "w1").stdout
+    assert "priority 2, key ann" in shown
     assert "waits for its turn in queue default, which is paused; 1 wait" in shown
     (found,) = lines_of(invoke("show", "w1", "--json"))
     assert (found["waits_for_turn"], found["wake_at"]) == (True, None)
