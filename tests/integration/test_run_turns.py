@@ -198,7 +198,7 @@ async def test_another_process_hears_of_a_slot(database: str) -> None:
             await client.queues.runs.configure("default", rate="1/h")
             first, second = [await client.start(held(n)) for n in range(2)]
             await until(lambda: waits(second))
-            assert len(BEGAN) == 4
+            await until(lambda: len(BEGAN) == 4)
             await first.terminate()
             await second.terminate()
 
