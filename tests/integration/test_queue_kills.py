@@ -209,6 +209,7 @@ async def test_limits_of_runs_hold_under_kills(tmp_path: Path, seed: int) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("kind", ["postgres_url", "mariadb_url"])
 async def test_limits_of_runs_hold_under_kills_on_servers(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest

@@ -65,7 +65,7 @@ async def configure(store: Opened, **limits: Any) -> None:
 
 async def add(store: Opened, *run_ids: str, said: str = "{}", **changes: Any) -> None:
     """Start runs that have not begun; `said` is of their first events."""
-    fields = {"wake_at": START, "task_queue": QUEUE, **changes}
+    fields: dict[str, Any] = {"wake_at": START, "task_queue": QUEUE, **changes}
     for run_id in run_ids:
         rows = [(run_id, 1, UNPROCESSED, "WorkflowExecutionStarted", START, said, 3)]
         await store.perform(make_start(run_id, rows=rows, **fields))

@@ -100,6 +100,21 @@ def test_run_that_waits_for_its_turn_says_so() -> None:
     assert (found["running"], found["waiting"]) == (0, 0)
 
 
+def test_start_says_whose_turn_it_is_and_is_put_off() -> None:
+    given = ("--id", "d1", "--debounce", "1h", "--debounce-max", "2h")
+    turn = ("--priority", "1", "--fairness-key", "ann")
+    first = invoke("start", "cli.waiting", "1", *given, *turn, "--json")
+    again = invoke("start", "cli.waiting", "2", *given, *turn, "--json")
+    runs = [lines_of(one)[0]["run_id"] for one in (first, again)]
+    assert runs[0] == runs[1]
+    (found,) = lines_of(invoke("show", "d1", "--json", "--payloads"))
+    assert "priority 1" in str(found["timeline"])
+    assert "key ann" in str(found["timeline"])
+    assert [one["values"] for one in found["timeline"]] == [{"argument 1": 2}]
+    late = invoke("start", "cli.waiting", "--debounce-max", "2h")
+    assert "without debounce" in late.stderr
+
+
 def test_queue_is_paused_and_resumed() -> None:
     paused = invoke("queue", "pause", "gpu", "--note", "mending\x1b[31m")
     assert "paused" in paused.stdout
