@@ -107,9 +107,9 @@ async def start_debounced(
 
 def _may_wait(record: RunRecord, name: str) -> bool:
     is_first = record.run_id == record.first_run_id
-    return record.status is RunStatus.RUNNING and (
-        is_first and record.workflow_type == name
-    )
+    # Taken from a worker time and again it would never begin.
+    is_free = record.status is RunStatus.RUNNING and record.owner is None
+    return is_first and is_free and record.workflow_type == name
 
 
 def _put_off(
