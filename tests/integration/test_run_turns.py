@@ -36,10 +36,8 @@ go_on = Signal("turns.go", int)
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def _fresh() -> None:
     BEGAN.clear()
-    # What is found by looking every now and then is found late.
-    monkeypatch.setattr(Lookout, "_schedule_patrol", lambda _: None)
 
 
 @pytest.fixture
@@ -95,8 +93,10 @@ async def waits(handle: Handle[Any]) -> bool:
 
 
 async def test_so_many_runs_are_under_way_and_the_next_begins_when_one_closes(
-    database: str,
+    database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What is found by looking every now and then is found late.
+    monkeypatch.setattr(Lookout, "_schedule_patrol", lambda _: None)
     async with Engine(database) as engine:
         await engine.queues.runs.configure("default", concurrency=2)
         runs = [await engine.start(held(n), priority=1 + n % 2) for n in range(5)]
